@@ -1,0 +1,51 @@
+//! The rules that a struct must keep, one function each, in files named as the UI tests' folders.
+//!
+//! A rule says what it wants above its function, with an example that breaks it. Each mistake is
+//! one rule's: where two could speak, the doc says who does.
+
+mod children;
+mod devices;
+mod form;
+mod settings;
+mod skips;
+
+use crate::errors::Errors;
+use crate::model::Model;
+
+/// Reports every broken rule.
+pub fn check(model: &Model, errors: &mut Errors) {
+    settings::no_unknown_settings(model, errors);
+    settings::chunks_are_positive(model, errors);
+    settings::checkpoint_is_known(model, errors);
+    settings::schedule_is_known(model, errors);
+
+    form::plain_fields_say_nothing_about_layers(model, errors);
+    form::arrays_say_how_they_run(model, errors);
+    form::only_arrays_repeat(model, errors);
+    form::one_way_to_run_an_array(model, errors);
+
+    children::names_are_paths(model, errors);
+    children::names_differ(model, errors);
+    children::layers_are_owned(model, errors);
+
+    devices::devices_are_readable(model, errors);
+    devices::the_first_layer_has_one(model, errors);
+    devices::plain_fields_have_none(model, errors);
+    devices::one_device_attribute_per_field(model, errors);
+    devices::single_layers_are_not_spread(model, errors);
+    devices::counts_are_positive(model, errors);
+    devices::counts_add_up(model, errors);
+    devices::no_stage_is_empty(model, errors);
+    devices::stages_need_devices(model, errors);
+    devices::the_first_layer_ends_no_stage(model, errors);
+    devices::layers_on_devices_borrow_nothing(model, errors);
+
+    skips::stashed_once(model, errors);
+    skips::popped_once(model, errors);
+    skips::not_stashed_and_popped_by_one_layer(model, errors);
+    skips::stashed_before_popped(model, errors);
+    skips::popped_if_stashed(model, errors);
+    skips::stashed_if_popped(model, errors);
+    skips::arrays_keep_only_their_ends(model, errors);
+    skips::arrays_pop_nothing(model, errors);
+}

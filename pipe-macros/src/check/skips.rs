@@ -1,0 +1,162 @@
+//! Rules of skips: every value that is kept is used once, later.
+
+use crate::errors::{Errors, error, error_at_both};
+use crate::model::{End, Layer, Model, Skip};
+use crate::names::{nearest, plain};
+use crate::parse::Kept;
+
+/// A name stands for one value. `#[stash(a)] one: One, #[stash(a)] two: Two`
+pub fn stashed_once(model: &Model, errors: &mut Errors) {
+    for Skip { name, stashes, .. } in &model.skips {
+        let Some((first, again)) = stashes.split_first() else { continue };
+        for end in again {
+            errors.push(error_at_both(
+                &end.name,
+                format!("`{}` redeclared `{name}` as stashable: one name keeps one value", layer(model, end)),
+                "give this one a name of its own",
+                &first.name,
+                format!("`{name}` is first stashed here"),
+            ));
+        }
+    }
+}
+
+/// A value is handed over, not lent. `#[pop(a)] one: One, #[pop(a)] two: Two`
+pub fn popped_once(model: &Model, errors: &mut Errors) {
+    for Skip { name, pops, .. } in &model.skips {
+        let Some((first, again)) = pops.split_first() else { continue };
+        for end in again {
+            errors.push(error_at_both(
+                &end.name,
+                format!("`{}` redeclared `{name}` as poppable: it is popped already", layer(model, end)),
+                "keep the value twice, under two names, to use it twice",
+                &first.name,
+                format!("`{name}` is first popped here"),
+            ));
+        }
+    }
+}
+
+/// A skip skips at least the way between two layers. `#[stash(a)] #[pop(a)] one: One`
+pub fn not_stashed_and_popped_by_one_layer(model: &Model, errors: &mut Errors) {
+    for (skip, stash, pop) in pairs(model).filter(|(_, stash, pop)| stash.layer == pop.layer) {
+        errors.push(error_at_both(
+            &pop.name,
+            format!("`{}` declared `{}` both as stashable and as poppable", layer(model, pop), skip.name),
+            "stash in one layer and pop in a later one",
+            &stash.name,
+            format!("`{}` is stashed here", skip.name),
+        ));
+    }
+}
+
+/// Layers run in the order of the fields. `#[pop(a)] one: One, #[stash(a)] two: Two`
+pub fn stashed_before_popped(model: &Model, errors: &mut Errors) {
+    for (skip, stash, pop) in pairs(model).filter(|(_, stash, pop)| stash.layer > pop.layer) {
+        let (stashing, popping) = (layer(model, stash), layer(model, pop));
+        errors.push(error_at_both(
+            &pop.name,
+            format!("`{popping}` declared `{}` as poppable before `{stashing}` has stashed it", skip.name),
+            "layers run in the order of the fields: stash above, pop below",
+            &stash.name,
+            format!("`{}` is stashed here", skip.name),
+        ));
+    }
+}
+
+/// What is kept is wanted by a layer. `#[stash(a)] one: One`
+///
+/// If a pop misspells the name, [`stashed_if_popped`] speaks.
+pub fn popped_if_stashed(model: &Model, errors: &mut Errors) {
+    for skip in unpopped(model) {
+        let is_misspelt = model.skips.iter().any(|other| misspelt(model, other) == Some(skip.name.as_str()));
+        let Some(stash) = skip.stashes.first().filter(|_| !is_misspelt) else { continue };
+        let name = &skip.name;
+        errors.push(error(
+            &stash.name,
+            format!("no layer declared `{name}` as poppable, but it is stashed"),
+            format!("take it in a later layer with `#[pop({name})]`, or do not stash it"),
+        ));
+    }
+}
+
+/// What a layer pops was kept. `#[pop(a)] one: One`
+pub fn stashed_if_popped(model: &Model, errors: &mut Errors) {
+    for skip in model.skips.iter().filter(|skip| skip.stashes.is_empty()) {
+        let Some(pop) = skip.pops.first() else { continue };
+        let name = &skip.name;
+        let wrong = format!("`{}` declared `{name}` as poppable but it was not stashed", layer(model, pop));
+        let meant = misspelt(model, skip).and_then(|meant| model.skips.iter().find(|skip| skip.name == meant));
+        let stashed = model.skips.iter().filter(|skip| !skip.stashes.is_empty());
+        errors.push(match meant.and_then(|meant| meant.stashes.first()) {
+            Some(stash) => {
+                let meant = plain(&stash.name);
+                let there = format!("`{meant}` is stashed here and never popped");
+                error_at_both(&pop.name, wrong, format!("did you mean `{meant}`?"), &stash.name, there)
+            }
+            None => match nearest(name, stashed.map(|skip| skip.name.as_str())) {
+                Some(meant) => error(&pop.name, wrong, format!("did you mean `{meant}`?")),
+                None => error(
+                    &pop.name,
+                    wrong,
+                    format!("keep it in an earlier layer, for example with `#[stash({name} = output)]`"),
+                ),
+            },
+        });
+    }
+}
+
+/// Repeated layers are one type, so no single one of them can return more.
+///
+/// `#[repeat] #[stash(a)] blocks: [Block; 4]`
+pub fn arrays_keep_only_their_ends(model: &Model, errors: &mut Errors) {
+    for layer in model.layers.iter().filter(|layer| layer.is_repeated()) {
+        for stash in layer.stashes().iter().filter(|stash| stash.kept == Kept::Returned) {
+            let name = plain(&stash.name);
+            errors.push(error(
+                &stash.name,
+                format!("`{}` repeats one layer, so none of them can return `{name}` beside its output", layer.ident),
+                format!(
+                    "write `{name} = input` for what goes into the first one, `{name} = output` for what comes out of the last"
+                ),
+            ));
+        }
+    }
+}
+
+/// Nor can a single one of them take more. `#[repeat] #[pop(a)] blocks: [Block; 4]`
+pub fn arrays_pop_nothing(model: &Model, errors: &mut Errors) {
+    for layer in model.layers.iter().filter(|layer| layer.is_repeated()) {
+        for pop in layer.pops() {
+            errors.push(error(
+                pop,
+                format!("`{}` repeats one layer, so none of them can take `{}`", layer.ident, plain(pop)),
+                "pop it in a layer of its own, before or after",
+            ));
+        }
+    }
+}
+
+/// Skips that are right but perhaps in the wrong order.
+fn pairs(model: &Model) -> impl Iterator<Item = (&Skip, &End<Kept>, &End<()>)> {
+    model.skips.iter().filter_map(|skip| match (skip.stashes.as_slice(), skip.pops.as_slice()) {
+        ([stash], [pop]) => Some((skip, stash, pop)),
+        _ => None,
+    })
+}
+
+fn unpopped(model: &Model) -> impl Iterator<Item = &Skip> {
+    model.skips.iter().filter(|skip| skip.pops.is_empty())
+}
+
+/// The stash that a pop without one is likely to mean: near in name, earlier, and not popped.
+fn misspelt<'a>(model: &'a Model, skip: &Skip) -> Option<&'a str> {
+    let pop = skip.pops.first().filter(|_| skip.stashes.is_empty())?;
+    let earlier = |other: &&Skip| other.stashes.first().is_some_and(|stash| stash.layer < pop.layer);
+    nearest(&skip.name, unpopped(model).filter(earlier).map(|skip| skip.name.as_str()))
+}
+
+fn layer<What>(model: &Model, end: &End<What>) -> String {
+    let layer: &Layer = &model.layers[end.layer];
+    plain(&layer.ident)
+}

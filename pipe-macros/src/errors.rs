@@ -1,0 +1,54 @@
+//! Mistakes, collected until the phase that finds them ends.
+
+use std::fmt::Display;
+
+use proc_macro2::{LineColumn, TokenStream};
+use quote::ToTokens;
+
+/// The mistakes found so far.
+#[derive(Default)]
+pub struct Errors(Vec<syn::Error>);
+
+impl Errors {
+    pub fn push(&mut self, error: syn::Error) {
+        self.0.push(error);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// One `compile_error!` per place, in source order.
+    pub fn into_compile_errors(self) -> TokenStream {
+        let mut errors = self.0;
+        errors.sort_by_key(position);
+        errors.into_iter().map(syn::Error::into_compile_error).collect()
+    }
+}
+
+/// What is wrong at `place`, and how to fix it.
+pub fn error(place: impl ToTokens, wrong: impl Display, help: impl Display) -> syn::Error {
+    syn::Error::new_spanned(place, with_help(wrong, help))
+}
+
+/// A mistake that takes two places: `other` says what stands there.
+pub fn error_at_both(
+    place: impl ToTokens,
+    wrong: impl Display,
+    help: impl Display,
+    other: impl ToTokens,
+    there: impl Display,
+) -> syn::Error {
+    let mut both = error(place, wrong, help);
+    both.combine(syn::Error::new_spanned(other, there));
+    both
+}
+
+/// The message of an error with its fix. rustc prints it as one block.
+pub fn with_help(wrong: impl Display, help: impl Display) -> String {
+    format!("{wrong}\n\nhelp: {help}")
+}
+
+fn position(error: &syn::Error) -> LineColumn {
+    error.span().start()
+}

@@ -1,0 +1,152 @@
+//! The stages: a typed graph of closures that own their layers.
+
+use proc_macro2::{Ident, Literal, Span, TokenStream};
+use quote::{format_ident, quote, quote_spanned};
+
+use super::body::{self, binding, calls, on_type, port, site};
+use super::plan::split;
+use super::types::input;
+use super::{here, plain};
+use crate::model::Model;
+use crate::plan::{Plan, Route, Step};
+
+/// `impl Pipeline`: takes the model apart into stages and puts it together again.
+pub fn pipeline_impl(model: &Model, plan: &Plan) -> TokenStream {
+    let ident = &model.ident;
+    let (generics, arguments, bounds) = model.generics.split_for_impl();
+    let plain = plain::type_name(model);
+    let disassemble = disassemble(model, plan);
+    let assemble = assemble(model, plan);
+    quote_spanned! {here()=>
+        impl #generics __rt::Pipeline for #ident #arguments #bounds {
+            type Plain = #plain;
+            #disassemble
+            #assemble
+        }
+    }
+}
+
+fn disassemble(model: &Model, plan: &Plan) -> TokenStream {
+    let fields = model.field_names();
+    let spread = (0..model.layers.len()).filter_map(|layer| spread(model, layer));
+    let ports = ports(model, plan);
+    let stages = (0..plan.stages.len()).map(|stage| stage_closure(model, plan, stage));
+    let plain = plain::value(model);
+    quote_spanned! {here()=>
+        fn disassemble(self, graph: &mut __rt::Graph) -> __rt::Result<Self::Plain> {
+            let Self { #(#fields),* } = self;
+            #(#spread)*
+            #ports
+            #(#stages)*
+            ::core::result::Result::Ok(#plain)
+        }
+    }
+}
+
+/// `let [blocks_0, blocks_1] = __rt::spread(blocks, "blocks", Split::Evenly(2))?;`
+fn spread(model: &Model, index: usize) -> Option<TokenStream> {
+    let layer = &model.layers[index];
+    let split = split(&layer.split()?);
+    let (field, child) = (on_type(layer, layer.ident.clone()), layer.child());
+    let parts = part_bindings(model, index);
+    Some(quote_spanned!(site(layer)=> let [#(#parts),*] = __rt::spread(#field, #child, #split)?;))
+}
+
+fn part_bindings(model: &Model, layer: usize) -> impl Iterator<Item = Ident> {
+    let parts = model.layers[layer].part_count();
+    (0..parts).map(move |part| binding(model, &Step { layer, part, parts }))
+}
+
+/// The ports, numbered in the order in which values are received.
+fn ports(model: &Model, plan: &Plan) -> TokenStream {
+    let (input, arriving, leaving) = (input(model), flow(0, here()), flow(plan.stages.len(), here()));
+    let between = plan.stages.iter().enumerate().map(|(to, stage)| {
+        let main = to.checked_sub(1).map(|from| flow_port(model, plan, from, to));
+        let popping = stage.steps.iter().filter(|step| step.part == 0).map(|step| &model.layers[step.layer]);
+        let skips = popping.flat_map(|layer| body::arriving(layer, plan)).map(|route| skip_port(model, route));
+        main.into_iter().chain(skips).collect::<TokenStream>()
+    });
+    quote_spanned! {here()=>
+        let #arriving = graph.input::<#input>();
+        #(#between)*
+        let #leaving = graph.output();
+    }
+}
+
+/// On the type of the layer whose output crosses: if it cannot, that is the place to say so.
+fn flow_port(model: &Model, plan: &Plan, from: usize, to: usize) -> TokenStream {
+    let at = last_layer_site(model, plan, from);
+    open_port(&flow(to, at), from, to, at)
+}
+
+fn skip_port(model: &Model, route: &Route) -> TokenStream {
+    let at = site(&model.layers[route.stash]);
+    open_port(&port(route, at), route.from, route.to, at)
+}
+
+fn open_port(name: &Ident, from: usize, to: usize, at: Span) -> TokenStream {
+    let (from, to) = (Literal::usize_unsuffixed(from), Literal::usize_unsuffixed(to));
+    quote_spanned!(at=> let #name = graph.port(#from, #to);)
+}
+
+fn last_layer_site(model: &Model, plan: &Plan, stage: usize) -> Span {
+    plan.stages[stage].steps.last().map_or_else(here, |step| site(&model.layers[step.layer]))
+}
+
+/// `graph.stage((encode1, ..), move |(encode1, ..), io, cx| { .. });`
+fn stage_closure(model: &Model, plan: &Plan, stage: usize) -> TokenStream {
+    let layers = stage_bindings(model, plan, stage);
+    let calls = calls(model, plan, stage);
+    let at_end = last_layer_site(model, plan, stage);
+    let at_start = stage.checked_sub(1).map_or_else(here, |before| last_layer_site(model, plan, before));
+    let (arriving, leaving) = (flow(stage, at_start), flow(stage + 1, at_end));
+    let receive = quote_spanned!(at_start=> let x = io.receive(#arriving););
+    let send = quote_spanned!(at_end=> io.send(#leaving, x););
+    quote_spanned! {here()=>
+        graph.stage(#layers, move |#layers, io, cx| {
+            #receive
+            #calls
+            #send
+        });
+    }
+}
+
+/// `(encode1, encode2, blocks_0)`
+fn stage_bindings(model: &Model, plan: &Plan, stage: usize) -> TokenStream {
+    let bindings = plan.stages[stage].steps.iter().map(|step| binding(model, step));
+    quote!((#(#bindings,)*))
+}
+
+/// The port of the main flow into stage `stage`.
+fn flow(stage: usize, at: Span) -> Ident {
+    format_ident!("flow_{}", stage, span = at)
+}
+
+fn assemble(model: &Model, plan: &Plan) -> TokenStream {
+    let plain_pattern = plain::value(model);
+    let take = (0..plan.stages.len()).map(|stage| {
+        let layers = stage_bindings(model, plan, stage);
+        quote_spanned!(here()=> let #layers = layers.take();)
+    });
+    let fields = (0..model.layers.len()).map(|layer| gathered(model, layer));
+    let plain_fields = model.plain_fields.iter().map(|field| &field.ident);
+    quote_spanned! {here()=>
+        fn assemble(layers: &mut __rt::Layers, #plain_pattern: Self::Plain) -> Self {
+            #(#take)*
+            Self { #(#fields,)* #(#plain_fields),* }
+        }
+    }
+}
+
+/// `encode1`, or `blocks: __rt::gather_parts([blocks_0, blocks_1])`.
+fn gathered(model: &Model, index: usize) -> TokenStream {
+    let layer = &model.layers[index];
+    let field = &layer.ident;
+    match layer.is_repeated() {
+        true => {
+            let parts = part_bindings(model, index);
+            quote_spanned!(site(layer)=> #field: __rt::gather_parts([#(#parts),*]))
+        }
+        false => quote!(#field),
+    }
+}

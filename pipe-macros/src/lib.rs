@@ -1,0 +1,54 @@
+//! The `#[pipeline]` attribute: a model's stages, devices and skips, written on the fields of a
+//! struct and checked at compile time.
+//!
+//! The phases run in the order in which they are listed here. Each one reports every mistake it
+//! finds; the next one starts only if there was none, so [`expand`](expand::expand) cannot fail.
+//!
+//! ```text
+//! #[pipeline] ─ attribute ─▶ struct + derive ─ parse ─▶ Declaration ─ model ─▶ Model
+//!                                                                              │ check
+//!                                              tokens ◀─ expand ─ Plan ◀─ plan ◀─┘
+//! ```
+#![deny(missing_docs)]
+
+mod attribute;
+mod check;
+mod device;
+mod errors;
+mod expand;
+mod model;
+mod names;
+mod parse;
+mod pipeline;
+mod plan;
+
+use proc_macro::TokenStream;
+
+/// Makes a struct whose fields are layers a pipelined model.
+///
+/// `#[pipeline(input = T, output = T, chunks = N, checkpoint = always|except_last|never,
+/// schedule = gpipe, allow(..), crate = path)]`, all optional.
+///
+/// Layers run in the order of the fields. On a field:
+///
+/// | attribute | meaning |
+/// |---|---|
+/// | `#[device("cuda:0")]` | opens a stage on that device, which holds until the next one |
+/// | `#[stage]` | opens a stage on the same device |
+/// | `#[devices("cuda:0", "cuda:1")]` | spreads an array or `Vec` of layers over stages |
+/// | `#[repeat]` | runs an array or `Vec` of layers in order, in place |
+/// | `#[stash(a, b = input, c = output)]` | keeps a value for a later layer |
+/// | `#[pop(a)]` | takes a kept value beside the input: `(input, a)` |
+/// | `#[layer(name = "..")]` | the layer's name in parameter paths |
+/// | `#[not_a_layer]` | a plain field |
+#[proc_macro_attribute]
+pub fn pipeline(args: TokenStream, item: TokenStream) -> TokenStream {
+    attribute::attach_derive(args.into(), item.into()).into()
+}
+
+/// What [`macro@pipeline`] puts on the struct: a derive sees the fields that `#[cfg]` left.
+#[doc(hidden)]
+#[proc_macro_derive(__Pipeline, attributes(__pipeline, device, devices, stage, repeat, stash, pop, layer, not_a_layer))]
+pub fn derive_pipeline(item: TokenStream) -> TokenStream {
+    pipeline::derive(item.into()).into()
+}

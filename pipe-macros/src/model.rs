@@ -1,0 +1,199 @@
+//! What the struct means: layers, plain fields and skips, each with the place where it is written.
+
+use proc_macro2::{Ident, Span, TokenStream};
+use quote::ToTokens;
+use syn::spanned::Spanned;
+use syn::{Expr, GenericArgument, Generics, LitStr, PathArguments, Type, Visibility};
+
+use crate::names::plain;
+use crate::parse::{Declaration, Field, Kept, Mark, Marks, Part, Settings};
+
+/// The whole struct. Layers and skips are in source order.
+pub struct Model {
+    pub ident: Ident,
+    pub vis: Visibility,
+    pub generics: Generics,
+    pub settings: Settings,
+    pub layers: Vec<Layer>,
+    pub plain_fields: Vec<Field>,
+    pub skips: Vec<Skip>,
+}
+
+/// A field that is a layer, or several repeated ones.
+pub struct Layer {
+    pub ident: Ident,
+    pub ty: Type,
+    pub shape: Shape,
+    pub marks: Marks,
+}
+
+/// How many layers a field holds.
+pub enum Shape {
+    Single,
+    /// `[L; N]`
+    Array {
+        layer: Type,
+        len: Expr,
+    },
+    /// `Vec<L>`
+    List {
+        layer: Type,
+    },
+}
+
+/// All places that name one skip. A right one has one stash and one pop.
+pub struct Skip {
+    pub name: String,
+    pub stashes: Vec<End<Kept>>,
+    pub pops: Vec<End<()>>,
+}
+
+/// One end of a skip: which layer, and the name as it is written there.
+pub struct End<What> {
+    pub layer: usize,
+    pub name: Ident,
+    pub what: What,
+}
+
+pub fn model(declaration: Declaration) -> Model {
+    let Declaration { ident, vis, generics, settings, fields } = declaration;
+    let (plain_fields, layers): (Vec<_>, Vec<_>) =
+        fields.into_iter().partition(|field| field.marks.not_a_layer.is_some());
+    let layers: Vec<Layer> = layers.into_iter().map(layer).collect();
+    let skips = skips(&layers);
+    Model { ident, vis, generics, settings, layers, plain_fields, skips }
+}
+
+fn layer(field: Field) -> Layer {
+    let Field { ident, vis: _, ty, marks } = field;
+    Layer { shape: shape(&ty), ident, ty, marks }
+}
+
+fn shape(ty: &Type) -> Shape {
+    match bare(ty) {
+        Type::Array(array) => Shape::Array { layer: (*array.elem).clone(), len: array.len.clone() },
+        ty => match vec_element(ty) {
+            Some(layer) => Shape::List { layer: layer.clone() },
+            None => Shape::Single,
+        },
+    }
+}
+
+/// The type without parentheses, written ones or those of a `macro_rules!` fragment.
+pub fn bare(ty: &Type) -> &Type {
+    match ty {
+        Type::Paren(inner) => bare(&inner.elem),
+        Type::Group(inner) => bare(&inner.elem),
+        _ => ty,
+    }
+}
+
+/// `L` of `Vec<L>`, by syntax.
+fn vec_element(ty: &Type) -> Option<&Type> {
+    let Type::Path(path) = ty else { return None };
+    let last = path.path.segments.last()?;
+    let PathArguments::AngleBracketed(arguments) = &last.arguments else {
+        return None;
+    };
+    match arguments.args.first()? {
+        GenericArgument::Type(layer) if last.ident == "Vec" => Some(layer),
+        _ => None,
+    }
+}
+
+fn skips(layers: &[Layer]) -> Vec<Skip> {
+    let mut skips = Vec::new();
+    for (index, layer) in layers.iter().enumerate() {
+        for name in layer.pops() {
+            let end = End { layer: index, name: name.clone(), what: () };
+            skip_named(&mut skips, name).pops.push(end);
+        }
+        for stash in layer.stashes() {
+            let end = End { layer: index, name: stash.name.clone(), what: stash.kept };
+            skip_named(&mut skips, &stash.name).stashes.push(end);
+        }
+    }
+    skips
+}
+
+fn skip_named<'a>(skips: &'a mut Vec<Skip>, name: &Ident) -> &'a mut Skip {
+    let name = plain(name);
+    let index = skips.iter().position(|skip| skip.name == name).unwrap_or_else(|| {
+        skips.push(Skip { name, stashes: Vec::new(), pops: Vec::new() });
+        skips.len() - 1
+    });
+    &mut skips[index]
+}
+
+impl Model {
+    /// Whether any layer says on which device it runs. Without, the struct is a block: it nests as
+    /// one layer of another model.
+    pub fn has_devices(&self) -> bool {
+        self.layers.iter().any(|layer| layer.first_device().is_some())
+    }
+
+    /// Layers first, then plain fields.
+    pub fn field_names(&self) -> impl Iterator<Item = &Ident> {
+        let layers = self.layers.iter().map(|layer| &layer.ident);
+        layers.chain(self.plain_fields.iter().map(|field| &field.ident))
+    }
+}
+
+impl Layer {
+    /// The child's name in parameter paths.
+    pub fn child(&self) -> String {
+        match &self.marks.layer {
+            Some(name) => name.value.value(),
+            None => plain(&self.ident),
+        }
+    }
+
+    /// Where the child's name is written.
+    pub fn child_tokens(&self) -> TokenStream {
+        match &self.marks.layer {
+            Some(name) => name.value.to_token_stream(),
+            None => self.ident.to_token_stream(),
+        }
+    }
+
+    /// Where type errors of this layer belong: on the name of its type.
+    pub fn span(&self) -> Span {
+        match bare(self.shape.layer().unwrap_or(&self.ty)) {
+            Type::Path(path) => path.path.segments.last().map_or_else(|| path.span(), |last| last.ident.span()),
+            ty => ty.span(),
+        }
+    }
+
+    pub fn is_repeated(&self) -> bool {
+        self.shape.layer().is_some()
+    }
+
+    pub fn pops(&self) -> &[Ident] {
+        self.marks.pop.as_ref().map_or(&[], |mark| &mark.value)
+    }
+
+    pub fn stashes(&self) -> &[crate::parse::Stash] {
+        self.marks.stash.as_ref().map_or(&[], |mark| &mark.value)
+    }
+
+    /// The parts over which repeated layers are spread; none if they run in place.
+    pub fn parts(&self) -> &[Part] {
+        self.marks.devices.as_ref().map_or(&[], |mark| &mark.value)
+    }
+
+    /// The device that this field opens, or its first one.
+    pub fn first_device(&self) -> Option<&LitStr> {
+        let single = self.marks.device.as_ref().map(|Mark { value, .. }| value);
+        single.or_else(|| self.parts().first().map(|part| &part.device))
+    }
+}
+
+impl Shape {
+    /// The type of one of the repeated layers.
+    pub fn layer(&self) -> Option<&Type> {
+        match self {
+            Shape::Single => None,
+            Shape::Array { layer, .. } | Shape::List { layer } => Some(layer),
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! The settings: what is in the parentheses of `#[pipeline(..)]`.
+
+use proc_macro2::{Ident, TokenStream, TokenTree};
+use syn::ext::IdentExt;
+use syn::parse::{Parse, ParseStream, Parser};
+use syn::punctuated::Punctuated;
+use syn::{DeriveInput, Expr, ExprLit, Lit, Path, Token, Type, parenthesized};
+
+use crate::attribute::crate_path;
+use crate::errors::{Errors, error_at_both, with_help};
+
+/// All settings as they are written; `check::settings` says which values there are.
+pub struct Settings {
+    pub input: Option<Type>,
+    pub output: Option<Type>,
+    pub chunks: Option<Expr>,
+    pub checkpoint: Option<Expr>,
+    pub schedule: Option<Expr>,
+    /// The path of the runtime crate.
+    pub krate: Path,
+    /// Names that are no setting.
+    pub unknown: Vec<Ident>,
+}
+
+/// Which micro-batches are checkpointed.
+pub enum Checkpoint {
+    Always,
+    ExceptLast,
+    Never,
+}
+
+impl Checkpoint {
+    pub fn named(value: &Expr) -> Option<Self> {
+        match word(value)?.to_string().as_str() {
+            "always" => Some(Self::Always),
+            "except_last" => Some(Self::ExceptLast),
+            "never" => Some(Self::Never),
+            _ => None,
+        }
+    }
+}
+
+/// The word that a value consists of: `never` of `checkpoint = never`.
+pub fn word(value: &Expr) -> Option<&Ident> {
+    match value {
+        Expr::Path(path) => path.path.get_ident(),
+        _ => None,
+    }
+}
+
+/// The number that a value is, if it is a literal one.
+pub fn whole_number(value: &Expr) -> Option<usize> {
+    match value {
+        Expr::Lit(ExprLit { lit: Lit::Int(number), .. }) => number.base10_parse().ok(),
+        Expr::Group(group) => whole_number(&group.expr),
+        _ => None,
+    }
+}
+
+pub fn parse(item: &DeriveInput, errors: &mut Errors) -> Settings {
+    let args = arguments(item);
+    let mut settings = Settings {
+        input: None,
+        output: None,
+        chunks: None,
+        checkpoint: None,
+        schedule: None,
+        krate: crate_path(&args),
+        unknown: Vec::new(),
+    };
+    let mut seen: Vec<Ident> = Vec::new();
+    let read_all = |tokens: ParseStream| {
+        while !tokens.is_empty() {
+            if let Err(wrong) = read_one(tokens, &mut settings, &mut seen, errors) {
+                errors.push(wrong);
+                skip_to_comma(tokens);
+            }
+            if !tokens.is_empty() {
+                tokens.parse::<Token![,]>()?;
+            }
+        }
+        Ok(())
+    };
+    if let Err(wrong) = Parser::parse2(read_all, args) {
+        errors.push(wrong);
+    }
+    settings
+}
+
+fn arguments(item: &DeriveInput) -> TokenStream {
+    item.attrs
+        .iter()
+        .filter(|attr| attr.path().is_ident("__pipeline"))
+        .find_map(|attr| attr.meta.require_list().ok())
+        .map(|list| list.tokens.clone())
+        .unwrap_or_default()
+}
+
+/// Reads `name = value` or `allow(..)`, up to the comma.
+fn read_one(
+    tokens: ParseStream,
+    settings: &mut Settings,
+    seen: &mut Vec<Ident>,
+    errors: &mut Errors,
+) -> syn::Result<()> {
+    let name = tokens.call(Ident::parse_any)?;
+    if let Some(first) = seen.iter().find(|first| **first == name) {
+        errors.push(error_at_both(
+            &name,
+            format!("`{name}` is set twice"),
+            "remove one of them",
+            first,
+            format!("`{name}` is first set here"),
+        ));
+        skip_to_comma(tokens);
+        return Ok(());
+    }
+    seen.push(name.clone());
+    match name.to_string().as_str() {
+        "input" => settings.input = Some(value(tokens, "input = Tensor")?),
+        "output" => settings.output = Some(value(tokens, "output = Tensor")?),
+        "chunks" => settings.chunks = Some(value(tokens, "chunks = 8")?),
+        "checkpoint" => settings.checkpoint = Some(value(tokens, "checkpoint = except_last")?),
+        "schedule" => settings.schedule = Some(value(tokens, "schedule = gpipe")?),
+        "crate" => skip_checked_path(tokens)?,
+        "allow" => skip_checked_names(tokens)?,
+        _ => {
+            settings.unknown.push(name);
+            skip_to_comma(tokens);
+        }
+    }
+    Ok(())
+}
+
+fn value<T: Parse>(tokens: ParseStream, example: &str) -> syn::Result<T> {
+    let parse = || {
+        tokens.parse::<Token![=]>()?;
+        let value = tokens.parse()?;
+        at_end_of_setting(tokens)?;
+        Ok(value)
+    };
+    parse().map_err(|wrong: syn::Error| explained(&wrong, example))
+}
+
+/// `crate = path`: [`crate_path`] has taken it already if it can be read.
+fn skip_checked_path(tokens: ParseStream) -> syn::Result<()> {
+    let parse = || {
+        tokens.parse::<Token![=]>()?;
+        tokens.call(Path::parse_mod_style)?;
+        at_end_of_setting(tokens)
+    };
+    parse().map_err(|wrong| explained(&wrong, "crate = ::pipe_runtime"))
+}
+
+/// `allow(a, b)`: there is no rule to switch off yet.
+fn skip_checked_names(tokens: ParseStream) -> syn::Result<()> {
+    let parse = || {
+        let names;
+        parenthesized!(names in tokens);
+        Punctuated::<Ident, Token![,]>::parse_terminated(&names)?;
+        at_end_of_setting(tokens)
+    };
+    parse().map_err(|wrong| explained(&wrong, "allow(rule)"))
+}
+
+fn at_end_of_setting(tokens: ParseStream) -> syn::Result<()> {
+    if tokens.is_empty() || tokens.peek(Token![,]) {
+        return Ok(());
+    }
+    Err(tokens.error("expected `,` after this setting"))
+}
+
+fn explained(wrong: &syn::Error, example: &str) -> syn::Error {
+    syn::Error::new(wrong.span(), with_help(wrong, format!("write `{example}`")))
+}
+
+fn skip_to_comma(tokens: ParseStream) {
+    while !tokens.is_empty() && !tokens.peek(Token![,]) {
+        // A token tree can always be read where the stream is not empty.
+        if tokens.parse::<TokenTree>().is_err() {
+            return;
+        }
+    }
+}

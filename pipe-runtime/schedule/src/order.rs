@@ -1,0 +1,140 @@
+use crate::{Action, Kind, Schedule};
+
+/// One action of an [`Order`], with what it waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// What is done.
+    pub action: Action,
+    /// By which rank.
+    pub rank: usize,
+    /// Steps (positions in the order) on other ranks that come first. The rank's own earlier steps do so anyway.
+    pub after: Vec<usize>,
+}
+
+/// All actions of a schedule in one total order in which each comes after everything it waits for: by the tick at
+/// which it would start if each action took one tick, then by stage.
+///
+/// This is the order in which errors count: of several failures, the one that comes first here is
+/// reported, whatever the clock on the wall said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// The steps.
+    pub steps: Vec<Step>,
+    /// For each rank, its steps as positions in `steps`, in the order of its list.
+    pub ranks: Vec<Vec<usize>>,
+}
+
+/// No order exists: each named action waits for one that never comes.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the schedule cannot finish: {}", waiting(.0))]
+pub struct Stuck(
+    /// The first action on each rank that cannot start.
+    pub Vec<(usize, Action)>,
+);
+
+fn waiting(heads: &[(usize, Action)]) -> String {
+    let list: Vec<_> = heads.iter().map(|(rank, action)| format!("rank {rank} waits to start {action}")).collect();
+    list.join(", ")
+}
+
+impl Schedule {
+    /// The total order of the actions.
+    ///
+    /// A forward waits for the stage before it, a backward for the stage after it and for its own graph (the forward, or the recomputation if
+    /// there is one in the list). What is not in the lists at all counts as done: the backward half of a schedule can be ordered alone.
+    pub fn order(&self) -> Result<Order, Stuck> {
+        let mut positions = std::collections::BTreeMap::new();
+        let mut listed = std::collections::BTreeSet::new();
+        listed.extend(self.ranks.iter().flatten().copied());
+
+        let mut next = vec![0; self.ranks.len()];
+        let mut order = Order { steps: Vec::with_capacity(listed.len()), ranks: vec![Vec::new(); self.ranks.len()] };
+        while order.steps.len() < self.ranks.iter().map(Vec::len).sum() {
+            let mut tick: Vec<(usize, Action)> = Vec::new();
+            for (rank, list) in self.ranks.iter().enumerate() {
+                let Some(&action) = list.get(next[rank]) else { continue };
+                let ready = |needed: Action| !listed.contains(&needed) || positions.contains_key(&needed);
+                if self.needs(action).all(ready) {
+                    tick.push((rank, action));
+                }
+            }
+            if tick.is_empty() {
+                let heads = self.ranks.iter().enumerate().filter_map(|(rank, list)| Some((rank, *list.get(next[rank])?)));
+                return Err(Stuck(heads.collect()));
+            }
+            tick.sort_by_key(|(_, action)| action.stage);
+            for (rank, action) in tick {
+                let on_other_ranks =
+                    |needed: &Action| positions.get(needed).copied().filter(|&p: &usize| order.steps[p].rank != rank);
+                let after = self.needs(action).filter_map(|needed| on_other_ranks(&needed)).collect();
+                positions.insert(action, order.steps.len());
+                order.ranks[rank].push(order.steps.len());
+                order.steps.push(Step { action, rank, after });
+                next[rank] += 1;
+            }
+        }
+        Ok(order)
+    }
+
+    fn needs(&self, action: Action) -> impl Iterator<Item = Action> + use<> {
+        let Action { kind, stage, micro_batch } = action;
+        let needed = match kind {
+            Kind::Forward => [stage.checked_sub(1).map(|before| Action::forward(before, micro_batch)), None],
+            Kind::Recompute => [Some(Action::forward(stage, micro_batch)), None],
+            Kind::Backward => [
+                Some(Action::forward(stage, micro_batch)),
+                (stage + 1 < self.stages).then(|| Action::backward(stage + 1, micro_batch)),
+            ],
+        };
+        needed.into_iter().flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpipe;
+    use proptest::prelude::*;
+
+    #[test]
+    fn clock_cycles_of_three_stages_and_two_micro_batches() {
+        let order = gpipe(&[0, 1, 2], 2, |_| false).forward().order().unwrap();
+        let actions: Vec<_> = order.steps.iter().map(|step| step.action.to_string()).collect();
+        assert_eq!(actions, ["0F0", "0F1", "1F0", "1F1", "2F0", "2F1"]);
+    }
+
+    #[test]
+    fn a_cycle_is_named() {
+        let crossed = Schedule {
+            stages: 2,
+            micro_batches: 1,
+            ranks: vec![vec![Action::backward(0, 0), Action::forward(0, 0)], vec![Action::forward(1, 0), Action::backward(1, 0)]],
+        };
+        let error = crossed.order().unwrap_err().to_string();
+        assert_eq!(error, "the schedule cannot finish: rank 0 waits to start 0B0, rank 1 waits to start 1F0");
+    }
+
+    proptest! {
+        #[test]
+        fn every_step_comes_after_what_it_waits_for(
+            stages in 1usize..7,
+            micro_batches in 1usize..12,
+            checkpointed in 0usize..12,
+            loops in 1usize..3,
+        ) {
+            let rank_of: Vec<_> = (0..stages * loops).map(|stage| stage % stages).collect();
+            let schedule = gpipe(&rank_of, micro_batches, |i| i < checkpointed);
+            let order = schedule.order().unwrap();
+            let recomputed = checkpointed.min(micro_batches);
+            prop_assert_eq!(order.steps.len(), stages * loops * (2 * micro_batches + recomputed));
+            for (position, step) in order.steps.iter().enumerate() {
+                prop_assert!(step.after.iter().all(|&needed| needed < position));
+            }
+            for (rank, list) in order.ranks.iter().enumerate() {
+                prop_assert!(list.is_sorted());
+                let actions: Vec<_> = list.iter().map(|&position| order.steps[position].action).collect();
+                prop_assert_eq!(&actions, &schedule.ranks[rank]);
+            }
+        }
+    }
+}

@@ -1,0 +1,109 @@
+use std::any::Any;
+use std::sync::{Arc, Mutex};
+
+use pipe_schedule::{Action, Kind, Order};
+use tch::Tensor;
+
+use super::forward::Call;
+use super::io::Recorded;
+use super::{Table, lock, step};
+use crate::engine::Job;
+use crate::torch::{Modes, Parameters, Sums};
+use crate::{Context, Failure, Phase, Result};
+
+/// A gradient of one tensor of a parcel, with the tensor's position in it.
+pub(super) type Slot = (usize, Tensor);
+
+/// The pipelined backward of a call.
+pub(super) struct BackwardRun {
+    call: Arc<Call>,
+    keep_graph: bool,
+    parameters: Arc<Parameters>,
+    /// The modes of the thread that asked for the backward.
+    modes: Modes,
+    /// By port and micro-batch: the gradients of what went through, on their way back.
+    pub(super) gradients: Table<Vec<Slot>>,
+    /// By stage.
+    sums: Vec<Mutex<Option<Sums>>>,
+}
+
+impl BackwardRun {
+    pub(super) fn new(call: Arc<Call>, keep_graph: bool, parameters: Arc<Parameters>) -> Result<Self> {
+        Ok(Self {
+            gradients: Table::new(call.network.routes.len(), call.micro_batches),
+            sums: call.network.stages.iter().map(|_| Mutex::default()).collect(),
+            modes: Modes::capture()?,
+            call,
+            keep_graph,
+            parameters,
+        })
+    }
+
+    /// The parameters' gradients, summed over micro-batches within each stage and then over stages, the last one first.
+    pub(super) fn take_sums(&self) -> Result<Sums> {
+        let mut total = Sums::new()?;
+        for stage in self.sums.iter().rev() {
+            if let Some(sums) = lock(stage).take() {
+                total.merge(sums)?;
+            }
+        }
+        Ok(total)
+    }
+
+    fn backward(&self, action: Action) -> Result<(), String> {
+        let Action { stage, micro_batch, .. } = action;
+        let taken = self.call.held.at(stage, micro_batch).recorded.take();
+        let mut recorded = taken.ok_or("its state was freed by an earlier backward")?;
+        let found = self.run_graph(action, &mut recorded)?;
+        for (&(port, position), gradient) in recorded.received.iter().zip(found) {
+            if let Some(gradient) = gradient {
+                self.gradients.at(port, micro_batch).push((position, gradient));
+            }
+        }
+        // A recomputed graph is made anew for each backward.
+        if self.keep_graph && !self.call.recomputes(micro_batch) {
+            self.call.held.at(stage, micro_batch).recorded = Some(recorded);
+        }
+        Ok(())
+    }
+
+    fn run_graph(&self, action: Action, recorded: &mut Recorded) -> Result<Vec<Option<Tensor>>, String> {
+        let device = self.call.network.stages[action.stage].device;
+        let mut seeds = Vec::with_capacity(recorded.roots.len());
+        for &(port, position) in &recorded.roots {
+            let mut arrived = self.gradients.at(port, action.micro_batch);
+            let index = arrived.iter().position(|(at, _)| *at == position);
+            let gradient = index.map(|index| arrived.swap_remove(index).1);
+            seeds.push(match gradient {
+                Some(gradient) if gradient.device() != device => {
+                    Some(gradient.f_to_device(device).map_err(|error| error.to_string())?)
+                }
+                other => other,
+            });
+        }
+        let mut sums = lock(&self.sums[action.stage]);
+        if sums.is_none() {
+            *sums = Some(Sums::new().map_err(|error| error.to_string())?);
+        }
+        let sums = sums.as_mut().expect("made above");
+        recorded.graph.backward(&seeds, self.keep_graph, &self.parameters, sums).map_err(|error| error.to_string())
+    }
+}
+
+impl Job for BackwardRun {
+    fn order(&self) -> &Order {
+        &self.call.orders.backward
+    }
+
+    fn perform(&self, action: Action) -> Result<(), Failure> {
+        if action.kind == Kind::Recompute {
+            return self.call.recompute(action, self.keep_graph);
+        }
+        let cx = Context::new(true, false, action.stage, action.micro_batch, 0);
+        step(Phase::Backward, &cx, || self.backward(action))
+    }
+
+    fn enter(&self) -> Result<Box<dyn Any>> {
+        Ok(Box::new((self.modes.enter()?, self.call.network.threads.enter())))
+    }
+}

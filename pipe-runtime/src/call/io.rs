@@ -1,0 +1,97 @@
+use tch::Device;
+
+use super::give_up;
+use crate::flow::{Flow, Item, Packer, Parcel, Unpacker};
+use crate::graph::Port;
+use crate::torch::StageGraph;
+
+/// What a stage receives and sends while it runs one micro-batch.
+#[doc(hidden)]
+pub struct Io<'a> {
+    receive: &'a mut dyn FnMut(usize) -> Parcel,
+    device: Device,
+    recorded: Option<Recorded>,
+    sent: Vec<(usize, Parcel)>,
+}
+
+/// The graph of one stage and micro-batch, and which values its ends are: (port, position of the tensor in the parcel).
+#[derive(Debug)]
+pub(super) struct Recorded {
+    pub(super) graph: StageGraph,
+    pub(super) received: Vec<(usize, usize)>,
+    pub(super) roots: Vec<(usize, usize)>,
+}
+
+/// Whether the values that a stage sends want gradients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// No: nothing is recorded and nothing will be.
+    No,
+    /// Those that can have one: the graph is recorded later, by the recomputation, and only then shows which do.
+    Perhaps,
+}
+
+impl<'a> Io<'a> {
+    /// `receive` hands over what lies at a port. With `record`, the stage's graph is recorded.
+    pub(super) fn new(receive: &'a mut dyn FnMut(usize) -> Parcel, device: Device, record: bool) -> Self {
+        let recorded = record.then(|| Recorded {
+            graph: StageGraph::new().unwrap_or_else(|error| give_up(error)),
+            received: Vec::new(),
+            roots: Vec::new(),
+        });
+        Self { receive, device, recorded, sent: Vec::new() }
+    }
+
+    /// The value that came through `port`, on this stage's device.
+    pub fn receive<T: Flow>(&mut self, port: Port<T>) -> T {
+        let mut parcel = (self.receive)(port.index);
+        for (position, item) in parcel.items.iter_mut().enumerate() {
+            if item.tensor.device() != self.device {
+                item.tensor = item.tensor.to_device(self.device);
+            }
+            if let Some(recorded) = self.recorded.as_mut().filter(|_| item.needs_gradient) {
+                item.tensor = recorded.graph.receive(&item.tensor).unwrap_or_else(|error| give_up(error));
+                recorded.received.push((port.index, position));
+            }
+        }
+        T::unpack(&mut Unpacker::new(parcel))
+    }
+
+    /// Sends a value through `port`. It leaves when the stage is done: a later in-place layer of the same stage
+    /// still changes it, as it would without stages.
+    pub fn send<T: Flow>(&mut self, port: Port<T>, value: T) {
+        let mut packer = Packer::default();
+        value.pack(&mut packer);
+        self.sent.push((port.index, packer.finish()));
+    }
+
+    /// What was sent, cut off from the stage's graph, which comes back too if one was recorded.
+    pub(super) fn finish(mut self, wanted: Wanted) -> (Vec<(usize, Parcel)>, Option<Recorded>) {
+        // The engine adds the gradients of one tensor in the order of its roots. In place, that of the value which is used
+        // last arrives first.
+        self.sent.sort_by_key(|(port, _)| std::cmp::Reverse(*port));
+        for (port, parcel) in &mut self.sent {
+            for (position, item) in parcel.items.iter_mut().enumerate() {
+                match &mut self.recorded {
+                    Some(recorded) => {
+                        let sent = recorded.graph.send(&item.tensor).unwrap_or_else(|error| give_up(error));
+                        (item.tensor, item.needs_gradient) = sent;
+                        if item.needs_gradient {
+                            recorded.roots.push((*port, position));
+                        }
+                    }
+                    None => detach(item, wanted),
+                }
+            }
+        }
+        (self.sent, self.recorded)
+    }
+}
+
+fn detach(item: &mut Item, wanted: Wanted) {
+    if item.tensor.requires_grad() {
+        item.tensor = item.tensor.detach();
+    }
+    let differentiable = item.tensor.is_floating_point() || item.tensor.is_complex();
+    item.needs_gradient = wanted == Wanted::Perhaps && differentiable;
+}

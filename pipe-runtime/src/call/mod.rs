@@ -1,0 +1,59 @@
+//! One call of a pipeline: what its forward leaves behind, and the backward that uses it.
+
+mod backward;
+mod forward;
+mod io;
+mod node;
+
+pub(crate) use forward::Call;
+pub use io::Io;
+pub(crate) use node::attach_node;
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::error::{panic_message, without_stack};
+use crate::torch::TorchError;
+use crate::{Context, Failure, Phase};
+
+/// A lock whose holder may have panicked: what it guards is replaced as a whole, so it is never half-written.
+pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One cell per (row, micro-batch): ports and stages have their own each.
+struct Table<T> {
+    cells: Vec<Mutex<T>>,
+    micro_batches: usize,
+}
+
+impl<T: Default> Table<T> {
+    fn new(rows: usize, micro_batches: usize) -> Self {
+        let cells = std::iter::repeat_with(Mutex::default).take(rows * micro_batches).collect();
+        Self { cells, micro_batches }
+    }
+
+    fn at(&self, row: usize, micro_batch: usize) -> MutexGuard<'_, T> {
+        lock(&self.cells[row * self.micro_batches + micro_batch])
+    }
+
+    fn take(&self, row: usize, micro_batch: usize) -> T {
+        std::mem::take(&mut *self.at(row, micro_batch))
+    }
+}
+
+/// Runs one step; panics and errors in it become a [`Failure`] that says where.
+fn step(phase: Phase, cx: &Context, body: impl FnOnce() -> Result<(), String>) -> Result<(), Failure> {
+    let cause = match catch_unwind(AssertUnwindSafe(body)) {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(cause)) => without_stack(&cause),
+        Err(panic) => panic_message(panic.as_ref()),
+    };
+    Err(Failure { phase, stage: cx.stage(), layer: cx.path(), micro_batch: cx.micro_batch(), cause })
+}
+
+/// Unwinds out of a layer or a transfer with libtorch's message, without the panic hook's noise.
+fn give_up(error: TorchError) -> ! {
+    std::panic::resume_unwind(Box::new(error.to_string()) as Box<dyn Any + Send>)
+}

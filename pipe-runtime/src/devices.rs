@@ -1,0 +1,105 @@
+use std::fmt;
+use std::str::FromStr;
+
+use tch::Device;
+
+use crate::{Error, Plan, Result};
+
+/// One device per stage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Devices {
+    stages: Vec<Device>,
+    /// An annotated device that tch has no name for (`xpu:N`); making variables on it is an error.
+    unsupported: Option<&'static str>,
+}
+
+impl Devices {
+    /// The devices that the struct's annotations name.
+    pub fn annotated(plan: &Plan) -> Self {
+        let mut devices = Self::new([]);
+        for stage in plan.stages {
+            match parse(stage.device) {
+                Ok(device) => devices.stages.push(device),
+                Err(_) => devices.unsupported = Some(stage.device),
+            }
+        }
+        devices
+    }
+
+    /// All of `stages` stages on the CPU: the same stages and micro-batches, on any machine.
+    pub fn cpu(stages: usize) -> Self {
+        Self::new(vec![Device::Cpu; stages])
+    }
+
+    /// These devices, stage by stage.
+    pub fn new(devices: impl Into<Vec<Device>>) -> Self {
+        Self { stages: devices.into(), unsupported: None }
+    }
+
+    /// The devices, one for each of `count` stages.
+    ///
+    /// # Errors
+    ///
+    /// If there are more or fewer of them, or one that tch cannot address.
+    pub(crate) fn for_stages(&self, count: usize) -> Result<&[Device]> {
+        if let Some(name) = self.unsupported {
+            return Err(Error::Setting(format!("tch cannot address the device `{name}`: choose others with `Devices::new`")));
+        }
+        if self.stages.len() != count {
+            return Err(Error::Setting(format!(
+                "the model has {count} stages, but {} devices were given ({self}): give one for each stage",
+                self.stages.len()
+            )));
+        }
+        Ok(&self.stages)
+    }
+}
+
+/// The device that a torch device string names: `cpu`, `cuda:N`, `mps`, `xpu:N`.
+fn parse(text: &str) -> Result<Device> {
+    match text.split_once(':') {
+        None if text == "cpu" => Ok(Device::Cpu),
+        None if text == "mps" => Ok(Device::Mps),
+        Some(("cuda", index)) => index.parse().map(Device::Cuda).map_err(|_| unknown(text)),
+        _ => Err(unknown(text)),
+    }
+}
+
+fn unknown(text: &str) -> Error {
+    Error::Setting(format!("unknown device `{text}`: use `cpu`, `cuda:N` or `mps`"))
+}
+
+/// A comma-separated list, one for each stage: `cpu,cpu` or `cuda:0,cuda:1`.
+impl FromStr for Devices {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        text.split(',').map(|device| parse(device.trim())).collect::<Result<Vec<_>>>().map(Self::new)
+    }
+}
+
+impl fmt::Display for Devices {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = |device: &Device| match device {
+            Device::Cpu => "cpu".to_owned(),
+            Device::Cuda(index) => format!("cuda:{index}"),
+            other => format!("{other:?}").to_lowercase(),
+        };
+        f.write_str(&self.stages.iter().map(name).collect::<Vec<_>>().join(","))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_and_prints_device_lists() {
+        let devices: Devices = "cpu, cuda:1,mps".parse().unwrap();
+        assert_eq!(devices.for_stages(3).unwrap(), [Device::Cpu, Device::Cuda(1), Device::Mps]);
+        assert_eq!(devices.to_string(), "cpu,cuda:1,mps");
+        for wrong in ["", "cuda", "gpu:0", "cuda:O"] {
+            assert!(wrong.parse::<Devices>().unwrap_err().to_string().contains(wrong));
+        }
+    }
+}

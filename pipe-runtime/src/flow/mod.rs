@@ -1,0 +1,33 @@
+//! Values that flow: through a pipeline, across its stage boundaries, in and out of it.
+
+mod batch;
+mod into_flow;
+mod parcel;
+mod values;
+
+pub use into_flow::IntoFlow;
+pub use parcel::{Packer, Unpacker};
+pub use values::Replicate;
+
+pub(crate) use batch::{Joined, join, scatter};
+pub(crate) use parcel::{Item, Parcel};
+
+/// A value that can cross a stage boundary, be split into micro-batches and joined again.
+///
+/// Tensors, tuples, arrays, `Vec`, `Option`, numbers, `bool`, `String`, `Arc<T>` and [`Replicate`] flow. A value takes itself apart into
+/// tensors and the rest, and is put together from them in the same order.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot cross a stage boundary",
+    label = "this value would have to flow from one stage to another",
+    note = "tensors, tuples, arrays, `Vec`, `Option`, numbers, `bool`, `String`, `Arc<T>` and `Replicate<T>` can"
+)]
+pub trait Flow: Sized + Send + 'static {
+    /// Takes the value apart.
+    fn pack(self, packer: &mut Packer);
+
+    /// Puts a value together from what [`pack`](Flow::pack) made of one, in the same order.
+    fn unpack(unpacker: &mut Unpacker) -> Self;
+
+    /// A second handle on the same value: tensors share their memory and their gradients.
+    fn share(&self) -> Self;
+}

@@ -1,0 +1,138 @@
+use std::any::Any;
+use std::sync::Arc;
+
+use tch::Tensor;
+
+/// A value taken apart, as it lies between two stages.
+#[derive(Debug, Default)]
+pub(crate) struct Parcel {
+    pub(crate) items: Vec<Item>,
+    pub(crate) rest: Vec<Rest>,
+}
+
+/// One tensor of a parcel.
+#[derive(Debug)]
+pub(crate) struct Item {
+    pub(crate) tensor: Tensor,
+    /// Handed whole to every micro-batch, never split ([`Replicate`](super::Replicate)).
+    pub(crate) whole: bool,
+    /// The one who made it wants its gradient.
+    pub(crate) needs_gradient: bool,
+}
+
+/// What is not a tensor.
+#[derive(Clone, Debug)]
+pub(crate) enum Rest {
+    /// The length of a `Vec`; of an `Option`, 0 or 1.
+    Length(usize),
+    /// A plain value.
+    Value(Plain),
+}
+
+/// A plain value, with what is needed to tell whether two are the same.
+#[derive(Clone, Debug)]
+pub(crate) struct Plain {
+    value: Arc<dyn Any + Send + Sync>,
+    same: fn(&dyn Any, &dyn Any) -> bool,
+}
+
+impl Rest {
+    /// Whether two micro-batches agree on it.
+    pub(crate) fn same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Length(a), Self::Length(b)) => a == b,
+            (Self::Value(a), Self::Value(b)) => (a.same)(a.value.as_ref(), b.value.as_ref()),
+            _ => false,
+        }
+    }
+}
+
+impl Item {
+    pub(crate) fn share(&self) -> Self {
+        Self { tensor: self.tensor.shallow_clone(), ..*self }
+    }
+}
+
+impl Parcel {
+    pub(crate) fn share(&self) -> Self {
+        Self { items: self.items.iter().map(Item::share).collect(), rest: self.rest.clone() }
+    }
+}
+
+/// Collects the parts of a value, in order.
+#[derive(Debug, Default)]
+pub struct Packer {
+    parcel: Parcel,
+    whole: bool,
+}
+
+impl Packer {
+    /// A tensor.
+    pub fn tensor(&mut self, tensor: Tensor) {
+        let needs_gradient = tensor.requires_grad();
+        self.parcel.items.push(Item { tensor, whole: self.whole, needs_gradient });
+    }
+
+    /// How many values follow, where the type does not say.
+    pub fn length(&mut self, length: usize) {
+        self.parcel.rest.push(Rest::Length(length));
+    }
+
+    /// A value without tensors; equality tells whether micro-batches agree on it.
+    pub fn plain<T: Any + Send + Sync + PartialEq>(&mut self, value: T) {
+        fn same<T: Any + PartialEq>(a: &dyn Any, b: &dyn Any) -> bool {
+            a.downcast_ref::<T>().is_some_and(|a| b.downcast_ref::<T>() == Some(a))
+        }
+        self.parcel.rest.push(Rest::Value(Plain { value: Arc::new(value), same: same::<T> }));
+    }
+
+    /// Everything that `pack` adds goes whole to every micro-batch.
+    pub fn whole(&mut self, pack: impl FnOnce(&mut Self)) {
+        let before = std::mem::replace(&mut self.whole, true);
+        pack(self);
+        self.whole = before;
+    }
+
+    pub(crate) fn finish(self) -> Parcel {
+        self.parcel
+    }
+}
+
+/// Gives the parts of a value back, in order.
+///
+/// Its methods panic where the type that is put together is not the one that was taken apart, which only a wrong
+/// implementation of [`Flow`](super::Flow) can cause.
+#[derive(Debug)]
+pub struct Unpacker {
+    items: std::vec::IntoIter<Item>,
+    rest: std::vec::IntoIter<Rest>,
+}
+
+impl Unpacker {
+    pub(crate) fn new(parcel: Parcel) -> Self {
+        Self { items: parcel.items.into_iter(), rest: parcel.rest.into_iter() }
+    }
+
+    /// The next tensor.
+    pub fn tensor(&mut self) -> Tensor {
+        self.items.next().expect("a tensor was packed here").tensor
+    }
+
+    /// The next length.
+    pub fn length(&mut self) -> usize {
+        match self.rest.next() {
+            Some(Rest::Length(length)) => length,
+            other => panic!("a length was expected here, not {other:?}"),
+        }
+    }
+
+    /// The next plain value.
+    pub fn plain<T: Any + Clone>(&mut self) -> T {
+        match self.rest.next() {
+            Some(Rest::Value(plain)) => {
+                plain.value.downcast_ref::<T>().expect("a value of another type was packed here").clone()
+            }
+            other => panic!("a plain value was expected here, not {other:?}"),
+        }
+    }
+}

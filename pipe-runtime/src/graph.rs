@@ -1,0 +1,124 @@
+//! What generated code builds a pipeline from: stages that own their layers, and typed ports between them.
+
+use std::any::Any;
+use std::marker::PhantomData;
+
+use crate::call::Io;
+use crate::{Context, Flow};
+
+/// Where a value goes from one stage to another.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Port<T> {
+    pub(crate) index: usize,
+    value: PhantomData<fn() -> T>,
+}
+
+impl<T> Clone for Port<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Port<T> {}
+
+/// The stages of a pipeline and the ports between them, as generated code declares them.
+#[doc(hidden)]
+#[derive(Default)]
+pub struct Graph {
+    routes: Vec<Route>,
+    output: Option<usize>,
+    stages: Vec<Box<dyn Stage>>,
+}
+
+/// Which stage sends through a port and which receives. Ports are numbered in the order in which they are received, which is the order in
+/// which the run in place would use their values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Route {
+    /// `None`: the caller.
+    pub(crate) from: Option<usize>,
+    /// `None`: the caller.
+    pub(crate) to: Option<usize>,
+}
+
+/// A stage: the layers it owns and how it runs them.
+pub(crate) trait Stage: Send {
+    fn run(&self, io: &mut Io<'_>, cx: &Context);
+
+    fn into_layers(self: Box<Self>) -> Box<dyn Any + Send>;
+}
+
+struct Body<L, F> {
+    layers: L,
+    run: F,
+}
+
+impl<L, F> Stage for Body<L, F>
+where
+    L: Send + 'static,
+    F: Fn(&L, &mut Io<'_>, &Context) + Send + 'static,
+{
+    fn run(&self, io: &mut Io<'_>, cx: &Context) {
+        (self.run)(&self.layers, io, cx);
+    }
+
+    fn into_layers(self: Box<Self>) -> Box<dyn Any + Send> {
+        Box::new(self.layers)
+    }
+}
+
+impl Graph {
+    /// What the caller hands to the first stage.
+    pub fn input<T: Flow>(&mut self) -> Port<T> {
+        self.add(Route { from: None, to: Some(0) })
+    }
+
+    /// What stage `from` sends to stage `to`.
+    pub fn port<T: Flow>(&mut self, from: usize, to: usize) -> Port<T> {
+        self.add(Route { from: Some(from), to: Some(to) })
+    }
+
+    /// What the last stage gives back to the caller.
+    pub fn output<T: Flow>(&mut self) -> Port<T> {
+        self.output = Some(self.routes.len());
+        self.add(Route { from: None, to: None })
+    }
+
+    fn add<T>(&mut self, route: Route) -> Port<T> {
+        self.routes.push(route);
+        Port { index: self.routes.len() - 1, value: PhantomData }
+    }
+
+    /// The next stage: the layers it owns, and how it runs them on one micro-batch.
+    pub fn stage<L, F>(&mut self, layers: L, run: F)
+    where
+        L: Send + 'static,
+        F: Fn(&L, &mut Io<'_>, &Context) + Send + 'static,
+    {
+        self.stages.push(Box::new(Body { layers, run }));
+    }
+
+    /// The stages and the routes, complete.
+    pub(crate) fn finish(mut self) -> (Vec<Box<dyn Stage>>, Vec<Route>) {
+        if let Some(output) = self.output {
+            self.routes[output].from = self.stages.len().checked_sub(1);
+        }
+        (self.stages, self.routes)
+    }
+}
+
+/// The layers of the stages, on their way back into the model.
+#[doc(hidden)]
+pub struct Layers(std::vec::IntoIter<Box<dyn Any + Send>>);
+
+impl Layers {
+    pub(crate) fn new(stages: Vec<Box<dyn Stage>>) -> Self {
+        Self(stages.into_iter().map(Stage::into_layers).collect::<Vec<_>>().into_iter())
+    }
+
+    /// Those of the next stage.
+    pub fn take<L: 'static>(&mut self) -> L {
+        let layers = self.0.next().expect("generated code takes each stage's layers once");
+        *layers.downcast().expect("generated code takes what it put in")
+    }
+}

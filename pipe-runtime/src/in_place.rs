@@ -1,0 +1,82 @@
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::error::panic_message;
+use crate::flow::{Flow, IntoFlow, Packer, Parcel, Unpacker, join, scatter};
+use crate::model::Model;
+use crate::threads::IntraOpThreads;
+use crate::torch::{Modes, RandomStreams, draw_seed};
+use crate::{Context, Error, Failure, Layer, Phase, Result};
+
+/// The run that every pipelined run is compared with: the same layers one after the other on one device and one thread, with the same
+/// micro-batches, order and random streams, and libtorch's own backward.
+#[derive(Debug)]
+pub struct InPlace<'m, M> {
+    model: &'m M,
+    chunks: Option<usize>,
+    training: bool,
+    intra_op_threads: Option<usize>,
+}
+
+impl<'m, M: Model> InPlace<'m, M> {
+    #[doc(hidden)]
+    pub fn new(model: &'m M) -> Self {
+        Self { model, chunks: None, training: true, intra_op_threads: None }
+    }
+
+    /// Into how many micro-batches a mini-batch is split, at most. 1 if neither set nor annotated.
+    pub fn chunks(mut self, chunks: usize) -> Self {
+        self.chunks = Some(chunks);
+        self
+    }
+
+    /// Training or evaluation mode; training if not set.
+    pub fn training(mut self, training: bool) -> Self {
+        self.training = training;
+        self
+    }
+
+    /// How many threads libtorch uses inside one operator; the caller's if not set.
+    pub fn intra_op_threads(mut self, threads: usize) -> Self {
+        self.intra_op_threads = Some(threads);
+        self
+    }
+
+    /// Runs a mini-batch, micro-batch by micro-batch, and gives the joined output.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pipe::forward`](crate::Pipe::forward), but for running statistics, which stay as the failed layer left them.
+    pub fn forward(self, inputs: impl IntoFlow<M::Input>) -> Result<M::Output>
+    where
+        M: Layer<M::Input, Out = M::Output>,
+    {
+        let chunks = self.chunks.or(M::DEFAULTS.chunks).unwrap_or(1);
+        if chunks == 0 {
+            return Err(Error::Setting("number of chunks must be positive integer".into()));
+        }
+        let mut packer = Packer::default();
+        inputs.into_flow().pack(&mut packer);
+        let micro_batches = scatter(&packer.finish(), chunks)?;
+        let seed = draw_seed()?;
+        let _modes = Modes::capture()?.enter()?;
+        let _threads = IntraOpThreads::choose(self.intra_op_threads, 1).enter();
+
+        let run = |(index, parcel): (usize, Parcel)| {
+            let cx = Context::new(self.training, false, 0, index, seed);
+            let outcome = catch_unwind(AssertUnwindSafe(|| {
+                let _streams = RandomStreams::enter()?;
+                let input = M::Input::unpack(&mut Unpacker::new(parcel));
+                let mut packer = Packer::default();
+                self.model.forward(input, &cx).pack(&mut packer);
+                Ok(packer.finish())
+            }));
+            outcome.unwrap_or_else(|panic| {
+                let cause = panic_message(panic.as_ref());
+                let layer = cx.path();
+                Err(Failure { phase: Phase::Forward, stage: 0, layer, micro_batch: index, cause }.into())
+            })
+        };
+        let parts = micro_batches.into_iter().enumerate().map(run).collect::<Result<Vec<_>>>()?;
+        Ok(M::Output::unpack(&mut Unpacker::new(join(parts)?.parcel)))
+    }
+}

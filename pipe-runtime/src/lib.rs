@@ -1,0 +1,65 @@
+//! Pipeline parallelism for tch models, compiled.
+//!
+//! Annotate a struct of layers with [`#[pipeline]`](pipeline), and it trains over micro-batches, stages and devices: see the repository's README
+//! and book. This crate is the run-time half: the values that [flow](Flow), the [layers](Layer), the [variables](Vars), and the
+//! [`Pipe`] that runs them.
+
+#![deny(missing_docs)]
+
+mod call;
+mod checkpoint;
+mod context;
+mod devices;
+mod engine;
+mod error;
+mod flow;
+mod graph;
+mod in_place;
+mod layer;
+mod model;
+mod network;
+pub mod nn;
+mod pipe;
+mod plan;
+mod random;
+mod repeat;
+mod threads;
+mod torch;
+mod vars;
+
+pub use checkpoint::Checkpoint;
+pub use context::Context;
+pub use devices::Devices;
+pub use error::{Error, Failure, Phase, Result};
+pub use flow::{Flow, IntoFlow, Packer, Replicate, Unpacker};
+pub use in_place::InPlace;
+pub use layer::Layer;
+pub use model::{Defaults, Model, Pipeline};
+pub use pipe::{Pipe, PipeBuilder};
+pub use pipe_macros::pipeline;
+pub use plan::{LayerPlan, Plan, Repeat, SkipPlan, Split, StagePlan};
+pub use torch::TorchError;
+pub use vars::Vars;
+
+/// What generated code calls. Not for users: it changes without notice.
+#[doc(hidden)]
+pub mod __rt {
+    pub use crate::call::Io;
+    pub use crate::flow::Flow;
+    pub use crate::graph::{Graph, Layers, Port};
+    pub use crate::layer::run;
+    pub use crate::repeat::{Repeated, gather_parts, run_each, spread};
+    pub use crate::vars::{sub_paths, sub_paths_vec};
+    pub use crate::{
+        Checkpoint, Context, Defaults, Devices, InPlace, Layer, LayerPlan, Model, PipeBuilder, Pipeline, Plan, Result, SkipPlan,
+        Split, StagePlan, Vars,
+    };
+    pub use pipe_macros::__Pipeline;
+    pub use tch::Tensor;
+    pub use tch::nn::Path;
+
+    /// A second handle on a value that is kept for a later layer.
+    pub fn keep<T: Flow>(value: &T) -> T {
+        value.share()
+    }
+}

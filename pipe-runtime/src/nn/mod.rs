@@ -1,0 +1,44 @@
+//! Layers that pipelines need and tch does not have: those that take a popped skip.
+
+use tch::Tensor;
+
+use crate::{Context, Layer};
+
+/// Joins the input and a popped skip along one dimension: `[N, C, ...]` and `[N, D, ...]` to `[N, C + D, ...]` for the default, dimension 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Concat {
+    dim: i64,
+}
+
+impl Concat {
+    /// Along dimension `dim`.
+    pub fn new(dim: i64) -> Self {
+        Self { dim }
+    }
+}
+
+impl Default for Concat {
+    fn default() -> Self {
+        Self::new(1)
+    }
+}
+
+impl Layer<(Tensor, Tensor)> for Concat {
+    type Out = Tensor;
+
+    fn forward(&self, (x, skip): (Tensor, Tensor), _cx: &Context) -> Tensor {
+        Tensor::cat(&[x, skip], self.dim)
+    }
+}
+
+/// Adds a popped skip to the input: the end of a residual connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Add;
+
+impl Layer<(Tensor, Tensor)> for Add {
+    type Out = Tensor;
+
+    fn forward(&self, (x, skip): (Tensor, Tensor), _cx: &Context) -> Tensor {
+        x + skip
+    }
+}

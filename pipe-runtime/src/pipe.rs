@@ -1,0 +1,181 @@
+use std::ops::Deref;
+use std::sync::Arc;
+
+use tch::Tensor;
+use tch::nn::VarStore;
+
+use crate::call::{Call, attach_node, lock};
+use crate::flow::{Flow, IntoFlow, Item, Packer, Parcel, Unpacker, scatter};
+use crate::graph::{Graph, Layers};
+use crate::model::Pipeline;
+use crate::network::Network;
+use crate::torch::{GradMode, grad_enabled};
+use crate::{Checkpoint, Error, Plan, Result, Vars};
+
+/// Settings of a pipeline that is about to be built; those left out are the annotated ones.
+#[derive(Debug)]
+pub struct PipeBuilder<'v, M> {
+    model: M,
+    vars: &'v Vars,
+    chunks: Option<usize>,
+    checkpoint: Option<Checkpoint>,
+    intra_op_threads: Option<usize>,
+}
+
+impl<'v, M: Pipeline> PipeBuilder<'v, M> {
+    #[doc(hidden)]
+    pub fn new(model: M, vars: &'v Vars) -> Self {
+        Self { model, vars, chunks: None, checkpoint: None, intra_op_threads: None }
+    }
+
+    /// Into how many micro-batches a mini-batch is split, at most. 1 if neither set nor annotated.
+    pub fn chunks(mut self, chunks: usize) -> Self {
+        self.chunks = Some(chunks);
+        self
+    }
+
+    /// Which micro-batches are checkpointed. All but the last if neither set nor annotated.
+    pub fn checkpoint(mut self, checkpoint: Checkpoint) -> Self {
+        self.checkpoint = Some(checkpoint);
+        self
+    }
+
+    /// How many threads libtorch uses inside one operator of a stage. An equal share of the caller's ([`tch::get_num_threads`]) if not set.
+    pub fn intra_op_threads(mut self, threads: usize) -> Self {
+        self.intra_op_threads = Some(threads);
+        self
+    }
+
+    /// Takes the model apart into stages and starts the threads that run them.
+    ///
+    /// # Errors
+    ///
+    /// If a setting is out of range, repeated layers do not fit their devices, or a thread cannot be started.
+    pub fn build(self) -> Result<Pipe<M>> {
+        let chunks = self.chunks.or(M::DEFAULTS.chunks).unwrap_or(1);
+        if chunks == 0 {
+            return Err(Error::Setting("number of chunks must be positive integer".into()));
+        }
+        if self.intra_op_threads == Some(0) {
+            return Err(Error::Setting("the number of intra-op threads must be positive".into()));
+        }
+        let mut graph = Graph::default();
+        let plain = self.model.disassemble(&mut graph)?;
+        let (stages, routes) = graph.finish();
+        let network = Network::new(
+            stages,
+            routes,
+            self.vars.devices(),
+            self.vars.buffers(),
+            self.checkpoint.or(M::DEFAULTS.checkpoint).unwrap_or_default(),
+            self.intra_op_threads,
+        )?;
+        let mut variables = VarStore::new(self.vars.all().device());
+        variables.variables_ = self.vars.all().variables_.clone();
+        Ok(Pipe { network: Arc::new(network), plain, variables, chunks, training: true })
+    }
+}
+
+/// A model that runs as a pipeline.
+///
+/// It starts in training mode. The fields marked `#[not_a_layer]` are readable through it.
+pub struct Pipe<M: Pipeline> {
+    network: Arc<Network>,
+    plain: M::Plain,
+    /// The model's variables, over all devices.
+    variables: VarStore,
+    chunks: usize,
+    training: bool,
+}
+
+impl<M: Pipeline> Pipe<M> {
+    /// What runs where.
+    pub const PLAN: Plan = M::PLAN;
+
+    /// Runs a mini-batch through the stages, micro-batch by micro-batch, and gives the joined output.
+    ///
+    /// It is transparent: the output carries autograd as the plain model's would, and `backward()` on anything made from
+    /// it runs the pipelined backward. Where no gradient can be asked for (under [`tch::no_grad`], or with nothing that requires one), nothing is
+    /// kept.
+    ///
+    /// # Errors
+    ///
+    /// If the inputs cannot be split or the outputs cannot be joined, or a layer fails: then the first
+    /// [`Failure`](crate::Failure) in the schedule's order. Parameters, gradients and statistics are as before, and the pipeline can be used
+    /// again.
+    pub fn forward(&mut self, inputs: impl IntoFlow<M::Input>) -> Result<M::Output> {
+        let mut packer = Packer::default();
+        inputs.into_flow().pack(&mut packer);
+        let batch = packer.finish();
+        let parameters = self.trainable();
+        let wanted = !parameters.is_empty() || batch.items.iter().any(|item| item.needs_gradient);
+        let gradients = grad_enabled() && wanted;
+
+        let micro_batches = {
+            let _constant = GradMode::set(false);
+            scatter(&batch, self.chunks)?
+        };
+        let parts: Vec<_> = micro_batches.iter().map(Parcel::share).collect();
+        let (call, mut joined) = Call::run(&self.network, micro_batches, self.training, gradients)?;
+        if gradients && joined.parcel.items.iter().any(|item: &Item| item.needs_gradient) {
+            attach_node(call, &mut joined, &batch, parts, &parameters)?;
+        }
+        Ok(M::Output::unpack(&mut Unpacker::new(joined.parcel)))
+    }
+
+    fn trainable(&self) -> Vec<Tensor> {
+        self.variables.trainable_variables().into_iter().filter(Tensor::requires_grad).collect()
+    }
+
+    /// Training mode: dropout is on, batch norm uses the batch's statistics and updates the running ones, checkpointing applies.
+    pub fn train(&mut self) {
+        self.training = true;
+    }
+
+    /// Evaluation mode.
+    pub fn eval(&mut self) {
+        self.training = false;
+    }
+
+    /// Whether the pipeline is in training mode.
+    pub fn is_training(&self) -> bool {
+        self.training
+    }
+
+    /// The greatest number of micro-batches into which a mini-batch is split.
+    pub fn chunks(&self) -> usize {
+        self.chunks
+    }
+
+    /// Which micro-batches are checkpointed.
+    pub fn checkpoint(&self) -> Checkpoint {
+        self.network.checkpoint
+    }
+
+    /// The model, whole again. Graphs of earlier calls that would have to recompute a stage fail from now on.
+    pub fn into_inner(self) -> M {
+        let stages = self.network.stages.iter().map(|slot| lock(&slot.body).take());
+        let stages = stages.collect::<Option<Vec<_>>>().expect("only this handle takes the stages out");
+        M::assemble(&mut Layers::new(stages), self.plain)
+    }
+}
+
+impl<M: Pipeline> Deref for Pipe<M> {
+    type Target = M::Plain;
+
+    fn deref(&self) -> &M::Plain {
+        &self.plain
+    }
+}
+
+impl<M: Pipeline> std::fmt::Debug for Pipe<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pipe")
+            .field("model", &M::PLAN.name)
+            .field("stages", &M::PLAN.stages.len())
+            .field("chunks", &self.chunks)
+            .field("checkpoint", &self.network.checkpoint)
+            .field("training", &self.training)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,240 @@
+use std::fmt;
+
+/// What the macro made of a struct: which layer runs in which stage, and where each skip goes. Prints as a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The struct's name.
+    pub name: &'static str,
+    /// The stages, in data-flow order. One without a device if nothing is annotated.
+    pub stages: &'static [StagePlan],
+    /// The skips, in the order in which they are stashed.
+    pub skips: &'static [SkipPlan],
+}
+
+/// One stage: the layers between two boundaries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StagePlan {
+    /// The annotated device; empty if none is.
+    pub device: &'static str,
+    /// Its layers, in order.
+    pub layers: &'static [LayerPlan],
+}
+
+/// One layer, or the part of a repeated one that runs in a stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerPlan {
+    /// The child's name, as in parameter paths.
+    pub name: &'static str,
+    /// For arrays and `Vec`s of layers: which part of them.
+    pub repeat: Option<Repeat>,
+}
+
+/// Part `part` of a repeated layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Repeat {
+    /// Which part, from 0.
+    pub part: usize,
+    /// How the layers are divided into parts.
+    pub split: Split,
+    /// How many layers there are, if the type says so.
+    pub length: Option<usize>,
+}
+
+/// How repeated layers are divided into parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Split {
+    /// Into this many parts, whose sizes differ by at most one; the first ones get more.
+    Evenly(usize),
+    /// Into parts of these sizes.
+    Counts(&'static [usize]),
+}
+
+/// One skip.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SkipPlan {
+    /// Its name.
+    pub name: &'static str,
+    /// The layer that stashes it.
+    pub stash: &'static str,
+    /// That layer's stage.
+    pub from: usize,
+    /// The layer that pops it.
+    pub pop: &'static str,
+    /// That layer's stage.
+    pub to: usize,
+}
+
+impl LayerPlan {
+    /// A single layer.
+    pub const fn layer(name: &'static str) -> Self {
+        Self { name, repeat: None }
+    }
+
+    /// Part `part` of a repeated one.
+    pub const fn repeated(name: &'static str, part: usize, split: Split, length: Option<usize>) -> Self {
+        Self { name, repeat: Some(Repeat { part, split, length }) }
+    }
+}
+
+impl Split {
+    /// How many parts there are.
+    pub const fn parts(self) -> usize {
+        match self {
+            Self::Evenly(parts) => parts,
+            Self::Counts(counts) => counts.len(),
+        }
+    }
+
+    /// The indices of part `part` out of `length` layers. Counts that do not add up leave the rest to the last part.
+    pub fn range(self, part: usize, length: usize) -> std::ops::Range<usize> {
+        match self {
+            Self::Evenly(parts) => {
+                let start = |part: usize| part * (length / parts) + part.min(length % parts);
+                start(part)..start(part + 1)
+            }
+            Self::Counts(counts) => {
+                let start = counts[..part].iter().sum::<usize>().min(length);
+                let end = if part + 1 == counts.len() { length } else { (start + counts[part]).min(length) };
+                start..end
+            }
+        }
+    }
+
+    /// Why these parts cannot be made of `length` layers, if so.
+    pub fn misfit(self, name: &str, length: usize) -> Option<String> {
+        match self {
+            Self::Counts(counts) if counts.iter().sum::<usize>() != length => Some(format!(
+                "`{name}` has {length} layers, but its devices are given {} of them: make the counts add up",
+                counts.iter().sum::<usize>()
+            )),
+            Self::Evenly(parts) if length < parts => Some(format!(
+                "`{name}` has {length} layers, too few for {parts} devices: every stage needs a layer"
+            )),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for LayerPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(Repeat { part, split, length }) = self.repeat else { return f.write_str(self.name) };
+        match length {
+            Some(length) => {
+                let range = split.range(part, length);
+                match range.len() {
+                    1 => write!(f, "{}[{}]", self.name, range.start),
+                    _ => write!(f, "{}[{}..{}]", self.name, range.start, range.end),
+                }
+            }
+            None => match split {
+                Split::Counts(counts) => write!(f, "{}[{} layers]", self.name, counts[part]),
+                Split::Evenly(1) => write!(f, "{}[all, length known at build]", self.name),
+                Split::Evenly(parts) => {
+                    write!(f, "{}[part {} of {parts}, length known at build]", self.name, part + 1)
+                }
+            },
+        }
+    }
+}
+
+/// A table with one row per stage: its device, its layers, the skips that come in (with the stage they come from) and go out (with the stage they go to).
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |items: Vec<String>| if items.is_empty() { "-".to_owned() } else { items.join(", ") };
+        let mut rows = vec![["stage", "device", "layers", "skips in", "skips out"].map(str::to_owned)];
+        for (index, stage) in self.stages.iter().enumerate() {
+            let crossing = self.skips.iter().filter(|skip| skip.from != skip.to);
+            let (mut incoming, mut outgoing) = (Vec::new(), Vec::new());
+            for skip in crossing {
+                if skip.to == index {
+                    incoming.push(format!("{} from {}", skip.name, skip.from));
+                }
+                if skip.from == index {
+                    outgoing.push(format!("{} to {}", skip.name, skip.to));
+                }
+            }
+            let device = if stage.device.is_empty() { "in place" } else { stage.device };
+            rows.push([
+                index.to_string(),
+                device.to_owned(),
+                list(stage.layers.iter().map(LayerPlan::to_string).collect()),
+                list(incoming),
+                list(outgoing),
+            ]);
+        }
+        let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+        let widths: Vec<_> = (0..5).map(width).collect();
+        writeln!(f, "{}", self.name)?;
+        for (number, row) in rows.iter().enumerate() {
+            let cells: Vec<_> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+            writeln!(f, "  {}", cells.join("  ").trim_end())?;
+            if number == 0 {
+                let rules: Vec<_> = widths.iter().map(|&width| "-".repeat(width)).collect();
+                writeln!(f, "  {}", rules.join("  "))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prints_as_a_table() {
+        const PLAN: Plan = Plan {
+            name: "Net",
+            stages: &[
+                StagePlan {
+                    device: "cuda:0",
+                    layers: &[LayerPlan::layer("a"), LayerPlan::repeated("b", 0, Split::Evenly(2), Some(5))],
+                },
+                StagePlan {
+                    device: "cpu",
+                    layers: &[
+                        LayerPlan::repeated("b", 1, Split::Evenly(2), Some(5)),
+                        LayerPlan::repeated("c", 0, Split::Evenly(1), None),
+                    ],
+                },
+            ],
+            skips: &[
+                SkipPlan { name: "s", stash: "a", from: 0, pop: "c", to: 1 },
+                SkipPlan { name: "local", stash: "a", from: 0, pop: "b", to: 0 },
+            ],
+        };
+        let expected = "\
+Net
+  stage  device  layers                              skips in  skips out
+  -----  ------  ----------------------------------  --------  ---------
+  0      cuda:0  a, b[0..3]                          -         s to 1
+  1      cpu     b[3..5], c[all, length known at build]  s from 0  -
+";
+        let squeeze = |text: &str| text.replace('-', "").split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(squeeze(&PLAN.to_string()), squeeze(expected));
+    }
+
+    #[test]
+    fn even_parts_cover_everything_and_differ_by_at_most_one() {
+        for parts in 1..7 {
+            for length in parts..30 {
+                let split = Split::Evenly(parts);
+                let ranges: Vec<_> = (0..parts).map(|part| split.range(part, length)).collect();
+                assert_eq!(ranges[0].start, 0);
+                assert_eq!(ranges[parts - 1].end, length);
+                assert!(ranges.windows(2).all(|pair| pair[0].end == pair[1].start && pair[0].len() >= pair[1].len()));
+                assert!(ranges[0].len() - ranges[parts - 1].len() <= 1);
+                assert!(split.misfit("blocks", length).is_none());
+            }
+        }
+        assert!(Split::Evenly(3).misfit("blocks", 2).is_some());
+    }
+
+    #[test]
+    fn counts_must_add_up() {
+        let split = Split::Counts(&[5, 7]);
+        assert_eq!((split.range(0, 12), split.range(1, 12)), (0..5, 5..12));
+        assert_eq!(split.misfit("blocks", 12), None);
+        assert!(split.misfit("blocks", 11).unwrap().contains("11 layers"));
+    }
+}

@@ -1,0 +1,99 @@
+//! The shim's functions, and what turns their statuses and pointers into Rust.
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+
+use tch::Tensor;
+use torch_sys::C_tensor;
+
+use super::TorchError;
+
+macro_rules! opaque {
+    ($($name:ident),*) => {$(
+        #[repr(C)]
+        pub(super) struct $name {
+            _opaque: [u8; 0],
+        }
+    )*};
+}
+
+opaque!(Graph, Parameters, Sums, ThreadLocalState, EnteredState);
+
+pub(super) type BackwardFn = extern "C" fn(
+    state: *mut c_void,
+    gradients: *const *mut C_tensor,
+    keep_graph: c_int,
+    results: *mut *mut C_tensor,
+    message: *mut *mut c_char,
+) -> c_int;
+
+// SAFETY: the declarations match the definitions in `shim/*.cpp`, where none lets an exception out.
+unsafe extern "C" {
+    fn pipe_error() -> *const c_char;
+
+    pub(super) fn pipe_graph_new() -> *mut Graph;
+    pub(super) fn pipe_graph_free(graph: *mut Graph);
+    pub(super) fn pipe_graph_receive(graph: *mut Graph, value: *const C_tensor, received: *mut *mut C_tensor) -> c_int;
+    pub(super) fn pipe_graph_send(
+        graph: *mut Graph,
+        value: *const C_tensor,
+        sent: *mut *mut C_tensor,
+        is_root: *mut c_int,
+    ) -> c_int;
+    pub(super) fn pipe_graph_backward(
+        graph: *mut Graph,
+        gradients: *const *const C_tensor,
+        keep_graph: c_int,
+        parameters: *const Parameters,
+        sums: *mut Sums,
+        received: *mut *mut C_tensor,
+    ) -> c_int;
+    pub(super) fn pipe_parameters_new() -> *mut Parameters;
+    pub(super) fn pipe_parameters_free(parameters: *mut Parameters);
+    pub(super) fn pipe_parameters_push(parameters: *mut Parameters, tensor: *const C_tensor) -> c_int;
+    pub(super) fn pipe_sums_new() -> *mut Sums;
+    pub(super) fn pipe_sums_free(sums: *mut Sums);
+    pub(super) fn pipe_sums_merge(into: *mut Sums, from: *mut Sums) -> c_int;
+    pub(super) fn pipe_sums_take(sums: *mut Sums, index: usize, gradient: *mut *mut C_tensor) -> c_int;
+
+    pub(super) fn pipe_node_attach(
+        outputs: *const *const C_tensor,
+        differentiable: *const u8,
+        output_count: usize,
+        inputs: *const *const C_tensor,
+        input_count: usize,
+        state: *mut c_void,
+        backward: BackwardFn,
+        drop_state: extern "C" fn(*mut c_void),
+        drop_message: extern "C" fn(*mut c_char),
+    ) -> c_int;
+
+    pub(super) fn pipe_modes_capture(modes: *mut *mut ThreadLocalState) -> c_int;
+    pub(super) fn pipe_modes_free(modes: *mut ThreadLocalState);
+    pub(super) fn pipe_modes_enter(modes: *const ThreadLocalState, entered: *mut *mut EnteredState) -> c_int;
+    pub(super) fn pipe_modes_leave(entered: *mut EnteredState);
+    pub(super) fn pipe_grad_mode() -> c_int;
+    pub(super) fn pipe_set_grad_mode(enabled: c_int);
+    pub(super) fn pipe_version(tensor: *const C_tensor, version: *mut u64) -> c_int;
+
+    pub(super) fn pipe_random_install(operators: *mut usize) -> c_int;
+    pub(super) fn pipe_random_enter() -> c_int;
+    pub(super) fn pipe_random_leave(before: c_int);
+    pub(super) fn pipe_random_restart(seed: u64);
+    pub(super) fn pipe_random_draw(number: *mut u64) -> c_int;
+}
+
+/// Status of a shim call as a `Result`.
+pub(super) fn check(status: c_int) -> Result<(), TorchError> {
+    if status == 0 {
+        return Ok(());
+    }
+    // SAFETY: never null, NUL-terminated, and valid until this thread's next shim call.
+    let message = unsafe { CStr::from_ptr(pipe_error()) };
+    Err(TorchError(message.to_string_lossy().into_owned()))
+}
+
+/// Takes over a tensor that the shim made with `new at::Tensor`, which is what tch holds too; `None` for null.
+pub(super) fn take(tensor: *mut C_tensor) -> Option<Tensor> {
+    // SAFETY: the shim hands each such pointer out once and never frees it.
+    (!tensor.is_null()).then(|| unsafe { Tensor::from_ptr(tensor) })
+}

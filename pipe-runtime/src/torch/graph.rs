@@ -1,0 +1,142 @@
+use std::ptr::{self, NonNull};
+
+use tch::Tensor;
+use torch_sys::C_tensor;
+
+use super::{TorchError, ffi};
+
+fn owned<T>(pointer: *mut T) -> Result<NonNull<T>, TorchError> {
+    NonNull::new(pointer).ok_or_else(|| TorchError("out of memory".into()))
+}
+
+/// The autograd graph of one stage and one micro-batch, from the values it sends back to those it received.
+#[derive(Debug)]
+pub(crate) struct StageGraph {
+    graph: NonNull<ffi::Graph>,
+    received: usize,
+    roots: usize,
+}
+
+// SAFETY: the graph is only reached through `&mut self`, and libtorch's graphs may move between threads.
+unsafe impl Send for StageGraph {}
+
+impl StageGraph {
+    pub(crate) fn new() -> Result<Self, TorchError> {
+        // SAFETY: no arguments; the result is checked.
+        let graph = owned(unsafe { ffi::pipe_graph_new() })?;
+        Ok(Self { graph, received: 0, roots: 0 })
+    }
+
+    /// A tensor on `value`'s memory whose gradient ends at this graph's boundary, in the next slot.
+    pub(crate) fn receive(&mut self, value: &Tensor) -> Result<Tensor, TorchError> {
+        let mut received = ptr::null_mut();
+        // SAFETY: both handles are alive; the result is a new tensor.
+        ffi::check(unsafe { ffi::pipe_graph_receive(self.graph.as_ptr(), value.as_ptr(), &mut received) })?;
+        self.received += 1;
+        Ok(ffi::take(received).expect("the shim wrote a tensor"))
+    }
+
+    /// A detached handle on `value` for its receiver, and whether `value` carries a gradient: then it is the next root.
+    pub(crate) fn send(&mut self, value: &Tensor) -> Result<(Tensor, bool), TorchError> {
+        let (mut sent, mut is_root) = (ptr::null_mut(), 0);
+        // SAFETY: as in `receive`.
+        ffi::check(unsafe { ffi::pipe_graph_send(self.graph.as_ptr(), value.as_ptr(), &mut sent, &mut is_root) })?;
+        self.roots += usize::from(is_root != 0);
+        Ok((ffi::take(sent).expect("the shim wrote a tensor"), is_root != 0))
+    }
+
+    /// Backward from the roots, with one gradient (or none) for each; returns those of the received values, adds the parameters' to `sums`.
+    pub(crate) fn backward(
+        &mut self,
+        gradients: &[Option<Tensor>],
+        keep_graph: bool,
+        parameters: &Parameters,
+        sums: &mut Sums,
+    ) -> Result<Vec<Option<Tensor>>, TorchError> {
+        assert_eq!(gradients.len(), self.roots, "one gradient for each root");
+        let handed: Vec<_> = gradients.iter().map(|g| g.as_ref().map_or(ptr::null(), Tensor::as_ptr)).collect();
+        let mut received: Vec<*mut C_tensor> = vec![ptr::null_mut(); self.received];
+        // SAFETY: `handed` has an entry for each root and `received` one for each slot, which is what the shim reads and writes.
+        ffi::check(unsafe {
+            ffi::pipe_graph_backward(
+                self.graph.as_ptr(),
+                handed.as_ptr(),
+                keep_graph.into(),
+                parameters.0.as_ptr(),
+                sums.0.as_ptr(),
+                received.as_mut_ptr(),
+            )
+        })?;
+        Ok(received.into_iter().map(ffi::take).collect())
+    }
+}
+
+impl Drop for StageGraph {
+    fn drop(&mut self) {
+        // SAFETY: made by `pipe_graph_new`, freed once.
+        unsafe { ffi::pipe_graph_free(self.graph.as_ptr()) }
+    }
+}
+
+/// The trainable parameters of a model, numbered.
+#[derive(Debug)]
+pub(crate) struct Parameters(NonNull<ffi::Parameters>);
+
+// SAFETY: written only while it is built (`&mut` in `new`); afterwards the shim only reads it.
+unsafe impl Send for Parameters {}
+// SAFETY: as above.
+unsafe impl Sync for Parameters {}
+
+impl Parameters {
+    pub(crate) fn new(tensors: &[Tensor]) -> Result<Self, TorchError> {
+        // SAFETY: no arguments; the result is checked.
+        let this = Self(owned(unsafe { ffi::pipe_parameters_new() })?);
+        for tensor in tensors {
+            // SAFETY: both handles are alive; the shim keeps a handle of its own on the tensor.
+            ffi::check(unsafe { ffi::pipe_parameters_push(this.0.as_ptr(), tensor.as_ptr()) })?;
+        }
+        Ok(this)
+    }
+}
+
+impl Drop for Parameters {
+    fn drop(&mut self) {
+        // SAFETY: made by `pipe_parameters_new`, freed once.
+        unsafe { ffi::pipe_parameters_free(self.0.as_ptr()) }
+    }
+}
+
+/// Sums of parameter gradients, private to one stage until they are committed.
+#[derive(Debug)]
+pub(crate) struct Sums(NonNull<ffi::Sums>);
+
+// SAFETY: only reached through `&mut self`.
+unsafe impl Send for Sums {}
+
+impl Sums {
+    pub(crate) fn new() -> Result<Self, TorchError> {
+        // SAFETY: no arguments; the result is checked.
+        owned(unsafe { ffi::pipe_sums_new() }).map(Self)
+    }
+
+    /// Adds another stage's sums.
+    pub(crate) fn merge(&mut self, mut other: Self) -> Result<(), TorchError> {
+        // SAFETY: two different live handles, both exclusively borrowed.
+        ffi::check(unsafe { ffi::pipe_sums_merge(self.0.as_ptr(), (&mut other).0.as_ptr()) })
+    }
+
+    /// Moves the gradient of parameter `index` out; `None` if nothing reached it.
+    pub(crate) fn take(&mut self, index: usize) -> Result<Option<Tensor>, TorchError> {
+        let mut gradient = ptr::null_mut();
+        // SAFETY: the handle is alive; the shim checks the index.
+        ffi::check(unsafe { ffi::pipe_sums_take(self.0.as_ptr(), index, &mut gradient) })?;
+        Ok(ffi::take(gradient))
+    }
+}
+
+impl Drop for Sums {
+    fn drop(&mut self) {
+        // SAFETY: made by `pipe_sums_new`, freed once.
+        unsafe { ffi::pipe_sums_free(self.0.as_ptr()) }
+    }
+}

@@ -1,0 +1,17 @@
+//! Everything that tch does not offer: a C++ shim (`shim/`) and its safe wrapper. The only `unsafe` of the workspace.
+
+mod ffi;
+mod graph;
+mod modes;
+mod node;
+mod random;
+
+pub(crate) use graph::{Parameters, StageGraph, Sums};
+pub(crate) use modes::{GradMode, Modes, grad_enabled, version};
+pub(crate) use node::{Backward, attach};
+pub(crate) use random::{RandomStreams, draw_seed, restart_stream};
+
+/// A failed call into libtorch; the message is libtorch's own.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct TorchError(pub(crate) String);

@@ -1,0 +1,92 @@
+use std::marker::PhantomData;
+use std::ptr::{self, NonNull};
+
+use tch::Tensor;
+
+use super::{TorchError, ffi};
+
+/// A thread's modes at one moment: autocast, grad mode, and whatever else libtorch keeps per thread.
+#[derive(Debug)]
+pub(crate) struct Modes(NonNull<ffi::ThreadLocalState>);
+
+// SAFETY: a value that libtorch itself hands from thread to thread; it is only read after `capture`.
+unsafe impl Send for Modes {}
+// SAFETY: as above.
+unsafe impl Sync for Modes {}
+
+impl Modes {
+    /// Those of this thread, now.
+    pub(crate) fn capture() -> Result<Self, TorchError> {
+        let mut modes = ptr::null_mut();
+        // SAFETY: writes a new value on success.
+        ffi::check(unsafe { ffi::pipe_modes_capture(&mut modes) })?;
+        Ok(Self(NonNull::new(modes).expect("the shim wrote the modes")))
+    }
+
+    /// Puts this thread into these modes, with autocast's cache of weights off, until the guard is dropped.
+    pub(crate) fn enter(&self) -> Result<EnteredModes, TorchError> {
+        let mut entered = ptr::null_mut();
+        // SAFETY: the captured state is alive; the guard owns what it needs to go back.
+        ffi::check(unsafe { ffi::pipe_modes_enter(self.0.as_ptr(), &mut entered) })?;
+        let entered = NonNull::new(entered).expect("the shim wrote the guard");
+        Ok(EnteredModes { entered, _this_thread: PhantomData })
+    }
+}
+
+impl Drop for Modes {
+    fn drop(&mut self) {
+        // SAFETY: made by `pipe_modes_capture`, freed once.
+        unsafe { ffi::pipe_modes_free(self.0.as_ptr()) }
+    }
+}
+
+/// Puts the thread's own modes back when dropped. Not `Send`: it belongs to the thread that entered.
+#[derive(Debug)]
+pub(crate) struct EnteredModes {
+    entered: NonNull<ffi::EnteredState>,
+    _this_thread: PhantomData<*const ()>,
+}
+
+impl Drop for EnteredModes {
+    fn drop(&mut self) {
+        // SAFETY: made by `pipe_modes_enter` on this thread, freed once.
+        unsafe { ffi::pipe_modes_leave(self.entered.as_ptr()) }
+    }
+}
+
+/// Whether this thread records gradients.
+pub(crate) fn grad_enabled() -> bool {
+    // SAFETY: reads a thread-local flag.
+    unsafe { ffi::pipe_grad_mode() != 0 }
+}
+
+/// Sets whether this thread records gradients; puts it back when dropped, also by a panic.
+#[derive(Debug)]
+pub(crate) struct GradMode {
+    before: bool,
+    _this_thread: PhantomData<*const ()>,
+}
+
+impl GradMode {
+    pub(crate) fn set(enabled: bool) -> Self {
+        let before = grad_enabled();
+        // SAFETY: writes a thread-local flag.
+        unsafe { ffi::pipe_set_grad_mode(enabled.into()) };
+        Self { before, _this_thread: PhantomData }
+    }
+}
+
+impl Drop for GradMode {
+    fn drop(&mut self) {
+        // SAFETY: writes a thread-local flag.
+        unsafe { ffi::pipe_set_grad_mode(self.before.into()) }
+    }
+}
+
+/// How often `tensor` has been changed in place.
+pub(crate) fn version(tensor: &Tensor) -> Result<u64, TorchError> {
+    let mut version = 0;
+    // SAFETY: the handle is alive.
+    ffi::check(unsafe { ffi::pipe_version(tensor.as_ptr(), &mut version) })?;
+    Ok(version)
+}

@@ -1,0 +1,56 @@
+// The caller's modes (autocast, grad mode and everything else that libtorch keeps per thread), carried to the workers.
+#include "shim.h"
+
+#include <ATen/ThreadLocalState.h>
+#include <ATen/autocast_mode.h>
+#include <c10/core/AutogradState.h>
+
+namespace {
+
+struct Entered {
+  at::ThreadLocalStateGuard guard;
+  bool cache;
+
+  explicit Entered(const at::ThreadLocalState& modes) : guard(modes), cache(at::autocast::is_autocast_cache_enabled()) {
+    // The cache of cast weights is one per process: shared between workers it gave wrong gradients.
+    at::autocast::set_autocast_cache_enabled(false);
+  }
+  ~Entered() {
+    at::autocast::set_autocast_cache_enabled(cache);
+  }
+};
+
+} // namespace
+
+extern "C" {
+
+int pipe_modes_capture(at::ThreadLocalState** modes) {
+  return pipe::guarded([&] { *modes = new at::ThreadLocalState(); });
+}
+
+void pipe_modes_free(at::ThreadLocalState* modes) {
+  delete modes;
+}
+
+int pipe_modes_enter(const at::ThreadLocalState* modes, Entered** entered) {
+  return pipe::guarded([&] { *entered = new Entered(*modes); });
+}
+
+void pipe_modes_leave(Entered* entered) {
+  delete entered;
+}
+
+int pipe_grad_mode() {
+  return at::GradMode::is_enabled();
+}
+
+void pipe_set_grad_mode(int enabled) {
+  at::GradMode::set_enabled(enabled != 0);
+}
+
+// How often `tensor` was changed in place.
+int pipe_version(const at::Tensor* tensor, uint64_t* version) {
+  return pipe::guarded([&] { *version = tensor->is_inference() ? 0 : tensor->_version(); });
+}
+
+} // extern "C"

@@ -1,0 +1,123 @@
+// The caller's graph sees one node per pipelined call: its inputs are the caller's tensors and the trainable parameters, its
+// `apply` runs the pipelined backward.
+#include "shim.h"
+
+#include <torch/csrc/autograd/engine.h>
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/functions/utils.h>
+#include <torch/csrc/autograd/graph_task.h>
+#include <torch/csrc/autograd/variable.h>
+
+using torch::autograd::Node;
+using torch::autograd::variable_list;
+
+// Runs the backward of `state`: `gradients` holds one tensor or null per output; writes a new tensor or null per node input.
+// On failure it returns non-zero and `*message` is a string to be freed with the drop function of messages.
+using BackwardFn = int (*)(void* state, const at::Tensor* const* gradients, int keep_graph, at::Tensor** results, char** message);
+using DropStateFn = void (*)(void* state);
+using DropMessageFn = void (*)(char* message);
+
+namespace {
+
+struct PipelineBackward : public Node {
+  void* state;
+  BackwardFn backward;
+  DropStateFn drop_state;
+  DropMessageFn drop_message;
+
+  variable_list apply(variable_list&& gradients) override {
+    TORCH_CHECK(
+        state,
+        "Trying to backward through the pipeline a second time: its state was freed by the first backward. "
+        "Keep the graph in the first one (run_backward with keep_graph = true) if you need both");
+    TORCH_CHECK(
+        !at::GradMode::is_enabled(),
+        "create_graph is not supported through a pipeline: a pipelined backward cannot itself be differentiated. "
+        "Run the model in place for a double backward");
+    std::vector<const at::Tensor*> handed;
+    handed.reserve(gradients.size());
+    for (const at::Tensor& gradient : gradients) {
+      handed.push_back(gradient.defined() ? &gradient : nullptr);
+    }
+    std::vector<at::Tensor*> results(num_outputs(), nullptr);
+    char* message = nullptr;
+    int keep = torch::autograd::get_current_graph_task_keep_graph();
+    int status = backward(state, handed.data(), keep, results.data(), &message);
+
+    variable_list returned(results.size());
+    for (size_t i = 0; i < results.size(); ++i) {
+      if (results[i]) {
+        returned[i] = std::move(*results[i]);
+        delete results[i];
+      }
+    }
+    if (status != 0) {
+      std::string text = message ? message : "the pipelined backward failed";
+      if (message) {
+        drop_message(message);
+      }
+      throw std::runtime_error(text);
+    }
+    return returned;
+  }
+
+  void release_variables() override {
+    if (state) {
+      drop_state(state);
+      state = nullptr;
+    }
+  }
+
+  ~PipelineBackward() override {
+    release_variables();
+  }
+
+  std::string name() const override {
+    return "PipelineBackward";
+  }
+};
+
+} // namespace
+
+extern "C" {
+
+// Makes `outputs` the results of one node over `inputs`. Takes `state` over, also on failure.
+int pipe_node_attach(
+    const at::Tensor* const* outputs,
+    const uint8_t* differentiable,
+    size_t output_count,
+    const at::Tensor* const* inputs,
+    size_t input_count,
+    void* state,
+    BackwardFn backward,
+    DropStateFn drop_state,
+    DropMessageFn drop_message) {
+  bool handed_over = false;
+  int status = pipe::guarded([&] {
+    std::shared_ptr<PipelineBackward> node(new PipelineBackward(), torch::autograd::deleteNode);
+    node->state = state;
+    node->backward = backward;
+    node->drop_state = drop_state;
+    node->drop_message = drop_message;
+    handed_over = true;
+    torch::autograd::edge_list edges;
+    edges.reserve(input_count);
+    for (size_t i = 0; i < input_count; ++i) {
+      edges.push_back(inputs[i]->requires_grad() ? torch::autograd::impl::gradient_edge(*inputs[i]) : torch::autograd::Edge());
+    }
+    node->set_next_edges(std::move(edges));
+    for (size_t i = 0; i < output_count; ++i) {
+      if (differentiable[i]) {
+        torch::autograd::set_history(*outputs[i], node);
+      } else {
+        node->add_input_metadata(Node::undefined_input());
+      }
+    }
+  });
+  if (!handed_over) {
+    drop_state(state);
+  }
+  return status;
+}
+
+} // extern "C"

@@ -1,0 +1,30 @@
+// What the Rust side of `torch/` calls. Every function is `extern "C"`, catches every C++ exception,
+// and returns 0 on success; otherwise the message waits in `pipe_error()` on the same thread.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <string>
+
+namespace pipe {
+
+// Keeps `message` for the next `pipe_error()` of this thread.
+void remember(std::string message) noexcept;
+
+// Runs `body`; turns an exception into a status.
+template <typename Body>
+int guarded(Body&& body) noexcept {
+  try {
+    body();
+    return 0;
+  } catch (const c10::Error& error) {
+    remember(error.what_without_backtrace());
+  } catch (const std::exception& error) {
+    remember(error.what());
+  } catch (...) {
+    remember("a C++ exception that is not a std::exception");
+  }
+  return 1;
+}
+
+} // namespace pipe

@@ -1,0 +1,199 @@
+use std::collections::{BTreeMap, HashSet};
+use std::ops::Div;
+use std::path::Path as FilePath;
+use std::sync::{Mutex, PoisonError};
+
+use safetensors::SafeTensors;
+use safetensors::tensor::Dtype;
+use tch::nn::{Path, VarStore};
+use tch::{Device, Kind, Tensor};
+
+use crate::plan::{LayerPlan, Plan};
+use crate::{Devices, Error, Result};
+
+/// The variables of a pipelined model: one store per stage's device, under names that do not depend on the partitioning.
+///
+/// The stores share one set of variables, so that any tch optimizer built over [`all`](Vars::all) trains the whole model.
+#[derive(Debug)]
+pub struct Vars {
+    plan: Plan,
+    stages: Vec<VarStore>,
+    /// How many layers each repeated child was given paths for.
+    lengths: Mutex<BTreeMap<String, usize>>,
+}
+
+impl Vars {
+    #[doc(hidden)]
+    pub fn new(plan: &Plan, devices: &Devices) -> Result<Self> {
+        let mut stages: Vec<VarStore> = Vec::new();
+        for &device in devices.for_stages(plan.stages.len())? {
+            let mut store = VarStore::new(device);
+            if let Some(first) = stages.first() {
+                store.variables_ = first.variables_.clone();
+            }
+            stages.push(store);
+        }
+        Ok(Self { plan: *plan, stages, lengths: Mutex::default() })
+    }
+
+    /// All variables, over all devices: what an optimizer is built over.
+    ///
+    /// The store's own `device` is the first stage's.
+    pub fn all(&self) -> &VarStore {
+        &self.stages[0]
+    }
+
+    /// Each stage's device.
+    pub fn devices(&self) -> Vec<Device> {
+        self.stages.iter().map(VarStore::device).collect()
+    }
+
+    /// Path of a single layer.
+    #[doc(hidden)]
+    pub fn layer(&self, stage: usize, name: &str) -> Path<'_> {
+        self.stages[stage].root().sub(name)
+    }
+
+    /// Paths of an array of layers.
+    #[doc(hidden)]
+    pub fn layers_array<const N: usize>(&self, _stage: usize, name: &str, _split: crate::plan::Split) -> [Path<'_>; N] {
+        self.note_length(name, N);
+        std::array::from_fn(|index| self.element(name, index, N))
+    }
+
+    /// Paths of `length` layers.
+    #[doc(hidden)]
+    pub fn layers(&self, _stage: usize, name: &str, _split: crate::plan::Split, length: usize) -> Vec<Path<'_>> {
+        self.note_length(name, length);
+        (0..length).map(|index| self.element(name, index, length)).collect()
+    }
+
+    fn note_length(&self, name: &str, length: usize) {
+        self.lengths.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), length);
+    }
+
+    fn element(&self, name: &str, index: usize, length: usize) -> Path<'_> {
+        let stage = self.stage_of(name, index, length).unwrap_or(0);
+        self.layer(stage, name).sub(index)
+    }
+
+    /// The stage that runs child `name`, or element `index` of it if it is repeated.
+    fn stage_of(&self, name: &str, index: usize, length: usize) -> Option<usize> {
+        let runs = |layer: &LayerPlan| {
+            layer.name == name
+                && layer.repeat.is_none_or(|repeat| repeat.split.range(repeat.part, length).contains(&index))
+        };
+        self.plan.stages.iter().position(|stage| stage.layers.iter().any(runs))
+    }
+
+    /// The stage that owns the variable of this name.
+    fn stage_of_variable(&self, name: &str) -> Option<usize> {
+        let mut segments = name.split('.');
+        let child = segments.next()?;
+        let index = segments.next().and_then(|index| index.parse().ok()).unwrap_or(0);
+        let length = *self.lengths.lock().unwrap_or_else(PoisonError::into_inner).get(child).unwrap_or(&1);
+        self.stage_of(child, index, length)
+    }
+
+    /// The trainable variables that want a gradient now, in the order in which they were made.
+    pub(crate) fn trainable(&self) -> Vec<Tensor> {
+        self.all().trainable_variables().into_iter().filter(Tensor::requires_grad).collect()
+    }
+
+    /// For each stage, the variables of its layers that are not trained: statistics and other state.
+    pub(crate) fn buffers(&self) -> Vec<Vec<Tensor>> {
+        let trainable: HashSet<_> = self.all().trainable_variables().iter().map(Tensor::data_ptr).collect();
+        let mut named: Vec<_> = self.all().variables().into_iter().collect();
+        named.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let mut stages: Vec<Vec<Tensor>> = self.stages.iter().map(|_| Vec::new()).collect();
+        for (name, tensor) in named {
+            let stage = self.stage_of_variable(&name);
+            if let Some(stage) = stage.filter(|_| !trainable.contains(&tensor.data_ptr())) {
+                stages[stage].push(tensor);
+            }
+        }
+        stages
+    }
+
+    /// Writes all variables to a safetensors file.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be written.
+    pub fn save(&self, file: impl AsRef<FilePath>) -> Result<()> {
+        let file = file.as_ref();
+        let mut named: Vec<_> = self.all().variables().into_iter().collect();
+        named.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let on_cpu: Vec<_> =
+            named.into_iter().map(|(name, tensor)| (name, tensor.detach().to_device(Device::Cpu).contiguous())).collect();
+        Tensor::write_safetensors(&on_cpu, file)
+            .map_err(|error| Error::File(format!("cannot write {}: {error}", file.display())))
+    }
+
+    /// Reads all variables from a safetensors file: one that [`save`](Vars::save) wrote under any partitioning, or one of a
+    /// plain tch model with the same names. Values are converted to the variables' own kinds and devices.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read, or its names and shapes are not exactly the model's. Then no variable has changed.
+    pub fn load(&mut self, file: impl AsRef<FilePath>) -> Result<()> {
+        let file = file.as_ref();
+        let unreadable = |reason: String| Error::File(format!("cannot read {}: {reason}", file.display()));
+        let bytes = std::fs::read(file).map_err(|error| unreadable(error.to_string()))?;
+        let saved = SafeTensors::deserialize(&bytes).map_err(|error| unreadable(error.to_string()))?;
+        let variables: BTreeMap<_, _> = self.all().variables().into_iter().collect();
+
+        let mut misfits = Vec::new();
+        let mut values = Vec::new();
+        for (name, variable) in &variables {
+            let Ok(view) = saved.tensor(name) else {
+                misfits.push(format!("`{name}` is missing"));
+                continue;
+            };
+            let shape: Vec<i64> = view.shape().iter().map(|&size| size as i64).collect();
+            match kind(view.dtype()) {
+                _ if shape != variable.size() => {
+                    misfits.push(format!("`{name}` has shape {shape:?}, the model wants {:?}", variable.size()));
+                }
+                None => misfits.push(format!("`{name}` has a kind that tch does not read: {:?}", view.dtype())),
+                Some(kind) => values.push((variable, Tensor::f_from_data_size(view.data(), &shape, kind)?)),
+            }
+        }
+        let mut unknown: Vec<_> = saved.names().into_iter().filter(|name| !variables.contains_key(*name)).collect();
+        unknown.sort();
+        misfits.extend(unknown.into_iter().map(|name| format!("the model has no `{name}`")));
+        if !misfits.is_empty() {
+            return Err(Error::File(format!("{} does not fit the model: {}", file.display(), misfits.join("; "))));
+        }
+        tch::no_grad(|| values.into_iter().try_for_each(|(variable, value)| variable.shallow_clone().f_copy_(&value)))?;
+        Ok(())
+    }
+}
+
+fn kind(dtype: Dtype) -> Option<Kind> {
+    Some(match dtype {
+        Dtype::BOOL => Kind::Bool,
+        Dtype::U8 => Kind::Uint8,
+        Dtype::I8 => Kind::Int8,
+        Dtype::I16 => Kind::Int16,
+        Dtype::I32 => Kind::Int,
+        Dtype::I64 => Kind::Int64,
+        Dtype::F16 => Kind::Half,
+        Dtype::BF16 => Kind::BFloat16,
+        Dtype::F32 => Kind::Float,
+        Dtype::F64 => Kind::Double,
+        _ => return None,
+    })
+}
+
+/// Paths of an array of layers in a block.
+#[doc(hidden)]
+pub fn sub_paths<'a, const N: usize>(path: &Path<'a>, name: &str) -> [Path<'a>; N] {
+    std::array::from_fn(|index| path.div(name).sub(index))
+}
+
+/// Paths of `length` layers in a block.
+#[doc(hidden)]
+pub fn sub_paths_vec<'a>(path: &Path<'a>, name: &str, length: usize) -> Vec<Path<'a>> {
+    (0..length).map(|index| path.div(name).sub(index)).collect()
+}

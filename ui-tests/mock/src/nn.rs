@@ -1,0 +1,64 @@
+//! What `tch` has: a tensor, parameter paths, modules.
+
+use std::fmt::Debug;
+use std::marker::PhantomData;
+
+use crate::__rt::{Context, Layer};
+
+#[derive(Debug)]
+pub struct Tensor;
+
+#[derive(Debug, Clone)]
+pub struct Path<'a> {
+    store: PhantomData<&'a ()>,
+}
+
+impl<'a> Path<'a> {
+    pub fn sub(&self, name: &str) -> Path<'a> {
+        self.clone()
+    }
+}
+
+pub trait ModuleT: Debug + Send {
+    fn forward_t(&self, x: &Tensor, train: bool) -> Tensor;
+}
+
+#[derive(Debug)]
+pub struct Linear;
+
+#[derive(Debug)]
+pub struct Conv2D;
+
+impl ModuleT for Linear {
+    fn forward_t(&self, x: &Tensor, train: bool) -> Tensor {
+        Tensor
+    }
+}
+
+impl ModuleT for Conv2D {
+    fn forward_t(&self, x: &Tensor, train: bool) -> Tensor {
+        Tensor
+    }
+}
+
+/// Takes `(input, skip)`.
+#[derive(Debug)]
+pub struct Concat;
+
+impl Layer<(Tensor, Tensor)> for Concat {
+    type Out = Tensor;
+    fn forward(&self, input: (Tensor, Tensor), cx: &Context) -> Tensor {
+        Tensor
+    }
+}
+
+/// Returns `(output, skip)`.
+#[derive(Debug)]
+pub struct Split;
+
+impl Layer<Tensor> for Split {
+    type Out = (Tensor, Tensor);
+    fn forward(&self, input: Tensor, cx: &Context) -> (Tensor, Tensor) {
+        (Tensor, Tensor)
+    }
+}

@@ -1,0 +1,295 @@
+//! What generated code calls.
+
+use std::marker::PhantomData;
+
+use crate::nn::ModuleT;
+
+pub use crate::nn::{Path, Tensor};
+pub use pipe_macros::__Pipeline;
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+#[derive(Debug)]
+pub struct Error;
+
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no layer that takes `{In}`",
+    label = "cannot take what reaches it"
+)]
+pub trait Layer<In> {
+    type Out;
+    fn forward(&self, input: In, cx: &Context) -> Self::Out;
+}
+
+#[diagnostic::do_not_recommend]
+impl<M: ModuleT> Layer<Tensor> for M {
+    type Out = Tensor;
+    fn forward(&self, input: Tensor, cx: &Context) -> Tensor {
+        self.forward_t(&input, true)
+    }
+}
+
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot cross a stage boundary",
+    label = "what comes out here leaves the stage"
+)]
+pub trait Flow: 'static {}
+
+impl Flow for Tensor {}
+impl Flow for i64 {}
+impl<A: Flow, B: Flow> Flow for (A, B) {}
+impl<T: Flow> Flow for Option<T> {}
+
+pub struct Context;
+
+impl Context {
+    pub fn layer(&self, name: &'static str) -> &Context {
+        self
+    }
+}
+
+pub fn run<L, In, Out>(x: In, layer: &L, cx: &Context) -> Out
+where
+    L: Layer<In, Out = Out>,
+{
+    layer.forward(x, cx)
+}
+
+pub fn run_each<T, R>(x: T, layers: &R, cx: &Context, name: &'static str) -> T
+where
+    R: Repeat + ?Sized,
+    R::Layer: Layer<T, Out = T>,
+{
+    x
+}
+
+pub fn keep<T: Flow>(value: &T) -> T {
+    unreachable!()
+}
+
+pub trait Repeat {
+    type Layer;
+}
+
+impl<L, const N: usize> Repeat for [L; N] {
+    type Layer = L;
+}
+
+impl<L> Repeat for Vec<L> {
+    type Layer = L;
+}
+
+pub struct Repeated<L>(Vec<L>);
+
+impl<L> Repeat for Repeated<L> {
+    type Layer = L;
+}
+
+pub fn spread<R: Repeat, const PARTS: usize>(
+    layers: R,
+    name: &'static str,
+    split: Split,
+) -> Result<[Repeated<R::Layer>; PARTS]> {
+    Err(Error)
+}
+
+pub fn gather_parts<R: Repeat, const PARTS: usize>(parts: [Repeated<R::Layer>; PARTS]) -> R {
+    unreachable!()
+}
+
+pub struct Port<T>(PhantomData<fn() -> T>);
+
+impl<T> Clone for Port<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Port<T> {}
+
+pub struct Graph;
+
+impl Graph {
+    pub fn input<T: Flow>(&mut self) -> Port<T> {
+        Port(PhantomData)
+    }
+
+    pub fn port<T: Flow>(&mut self, from: usize, to: usize) -> Port<T> {
+        Port(PhantomData)
+    }
+
+    pub fn output<T: Flow>(&mut self) -> Port<T> {
+        Port(PhantomData)
+    }
+
+    pub fn stage<L, F>(&mut self, layers: L, run: F)
+    where
+        L: Send + 'static,
+        F: Fn(&L, &mut Io<'_>, &Context) + Send + 'static,
+    {
+    }
+}
+
+pub struct Io<'a>(PhantomData<&'a ()>);
+
+impl Io<'_> {
+    pub fn receive<T: Flow>(&mut self, port: Port<T>) -> T {
+        unreachable!()
+    }
+
+    pub fn send<T: Flow>(&mut self, port: Port<T>, value: T) {}
+}
+
+pub struct Layers;
+
+impl Layers {
+    pub fn take<L: 'static>(&mut self) -> L {
+        unreachable!()
+    }
+}
+
+pub trait Model {
+    type Input;
+    type Output;
+    const PLAN: Plan;
+    const DEFAULTS: Defaults;
+}
+
+pub trait Pipeline: Model + Sized + 'static {
+    type Plain;
+    fn disassemble(self, graph: &mut Graph) -> Result<Self::Plain>;
+    fn assemble(layers: &mut Layers, plain: Self::Plain) -> Self;
+}
+
+pub struct PipeBuilder<P: Pipeline>(P);
+
+impl<P: Pipeline> PipeBuilder<P> {
+    pub fn new(model: P, vars: &Vars) -> Self {
+        Self(model)
+    }
+
+    pub fn build(self) -> Result<Pipe<P>> {
+        Err(Error)
+    }
+}
+
+pub struct Pipe<P: Pipeline>(P::Plain);
+
+impl<P: Pipeline> Pipe<P> {
+    pub fn plain(&self) -> &P::Plain {
+        &self.0
+    }
+}
+
+pub struct InPlace<'a, M>(&'a M);
+
+impl<'a, M> InPlace<'a, M>
+where
+    M: Model + Layer<M::Input, Out = M::Output>,
+{
+    pub fn new(model: &'a M) -> Self {
+        Self(model)
+    }
+
+    pub fn forward(&self, x: M::Input) -> M::Output {
+        self.0.forward(x, &Context)
+    }
+}
+
+#[derive(Clone, Copy)]
+pub struct Defaults {
+    pub chunks: Option<usize>,
+    pub checkpoint: Option<Checkpoint>,
+}
+
+#[derive(Clone, Copy)]
+pub enum Checkpoint {
+    Always,
+    ExceptLast,
+    Never,
+}
+
+#[derive(Clone, Copy)]
+pub struct Plan {
+    pub name: &'static str,
+    pub stages: &'static [StagePlan],
+    pub skips: &'static [SkipPlan],
+}
+
+#[derive(Clone, Copy)]
+pub struct StagePlan {
+    pub device: &'static str,
+    pub layers: &'static [LayerPlan],
+}
+
+#[derive(Clone, Copy)]
+pub struct LayerPlan {
+    pub name: &'static str,
+    pub repeated: Option<(usize, Split, Option<usize>)>,
+}
+
+impl LayerPlan {
+    pub const fn layer(name: &'static str) -> Self {
+        Self { name, repeated: None }
+    }
+
+    pub const fn repeated(name: &'static str, part: usize, split: Split, len: Option<usize>) -> Self {
+        Self { name, repeated: Some((part, split, len)) }
+    }
+}
+
+#[derive(Clone, Copy)]
+pub struct SkipPlan {
+    pub name: &'static str,
+    pub stash: &'static str,
+    pub from: usize,
+    pub pop: &'static str,
+    pub to: usize,
+}
+
+#[derive(Clone, Copy)]
+pub enum Split {
+    Evenly(usize),
+    Counts(&'static [usize]),
+}
+
+pub struct Devices;
+
+impl Devices {
+    pub fn annotated(plan: &Plan) -> Self {
+        Self
+    }
+
+    pub fn cpu(stages: usize) -> Self {
+        Self
+    }
+}
+
+#[derive(Debug)]
+pub struct Vars;
+
+impl Vars {
+    pub fn new(plan: &Plan, devices: &Devices) -> Result<Self> {
+        Err(Error)
+    }
+
+    pub fn layer(&self, stage: usize, name: &str) -> Path<'_> {
+        unreachable!()
+    }
+
+    pub fn layers_array<const N: usize>(&self, stage: usize, name: &str, split: Split) -> [Path<'_>; N] {
+        unreachable!()
+    }
+
+    pub fn layers(&self, stage: usize, name: &str, split: Split, len: usize) -> Vec<Path<'_>> {
+        unreachable!()
+    }
+}
+
+pub fn sub_paths<'a, const N: usize>(path: &Path<'a>, name: &str) -> [Path<'a>; N] {
+    unreachable!()
+}
+
+pub fn sub_paths_vec<'a>(path: &Path<'a>, name: &str, len: usize) -> Vec<Path<'a>> {
+    unreachable!()
+}

@@ -1,0 +1,57 @@
+//! Names of the user's that generated code also uses.
+#![deny(warnings)]
+#![allow(non_camel_case_types, non_upper_case_globals)]
+
+use pipe_runtime::nn::Linear;
+use pipe_runtime::pipeline as stages;
+
+mod elsewhere {
+    pub use pipe_runtime as runtime;
+}
+
+type Result = u8;
+type Option = u8;
+type Vec = u8;
+const Some: Result = 0;
+const Ok: Option = 0;
+
+#[stages(crate = elsewhere::runtime)]
+pub struct Model {
+    #[device("cpu")]
+    x: Linear,
+    io: Linear,
+    cx: Linear,
+    #[stage]
+    graph: Linear,
+    layers: Linear,
+    flow_0: Linear,
+    layers_0: Linear,
+    #[devices("cpu", "cpu")]
+    blocks: [Linear; 2],
+    blocks_0: Linear,
+    blocks_1: Linear,
+    #[not_a_layer]
+    owner: Vec,
+    #[not_a_layer]
+    __rt: Vec,
+}
+
+macro_rules! model {
+    ($name:ident, $layer:ty, $field:ident) => {
+        #[stages(chunks = 2)]
+        pub struct $name {
+            #[device("cpu")]
+            $field: $layer,
+            x: $layer,
+            #[devices("cpu", "cpu")]
+            repeated: [$layer; 2],
+        }
+    };
+}
+
+model!(Made, Linear, made);
+
+fn main() {
+    let _ = |vars: ModelVars| (vars.x(), vars.blocks().len() as u8 + Some + Ok).1;
+    let _ = |vars: MadeVars| (vars.x(), vars.made(), vars.repeated()).2.len();
+}

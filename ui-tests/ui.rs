@@ -1,0 +1,34 @@
+//! One file per rule, with the errors that it gives beside it.
+
+use std::process::Command;
+
+/// The release whose messages are written down.
+const RUSTC: &str = "rustc 1.95.";
+
+#[test]
+fn rejected_structs_are_explained() {
+    let rustc = rustc_version();
+    if !rustc.starts_with(RUSTC) {
+        println!("skipped: the expected messages are those of {RUSTC}x, and this is {rustc}");
+        return;
+    }
+    let cases = trybuild::TestCases::new();
+    for rules in ["children", "skips", "devices", "settings", "form"] {
+        cases.compile_fail(format!("{rules}/*.rs"));
+    }
+}
+
+#[test]
+fn valid_structs_compile() {
+    trybuild::TestCases::new().pass("pass/*.rs");
+}
+
+/// `rustc 1.95.0 (..)`, of the compiler that runs the cases.
+fn rustc_version() -> String {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let output = Command::new(rustc)
+        .arg("--version")
+        .output()
+        .expect("rustc runs");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}

@@ -1,0 +1,33 @@
+//! Where things lie in a checkout.
+
+use std::env;
+use std::path::PathBuf;
+
+pub struct Checkout {
+    pub root: PathBuf,
+}
+
+impl Checkout {
+    /// The checkout that `cargo xtask` was called in. Cargo says so at run time; what was true at
+    /// compile time goes stale when a checkout is moved.
+    pub fn find() -> Self {
+        let xtask = env::var_os("CARGO_MANIFEST_DIR")
+            .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+        let root = xtask.parent().unwrap_or(&xtask).to_path_buf();
+        Self { root }
+    }
+
+    /// The link to the installed libtorch.
+    pub fn libtorch_link(&self) -> PathBuf {
+        self.root.join(".libtorch")
+    }
+
+    /// The value of `LIBTORCH` in `.cargo/config.toml`.
+    pub fn linked_libtorch(&self) -> PathBuf {
+        self.libtorch_link().join("torch")
+    }
+
+    pub fn digits(&self) -> PathBuf {
+        self.root.join("data").join("digits.csv.gz")
+    }
+}

@@ -1,0 +1,77 @@
+//! The project's own commands, run as `cargo xtask <command>`.
+
+mod cache;
+mod cargo;
+mod checkout;
+mod data;
+mod demo;
+mod digits;
+mod disk;
+mod libtorch;
+mod pip;
+mod python;
+mod tally;
+mod test;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::checkout::Checkout;
+use crate::libtorch::Flavour;
+
+/// Sets up, tries out and tests this project.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Makes libtorch 2.11 available to the build, installing it if need be
+    Libtorch {
+        /// Installs the libraries that CUDA devices need as well
+        #[arg(long)]
+        cuda: bool,
+    },
+    /// Fetches the handwritten digits that the demo learns
+    Data,
+    /// Trains a pipelined network on the handwritten digits
+    Demo {
+        /// Passed on to the demo
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Runs all tests
+    Test {
+        /// Rewrites the expected outputs to what the tests see
+        #[arg(long)]
+        bless: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    let checkout = Checkout::find();
+    match command {
+        Command::Libtorch { cuda } => {
+            let flavour = if cuda { Flavour::Cuda } else { Flavour::Cpu };
+            libtorch::run(&checkout, flavour)
+        }
+        Command::Data => data::run(&checkout),
+        Command::Demo { args } => demo::run(&checkout, &args),
+        Command::Test { bless } => test::run(&checkout, bless),
+    }
+}

@@ -1,0 +1,88 @@
+//! Sums up the test binaries' last lines.
+
+use std::fmt;
+
+/// Reads the output of `cargo test` in pieces of any size.
+#[derive(Default)]
+pub struct Tally {
+    passed: u64,
+    failed: u64,
+    skipped: u64,
+    /// The start of a line whose end has not come yet.
+    line: Vec<u8>,
+}
+
+impl Tally {
+    pub fn add(&mut self, output: &[u8]) {
+        for piece in output.split_inclusive(|byte| *byte == b'\n') {
+            self.line.extend_from_slice(piece);
+            if piece.ends_with(b"\n") {
+                let line = std::mem::take(&mut self.line);
+                self.add_line(&String::from_utf8_lossy(&line));
+            }
+        }
+    }
+
+    /// `test result: ok. 4 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; ...`
+    fn add_line(&mut self, line: &str) {
+        let Some(counts) = line.strip_prefix("test result: ") else {
+            return;
+        };
+        let words: Vec<_> = counts.split_whitespace().collect();
+        for pair in words.windows(2) {
+            let Ok(count) = pair[0].parse::<u64>() else {
+                continue;
+            };
+            match pair[1] {
+                "passed;" => self.passed += count,
+                "failed;" => self.failed += count,
+                "ignored;" => self.skipped += count,
+                _ => {}
+            }
+        }
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(
+            f,
+            "{} passed, {} failed, {} skipped",
+            self.passed, self.failed, self.skipped
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OUTPUT: &str = "running 2 tests\ntest a ... ok\n\n\
+        test result: ok. 2 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s\n\
+        test result: FAILED. 30 passed; 4 failed; 0 ignored; 0 measured; 7 filtered out; finished in 1.20s\n\
+        not a test result: ok. 9 passed; 9 failed; 9 ignored;\n";
+
+    #[test]
+    fn results_are_summed_over_the_test_binaries() {
+        let mut tally = Tally::default();
+        tally.add(OUTPUT.as_bytes());
+        assert_eq!(tally.to_string(), "32 passed, 4 failed, 1 skipped");
+    }
+
+    #[test]
+    fn lines_may_come_in_pieces() {
+        let mut tally = Tally::default();
+        OUTPUT
+            .as_bytes()
+            .chunks(7)
+            .for_each(|piece| tally.add(piece));
+        assert_eq!(tally.to_string(), "32 passed, 4 failed, 1 skipped");
+    }
+
+    #[test]
+    fn coloured_results_count() {
+        let mut tally = Tally::default();
+        tally.add(b"test result: \x1b[32mok\x1b[m. 3 passed; 0 failed; 0 ignored; 0 measured\n");
+        assert_eq!(tally.to_string(), "3 passed, 0 failed, 0 skipped");
+    }
+}

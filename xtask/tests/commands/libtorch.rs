@@ -1,0 +1,241 @@
+//! `cargo xtask libtorch`.
+
+use std::fs;
+use std::process::Stdio;
+
+use crate::bench::{Bench, fails, succeeds};
+
+const LIBTORCH: &[&str] = &["libtorch"];
+
+#[test]
+fn it_is_installed_in_the_cache_and_linked() {
+    let bench = Bench::new("installs");
+    succeeds(&mut bench.xtask(LIBTORCH));
+    assert_eq!(
+        fs::read_link(bench.path("checkout/.libtorch")).unwrap(),
+        bench.cached()
+    );
+    assert_eq!(bench.cache_entries("pipe-libtorch"), ["2.11.0-cpu"]);
+}
+
+#[test]
+fn a_second_run_has_nothing_to_do() {
+    let bench = Bench::new("second-run");
+    succeeds(&mut bench.xtask(LIBTORCH));
+    bench.without_program("python3");
+    succeeds(&mut bench.xtask(LIBTORCH));
+}
+
+#[test]
+fn a_second_clone_uses_the_cache() {
+    let bench = Bench::new("second-clone");
+    succeeds(&mut bench.xtask(LIBTORCH));
+    let clone = bench.clone_named("clone");
+    succeeds(&mut bench.xtask_in("clone", LIBTORCH));
+    assert_eq!(
+        fs::read_link(clone.join(".libtorch")).unwrap(),
+        bench.cached()
+    );
+    assert_eq!(bench.pip_calls().len(), 1);
+}
+
+#[test]
+fn concurrent_runs_install_once() {
+    let bench = Bench::new("concurrent");
+    bench.mood("slow");
+    let checkouts: Vec<_> = (0..4).map(|number| format!("clone{number}")).collect();
+    let runs: Vec<_> = checkouts
+        .iter()
+        .map(|checkout| {
+            bench.clone_named(checkout);
+            let mut xtask = bench.xtask_in(checkout, LIBTORCH);
+            xtask
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    for run in runs {
+        assert!(run.wait_with_output().unwrap().status.success());
+    }
+    assert_eq!(bench.pip_calls().len(), 1);
+    assert_eq!(bench.cache_entries("pipe-libtorch"), ["2.11.0-cpu"]);
+}
+
+#[test]
+fn a_download_that_breaks_off_leaves_nothing_and_can_be_repeated() {
+    let bench = Bench::new("breaks-off");
+    bench.mood("lost-connection");
+    let error = fails(&mut bench.xtask(LIBTORCH));
+    assert!(
+        error.starts_with("pip could not reach the package index for libtorch: check the network")
+    );
+    assert!(error.contains("IncompleteRead"), "{error}");
+    assert!(bench.cache_entries("pipe-libtorch").is_empty());
+    assert!(!bench.path("checkout/.libtorch").is_symlink());
+
+    bench.mood("well");
+    succeeds(&mut bench.xtask(LIBTORCH));
+}
+
+#[test]
+fn what_a_killed_run_leaves_is_removed_by_the_next() {
+    let bench = Bench::new("killed");
+    bench.mood("killed");
+    assert_eq!(bench.xtask(LIBTORCH).output().unwrap().status.code(), None);
+    assert_eq!(bench.cache_entries("pipe-libtorch").len(), 1);
+
+    bench.mood("well");
+    succeeds(&mut bench.xtask(LIBTORCH));
+    assert_eq!(bench.cache_entries("pipe-libtorch"), ["2.11.0-cpu"]);
+}
+
+#[test]
+fn what_a_killed_runs_pip_still_writes_is_removed_later() {
+    let bench = Bench::new("outlived");
+    succeeds(&mut bench.xtask(LIBTORCH));
+    fs::create_dir(bench.path("cache/pipe-libtorch/2.11.0-cpu.partial-1")).unwrap();
+    bench.clone_named("clone");
+    succeeds(&mut bench.xtask_in("clone", LIBTORCH));
+    assert_eq!(bench.cache_entries("pipe-libtorch"), ["2.11.0-cpu"]);
+}
+
+#[test]
+fn an_installation_with_parts_missing_is_not_used() {
+    let bench = Bench::new("incomplete");
+    bench.mood("incomplete");
+    let error = fails(&mut bench.xtask(LIBTORCH));
+    assert!(error.contains("has no headers in include/"), "{error}");
+    assert!(bench.cache_entries("pipe-libtorch").is_empty());
+}
+
+#[test]
+fn a_damaged_cache_is_replaced() {
+    let bench = Bench::new("damaged");
+    succeeds(&mut bench.xtask(LIBTORCH));
+    fs::remove_file(bench.cached().join("torch/lib/libtorch_cpu.so")).unwrap();
+    succeeds(&mut bench.xtask(LIBTORCH));
+    assert_eq!(bench.pip_calls().len(), 2);
+}
+
+#[test]
+fn python_is_asked_for_if_missing() {
+    let bench = Bench::new("no-python");
+    bench.without_program("python3");
+    let error = fails(&mut bench.xtask(LIBTORCH));
+    assert!(error.starts_with("there is no `python3`"), "{error}");
+}
+
+#[test]
+fn pip_is_asked_for_if_missing() {
+    let bench = Bench::new("no-pip");
+    fs::write(bench.path("bin/no-pip"), "No module named pip\n").unwrap();
+    let error = fails(&mut bench.xtask(LIBTORCH));
+    assert!(
+        error.starts_with("`python3` has no working pip: install it"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_compiler_is_asked_for_before_the_download() {
+    let bench = Bench::new("no-compiler");
+    bench.without_program("c++");
+    let error = fails(&mut bench.xtask(LIBTORCH));
+    assert!(
+        error.starts_with("there is no C++ compiler: install one"),
+        "{error}"
+    );
+    let error = fails(bench.xtask(LIBTORCH).env("CXX", "no-such-compiler"));
+    assert!(
+        error.starts_with("CXX, set to `no-such-compiler`, does not run"),
+        "{error}"
+    );
+    assert!(bench.pip_calls().is_empty());
+}
+
+#[test]
+fn a_full_disk_is_noticed_before_the_download() {
+    let bench = Bench::new("full-disk");
+    bench.program("df");
+    let error = fails(&mut bench.xtask(LIBTORCH));
+    assert!(
+        error.contains("has 1.0 GB free, but 2.6 GB are needed while installing"),
+        "{error}"
+    );
+    assert!(bench.pip_calls().is_empty());
+}
+
+#[test]
+fn a_libtorch_of_the_users_own_is_left_alone() {
+    let bench = Bench::new("own");
+    let own = bench.libtorch("own", "2.11.0+cpu");
+    succeeds(bench.xtask(LIBTORCH).env("LIBTORCH", own));
+    assert!(bench.pip_calls().is_empty());
+    assert!(!bench.path("checkout/.libtorch").is_symlink());
+}
+
+#[test]
+fn a_wrong_version_of_the_users_own_is_named() {
+    let bench = Bench::new("own-wrong");
+    let own = bench.libtorch("own", "2.9.1+cpu");
+    let error = fails(bench.xtask(LIBTORCH).env("LIBTORCH", &own));
+    assert_eq!(
+        error,
+        format!(
+            "LIBTORCH, set to `{}`, holds libtorch 2.9.1+cpu, but libtorch 2.11 is needed: point \
+             LIBTORCH at one, or unset it and run `cargo xtask libtorch`, which installs one\n",
+            own.display()
+        )
+    );
+}
+
+#[test]
+fn what_is_no_libtorch_at_all_is_named() {
+    let bench = Bench::new("own-missing");
+    for (own, fault) in [
+        ("/nowhere", "has no lib/libtorch_cpu"),
+        ("", "is not an absolute path"),
+    ] {
+        let error = fails(bench.xtask(LIBTORCH).env("LIBTORCH", own));
+        assert!(
+            error.starts_with(&format!("LIBTORCH, set to `{own}`, {fault}")),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn the_value_from_cargos_configuration_is_not_the_users() {
+    let bench = Bench::new("configured");
+    let configured = bench.path("checkout/.libtorch/torch");
+    succeeds(bench.xtask(LIBTORCH).env("LIBTORCH", configured));
+    assert!(bench.path("checkout/.libtorch").is_symlink());
+}
+
+#[test]
+fn a_folder_in_place_of_the_link_is_not_replaced() {
+    let bench = Bench::new("folder");
+    fs::create_dir(bench.path("checkout/.libtorch")).unwrap();
+    let error = fails(&mut bench.xtask(LIBTORCH));
+    assert!(error.contains("move it away"), "{error}");
+    assert!(bench.pip_calls().is_empty());
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn cuda_is_installed_beside_the_cpu_flavour_and_serves_both() {
+    let bench = Bench::new("cuda");
+    succeeds(&mut bench.xtask(LIBTORCH));
+    succeeds(&mut bench.xtask(&["libtorch", "--cuda"]));
+    succeeds(&mut bench.xtask(LIBTORCH));
+    assert_eq!(
+        bench.cache_entries("pipe-libtorch"),
+        ["2.11.0-cpu", "2.11.0-cuda"]
+    );
+    let linked = fs::read_link(bench.path("checkout/.libtorch")).unwrap();
+    assert!(linked.ends_with("2.11.0-cuda"));
+    assert!(bench.pip_calls()[0].contains("--no-deps"));
+    assert!(!bench.pip_calls()[1].contains("--no-deps"));
+}

@@ -1,0 +1,6 @@
+//! The commands as a user meets them, with stand-ins for pip and the compiler.
+#![cfg(unix)]
+
+mod bench;
+mod data;
+mod libtorch;
