@@ -67,3 +67,40 @@ pub fn crate_path(args: &TokenStream) -> Path {
     }
     parse_quote!(::pipe_runtime)
 }
+
+#[cfg(test)]
+mod tests {
+    use quote::{ToTokens, quote};
+
+    use super::*;
+
+    #[test]
+    fn the_struct_stays_as_it_is() {
+        let item = quote! {
+            /// Docs.
+            #[derive(Debug)]
+            pub(crate) struct M<T> where T: Clone { #[device("cpu")] #[cfg(test)] pub a: A<T> }
+        };
+        let attached = attach_derive(quote!(chunks = 8), item.clone()).to_string();
+        assert_eq!(
+            attached,
+            quote!(#[derive(::pipe_runtime::__rt::__Pipeline)] #[__pipeline(chunks = 8)] #item).to_string()
+        );
+    }
+
+    #[test]
+    fn an_item_that_can_have_no_derive_stays_too() {
+        let item = quote!(
+            fn model() {}
+        );
+        let attached = attach_derive(TokenStream::new(), item.clone()).to_string();
+        assert!(attached.contains("compile_error") && attached.ends_with(&item.to_string()), "{attached}");
+    }
+
+    #[test]
+    fn the_crate_is_found_among_settings_that_cannot_be_read() {
+        let krate = |args: TokenStream| crate_path(&args).to_token_stream().to_string();
+        assert_eq!(krate(quote!(chunks == ?, crate = a::b, input = crate::T)), "a :: b");
+        assert_eq!(krate(quote!(crate, crate = 1)), ":: pipe_runtime");
+    }
+}

@@ -20,9 +20,14 @@ impl Errors {
 
     /// One `compile_error!` per place, in source order.
     pub fn into_compile_errors(self) -> TokenStream {
+        self.in_source_order().into_iter().map(syn::Error::into_compile_error).collect()
+    }
+
+    /// The mistakes in the order in which a reader of the struct meets them.
+    pub fn in_source_order(self) -> Vec<syn::Error> {
         let mut errors = self.0;
         errors.sort_by_key(position);
-        errors.into_iter().map(syn::Error::into_compile_error).collect()
+        errors
     }
 }
 

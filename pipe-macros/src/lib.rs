@@ -22,6 +22,9 @@ mod parse;
 mod pipeline;
 mod plan;
 
+#[cfg(test)]
+mod tests;
+
 use proc_macro::TokenStream;
 
 /// Makes a struct whose fields are layers a pipelined model.

@@ -14,6 +14,8 @@ pub struct Model {
     pub vis: Visibility,
     pub generics: Generics,
     pub settings: Settings,
+    /// Without devices the struct is a block: it nests as one layer of another model.
+    pub has_devices: bool,
     pub layers: Vec<Layer>,
     pub plain_fields: Vec<Field>,
     pub skips: Vec<Skip>,
@@ -32,12 +34,12 @@ pub enum Shape {
     Single,
     /// `[L; N]`
     Array {
-        layer: Type,
-        len: Expr,
+        layer: Box<Type>,
+        len: Box<Expr>,
     },
     /// `Vec<L>`
     List {
-        layer: Type,
+        layer: Box<Type>,
     },
 }
 
@@ -56,12 +58,12 @@ pub struct End<What> {
 }
 
 pub fn model(declaration: Declaration) -> Model {
-    let Declaration { ident, vis, generics, settings, fields } = declaration;
+    let Declaration { ident, vis, generics, settings, has_devices, fields } = declaration;
     let (plain_fields, layers): (Vec<_>, Vec<_>) =
         fields.into_iter().partition(|field| field.marks.not_a_layer.is_some());
     let layers: Vec<Layer> = layers.into_iter().map(layer).collect();
     let skips = skips(&layers);
-    Model { ident, vis, generics, settings, layers, plain_fields, skips }
+    Model { ident, vis, generics, settings, has_devices, layers, plain_fields, skips }
 }
 
 fn layer(field: Field) -> Layer {
@@ -71,9 +73,9 @@ fn layer(field: Field) -> Layer {
 
 fn shape(ty: &Type) -> Shape {
     match bare(ty) {
-        Type::Array(array) => Shape::Array { layer: (*array.elem).clone(), len: array.len.clone() },
+        Type::Array(array) => Shape::Array { layer: array.elem.clone(), len: Box::new(array.len.clone()) },
         ty => match vec_element(ty) {
-            Some(layer) => Shape::List { layer: layer.clone() },
+            Some(layer) => Shape::List { layer: Box::new(layer.clone()) },
             None => Shape::Single,
         },
     }
@@ -126,12 +128,6 @@ fn skip_named<'a>(skips: &'a mut Vec<Skip>, name: &Ident) -> &'a mut Skip {
 }
 
 impl Model {
-    /// Whether any layer says on which device it runs. Without, the struct is a block: it nests as
-    /// one layer of another model.
-    pub fn has_devices(&self) -> bool {
-        self.layers.iter().any(|layer| layer.first_device().is_some())
-    }
-
     /// Layers first, then plain fields.
     pub fn field_names(&self) -> impl Iterator<Item = &Ident> {
         let layers = self.layers.iter().map(|layer| &layer.ident);
@@ -195,5 +191,56 @@ impl Shape {
             Shape::Single => None,
             Shape::Array { layer, .. } | Shape::List { layer } => Some(layer),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quote::ToTokens;
+
+    use super::*;
+    use crate::tests::model;
+
+    fn shape_of(ty: &str) -> String {
+        match shape(&syn::parse_str(ty).unwrap()) {
+            Shape::Single => "single".to_owned(),
+            Shape::Array { layer, len } => format!("{} x {}", layer.to_token_stream(), len.to_token_stream()),
+            Shape::List { layer } => format!("{} x ?", layer.to_token_stream()),
+        }
+    }
+
+    #[test]
+    fn arrays_and_vecs_repeat_a_layer() {
+        assert_eq!(shape_of("[Block; N]"), "Block x N");
+        assert_eq!(shape_of("([Block; 2])"), "Block x 2");
+        assert_eq!(shape_of("std::vec::Vec<Block>"), "Block x ?");
+    }
+
+    #[test]
+    fn anything_else_is_a_single_layer() {
+        for ty in ["Block", "nn::Linear", "Vector<Block>", "Vec", "(Block, Block)", "fn()", "&'static [Block]"] {
+            assert_eq!(shape_of(ty), "single", "{ty}");
+        }
+    }
+
+    #[test]
+    fn plain_fields_are_kept_apart_from_layers() {
+        let model = model("struct M { #[not_a_layer] a: u8, b: B, #[not_a_layer] c: u8, d: D }");
+        let names: Vec<String> = model.field_names().map(ToString::to_string).collect();
+        assert_eq!(names, ["b", "d", "a", "c"]);
+    }
+
+    #[test]
+    fn a_skip_knows_the_layers_at_both_ends() {
+        let model = model("struct M { #[stash(s = input)] a: A, b: B, #[pop(s)] c: C }");
+        let [skip] = model.skips.as_slice() else { panic!("one skip") };
+        assert_eq!((skip.stashes[0].layer, skip.stashes[0].what, skip.pops[0].layer), (0, Kept::Input, 2));
+    }
+
+    #[test]
+    fn a_child_is_named_as_its_field_unless_it_says_otherwise() {
+        let model = model("struct M { r#match: A, #[layer(name = \"down\")] b: B }");
+        let children: Vec<String> = model.layers.iter().map(Layer::child).collect();
+        assert_eq!(children, ["match", "down"]);
     }
 }

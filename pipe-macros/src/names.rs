@@ -10,11 +10,11 @@ pub fn plain(ident: &Ident) -> String {
 
 /// The candidate closest to `name`, if one is close enough to be what was meant.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let tolerated = (name.chars().count() / 3).max(1);
+    let length = |name: &str| name.chars().count();
     candidates
         .into_iter()
         .map(|candidate| (distance(name, candidate), candidate))
-        .filter(|(distance, _)| *distance <= tolerated)
+        .filter(|(distance, candidate)| *distance <= length(name).max(length(candidate)) / 3)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
 }
@@ -56,6 +56,7 @@ mod tests {
     #[test]
     fn a_name_unlike_all_others_has_no_nearest() {
         assert_eq!(nearest("banana", ["chunks", "checkpoint"]), None);
+        assert_eq!(nearest("a", ["b"]), None);
     }
 
     #[test]

@@ -4,26 +4,30 @@ use proc_macro2::TokenStream;
 use syn::DeriveInput;
 
 use crate::errors::Errors;
-use crate::{check, expand, model, parse, plan};
+use crate::model::Model;
+use crate::{check, expand, model, parse};
 
 /// Everything `#[pipeline]` adds beside the struct; on a mistake, the errors and stubs.
 pub fn derive(item: TokenStream) -> TokenStream {
-    match syn::parse2::<DeriveInput>(item) {
-        Ok(item) => derive_for(&item),
-        Err(error) => error.into_compile_error(),
+    let item = match syn::parse2::<DeriveInput>(item) {
+        Ok(item) => item,
+        Err(error) => return error.into_compile_error(),
+    };
+    let (model, errors) = checked(&item);
+    if errors.is_empty() {
+        return expand::expand(&model);
     }
+    let mut tokens = errors.into_compile_errors();
+    tokens.extend(expand::stubs(model));
+    tokens
 }
 
-fn derive_for(item: &DeriveInput) -> TokenStream {
+/// The model, as much of it as could be read, and its mistakes.
+pub fn checked(item: &DeriveInput) -> (Model, Errors) {
     let mut errors = Errors::default();
     let model = model::model(parse::parse(item, &mut errors));
     if errors.is_empty() {
         check::check(&model, &mut errors);
     }
-    if errors.is_empty() {
-        return expand::expand(&model, &plan::plan(&model));
-    }
-    let mut tokens = errors.into_compile_errors();
-    tokens.extend(expand::stubs(&model));
-    tokens
+    (model, errors)
 }

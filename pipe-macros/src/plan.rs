@@ -35,6 +35,7 @@ pub struct Route {
 }
 
 /// How a field's layers are split over its parts.
+#[derive(Debug, PartialEq, Eq)]
 pub enum Split {
     Evenly(usize),
     Counts(Vec<usize>),
@@ -135,5 +136,109 @@ impl Route {
     /// Whether the value leaves the stage that made it.
     pub fn crosses(&self) -> bool {
         self.from != self.to
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::model;
+
+    /// `cuda:0: a b[0] | cpu: b[1]`
+    fn stages(source: &str) -> String {
+        let model = model(source);
+        let step = |step: &Step| match step.parts {
+            1 => model.layers[step.layer].child(),
+            _ => format!("{}[{}]", model.layers[step.layer].child(), step.part),
+        };
+        let stage = |stage: &Stage| {
+            let steps: Vec<String> = stage.steps.iter().map(step).collect();
+            format!("{}: {}", stage.device, steps.join(" "))
+        };
+        plan(&model).stages.iter().map(stage).collect::<Vec<_>>().join(" | ")
+    }
+
+    /// `a: 0 -> 2`
+    fn routes(source: &str) -> String {
+        let plan = plan(&model(source));
+        let route = |route: &Route| format!("{}: {} -> {}", route.name, route.from, route.to);
+        plan.routes.iter().map(route).collect::<Vec<_>>().join(", ")
+    }
+
+    #[test]
+    fn a_device_holds_until_the_next() {
+        let source = r#"struct M { #[device("cuda:0")] a: A, b: B, #[device("cuda:1")] c: C, d: D }"#;
+        assert_eq!(stages(source), "cuda:0: a b | cuda:1: c d");
+    }
+
+    #[test]
+    fn the_same_accelerator_right_after_goes_on_in_its_stage() {
+        let source = r#"struct M { #[device("cuda:0")] a: A, #[device("cuda:0")] b: B, #[device("mps")] c: C, #[device("mps")] d: D }"#;
+        assert_eq!(stages(source), "cuda:0: a b | mps: c d");
+    }
+
+    #[test]
+    fn cpu_opens_a_stage_each_time() {
+        let source = r#"struct M { #[device("cpu")] a: A, #[device("cpu")] b: B, c: C }"#;
+        assert_eq!(stages(source), "cpu: a | cpu: b c");
+    }
+
+    #[test]
+    fn a_device_may_come_back() {
+        let source = r#"struct M { #[device("cuda:0")] a: A, #[device("cuda:1")] b: B, #[device("cuda:0")] c: C }"#;
+        assert_eq!(stages(source), "cuda:0: a | cuda:1: b | cuda:0: c");
+    }
+
+    #[test]
+    fn a_stage_is_forced_on_the_same_device() {
+        let source = r#"struct M { #[device("cuda:0")] a: A, #[stage] b: B, #[stage] #[device("cuda:0")] c: C }"#;
+        assert_eq!(stages(source), "cuda:0: a | cuda:0: b | cuda:0: c");
+    }
+
+    #[test]
+    fn the_first_part_of_spread_layers_merges_and_the_last_goes_on() {
+        let source = r#"struct M { #[device("cuda:0")] a: A, #[devices("cuda:0", "cuda:1")] b: [B; 4], c: C }"#;
+        assert_eq!(stages(source), "cuda:0: a b[0] | cuda:1: b[1] c");
+    }
+
+    #[test]
+    fn repeated_layers_run_in_the_running_stage() {
+        let source = r#"struct M { #[device("cuda:0")] a: A, #[repeat] b: Vec<B>, c: C }"#;
+        assert_eq!(stages(source), "cuda:0: a b c");
+    }
+
+    #[test]
+    fn a_block_is_one_stage() {
+        assert_eq!(stages("struct M { a: A, #[repeat] b: [B; 2] }"), ": a b");
+    }
+
+    #[test]
+    fn the_ends_of_spread_layers_are_in_their_own_stages() {
+        let source = r#"struct M {
+            #[devices("cpu", "cpu", "cpu")] #[stash(last = output, first = input)] a: [A; 3],
+            #[device("cpu")] #[pop(first)] b: B,
+            #[pop(last)] c: C,
+        }"#;
+        assert_eq!(routes(source), "last: 2 -> 3, first: 0 -> 3");
+    }
+
+    #[test]
+    fn routes_are_in_the_order_of_their_stashes() {
+        let source = r#"struct M {
+            #[device("cpu")] #[stash(z)] a: A,
+            #[stash(y)] b: B,
+            #[pop(y)] c: C,
+            #[device("cpu")] #[pop(z)] d: D,
+        }"#;
+        assert_eq!(routes(source), "z: 0 -> 1, y: 0 -> 0");
+    }
+
+    #[test]
+    fn counts_are_kept_and_anything_else_is_split_evenly() {
+        let model = model(
+            r#"struct M { #[devices("cpu" = 1, "cpu" = 2)] a: Vec<A>, #[devices("cpu", "cpu")] b: Vec<B>, #[repeat] c: Vec<C>, d: D }"#,
+        );
+        let splits: Vec<_> = model.layers.iter().map(Layer::split).collect();
+        assert_eq!(splits, [Some(Split::Counts(vec![1, 2])), Some(Split::Evenly(2)), Some(Split::Evenly(1)), None]);
     }
 }

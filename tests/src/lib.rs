@@ -1,1 +1,17 @@
-//! Helpers of the tests.
+//! What the tests share: the comparison of a pipelined run with the run in place, and layers to build models from.
+
+#![deny(missing_docs)]
+
+pub mod compare;
+pub mod layers;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Held by every test that seeds libtorch's default generator or looks at the process's threads: both are one per process.
+/// Also sets one intra-op thread, without which sums differ from run to run.
+pub fn serial() -> MutexGuard<'static, ()> {
+    static LOCK: Mutex<()> = Mutex::new(());
+    let guard = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
+    tch::set_num_threads(1);
+    guard
+}

@@ -56,7 +56,7 @@ pub fn plain_fields_have_none(model: &Model, errors: &mut Errors) {
             errors.push(error_at_both(
                 word,
                 format!("`{}` is not a layer, so it runs on no device", field.ident),
-                format!("move `#[{word}(..)]` to the layer that is meant, or remove `#[not_a_layer]`"),
+                format!("move `#[{word}]` to the layer that is meant, or remove `#[not_a_layer]`"),
                 &not_a_layer.word,
                 "it is said here that the field is not a layer",
             ));
@@ -160,7 +160,7 @@ pub fn no_stage_is_empty(model: &Model, errors: &mut Errors) {
 
 /// `#[stage]` opens a stage on the running device: there has to be one. `#[stage] decode: Decode`
 pub fn stages_need_devices(model: &Model, errors: &mut Errors) {
-    if model.has_devices() {
+    if model.has_devices {
         return;
     }
     for stage in model.layers.iter().filter_map(|layer| layer.marks.stage.as_ref()) {
@@ -177,7 +177,7 @@ pub fn stages_need_devices(model: &Model, errors: &mut Errors) {
 /// Without any device, [`stages_need_devices`] speaks.
 pub fn the_first_layer_ends_no_stage(model: &Model, errors: &mut Errors) {
     let first = model.layers.first().and_then(|layer| layer.marks.stage.as_ref());
-    if let Some(stage) = first.filter(|_| model.has_devices()) {
+    if let Some(stage) = first.filter(|_| model.has_devices) {
         errors.push(error(
             &stage.word,
             "the first layer opens the first stage in any case: `#[stage]` would leave an empty one before it",
@@ -220,4 +220,31 @@ fn literal_len(layer: &Layer) -> Option<(usize, &Expr)> {
 fn all_parts(layer: &Layer) -> proc_macro2::TokenStream {
     let parts = layer.parts().iter().map(|Part { device, count }| quote!(#device #count));
     quote!(#(#parts)*)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::tests::mistakes;
+
+    #[test]
+    fn lengths_that_are_no_literals_are_the_runtimes_to_check() {
+        let source =
+            "struct M { #[devices(\"cpu\" = 2, \"cpu\" = 3)] a: [A; N], #[devices(\"cpu\", \"cpu\")] b: Vec<B> }";
+        assert_eq!(mistakes(source), "");
+    }
+
+    #[test]
+    fn each_mistake_of_a_split_is_reported_once() {
+        let source = "struct M {\n#[devices(\"cpu\" = 0, \"cpu\" = 99999999999999999999999)]\na: [A; 4],\n#[devices(\"cpu\", \"cpu\")]\nb: [B; 0] }";
+        assert_eq!(
+            mistakes(source),
+            "2: this device gets no layers, and a stage needs at least one\n2: this is no number of layers\n\
+             4: there is no layer left for this device: the array has 0\n  5: the array's length is here\n"
+        );
+    }
+
+    #[test]
+    fn a_stage_needs_a_device_but_not_on_its_own_layer() {
+        assert_eq!(mistakes("struct M { #[device(\"cpu\")] a: A, #[stage] b: B }"), "");
+    }
 }

@@ -37,7 +37,7 @@ pub fn arrays_say_how_they_run(model: &Model, errors: &mut Errors) {
         if layer.marks.repeat.is_none() && layer.marks.devices.is_none() {
             errors.push(error(
                 &layer.ident,
-                format!("`{}` is {what}", layer.ident),
+                format!("`{}` is {what}, and nothing says how its layers run", layer.ident),
                 "say `#[repeat]` to run its layers in order or `#[devices(..)]` to spread them",
             ));
         }

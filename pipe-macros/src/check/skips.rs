@@ -160,3 +160,43 @@ fn layer<What>(model: &Model, end: &End<What>) -> String {
     let layer: &Layer = &model.layers[end.layer];
     plain(&layer.ident)
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::tests::mistakes;
+
+    #[test]
+    fn names_that_chain_through_layers_are_right() {
+        let source = "struct M { #[stash(a)] one: One, #[pop(a)] #[stash(b)] two: Two, #[pop(b)] three: Three }";
+        assert_eq!(mistakes(source), "");
+    }
+
+    #[test]
+    fn a_misspelt_pop_is_one_mistake() {
+        let source = "struct M {\n#[stash(level1)] one: One,\n#[pop(level)] two: Two }";
+        assert_eq!(
+            mistakes(source),
+            "3: `two` declared `level` as poppable but it was not stashed\n  2: `level1` is stashed here and never popped\n"
+        );
+    }
+
+    #[test]
+    fn a_stash_below_is_not_what_a_pop_means() {
+        let source = "struct M {\n#[pop(level)] one: One,\n#[stash(level1)] two: Two }";
+        assert_eq!(
+            mistakes(source),
+            "2: `one` declared `level` as poppable but it was not stashed\n3: no layer declared `level1` as poppable, but it is stashed\n"
+        );
+    }
+
+    #[test]
+    fn a_pair_that_is_there_twice_is_two_mistakes() {
+        let source =
+            "struct M {\n#[stash(a)] one: One,\n#[pop(a)] two: Two,\n#[stash(a)] three: Three,\n#[pop(a)] four: Four }";
+        assert_eq!(
+            mistakes(source),
+            "4: `three` redeclared `a` as stashable: one name keeps one value\n  2: `a` is first stashed here\n\
+             5: `four` redeclared `a` as poppable: it is popped already\n  3: `a` is first popped here\n"
+        );
+    }
+}

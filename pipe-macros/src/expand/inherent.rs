@@ -1,10 +1,10 @@
 //! What the struct itself gains: `UNet::PLAN`, `UNet::vars(..)`, `net.pipe(..)` and the like.
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Span, TokenStream};
 use quote::quote_spanned;
 
 use super::types::{vars_ident, vars_type};
-use super::{here, plan};
+use super::{here, plan_constant};
 use crate::model::Model;
 use crate::plan::Plan;
 
@@ -12,12 +12,12 @@ use crate::plan::Plan;
 pub fn methods(model: &Model, plan: &Plan) -> TokenStream {
     let ident = &model.ident;
     let (generics, arguments, bounds) = model.generics.split_for_impl();
-    let constant = plan::constant(model, plan);
-    let of_kind = match model.has_devices() {
+    let constant = plan_constant::plan_constant(model, plan);
+    let of_kind = match model.has_devices {
         true => of_a_pipeline(model, plan),
         false => of_a_block(model),
     };
-    quote_spanned! {here()=>
+    quote_spanned! {on_name(model)=>
         #[allow(dead_code)]
         impl #generics #ident #arguments #bounds {
             /// Which layer runs in which stage, and where each skip goes. Prints as a table.
@@ -34,7 +34,7 @@ pub fn methods(model: &Model, plan: &Plan) -> TokenStream {
 fn of_a_pipeline(model: &Model, plan: &Plan) -> TokenStream {
     let stages = proc_macro2::Literal::usize_unsuffixed(plan.stages.len());
     let (vars_ident, vars) = (vars_ident(model), vars_type(model, None));
-    quote_spanned! {here()=>
+    quote_spanned! {on_name(model)=>
         /// How many stages the annotations make.
         pub const STAGES: usize = #stages;
         /// The annotated devices, one per stage.
@@ -59,10 +59,15 @@ fn of_a_pipeline(model: &Model, plan: &Plan) -> TokenStream {
 fn of_a_block(model: &Model) -> TokenStream {
     let lifetime = super::vars::lifetime(model);
     let (vars_ident, vars) = (vars_ident(model), vars_type(model, Some(lifetime.clone())));
-    quote_spanned! {here()=>
+    quote_spanned! {on_name(model)=>
         /// The parameter paths of the layers below `path`.
         pub fn vars_at<#lifetime>(path: impl ::core::borrow::Borrow<__rt::Path<#lifetime>>) -> #vars {
             #vars_ident { path: ::core::clone::Clone::clone(::core::borrow::Borrow::<__rt::Path<#lifetime>>::borrow(&path)) }
         }
     }
+}
+
+/// A method of the user's with one of these names is reported at both, so this must be a place.
+fn on_name(model: &Model) -> Span {
+    here().located_at(model.ident.span())
 }

@@ -7,35 +7,48 @@ mod body;
 mod in_place;
 mod inherent;
 mod plain;
-mod plan;
+mod plan_constant;
 mod settings;
 mod stages;
-mod stubs;
 mod types;
 mod vars;
-
-pub use stubs::stubs;
 
 use proc_macro2::{Span, TokenStream};
 use quote::quote;
 
 use crate::model::Model;
-use crate::plan::Plan;
+use crate::plan::plan;
 
 /// All items beside the struct.
-pub fn expand(model: &Model, plan: &Plan) -> TokenStream {
-    let in_place_plan = crate::plan::in_place(model);
+pub fn expand(model: &Model) -> TokenStream {
+    items(model, Bodies::Written)
+}
+
+/// The same names and types with nothing in them, for a model with mistakes: what else the crate does
+/// with it stays free of errors.
+pub fn stubs(mut model: Model) -> TokenStream {
+    // Stages own their layers, so `impl Pipeline` would be one more error.
+    model.has_devices &= model.generics.lifetimes().next().is_none();
+    items(&model, Bodies::Empty)
+}
+
+/// Whether the layers are run, or nothing is.
+#[derive(Clone, Copy)]
+enum Bodies {
+    Written,
+    Empty,
+}
+
+fn items(model: &Model, bodies: Bodies) -> TokenStream {
+    let plan = plan(model);
     let vars_struct = vars::definition(model);
     let runtime = runtime(model);
-    let inherent = inherent::methods(model, plan);
-    let vars_impl = vars::accessors(model, plan);
+    let inherent = inherent::methods(model, &plan);
+    let vars_impl = vars::accessors(model, &plan);
     let model_impl = in_place::model_impl(model);
-    let layer_impl = in_place::layer_impl(model, &in_place_plan);
-    let staged = model.has_devices().then(|| {
-        let plain = plain::definition(model);
-        let pipeline = stages::pipeline_impl(model, plan);
-        quote!(#plain #pipeline)
-    });
+    let plain = model.has_devices.then(|| plain::definition(model));
+    let pipeline_impl = model.has_devices.then(|| stages::pipeline_impl(model, &plan, bodies));
+    let layer_impl = in_place::layer_impl(model, bodies);
     quote! {
         #vars_struct
         const _: () = {
@@ -43,7 +56,8 @@ pub fn expand(model: &Model, plan: &Plan) -> TokenStream {
             #inherent
             #vars_impl
             #model_impl
-            #staged
+            #plain
+            #pipeline_impl
             #layer_impl
         };
     }

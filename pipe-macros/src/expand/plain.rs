@@ -33,7 +33,7 @@ pub fn definition(model: &Model) -> Option<TokenStream> {
     let uses_all_generics = is_generic(model)
         .then(|| quote_spanned!(here()=> owner: ::core::marker::PhantomData<fn() -> #owner #arguments>));
     Some(quote_spanned! {here()=>
-        #[allow(dead_code)]
+        #[allow(dead_code, private_bounds, private_interfaces)]
         pub struct #ident #generics #bounds { #(#fields,)* #uses_all_generics }
     })
 }

@@ -4,24 +4,30 @@ use proc_macro2::{Ident, Literal, Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
 
 use super::body::{self, binding, calls, on_type, port, site};
-use super::plan::split;
+use super::plan_constant::split;
 use super::types::input;
-use super::{here, plain};
+use super::{Bodies, here, plain};
 use crate::model::Model;
 use crate::plan::{Plan, Route, Step};
 
 /// `impl Pipeline`: takes the model apart into stages and puts it together again.
-pub fn pipeline_impl(model: &Model, plan: &Plan) -> TokenStream {
+pub fn pipeline_impl(model: &Model, plan: &Plan, bodies: Bodies) -> TokenStream {
     let ident = &model.ident;
     let (generics, arguments, bounds) = model.generics.split_for_impl();
     let plain = plain::type_name(model);
-    let disassemble = disassemble(model, plan);
-    let assemble = assemble(model, plan);
+    let (plain_fields, disassemble, assemble) = match bodies {
+        Bodies::Written => (plain::value(model), disassemble(model, plan), assemble(model, plan)),
+        Bodies::Empty => (quote!(_), quote!(loop {}), quote!(loop {})),
+    };
     quote_spanned! {here()=>
         impl #generics __rt::Pipeline for #ident #arguments #bounds {
             type Plain = #plain;
-            #disassemble
-            #assemble
+            fn disassemble(self, graph: &mut __rt::Graph) -> __rt::Result<Self::Plain> {
+                #disassemble
+            }
+            fn assemble(layers: &mut __rt::Layers, #plain_fields: Self::Plain) -> Self {
+                #assemble
+            }
         }
     }
 }
@@ -33,13 +39,11 @@ fn disassemble(model: &Model, plan: &Plan) -> TokenStream {
     let stages = (0..plan.stages.len()).map(|stage| stage_closure(model, plan, stage));
     let plain = plain::value(model);
     quote_spanned! {here()=>
-        fn disassemble(self, graph: &mut __rt::Graph) -> __rt::Result<Self::Plain> {
-            let Self { #(#fields),* } = self;
-            #(#spread)*
-            #ports
-            #(#stages)*
-            ::core::result::Result::Ok(#plain)
-        }
+        let Self { #(#fields),* } = self;
+        #(#spread)*
+        #ports
+        #(#stages)*
+        ::core::result::Result::Ok(#plain)
     }
 }
 
@@ -123,7 +127,6 @@ fn flow(stage: usize, at: Span) -> Ident {
 }
 
 fn assemble(model: &Model, plan: &Plan) -> TokenStream {
-    let plain_pattern = plain::value(model);
     let take = (0..plan.stages.len()).map(|stage| {
         let layers = stage_bindings(model, plan, stage);
         quote_spanned!(here()=> let #layers = layers.take();)
@@ -131,10 +134,8 @@ fn assemble(model: &Model, plan: &Plan) -> TokenStream {
     let fields = (0..model.layers.len()).map(|layer| gathered(model, layer));
     let plain_fields = model.plain_fields.iter().map(|field| &field.ident);
     quote_spanned! {here()=>
-        fn assemble(layers: &mut __rt::Layers, #plain_pattern: Self::Plain) -> Self {
-            #(#take)*
-            Self { #(#fields,)* #(#plain_fields),* }
-        }
+        #(#take)*
+        Self { #(#fields,)* #(#plain_fields),* }
     }
 }
 

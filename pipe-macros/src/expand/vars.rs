@@ -4,8 +4,9 @@ use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote_spanned};
 use syn::{GenericParam, Lifetime};
 
+use super::here;
+use super::plan_constant::split;
 use super::types::{outside_of_self, vars_generics, vars_ident, vars_type};
-use super::{here, plan::split};
 use crate::model::{Layer, Model, Shape};
 use crate::plan::{Plan, Split};
 
@@ -13,9 +14,9 @@ use crate::plan::{Plan, Split};
 pub fn definition(model: &Model) -> TokenStream {
     let (ident, vis, krate) = (vars_ident(model), &model.vis, &model.settings.krate);
     let generics = vars_generics(model);
-    match model.has_devices() {
+    match model.has_devices {
         true => {
-            let doc = format!("Parameter paths of [`{}`]: one per layer, each on its stage's device.", model.ident);
+            let doc = format!(" Parameter paths of [`{}`]: one per layer, each on its stage's device.", model.ident);
             quote_spanned! {here()=>
                 #[doc = #doc]
                 #[derive(Debug)]
@@ -23,7 +24,7 @@ pub fn definition(model: &Model) -> TokenStream {
             }
         }
         false => {
-            let doc = format!("Parameter paths of [`{}`]: one per layer.", model.ident);
+            let doc = format!(" Parameter paths of [`{}`]: one per layer.", model.ident);
             let lifetime = lifetime(model);
             let params = &generics.params;
             quote_spanned! {here()=>
@@ -37,7 +38,7 @@ pub fn definition(model: &Model) -> TokenStream {
 
 /// The methods, one per layer.
 pub fn accessors(model: &Model, plan: &Plan) -> TokenStream {
-    match model.has_devices() {
+    match model.has_devices {
         true => of_a_pipeline(model, plan),
         false => of_a_block(model),
     }
@@ -128,9 +129,9 @@ fn of_a_block(model: &Model) -> TokenStream {
 
 fn doc(layer: &Layer) -> String {
     match &layer.shape {
-        Shape::Single => format!("Path of layer `{}`.", layer.child()),
-        Shape::Array { .. } => format!("Paths of the layers `{}`.", layer.child()),
-        Shape::List { .. } => format!("Paths of `len` layers `{}`.", layer.child()),
+        Shape::Single => format!(" Path of layer `{}`.", layer.child()),
+        Shape::Array { .. } => format!(" Paths of the layers `{}`.", layer.child()),
+        Shape::List { .. } => format!(" Paths of `len` layers `{}`.", layer.child()),
     }
 }
 

@@ -77,6 +77,10 @@ pub fn is_mark(attr: &Attribute) -> bool {
     example(attr).is_some()
 }
 
+pub fn is_device(attr: &Attribute) -> bool {
+    attr.path().is_ident("device") || attr.path().is_ident("devices")
+}
+
 /// How the attribute is written; `None` if it is not this crate's.
 fn example(attr: &Attribute) -> Option<&'static str> {
     let examples = [
@@ -177,7 +181,7 @@ fn parts(tokens: ParseStream) -> syn::Result<Vec<Part>> {
 
 fn stashes(tokens: ParseStream) -> syn::Result<Vec<Stash>> {
     at_least_one(tokens, "name", |tokens| {
-        let name = tokens.call(Ident::parse_any)?;
+        let name = skip_name(tokens)?;
         let kept = match tokens.parse::<Option<Token![=]>>()? {
             Some(_) => kept(tokens)?,
             None => Kept::Returned,
@@ -196,7 +200,11 @@ fn kept(tokens: ParseStream) -> syn::Result<Kept> {
 }
 
 fn pops(tokens: ParseStream) -> syn::Result<Vec<Ident>> {
-    at_least_one(tokens, "name", |tokens| tokens.call(Ident::parse_any))
+    at_least_one(tokens, "name", skip_name)
+}
+
+fn skip_name(tokens: ParseStream) -> syn::Result<Ident> {
+    tokens.call(Ident::parse_any).map_err(|wrong| syn::Error::new(wrong.span(), "expected the name of a skip"))
 }
 
 fn layer_name(tokens: ParseStream) -> syn::Result<LitStr> {
@@ -228,5 +236,42 @@ fn all_or_no_counts(parts: &[Part], errors: &mut Errors) {
             &counted.device,
             "this device has a number of layers",
         ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Kept;
+    use crate::tests::{mistakes, model};
+
+    #[test]
+    fn kinds_of_stashes_can_be_mixed() {
+        let model = model("struct M { #[stash(a, b = output, c = input,)] one: One, #[pop(c, a, b)] two: Two }");
+        let kept: Vec<_> = model.layers[0].stashes().iter().map(|stash| stash.kept).collect();
+        assert_eq!(kept, [Kept::Returned, Kept::Output, Kept::Input]);
+    }
+
+    #[test]
+    fn attributes_of_others_are_left_alone() {
+        let source = "struct M { #[serde(skip)] #[doc = \"one\"] #[other::device(1)] a: A }";
+        assert_eq!(mistakes(source), "");
+    }
+
+    #[test]
+    fn every_unreadable_attribute_of_a_field_is_reported() {
+        let source = "struct M {\n#[device(0)]\n#[stash(=)]\n#[pop]\na: A }";
+        assert_eq!(
+            mistakes(source),
+            "2: expected string literal\n3: expected the name of a skip\n4: expected attribute arguments in parentheses: #[pop(...)]\n"
+        );
+    }
+
+    #[test]
+    fn counts_are_given_to_all_devices_or_to_none() {
+        let source = "struct M {\n#[devices(\"cpu\",\n\"cpu\" = 2)]\na: Vec<A> }";
+        assert_eq!(
+            mistakes(source),
+            "2: this device has no number of layers, but another one has\n  3: this device has a number of layers\n"
+        );
     }
 }

@@ -19,6 +19,8 @@ pub struct Declaration {
     pub vis: Visibility,
     pub generics: Generics,
     pub settings: Settings,
+    /// Whether a field says on which device it runs, readable or not.
+    pub has_devices: bool,
     pub fields: Vec<Field>,
 }
 
@@ -38,7 +40,15 @@ pub fn parse(item: &DeriveInput, errors: &mut Errors) -> Declaration {
         vis: item.vis.clone(),
         generics: item.generics.clone(),
         settings: settings::parse(item, errors),
+        has_devices: has_devices(item),
         fields: named_fields(item, errors),
+    }
+}
+
+fn has_devices(item: &DeriveInput) -> bool {
+    match &item.data {
+        Data::Struct(data) => data.fields.iter().flat_map(|field| &field.attrs).any(marks::is_device),
+        _ => false,
     }
 }
 

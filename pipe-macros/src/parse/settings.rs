@@ -117,11 +117,11 @@ fn read_one(
     }
     seen.push(name.clone());
     match name.to_string().as_str() {
-        "input" => settings.input = Some(value(tokens, "input = Tensor")?),
-        "output" => settings.output = Some(value(tokens, "output = Tensor")?),
-        "chunks" => settings.chunks = Some(value(tokens, "chunks = 8")?),
-        "checkpoint" => settings.checkpoint = Some(value(tokens, "checkpoint = except_last")?),
-        "schedule" => settings.schedule = Some(value(tokens, "schedule = gpipe")?),
+        "input" => settings.input = Some(value(tokens, "a type", "input = Tensor")?),
+        "output" => settings.output = Some(value(tokens, "a type", "output = Tensor")?),
+        "chunks" => settings.chunks = Some(value(tokens, "a number", "chunks = 8")?),
+        "checkpoint" => settings.checkpoint = Some(value(tokens, "a mode", "checkpoint = except_last")?),
+        "schedule" => settings.schedule = Some(value(tokens, "a schedule", "schedule = gpipe")?),
         "crate" => skip_checked_path(tokens)?,
         "allow" => skip_checked_names(tokens)?,
         _ => {
@@ -132,24 +132,30 @@ fn read_one(
     Ok(())
 }
 
-fn value<T: Parse>(tokens: ParseStream, example: &str) -> syn::Result<T> {
-    let parse = || {
-        tokens.parse::<Token![=]>()?;
-        let value = tokens.parse()?;
-        at_end_of_setting(tokens)?;
-        Ok(value)
-    };
-    parse().map_err(|wrong: syn::Error| explained(&wrong, example))
+/// `= value`, whose `example` is the whole setting.
+fn value<T: Parse>(tokens: ParseStream, what: &str, example: &str) -> syn::Result<T> {
+    after_equals(tokens, T::parse, what, example)
 }
 
 /// `crate = path`: [`crate_path`] has taken it already if it can be read.
 fn skip_checked_path(tokens: ParseStream) -> syn::Result<()> {
+    after_equals(tokens, Path::parse_mod_style, "a path", "crate = ::pipe_runtime").map(drop)
+}
+
+fn after_equals<T>(
+    tokens: ParseStream,
+    read: fn(ParseStream) -> syn::Result<T>,
+    what: &str,
+    example: &str,
+) -> syn::Result<T> {
     let parse = || {
         tokens.parse::<Token![=]>()?;
-        tokens.call(Path::parse_mod_style)?;
-        at_end_of_setting(tokens)
+        let expected = |wrong: syn::Error| syn::Error::new(wrong.span(), format!("expected {what}"));
+        let value = read(tokens).map_err(expected)?;
+        at_end_of_setting(tokens)?;
+        Ok(value)
     };
-    parse().map_err(|wrong| explained(&wrong, "crate = ::pipe_runtime"))
+    parse().map_err(|wrong| explained(&wrong, example))
 }
 
 /// `allow(a, b)`: there is no rule to switch off yet.
@@ -180,5 +186,40 @@ fn skip_to_comma(tokens: ParseStream) {
         if tokens.parse::<TokenTree>().is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quote::ToTokens;
+
+    use crate::tests::{mistakes, model};
+
+    #[test]
+    fn values_may_contain_commas() {
+        let settings = model("#[pipeline(input = Map<A, B>, output = (A, B),)] struct M { a: A }").settings;
+        assert_eq!(settings.input.to_token_stream().to_string(), "Map < A , B >");
+        assert_eq!(settings.output.to_token_stream().to_string(), "(A , B)");
+    }
+
+    #[test]
+    fn the_runtime_is_found_where_it_is_said_to_be() {
+        let krate = |source| model(source).settings.krate.to_token_stream().to_string();
+        assert_eq!(krate("#[pipeline] struct M { a: A }"), ":: pipe_runtime");
+        assert_eq!(krate("#[pipeline(chunks = 2, crate = crate::inner)] struct M { a: A }"), "crate :: inner");
+    }
+
+    #[test]
+    fn one_unreadable_setting_does_not_hide_the_next() {
+        let mistakes = mistakes("#[pipeline(chunks, input = 3, output = !!, crate = 1)]\nstruct M { a: A }");
+        assert_eq!(mistakes, "1: expected `=`\n1: expected a type\n1: expected a type\n1: expected a path\n");
+    }
+
+    #[test]
+    fn a_missing_comma_is_one_mistake() {
+        assert_eq!(
+            mistakes("#[pipeline(chunks = 2 checkpoint = never)]\nstruct M { a: A }"),
+            "1: expected `,` after this setting\n"
+        );
     }
 }

@@ -5,11 +5,11 @@ use pipe_schedule::{Action, Order};
 use tch::Tensor;
 
 use super::io::{Io, Recorded, Wanted};
-use super::{Table, lock, step};
+use super::{Table, give_up, lock, step};
 use crate::engine::Job;
-use crate::flow::{Joined, Parcel, join};
+use crate::flow::{Item, Joined, Parcel, join};
 use crate::network::{Network, Orders, StageSlot};
-use crate::torch::{GradMode, Modes, RandomStreams, draw_seed, version};
+use crate::torch::{GradMode, Modes, RandomStreams, draw_seed};
 use crate::{Context, Error, Failure, Phase, Result};
 
 /// One call: what flows between its stages, and what each stage keeps for the backward.
@@ -44,8 +44,6 @@ pub(super) struct Held {
 struct Kept {
     port: usize,
     parcel: Parcel,
-    /// The tensors' versions when they were kept.
-    versions: Vec<u64>,
 }
 
 impl Call {
@@ -109,7 +107,7 @@ impl Call {
         let mut receive = |port: usize| {
             let parcel = self.in_transit.take(port, micro_batch).expect("a value is sent before it is received");
             if checkpointed {
-                kept.push(Kept::new(port, &parcel));
+                kept.push(Kept { port, parcel: parcel.share() });
             }
             parcel
         };
@@ -137,7 +135,12 @@ impl Call {
             };
             let mut receive = |port: usize| {
                 let kept = inputs.next().expect("a recomputation receives what the first pass received");
-                kept.unchanged();
+                if kept.parcel.items.iter().any(Item::is_changed) {
+                    give_up(
+                        "an input of the stage was modified by an in-place operation after its first pass, so the stage cannot be \
+                         recomputed: let its first layer work on a copy, or use checkpoint = never",
+                    );
+                }
                 assert_eq!(kept.port, port, "a recomputation receives in the order of the first pass");
                 kept.parcel
             };
@@ -203,30 +206,8 @@ fn run_stage(
     Ok(io.finish(wanted))
 }
 
-impl Kept {
-    fn new(port: usize, parcel: &Parcel) -> Self {
-        let versions = parcel.items.iter().map(|item| version(&item.tensor).unwrap_or(0)).collect();
-        Self { port, parcel: parcel.share(), versions }
-    }
-
-    /// Panics if a tensor was changed in place since it was kept: a recomputation on it would give other numbers.
-    fn unchanged(&self) {
-        let unchanged = |(item, &kept): (&crate::flow::Item, &u64)| version(&item.tensor).unwrap_or(0) == kept;
-        if !self.parcel.items.iter().zip(&self.versions).all(unchanged) {
-            std::panic::resume_unwind(Box::new(
-                "an input of the stage was modified by an in-place operation after its first pass, so it cannot be recomputed: \
-                 let the stage's first layer work on a copy, or use checkpoint = never"
-                    .to_owned(),
-            ));
-        }
-    }
-}
-
 fn share(inputs: &[Kept]) -> Vec<Kept> {
-    inputs
-        .iter()
-        .map(|kept| Kept { port: kept.port, parcel: kept.parcel.share(), versions: kept.versions.clone() })
-        .collect()
+    inputs.iter().map(|kept| Kept { port: kept.port, parcel: kept.parcel.share() }).collect()
 }
 
 /// Puts a stage's buffers back when dropped.
@@ -262,7 +243,8 @@ fn copies(buffers: &[Tensor]) -> Result<Vec<Tensor>> {
 fn write_back(buffers: &[Tensor], saved: &[Tensor]) -> Result<()> {
     let _constant = GradMode::set(false);
     for (buffer, saved) in buffers.iter().zip(saved) {
-        buffer.shallow_clone().f_copy_(saved)?;
+        // Through `data`: the graphs that saved the buffer must not take this for a change.
+        buffer.f_data()?.f_copy_(saved)?;
     }
     Ok(())
 }

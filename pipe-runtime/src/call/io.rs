@@ -3,7 +3,7 @@ use tch::Device;
 use super::give_up;
 use crate::flow::{Flow, Item, Packer, Parcel, Unpacker};
 use crate::graph::Port;
-use crate::torch::StageGraph;
+use crate::torch::{StageGraph, version};
 
 /// What a stage receives and sends while it runs one micro-batch.
 #[doc(hidden)]
@@ -35,7 +35,7 @@ impl<'a> Io<'a> {
     /// `receive` hands over what lies at a port. With `record`, the stage's graph is recorded.
     pub(super) fn new(receive: &'a mut dyn FnMut(usize) -> Parcel, device: Device, record: bool) -> Self {
         let recorded = record.then(|| Recorded {
-            graph: StageGraph::new().unwrap_or_else(|error| give_up(error)),
+            graph: StageGraph::new().unwrap_or_else(|error| give_up(error.to_string())),
             received: Vec::new(),
             roots: Vec::new(),
         });
@@ -46,11 +46,17 @@ impl<'a> Io<'a> {
     pub fn receive<T: Flow>(&mut self, port: Port<T>) -> T {
         let mut parcel = (self.receive)(port.index);
         for (position, item) in parcel.items.iter_mut().enumerate() {
+            if item.is_changed() {
+                give_up(
+                    "a value on its way to this stage was modified by an in-place operation of another one: the two share its memory. \
+                     Let that layer work on a copy",
+                );
+            }
             if item.tensor.device() != self.device {
                 item.tensor = item.tensor.to_device(self.device);
             }
             if let Some(recorded) = self.recorded.as_mut().filter(|_| item.needs_gradient) {
-                item.tensor = recorded.graph.receive(&item.tensor).unwrap_or_else(|error| give_up(error));
+                item.tensor = recorded.graph.receive(&item.tensor).unwrap_or_else(|error| give_up(error.to_string()));
                 recorded.received.push((port.index, position));
             }
         }
@@ -74,7 +80,7 @@ impl<'a> Io<'a> {
             for (position, item) in parcel.items.iter_mut().enumerate() {
                 match &mut self.recorded {
                     Some(recorded) => {
-                        let sent = recorded.graph.send(&item.tensor).unwrap_or_else(|error| give_up(error));
+                        let sent = recorded.graph.send(&item.tensor).unwrap_or_else(|error| give_up(error.to_string()));
                         (item.tensor, item.needs_gradient) = sent;
                         if item.needs_gradient {
                             recorded.roots.push((*port, position));
@@ -82,6 +88,7 @@ impl<'a> Io<'a> {
                     }
                     None => detach(item, wanted),
                 }
+                item.version = version(&item.tensor);
             }
         }
         (self.sent, self.recorded)

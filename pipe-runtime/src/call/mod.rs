@@ -14,7 +14,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::error::{panic_message, without_stack};
-use crate::torch::TorchError;
 use crate::{Context, Failure, Phase};
 
 /// A lock whose holder may have panicked: what it guards is replaced as a whole, so it is never half-written.
@@ -53,7 +52,7 @@ fn step(phase: Phase, cx: &Context, body: impl FnOnce() -> Result<(), String>) -
     Err(Failure { phase, stage: cx.stage(), layer: cx.path(), micro_batch: cx.micro_batch(), cause })
 }
 
-/// Unwinds out of a layer or a transfer with libtorch's message, without the panic hook's noise.
-fn give_up(error: TorchError) -> ! {
-    std::panic::resume_unwind(Box::new(error.to_string()) as Box<dyn Any + Send>)
+/// Unwinds out of a stage with a message, without the panic hook's noise.
+fn give_up(cause: impl Into<String>) -> ! {
+    std::panic::resume_unwind(Box::new(cause.into()) as Box<dyn Any + Send>)
 }

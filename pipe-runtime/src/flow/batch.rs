@@ -98,7 +98,7 @@ pub(crate) fn join(parts: Vec<Parcel>) -> Result<Joined> {
             ));
         };
         let needs_gradient = parts.iter().any(|part| part.items[slot].needs_gradient);
-        parcel.items.push(Item { tensor: Tensor::f_cat(&tensors, 0)?, whole: false, needs_gradient });
+        parcel.items.push(Item { tensor: Tensor::f_cat(&tensors, 0)?, whole: false, needs_gradient, version: 0 });
         rows.push(Some(sizes));
     }
     Ok(Joined { parcel, rows })

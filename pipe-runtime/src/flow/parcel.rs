@@ -3,6 +3,8 @@ use std::sync::Arc;
 
 use tch::Tensor;
 
+use crate::torch::version;
+
 /// A value taken apart, as it lies between two stages.
 #[derive(Debug, Default)]
 pub(crate) struct Parcel {
@@ -18,6 +20,8 @@ pub(crate) struct Item {
     pub(crate) whole: bool,
     /// The one who made it wants its gradient.
     pub(crate) needs_gradient: bool,
+    /// How often it had been changed in place when it was handed over.
+    pub(crate) version: u64,
 }
 
 /// What is not a tensor.
@@ -51,6 +55,11 @@ impl Item {
     pub(crate) fn share(&self) -> Self {
         Self { tensor: self.tensor.shallow_clone(), ..*self }
     }
+
+    /// Whether an in-place operation has changed it since it was handed over.
+    pub(crate) fn is_changed(&self) -> bool {
+        version(&self.tensor) != self.version
+    }
 }
 
 impl Parcel {
@@ -69,8 +78,8 @@ pub struct Packer {
 impl Packer {
     /// A tensor.
     pub fn tensor(&mut self, tensor: Tensor) {
-        let needs_gradient = tensor.requires_grad();
-        self.parcel.items.push(Item { tensor, whole: self.whole, needs_gradient });
+        let (needs_gradient, version) = (tensor.requires_grad(), version(&tensor));
+        self.parcel.items.push(Item { tensor, whole: self.whole, needs_gradient, version });
     }
 
     /// How many values follow, where the type does not say.

@@ -73,7 +73,7 @@ unsafe extern "C" {
     pub(super) fn pipe_modes_leave(entered: *mut EnteredState);
     pub(super) fn pipe_grad_mode() -> c_int;
     pub(super) fn pipe_set_grad_mode(enabled: c_int);
-    pub(super) fn pipe_version(tensor: *const C_tensor, version: *mut u64) -> c_int;
+    pub(super) fn pipe_version(tensor: *const C_tensor) -> u64;
 
     pub(super) fn pipe_random_install(operators: *mut usize) -> c_int;
     pub(super) fn pipe_random_enter() -> c_int;

@@ -84,9 +84,7 @@ impl Drop for GradMode {
 }
 
 /// How often `tensor` has been changed in place.
-pub(crate) fn version(tensor: &Tensor) -> Result<u64, TorchError> {
-    let mut version = 0;
+pub(crate) fn version(tensor: &Tensor) -> u64 {
     // SAFETY: the handle is alive.
-    ffi::check(unsafe { ffi::pipe_version(tensor.as_ptr(), &mut version) })?;
-    Ok(version)
+    unsafe { ffi::pipe_version(tensor.as_ptr()) }
 }

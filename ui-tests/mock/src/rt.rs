@@ -79,7 +79,7 @@ impl<L> Repeat for Vec<L> {
     type Layer = L;
 }
 
-pub struct Repeated<L>(Vec<L>);
+pub struct Repeated<L>(PhantomData<L>);
 
 impl<L> Repeat for Repeated<L> {
     type Layer = L;

@@ -48,9 +48,12 @@ void pipe_set_grad_mode(int enabled) {
   at::GradMode::set_enabled(enabled != 0);
 }
 
-// How often `tensor` was changed in place.
-int pipe_version(const at::Tensor* tensor, uint64_t* version) {
-  return pipe::guarded([&] { *version = tensor->is_inference() ? 0 : tensor->_version(); });
+// How often `tensor` was changed in place; 0 for those that do not count.
+uint64_t pipe_version(const at::Tensor* tensor) {
+  if (!tensor->defined() || tensor->is_inference()) {
+    return 0;
+  }
+  return tensor->unsafeGetTensorImpl()->version_counter().current_version();
 }
 
 } // extern "C"

@@ -9,7 +9,7 @@ use crate::names::plain;
 use crate::plan::{Plan, Route, Split, Stage, Step};
 
 /// The value of `PLAN`.
-pub fn constant(model: &Model, plan: &Plan) -> TokenStream {
+pub fn plan_constant(model: &Model, plan: &Plan) -> TokenStream {
     let name = plain(&model.ident);
     let stages = plan.stages.iter().map(|stage| stage_plan(model, stage));
     let skips = plan.routes.iter().map(|route| skip_plan(model, route));

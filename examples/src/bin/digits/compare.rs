@@ -1,0 +1,80 @@
+//! One training step as a pipeline and in place, compared bit by bit.
+
+use anyhow::Result;
+use pipe_runtime::Pipe;
+use tch::{Kind, Tensor};
+
+use crate::data::Dataset;
+use crate::model::{Digits, DigitsVars};
+
+/// What a step leaves behind, by name: the output, the input's gradient, and each parameter's.
+type Step = Vec<(String, Tensor)>;
+
+/// Runs one step on `batch` both ways, from the same weights and the same state of the random generator. Gives the name of the
+/// first tensor that differs, if one does.
+///
+/// In-place runs need all stages on one device.
+pub fn first_difference(mut pipe: Pipe<Digits>, vars: &DigitsVars, batch: &Dataset, seed: i64) -> Result<Option<String>> {
+    let chunks = pipe.chunks();
+    let pipelined = step(vars, batch, seed, |images| pipe.forward(images))?;
+    let net = pipe.into_inner();
+    let in_place = step(vars, batch, seed, |images| net.in_place().chunks(chunks).intra_op_threads(1).forward(images))?;
+
+    let mut pairs = pipelined.into_iter().zip(&in_place);
+    Ok(pairs.find(|((_, ours), (_, theirs))| !same_bits(ours, theirs)).map(|((name, _), _)| name))
+}
+
+fn step(
+    vars: &DigitsVars,
+    batch: &Dataset,
+    seed: i64,
+    forward: impl FnOnce(&Tensor) -> pipe_runtime::Result<Tensor>,
+) -> Result<Step> {
+    let images = batch.images.detach().copy().set_requires_grad(true);
+    let mut parameters: Vec<_> = vars.all().variables().into_iter().collect();
+    parameters.sort_by(|(a, _), (b, _)| a.cmp(b));
+    for (_, parameter) in &mut parameters {
+        parameter.zero_grad();
+    }
+
+    tch::manual_seed(seed);
+    let logits = forward(&images)?;
+    logits.cross_entropy_for_logits(&batch.labels.to_device(logits.device())).backward();
+
+    let mut step = vec![("output".to_owned(), logits.detach()), ("gradient of the input".to_owned(), gradient(&images))];
+    step.extend(parameters.iter().map(|(name, parameter)| (format!("gradient of {name}"), gradient(parameter))));
+    Ok(step)
+}
+
+/// A copy of the gradient, which the next step overwrites; undefined if there is none.
+fn gradient(tensor: &Tensor) -> Tensor {
+    let gradient = tensor.grad();
+    if gradient.defined() { gradient.copy() } else { gradient }
+}
+
+/// Whether shapes, kinds and all bits agree. Read as integers, so that NaN equals itself and 0 does not equal -0.
+fn same_bits(a: &Tensor, b: &Tensor) -> bool {
+    match (a.defined(), b.defined()) {
+        (true, true) => {
+            (a.kind(), a.size()) == (b.kind(), b.size()) && a.view_dtype(Kind::Int) == b.view_dtype(Kind::Int)
+        }
+        (ours, theirs) => ours == theirs,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bits_are_compared_not_values() {
+        let tensor = |values: &[f32]| Tensor::from_slice(values);
+        assert!(same_bits(&tensor(&[1.0, f32::NAN]), &tensor(&[1.0, f32::NAN])));
+        assert!(same_bits(&Tensor::new(), &Tensor::new()));
+        assert!(!same_bits(&tensor(&[1.0]), &Tensor::new()));
+        assert!(!same_bits(&tensor(&[0.0]), &tensor(&[-0.0])));
+        assert!(!same_bits(&tensor(&[1.0]), &tensor(&[1.0 + f32::EPSILON])));
+        assert!(!same_bits(&tensor(&[1.0, 2.0]), &tensor(&[1.0, 2.0]).view([2, 1])));
+        assert!(!same_bits(&tensor(&[0.0]), &Tensor::from_slice(&[0.0_f64])));
+    }
+}

@@ -1,0 +1,147 @@
+//! Trains a small residual network on handwritten digits, as a pipeline of four stages on the CPU, and shows that one of its steps
+//! is bit by bit the step of the same network run in place.
+//!
+//! Get the data with `cargo xtask data`, then: `cargo run --release -p pipe-examples --bin digits`.
+//!
+//! What is special to a pipeline is in `model.rs` (the annotated struct) and below, in `run`.
+
+mod compare;
+mod data;
+mod model;
+mod train;
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::Parser;
+use pipe_runtime::{Checkpoint, Devices};
+use tch::{Cuda, Device};
+
+use crate::model::Digits;
+use crate::train::Course;
+
+/// Trains a pipelined network on handwritten digits
+#[derive(Debug, Parser)]
+struct Args {
+    /// One device for each of the four stages, or one for all of them [default: the annotated ones]
+    #[arg(long, value_parser = devices)]
+    devices: Option<Devices>,
+    /// Into how many micro-batches a mini-batch is split, at most [default: as annotated]
+    #[arg(long)]
+    chunks: Option<NonZeroUsize>,
+    /// Which micro-batches are checkpointed: always, except_last or never [default: as annotated]
+    #[arg(long)]
+    checkpoint: Option<Checkpoint>,
+    /// How often the training images are gone through
+    #[arg(long, default_value = "15")]
+    epochs: NonZeroUsize,
+    /// How many images there are in a mini-batch
+    #[arg(long, default_value = "128", value_parser = clap::value_parser!(i64).range(1..))]
+    batch: i64,
+    /// Seed of the weights, the order of the images, and dropout
+    #[arg(long, default_value = "1")]
+    seed: i64,
+    /// The digits, as gzipped lines of 64 pixels and a label [default: where `cargo xtask data` puts them]
+    #[arg(long)]
+    data: Option<PathBuf>,
+}
+
+/// Reads `cpu,cpu,cpu,cpu`; a single `cpu` stands for all stages.
+fn devices(text: &str) -> pipe_runtime::Result<Devices> {
+    if text.contains(',') { text.parse() } else { vec![text; Digits::STAGES].join(",").parse() }
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("digits: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<ExitCode> {
+    let (train, test) = data::split(&data::load(args.data.as_deref())?)?;
+    // The stages work in parallel; a tensor operation in one of them gets a single thread.
+    tch::set_num_threads(1);
+    tch::manual_seed(args.seed);
+
+    let devices = args.devices.clone().unwrap_or_else(Digits::devices);
+    let vars = Digits::vars(&devices)?;
+    check_available(&vars.devices())?;
+    let mut builder = Digits::new(&vars).pipe(&vars).intra_op_threads(1);
+    if let Some(chunks) = args.chunks {
+        builder = builder.chunks(chunks.get());
+    }
+    if let Some(checkpoint) = args.checkpoint {
+        builder = builder.checkpoint(checkpoint);
+    }
+    let mut pipe = builder.build()?;
+
+    let parameters: usize = vars.all().trainable_variables().iter().map(|parameter| parameter.numel()).sum();
+    println!("{}", Digits::PLAN);
+    println!("devices {devices}; chunks {}; checkpoint {}; {parameters} parameters\n", pipe.chunks(), pipe.checkpoint());
+
+    let course = Course { epochs: args.epochs.get(), batch: args.batch, rate: 3e-3 };
+    let accuracy = course.run(&mut pipe, &vars, &train, &test)?;
+
+    let batch = train.first(args.batch);
+    let micro_batches = micro_batches(batch.rows() as usize, pipe.chunks());
+    let difference = compare::first_difference(pipe, &vars, &batch, args.seed)?;
+    println!(
+        "digits: test accuracy {accuracy:.3}, {} stages, {micro_batches} micro-batches, identical to in-place: {}",
+        Digits::STAGES,
+        if difference.is_none() { "yes" } else { "no" },
+    );
+    let Some(name) = difference else { return Ok(ExitCode::SUCCESS) };
+    println!("{name}");
+    Ok(ExitCode::FAILURE)
+}
+
+/// The run in place, at the end, needs all stages on one device, and tch panics when parameters are made on one that is not there.
+fn check_available(devices: &[Device]) -> Result<()> {
+    for &device in devices {
+        let available = match device {
+            Device::Cuda(index) => (index as i64) < Cuda::device_count(),
+            Device::Mps => tch::utils::has_mps(),
+            _ => true,
+        };
+        if !available {
+            bail!("there is no {device:?} on this machine: choose other `--devices`");
+        }
+    }
+    Ok(())
+}
+
+/// How many micro-batches `rows` give: all but the last ones have `rows / chunks` rows, rounded up.
+fn micro_batches(rows: usize, chunks: usize) -> usize {
+    rows.div_ceil(rows.div_ceil(chunks))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_well_formed() {
+        use clap::CommandFactory;
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn one_device_stands_for_all_stages() {
+        assert_eq!(devices("cpu").unwrap(), Devices::cpu(4));
+        assert_eq!(devices("cpu,cuda:0").unwrap(), "cpu,cuda:0".parse().unwrap());
+        assert!(devices("gpu").is_err());
+    }
+
+    #[test]
+    fn fewer_rows_than_chunks_make_fewer_micro_batches() {
+        assert_eq!(micro_batches(128, 8), 8);
+        assert_eq!(micro_batches(10, 8), 5);
+        assert_eq!(micro_batches(3, 8), 3);
+    }
+}

@@ -1,0 +1,106 @@
+//! What is generated, to be read. `UPDATE_EXPECT=1 cargo test -p pipe-macros` writes the files anew.
+
+use expect_test::{ExpectFile, expect_file};
+
+use super::derived;
+
+const UNET: &str = r#"
+/// A small U-Net over two devices.
+#[pipeline(chunks = 8, checkpoint = except_last)]
+pub struct UNet {
+    #[device("cuda:0")]
+    #[stash(level1 = output)]
+    encode1: Encode,
+    #[stash(level2 = output)]
+    encode2: Encode,
+    bottleneck: Block,
+
+    #[device("cuda:1")]
+    #[pop(level2)]
+    concat2: Concat,
+    decode2: Block,
+    #[pop(level1)]
+    concat1: Concat,
+    decode1: Block,
+    head: nn::Conv2D,
+}
+"#;
+
+fn check(source: &str, expected: &ExpectFile) -> String {
+    let generated = syn::parse2(derived(source)).expect("the expansion is items");
+    let generated = prettyplease::unparse(&generated);
+    let source = source.trim();
+    expected.assert_eq(&format!("// What is written:\n\n{source}\n\n// What is generated beside it:\n\n{generated}"));
+    generated
+}
+
+#[test]
+fn a_unet_expands_to_less_than_250_lines() {
+    let generated = check(UNET, &expect_file!["../../tests/snapshots/unet.rs"]);
+    assert!(generated.lines().count() < 250);
+}
+
+#[test]
+fn repeated_layers_are_spread_over_stages() {
+    let source = r#"
+#[pipeline]
+struct Stack<B: ModuleT + 'static, const DEPTH: usize> {
+    #[device("cuda:0")]
+    embed: Embed,
+    #[devices("cuda:0" = 3, "cuda:1" = 5)]
+    blocks: [B; DEPTH],
+    #[repeat]
+    tail: Vec<B>,
+    #[not_a_layer]
+    config: Config,
+}
+"#;
+    check(source, &expect_file!["../../tests/snapshots/repeated.rs"]);
+}
+
+#[test]
+fn skips_are_ports_between_stages_and_locals_inside_one() {
+    let source = r#"
+#[pipeline(input = (Tensor, Mask), output = Logits)]
+struct Skips {
+    #[device("cpu")]
+    #[stash(returned, taken = input, made = output)]
+    one: One,
+    #[pop(made)]
+    two: Two,
+    #[device("cpu")]
+    #[pop(taken, returned)]
+    three: Three,
+}
+"#;
+    check(source, &expect_file!["../../tests/snapshots/skips.rs"]);
+}
+
+#[test]
+fn a_struct_without_devices_is_a_block() {
+    let source = r#"
+#[pipeline]
+pub struct Block {
+    #[stash(residual = input)]
+    conv: nn::Conv2D,
+    #[repeat]
+    more: [nn::Conv2D; 2],
+    #[pop(residual)]
+    #[layer(name = "sum")]
+    add: Add,
+}
+"#;
+    check(source, &expect_file!["../../tests/snapshots/block.rs"]);
+}
+
+#[test]
+fn a_mistake_leaves_stubs() {
+    let source = r#"
+#[pipeline(chunks = 0)]
+pub struct Broken {
+    #[device("gpu:0")]
+    one: Linear,
+}
+"#;
+    check(source, &expect_file!["../../tests/snapshots/stubs.rs"]);
+}

@@ -1,0 +1,103 @@
+// What is written:
+
+#[pipeline]
+pub struct Block {
+    #[stash(residual = input)]
+    conv: nn::Conv2D,
+    #[repeat]
+    more: [nn::Conv2D; 2],
+    #[pop(residual)]
+    #[layer(name = "sum")]
+    add: Add,
+}
+
+// What is generated beside it:
+
+/// Parameter paths of [`Block`]: one per layer.
+#[derive(Debug)]
+pub struct BlockVars<'vars> {
+    path: ::pipe_runtime::__rt::Path<'vars>,
+}
+const _: () = {
+    use ::pipe_runtime::__rt;
+    #[allow(dead_code)]
+    impl Block {
+        /// Which layer runs in which stage, and where each skip goes. Prints as a table.
+        pub const PLAN: __rt::Plan = __rt::Plan {
+            name: "Block",
+            stages: &[
+                __rt::StagePlan {
+                    device: "",
+                    layers: &[
+                        __rt::LayerPlan::layer("conv"),
+                        __rt::LayerPlan::repeated(
+                            "more",
+                            0,
+                            __rt::Split::Evenly(1),
+                            ::core::option::Option::Some(2),
+                        ),
+                        __rt::LayerPlan::layer("sum"),
+                    ],
+                },
+            ],
+            skips: &[
+                __rt::SkipPlan {
+                    name: "residual",
+                    stash: "conv",
+                    from: 0,
+                    pop: "sum",
+                    to: 0,
+                },
+            ],
+        };
+        /// The parameter paths of the layers below `path`.
+        pub fn vars_at<'vars>(
+            path: impl ::core::borrow::Borrow<__rt::Path<'vars>>,
+        ) -> BlockVars<'vars> {
+            BlockVars {
+                path: ::core::clone::Clone::clone(
+                    ::core::borrow::Borrow::<__rt::Path<'vars>>::borrow(&path),
+                ),
+            }
+        }
+        /// Runs the same layers in place on one device, micro-batch by micro-batch.
+        pub fn in_place(&self) -> __rt::InPlace<'_, Self> {
+            __rt::InPlace::new(self)
+        }
+    }
+    #[allow(dead_code)]
+    impl<'vars> BlockVars<'vars> {
+        /// Path of layer `conv`.
+        pub fn conv(&self) -> __rt::Path<'vars> {
+            self.path.sub("conv")
+        }
+        /// Paths of the layers `more`.
+        pub fn more(&self) -> [__rt::Path<'vars>; 2] {
+            __rt::sub_paths(&self.path, "more")
+        }
+        /// Path of layer `sum`.
+        pub fn add(&self) -> __rt::Path<'vars> {
+            self.path.sub("sum")
+        }
+    }
+    impl __rt::Model for Block {
+        type Input = __rt::Tensor;
+        type Output = __rt::Tensor;
+        const PLAN: __rt::Plan = Self::PLAN;
+        const DEFAULTS: __rt::Defaults = __rt::Defaults {
+            chunks: ::core::option::Option::None,
+            checkpoint: ::core::option::Option::None,
+        };
+    }
+    impl __rt::Layer<__rt::Tensor> for Block {
+        type Out = __rt::Tensor;
+        fn forward(&self, x: __rt::Tensor, cx: &__rt::Context) -> __rt::Tensor {
+            let Self { conv, more, add } = self;
+            let skip_residual = __rt::keep(&x);
+            let x = __rt::run(x, conv, cx.layer("conv"));
+            let x = __rt::run_each(x, more, cx, "more");
+            let x = __rt::run((x, skip_residual), add, cx.layer("sum"));
+            x
+        }
+    }
+};

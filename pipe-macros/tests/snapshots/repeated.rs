@@ -1,0 +1,185 @@
+// What is written:
+
+#[pipeline]
+struct Stack<B: ModuleT + 'static, const DEPTH: usize> {
+    #[device("cuda:0")]
+    embed: Embed,
+    #[devices("cuda:0" = 3, "cuda:1" = 5)]
+    blocks: [B; DEPTH],
+    #[repeat]
+    tail: Vec<B>,
+    #[not_a_layer]
+    config: Config,
+}
+
+// What is generated beside it:
+
+/// Parameter paths of [`Stack`]: one per layer, each on its stage's device.
+#[derive(Debug)]
+struct StackVars<const DEPTH: usize> {
+    vars: ::pipe_runtime::__rt::Vars,
+}
+const _: () = {
+    use ::pipe_runtime::__rt;
+    #[allow(dead_code)]
+    impl<B: ModuleT + 'static, const DEPTH: usize> Stack<B, DEPTH> {
+        /// Which layer runs in which stage, and where each skip goes. Prints as a table.
+        pub const PLAN: __rt::Plan = __rt::Plan {
+            name: "Stack",
+            stages: &[
+                __rt::StagePlan {
+                    device: "cuda:0",
+                    layers: &[
+                        __rt::LayerPlan::layer("embed"),
+                        __rt::LayerPlan::repeated(
+                            "blocks",
+                            0,
+                            __rt::Split::Counts(&[3, 5]),
+                            ::core::option::Option::Some(DEPTH),
+                        ),
+                    ],
+                },
+                __rt::StagePlan {
+                    device: "cuda:1",
+                    layers: &[
+                        __rt::LayerPlan::repeated(
+                            "blocks",
+                            1,
+                            __rt::Split::Counts(&[3, 5]),
+                            ::core::option::Option::Some(DEPTH),
+                        ),
+                        __rt::LayerPlan::repeated(
+                            "tail",
+                            0,
+                            __rt::Split::Evenly(1),
+                            ::core::option::Option::None,
+                        ),
+                    ],
+                },
+            ],
+            skips: &[],
+        };
+        /// How many stages the annotations make.
+        pub const STAGES: usize = 2;
+        /// The annotated devices, one per stage.
+        pub fn devices() -> __rt::Devices {
+            __rt::Devices::annotated(&Self::PLAN)
+        }
+        /// Makes the variable stores, one per stage, for a model that is to be made with them.
+        ///
+        /// # Errors
+        ///
+        /// If there are not as many devices as stages, or one of them does not exist here.
+        pub fn vars(devices: &__rt::Devices) -> __rt::Result<StackVars<DEPTH>> {
+            ::core::result::Result::Ok(StackVars {
+                vars: __rt::Vars::new(&Self::PLAN, devices)?,
+            })
+        }
+        /// Prepares the pipelined run. What is set on the result wins over the annotations.
+        pub fn pipe(self, vars: &StackVars<DEPTH>) -> __rt::PipeBuilder<Self> {
+            __rt::PipeBuilder::new(self, vars)
+        }
+        /// Runs the same layers in place on one device, micro-batch by micro-batch.
+        pub fn in_place(&self) -> __rt::InPlace<'_, Self> {
+            __rt::InPlace::new(self)
+        }
+    }
+    #[allow(dead_code)]
+    impl<const DEPTH: usize> StackVars<DEPTH> {
+        /// Path of layer `embed`.
+        pub fn embed(&self) -> __rt::Path<'_> {
+            self.vars.layer(0, "embed")
+        }
+        /// Paths of the layers `blocks`.
+        pub fn blocks(&self) -> [__rt::Path<'_>; DEPTH] {
+            self.vars.layers_array(0, "blocks", __rt::Split::Counts(&[3, 5]))
+        }
+        /// Paths of `len` layers `tail`.
+        pub fn tail(&self, len: usize) -> ::std::vec::Vec<__rt::Path<'_>> {
+            self.vars.layers(1, "tail", __rt::Split::Evenly(1), len)
+        }
+    }
+    impl<const DEPTH: usize> ::core::ops::Deref for StackVars<DEPTH> {
+        type Target = __rt::Vars;
+        fn deref(&self) -> &__rt::Vars {
+            &self.vars
+        }
+    }
+    impl<B: ModuleT + 'static, const DEPTH: usize> __rt::Model for Stack<B, DEPTH> {
+        type Input = __rt::Tensor;
+        type Output = __rt::Tensor;
+        const PLAN: __rt::Plan = Self::PLAN;
+        const DEFAULTS: __rt::Defaults = __rt::Defaults {
+            chunks: ::core::option::Option::None,
+            checkpoint: ::core::option::Option::None,
+        };
+    }
+    #[allow(dead_code, private_bounds, private_interfaces)]
+    pub struct StackPlain<B: ModuleT + 'static, const DEPTH: usize> {
+        config: Config,
+        owner: ::core::marker::PhantomData<fn() -> Stack<B, DEPTH>>,
+    }
+    impl<B: ModuleT + 'static, const DEPTH: usize> __rt::Pipeline for Stack<B, DEPTH> {
+        type Plain = StackPlain<B, DEPTH>;
+        fn disassemble(self, graph: &mut __rt::Graph) -> __rt::Result<Self::Plain> {
+            let Self { embed, blocks, tail, config } = self;
+            let [blocks_0, blocks_1] = __rt::spread(
+                blocks,
+                "blocks",
+                __rt::Split::Counts(&[3, 5]),
+            )?;
+            let [tail] = __rt::spread(tail, "tail", __rt::Split::Evenly(1))?;
+            let flow_0 = graph.input::<__rt::Tensor>();
+            let flow_1 = graph.port(0, 1);
+            let flow_2 = graph.output();
+            graph
+                .stage(
+                    (embed, blocks_0),
+                    move |(embed, blocks_0), io, cx| {
+                        let x = io.receive(flow_0);
+                        let x = __rt::run(x, embed, cx.layer("embed"));
+                        let x = __rt::run_each(x, blocks_0, cx, "blocks");
+                        io.send(flow_1, x);
+                    },
+                );
+            graph
+                .stage(
+                    (blocks_1, tail),
+                    move |(blocks_1, tail), io, cx| {
+                        let x = io.receive(flow_1);
+                        let x = __rt::run_each(x, blocks_1, cx, "blocks");
+                        let x = __rt::run_each(x, tail, cx, "tail");
+                        io.send(flow_2, x);
+                    },
+                );
+            ::core::result::Result::Ok(StackPlain {
+                config,
+                owner: ::core::marker::PhantomData,
+            })
+        }
+        fn assemble(
+            layers: &mut __rt::Layers,
+            StackPlain { config, owner: ::core::marker::PhantomData }: Self::Plain,
+        ) -> Self {
+            let (embed, blocks_0) = layers.take();
+            let (blocks_1, tail) = layers.take();
+            Self {
+                embed,
+                blocks: __rt::gather_parts([blocks_0, blocks_1]),
+                tail: __rt::gather_parts([tail]),
+                config,
+            }
+        }
+    }
+    impl<B: ModuleT + 'static, const DEPTH: usize> __rt::Layer<__rt::Tensor>
+    for Stack<B, DEPTH> {
+        type Out = __rt::Tensor;
+        fn forward(&self, x: __rt::Tensor, cx: &__rt::Context) -> __rt::Tensor {
+            let Self { embed, blocks, tail, .. } = self;
+            let x = __rt::run(x, embed, cx.layer("embed"));
+            let x = __rt::run_each(x, blocks, cx, "blocks");
+            let x = __rt::run_each(x, tail, cx, "tail");
+            x
+        }
+    }
+};

@@ -1,0 +1,178 @@
+// What is written:
+
+#[pipeline(input = (Tensor, Mask), output = Logits)]
+struct Skips {
+    #[device("cpu")]
+    #[stash(returned, taken = input, made = output)]
+    one: One,
+    #[pop(made)]
+    two: Two,
+    #[device("cpu")]
+    #[pop(taken, returned)]
+    three: Three,
+}
+
+// What is generated beside it:
+
+/// Parameter paths of [`Skips`]: one per layer, each on its stage's device.
+#[derive(Debug)]
+struct SkipsVars {
+    vars: ::pipe_runtime::__rt::Vars,
+}
+const _: () = {
+    use ::pipe_runtime::__rt;
+    #[allow(dead_code)]
+    impl Skips {
+        /// Which layer runs in which stage, and where each skip goes. Prints as a table.
+        pub const PLAN: __rt::Plan = __rt::Plan {
+            name: "Skips",
+            stages: &[
+                __rt::StagePlan {
+                    device: "cpu",
+                    layers: &[
+                        __rt::LayerPlan::layer("one"),
+                        __rt::LayerPlan::layer("two"),
+                    ],
+                },
+                __rt::StagePlan {
+                    device: "cpu",
+                    layers: &[__rt::LayerPlan::layer("three")],
+                },
+            ],
+            skips: &[
+                __rt::SkipPlan {
+                    name: "returned",
+                    stash: "one",
+                    from: 0,
+                    pop: "three",
+                    to: 1,
+                },
+                __rt::SkipPlan {
+                    name: "taken",
+                    stash: "one",
+                    from: 0,
+                    pop: "three",
+                    to: 1,
+                },
+                __rt::SkipPlan {
+                    name: "made",
+                    stash: "one",
+                    from: 0,
+                    pop: "two",
+                    to: 0,
+                },
+            ],
+        };
+        /// How many stages the annotations make.
+        pub const STAGES: usize = 2;
+        /// The annotated devices, one per stage.
+        pub fn devices() -> __rt::Devices {
+            __rt::Devices::annotated(&Self::PLAN)
+        }
+        /// Makes the variable stores, one per stage, for a model that is to be made with them.
+        ///
+        /// # Errors
+        ///
+        /// If there are not as many devices as stages, or one of them does not exist here.
+        pub fn vars(devices: &__rt::Devices) -> __rt::Result<SkipsVars> {
+            ::core::result::Result::Ok(SkipsVars {
+                vars: __rt::Vars::new(&Self::PLAN, devices)?,
+            })
+        }
+        /// Prepares the pipelined run. What is set on the result wins over the annotations.
+        pub fn pipe(self, vars: &SkipsVars) -> __rt::PipeBuilder<Self> {
+            __rt::PipeBuilder::new(self, vars)
+        }
+        /// Runs the same layers in place on one device, micro-batch by micro-batch.
+        pub fn in_place(&self) -> __rt::InPlace<'_, Self> {
+            __rt::InPlace::new(self)
+        }
+    }
+    #[allow(dead_code)]
+    impl SkipsVars {
+        /// Path of layer `one`.
+        pub fn one(&self) -> __rt::Path<'_> {
+            self.vars.layer(0, "one")
+        }
+        /// Path of layer `two`.
+        pub fn two(&self) -> __rt::Path<'_> {
+            self.vars.layer(0, "two")
+        }
+        /// Path of layer `three`.
+        pub fn three(&self) -> __rt::Path<'_> {
+            self.vars.layer(1, "three")
+        }
+    }
+    impl ::core::ops::Deref for SkipsVars {
+        type Target = __rt::Vars;
+        fn deref(&self) -> &__rt::Vars {
+            &self.vars
+        }
+    }
+    impl __rt::Model for Skips {
+        type Input = (Tensor, Mask);
+        type Output = Logits;
+        const PLAN: __rt::Plan = Self::PLAN;
+        const DEFAULTS: __rt::Defaults = __rt::Defaults {
+            chunks: ::core::option::Option::None,
+            checkpoint: ::core::option::Option::None,
+        };
+    }
+    impl __rt::Pipeline for Skips {
+        type Plain = ();
+        fn disassemble(self, graph: &mut __rt::Graph) -> __rt::Result<Self::Plain> {
+            let Self { one, two, three } = self;
+            let flow_0 = graph.input::<(Tensor, Mask)>();
+            let flow_1 = graph.port(0, 1);
+            let port_taken = graph.port(0, 1);
+            let port_returned = graph.port(0, 1);
+            let flow_2 = graph.output();
+            graph
+                .stage(
+                    (one, two),
+                    move |(one, two), io, cx| {
+                        let x = io.receive(flow_0);
+                        io.send(port_taken, __rt::keep(&x));
+                        let (x, skip_returned) = __rt::run(x, one, cx.layer("one"));
+                        io.send(port_returned, skip_returned);
+                        let skip_made = __rt::keep(&x);
+                        let x = __rt::run((x, skip_made), two, cx.layer("two"));
+                        io.send(flow_1, x);
+                    },
+                );
+            graph
+                .stage(
+                    (three,),
+                    move |(three,), io, cx| {
+                        let x = io.receive(flow_1);
+                        let skip_taken = io.receive(port_taken);
+                        let skip_returned = io.receive(port_returned);
+                        let x = __rt::run(
+                            (x, skip_taken, skip_returned),
+                            three,
+                            cx.layer("three"),
+                        );
+                        io.send(flow_2, x);
+                    },
+                );
+            ::core::result::Result::Ok(())
+        }
+        fn assemble(layers: &mut __rt::Layers, (): Self::Plain) -> Self {
+            let (one, two) = layers.take();
+            let (three,) = layers.take();
+            Self { one, two, three }
+        }
+    }
+    impl __rt::Layer<(Tensor, Mask)> for Skips {
+        type Out = Logits;
+        fn forward(&self, x: (Tensor, Mask), cx: &__rt::Context) -> Logits {
+            let Self { one, two, three } = self;
+            let skip_taken = __rt::keep(&x);
+            let (x, skip_returned) = __rt::run(x, one, cx.layer("one"));
+            let skip_made = __rt::keep(&x);
+            let x = __rt::run((x, skip_made), two, cx.layer("two"));
+            let x = __rt::run((x, skip_taken, skip_returned), three, cx.layer("three"));
+            x
+        }
+    }
+};

@@ -1,0 +1,99 @@
+// What is written:
+
+#[pipeline(chunks = 0)]
+pub struct Broken {
+    #[device("gpu:0")]
+    one: Linear,
+}
+
+// What is generated beside it:
+
+::core::compile_error! {
+    "number of chunks must be positive integer\n\nhelp: write a literal number such as `chunks = 8`; `.chunks(n)` on the pipe takes any value"
+}
+::core::compile_error! {
+    "`gpu:0` is not a device\n\nhelp: did you mean `cuda:0`?"
+}
+/// Parameter paths of [`Broken`]: one per layer, each on its stage's device.
+#[derive(Debug)]
+pub struct BrokenVars {
+    vars: ::pipe_runtime::__rt::Vars,
+}
+const _: () = {
+    use ::pipe_runtime::__rt;
+    #[allow(dead_code)]
+    impl Broken {
+        /// Which layer runs in which stage, and where each skip goes. Prints as a table.
+        pub const PLAN: __rt::Plan = __rt::Plan {
+            name: "Broken",
+            stages: &[
+                __rt::StagePlan {
+                    device: "gpu:0",
+                    layers: &[__rt::LayerPlan::layer("one")],
+                },
+            ],
+            skips: &[],
+        };
+        /// How many stages the annotations make.
+        pub const STAGES: usize = 1;
+        /// The annotated devices, one per stage.
+        pub fn devices() -> __rt::Devices {
+            __rt::Devices::annotated(&Self::PLAN)
+        }
+        /// Makes the variable stores, one per stage, for a model that is to be made with them.
+        ///
+        /// # Errors
+        ///
+        /// If there are not as many devices as stages, or one of them does not exist here.
+        pub fn vars(devices: &__rt::Devices) -> __rt::Result<BrokenVars> {
+            ::core::result::Result::Ok(BrokenVars {
+                vars: __rt::Vars::new(&Self::PLAN, devices)?,
+            })
+        }
+        /// Prepares the pipelined run. What is set on the result wins over the annotations.
+        pub fn pipe(self, vars: &BrokenVars) -> __rt::PipeBuilder<Self> {
+            __rt::PipeBuilder::new(self, vars)
+        }
+        /// Runs the same layers in place on one device, micro-batch by micro-batch.
+        pub fn in_place(&self) -> __rt::InPlace<'_, Self> {
+            __rt::InPlace::new(self)
+        }
+    }
+    #[allow(dead_code)]
+    impl BrokenVars {
+        /// Path of layer `one`.
+        pub fn one(&self) -> __rt::Path<'_> {
+            self.vars.layer(0, "one")
+        }
+    }
+    impl ::core::ops::Deref for BrokenVars {
+        type Target = __rt::Vars;
+        fn deref(&self) -> &__rt::Vars {
+            &self.vars
+        }
+    }
+    impl __rt::Model for Broken {
+        type Input = __rt::Tensor;
+        type Output = __rt::Tensor;
+        const PLAN: __rt::Plan = Self::PLAN;
+        const DEFAULTS: __rt::Defaults = __rt::Defaults {
+            chunks: ::core::option::Option::Some(0),
+            checkpoint: ::core::option::Option::None,
+        };
+    }
+    impl __rt::Pipeline for Broken {
+        type Plain = ();
+        fn disassemble(self, graph: &mut __rt::Graph) -> __rt::Result<Self::Plain> {
+            loop {}
+        }
+        fn assemble(layers: &mut __rt::Layers, _: Self::Plain) -> Self {
+            loop {}
+        }
+    }
+    impl __rt::Layer<__rt::Tensor> for Broken {
+        type Out = __rt::Tensor;
+        fn forward(&self, x: __rt::Tensor, cx: &__rt::Context) -> __rt::Tensor {
+            loop {}
+        }
+    }
+};

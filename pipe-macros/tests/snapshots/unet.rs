@@ -1,0 +1,246 @@
+// What is written:
+
+/// A small U-Net over two devices.
+#[pipeline(chunks = 8, checkpoint = except_last)]
+pub struct UNet {
+    #[device("cuda:0")]
+    #[stash(level1 = output)]
+    encode1: Encode,
+    #[stash(level2 = output)]
+    encode2: Encode,
+    bottleneck: Block,
+
+    #[device("cuda:1")]
+    #[pop(level2)]
+    concat2: Concat,
+    decode2: Block,
+    #[pop(level1)]
+    concat1: Concat,
+    decode1: Block,
+    head: nn::Conv2D,
+}
+
+// What is generated beside it:
+
+/// Parameter paths of [`UNet`]: one per layer, each on its stage's device.
+#[derive(Debug)]
+pub struct UNetVars {
+    vars: ::pipe_runtime::__rt::Vars,
+}
+const _: () = {
+    use ::pipe_runtime::__rt;
+    #[allow(dead_code)]
+    impl UNet {
+        /// Which layer runs in which stage, and where each skip goes. Prints as a table.
+        pub const PLAN: __rt::Plan = __rt::Plan {
+            name: "UNet",
+            stages: &[
+                __rt::StagePlan {
+                    device: "cuda:0",
+                    layers: &[
+                        __rt::LayerPlan::layer("encode1"),
+                        __rt::LayerPlan::layer("encode2"),
+                        __rt::LayerPlan::layer("bottleneck"),
+                    ],
+                },
+                __rt::StagePlan {
+                    device: "cuda:1",
+                    layers: &[
+                        __rt::LayerPlan::layer("concat2"),
+                        __rt::LayerPlan::layer("decode2"),
+                        __rt::LayerPlan::layer("concat1"),
+                        __rt::LayerPlan::layer("decode1"),
+                        __rt::LayerPlan::layer("head"),
+                    ],
+                },
+            ],
+            skips: &[
+                __rt::SkipPlan {
+                    name: "level1",
+                    stash: "encode1",
+                    from: 0,
+                    pop: "concat1",
+                    to: 1,
+                },
+                __rt::SkipPlan {
+                    name: "level2",
+                    stash: "encode2",
+                    from: 0,
+                    pop: "concat2",
+                    to: 1,
+                },
+            ],
+        };
+        /// How many stages the annotations make.
+        pub const STAGES: usize = 2;
+        /// The annotated devices, one per stage.
+        pub fn devices() -> __rt::Devices {
+            __rt::Devices::annotated(&Self::PLAN)
+        }
+        /// Makes the variable stores, one per stage, for a model that is to be made with them.
+        ///
+        /// # Errors
+        ///
+        /// If there are not as many devices as stages, or one of them does not exist here.
+        pub fn vars(devices: &__rt::Devices) -> __rt::Result<UNetVars> {
+            ::core::result::Result::Ok(UNetVars {
+                vars: __rt::Vars::new(&Self::PLAN, devices)?,
+            })
+        }
+        /// Prepares the pipelined run. What is set on the result wins over the annotations.
+        pub fn pipe(self, vars: &UNetVars) -> __rt::PipeBuilder<Self> {
+            __rt::PipeBuilder::new(self, vars)
+        }
+        /// Runs the same layers in place on one device, micro-batch by micro-batch.
+        pub fn in_place(&self) -> __rt::InPlace<'_, Self> {
+            __rt::InPlace::new(self)
+        }
+    }
+    #[allow(dead_code)]
+    impl UNetVars {
+        /// Path of layer `encode1`.
+        pub fn encode1(&self) -> __rt::Path<'_> {
+            self.vars.layer(0, "encode1")
+        }
+        /// Path of layer `encode2`.
+        pub fn encode2(&self) -> __rt::Path<'_> {
+            self.vars.layer(0, "encode2")
+        }
+        /// Path of layer `bottleneck`.
+        pub fn bottleneck(&self) -> __rt::Path<'_> {
+            self.vars.layer(0, "bottleneck")
+        }
+        /// Path of layer `concat2`.
+        pub fn concat2(&self) -> __rt::Path<'_> {
+            self.vars.layer(1, "concat2")
+        }
+        /// Path of layer `decode2`.
+        pub fn decode2(&self) -> __rt::Path<'_> {
+            self.vars.layer(1, "decode2")
+        }
+        /// Path of layer `concat1`.
+        pub fn concat1(&self) -> __rt::Path<'_> {
+            self.vars.layer(1, "concat1")
+        }
+        /// Path of layer `decode1`.
+        pub fn decode1(&self) -> __rt::Path<'_> {
+            self.vars.layer(1, "decode1")
+        }
+        /// Path of layer `head`.
+        pub fn head(&self) -> __rt::Path<'_> {
+            self.vars.layer(1, "head")
+        }
+    }
+    impl ::core::ops::Deref for UNetVars {
+        type Target = __rt::Vars;
+        fn deref(&self) -> &__rt::Vars {
+            &self.vars
+        }
+    }
+    impl __rt::Model for UNet {
+        type Input = __rt::Tensor;
+        type Output = __rt::Tensor;
+        const PLAN: __rt::Plan = Self::PLAN;
+        const DEFAULTS: __rt::Defaults = __rt::Defaults {
+            chunks: ::core::option::Option::Some(8),
+            checkpoint: ::core::option::Option::Some(__rt::Checkpoint::ExceptLast),
+        };
+    }
+    impl __rt::Pipeline for UNet {
+        type Plain = ();
+        fn disassemble(self, graph: &mut __rt::Graph) -> __rt::Result<Self::Plain> {
+            let Self {
+                encode1,
+                encode2,
+                bottleneck,
+                concat2,
+                decode2,
+                concat1,
+                decode1,
+                head,
+            } = self;
+            let flow_0 = graph.input::<__rt::Tensor>();
+            let flow_1 = graph.port(0, 1);
+            let port_level2 = graph.port(0, 1);
+            let port_level1 = graph.port(0, 1);
+            let flow_2 = graph.output();
+            graph
+                .stage(
+                    (encode1, encode2, bottleneck),
+                    move |(encode1, encode2, bottleneck), io, cx| {
+                        let x = io.receive(flow_0);
+                        let x = __rt::run(x, encode1, cx.layer("encode1"));
+                        io.send(port_level1, __rt::keep(&x));
+                        let x = __rt::run(x, encode2, cx.layer("encode2"));
+                        io.send(port_level2, __rt::keep(&x));
+                        let x = __rt::run(x, bottleneck, cx.layer("bottleneck"));
+                        io.send(flow_1, x);
+                    },
+                );
+            graph
+                .stage(
+                    (concat2, decode2, concat1, decode1, head),
+                    move |(concat2, decode2, concat1, decode1, head), io, cx| {
+                        let x = io.receive(flow_1);
+                        let skip_level2 = io.receive(port_level2);
+                        let x = __rt::run(
+                            (x, skip_level2),
+                            concat2,
+                            cx.layer("concat2"),
+                        );
+                        let x = __rt::run(x, decode2, cx.layer("decode2"));
+                        let skip_level1 = io.receive(port_level1);
+                        let x = __rt::run(
+                            (x, skip_level1),
+                            concat1,
+                            cx.layer("concat1"),
+                        );
+                        let x = __rt::run(x, decode1, cx.layer("decode1"));
+                        let x = __rt::run(x, head, cx.layer("head"));
+                        io.send(flow_2, x);
+                    },
+                );
+            ::core::result::Result::Ok(())
+        }
+        fn assemble(layers: &mut __rt::Layers, (): Self::Plain) -> Self {
+            let (encode1, encode2, bottleneck) = layers.take();
+            let (concat2, decode2, concat1, decode1, head) = layers.take();
+            Self {
+                encode1,
+                encode2,
+                bottleneck,
+                concat2,
+                decode2,
+                concat1,
+                decode1,
+                head,
+            }
+        }
+    }
+    impl __rt::Layer<__rt::Tensor> for UNet {
+        type Out = __rt::Tensor;
+        fn forward(&self, x: __rt::Tensor, cx: &__rt::Context) -> __rt::Tensor {
+            let Self {
+                encode1,
+                encode2,
+                bottleneck,
+                concat2,
+                decode2,
+                concat1,
+                decode1,
+                head,
+            } = self;
+            let x = __rt::run(x, encode1, cx.layer("encode1"));
+            let skip_level1 = __rt::keep(&x);
+            let x = __rt::run(x, encode2, cx.layer("encode2"));
+            let skip_level2 = __rt::keep(&x);
+            let x = __rt::run(x, bottleneck, cx.layer("bottleneck"));
+            let x = __rt::run((x, skip_level2), concat2, cx.layer("concat2"));
+            let x = __rt::run(x, decode2, cx.layer("decode2"));
+            let x = __rt::run((x, skip_level1), concat1, cx.layer("concat1"));
+            let x = __rt::run(x, decode1, cx.layer("decode1"));
+            let x = __rt::run(x, head, cx.layer("head"));
+            x
+        }
+    }
+};

@@ -1,0 +1,123 @@
+//! A pipelined step against the same step in place.
+
+use std::collections::BTreeMap;
+use std::ops::Deref;
+
+use pipe_runtime::{Checkpoint, Flow, InPlace, IntoFlow, Layer, PipeBuilder, Pipeline, Vars};
+use tch::{Device, Kind, Tensor};
+
+/// A pipelined model that can be made and fed.
+pub trait Case: Pipeline<Input: IntoFlow<Self::Input>> + Layer<Self::Input, Out = Self::Output> {
+    /// The generated variables.
+    type Vars: Deref<Target = Vars>;
+
+    /// Makes the model on CPU stages.
+    fn make() -> (Self, Self::Vars);
+
+    /// An input of so many rows, and those of its tensors that are leaves which want a gradient.
+    fn input(rows: i64) -> (Self::Input, Vec<Tensor>);
+
+    /// The tensors of an output.
+    fn tensors(output: Self::Output) -> Vec<Tensor>;
+}
+
+/// How to run.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Rows of the mini-batch.
+    pub rows: i64,
+    /// Micro-batches at most.
+    pub chunks: usize,
+    /// Which are checkpointed.
+    pub checkpoint: Checkpoint,
+    /// Seed of everything.
+    pub seed: i64,
+    /// Training mode.
+    pub training: bool,
+}
+
+/// Everything that a step leaves behind.
+#[derive(Debug, PartialEq)]
+pub struct Outcome {
+    /// The outputs.
+    pub outputs: Vec<Tensor>,
+    /// Whether each output carries a gradient.
+    pub differentiable: Vec<bool>,
+    /// The inputs' gradients.
+    pub inputs: Vec<Option<Tensor>>,
+    /// The parameters' gradients, by name.
+    pub parameters: BTreeMap<String, Option<Tensor>>,
+    /// The variables that are not trained, by name.
+    pub buffers: BTreeMap<String, Tensor>,
+}
+
+/// Asserts that a pipelined step and the same step in place leave the same behind, bit by bit.
+pub fn assert_transparent<C: Case>(settings: Settings) {
+    let _serial = crate::serial();
+    let in_place = run::<C>(settings, None, |model, _, input| {
+        let run = InPlace::new(&model).chunks(settings.chunks).training(settings.training);
+        run.intra_op_threads(1).forward(input).expect("no layer fails")
+    });
+    let pipelined = run::<C>(settings, Some(&in_place.differentiable), |model, vars, input| {
+        let builder = PipeBuilder::new(model, vars).chunks(settings.chunks).checkpoint(settings.checkpoint);
+        let mut pipe = builder.intra_op_threads(1).build().expect("the settings are valid");
+        if !settings.training {
+            pipe.eval();
+        }
+        pipe.forward(input).expect("no layer fails")
+    });
+
+    // A checkpointed stage cannot know which of its float outputs are constants, so only the opposite must hold.
+    for (pipelined, in_place) in pipelined.differentiable.iter().zip(&in_place.differentiable) {
+        assert!(*pipelined || !*in_place, "an output lost its gradient");
+    }
+    assert_eq!(pipelined.outputs, in_place.outputs, "outputs");
+    assert_eq!(pipelined.inputs, in_place.inputs, "gradients of the inputs");
+    assert_eq!(pipelined.parameters, in_place.parameters, "gradients of the parameters");
+    assert_eq!(pipelined.buffers, in_place.buffers, "statistics");
+}
+
+/// One step from the seed on: forward as given, a loss with a weight of its own for each output element that is differentiable in place,
+/// backward.
+fn run<C: Case>(
+    settings: Settings,
+    differentiable: Option<&[bool]>,
+    forward: impl FnOnce(C, &Vars, C::Input) -> C::Output,
+) -> Outcome {
+    tch::manual_seed(settings.seed);
+    let (model, vars) = C::make();
+    let (input, leaves) = C::input(settings.rows);
+    let outputs = C::tensors(forward(model, &vars, input.share()));
+    let carried: Vec<bool> = outputs.iter().map(Tensor::requires_grad).collect();
+
+    tch::manual_seed(settings.seed + 1);
+    let wanted = differentiable.unwrap_or(&carried);
+    let mut loss = Tensor::zeros([1], (Kind::Float, Device::Cpu));
+    for (output, _) in outputs.iter().zip(wanted).filter(|(_, wanted)| **wanted) {
+        loss = loss + (output * output.randn_like()).sum(Kind::Float);
+    }
+    if loss.requires_grad() {
+        loss.backward();
+    }
+    let gradient = |tensor: &Tensor| tensor.grad().defined().then(|| tensor.grad());
+    let trainable: Vec<_> = vars.all().trainable_variables().iter().map(Tensor::data_ptr).collect();
+    let (parameters, buffers): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        vars.all().variables().into_iter().partition(|(_, tensor)| trainable.contains(&tensor.data_ptr()));
+    Outcome {
+        differentiable: carried,
+        outputs: outputs.iter().map(Tensor::detach).collect(),
+        inputs: leaves.iter().map(gradient).collect(),
+        parameters: parameters.into_iter().map(|(name, tensor)| (name, gradient(&tensor))).collect(),
+        buffers: buffers.into_iter().collect(),
+    }
+}
+
+/// Random rows of eight.
+pub fn rows(rows: i64) -> Tensor {
+    Tensor::randn([rows, 8], (Kind::Float, Device::Cpu))
+}
+
+/// Random rows of eight that want a gradient.
+pub fn leaf(rows: i64) -> Tensor {
+    self::rows(rows).set_requires_grad(true)
+}

@@ -1,0 +1,130 @@
+//! Small layers.
+
+use pipe_runtime::{Context, Layer};
+use tch::nn::{self, Func, FuncT, Linear, Path};
+use tch::{Kind, Tensor};
+
+/// A linear layer.
+pub fn linear(path: Path<'_>, inputs: i64, outputs: i64) -> Linear {
+    nn::linear(path, inputs, outputs, Default::default())
+}
+
+/// A layer without parameters.
+pub fn func(f: impl Fn(&Tensor) -> Tensor + Send + 'static) -> Func<'static> {
+    nn::func(f)
+}
+
+/// Dropout.
+pub fn dropout(p: f64) -> FuncT<'static> {
+    nn::func_t(move |x, train| x.dropout(p, train))
+}
+
+/// `(input, skip) -> tanh(input) + skip * 0.5`.
+#[derive(Debug)]
+pub struct Merge;
+
+impl Layer<(Tensor, Tensor)> for Merge {
+    type Out = Tensor;
+
+    fn forward(&self, (x, skip): (Tensor, Tensor), _cx: &Context) -> Tensor {
+        x.tanh() + skip * 0.5
+    }
+}
+
+/// Returns `(output, a, b)`: the linear map, its sigmoid and its square.
+#[derive(Debug)]
+pub struct Fork(pub Linear);
+
+impl Layer<Tensor> for Fork {
+    type Out = (Tensor, Tensor, Tensor);
+
+    fn forward(&self, x: Tensor, _cx: &Context) -> Self::Out {
+        let x = x.apply(&self.0);
+        (x.relu(), x.sigmoid(), x.square())
+    }
+}
+
+/// Takes `(input, a, b, c, d)`.
+#[derive(Debug)]
+pub struct Merge4;
+
+impl Layer<(Tensor, Tensor, Tensor, Tensor, Tensor)> for Merge4 {
+    type Out = Tensor;
+
+    fn forward(&self, (x, a, b, c, d): (Tensor, Tensor, Tensor, Tensor, Tensor), _cx: &Context) -> Tensor {
+        x * a + b * c.tanh() - d
+    }
+}
+
+/// Stashes its output's sigmoid in every second micro-batch, and nothing in the others.
+#[derive(Debug)]
+pub struct Sometimes(pub Linear);
+
+impl Layer<Tensor> for Sometimes {
+    type Out = (Tensor, Option<Tensor>);
+
+    fn forward(&self, x: Tensor, cx: &Context) -> Self::Out {
+        let x = x.apply(&self.0);
+        let skip = (cx.micro_batch() % 2 == 0).then(|| x.sigmoid());
+        (x, skip)
+    }
+}
+
+/// Multiplies by the skip if there is one.
+#[derive(Debug)]
+pub struct MergeSome;
+
+impl Layer<(Tensor, Option<Tensor>)> for MergeSome {
+    type Out = Tensor;
+
+    fn forward(&self, (x, skip): (Tensor, Option<Tensor>), _cx: &Context) -> Tensor {
+        match skip {
+            Some(skip) => x * skip,
+            None => x,
+        }
+    }
+}
+
+/// What [`Split`] gives: integers first, then what carries gradients, and what is no tensor.
+pub type Mixed = (Tensor, (Tensor, Vec<Tensor>), [Tensor; 2], String, Option<i64>);
+
+/// One tensor into a value of many parts.
+#[derive(Debug)]
+pub struct Split(pub Linear);
+
+impl Layer<Tensor> for Split {
+    type Out = Mixed;
+
+    fn forward(&self, x: Tensor, _cx: &Context) -> Mixed {
+        let x = x.apply(&self.0);
+        let order = x.argsort(-1, false);
+        (order, (x.sin(), vec![x.cos(), x.detach()]), [x.tanh(), x.relu()], "mixed".into(), Some(3))
+    }
+}
+
+/// Changes each part of a [`Mixed`].
+#[derive(Debug)]
+pub struct Stir(pub Linear);
+
+impl Layer<Mixed> for Stir {
+    type Out = Mixed;
+
+    fn forward(&self, (order, (a, rest), [b, c], text, number): Mixed, _cx: &Context) -> Mixed {
+        let a = a.gather(-1, &order, false).apply(&self.0);
+        (order, (a, rest), [b * 2., c], text, number)
+    }
+}
+
+/// A [`Mixed`] back into one tensor.
+#[derive(Debug)]
+pub struct Unite;
+
+impl Layer<Mixed> for Unite {
+    type Out = Tensor;
+
+    fn forward(&self, (order, (a, rest), [b, _unused], text, number): Mixed, _cx: &Context) -> Tensor {
+        assert_eq!((text.as_str(), number), ("mixed", Some(3)));
+        let weights = order.to_kind(Kind::Float) * 0.1;
+        a * weights + &rest[0] * &rest[1] + b
+    }
+}

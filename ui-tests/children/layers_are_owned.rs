@@ -1,0 +1,17 @@
+//! One stage owns a layer and its parameters.
+
+use std::rc::Rc;
+
+use pipe_runtime::nn::Linear;
+use pipe_runtime::pipeline;
+
+#[pipeline]
+struct Model {
+    one: Rc<Linear>,
+    two: std::sync::Arc<Linear>,
+    three: &'static Linear,
+    #[repeat]
+    four: [Rc<Linear>; 2],
+}
+
+fn main() {}

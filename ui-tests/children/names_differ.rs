@@ -1,0 +1,16 @@
+//! Two layers have two names, or one would load the other's parameters.
+
+use pipe_runtime::nn::Linear;
+use pipe_runtime::pipeline;
+
+#[pipeline]
+struct Model {
+    down: Linear,
+    #[layer(name = "down")]
+    up: Linear,
+    #[layer(name = "head")]
+    last: Linear,
+    head: Linear,
+}
+
+fn main() {}

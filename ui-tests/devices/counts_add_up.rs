@@ -1,0 +1,12 @@
+//! The counts are those of all layers.
+
+use pipe_runtime::nn::Linear;
+use pipe_runtime::pipeline;
+
+#[pipeline]
+struct Model {
+    #[devices("cuda:0" = 2, "cuda:1" = 3)]
+    blocks: [Linear; 4],
+}
+
+fn main() {}

@@ -1,0 +1,13 @@
+//! `#[devices(..)]` names the first device too.
+
+use pipe_runtime::nn::Linear;
+use pipe_runtime::pipeline;
+
+#[pipeline]
+struct Model {
+    #[device("cpu")]
+    #[devices("cpu", "cuda:0")]
+    blocks: [Linear; 4],
+}
+
+fn main() {}

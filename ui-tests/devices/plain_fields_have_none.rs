@@ -1,0 +1,18 @@
+//! A plain field runs nowhere.
+
+use pipe_runtime::nn::Linear;
+use pipe_runtime::pipeline;
+
+#[pipeline]
+struct Model {
+    #[device("cpu")]
+    encode: Linear,
+    #[device("cpu")]
+    #[not_a_layer]
+    config: u8,
+    #[not_a_layer]
+    #[stage]
+    other: u8,
+}
+
+fn main() {}

@@ -1,0 +1,18 @@
+//! The user's own method cannot have a generated name.
+
+use pipe_runtime::nn::Linear;
+use pipe_runtime::pipeline;
+
+#[pipeline]
+struct Model {
+    #[device("cpu")]
+    encode: Linear,
+}
+
+impl Model {
+    const STAGES: usize = 2;
+
+    fn vars() {}
+}
+
+fn main() {}

@@ -1,0 +1,12 @@
+//! All settings stand in one attribute.
+
+use pipe_runtime::nn::Linear;
+use pipe_runtime::pipeline;
+
+#[pipeline(chunks = 8)]
+#[pipeline(checkpoint = never)]
+struct Model {
+    encode: Linear,
+}
+
+fn main() {}

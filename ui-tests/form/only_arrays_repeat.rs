@@ -1,0 +1,12 @@
+//! `#[repeat]` needs something to repeat.
+
+use pipe_runtime::nn::Linear;
+use pipe_runtime::pipeline;
+
+#[pipeline]
+struct Model {
+    #[repeat]
+    head: Linear,
+}
+
+fn main() {}

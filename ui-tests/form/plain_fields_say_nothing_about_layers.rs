@@ -1,0 +1,15 @@
+//! What is said of layers is said on layers.
+
+use pipe_runtime::pipeline;
+
+#[pipeline]
+struct Model {
+    #[not_a_layer]
+    #[stash(a = output)]
+    config: u8,
+    #[layer(name = "other")]
+    #[not_a_layer]
+    more: u8,
+}
+
+fn main() {}

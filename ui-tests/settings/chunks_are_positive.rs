@@ -1,0 +1,21 @@
+//! A batch is cut into one or more micro-batches.
+
+use pipe_runtime::nn::Linear;
+use pipe_runtime::pipeline;
+
+#[pipeline(chunks = 0)]
+struct Zero {
+    encode: Linear,
+}
+
+#[pipeline(chunks = -1)]
+struct Negative {
+    encode: Linear,
+}
+
+#[pipeline(chunks = CHUNKS)]
+struct NoLiteral {
+    encode: Linear,
+}
+
+fn main() {}

@@ -1,0 +1,11 @@
+//! Every name is one of a setting.
+
+use pipe_runtime::nn::Linear;
+use pipe_runtime::pipeline;
+
+#[pipeline(chunk = 8, banana = 3)]
+struct Model {
+    encode: Linear,
+}
+
+fn main() {}

@@ -1,0 +1,11 @@
+//! The schedule is one that exists.
+
+use pipe_runtime::nn::Linear;
+use pipe_runtime::pipeline;
+
+#[pipeline(schedule = gpip)]
+struct Model {
+    encode: Linear,
+}
+
+fn main() {}

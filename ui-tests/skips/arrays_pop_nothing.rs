@@ -1,0 +1,15 @@
+//! Nor can a single one of them take more.
+
+use pipe_runtime::nn::{Concat, Linear};
+use pipe_runtime::pipeline;
+
+#[pipeline]
+struct Model {
+    #[stash(level = output)]
+    encode: Linear,
+    #[repeat]
+    #[pop(level)]
+    blocks: [Concat; 4],
+}
+
+fn main() {}

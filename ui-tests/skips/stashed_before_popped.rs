@@ -1,0 +1,14 @@
+//! Layers run in the order of the fields.
+
+use pipe_runtime::nn::{Concat, Linear};
+use pipe_runtime::pipeline;
+
+#[pipeline]
+struct Model {
+    #[pop(level)]
+    decode: Concat,
+    #[stash(level = output)]
+    encode: Linear,
+}
+
+fn main() {}

@@ -1,0 +1,24 @@
+//! A name stands for one value.
+
+use pipe_runtime::nn::{Concat, Linear};
+use pipe_runtime::pipeline;
+
+#[pipeline]
+struct Model {
+    #[stash(level = output)]
+    one: Linear,
+    #[stash(level = output)]
+    two: Linear,
+    #[pop(level)]
+    three: Concat,
+}
+
+#[pipeline]
+struct InOneLayer {
+    #[stash(level = input, level = output)]
+    one: Linear,
+    #[pop(level)]
+    two: Concat,
+}
+
+fn main() {}
