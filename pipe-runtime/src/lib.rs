@@ -38,7 +38,7 @@ pub use model::{Defaults, Model, Pipeline};
 pub use pipe::{Pipe, PipeBuilder};
 pub use pipe_macros::pipeline;
 pub use plan::{LayerPlan, Plan, Repeat, SkipPlan, Split, StagePlan};
-pub use torch::TorchError;
+pub use torch::{TorchError, autocast};
 pub use vars::Vars;
 
 /// What generated code calls. Not for users: it changes without notice.

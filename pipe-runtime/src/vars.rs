@@ -136,7 +136,7 @@ impl Vars {
     /// # Errors
     ///
     /// If the file cannot be read, or its names and shapes are not exactly the model's. Then no variable has changed.
-    pub fn load(&mut self, file: impl AsRef<FilePath>) -> Result<()> {
+    pub fn load(&self, file: impl AsRef<FilePath>) -> Result<()> {
         let file = file.as_ref();
         let unreadable = |reason: String| Error::File(format!("cannot read {}: {reason}", file.display()));
         let bytes = std::fs::read(file).map_err(|error| unreadable(error.to_string()))?;

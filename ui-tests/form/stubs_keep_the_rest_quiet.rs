@@ -35,12 +35,12 @@ fn run(path: Path<'_>) -> Option<Tensor> {
     let vars = Model::<3>::vars(&Model::<3>::devices()).ok()?;
     let model = Model::new(&vars);
     let _ = (Model::<3>::PLAN.name, Model::<3>::STAGES, Block::vars_at(path).layer());
-    model.in_place().forward(Tensor);
+    model.in_place().forward(Tensor).ok()?;
     let pipe = model.pipe(&vars).build().ok()?;
-    println!("{}", pipe.plain().name);
+    println!("{}", pipe.name);
     let vars = Unreadable::vars(&Unreadable::devices()).ok()?;
     let _ = vars.layer();
-    Some(Block { layer: Linear }.in_place().forward(Tensor))
+    Block { layer: Linear }.in_place().forward(Tensor).ok()
 }
 
 fn main() {}

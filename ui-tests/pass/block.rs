@@ -47,7 +47,7 @@ fn main() {
         let _ = (vars.block(), vars.blocks());
         let _: &pipe_runtime::__rt::Vars = &vars;
     };
-    let _ = |model: Model, vars: &ModelVars| model.pipe(vars);
+    let _ = |model: Model, vars: &ModelVars| model.pipe(vars).build().is_ok();
     let _ = Model::vars;
     assert_eq!(Model::STAGES, 2);
     assert_eq!(Block::<4>::PLAN.stages[0].layers[3].repeated.unwrap().2, Some(4));

@@ -43,7 +43,7 @@ fn main() {
     println!("{model:?} {}", Model::STAGES);
     let _ = |vars: &inner::ModelVars| {
         let pipe = model.pipe(vars).build().ok()?;
-        Some(format!("{:?}", pipe.plain().config))
+        Some(format!("{:?}", pipe.config))
     };
     let _ = inner::Empty {};
 }

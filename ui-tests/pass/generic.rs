@@ -43,8 +43,7 @@ fn main() {
         let _: [Path<'_>; 4] = vars.blocks();
         let _ = vars.head();
         let pipe = stack.pipe(&vars).build().ok()?;
-        let plain = pipe.plain();
-        Some((plain.widths[0], plain.example.is_some()))
+        Some((pipe.widths[0], pipe.example.is_some()))
     };
     let _ = |carry: Carry<i64, Number>| carry.in_place().forward(1);
     let _ = |vars: CarryVars| (vars.one(), vars.more(3)).1.len();

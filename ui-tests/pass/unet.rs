@@ -50,9 +50,9 @@ fn main() {
             head: nn::Conv2D,
             config: Config,
         };
-        let _: Tensor = net.in_place().forward(Tensor);
+        let _: Tensor = net.in_place().forward(Tensor).ok()?;
         let pipe = net.pipe(&vars).build().ok()?;
-        let Config = pipe.plain().config;
+        let Config = pipe.config;
         Some(())
     };
     assert_eq!(UNet::STAGES, 3);

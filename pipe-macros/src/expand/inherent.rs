@@ -50,7 +50,7 @@ fn of_a_pipeline(model: &Model, plan: &Plan) -> TokenStream {
             ::core::result::Result::Ok(#vars_ident { vars: __rt::Vars::new(&Self::PLAN, devices)? })
         }
         /// Prepares the pipelined run. What is set on the result wins over the annotations.
-        pub fn pipe(self, vars: &#vars) -> __rt::PipeBuilder<Self> {
+        pub fn pipe(self, vars: &#vars) -> __rt::PipeBuilder<'_, Self> {
             __rt::PipeBuilder::new(self, vars)
         }
     }

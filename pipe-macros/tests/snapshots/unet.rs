@@ -88,7 +88,7 @@ const _: () = {
             })
         }
         /// Prepares the pipelined run. What is set on the result wins over the annotations.
-        pub fn pipe(self, vars: &UNetVars) -> __rt::PipeBuilder<Self> {
+        pub fn pipe(self, vars: &UNetVars) -> __rt::PipeBuilder<'_, Self> {
             __rt::PipeBuilder::new(self, vars)
         }
         /// Runs the same layers in place on one device, micro-batch by micro-batch.

@@ -71,6 +71,13 @@ unsafe extern "C" {
     pub(super) fn pipe_modes_free(modes: *mut ThreadLocalState);
     pub(super) fn pipe_modes_enter(modes: *const ThreadLocalState, entered: *mut *mut EnteredState) -> c_int;
     pub(super) fn pipe_modes_leave(entered: *mut EnteredState);
+    pub(super) fn pipe_autocast_set(
+        cuda: c_int,
+        enabled: c_int,
+        half: c_int,
+        enabled_before: *mut c_int,
+        half_before: *mut c_int,
+    ) -> c_int;
     pub(super) fn pipe_grad_mode() -> c_int;
     pub(super) fn pipe_set_grad_mode(enabled: c_int);
     pub(super) fn pipe_version(tensor: *const C_tensor) -> u64;

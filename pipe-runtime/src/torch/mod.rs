@@ -1,11 +1,13 @@
 //! Everything that tch does not offer: a C++ shim (`shim/`) and its safe wrapper. The only `unsafe` of the workspace.
 
+mod autocast;
 mod ffi;
 mod graph;
 mod modes;
 mod node;
 mod random;
 
+pub use autocast::autocast;
 pub(crate) use graph::{Parameters, StageGraph, Sums};
 pub(crate) use modes::{GradMode, Modes, grad_enabled, version};
 pub(crate) use node::{Backward, attach};

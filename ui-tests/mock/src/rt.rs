@@ -1,6 +1,7 @@
 //! What generated code calls.
 
 use std::marker::PhantomData;
+use std::ops::Deref;
 
 use crate::nn::ModuleT;
 
@@ -13,8 +14,9 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub struct Error;
 
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is no layer that takes `{In}`",
-    label = "cannot take what reaches it"
+    message = "`{Self}` is not a layer that takes `{In}`",
+    label = "this layer would have to take `{In}`",
+    note = "a layer is a `tch::nn::Module` or `ModuleT` (takes and gives a `Tensor`), or implements `pipe_runtime::Layer<Input>`"
 )]
 pub trait Layer<In> {
     type Out;
@@ -31,9 +33,10 @@ impl<M: ModuleT> Layer<Tensor> for M {
 
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot cross a stage boundary",
-    label = "what comes out here leaves the stage"
+    label = "this value would have to flow from one stage to another",
+    note = "tensors, tuples, arrays, `Vec`, `Option`, numbers, `bool`, `String`, `Arc<T>` and `Replicate<T>` can"
 )]
-pub trait Flow: 'static {}
+pub trait Flow: Sized + Send + 'static {}
 
 impl Flow for Tensor {}
 impl Flow for i64 {}
@@ -43,24 +46,25 @@ impl<T: Flow> Flow for Option<T> {}
 pub struct Context;
 
 impl Context {
-    pub fn layer(&self, name: &'static str) -> &Context {
-        self
+    pub fn layer(&self, name: &'static str) -> At<'_> {
+        At(self)
     }
 }
 
-pub fn run<L, In, Out>(x: In, layer: &L, cx: &Context) -> Out
+pub struct At<'a>(&'a Context);
+
+pub fn run<L, In, Out>(input: In, layer: &L, at: At<'_>) -> Out
 where
     L: Layer<In, Out = Out>,
 {
-    layer.forward(x, cx)
+    layer.forward(input, at.0)
 }
 
-pub fn run_each<T, R>(x: T, layers: &R, cx: &Context, name: &'static str) -> T
+pub fn run_each<T, E: Each>(input: T, each: &E, cx: &Context, name: &'static str) -> T
 where
-    R: Repeat + ?Sized,
-    R::Layer: Layer<T, Out = T>,
+    E::Layer: Layer<T, Out = T>,
 {
-    x
+    input
 }
 
 pub fn keep<T: Flow>(value: &T) -> T {
@@ -81,7 +85,19 @@ impl<L> Repeat for Vec<L> {
 
 pub struct Repeated<L>(PhantomData<L>);
 
-impl<L> Repeat for Repeated<L> {
+pub trait Each {
+    type Layer;
+}
+
+impl<L> Each for Repeated<L> {
+    type Layer = L;
+}
+
+impl<L> Each for Vec<L> {
+    type Layer = L;
+}
+
+impl<L, const N: usize> Each for [L; N] {
     type Layer = L;
 }
 
@@ -149,8 +165,8 @@ impl Layers {
 }
 
 pub trait Model {
-    type Input;
-    type Output;
+    type Input: Flow;
+    type Output: Flow;
     const PLAN: Plan;
     const DEFAULTS: Defaults;
 }
@@ -161,38 +177,40 @@ pub trait Pipeline: Model + Sized + 'static {
     fn assemble(layers: &mut Layers, plain: Self::Plain) -> Self;
 }
 
-pub struct PipeBuilder<P: Pipeline>(P);
+pub struct PipeBuilder<'v, M>(M, &'v Vars);
 
-impl<P: Pipeline> PipeBuilder<P> {
-    pub fn new(model: P, vars: &Vars) -> Self {
-        Self(model)
+impl<'v, M: Pipeline> PipeBuilder<'v, M> {
+    pub fn new(model: M, vars: &'v Vars) -> Self {
+        Self(model, vars)
     }
 
-    pub fn build(self) -> Result<Pipe<P>> {
+    pub fn build(self) -> Result<Pipe<M>> {
         Err(Error)
     }
 }
 
-pub struct Pipe<P: Pipeline>(P::Plain);
+pub struct Pipe<M: Pipeline>(M::Plain);
 
-impl<P: Pipeline> Pipe<P> {
-    pub fn plain(&self) -> &P::Plain {
+impl<M: Pipeline> Deref for Pipe<M> {
+    type Target = M::Plain;
+
+    fn deref(&self) -> &M::Plain {
         &self.0
     }
 }
 
-pub struct InPlace<'a, M>(&'a M);
+pub struct InPlace<'m, M>(&'m M);
 
-impl<'a, M> InPlace<'a, M>
-where
-    M: Model + Layer<M::Input, Out = M::Output>,
-{
-    pub fn new(model: &'a M) -> Self {
+impl<'m, M: Model> InPlace<'m, M> {
+    pub fn new(model: &'m M) -> Self {
         Self(model)
     }
 
-    pub fn forward(&self, x: M::Input) -> M::Output {
-        self.0.forward(x, &Context)
+    pub fn forward(self, input: M::Input) -> Result<M::Output>
+    where
+        M: Layer<M::Input, Out = M::Output>,
+    {
+        Ok(self.0.forward(input, &Context))
     }
 }
 

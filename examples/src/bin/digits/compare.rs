@@ -1,5 +1,7 @@
 //! One training step as a pipeline and in place, compared bit by bit.
 
+use std::fmt;
+
 use anyhow::Result;
 use pipe_runtime::Pipe;
 use tch::{Kind, Tensor};
@@ -10,18 +12,41 @@ use crate::model::{Digits, DigitsVars};
 /// What a step leaves behind, by name: the output, the input's gradient, and each parameter's.
 type Step = Vec<(String, Tensor)>;
 
-/// Runs one step on `batch` both ways, from the same weights and the same state of the random generator. Gives the name of the
-/// first tensor that differs, if one does.
-///
-/// In-place runs need all stages on one device.
-pub fn first_difference(mut pipe: Pipe<Digits>, vars: &DigitsVars, batch: &Dataset, seed: i64) -> Result<Option<String>> {
+/// How the two steps compare. Prints as `yes`, or `no` and the name of the first tensor that differs on the next line.
+#[derive(Debug)]
+pub enum Verdict {
+    Identical,
+    Different {
+        first: String,
+    },
+    /// The run in place needs all stages on one device.
+    SeveralDevices,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Identical => f.write_str("yes"),
+            Self::Different { first } => write!(f, "no\n{first}"),
+            Self::SeveralDevices => f.write_str("not compared, as the stages are on different devices"),
+        }
+    }
+}
+
+/// Runs one step on `batch` both ways, from the same weights and the same state of the random generator.
+pub fn compare(mut pipe: Pipe<Digits>, vars: &DigitsVars, batch: &Dataset, seed: i64) -> Result<Verdict> {
+    let devices = vars.devices();
+    if devices.iter().any(|&device| device != devices[0]) {
+        return Ok(Verdict::SeveralDevices);
+    }
     let chunks = pipe.chunks();
     let pipelined = step(vars, batch, seed, |images| pipe.forward(images))?;
     let net = pipe.into_inner();
     let in_place = step(vars, batch, seed, |images| net.in_place().chunks(chunks).intra_op_threads(1).forward(images))?;
 
     let mut pairs = pipelined.into_iter().zip(&in_place);
-    Ok(pairs.find(|((_, ours), (_, theirs))| !same_bits(ours, theirs)).map(|((name, _), _)| name))
+    let different = pairs.find(|((_, ours), (_, theirs))| !same_bits(ours, theirs));
+    Ok(different.map_or(Verdict::Identical, |((first, _), _)| Verdict::Different { first }))
 }
 
 fn step(
@@ -41,7 +66,8 @@ fn step(
     let logits = forward(&images)?;
     logits.cross_entropy_for_logits(&batch.labels.to_device(logits.device())).backward();
 
-    let mut step = vec![("output".to_owned(), logits.detach()), ("gradient of the input".to_owned(), gradient(&images))];
+    let mut step =
+        vec![("output".to_owned(), logits.detach()), ("gradient of the input".to_owned(), gradient(&images))];
     step.extend(parameters.iter().map(|(name, parameter)| (format!("gradient of {name}"), gradient(parameter))));
     Ok(step)
 }

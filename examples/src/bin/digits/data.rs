@@ -35,7 +35,13 @@ impl Dataset {
 
     /// The rows that `indices` names, in that order.
     pub fn select(&self, indices: &Tensor) -> Self {
-        Self { images: self.images.index_select(0, indices), labels: self.labels.index_select(0, indices) }
+        let indices = indices.to_device(self.images.device());
+        Self { images: self.images.index_select(0, &indices), labels: self.labels.index_select(0, &indices) }
+    }
+
+    /// The same on `device`.
+    pub fn to_device(&self, device: Device) -> Self {
+        Self { images: self.images.to_device(device), labels: self.labels.to_device(device) }
     }
 
     /// The first rows, at most `count`.
@@ -95,7 +101,8 @@ fn parse(text: impl BufRead) -> Result<Rows> {
 }
 
 fn add_row(line: &str, rows: &mut Rows) -> Result<()> {
-    let number = |text: &str| text.trim().parse::<u8>().with_context(|| format!("`{text}` is not a number from 0 to 255"));
+    let number =
+        |text: &str| text.trim().parse::<u8>().with_context(|| format!("`{text}` is not a number from 0 to 255"));
     let numbers = line.split(',').map(number).collect::<Result<Vec<_>>>()?;
     let Some((&label, pixels)) = numbers.split_last().filter(|(_, pixels)| pixels.len() == PIXELS) else {
         bail!("{} numbers instead of {PIXELS} pixels and a label", numbers.len());

@@ -14,11 +14,12 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, ensure};
 use clap::Parser;
 use pipe_runtime::{Checkpoint, Devices};
 use tch::{Cuda, Device};
 
+use crate::compare::Verdict;
 use crate::model::Digits;
 use crate::train::Course;
 
@@ -41,7 +42,7 @@ struct Args {
     #[arg(long, default_value = "128", value_parser = clap::value_parser!(i64).range(1..))]
     batch: i64,
     /// Seed of the weights, the order of the images, and dropout
-    #[arg(long, default_value = "1")]
+    #[arg(long, default_value = "1", allow_negative_numbers = true)]
     seed: i64,
     /// The digits, as gzipped lines of 64 pixels and a label [default: where `cargo xtask data` puts them]
     #[arg(long)]
@@ -72,6 +73,7 @@ fn run(args: &Args) -> Result<ExitCode> {
     let devices = args.devices.clone().unwrap_or_else(Digits::devices);
     let vars = Digits::vars(&devices)?;
     check_available(&vars.devices())?;
+    let [train, test] = [train, test].map(|set| set.to_device(vars.all().device()));
     let mut builder = Digits::new(&vars).pipe(&vars).intra_op_threads(1);
     if let Some(chunks) = args.chunks {
         builder = builder.chunks(chunks.get());
@@ -83,35 +85,33 @@ fn run(args: &Args) -> Result<ExitCode> {
 
     let parameters: usize = vars.all().trainable_variables().iter().map(|parameter| parameter.numel()).sum();
     println!("{}", Digits::PLAN);
-    println!("devices {devices}; chunks {}; checkpoint {}; {parameters} parameters\n", pipe.chunks(), pipe.checkpoint());
+    println!(
+        "devices {devices}; chunks {}; checkpoint {}; {parameters} parameters\n",
+        pipe.chunks(),
+        pipe.checkpoint()
+    );
 
     let course = Course { epochs: args.epochs.get(), batch: args.batch, rate: 3e-3 };
     let accuracy = course.run(&mut pipe, &vars, &train, &test)?;
 
     let batch = train.first(args.batch);
-    let micro_batches = micro_batches(batch.rows() as usize, pipe.chunks());
-    let difference = compare::first_difference(pipe, &vars, &batch, args.seed)?;
+    let (stages, micro_batches) = (Digits::STAGES, micro_batches(batch.rows() as usize, pipe.chunks()));
+    let verdict = compare::compare(pipe, &vars, &batch, args.seed)?;
     println!(
-        "digits: test accuracy {accuracy:.3}, {} stages, {micro_batches} micro-batches, identical to in-place: {}",
-        Digits::STAGES,
-        if difference.is_none() { "yes" } else { "no" },
+        "digits: test accuracy {accuracy:.3}, {stages} stages, {micro_batches} micro-batches, identical to in-place: {verdict}"
     );
-    let Some(name) = difference else { return Ok(ExitCode::SUCCESS) };
-    println!("{name}");
-    Ok(ExitCode::FAILURE)
+    Ok(if matches!(verdict, Verdict::Different { .. }) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// The run in place, at the end, needs all stages on one device, and tch panics when parameters are made on one that is not there.
+/// tch panics when parameters are made on a device that is not there: this says so in a sentence.
 fn check_available(devices: &[Device]) -> Result<()> {
     for &device in devices {
         let available = match device {
-            Device::Cuda(index) => (index as i64) < Cuda::device_count(),
+            Device::Cuda(index) => index < usize::try_from(Cuda::device_count()).unwrap_or(0),
             Device::Mps => tch::utils::has_mps(),
             _ => true,
         };
-        if !available {
-            bail!("there is no {device:?} on this machine: choose other `--devices`");
-        }
+        ensure!(available, "there is no {} on this machine: choose other `--devices`", Devices::new([device]));
     }
     Ok(())
 }

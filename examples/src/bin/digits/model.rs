@@ -81,7 +81,7 @@ impl Digits {
 pub struct Conv {
     conv: nn::Conv2D,
     norm: nn::GroupNorm,
-    relu: FuncT<'static>,
+    activate: FuncT<'static>,
 }
 
 impl Conv {
@@ -91,7 +91,7 @@ impl Conv {
         Self {
             conv: nn::conv2d(vars.conv(), from, to, 3, config),
             norm: nn::group_norm(vars.norm(), GROUPS, to, Default::default()),
-            relu: nn::func_t(|x, training| x.relu().dropout(0.1, training)),
+            activate: nn::func_t(|x, training| x.relu().dropout(0.1, training)),
         }
     }
 }

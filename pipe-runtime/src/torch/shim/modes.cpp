@@ -40,6 +40,20 @@ void pipe_modes_leave(Entered* entered) {
   delete entered;
 }
 
+// Autocast for one kind of device on this thread: to float16 if `half`, else to bfloat16. Writes what was set before.
+int pipe_autocast_set(int cuda, int enabled, int half, int* enabled_before, int* half_before) {
+  return pipe::guarded([&] {
+    auto device = cuda ? at::kCUDA : at::kCPU;
+    *enabled_before = at::autocast::is_autocast_enabled(device);
+    *half_before = at::autocast::get_autocast_dtype(device) == at::kHalf;
+    at::autocast::set_autocast_enabled(device, enabled != 0);
+    at::autocast::set_autocast_dtype(device, half ? at::kHalf : at::kBFloat16);
+    if (!enabled) {
+      at::autocast::clear_cache();
+    }
+  });
+}
+
 int pipe_grad_mode() {
   return at::GradMode::is_enabled();
 }
