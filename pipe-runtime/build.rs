@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 fn main() {
     let Some(lib) = std::env::var_os("DEP_TCH_LIBTORCH_LIB").map(PathBuf::from) else {
-        println!("cargo::error=torch-sys did not say where libtorch is: run `cargo xtask libtorch`, or set LIBTORCH to a libtorch 2.11 folder");
+        println!(
+            "cargo::error=torch-sys did not say where libtorch is: run `cargo xtask libtorch`, or set LIBTORCH to a libtorch 2.11 folder"
+        );
         return;
     };
     let include = lib.with_file_name("include");

@@ -13,7 +13,7 @@ fn rejected_structs_are_explained() {
         return;
     }
     let cases = trybuild::TestCases::new();
-    for rules in ["children", "skips", "devices", "settings", "form"] {
+    for rules in ["children", "skips", "devices", "types", "settings", "form"] {
         cases.compile_fail(format!("{rules}/*.rs"));
     }
 }
@@ -26,9 +26,6 @@ fn valid_structs_compile() {
 /// `rustc 1.95.0 (..)`, of the compiler that runs the cases.
 fn rustc_version() -> String {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let output = Command::new(rustc)
-        .arg("--version")
-        .output()
-        .expect("rustc runs");
+    let output = Command::new(rustc).arg("--version").output().expect("rustc runs");
     String::from_utf8_lossy(&output.stdout).into_owned()
 }

@@ -1,13 +1,12 @@
 //! The `#[pipeline]` attribute: a model's stages, devices and skips, written on the fields of a
 //! struct and checked at compile time.
 //!
-//! The phases run in the order in which they are listed here. Each one reports every mistake it
-//! finds; the next one starts only if there was none, so [`expand`](expand::expand) cannot fail.
+//! The phases run in the order of this picture. Each one reports every mistake it finds; the next
+//! one starts only if there was none, so `expand` cannot fail.
 //!
 //! ```text
-//! #[pipeline] ─ attribute ─▶ struct + derive ─ parse ─▶ Declaration ─ model ─▶ Model
-//!                                                                              │ check
-//!                                              tokens ◀─ expand ─ Plan ◀─ plan ◀─┘
+//! #[pipeline] ─ attribute ─▶ struct with a derive ─ parse ─▶ Declaration ─ model ─▶ Model ─ check ─▶
+//!     Model without mistakes ─ plan ─▶ Plan ─ expand ─▶ items beside the struct
 //! ```
 #![deny(missing_docs)]
 

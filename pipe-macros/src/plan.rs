@@ -3,6 +3,7 @@
 use crate::model::{Layer, Model, Skip};
 use crate::parse::{Kept, Part};
 use proc_macro2::Ident;
+use syn::LitStr;
 
 /// Stages in the order in which data flows; routes in the order of their stashes.
 pub struct Plan {
@@ -47,7 +48,7 @@ pub fn plan(model: &Model) -> Plan {
     for (index, layer) in model.layers.iter().enumerate() {
         let parts = layer.part_count();
         for part in 0..parts {
-            let asked = layer.device_of_part(part);
+            let asked = layer.device_of_part(part).map(LitStr::value);
             let forced = part == 0 && layer.marks.stage.is_some();
             let running = stages.last().map(|stage| stage.device.clone());
             if let Some(device) = opens(running, asked, forced) {
@@ -112,9 +113,10 @@ impl Layer {
         }
     }
 
-    fn device_of_part(&self, part: usize) -> Option<String> {
+    /// The device that is asked for where part `part` starts.
+    pub fn device_of_part(&self, part: usize) -> Option<&LitStr> {
         let of_part = self.parts().get(part).map(|Part { device, .. }| device);
-        of_part.or(self.first_device()).map(syn::LitStr::value)
+        of_part.or(self.first_device())
     }
 }
 

@@ -45,9 +45,9 @@ impl FromStr for Checkpoint {
             "always" => Ok(Self::Always),
             "except_last" => Ok(Self::ExceptLast),
             "never" => Ok(Self::Never),
-            other => Err(Error::Setting(format!(
-                "checkpoint is not one of 'always', 'except_last', or 'never': '{other}'"
-            ))),
+            other => {
+                Err(Error::Setting(format!("checkpoint is not one of 'always', 'except_last', or 'never': '{other}'")))
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use tch::Device;
+use tch::{Cuda, Device};
 
 use crate::{Error, Plan, Result};
 
@@ -40,10 +40,12 @@ impl Devices {
     ///
     /// # Errors
     ///
-    /// If there are more or fewer of them, or one that tch cannot address.
+    /// If there are more or fewer of them, or one that is not on this machine or that tch cannot address.
     pub(crate) fn for_stages(&self, count: usize) -> Result<&[Device]> {
         if let Some(name) = self.unsupported {
-            return Err(Error::Setting(format!("tch cannot address the device `{name}`: choose others with `Devices::new`")));
+            return Err(Error::Setting(format!(
+                "tch cannot address the device `{name}`: choose others with `Devices::new`"
+            )));
         }
         if self.stages.len() != count {
             return Err(Error::Setting(format!(
@@ -51,7 +53,33 @@ impl Devices {
                 self.stages.len()
             )));
         }
+        if let Some(missing) = self.stages.iter().find(|device| !is_here(**device)) {
+            return Err(Error::Setting(format!(
+                "there is no device `{}` on this machine, only {}: give others, or run everywhere with `Devices::cpu`",
+                name(*missing),
+                all_here().into_iter().map(name).collect::<Vec<_>>().join(", ")
+            )));
+        }
         Ok(&self.stages)
+    }
+}
+
+fn all_here() -> Vec<Device> {
+    let cuda = usize::try_from(Cuda::device_count()).unwrap_or(0);
+    let mps = tch::utils::has_mps().then_some(Device::Mps);
+    [Device::Cpu].into_iter().chain((0..cuda).map(Device::Cuda)).chain(mps).collect()
+}
+
+fn is_here(device: Device) -> bool {
+    device == Device::Cpu || all_here().contains(&device)
+}
+
+/// As torch writes it.
+fn name(device: Device) -> String {
+    match device {
+        Device::Cpu => "cpu".to_owned(),
+        Device::Cuda(index) => format!("cuda:{index}"),
+        other => format!("{other:?}").to_lowercase(),
     }
 }
 
@@ -80,12 +108,7 @@ impl FromStr for Devices {
 
 impl fmt::Display for Devices {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = |device: &Device| match device {
-            Device::Cpu => "cpu".to_owned(),
-            Device::Cuda(index) => format!("cuda:{index}"),
-            other => format!("{other:?}").to_lowercase(),
-        };
-        f.write_str(&self.stages.iter().map(name).collect::<Vec<_>>().join(","))
+        f.write_str(&self.stages.iter().copied().map(name).collect::<Vec<_>>().join(","))
     }
 }
 
@@ -96,10 +119,16 @@ mod tests {
     #[test]
     fn reads_and_prints_device_lists() {
         let devices: Devices = "cpu, cuda:1,mps".parse().unwrap();
-        assert_eq!(devices.for_stages(3).unwrap(), [Device::Cpu, Device::Cuda(1), Device::Mps]);
+        assert_eq!(devices.stages, [Device::Cpu, Device::Cuda(1), Device::Mps]);
         assert_eq!(devices.to_string(), "cpu,cuda:1,mps");
         for wrong in ["", "cuda", "gpu:0", "cuda:O"] {
             assert!(wrong.parse::<Devices>().unwrap_err().to_string().contains(wrong));
         }
+    }
+
+    #[test]
+    fn a_device_that_is_not_here_is_named_with_those_that_are() {
+        let error = Devices::new([Device::Cpu, Device::Cuda(4711)]).for_stages(2).unwrap_err().to_string();
+        assert!(error.starts_with("there is no device `cuda:4711` on this machine, only cpu"), "{error}");
     }
 }

@@ -26,7 +26,7 @@ pub enum Error {
     #[error(transparent)]
     Torch(#[from] TorchError),
     /// A call into tch failed outside any layer.
-    #[error(transparent)]
+    #[error("{}", without_stack(&.0.to_string()))]
     Tch(#[from] tch::TchError),
 }
 
@@ -104,10 +104,8 @@ mod tests {
     #[test]
     fn a_tch_panic_is_reduced_to_its_sentence() {
         let panic = std::panic::catch_unwind(|| {
-            let _ = tch::Tensor::ones([2, 3], (tch::Kind::Float, tch::Device::Cpu)).matmul(&tch::Tensor::ones(
-                [2, 3],
-                (tch::Kind::Float, tch::Device::Cpu),
-            ));
+            let _ = tch::Tensor::ones([2, 3], (tch::Kind::Float, tch::Device::Cpu))
+                .matmul(&tch::Tensor::ones([2, 3], (tch::Kind::Float, tch::Device::Cpu)));
         });
         let message = panic_message(panic.unwrap_err().as_ref());
         assert_eq!(message, "mat1 and mat2 shapes cannot be multiplied (2x3 and 2x3)");

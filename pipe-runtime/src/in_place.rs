@@ -35,7 +35,8 @@ impl<'m, M: Model> InPlace<'m, M> {
         self
     }
 
-    /// How many threads libtorch uses inside one operator; the caller's if not set.
+    /// How many threads libtorch uses inside one operator of the forward; the caller's if not set. The backward is libtorch's own and always
+    /// uses the caller's.
     pub fn intra_op_threads(mut self, threads: usize) -> Self {
         self.intra_op_threads = Some(threads);
         self

@@ -51,8 +51,8 @@ pub mod __rt {
     pub use crate::repeat::{Repeated, gather_parts, run_each, spread};
     pub use crate::vars::{sub_paths, sub_paths_vec};
     pub use crate::{
-        Checkpoint, Context, Defaults, Devices, InPlace, Layer, LayerPlan, Model, PipeBuilder, Pipeline, Plan, Result, SkipPlan,
-        Split, StagePlan, Vars,
+        Checkpoint, Context, Defaults, Devices, InPlace, Layer, LayerPlan, Model, PipeBuilder, Pipeline, Plan, Result,
+        SkipPlan, Split, StagePlan, Vars,
     };
     pub use pipe_macros::__Pipeline;
     pub use tch::Tensor;

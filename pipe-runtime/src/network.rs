@@ -66,15 +66,7 @@ impl Network {
             device,
             buffers: Mutex::new(buffers),
         });
-        Ok(Self {
-            stages: slots.collect(),
-            routes,
-            engine,
-            rank_of,
-            checkpoint,
-            threads,
-            orders: Mutex::default(),
-        })
+        Ok(Self { stages: slots.collect(), routes, engine, rank_of, checkpoint, threads, orders: Mutex::default() })
     }
 
     /// The order of the steps for so many micro-batches. Kept from call to call: most have the same number.

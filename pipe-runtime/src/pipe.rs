@@ -28,15 +28,15 @@ impl<'v, M: Pipeline> PipeBuilder<'v, M> {
         Self { model, vars, chunks: None, checkpoint: None, intra_op_threads: None }
     }
 
-    /// Into how many micro-batches a mini-batch is split, at most. 1 if neither set nor annotated.
-    pub fn chunks(mut self, chunks: usize) -> Self {
-        self.chunks = Some(chunks);
+    /// Into how many micro-batches a mini-batch is split, at most; `None` for the annotated number, or 1 if none is.
+    pub fn chunks(mut self, chunks: impl Into<Option<usize>>) -> Self {
+        self.chunks = chunks.into();
         self
     }
 
-    /// Which micro-batches are checkpointed. All but the last if neither set nor annotated.
-    pub fn checkpoint(mut self, checkpoint: Checkpoint) -> Self {
-        self.checkpoint = Some(checkpoint);
+    /// Which micro-batches are checkpointed; `None` for the annotated mode, or all but the last if none is.
+    pub fn checkpoint(mut self, checkpoint: impl Into<Option<Checkpoint>>) -> Self {
+        self.checkpoint = checkpoint.into();
         self
     }
 

@@ -107,9 +107,9 @@ impl Split {
                 "`{name}` has {length} layers, but its devices are given {} of them: make the counts add up",
                 counts.iter().sum::<usize>()
             )),
-            Self::Evenly(parts) if length < parts => Some(format!(
-                "`{name}` has {length} layers, too few for {parts} devices: every stage needs a layer"
-            )),
+            Self::Evenly(parts) if length < parts => {
+                Some(format!("`{name}` has {length} layers, too few for {parts} devices: every stage needs a layer"))
+            }
             _ => None,
         }
     }

@@ -95,11 +95,6 @@ impl Vars {
         self.stage_of(child, index, length)
     }
 
-    /// The trainable variables that want a gradient now, in the order in which they were made.
-    pub(crate) fn trainable(&self) -> Vec<Tensor> {
-        self.all().trainable_variables().into_iter().filter(Tensor::requires_grad).collect()
-    }
-
     /// For each stage, the variables of its layers that are not trained: statistics and other state.
     pub(crate) fn buffers(&self) -> Vec<Vec<Tensor>> {
         let trainable: HashSet<_> = self.all().trainable_variables().iter().map(Tensor::data_ptr).collect();
@@ -124,8 +119,10 @@ impl Vars {
         let file = file.as_ref();
         let mut named: Vec<_> = self.all().variables().into_iter().collect();
         named.sort_by(|(a, _), (b, _)| a.cmp(b));
-        let on_cpu: Vec<_> =
-            named.into_iter().map(|(name, tensor)| (name, tensor.detach().to_device(Device::Cpu).contiguous())).collect();
+        let on_cpu: Vec<_> = named
+            .into_iter()
+            .map(|(name, tensor)| (name, tensor.detach().to_device(Device::Cpu).contiguous()))
+            .collect();
         Tensor::write_safetensors(&on_cpu, file)
             .map_err(|error| Error::File(format!("cannot write {}: {error}", file.display())))
     }

@@ -94,7 +94,7 @@ fn run<C: Case>(
     let wanted = differentiable.unwrap_or(&carried);
     let mut loss = Tensor::zeros([1], (Kind::Float, Device::Cpu));
     for (output, _) in outputs.iter().zip(wanted).filter(|(_, wanted)| **wanted) {
-        loss = loss + (output * output.randn_like()).sum(Kind::Float);
+        loss += (output * output.randn_like()).sum(Kind::Float);
     }
     if loss.requires_grad() {
         loss.backward();

@@ -65,7 +65,7 @@ impl Layer<Tensor> for Sometimes {
 
     fn forward(&self, x: Tensor, cx: &Context) -> Self::Out {
         let x = x.apply(&self.0);
-        let skip = (cx.micro_batch() % 2 == 0).then(|| x.sigmoid());
+        let skip = cx.micro_batch().is_multiple_of(2).then(|| x.sigmoid());
         (x, skip)
     }
 }

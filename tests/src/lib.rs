@@ -15,3 +15,8 @@ pub fn serial() -> MutexGuard<'static, ()> {
     tch::set_num_threads(1);
     guard
 }
+
+/// The README's example, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;

@@ -209,7 +209,7 @@ fn several_steps_of_an_optimizer() {
 fn nothing_is_recorded_where_no_gradient_can_be_asked_for() {
     let _serial = pipe_tests::serial();
     let (mut pipe, _vars) = pipe(Checkpoint::Always, 1);
-    let (sine, cosine) = tch::no_grad(|| pipe.forward(&input()).unwrap());
+    let (sine, cosine) = tch::no_grad(|| pipe.forward(input()).unwrap());
     assert!(!sine.requires_grad() && !cosine.requires_grad());
 }
 
@@ -230,8 +230,8 @@ fn outputs_may_be_dropped_before_a_backward() {
     let _serial = pipe_tests::serial();
     for mode in MODES {
         let (mut pipe, vars) = pipe(mode, 1);
-        drop(pipe.forward(&input()).unwrap());
-        pipe.forward(&input()).unwrap().0.sum(Kind::Float).backward();
+        drop(pipe.forward(input()).unwrap());
+        pipe.forward(input()).unwrap().0.sum(Kind::Float).backward();
         assert!(gradients(&vars).iter().all(Tensor::defined));
     }
 }
@@ -241,7 +241,7 @@ fn the_pipeline_may_be_dropped_before_the_backward() {
     let _serial = pipe_tests::serial();
     for mode in MODES {
         let (mut pipe, vars) = pipe(mode, 1);
-        let (sine, _) = pipe.forward(&input()).unwrap();
+        let (sine, _) = pipe.forward(input()).unwrap();
         drop(pipe);
         sine.sum(Kind::Float).backward();
         assert!(gradients(&vars).iter().all(Tensor::defined));
@@ -252,7 +252,7 @@ fn the_pipeline_may_be_dropped_before_the_backward() {
 fn a_backward_after_the_model_was_taken_out_is_an_error_where_it_would_recompute() {
     let _serial = pipe_tests::serial();
     let (mut pipe, _vars) = pipe(Checkpoint::Always, 1);
-    let (sine, _) = pipe.forward(&input()).unwrap();
+    let (sine, _) = pipe.forward(input()).unwrap();
     let _model = pipe.into_inner();
     let error = sine.sum(Kind::Float).f_backward().unwrap_err().to_string();
     assert!(error.contains("the model was taken out of the pipeline"), "{error}");
@@ -284,7 +284,7 @@ fn an_input_without_gradient_gets_none() {
 fn backward_from_another_thread() {
     let _serial = pipe_tests::serial();
     let (mut pipe, vars) = pipe(Checkpoint::ExceptLast, 1);
-    let (sine, _) = pipe.forward(&input()).unwrap();
+    let (sine, _) = pipe.forward(input()).unwrap();
     let loss = sine.sum(Kind::Float);
     std::thread::spawn(move || loss.backward()).join().unwrap();
     assert!(gradients(&vars).iter().all(Tensor::defined));

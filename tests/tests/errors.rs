@@ -143,7 +143,7 @@ proptest! {
         let _serial = pipe_tests::serial();
         let (mut pipe, vars, triggers) = fused(mode);
         // A good step first, so that there are gradients and statistics to preserve.
-        pipe.forward(&rows(8)).unwrap().sum(Kind::Float).backward();
+        pipe.forward(rows(8)).unwrap().sum(Kind::Float).backward();
         let before = state(&vars);
 
         let fault = if panics { Fault::Panic } else { Fault::Torch };
@@ -151,7 +151,7 @@ proptest! {
             .iter()
             .map(|&(stage, micro_batch)| Trigger { stage, micro_batch, recomputing: false, fault })
             .collect();
-        let failed = failure(pipe.forward(&rows(8)).unwrap_err());
+        let failed = failure(pipe.forward(rows(8)).unwrap_err());
         prop_assert_eq!(&state(&vars), &before);
 
         // The first in the schedule's order: by tick, then by stage.
@@ -174,7 +174,7 @@ proptest! {
     ) {
         let _serial = pipe_tests::serial();
         let (mut pipe, vars, triggers) = fused(mode);
-        pipe.forward(&rows(8)).unwrap().sum(Kind::Float).backward();
+        pipe.forward(rows(8)).unwrap().sum(Kind::Float).backward();
         let recomputing = mode.applies(micro_batch, 4);
         prop_assume!(recomputing || fault == Fault::Backward);
 
@@ -224,9 +224,9 @@ fn threads_end_with_their_pipeline() {
     let threads = || std::fs::read_dir("/proc/self/task").map(|tasks| tasks.count()).unwrap_or(0);
     let step = || {
         let (mut pipe, _vars, triggers) = fused(Checkpoint::ExceptLast);
-        pipe.forward(&rows(8)).unwrap().sum(Kind::Float).backward();
+        pipe.forward(rows(8)).unwrap().sum(Kind::Float).backward();
         triggers.lock().unwrap().push(Trigger { stage: 1, micro_batch: 2, recomputing: false, fault: Fault::Panic });
-        assert!(pipe.forward(&rows(8)).is_err());
+        assert!(pipe.forward(rows(8)).is_err());
     };
     // libtorch starts pools of its own at the first use.
     step();
@@ -256,7 +256,7 @@ fn a_checkpointed_stage_that_changes_its_input_says_so() {
         last: linear(vars.last(), 8, 8),
     };
     let mut pipe = model.pipe(&vars).checkpoint(Checkpoint::Always).build().unwrap();
-    let error = pipe.forward(&rows(4)).unwrap().sum(Kind::Float).f_backward().unwrap_err().to_string();
+    let error = pipe.forward(rows(4)).unwrap().sum(Kind::Float).f_backward().unwrap_err().to_string();
     assert!(error.contains("recomputation of micro-batch 1 in stage 1"), "{error}");
     assert!(error.contains("modified by an in-place operation"), "{error}");
 }
@@ -277,13 +277,10 @@ struct SpoilsASkip {
 fn a_skip_that_another_stage_changes_in_place_is_an_error() {
     let _serial = pipe_tests::serial();
     let vars = SpoilsASkip::vars(&Devices::cpu(3)).unwrap();
-    let model = SpoilsASkip {
-        first: linear(vars.first(), 8, 8),
-        relu: func(|x| x.shallow_clone().relu_()),
-        merge: Merge,
-    };
+    let model =
+        SpoilsASkip { first: linear(vars.first(), 8, 8), relu: func(|x| x.shallow_clone().relu_()), merge: Merge };
     let mut pipe = model.pipe(&vars).build().unwrap();
-    let failed = failure(pipe.forward(&rows(4)).unwrap_err());
+    let failed = failure(pipe.forward(rows(4)).unwrap_err());
     assert_eq!((failed.stage, failed.micro_batch), (2, 0));
     assert!(failed.cause.contains("modified by an in-place operation"), "{failed}");
 }
@@ -312,7 +309,7 @@ fn a_trainable_tensor_outside_the_vars_is_an_error_and_not_forgotten() {
     let vars = Smuggling::vars(&Devices::cpu(2)).unwrap();
     let model = Smuggling { first: linear(vars.first(), 8, 8), second: Smuggler(leaf(1)) };
     let mut pipe = model.pipe(&vars).build().unwrap();
-    let error = pipe.forward(&rows(4)).unwrap().sum(Kind::Float).f_backward().unwrap_err().to_string();
+    let error = pipe.forward(rows(4)).unwrap().sum(Kind::Float).f_backward().unwrap_err().to_string();
     assert!(error.contains("backward of micro-batch 0 in stage 1"), "{error}");
     assert!(error.contains("trainable tensor of shape [1, 8] that is not in the pipeline's vars"), "{error}");
 }

@@ -93,9 +93,9 @@ fn autocast_gives_what_the_run_in_place_gives() {
 fn grad_mode_holds_in_every_stage() {
     let _serial = pipe_tests::serial();
     let Built { mut pipe, seen, .. } = build(Checkpoint::Never);
-    let _ = tch::no_grad(|| pipe.forward(&rows(8)).unwrap());
+    let _ = tch::no_grad(|| pipe.forward(rows(8)).unwrap());
     assert!(seen.lock().unwrap().drain(..).all(|(_, recorded, training, _)| !recorded && training));
-    let _ = pipe.forward(&rows(8)).unwrap();
+    let _ = pipe.forward(rows(8)).unwrap();
     assert!(seen.lock().unwrap().drain(..).all(|(_, recorded, ..)| recorded));
 }
 
@@ -121,7 +121,7 @@ fn the_first_pass_and_the_recomputation_know_what_they_are() {
     let _serial = pipe_tests::serial();
     for (mode, recomputed) in [(Checkpoint::Always, 4), (Checkpoint::ExceptLast, 3), (Checkpoint::Never, 0)] {
         let Built { mut pipe, seen, .. } = build(mode);
-        pipe.forward(&rows(8)).unwrap().sum(Kind::Float).backward();
+        pipe.forward(rows(8)).unwrap().sum(Kind::Float).backward();
         let seen = seen.lock().unwrap();
         assert_eq!(seen.iter().filter(|(.., recomputing)| *recomputing).count(), 2 * recomputed);
         assert_eq!(seen.iter().filter(|(.., recomputing)| !recomputing).count(), 2 * 4);
@@ -135,7 +135,7 @@ fn except_last_counts_the_micro_batches_that_exist() {
     let _serial = pipe_tests::serial();
     // Five rows in four chunks are three micro-batches; torch's Pipe checkpoints all of them.
     let Built { mut pipe, seen, .. } = build(Checkpoint::ExceptLast);
-    pipe.forward(&rows(5)).unwrap().sum(Kind::Float).backward();
+    pipe.forward(rows(5)).unwrap().sum(Kind::Float).backward();
     let recomputed = seen.lock().unwrap().iter().filter(|(.., recomputing)| *recomputing).count();
     assert_eq!(recomputed, 2 * 2);
 }
@@ -147,7 +147,7 @@ fn the_callers_number_of_threads_comes_back() {
         tch::set_num_threads(threads);
         let Built { mut pipe, .. } = build(Checkpoint::Always);
         assert_eq!(tch::get_num_threads(), threads);
-        pipe.forward(&rows(8)).unwrap().sum(Kind::Float).backward();
+        pipe.forward(rows(8)).unwrap().sum(Kind::Float).backward();
         assert_eq!(tch::get_num_threads(), threads);
         let in_new_thread = std::thread::spawn(tch::get_num_threads).join().unwrap();
         assert_eq!(in_new_thread, threads);

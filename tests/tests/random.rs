@@ -79,9 +79,13 @@ impl Layer<Tensor> for Draws {
         let x = x.alpha_dropout(0.2, cx.is_training()).feature_dropout(0.2, cx.is_training());
         let x = &x + Tensor::randn([8], (kind, device)) + Tensor::rand([8], (kind, device)) + x.rand_like();
         let x = &x + Tensor::randint(5, [8], (kind, device)) + x.zeros_like().exponential_(2.);
-        let x = &x + x.zeros_like().uniform_(0., 1.) + x.zeros_like().bernoulli_float_(0.5) + x.zeros_like().normal_(0., 1.);
+        let x = &x
+            + x.zeros_like().uniform_(0., 1.)
+            + x.zeros_like().bernoulli_float_(0.5)
+            + x.zeros_like().normal_(0., 1.);
         let order = Tensor::randperm(8, (Kind::Int64, device));
-        let picked = x.softmax(-1, Kind::Float).multinomial(3, true).to_kind(Kind::Float).sum_dim_intlist(-1, true, kind);
+        let picked =
+            x.softmax(-1, Kind::Float).multinomial(3, true).to_kind(Kind::Float).sum_dim_intlist(-1, true, kind);
         x.index_select(1, &order) + picked
     }
 }
@@ -131,7 +135,7 @@ fn masks() -> Tensor {
     let keep_two = || nn::func_t(|x: &Tensor, _| x + x.rand_like());
     let model = Masks { first: keep_two(), second: keep_two(), third: Nested { first: keep_two() }, pair: Pair };
     let mut pipe = model.pipe(&vars).build().unwrap();
-    pipe.forward(&Tensor::zeros([4, 3], (Kind::Double, Device::Cpu))).unwrap()
+    pipe.forward(Tensor::zeros([4, 3], (Kind::Double, Device::Cpu))).unwrap()
 }
 
 #[test]

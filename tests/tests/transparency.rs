@@ -3,9 +3,7 @@
 
 use pipe_runtime::{Checkpoint, Context, Devices, Layer, Replicate, pipeline};
 use pipe_tests::compare::{Case, Settings, assert_transparent, leaf, rows};
-use pipe_tests::layers::{
-    Fork, Merge, Merge4, MergeSome, Mixed, Sometimes, Split, Stir, Unite, dropout, func, linear,
-};
+use pipe_tests::layers::{Fork, Merge, Merge4, MergeSome, Mixed, Sometimes, Split, Stir, Unite, dropout, func, linear};
 use proptest::prelude::*;
 use tch::nn::{self, BatchNorm, Func, FuncT, Linear};
 use tch::{Kind, Tensor};
@@ -60,9 +58,8 @@ fn config() -> ProptestConfig {
 
 fn settings() -> impl Strategy<Value = Settings> {
     let checkpoint = prop_oneof![Just(Checkpoint::Always), Just(Checkpoint::ExceptLast), Just(Checkpoint::Never)];
-    (2..13_i64, 1..7_usize, checkpoint, 0..1000_i64, prop::bool::weighted(0.8)).prop_map(
-        |(rows, chunks, checkpoint, seed, training)| Settings { rows, chunks, checkpoint, seed, training },
-    )
+    (2..13_i64, 1..7_usize, checkpoint, 0..1000_i64, prop::bool::weighted(0.8))
+        .prop_map(|(rows, chunks, checkpoint, seed, training)| Settings { rows, chunks, checkpoint, seed, training })
 }
 
 #[pipeline]

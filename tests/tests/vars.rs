@@ -118,7 +118,8 @@ fn a_file_that_does_not_fit_is_named_and_changes_nothing() {
     let (_, vars) = Together::make(1);
     let before = vars.all().variables()["embed.weight"].copy();
     let error = vars.load(&file).unwrap_err().to_string();
-    for part in ["`out.bias` has shape [3], the model wants [2]", "`out.weight` is missing", "the model has no `extra`"] {
+    for part in ["`out.bias` has shape [3], the model wants [2]", "`out.weight` is missing", "the model has no `extra`"]
+    {
         assert!(error.contains(part), "{error}");
     }
     assert_eq!(vars.all().variables()["embed.weight"], before);

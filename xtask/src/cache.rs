@@ -26,12 +26,8 @@ pub fn get(
         remove_leftovers(&folder, &partial);
         return Ok(path);
     }
-    fs::create_dir_all(&folder).with_context(|| {
-        format!(
-            "cannot create {}: make it writable, or set XDG_CACHE_HOME",
-            folder.display()
-        )
-    })?;
+    fs::create_dir_all(&folder)
+        .with_context(|| format!("cannot create {}: make it writable, or set XDG_CACHE_HOME", folder.display()))?;
     let _lock = lock(&folder.join(format!("{name}.lock")))?;
     // Another run may have finished while this one waited.
     if !is_whole(&path) {
@@ -47,12 +43,7 @@ pub fn get(
 
 /// Held until the file is dropped; the system lets go of it if the process dies.
 fn lock(path: &Path) -> anyhow::Result<File> {
-    let cannot = || {
-        format!(
-            "cannot lock {}: set XDG_CACHE_HOME to a writable folder on a local disk",
-            path.display()
-        )
-    };
+    let cannot = || format!("cannot lock {}: set XDG_CACHE_HOME to a writable folder on a local disk", path.display());
     let file = File::create(path).with_context(cannot)?;
     match file.try_lock() {
         Ok(()) => {}

@@ -21,8 +21,7 @@ pub fn command(checkout: &Checkout) -> Command {
             cargo.env_remove(name);
         }
     }
-    if env::var_os("LIBTORCH").is_some_and(|value| Path::new(&value) == checkout.linked_libtorch())
-    {
+    if env::var_os("LIBTORCH").is_some_and(|value| Path::new(&value) == checkout.linked_libtorch()) {
         cargo.env_remove("LIBTORCH");
     }
     for name in ["LD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH"] {
@@ -37,23 +36,14 @@ pub fn command(checkout: &Checkout) -> Command {
 }
 
 fn is_set_by_cargo_run(name: &str) -> bool {
-    name.starts_with("CARGO_PKG_")
-        || matches!(name, "CARGO" | "CARGO_MANIFEST_DIR" | "CARGO_MANIFEST_PATH")
+    name.starts_with("CARGO_PKG_") || matches!(name, "CARGO" | "CARGO_MANIFEST_DIR" | "CARGO_MANIFEST_PATH")
 }
 
 /// Where this program was built, and the libraries of the toolchain, which has `bin/cargo`.
 fn cargos_folders(cargo: &Path) -> Vec<PathBuf> {
-    let built = env::current_exe()
-        .ok()
-        .and_then(|exe| Some(exe.parent()?.to_path_buf()));
-    let toolchain = cargo
-        .parent()
-        .and_then(Path::parent)
-        .filter(|folder| folder.is_absolute());
-    built
-        .into_iter()
-        .chain(toolchain.map(|folder| folder.join("lib")))
-        .collect()
+    let built = env::current_exe().ok().and_then(|exe| Some(exe.parent()?.to_path_buf()));
+    let toolchain = cargo.parent().and_then(Path::parent).filter(|folder| folder.is_absolute());
+    built.into_iter().chain(toolchain.map(|folder| folder.join("lib"))).collect()
 }
 
 /// A search path less what lies in `folders`, `None` if nothing is left.
@@ -77,21 +67,13 @@ mod tests {
     fn only_the_users_search_path_is_passed_on() {
         let folders = ["/work/target/debug".into(), "/rust/lib".into()];
         let path = |path: &str| without(&path.into(), &folders);
-        assert_eq!(
-            path("/work/target/debug/deps:/rust/lib/rustlib:/rust/own"),
-            Some("/rust/own".into())
-        );
+        assert_eq!(path("/work/target/debug/deps:/rust/lib/rustlib:/rust/own"), Some("/rust/own".into()));
         assert_eq!(path("/work/target/debug:/rust/lib"), None);
     }
 
     #[test]
     fn the_users_own_settings_of_cargo_are_kept() {
-        for name in [
-            "CARGO_HOME",
-            "CARGO_TARGET_DIR",
-            "CARGO_TERM_COLOR",
-            "CARGO_BUILD_JOBS",
-        ] {
+        for name in ["CARGO_HOME", "CARGO_TARGET_DIR", "CARGO_TERM_COLOR", "CARGO_BUILD_JOBS"] {
             assert!(!is_set_by_cargo_run(name), "{name}");
         }
         assert!(is_set_by_cargo_run("CARGO_PKG_NAME"));

@@ -11,8 +11,8 @@ impl Checkout {
     /// The checkout that `cargo xtask` was called in. Cargo says so at run time; what was true at
     /// compile time goes stale when a checkout is moved.
     pub fn find() -> Self {
-        let xtask = env::var_os("CARGO_MANIFEST_DIR")
-            .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+        let xtask =
+            env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
         let root = xtask.parent().unwrap_or(&xtask).to_path_buf();
         Self { root }
     }

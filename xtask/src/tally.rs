@@ -45,11 +45,7 @@ impl Tally {
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(
-            f,
-            "{} passed, {} failed, {} skipped",
-            self.passed, self.failed, self.skipped
-        )
+        write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
     }
 }
 
@@ -72,10 +68,7 @@ mod tests {
     #[test]
     fn lines_may_come_in_pieces() {
         let mut tally = Tally::default();
-        OUTPUT
-            .as_bytes()
-            .chunks(7)
-            .for_each(|piece| tally.add(piece));
+        OUTPUT.as_bytes().chunks(7).for_each(|piece| tally.add(piece));
         assert_eq!(tally.to_string(), "32 passed, 4 failed, 1 skipped");
     }
 

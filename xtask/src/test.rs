@@ -33,17 +33,12 @@ fn cargo_test(checkout: &Checkout, bless: bool) -> Command {
 
 /// Runs to the end and counts the tests.
 fn watch(cargo: &mut Command, stdout: &mut impl Write) -> anyhow::Result<(ExitStatus, Tally)> {
-    let mut child = cargo
-        .stdout(Stdio::piped())
-        .spawn()
-        .context(cargo::CANNOT_START)?;
+    let mut child = cargo.stdout(Stdio::piped()).spawn().context(cargo::CANNOT_START)?;
     let mut tally = Tally::default();
     if let Some(output) = child.stdout.take() {
         pass_on(output, stdout, &mut tally).context("cannot pass on what the tests print")?;
     }
-    let status = child
-        .wait()
-        .context("lost sight of cargo: run this again")?;
+    let status = child.wait().context("lost sight of cargo: run this again")?;
     Ok((status, tally))
 }
 
@@ -69,8 +64,7 @@ mod tests {
 
     #[test]
     fn output_and_exit_code_are_passed_on_and_tests_counted() {
-        const OUTPUT: &str =
-            "test a ... ok\ntest result: FAILED. 1 passed; 2 failed; 3 ignored; 0 measured\n";
+        const OUTPUT: &str = "test a ... ok\ntest result: FAILED. 1 passed; 2 failed; 3 ignored; 0 measured\n";
         let mut shown = Vec::new();
         let mut cargo = Command::new("sh");
         cargo.args(["-c", "printf '%s' \"$1\"; exit 101", "sh", OUTPUT]);
@@ -84,18 +78,10 @@ mod tests {
     fn only_bless_adds_to_the_environment() {
         let added = |bless| {
             let cargo = cargo_test(&Checkout { root: "/".into() }, bless);
-            cargo
-                .get_envs()
-                .filter(|(_, value)| value.is_some())
-                .map(|(name, _)| name.to_owned())
-                .collect::<Vec<_>>()
+            cargo.get_envs().filter(|(_, value)| value.is_some()).map(|(name, _)| name.to_owned()).collect::<Vec<_>>()
         };
         let unblessed = added(false);
-        assert!(
-            unblessed
-                .iter()
-                .all(|name| name.to_string_lossy().ends_with("LIBRARY_PATH"))
-        );
+        assert!(unblessed.iter().all(|name| name.to_string_lossy().ends_with("LIBRARY_PATH")));
         for (name, _) in BLESS {
             assert!(added(true).contains(&name.into()), "{name}");
         }

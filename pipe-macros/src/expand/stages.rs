@@ -2,6 +2,8 @@
 
 use proc_macro2::{Ident, Literal, Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
+use syn::LitStr;
+use syn::spanned::Spanned;
 
 use super::body::{self, binding, calls, on_type, port, site};
 use super::plan_constant::split;
@@ -63,23 +65,24 @@ fn part_bindings(model: &Model, layer: usize) -> impl Iterator<Item = Ident> {
 
 /// The ports, numbered in the order in which values are received.
 fn ports(model: &Model, plan: &Plan) -> TokenStream {
-    let (input, arriving, leaving) = (input(model), flow(0, here()), flow(plan.stages.len(), here()));
+    let (input, at_input) = (input(model), source_site(model, plan, 0));
+    let (arriving, leaving) = (flow(0, at_input), flow(plan.stages.len(), here()));
     let between = plan.stages.iter().enumerate().map(|(to, stage)| {
         let main = to.checked_sub(1).map(|from| flow_port(model, plan, from, to));
         let popping = stage.steps.iter().filter(|step| step.part == 0).map(|step| &model.layers[step.layer]);
         let skips = popping.flat_map(|layer| body::arriving(layer, plan)).map(|route| skip_port(model, route));
         main.into_iter().chain(skips).collect::<TokenStream>()
     });
+    let first = quote_spanned!(at_input=> let #arriving = graph.input::<#input>(););
     quote_spanned! {here()=>
-        let #arriving = graph.input::<#input>();
+        #first
         #(#between)*
         let #leaving = graph.output();
     }
 }
 
-/// On the type of the layer whose output crosses: if it cannot, that is the place to say so.
 fn flow_port(model: &Model, plan: &Plan, from: usize, to: usize) -> TokenStream {
-    let at = last_layer_site(model, plan, from);
+    let at = source_site(model, plan, to);
     open_port(&flow(to, at), from, to, at)
 }
 
@@ -93,21 +96,25 @@ fn open_port(name: &Ident, from: usize, to: usize, at: Span) -> TokenStream {
     quote_spanned!(at=> let #name = graph.port(#from, #to);)
 }
 
-fn last_layer_site(model: &Model, plan: &Plan, stage: usize) -> Span {
-    plan.stages[stage].steps.last().map_or_else(here, |step| site(&model.layers[step.layer]))
+/// Where the main flow into stage `stage`, or out of the last one, is made. If the value cannot
+/// cross, that is the place to say so, at both ends of the port: rustc then says it once.
+fn source_site(model: &Model, plan: &Plan, stage: usize) -> Span {
+    let before = stage.checked_sub(1).and_then(|before| plan.stages.get(before));
+    let last_layer = before.and_then(|stage| stage.steps.last()).map(|step| site(&model.layers[step.layer]));
+    let input = || model.settings.input.as_ref().map(|ty| here().located_at(ty.span()));
+    last_layer.or_else(input).unwrap_or_else(here)
 }
 
 /// `graph.stage((encode1, ..), move |(encode1, ..), io, cx| { .. });`
 fn stage_closure(model: &Model, plan: &Plan, stage: usize) -> TokenStream {
     let layers = stage_bindings(model, plan, stage);
     let calls = calls(model, plan, stage);
-    let at_end = last_layer_site(model, plan, stage);
-    let at_start = stage.checked_sub(1).map_or_else(here, |before| last_layer_site(model, plan, before));
+    let (at_start, at_end) = (source_site(model, plan, stage), source_site(model, plan, stage + 1));
     let (arriving, leaving) = (flow(stage, at_start), flow(stage + 1, at_end));
     let receive = quote_spanned!(at_start=> let x = io.receive(#arriving););
     let send = quote_spanned!(at_end=> io.send(#leaving, x););
-    quote_spanned! {here()=>
-        graph.stage(#layers, move |#layers, io, cx| {
+    quote_spanned! {opening_site(model, plan, stage)=>
+        graph.stage((#layers), move |(#layers), io, cx| {
             #receive
             #calls
             #send
@@ -115,10 +122,19 @@ fn stage_closure(model: &Model, plan: &Plan, stage: usize) -> TokenStream {
     }
 }
 
-/// `(encode1, encode2, blocks_0)`
+/// Where the stage is opened in the struct: what is wrong with its layers as a whole is said there.
+fn opening_site(model: &Model, plan: &Plan, stage: usize) -> Span {
+    let Some(step) = plan.stages[stage].steps.first() else { return here() };
+    let layer = &model.layers[step.layer];
+    let forced = layer.marks.stage.as_ref().map(|mark| mark.word.span());
+    let asked = layer.device_of_part(step.part).map(LitStr::span);
+    here().located_at(asked.or(forced).unwrap_or_else(|| layer.span()))
+}
+
+/// `encode1, encode2, blocks_0,`
 fn stage_bindings(model: &Model, plan: &Plan, stage: usize) -> TokenStream {
     let bindings = plan.stages[stage].steps.iter().map(|step| binding(model, step));
-    quote!((#(#bindings,)*))
+    quote!(#(#bindings,)*)
 }
 
 /// The port of the main flow into stage `stage`.
@@ -129,7 +145,7 @@ fn flow(stage: usize, at: Span) -> Ident {
 fn assemble(model: &Model, plan: &Plan) -> TokenStream {
     let take = (0..plan.stages.len()).map(|stage| {
         let layers = stage_bindings(model, plan, stage);
-        quote_spanned!(here()=> let #layers = layers.take();)
+        quote_spanned!(here()=> let (#layers) = layers.take();)
     });
     let fields = (0..model.layers.len()).map(|layer| gathered(model, layer));
     let plain_fields = model.plain_fields.iter().map(|field| &field.ident);

@@ -59,7 +59,8 @@ impl Schedule {
                 }
             }
             if tick.is_empty() {
-                let heads = self.ranks.iter().enumerate().filter_map(|(rank, list)| Some((rank, *list.get(next[rank])?)));
+                let heads =
+                    self.ranks.iter().enumerate().filter_map(|(rank, list)| Some((rank, *list.get(next[rank])?)));
                 return Err(Stuck(heads.collect()));
             }
             tick.sort_by_key(|(_, action)| action.stage);
@@ -108,7 +109,10 @@ mod tests {
         let crossed = Schedule {
             stages: 2,
             micro_batches: 1,
-            ranks: vec![vec![Action::backward(0, 0), Action::forward(0, 0)], vec![Action::forward(1, 0), Action::backward(1, 0)]],
+            ranks: vec![
+                vec![Action::backward(0, 0), Action::forward(0, 0)],
+                vec![Action::forward(1, 0), Action::backward(1, 0)],
+            ],
         };
         let error = crossed.order().unwrap_err().to_string();
         assert_eq!(error, "the schedule cannot finish: rank 0 waits to start 0B0, rank 1 waits to start 1F0");

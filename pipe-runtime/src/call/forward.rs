@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use pipe_schedule::{Action, Order};
 use tch::Tensor;
 
-use super::io::{Io, Recorded, Wanted};
+use super::io::{Io, Recorded, Sent, Wanted};
 use super::{Table, give_up, lock, step};
 use crate::engine::Job;
 use crate::flow::{Item, Joined, Parcel, join};
@@ -145,7 +145,8 @@ impl Call {
                 kept.parcel
             };
             // The first pass has updated running statistics; they stay as it left them.
-            let _buffers = if self.training { Some(RestoredBuffers::new(slot).map_err(|e| e.to_string())?) } else { None };
+            let _buffers =
+                if self.training { Some(RestoredBuffers::new(slot).map_err(|e| e.to_string())?) } else { None };
             let (_, recorded) = run_stage(slot, &cx, &mut receive, true, Wanted::No)?;
             self.held.at(action.stage, action.micro_batch).recorded = recorded;
             Ok(())
@@ -194,7 +195,7 @@ fn run_stage(
     receive: &mut dyn FnMut(usize) -> Parcel,
     record: bool,
     wanted: Wanted,
-) -> Result<(Vec<(usize, Parcel)>, Option<Recorded>), String> {
+) -> Result<(Vec<Sent>, Option<Recorded>), String> {
     let body = lock(&slot.body);
     let body = body.as_ref().ok_or("the model was taken out of the pipeline")?;
     let _grad = GradMode::set(record);

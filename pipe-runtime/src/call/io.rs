@@ -11,8 +11,11 @@ pub struct Io<'a> {
     receive: &'a mut dyn FnMut(usize) -> Parcel,
     device: Device,
     recorded: Option<Recorded>,
-    sent: Vec<(usize, Parcel)>,
+    sent: Vec<Sent>,
 }
+
+/// A port, and what goes through it.
+pub(super) type Sent = (usize, Parcel);
 
 /// The graph of one stage and micro-batch, and which values its ends are: (port, position of the tensor in the parcel).
 #[derive(Debug)]
@@ -72,7 +75,7 @@ impl<'a> Io<'a> {
     }
 
     /// What was sent, cut off from the stage's graph, which comes back too if one was recorded.
-    pub(super) fn finish(mut self, wanted: Wanted) -> (Vec<(usize, Parcel)>, Option<Recorded>) {
+    pub(super) fn finish(mut self, wanted: Wanted) -> (Vec<Sent>, Option<Recorded>) {
         // The engine adds the gradients of one tensor in the order of its roots. In place, that of the value which is used
         // last arrives first.
         self.sent.sort_by_key(|(port, _)| std::cmp::Reverse(*port));

@@ -93,12 +93,8 @@ impl Engine {
         let feeders = accelerator_ranks.into_iter().map(|rank| Executor { ranks: vec![rank] });
         let executors: Vec<_> = helpers.chain(feeders).collect();
         let spin = if executors.len() < cores { SPIN } else { Duration::ZERO };
-        let shared = Arc::new(Shared {
-            state: Mutex::default(),
-            changed: Condvar::new(),
-            changes: AtomicU64::new(0),
-            spin,
-        });
+        let shared =
+            Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), changes: AtomicU64::new(0), spin });
         let mut engine = Self { shared, threads: Vec::new(), caller };
         let (started, all_started) = mpsc::channel::<()>();
         for (number, executor) in executors.into_iter().enumerate() {
@@ -157,9 +153,9 @@ impl Engine {
         match run.map(|run| run.progress.into_result()) {
             None | Some(Ok(())) => Ok(()),
             Some(Err(Ended::Failed(error))) => Err(error),
-            Some(Err(Ended::Stuck(steps))) => {
-                Err(Error::Setting(format!("the schedule cannot finish: {steps} steps wait for others that never come")))
-            }
+            Some(Err(Ended::Stuck(steps))) => Err(Error::Setting(format!(
+                "the schedule cannot finish: {steps} steps wait for others that never come"
+            ))),
         }
     }
 }

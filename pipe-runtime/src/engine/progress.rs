@@ -71,8 +71,7 @@ impl<E> Progress<E> {
     /// Whether nothing runs and nothing can start any more.
     pub(crate) fn is_over(&self, order: &Order) -> bool {
         self.remaining == 0
-            || (!self.running.contains(&true)
-                && (0..self.started.len()).all(|rank| self.ready(order, rank).is_none()))
+            || (!self.running.contains(&true) && (0..self.started.len()).all(|rank| self.ready(order, rank).is_none()))
     }
 
     /// How it ended: the failure that counts, or an error about steps that were never started.

@@ -49,10 +49,10 @@ fn chunk(tensor: &Tensor, chunks: usize) -> Result<Vec<Tensor>> {
             "a zero-dimensional tensor cannot be split into micro-batches: wrap it in `Replicate` to hand it to each of them".into(),
         ));
     };
-    if rows == 0 || chunks == 1 {
-        return Ok(vec![tensor.shallow_clone()]);
+    match rows.min(i64::try_from(chunks).unwrap_or(i64::MAX)) {
+        0 | 1 => Ok(vec![tensor.shallow_clone()]),
+        chunks => Ok(tensor.f_chunk(chunks, 0)?),
     }
-    Ok(tensor.f_chunk(chunks as i64, 0)?)
 }
 
 /// A mini-batch put together again.
@@ -88,7 +88,8 @@ pub(crate) fn join(parts: Vec<Parcel>) -> Result<Joined> {
         let tensors: Vec<&Tensor> = parts.iter().map(|part| &part.items[slot].tensor).collect();
         if parts[0].items[slot].whole {
             return Err(Error::Output(
-                "a `Replicate` cannot be an output: each micro-batch has one of its own and they cannot be joined".into(),
+                "a `Replicate` cannot be an output: each micro-batch has one of its own and they cannot be joined"
+                    .into(),
             ));
         }
         let sizes: Vec<_> = tensors.iter().map(|tensor| tensor.size().first().copied()).collect();
@@ -132,6 +133,7 @@ mod tests {
         assert_eq!(split(2, 4), [1, 1]);
         assert_eq!(split(0, 4), [0]);
         assert_eq!(split(8, 1), [8]);
+        assert_eq!(split(3, usize::MAX), [1, 1, 1]);
     }
 
     #[test]

@@ -120,9 +120,9 @@ impl Sums {
     }
 
     /// Adds another stage's sums.
-    pub(crate) fn merge(&mut self, mut other: Self) -> Result<(), TorchError> {
-        // SAFETY: two different live handles, both exclusively borrowed.
-        ffi::check(unsafe { ffi::pipe_sums_merge(self.0.as_ptr(), (&mut other).0.as_ptr()) })
+    pub(crate) fn merge(&mut self, other: Self) -> Result<(), TorchError> {
+        // SAFETY: two different live handles, one borrowed exclusively and one owned.
+        ffi::check(unsafe { ffi::pipe_sums_merge(self.0.as_ptr(), other.0.as_ptr()) })
     }
 
     /// Moves the gradient of parameter `index` out; `None` if nothing reached it.

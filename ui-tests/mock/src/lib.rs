@@ -1,10 +1,10 @@
 //! The types of the runtime without a runtime: enough to type-check what `#[pipeline]` generates,
 //! with the bounds and signatures of the real ones and nothing behind them.
-#![allow(missing_docs, unused_variables)]
+#![allow(dead_code, missing_docs, unused_variables)]
 
-pub mod nn;
 #[path = "rt.rs"]
 pub mod __rt;
+pub mod nn;
 
 pub use __rt::{Context, Flow, Layer};
 pub use nn::Tensor;

@@ -6,9 +6,7 @@ use std::process::{Command, Stdio};
 use anyhow::bail;
 
 pub fn check() -> anyhow::Result<()> {
-    let chosen = env::var("CXX")
-        .ok()
-        .filter(|chosen| !chosen.trim().is_empty());
+    let chosen = env::var("CXX").ok().filter(|chosen| !chosen.trim().is_empty());
     let compiler = chosen.as_deref().unwrap_or("c++");
     // CXX may name a wrapper as well: `ccache g++`.
     let mut words = compiler.split_whitespace();

@@ -16,11 +16,9 @@ impl Flavour {
     /// What to ask pip for. CUDA's versions are those that torch 2.11.0 names itself.
     pub fn requirements(self) -> &'static [&'static str] {
         match self {
-            Self::Cpu if cfg!(target_os = "linux") => &[
-                "torch==2.11.0",
-                "nvidia-cuda-runtime==13.0.96",
-                "nvidia-cuda-cupti==13.0.85",
-            ],
+            Self::Cpu if cfg!(target_os = "linux") => {
+                &["torch==2.11.0", "nvidia-cuda-runtime==13.0.96", "nvidia-cuda-cupti==13.0.85"]
+            }
             Self::Cpu | Self::Cuda => &["torch==2.11.0"],
         }
     }
@@ -41,10 +39,7 @@ impl Flavour {
     pub fn companions(self) -> &'static [&'static str] {
         match self {
             _ if !cfg!(target_os = "linux") => &[],
-            Self::Cpu => &[
-                "nvidia/cu13/lib/libcudart.so",
-                "nvidia/cu13/lib/libcupti.so",
-            ],
+            Self::Cpu => &["nvidia/cu13/lib/libcudart.so", "nvidia/cu13/lib/libcupti.so"],
             Self::Cuda => &[
                 "nvidia/cu13/lib/libcudart.so",
                 "nvidia/cu13/lib/libcupti.so",

@@ -24,29 +24,19 @@ pub fn check(folder: &Path) -> Checked {
 }
 
 pub fn check_cuda(folder: &Path) -> Checked {
-    if has_library(folder, "libtorch_cuda") {
-        Ok(())
-    } else {
-        Err("is built without CUDA".to_owned())
-    }
+    if has_library(folder, "libtorch_cuda") { Ok(()) } else { Err("is built without CUDA".to_owned()) }
 }
 
 /// Whether the libraries of other wheels lie where the `torch` folder in `home` looks for them.
 pub fn check_companions(home: &Path, flavour: Flavour) -> Checked {
-    match flavour
-        .companions()
-        .iter()
-        .find(|start| !exists(&home.join(start)))
-    {
+    match flavour.companions().iter().find(|start| !exists(&home.join(start))) {
         None => Ok(()),
         Some(missing) => Err(format!("has no {missing}")),
     }
 }
 
 fn has_library(folder: &Path, name: &str) -> bool {
-    ["so", "dylib"]
-        .iter()
-        .any(|suffix| folder.join(format!("lib/{name}.{suffix}")).is_file())
+    ["so", "dylib"].iter().any(|suffix| folder.join(format!("lib/{name}.{suffix}")).is_file())
 }
 
 /// Whether some file's path starts like this.
@@ -55,11 +45,8 @@ fn exists(start: &Path) -> bool {
         return false;
     };
     let name = name.as_encoded_bytes();
-    fs::read_dir(folder).is_ok_and(|entries| {
-        entries
-            .flatten()
-            .any(|entry| entry.file_name().as_encoded_bytes().starts_with(name))
-    })
+    fs::read_dir(folder)
+        .is_ok_and(|entries| entries.flatten().any(|entry| entry.file_name().as_encoded_bytes().starts_with(name)))
 }
 
 fn version_at(folder: &Path) -> Option<String> {
@@ -70,17 +57,13 @@ fn version_at(folder: &Path) -> Option<String> {
 
 /// `2.11.0+cu130` from a line like `__version__ = '2.11.0+cu130'`.
 fn python_version(source: &str) -> Option<&str> {
-    let line = source
-        .lines()
-        .find(|line| line.starts_with("__version__"))?;
+    let line = source.lines().find(|line| line.starts_with("__version__"))?;
     let (_, value) = line.split_once('=')?;
     Some(value.trim().trim_matches(['\'', '"']))
 }
 
 fn is_needed(version: &str) -> bool {
-    version
-        .strip_prefix(MAJOR_MINOR)
-        .is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
+    version.strip_prefix(MAJOR_MINOR).is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 #[cfg(test)]
@@ -92,10 +75,7 @@ mod tests {
         let source = "from typing import Optional\n\n__all__ = ['__version__']\n\
                       __version__ = '2.11.0+cu130'\ndebug = False\n";
         assert_eq!(python_version(source), Some("2.11.0+cu130"));
-        assert_eq!(
-            python_version("__version__: str = \"2.9.1\""),
-            Some("2.9.1")
-        );
+        assert_eq!(python_version("__version__: str = \"2.9.1\""), Some("2.9.1"));
         assert_eq!(python_version("debug = False"), None);
     }
 

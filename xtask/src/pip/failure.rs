@@ -13,14 +13,8 @@ enum Cause {
 
 /// In this order: a lost connection makes pip say that it found no wheel, too.
 const SIGNS: [(Cause, &[&str]); 4] = [
-    (
-        Cause::DiskFull,
-        &["No space left on device", "Disk quota exceeded"],
-    ),
-    (
-        Cause::NoPip,
-        &["No module named pip", "No module named 'pip'"],
-    ),
+    (Cause::DiskFull, &["No space left on device", "Disk quota exceeded"]),
+    (Cause::NoPip, &["No module named pip", "No module named 'pip'"]),
     (
         Cause::NoNetwork,
         &[
@@ -41,20 +35,11 @@ const SIGNS: [(Cause, &[&str]); 4] = [
             "(from versions: none)",
         ],
     ),
-    (
-        Cause::NoWheel,
-        &[
-            "No matching distribution found",
-            "is not a supported wheel",
-            "no such option",
-        ],
-    ),
+    (Cause::NoWheel, &["No matching distribution found", "is not a supported wheel", "no such option"]),
 ];
 
 fn cause(messages: &str) -> Cause {
-    let found = SIGNS
-        .into_iter()
-        .find(|(_, signs)| signs.iter().any(|sign| messages.contains(sign)));
+    let found = SIGNS.into_iter().find(|(_, signs)| signs.iter().any(|sign| messages.contains(sign)));
     found.map_or(Cause::Unknown, |(cause, _)| cause)
 }
 
@@ -65,9 +50,7 @@ pub fn explain(what: &str, messages: &str) -> String {
             "the disk filled up while fetching {what}: make room, or set XDG_CACHE_HOME \
              to a folder on a larger disk"
         ),
-        Cause::NoPip => {
-            "`python3` has no pip: install it (Debian: `apt install python3-pip`)".to_owned()
-        }
+        Cause::NoPip => "`python3` has no pip: install it (Debian: `apt install python3-pip`)".to_owned(),
         Cause::NoNetwork => format!(
             "pip could not reach the package index for {what}: check the network and pip's index and \
              proxy settings, and run this again"
@@ -89,13 +72,8 @@ pub fn explain(what: &str, messages: &str) -> String {
 
 fn last_lines(messages: &str) -> String {
     const SHOWN: usize = 6;
-    let telling =
-        |line: &&str| !line.trim().is_empty() && !line.contains("Running pip as the 'root' user");
-    let lines: Vec<_> = messages
-        .lines()
-        .filter(telling)
-        .map(|line| format!("  {line}"))
-        .collect();
+    let telling = |line: &&str| !line.trim().is_empty() && !line.contains("Running pip as the 'root' user");
+    let lines: Vec<_> = messages.lines().filter(telling).map(|line| format!("  {line}")).collect();
     lines[lines.len().saturating_sub(SHOWN)..].join("\n")
 }
 
@@ -138,10 +116,7 @@ mod tests {
     #[test]
     fn anything_else_is_shown_as_it_is() {
         let explained = explain("libtorch", "one\n\nERROR: two\n");
-        assert!(
-            explained.ends_with("pip's last lines:\n  one\n  ERROR: two"),
-            "{explained}"
-        );
+        assert!(explained.ends_with("pip's last lines:\n  one\n  ERROR: two"), "{explained}");
         assert_eq!(cause(&explained), Cause::Unknown);
     }
 

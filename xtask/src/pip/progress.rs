@@ -20,10 +20,7 @@ pub fn wait(child: &mut Child, report: Option<(&str, &Path)>) -> io::Result<Exit
             && start.elapsed() >= next_line
         {
             let megabytes = size(folder) / 1_000_000;
-            eprintln!(
-                "fetching {what}: {megabytes} MB on disk after {} s",
-                start.elapsed().as_secs()
-            );
+            eprintln!("fetching {what}: {megabytes} MB on disk after {} s", start.elapsed().as_secs());
             next_line = start.elapsed() + BETWEEN_LINES;
         }
         thread::sleep(POLL);

@@ -13,9 +13,7 @@ pub struct Bench {
 impl Bench {
     /// Starts afresh: what the test's last run left is removed.
     pub fn new(test: &str) -> Self {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"))
-            .join("xtask")
-            .join(test);
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("xtask").join(test);
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(folder.join("bin")).unwrap();
         let bench = Self { folder };
@@ -64,10 +62,7 @@ impl Bench {
     /// The names in a folder of the cache, without lock files, which stay.
     pub fn cache_entries(&self, folder: &str) -> Vec<String> {
         let entries = fs::read_dir(self.path("cache").join(folder));
-        let names = entries
-            .into_iter()
-            .flatten()
-            .map(|entry| entry.unwrap().file_name());
+        let names = entries.into_iter().flatten().map(|entry| entry.unwrap().file_name());
         let names = names.map(|name| name.into_string().unwrap());
         let mut names: Vec<_> = names.filter(|name| !name.ends_with(".lock")).collect();
         names.sort();
@@ -119,7 +114,5 @@ pub fn fails(command: &mut Command) -> String {
 }
 
 fn all(output: &Output) -> String {
-    [&output.stdout, &output.stderr]
-        .map(|bytes| str::from_utf8(bytes).unwrap())
-        .concat()
+    [&output.stdout, &output.stderr].map(|bytes| str::from_utf8(bytes).unwrap()).concat()
 }

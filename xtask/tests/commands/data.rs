@@ -8,10 +8,7 @@ use crate::bench::{Bench, fails};
 fn digits_that_differ_from_the_pinned_ones_are_not_kept() {
     let bench = Bench::new("data-changed");
     let error = fails(&mut bench.xtask(&["data"]));
-    assert!(
-        error.starts_with("the digits in scikit-learn==1.5.2 are 15 bytes"),
-        "{error}"
-    );
+    assert!(error.starts_with("the digits in scikit-learn==1.5.2 are 15 bytes"), "{error}");
     assert!(!bench.path("checkout/data").exists());
     assert!(bench.cache_entries("pipe-data").is_empty());
 }
@@ -24,10 +21,7 @@ fn wrong_digits_in_the_checkout_are_named_and_left_alone() {
     fs::write(&digits, "mine").unwrap();
     let error = fails(&mut bench.xtask(&["data"]));
     assert!(error.contains("digits.csv.gz has 4 bytes"), "{error}");
-    assert!(
-        error.contains("delete it and run `cargo xtask data`"),
-        "{error}"
-    );
+    assert!(error.contains("delete it and run `cargo xtask data`"), "{error}");
     assert_eq!(fs::read(&digits).unwrap(), b"mine");
     assert!(bench.pip_calls().is_empty());
 }

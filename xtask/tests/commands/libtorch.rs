@@ -11,10 +11,7 @@ const LIBTORCH: &[&str] = &["libtorch"];
 fn it_is_installed_in_the_cache_and_linked() {
     let bench = Bench::new("installs");
     succeeds(&mut bench.xtask(LIBTORCH));
-    assert_eq!(
-        fs::read_link(bench.path("checkout/.libtorch")).unwrap(),
-        bench.cached()
-    );
+    assert_eq!(fs::read_link(bench.path("checkout/.libtorch")).unwrap(), bench.cached());
     assert_eq!(bench.cache_entries("pipe-libtorch"), ["2.11.0-cpu"]);
 }
 
@@ -32,10 +29,7 @@ fn a_second_clone_uses_the_cache() {
     succeeds(&mut bench.xtask(LIBTORCH));
     let clone = bench.clone_named("clone");
     succeeds(&mut bench.xtask_in("clone", LIBTORCH));
-    assert_eq!(
-        fs::read_link(clone.join(".libtorch")).unwrap(),
-        bench.cached()
-    );
+    assert_eq!(fs::read_link(clone.join(".libtorch")).unwrap(), bench.cached());
     assert_eq!(bench.pip_calls().len(), 1);
 }
 
@@ -49,11 +43,7 @@ fn concurrent_runs_install_once() {
         .map(|checkout| {
             bench.clone_named(checkout);
             let mut xtask = bench.xtask_in(checkout, LIBTORCH);
-            xtask
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                .spawn()
-                .unwrap()
+            xtask.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
         })
         .collect();
     for run in runs {
@@ -68,9 +58,7 @@ fn a_download_that_breaks_off_leaves_nothing_and_can_be_repeated() {
     let bench = Bench::new("breaks-off");
     bench.mood("lost-connection");
     let error = fails(&mut bench.xtask(LIBTORCH));
-    assert!(
-        error.starts_with("pip could not reach the package index for libtorch: check the network")
-    );
+    assert!(error.starts_with("pip could not reach the package index for libtorch: check the network"));
     assert!(error.contains("IncompleteRead"), "{error}");
     assert!(bench.cache_entries("pipe-libtorch").is_empty());
     assert!(!bench.path("checkout/.libtorch").is_symlink());
@@ -132,10 +120,7 @@ fn pip_is_asked_for_if_missing() {
     let bench = Bench::new("no-pip");
     fs::write(bench.path("bin/no-pip"), "No module named pip\n").unwrap();
     let error = fails(&mut bench.xtask(LIBTORCH));
-    assert!(
-        error.starts_with("`python3` has no working pip: install it"),
-        "{error}"
-    );
+    assert!(error.starts_with("`python3` has no working pip: install it"), "{error}");
 }
 
 #[test]
@@ -143,15 +128,9 @@ fn a_compiler_is_asked_for_before_the_download() {
     let bench = Bench::new("no-compiler");
     bench.without_program("c++");
     let error = fails(&mut bench.xtask(LIBTORCH));
-    assert!(
-        error.starts_with("there is no C++ compiler: install one"),
-        "{error}"
-    );
+    assert!(error.starts_with("there is no C++ compiler: install one"), "{error}");
     let error = fails(bench.xtask(LIBTORCH).env("CXX", "no-such-compiler"));
-    assert!(
-        error.starts_with("CXX, set to `no-such-compiler`, does not run"),
-        "{error}"
-    );
+    assert!(error.starts_with("CXX, set to `no-such-compiler`, does not run"), "{error}");
     assert!(bench.pip_calls().is_empty());
 }
 
@@ -160,10 +139,7 @@ fn a_full_disk_is_noticed_before_the_download() {
     let bench = Bench::new("full-disk");
     bench.program("df");
     let error = fails(&mut bench.xtask(LIBTORCH));
-    assert!(
-        error.contains("has 1.0 GB free, but 2.6 GB are needed while installing"),
-        "{error}"
-    );
+    assert!(error.contains("has 1.0 GB free, but 2.6 GB are needed while installing"), "{error}");
     assert!(bench.pip_calls().is_empty());
 }
 
@@ -194,15 +170,9 @@ fn a_wrong_version_of_the_users_own_is_named() {
 #[test]
 fn what_is_no_libtorch_at_all_is_named() {
     let bench = Bench::new("own-missing");
-    for (own, fault) in [
-        ("/nowhere", "has no lib/libtorch_cpu"),
-        ("", "is not an absolute path"),
-    ] {
+    for (own, fault) in [("/nowhere", "has no lib/libtorch_cpu"), ("", "is not an absolute path")] {
         let error = fails(bench.xtask(LIBTORCH).env("LIBTORCH", own));
-        assert!(
-            error.starts_with(&format!("LIBTORCH, set to `{own}`, {fault}")),
-            "{error}"
-        );
+        assert!(error.starts_with(&format!("LIBTORCH, set to `{own}`, {fault}")), "{error}");
     }
 }
 
@@ -230,10 +200,7 @@ fn cuda_is_installed_beside_the_cpu_flavour_and_serves_both() {
     succeeds(&mut bench.xtask(LIBTORCH));
     succeeds(&mut bench.xtask(&["libtorch", "--cuda"]));
     succeeds(&mut bench.xtask(LIBTORCH));
-    assert_eq!(
-        bench.cache_entries("pipe-libtorch"),
-        ["2.11.0-cpu", "2.11.0-cuda"]
-    );
+    assert_eq!(bench.cache_entries("pipe-libtorch"), ["2.11.0-cpu", "2.11.0-cuda"]);
     let linked = fs::read_link(bench.path("checkout/.libtorch")).unwrap();
     assert!(linked.ends_with("2.11.0-cuda"));
     assert!(bench.pip_calls()[0].contains("--no-deps"));

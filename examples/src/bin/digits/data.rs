@@ -72,7 +72,8 @@ pub fn load(file: Option<&Path>) -> Result<Dataset> {
     };
     let open = || -> Result<Rows> { parse(BufReader::new(GzDecoder::new(File::open(&file)?))) };
     let Rows { pixels, labels } = open().with_context(|| format!("cannot read {}", file.display()))?;
-    let images = Tensor::from_slice(&pixels).view([-1, 1, SIDE, SIDE]).to_kind(Kind::Float) / f64::from(BRIGHTEST);
+    let images = Tensor::from_slice(&pixels).view([labels.len() as i64, 1, SIDE, SIDE]).to_kind(Kind::Float)
+        / f64::from(BRIGHTEST);
     Ok(Dataset { images, labels: Tensor::from_slice(&labels) })
 }
 

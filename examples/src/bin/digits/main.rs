@@ -14,10 +14,9 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use clap::Parser;
 use pipe_runtime::{Checkpoint, Devices};
-use tch::{Cuda, Device};
 
 use crate::compare::Verdict;
 use crate::model::Digits;
@@ -51,7 +50,7 @@ struct Args {
 
 /// Reads `cpu,cpu,cpu,cpu`; a single `cpu` stands for all stages.
 fn devices(text: &str) -> pipe_runtime::Result<Devices> {
-    if text.contains(',') { text.parse() } else { vec![text; Digits::STAGES].join(",").parse() }
+    if text.contains(',') { text.parse() } else { [text; Digits::STAGES].join(",").parse() }
 }
 
 fn main() -> ExitCode {
@@ -72,16 +71,10 @@ fn run(args: &Args) -> Result<ExitCode> {
 
     let devices = args.devices.clone().unwrap_or_else(Digits::devices);
     let vars = Digits::vars(&devices)?;
-    check_available(&vars.devices())?;
     let [train, test] = [train, test].map(|set| set.to_device(vars.all().device()));
-    let mut builder = Digits::new(&vars).pipe(&vars).intra_op_threads(1);
-    if let Some(chunks) = args.chunks {
-        builder = builder.chunks(chunks.get());
-    }
-    if let Some(checkpoint) = args.checkpoint {
-        builder = builder.checkpoint(checkpoint);
-    }
-    let mut pipe = builder.build()?;
+    let chunks = args.chunks.map(NonZeroUsize::get);
+    let builder = Digits::new(&vars).pipe(&vars).chunks(chunks).checkpoint(args.checkpoint);
+    let mut pipe = builder.intra_op_threads(1).build()?;
 
     let parameters: usize = vars.all().trainable_variables().iter().map(|parameter| parameter.numel()).sum();
     println!("{}", Digits::PLAN);
@@ -101,19 +94,6 @@ fn run(args: &Args) -> Result<ExitCode> {
         "digits: test accuracy {accuracy:.3}, {stages} stages, {micro_batches} micro-batches, identical to in-place: {verdict}"
     );
     Ok(if matches!(verdict, Verdict::Different { .. }) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-/// tch panics when parameters are made on a device that is not there: this says so in a sentence.
-fn check_available(devices: &[Device]) -> Result<()> {
-    for &device in devices {
-        let available = match device {
-            Device::Cuda(index) => index < usize::try_from(Cuda::device_count()).unwrap_or(0),
-            Device::Mps => tch::utils::has_mps(),
-            _ => true,
-        };
-        ensure!(available, "there is no {} on this machine: choose other `--devices`", Devices::new([device]));
-    }
-    Ok(())
 }
 
 /// How many micro-batches `rows` give: all but the last ones have `rows / chunks` rows, rounded up.

@@ -1,0 +1,24 @@
+//! A layer takes what the one before it gives.
+
+use pipe_runtime::nn::Linear;
+use pipe_runtime::{Context, Layer, Tensor, pipeline};
+
+struct Embed;
+
+impl Layer<i64> for Embed {
+    type Out = Tensor;
+    fn forward(&self, _: i64, _: &Context) -> Tensor {
+        Tensor
+    }
+}
+
+#[pipeline]
+struct Model {
+    #[device("cuda:0")]
+    encode: Linear,
+    #[device("cuda:1")]
+    embed: Embed,
+    decode: Linear,
+}
+
+fn main() {}

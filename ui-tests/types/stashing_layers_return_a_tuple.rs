@@ -1,0 +1,16 @@
+//! A layer that stashes returns `(output, skip)`.
+
+use pipe_runtime::nn::{Concat, Linear};
+use pipe_runtime::pipeline;
+
+#[pipeline]
+struct Model {
+    #[device("cuda:0")]
+    #[stash(level)]
+    encode: Linear,
+    #[device("cuda:1")]
+    #[pop(level)]
+    decode: Concat,
+}
+
+fn main() {}

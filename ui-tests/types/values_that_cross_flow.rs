@@ -1,0 +1,35 @@
+//! What crosses a stage boundary is `Flow`; inside a stage anything goes.
+
+use pipe_runtime::{Context, Layer, Tensor, pipeline};
+
+struct Opaque;
+
+struct Make;
+
+impl Layer<Tensor> for Make {
+    type Out = Opaque;
+    fn forward(&self, _: Tensor, _: &Context) -> Opaque {
+        Opaque
+    }
+}
+
+struct Take;
+
+impl Layer<Opaque> for Take {
+    type Out = Tensor;
+    fn forward(&self, _: Opaque, _: &Context) -> Tensor {
+        Tensor
+    }
+}
+
+#[pipeline]
+struct Model {
+    #[device("cuda:0")]
+    make1: Make,
+    take1: Take,
+    make2: Make,
+    #[device("cuda:1")]
+    take2: Take,
+}
+
+fn main() {}
