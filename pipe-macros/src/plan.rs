@@ -126,12 +126,6 @@ impl Plan {
         let name = crate::names::plain(name);
         self.routes.iter().find(|route| route.name == name)
     }
-
-    /// The stage in which the field runs, or its first part does.
-    pub fn stage_of(&self, layer: usize) -> usize {
-        let holds = |stage: &Stage| stage.steps.iter().any(|step| step.layer == layer);
-        self.stages.iter().position(holds).unwrap_or(0)
-    }
 }
 
 impl Route {

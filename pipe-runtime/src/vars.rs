@@ -50,31 +50,32 @@ impl Vars {
 
     /// Path of a single layer.
     #[doc(hidden)]
-    pub fn layer(&self, stage: usize, name: &str) -> Path<'_> {
-        self.stages[stage].root().sub(name)
+    pub fn layer(&self, name: &str) -> Path<'_> {
+        self.path(name, 0, 1)
     }
 
     /// Paths of an array of layers.
     #[doc(hidden)]
-    pub fn layers_array<const N: usize>(&self, _stage: usize, name: &str, _split: crate::plan::Split) -> [Path<'_>; N] {
+    pub fn layers_array<const N: usize>(&self, name: &str) -> [Path<'_>; N] {
         self.note_length(name, N);
-        std::array::from_fn(|index| self.element(name, index, N))
+        std::array::from_fn(|index| self.path(name, index, N).sub(index))
     }
 
     /// Paths of `length` layers.
     #[doc(hidden)]
-    pub fn layers(&self, _stage: usize, name: &str, _split: crate::plan::Split, length: usize) -> Vec<Path<'_>> {
+    pub fn layers(&self, name: &str, length: usize) -> Vec<Path<'_>> {
         self.note_length(name, length);
-        (0..length).map(|index| self.element(name, index, length)).collect()
+        (0..length).map(|index| self.path(name, index, length).sub(index)).collect()
     }
 
     fn note_length(&self, name: &str, length: usize) {
         self.lengths.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), length);
     }
 
-    fn element(&self, name: &str, index: usize, length: usize) -> Path<'_> {
-        let stage = self.stage_of(name, index, length).unwrap_or(0);
-        self.layer(stage, name).sub(index)
+    /// The child's path, in the store of the stage that runs this element of it.
+    fn path(&self, name: &str, index: usize, length: usize) -> Path<'_> {
+        let stage = self.stage_of(name, index, length).expect("generated code names its own layers");
+        self.stages[stage].root().sub(name)
     }
 
     /// The stage that runs child `name`, or element `index` of it if it is repeated.

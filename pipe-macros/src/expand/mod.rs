@@ -44,7 +44,7 @@ fn items(model: &Model, bodies: Bodies) -> TokenStream {
     let vars_struct = vars::definition(model);
     let runtime = runtime(model);
     let inherent = inherent::methods(model, &plan);
-    let vars_impl = vars::accessors(model, &plan);
+    let vars_impl = vars::accessors(model);
     let model_impl = in_place::model_impl(model);
     let plain = model.has_devices.then(|| plain::definition(model));
     let pipeline_impl = model.has_devices.then(|| stages::pipeline_impl(model, &plan, bodies));

@@ -5,10 +5,8 @@ use quote::{ToTokens, quote_spanned};
 use syn::{GenericParam, Lifetime};
 
 use super::here;
-use super::plan_constant::split;
 use super::types::{outside_of_self, vars_generics, vars_ident, vars_type};
 use crate::model::{Layer, Model, Shape};
-use crate::plan::{Plan, Split};
 
 /// The struct, beside the user's and as visible as it.
 pub fn definition(model: &Model) -> TokenStream {
@@ -37,9 +35,9 @@ pub fn definition(model: &Model) -> TokenStream {
 }
 
 /// The methods, one per layer.
-pub fn accessors(model: &Model, plan: &Plan) -> TokenStream {
+pub fn accessors(model: &Model) -> TokenStream {
     match model.has_devices {
-        true => of_a_pipeline(model, plan),
+        true => of_a_pipeline(model),
         false => of_a_block(model),
     }
 }
@@ -53,30 +51,28 @@ pub fn lifetime(model: &Model) -> TokenStream {
     Lifetime::new(&name, Span::mixed_site()).to_token_stream()
 }
 
-fn of_a_pipeline(model: &Model, plan: &Plan) -> TokenStream {
+fn of_a_pipeline(model: &Model) -> TokenStream {
     let generics = vars_generics(model);
     let (generics, _, _) = generics.split_for_impl();
     let vars = vars_type(model, None);
-    let methods = model.layers.iter().enumerate().map(|(index, layer)| {
+    let methods = model.layers.iter().map(|layer| {
         let (name, doc, child) = (&layer.ident, doc(layer), layer.child());
-        let stage = proc_macro2::Literal::usize_unsuffixed(plan.stage_of(index));
-        let split = split(&layer.split().unwrap_or(Split::Evenly(1)));
         match &layer.shape {
             Shape::Single => quote_spanned! {here()=>
                 #[doc = #doc]
-                pub fn #name(&self) -> __rt::Path<'_> { self.vars.layer(#stage, #child) }
+                pub fn #name(&self) -> __rt::Path<'_> { self.vars.layer(#child) }
             },
             Shape::Array { len, .. } => {
                 let len = outside_of_self(len, model);
                 quote_spanned! {here()=>
                     #[doc = #doc]
-                    pub fn #name(&self) -> [__rt::Path<'_>; #len] { self.vars.layers_array(#stage, #child, #split) }
+                    pub fn #name(&self) -> [__rt::Path<'_>; #len] { self.vars.layers_array(#child) }
                 }
             }
             Shape::List { .. } => quote_spanned! {here()=>
                 #[doc = #doc]
                 pub fn #name(&self, len: usize) -> ::std::vec::Vec<__rt::Path<'_>> {
-                    self.vars.layers(#stage, #child, #split, len)
+                    self.vars.layers(#child, len)
                 }
             },
         }

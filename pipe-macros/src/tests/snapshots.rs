@@ -4,27 +4,13 @@ use expect_test::{ExpectFile, expect_file};
 
 use super::derived;
 
-const UNET: &str = r#"
-/// A small U-Net over two devices.
-#[pipeline(chunks = 8, checkpoint = except_last)]
-pub struct UNet {
-    #[device("cuda:0")]
-    #[stash(level1 = output)]
-    encode1: Encode,
-    #[stash(level2 = output)]
-    encode2: Encode,
-    bottleneck: Block,
-
-    #[device("cuda:1")]
-    #[pop(level2)]
-    concat2: Concat,
-    decode2: Block,
-    #[pop(level1)]
-    concat1: Concat,
-    decode1: Block,
-    head: nn::Conv2D,
+/// The README's example, as it stands there.
+fn unet() -> &'static str {
+    const README: &str = include_str!("../../../README.md");
+    let start = README.find("/// A small U-Net over two devices.").expect("the README has a U-Net");
+    let end = README[start..].find("\n}\n").expect("which ends");
+    &README[start..start + end + 2]
 }
-"#;
 
 fn check(source: &str, expected: &ExpectFile) -> String {
     let generated = syn::parse2(derived(source)).expect("the expansion is items");
@@ -35,8 +21,8 @@ fn check(source: &str, expected: &ExpectFile) -> String {
 }
 
 #[test]
-fn a_unet_expands_to_less_than_250_lines() {
-    let generated = check(UNET, &expect_file!["../../tests/snapshots/unet.rs"]);
+fn the_readmes_unet_expands_to_less_than_250_lines() {
+    let generated = check(unet(), &expect_file!["../../tests/snapshots/unet.rs"]);
     assert!(generated.lines().count() < 250);
 }
 

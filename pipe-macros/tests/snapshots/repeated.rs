@@ -88,15 +88,15 @@ const _: () = {
     impl<const DEPTH: usize> StackVars<DEPTH> {
         /// Path of layer `embed`.
         pub fn embed(&self) -> __rt::Path<'_> {
-            self.vars.layer(0, "embed")
+            self.vars.layer("embed")
         }
         /// Paths of the layers `blocks`.
         pub fn blocks(&self) -> [__rt::Path<'_>; DEPTH] {
-            self.vars.layers_array(0, "blocks", __rt::Split::Counts(&[3, 5]))
+            self.vars.layers_array("blocks")
         }
         /// Paths of `len` layers `tail`.
         pub fn tail(&self, len: usize) -> ::std::vec::Vec<__rt::Path<'_>> {
-            self.vars.layers(1, "tail", __rt::Split::Evenly(1), len)
+            self.vars.layers("tail", len)
         }
     }
     impl<const DEPTH: usize> ::core::ops::Deref for StackVars<DEPTH> {

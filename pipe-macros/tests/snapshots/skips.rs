@@ -92,15 +92,15 @@ const _: () = {
     impl SkipsVars {
         /// Path of layer `one`.
         pub fn one(&self) -> __rt::Path<'_> {
-            self.vars.layer(0, "one")
+            self.vars.layer("one")
         }
         /// Path of layer `two`.
         pub fn two(&self) -> __rt::Path<'_> {
-            self.vars.layer(0, "two")
+            self.vars.layer("two")
         }
         /// Path of layer `three`.
         pub fn three(&self) -> __rt::Path<'_> {
-            self.vars.layer(1, "three")
+            self.vars.layer("three")
         }
     }
     impl ::core::ops::Deref for SkipsVars {

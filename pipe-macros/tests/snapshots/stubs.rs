@@ -63,7 +63,7 @@ const _: () = {
     impl BrokenVars {
         /// Path of layer `one`.
         pub fn one(&self) -> __rt::Path<'_> {
-            self.vars.layer(0, "one")
+            self.vars.layer("one")
         }
     }
     impl ::core::ops::Deref for BrokenVars {

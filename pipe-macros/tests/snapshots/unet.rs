@@ -4,14 +4,14 @@
 #[pipeline(chunks = 8, checkpoint = except_last)]
 pub struct UNet {
     #[device("cuda:0")]
-    #[stash(level1 = output)]
-    encode1: Encode,
+    #[stash(level1 = output)] // what the layer returns is kept for a later layer
+    encode1: Block,
     #[stash(level2 = output)]
-    encode2: Encode,
+    encode2: Block,
     bottleneck: Block,
 
-    #[device("cuda:1")]
-    #[pop(level2)]
+    #[device("cuda:1")] // opens the next stage; unannotated layers stay with the one above
+    #[pop(level2)] // takes (input, level2): goes straight from cuda:0 to cuda:1
     concat2: Concat,
     decode2: Block,
     #[pop(level1)]
@@ -100,35 +100,35 @@ const _: () = {
     impl UNetVars {
         /// Path of layer `encode1`.
         pub fn encode1(&self) -> __rt::Path<'_> {
-            self.vars.layer(0, "encode1")
+            self.vars.layer("encode1")
         }
         /// Path of layer `encode2`.
         pub fn encode2(&self) -> __rt::Path<'_> {
-            self.vars.layer(0, "encode2")
+            self.vars.layer("encode2")
         }
         /// Path of layer `bottleneck`.
         pub fn bottleneck(&self) -> __rt::Path<'_> {
-            self.vars.layer(0, "bottleneck")
+            self.vars.layer("bottleneck")
         }
         /// Path of layer `concat2`.
         pub fn concat2(&self) -> __rt::Path<'_> {
-            self.vars.layer(1, "concat2")
+            self.vars.layer("concat2")
         }
         /// Path of layer `decode2`.
         pub fn decode2(&self) -> __rt::Path<'_> {
-            self.vars.layer(1, "decode2")
+            self.vars.layer("decode2")
         }
         /// Path of layer `concat1`.
         pub fn concat1(&self) -> __rt::Path<'_> {
-            self.vars.layer(1, "concat1")
+            self.vars.layer("concat1")
         }
         /// Path of layer `decode1`.
         pub fn decode1(&self) -> __rt::Path<'_> {
-            self.vars.layer(1, "decode1")
+            self.vars.layer("decode1")
         }
         /// Path of layer `head`.
         pub fn head(&self) -> __rt::Path<'_> {
-            self.vars.layer(1, "head")
+            self.vars.layer("head")
         }
     }
     impl ::core::ops::Deref for UNetVars {

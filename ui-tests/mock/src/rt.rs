@@ -291,15 +291,15 @@ impl Vars {
         Err(Error)
     }
 
-    pub fn layer(&self, stage: usize, name: &str) -> Path<'_> {
+    pub fn layer(&self, name: &str) -> Path<'_> {
         unreachable!()
     }
 
-    pub fn layers_array<const N: usize>(&self, stage: usize, name: &str, split: Split) -> [Path<'_>; N] {
+    pub fn layers_array<const N: usize>(&self, name: &str) -> [Path<'_>; N] {
         unreachable!()
     }
 
-    pub fn layers(&self, stage: usize, name: &str, split: Split, len: usize) -> Vec<Path<'_>> {
+    pub fn layers(&self, name: &str, len: usize) -> Vec<Path<'_>> {
         unreachable!()
     }
 }
