@@ -15,6 +15,7 @@ mod check;
 mod device;
 mod errors;
 mod expand;
+mod flow;
 mod model;
 mod names;
 mod parse;
@@ -53,4 +54,13 @@ pub fn pipeline(args: TokenStream, item: TokenStream) -> TokenStream {
 #[proc_macro_derive(__Pipeline, attributes(__pipeline, device, devices, stage, repeat, stash, pop, layer, not_a_layer))]
 pub fn derive_pipeline(item: TokenStream) -> TokenStream {
     pipeline::derive(item.into()).into()
+}
+
+/// Lets a struct flow through a pipeline, if its fields do: across stage boundaries, split into micro-batches at the
+/// input and joined at the output.
+///
+/// `#[flow(crate = path)]` says where the runtime is, if it was renamed.
+#[proc_macro_derive(Flow, attributes(flow))]
+pub fn derive_flow(item: TokenStream) -> TokenStream {
+    flow::derive(item.into()).into()
 }

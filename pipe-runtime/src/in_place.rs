@@ -1,7 +1,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::error::panic_message;
-use crate::flow::{Flow, IntoFlow, Packer, Parcel, Unpacker, join, scatter};
+use crate::flow::{Flow, IntoFlow, Packer, Parcel, Unpacker, scatter};
 use crate::model::Model;
 use crate::threads::IntraOpThreads;
 use crate::torch::{Modes, RandomStreams, draw_seed};
@@ -57,7 +57,7 @@ impl<'m, M: Model> InPlace<'m, M> {
         }
         let mut packer = Packer::default();
         inputs.into_flow().pack(&mut packer);
-        let micro_batches = scatter(&packer.finish(), chunks)?;
+        let (micro_batches, shape) = scatter(&packer.finish(), chunks)?;
         let seed = draw_seed()?;
         let _modes = Modes::capture()?.enter()?;
         let _threads = IntraOpThreads::choose(self.intra_op_threads, 1).enter();
@@ -66,10 +66,7 @@ impl<'m, M: Model> InPlace<'m, M> {
             let cx = Context::new(self.training, false, 0, index, seed);
             let outcome = catch_unwind(AssertUnwindSafe(|| {
                 let _streams = RandomStreams::enter()?;
-                let input = M::Input::unpack(&mut Unpacker::new(parcel));
-                let mut packer = Packer::default();
-                self.model.forward(input, &cx).pack(&mut packer);
-                Ok(packer.finish())
+                Ok(self.model.forward(M::Input::unpack(&mut Unpacker::new(parcel)), &cx))
             }));
             outcome.unwrap_or_else(|panic| {
                 let cause = panic_message(panic.as_ref());
@@ -78,6 +75,6 @@ impl<'m, M: Model> InPlace<'m, M> {
             })
         };
         let parts = micro_batches.into_iter().enumerate().map(run).collect::<Result<Vec<_>>>()?;
-        Ok(M::Output::unpack(&mut Unpacker::new(join(parts)?.parcel)))
+        M::Output::join(parts, &shape)
     }
 }

@@ -31,12 +31,12 @@ pub use checkpoint::Checkpoint;
 pub use context::Context;
 pub use devices::Devices;
 pub use error::{Error, Failure, Phase, Result};
-pub use flow::{Flow, IntoFlow, Packer, Replicate, Unpacker};
+pub use flow::{Flow, IntoFlow, List, Mean, MiniBatch, Packer, Replicate, Sum, Unpacker};
 pub use in_place::InPlace;
 pub use layer::Layer;
 pub use model::{Defaults, Model, Pipeline};
 pub use pipe::{Pipe, PipeBuilder};
-pub use pipe_macros::pipeline;
+pub use pipe_macros::{Flow, pipeline};
 pub use plan::{LayerPlan, Plan, Repeat, SkipPlan, Split, StagePlan};
 pub use torch::{TorchError, autocast};
 pub use vars::Vars;
@@ -45,7 +45,7 @@ pub use vars::Vars;
 #[doc(hidden)]
 pub mod __rt {
     pub use crate::call::Io;
-    pub use crate::flow::Flow;
+    pub use crate::flow::{Flow, IntoFlow, MiniBatch, Packer, Unpacker};
     pub use crate::graph::{Graph, Layers, Port};
     pub use crate::layer::run;
     pub use crate::repeat::{Repeated, gather_parts, run_each, spread};

@@ -1,16 +1,16 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
-use tch::Tensor;
 use tch::nn::VarStore;
+use tch::{Device, Tensor};
 
 use crate::call::{Call, attach_node, lock};
-use crate::flow::{Flow, IntoFlow, Item, Packer, Parcel, Unpacker, scatter};
+use crate::flow::{Flow, IntoFlow, Packer, Parcel, Unpacker, scatter};
 use crate::graph::{Graph, Layers};
 use crate::model::Pipeline;
 use crate::network::Network;
-use crate::torch::{GradMode, grad_enabled};
-use crate::{Checkpoint, Error, Plan, Result, Vars};
+use crate::torch::grad_enabled;
+use crate::{Checkpoint, Devices, Error, Plan, Result, Vars};
 
 /// Settings of a pipeline that is about to be built; those left out are the annotated ones.
 #[derive(Debug)]
@@ -111,16 +111,25 @@ impl<M: Pipeline> Pipe<M> {
         let wanted = !parameters.is_empty() || batch.items.iter().any(|item| item.needs_gradient);
         let gradients = grad_enabled() && wanted;
 
-        let micro_batches = {
-            let _constant = GradMode::set(false);
-            scatter(&batch, self.chunks)?
+        let devices = batch.items.iter().map(|item| item.tensor.device());
+        check_devices(self.network.stages[0].device, devices)?;
+        let (micro_batches, shape) = scatter(&batch, self.chunks)?;
+        let inputs: Vec<_> = micro_batches.iter().map(Parcel::share).collect();
+        let (call, mut outputs) = Call::run(&self.network, micro_batches, self.training, gradients)?;
+        let join = |outputs: Vec<Parcel>| {
+            let outputs = outputs.into_iter().map(|parcel| M::Output::unpack(&mut Unpacker::new(parcel)));
+            M::Output::join(outputs.collect(), &shape)
         };
-        let parts: Vec<_> = micro_batches.iter().map(Parcel::share).collect();
-        let (call, mut joined) = Call::run(&self.network, micro_batches, self.training, gradients)?;
-        if gradients && joined.parcel.items.iter().any(|item: &Item| item.needs_gradient) {
-            attach_node(call, &mut joined, &batch, parts, &parameters)?;
+        let differentiable = outputs.iter().flat_map(|parcel| &parcel.items).any(|item| item.needs_gradient);
+        let attached = match gradients && differentiable {
+            true => attach_node(Arc::clone(&call), &mut outputs, &inputs, &parameters),
+            false => Ok(()),
+        };
+        let joined = attached.and_then(|()| join(outputs));
+        if joined.is_err() {
+            call.restore_buffers()?;
         }
-        Ok(M::Output::unpack(&mut Unpacker::new(joined.parcel)))
+        joined
     }
 
     fn trainable(&self) -> Vec<Tensor> {
@@ -160,6 +169,18 @@ impl<M: Pipeline> Pipe<M> {
     }
 }
 
+/// Inputs are not moved behind the caller's back: a copy in each step is for the caller to see.
+fn check_devices(first: Device, inputs: impl IntoIterator<Item = Device>) -> Result<()> {
+    match inputs.into_iter().find(|&device| device != first) {
+        None => Ok(()),
+        Some(device) => Err(Error::Input(format!(
+            "All inputs should be on the same device as the first partition: that is on {}, an input on {}; move it with `to_device`",
+            Devices::new([first]),
+            Devices::new([device])
+        ))),
+    }
+}
+
 impl<M: Pipeline> Deref for Pipe<M> {
     type Target = M::Plain;
 
@@ -177,5 +198,19 @@ impl<M: Pipeline> std::fmt::Debug for Pipe<M> {
             .field("checkpoint", &self.network.checkpoint)
             .field("training", &self.training)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_input_on_another_device_is_refused() {
+        let gpu = Device::Cuda(1);
+        assert!(check_devices(gpu, [gpu, gpu]).is_ok());
+        let error = check_devices(gpu, [gpu, Device::Cpu]).unwrap_err().to_string();
+        assert!(error.starts_with("All inputs should be on the same device as the first partition"), "{error}");
+        assert!(error.contains("on cuda:1, an input on cpu"), "{error}");
     }
 }

@@ -7,7 +7,7 @@ use tch::Tensor;
 use super::io::{Io, Recorded, Sent, Wanted};
 use super::{Table, give_up, lock, step};
 use crate::engine::Job;
-use crate::flow::{Item, Joined, Parcel, join};
+use crate::flow::{Item, Parcel};
 use crate::network::{Network, Orders, StageSlot};
 use crate::torch::{GradMode, Modes, RandomStreams, draw_seed};
 use crate::{Context, Error, Failure, Phase, Result};
@@ -53,7 +53,7 @@ impl Call {
         inputs: Vec<Parcel>,
         training: bool,
         gradients: bool,
-    ) -> Result<(Arc<Self>, Joined)> {
+    ) -> Result<(Arc<Self>, Vec<Parcel>)> {
         let (input, output) = network.ends();
         let micro_batches = inputs.len();
         let call = Arc::new(Self {
@@ -78,13 +78,9 @@ impl Call {
             return Err(error);
         }
         let parts = (0..micro_batches).map(|micro_batch| call.in_transit.take(output, micro_batch));
-        let parts = parts.collect::<Option<Vec<_>>>().ok_or_else(|| Error::Output("a stage sent no output".into()))?;
-        let _constant = GradMode::set(false);
-        let joined = join(parts);
-        if joined.is_err() {
-            call.restore_buffers()?;
-        }
-        Ok((call, joined?))
+        let outputs =
+            parts.collect::<Option<Vec<_>>>().ok_or_else(|| Error::Output("a stage sent no output".into()))?;
+        Ok((call, outputs))
     }
 
     /// Whether the backward of this micro-batch makes its graph anew.
@@ -162,8 +158,8 @@ impl Call {
         Ok(())
     }
 
-    /// After a failure: every statistic as it was before the call.
-    fn restore_buffers(&self) -> Result<()> {
+    /// After a failure, also of what follows the call: every statistic as it was before the call.
+    pub(crate) fn restore_buffers(&self) -> Result<()> {
         for (slot, saved) in self.network.stages.iter().zip(&self.saved_buffers) {
             if let Some(saved) = lock(saved).take() {
                 write_back(&lock(&slot.buffers), &saved)?;

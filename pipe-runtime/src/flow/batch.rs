@@ -1,4 +1,4 @@
-//! A mini-batch into micro-batches, and back.
+//! A mini-batch into micro-batches. The way back is [`Flow::join`](super::Flow::join).
 
 use tch::Tensor;
 
@@ -7,8 +7,9 @@ use crate::{Error, Result};
 
 /// Splits a mini-batch into at most `chunks` micro-batches along dimension 0, as `torch.chunk` does: all of `ceil(rows / chunks)` rows but the last
 /// ones. An empty mini-batch is one empty micro-batch. What is not a tensor, or is wrapped in `Replicate`, goes whole to each.
-pub(crate) fn scatter(batch: &Parcel, chunks: usize) -> Result<Vec<Parcel>> {
+pub(crate) fn scatter(batch: &Parcel, chunks: usize) -> Result<(Vec<Parcel>, MiniBatch)> {
     let mut count = None;
+    let mut rows = Vec::new();
     let mut pieces = Vec::with_capacity(batch.items.len());
     for item in &batch.items {
         if item.whole {
@@ -16,7 +17,10 @@ pub(crate) fn scatter(batch: &Parcel, chunks: usize) -> Result<Vec<Parcel>> {
             continue;
         }
         let split = chunk(&item.tensor, chunks)?;
-        let expected = *count.get_or_insert(split.len());
+        let expected = *count.get_or_insert_with(|| {
+            rows = split.iter().map(|part| part.size()[0]).collect();
+            split.len()
+        });
         if split.len() != expected {
             return Err(Error::Input(format!(
                 "Found different number of chunks produced for inputs: {expected} and {}. The inputs must have the same \
@@ -31,7 +35,7 @@ pub(crate) fn scatter(batch: &Parcel, chunks: usize) -> Result<Vec<Parcel>> {
             "inputs do not have any tensors to split into micro-batches: at least one must not be wrapped in `Replicate`".into(),
         ));
     };
-    Ok((0..count)
+    let parcels = (0..count)
         .map(|index| {
             let piece = |(item, split): (&Item, &Option<Vec<Tensor>>)| match split {
                 Some(split) => Item { tensor: split[index].shallow_clone(), ..*item },
@@ -39,7 +43,28 @@ pub(crate) fn scatter(batch: &Parcel, chunks: usize) -> Result<Vec<Parcel>> {
             };
             Parcel { items: batch.items.iter().zip(&pieces).map(piece).collect(), rest: batch.rest.clone() }
         })
-        .collect())
+        .collect();
+    Ok((parcels, MiniBatch { rows }))
+}
+
+/// How a mini-batch was split.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MiniBatch {
+    rows: Vec<i64>,
+}
+
+impl MiniBatch {
+    /// For each micro-batch, its number of rows (of the first input that was split).
+    pub fn rows(&self) -> &[i64] {
+        &self.rows
+    }
+
+    /// The share of each micro-batch in the rows of the whole; equal shares of an empty mini-batch.
+    pub fn weights(&self) -> Vec<f64> {
+        let total: i64 = self.rows.iter().sum();
+        let share = |&rows: &i64| if total == 0 { 1. / self.rows.len() as f64 } else { rows as f64 / total as f64 };
+        self.rows.iter().map(share).collect()
+    }
 }
 
 fn chunk(tensor: &Tensor, chunks: usize) -> Result<Vec<Tensor>> {
@@ -53,56 +78,6 @@ fn chunk(tensor: &Tensor, chunks: usize) -> Result<Vec<Tensor>> {
         0 | 1 => Ok(vec![tensor.shallow_clone()]),
         chunks => Ok(tensor.f_chunk(chunks, 0)?),
     }
-}
-
-/// A mini-batch put together again.
-#[derive(Debug)]
-pub(crate) struct Joined {
-    pub(crate) parcel: Parcel,
-    /// For each tensor, the rows of each micro-batch's part; `None` if there was only one and it was taken as it is.
-    pub(crate) rows: Vec<Option<Vec<i64>>>,
-}
-
-/// Joins micro-batches along dimension 0. `needs_gradient` of a joined tensor holds if it holds for any part.
-pub(crate) fn join(parts: Vec<Parcel>) -> Result<Joined> {
-    let mut parts = parts;
-    if parts.len() == 1 {
-        let parcel = parts.remove(0);
-        let rows = parcel.items.iter().map(|_| None).collect();
-        return Ok(Joined { parcel, rows });
-    }
-    let first = &parts[0];
-    for (index, part) in parts.iter().enumerate() {
-        let alike = part.items.len() == first.items.len()
-            && part.rest.len() == first.rest.len()
-            && part.rest.iter().zip(&first.rest).all(|(a, b)| a.same(b));
-        if !alike {
-            return Err(Error::Output(format!(
-                "the outputs of micro-batches 0 and {index} cannot be joined: an `Option`, a length or a plain value differs between them"
-            )));
-        }
-    }
-    let mut parcel = Parcel { items: Vec::with_capacity(first.items.len()), rest: first.rest.clone() };
-    let mut rows = Vec::with_capacity(first.items.len());
-    for slot in 0..first.items.len() {
-        let tensors: Vec<&Tensor> = parts.iter().map(|part| &part.items[slot].tensor).collect();
-        if parts[0].items[slot].whole {
-            return Err(Error::Output(
-                "a `Replicate` cannot be an output: each micro-batch has one of its own and they cannot be joined"
-                    .into(),
-            ));
-        }
-        let sizes: Vec<_> = tensors.iter().map(|tensor| tensor.size().first().copied()).collect();
-        let Some(sizes) = sizes.into_iter().collect::<Option<Vec<i64>>>() else {
-            return Err(Error::Output(
-                "a zero-dimensional output cannot be joined over micro-batches: give it a batch dimension, or use one chunk".into(),
-            ));
-        };
-        let needs_gradient = parts.iter().any(|part| part.items[slot].needs_gradient);
-        parcel.items.push(Item { tensor: Tensor::f_cat(&tensors, 0)?, whole: false, needs_gradient, version: 0 });
-        rows.push(Some(sizes));
-    }
-    Ok(Joined { parcel, rows })
 }
 
 #[cfg(test)]
@@ -127,7 +102,7 @@ mod tests {
 
     #[test]
     fn splits_by_ceiling_division() {
-        let split = |rows_in, chunks| rows(&scatter(&parcel(zeros(rows_in)), chunks).unwrap());
+        let split = |rows_in, chunks| rows(&scatter(&parcel(zeros(rows_in)), chunks).unwrap().0);
         assert_eq!(split(5, 4), [2, 2, 1]);
         assert_eq!(split(6, 4), [2, 2, 2]);
         assert_eq!(split(2, 4), [1, 1]);
@@ -148,7 +123,7 @@ mod tests {
 
     #[test]
     fn what_is_replicated_goes_whole_to_each() {
-        let parts = scatter(&parcel((zeros(4), Replicate(zeros(3)), 7_i64, Some(zeros(4)))), 2).unwrap();
+        let (parts, _) = scatter(&parcel((zeros(4), Replicate(zeros(3)), 7_i64, Some(zeros(4)))), 2).unwrap();
         for part in parts {
             let (x, Replicate(mask), seven, tail) =
                 <(Tensor, Replicate<Tensor>, i64, Option<Tensor>)>::unpack(&mut Unpacker::new(part));
@@ -159,20 +134,11 @@ mod tests {
     #[test]
     fn joins_what_it_split() {
         let x = Tensor::arange(10, (Kind::Float, Device::Cpu)).view([5, 2]);
-        let joined = join(scatter(&parcel((x.shallow_clone(), "same".to_owned())), 3).unwrap()).unwrap();
-        assert_eq!(joined.rows, [Some(vec![2, 2, 1])]);
-        let (y, text) = <(Tensor, String)>::unpack(&mut Unpacker::new(joined.parcel));
+        type Pair = (Tensor, String);
+        let (parts, batch) = scatter(&parcel((x.shallow_clone(), "same".to_owned())), 3).unwrap();
+        assert_eq!(batch.rows(), [2, 2, 1]);
+        let parts = parts.into_iter().map(|part| Pair::unpack(&mut Unpacker::new(part))).collect();
+        let (y, text) = Pair::join(parts, &batch).unwrap();
         assert_eq!((y, text.as_str()), (x, "same"));
-    }
-
-    #[test]
-    fn outputs_that_differ_are_an_error() {
-        let error = join(vec![parcel(Some(zeros(1))), parcel(None::<Tensor>)]).unwrap_err().to_string();
-        assert!(error.contains("micro-batches 0 and 1"), "{error}");
-        let error = join(vec![parcel(1_i64), parcel(2_i64)]).unwrap_err().to_string();
-        assert!(error.contains("micro-batches 0 and 1"), "{error}");
-        let scalar = || parcel(Tensor::from(1.0));
-        assert!(join(vec![scalar(), scalar()]).unwrap_err().to_string().contains("zero-dimensional"));
-        assert!(join(vec![scalar()]).is_ok());
     }
 }

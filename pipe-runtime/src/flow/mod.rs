@@ -3,14 +3,19 @@
 mod batch;
 mod into_flow;
 mod parcel;
+mod reduce;
 mod values;
 
+pub use batch::MiniBatch;
 pub use into_flow::IntoFlow;
 pub use parcel::{Packer, Unpacker};
+pub use reduce::{List, Mean, Sum};
 pub use values::Replicate;
 
-pub(crate) use batch::{Joined, join, scatter};
+pub(crate) use batch::scatter;
 pub(crate) use parcel::{Item, Parcel};
+
+use crate::Result;
 
 /// A value that can cross a stage boundary, be split into micro-batches and joined again.
 ///
@@ -30,4 +35,12 @@ pub trait Flow: Sized + Send + 'static {
 
     /// A second handle on the same value: tensors share their memory and their gradients.
     fn share(&self) -> Self;
+
+    /// The whole mini-batch's value, from those of its micro-batches (at least one). A single one is taken as it is; of several, tensors are joined along
+    /// dimension 0 and plain values must agree, unless the type says otherwise ([`Sum`], [`Mean`], [`List`]).
+    ///
+    /// # Errors
+    ///
+    /// If the parts cannot be joined.
+    fn join(parts: Vec<Self>, batch: &MiniBatch) -> Result<Self>;
 }

@@ -30,25 +30,7 @@ pub(crate) enum Rest {
     /// The length of a `Vec`; of an `Option`, 0 or 1.
     Length(usize),
     /// A plain value.
-    Value(Plain),
-}
-
-/// A plain value, with what is needed to tell whether two are the same.
-#[derive(Clone, Debug)]
-pub(crate) struct Plain {
-    value: Arc<dyn Any + Send + Sync>,
-    same: fn(&dyn Any, &dyn Any) -> bool,
-}
-
-impl Rest {
-    /// Whether two micro-batches agree on it.
-    pub(crate) fn same(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Length(a), Self::Length(b)) => a == b,
-            (Self::Value(a), Self::Value(b)) => (a.same)(a.value.as_ref(), b.value.as_ref()),
-            _ => false,
-        }
-    }
+    Value(Arc<dyn Any + Send + Sync>),
 }
 
 impl Item {
@@ -87,12 +69,9 @@ impl Packer {
         self.parcel.rest.push(Rest::Length(length));
     }
 
-    /// A value without tensors; equality tells whether micro-batches agree on it.
-    pub fn plain<T: Any + Send + Sync + PartialEq>(&mut self, value: T) {
-        fn same<T: Any + PartialEq>(a: &dyn Any, b: &dyn Any) -> bool {
-            a.downcast_ref::<T>().is_some_and(|a| b.downcast_ref::<T>() == Some(a))
-        }
-        self.parcel.rest.push(Rest::Value(Plain { value: Arc::new(value), same: same::<T> }));
+    /// A value without tensors.
+    pub fn plain<T: Any + Send + Sync>(&mut self, value: T) {
+        self.parcel.rest.push(Rest::Value(Arc::new(value)));
     }
 
     /// Everything that `pack` adds goes whole to every micro-batch.
@@ -138,8 +117,8 @@ impl Unpacker {
     /// The next plain value.
     pub fn plain<T: Any + Clone>(&mut self) -> T {
         match self.rest.next() {
-            Some(Rest::Value(plain)) => {
-                plain.value.downcast_ref::<T>().expect("a value of another type was packed here").clone()
+            Some(Rest::Value(value)) => {
+                value.downcast_ref::<T>().expect("a value of another type was packed here").clone()
             }
             other => panic!("a plain value was expected here, not {other:?}"),
         }

@@ -2,7 +2,8 @@ use std::sync::Arc;
 
 use tch::Tensor;
 
-use super::{Flow, Packer, Unpacker};
+use super::{Flow, MiniBatch, Packer, Unpacker};
+use crate::{Error, Result};
 
 impl Flow for Tensor {
     fn pack(self, packer: &mut Packer) {
@@ -15,6 +16,32 @@ impl Flow for Tensor {
 
     fn share(&self) -> Self {
         self.shallow_clone()
+    }
+
+    fn join(mut parts: Vec<Self>, _batch: &MiniBatch) -> Result<Self> {
+        if parts.len() == 1 {
+            return Ok(parts.remove(0));
+        }
+        if parts.iter().any(|part| part.dim() == 0) {
+            return Err(Error::Output(
+                "a zero-dimensional output cannot be joined over micro-batches: give it a batch dimension, or say with `Sum`, `Mean` or `List` \
+                 what is to become of it"
+                    .into(),
+            ));
+        }
+        Ok(Tensor::f_cat(&parts, 0)?)
+    }
+}
+
+/// The parts' only value.
+fn agreed<T: PartialEq>(parts: Vec<T>, what: &str) -> Result<T> {
+    let mut parts = parts.into_iter().enumerate();
+    let (_, first) = parts.next().ok_or_else(|| Error::Output("there are no micro-batches to join".into()))?;
+    match parts.find(|(_, part)| *part != first) {
+        None => Ok(first),
+        Some((index, _)) => Err(Error::Output(format!(
+            "the outputs of micro-batches 0 and {index} cannot be joined: {what} differs between them; `List` gives one for each"
+        ))),
     }
 }
 
@@ -34,6 +61,16 @@ impl<T: Flow> Flow for Replicate<T> {
     fn share(&self) -> Self {
         Self(self.0.share())
     }
+
+    fn join(mut parts: Vec<Self>, _batch: &MiniBatch) -> Result<Self> {
+        match parts.len() {
+            1 => Ok(parts.remove(0)),
+            _ => Err(Error::Output(
+                "a `Replicate` cannot be joined over micro-batches, as each has one of its own: `List` gives them all"
+                    .into(),
+            )),
+        }
+    }
 }
 
 macro_rules! plain {
@@ -49,6 +86,10 @@ macro_rules! plain {
 
             fn share(&self) -> Self {
                 self.clone()
+            }
+
+            fn join(parts: Vec<Self>, _batch: &MiniBatch) -> Result<Self> {
+                agreed(parts, "a plain value")
             }
         }
     )*};
@@ -83,6 +124,10 @@ impl<T: Send + Sync + 'static> Flow for Arc<T> {
     fn share(&self) -> Self {
         Arc::clone(self)
     }
+
+    fn join(parts: Vec<Self>, _batch: &MiniBatch) -> Result<Self> {
+        agreed(parts.into_iter().map(Shared).collect(), "a shared value").map(|shared| shared.0)
+    }
 }
 
 impl<T: Flow> Flow for Option<T> {
@@ -99,6 +144,13 @@ impl<T: Flow> Flow for Option<T> {
 
     fn share(&self) -> Self {
         self.as_ref().map(T::share)
+    }
+
+    fn join(parts: Vec<Self>, batch: &MiniBatch) -> Result<Self> {
+        match agreed(parts.iter().map(Self::is_some).collect(), "whether an `Option` is there")? {
+            true => T::join(parts.into_iter().flatten().collect(), batch).map(Some),
+            false => Ok(None),
+        }
     }
 }
 
@@ -117,6 +169,12 @@ impl<T: Flow> Flow for Vec<T> {
     fn share(&self) -> Self {
         self.iter().map(T::share).collect()
     }
+
+    fn join(parts: Vec<Self>, batch: &MiniBatch) -> Result<Self> {
+        let length = agreed(parts.iter().map(Self::len).collect(), "the length of a `Vec`")?;
+        let mut parts: Vec<_> = parts.into_iter().map(Vec::into_iter).collect();
+        (0..length).map(|_| T::join(parts.iter_mut().flat_map(Iterator::next).collect(), batch)).collect()
+    }
 }
 
 impl<T: Flow, const N: usize> Flow for [T; N] {
@@ -133,9 +191,28 @@ impl<T: Flow, const N: usize> Flow for [T; N] {
     fn share(&self) -> Self {
         self.each_ref().map(T::share)
     }
+
+    fn join(parts: Vec<Self>, batch: &MiniBatch) -> Result<Self> {
+        let joined = Vec::join(parts.into_iter().map(Vec::from).collect(), batch)?;
+        joined.try_into().map_err(|_| Error::Output("an array lost elements".into()))
+    }
+}
+
+/// Takes a tuple apart and pushes each part to the list of its name.
+macro_rules! push {
+    ($part:ident [] [$($unused:ident)*] [$($name:ident $local:ident)*]) => {
+        let ($($local,)*) = $part;
+        $($name.push($local);)*
+    };
+    ($part:ident [$name:ident $($names:ident)*] [$local:ident $($locals:ident)*] [$($done:tt)*]) => {
+        push!($part [$($names)*] [$($locals)*] [$($done)* $name $local])
+    };
 }
 
 macro_rules! tuples {
+    (@push $part:ident $($name:ident)*) => {
+        push!($part [$($name)*] [a b c d e f g h i j k l] [])
+    };
     ($(($($name:ident),*)),* $(,)?) => {$(
         impl<$($name: Flow),*> Flow for ($($name,)*) {
             #[allow(non_snake_case, unused_variables)]
@@ -153,6 +230,15 @@ macro_rules! tuples {
             fn share(&self) -> Self {
                 let ($($name,)*) = self;
                 ($($name.share(),)*)
+            }
+
+            #[allow(non_snake_case, unused_variables, clippy::unused_unit)]
+            fn join(parts: Vec<Self>, batch: &MiniBatch) -> Result<Self> {
+                $(let mut $name = Vec::with_capacity(parts.len());)*
+                for part in parts {
+                    tuples!(@push part $($name)*);
+                }
+                Ok(($($name::join($name, batch)?,)*))
             }
         }
     )*};
@@ -173,3 +259,47 @@ tuples!(
     (A, B, C, D, E, F, G, H, I, J, K),
     (A, B, C, D, E, F, G, H, I, J, K, L),
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::{Device, Kind};
+
+    fn two() -> MiniBatch {
+        let mut packer = Packer::default();
+        zeros(2).pack(&mut packer);
+        crate::flow::scatter(&packer.finish(), 2).unwrap().1
+    }
+
+    fn zeros(rows: i64) -> Tensor {
+        Tensor::zeros([rows, 2], (Kind::Float, Device::Cpu))
+    }
+
+    #[test]
+    fn outputs_that_differ_are_an_error() {
+        let error = Option::join(vec![Some(zeros(1)), None], &two()).unwrap_err().to_string();
+        assert!(error.contains("micro-batches 0 and 1"), "{error}");
+        let error = i64::join(vec![1, 2], &two()).unwrap_err().to_string();
+        assert!(error.contains("micro-batches 0 and 1"), "{error}");
+        let error = Vec::join(vec![vec![zeros(1)], vec![]], &two()).unwrap_err().to_string();
+        assert!(error.contains("the length of a `Vec`"), "{error}");
+        let (a, b) = (Arc::new(1), Arc::new(1));
+        assert!(Arc::join(vec![a.clone(), b], &two()).is_err());
+        assert!(Arc::join(vec![a.clone(), a], &two()).is_ok());
+    }
+
+    #[test]
+    fn a_scalar_is_taken_as_it_is_or_not_at_all() {
+        let scalar = || Tensor::from(1.0);
+        assert!(Tensor::join(vec![scalar(), scalar()], &two()).unwrap_err().to_string().contains("zero-dimensional"));
+        assert!(Tensor::join(vec![scalar()], &two()).is_ok());
+    }
+
+    #[test]
+    fn containers_are_joined_part_by_part() {
+        let part = |rows| (vec![zeros(rows)], [zeros(rows), zeros(rows + 1)], (Some(zeros(rows)), 7_u8));
+        let (list, [a, b], (some, seven)) = Flow::join(vec![part(1), part(2)], &two()).unwrap();
+        let rows = [&list[0], &a, &b, &some.unwrap()].map(|tensor| tensor.size()[0]);
+        assert_eq!((rows, seven), ([3, 3, 5, 3], 7));
+    }
+}

@@ -1,0 +1,116 @@
+//! Outputs that are not joined row by row.
+
+use tch::Tensor;
+
+use super::{Flow, MiniBatch, Packer, Unpacker};
+use crate::Result;
+
+/// An output that is summed over micro-batches: a sum over rows of each is the sum over all rows.
+///
+/// ```
+/// # use pipe_runtime::{Context, Layer, Sum};
+/// # use tch::{Kind, Tensor};
+/// struct SquaredError;
+///
+/// // With `#[pipeline(input = (Tensor, Tensor), output = Sum)]`, the pipeline's output is the mini-batch's loss.
+/// impl Layer<(Tensor, Tensor)> for SquaredError {
+///     type Out = Sum;
+///
+///     fn forward(&self, (x, y): (Tensor, Tensor), _cx: &Context) -> Sum {
+///         Sum((x - y).square().sum(Kind::Float))
+///     }
+/// }
+/// ```
+#[derive(Debug)]
+pub struct Sum(pub Tensor);
+
+/// An output that is averaged over micro-batches, each weighted by its rows: a mean over the rows of each is the mean over all rows.
+#[derive(Debug)]
+pub struct Mean(pub Tensor);
+
+/// An output of which the pipeline gives a list, in the order of the micro-batches. A layer gives a list of one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct List<T>(pub Vec<T>);
+
+macro_rules! one_tensor {
+    ($name:ident, |$parts:ident, $batch:ident| $join:expr) => {
+        impl Flow for $name {
+            fn pack(self, packer: &mut Packer) {
+                self.0.pack(packer);
+            }
+
+            fn unpack(unpacker: &mut Unpacker) -> Self {
+                Self(unpacker.tensor())
+            }
+
+            fn share(&self) -> Self {
+                Self(self.0.share())
+            }
+
+            fn join(mut $parts: Vec<Self>, $batch: &MiniBatch) -> Result<Self> {
+                if $parts.len() == 1 {
+                    return Ok($parts.remove(0));
+                }
+                $join.map($name)
+            }
+        }
+    };
+}
+
+one_tensor!(Sum, |parts, _batch| add(parts.iter().map(|part| Ok(part.0.shallow_clone()))));
+one_tensor!(Mean, |parts, batch| {
+    add(parts.iter().zip(batch.weights()).map(|(part, weight)| part.0.f_mul_scalar(weight)))
+});
+
+fn add(parts: impl Iterator<Item = std::result::Result<Tensor, tch::TchError>>) -> Result<Tensor> {
+    let parts = parts.collect::<std::result::Result<Vec<_>, _>>()?;
+    Ok(Tensor::f_stack(&parts, 0)?.f_sum_dim_intlist(0, false, None)?)
+}
+
+impl<T: Flow> Flow for List<T> {
+    fn pack(self, packer: &mut Packer) {
+        self.0.pack(packer);
+    }
+
+    fn unpack(unpacker: &mut Unpacker) -> Self {
+        Self(Vec::unpack(unpacker))
+    }
+
+    fn share(&self) -> Self {
+        Self(self.0.share())
+    }
+
+    fn join(parts: Vec<Self>, _batch: &MiniBatch) -> Result<Self> {
+        Ok(Self(parts.into_iter().flat_map(|part| part.0).collect()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::scatter;
+    use tch::{Device, Kind};
+
+    fn batch(rows: i64, chunks: usize) -> MiniBatch {
+        let mut packer = Packer::default();
+        Tensor::zeros([rows], (Kind::Float, Device::Cpu)).pack(&mut packer);
+        scatter(&packer.finish(), chunks).unwrap().1
+    }
+
+    #[test]
+    fn a_mean_weighs_ragged_micro_batches_by_their_rows() {
+        let rows = Tensor::from_slice(&[1., 2., 3., 4., 10.]);
+        let parts = rows.chunk(3, 0).iter().map(|part| Mean(part.mean(Kind::Double))).collect();
+        let mean = Mean::join(parts, &batch(5, 3)).unwrap().0;
+        assert_eq!(f64::try_from(mean).unwrap(), 4.0);
+    }
+
+    #[test]
+    fn a_sum_adds_and_a_list_collects() {
+        let part = |value: f64| Sum(Tensor::from(value));
+        let sum = Sum::join(vec![part(1.), part(2.5)], &batch(2, 2)).unwrap().0;
+        assert_eq!(f64::try_from(sum).unwrap(), 3.5);
+        let list = List::join(vec![List(vec![7_i64]), List(vec![8])], &batch(2, 2)).unwrap();
+        assert_eq!(list, List(vec![7, 8]));
+    }
+}
