@@ -6,12 +6,21 @@ use crate::torch::restart_stream;
 /// What a layer can know about the run it is part of.
 #[derive(Debug)]
 pub struct Context {
-    training: bool,
-    recomputing: bool,
-    stage: usize,
-    micro_batch: usize,
+    pass: Pass,
     path: RefCell<Vec<Segment>>,
     stream: Cell<StreamKey>,
+}
+
+/// Which micro-batch goes through which stage, how, and in which call.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pass {
+    pub(crate) training: bool,
+    pub(crate) recomputing: bool,
+    pub(crate) stage: usize,
+    pub(crate) micro_batch: usize,
+    pub(crate) micro_batches: usize,
+    /// The number that the call drew: the root of its random streams, and what tells one call from another.
+    pub(crate) call_seed: u64,
 }
 
 /// One step of a layer's path.
@@ -22,35 +31,38 @@ enum Segment {
 }
 
 impl Context {
-    pub(crate) fn new(training: bool, recomputing: bool, stage: usize, micro_batch: usize, call_seed: u64) -> Self {
-        Self {
-            training,
-            recomputing,
-            stage,
-            micro_batch,
-            path: RefCell::default(),
-            stream: Cell::new(StreamKey::new(call_seed, micro_batch)),
-        }
+    pub(crate) fn new(pass: Pass) -> Self {
+        let stream = Cell::new(StreamKey::new(pass.call_seed, pass.micro_batch));
+        Self { pass, path: RefCell::default(), stream }
+    }
+
+    pub(crate) fn call_seed(&self) -> u64 {
+        self.pass.call_seed
     }
 
     /// Whether the pipeline is in training mode (dropout on, batch norm on the batch's statistics).
     pub fn is_training(&self) -> bool {
-        self.training
+        self.pass.training
     }
 
     /// Whether this is the second forward of a checkpointed micro-batch: what the first one did outside the graph must not be done again.
     pub fn is_recomputing(&self) -> bool {
-        self.recomputing
+        self.pass.recomputing
     }
 
     /// The stage that runs, from 0.
     pub fn stage(&self) -> usize {
-        self.stage
+        self.pass.stage
     }
 
     /// The micro-batch that runs, from 0.
     pub fn micro_batch(&self) -> usize {
-        self.micro_batch
+        self.pass.micro_batch
+    }
+
+    /// How many micro-batches the call has.
+    pub fn micro_batches(&self) -> usize {
+        self.pass.micro_batches
     }
 
     /// Where the child `name` of the running layer stands; for generated code.

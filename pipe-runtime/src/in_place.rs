@@ -1,5 +1,6 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use crate::context::Pass;
 use crate::error::panic_message;
 use crate::flow::{Flow, IntoFlow, Packer, Parcel, Unpacker, scatter};
 use crate::model::Model;
@@ -63,7 +64,14 @@ impl<'m, M: Model> InPlace<'m, M> {
         let _threads = IntraOpThreads::choose(self.intra_op_threads, 1).enter();
 
         let run = |(index, parcel): (usize, Parcel)| {
-            let cx = Context::new(self.training, false, 0, index, seed);
+            let cx = Context::new(Pass {
+                training: self.training,
+                recomputing: false,
+                stage: 0,
+                micro_batch: index,
+                micro_batches: shape.rows().len(),
+                call_seed: seed,
+            });
             let outcome = catch_unwind(AssertUnwindSafe(|| {
                 let _streams = RandomStreams::enter()?;
                 Ok(self.model.forward(M::Input::unpack(&mut Unpacker::new(parcel)), &cx))

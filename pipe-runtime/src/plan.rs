@@ -64,6 +64,23 @@ pub struct SkipPlan {
     pub to: usize,
 }
 
+impl Plan {
+    /// All layers with their stages, in order; a repeated layer comes once for each of its parts.
+    pub fn layers(&self) -> impl Iterator<Item = (usize, &'static LayerPlan)> + use<> {
+        self.stages.iter().enumerate().flat_map(|(stage, plan)| plan.layers.iter().map(move |layer| (stage, layer)))
+    }
+
+    /// The layer of this name (of a repeated one, its first part), with its stage.
+    pub fn layer(&self, name: &str) -> Option<(usize, &'static LayerPlan)> {
+        self.layers().find(|(_, layer)| layer.name == name)
+    }
+
+    /// The skip of this name.
+    pub fn skip(&self, name: &str) -> Option<&'static SkipPlan> {
+        self.skips.iter().find(|skip| skip.name == name)
+    }
+}
+
 impl LayerPlan {
     /// A single layer.
     pub const fn layer(name: &'static str) -> Self {

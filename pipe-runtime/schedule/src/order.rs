@@ -133,6 +133,8 @@ mod tests {
             prop_assert_eq!(order.steps.len(), stages * loops * (2 * micro_batches + recomputed));
             for (position, step) in order.steps.iter().enumerate() {
                 prop_assert!(step.after.iter().all(|&needed| needed < position));
+                // A recomputation starts before the gradient arrives: it needs nothing of other ranks.
+                prop_assert!(step.action.kind != Kind::Recompute || step.after.is_empty());
             }
             for (rank, list) in order.ranks.iter().enumerate() {
                 prop_assert!(list.is_sorted());

@@ -9,7 +9,7 @@ use super::io::Recorded;
 use super::{Table, lock, step};
 use crate::engine::Job;
 use crate::torch::{Modes, Parameters, Sums};
-use crate::{Context, Failure, Phase, Result};
+use crate::{Failure, Phase, Result};
 
 /// A gradient of one tensor of a parcel, with the tensor's position in it.
 pub(super) type Slot = (usize, Tensor);
@@ -99,7 +99,7 @@ impl Job for BackwardRun {
         if action.kind == Kind::Recompute {
             return self.call.recompute(action, self.keep_graph);
         }
-        let cx = Context::new(true, false, action.stage, action.micro_batch, 0);
+        let cx = self.call.context(action, false);
         step(Phase::Backward, &cx, || self.backward(action))
     }
 

@@ -6,6 +6,7 @@ use tch::Tensor;
 
 use super::io::{Io, Recorded, Sent, Wanted};
 use super::{Table, give_up, lock, step};
+use crate::context::Pass;
 use crate::engine::Job;
 use crate::flow::{Item, Parcel};
 use crate::network::{Network, Orders, StageSlot};
@@ -88,8 +89,15 @@ impl Call {
         self.training && self.gradients && self.network.checkpoint.applies(micro_batch, self.micro_batches)
     }
 
-    fn context(&self, action: Action, recomputing: bool) -> Context {
-        Context::new(self.training, recomputing, action.stage, action.micro_batch, self.seed)
+    pub(super) fn context(&self, action: Action, recomputing: bool) -> Context {
+        Context::new(Pass {
+            training: self.training,
+            recomputing,
+            stage: action.stage,
+            micro_batch: action.micro_batch,
+            micro_batches: self.micro_batches,
+            call_seed: self.seed,
+        })
     }
 
     /// The first pass of one micro-batch through one stage.

@@ -1,4 +1,8 @@
-//! Layers that pipelines need and tch does not have: those that take a popped skip.
+//! Layers that pipelines need and tch does not have.
+
+mod deferred_batch_norm;
+
+pub use deferred_batch_norm::{DeferredBatchNorm, DeferredBatchNormConfig};
 
 use tch::Tensor;
 

@@ -1,0 +1,187 @@
+use std::borrow::Borrow;
+use std::cell::RefCell;
+
+use tch::nn::{self, BatchNorm, BatchNormConfig, Path};
+use tch::{Kind, Tensor};
+
+use crate::{Context, Layer};
+
+/// Batch norm whose running statistics are those of the mini-batch, not of its micro-batches.
+///
+/// In training, each micro-batch is normalised by its own mean and (biased) variance, as batch norm in a pipeline must. The running mean and the running,
+/// unbiased, variance are updated once per mini-batch, when the last of its micro-batches has passed, with the statistics of all of its rows: what plain batch
+/// norm does on the whole mini-batch. The parts are combined by their counts, means and sums of squared deviations (Chan, Golub and LeVeque 1979,
+/// "Updating formulae and a pairwise algorithm for computing sample variances"), which stays exact for large means.
+///
+/// In evaluation, the running statistics are used. Variables have the names that [`tch::nn::BatchNorm`]'s have.
+#[derive(Debug)]
+pub struct DeferredBatchNorm {
+    norm: BatchNorm,
+    config: DeferredBatchNormConfig,
+    /// Mini-batches so far, for the cumulative average.
+    batches: Option<Tensor>,
+    pending: RefCell<Option<Pending>>,
+}
+
+/// Settings of a [`DeferredBatchNorm`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DeferredBatchNormConfig {
+    /// Added to the variance; 1e-5 by default.
+    pub eps: f64,
+    /// Weight of a mini-batch in the running statistics, 0.1 by default; `None` for the cumulative average over all of them, which adds a variable
+    /// `num_batches_tracked`.
+    pub momentum: Option<f64>,
+    /// Whether there are a trainable weight and bias; by default there are.
+    pub affine: bool,
+}
+
+impl Default for DeferredBatchNormConfig {
+    fn default() -> Self {
+        Self { eps: 1e-5, momentum: Some(0.1), affine: true }
+    }
+}
+
+/// The statistics of the micro-batches that have passed.
+#[derive(Debug)]
+struct Pending {
+    call: u64,
+    micro_batches: usize,
+    rows: Option<Moments>,
+}
+
+/// Count, mean and sum of squared deviations from it, per channel.
+#[derive(Debug)]
+struct Moments {
+    count: f64,
+    mean: Tensor,
+    deviations: Tensor,
+}
+
+impl DeferredBatchNorm {
+    /// Over inputs `[N, C]` or `[N, C, L]`, with `C = channels`.
+    pub fn new1d<'a>(path: impl Borrow<Path<'a>>, channels: i64, config: DeferredBatchNormConfig) -> Self {
+        let path = path.borrow();
+        Self::from_batch_norm(path, nn::batch_norm1d(path, channels, config.plain()), config)
+    }
+
+    /// Over inputs `[N, C, H, W]`.
+    pub fn new2d<'a>(path: impl Borrow<Path<'a>>, channels: i64, config: DeferredBatchNormConfig) -> Self {
+        let path = path.borrow();
+        Self::from_batch_norm(path, nn::batch_norm2d(path, channels, config.plain()), config)
+    }
+
+    /// Over inputs `[N, C, D, H, W]`.
+    pub fn new3d<'a>(path: impl Borrow<Path<'a>>, channels: i64, config: DeferredBatchNormConfig) -> Self {
+        let path = path.borrow();
+        Self::from_batch_norm(path, nn::batch_norm3d(path, channels, config.plain()), config)
+    }
+
+    /// From a batch norm that was made at `path`, whose variables it takes over. tch does not tell `eps` and `momentum` of a batch norm, so
+    /// they are given in `config`; `affine` is the batch norm's own.
+    pub fn from_batch_norm<'a>(path: impl Borrow<Path<'a>>, norm: BatchNorm, config: DeferredBatchNormConfig) -> Self {
+        let cumulative = config.momentum.is_none();
+        let batches = cumulative.then(|| path.borrow().zeros_no_train("num_batches_tracked", &[]));
+        Self { norm, config, batches, pending: RefCell::default() }
+    }
+
+    /// Adds a micro-batch to the mini-batch's statistics; the last one commits them.
+    fn track(&self, x: &Tensor, cx: &Context) {
+        let mut pending = self.pending.borrow_mut();
+        // What a call that failed half-way left behind belongs to no mini-batch.
+        let mut current = pending.take().filter(|pending| pending.call == cx.call_seed()).unwrap_or(Pending {
+            call: cx.call_seed(),
+            micro_batches: 0,
+            rows: None,
+        });
+        current.micro_batches += 1;
+        current.rows = match (current.rows, Moments::of(x)) {
+            (Some(before), Some(new)) => Some(before.combined(&new)),
+            (before, new) => before.or(new),
+        };
+        if current.micro_batches < cx.micro_batches() {
+            *pending = Some(current);
+        } else if let Some(rows) = current.rows {
+            self.commit(&rows);
+        }
+    }
+
+    fn commit(&self, rows: &Moments) {
+        let weight = match (self.config.momentum, &self.batches) {
+            (Some(momentum), _) => Tensor::from(momentum),
+            (None, Some(batches)) => {
+                let _ = batches.data().f_add_scalar_(1.0);
+                batches.reciprocal()
+            }
+            (None, None) => return,
+        };
+        // Through `data`: as plain batch norm's own update, this is no change in autograd's eyes.
+        let update = |running: &Tensor, new: &Tensor| {
+            let mut running = running.data();
+            let weight = weight.to_kind(running.kind()).to_device(running.device());
+            let _ = running.lerp_tensor_(&new.to_kind(running.kind()), &weight);
+        };
+        update(&self.norm.running_mean, &rows.mean);
+        // A single value says nothing about the variance.
+        if rows.count > 1. {
+            update(&self.norm.running_var, &(&rows.deviations / (rows.count - 1.)));
+        }
+    }
+}
+
+impl DeferredBatchNormConfig {
+    fn plain(self) -> BatchNormConfig {
+        BatchNormConfig { eps: self.eps, affine: self.affine, ..Default::default() }
+    }
+}
+
+impl Moments {
+    /// Those of `[N, C, ...]` per channel; none of an empty batch.
+    fn of(x: &Tensor) -> Option<Self> {
+        let size = x.size();
+        let count = (x.numel() as i64).checked_div(size[1])?;
+        if count == 0 {
+            return None;
+        }
+        let others: Vec<i64> = (0..size.len() as i64).filter(|&dim| dim != 1).collect();
+        let x = match x.kind() {
+            Kind::Half | Kind::BFloat16 => x.to_kind(Kind::Float),
+            _ => x.shallow_clone(),
+        };
+        let (variance, mean) = x.var_mean_dim(others.as_slice(), false, false);
+        Some(Self { count: count as f64, mean, deviations: variance * count as f64 })
+    }
+
+    fn combined(&self, other: &Self) -> Self {
+        let count = self.count + other.count;
+        let delta = &other.mean - &self.mean;
+        let mean = &self.mean + &delta * (other.count / count);
+        let between = delta.square() * (self.count * other.count / count);
+        Self { count, mean, deviations: &self.deviations + &other.deviations + between }
+    }
+}
+
+impl Layer<Tensor> for DeferredBatchNorm {
+    type Out = Tensor;
+
+    fn forward(&self, x: Tensor, cx: &Context) -> Tensor {
+        let dims = x.dim();
+        let fits = if self.norm.nd == 1 { dims == 2 || dims == 3 } else { dims == self.norm.nd + 2 };
+        assert!(fits, "batch norm {}d: an input of {dims} dimensions, {:?}", self.norm.nd, x.size());
+        let training = cx.is_training();
+        if training && !cx.is_recomputing() {
+            tch::no_grad(|| self.track(&x.detach(), cx));
+        }
+        let running = |statistic| (!training).then_some(statistic);
+        Tensor::batch_norm(
+            &x,
+            self.norm.ws.as_ref(),
+            self.norm.bs.as_ref(),
+            running(&self.norm.running_mean),
+            running(&self.norm.running_var),
+            training,
+            0.,
+            self.config.eps,
+            true,
+        )
+    }
+}

@@ -1,0 +1,162 @@
+//! Skips travel once, from the stage that stashes to the stage that pops, and are freed right after use.
+
+use std::sync::{Arc, Mutex, Weak};
+
+use pipe_runtime::{Checkpoint, Context, Devices, Layer, Pipe, pipeline};
+use pipe_tests::compare::rows;
+use pipe_tests::layers::linear;
+use tch::nn::Linear;
+use tch::{Kind, Tensor};
+
+/// A value that can be watched: it is alive as long as a parcel with the skip is.
+#[derive(Debug)]
+struct Token;
+
+/// For each micro-batch, the last token that was stashed.
+type Watched = Arc<Mutex<Vec<Weak<Token>>>>;
+
+type Skip = (Tensor, Arc<Token>);
+
+struct Stash(Linear, Watched);
+
+impl Layer<Tensor> for Stash {
+    type Out = (Tensor, Skip);
+
+    fn forward(&self, x: Tensor, cx: &Context) -> Self::Out {
+        let token = Arc::new(Token);
+        let mut watched = self.1.lock().unwrap();
+        watched.resize(cx.micro_batches(), Weak::new());
+        watched[cx.micro_batch()] = Arc::downgrade(&token);
+        let x = x.apply(&self.0);
+        (x.tanh(), (x.sigmoid(), token))
+    }
+}
+
+struct Pop;
+
+impl Layer<(Tensor, Skip)> for Pop {
+    type Out = Tensor;
+
+    fn forward(&self, (x, (skip, _token)): (Tensor, Skip), _cx: &Context) -> Tensor {
+        x * skip
+    }
+}
+
+/// Notes which tokens are alive when it runs: as (stage, micro-batch).
+struct Observe(Watched, Arc<Mutex<Vec<(usize, usize)>>>);
+
+impl Layer<Tensor> for Observe {
+    type Out = Tensor;
+
+    fn forward(&self, x: Tensor, cx: &Context) -> Tensor {
+        if self.0.lock().unwrap()[cx.micro_batch()].strong_count() > 0 {
+            self.1.lock().unwrap().push((cx.stage(), cx.micro_batch()));
+        }
+        x
+    }
+}
+
+#[pipeline(chunks = 3)]
+struct Net {
+    #[device("cpu")]
+    #[stash(far)]
+    first: Stash,
+    #[device("cpu")]
+    between: Observe,
+    middle: Linear,
+    #[device("cpu")]
+    #[pop(far)]
+    merge: Pop,
+    #[device("cpu")]
+    after: Observe,
+    last: Linear,
+}
+
+struct Built {
+    pipe: Pipe<Net>,
+    watched: Watched,
+    alive: Arc<Mutex<Vec<(usize, usize)>>>,
+    _vars: NetVars,
+}
+
+impl Built {
+    fn new(checkpoint: Checkpoint) -> Self {
+        let (watched, alive) = (Watched::default(), Arc::default());
+        let vars = Net::vars(&Devices::cpu(Net::STAGES)).unwrap();
+        let observe = || Observe(Arc::clone(&watched), Arc::clone(&alive));
+        let net = Net {
+            first: Stash(linear(vars.first(), 8, 8), Arc::clone(&watched)),
+            between: observe(),
+            middle: linear(vars.middle(), 8, 8),
+            merge: Pop,
+            after: observe(),
+            last: linear(vars.last(), 8, 8),
+        };
+        let pipe = net.pipe(&vars).checkpoint(checkpoint).build().unwrap();
+        Self { pipe, watched, alive, _vars: vars }
+    }
+
+    fn living(&self) -> usize {
+        self.watched.lock().unwrap().iter().filter(|token| token.strong_count() > 0).count()
+    }
+}
+
+/// Held while it passes by the stages between, gone when its stage is done.
+const IN_TRANSIT_ONLY: [(usize, usize); 3] = [(1, 0), (1, 1), (1, 2)];
+
+#[test]
+fn a_skip_is_freed_right_after_its_pop() {
+    let _serial = pipe_tests::serial();
+    let mut built = Built::new(Checkpoint::Never);
+    let y = built.pipe.forward(rows(6)).unwrap();
+    let mut alive = built.alive.lock().unwrap().clone();
+    alive.sort_unstable();
+    assert_eq!(alive, IN_TRANSIT_ONLY);
+    assert_eq!(built.living(), 0);
+    y.sum(Kind::Float).backward();
+    assert_eq!(built.living(), 0);
+}
+
+#[test]
+fn a_checkpointed_pop_keeps_its_skip_until_its_backward() {
+    let _serial = pipe_tests::serial();
+    for (mode, kept) in [(Checkpoint::Always, 3), (Checkpoint::ExceptLast, 2)] {
+        let mut built = Built::new(mode);
+        let y = built.pipe.forward(rows(6)).unwrap();
+        assert_eq!(built.living(), kept, "{mode}");
+        y.sum(Kind::Float).backward();
+        assert_eq!(built.living(), 0, "{mode}");
+    }
+}
+
+#[test]
+fn a_dropped_output_frees_what_was_kept_for_it() {
+    let _serial = pipe_tests::serial();
+    let mut built = Built::new(Checkpoint::Always);
+    let y = built.pipe.forward(rows(6)).unwrap();
+    assert_eq!(built.living(), 3);
+    drop(y);
+    assert_eq!(built.living(), 0);
+}
+
+#[test]
+fn without_gradients_nothing_is_kept() {
+    let _serial = pipe_tests::serial();
+    for mode in [Checkpoint::Always, Checkpoint::Never] {
+        let mut built = Built::new(mode);
+        let _y = tch::no_grad(|| built.pipe.forward(rows(6)).unwrap());
+        assert_eq!(built.living(), 0, "{mode}");
+    }
+}
+
+#[test]
+fn a_retained_graph_keeps_what_it_needs_to_recompute() {
+    let _serial = pipe_tests::serial();
+    let mut built = Built::new(Checkpoint::Always);
+    let y = built.pipe.forward(rows(6)).unwrap().sum(Kind::Float);
+    let weight = built._vars.all().variables().remove("first.weight").unwrap();
+    let first = Tensor::run_backward(&[&y], &[&weight], true, false);
+    let second = Tensor::run_backward(&[&y], &[&weight], false, false);
+    assert_eq!(first, second);
+    assert_eq!(built.living(), 0);
+}
