@@ -13,7 +13,7 @@ fn rejected_structs_are_explained() {
         return;
     }
     let cases = trybuild::TestCases::new();
-    for rules in ["children", "skips", "devices", "types", "settings", "form"] {
+    for rules in ["children", "skips", "devices", "types", "settings", "form", "warnings"] {
         cases.compile_fail(format!("{rules}/*.rs"));
     }
 }

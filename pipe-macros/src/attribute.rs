@@ -1,6 +1,6 @@
 //! `#[pipeline(..)]` itself: leaves the item as it is and puts the private derive on it.
 
-use proc_macro2::{Span, TokenStream, TokenTree};
+use proc_macro2::{Delimiter, Group, Span, TokenStream, TokenTree};
 use quote::quote;
 use syn::parse::Parser;
 use syn::{DeriveInput, Path, parse_quote};
@@ -16,13 +16,27 @@ pub fn attach_derive(args: TokenStream, item: TokenStream) -> TokenStream {
         }
         None => {
             let krate = crate_path(&args);
+            let args = in_parentheses(args);
             quote! {
                 #[derive(#krate::__rt::__Pipeline)]
-                #[__pipeline(#args)]
+                #[__pipeline #args]
                 #item
             }
         }
     }
+}
+
+/// The parentheses stand where the arguments end, so that what is missing there is said there.
+fn in_parentheses(args: TokenStream) -> Group {
+    let end = args.clone().into_iter().last().map(|last| match last {
+        TokenTree::Group(group) => group.span_close(),
+        last => last.span(),
+    });
+    let mut group = Group::new(Delimiter::Parenthesis, args);
+    if let Some(end) = end {
+        group.set_span(end);
+    }
+    group
 }
 
 fn why_not_derivable(item: &TokenStream) -> Option<syn::Error> {

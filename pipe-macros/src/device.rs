@@ -9,6 +9,8 @@ pub enum Unreadable {
     NoIndex(String),
     /// Close to this device.
     Meant(String),
+    /// More than torch can count.
+    TooMany,
     Unknown,
 }
 
@@ -19,6 +21,9 @@ pub fn read(text: &str) -> Result<(), Unreadable> {
         "cuda" | "xpu" => Err(Unreadable::NoIndex(format!("{text}:0"))),
         _ => match text.split_once(':') {
             Some(("cuda" | "xpu", index)) if is_index(index) => Ok(()),
+            Some(("cuda" | "xpu", index)) if is_number(index) && !is_index(without_zeros(index)) => {
+                Err(Unreadable::TooMany)
+            }
             _ => Err(meant(text).map_or(Unreadable::Unknown, Unreadable::Meant)),
         },
     }
@@ -27,6 +32,17 @@ pub fn read(text: &str) -> Result<(), Unreadable> {
 /// Torch counts devices in a signed byte.
 fn is_index(text: &str) -> bool {
     text.parse::<i8>().is_ok_and(|index| index >= 0 && index.to_string() == text)
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|digit| digit.is_ascii_digit())
+}
+
+fn without_zeros(index: &str) -> &str {
+    match index.trim_start_matches('0') {
+        "" => "0",
+        digits => digits,
+    }
 }
 
 /// The device that is nearest to the text, if any is near.
@@ -39,10 +55,7 @@ fn meant(text: &str) -> Option<String> {
         _ => nearest(family, ["cpu", "cuda", "mps", "xpu"])?,
     };
     let index = index.trim().replace('o', "0").replace('l', "1");
-    let index = match index.trim_start_matches('0') {
-        "" => "0",
-        digits => digits,
-    };
+    let index = without_zeros(&index);
     match family {
         "cuda" | "xpu" if is_index(index) => Some(format!("{family}:{index}")),
         "cpu" | "mps" => Some(family.to_owned()),
@@ -90,9 +103,10 @@ mod tests {
 
     #[test]
     fn what_is_like_no_device_is_unknown() {
-        for text in ["", "toaster", "cuda:128", "cuda:-1", "cuda:0:1", "cuda:"] {
+        for text in ["", "toaster", "cuda:-1", "cuda:0:1", "cuda:"] {
             assert!(!matches!(read(text), Ok(())), "{text}");
         }
+        assert_eq!(read("cuda:0128"), Err(Unreadable::TooMany));
         assert_eq!(read("toaster"), Err(Unreadable::Unknown));
     }
 }

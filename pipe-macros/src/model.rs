@@ -1,5 +1,7 @@
 //! What the struct means: layers, plain fields and skips, each with the place where it is written.
 
+use std::collections::HashMap;
+
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::ToTokens;
 use syn::spanned::Spanned;
@@ -104,27 +106,36 @@ fn vec_element(ty: &Type) -> Option<&Type> {
 }
 
 fn skips(layers: &[Layer]) -> Vec<Skip> {
-    let mut skips = Vec::new();
+    let mut skips = Skips::default();
     for (index, layer) in layers.iter().enumerate() {
         for name in layer.pops() {
             let end = End { layer: index, name: name.clone(), what: () };
-            skip_named(&mut skips, name).pops.push(end);
+            skips.named(name).pops.push(end);
         }
         for stash in layer.stashes() {
             let end = End { layer: index, name: stash.name.clone(), what: stash.kept };
-            skip_named(&mut skips, &stash.name).stashes.push(end);
+            skips.named(&stash.name).stashes.push(end);
         }
     }
-    skips
+    skips.in_order
 }
 
-fn skip_named<'a>(skips: &'a mut Vec<Skip>, name: &Ident) -> &'a mut Skip {
-    let name = plain(name);
-    let index = skips.iter().position(|skip| skip.name == name).unwrap_or_else(|| {
-        skips.push(Skip { name, stashes: Vec::new(), pops: Vec::new() });
-        skips.len() - 1
-    });
-    &mut skips[index]
+/// Skips in the order of their first place, found by name.
+#[derive(Default)]
+struct Skips {
+    in_order: Vec<Skip>,
+    by_name: HashMap<String, usize>,
+}
+
+impl Skips {
+    fn named(&mut self, name: &Ident) -> &mut Skip {
+        let name = plain(name);
+        let index = *self.by_name.entry(name.clone()).or_insert_with(|| {
+            self.in_order.push(Skip { name, stashes: Vec::new(), pops: Vec::new() });
+            self.in_order.len() - 1
+        });
+        &mut self.in_order[index]
+    }
 }
 
 impl Model {

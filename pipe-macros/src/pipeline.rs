@@ -26,8 +26,6 @@ pub fn derive(item: TokenStream) -> TokenStream {
 pub fn checked(item: &DeriveInput) -> (Model, Errors) {
     let mut errors = Errors::default();
     let model = model::model(parse::parse(item, &mut errors));
-    if errors.is_empty() {
-        check::check(&model, &mut errors);
-    }
+    check::check(&model, &mut errors);
     (model, errors)
 }

@@ -1,5 +1,7 @@
 //! Which layer runs in which stage, and which way each skip goes.
 
+use std::collections::HashMap;
+
 use crate::model::{Layer, Model, Skip};
 use crate::parse::{Kept, Part};
 use proc_macro2::Ident;
@@ -9,6 +11,8 @@ use syn::LitStr;
 pub struct Plan {
     pub stages: Vec<Stage>,
     pub routes: Vec<Route>,
+    /// Which route has a name.
+    by_name: HashMap<String, usize>,
 }
 
 pub struct Stage {
@@ -29,6 +33,8 @@ pub struct Route {
     pub name: String,
     /// The name at the stash, to point at.
     pub ident: Ident,
+    /// The name at the pop.
+    pub pop_ident: Ident,
     pub stash: usize,
     pub from: usize,
     pub pop: usize,
@@ -59,14 +65,20 @@ pub fn plan(model: &Model) -> Plan {
             }
         }
     }
-    Plan { routes: routes(model, &stages), stages }
+    with_routes(model, stages)
 }
 
 /// The plan of an in-place run: everything in one stage, repeated layers in one piece.
 pub fn in_place(model: &Model) -> Plan {
     let steps = (0..model.layers.len()).map(|layer| Step { layer, part: 0, parts: 1 }).collect();
     let stages = vec![Stage { device: String::new(), steps }];
-    Plan { routes: routes(model, &stages), stages }
+    with_routes(model, stages)
+}
+
+fn with_routes(model: &Model, stages: Vec<Stage>) -> Plan {
+    let routes = routes(model, &stages);
+    let by_name = routes.iter().enumerate().map(|(index, route)| (route.name.clone(), index)).collect();
+    Plan { stages, routes, by_name }
 }
 
 /// The device of the stage that starts here, if one does. The same accelerator goes on in the
@@ -81,20 +93,40 @@ fn opens(running: Option<String>, asked: Option<String>, forced: bool) -> Option
 }
 
 fn routes(model: &Model, stages: &[Stage]) -> Vec<Route> {
-    let mut routes: Vec<Route> = model.skips.iter().filter_map(|skip| route(skip, stages)).collect();
+    let spans = spans(model, stages);
+    let mut routes: Vec<Route> = model.skips.iter().filter_map(|skip| route(skip, &spans)).collect();
     routes.sort_by_key(|route| route.stash);
     routes
 }
 
-fn route(skip: &Skip, stages: &[Stage]) -> Option<Route> {
+/// The first and last stage of each layer.
+fn spans(model: &Model, stages: &[Stage]) -> Vec<(usize, usize)> {
+    let mut spans = vec![(usize::MAX, 0); model.layers.len()];
+    for (index, stage) in stages.iter().enumerate() {
+        for step in &stage.steps {
+            let (first, last) = &mut spans[step.layer];
+            (*first, *last) = (index.min(*first), index);
+        }
+    }
+    spans
+}
+
+fn route(skip: &Skip, spans: &[(usize, usize)]) -> Option<Route> {
     let (stash, pop) = (skip.stashes.first()?, skip.pops.first()?);
-    let ends = |layer: usize| stages.iter().map(move |stage| stage.steps.iter().any(|step| step.layer == layer));
+    let (first, last) = spans[stash.layer];
     let from = match stash.what {
-        Kept::Input => ends(stash.layer).position(|here| here)?,
-        Kept::Output | Kept::Returned => ends(stash.layer).rposition(|here| here)?,
+        Kept::Input => first,
+        Kept::Output | Kept::Returned => last,
     };
-    let to = ends(pop.layer).position(|here| here)?;
-    Some(Route { name: skip.name.clone(), ident: stash.name.clone(), stash: stash.layer, from, pop: pop.layer, to })
+    Some(Route {
+        name: skip.name.clone(),
+        ident: stash.name.clone(),
+        pop_ident: pop.name.clone(),
+        stash: stash.layer,
+        from,
+        pop: pop.layer,
+        to: spans[pop.layer].0,
+    })
 }
 
 impl Layer {
@@ -123,8 +155,8 @@ impl Layer {
 impl Plan {
     /// The way of the skip that is written `name`.
     pub fn route(&self, name: &Ident) -> Option<&Route> {
-        let name = crate::names::plain(name);
-        self.routes.iter().find(|route| route.name == name)
+        let index = *self.by_name.get(&crate::names::plain(name))?;
+        self.routes.get(index)
     }
 }
 

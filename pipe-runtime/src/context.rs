@@ -1,4 +1,7 @@
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::rc::Rc;
 
 use crate::random::StreamKey;
 use crate::torch::restart_stream;
@@ -9,6 +12,16 @@ pub struct Context {
     pass: Pass,
     path: RefCell<Vec<Segment>>,
     stream: Cell<StreamKey>,
+    /// How often each stream has been started: a layer that another one runs twice draws other numbers the second time.
+    started: RefCell<BTreeMap<u64, usize>>,
+    observer: Option<Rc<dyn Observer>>,
+}
+
+/// Is told when a layer of the model itself starts and ends; layers inside of it are part of it. One that panics does not end.
+pub(crate) trait Observer: fmt::Debug {
+    fn starts(&self, name: &'static str, index: Option<usize>);
+
+    fn ends(&self);
 }
 
 /// Which micro-batch goes through which stage, how, and in which call.
@@ -33,7 +46,12 @@ enum Segment {
 impl Context {
     pub(crate) fn new(pass: Pass) -> Self {
         let stream = Cell::new(StreamKey::new(pass.call_seed, pass.micro_batch));
-        Self { pass, path: RefCell::default(), stream }
+        Self { pass, path: RefCell::default(), stream, started: RefCell::default(), observer: None }
+    }
+
+    /// The same run, observed.
+    pub(crate) fn observed(self, observer: Rc<dyn Observer>) -> Self {
+        Self { observer: Some(observer), ..self }
     }
 
     pub(crate) fn call_seed(&self) -> u64 {
@@ -100,6 +118,7 @@ impl At<'_> {
     pub(crate) fn enter<T>(self, layer: impl FnOnce(&Context) -> T) -> T {
         let outer = self.cx.stream.get();
         let mut stream = outer.child(self.name);
+        let observer = self.cx.observer.as_ref().filter(|_| self.cx.path.borrow().is_empty());
         {
             let mut path = self.cx.path.borrow_mut();
             path.push(Segment::Name(self.name));
@@ -108,10 +127,21 @@ impl At<'_> {
                 path.push(Segment::Index(index));
             }
         }
+        let times =
+            self.cx.started.borrow_mut().entry(stream.seed()).and_modify(|times| *times += 1).or_insert(0).to_owned();
+        if times > 0 {
+            stream = stream.element(times);
+        }
         self.cx.stream.set(stream);
         restart_stream(stream.seed());
 
+        if let Some(observer) = observer {
+            observer.starts(self.name, self.index);
+        }
         let result = layer(self.cx);
+        if let Some(observer) = observer {
+            observer.ends();
+        }
 
         self.cx.stream.set(outer);
         let mut path = self.cx.path.borrow_mut();

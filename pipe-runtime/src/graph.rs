@@ -4,7 +4,7 @@ use std::any::Any;
 use std::marker::PhantomData;
 
 use crate::call::Io;
-use crate::{Context, Flow};
+use crate::{Context, Flow, Model};
 
 /// Where a value goes from one stage to another.
 #[doc(hidden)]
@@ -69,7 +69,7 @@ where
 
 impl Graph {
     /// What the caller hands to the first stage.
-    pub fn input<T: Flow>(&mut self) -> Port<T> {
+    pub fn input<M: Model>(&mut self) -> Port<M::Input> {
         self.add(Route { from: None, to: Some(0) })
     }
 
@@ -79,7 +79,7 @@ impl Graph {
     }
 
     /// What the last stage gives back to the caller.
-    pub fn output<T: Flow>(&mut self) -> Port<T> {
+    pub fn output<M: Model>(&mut self) -> Port<M::Output> {
         self.output = Some(self.routes.len());
         self.add(Route { from: None, to: None })
     }

@@ -56,9 +56,10 @@ impl<'m, M: Model> InPlace<'m, M> {
         if chunks == 0 {
             return Err(Error::Setting("number of chunks must be positive integer".into()));
         }
+        crate::pipe::check_threads(self.intra_op_threads)?;
         let mut packer = Packer::default();
         inputs.into_flow().pack(&mut packer);
-        let (micro_batches, shape) = scatter(&packer.finish(), chunks)?;
+        let (micro_batches, shape) = scatter(&packer.finish(), chunks, crate::torch::grad_enabled())?;
         let seed = draw_seed()?;
         let _modes = Modes::capture()?.enter()?;
         let _threads = IntraOpThreads::choose(self.intra_op_threads, 1).enter();

@@ -17,6 +17,7 @@ mod graph;
 mod in_place;
 mod layer;
 mod model;
+mod movable;
 mod network;
 pub mod nn;
 mod pipe;
@@ -25,7 +26,9 @@ mod random;
 mod repeat;
 mod threads;
 mod torch;
+mod train;
 mod vars;
+mod with_skips;
 
 pub use checkpoint::Checkpoint;
 pub use context::Context;
@@ -37,8 +40,10 @@ pub use layer::Layer;
 pub use model::{Defaults, Model, Pipeline};
 pub use pipe::{Pipe, PipeBuilder};
 pub use pipe_macros::{Flow, pipeline};
+pub use pipe_schedule::Method;
 pub use plan::{LayerPlan, Plan, Repeat, SkipPlan, Split, StagePlan};
 pub use torch::{TorchError, autocast};
+pub use train::{Reduction, Report, StageReport};
 pub use vars::Vars;
 
 /// What generated code calls. Not for users: it changes without notice.
@@ -48,8 +53,11 @@ pub mod __rt {
     pub use crate::flow::{Flow, IntoFlow, MiniBatch, Packer, Unpacker};
     pub use crate::graph::{Graph, Layers, Port};
     pub use crate::layer::run;
+    pub use crate::model::{Nested, NestedByDefault, nests, output};
+    pub use crate::movable::{movable, movable_part};
     pub use crate::repeat::{Repeated, gather_parts, run_each, spread};
     pub use crate::vars::{sub_paths, sub_paths_vec};
+    pub use crate::with_skips::with_skips;
     pub use crate::{
         Checkpoint, Context, Defaults, Devices, InPlace, Layer, LayerPlan, Model, PipeBuilder, Pipeline, Plan, Result,
         SkipPlan, Split, StagePlan, Vars,

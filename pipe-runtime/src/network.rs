@@ -1,6 +1,6 @@
 use std::sync::{Arc, Mutex};
 
-use pipe_schedule::{Order, gpipe};
+use pipe_schedule::{Illegal, Method, Order, Stuck, gpipe};
 use tch::{Device, Tensor};
 
 use crate::call::lock;
@@ -19,8 +19,21 @@ pub(crate) struct Network {
     /// Which rank (executor's op list) runs each stage.
     rank_of: Vec<usize>,
     pub(crate) checkpoint: Checkpoint,
+    /// The order of training steps.
+    pub(crate) method: Method,
     pub(crate) threads: IntraOpThreads,
     orders: Mutex<Option<(OrderKey, Arc<Orders>)>>,
+    train_orders: Mutex<Option<(OrderKey, Arc<Order>)>>,
+}
+
+/// What is chosen when a pipeline is built.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) method: Method,
+    pub(crate) ranks: Option<usize>,
+    pub(crate) chunks: usize,
+    pub(crate) intra_op_threads: Option<usize>,
 }
 
 /// One stage on its device.
@@ -34,8 +47,8 @@ pub(crate) struct StageSlot {
 
 /// The two halves of a training step's schedule.
 pub(crate) struct Orders {
-    pub(crate) forward: Order,
-    pub(crate) backward: Order,
+    pub(crate) forward: Arc<Order>,
+    pub(crate) backward: Arc<Order>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -50,10 +63,12 @@ impl Network {
         routes: Vec<Route>,
         devices: Vec<Device>,
         buffers: Vec<Vec<Tensor>>,
-        checkpoint: Checkpoint,
-        intra_op_threads: Option<usize>,
+        settings: Settings,
     ) -> Result<Self> {
-        let rank_of = ranks(&devices);
+        let Settings { checkpoint, method, ranks, chunks, intra_op_threads } = settings;
+        let rank_of = ranks_of(&devices, method, ranks)?;
+        // What no mini-batch could be run with is an error now.
+        method.schedule_on(&rank_of, chunks).map_err(illegal)?;
         let rank_device = |rank: usize| rank_of.iter().position(|&r| r == rank).map(|stage| devices[stage]);
         let (cpu_ranks, accelerator_ranks): (Vec<_>, Vec<_>) = (0..rank_of.iter().max().map_or(0, |last| last + 1))
             .partition(|&rank| rank_device(rank) == Some(Device::Cpu));
@@ -66,7 +81,17 @@ impl Network {
             device,
             buffers: Mutex::new(buffers),
         });
-        Ok(Self { stages: slots.collect(), routes, engine, rank_of, checkpoint, threads, orders: Mutex::default() })
+        Ok(Self {
+            stages: slots.collect(),
+            routes,
+            engine,
+            rank_of,
+            checkpoint,
+            method,
+            threads,
+            orders: Mutex::default(),
+            train_orders: Mutex::default(),
+        })
     }
 
     /// The order of the steps for so many micro-batches. Kept from call to call: most have the same number.
@@ -78,13 +103,31 @@ impl Network {
         }
         let applies = |index| checkpointed && self.checkpoint.applies(index, micro_batches);
         let schedule = gpipe(&self.rank_of, micro_batches, applies);
-        let stuck = |error: pipe_schedule::Stuck| Error::Setting(error.to_string());
         let orders = Arc::new(Orders {
-            forward: schedule.forward().order().map_err(stuck)?,
-            backward: schedule.backward().order().map_err(stuck)?,
+            forward: Arc::new(schedule.forward().order().map_err(stuck)?),
+            backward: Arc::new(schedule.backward().order().map_err(stuck)?),
         });
         *kept = Some((key, Arc::clone(&orders)));
         Ok(orders)
+    }
+
+    /// The order of a whole training step.
+    pub(crate) fn train_order(&self, micro_batches: usize, checkpointed: bool) -> Result<Arc<Order>> {
+        let key = OrderKey { micro_batches, checkpointed };
+        let mut kept = lock(&self.train_orders);
+        if let Some((_, order)) = kept.as_ref().filter(|(kept, _)| *kept == key) {
+            return Ok(Arc::clone(order));
+        }
+        let applies = |index| checkpointed && self.checkpoint.applies(index, micro_batches);
+        let schedule = self.method.schedule_on(&self.rank_of, micro_batches).map_err(illegal)?;
+        let order = Arc::new(schedule.with_recompute(|_, index| applies(index)).order().map_err(stuck)?);
+        *kept = Some((key, Arc::clone(&order)));
+        Ok(order)
+    }
+
+    /// The rank that runs the last stage.
+    pub(crate) fn last_rank(&self) -> usize {
+        self.rank_of[self.rank_of.len() - 1]
     }
 
     /// The port through which the caller's input comes, and the one through which the output leaves.
@@ -94,8 +137,43 @@ impl Network {
     }
 }
 
-/// Each CPU stage has an op list of its own; an accelerator has one for all of its stages.
-fn ranks(devices: &[Device]) -> Vec<usize> {
+fn illegal(error: Illegal) -> Error {
+    Error::Setting(error.to_string())
+}
+
+fn stuck(error: Stuck) -> Error {
+    Error::Setting(error.to_string())
+}
+
+/// The rank of each stage. On accelerators, a rank is a device, whichever stages it has. On the CPU, where any executor can run any stage, stages are placed on ranks
+/// as the schedule wants them.
+fn ranks_of(devices: &[Device], method: Method, wish: Option<usize>) -> Result<Vec<usize>> {
+    let stages = devices.len();
+    if devices.iter().any(|&device| device != Device::Cpu) {
+        return match wish {
+            None => Ok(device_ranks(devices)),
+            Some(_) => {
+                Err(Error::Setting("the number of ranks can only be chosen where all stages are on the CPU".into()))
+            }
+        };
+    }
+    let per_rank = match method {
+        Method::GPipe | Method::ZbH1 => 1,
+        _ => method.stages_per_rank().unwrap_or(2),
+    };
+    let ranks = wish.unwrap_or(stages / per_rank);
+    if ranks == 0 || !stages.is_multiple_of(ranks) || (wish.is_none() && ranks * per_rank != stages) {
+        return Err(Error::Setting(format!(
+            "`{method}` needs the same number of stages on each rank, but the model has {stages} stages for {} {}: change the number of stages or of ranks",
+            wish.map_or(per_rank, |ranks| ranks),
+            if wish.is_some() { "ranks" } else { "per rank" },
+        )));
+    }
+    Ok((0..stages).map(|stage| method.rank_of(stage, ranks, stages / ranks)).collect())
+}
+
+/// Each CPU stage has a rank of its own; an accelerator has one for all of its stages.
+fn device_ranks(devices: &[Device]) -> Vec<usize> {
     let mut ranks: Vec<Device> = Vec::new();
     let rank_of = |&device: &Device| {
         let known = if device == Device::Cpu { None } else { ranks.iter().position(|&rank| rank == device) };
@@ -114,6 +192,20 @@ mod tests {
     #[test]
     fn stages_of_one_accelerator_share_an_op_list_and_cpu_stages_do_not() {
         let devices = [Device::Cuda(0), Device::Cpu, Device::Cuda(1), Device::Cpu, Device::Cuda(0)];
-        assert_eq!(ranks(&devices), [0, 1, 2, 3, 0]);
+        assert_eq!(device_ranks(&devices), [0, 1, 2, 3, 0]);
+        assert_eq!(ranks_of(&devices, Method::OneFOneB, None).unwrap(), [0, 1, 2, 3, 0]);
+    }
+
+    #[test]
+    fn cpu_stages_go_where_the_schedule_wants_them() {
+        let ranks = |stages, method, wish| ranks_of(&vec![Device::Cpu; stages], method, wish);
+        assert_eq!(ranks(4, Method::OneFOneB, None).unwrap(), [0, 1, 2, 3]);
+        assert_eq!(ranks(4, Method::Zbv, None).unwrap(), [0, 1, 1, 0]);
+        assert_eq!(ranks(4, Method::Interleaved, None).unwrap(), [0, 1, 0, 1]);
+        assert_eq!(ranks(6, Method::Interleaved, Some(2)).unwrap(), [0, 1, 0, 1, 0, 1]);
+        let error = ranks(3, Method::Zbv, None).unwrap_err().to_string();
+        assert!(error.contains("the model has 3 stages for 2 per rank"), "{error}");
+        let error = ranks(5, Method::Interleaved, Some(2)).unwrap_err().to_string();
+        assert!(error.contains("the model has 5 stages for 2 ranks"), "{error}");
     }
 }

@@ -1,14 +1,15 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
+use pipe_schedule::Method;
 use tch::nn::VarStore;
 use tch::{Device, Tensor};
 
 use crate::call::{Call, attach_node, lock};
-use crate::flow::{Flow, IntoFlow, Packer, Parcel, Unpacker, scatter};
+use crate::flow::{Flow, IntoFlow, MiniBatch, Packer, Parcel, Unpacker, scatter};
 use crate::graph::{Graph, Layers};
 use crate::model::Pipeline;
-use crate::network::Network;
+use crate::network::{Network, Settings};
 use crate::torch::grad_enabled;
 use crate::{Checkpoint, Devices, Error, Plan, Result, Vars};
 
@@ -19,13 +20,15 @@ pub struct PipeBuilder<'v, M> {
     vars: &'v Vars,
     chunks: Option<usize>,
     checkpoint: Option<Checkpoint>,
+    schedule: Option<Method>,
+    ranks: Option<usize>,
     intra_op_threads: Option<usize>,
 }
 
 impl<'v, M: Pipeline> PipeBuilder<'v, M> {
     #[doc(hidden)]
     pub fn new(model: M, vars: &'v Vars) -> Self {
-        Self { model, vars, chunks: None, checkpoint: None, intra_op_threads: None }
+        Self { model, vars, chunks: None, checkpoint: None, schedule: None, ranks: None, intra_op_threads: None }
     }
 
     /// Into how many micro-batches a mini-batch is split, at most; `None` for the annotated number, or 1 if none is.
@@ -37,6 +40,20 @@ impl<'v, M: Pipeline> PipeBuilder<'v, M> {
     /// Which micro-batches are checkpointed; `None` for the annotated mode, or all but the last if none is.
     pub fn checkpoint(mut self, checkpoint: impl Into<Option<Checkpoint>>) -> Self {
         self.checkpoint = checkpoint.into();
+        self
+    }
+
+    /// The order in which [`Pipe::train_step`] works; `None` for the annotated one, or GPipe's if none is. [`Pipe::forward`] and `backward()` always go in
+    /// GPipe's order.
+    pub fn schedule(mut self, schedule: impl Into<Option<Method>>) -> Self {
+        self.schedule = schedule.into();
+        self
+    }
+
+    /// Over how many ranks a schedule with several stages per rank loops, where all stages are on the CPU; by default, each rank has two (or as many as the schedule wants).
+    /// On accelerators, a rank is a device.
+    pub fn ranks(mut self, ranks: usize) -> Self {
+        self.ranks = Some(ranks);
         self
     }
 
@@ -56,9 +73,7 @@ impl<'v, M: Pipeline> PipeBuilder<'v, M> {
         if chunks == 0 {
             return Err(Error::Setting("number of chunks must be positive integer".into()));
         }
-        if self.intra_op_threads == Some(0) {
-            return Err(Error::Setting("the number of intra-op threads must be positive".into()));
-        }
+        check_threads(self.intra_op_threads)?;
         let mut graph = Graph::default();
         let plain = self.model.disassemble(&mut graph)?;
         let (stages, routes) = graph.finish();
@@ -67,8 +82,13 @@ impl<'v, M: Pipeline> PipeBuilder<'v, M> {
             routes,
             self.vars.devices(),
             self.vars.buffers(),
-            self.checkpoint.or(M::DEFAULTS.checkpoint).unwrap_or_default(),
-            self.intra_op_threads,
+            Settings {
+                checkpoint: self.checkpoint.or(M::DEFAULTS.checkpoint).unwrap_or_default(),
+                method: self.schedule.unwrap_or(Method::GPipe),
+                ranks: self.ranks,
+                chunks,
+                intra_op_threads: self.intra_op_threads,
+            },
         )?;
         let mut variables = VarStore::new(self.vars.all().device());
         variables.variables_ = self.vars.all().variables_.clone();
@@ -110,10 +130,15 @@ impl<M: Pipeline> Pipe<M> {
         let parameters = self.trainable();
         let wanted = !parameters.is_empty() || batch.items.iter().any(|item| item.needs_gradient);
         let gradients = grad_enabled() && wanted;
+        if gradients && self.network.method != Method::GPipe {
+            return Err(Error::Setting(format!(
+                "`forward` and `backward()` run GPipe's order, but this pipeline was built for `{}`: use `train_step`, or build it with `schedule(Method::GPipe)`. \
+                 Under `no_grad`, `forward` works with every schedule",
+                self.network.method
+            )));
+        }
 
-        let devices = batch.items.iter().map(|item| item.tensor.device());
-        check_devices(self.network.stages[0].device, devices)?;
-        let (micro_batches, shape) = scatter(&batch, self.chunks)?;
+        let (micro_batches, shape) = self.scatter_inputs(&batch)?;
         let inputs: Vec<_> = micro_batches.iter().map(Parcel::share).collect();
         let (call, mut outputs) = Call::run(&self.network, micro_batches, self.training, gradients)?;
         let join = |outputs: Vec<Parcel>| {
@@ -125,14 +150,33 @@ impl<M: Pipeline> Pipe<M> {
             true => attach_node(Arc::clone(&call), &mut outputs, &inputs, &parameters),
             false => Ok(()),
         };
-        let joined = attached.and_then(|()| join(outputs));
-        if joined.is_err() {
-            call.restore_buffers()?;
+        let unchanged = match inputs.iter().flat_map(|parcel| &parcel.items).any(|item| gradients && item.needs_gradient && item.is_changed()) {
+            true => Err(Error::Input(
+                "an input that wants a gradient was modified by an in-place operation of a layer, which the caller's graph cannot see: \
+                 let the layer work on a copy"
+                    .into(),
+            )),
+            false => Ok(()),
+        };
+        let joined = unchanged.and(attached).and_then(|()| join(outputs));
+        match joined.is_ok() {
+            true => call.keep_buffers(),
+            false => call.restore_buffers()?,
         }
         joined
     }
 
-    fn trainable(&self) -> Vec<Tensor> {
+    pub(crate) fn scatter_inputs(&self, batch: &Parcel) -> Result<(Vec<Parcel>, MiniBatch)> {
+        let devices = batch.items.iter().map(|item| item.tensor.device());
+        check_devices(self.network.stages[0].device, devices)?;
+        scatter(batch, self.chunks, grad_enabled())
+    }
+
+    pub(crate) fn network(&self) -> &Arc<Network> {
+        &self.network
+    }
+
+    pub(crate) fn trainable(&self) -> Vec<Tensor> {
         self.variables.trainable_variables().into_iter().filter(Tensor::requires_grad).collect()
     }
 
@@ -156,6 +200,11 @@ impl<M: Pipeline> Pipe<M> {
         self.chunks
     }
 
+    /// The order of training steps.
+    pub fn schedule(&self) -> Method {
+        self.network.method
+    }
+
     /// Which micro-batches are checkpointed.
     pub fn checkpoint(&self) -> Checkpoint {
         self.network.checkpoint
@@ -166,6 +215,16 @@ impl<M: Pipeline> Pipe<M> {
         let stages = self.network.stages.iter().map(|slot| lock(&slot.body).take());
         let stages = stages.collect::<Option<Vec<_>>>().expect("only this handle takes the stages out");
         M::assemble(&mut Layers::new(stages), self.plain)
+    }
+}
+
+/// The number of intra-op threads is one that a machine may have.
+pub(crate) fn check_threads(threads: Option<usize>) -> Result<()> {
+    match threads {
+        Some(threads @ (0 | 4097..)) => {
+            Err(Error::Setting(format!("the number of intra-op threads must be between 1 and 4096, not {threads}")))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -51,6 +51,13 @@ pub struct Repeated<L> {
     layers: Vec<L>,
 }
 
+impl<L> Repeated<L> {
+    /// The same part of other layers.
+    pub(crate) fn map<K>(self, change: impl FnMut(L) -> K) -> Repeated<K> {
+        Repeated { first: self.first, layers: self.layers.into_iter().map(change).collect() }
+    }
+}
+
 /// Divides repeated layers into parts, one for each stage that runs some.
 #[doc(hidden)]
 pub fn spread<R: Repeat, const PARTS: usize>(

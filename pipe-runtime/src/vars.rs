@@ -18,7 +18,7 @@ use crate::{Devices, Error, Result};
 pub struct Vars {
     plan: Plan,
     stages: Vec<VarStore>,
-    /// How many layers each repeated child was given paths for.
+    /// For how many layers each repeated child was given paths, at most.
     lengths: Mutex<BTreeMap<String, usize>>,
 }
 
@@ -69,7 +69,12 @@ impl Vars {
     }
 
     fn note_length(&self, name: &str, length: usize) {
-        self.lengths.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), length);
+        self.lengths
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(name.to_owned())
+            .and_modify(|known| *known = length.max(*known))
+            .or_insert(length);
     }
 
     /// The child's path, in the store of the stage that runs this element of it.

@@ -9,9 +9,8 @@ use pipe_runtime::pipeline;
 struct Model {
     one: Rc<Linear>,
     two: std::sync::Arc<Linear>,
-    three: &'static Linear,
     #[repeat]
-    four: [Rc<Linear>; 2],
+    three: [Rc<Linear>; 2],
 }
 
 fn main() {}

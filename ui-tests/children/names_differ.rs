@@ -8,9 +8,6 @@ struct Model {
     down: Linear,
     #[layer(name = "down")]
     up: Linear,
-    #[layer(name = "head")]
-    last: Linear,
-    head: Linear,
 }
 
 fn main() {}

@@ -5,14 +5,10 @@ use pipe_runtime::pipeline;
 
 #[pipeline]
 struct Model {
-    #[device("cuda")]
-    one: Linear,
-    #[device("gpu:0")]
-    two: Linear,
-    #[device("cuda:O")]
-    three: Linear,
-    #[devices("cpu", "toaster")]
-    four: [Linear; 2],
+    #[device("toaster")]
+    encode: Linear,
+    #[devices("cpu", "meta")]
+    blocks: [Linear; 2],
 }
 
 fn main() {}

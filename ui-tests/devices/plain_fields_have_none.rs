@@ -10,9 +10,6 @@ struct Model {
     #[device("cpu")]
     #[not_a_layer]
     config: u8,
-    #[not_a_layer]
-    #[stage]
-    other: u8,
 }
 
 fn main() {}

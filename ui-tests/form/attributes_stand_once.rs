@@ -1,6 +1,6 @@
 //! Each attribute stands once on a field.
 
-use pipe_runtime::nn::Linear;
+use pipe_runtime::nn::{Concat, Linear};
 use pipe_runtime::pipeline;
 
 #[pipeline]
@@ -11,6 +11,10 @@ struct Model {
     #[stash(a = input)]
     #[stash(b = output)]
     decode: Linear,
+    #[pop(a)]
+    merge: Concat,
+    #[pop(b)]
+    more: Concat,
 }
 
 fn main() {}

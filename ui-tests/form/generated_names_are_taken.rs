@@ -3,7 +3,7 @@
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;
 
-#[pipeline]
+#[pipeline(allow(single_stage))]
 struct Model {
     #[device("cpu")]
     encode: Linear,

@@ -1,5 +1,6 @@
 //! What is said of layers is said on layers.
 
+use pipe_runtime::nn::Concat;
 use pipe_runtime::pipeline;
 
 #[pipeline]
@@ -7,6 +8,8 @@ struct Model {
     #[not_a_layer]
     #[stash(a = output)]
     config: u8,
+    #[pop(a)]
+    encode: Concat,
     #[layer(name = "other")]
     #[not_a_layer]
     more: u8,

@@ -25,7 +25,7 @@ mod inner {
     }
 
     #[derive(Debug)]
-    #[pipeline(schedule = gpipe, allow(balance))]
+    #[pipeline(schedule = gpipe, allow(single_stage))]
     struct Unused {
         layer: Linear,
     }

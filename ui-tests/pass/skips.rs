@@ -22,7 +22,7 @@ impl Layer<(Tensor, Tensor, Tensor, Tensor, Tensor)> for Last {
     }
 }
 
-#[pipeline]
+#[pipeline(allow(short_skip))]
 pub struct Model {
     #[device("cuda:0")]
     #[stash(a, b = output, c = input)]

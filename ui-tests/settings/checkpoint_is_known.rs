@@ -4,12 +4,12 @@ use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;
 
 #[pipeline(checkpoint = sometimes)]
-struct Model {
+struct Unknown {
     encode: Linear,
 }
 
-#[pipeline(checkpoint = "never")]
-struct Quoted {
+#[pipeline(checkpoint = expect_last)]
+struct Misspelt {
     encode: Linear,
 }
 

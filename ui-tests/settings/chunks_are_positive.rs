@@ -13,9 +13,4 @@ struct Negative {
     encode: Linear,
 }
 
-#[pipeline(chunks = CHUNKS)]
-struct NoLiteral {
-    encode: Linear,
-}
-
 fn main() {}

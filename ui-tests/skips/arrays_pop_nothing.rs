@@ -1,4 +1,4 @@
-//! Nor can a single one of them take more.
+//! Repeated layers are one type, so no single one of them can take more.
 
 use pipe_runtime::nn::{Concat, Linear};
 use pipe_runtime::pipeline;

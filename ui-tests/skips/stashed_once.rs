@@ -13,12 +13,4 @@ struct Model {
     three: Concat,
 }
 
-#[pipeline]
-struct InOneLayer {
-    #[stash(level = input, level = output)]
-    one: Linear,
-    #[pop(level)]
-    two: Concat,
-}
-
 fn main() {}

@@ -7,9 +7,10 @@ struct Config;
 
 #[pipeline]
 struct Model {
-    #[device("cpu")]
+    #[device("cuda:0")]
     encode: nn::Linear,
     config: Config,
+    #[device("cuda:1")]
     decode: Linear,
 }
 

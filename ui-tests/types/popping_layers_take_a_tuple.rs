@@ -6,7 +6,7 @@ use pipe_runtime::pipeline;
 #[pipeline]
 struct Model {
     #[device("cuda:0")]
-    #[stash(level = output)]
+    #[stash(level = input)]
     encode: Linear,
     #[device("cuda:1")]
     #[pop(level)]

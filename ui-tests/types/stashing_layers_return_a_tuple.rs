@@ -6,11 +6,13 @@ use pipe_runtime::pipeline;
 #[pipeline]
 struct Model {
     #[device("cuda:0")]
+    first: Linear,
     #[stash(level)]
     encode: Linear,
     #[device("cuda:1")]
+    decode: Linear,
     #[pop(level)]
-    decode: Concat,
+    merge: Concat,
 }
 
 fn main() {}

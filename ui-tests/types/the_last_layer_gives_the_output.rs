@@ -5,8 +5,9 @@ use pipe_runtime::{Tensor, pipeline};
 
 #[pipeline(output = (Tensor, Tensor))]
 struct Model {
-    #[device("cpu")]
+    #[device("cuda:0")]
     encode: Linear,
+    #[device("cuda:1")]
     decode: Linear,
 }
 

@@ -2,9 +2,15 @@
 
 use crate::errors::{Errors, error, error_at_both};
 use crate::model::{Model, Shape};
+use crate::names::plain;
 
 /// Where a device may not stand is `devices`' to say.
 const DEVICE_WORDS: [&str; 3] = ["device", "devices", "stage"];
+
+/// What values are called where layers run.
+const LOCALS: [&str; 5] = ["x", "cx", "io", "graph", "layers"];
+
+const LOCAL_PREFIXES: [&str; 3] = ["flow_", "port_", "skip_"];
 
 /// What is said of layers is said on layers.
 ///
@@ -26,6 +32,23 @@ pub fn plain_fields_say_nothing_about_layers(model: &Model, errors: &mut Errors)
     }
 }
 
+/// A const parameter is not called as a field or a local: rustc would take the local for the constant.
+///
+/// `struct Model<const blocks: usize> { #[repeat] blocks: [Block; blocks] }`
+pub fn constants_are_not_called_as_locals(model: &Model, errors: &mut Errors) {
+    for param in model.generics.const_params() {
+        let name = plain(&param.ident);
+        let is_local = LOCALS.contains(&name.as_str()) || LOCAL_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+        if is_local || model.field_names().any(|field| plain(field) == name) {
+            errors.push(error(
+                &param.ident,
+                format!("the const parameter `{name}` would be taken for a value that flows, or for a field"),
+                format!("name it as constants are: `{}`", name.to_uppercase()),
+            ));
+        }
+    }
+}
+
 /// An array has a way to run: in place or spread. `blocks: [Block; 4]`
 pub fn arrays_say_how_they_run(model: &Model, errors: &mut Errors) {
     for layer in &model.layers {
@@ -34,7 +57,8 @@ pub fn arrays_say_how_they_run(model: &Model, errors: &mut Errors) {
             Shape::Array { .. } => "an array",
             Shape::List { .. } => "a `Vec`",
         };
-        if layer.marks.repeat.is_none() && layer.marks.devices.is_none() {
+        let is_spread = layer.marks.devices.is_some() || layer.marks.is_unreadable("devices");
+        if layer.marks.repeat.is_none() && !is_spread {
             errors.push(error(
                 &layer.ident,
                 format!("`{}` is {what}, and nothing says how its layers run", layer.ident),

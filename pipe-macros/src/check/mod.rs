@@ -8,44 +8,64 @@ mod devices;
 mod form;
 mod settings;
 mod skips;
+mod warnings;
 
 use crate::errors::Errors;
 use crate::model::Model;
+
+pub use warnings::{Warning, warnings};
 
 /// Reports every broken rule.
 pub fn check(model: &Model, errors: &mut Errors) {
     settings::no_unknown_settings(model, errors);
     settings::chunks_are_positive(model, errors);
+    settings::chunks_are_literals(model, errors);
     settings::checkpoint_is_known(model, errors);
+    settings::modes_are_words(model, errors);
     settings::schedule_is_known(model, errors);
+    warnings::allow_names_warnings(model, errors);
 
     form::plain_fields_say_nothing_about_layers(model, errors);
+    form::constants_are_not_called_as_locals(model, errors);
     form::arrays_say_how_they_run(model, errors);
     form::only_arrays_repeat(model, errors);
     form::one_way_to_run_an_array(model, errors);
 
-    children::names_are_paths(model, errors);
+    children::names_are_one_segment(model, errors);
+    children::names_are_not_empty(model, errors);
     children::names_differ(model, errors);
+    children::names_hide_no_method(model, errors);
     children::layers_are_owned(model, errors);
+    children::layers_are_not_borrowed(model, errors);
 
     devices::devices_are_readable(model, errors);
+    devices::devices_name_their_index(model, errors);
+    devices::misspelt_devices_suggest_one(model, errors);
+    devices::device_indices_are_small(model, errors);
     devices::the_first_layer_has_one(model, errors);
     devices::plain_fields_have_none(model, errors);
+    devices::plain_fields_open_no_stage(model, errors);
     devices::one_device_attribute_per_field(model, errors);
     devices::single_layers_are_not_spread(model, errors);
+    devices::all_or_no_counts(model, errors);
     devices::counts_are_positive(model, errors);
+    devices::counts_are_numbers(model, errors);
     devices::counts_add_up(model, errors);
-    devices::no_stage_is_empty(model, errors);
+    devices::no_device_is_left_over(model, errors);
+    devices::arrays_hold_layers(model, errors);
     devices::stages_need_devices(model, errors);
     devices::the_first_layer_ends_no_stage(model, errors);
     devices::layers_on_devices_borrow_nothing(model, errors);
 
     skips::stashed_once(model, errors);
+    skips::stashed_once_by_a_layer(model, errors);
     skips::popped_once(model, errors);
+    skips::popped_once_by_a_layer(model, errors);
     skips::not_stashed_and_popped_by_one_layer(model, errors);
     skips::stashed_before_popped(model, errors);
     skips::popped_if_stashed(model, errors);
     skips::stashed_if_popped(model, errors);
+    skips::misspelt_pops_suggest_a_name(model, errors);
     skips::arrays_keep_only_their_ends(model, errors);
     skips::arrays_pop_nothing(model, errors);
 }

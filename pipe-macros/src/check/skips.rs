@@ -3,13 +3,12 @@
 use crate::errors::{Errors, error, error_at_both};
 use crate::model::{End, Layer, Model, Skip};
 use crate::names::{nearest, plain};
-use crate::parse::Kept;
+use crate::parse::{Kept, Marks};
 
 /// A name stands for one value. `#[stash(a)] one: One, #[stash(a)] two: Two`
 pub fn stashed_once(model: &Model, errors: &mut Errors) {
-    for Skip { name, stashes, .. } in &model.skips {
-        let Some((first, again)) = stashes.split_first() else { continue };
-        for end in again {
+    for (name, first, end) in model.skips.iter().flat_map(|skip| again(&skip.name, &skip.stashes)) {
+        if first.layer != end.layer {
             errors.push(error_at_both(
                 &end.name,
                 format!("`{}` redeclared `{name}` as stashable: one name keeps one value", layer(model, end)),
@@ -21,15 +20,44 @@ pub fn stashed_once(model: &Model, errors: &mut Errors) {
     }
 }
 
+/// Also if both are one layer's. `#[stash(a = input, a = output)] one: One`
+pub fn stashed_once_by_a_layer(model: &Model, errors: &mut Errors) {
+    for (name, first, end) in model.skips.iter().flat_map(|skip| again(&skip.name, &skip.stashes)) {
+        if first.layer == end.layer {
+            errors.push(error_at_both(
+                &end.name,
+                format!("`{}` stashes two values as `{name}`", layer(model, end)),
+                "give each a name of its own",
+                &first.name,
+                format!("`{name}` is first stashed here"),
+            ));
+        }
+    }
+}
+
 /// A value is handed over, not lent. `#[pop(a)] one: One, #[pop(a)] two: Two`
 pub fn popped_once(model: &Model, errors: &mut Errors) {
-    for Skip { name, pops, .. } in &model.skips {
-        let Some((first, again)) = pops.split_first() else { continue };
-        for end in again {
+    for (name, first, end) in model.skips.iter().flat_map(|skip| again(&skip.name, &skip.pops)) {
+        if first.layer != end.layer {
             errors.push(error_at_both(
                 &end.name,
                 format!("`{}` redeclared `{name}` as poppable: it is popped already", layer(model, end)),
                 "keep the value twice, under two names, to use it twice",
+                &first.name,
+                format!("`{name}` is first popped here"),
+            ));
+        }
+    }
+}
+
+/// A layer is handed a value once, too. `#[pop(a, a)] one: One`
+pub fn popped_once_by_a_layer(model: &Model, errors: &mut Errors) {
+    for (name, first, end) in model.skips.iter().flat_map(|skip| again(&skip.name, &skip.pops)) {
+        if first.layer == end.layer {
+            errors.push(error_at_both(
+                &end.name,
+                format!("`{}` pops `{name}` twice", layer(model, end)),
+                format!("pop it once: the layer takes `(input, {name})`"),
                 &first.name,
                 format!("`{name}` is first popped here"),
             ));
@@ -66,10 +94,11 @@ pub fn stashed_before_popped(model: &Model, errors: &mut Errors) {
 
 /// What is kept is wanted by a layer. `#[stash(a)] one: One`
 ///
-/// If a pop misspells the name, [`stashed_if_popped`] speaks.
+/// If a pop misspells the name, [`misspelt_pops_suggest_a_name`] speaks.
 pub fn popped_if_stashed(model: &Model, errors: &mut Errors) {
-    for skip in unpopped(model) {
-        let is_misspelt = model.skips.iter().any(|other| misspelt(model, other) == Some(skip.name.as_str()));
+    for skip in unpopped(model).filter(|skip| !said_elsewhere(model, "pop", skip)) {
+        let is_misspelt = unstashed(model)
+            .any(|(other, pop)| meant(model, other, pop).is_some_and(|(meant, _)| meant.name == skip.name));
         let Some(stash) = skip.stashes.first().filter(|_| !is_misspelt) else { continue };
         let name = &skip.name;
         errors.push(error(
@@ -82,27 +111,29 @@ pub fn popped_if_stashed(model: &Model, errors: &mut Errors) {
 
 /// What a layer pops was kept. `#[pop(a)] one: One`
 pub fn stashed_if_popped(model: &Model, errors: &mut Errors) {
-    for skip in model.skips.iter().filter(|skip| skip.stashes.is_empty()) {
-        let Some(pop) = skip.pops.first() else { continue };
+    for (skip, pop) in unstashed(model).filter(|(skip, pop)| meant(model, skip, pop).is_none()) {
         let name = &skip.name;
-        let wrong = format!("`{}` declared `{name}` as poppable but it was not stashed", layer(model, pop));
-        let meant = misspelt(model, skip).and_then(|meant| model.skips.iter().find(|skip| skip.name == meant));
-        let stashed = model.skips.iter().filter(|skip| !skip.stashes.is_empty());
-        errors.push(match meant.and_then(|meant| meant.stashes.first()) {
-            Some(stash) => {
-                let meant = plain(&stash.name);
-                let there = format!("`{meant}` is stashed here and never popped");
-                error_at_both(&pop.name, wrong, format!("did you mean `{meant}`?"), &stash.name, there)
-            }
-            None => match nearest(name, stashed.map(|skip| skip.name.as_str())) {
-                Some(meant) => error(&pop.name, wrong, format!("did you mean `{meant}`?")),
-                None => error(
-                    &pop.name,
-                    wrong,
-                    format!("keep it in an earlier layer, for example with `#[stash({name} = output)]`"),
-                ),
-            },
-        });
+        errors.push(error(
+            &pop.name,
+            format!("`{}` declared `{name}` as poppable but it was not stashed", layer(model, pop)),
+            format!("keep it in an earlier layer, for example with `#[stash({name} = output)]`"),
+        ));
+    }
+}
+
+/// A name that is nearly that of a stash above says so.
+///
+/// `#[stash(level1)] one: One, #[pop(levle1)] two: Two`
+pub fn misspelt_pops_suggest_a_name(model: &Model, errors: &mut Errors) {
+    for (skip, pop) in unstashed(model) {
+        let Some((meant, stash)) = meant(model, skip, pop) else { continue };
+        errors.push(error_at_both(
+            &pop.name,
+            format!("`{}` declared `{}` as poppable but it was not stashed", layer(model, pop), skip.name),
+            format!("did you mean `{}`?", meant.name),
+            &stash.name,
+            format!("`{}` is stashed here and never popped", meant.name),
+        ));
     }
 }
 
@@ -145,15 +176,43 @@ fn pairs(model: &Model) -> impl Iterator<Item = (&Skip, &End<Kept>, &End<()>)> {
     })
 }
 
+/// The first place of a name, with each later one.
+fn again<'a, What>(
+    name: &'a str,
+    ends: &'a [End<What>],
+) -> impl Iterator<Item = (&'a str, &'a End<What>, &'a End<What>)> {
+    let first = ends.first();
+    ends.iter().skip(1).filter_map(move |end| Some((name, first?, end)))
+}
+
 fn unpopped(model: &Model) -> impl Iterator<Item = &Skip> {
     model.skips.iter().filter(|skip| skip.pops.is_empty())
 }
 
+fn unstashed(model: &Model) -> impl Iterator<Item = (&Skip, &End<()>)> {
+    let unstashed = model.skips.iter().filter(|skip| skip.stashes.is_empty());
+    unstashed.filter(|skip| !said_elsewhere(model, "stash", skip)).filter_map(|skip| Some((skip, skip.pops.first()?)))
+}
+
 /// The stash that a pop without one is likely to mean: near in name, earlier, and not popped.
-fn misspelt<'a>(model: &'a Model, skip: &Skip) -> Option<&'a str> {
-    let pop = skip.pops.first().filter(|_| skip.stashes.is_empty())?;
-    let earlier = |other: &&Skip| other.stashes.first().is_some_and(|stash| stash.layer < pop.layer);
-    nearest(&skip.name, unpopped(model).filter(earlier).map(|skip| skip.name.as_str()))
+fn meant<'a>(model: &'a Model, skip: &Skip, pop: &End<()>) -> Option<(&'a Skip, &'a End<Kept>)> {
+    let earlier = unpopped(model).filter(|other| other.stashes.first().is_some_and(|stash| stash.layer < pop.layer));
+    let name = nearest(&skip.name, earlier.map(|skip| skip.name.as_str()))?;
+    let meant = model.skips.iter().find(|skip| skip.name == name)?;
+    Some((meant, meant.stashes.first()?))
+}
+
+/// Whether the missing end of a skip may be there, in an attribute that is itself a mistake: one that could not be
+/// read, or that stands on a plain field.
+fn said_elsewhere(model: &Model, word: &str, skip: &Skip) -> bool {
+    let unreadable = |marks: &Marks| marks.is_unreadable(word);
+    let on_plain_field = |marks: &Marks| match word {
+        "stash" => marks.stash.iter().flat_map(|mark| &mark.value).any(|stash| plain(&stash.name) == skip.name),
+        _ => marks.pop.iter().flat_map(|mark| &mark.value).any(|name| plain(name) == skip.name),
+    };
+    let plain_fields = || model.plain_fields.iter().map(|field| &field.marks);
+    model.layers.iter().map(|layer| &layer.marks).chain(plain_fields()).any(unreadable)
+        || plain_fields().any(on_plain_field)
 }
 
 fn layer<What>(model: &Model, end: &End<What>) -> String {

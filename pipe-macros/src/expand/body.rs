@@ -4,7 +4,7 @@
 //! error there. A stage and the in-place run must hold the same tokens on the same spans: rustc
 //! then reports what is wrong with a layer once, not twice.
 
-use proc_macro2::{Ident, Span, TokenStream};
+use proc_macro2::{Ident, Literal, Span, TokenStream};
 use quote::{format_ident, quote_spanned};
 
 use super::here;
@@ -39,14 +39,22 @@ fn call(model: &Model, plan: &Plan, step: &Step) -> TokenStream {
     tokens
 }
 
-/// `let x = __rt::run(x, layer, cx.layer("layer"));`
+/// `let x = __rt::run(x, layer, cx.layer("layer"));`, and if it returns skips,
+/// `let (x, skip_a) = __rt::with_skips::<1, _>(..);`
 fn run(layer: &Layer, binding: &Ident) -> TokenStream {
     let (at, child) = (site(layer), layer.child());
     let popped: Vec<Ident> = layer.pops().iter().map(|name| skip(name, at)).collect();
     let returned: Vec<Ident> = returned(layer).map(|name| skip(name, at)).collect();
     let input = with_skips(at, &popped);
     let output = with_skips(at, &returned);
-    quote_spanned!(at=> let #output = __rt::run(#input, #binding, cx.layer(#child));)
+    let call = quote_spanned!(at=> __rt::run(#input, #binding, cx.layer(#child)));
+    match returned.len() {
+        0 => quote_spanned!(at=> let #output = #call;),
+        skips => {
+            let skips = Literal::usize_unsuffixed(skips);
+            quote_spanned!(at=> let #output = __rt::with_skips::<#skips, _>(#call);)
+        }
+    }
 }
 
 /// `x`, or `(x, skip_a, skip_b)`.

@@ -1,9 +1,9 @@
 //! What the struct itself gains: `UNet::PLAN`, `UNet::vars(..)`, `net.pipe(..)` and the like.
 
 use proc_macro2::{Span, TokenStream};
-use quote::quote_spanned;
+use quote::{quote, quote_spanned};
 
-use super::types::{vars_ident, vars_type};
+use super::types::{static_bound, vars_ident, vars_type};
 use super::{here, plan_constant};
 use crate::model::Model;
 use crate::plan::Plan;
@@ -34,9 +34,11 @@ pub fn methods(model: &Model, plan: &Plan) -> TokenStream {
 fn of_a_pipeline(model: &Model, plan: &Plan) -> TokenStream {
     let stages = proc_macro2::Literal::usize_unsuffixed(plan.stages.len());
     let (vars_ident, vars) = (vars_ident(model), vars_type(model, None));
+    let params = model.generics.type_params().map(|param| static_bound(&param.ident));
+    let owned = model.generics.type_params().next().is_some().then(|| quote!(where #(#params),*));
     quote_spanned! {on_name(model)=>
         /// How many stages the annotations make.
-        pub const STAGES: usize = #stages;
+        pub const STAGES: ::core::primitive::usize = #stages;
         /// The annotated devices, one per stage.
         pub fn devices() -> __rt::Devices {
             __rt::Devices::annotated(&Self::PLAN)
@@ -50,7 +52,7 @@ fn of_a_pipeline(model: &Model, plan: &Plan) -> TokenStream {
             ::core::result::Result::Ok(#vars_ident { vars: __rt::Vars::new(&Self::PLAN, devices)? })
         }
         /// Prepares the pipelined run. What is set on the result wins over the annotations.
-        pub fn pipe(self, vars: &#vars) -> __rt::PipeBuilder<'_, Self> {
+        pub fn pipe(self, vars: &#vars) -> __rt::PipeBuilder<'_, Self> #owned {
             __rt::PipeBuilder::new(self, vars)
         }
     }

@@ -6,22 +6,28 @@
 mod body;
 mod in_place;
 mod inherent;
+mod nesting;
 mod plain;
 mod plan_constant;
 mod settings;
 mod stages;
 mod types;
 mod vars;
+mod warnings;
 
 use proc_macro2::{Span, TokenStream};
 use quote::quote;
 
+use crate::check;
 use crate::model::Model;
-use crate::plan::plan;
+use crate::plan::{Plan, plan};
 
-/// All items beside the struct.
+/// All items beside the struct, and the warnings about it.
 pub fn expand(model: &Model) -> TokenStream {
-    items(model, Bodies::Written)
+    let plan = plan(model);
+    let items = items(model, &plan, Bodies::Written);
+    let warnings = warnings::uses(&check::warnings(model, &plan));
+    quote!(#items #warnings)
 }
 
 /// The same names and types with nothing in them, for a model with mistakes: what else the crate does
@@ -29,7 +35,7 @@ pub fn expand(model: &Model) -> TokenStream {
 pub fn stubs(mut model: Model) -> TokenStream {
     // Stages own their layers, so `impl Pipeline` would be one more error.
     model.has_devices &= model.generics.lifetimes().next().is_none();
-    items(&model, Bodies::Empty)
+    items(&model, &plan(&model), Bodies::Empty)
 }
 
 /// Whether the layers are run, or nothing is.
@@ -39,16 +45,16 @@ enum Bodies {
     Empty,
 }
 
-fn items(model: &Model, bodies: Bodies) -> TokenStream {
-    let plan = plan(model);
+fn items(model: &Model, plan: &Plan, bodies: Bodies) -> TokenStream {
     let vars_struct = vars::definition(model);
     let runtime = runtime(model);
-    let inherent = inherent::methods(model, &plan);
+    let inherent = inherent::methods(model, plan);
     let vars_impl = vars::accessors(model);
     let model_impl = in_place::model_impl(model);
     let plain = model.has_devices.then(|| plain::definition(model));
-    let pipeline_impl = model.has_devices.then(|| stages::pipeline_impl(model, &plan, bodies));
+    let pipeline_impl = model.has_devices.then(|| stages::pipeline_impl(model, plan, bodies));
     let layer_impl = in_place::layer_impl(model, bodies);
+    let nesting = matches!(bodies, Bodies::Written).then(|| nesting::questions(model));
     quote! {
         #vars_struct
         const _: () = {
@@ -59,6 +65,7 @@ fn items(model: &Model, bodies: Bodies) -> TokenStream {
             #plain
             #pipeline_impl
             #layer_impl
+            #nesting
         };
     }
 }

@@ -3,11 +3,11 @@
 use proc_macro2::{Ident, Literal, Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
 use syn::LitStr;
-use syn::spanned::Spanned;
 
 use super::body::{self, binding, calls, on_type, port, site};
+use super::in_place::result;
 use super::plan_constant::split;
-use super::types::input;
+use super::types::owning;
 use super::{Bodies, here, plain};
 use crate::model::Model;
 use crate::plan::{Plan, Route, Step};
@@ -15,19 +15,23 @@ use crate::plan::{Plan, Route, Step};
 /// `impl Pipeline`: takes the model apart into stages and puts it together again.
 pub fn pipeline_impl(model: &Model, plan: &Plan, bodies: Bodies) -> TokenStream {
     let ident = &model.ident;
-    let (generics, arguments, bounds) = model.generics.split_for_impl();
+    let (generics, arguments, _) = model.generics.split_for_impl();
+    let bounds = owning(model);
     let plain = plain::type_name(model);
-    let (plain_fields, disassemble, assemble) = match bodies {
-        Bodies::Written => (plain::value(model), disassemble(model, plan), assemble(model, plan)),
-        Bodies::Empty => (quote!(_), quote!(loop {}), quote!(loop {})),
+    let (graph, layers, plain_fields, disassemble, assemble) = match bodies {
+        Bodies::Written => {
+            let (graph, layers) = (quote_spanned!(here()=> graph), quote_spanned!(here()=> layers));
+            (graph, layers, plain::value(model), disassemble(model, plan), assemble(model, plan))
+        }
+        Bodies::Empty => (quote!(_), quote!(_), quote!(_), quote!(loop {}), quote!(loop {})),
     };
     quote_spanned! {here()=>
         impl #generics __rt::Pipeline for #ident #arguments #bounds {
             type Plain = #plain;
-            fn disassemble(self, graph: &mut __rt::Graph) -> __rt::Result<Self::Plain> {
+            fn disassemble(self, #graph: &mut __rt::Graph) -> __rt::Result<Self::Plain> {
                 #disassemble
             }
-            fn assemble(layers: &mut __rt::Layers, #plain_fields: Self::Plain) -> Self {
+            fn assemble(#layers: &mut __rt::Layers, #plain_fields: Self::Plain) -> Self {
                 #assemble
             }
         }
@@ -65,19 +69,17 @@ fn part_bindings(model: &Model, layer: usize) -> impl Iterator<Item = Ident> {
 
 /// The ports, numbered in the order in which values are received.
 fn ports(model: &Model, plan: &Plan) -> TokenStream {
-    let (input, at_input) = (input(model), source_site(model, plan, 0));
-    let (arriving, leaving) = (flow(0, at_input), flow(plan.stages.len(), here()));
+    let (arriving, leaving) = (flow(0, here()), flow(plan.stages.len(), here()));
     let between = plan.stages.iter().enumerate().map(|(to, stage)| {
         let main = to.checked_sub(1).map(|from| flow_port(model, plan, from, to));
         let popping = stage.steps.iter().filter(|step| step.part == 0).map(|step| &model.layers[step.layer]);
         let skips = popping.flat_map(|layer| body::arriving(layer, plan)).map(|route| skip_port(model, route));
         main.into_iter().chain(skips).collect::<TokenStream>()
     });
-    let first = quote_spanned!(at_input=> let #arriving = graph.input::<#input>(););
     quote_spanned! {here()=>
-        #first
+        let #arriving = graph.input::<Self>();
         #(#between)*
-        let #leaving = graph.output();
+        let #leaving = graph.output::<Self>();
     }
 }
 
@@ -100,26 +102,55 @@ fn open_port(name: &Ident, from: usize, to: usize, at: Span) -> TokenStream {
 /// cross, that is the place to say so, at both ends of the port: rustc then says it once.
 fn source_site(model: &Model, plan: &Plan, stage: usize) -> Span {
     let before = stage.checked_sub(1).and_then(|before| plan.stages.get(before));
-    let last_layer = before.and_then(|stage| stage.steps.last()).map(|step| site(&model.layers[step.layer]));
-    let input = || model.settings.input.as_ref().map(|ty| here().located_at(ty.span()));
-    last_layer.or_else(input).unwrap_or_else(here)
+    let last_layer = before.and_then(|stage| stage.steps.last());
+    last_layer.map_or_else(here, |step| site(&model.layers[step.layer]))
 }
 
-/// `graph.stage((encode1, ..), move |(encode1, ..), io, cx| { .. });`
+/// `graph.stage((__rt::movable(encode1), ..), move |(encode1, ..), io, cx| { .. });`
 fn stage_closure(model: &Model, plan: &Plan, stage: usize) -> TokenStream {
     let layers = stage_bindings(model, plan, stage);
+    let movable = plan.stages[stage].steps.iter().map(|step| movable(model, step));
     let calls = calls(model, plan, stage);
-    let (at_start, at_end) = (source_site(model, plan, stage), source_site(model, plan, stage + 1));
-    let (arriving, leaving) = (flow(stage, at_start), flow(stage + 1, at_end));
-    let receive = quote_spanned!(at_start=> let x = io.receive(#arriving););
-    let send = quote_spanned!(at_end=> io.send(#leaving, x););
+    let receive = receive(model, plan, stage);
+    let send = send(model, plan, stage);
     quote_spanned! {opening_site(model, plan, stage)=>
-        graph.stage((#layers), move |(#layers), io, cx| {
+        graph.stage((#(#movable,)*), move |(#layers), io, cx| {
             #receive
             #calls
             #send
         });
     }
+}
+
+/// `__rt::movable(encode1)`: what cannot move to the stage's thread is an error at the layer.
+fn movable(model: &Model, step: &Step) -> TokenStream {
+    let layer = &model.layers[step.layer];
+    let binding = on_type(layer, binding(model, step));
+    match layer.is_repeated() {
+        true => quote_spanned!(site(layer)=> __rt::movable_part(#binding)),
+        false => quote_spanned!(site(layer)=> __rt::movable(#binding)),
+    }
+}
+
+/// The main flow into stage `stage`.
+fn receive(model: &Model, plan: &Plan, stage: usize) -> TokenStream {
+    let at = source_site(model, plan, stage);
+    let port = flow(stage, at);
+    match stage {
+        0 => quote_spanned!(at=> let x = io.receive_input::<Self>(#port);),
+        _ => quote_spanned!(at=> let x = io.receive(#port);),
+    }
+}
+
+/// The main flow out of stage `stage`.
+fn send(model: &Model, plan: &Plan, stage: usize) -> TokenStream {
+    let at = source_site(model, plan, stage + 1);
+    let port = flow(stage + 1, at);
+    if stage + 1 < plan.stages.len() {
+        return quote_spanned!(at=> io.send(#port, x););
+    }
+    let result = result(at);
+    quote_spanned!(at=> io.send_output::<Self>(#port, #result);)
 }
 
 /// Where the stage is opened in the struct: what is wrong with its layers as a whole is said there.

@@ -2,7 +2,7 @@
 
 use proc_macro2::{Ident, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
-use syn::{GenericParam, Generics};
+use syn::{GenericParam, Generics, WhereClause, WherePredicate, parse_quote_spanned};
 
 use super::here;
 use crate::model::Model;
@@ -21,6 +21,21 @@ pub fn output(model: &Model) -> TokenStream {
         Some(ty) => ty.to_token_stream(),
         None => quote_spanned!(here()=> __rt::Tensor),
     }
+}
+
+/// The bounds of what needs a model that can move to workers: nothing in it is borrowed.
+pub fn owning(model: &Model) -> Option<WhereClause> {
+    let mut generics = model.generics.clone();
+    let params: Vec<Ident> = generics.type_params().map(|param| param.ident.clone()).collect();
+    if !params.is_empty() {
+        generics.make_where_clause().predicates.extend(params.iter().map(|param| static_bound(param)));
+    }
+    generics.where_clause
+}
+
+/// `L: 'static`
+pub fn static_bound(param: &Ident) -> WherePredicate {
+    parse_quote_spanned!(here()=> #param: 'static)
 }
 
 /// `UNetVars`

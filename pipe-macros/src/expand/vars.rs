@@ -17,7 +17,7 @@ pub fn definition(model: &Model) -> TokenStream {
             let doc = format!(" Parameter paths of [`{}`]: one per layer, each on its stage's device.", model.ident);
             quote_spanned! {here()=>
                 #[doc = #doc]
-                #[derive(Debug)]
+                #[derive(::core::fmt::Debug)]
                 #vis struct #ident #generics { vars: #krate::__rt::Vars }
             }
         }
@@ -27,7 +27,7 @@ pub fn definition(model: &Model) -> TokenStream {
             let params = &generics.params;
             quote_spanned! {here()=>
                 #[doc = #doc]
-                #[derive(Debug)]
+                #[derive(::core::fmt::Debug)]
                 #vis struct #ident<#lifetime, #params> { path: #krate::__rt::Path<#lifetime> }
             }
         }
@@ -71,7 +71,7 @@ fn of_a_pipeline(model: &Model) -> TokenStream {
             }
             Shape::List { .. } => quote_spanned! {here()=>
                 #[doc = #doc]
-                pub fn #name(&self, len: usize) -> ::std::vec::Vec<__rt::Path<'_>> {
+                pub fn #name(&self, len: ::core::primitive::usize) -> ::std::vec::Vec<__rt::Path<'_>> {
                     self.vars.layers(#child, len)
                 }
             },
@@ -111,7 +111,7 @@ fn of_a_block(model: &Model) -> TokenStream {
             }
             Shape::List { .. } => quote_spanned! {here()=>
                 #[doc = #doc]
-                pub fn #name(&self, len: usize) -> ::std::vec::Vec<__rt::Path<#lifetime>> {
+                pub fn #name(&self, len: ::core::primitive::usize) -> ::std::vec::Vec<__rt::Path<#lifetime>> {
                     __rt::sub_paths_vec(&self.path, #child, len)
                 }
             },

@@ -7,6 +7,7 @@ use syn::parse::ParseStream;
 use syn::punctuated::Punctuated;
 use syn::{Attribute, LitInt, LitStr, Meta, Token};
 
+use super::skip_to_comma;
 use crate::errors::{Errors, error_at_both, with_help};
 
 /// What an attribute says, and the word it says it with, to point at.
@@ -26,6 +27,8 @@ pub struct Marks {
     pub pop: Option<Mark<Vec<Ident>>>,
     pub layer: Option<Mark<LitStr>>,
     pub not_a_layer: Option<Mark<()>>,
+    /// The words of attributes that could not be read, or not to the end.
+    pub unreadable: Vec<Ident>,
 }
 
 /// One device of `#[devices(..)]`, with the number of layers if it is given.
@@ -59,7 +62,7 @@ pub enum Kept {
 impl Marks {
     /// The words of all attributes that only mean something on a layer.
     pub fn words_for_layers(&self) -> Vec<&Ident> {
-        let Self { device, devices, stage, repeat, stash, pop, layer, not_a_layer: _ } = self;
+        let Self { device, devices, stage, repeat, stash, pop, layer, not_a_layer: _, unreadable: _ } = self;
         let words = [
             device.as_ref().map(|mark| &mark.word),
             devices.as_ref().map(|mark| &mark.word),
@@ -70,6 +73,17 @@ impl Marks {
             layer.as_ref().map(|mark| &mark.word),
         ];
         words.into_iter().flatten().collect()
+    }
+
+    /// Whether there is more to `#[word(..)]` than could be read: then nothing can be said about what it lacks.
+    pub fn is_unreadable(&self, word: &str) -> bool {
+        self.unreadable.iter().any(|unreadable| unreadable == word)
+    }
+
+    /// Whether a device is asked for, readable or not.
+    pub fn asks_for_a_device(&self) -> bool {
+        let unreadable = self.is_unreadable("device") || self.is_unreadable("devices");
+        self.device.is_some() || self.devices.is_some() || unreadable
     }
 }
 
@@ -96,60 +110,98 @@ fn example(attr: &Attribute) -> Option<&'static str> {
     examples.into_iter().find(|(word, _)| attr.path().is_ident(word)).map(|(_, example)| example)
 }
 
+/// What can be read. What cannot is reported here, and remembered so that it is reported once.
 pub fn parse(attrs: &[Attribute], errors: &mut Errors) -> Marks {
     let mut marks = Marks::default();
     for attr in attrs {
         let (Some(example), Some(word)) = (example(attr), attr.path().get_ident()) else {
             continue;
         };
-        if let Err(wrong) = read(attr, word, &mut marks, errors) {
-            let help = format!("write `{example}`");
-            errors.push(syn::Error::new(wrong.span(), with_help(wrong, help)));
+        let mut wrong = Vec::new();
+        if let Err(unreadable) = read(attr, word, &mut marks, &mut wrong, errors) {
+            wrong.push(unreadable);
+        }
+        if !wrong.is_empty() {
+            marks.unreadable.push(word.clone());
+        }
+        for wrong in wrong {
+            errors.push(syn::Error::new(wrong.span(), with_help(&wrong, format!("write `{example}`"))));
         }
     }
     marks
 }
 
-fn read(attr: &Attribute, word: &Ident, marks: &mut Marks, errors: &mut Errors) -> syn::Result<()> {
+fn read(
+    attr: &Attribute,
+    word: &Ident,
+    marks: &mut Marks,
+    wrong: &mut Vec<syn::Error>,
+    errors: &mut Errors,
+) -> syn::Result<()> {
     match word.to_string().as_str() {
-        "device" => fill(&mut marks.device, word, in_parentheses(attr, device)?, errors),
+        "device" => fill(&mut marks.device, word, attr.parse_args_with(device)?, errors),
         "devices" => {
-            let parts = in_parentheses(attr, parts)?;
-            all_or_no_counts(&parts, errors);
+            let parts = attr.parse_args_with(parts)?;
             fill(&mut marks.devices, word, parts, errors);
         }
-        "stage" => fill(&mut marks.stage, word, alone(attr)?, errors),
-        "repeat" => fill(&mut marks.repeat, word, alone(attr)?, errors),
-        "stash" => fill(&mut marks.stash, word, in_parentheses(attr, stashes)?, errors),
-        "pop" => fill(&mut marks.pop, word, in_parentheses(attr, pops)?, errors),
-        "layer" => fill(&mut marks.layer, word, in_parentheses(attr, layer_name)?, errors),
-        _ => fill(&mut marks.not_a_layer, word, alone(attr)?, errors),
+        "stash" => {
+            let stashes = attr.parse_args_with(|tokens: ParseStream| names(tokens, stash, wrong))?;
+            fill_list(&mut marks.stash, word, stashes, errors);
+        }
+        "pop" => {
+            let pops = attr.parse_args_with(|tokens: ParseStream| names(tokens, skip_name, wrong))?;
+            fill_list(&mut marks.pop, word, pops, errors);
+        }
+        "layer" => fill(&mut marks.layer, word, attr.parse_args_with(layer_name)?, errors),
+        alone => {
+            let place = match alone {
+                "stage" => &mut marks.stage,
+                "repeat" => &mut marks.repeat,
+                _ => &mut marks.not_a_layer,
+            };
+            fill(place, word, (), errors);
+            // It is clear what is meant even if it says more.
+            wrong.extend(arguments(attr));
+        }
     }
     Ok(())
 }
 
 fn fill<T>(place: &mut Option<Mark<T>>, word: &Ident, value: T, errors: &mut Errors) {
     match place {
-        Some(first) => errors.push(error_at_both(
-            word,
-            format!("`#[{word}]` is repeated on this field"),
-            format!("keep one `#[{word}]`"),
-            &first.word,
-            format!("the first `#[{word}]` is here"),
-        )),
+        Some(first) => errors.push(repeated(word, &first.word)),
         None => *place = Some(Mark { word: word.clone(), value }),
     }
 }
 
-fn in_parentheses<T>(attr: &Attribute, read: fn(ParseStream) -> syn::Result<T>) -> syn::Result<T> {
-    attr.parse_args_with(read)
+/// Of lists, the second counts too: the names in it are not missing elsewhere.
+fn fill_list<T>(place: &mut Option<Mark<Vec<T>>>, word: &Ident, value: Vec<T>, errors: &mut Errors) {
+    match place {
+        Some(first) => {
+            errors.push(repeated(word, &first.word));
+            first.value.extend(value);
+        }
+        None => *place = Some(Mark { word: word.clone(), value }),
+    }
 }
 
-fn alone(attr: &Attribute) -> syn::Result<()> {
+/// Each attribute stands once on a field. `#[pop(a)] #[pop(b)] decode: Decode`
+fn repeated(word: &Ident, first: &Ident) -> syn::Error {
+    error_at_both(
+        word,
+        format!("`#[{word}]` is repeated on this field"),
+        format!("keep one `#[{word}]`"),
+        first,
+        format!("the first `#[{word}]` is here"),
+    )
+}
+
+/// What is wrong with `#[stage(2)]`.
+fn arguments(attr: &Attribute) -> Option<syn::Error> {
     match &attr.meta {
-        Meta::Path(_) => Ok(()),
-        Meta::List(list) => Err(error_no_arguments(&list.tokens, attr)),
-        Meta::NameValue(pair) => Err(error_no_arguments(&pair.value.to_token_stream(), attr)),
+        Meta::Path(_) => None,
+        Meta::List(list) => Some(error_no_arguments(&list.tokens, attr)),
+        Meta::NameValue(pair) => Some(error_no_arguments(&pair.value.to_token_stream(), attr)),
     }
 }
 
@@ -163,79 +215,107 @@ fn error_no_arguments(arguments: &TokenStream, attr: &Attribute) -> syn::Error {
 }
 
 fn device(tokens: ParseStream) -> syn::Result<LitStr> {
-    let device = tokens.parse()?;
+    let device = string(tokens, "a device")?;
     tokens.parse::<Option<Token![,]>>()?;
-    Ok(device)
+    if tokens.is_empty() {
+        return Ok(device);
+    }
+    Err(tokens.error("a layer runs on one device; arrays and `Vec`s are spread by `#[devices(..)]`"))
 }
 
 fn parts(tokens: ParseStream) -> syn::Result<Vec<Part>> {
-    at_least_one(tokens, "device", |tokens| {
-        let device = tokens.parse()?;
-        let count = match tokens.parse::<Option<Token![=]>>()? {
-            Some(_) => Some(tokens.parse()?),
-            None => None,
-        };
-        Ok(Part { device, count })
-    })
+    if tokens.is_empty() {
+        return Err(syn::Error::new(tokens.span(), "expected at least one device"));
+    }
+    Ok(Punctuated::<Part, Token![,]>::parse_terminated_with(tokens, part)?.into_iter().collect())
 }
 
-fn stashes(tokens: ParseStream) -> syn::Result<Vec<Stash>> {
-    at_least_one(tokens, "name", |tokens| {
-        let name = skip_name(tokens)?;
-        let kept = match tokens.parse::<Option<Token![=]>>()? {
-            Some(_) => kept(tokens)?,
-            None => Kept::Returned,
-        };
-        Ok(Stash { name, kept })
-    })
+/// `"cuda:0"` or `"cuda:0" = 5`
+fn part(tokens: ParseStream) -> syn::Result<Part> {
+    let device = string(tokens, "a device")?;
+    let count = match tokens.parse::<Option<Token![=]>>()? {
+        Some(_) => Some(tokens.parse().map_err(|wrong| expected(&wrong, "a number of layers"))?),
+        None => None,
+    };
+    Ok(Part { device, count })
+}
+
+/// `a`, `a = input` or `a = output`
+fn stash(tokens: ParseStream) -> syn::Result<Stash> {
+    let name = skip_name(tokens)?;
+    let kept = match tokens.parse::<Option<Token![=]>>()? {
+        Some(_) => kept(tokens)?,
+        None => Kept::Returned,
+    };
+    Ok(Stash { name, kept })
 }
 
 fn kept(tokens: ParseStream) -> syn::Result<Kept> {
-    let word: Ident = tokens.parse()?;
+    const WHAT: &str = "`input` or `output`";
+    let word: Ident = tokens.parse().map_err(|wrong| expected(&wrong, WHAT))?;
     match word.to_string().as_str() {
         "input" => Ok(Kept::Input),
         "output" => Ok(Kept::Output),
-        _ => Err(syn::Error::new_spanned(word, "expected `input` or `output`")),
+        _ => Err(expected(&syn::Error::new_spanned(word, ""), WHAT)),
     }
-}
-
-fn pops(tokens: ParseStream) -> syn::Result<Vec<Ident>> {
-    at_least_one(tokens, "name", skip_name)
 }
 
 fn skip_name(tokens: ParseStream) -> syn::Result<Ident> {
-    tokens.call(Ident::parse_any).map_err(|wrong| syn::Error::new(wrong.span(), "expected the name of a skip"))
+    let name = tokens.call(Ident::parse_any).map_err(|wrong| expected(&wrong, "the name of a skip"))?;
+    match name == "_" {
+        true => {
+            Err(syn::Error::new_spanned(name, "a skip has a name: what is popped is for the layer to use or to drop"))
+        }
+        false => Ok(name),
+    }
 }
 
 fn layer_name(tokens: ParseStream) -> syn::Result<LitStr> {
-    let key: Ident = tokens.parse()?;
+    let key: Ident = tokens.parse().map_err(|wrong| expected(&wrong, "`name`"))?;
     if key != "name" {
-        return Err(syn::Error::new_spanned(key, "expected `name`"));
+        return Err(expected(&syn::Error::new_spanned(key, ""), "`name`"));
     }
     tokens.parse::<Token![=]>()?;
-    device(tokens)
+    let name = string(tokens, "a name")?;
+    tokens.parse::<Option<Token![,]>>()?;
+    Ok(name)
 }
 
-fn at_least_one<T>(tokens: ParseStream, what: &str, one: fn(ParseStream) -> syn::Result<T>) -> syn::Result<Vec<T>> {
+fn string(tokens: ParseStream, what: &str) -> syn::Result<LitStr> {
+    tokens.parse().map_err(|wrong| expected(&wrong, &format!("{what} in quotes")))
+}
+
+fn expected(wrong: &syn::Error, what: &str) -> syn::Error {
+    syn::Error::new(wrong.span(), format!("expected {what}"))
+}
+
+/// The names that can be read; what is `wrong` with one does not hide the next.
+fn names<T>(
+    tokens: ParseStream,
+    one: fn(ParseStream) -> syn::Result<T>,
+    wrong: &mut Vec<syn::Error>,
+) -> syn::Result<Vec<T>> {
     if tokens.is_empty() {
-        return Err(tokens.error(format!("expected at least one {what}")));
+        return Err(syn::Error::new(tokens.span(), "expected at least one name"));
     }
-    Ok(Punctuated::<T, Token![,]>::parse_terminated_with(tokens, one)?.into_iter().collect())
+    let mut names = Vec::new();
+    while !tokens.is_empty() {
+        match one(tokens).and_then(|name| at_end_of_item(tokens).map(|()| name)) {
+            Ok(name) => names.push(name),
+            Err(error) => {
+                wrong.push(error);
+                skip_to_comma(tokens);
+            }
+        }
+        tokens.parse::<Option<Token![,]>>()?;
+    }
+    Ok(names)
 }
 
-/// `#[devices("cuda:0" = 5, "cuda:1")]`: how many run on `cuda:1` is anyone's guess.
-fn all_or_no_counts(parts: &[Part], errors: &mut Errors) {
-    let Some(counted) = parts.iter().find(|part| part.count.is_some()) else {
-        return;
-    };
-    for part in parts.iter().filter(|part| part.count.is_none()) {
-        errors.push(error_at_both(
-            &part.device,
-            "this device has no number of layers, but another one has",
-            format!("write `\"{}\" = 1`, or give no numbers to split evenly", part.device.value()),
-            &counted.device,
-            "this device has a number of layers",
-        ));
+fn at_end_of_item(tokens: ParseStream) -> syn::Result<()> {
+    match tokens.is_empty() || tokens.peek(Token![,]) {
+        true => Ok(()),
+        false => Err(tokens.error("expected `,` before this")),
     }
 }
 
@@ -262,16 +342,35 @@ mod tests {
         let source = "struct M {\n#[device(0)]\n#[stash(=)]\n#[pop]\na: A }";
         assert_eq!(
             mistakes(source),
-            "2: expected string literal\n3: expected the name of a skip\n4: expected attribute arguments in parentheses: #[pop(...)]\n"
+            "2: expected a device in quotes\n3: expected the name of a skip\n4: expected attribute arguments in parentheses: #[pop(...)]\n"
         );
     }
 
     #[test]
-    fn counts_are_given_to_all_devices_or_to_none() {
-        let source = "struct M {\n#[devices(\"cpu\",\n\"cpu\" = 2)]\na: Vec<A> }";
+    fn one_unreadable_name_does_not_hide_the_next() {
+        let source = "struct M {\n#[stash(a = both,\n\"b\",\nc = output,\nd e)]\na: A,\n#[pop(c)]\nb: B }";
         assert_eq!(
             mistakes(source),
-            "2: this device has no number of layers, but another one has\n  3: this device has a number of layers\n"
+            "2: expected `input` or `output`\n3: expected the name of a skip\n5: expected `,` before this\n"
         );
+    }
+
+    #[test]
+    fn what_is_unreadable_is_not_missed_elsewhere() {
+        for source in [
+            "struct M { #[stash(=)] a: A, #[pop(c)] b: B }",
+            "struct M { #[stash(c = output)] a: A, #[pop(=)] b: B }",
+            "struct M { #[stash(a = output)] a: A, #[stash(c = output)] b: B, #[pop(c)] #[pop(a)] d: D }",
+            "struct M { #[not_a_layer] #[stash(c = output)] a: A, #[pop(c)] b: B }",
+            "struct M { #[stash(c = output)] b: B, #[not_a_layer] #[pop(c)] a: A }",
+            "struct M { #[device(cpu)] a: A, #[device(\"cpu\")] b: B }",
+            "struct M { #[devices(cpu)] a: [A; 3] }",
+            "struct M { #[repeat(3)] a: [A; 3] }",
+            "struct M { #[layer(nmae = \"b\")] a: A, #[layer(name = \"a\")] b: B }",
+        ] {
+            let mistakes = mistakes(source);
+            let main = mistakes.lines().filter(|line| !line.starts_with(' '));
+            assert_eq!(main.count(), 1, "{source}\n{mistakes}");
+        }
     }
 }

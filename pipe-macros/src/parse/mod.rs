@@ -7,9 +7,10 @@ mod settings;
 pub use marks::{Kept, Mark, Marks, Part, Stash};
 pub use settings::{Checkpoint, Settings, whole_number, word};
 
-use proc_macro2::{Ident, TokenStream};
+use proc_macro2::{Ident, TokenStream, TokenTree};
 use quote::ToTokens;
-use syn::{Data, DeriveInput, Fields, Generics, Type, Visibility};
+use syn::parse::ParseStream;
+use syn::{Data, DeriveInput, Fields, Generics, Token, Type, Visibility};
 
 use crate::errors::{Errors, error};
 
@@ -90,5 +91,15 @@ fn no_marks_on_the_struct(item: &DeriveInput, errors: &mut Errors) {
             format!("`#[{word}]` stands on the struct, but it belongs on a field"),
             "move it to the layer that it is meant for",
         ));
+    }
+}
+
+/// Past what cannot be read, to what may be readable again.
+fn skip_to_comma(tokens: ParseStream) {
+    while !tokens.is_empty() && !tokens.peek(Token![,]) {
+        // A token tree can always be read where the stream is not empty.
+        if tokens.parse::<TokenTree>().is_err() {
+            return;
+        }
     }
 }

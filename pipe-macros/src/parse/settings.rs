@@ -1,11 +1,12 @@
 //! The settings: what is in the parentheses of `#[pipeline(..)]`.
 
-use proc_macro2::{Ident, TokenStream, TokenTree};
+use proc_macro2::Ident;
 use syn::ext::IdentExt;
-use syn::parse::{Parse, ParseStream, Parser};
+use syn::parse::{Parse, ParseStream};
 use syn::punctuated::Punctuated;
 use syn::{DeriveInput, Expr, ExprLit, Lit, Path, Token, Type, parenthesized};
 
+use super::skip_to_comma;
 use crate::attribute::crate_path;
 use crate::errors::{Errors, error_at_both, with_help};
 
@@ -16,6 +17,8 @@ pub struct Settings {
     pub chunks: Option<Expr>,
     pub checkpoint: Option<Expr>,
     pub schedule: Option<Expr>,
+    /// The warnings that are switched off.
+    pub allowed: Vec<Ident>,
     /// The path of the runtime crate.
     pub krate: Path,
     /// Names that are no setting.
@@ -58,14 +61,17 @@ pub fn whole_number(value: &Expr) -> Option<usize> {
 }
 
 pub fn parse(item: &DeriveInput, errors: &mut Errors) -> Settings {
-    let args = arguments(item);
+    let arguments =
+        item.attrs.iter().find(|attr| attr.path().is_ident("__pipeline") && attr.meta.require_list().is_ok());
+    let tokens = arguments.and_then(|attr| attr.meta.require_list().ok()).map(|list| list.tokens.clone());
     let mut settings = Settings {
         input: None,
         output: None,
         chunks: None,
         checkpoint: None,
         schedule: None,
-        krate: crate_path(&args),
+        allowed: Vec::new(),
+        krate: crate_path(&tokens.unwrap_or_default()),
         unknown: Vec::new(),
     };
     let mut seen: Vec<Ident> = Vec::new();
@@ -81,19 +87,10 @@ pub fn parse(item: &DeriveInput, errors: &mut Errors) -> Settings {
         }
         Ok(())
     };
-    if let Err(wrong) = Parser::parse2(read_all, args) {
+    if let Some(Err(wrong)) = arguments.map(|attr| attr.parse_args_with(read_all)) {
         errors.push(wrong);
     }
     settings
-}
-
-fn arguments(item: &DeriveInput) -> TokenStream {
-    item.attrs
-        .iter()
-        .filter(|attr| attr.path().is_ident("__pipeline"))
-        .find_map(|attr| attr.meta.require_list().ok())
-        .map(|list| list.tokens.clone())
-        .unwrap_or_default()
 }
 
 /// Reads `name = value` or `allow(..)`, up to the comma.
@@ -103,7 +100,8 @@ fn read_one(
     seen: &mut Vec<Ident>,
     errors: &mut Errors,
 ) -> syn::Result<()> {
-    let name = tokens.call(Ident::parse_any)?;
+    let setting = |wrong: syn::Error| syn::Error::new(wrong.span(), "expected a setting");
+    let name = tokens.call(Ident::parse_any).map_err(|wrong| explained(&setting(wrong), "chunks = 8"))?;
     if let Some(first) = seen.iter().find(|first| **first == name) {
         errors.push(error_at_both(
             &name,
@@ -123,7 +121,7 @@ fn read_one(
         "checkpoint" => settings.checkpoint = Some(value(tokens, "a mode", "checkpoint = except_last")?),
         "schedule" => settings.schedule = Some(value(tokens, "a schedule", "schedule = gpipe")?),
         "crate" => skip_checked_path(tokens)?,
-        "allow" => skip_checked_names(tokens)?,
+        "allow" => settings.allowed = names(tokens)?,
         _ => {
             settings.unknown.push(name);
             skip_to_comma(tokens);
@@ -158,15 +156,16 @@ fn after_equals<T>(
     parse().map_err(|wrong| explained(&wrong, example))
 }
 
-/// `allow(a, b)`: there is no rule to switch off yet.
-fn skip_checked_names(tokens: ParseStream) -> syn::Result<()> {
+/// `allow(a, b)`: `check::warnings` says which names there are.
+fn names(tokens: ParseStream) -> syn::Result<Vec<Ident>> {
     let parse = || {
         let names;
         parenthesized!(names in tokens);
-        Punctuated::<Ident, Token![,]>::parse_terminated(&names)?;
-        at_end_of_setting(tokens)
+        let names = Punctuated::<Ident, Token![,]>::parse_terminated(&names)?;
+        at_end_of_setting(tokens)?;
+        Ok(names.into_iter().collect())
     };
-    parse().map_err(|wrong| explained(&wrong, "allow(rule)"))
+    parse().map_err(|wrong| explained(&wrong, "allow(single_stage)"))
 }
 
 fn at_end_of_setting(tokens: ParseStream) -> syn::Result<()> {
@@ -178,15 +177,6 @@ fn at_end_of_setting(tokens: ParseStream) -> syn::Result<()> {
 
 fn explained(wrong: &syn::Error, example: &str) -> syn::Error {
     syn::Error::new(wrong.span(), with_help(wrong, format!("write `{example}`")))
-}
-
-fn skip_to_comma(tokens: ParseStream) {
-    while !tokens.is_empty() && !tokens.peek(Token![,]) {
-        // A token tree can always be read where the stream is not empty.
-        if tokens.parse::<TokenTree>().is_err() {
-            return;
-        }
-    }
 }
 
 #[cfg(test)]

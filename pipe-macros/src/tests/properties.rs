@@ -5,7 +5,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
-use super::{compile_errors, derived, mistakes};
+use super::{compile_errors, derived, item, mistakes};
 use crate::attribute::attach_derive;
 use crate::pipeline;
 
@@ -86,7 +86,8 @@ fn field() -> impl Strategy<Value = (Kind, Option<&'static str>, bool)> {
 }
 
 fn settings() -> impl Strategy<Value = Vec<String>> {
-    let all = ["chunks = 8", "checkpoint = never", "schedule = gpipe", "input = (Tensor, Vec<A, B>)", "allow(balance)"];
+    let all =
+        ["chunks = 8", "checkpoint = never", "schedule = gpipe", "input = (Tensor, Vec<A, B>)", "allow(short_skip)"];
     prop::sample::subsequence(all.to_vec(), 0..=all.len())
         .prop_map(|chosen| chosen.into_iter().map(str::to_owned).collect())
 }
@@ -249,6 +250,17 @@ fn words() -> impl Strategy<Value = String> {
     vec(select(words.to_vec()), 0..8).prop_map(|words| words.join(" "))
 }
 
+/// The messages of mistakes that stand on no tokens of the source.
+fn places_elsewhere(text: &str) -> Vec<String> {
+    let (_, errors) = pipeline::checked(&item(text));
+    let parts = errors.in_source_order().into_iter().flatten();
+    let elsewhere = parts.filter(|part| {
+        let place = part.span();
+        place.byte_range().is_empty() || place.source_text().is_none_or(|written| !text.contains(&written))
+    });
+    elsewhere.map(|part| part.to_string()).collect()
+}
+
 proptest! {
     #[test]
     fn valid_structs_expand_without_errors_and_always_the_same(source in valid()) {
@@ -261,12 +273,34 @@ proptest! {
     }
 
     #[test]
-    fn damaged_structs_give_errors_and_stubs_that_are_items(mut source in valid(), damage in damage()) {
-        damage(&mut source);
+    fn damaged_structs_give_errors_and_stubs_that_are_items(mut source in valid(), damages in vec(damage(), 1..4)) {
+        for damage in damages {
+            damage(&mut source);
+        }
         let text = source.text();
         let tokens = derived(&text);
         prop_assert!(compile_errors(tokens.clone()) > 0, "{}", text);
         prop_assert!(syn::parse2::<syn::File>(tokens.clone()).is_ok(), "{tokens}");
+        prop_assert_eq!(tokens.to_string(), derived(&text).to_string());
+    }
+
+    #[test]
+    fn errors_stand_on_what_the_user_wrote(mut source in valid(), damages in vec(damage(), 1..4)) {
+        for damage in damages {
+            damage(&mut source);
+        }
+        let text = source.text();
+        prop_assert_eq!(places_elsewhere(&text), Vec::<String>::new(), "{}", text);
+    }
+
+    #[test]
+    fn errors_about_any_arguments_stand_on_them(settings in words(), a in words(), b in words()) {
+        let text = format!(
+            "#[pipeline({settings})] struct S {{ #[device({a})] #[stash({b})] a: A, #[pop({a})] #[devices({b})] b: [B; 2] }}"
+        );
+        if syn::parse_str::<syn::DeriveInput>(&text).is_ok() {
+            prop_assert_eq!(places_elsewhere(&text), Vec::<String>::new(), "{}", text);
+        }
     }
 
     #[test]

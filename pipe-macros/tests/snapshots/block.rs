@@ -14,7 +14,7 @@ pub struct Block {
 // What is generated beside it:
 
 /// Parameter paths of [`Block`]: one per layer.
-#[derive(Debug)]
+#[derive(::core::fmt::Debug)]
 pub struct BlockVars<'vars> {
     path: ::pipe_runtime::__rt::Path<'vars>,
 }
@@ -97,7 +97,10 @@ const _: () = {
             let x = __rt::run(x, conv, cx.layer("conv"));
             let x = __rt::run_each(x, more, cx, "more");
             let x = __rt::run((x, skip_residual), add, cx.layer("sum"));
-            x
+            __rt::output::<Self>(x)
         }
     }
+    use __rt::NestedByDefault as _;
+    const _: () = __rt::nests(__rt::Nested::<nn::Conv2D>::HAS_DEVICES);
+    const _: () = __rt::nests(__rt::Nested::<Add>::HAS_DEVICES);
 };

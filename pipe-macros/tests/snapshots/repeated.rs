@@ -15,7 +15,7 @@ struct Stack<B: ModuleT + 'static, const DEPTH: usize> {
 // What is generated beside it:
 
 /// Parameter paths of [`Stack`]: one per layer, each on its stage's device.
-#[derive(Debug)]
+#[derive(::core::fmt::Debug)]
 struct StackVars<const DEPTH: usize> {
     vars: ::pipe_runtime::__rt::Vars,
 }
@@ -60,7 +60,7 @@ const _: () = {
             skips: &[],
         };
         /// How many stages the annotations make.
-        pub const STAGES: usize = 2;
+        pub const STAGES: ::core::primitive::usize = 2;
         /// The annotated devices, one per stage.
         pub fn devices() -> __rt::Devices {
             __rt::Devices::annotated(&Self::PLAN)
@@ -76,7 +76,10 @@ const _: () = {
             })
         }
         /// Prepares the pipelined run. What is set on the result wins over the annotations.
-        pub fn pipe(self, vars: &StackVars<DEPTH>) -> __rt::PipeBuilder<'_, Self> {
+        pub fn pipe(self, vars: &StackVars<DEPTH>) -> __rt::PipeBuilder<'_, Self>
+        where
+            B: 'static,
+        {
             __rt::PipeBuilder::new(self, vars)
         }
         /// Runs the same layers in place on one device, micro-batch by micro-batch.
@@ -95,7 +98,10 @@ const _: () = {
             self.vars.layers_array("blocks")
         }
         /// Paths of `len` layers `tail`.
-        pub fn tail(&self, len: usize) -> ::std::vec::Vec<__rt::Path<'_>> {
+        pub fn tail(
+            &self,
+            len: ::core::primitive::usize,
+        ) -> ::std::vec::Vec<__rt::Path<'_>> {
             self.vars.layers("tail", len)
         }
     }
@@ -119,7 +125,10 @@ const _: () = {
         config: Config,
         owner: ::core::marker::PhantomData<fn() -> Stack<B, DEPTH>>,
     }
-    impl<B: ModuleT + 'static, const DEPTH: usize> __rt::Pipeline for Stack<B, DEPTH> {
+    impl<B: ModuleT + 'static, const DEPTH: usize> __rt::Pipeline for Stack<B, DEPTH>
+    where
+        B: 'static,
+    {
         type Plain = StackPlain<B, DEPTH>;
         fn disassemble(self, graph: &mut __rt::Graph) -> __rt::Result<Self::Plain> {
             let Self { embed, blocks, tail, config } = self;
@@ -129,14 +138,14 @@ const _: () = {
                 __rt::Split::Counts(&[3, 5]),
             )?;
             let [tail] = __rt::spread(tail, "tail", __rt::Split::Evenly(1))?;
-            let flow_0 = graph.input::<__rt::Tensor>();
+            let flow_0 = graph.input::<Self>();
             let flow_1 = graph.port(0, 1);
-            let flow_2 = graph.output();
+            let flow_2 = graph.output::<Self>();
             graph
                 .stage(
-                    (embed, blocks_0),
+                    (__rt::movable(embed), __rt::movable_part(blocks_0)),
                     move |(embed, blocks_0), io, cx| {
-                        let x = io.receive(flow_0);
+                        let x = io.receive_input::<Self>(flow_0);
                         let x = __rt::run(x, embed, cx.layer("embed"));
                         let x = __rt::run_each(x, blocks_0, cx, "blocks");
                         io.send(flow_1, x);
@@ -144,12 +153,12 @@ const _: () = {
                 );
             graph
                 .stage(
-                    (blocks_1, tail),
+                    (__rt::movable_part(blocks_1), __rt::movable_part(tail)),
                     move |(blocks_1, tail), io, cx| {
                         let x = io.receive(flow_1);
                         let x = __rt::run_each(x, blocks_1, cx, "blocks");
                         let x = __rt::run_each(x, tail, cx, "tail");
-                        io.send(flow_2, x);
+                        io.send_output::<Self>(flow_2, __rt::output::<Self>(x));
                     },
                 );
             ::core::result::Result::Ok(StackPlain {
@@ -171,6 +180,7 @@ const _: () = {
             }
         }
     }
+    #[diagnostic::do_not_recommend]
     impl<B: ModuleT + 'static, const DEPTH: usize> __rt::Layer<__rt::Tensor>
     for Stack<B, DEPTH> {
         type Out = __rt::Tensor;
@@ -179,7 +189,9 @@ const _: () = {
             let x = __rt::run(x, embed, cx.layer("embed"));
             let x = __rt::run_each(x, blocks, cx, "blocks");
             let x = __rt::run_each(x, tail, cx, "tail");
-            x
+            __rt::output::<Self>(x)
         }
     }
+    use __rt::NestedByDefault as _;
+    const _: () = __rt::nests(__rt::Nested::<Embed>::HAS_DEVICES);
 };

@@ -15,7 +15,7 @@ struct Skips {
 // What is generated beside it:
 
 /// Parameter paths of [`Skips`]: one per layer, each on its stage's device.
-#[derive(Debug)]
+#[derive(::core::fmt::Debug)]
 struct SkipsVars {
     vars: ::pipe_runtime::__rt::Vars,
 }
@@ -64,7 +64,7 @@ const _: () = {
             ],
         };
         /// How many stages the annotations make.
-        pub const STAGES: usize = 2;
+        pub const STAGES: ::core::primitive::usize = 2;
         /// The annotated devices, one per stage.
         pub fn devices() -> __rt::Devices {
             __rt::Devices::annotated(&Self::PLAN)
@@ -122,18 +122,21 @@ const _: () = {
         type Plain = ();
         fn disassemble(self, graph: &mut __rt::Graph) -> __rt::Result<Self::Plain> {
             let Self { one, two, three } = self;
-            let flow_0 = graph.input::<(Tensor, Mask)>();
+            let flow_0 = graph.input::<Self>();
             let flow_1 = graph.port(0, 1);
             let port_taken = graph.port(0, 1);
             let port_returned = graph.port(0, 1);
-            let flow_2 = graph.output();
+            let flow_2 = graph.output::<Self>();
             graph
                 .stage(
-                    (one, two),
+                    (__rt::movable(one), __rt::movable(two)),
                     move |(one, two), io, cx| {
-                        let x = io.receive(flow_0);
+                        let x = io.receive_input::<Self>(flow_0);
                         io.send(port_taken, __rt::keep(&x));
-                        let (x, skip_returned) = __rt::run(x, one, cx.layer("one"));
+                        let (x, skip_returned) = __rt::with_skips::<
+                            1,
+                            _,
+                        >(__rt::run(x, one, cx.layer("one")));
                         io.send(port_returned, skip_returned);
                         let skip_made = __rt::keep(&x);
                         let x = __rt::run((x, skip_made), two, cx.layer("two"));
@@ -142,7 +145,7 @@ const _: () = {
                 );
             graph
                 .stage(
-                    (three,),
+                    (__rt::movable(three),),
                     move |(three,), io, cx| {
                         let x = io.receive(flow_1);
                         let skip_taken = io.receive(port_taken);
@@ -152,7 +155,7 @@ const _: () = {
                             three,
                             cx.layer("three"),
                         );
-                        io.send(flow_2, x);
+                        io.send_output::<Self>(flow_2, __rt::output::<Self>(x));
                     },
                 );
             ::core::result::Result::Ok(())
@@ -163,16 +166,24 @@ const _: () = {
             Self { one, two, three }
         }
     }
+    #[diagnostic::do_not_recommend]
     impl __rt::Layer<(Tensor, Mask)> for Skips {
         type Out = Logits;
         fn forward(&self, x: (Tensor, Mask), cx: &__rt::Context) -> Logits {
             let Self { one, two, three } = self;
             let skip_taken = __rt::keep(&x);
-            let (x, skip_returned) = __rt::run(x, one, cx.layer("one"));
+            let (x, skip_returned) = __rt::with_skips::<
+                1,
+                _,
+            >(__rt::run(x, one, cx.layer("one")));
             let skip_made = __rt::keep(&x);
             let x = __rt::run((x, skip_made), two, cx.layer("two"));
             let x = __rt::run((x, skip_taken, skip_returned), three, cx.layer("three"));
-            x
+            __rt::output::<Self>(x)
         }
     }
+    use __rt::NestedByDefault as _;
+    const _: () = __rt::nests(__rt::Nested::<One>::HAS_DEVICES);
+    const _: () = __rt::nests(__rt::Nested::<Two>::HAS_DEVICES);
+    const _: () = __rt::nests(__rt::Nested::<Three>::HAS_DEVICES);
 };

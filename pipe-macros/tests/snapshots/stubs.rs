@@ -9,13 +9,13 @@ pub struct Broken {
 // What is generated beside it:
 
 ::core::compile_error! {
-    "number of chunks must be positive integer\n\nhelp: write a literal number such as `chunks = 8`; `.chunks(n)` on the pipe takes any value"
+    "number of chunks must be positive integer\n\nhelp: `chunks = 1` runs a mini-batch in one piece"
 }
 ::core::compile_error! {
     "`gpu:0` is not a device\n\nhelp: did you mean `cuda:0`?"
 }
 /// Parameter paths of [`Broken`]: one per layer, each on its stage's device.
-#[derive(Debug)]
+#[derive(::core::fmt::Debug)]
 pub struct BrokenVars {
     vars: ::pipe_runtime::__rt::Vars,
 }
@@ -35,7 +35,7 @@ const _: () = {
             skips: &[],
         };
         /// How many stages the annotations make.
-        pub const STAGES: usize = 1;
+        pub const STAGES: ::core::primitive::usize = 1;
         /// The annotated devices, one per stage.
         pub fn devices() -> __rt::Devices {
             __rt::Devices::annotated(&Self::PLAN)
@@ -83,16 +83,17 @@ const _: () = {
     }
     impl __rt::Pipeline for Broken {
         type Plain = ();
-        fn disassemble(self, graph: &mut __rt::Graph) -> __rt::Result<Self::Plain> {
+        fn disassemble(self, _: &mut __rt::Graph) -> __rt::Result<Self::Plain> {
             loop {}
         }
-        fn assemble(layers: &mut __rt::Layers, _: Self::Plain) -> Self {
+        fn assemble(_: &mut __rt::Layers, _: Self::Plain) -> Self {
             loop {}
         }
     }
+    #[diagnostic::do_not_recommend]
     impl __rt::Layer<__rt::Tensor> for Broken {
         type Out = __rt::Tensor;
-        fn forward(&self, x: __rt::Tensor, cx: &__rt::Context) -> __rt::Tensor {
+        fn forward(&self, _: __rt::Tensor, _: &__rt::Context) -> __rt::Tensor {
             loop {}
         }
     }

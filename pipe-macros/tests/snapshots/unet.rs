@@ -23,7 +23,7 @@ pub struct UNet {
 // What is generated beside it:
 
 /// Parameter paths of [`UNet`]: one per layer, each on its stage's device.
-#[derive(Debug)]
+#[derive(::core::fmt::Debug)]
 pub struct UNetVars {
     vars: ::pipe_runtime::__rt::Vars,
 }
@@ -72,7 +72,7 @@ const _: () = {
             ],
         };
         /// How many stages the annotations make.
-        pub const STAGES: usize = 2;
+        pub const STAGES: ::core::primitive::usize = 2;
         /// The annotated devices, one per stage.
         pub fn devices() -> __rt::Devices {
             __rt::Devices::annotated(&Self::PLAN)
@@ -159,16 +159,20 @@ const _: () = {
                 decode1,
                 head,
             } = self;
-            let flow_0 = graph.input::<__rt::Tensor>();
+            let flow_0 = graph.input::<Self>();
             let flow_1 = graph.port(0, 1);
             let port_level2 = graph.port(0, 1);
             let port_level1 = graph.port(0, 1);
-            let flow_2 = graph.output();
+            let flow_2 = graph.output::<Self>();
             graph
                 .stage(
-                    (encode1, encode2, bottleneck),
+                    (
+                        __rt::movable(encode1),
+                        __rt::movable(encode2),
+                        __rt::movable(bottleneck),
+                    ),
                     move |(encode1, encode2, bottleneck), io, cx| {
-                        let x = io.receive(flow_0);
+                        let x = io.receive_input::<Self>(flow_0);
                         let x = __rt::run(x, encode1, cx.layer("encode1"));
                         io.send(port_level1, __rt::keep(&x));
                         let x = __rt::run(x, encode2, cx.layer("encode2"));
@@ -179,7 +183,13 @@ const _: () = {
                 );
             graph
                 .stage(
-                    (concat2, decode2, concat1, decode1, head),
+                    (
+                        __rt::movable(concat2),
+                        __rt::movable(decode2),
+                        __rt::movable(concat1),
+                        __rt::movable(decode1),
+                        __rt::movable(head),
+                    ),
                     move |(concat2, decode2, concat1, decode1, head), io, cx| {
                         let x = io.receive(flow_1);
                         let skip_level2 = io.receive(port_level2);
@@ -197,7 +207,7 @@ const _: () = {
                         );
                         let x = __rt::run(x, decode1, cx.layer("decode1"));
                         let x = __rt::run(x, head, cx.layer("head"));
-                        io.send(flow_2, x);
+                        io.send_output::<Self>(flow_2, __rt::output::<Self>(x));
                     },
                 );
             ::core::result::Result::Ok(())
@@ -217,6 +227,7 @@ const _: () = {
             }
         }
     }
+    #[diagnostic::do_not_recommend]
     impl __rt::Layer<__rt::Tensor> for UNet {
         type Out = __rt::Tensor;
         fn forward(&self, x: __rt::Tensor, cx: &__rt::Context) -> __rt::Tensor {
@@ -240,7 +251,11 @@ const _: () = {
             let x = __rt::run((x, skip_level1), concat1, cx.layer("concat1"));
             let x = __rt::run(x, decode1, cx.layer("decode1"));
             let x = __rt::run(x, head, cx.layer("head"));
-            x
+            __rt::output::<Self>(x)
         }
     }
+    use __rt::NestedByDefault as _;
+    const _: () = __rt::nests(__rt::Nested::<Block>::HAS_DEVICES);
+    const _: () = __rt::nests(__rt::Nested::<Concat>::HAS_DEVICES);
+    const _: () = __rt::nests(__rt::Nested::<nn::Conv2D>::HAS_DEVICES);
 };

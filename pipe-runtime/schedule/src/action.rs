@@ -1,4 +1,5 @@
 use std::fmt;
+use std::str::FromStr;
 
 /// What is done with one micro-batch in one stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -9,6 +10,27 @@ pub enum Kind {
     Recompute,
     /// Backward, for the inputs and the parameters at once (`B`).
     Backward,
+    /// Backward for the inputs alone (`I`), which the stage before waits for.
+    BackwardInput,
+    /// Backward for the parameters (`W`), some time after the one for the inputs.
+    BackwardWeight,
+}
+
+impl Kind {
+    /// All kinds, in the order of a micro-batch's life.
+    pub const ALL: [Kind; 5] =
+        [Kind::Forward, Kind::Recompute, Kind::Backward, Kind::BackwardInput, Kind::BackwardWeight];
+
+    /// `F`, `R`, `B`, `I` or `W`.
+    pub const fn letter(self) -> char {
+        match self {
+            Kind::Forward => 'F',
+            Kind::Recompute => 'R',
+            Kind::Backward => 'B',
+            Kind::BackwardInput => 'I',
+            Kind::BackwardWeight => 'W',
+        }
+    }
 }
 
 /// One entry of an op list: `Action::forward(1, 3)` is micro-batch 3 through stage 1.
@@ -23,30 +45,113 @@ pub struct Action {
 }
 
 impl Action {
+    /// `kind` of micro-batch `micro_batch` in `stage`.
+    pub const fn new(kind: Kind, stage: usize, micro_batch: usize) -> Self {
+        Self { kind, stage, micro_batch }
+    }
+
     /// Micro-batch `micro_batch` forward through `stage`.
     pub const fn forward(stage: usize, micro_batch: usize) -> Self {
-        Self { kind: Kind::Forward, stage, micro_batch }
+        Self::new(Kind::Forward, stage, micro_batch)
     }
 
     /// The recomputation of that forward.
     pub const fn recompute(stage: usize, micro_batch: usize) -> Self {
-        Self { kind: Kind::Recompute, stage, micro_batch }
+        Self::new(Kind::Recompute, stage, micro_batch)
     }
 
     /// Its backward.
     pub const fn backward(stage: usize, micro_batch: usize) -> Self {
-        Self { kind: Kind::Backward, stage, micro_batch }
+        Self::new(Kind::Backward, stage, micro_batch)
+    }
+
+    /// Its backward for the inputs alone.
+    pub const fn backward_input(stage: usize, micro_batch: usize) -> Self {
+        Self::new(Kind::BackwardInput, stage, micro_batch)
+    }
+
+    /// Its backward for the parameters.
+    pub const fn backward_weight(stage: usize, micro_batch: usize) -> Self {
+        Self::new(Kind::BackwardWeight, stage, micro_batch)
+    }
+
+    /// The same kind of the same micro-batch elsewhere.
+    pub(crate) const fn at(self, stage: usize) -> Self {
+        Self { stage, ..self }
+    }
+
+    /// What must be done before this may start, as far as a schedule has it at all.
+    ///
+    /// A forward waits for the stage before it; a backward for its own forward, its own recomputation and the next
+    /// stage's backward, whole or for the inputs; a backward for the parameters for its own one for the inputs.
+    pub(crate) fn needs(self, stages: usize) -> impl Iterator<Item = Action> + use<> {
+        let Action { kind, stage, micro_batch } = self;
+        let here = |kind| Some(Action::new(kind, stage, micro_batch));
+        let after = (stage + 1 < stages).then(|| stage + 1);
+        let needed = match kind {
+            Kind::Forward => [stage.checked_sub(1).map(|before| self.at(before)), None, None, None],
+            Kind::Recompute => [here(Kind::Forward), None, None, None],
+            Kind::Backward | Kind::BackwardInput => [
+                here(Kind::Forward),
+                here(Kind::Recompute),
+                after.map(|after| Action::backward(after, micro_batch)),
+                after.map(|after| Action::backward_input(after, micro_batch)),
+            ],
+            Kind::BackwardWeight => [here(Kind::BackwardInput), None, None, None],
+        };
+        needed.into_iter().flatten()
     }
 }
 
 /// As in PyTorch's schedule files: stage, kind, micro-batch (`1F3`).
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = match self.kind {
-            Kind::Forward => 'F',
-            Kind::Recompute => 'R',
-            Kind::Backward => 'B',
+        write!(f, "{}{}{}", self.stage, self.kind.letter(), self.micro_batch)
+    }
+}
+
+/// The text is not an action.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not an action: write stage, kind (F, R, B, I or W) and micro-batch, as in `2F0`")]
+pub struct NotAnAction(
+    /// The text.
+    pub String,
+);
+
+impl FromStr for Action {
+    type Err = NotAnAction;
+
+    fn from_str(text: &str) -> Result<Self, NotAnAction> {
+        let parse = || {
+            let split = text.find(|c: char| !c.is_ascii_digit())?;
+            let (stage, rest) = text.split_at(split);
+            let letter = rest.chars().next()?;
+            let kind = Kind::ALL.into_iter().find(|kind| kind.letter() == letter)?;
+            let micro_batch = &rest[letter.len_utf8()..];
+            // `usize::from_str` would take a sign.
+            let number = |digits: &str| digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())?;
+            Some(Action::new(kind, number(stage)?, number(micro_batch)?))
         };
-        write!(f, "{}{kind}{}", self.stage, self.micro_batch)
+        parse().ok_or_else(|| NotAnAction(text.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_action_reads_as_it_prints() {
+        for kind in Kind::ALL {
+            let action = Action::new(kind, 12, 305);
+            assert_eq!(action.to_string().parse(), Ok(action));
+        }
+    }
+
+    #[test]
+    fn what_is_not_an_action_is_named() {
+        for text in ["", "F0", "2F", "2X0", "2F0 ", "2F-1", "+2F1", "2F+1", "2f0", "2é0", "99999999999999999999F0"] {
+            assert_eq!(text.parse::<Action>(), Err(NotAnAction(text.to_owned())));
+        }
     }
 }

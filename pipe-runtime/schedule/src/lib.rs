@@ -7,11 +7,18 @@
 #![deny(missing_docs)]
 
 mod action;
-mod gpipe;
+mod csv;
+mod in_flight;
+mod index;
+mod methods;
 mod order;
+mod recompute;
 mod schedule;
+mod simulate;
 
-pub use action::{Action, Kind};
-pub use gpipe::gpipe;
+pub use action::{Action, Kind, NotAnAction};
+pub use csv::BadCell;
+pub use methods::{Illegal, Method, Placement, UnknownMethod, gpipe};
 pub use order::{Order, Step, Stuck};
 pub use schedule::Schedule;
+pub use simulate::{Costs, Simulation, Skip, Span, StageCosts, Transfer, Unsimulated, simulate};

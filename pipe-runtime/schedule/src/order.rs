@@ -1,4 +1,5 @@
-use crate::{Action, Kind, Schedule};
+use crate::index::Index;
+use crate::{Action, Schedule};
 
 /// One action of an [`Order`], with what it waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,21 +41,25 @@ fn waiting(heads: &[(usize, Action)]) -> String {
 impl Schedule {
     /// The total order of the actions.
     ///
-    /// A forward waits for the stage before it, a backward for the stage after it and for its own graph (the forward, or the recomputation if
-    /// there is one in the list). What is not in the lists at all counts as done: the backward half of a schedule can be ordered alone.
+    /// A forward waits for the stage before it. A backward, whole or for the inputs, waits for its own graph (the forward, and the recomputation
+    /// if there is one in the lists) and for the backward of the stage after it, whole or for the inputs, whichever the lists have. A backward for the
+    /// parameters waits for the one for the inputs. What is not in the lists at all counts as done: the backward half
+    /// of a schedule can be ordered alone.
     pub fn order(&self) -> Result<Order, Stuck> {
-        let mut positions = std::collections::BTreeMap::new();
-        let mut listed = std::collections::BTreeSet::new();
-        listed.extend(self.ranks.iter().flatten().copied());
-
+        const NOT_YET: usize = usize::MAX;
+        let index = Index::new(self);
+        let mut positions = vec![NOT_YET; index.len()];
         let mut next = vec![0; self.ranks.len()];
-        let mut order = Order { steps: Vec::with_capacity(listed.len()), ranks: vec![Vec::new(); self.ranks.len()] };
-        while order.steps.len() < self.ranks.iter().map(Vec::len).sum() {
-            let mut tick: Vec<(usize, Action)> = Vec::new();
+        let mut order = Order {
+            steps: Vec::with_capacity(index.len()),
+            ranks: self.ranks.iter().map(|list| Vec::with_capacity(list.len())).collect(),
+        };
+        let mut tick: Vec<(usize, Action)> = Vec::new();
+        while order.steps.len() < index.len() {
             for (rank, list) in self.ranks.iter().enumerate() {
                 let Some(&action) = list.get(next[rank]) else { continue };
-                let ready = |needed: Action| !listed.contains(&needed) || positions.contains_key(&needed);
-                if self.needs(action).all(ready) {
+                let mut needed = action.needs(self.stages).filter_map(|needed| index.find(needed));
+                if needed.all(|number| positions[number] != NOT_YET) {
                     tick.push((rank, action));
                 }
             }
@@ -64,37 +69,25 @@ impl Schedule {
                 return Err(Stuck(heads.collect()));
             }
             tick.sort_by_key(|(_, action)| action.stage);
-            for (rank, action) in tick {
-                let on_other_ranks =
-                    |needed: &Action| positions.get(needed).copied().filter(|&p: &usize| order.steps[p].rank != rank);
-                let after = self.needs(action).filter_map(|needed| on_other_ranks(&needed)).collect();
-                positions.insert(action, order.steps.len());
+            for (rank, action) in tick.drain(..) {
+                let needed = action.needs(self.stages).filter_map(|needed| index.find(needed));
+                let after =
+                    needed.map(|number| positions[number]).filter(|&position| order.steps[position].rank != rank);
+                let step = Step { action, rank, after: after.collect() };
+                positions[index.first(rank) + next[rank]] = order.steps.len();
                 order.ranks[rank].push(order.steps.len());
-                order.steps.push(Step { action, rank, after });
+                order.steps.push(step);
                 next[rank] += 1;
             }
         }
         Ok(order)
-    }
-
-    fn needs(&self, action: Action) -> impl Iterator<Item = Action> + use<> {
-        let Action { kind, stage, micro_batch } = action;
-        let needed = match kind {
-            Kind::Forward => [stage.checked_sub(1).map(|before| Action::forward(before, micro_batch)), None],
-            Kind::Recompute => [Some(Action::forward(stage, micro_batch)), None],
-            Kind::Backward => [
-                Some(Action::forward(stage, micro_batch)),
-                (stage + 1 < self.stages).then(|| Action::backward(stage + 1, micro_batch)),
-            ],
-        };
-        needed.into_iter().flatten()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gpipe;
+    use crate::{Kind, gpipe};
     use proptest::prelude::*;
 
     #[test]

@@ -12,6 +12,11 @@ pub struct Schedule {
 }
 
 impl Schedule {
+    /// All actions, rank by rank, each rank's in the order of its list.
+    pub fn actions(&self) -> impl Iterator<Item = Action> + '_ {
+        self.ranks.iter().flatten().copied()
+    }
+
     /// The forward actions alone, in the same order.
     pub fn forward(&self) -> Self {
         self.only(|kind| kind == Kind::Forward)

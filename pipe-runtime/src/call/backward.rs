@@ -8,7 +8,7 @@ use super::forward::Call;
 use super::io::Recorded;
 use super::{Table, lock, step};
 use crate::engine::Job;
-use crate::torch::{Modes, Parameters, Sums};
+use crate::torch::{Modes, Parameters, Sums, TorchError};
 use crate::{Failure, Phase, Result};
 
 /// A gradient of one tensor of a parcel, with the tensor's position in it.
@@ -17,6 +17,7 @@ pub(super) type Slot = (usize, Tensor);
 /// The pipelined backward of a call.
 pub(super) struct BackwardRun {
     call: Arc<Call>,
+    order: Arc<Order>,
     keep_graph: bool,
     parameters: Arc<Parameters>,
     /// The modes of the thread that asked for the backward.
@@ -28,8 +29,15 @@ pub(super) struct BackwardRun {
 }
 
 impl BackwardRun {
-    pub(super) fn new(call: Arc<Call>, keep_graph: bool, parameters: Arc<Parameters>) -> Result<Self> {
+    /// Over the steps of `order`, which may also hold steps that are not the backward's.
+    pub(super) fn new(
+        call: Arc<Call>,
+        order: Arc<Order>,
+        keep_graph: bool,
+        parameters: Arc<Parameters>,
+    ) -> Result<Self> {
         Ok(Self {
+            order,
             gradients: Table::new(call.network.routes.len(), call.micro_batches),
             sums: call.network.stages.iter().map(|_| Mutex::default()).collect(),
             modes: Modes::capture()?,
@@ -50,24 +58,60 @@ impl BackwardRun {
         Ok(total)
     }
 
+    /// One of the three kinds of backward.
+    pub(super) fn perform_backward(&self, action: Action) -> Result<(), Failure> {
+        let cx = self.call.context(action, false);
+        step(Phase::Backward, &cx, || match action.kind {
+            Kind::BackwardWeight => self.backward_weight(action),
+            _ => self.backward(action),
+        })
+    }
+
     fn backward(&self, action: Action) -> Result<(), String> {
-        let Action { stage, micro_batch, .. } = action;
+        let Action { kind, stage, micro_batch } = action;
         let taken = self.call.held.at(stage, micro_batch).recorded.take();
         let mut recorded = taken.ok_or("its state was freed by an earlier backward")?;
-        let found = self.run_graph(action, &mut recorded)?;
+        let again = self.keep_graph && !self.call.recomputes(micro_batch);
+        let seeds = self.seeds(action, &recorded)?;
+        let found = match kind {
+            Kind::BackwardInput => recorded.graph.backward_input(&seeds),
+            _ => self.with_sums(stage, |sums| recorded.graph.backward(&seeds, self.keep_graph, &self.parameters, sums)),
+        };
+        let found = match found {
+            Ok(found) => found,
+            Err(error) => {
+                if again {
+                    self.call.held.at(stage, micro_batch).recorded = Some(recorded);
+                }
+                return Err(error.to_string());
+            }
+        };
         for (&(port, position), gradient) in recorded.received.iter().zip(found) {
             if let Some(gradient) = gradient {
                 self.gradients.at(port, micro_batch).push((position, gradient));
             }
         }
-        // A recomputed graph is made anew for each backward.
-        if self.keep_graph && !self.call.recomputes(micro_batch) {
+        // A recomputed graph is made anew for each backward; that of a split backward has its second half to come.
+        if again || kind == Kind::BackwardInput {
             self.call.held.at(stage, micro_batch).recorded = Some(recorded);
+        } else {
+            self.call.kept[stage].fall();
         }
         Ok(())
     }
 
-    fn run_graph(&self, action: Action, recorded: &mut Recorded) -> Result<Vec<Option<Tensor>>, String> {
+    fn backward_weight(&self, action: Action) -> Result<(), String> {
+        let Action { stage, micro_batch, .. } = action;
+        let taken = self.call.held.at(stage, micro_batch).recorded.take();
+        let mut recorded = taken.ok_or("the backward for its inputs has not run")?;
+        self.with_sums(stage, |sums| recorded.graph.backward_weight(&self.parameters, sums))
+            .map_err(|error| error.to_string())?;
+        self.call.kept[stage].fall();
+        Ok(())
+    }
+
+    /// The gradients that have arrived for the graph's roots, on its device.
+    fn seeds(&self, action: Action, recorded: &Recorded) -> Result<Vec<Option<Tensor>>, String> {
         let device = self.call.network.stages[action.stage].device;
         let mut seeds = Vec::with_capacity(recorded.roots.len());
         for &(port, position) in &recorded.roots {
@@ -81,26 +125,32 @@ impl BackwardRun {
                 other => other,
             });
         }
-        let mut sums = lock(&self.sums[action.stage]);
+        Ok(seeds)
+    }
+
+    fn with_sums<T>(
+        &self,
+        stage: usize,
+        body: impl FnOnce(&mut Sums) -> Result<T, TorchError>,
+    ) -> Result<T, TorchError> {
+        let mut sums = lock(&self.sums[stage]);
         if sums.is_none() {
-            *sums = Some(Sums::new().map_err(|error| error.to_string())?);
+            *sums = Some(Sums::new()?);
         }
-        let sums = sums.as_mut().expect("made above");
-        recorded.graph.backward(&seeds, self.keep_graph, &self.parameters, sums).map_err(|error| error.to_string())
+        body(sums.as_mut().expect("made above"))
     }
 }
 
 impl Job for BackwardRun {
     fn order(&self) -> &Order {
-        &self.call.orders.backward
+        &self.order
     }
 
     fn perform(&self, action: Action) -> Result<(), Failure> {
-        if action.kind == Kind::Recompute {
-            return self.call.recompute(action, self.keep_graph);
+        match action.kind {
+            Kind::Recompute => self.call.recompute(action, self.keep_graph, None),
+            _ => self.perform_backward(action),
         }
-        let cx = self.call.context(action, false);
-        step(Phase::Backward, &cx, || self.backward(action))
     }
 
     fn enter(&self) -> Result<Box<dyn Any>> {

@@ -1,8 +1,10 @@
-use tch::Device;
+use tch::{Device, Tensor};
 
 use super::give_up;
+use crate::Context;
 use crate::flow::{Flow, Item, Packer, Parcel, Unpacker};
 use crate::graph::Port;
+use crate::model::Model;
 use crate::torch::{StageGraph, version};
 
 /// What a stage receives and sends while it runs one micro-batch.
@@ -23,6 +25,17 @@ pub(super) struct Recorded {
     pub(super) graph: StageGraph,
     pub(super) received: Vec<(usize, usize)>,
     pub(super) roots: Vec<(usize, usize)>,
+}
+
+/// The position of the loss among the tensors that the last stage gives back.
+pub(super) const LOSS: usize = usize::MAX;
+
+/// What the last stage does with its output while it trains.
+pub(super) struct Tail<'t> {
+    /// The port through which the output leaves.
+    pub(super) port: usize,
+    /// Makes the micro-batch's loss of it.
+    pub(super) loss: &'t mut dyn FnMut(Parcel, &Context) -> Tensor,
 }
 
 /// Whether the values that a stage sends want gradients.
@@ -66,12 +79,37 @@ impl<'a> Io<'a> {
         T::unpack(&mut Unpacker::new(parcel))
     }
 
+    /// What the caller handed in. That it flows is known from the model.
+    pub fn receive_input<M: Model>(&mut self, port: Port<M::Input>) -> M::Input {
+        self.receive(port)
+    }
+
+    /// What goes back to the caller.
+    pub fn send_output<M: Model>(&mut self, port: Port<M::Output>, value: M::Output) {
+        self.send(port, value);
+    }
+
     /// Sends a value through `port`. It leaves when the stage is done: a later in-place layer of the same stage
     /// still changes it, as it would without stages.
     pub fn send<T: Flow>(&mut self, port: Port<T>, value: T) {
         let mut packer = Packer::default();
         value.pack(&mut packer);
         self.sent.push((port.index, packer.finish()));
+    }
+
+    /// Lets `tail` make the loss of what was sent through the port to the caller. The loss becomes a root, the output itself a constant.
+    pub(super) fn end(&mut self, cx: &Context, tail: Tail<'_>) {
+        let Some((port, output)) = self.sent.iter_mut().find(|(port, _)| *port == tail.port) else { return };
+        let loss = (tail.loss)(output.share(), cx);
+        for item in &mut output.items {
+            item.tensor = item.tensor.detach();
+        }
+        if let Some(recorded) = &mut self.recorded {
+            let (_, is_root) = recorded.graph.send(&loss).unwrap_or_else(|error| give_up(error.to_string()));
+            if is_root {
+                recorded.roots.push((*port, LOSS));
+            }
+        }
     }
 
     /// What was sent, cut off from the stage's graph, which comes back too if one was recorded.

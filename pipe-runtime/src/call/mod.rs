@@ -2,12 +2,15 @@
 
 mod backward;
 mod forward;
+mod gauge;
 mod io;
 mod node;
+mod train;
 
 pub(crate) use forward::Call;
 pub use io::Io;
 pub(crate) use node::attach_node;
+pub(crate) use train::TrainRun;
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};

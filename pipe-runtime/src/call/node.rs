@@ -1,19 +1,24 @@
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+use pipe_schedule::Order;
 use tch::Tensor;
 
 use super::backward::BackwardRun;
 use super::forward::Call;
-use crate::Result;
+use super::lock;
 use crate::flow::Parcel;
-use crate::torch::{Backward, GradMode, Parameters, attach};
+use crate::torch::{Backward, GradMode, Parameters, attach, version};
+use crate::{Error, Result};
 
 /// The call as one node of the caller's graph: between the micro-batches that the caller's mini-batch was split into, with the parameters, and
 /// the micro-batches' outputs. Splitting and joining are ordinary operators of the caller's graph.
 struct CallNode {
     call: Arc<Call>,
+    order: Arc<Order>,
     parameters: Arc<Parameters>,
     parameter_count: usize,
+    /// The parameters and how often they had been changed in place, if something is to be recomputed with them.
+    versions: Mutex<Vec<(Tensor, u64)>>,
     /// How many tensors each micro-batch of the input has.
     inputs: usize,
     /// Which tensor each output is: (micro-batch, position in its parcel).
@@ -31,8 +36,13 @@ pub(crate) fn attach_node(
         (0..parcel.items.len()).map(move |position| (micro_batch, position)).collect::<Vec<_>>()
     };
     let node = CallNode {
+        order: call.backward_order()?,
         parameters: Arc::new(Parameters::new(parameters)?),
         parameter_count: parameters.len(),
+        versions: Mutex::new(match call.recomputes(0) {
+            true => parameters.iter().map(|tensor| (tensor.shallow_clone(), version(tensor))).collect(),
+            false => Vec::new(),
+        }),
         inputs: inputs.first().map_or(0, |parcel| parcel.items.len()),
         outputs: outputs.iter().enumerate().flat_map(positions).collect(),
         call,
@@ -52,7 +62,7 @@ pub(crate) fn attach_node(
 }
 
 impl Backward for CallNode {
-    fn backward(&mut self, gradients: Vec<Option<Tensor>>, keep_graph: bool) -> Result<Vec<Option<Tensor>>, String> {
+    fn backward(&self, gradients: Vec<Option<Tensor>>, keep_graph: bool) -> Result<Vec<Option<Tensor>>, String> {
         self.run(gradients, keep_graph).map_err(|error| error.to_string())
     }
 
@@ -64,9 +74,16 @@ impl Backward for CallNode {
 impl CallNode {
     fn run(&self, gradients: Vec<Option<Tensor>>, keep_graph: bool) -> Result<Vec<Option<Tensor>>> {
         let _constant = GradMode::set(false);
+        if lock(&self.versions).iter().any(|(tensor, then)| version(tensor) != *then) {
+            return Err(Error::Setting(
+                "a parameter was modified by an in-place operation between the forward and its backward, which would recompute with it"
+                    .into(),
+            ));
+        }
         let network = &self.call.network;
         let (input, output) = network.ends();
-        let run = Arc::new(BackwardRun::new(Arc::clone(&self.call), keep_graph, Arc::clone(&self.parameters))?);
+        let (call, order) = (Arc::clone(&self.call), Arc::clone(&self.order));
+        let run = Arc::new(BackwardRun::new(call, order, keep_graph, Arc::clone(&self.parameters))?);
         for (gradient, &(micro_batch, position)) in gradients.into_iter().zip(&self.outputs) {
             run.gradients.at(output, micro_batch).extend(gradient.map(|gradient| (position, gradient)));
         }

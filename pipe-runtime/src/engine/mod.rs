@@ -10,14 +10,14 @@
 
 mod progress;
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::hint::spin_loop;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use pipe_schedule::{Action, Order};
+use pipe_schedule::{Action, Order, Step};
 
 pub(crate) use progress::Ended;
 use progress::Progress;
@@ -34,6 +34,11 @@ pub(crate) trait Job: Send + Sync {
 
     /// Performs one. Panics inside it must have been caught.
     fn perform(&self, action: Action) -> Result<(), Failure>;
+
+    /// Puts back what the job has changed, after it failed and before another one starts.
+    fn undo(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// Prepares the thread that is about to perform steps of this job (modes, intra-op threads); what it returns puts everything back when dropped.
     fn enter(&self) -> Result<Box<dyn std::any::Any>>;
@@ -68,8 +73,16 @@ struct Run {
     number: u64,
     job: Arc<dyn Job>,
     progress: Progress<Error>,
+    /// The rank that only the caller serves.
+    reserved: Option<usize>,
     /// Set when it is over, for its caller to take.
     over: bool,
+}
+
+/// What the calling thread does itself: all steps of one rank. Unlike a [`Job`], it may borrow from the caller.
+pub(crate) struct Local<'a> {
+    pub(crate) rank: usize,
+    pub(crate) perform: &'a mut dyn FnMut(Action) -> Result<(), Failure>,
 }
 
 /// The ranks that a thread serves.
@@ -120,8 +133,13 @@ impl Engine {
 
     /// Runs a job to its end, the calling thread helping. One job at a time: a second caller waits for the first.
     pub(crate) fn run(&self, job: Arc<dyn Job>) -> Result<()> {
+        self.run_with(job, None)
+    }
+
+    /// As [`run`](Self::run); the steps of one rank are performed by `local` on the calling thread.
+    pub(crate) fn run_with(&self, job: Arc<dyn Job>, mut local: Option<Local<'_>>) -> Result<()> {
         let shared = &*self.shared;
-        if PERFORMING.get() == shared.address() {
+        if PERFORMING.with_borrow(|engines| engines.contains(&shared.address())) {
             return Err(Error::Setting("a layer cannot run the pipeline that it is part of".into()));
         }
         let _entered = job.enter()?;
@@ -133,18 +151,28 @@ impl Engine {
         let number = state.runs;
         let progress = Progress::new(job.order());
         let over = progress.is_over(job.order());
-        state.run = Some(Run { number, job, progress, over });
+        let reserved = local.as_ref().map(|local| local.rank);
+        state.run = Some(Run { number, job, progress, reserved, over });
         shared.announce(&state);
 
         let mut last = None;
         loop {
-            let (next, step) = shared.step(state, &self.caller, &mut last);
+            let (next, step) = shared.step(state, &self.caller, &mut last, local.as_mut());
             state = next;
             if state.run.as_ref().is_some_and(|run| run.over) {
                 break;
             }
             if !step {
                 state = shared.wait(state);
+            }
+        }
+        let failed = state.run.as_ref().filter(|run| run.progress.has_failed()).map(|run| Arc::clone(&run.job));
+        if let Some(job) = failed {
+            drop(state);
+            let undone = job.undo();
+            state = shared.lock();
+            if let (Err(error), Some(run)) = (undone, &mut state.run) {
+                run.progress.abort(error);
             }
         }
         let run = state.run.take();
@@ -176,8 +204,8 @@ impl Drop for Engine {
 }
 
 thread_local! {
-    /// The engine of whose job this thread performs a step; 0 for none. A step that started another run of its own engine would wait for itself.
-    static PERFORMING: Cell<usize> = const { Cell::new(0) };
+    /// The engines of whose jobs this thread performs steps, the innermost last. A step that started another run of one of them would wait for itself.
+    static PERFORMING: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Shared {
@@ -255,7 +283,7 @@ impl Shared {
                 }
                 continue;
             }
-            let (next, stepped) = self.step(state, executor, &mut last);
+            let (next, stepped) = self.step(state, executor, &mut last, None);
             state = next;
             if !stepped && !state.closing {
                 state = self.wait(state);
@@ -263,24 +291,32 @@ impl Shared {
         }
     }
 
-    /// Performs one step of the current run, if one is ready for this executor: rather on the rank it served last, whose memory is in its cache.
+    /// Performs one step of the current run, if one is ready for this executor: rather on the rank that it alone serves, then on the one it served
+    /// last, whose memory is in its cache.
     fn step<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,
         executor: &Executor,
         last: &mut Option<usize>,
+        local: Option<&mut Local<'_>>,
     ) -> (MutexGuard<'a, State>, bool) {
         let Some(run) = state.run.as_mut().filter(|run| !run.over) else { return (state, false) };
         let job = Arc::clone(&run.job);
         let order = job.order();
-        let preferred = last.iter().chain(&executor.ranks).copied();
-        let Some(step) = run.progress.start(order, preferred) else { return (state, false) };
-        *last = Some(order.steps[step].rank);
+        let own = local.as_ref().map(|local| local.rank);
+        let reserved = run.reserved;
+        let others = last.iter().chain(&executor.ranks).copied().filter(|&rank| Some(rank) != reserved);
+        let Some(step) = run.progress.start(order, own.into_iter().chain(others)) else { return (state, false) };
+        let Step { action, rank, .. } = order.steps[step];
+        *last = Some(rank);
         drop(state);
 
-        let outer = PERFORMING.replace(self.address());
-        let result = job.perform(order.steps[step].action);
-        PERFORMING.set(outer);
+        PERFORMING.with_borrow_mut(|engines| engines.push(self.address()));
+        let result = match local.filter(|local| local.rank == rank) {
+            Some(local) => (local.perform)(action),
+            None => job.perform(action),
+        };
+        PERFORMING.with_borrow_mut(|engines| engines.pop());
 
         let mut state = self.lock();
         if let Some(run) = state.run.as_mut() {

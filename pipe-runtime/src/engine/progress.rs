@@ -65,7 +65,11 @@ impl<E> Progress<E> {
 
     /// Lets nothing more start, because of something outside any step.
     pub(crate) fn abort(&mut self, error: E) {
-        self.failure.get_or_insert((0, error));
+        self.failure = Some((0, error));
+    }
+
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failure.is_some()
     }
 
     /// Whether nothing runs and nothing can start any more.

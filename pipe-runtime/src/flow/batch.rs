@@ -7,7 +7,10 @@ use crate::{Error, Result};
 
 /// Splits a mini-batch into at most `chunks` micro-batches along dimension 0, as `torch.chunk` does: all of `ceil(rows / chunks)` rows but the last
 /// ones. An empty mini-batch is one empty micro-batch. What is not a tensor, or is wrapped in `Replicate`, goes whole to each.
-pub(crate) fn scatter(batch: &Parcel, chunks: usize) -> Result<(Vec<Parcel>, MiniBatch)> {
+///
+/// A part of a tensor that wants a gradient (if `gradients` are recorded) belongs to the caller's graph. Any other is a tensor of its own on the same memory: an
+/// in-place operation on one micro-batch is none on the others.
+pub(crate) fn scatter(batch: &Parcel, chunks: usize, gradients: bool) -> Result<(Vec<Parcel>, MiniBatch)> {
     let mut count = None;
     let mut rows = Vec::new();
     let mut pieces = Vec::with_capacity(batch.items.len());
@@ -16,15 +19,18 @@ pub(crate) fn scatter(batch: &Parcel, chunks: usize) -> Result<(Vec<Parcel>, Min
             pieces.push(None);
             continue;
         }
-        let split = chunk(&item.tensor, chunks)?;
+        let mut split = chunk(&item.tensor, chunks)?;
+        if !(gradients && item.needs_gradient) {
+            split = split.iter().map(|part| part.f_data()).collect::<Result<_, _>>()?;
+        }
         let expected = *count.get_or_insert_with(|| {
             rows = split.iter().map(|part| part.size()[0]).collect();
             split.len()
         });
         if split.len() != expected {
             return Err(Error::Input(format!(
-                "Found different number of chunks produced for inputs: {expected} and {}. The inputs must have the same \
-                 number of rows (dimension 0); wrap those that go whole to every micro-batch in `Replicate`",
+                "Found different number of chunks produced for inputs: {expected} and {}. Give them rows (dimension 0) that \
+                 split alike; wrap what goes whole to every micro-batch in `Replicate`",
                 split.len()
             )));
         }
@@ -38,7 +44,7 @@ pub(crate) fn scatter(batch: &Parcel, chunks: usize) -> Result<(Vec<Parcel>, Min
     let parcels = (0..count)
         .map(|index| {
             let piece = |(item, split): (&Item, &Option<Vec<Tensor>>)| match split {
-                Some(split) => Item { tensor: split[index].shallow_clone(), ..*item },
+                Some(split) => Item::new(split[index].shallow_clone(), item),
                 None => item.share(),
             };
             Parcel { items: batch.items.iter().zip(&pieces).map(piece).collect(), rest: batch.rest.clone() }
@@ -102,7 +108,7 @@ mod tests {
 
     #[test]
     fn splits_by_ceiling_division() {
-        let split = |rows_in, chunks| rows(&scatter(&parcel(zeros(rows_in)), chunks).unwrap().0);
+        let split = |rows_in, chunks| rows(&scatter(&parcel(zeros(rows_in)), chunks, true).unwrap().0);
         assert_eq!(split(5, 4), [2, 2, 1]);
         assert_eq!(split(6, 4), [2, 2, 2]);
         assert_eq!(split(2, 4), [1, 1]);
@@ -113,17 +119,17 @@ mod tests {
 
     #[test]
     fn inputs_that_disagree_are_named() {
-        let error = scatter(&parcel((zeros(3), zeros(4))), 4).unwrap_err().to_string();
+        let error = scatter(&parcel((zeros(3), zeros(4))), 4, true).unwrap_err().to_string();
         assert!(error.starts_with("Found different number of chunks produced for inputs: 3 and 4"), "{error}");
-        let error = scatter(&parcel((Replicate(zeros(3)), 7_i64)), 4).unwrap_err().to_string();
+        let error = scatter(&parcel((Replicate(zeros(3)), 7_i64)), 4, true).unwrap_err().to_string();
         assert!(error.starts_with("inputs do not have any tensors"), "{error}");
-        let error = scatter(&parcel(Tensor::from(1.0)), 2).unwrap_err().to_string();
+        let error = scatter(&parcel(Tensor::from(1.0)), 2, true).unwrap_err().to_string();
         assert!(error.contains("zero-dimensional"), "{error}");
     }
 
     #[test]
     fn what_is_replicated_goes_whole_to_each() {
-        let (parts, _) = scatter(&parcel((zeros(4), Replicate(zeros(3)), 7_i64, Some(zeros(4)))), 2).unwrap();
+        let (parts, _) = scatter(&parcel((zeros(4), Replicate(zeros(3)), 7_i64, Some(zeros(4)))), 2, true).unwrap();
         for part in parts {
             let (x, Replicate(mask), seven, tail) =
                 <(Tensor, Replicate<Tensor>, i64, Option<Tensor>)>::unpack(&mut Unpacker::new(part));
@@ -135,7 +141,7 @@ mod tests {
     fn joins_what_it_split() {
         let x = Tensor::arange(10, (Kind::Float, Device::Cpu)).view([5, 2]);
         type Pair = (Tensor, String);
-        let (parts, batch) = scatter(&parcel((x.shallow_clone(), "same".to_owned())), 3).unwrap();
+        let (parts, batch) = scatter(&parcel((x.shallow_clone(), "same".to_owned())), 3, true).unwrap();
         assert_eq!(batch.rows(), [2, 2, 1]);
         let parts = parts.into_iter().map(|part| Pair::unpack(&mut Unpacker::new(part))).collect();
         let (y, text) = Pair::join(parts, &batch).unwrap();

@@ -22,9 +22,9 @@ use crate::Result;
 /// Tensors, tuples, arrays, `Vec`, `Option`, numbers, `bool`, `String`, `Arc<T>` and [`Replicate`] flow. A value takes itself apart into
 /// tensors and the rest, and is put together from them in the same order.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot cross a stage boundary",
-    label = "this value would have to flow from one stage to another",
-    note = "tensors, tuples, arrays, `Vec`, `Option`, numbers, `bool`, `String`, `Arc<T>` and `Replicate<T>` can"
+    message = "`{Self}` cannot cross a stage boundary or be kept for a later layer",
+    label = "this value would have to be `Flow`",
+    note = "tensors, tuples, arrays, `Vec`, `Option`, numbers, `bool`, `String`, `Arc<T>` and `Replicate<T>` are, and by `#[derive(Flow)]` structs of them"
 )]
 pub trait Flow: Sized + Send + 'static {
     /// Takes the value apart.

@@ -34,6 +34,12 @@ pub(crate) enum Rest {
 }
 
 impl Item {
+    /// Part of a value, made of `tensor` as the whole is made of `whole`'s.
+    pub(crate) fn new(tensor: Tensor, whole: &Self) -> Self {
+        let version = version(&tensor);
+        Self { tensor, version, ..*whole }
+    }
+
     pub(crate) fn share(&self) -> Self {
         Self { tensor: self.tensor.shallow_clone(), ..*self }
     }

@@ -94,7 +94,7 @@ mod tests {
     fn batch(rows: i64, chunks: usize) -> MiniBatch {
         let mut packer = Packer::default();
         Tensor::zeros([rows], (Kind::Float, Device::Cpu)).pack(&mut packer);
-        scatter(&packer.finish(), chunks).unwrap().1
+        scatter(&packer.finish(), chunks, true).unwrap().1
     }
 
     #[test]

@@ -268,7 +268,7 @@ mod tests {
     fn two() -> MiniBatch {
         let mut packer = Packer::default();
         zeros(2).pack(&mut packer);
-        crate::flow::scatter(&packer.finish(), 2).unwrap().1
+        crate::flow::scatter(&packer.finish(), 2, true).unwrap().1
     }
 
     fn zeros(rows: i64) -> Tensor {

@@ -45,7 +45,8 @@ impl Default for DeferredBatchNormConfig {
 #[derive(Debug)]
 struct Pending {
     call: u64,
-    micro_batches: usize,
+    /// Which micro-batches have passed; a layer that is run twice by another one counts once.
+    passed: Vec<bool>,
     rows: Option<Moments>,
 }
 
@@ -90,15 +91,15 @@ impl DeferredBatchNorm {
         // What a call that failed half-way left behind belongs to no mini-batch.
         let mut current = pending.take().filter(|pending| pending.call == cx.call_seed()).unwrap_or(Pending {
             call: cx.call_seed(),
-            micro_batches: 0,
+            passed: vec![false; cx.micro_batches()],
             rows: None,
         });
-        current.micro_batches += 1;
+        current.passed[cx.micro_batch()] = true;
         current.rows = match (current.rows, Moments::of(x)) {
             (Some(before), Some(new)) => Some(before.combined(&new)),
             (before, new) => before.or(new),
         };
-        if current.micro_batches < cx.micro_batches() {
+        if current.passed.contains(&false) {
             *pending = Some(current);
         } else if let Some(rows) = current.rows {
             self.commit(&rows);
@@ -109,7 +110,7 @@ impl DeferredBatchNorm {
         let weight = match (self.config.momentum, &self.batches) {
             (Some(momentum), _) => Tensor::from(momentum),
             (None, Some(batches)) => {
-                let _ = batches.data().f_add_scalar_(1.0);
+                batches.data().copy_(&(batches + 1.));
                 batches.reciprocal()
             }
             (None, None) => return,
@@ -118,7 +119,8 @@ impl DeferredBatchNorm {
         let update = |running: &Tensor, new: &Tensor| {
             let mut running = running.data();
             let weight = weight.to_kind(running.kind()).to_device(running.device());
-            let _ = running.lerp_tensor_(&new.to_kind(running.kind()), &weight);
+            let updated = running.lerp_tensor(&new.to_kind(running.kind()), &weight);
+            running.copy_(&updated);
         };
         update(&self.norm.running_mean, &rows.mean);
         // A single value says nothing about the variance.

@@ -16,7 +16,22 @@ macro_rules! opaque {
     )*};
 }
 
-opaque!(Graph, Parameters, Sums, ThreadLocalState, EnteredState);
+opaque!(Graph, Parameters, Sums, ThreadLocalState, EnteredState, Observation, BackwardClock);
+
+/// A layer read what another one had made.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Read {
+    /// Tells values apart.
+    pub(crate) value: u64,
+    /// The layer that made it, or changed it last; the first one for what the model takes.
+    pub(crate) from: i64,
+    /// The layer that read it.
+    pub(crate) to: i64,
+    pub(crate) bytes: i64,
+    /// 1 if a gradient comes back, else 0.
+    pub(crate) gradient: i64,
+}
 
 pub(super) type BackwardFn = extern "C" fn(
     state: *mut c_void,
@@ -47,12 +62,23 @@ unsafe extern "C" {
         sums: *mut Sums,
         received: *mut *mut C_tensor,
     ) -> c_int;
+    pub(super) fn pipe_graph_backward_input(
+        graph: *mut Graph,
+        gradients: *const *const C_tensor,
+        received: *mut *mut C_tensor,
+    ) -> c_int;
+    pub(super) fn pipe_graph_backward_weight(
+        graph: *mut Graph,
+        parameters: *const Parameters,
+        sums: *mut Sums,
+    ) -> c_int;
     pub(super) fn pipe_parameters_new() -> *mut Parameters;
     pub(super) fn pipe_parameters_free(parameters: *mut Parameters);
     pub(super) fn pipe_parameters_push(parameters: *mut Parameters, tensor: *const C_tensor) -> c_int;
     pub(super) fn pipe_sums_new() -> *mut Sums;
     pub(super) fn pipe_sums_free(sums: *mut Sums);
     pub(super) fn pipe_sums_merge(into: *mut Sums, from: *mut Sums) -> c_int;
+    pub(super) fn pipe_sums_commit(sums: *mut Sums, parameters: *const Parameters) -> c_int;
     pub(super) fn pipe_sums_take(sums: *mut Sums, index: usize, gradient: *mut *mut C_tensor) -> c_int;
 
     pub(super) fn pipe_node_attach(
@@ -87,6 +113,25 @@ unsafe extern "C" {
     pub(super) fn pipe_random_leave(before: c_int);
     pub(super) fn pipe_random_restart(seed: u64);
     pub(super) fn pipe_random_draw(number: *mut u64) -> c_int;
+
+    pub(super) fn pipe_sequence_number() -> u64;
+    pub(super) fn pipe_synchronize(on: *const C_tensor) -> c_int;
+    pub(super) fn pipe_observation_start(on: *const C_tensor, observation: *mut *mut Observation) -> c_int;
+    pub(super) fn pipe_observation_free(observation: *mut Observation);
+    pub(super) fn pipe_observation_layer(observation: *mut Observation, layer: i64);
+    pub(super) fn pipe_observation_read(observation: *mut Observation, tensor: *const C_tensor) -> c_int;
+    pub(super) fn pipe_observation_kept(observation: *mut Observation, layers: usize, bytes: *mut i64) -> c_int;
+    pub(super) fn pipe_observation_read_count(observation: *const Observation) -> usize;
+    pub(super) fn pipe_observation_reads(observation: *const Observation, reads: *mut Read) -> c_int;
+    pub(super) fn pipe_backward_clock_start(
+        on: *const C_tensor,
+        firsts: *const u64,
+        ends: *const u64,
+        layers: usize,
+        clock: *mut *mut BackwardClock,
+    ) -> c_int;
+    pub(super) fn pipe_backward_clock_free(clock: *mut BackwardClock);
+    pub(super) fn pipe_backward_clock_read(clock: *mut BackwardClock, seconds: *mut f64) -> c_int;
 }
 
 /// Status of a shim call as a `Result`.

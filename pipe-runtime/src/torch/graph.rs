@@ -71,6 +71,29 @@ impl StageGraph {
     }
 }
 
+/// The backward in two halves: first for what was received, which the stage before waits for, then for the parameters.
+impl StageGraph {
+    /// As [`backward`](Self::backward), for the received values alone. The graph then holds what the other half needs, and no more.
+    pub(crate) fn backward_input(&mut self, gradients: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, TorchError> {
+        assert_eq!(gradients.len(), self.roots, "one gradient for each root");
+        let handed: Vec<_> = gradients.iter().map(|g| g.as_ref().map_or(ptr::null(), Tensor::as_ptr)).collect();
+        let mut received: Vec<*mut C_tensor> = vec![ptr::null_mut(); self.received];
+        // SAFETY: as in `backward`.
+        ffi::check(unsafe {
+            ffi::pipe_graph_backward_input(self.graph.as_ptr(), handed.as_ptr(), received.as_mut_ptr())
+        })?;
+        Ok(received.into_iter().map(ffi::take).collect())
+    }
+
+    /// Adds the parameters' gradients to `sums`, after [`backward_input`](Self::backward_input).
+    pub(crate) fn backward_weight(&mut self, parameters: &Parameters, sums: &mut Sums) -> Result<(), TorchError> {
+        // SAFETY: three live handles, of which the two that are written are borrowed exclusively.
+        ffi::check(unsafe {
+            ffi::pipe_graph_backward_weight(self.graph.as_ptr(), parameters.0.as_ptr(), sums.0.as_ptr())
+        })
+    }
+}
+
 impl Drop for StageGraph {
     fn drop(&mut self) {
         // SAFETY: made by `pipe_graph_new`, freed once.
@@ -123,6 +146,12 @@ impl Sums {
     pub(crate) fn merge(&mut self, other: Self) -> Result<(), TorchError> {
         // SAFETY: two different live handles, one borrowed exclusively and one owned.
         ffi::check(unsafe { ffi::pipe_sums_merge(self.0.as_ptr(), other.0.as_ptr()) })
+    }
+
+    /// Adds the sums to the parameters' own `.grad`; where there is none, the sum becomes it.
+    pub(crate) fn commit(self, parameters: &Parameters) -> Result<(), TorchError> {
+        // SAFETY: two live handles; no graph that could write the same gradients runs now.
+        ffi::check(unsafe { ffi::pipe_sums_commit(self.0.as_ptr(), parameters.0.as_ptr()) })
     }
 
     /// Moves the gradient of parameter `index` out; `None` if nothing reached it.

@@ -5,12 +5,14 @@ mod ffi;
 mod graph;
 mod modes;
 mod node;
+mod profile;
 mod random;
 
 pub use autocast::autocast;
 pub(crate) use graph::{Parameters, StageGraph, Sums};
 pub(crate) use modes::{GradMode, Modes, grad_enabled, version};
 pub(crate) use node::{Backward, attach};
+pub(crate) use profile::{BackwardClock, Observation, Read, sequence_number, synchronize};
 pub(crate) use random::{RandomStreams, draw_seed, restart_stream};
 
 /// A failed call into libtorch; the message is libtorch's own.

@@ -8,9 +8,11 @@ use torch_sys::C_tensor;
 use super::{TorchError, ffi};
 
 /// What the node of a call does when the caller's backward reaches it.
-pub(crate) trait Backward: Send {
+///
+/// Several threads may walk one graph, so it is shared.
+pub(crate) trait Backward: Send + Sync {
     /// Gradients of the node's inputs, in order, from those of its outputs (`None`: no gradient).
-    fn backward(&mut self, gradients: Vec<Option<Tensor>>, keep_graph: bool) -> Result<Vec<Option<Tensor>>, String>;
+    fn backward(&self, gradients: Vec<Option<Tensor>>, keep_graph: bool) -> Result<Vec<Option<Tensor>>, String>;
 
     /// How many outputs and inputs the node has.
     fn arity(&self) -> (usize, usize);
@@ -55,8 +57,8 @@ extern "C" fn run(
     message: *mut *mut c_char,
 ) -> c_int {
     let outcome = catch_unwind(AssertUnwindSafe(|| {
-        // SAFETY: made in `attach` and not dropped yet: the node runs its backward and frees its state under libtorch's own order.
-        let state = unsafe { &mut *state.cast::<State>() };
+        // SAFETY: made in `attach`, and the node holds on to it while this runs; it is only ever shared.
+        let state = unsafe { &*state.cast::<State>() };
         let (outputs, inputs) = state.arity();
         let gradients = (0..outputs).map(|i| {
             // SAFETY: the shim passes one pointer per output; a shallow clone keeps the tensor alive beyond the call.

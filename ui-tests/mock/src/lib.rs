@@ -4,7 +4,9 @@
 
 #[path = "rt.rs"]
 pub mod __rt;
+mod movable;
 pub mod nn;
+mod with_skips;
 
 pub use __rt::{Context, Flow, Layer};
 pub use nn::Tensor;

@@ -5,7 +5,9 @@ use std::ops::Deref;
 
 use crate::nn::ModuleT;
 
+pub use crate::movable::{movable, movable_part};
 pub use crate::nn::{Path, Tensor};
+pub use crate::with_skips::with_skips;
 pub use pipe_macros::__Pipeline;
 
 pub type Result<T> = std::result::Result<T, Error>;
@@ -32,9 +34,9 @@ impl<M: ModuleT> Layer<Tensor> for M {
 }
 
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot cross a stage boundary",
-    label = "this value would have to flow from one stage to another",
-    note = "tensors, tuples, arrays, `Vec`, `Option`, numbers, `bool`, `String`, `Arc<T>` and `Replicate<T>` can"
+    message = "`{Self}` cannot cross a stage boundary or be kept for a later layer",
+    label = "this value would have to be `Flow`",
+    note = "tensors, tuples, arrays, `Vec`, `Option`, numbers, `bool`, `String`, `Arc<T>` and `Replicate<T>` are, and by `#[derive(Flow)]` structs of them"
 )]
 pub trait Flow: Sized + Send + 'static {}
 
@@ -83,7 +85,7 @@ impl<L> Repeat for Vec<L> {
     type Layer = L;
 }
 
-pub struct Repeated<L>(PhantomData<L>);
+pub struct Repeated<L>(pub(crate) PhantomData<L>);
 
 pub trait Each {
     type Layer;
@@ -126,7 +128,7 @@ impl<T> Copy for Port<T> {}
 pub struct Graph;
 
 impl Graph {
-    pub fn input<T: Flow>(&mut self) -> Port<T> {
+    pub fn input<M: Model>(&mut self) -> Port<M::Input> {
         Port(PhantomData)
     }
 
@@ -134,7 +136,7 @@ impl Graph {
         Port(PhantomData)
     }
 
-    pub fn output<T: Flow>(&mut self) -> Port<T> {
+    pub fn output<M: Model>(&mut self) -> Port<M::Output> {
         Port(PhantomData)
     }
 
@@ -153,6 +155,12 @@ impl Io<'_> {
         unreachable!()
     }
 
+    pub fn receive_input<M: Model>(&mut self, port: Port<M::Input>) -> M::Input {
+        unreachable!()
+    }
+
+    pub fn send_output<M: Model>(&mut self, port: Port<M::Output>, value: M::Output) {}
+
     pub fn send<T: Flow>(&mut self, port: Port<T>, value: T) {}
 }
 
@@ -169,6 +177,31 @@ pub trait Model {
     type Output: Flow;
     const PLAN: Plan;
     const DEFAULTS: Defaults;
+}
+
+pub struct Nested<L>(PhantomData<L>);
+
+impl<M: Pipeline> Nested<M> {
+    pub const HAS_DEVICES: bool = true;
+}
+
+pub trait NestedByDefault {
+    const HAS_DEVICES: bool = false;
+}
+
+impl<L> NestedByDefault for Nested<L> {}
+
+#[track_caller]
+pub const fn nests(has_devices: bool) {
+    assert!(
+        !has_devices,
+        "this model has devices of its own, so it does not nest as a layer\n\nhelp: remove its `#[device]`, `#[devices]` and \
+         `#[stage]`: without devices it is a block and runs where the outer model says"
+    );
+}
+
+pub fn output<M: Model>(value: M::Output) -> M::Output {
+    value
 }
 
 pub trait Pipeline: Model + Sized + 'static {

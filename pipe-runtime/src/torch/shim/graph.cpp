@@ -1,52 +1,15 @@
-// One stage's autograd graph for one micro-batch: cut off at the values that the stage receives (the boundary)
-// and at the parameters; its roots are the values that the stage sends.
-#include "shim.h"
+#include "graph.h"
 
+#include <c10/core/AutogradState.h>
 #include <torch/csrc/autograd/engine.h>
-#include <torch/csrc/autograd/functions/accumulate_grad.h>
-#include <torch/csrc/autograd/variable.h>
+#include <torch/csrc/autograd/utils/grad_layout_contract.h>
 
-#include <unordered_map>
 #include <unordered_set>
 
-using torch::autograd::AccumulateGrad;
-using torch::autograd::Edge;
-using torch::autograd::edge_list;
-using torch::autograd::Node;
-using torch::autograd::variable_list;
-
-namespace {
-
-// Where a stage's graph ends on the input side. A node rather than a detached leaf, so that a stage may
-// begin with an in-place layer. The engine captures the gradients that arrive here; it never runs the node.
-struct Boundary : public Node {
-  variable_list apply(variable_list&&) override {
-    return {};
-  }
-  std::string name() const override {
-    return "PipelineBoundary";
-  }
-};
-
-struct Graph {
-  std::shared_ptr<Boundary> boundary;
-  uint32_t received = 0;
-  edge_list roots;
-};
-
-// The trainable parameters of a model, in the order in which the caller's node lists them.
-struct Parameters {
-  std::vector<at::Tensor> tensors;
-  std::unordered_map<at::TensorImpl*, size_t> index;
-};
-
-// One stage's gradients, summed over micro-batches in private until the caller's node commits them.
-struct Sums {
-  std::vector<at::Tensor> gradients;
-};
+namespace pipe {
 
 // The leaves of the graph below `roots`, other than its boundary.
-std::vector<AccumulateGrad*> leaves(const edge_list& roots, const Node* boundary) {
+static std::vector<AccumulateGrad*> leaves(const edge_list& roots, const Node* boundary) {
   std::vector<AccumulateGrad*> found;
   std::unordered_set<Node*> seen;
   std::vector<Node*> open;
@@ -66,6 +29,9 @@ std::vector<AccumulateGrad*> leaves(const edge_list& roots, const Node* boundary
       if (auto* leaf = dynamic_cast<AccumulateGrad*>(node)) {
         found.push_back(leaf);
       }
+      TORCH_CHECK(
+          !dynamic_cast<Boundary*>(node),
+          "a layer's graph reaches into another micro-batch: what a layer keeps from one to the next must be detached");
       continue;
     }
     for (const Edge& edge : next) {
@@ -75,7 +41,35 @@ std::vector<AccumulateGrad*> leaves(const edge_list& roots, const Node* boundary
   return found;
 }
 
-// Adds in place only where nobody else can see the memory: a gradient may be a view of another one.
+Reached reached(const edge_list& roots, const Node* boundary, const Parameters& parameters) {
+  Reached result;
+  for (AccumulateGrad* leaf : leaves(roots, boundary)) {
+    auto known = parameters.index.find(leaf->variable.unsafeGetTensorImpl());
+    TORCH_CHECK(
+        known != parameters.index.end(),
+        "a layer uses a trainable tensor of shape ",
+        leaf->variable.sizes(),
+        " that is not in the pipeline's vars: create it through the layer's path (`vars.layer().var(..)`) or call set_requires_grad(false)");
+    result.parameters.push_back(known->second);
+    result.targets.emplace_back(leaf->shared_from_this(), 0);
+  }
+  return result;
+}
+
+variable_list walk(const edge_list& roots, const variable_list& seeds, bool keep_graph, const edge_list& targets) {
+  struct OnThisThread {
+    bool before = c10::AutogradState::get_tls_state().get_multithreading_enabled();
+    OnThisThread() {
+      c10::AutogradState::get_tls_state().set_multithreading_enabled(false);
+    }
+    ~OnThisThread() {
+      c10::AutogradState::get_tls_state().set_multithreading_enabled(before);
+    }
+  } on_this_thread;
+  return torch::autograd::Engine::get_default_engine().execute(
+      roots, seeds, keep_graph, /*create_graph=*/false, /*accumulate_grad=*/false, targets);
+}
+
 void accumulate(at::Tensor& sum, at::Tensor&& gradient) {
   if (!sum.defined()) {
     sum = std::move(gradient);
@@ -88,7 +82,21 @@ void accumulate(at::Tensor& sum, at::Tensor&& gradient) {
   }
 }
 
-} // namespace
+void accumulate_reached(Sums& sums, const Parameters& parameters, const Reached& reached, variable_list&& found, size_t first) {
+  if (sums.gradients.size() < parameters.tensors.size()) {
+    sums.gradients.resize(parameters.tensors.size());
+  }
+  for (size_t i = 0; i < reached.parameters.size(); ++i) {
+    at::Tensor& gradient = found[first + i];
+    if (gradient.defined()) {
+      accumulate(sums.gradients[reached.parameters[i]], std::move(gradient));
+    }
+  }
+}
+
+} // namespace pipe
+
+using namespace pipe;
 
 extern "C" {
 
@@ -199,38 +207,52 @@ int pipe_graph_backward(
     for (uint32_t slot = 0; slot < graph->received; ++slot) {
       targets.emplace_back(graph->boundary, slot);
     }
-    std::vector<size_t> reached;
-    for (AccumulateGrad* leaf : leaves(roots, graph->boundary.get())) {
-      auto known = parameters->index.find(leaf->variable.unsafeGetTensorImpl());
-      TORCH_CHECK(
-          known != parameters->index.end(),
-          "a layer uses a trainable tensor of shape ",
-          leaf->variable.sizes(),
-          " that is not in the pipeline's vars: create it through the layer's path (`vars.layer().var(..)`) or call set_requires_grad(false)");
-      reached.push_back(known->second);
-      targets.emplace_back(leaf->shared_from_this(), 0);
-    }
+    Reached leaves = reached(roots, graph->boundary.get(), *parameters);
+    targets.insert(targets.end(), leaves.targets.begin(), leaves.targets.end());
     if (targets.empty()) {
       return;
     }
 
-    variable_list found = torch::autograd::Engine::get_default_engine().execute(
-        roots, seeds, keep_graph != 0, /*create_graph=*/false, /*accumulate_grad=*/false, targets);
+    variable_list found = walk(roots, seeds, keep_graph != 0, targets);
     seeds.clear();
 
     at::NoGradGuard no_grad;
     for (uint32_t slot = 0; slot < graph->received; ++slot) {
       received[slot] = found[slot].defined() ? new at::Tensor(std::move(found[slot])) : nullptr;
     }
-    if (sums->gradients.size() < parameters->tensors.size()) {
-      sums->gradients.resize(parameters->tensors.size());
-    }
-    for (size_t i = 0; i < reached.size(); ++i) {
-      at::Tensor& gradient = found[graph->received + i];
-      if (gradient.defined()) {
-        accumulate(sums->gradients[reached[i]], std::move(gradient));
+    accumulate_reached(*sums, *parameters, leaves, std::move(found), graph->received);
+  });
+}
+
+// Adds the sums to the parameters' own gradients, as libtorch's AccumulateGrad would: where there is none, the sum becomes it if nobody else can
+// see its memory. All that can fail comes before anything is changed.
+int pipe_sums_commit(Sums* sums, const Parameters* parameters) {
+  return pipe::guarded([&] {
+    at::NoGradGuard no_grad;
+    for (size_t i = 0; i < sums->gradients.size(); ++i) {
+      at::Tensor& sum = sums->gradients[i];
+      if (!sum.defined() || parameters->tensors[i].grad().defined()) {
+        continue;
+      }
+      bool alone = !sum.is_sparse() && sum.use_count() == 1 && sum.has_storage() && sum.storage().use_count() == 1;
+      if (!alone || !torch::autograd::utils::obeys_layout_contract(sum, parameters->tensors[i])) {
+        sum = sum.is_sparse() ? sum.clone() : torch::autograd::utils::clone_obey_contract(sum, parameters->tensors[i]);
       }
     }
+    for (size_t i = 0; i < sums->gradients.size(); ++i) {
+      at::Tensor& sum = sums->gradients[i];
+      if (sum.defined()) {
+        at::Tensor& gradient = parameters->tensors[i].mutable_grad();
+        if (!gradient.defined()) {
+          gradient = std::move(sum);
+        } else if (gradient.is_sparse() && !sum.is_sparse()) {
+          gradient = sum + gradient;
+        } else {
+          gradient.add_(sum);
+        }
+      }
+    }
+    sums->gradients.clear();
   });
 }
 

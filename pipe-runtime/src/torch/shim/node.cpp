@@ -8,6 +8,8 @@
 #include <torch/csrc/autograd/graph_task.h>
 #include <torch/csrc/autograd/variable.h>
 
+#include <mutex>
+
 using torch::autograd::Node;
 using torch::autograd::variable_list;
 
@@ -20,14 +22,19 @@ using DropMessageFn = void (*)(char* message);
 namespace {
 
 struct PipelineBackward : public Node {
-  void* state;
+  // Shared with every `apply` that runs: another thread may release it meanwhile.
+  std::shared_ptr<void> state;
   BackwardFn backward;
-  DropStateFn drop_state;
   DropMessageFn drop_message;
 
   variable_list apply(variable_list&& gradients) override {
+    std::shared_ptr<void> held;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      held = state;
+    }
     TORCH_CHECK(
-        state,
+        held,
         "Trying to backward through the pipeline a second time: its state was freed by the first backward. "
         "Keep the graph in the first one (run_backward with keep_graph = true) if you need both");
     TORCH_CHECK(
@@ -42,7 +49,7 @@ struct PipelineBackward : public Node {
     std::vector<at::Tensor*> results(num_outputs(), nullptr);
     char* message = nullptr;
     int keep = torch::autograd::get_current_graph_task_keep_graph();
-    int status = backward(state, handed.data(), keep, results.data(), &message);
+    int status = backward(held.get(), handed.data(), keep, results.data(), &message);
 
     variable_list returned(results.size());
     for (size_t i = 0; i < results.size(); ++i) {
@@ -62,9 +69,10 @@ struct PipelineBackward : public Node {
   }
 
   void release_variables() override {
-    if (state) {
-      drop_state(state);
-      state = nullptr;
+    std::shared_ptr<void> freed;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      freed.swap(state);
     }
   }
 
@@ -92,14 +100,14 @@ int pipe_node_attach(
     BackwardFn backward,
     DropStateFn drop_state,
     DropMessageFn drop_message) {
+  // From here on a shared pointer frees it, also where it cannot be made.
   bool handed_over = false;
   int status = pipe::guarded([&] {
     std::shared_ptr<PipelineBackward> node(new PipelineBackward(), torch::autograd::deleteNode);
-    node->state = state;
-    node->backward = backward;
-    node->drop_state = drop_state;
-    node->drop_message = drop_message;
     handed_over = true;
+    node->state = std::shared_ptr<void>(state, drop_state);
+    node->backward = backward;
+    node->drop_message = drop_message;
     torch::autograd::edge_list edges;
     edges.reserve(input_count);
     for (size_t i = 0; i < input_count; ++i) {

@@ -5,6 +5,7 @@
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Context.h>
+#include <ATen/RedispatchFunctions.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/library.h>
@@ -48,6 +49,8 @@ struct Stream {
 };
 
 thread_local Stream stream;
+// Those of layers in which another model runs.
+thread_local std::vector<Stream> put_aside;
 
 // Where an operator will draw: the device of its first tensor, else its `device` argument, else the CPU.
 c10::Device device_of(c10::ArrayRef<c10::IValue> arguments) {
@@ -80,6 +83,18 @@ void draw_from_stream(const c10::OperatorHandle& op, c10::DispatchKeySet keys, t
   op.redispatchBoxed(keys & c10::DispatchKeySet(c10::DispatchKeySet::FULL_AFTER, kKey), stack);
 }
 
+// The fused dropout of accelerators takes no generator; the one that does gives the same distribution.
+std::tuple<at::Tensor, at::Tensor> dropout_from_stream(
+    c10::DispatchKeySet keys,
+    const at::Tensor& input,
+    double p,
+    std::optional<bool> train) {
+  if (!input.device().is_cpu() && train.value_or(true) && p > 0. && p < 1. && input.numel() > 0) {
+    return at::_fused_dropout(input, 1. - p, stream.on(input.device()));
+  }
+  return at::redispatch::native_dropout(keys & c10::DispatchKeySet(c10::DispatchKeySet::FULL_AFTER, kKey), input, p, train);
+}
+
 struct Registration {
   torch::Library fallback{torch::Library::IMPL, "_", kKey, __FILE__, __LINE__};
   torch::Library kernels{torch::Library::IMPL, "aten", kKey, __FILE__, __LINE__};
@@ -87,6 +102,7 @@ struct Registration {
 
   Registration() {
     fallback.fallback(torch::CppFunction::makeFallthrough());
+    kernels.impl("native_dropout", TORCH_FN(dropout_from_stream));
     auto& dispatcher = c10::Dispatcher::singleton();
     for (const c10::OperatorName& name : dispatcher.getAllOpNames()) {
       auto op = dispatcher.findSchema(name);
@@ -112,19 +128,28 @@ extern "C" {
 // Installs the kernels, once per process; writes how many operators they cover.
 int pipe_random_install(size_t* operators) {
   return pipe::guarded([&] {
-    static Registration registration;
-    *operators = registration.operators;
+    // Never destroyed: workers may still draw while the process ends.
+    static auto* registration = new Registration();
+    *operators = registration->operators;
   });
 }
 
-// From here to `pipe_random_leave`, this thread draws from streams. Returns whether it already did.
+// From here to `pipe_random_leave`, this thread draws from streams. Returns whether it already did: then the stream that runs is put aside.
 int pipe_random_enter() {
   bool before = c10::impl::tls_is_dispatch_key_included(kKey);
+  if (before) {
+    put_aside.push_back(std::move(stream));
+    stream = Stream();
+  }
   c10::impl::tls_set_dispatch_key_included(kKey, true);
   return before;
 }
 
 void pipe_random_leave(int before) {
+  if (before) {
+    stream = std::move(put_aside.back());
+    put_aside.pop_back();
+  }
   c10::impl::tls_set_dispatch_key_included(kKey, before != 0);
 }
 
@@ -133,10 +158,11 @@ void pipe_random_restart(uint64_t seed) {
   stream.restart(seed);
 }
 
-// One number from the process's default CPU generator, as any random operator of the caller would draw it.
+// One number, as any random operator of the caller would draw it: from the process's default CPU generator or, in a layer, from its stream.
 int pipe_random_draw(uint64_t* number) {
   return pipe::guarded([&] {
-    at::Generator generator = at::detail::getDefaultCPUGenerator();
+    bool in_layer = c10::impl::tls_is_dispatch_key_included(kKey);
+    at::Generator generator = in_layer ? stream.on(c10::Device(c10::kCPU)) : at::detail::getDefaultCPUGenerator();
     auto* cpu = at::check_generator<at::CPUGeneratorImpl>(generator);
     std::lock_guard<std::mutex> lock(cpu->mutex_);
     *number = cpu->random64();

@@ -1,0 +1,70 @@
+//! How the time of an expansion grows with the number of layers: `cargo bench -p pipe-macros`.
+//!
+//! A crate of procedural macros exports nothing else, so its phases are compiled into this benchmark. Tokens are
+//! `proc_macro2`'s own here; `docs/compile-time.md` has the times inside rustc.
+
+// Cargo sets `cfg(test)` for benchmarks, so the phases bring their tests along, which nothing calls here.
+#![allow(dead_code, unused_imports)]
+
+#[path = "../src/attribute.rs"]
+mod attribute;
+#[path = "../src/check/mod.rs"]
+mod check;
+#[path = "../src/device.rs"]
+mod device;
+#[path = "../src/errors.rs"]
+mod errors;
+#[path = "../src/expand/mod.rs"]
+mod expand;
+#[path = "../src/model.rs"]
+mod model;
+#[path = "../src/names.rs"]
+mod names;
+#[path = "../src/parse/mod.rs"]
+mod parse;
+#[path = "../src/pipeline.rs"]
+mod pipeline;
+#[path = "../src/plan.rs"]
+mod plan;
+#[path = "../src/tests/mod.rs"]
+mod tests;
+
+use std::fmt::Write;
+use std::hint::black_box;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use proc_macro2::TokenStream;
+
+/// Layers in stages of ten, with a skip over every stage.
+fn fields(layers: usize) -> String {
+    let mut fields = String::new();
+    for layer in 0..layers {
+        let (stage, place) = (layer / 10, layer % 10);
+        let _ = match place {
+            0 => write!(fields, "#[device(\"cuda:{}\")] ", stage % 8),
+            1 if stage * 10 + 15 < layers => write!(fields, "#[stash(skip{stage} = output)] "),
+            5 if stage > 0 => write!(fields, "#[pop(skip{})] ", stage - 1),
+            _ => Ok(()),
+        };
+        let _ = writeln!(fields, "layer{layer}: Layer,");
+    }
+    fields
+}
+
+fn expansion(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("expansion");
+    for layers in [10, 100, 1000] {
+        let item: TokenStream = format!("pub struct Model {{ {} }}", fields(layers)).parse().expect("it is Rust");
+        let args: TokenStream = "chunks = 8".parse().expect("it is Rust");
+        group.throughput(Throughput::Elements(layers as u64));
+        group.bench_function(BenchmarkId::from_parameter(layers), |bencher| {
+            // What rustc hands to the derive: the struct without `#[derive(..)]`.
+            let attached = attribute::attach_derive(args.clone(), item.clone());
+            bencher.iter(|| pipeline::derive(black_box(attached.clone())));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, expansion);
+criterion_main!(benches);

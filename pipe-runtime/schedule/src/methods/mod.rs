@@ -1,0 +1,199 @@
+//! The published schedules, one file each.
+
+mod dualpipe_v;
+mod gpipe;
+mod illegal;
+mod interleaved;
+mod lane;
+mod looped_bfs;
+mod name;
+mod one_f_one_b;
+mod placement;
+mod v_half;
+mod v_min;
+mod v_pattern;
+mod zb_h1;
+mod zb_h2;
+mod zbv;
+
+pub use gpipe::gpipe;
+pub use illegal::Illegal;
+pub use name::UnknownMethod;
+pub use placement::Placement;
+
+use crate::Schedule;
+use interleaved::Rounds;
+
+/// A published schedule. Its name, which it prints as and is read from, is the paper's or PyTorch's: `1f1b`, `zb_h1`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Method {
+    /// `gpipe` (Huang et al. 2019): all micro-batches forward, then all backward, the last one first.
+    GPipe,
+    /// `1f1b` (Narayanan et al. 2019): a backward as soon as there is a gradient, so that a rank holds no more micro-batches than there
+    /// are ranks from it on.
+    OneFOneB,
+    /// `interleaved` (Narayanan et al. 2021): 1F1B over looped stages, with less idle time the more stages a rank has.
+    Interleaved,
+    /// `looped_bfs` (Lamy-Poirier 2023): GPipe over looped stages.
+    LoopedBfs,
+    /// `zb_h1` (Qi et al. 2023): 1F1B with the backward split, for less idle time at the memory of 1F1B's first rank.
+    ZbH1,
+    /// `zb_h2` (Qi et al. 2023): no idle time for equal costs, at twice that memory.
+    ZbH2,
+    /// `zbv` (Qi et al. 2024): no idle time for equal costs at that memory, with two stages per rank.
+    Zbv,
+    /// `dualpipe_v` (DeepSeek-AI 2025): forwards paired with backwards of the other direction, with two stages per rank.
+    DualPipeV,
+    /// `v_half` (Qi et al. 2024): half of the memory of 1F1B, with two stages per rank.
+    VHalf,
+    /// `v_min` (Qi et al. 2024): a third of the memory of 1F1B, with two stages per rank.
+    VMin,
+}
+
+impl Method {
+    /// All of them.
+    pub const ALL: [Method; 10] = [
+        Method::GPipe,
+        Method::OneFOneB,
+        Method::Interleaved,
+        Method::LoopedBfs,
+        Method::ZbH1,
+        Method::ZbH2,
+        Method::Zbv,
+        Method::DualPipeV,
+        Method::VHalf,
+        Method::VMin,
+    ];
+
+    /// How many stages a rank must have, where that is fixed.
+    pub const fn stages_per_rank(self) -> Option<usize> {
+        match self {
+            Method::GPipe | Method::Interleaved | Method::LoopedBfs | Method::ZbH1 => None,
+            Method::OneFOneB | Method::ZbH2 => Some(1),
+            Method::Zbv | Method::DualPipeV | Method::VHalf | Method::VMin => Some(2),
+        }
+    }
+
+    /// How the stages are placed on the ranks.
+    pub const fn placement(self) -> Placement {
+        match self {
+            Method::Zbv | Method::DualPipeV | Method::VHalf | Method::VMin => Placement::V,
+            _ => Placement::Loop,
+        }
+    }
+
+    /// The rank of `stage`.
+    pub const fn rank_of(self, stage: usize, ranks: usize, _stages_per_rank: usize) -> usize {
+        self.placement().rank_of(stage, ranks)
+    }
+
+    /// Whether it has the backward in two parts.
+    pub const fn splits_backward(self) -> bool {
+        !matches!(self, Method::GPipe | Method::OneFOneB | Method::Interleaved | Method::LoopedBfs)
+    }
+
+    /// The lists of `ranks` ranks with `stages_per_rank` stages each.
+    pub fn schedule(self, ranks: usize, stages_per_rank: usize, micro_batches: usize) -> Result<Schedule, Illegal> {
+        self.check(ranks, stages_per_rank, micro_batches)?;
+        Ok(match self {
+            Method::GPipe | Method::LoopedBfs => looped_bfs::looped_bfs(ranks, stages_per_rank, micro_batches),
+            Method::OneFOneB => one_f_one_b::one_f_one_b(ranks, micro_batches),
+            Method::Interleaved => interleaved::interleaved(ranks, stages_per_rank, micro_batches),
+            Method::ZbH1 => zb_h1::zb_h1(ranks, stages_per_rank, micro_batches),
+            Method::ZbH2 => zb_h2::zb_h2(ranks, micro_batches),
+            Method::Zbv => zbv::zbv(ranks, micro_batches),
+            Method::DualPipeV => dualpipe_v::dualpipe_v(ranks, micro_batches),
+            Method::VHalf => v_half::v_half(ranks, micro_batches),
+            Method::VMin => v_min::v_min(ranks, micro_batches),
+        })
+    }
+
+    /// The lists for stages that are on ranks already: stage `s` is on `rank_of[s]`. GPipe takes any placement.
+    pub fn schedule_on(self, rank_of: &[usize], micro_batches: usize) -> Result<Schedule, Illegal> {
+        let ranks = rank_of.iter().max().map_or(0, |&last| last.saturating_add(1));
+        if ranks > rank_of.len() {
+            let rank = (0..ranks).find(|rank| !rank_of.contains(rank)).unwrap_or(0);
+            return Err(Illegal::NoStages { method: self, rank });
+        }
+        self.check_size(ranks.min(1), rank_of.len(), micro_batches)?;
+        if self == Method::GPipe {
+            return Ok(gpipe(rank_of, micro_batches, |_| false));
+        }
+        let mut stages = vec![0; ranks];
+        rank_of.iter().for_each(|&rank| stages[rank] += 1);
+        let most = stages.iter().copied().max().unwrap_or(0);
+        if let Some(rank) = stages.iter().position(|&stages| stages < most) {
+            return Err(Illegal::Uneven { method: self, rank, stages: stages[rank], most });
+        }
+        self.check(ranks, most, micro_batches)?;
+        for (stage, &rank) in rank_of.iter().enumerate() {
+            let needed = self.rank_of(stage, ranks, most);
+            if rank != needed {
+                return Err(Illegal::Placement { method: self, stage, rank, needed });
+            }
+        }
+        self.schedule(ranks, most, micro_batches)
+    }
+
+    /// How much of `micro_batches` micro-batches a rank holds at most for the backward, counted in pairs of a stage of its and a micro-batch: from the
+    /// forward until the backward, for the parameters if it is split. Divided by the stages per rank, that many whole micro-batches.
+    ///
+    /// A recomputed micro-batch counts too, with what its stage was given.
+    pub fn peak(
+        self,
+        rank: usize,
+        ranks: usize,
+        stages_per_rank: usize,
+        micro_batches: usize,
+    ) -> Result<usize, Illegal> {
+        self.check(ranks, stages_per_rank, micro_batches)?;
+        if rank >= ranks {
+            return Ok(0);
+        }
+        Ok(match self {
+            Method::GPipe | Method::LoopedBfs => stages_per_rank * micro_batches,
+            Method::OneFOneB => one_f_one_b::peak(rank, ranks, micro_batches),
+            Method::Interleaved => interleaved::peak(rank, ranks, stages_per_rank, micro_batches),
+            Method::ZbH1 => zb_h1::peak(rank, ranks, stages_per_rank, micro_batches),
+            Method::ZbH2 => zb_h2::peak(ranks, micro_batches),
+            Method::Zbv => zbv::peak(ranks, micro_batches),
+            Method::DualPipeV => dualpipe_v::peak(ranks),
+            Method::VHalf => v_half::peak(ranks, micro_batches),
+            Method::VMin => v_min::peak(ranks, micro_batches),
+        })
+    }
+
+    /// Whether the method can run this, and if not, why.
+    pub fn check(self, ranks: usize, stages_per_rank: usize, micro_batches: usize) -> Result<(), Illegal> {
+        self.check_size(ranks, stages_per_rank, micro_batches)?;
+        if let Some(needed) = self.stages_per_rank().filter(|&needed| needed != stages_per_rank) {
+            return Err(Illegal::StagesPerRank { method: self, needed, stages_per_rank, ranks });
+        }
+        if self == Method::DualPipeV && micro_batches < 2 * ranks {
+            return Err(Illegal::TooFewMicroBatches { method: self, needed: 2 * ranks, micro_batches, ranks });
+        }
+        if matches!(self, Method::Interleaved | Method::ZbH1) && stages_per_rank > 1 {
+            let equal = |micro_batches: usize| micro_batches % Rounds::number(ranks, micro_batches) == 0;
+            if !equal(micro_batches) {
+                let rounds = Rounds::number(ranks, micro_batches);
+                let below = (1..micro_batches).rev().find(|&fewer| equal(fewer)).unwrap_or(1);
+                // A multiple of the ranks always does.
+                let above = (micro_batches + 1..).find(|&more| equal(more)).unwrap_or(usize::MAX);
+                return Err(Illegal::Rounds { method: self, rounds, micro_batches, ranks, below, above });
+            }
+        }
+        Ok(())
+    }
+
+    fn check_size(self, ranks: usize, stages_per_rank: usize, micro_batches: usize) -> Result<(), Illegal> {
+        if ranks == 0 || stages_per_rank == 0 || micro_batches == 0 {
+            return Err(Illegal::Zero { method: self, ranks, stages_per_rank, micro_batches });
+        }
+        let pairs = ranks.checked_mul(stages_per_rank).and_then(|stages| stages.checked_mul(micro_batches));
+        match pairs {
+            // Three actions per pair.
+            Some(pairs) if pairs <= Illegal::MOST_ACTIONS / 3 => Ok(()),
+            _ => Err(Illegal::TooLarge { method: self, ranks, stages_per_rank, micro_batches }),
+        }
+    }
+}

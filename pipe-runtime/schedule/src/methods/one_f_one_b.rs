@@ -1,0 +1,28 @@
+use super::lane::Lane;
+use crate::Schedule;
+
+/// 1F1B (Narayanan et al. 2019, "PipeDream: Generalized Pipeline Parallelism for DNN Training", section 3.2; with a flush per step as in
+/// Fan et al. 2021, "DAPPLE: A Pipelined Data Parallel Approach for Training Large Models", section 3): as many
+/// forwards as it takes until the first gradient arrives, then one backward and one forward in turn.
+///
+/// ```text
+/// ```
+pub(super) fn one_f_one_b(ranks: usize, micro_batches: usize) -> Schedule {
+    let list = |rank| {
+        let mut lane = Lane::new([rank], micro_batches);
+        let warm_up = peak(rank, ranks, micro_batches);
+        (0..warm_up).for_each(|_| lane.f(0));
+        for _ in warm_up..micro_batches {
+            lane.b(0);
+            lane.f(0);
+        }
+        (0..warm_up).for_each(|_| lane.b(0));
+        lane.flush()
+    };
+    Schedule { stages: ranks, micro_batches, ranks: (0..ranks).map(list).collect() }
+}
+
+/// The forwards of the warm-up.
+pub(super) fn peak(rank: usize, ranks: usize, micro_batches: usize) -> usize {
+    micro_batches.min(ranks - rank)
+}

@@ -1,0 +1,40 @@
+use std::collections::BTreeSet;
+
+use crate::{Action, Kind, Schedule};
+
+impl Schedule {
+    /// The same schedule with a recomputation right before the backward (`B` or `I`) of each micro-batch for which
+    /// `recomputed(stage, micro_batch)` holds. What is recomputed already stays as it is.
+    pub fn with_recompute(self, recomputed: impl Fn(usize, usize) -> bool) -> Self {
+        let already: BTreeSet<_> = self.actions().filter(|action| action.kind == Kind::Recompute).collect();
+        let insert = |action: Action| {
+            let first = Action::recompute(action.stage, action.micro_batch);
+            let starts_backward = matches!(action.kind, Kind::Backward | Kind::BackwardInput);
+            let inserted = starts_backward && recomputed(action.stage, action.micro_batch) && !already.contains(&first);
+            inserted.then_some(first).into_iter().chain([action])
+        };
+        let ranks = self.ranks.iter().map(|list| list.iter().copied().flat_map(insert).collect()).collect();
+        Self { ranks, ..self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpipe;
+
+    #[test]
+    fn a_recomputation_comes_right_before_whichever_backward_there_is() {
+        let mixed = "0F0,0F1,0F2,0I0,0W0,0B1,0I2,0W2".parse::<Schedule>().unwrap();
+        let recomputed = mixed.with_recompute(|_, i| i != 1);
+        assert_eq!(recomputed.to_csv(), "0F0,0F1,0F2,0R0,0I0,0W0,0B1,0R2,0I2,0W2\n");
+        assert!(recomputed.order().is_ok());
+    }
+
+    #[test]
+    fn gpipe_checkpointed_and_recomputed_are_the_same() {
+        let checkpointed = gpipe(&[0, 1], 3, |i| i < 2);
+        assert_eq!(gpipe(&[0, 1], 3, |_| false).with_recompute(|_, i| i < 2), checkpointed);
+        assert_eq!(checkpointed.clone().with_recompute(|_, i| i < 2), checkpointed);
+    }
+}

@@ -1,0 +1,76 @@
+/// What each part of a model costs, per micro-batch. Any unit of time and any unit of memory will do.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Costs {
+    /// One per stage.
+    pub stages: Vec<StageCosts>,
+    /// From each stage to the next; one less than there are stages. Between stages on one rank the time counts as zero.
+    pub boundaries: Vec<Transfer>,
+    /// The skips.
+    pub skips: Vec<Skip>,
+}
+
+/// What a stage costs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StageCosts {
+    /// Time of the forward.
+    pub forward: f64,
+    /// Time of the backward for the inputs.
+    pub backward_input: f64,
+    /// Time of the backward for the parameters. A whole backward takes the sum of the two.
+    pub backward_weight: f64,
+    /// Time of the recomputation.
+    pub recompute: f64,
+    /// Memory held from the forward (or the recomputation) on, until the backward for the inputs or the whole one.
+    pub activation: f64,
+    /// The part of it that is held on until the backward for the parameters.
+    pub for_weights: f64,
+    /// Memory held instead, of a micro-batch that is recomputed, until its backward: what the stage was given.
+    pub checkpoint: f64,
+    /// Memory of the parameters, their gradients and the optimizer's state: held all the time.
+    pub parameters: f64,
+}
+
+/// What it takes to hand something on.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Transfer {
+    /// Time, from the end of the one action until the other may start. Of several things from one rank to another, one goes after the other.
+    pub time: f64,
+    /// Memory held while it waits to be used.
+    pub size: f64,
+}
+
+/// A value that goes from one stage to a later one, past those between; its gradient takes the way back.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Skip {
+    /// The stage that stashes it.
+    pub from: usize,
+    /// The stage that pops it.
+    pub to: usize,
+    /// What that takes. The memory is held where the value is made, until it is used.
+    pub transfer: Transfer,
+}
+
+impl Costs {
+    /// Equal stages: the given times (forward, backward for the inputs, backward for the parameters), recomputation as long as the forward,
+    /// one unit of memory per stage and micro-batch, all of it until the end, and transfers that cost nothing.
+    pub fn equal(stages: usize, forward: f64, backward_input: f64, backward_weight: f64) -> Self {
+        let stage = StageCosts {
+            forward,
+            backward_input,
+            backward_weight,
+            recompute: forward,
+            activation: 1.,
+            for_weights: 1.,
+            checkpoint: 0.,
+            parameters: 0.,
+        };
+        let boundaries = vec![Transfer::default(); stages.saturating_sub(1)];
+        Self { stages: vec![stage; stages], boundaries, skips: Vec::new() }
+    }
+
+    /// With a skip from stage `from` to stage `to` that costs nothing.
+    pub fn with_skip(mut self, from: usize, to: usize) -> Self {
+        self.skips.push(Skip { from, to, transfer: Transfer::default() });
+        self
+    }
+}

@@ -1,0 +1,141 @@
+use std::collections::HashMap;
+
+use super::{Costs, Span};
+use crate::{Action, Kind, Schedule};
+
+/// Each rank's peak memory, and each skip's peak of micro-batches in transit.
+pub(super) fn peaks(
+    schedule: &Schedule,
+    costs: &Costs,
+    rank_of: &[Option<usize>],
+    spans: &[Vec<Span>],
+) -> (Vec<f64>, Vec<usize>) {
+    let mut ledger = Ledger { ranks: vec![Vec::new(); schedule.ranks.len()] };
+    let recomputed: HashMap<(usize, usize), ()> = schedule
+        .actions()
+        .filter(|action| action.kind == Kind::Recompute)
+        .map(|action| ((action.stage, action.micro_batch), ()))
+        .collect();
+    for (rank, list) in spans.iter().enumerate() {
+        for &Span { action, start, end } in list {
+            let Action { kind, stage, micro_batch } = action;
+            let cost = &costs.stages[stage];
+            let recomputed = recomputed.contains_key(&(stage, micro_batch));
+            let checkpoint = if recomputed { cost.checkpoint } else { 0. };
+            match kind {
+                Kind::Forward => {
+                    ledger.change(rank, start, if recomputed { cost.checkpoint } else { cost.activation });
+                    // The activations exist while the forward runs, recomputed later or not.
+                    if recomputed {
+                        ledger.change(rank, start, cost.activation);
+                        ledger.change(rank, end, -cost.activation);
+                    }
+                }
+                Kind::Recompute => ledger.change(rank, start, cost.activation),
+                Kind::Backward => ledger.change(rank, end, -cost.activation - checkpoint),
+                Kind::BackwardInput => ledger.change(rank, end, cost.for_weights - cost.activation - checkpoint),
+                Kind::BackwardWeight => ledger.change(rank, end, -cost.for_weights),
+            }
+        }
+    }
+    let mut times = Times::default();
+    if !costs.skips.is_empty() || costs.boundaries.iter().any(|boundary| boundary.size != 0.) {
+        times = Times::new(spans);
+    }
+    for (stage, boundary) in costs.boundaries.iter().enumerate().filter(|(_, boundary)| boundary.size != 0.) {
+        times.between(stage, stage + 1, |gradient, from, until| {
+            // It is sent at once and waits at its destination.
+            let rank = if gradient { rank_of[stage] } else { rank_of[stage + 1] };
+            ledger.hold(rank, from, until, boundary.size);
+        });
+    }
+    let mut in_transit = Vec::new();
+    for skip in &costs.skips {
+        let mut waiting = Vec::new();
+        times.between(skip.from, skip.to, |gradient, from, until| {
+            let rank = if gradient { rank_of[skip.to] } else { rank_of[skip.from] };
+            ledger.hold(rank, from, until, skip.transfer.size);
+            if !gradient {
+                waiting.extend([(from, 1.), (until, -1.)]);
+            }
+        });
+        in_transit.push(peak(waiting) as usize);
+    }
+    let parameters = |rank| {
+        let own = |&(stage, _): &(usize, _)| rank_of[stage] == Some(rank);
+        costs.stages.iter().enumerate().filter(own).map(|(_, cost)| cost.parameters).sum::<f64>()
+    };
+    let peaks = ledger.ranks.into_iter().enumerate().map(|(rank, changes)| parameters(rank) + peak(changes));
+    (peaks.collect(), in_transit)
+}
+
+/// The changes of each rank's memory: when, and by how much.
+struct Ledger {
+    ranks: Vec<Vec<(f64, f64)>>,
+}
+
+impl Ledger {
+    fn change(&mut self, rank: usize, time: f64, amount: f64) {
+        if amount != 0. {
+            self.ranks[rank].push((time, amount));
+        }
+    }
+
+    fn hold(&mut self, rank: Option<usize>, from: f64, until: f64, amount: f64) {
+        if let Some(rank) = rank.filter(|_| from < until) {
+            self.change(rank, from, amount);
+            self.change(rank, until, -amount);
+        }
+    }
+}
+
+/// The highest sum. What is given back at a time is there for what is taken at that time.
+fn peak(mut changes: Vec<(f64, f64)>) -> f64 {
+    changes.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
+    let (mut sum, mut peak) = (0., 0_f64);
+    for (_, amount) in changes {
+        sum += amount;
+        peak = peak.max(sum);
+    }
+    peak
+}
+
+/// For each stage, when each micro-batch starts and ends, forward and backward.
+#[derive(Default)]
+struct Times {
+    forward: Vec<Vec<(usize, f64, f64)>>,
+    backward: Vec<Vec<(usize, f64, f64)>>,
+}
+
+impl Times {
+    fn new(spans: &[Vec<Span>]) -> Self {
+        let mut times = Self::default();
+        for span in spans.iter().flatten() {
+            let list = match span.action.kind {
+                Kind::Forward => &mut times.forward,
+                Kind::Backward | Kind::BackwardInput => &mut times.backward,
+                _ => continue,
+            };
+            if list.len() <= span.action.stage {
+                list.resize(span.action.stage + 1, Vec::new());
+            }
+            list[span.action.stage].push((span.action.micro_batch, span.start, span.end));
+        }
+        for list in times.forward.iter_mut().chain(&mut times.backward) {
+            list.sort_by_key(|&(micro_batch, ..)| micro_batch);
+        }
+        times
+    }
+
+    /// Calls `each` with whether it is a gradient, the time at which a value is made and the one at which it is used.
+    fn between(&self, from: usize, to: usize, mut each: impl FnMut(bool, f64, f64)) {
+        for (gradient, list, maker, user) in [(false, &self.forward, from, to), (true, &self.backward, to, from)] {
+            let (Some(made), Some(used)) = (list.get(maker), list.get(user)) else { continue };
+            for &(micro_batch, _, end) in made {
+                if let Ok(at) = used.binary_search_by_key(&micro_batch, |&(micro_batch, ..)| micro_batch) {
+                    each(gradient, end, used[at].1);
+                }
+            }
+        }
+    }
+}

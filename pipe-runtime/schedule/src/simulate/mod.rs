@@ -1,0 +1,295 @@
+//! A schedule with times: what each action starts and ends at, how long the ranks idle, how much they hold.
+
+mod costs;
+mod memory;
+
+pub use costs::{Costs, Skip, StageCosts, Transfer};
+
+use std::collections::HashMap;
+
+use crate::index::Index;
+use crate::{Action, Kind, Schedule, Stuck};
+
+/// An action with its time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Span {
+    /// What is done.
+    pub action: Action,
+    /// From when on.
+    pub start: f64,
+    /// Until when.
+    pub end: f64,
+}
+
+/// When a schedule's actions run, each as soon as its rank is free and what it needs is there.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Simulation {
+    /// How many stages there are.
+    pub stages: usize,
+    /// How many micro-batches.
+    pub micro_batches: usize,
+    /// Each rank's actions, in order.
+    pub ranks: Vec<Vec<Span>>,
+    /// When the last action ends. The first starts at 0.
+    pub makespan: f64,
+    /// How much memory each rank holds at most.
+    pub memory: Vec<f64>,
+    /// How many pairs of a stage and a micro-batch each rank holds at most, as [`Schedule::held`].
+    pub held: Vec<usize>,
+    /// How many micro-batches' values of each skip wait between its stages at most.
+    pub in_transit: Vec<usize>,
+}
+
+/// The schedule cannot be simulated.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unsimulated {
+    /// It cannot finish.
+    #[error(transparent)]
+    Stuck(#[from] Stuck),
+    /// The costs are those of another model.
+    #[error(
+        "the schedule has {stages} stages and the costs are for {costs}, with {boundaries} boundaries between them"
+    )]
+    Stages {
+        /// How many stages the schedule has.
+        stages: usize,
+        /// For how many there are costs.
+        costs: usize,
+        /// For how many boundaries.
+        boundaries: usize,
+    },
+    /// A skip does not go from a stage to a later one.
+    #[error(
+        "there is no skip from stage {from} to stage {to}: it must lead from one of {stages} stages to a later one"
+    )]
+    Skip {
+        /// Where it starts.
+        from: usize,
+        /// Where it ends.
+        to: usize,
+        /// How many stages there are.
+        stages: usize,
+    },
+    /// The action is of a stage that does not exist.
+    #[error("`{action}` on rank {rank}: there are {stages} stages, from 0")]
+    OutOfRange {
+        /// Which action.
+        action: Action,
+        /// Where.
+        rank: usize,
+        /// How many stages there are.
+        stages: usize,
+    },
+}
+
+/// Runs `schedule` by the clock.
+///
+/// What is not in the lists counts as done at the start, as for [`Schedule::order`].
+pub fn simulate(schedule: &Schedule, costs: &Costs) -> Result<Simulation, Unsimulated> {
+    check(schedule, costs)?;
+    let mut run = Run::new(schedule, costs);
+    // A rank goes on until something is missing, and is woken when that is done.
+    let mut ready: Vec<usize> = (0..schedule.ranks.len()).rev().collect();
+    let mut waiting: HashMap<usize, Vec<usize>> = HashMap::new();
+    while let Some(rank) = ready.pop() {
+        while let Some(&action) = schedule.ranks[rank].get(run.ranks[rank].len()) {
+            if let Some(missing) = run.missing(action) {
+                waiting.entry(missing).or_default().push(rank);
+                break;
+            }
+            let number = run.perform(rank, action);
+            ready.extend(waiting.remove(&number).into_iter().flatten());
+        }
+    }
+    if !waiting.is_empty() {
+        let head = |(rank, list): (usize, &Vec<Action>)| Some((rank, *list.get(run.ranks[rank].len())?));
+        return Err(Stuck(schedule.ranks.iter().enumerate().filter_map(head).collect()).into());
+    }
+    Ok(run.finish())
+}
+
+fn check(schedule: &Schedule, costs: &Costs) -> Result<(), Unsimulated> {
+    let stages = schedule.stages;
+    if costs.stages.len() != stages || costs.boundaries.len() != stages.saturating_sub(1) {
+        let boundaries = costs.boundaries.len();
+        return Err(Unsimulated::Stages { stages, costs: costs.stages.len(), boundaries });
+    }
+    if let Some(skip) = costs.skips.iter().find(|skip| skip.from >= skip.to || skip.to >= stages) {
+        return Err(Unsimulated::Skip { from: skip.from, to: skip.to, stages });
+    }
+    for (rank, list) in schedule.ranks.iter().enumerate() {
+        if let Some(&action) = list.iter().find(|action| action.stage >= stages) {
+            return Err(Unsimulated::OutOfRange { action, rank, stages });
+        }
+    }
+    Ok(())
+}
+
+/// A simulation under way.
+struct Run<'a> {
+    schedule: &'a Schedule,
+    costs: &'a Costs,
+    index: Index,
+    rank_of: Vec<Option<usize>>,
+    ranks: Vec<Vec<Span>>,
+    /// By the actions' numbers: when each is done, and when what it makes is where the next stage (for a backward: the one before) needs it.
+    ends: Vec<f64>,
+    arrivals: Vec<f64>,
+    /// When a skip's value (`true`: its gradient) of a micro-batch is there.
+    skips: HashMap<(usize, bool, usize), f64>,
+    /// For each stage, the skips that start there, and those that end there.
+    starting: Vec<Vec<usize>>,
+    ending: Vec<Vec<usize>>,
+    /// When the way from one rank to another is free again.
+    links: HashMap<(usize, usize), f64>,
+}
+
+const NOT_YET: f64 = f64::INFINITY;
+
+impl<'a> Run<'a> {
+    fn new(schedule: &'a Schedule, costs: &'a Costs) -> Self {
+        let index = Index::new(schedule);
+        let mut rank_of = vec![None; schedule.stages];
+        for (rank, list) in schedule.ranks.iter().enumerate() {
+            list.iter().for_each(|action| rank_of[action.stage] = rank_of[action.stage].or(Some(rank)));
+        }
+        let (mut starting, mut ending) = (vec![Vec::new(); schedule.stages], vec![Vec::new(); schedule.stages]);
+        for (number, skip) in costs.skips.iter().enumerate() {
+            starting[skip.from].push(number);
+            ending[skip.to].push(number);
+        }
+        Self {
+            schedule,
+            costs,
+            rank_of,
+            ranks: schedule.ranks.iter().map(|list| Vec::with_capacity(list.len())).collect(),
+            ends: vec![NOT_YET; index.len()],
+            arrivals: vec![NOT_YET; index.len()],
+            index,
+            skips: HashMap::new(),
+            starting,
+            ending,
+            links: HashMap::new(),
+        }
+    }
+
+    /// Something that the action needs and that is not done yet.
+    fn missing(&self, action: Action) -> Option<usize> {
+        let numbers = action.needs(self.schedule.stages).filter_map(|needed| self.index.find(needed));
+        numbers.into_iter().find(|&number| self.ends[number] == NOT_YET)
+    }
+
+    fn perform(&mut self, rank: usize, action: Action) -> usize {
+        let free = self.ranks[rank].last().map_or(0., |span| span.end);
+        let needed = action.needs(self.schedule.stages).filter_map(|needed| {
+            let number = self.index.find(needed)?;
+            Some(if needed.stage == action.stage { self.ends[number] } else { self.arrivals[number] })
+        });
+        let start = needed.chain(self.skips_needed(action)).fold(free, f64::max);
+        let end = start + self.duration(action);
+        let number = self.index.first(rank) + self.ranks[rank].len();
+        self.ranks[rank].push(Span { action, start, end });
+        self.ends[number] = end;
+        self.arrivals[number] = end;
+        self.send(number, action, end);
+        number
+    }
+
+    fn duration(&self, action: Action) -> f64 {
+        let stage = &self.costs.stages[action.stage];
+        match action.kind {
+            Kind::Forward => stage.forward,
+            Kind::Recompute => stage.recompute,
+            Kind::Backward => stage.backward_input + stage.backward_weight,
+            Kind::BackwardInput => stage.backward_input,
+            Kind::BackwardWeight => stage.backward_weight,
+        }
+    }
+
+    fn skips_needed(&self, action: Action) -> impl Iterator<Item = f64> {
+        let (routes, gradient): (&[usize], _) = match action.kind {
+            Kind::Forward => (&self.ending[action.stage], false),
+            Kind::Backward | Kind::BackwardInput => (&self.starting[action.stage], true),
+            _ => (&[], false),
+        };
+        routes.iter().filter_map(move |&skip| self.skips.get(&(skip, gradient, action.micro_batch)).copied())
+    }
+
+    /// Hands on what the action made: first to the neighbour, then along the skips.
+    fn send(&mut self, number: usize, action: Action, end: f64) {
+        let Action { kind, stage, micro_batch } = action;
+        let gradient = match kind {
+            Kind::Forward => false,
+            Kind::Backward | Kind::BackwardInput => true,
+            _ => return,
+        };
+        let next = if gradient { stage.checked_sub(1) } else { Some(stage + 1) };
+        if let Some(next) = next.filter(|&next| next < self.schedule.stages) {
+            let time = self.costs.boundaries[stage.min(next)].time;
+            self.arrivals[number] = self.arrival(stage, next, time, end);
+        }
+        for at in 0.. {
+            let routes = if gradient { &self.ending[stage] } else { &self.starting[stage] };
+            let Some(&skip) = routes.get(at) else { break };
+            let route = self.costs.skips[skip];
+            let other = if gradient { route.from } else { route.to };
+            let arrival = self.arrival(stage, other, route.transfer.time, end);
+            self.skips.insert((skip, gradient, micro_batch), arrival);
+        }
+    }
+
+    fn arrival(&mut self, from: usize, to: usize, time: f64, end: f64) -> f64 {
+        match (self.rank_of[from], self.rank_of[to]) {
+            (Some(from), Some(to)) if from != to => {
+                let link = self.links.entry((from, to)).or_insert(0.);
+                *link = link.max(end) + time;
+                *link
+            }
+            _ => end,
+        }
+    }
+
+    fn finish(self) -> Simulation {
+        let makespan = self.ranks.iter().filter_map(|list| list.last()).map(|span| span.end).fold(0., f64::max);
+        let (memory, in_transit) = memory::peaks(self.schedule, self.costs, &self.rank_of, &self.ranks);
+        Simulation {
+            stages: self.schedule.stages,
+            micro_batches: self.schedule.micro_batches,
+            makespan,
+            memory,
+            held: self.schedule.held(),
+            in_transit,
+            ranks: self.ranks,
+        }
+    }
+}
+
+impl Simulation {
+    /// For how long a rank works.
+    pub fn busy(&self, rank: usize) -> f64 {
+        self.ranks[rank].iter().map(|span| span.end - span.start).sum()
+    }
+
+    /// For how long a rank does nothing, from the start of the step to its end.
+    pub fn idle(&self, rank: usize) -> f64 {
+        self.makespan - self.busy(rank)
+    }
+
+    /// For how long a rank does nothing between its first action and its last.
+    ///
+    /// Step after step this is what counts: a rank may start the next step while later ones still finish this one, unless the optimizer
+    /// holds all of them together.
+    pub fn idle_within(&self, rank: usize) -> f64 {
+        match (self.ranks[rank].first(), self.ranks[rank].last()) {
+            (Some(first), Some(last)) => last.end - first.start - self.busy(rank),
+            _ => 0.,
+        }
+    }
+
+    /// The time from a rank's first action to the end of its last, on the rank where that is longest: what one step of many costs.
+    pub fn period(&self) -> f64 {
+        let within = |list: &Vec<Span>| Some(list.last()?.end - list.first()?.start);
+        self.ranks.iter().filter_map(within).fold(0., f64::max)
+    }
+}

@@ -1,0 +1,115 @@
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::ptr::{self, NonNull};
+
+use tch::Tensor;
+
+use super::{TorchError, ffi};
+
+pub(crate) use ffi::Read;
+
+/// The sequence number of the next autograd node that this thread makes.
+pub(crate) fn sequence_number() -> u64 {
+    // SAFETY: reads a thread-local counter.
+    unsafe { ffi::pipe_sequence_number() }
+}
+
+/// Waits until the device of `on` has done all its work. Nothing on the CPU.
+pub(crate) fn synchronize(on: &Tensor) -> Result<(), TorchError> {
+    // SAFETY: the handle is alive.
+    ffi::check(unsafe { ffi::pipe_synchronize(on.as_ptr()) })
+}
+
+/// While it lives, it sees what this thread's operators allocate and read on one kind of device. Not `Send`: what it
+/// installs is the thread's own.
+#[derive(Debug)]
+pub(crate) struct Observation {
+    observation: NonNull<ffi::Observation>,
+    _this_thread: PhantomData<*const ()>,
+}
+
+impl Observation {
+    /// Of the kind of device that `on` is on. At first no layer runs.
+    pub(crate) fn start(on: &Tensor) -> Result<Self, TorchError> {
+        let mut observation = ptr::null_mut();
+        // SAFETY: the handle is alive; the result is a new observation.
+        ffi::check(unsafe { ffi::pipe_observation_start(on.as_ptr(), &mut observation) })?;
+        let observation = NonNull::new(observation).expect("the shim wrote the observation");
+        Ok(Self { observation, _this_thread: PhantomData })
+    }
+
+    /// What happens from now on is this layer's, or no layer's.
+    pub(crate) fn turn_to(&self, layer: Option<usize>) {
+        // SAFETY: the observation is alive; this writes a number under its lock.
+        unsafe { ffi::pipe_observation_layer(self.observation.as_ptr(), layer.map_or(-1, |layer| layer as i64)) }
+    }
+
+    /// The running layer reads `tensor`.
+    pub(crate) fn read(&self, tensor: &Tensor) -> Result<(), TorchError> {
+        // SAFETY: both handles are alive.
+        ffi::check(unsafe { ffi::pipe_observation_read(self.observation.as_ptr(), tensor.as_ptr()) })
+    }
+
+    /// For each of `layers` layers, how many of the bytes that it allocated still live.
+    pub(crate) fn kept(&self, layers: usize) -> Result<Vec<u64>, TorchError> {
+        let mut bytes = vec![0_i64; layers];
+        // SAFETY: `bytes` has an entry for each layer.
+        ffi::check(unsafe { ffi::pipe_observation_kept(self.observation.as_ptr(), layers, bytes.as_mut_ptr()) })?;
+        Ok(bytes.into_iter().map(|bytes| bytes.unsigned_abs()).collect())
+    }
+
+    /// Which layers read what others had made, by value.
+    pub(crate) fn reads(&self) -> Result<Vec<Read>, TorchError> {
+        // SAFETY: the observation is alive.
+        let count = unsafe { ffi::pipe_observation_read_count(self.observation.as_ptr()) };
+        let mut reads = vec![Read::default(); count];
+        // SAFETY: `reads` has as many entries as there are; nothing has been observed in between, being this thread's.
+        ffi::check(unsafe { ffi::pipe_observation_reads(self.observation.as_ptr(), reads.as_mut_ptr()) })?;
+        Ok(reads)
+    }
+}
+
+impl Drop for Observation {
+    fn drop(&mut self) {
+        // SAFETY: made by `pipe_observation_start` on this thread, freed once.
+        unsafe { ffi::pipe_observation_free(self.observation.as_ptr()) }
+    }
+}
+
+/// While it lives, it tells apart how long this thread's backward works for each layer. Not `Send`, as above.
+#[derive(Debug)]
+pub(crate) struct BackwardClock {
+    clock: NonNull<ffi::BackwardClock>,
+    layers: usize,
+    _this_thread: PhantomData<*const ()>,
+}
+
+impl BackwardClock {
+    /// Layer `i` made the nodes with the sequence numbers `nodes[i]`; ascending.
+    pub(crate) fn start(on: &Tensor, nodes: &[Range<u64>]) -> Result<Self, TorchError> {
+        let firsts: Vec<_> = nodes.iter().map(|range| range.start).collect();
+        let ends: Vec<_> = nodes.iter().map(|range| range.end).collect();
+        let mut clock = ptr::null_mut();
+        // SAFETY: the handle is alive, both arrays have the length that is passed; the result is a new clock.
+        ffi::check(unsafe {
+            ffi::pipe_backward_clock_start(on.as_ptr(), firsts.as_ptr(), ends.as_ptr(), nodes.len(), &mut clock)
+        })?;
+        let clock = NonNull::new(clock).expect("the shim wrote the clock");
+        Ok(Self { clock, layers: nodes.len(), _this_thread: PhantomData })
+    }
+
+    /// Each layer's time in seconds, the backward being over.
+    pub(crate) fn stop(self) -> Result<Vec<f64>, TorchError> {
+        let mut seconds = vec![0.; self.layers];
+        // SAFETY: `seconds` has an entry for each layer.
+        ffi::check(unsafe { ffi::pipe_backward_clock_read(self.clock.as_ptr(), seconds.as_mut_ptr()) })?;
+        Ok(seconds)
+    }
+}
+
+impl Drop for BackwardClock {
+    fn drop(&mut self) {
+        // SAFETY: made by `pipe_backward_clock_start` on this thread, freed once.
+        unsafe { ffi::pipe_backward_clock_free(self.clock.as_ptr()) }
+    }
+}

@@ -1,0 +1,352 @@
+// What one layer costs, seen from outside: which memory it allocates and keeps, whose memory it reads, and how long the
+// backward nodes that it made run. A layer is told from the next one by its index on the way forward, by sequence numbers on the way back.
+#include "shim.h"
+
+#include <ATen/SequenceNumber.h>
+#include <ATen/core/function_schema.h>
+#include <ATen/record_function.h>
+#include <c10/core/Allocator.h>
+#include <c10/core/AutogradState.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+#include <c10/util/ThreadLocalDebugInfo.h>
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+#include <mutex>
+#include <unordered_map>
+
+namespace {
+
+constexpr int64_t kNone = -1;
+
+// Waits for all work on the device; nothing to wait for on the CPU.
+void synchronize(c10::Device device) {
+  if (!device.is_cpu()) {
+    c10::impl::VirtualGuardImpl guard(device.type());
+    guard.synchronizeDevice(device.has_index() ? device.index() : guard.getDevice().index());
+  }
+}
+
+// A callback of this thread, for as long as it lives.
+struct Callback {
+  at::CallbackHandle handle;
+
+  explicit Callback(at::RecordFunctionCallback callback) : handle(at::addThreadLocalCallback(std::move(callback))) {}
+  ~Callback() {
+    at::removeCallback(handle);
+  }
+  Callback(const Callback&) = delete;
+  Callback& operator=(const Callback&) = delete;
+};
+
+} // namespace
+
+extern "C" {
+
+// Layer `to` read `bytes` of memory that layer `from` had made (or changed last).
+struct Read {
+  uint64_t value;
+  int64_t from;
+  int64_t to;
+  int64_t bytes;
+  // Whether a gradient comes back.
+  int64_t gradient;
+};
+
+} // extern "C"
+
+namespace {
+
+struct Observation;
+thread_local Observation* observing = nullptr;
+
+// One forward: every allocation on the device belongs to the layer that runs.
+struct Memory : public c10::MemoryReportingInfoBase {
+  struct Block {
+    uint64_t value;
+    int64_t bytes;
+    int64_t allocated_by;
+    int64_t written_by;
+  };
+
+  const c10::DeviceType device;
+  // An operator may allocate from threads of its own.
+  std::mutex mutex;
+  std::unordered_map<void*, Block> live;
+  int64_t layer = kNone;
+  uint64_t values = 0;
+
+  explicit Memory(c10::DeviceType device) : device(device) {}
+
+  void reportMemoryUsage(void* ptr, int64_t bytes, size_t, size_t, c10::Device where) override {
+    if (where.type() != device) {
+      return;
+    }
+    std::lock_guard<std::mutex> lock(mutex);
+    if (bytes > 0) {
+      live[ptr] = Block{values++, bytes, layer, layer};
+    } else {
+      live.erase(ptr);
+    }
+  }
+
+  bool memoryProfilingEnabled() const override {
+    return true;
+  }
+};
+
+struct Observation {
+  std::shared_ptr<Memory> memory;
+  std::map<std::tuple<uint64_t, int64_t, int64_t>, Read> reads;
+  std::unique_ptr<c10::DebugInfoGuard> reports;
+  std::unique_ptr<Callback> operators;
+
+  explicit Observation(c10::DeviceType device);
+
+  ~Observation() {
+    operators.reset();
+    reports.reset();
+    observing = nullptr;
+  }
+
+  // Its block, if its memory was allocated under observation.
+  Memory::Block* block(const at::Tensor& tensor) {
+    if (!tensor.defined() || !tensor.has_storage()) {
+      return nullptr;
+    }
+    auto found = memory->live.find(const_cast<void*>(tensor.storage().data()));
+    return found == memory->live.end() ? nullptr : &found->second;
+  }
+
+  void read(const at::Tensor& tensor) {
+    std::lock_guard<std::mutex> lock(memory->mutex);
+    const int64_t layer = memory->layer;
+    const Memory::Block* made = block(tensor);
+    // The model's input is the first layer's to hand on.
+    const int64_t from = made ? std::max<int64_t>(made->written_by, 0) : kNone;
+    if (made && from < layer) {
+      Read& read = reads.emplace(std::make_tuple(made->value, from, layer), Read{made->value, from, layer, 0, 0}).first->second;
+      read.bytes = std::max<int64_t>(read.bytes, tensor.numel() * tensor.element_size());
+      read.gradient |= tensor.requires_grad();
+    }
+  }
+
+  // From now on the memory holds another value, made by the layer that runs.
+  void write(const at::Tensor& tensor) {
+    std::lock_guard<std::mutex> lock(memory->mutex);
+    Memory::Block* changed = block(tensor);
+    if (changed && changed->written_by != memory->layer) {
+      changed->written_by = memory->layer;
+      changed->value = memory->values++;
+    }
+  }
+
+  template <typename Visit>
+  static void tensors(const c10::IValue& value, Visit&& visit) {
+    if (value.isTensor()) {
+      visit(value.toTensor());
+    } else if (value.isTensorList() || value.isOptionalTensorList() || value.isList()) {
+      for (const c10::IValue& element : value.toListRef()) {
+        tensors(element, visit);
+      }
+    }
+  }
+
+  void operator_starts(const at::RecordFunction& op) {
+    if (memory->layer == kNone) {
+      return;
+    }
+    const auto inputs = op.inputs();
+    for (const c10::IValue& input : inputs) {
+      tensors(input, [&](const at::Tensor& tensor) { read(tensor); });
+    }
+    const auto schema = op.operator_schema();
+    if (!schema || !schema->is_mutable()) {
+      return;
+    }
+    const auto& declared = schema->arguments();
+    for (size_t i = 0; i < std::min(declared.size(), inputs.size()); ++i) {
+      if (declared[i].alias_info() && declared[i].alias_info()->isWrite()) {
+        tensors(inputs[i], [&](const at::Tensor& tensor) { write(tensor); });
+      }
+    }
+  }
+};
+
+Observation::Observation(c10::DeviceType device) : memory(std::make_shared<Memory>(device)) {
+  TORCH_CHECK(!observing, "a model is being profiled inside another profile");
+  reports = std::make_unique<c10::DebugInfoGuard>(c10::DebugInfoKind::PROFILER_STATE, memory);
+  at::RecordFunctionCallback callback([](const at::RecordFunction& op) -> std::unique_ptr<at::ObserverContext> {
+    if (observing) {
+      observing->operator_starts(op);
+    }
+    return nullptr;
+  });
+  operators = std::make_unique<Callback>(callback.needsInputs(true).scopes({at::RecordScope::FUNCTION}));
+  observing = this;
+}
+
+struct BackwardClock;
+thread_local BackwardClock* ticking = nullptr;
+
+// One backward: from the start of a layer's node to the start of another layer's, time is the first one's.
+struct BackwardClock {
+  using Instant = std::chrono::steady_clock::time_point;
+
+  const c10::Device device;
+  // Layer i made the nodes with sequence numbers from `firsts[i]` to before `ends[i]`; ascending.
+  const std::vector<uint64_t> firsts, ends;
+  std::vector<double> seconds;
+  int64_t current = kNone;
+  Instant since;
+  // A node may run a backward of its own: its time is the outer node's.
+  int depth = 0;
+  const bool multithreading;
+  std::unique_ptr<Callback> nodes;
+
+  BackwardClock(c10::Device device, std::vector<uint64_t> firsts, std::vector<uint64_t> ends);
+
+  ~BackwardClock() {
+    c10::AutogradState::get_tls_state().set_multithreading_enabled(multithreading);
+    nodes.reset();
+    ticking = nullptr;
+  }
+
+  int64_t layer_of(uint64_t sequence) const {
+    const int64_t layer = std::upper_bound(firsts.begin(), firsts.end(), sequence) - firsts.begin() - 1;
+    return layer >= 0 && sequence < ends[layer] ? layer : kNone;
+  }
+
+  void turn_to(int64_t layer) {
+    if (layer == current) {
+      return;
+    }
+    synchronize(device);
+    const Instant now = std::chrono::steady_clock::now();
+    if (current != kNone) {
+      seconds[current] += std::chrono::duration<double>(now - since).count();
+    }
+    current = layer;
+    since = now;
+  }
+
+  void node_starts(int64_t sequence) {
+    // Nodes that accumulate into leaves have none; they belong to whoever ran before.
+    if (depth++ == 0 && sequence >= 0) {
+      turn_to(layer_of(sequence));
+    }
+  }
+};
+
+BackwardClock::BackwardClock(c10::Device device, std::vector<uint64_t> firsts, std::vector<uint64_t> ends)
+    : device(device),
+      firsts(std::move(firsts)),
+      ends(std::move(ends)),
+      seconds(this->firsts.size()),
+      multithreading(c10::AutogradState::get_tls_state().get_multithreading_enabled()) {
+  TORCH_CHECK(!ticking, "a model is being profiled inside another profile");
+  at::RecordFunctionCallback callback(
+      [](const at::RecordFunction& node) -> std::unique_ptr<at::ObserverContext> {
+        if (ticking) {
+          ticking->node_starts(node.seqNr());
+        }
+        return nullptr;
+      },
+      [](const at::RecordFunction&, at::ObserverContext*) {
+        if (ticking) {
+          --ticking->depth;
+        }
+      });
+  nodes = std::make_unique<Callback>(callback.scopes({at::RecordScope::BACKWARD_FUNCTION}));
+  // Callbacks are this thread's, so accelerators' nodes must run here too.
+  c10::AutogradState::get_tls_state().set_multithreading_enabled(false);
+  ticking = this;
+}
+
+} // namespace
+
+extern "C" {
+
+// The number of the next node that this thread makes.
+uint64_t pipe_sequence_number() {
+  return at::sequence_number::peek();
+}
+
+// Waits for all work on the tensor's device.
+int pipe_synchronize(const at::Tensor* on) {
+  return pipe::guarded([&] { synchronize(on->device()); });
+}
+
+// Observes what this thread does on the tensor's kind of device, until it is freed.
+int pipe_observation_start(const at::Tensor* on, Observation** observation) {
+  return pipe::guarded([&] { *observation = new Observation(on->device().type()); });
+}
+
+void pipe_observation_free(Observation* observation) {
+  delete observation;
+}
+
+// What happens from now on is layer `layer`'s; -1 for no layer's.
+void pipe_observation_layer(Observation* observation, int64_t layer) {
+  std::lock_guard<std::mutex> lock(observation->memory->mutex);
+  observation->memory->layer = layer;
+}
+
+// The running layer reads this tensor.
+int pipe_observation_read(Observation* observation, const at::Tensor* tensor) {
+  return pipe::guarded([&] { observation->read(*tensor); });
+}
+
+// For each of `layers` layers, how many of the bytes that it allocated still live.
+int pipe_observation_kept(Observation* observation, size_t layers, int64_t* bytes) {
+  return pipe::guarded([&] {
+    std::fill(bytes, bytes + layers, 0);
+    std::lock_guard<std::mutex> lock(observation->memory->mutex);
+    for (const auto& [ptr, block] : observation->memory->live) {
+      if (block.allocated_by >= 0 && static_cast<size_t>(block.allocated_by) < layers) {
+        bytes[block.allocated_by] += block.bytes;
+      }
+    }
+  });
+}
+
+size_t pipe_observation_read_count(const Observation* observation) {
+  return observation->reads.size();
+}
+
+// Writes as many reads as `pipe_observation_read_count` says.
+int pipe_observation_reads(const Observation* observation, Read* reads) {
+  return pipe::guarded([&] {
+    for (const auto& [key, read] : observation->reads) {
+      *reads++ = read;
+    }
+  });
+}
+
+// Clocks this thread's backward on the tensor's device, until it is freed.
+int pipe_backward_clock_start(
+    const at::Tensor* on,
+    const uint64_t* firsts,
+    const uint64_t* ends,
+    size_t layers,
+    BackwardClock** clock) {
+  return pipe::guarded([&] {
+    *clock = new BackwardClock(
+        on->device(), std::vector<uint64_t>(firsts, firsts + layers), std::vector<uint64_t>(ends, ends + layers));
+  });
+}
+
+void pipe_backward_clock_free(BackwardClock* clock) {
+  delete clock;
+}
+
+// Ends the last layer's time, and writes each layer's.
+int pipe_backward_clock_read(BackwardClock* clock, double* seconds) {
+  return pipe::guarded([&] {
+    clock->turn_to(kNone);
+    std::copy(clock->seconds.begin(), clock->seconds.end(), seconds);
+  });
+}
+
+} // extern "C"

@@ -1,0 +1,187 @@
+//! Training steps under any schedule.
+
+use tch::{Kind, Tensor};
+
+use crate::call::TrainRun;
+use crate::flow::{Flow, IntoFlow, MiniBatch, Packer, Parcel, Unpacker, scatter};
+use crate::model::Pipeline;
+use crate::torch::{GradMode, grad_enabled};
+use crate::{Context, Error, Pipe, Result};
+
+/// How the mini-batch's loss is made of the micro-batches' losses.
+#[derive(Clone, Copy)]
+pub enum Reduction<'a, T> {
+    /// The sum: for a loss that is a sum over rows.
+    Sum,
+    /// The mean, each micro-batch weighted by its rows: for a loss that is a mean over rows.
+    MeanRows,
+    /// The mean, each micro-batch weighted by this number, made of its targets: for a loss that is a mean over something else than
+    /// rows, such as those that are not ignored.
+    Weighted(&'a dyn Fn(&T) -> f64),
+}
+
+/// What a training step gives back.
+#[derive(Debug)]
+pub struct Report<O> {
+    /// The mini-batch's loss, a scalar.
+    pub loss: Tensor,
+    /// The micro-batches' own losses, scalars.
+    pub losses: Vec<Tensor>,
+    /// The output, joined; a constant.
+    pub output: O,
+    /// What was held at once, stage by stage.
+    pub stages: Vec<StageReport>,
+}
+
+/// The most that a stage held at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StageReport {
+    /// Micro-batches of which activations (or inputs to recompute them from) were kept for the backward.
+    pub kept: usize,
+    /// Inputs that waited for the stage, the caller's own not counted.
+    pub queued: usize,
+    /// Skips that waited for it, of the one that had the most.
+    pub skips: usize,
+}
+
+impl<M: Pipeline> Pipe<M> {
+    /// Runs a training step: forward, loss and backward, in the order of the pipeline's schedule. `loss` is given a micro-batch's output and targets and makes a
+    /// scalar, the mean over rows; use [`train_step_with`](Self::train_step_with) for another reduction. It runs on the calling thread and may borrow.
+    ///
+    /// Gradients are added to the parameters' own, so they accumulate over steps until they are zeroed.
+    ///
+    /// # Errors
+    ///
+    /// As [`forward`](Self::forward). On failure, parameters, gradients and statistics are as before.
+    pub fn train_step<T: Flow>(
+        &mut self,
+        inputs: impl IntoFlow<M::Input>,
+        targets: impl IntoFlow<T>,
+        loss: impl Fn(&M::Output, &T) -> Tensor,
+    ) -> Result<Report<M::Output>> {
+        self.train_step_with(Reduction::MeanRows, inputs, targets, loss)
+    }
+
+    /// As [`train_step`](Self::train_step), with the reduction that fits the loss.
+    ///
+    /// # Errors
+    ///
+    /// As [`train_step`](Self::train_step).
+    pub fn train_step_with<T: Flow>(
+        &mut self,
+        reduction: Reduction<'_, T>,
+        inputs: impl IntoFlow<M::Input>,
+        targets: impl IntoFlow<T>,
+        loss: impl Fn(&M::Output, &T) -> Tensor,
+    ) -> Result<Report<M::Output>> {
+        if !grad_enabled() {
+            return Err(Error::Setting("a training step needs gradients: call it outside of `no_grad`".into()));
+        }
+        let batch = pack(inputs.into_flow());
+        if batch.items.iter().any(|item| item.needs_gradient) {
+            return Err(Error::Input(
+                "an input of a training step wants a gradient, which the step would not give: detach it, or use `forward` and `backward()`".into(),
+            ));
+        }
+        let (micro_batches, shape) = self.scatter_inputs(&batch)?;
+        let targets: Vec<T> = split_targets(pack(targets.into_flow()), self.chunks(), &shape)?;
+        let weights = weights(reduction, &targets, &shape)?;
+
+        let mut losses: Vec<Option<Tensor>> = targets.iter().map(|_| None).collect();
+        let mut tail = |parcel: Parcel, cx: &Context| {
+            cx.layer("loss").enter(|cx| {
+                let output = M::Output::unpack(&mut Unpacker::new(parcel));
+                let value = loss(&output, &targets[cx.micro_batch()]);
+                assert_eq!(
+                    value.numel(),
+                    1,
+                    "the loss is one number per micro-batch, not a tensor of shape {:?}",
+                    value.size()
+                );
+                losses[cx.micro_batch()] = Some(value.detach());
+                value
+            })
+        };
+        let trained =
+            TrainRun::run(self.network(), micro_batches, self.is_training(), &self.trainable(), &weights, &mut tail)?;
+
+        let _constant = GradMode::set(false);
+        let report = || {
+            let outputs = trained.outputs.iter().map(|parcel| M::Output::unpack(&mut Unpacker::new(parcel.share())));
+            let scalar = |loss: Tensor| loss.f_reshape([0_i64; 0]);
+            let losses = losses.into_iter().flatten().map(scalar).collect::<Result<Vec<_>, _>>()?;
+            Ok(Report {
+                loss: total(&losses, &weights)?,
+                losses,
+                output: M::Output::join(outputs.collect(), &shape)?,
+                stages: self.stage_reports(&trained.kept, &trained.transit),
+            })
+        };
+        // The gradients come last: what fails before leaves none.
+        let report = report().and_then(|report| trained.commit().map(|()| report));
+        if report.is_err() {
+            trained.undo()?;
+        }
+        report
+    }
+
+    fn stage_reports(&self, kept: &[usize], transit: &[usize]) -> Vec<StageReport> {
+        let report = |(stage, &kept): (usize, &usize)| {
+            // The main flow into a stage is declared before the skips that are popped in it.
+            let routes = self.network().routes.iter().zip(transit);
+            let mut peaks = routes.filter(|(route, _)| route.to == Some(stage)).map(|(_, &peak)| peak);
+            StageReport { kept, queued: peaks.next().unwrap_or(0), skips: peaks.max().unwrap_or(0) }
+        };
+        kept.iter().enumerate().map(report).collect()
+    }
+}
+
+fn pack(value: impl Flow) -> Parcel {
+    let mut packer = Packer::default();
+    value.pack(&mut packer);
+    packer.finish()
+}
+
+/// The targets of each micro-batch; without a tensor to split, all of them for each.
+fn split_targets<T: Flow>(targets: Parcel, chunks: usize, shape: &MiniBatch) -> Result<Vec<T>> {
+    let count = shape.rows().len();
+    let parts = if targets.items.iter().all(|item| item.whole) {
+        (0..count).map(|_| targets.share()).collect()
+    } else {
+        scatter(&targets, chunks, true)?.0
+    };
+    if parts.len() != count {
+        return Err(Error::Input(format!(
+            "Found different number of chunks produced for inputs and targets: {count} and {}. They must have the same number of rows",
+            parts.len()
+        )));
+    }
+    Ok(parts.into_iter().map(|parcel| T::unpack(&mut Unpacker::new(parcel))).collect())
+}
+
+fn weights<T>(reduction: Reduction<'_, T>, targets: &[T], shape: &MiniBatch) -> Result<Vec<f64>> {
+    match reduction {
+        Reduction::Sum => Ok(vec![1.; targets.len()]),
+        Reduction::MeanRows => Ok(shape.weights()),
+        Reduction::Weighted(denominator) => {
+            let parts: Vec<f64> = targets.iter().map(denominator).collect();
+            let total: f64 = parts.iter().sum();
+            if !total.is_finite() || total <= 0. || parts.iter().any(|&part| part < 0.) {
+                return Err(Error::Input(format!(
+                    "the weights of the micro-batches must be positive numbers or zero, and not all zero: {parts:?}"
+                )));
+            }
+            Ok(parts.into_iter().map(|part| part / total).collect())
+        }
+    }
+}
+
+/// The weighted sum. A micro-batch without weight does not count, whatever its loss is (a mean over nothing is NaN).
+fn total(losses: &[Tensor], weights: &[f64]) -> Result<Tensor> {
+    let mut parts = Vec::with_capacity(losses.len());
+    for (loss, &weight) in losses.iter().zip(weights) {
+        parts.push(if weight == 0. { loss.f_zeros_like()? } else { loss.f_mul_scalar(weight)? });
+    }
+    let kind = losses.first().map_or(Kind::Float, Tensor::kind);
+    Ok(Tensor::f_stack(&parts, 0)?.f_sum(kind)?)
+}

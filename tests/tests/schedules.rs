@@ -1,0 +1,214 @@
+//! Every schedule trains, with skips, dropout, checkpointing and ragged batches, and gives what the run in place gives.
+
+use pipe_runtime::{Checkpoint, Devices, InPlace, Method, Pipe, PipeBuilder, pipeline};
+use pipe_tests::compare::rows;
+use pipe_tests::layers::{Fork, Merge, Merge4, dropout, linear};
+use proptest::prelude::*;
+use tch::nn::{FuncT, Linear};
+use tch::{Kind, Tensor};
+
+/// Four stages: skips inside a stage, to the next one, far and crossing.
+#[pipeline]
+struct Four {
+    #[device("cpu")]
+    #[stash(far = output, near = input)]
+    first: Linear,
+    drop1: FuncT<'static>,
+    #[device("cpu")]
+    #[pop(near)]
+    merge_near: Merge,
+    #[stash(a, b, inside = output)]
+    fork: Fork,
+    second: Linear,
+    #[pop(inside)]
+    merge_inside: Merge,
+    #[device("cpu")]
+    third: Linear,
+    drop2: FuncT<'static>,
+    #[stash(late = output)]
+    fourth: Linear,
+    #[device("cpu")]
+    #[pop(far, a, b, late)]
+    merge_all: Merge4,
+    last: Linear,
+}
+
+fn four(vars: &FourVars) -> Four {
+    Four {
+        first: linear(vars.first(), 8, 8),
+        drop1: dropout(0.3),
+        merge_near: Merge,
+        fork: Fork(linear(vars.fork(), 8, 8)),
+        second: linear(vars.second(), 8, 8),
+        merge_inside: Merge,
+        third: linear(vars.third(), 8, 8),
+        drop2: dropout(0.3),
+        fourth: linear(vars.fourth(), 8, 8),
+        merge_all: Merge4,
+        last: linear(vars.last(), 8, 3),
+    }
+}
+
+fn make(seed: i64) -> (Four, FourVars, Tensor, Tensor) {
+    tch::manual_seed(seed);
+    let vars = Four::vars(&Devices::cpu(Four::STAGES)).unwrap();
+    let model = four(&vars);
+    (model, vars, rows(23), Tensor::randn([23, 3], (Kind::Float, tch::Device::Cpu)))
+}
+
+fn gradients(vars: &FourVars) -> Vec<(String, Tensor)> {
+    let mut named: Vec<_> =
+        vars.all().variables().into_iter().map(|(name, tensor)| (name, tensor.grad().copy())).collect();
+    named.sort_by(|(a, _), (b, _)| a.cmp(b));
+    named
+}
+
+/// Relative to the size of what is expected.
+fn distance(found: &Tensor, expected: &Tensor) -> f64 {
+    let norm = |tensor: &Tensor| f64::try_from(tensor.to_kind(Kind::Double).norm()).unwrap();
+    norm(&(found - expected)) / norm(expected).max(1e-6)
+}
+
+fn methods() -> impl Strategy<Value = Method> {
+    prop::sample::select(Method::ALL.to_vec())
+}
+
+fn checkpoints() -> impl Strategy<Value = Checkpoint> {
+    prop_oneof![Just(Checkpoint::Always), Just(Checkpoint::ExceptLast), Just(Checkpoint::Never)]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_step_is_the_step_in_place(
+        method in methods(),
+        checkpoint in checkpoints(),
+        chunks in 1..13_usize,
+        rows in 1..24_i64,
+        seed in 0..1000_i64,
+    ) {
+        let _serial = pipe_tests::serial();
+        let (model, vars, x, y) = make(seed);
+        let (x, y) = (x.narrow(0, 0, rows), y.narrow(0, 0, rows));
+        let built = PipeBuilder::new(model, &vars)
+            .chunks(chunks)
+            .checkpoint(checkpoint)
+            .schedule(method)
+            .intra_op_threads(1)
+            .build();
+        // What a schedule cannot run is an error that says the numbers; that is tested where schedules are made.
+        let Ok(mut pipe) = built else { return Ok(()) };
+        tch::manual_seed(seed);
+        let Ok(report) = pipe.train_step(&x, &y, |output, y: &Tensor| output.mse_loss(y, tch::Reduction::Mean)) else {
+            // Fewer rows than chunks can leave too few micro-batches for the schedule.
+            prop_assert!(rows < chunks as i64 * 2 && method != Method::GPipe);
+            return Ok(());
+        };
+        let found = gradients(&vars);
+
+        let (model, vars, ..) = make(seed);
+        tch::manual_seed(seed);
+        let output = InPlace::new(&model).chunks(chunks).intra_op_threads(1).forward(&x).unwrap();
+        let parts = output.f_chunk(chunks as i64, 0).unwrap().into_iter().zip(y.f_chunk(chunks as i64, 0).unwrap());
+        let weighted = parts.map(|(output, y)| {
+            let weight = output.size()[0] as f64 / rows as f64;
+            output.mse_loss(&y, tch::Reduction::Mean) * weight
+        });
+        let loss: Tensor = weighted.sum();
+        loss.backward();
+        prop_assert_eq!(&report.output, &output.detach());
+        prop_assert!(report.loss.allclose(&loss, 1e-6, 1e-7, false));
+        for ((name, found), (_, expected)) in found.iter().zip(gradients(&vars)) {
+            // In GPipe's order micro-batches are summed as in place, in any other one they are not.
+            let same = match method {
+                Method::GPipe => *found == expected,
+                _ => distance(found, &expected) < 1e-6,
+            };
+            prop_assert!(same, "{method} {checkpoint}: {name}");
+        }
+
+        // What was held never exceeds what the schedule declares, summed over the stages of a rank.
+        let (ranks, per_rank) = ranks(method);
+        for rank in 0..ranks {
+            let kept: usize = (0..Four::STAGES)
+                .filter(|&stage| method.rank_of(stage, ranks, per_rank) == rank)
+                .map(|stage| report.stages[stage].kept)
+                .sum();
+            let declared = method.peak(rank, ranks, per_rank, report.losses.len()).unwrap();
+            // The stages of one rank need not peak at the same time.
+            prop_assert!(kept <= declared + per_rank - 1, "{method}: rank {rank} held {kept}, declared {declared}");
+        }
+    }
+
+    /// The two halves of a split backward are the whole one, bit by bit.
+    #[test]
+    fn splitting_the_backward_changes_no_bit(
+        checkpoint in checkpoints(),
+        rows in 1..24_i64,
+        seed in 0..1000_i64,
+    ) {
+        let _serial = pipe_tests::serial();
+        let step = |method| {
+            let (model, vars, x, y) = make(seed);
+            let (x, y) = (x.narrow(0, 0, rows), y.narrow(0, 0, rows));
+            let mut pipe: Pipe<Four> = PipeBuilder::new(model, &vars)
+                .chunks(1)
+                .checkpoint(checkpoint)
+                .schedule(method)
+                .intra_op_threads(1)
+                .build()
+                .unwrap();
+            tch::manual_seed(seed);
+            pipe.train_step(&x, &y, |output, y: &Tensor| output.mse_loss(y, tch::Reduction::Mean)).unwrap();
+            gradients(&vars)
+        };
+        prop_assert_eq!(step(Method::ZbH1), step(Method::GPipe));
+    }
+}
+
+fn ranks(method: Method) -> (usize, usize) {
+    let per_rank = match method {
+        Method::GPipe | Method::ZbH1 => 1,
+        _ => method.stages_per_rank().unwrap_or(2),
+    };
+    (Four::STAGES / per_rank, per_rank)
+}
+
+#[test]
+fn the_memory_of_1f1b_does_not_grow_with_the_number_of_micro_batches() {
+    let _serial = pipe_tests::serial();
+    let kept = |method: Method, chunks| {
+        let (model, vars, ..) = make(1);
+        let mut pipe = model.pipe(&vars).chunks(chunks).schedule(method).build().unwrap();
+        let report = pipe.train_step(rows(64), (), |output, (): &()| output.sum(Kind::Float)).unwrap();
+        report.stages.iter().map(|stage| stage.kept).collect::<Vec<_>>()
+    };
+    for chunks in [4, 16, 64] {
+        let held = kept(Method::OneFOneB, chunks);
+        assert!(held.iter().zip([4, 3, 2, 1]).all(|(&held, most)| held <= most), "{held:?}");
+        assert_eq!(kept(Method::GPipe, chunks), [chunks; 4]);
+    }
+}
+
+#[test]
+fn forward_and_backward_are_for_gpipes_order_and_say_so() {
+    let _serial = pipe_tests::serial();
+    let (model, vars, x, _) = make(1);
+    let mut pipe = model.pipe(&vars).chunks(4).schedule(Method::OneFOneB).build().unwrap();
+    let error = pipe.forward(&x).unwrap_err().to_string();
+    assert!(error.contains("this pipeline was built for `1f1b`: use `train_step`"), "{error}");
+    pipe.eval();
+    assert_eq!(tch::no_grad(|| pipe.forward(&x)).unwrap().size(), [23, 3]);
+}
+
+#[test]
+fn what_a_schedule_cannot_run_is_an_error_with_the_numbers() {
+    let _serial = pipe_tests::serial();
+    let (model, vars, ..) = make(1);
+    let error = model.pipe(&vars).chunks(3).schedule(Method::DualPipeV).build().unwrap_err().to_string();
+    assert!(error.contains("3") && error.contains("4"), "{error}");
+    let (model, vars, ..) = make(1);
+    let error = model.pipe(&vars).chunks(3).schedule(Method::Interleaved).ranks(3).build().unwrap_err().to_string();
+    assert!(error.contains("the model has 4 stages for 3 ranks"), "{error}");
+}

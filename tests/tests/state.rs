@@ -1,0 +1,270 @@
+//! What layers keep, share and change in place: the same as in place, or a clear error.
+
+use std::cell::RefCell;
+
+use pipe_runtime::{Checkpoint, Context, Devices, Layer, pipeline};
+use pipe_tests::compare::{leaf, rows};
+use pipe_tests::layers::{dropout, func, linear};
+use tch::nn::{self, Func, FuncT, Linear};
+use tch::{Kind, Tensor};
+
+const MODES: [Checkpoint; 3] = [Checkpoint::Always, Checkpoint::ExceptLast, Checkpoint::Never];
+
+/// Takes the running mean of what has passed away, itself included: its output depends on a statistic that it updates.
+struct Centre {
+    mean: Tensor,
+}
+
+impl Layer<Tensor> for Centre {
+    type Out = Tensor;
+
+    fn forward(&self, x: Tensor, cx: &Context) -> Tensor {
+        if cx.is_training() {
+            tch::no_grad(|| {
+                let updated = &self.mean * 0.5 + x.mean_dim([0_i64].as_slice(), false, Kind::Float) * 0.5;
+                self.mean.data().copy_(&updated);
+            });
+        }
+        (x - self.mean.copy()).square()
+    }
+}
+
+#[pipeline(chunks = 3)]
+struct Centred {
+    #[device("cpu")]
+    first: Linear,
+    centre: Centre,
+    #[device("cpu")]
+    last: Linear,
+}
+
+#[test]
+fn a_recomputation_sees_the_statistics_of_its_first_pass() {
+    let _serial = pipe_tests::serial();
+    let mut expected: Option<(Vec<Tensor>, Tensor)> = None;
+    for mode in MODES {
+        tch::manual_seed(3);
+        let vars = Centred::vars(&Devices::cpu(2)).unwrap();
+        let net = Centred {
+            first: linear(vars.first(), 8, 8),
+            centre: Centre { mean: vars.centre().zeros_no_train("mean", &[8]) },
+            last: linear(vars.last(), 8, 8),
+        };
+        let mut pipe = net.pipe(&vars).checkpoint(mode).intra_op_threads(1).build().unwrap();
+        pipe.forward(rows(6)).unwrap().sum(Kind::Float).backward();
+        let gradients: Vec<Tensor> = vars.all().trainable_variables().iter().map(Tensor::grad).collect();
+        let found = (gradients, vars.all().variables()["centre.mean"].copy());
+        assert_eq!(
+            *expected.get_or_insert_with(|| (found.0.iter().map(Tensor::copy).collect(), found.1.copy())),
+            found,
+            "{mode}"
+        );
+    }
+}
+
+#[pipeline(chunks = 2)]
+struct Two {
+    #[device("cpu")]
+    first: Func<'static>,
+    #[device("cpu")]
+    last: Linear,
+}
+
+fn two(first: fn(&Tensor) -> Tensor) -> (Two, TwoVars) {
+    tch::manual_seed(3);
+    let vars = Two::vars(&Devices::cpu(2)).unwrap();
+    let model = Two { first: func(first), last: linear(vars.last(), 8, 8) };
+    (model, vars)
+}
+
+#[test]
+fn a_parameter_changed_between_forward_and_backward_is_an_error_where_something_is_recomputed() {
+    let _serial = pipe_tests::serial();
+    let (model, vars) = two(Tensor::relu);
+    let mut pipe = model.pipe(&vars).checkpoint(Checkpoint::Always).build().unwrap();
+    let loss = pipe.forward(rows(4)).unwrap().sum(Kind::Float);
+    let _ = tch::no_grad(|| vars.all().variables()["last.weight"].shallow_clone().zero_());
+    let error = loss.f_backward().unwrap_err().to_string();
+    assert!(error.contains("a parameter was modified by an in-place operation"), "{error}");
+}
+
+#[test]
+fn an_in_place_first_layer_on_an_input_without_gradient_is_as_in_place() {
+    let _serial = pipe_tests::serial();
+    for (view, mode) in [(false, Checkpoint::Never), (true, Checkpoint::Never)] {
+        let relu = |x: &Tensor| x.shallow_clone().relu_();
+        let pass = |x: &Tensor| x.view_as(x);
+        let (model, vars) = two(if view { pass } else { relu });
+        let x = rows(4);
+        let expected = model.in_place().forward(x.copy()).unwrap();
+        let mut pipe = model.pipe(&vars).checkpoint(mode).build().unwrap();
+        assert_eq!(pipe.forward(x.copy()).unwrap(), expected);
+        assert_eq!(tch::no_grad(|| pipe.forward(x.copy()).unwrap()), expected);
+    }
+}
+
+#[test]
+fn an_input_of_the_callers_graph_that_a_layer_changes_is_an_error() {
+    let _serial = pipe_tests::serial();
+    let (model, vars) = two(|x| x.shallow_clone().relu_());
+    let mut pipe = model.pipe(&vars).chunks(1).checkpoint(Checkpoint::Never).build().unwrap();
+    let x = leaf(4) * 2.;
+    let error = pipe.forward(&x).unwrap_err().to_string();
+    assert!(error.contains("modified by an in-place operation"), "{error}");
+}
+
+/// Adds what it kept of the micro-batch before.
+struct Carry(Linear, RefCell<Option<Tensor>>, bool);
+
+impl Layer<Tensor> for Carry {
+    type Out = Tensor;
+
+    fn forward(&self, x: Tensor, _cx: &Context) -> Tensor {
+        let x = x.apply(&self.0).tanh();
+        let carried = self.1.borrow_mut().replace(if self.2 { x.detach() } else { x.shallow_clone() });
+        match carried {
+            Some(carried) => x + carried,
+            None => x,
+        }
+    }
+}
+
+#[pipeline(chunks = 2, checkpoint = never)]
+struct Carrying {
+    #[device("cpu")]
+    first: Linear,
+    #[device("cpu")]
+    carry: Carry,
+}
+
+#[test]
+fn a_graph_carried_from_one_micro_batch_to_the_next_is_an_error_unless_detached() {
+    let _serial = pipe_tests::serial();
+    for detached in [true, false] {
+        let vars = Carrying::vars(&Devices::cpu(2)).unwrap();
+        let carry = Carry(linear(vars.carry(), 8, 8), RefCell::default(), detached);
+        let model = Carrying { first: linear(vars.first(), 8, 8), carry };
+        let mut pipe = model.pipe(&vars).build().unwrap();
+        let outcome = pipe.forward(rows(4)).unwrap().sum(Kind::Float).f_backward();
+        match outcome {
+            Ok(()) => assert!(detached),
+            Err(error) => {
+                assert!(!detached, "{error}");
+                assert!(error.to_string().contains("a layer's graph reaches into another micro-batch"), "{error}");
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct TwoParameters(Tensor, Tensor);
+
+impl nn::Module for TwoParameters {
+    fn forward(&self, x: &Tensor) -> Tensor {
+        // Both get the very same gradient tensor.
+        x * (&self.0 + &self.1)
+    }
+}
+
+#[pipeline]
+struct Aliased {
+    #[device("cpu")]
+    both: TwoParameters,
+}
+
+#[test]
+fn gradients_of_a_training_step_share_no_memory() {
+    let _serial = pipe_tests::serial();
+    let vars = Aliased::vars(&Devices::cpu(1)).unwrap();
+    let path = vars.both();
+    let both = TwoParameters(path.ones("a", &[4, 8]), path.ones("b", &[4, 8]));
+    let mut pipe = Aliased { both }.pipe(&vars).build().unwrap();
+    let mut step = || pipe.train_step(rows(4).ones_like(), (), |y, (): &()| y.sum(Kind::Float)).unwrap();
+    step();
+    step();
+    let variables = vars.all().variables();
+    for name in ["both.a", "both.b"] {
+        assert_eq!(variables[name].grad(), variables[name].ones_like() * 2., "{name}");
+    }
+}
+
+/// A layer that runs a block twice, a model of its own, and draws afterwards.
+struct Nesting(Noisy, FuncT<'static>);
+
+#[pipeline(chunks = 1)]
+struct Noisy {
+    drop: FuncT<'static>,
+}
+
+impl Layer<Tensor> for Nesting {
+    type Out = Tensor;
+
+    fn forward(&self, x: Tensor, cx: &Context) -> Tensor {
+        let a = self.0.forward(x.shallow_clone(), cx);
+        let b = self.0.forward(x.shallow_clone(), cx);
+        let c = self.0.in_place().forward(&x).unwrap();
+        let d = x.ones_like().dropout(0.5, true);
+        Tensor::cat(&[a, b, c, x * d], 1)
+    }
+}
+
+#[pipeline(chunks = 2)]
+struct Nested {
+    #[device("cpu")]
+    first: Linear,
+    #[device("cpu")]
+    nesting: Nesting,
+}
+
+#[test]
+fn layers_inside_a_layer_have_random_numbers_of_their_own_and_the_same_again() {
+    let _serial = pipe_tests::serial();
+    let mut expected: Option<(Tensor, Tensor)> = None;
+    for mode in MODES {
+        tch::manual_seed(5);
+        let vars = Nested::vars(&Devices::cpu(2)).unwrap();
+        let nesting = Nesting(Noisy { drop: dropout(0.5) }, dropout(0.5));
+        let model = Nested { first: linear(vars.first(), 8, 32), nesting };
+        let mut pipe = model.pipe(&vars).checkpoint(mode).intra_op_threads(1).build().unwrap();
+        let x = leaf(8);
+        let y = pipe.forward(&x).unwrap();
+        let masks: Vec<Tensor> = y.ne(0.).chunk(4, 1);
+        for a in 0..4 {
+            for b in 0..a {
+                assert_ne!(masks[a], masks[b], "{a} and {b} have the same mask");
+            }
+        }
+        y.sum(Kind::Float).backward();
+        let found = (y.detach(), x.grad());
+        let (output, gradient) = expected.get_or_insert_with(|| (found.0.copy(), found.1.copy()));
+        assert_eq!((&found.0, &found.1), (&*output, &*gradient), "{mode}");
+    }
+}
+
+/// Differentiates inside: the gradient of its input's square.
+struct Inner;
+
+impl Layer<Tensor> for Inner {
+    type Out = Tensor;
+
+    fn forward(&self, x: Tensor, _cx: &Context) -> Tensor {
+        let leaf = x.detach().set_requires_grad(true);
+        let found = Tensor::run_backward(&[leaf.square().sum(Kind::Float)], &[&leaf], false, false);
+        x + &found[0]
+    }
+}
+
+#[pipeline(chunks = 2)]
+struct Differentiating {
+    #[device("cpu")]
+    inner: Inner,
+}
+
+#[test]
+fn a_layer_may_differentiate_inside_where_nothing_else_is_trained() {
+    let _serial = pipe_tests::serial();
+    let vars = Differentiating::vars(&Devices::cpu(1)).unwrap();
+    let mut pipe = Differentiating { inner: Inner }.pipe(&vars).build().unwrap();
+    let x = rows(4);
+    assert_eq!(pipe.forward(&x).unwrap(), &x * 3.);
+}

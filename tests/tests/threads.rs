@@ -1,0 +1,62 @@
+//! The threads of a pipeline end with it. Alone in its process: other tests' threads come and go.
+
+use pipe_runtime::{Context, Devices, Layer, pipeline};
+use pipe_tests::compare::rows;
+use pipe_tests::layers::linear;
+use tch::nn::Linear;
+use tch::{Kind, Tensor};
+
+/// Fails on an empty micro-batch.
+struct Picky(Linear);
+
+impl Layer<Tensor> for Picky {
+    type Out = Tensor;
+
+    fn forward(&self, x: Tensor, _cx: &Context) -> Tensor {
+        if x.size()[0] == 0 {
+            std::panic::resume_unwind(Box::new("nothing to do"));
+        }
+        x.apply(&self.0)
+    }
+}
+
+#[pipeline(chunks = 4)]
+struct Net {
+    #[device("cpu")]
+    first: Linear,
+    #[device("cpu")]
+    second: Picky,
+    #[device("cpu")]
+    third: Linear,
+}
+
+fn threads() -> usize {
+    std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count)
+}
+
+#[test]
+fn they_end_also_after_failures_and_with_graphs_that_outlive_the_pipeline() {
+    let step = || {
+        let vars = Net::vars(&Devices::cpu(3)).unwrap();
+        let net = Net {
+            first: linear(vars.first(), 8, 8),
+            second: Picky(linear(vars.second(), 8, 8)),
+            third: linear(vars.third(), 8, 8),
+        };
+        let mut pipe = net.pipe(&vars).build().unwrap();
+        let running = threads();
+        assert!(pipe.forward(rows(0)).is_err());
+        let loss = pipe.forward(rows(8)).unwrap().sum(Kind::Float);
+        drop(pipe);
+        loss.backward();
+        running
+    };
+    // libtorch starts pools of its own at the first use.
+    step();
+    let before = threads();
+    for _ in 0..20 {
+        let running = step();
+        assert!(running > before || std::thread::available_parallelism().map_or(1, usize::from) == 1);
+        assert_eq!(threads(), before);
+    }
+}

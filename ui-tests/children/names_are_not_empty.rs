@@ -1,0 +1,12 @@
+//! A name is there.
+
+use pipe_runtime::nn::Linear;
+use pipe_runtime::pipeline;
+
+#[pipeline]
+struct Model {
+    #[layer(name = "")]
+    down: Linear,
+}
+
+fn main() {}

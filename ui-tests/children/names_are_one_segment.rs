@@ -1,0 +1,12 @@
+//! A name is one segment of a parameter path.
+
+use pipe_runtime::nn::Linear;
+use pipe_runtime::pipeline;
+
+#[pipeline]
+struct Model {
+    #[layer(name = "down.0")]
+    down: Linear,
+}
+
+fn main() {}

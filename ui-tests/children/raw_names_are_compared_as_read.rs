@@ -1,0 +1,13 @@
+//! A raw name is the word without `r#`, in parameter paths too.
+
+use pipe_runtime::nn::Linear;
+use pipe_runtime::pipeline;
+
+#[pipeline]
+struct Model {
+    r#type: Linear,
+    #[layer(name = "type")]
+    kind: Linear,
+}
+
+fn main() {}

@@ -1,0 +1,16 @@
+//! An alias hides the sharing from the macro, not from the types.
+
+use std::sync::Arc;
+
+use pipe_runtime::nn::Linear;
+use pipe_runtime::pipeline;
+
+type Shared = Arc<Linear>;
+
+#[pipeline]
+struct Model {
+    encode: Linear,
+    decode: Shared,
+}
+
+fn main() {}

@@ -1,0 +1,12 @@
+//! An array holds a layer or more.
+
+use pipe_runtime::nn::Linear;
+use pipe_runtime::pipeline;
+
+#[pipeline]
+struct Model {
+    #[repeat]
+    blocks: [Linear; 0],
+}
+
+fn main() {}

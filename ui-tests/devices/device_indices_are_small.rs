@@ -1,0 +1,12 @@
+//! Torch counts devices in a signed byte.
+
+use pipe_runtime::nn::Linear;
+use pipe_runtime::pipeline;
+
+#[pipeline]
+struct Model {
+    #[device("cuda:128")]
+    encode: Linear,
+}
+
+fn main() {}

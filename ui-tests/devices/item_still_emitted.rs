@@ -1,0 +1,32 @@
+//! A struct with such a mistake is there all the same, with all that is generated for it.
+
+use pipe_runtime::nn::Linear;
+use pipe_runtime::{Tensor, pipeline};
+
+#[pipeline]
+struct Model {
+    #[device("gpu:0")]
+    encode: Linear,
+    #[devices("cuda:1", "cuda")]
+    blocks: [Linear; 2],
+}
+
+impl Model {
+    fn new(vars: &ModelVars) -> Self {
+        let _ = vars.blocks();
+        Self { encode: Linear, blocks: [Linear, Linear] }
+    }
+}
+
+fn run() -> Option<Tensor> {
+    let vars = Model::vars(&Model::devices()).ok()?;
+    let model = Model::new(&vars);
+    let _ = (Model::PLAN.name, Model::STAGES, vars.encode());
+    model.in_place().forward(Tensor).ok()?;
+    model.pipe(&vars).build().ok();
+    Some(Tensor)
+}
+
+fn main() {
+    run();
+}

@@ -1,0 +1,18 @@
+//! What is nearly a device says which it is likely to be.
+
+use pipe_runtime::nn::Linear;
+use pipe_runtime::pipeline;
+
+#[pipeline]
+struct Model {
+    #[device("gpu:0")]
+    one: Linear,
+    #[device("cuda:O")]
+    two: Linear,
+    #[device("CUDA:1")]
+    three: Linear,
+    #[device("cpu:0")]
+    four: Linear,
+}
+
+fn main() {}

@@ -1,0 +1,14 @@
+//! An attribute that says something says what.
+
+use pipe_runtime::nn::Linear;
+use pipe_runtime::pipeline;
+
+#[pipeline]
+struct Model {
+    #[device]
+    encode: Linear,
+    #[pop = "a"]
+    decode: Linear,
+}
+
+fn main() {}

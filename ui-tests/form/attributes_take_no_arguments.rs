@@ -1,0 +1,16 @@
+//! An attribute that only marks says no more.
+
+use pipe_runtime::nn::Linear;
+use pipe_runtime::pipeline;
+
+#[pipeline]
+struct Model {
+    #[device("cuda:0")]
+    encode: Linear,
+    #[stage(2)]
+    decode: Linear,
+    #[not_a_layer = true]
+    config: u8,
+}
+
+fn main() {}

@@ -1,0 +1,12 @@
+//! `#[layer(..)]` gives a name and nothing else.
+
+use pipe_runtime::nn::Linear;
+use pipe_runtime::pipeline;
+
+#[pipeline]
+struct Model {
+    #[layer(nmae = "first")]
+    encode: Linear,
+}
+
+fn main() {}

@@ -1,0 +1,14 @@
+//! A list names something.
+
+use pipe_runtime::nn::Linear;
+use pipe_runtime::pipeline;
+
+#[pipeline]
+struct Model {
+    #[devices()]
+    blocks: [Linear; 2],
+    #[stash()]
+    decode: Linear,
+}
+
+fn main() {}

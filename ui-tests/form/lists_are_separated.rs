@@ -1,0 +1,14 @@
+//! A comma stands between two names.
+
+use pipe_runtime::nn::{Concat, Linear};
+use pipe_runtime::pipeline;
+
+#[pipeline]
+struct Model {
+    #[stash(a = input, b = output)]
+    encode: Linear,
+    #[pop(a b)]
+    decode: Concat,
+}
+
+fn main() {}

@@ -1,0 +1,54 @@
+//! `peers.toml`: what others do with the same mistakes, from running them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+/// The peers, as their keys in the file and in the words of the table.
+pub const PEERS: [(&str, &str); 3] = [
+    ("torchgpipe", "torchgpipe"),
+    ("pipe", "`torch.distributed.pipeline.sync`"),
+    ("pipelining", "`torch.distributed.pipelining`"),
+];
+
+/// What each peer does, by rule.
+pub struct Peers(BTreeMap<String, BTreeMap<String, Reaction>>);
+
+/// When a peer notices a mistake, and what it says.
+pub struct Reaction {
+    pub when: String,
+    pub says: String,
+}
+
+impl Peers {
+    /// # Panics
+    ///
+    /// If the file is not as it should be.
+    pub fn read(folder: &Path) -> Self {
+        let text = fs::read_to_string(folder.join("peers.toml")).expect("peers.toml can be read");
+        let file: toml::Table = text.parse().expect("peers.toml is TOML");
+        Self(file.iter().map(|(rule, peers)| (rule.clone(), reactions(rule, peers))).collect())
+    }
+
+    pub fn rules(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
+    pub fn reaction(&self, rule: &str, peer: &str) -> Option<&Reaction> {
+        self.0.get(rule)?.get(peer)
+    }
+}
+
+fn reactions(rule: &str, peers: &toml::Value) -> BTreeMap<String, Reaction> {
+    let peers = peers.as_table().unwrap_or_else(|| panic!("peers.toml: `{rule}` is no table"));
+    let known = |peer: &str| PEERS.iter().any(|(known, _)| *known == peer);
+    let reaction = |(peer, reaction): (&String, &toml::Value)| {
+        assert!(known(peer), "peers.toml: `{rule}` names an unknown peer `{peer}`");
+        let text = |key: &str| match reaction.get(key).and_then(toml::Value::as_str) {
+            Some(text) => text.to_owned(),
+            None => panic!("peers.toml: `{rule}`, `{peer}`: `{key}` is missing"),
+        };
+        (peer.clone(), Reaction { when: text("when"), says: text("says") })
+    };
+    peers.iter().map(reaction).collect()
+}

@@ -1,0 +1,32 @@
+//! A struct with such a mistake is there all the same, with all that is generated for it.
+
+use pipe_runtime::nn::Linear;
+use pipe_runtime::{Tensor, pipeline};
+
+#[pipeline(chunks = 0, input, banana)]
+struct Model {
+    #[device("cuda:0")]
+    encode: Linear,
+    #[device("cuda:1")]
+    decode: Linear,
+}
+
+impl Model {
+    fn new(vars: &ModelVars) -> Self {
+        let _ = vars.decode();
+        Self { encode: Linear, decode: Linear }
+    }
+}
+
+fn run() -> Option<Tensor> {
+    let vars = Model::vars(&Model::devices()).ok()?;
+    let model = Model::new(&vars);
+    let _ = (Model::PLAN.name, Model::STAGES, vars.encode());
+    model.in_place().forward(Tensor).ok()?;
+    model.pipe(&vars).build().ok();
+    Some(Tensor)
+}
+
+fn main() {
+    run();
+}

@@ -1,0 +1,11 @@
+//! A setting has a value; the last one is asked for it, too.
+
+use pipe_runtime::nn::Linear;
+use pipe_runtime::pipeline;
+
+#[pipeline(checkpoint, chunks =)]
+struct Model {
+    encode: Linear,
+}
+
+fn main() {}

@@ -1,0 +1,11 @@
+//! The runtime is named by a path.
+
+use pipe_runtime::nn::Linear;
+use pipe_runtime::pipeline;
+
+#[pipeline(crate = "pipe")]
+struct Model {
+    encode: Linear,
+}
+
+fn main() {}

@@ -1,0 +1,11 @@
+//! What flows is said by a type.
+
+use pipe_runtime::nn::Linear;
+use pipe_runtime::pipeline;
+
+#[pipeline(input = 3)]
+struct Model {
+    encode: Linear,
+}
+
+fn main() {}

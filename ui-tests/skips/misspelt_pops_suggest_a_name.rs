@@ -1,0 +1,15 @@
+//! A name that is nearly that of a stash above is one mistake, not two.
+
+use pipe_runtime::nn::{Concat, Linear};
+use pipe_runtime::pipeline;
+
+#[pipeline]
+struct Model {
+    #[stash(level1 = output)]
+    one: Linear,
+    two: Linear,
+    #[pop(levle1)]
+    three: Concat,
+}
+
+fn main() {}

@@ -1,0 +1,14 @@
+//! A skip is named by a word, not by a string.
+
+use pipe_runtime::nn::{Concat, Linear};
+use pipe_runtime::pipeline;
+
+#[pipeline]
+struct Model {
+    #[stash(level = output)]
+    encode: Linear,
+    #[pop("level")]
+    merge: Concat,
+}
+
+fn main() {}

@@ -1,0 +1,14 @@
+//! A layer takes all that it pops: there is no `_`.
+
+use pipe_runtime::nn::{Concat, Linear};
+use pipe_runtime::pipeline;
+
+#[pipeline]
+struct Model {
+    #[stash(level = output)]
+    encode: Linear,
+    #[pop(_)]
+    merge: Concat,
+}
+
+fn main() {}

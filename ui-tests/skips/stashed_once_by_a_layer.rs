@@ -1,0 +1,14 @@
+//! One layer does not stash two values under one name.
+
+use pipe_runtime::nn::{Concat, Linear};
+use pipe_runtime::pipeline;
+
+#[pipeline]
+struct Model {
+    #[stash(level = input, level = output)]
+    one: Linear,
+    #[pop(level)]
+    two: Concat,
+}
+
+fn main() {}

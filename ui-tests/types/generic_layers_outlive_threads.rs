@@ -1,0 +1,29 @@
+//! What borrows runs in place, but not in threads that may outlive it.
+
+use pipe_runtime::nn::Linear;
+use pipe_runtime::{Context, Layer, Tensor, pipeline};
+
+struct Borrowed<'a>(&'a Tensor);
+
+impl Layer<Tensor> for Borrowed<'_> {
+    type Out = Tensor;
+    fn forward(&self, x: Tensor, _: &Context) -> Tensor {
+        x
+    }
+}
+
+#[pipeline]
+struct Model<L: Layer<Tensor, Out = Tensor> + Send> {
+    #[device("cuda:0")]
+    encode: L,
+    #[device("cuda:1")]
+    decode: Linear,
+}
+
+fn run(scale: &Tensor, vars: &ModelVars) {
+    let model = Model { encode: Borrowed(scale), decode: Linear };
+    let _ = model.in_place().forward(Tensor);
+    let _ = model.pipe(vars).build();
+}
+
+fn main() {}

@@ -1,0 +1,25 @@
+//! What goes in is split into micro-batches, which only `Flow` can be.
+
+use pipe_runtime::nn::Linear;
+use pipe_runtime::{Context, Layer, Tensor, pipeline};
+
+struct Opaque;
+
+struct Take;
+
+impl Layer<Opaque> for Take {
+    type Out = Tensor;
+    fn forward(&self, _: Opaque, _: &Context) -> Tensor {
+        unreachable!()
+    }
+}
+
+#[pipeline(input = Opaque)]
+struct Model {
+    #[device("cuda:0")]
+    take: Take,
+    #[device("cuda:1")]
+    decode: Linear,
+}
+
+fn main() {}

@@ -1,0 +1,43 @@
+//! A value that is kept has a second handle, which only `Flow` gives.
+
+use pipe_runtime::{Context, Layer, Tensor, pipeline};
+
+struct Opaque;
+
+struct Make;
+
+impl Layer<Tensor> for Make {
+    type Out = Opaque;
+    fn forward(&self, _: Tensor, _: &Context) -> Opaque {
+        unreachable!()
+    }
+}
+
+struct Pass;
+
+impl Layer<Opaque> for Pass {
+    type Out = Tensor;
+    fn forward(&self, _: Opaque, _: &Context) -> Tensor {
+        unreachable!()
+    }
+}
+
+struct Take;
+
+impl Layer<(Tensor, Opaque)> for Take {
+    type Out = Tensor;
+    fn forward(&self, _: (Tensor, Opaque), _: &Context) -> Tensor {
+        unreachable!()
+    }
+}
+
+#[pipeline]
+struct Model {
+    #[stash(note = output)]
+    make: Make,
+    pass: Pass,
+    #[pop(note)]
+    take: Take,
+}
+
+fn main() {}

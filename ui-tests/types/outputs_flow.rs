@@ -1,0 +1,25 @@
+//! What comes out is joined from micro-batches, which only `Flow` can be.
+
+use pipe_runtime::nn::Linear;
+use pipe_runtime::{Context, Layer, Tensor, pipeline};
+
+struct Opaque;
+
+struct Make;
+
+impl Layer<Tensor> for Make {
+    type Out = Opaque;
+    fn forward(&self, _: Tensor, _: &Context) -> Opaque {
+        unreachable!()
+    }
+}
+
+#[pipeline(output = Opaque)]
+struct Model {
+    #[device("cuda:0")]
+    encode: Linear,
+    #[device("cuda:1")]
+    make: Make,
+}
+
+fn main() {}

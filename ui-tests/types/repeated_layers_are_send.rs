@@ -1,0 +1,20 @@
+//! Repeated layers move to other threads, too.
+
+use pipe_runtime::{Context, Layer, Tensor, pipeline};
+
+struct Counter(*const u8);
+
+impl Layer<Tensor> for Counter {
+    type Out = Tensor;
+    fn forward(&self, _: Tensor, _: &Context) -> Tensor {
+        unreachable!()
+    }
+}
+
+#[pipeline]
+struct Model {
+    #[devices("cuda:0", "cuda:1")]
+    counts: [Counter; 4],
+}
+
+fn main() {}

@@ -1,0 +1,40 @@
+//! Each layer that does not fit is an error, and no more than one.
+
+use pipe_runtime::nn::{Concat, Linear};
+use pipe_runtime::{Context, Layer, Tensor, pipeline};
+
+struct Opaque;
+
+struct Make;
+
+impl Layer<Tensor> for Make {
+    type Out = Opaque;
+    fn forward(&self, _: Tensor, _: &Context) -> Opaque {
+        unreachable!()
+    }
+}
+
+struct Take;
+
+impl Layer<Opaque> for Take {
+    type Out = Tensor;
+    fn forward(&self, _: Opaque, _: &Context) -> Tensor {
+        unreachable!()
+    }
+}
+
+#[pipeline]
+struct Model {
+    #[device("cuda:0")]
+    make: Make,
+    #[device("cuda:1")]
+    take: Take,
+    wrong: Concat,
+    #[device("cuda:0")]
+    #[stash(level)]
+    stash: Linear,
+    #[pop(level)]
+    merge: Concat,
+}
+
+fn main() {}

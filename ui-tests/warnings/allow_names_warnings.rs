@@ -1,0 +1,11 @@
+//! The names in `allow(..)` are those of warnings.
+
+use pipe_runtime::nn::Linear;
+use pipe_runtime::pipeline;
+
+#[pipeline(allow(single_stag, banana))]
+struct Model {
+    encode: Linear,
+}
+
+fn main() {}

@@ -1,0 +1,15 @@
+//! Of one micro-batch, the last is all: nothing is checkpointed.
+#![deny(deprecated)]
+
+use pipe_runtime::nn::Linear;
+use pipe_runtime::pipeline;
+
+#[pipeline(chunks = 1, checkpoint = except_last)]
+struct Model {
+    #[device("cuda:0")]
+    encode: Linear,
+    #[device("cuda:1")]
+    decode: Linear,
+}
+
+fn main() {}

@@ -1,0 +1,19 @@
+//! A skip between neighbours skips nothing: only the boundary between them sends a second value over.
+#![deny(deprecated)]
+
+use pipe_runtime::nn::{Concat, Linear};
+use pipe_runtime::pipeline;
+
+#[pipeline]
+struct Model {
+    #[device("cuda:0")]
+    encode: Linear,
+    #[stash(level = output)]
+    middle: Linear,
+    #[device("cuda:1")]
+    #[pop(level)]
+    merge: Concat,
+    head: Linear,
+}
+
+fn main() {}
