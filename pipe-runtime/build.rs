@@ -19,6 +19,8 @@ fn main() {
         .std("c++17")
         .pic(true)
         .flag("-D_GLIBCXX_USE_CXX11_ABI=1")
+        // As libtorch is built: without it, some of its classes have more members.
+        .define("NDEBUG", None)
         .flag_if_supported("-fno-plt")
         .warnings(false)
         .opt_level(2)

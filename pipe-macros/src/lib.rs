@@ -1,8 +1,8 @@
 //! The `#[pipeline]` attribute: a model's stages, devices and skips, written on the fields of a
 //! struct and checked at compile time.
 //!
-//! The phases run in the order of this picture. Each one reports every mistake it finds; the next
-//! one starts only if there was none, so `expand` cannot fail.
+//! The phases run in the order of this picture. `parse` reports what it cannot read and goes on with the rest, `check`
+//! reports every broken rule in what was read, and `expand` runs only if there was no mistake, so it cannot fail.
 //!
 //! ```text
 //! #[pipeline] ─ attribute ─▶ struct with a derive ─ parse ─▶ Declaration ─ model ─▶ Model ─ check ─▶
@@ -40,10 +40,13 @@ use proc_macro::TokenStream;
 /// | `#[stage]` | opens a stage on the same device |
 /// | `#[devices("cuda:0", "cuda:1")]` | spreads an array or `Vec` of layers over stages |
 /// | `#[repeat]` | runs an array or `Vec` of layers in order, in place |
-/// | `#[stash(a, b = input, c = output)]` | keeps a value for a later layer |
+/// | `#[stash(a, b = input, c = output, d = tied)]` | keeps a value for a later layer |
 /// | `#[pop(a)]` | takes a kept value beside the input: `(input, a)` |
 /// | `#[layer(name = "..")]` | the layer's name in parameter paths |
 /// | `#[not_a_layer]` | a plain field |
+///
+/// Some things work but are mistakes more often than not. They are warnings, and `allow(..)` names those that are meant:
+/// `single_stage`, `short_skip`, `except_last_of_one_chunk`, `name_differs_by_case`.
 #[proc_macro_attribute]
 pub fn pipeline(args: TokenStream, item: TokenStream) -> TokenStream {
     attribute::attach_derive(args.into(), item.into()).into()

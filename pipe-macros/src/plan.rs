@@ -115,7 +115,7 @@ fn route(skip: &Skip, spans: &[(usize, usize)]) -> Option<Route> {
     let (stash, pop) = (skip.stashes.first()?, skip.pops.first()?);
     let (first, last) = spans[stash.layer];
     let from = match stash.what {
-        Kept::Input => first,
+        Kept::Input | Kept::Tied => first,
         Kept::Output | Kept::Returned => last,
     };
     Some(Route {

@@ -36,6 +36,11 @@ impl Devices {
         Self { stages: devices.into(), unsupported: None }
     }
 
+    /// The name of each stage's device, as in annotations.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.stages.iter().copied().map(name).collect()
+    }
+
     /// The devices, one for each of `count` stages.
     ///
     /// # Errors

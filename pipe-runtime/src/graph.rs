@@ -4,7 +4,7 @@ use std::any::Any;
 use std::marker::PhantomData;
 
 use crate::call::Io;
-use crate::{Context, Flow, Model};
+use crate::{Context, Model};
 
 /// Where a value goes from one stage to another.
 #[doc(hidden)]
@@ -74,7 +74,7 @@ impl Graph {
     }
 
     /// What stage `from` sends to stage `to`.
-    pub fn port<T: Flow>(&mut self, from: usize, to: usize) -> Port<T> {
+    pub fn port<T>(&mut self, from: usize, to: usize) -> Port<T> {
         self.add(Route { from: Some(from), to: Some(to) })
     }
 

@@ -6,6 +6,7 @@
 
 #![deny(missing_docs)]
 
+pub mod balance;
 mod call;
 mod checkpoint;
 mod context;
@@ -25,6 +26,7 @@ mod plan;
 mod random;
 mod repeat;
 mod threads;
+mod tie;
 mod torch;
 mod train;
 mod vars;
@@ -42,6 +44,7 @@ pub use pipe::{Pipe, PipeBuilder};
 pub use pipe_macros::{Flow, pipeline};
 pub use pipe_schedule::Method;
 pub use plan::{LayerPlan, Plan, Repeat, SkipPlan, Split, StagePlan};
+pub use tie::Tied;
 pub use torch::{TorchError, autocast};
 pub use train::{Reduction, Report, StageReport};
 pub use vars::Vars;
@@ -56,6 +59,7 @@ pub mod __rt {
     pub use crate::model::{Nested, NestedByDefault, nests, output};
     pub use crate::movable::{movable, movable_part};
     pub use crate::repeat::{Repeated, gather_parts, run_each, spread};
+    pub use crate::tie::lend;
     pub use crate::vars::{sub_paths, sub_paths_vec};
     pub use crate::with_skips::with_skips;
     pub use crate::{

@@ -3,6 +3,8 @@
 #![deny(missing_docs)]
 
 pub mod compare;
+#[cfg(doctest)]
+pub mod impossible;
 pub mod layers;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -20,3 +22,8 @@ pub fn serial() -> MutexGuard<'static, ()> {
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 pub struct Readme;
+
+/// The examples of the book's chapter on the language.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/language.md")]
+pub struct Language;

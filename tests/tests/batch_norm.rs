@@ -160,3 +160,50 @@ fn two_and_three_dimensions_from_a_plain_batch_norm() {
     let error = pipe.forward(x.narrow(3, 0, 1).squeeze_dim(3)).unwrap_err().to_string();
     assert!(error.contains("batch norm 2d: an input of 3 dimensions"), "{error}");
 }
+
+#[test]
+fn it_trains_between_convolutions_as_in_place() {
+    #[pipeline(chunks = 3)]
+    struct Images {
+        #[device("cpu")]
+        first: nn::Conv2D,
+        norm: DeferredBatchNorm,
+        #[device("cpu")]
+        relu: Func<'static>,
+        last: nn::Conv2D,
+    }
+
+    fn make() -> (Images, ImagesVars) {
+        tch::manual_seed(2);
+        let vars = Images::vars(&Devices::cpu(2)).unwrap();
+        let model = Images {
+            first: nn::conv2d(vars.first(), 2, 4, 3, Default::default()),
+            norm: DeferredBatchNorm::new2d(vars.norm(), 4, Default::default()),
+            relu: func(Tensor::relu),
+            last: nn::conv2d(vars.last(), 4, 1, 3, Default::default()),
+        };
+        (model, vars)
+    }
+
+    fn train(vars: &ImagesVars, mut forward: impl FnMut(&Tensor) -> Tensor) -> Vec<(String, Tensor)> {
+        let mut optimizer = nn::OptimizerConfig::build(nn::Sgd::default(), vars.all(), 0.1).unwrap();
+        tch::manual_seed(4);
+        for _ in 0..4 {
+            // Ragged: 3, 3, 1.
+            let x = Tensor::randn([7, 2, 6, 6], (Kind::Float, tch::Device::Cpu));
+            optimizer.backward_step(&forward(&x).square().mean(Kind::Float));
+        }
+        let mut variables: Vec<_> = vars.all().variables().into_iter().collect();
+        variables.sort_by(|(a, _), (b, _)| a.cmp(b));
+        variables
+    }
+
+    let _serial = pipe_tests::serial();
+    let (model, vars) = make();
+    let expected = train(&vars, |x| model.in_place().intra_op_threads(1).forward(x).unwrap());
+    for mode in [Checkpoint::Always, Checkpoint::ExceptLast, Checkpoint::Never] {
+        let (model, vars) = make();
+        let mut pipe = model.pipe(&vars).checkpoint(mode).intra_op_threads(1).build().unwrap();
+        assert_eq!(train(&vars, |x| pipe.forward(x).unwrap()), expected, "{mode}");
+    }
+}

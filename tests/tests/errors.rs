@@ -306,3 +306,37 @@ fn wrong_settings_and_inputs_are_errors_before_anything_runs() {
     let error = Fused::vars(&Devices::cpu(2)).unwrap_err().to_string();
     assert!(error.contains("the model has 3 stages, but 2 devices were given (cpu,cpu)"), "{error}");
 }
+
+/// Counts its forwards and takes its time.
+struct Counted(Arc<Mutex<usize>>);
+
+impl Layer<Tensor> for Counted {
+    type Out = Tensor;
+
+    fn forward(&self, x: Tensor, _cx: &Context) -> Tensor {
+        *self.0.lock().unwrap() += 1;
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        x
+    }
+}
+
+#[pipeline(chunks = 200)]
+struct FailsEarly {
+    #[device("cpu")]
+    counted: Counted,
+    #[device("cpu")]
+    fuse: Fuse,
+}
+
+#[test]
+fn a_failure_stops_the_stages_before_it_soon() {
+    let _serial = pipe_tests::serial();
+    let trigger = Trigger { stage: 1, micro_batch: 0, recomputing: false, fault: Fault::Panic };
+    let (triggers, count) = (Arc::new(Mutex::new(vec![trigger])), Arc::default());
+    let vars = FailsEarly::vars(&Devices::cpu(2)).unwrap();
+    let model = FailsEarly { counted: Counted(Arc::clone(&count)), fuse: Fuse(triggers) };
+    let mut pipe = model.pipe(&vars).build().unwrap();
+    assert_eq!(failure(pipe.forward(rows(200)).unwrap_err()).micro_batch, 0);
+    let ran = *count.lock().unwrap();
+    assert!(ran < 100, "{ran} of 200 micro-batches ran after the first had failed");
+}

@@ -177,3 +177,72 @@ fn with_one_chunk_it_is_the_plain_model() {
         assert_eq!(found, expected);
     }
 }
+
+#[test]
+fn stages_layers_and_skips_are_counted_found_by_name_and_gone_through_in_order() {
+    #[pipeline]
+    struct Net {
+        #[device("cpu")]
+        #[stash(early = output)]
+        first: Linear,
+        second: Linear,
+        #[device("cpu")]
+        #[pop(early)]
+        #[layer(name = "join")]
+        merge: pipe_tests::layers::Merge,
+    }
+    let plan = Net::PLAN;
+    assert_eq!((plan.stages.len(), plan.layers().count()), (2, 3));
+    let names: Vec<_> = plan.layers().map(|(stage, layer)| (stage, layer.name)).collect();
+    assert_eq!(names, [(0, "first"), (0, "second"), (1, "join")]);
+    assert_eq!(plan.layer("join").map(|(stage, _)| stage), Some(1));
+    assert!(plan.layer("merge").is_none());
+    let skip = plan.skip("early").unwrap();
+    assert_eq!((skip.stash, skip.from, skip.pop, skip.to), ("first", 0, "join", 1));
+}
+
+/// A block with a skip of its own.
+#[pipeline]
+struct Residual {
+    #[stash(kept = input)]
+    linear: Linear,
+    #[pop(kept)]
+    add: pipe_runtime::nn::Add,
+}
+
+#[pipeline(chunks = 2)]
+struct Residuals {
+    #[device("cpu")]
+    #[stash(kept = output)]
+    first: Residual,
+    #[device("cpu")]
+    second: Residual,
+    #[pop(kept)]
+    add: pipe_runtime::nn::Add,
+}
+
+#[test]
+fn a_block_with_skips_nests_more_than_once() {
+    let _serial = pipe_tests::serial();
+    let vars = Residuals::vars(&Devices::cpu(2)).unwrap();
+    let block = |path| {
+        let vars = Residual::vars_at(path);
+        Residual { linear: linear(vars.linear(), 8, 8), add: pipe_runtime::nn::Add }
+    };
+    let model = Residuals { first: block(vars.first()), second: block(vars.second()), add: pipe_runtime::nn::Add };
+    let x = rows(4);
+    let first = x.apply(&model.first.linear) + &x;
+    let expected = first.apply(&model.second.linear) + &first + &first;
+    let found = model.pipe(&vars).chunks(1).build().unwrap().forward(&x).unwrap();
+    assert!(found.allclose(&expected, 1e-6, 1e-6, false));
+}
+
+#[test]
+fn a_block_without_layers_gives_its_input_back() {
+    #[pipeline]
+    struct Nothing {}
+
+    let _serial = pipe_tests::serial();
+    let x = rows(3);
+    assert_eq!(Nothing {}.in_place().chunks(2).forward(&x).unwrap(), x);
+}

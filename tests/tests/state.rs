@@ -268,3 +268,45 @@ fn a_layer_may_differentiate_inside_where_nothing_else_is_trained() {
     let x = rows(4);
     assert_eq!(pipe.forward(&x).unwrap(), &x * 3.);
 }
+
+#[test]
+fn a_parameter_shared_by_layers_of_one_device_gets_the_gradients_of_all() {
+    #[pipeline(chunks = 2)]
+    struct Tied {
+        #[device("cpu")]
+        first: Linear,
+        #[device("cpu")]
+        middle: Func<'static>,
+        #[device("cpu")]
+        last: Linear,
+    }
+
+    let _serial = pipe_tests::serial();
+    for mode in MODES {
+        tch::manual_seed(3);
+        let vars = Tied::vars(&Devices::cpu(3)).unwrap();
+        let first = linear(vars.first(), 8, 8);
+        let last = Linear { ws: first.ws.shallow_clone(), bs: None };
+        let model = Tied { first, middle: func(Tensor::tanh), last };
+        let x = rows(6);
+        let parameters = [&model.first.ws, model.first.bs.as_ref().unwrap()].map(Tensor::shallow_clone);
+        let gradients = |y: Tensor| Tensor::run_backward(&[y.square().sum(Kind::Float)], &parameters, false, false);
+        let expected = gradients(model.in_place().forward(&x).unwrap());
+        let found = gradients(model.pipe(&vars).checkpoint(mode).build().unwrap().forward(&x).unwrap());
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!(found.allclose(expected, 1e-6, 1e-6, false), "{mode}");
+        }
+    }
+}
+
+#[test]
+fn parameters_may_be_cast() {
+    let _serial = pipe_tests::serial();
+    let (model, vars) = two(Tensor::relu);
+    vars.all().root().double();
+    let mut pipe = model.pipe(&vars).build().unwrap();
+    let y = pipe.forward(rows(4).to_kind(Kind::Double)).unwrap();
+    assert_eq!(y.kind(), Kind::Double);
+    y.sum(Kind::Double).backward();
+    assert!(vars.all().trainable_variables().iter().all(|parameter| parameter.grad().kind() == Kind::Double));
+}

@@ -1,6 +1,6 @@
 //! What goes in and comes out: reductions over micro-batches, lists, user structs, and inputs that are refused before anything runs.
 
-use pipe_runtime::{Context, Devices, Flow, Layer, List, Mean, Sum, pipeline};
+use pipe_runtime::{Checkpoint, Context, Devices, Flow, Layer, List, Mean, Sum, pipeline};
 use pipe_tests::compare::{leaf, rows};
 use pipe_tests::layers::linear;
 use tch::nn::Linear;
@@ -185,4 +185,102 @@ fn batches_smaller_than_the_chunks_and_empty_ones() {
         y.sum(Kind::Float).backward();
         assert_eq!(x.grad().size(), [rows_in, 8]);
     }
+}
+
+#[test]
+fn a_tuple_of_one_stays_one() {
+    #[pipeline(input = (Tensor,), output = (Tensor,), chunks = 2)]
+    struct Single {
+        #[device("cpu")]
+        first: Double,
+        #[device("cpu")]
+        last: Double,
+    }
+
+    struct Double;
+
+    impl Layer<(Tensor,)> for Double {
+        type Out = (Tensor,);
+
+        fn forward(&self, (x,): (Tensor,), _cx: &Context) -> (Tensor,) {
+            (x * 2.,)
+        }
+    }
+
+    let _serial = pipe_tests::serial();
+    let vars = Single::vars(&Devices::cpu(2)).unwrap();
+    let mut pipe = Single { first: Double, last: Double }.pipe(&vars).build().unwrap();
+    let x = rows(4);
+    assert_eq!(pipe.forward((&x,)).unwrap().0, &x * 4.);
+}
+
+#[test]
+fn a_stage_may_hand_on_no_tensor_at_all() {
+    #[pipeline(chunks = 3)]
+    struct Counting {
+        #[device("cpu")]
+        count: Count,
+        #[device("cpu")]
+        draw: Draw,
+    }
+
+    struct Count;
+
+    impl Layer<Tensor> for Count {
+        type Out = i64;
+
+        fn forward(&self, x: Tensor, _cx: &Context) -> i64 {
+            x.size()[0]
+        }
+    }
+
+    struct Draw(Linear);
+
+    impl Layer<i64> for Draw {
+        type Out = Tensor;
+
+        fn forward(&self, rows: i64, _cx: &Context) -> Tensor {
+            Tensor::ones([rows, 8], (Kind::Float, tch::Device::Cpu)).apply(&self.0)
+        }
+    }
+
+    let _serial = pipe_tests::serial();
+    for mode in [Checkpoint::Always, Checkpoint::Never] {
+        let vars = Counting::vars(&Devices::cpu(2)).unwrap();
+        let model = Counting { count: Count, draw: Draw(linear(vars.draw(), 8, 2)) };
+        let mut pipe = model.pipe(&vars).checkpoint(mode).build().unwrap();
+        let y = pipe.forward(rows(5)).unwrap();
+        assert_eq!(y.size(), [5, 2]);
+        y.sum(Kind::Float).backward();
+        assert_eq!(vars.all().variables()["draw.bias"].grad(), Tensor::from_slice(&[5_f32, 5.]), "{mode}");
+    }
+}
+
+#[test]
+fn inputs_of_different_rows_fit_if_they_split_into_as_many_parts() {
+    #[pipeline(input = (Tensor, Tensor), output = (Tensor, Tensor), chunks = 3)]
+    struct Pairs {
+        #[device("cpu")]
+        first: Pass,
+        #[device("cpu")]
+        last: Pass,
+    }
+
+    struct Pass;
+
+    impl Layer<(Tensor, Tensor)> for Pass {
+        type Out = (Tensor, Tensor);
+
+        fn forward(&self, (a, b): (Tensor, Tensor), _cx: &Context) -> (Tensor, Tensor) {
+            (a * 2., b * -2.)
+        }
+    }
+
+    let _serial = pipe_tests::serial();
+    let vars = Pairs::vars(&Devices::cpu(2)).unwrap();
+    let mut pipe = Pairs { first: Pass, last: Pass }.pipe(&vars).build().unwrap();
+    let (three, six) = (rows(3), rows(6));
+    assert_eq!(pipe.forward((&three, &six)).unwrap(), (&three * 4., &six * 4.));
+    let error = pipe.forward((&three, rows(4))).unwrap_err().to_string();
+    assert!(error.contains("Found different number of chunks produced for inputs: 3 and 2"), "{error}");
 }

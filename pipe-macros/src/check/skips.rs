@@ -142,11 +142,16 @@ pub fn misspelt_pops_suggest_a_name(model: &Model, errors: &mut Errors) {
 /// `#[repeat] #[stash(a)] blocks: [Block; 4]`
 pub fn arrays_keep_only_their_ends(model: &Model, errors: &mut Errors) {
     for layer in model.layers.iter().filter(|layer| layer.is_repeated()) {
-        for stash in layer.stashes().iter().filter(|stash| stash.kept == Kept::Returned) {
+        for stash in layer.stashes() {
             let name = plain(&stash.name);
+            let what = match stash.kept {
+                Kept::Input | Kept::Output => continue,
+                Kept::Returned => format!("return `{name}` beside its output"),
+                Kept::Tied => format!("lend `{name}`"),
+            };
             errors.push(error(
                 &stash.name,
-                format!("`{}` repeats one layer, so none of them can return `{name}` beside its output", layer.ident),
+                format!("`{}` repeats one layer, so none of them can {what}", layer.ident),
                 format!(
                     "write `{name} = input` for what goes into the first one, `{name} = output` for what comes out of the last"
                 ),

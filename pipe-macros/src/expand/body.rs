@@ -25,7 +25,8 @@ fn call(model: &Model, plan: &Plan, step: &Step) -> TokenStream {
     let (is_first, is_last) = (step.part == 0, step.part + 1 == step.parts);
     let mut tokens = TokenStream::new();
     if is_first {
-        tokens.extend(keep(layer, plan, Kept::Input));
+        tokens.extend(keep(layer, plan, Kept::Input, &quote_spanned!(site(layer)=> __rt::keep(&x))));
+        tokens.extend(keep(layer, plan, Kept::Tied, &quote_spanned!(site(layer)=> __rt::lend(#binding))));
         tokens.extend(receive(model, layer, plan));
     }
     tokens.extend(match layer.is_repeated() {
@@ -34,7 +35,7 @@ fn call(model: &Model, plan: &Plan, step: &Step) -> TokenStream {
     });
     if is_last {
         tokens.extend(send_returned(layer, plan));
-        tokens.extend(keep(layer, plan, Kept::Output));
+        tokens.extend(keep(layer, plan, Kept::Output, &quote_spanned!(site(layer)=> __rt::keep(&x))));
     }
     tokens
 }
@@ -70,13 +71,11 @@ fn run_each(layer: &Layer, binding: &Ident) -> TokenStream {
     quote_spanned!(site(layer)=> let x = __rt::run_each(x, #binding, cx, #child);)
 }
 
-/// `#[stash(a = input)]` and `#[stash(a = output)]`: another handle to what `x` is here.
-fn keep(layer: &Layer, plan: &Plan, what: Kept) -> TokenStream {
+/// `#[stash(a = input)]` and `#[stash(a = output)]`: another handle to what `x` is here. `#[stash(a = tied)]`: what the layer lends.
+fn keep(layer: &Layer, plan: &Plan, what: Kept, value: &TokenStream) -> TokenStream {
     let at = site(layer);
     let kept = layer.stashes().iter().filter(|stash| stash.kept == what);
-    kept.filter_map(|stash| plan.route(&stash.name))
-        .map(|route| store(route, at, &quote_spanned!(at=> __rt::keep(&x))))
-        .collect()
+    kept.filter_map(|stash| plan.route(&stash.name)).map(|route| store(route, at, value)).collect()
 }
 
 /// What a layer pops comes late: a value that waits takes memory on two devices.

@@ -28,7 +28,7 @@ pub fn owning(model: &Model) -> Option<WhereClause> {
     let mut generics = model.generics.clone();
     let params: Vec<Ident> = generics.type_params().map(|param| param.ident.clone()).collect();
     if !params.is_empty() {
-        generics.make_where_clause().predicates.extend(params.iter().map(|param| static_bound(param)));
+        generics.make_where_clause().predicates.extend(params.iter().map(static_bound));
     }
     generics.where_clause
 }

@@ -57,6 +57,8 @@ pub enum Kept {
     Returned,
     Input,
     Output,
+    /// What the layer lends: its own weight, for a layer that is tied to it.
+    Tied,
 }
 
 impl Marks {
@@ -102,7 +104,7 @@ fn example(attr: &Attribute) -> Option<&'static str> {
         ("devices", "#[devices(\"cuda:0\", \"cuda:1\")]` or `#[devices(\"cuda:0\" = 5, \"cuda:1\" = 7)]"),
         ("stage", "#[stage]"),
         ("repeat", "#[repeat]"),
-        ("stash", "#[stash(name)]`, `#[stash(name = input)]` or `#[stash(name = output)]"),
+        ("stash", "#[stash(name)]`, `#[stash(name = input)]`, `#[stash(name = output)]` or `#[stash(name = tied)]"),
         ("pop", "#[pop(name)]"),
         ("layer", "#[layer(name = \"child\")]"),
         ("not_a_layer", "#[not_a_layer]"),
@@ -251,11 +253,12 @@ fn stash(tokens: ParseStream) -> syn::Result<Stash> {
 }
 
 fn kept(tokens: ParseStream) -> syn::Result<Kept> {
-    const WHAT: &str = "`input` or `output`";
+    const WHAT: &str = "`input`, `output` or `tied`";
     let word: Ident = tokens.parse().map_err(|wrong| expected(&wrong, WHAT))?;
     match word.to_string().as_str() {
         "input" => Ok(Kept::Input),
         "output" => Ok(Kept::Output),
+        "tied" => Ok(Kept::Tied),
         _ => Err(expected(&syn::Error::new_spanned(word, ""), WHAT)),
     }
 }
@@ -351,7 +354,7 @@ mod tests {
         let source = "struct M {\n#[stash(a = both,\n\"b\",\nc = output,\nd e)]\na: A,\n#[pop(c)]\nb: B }";
         assert_eq!(
             mistakes(source),
-            "2: expected `input` or `output`\n3: expected the name of a skip\n5: expected `,` before this\n"
+            "2: expected `input`, `output` or `tied`\n3: expected the name of a skip\n5: expected `,` before this\n"
         );
     }
 

@@ -10,7 +10,7 @@ mod random;
 
 pub use autocast::autocast;
 pub(crate) use graph::{Parameters, StageGraph, Sums};
-pub(crate) use modes::{GradMode, Modes, grad_enabled, version};
+pub(crate) use modes::{EnteredModes, GradMode, Modes, grad_enabled, version};
 pub(crate) use node::{Backward, attach};
 pub(crate) use profile::{BackwardClock, Observation, Read, sequence_number, synchronize};
 pub(crate) use random::{RandomStreams, draw_seed, restart_stream};

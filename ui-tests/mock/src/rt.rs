@@ -73,6 +73,23 @@ pub fn keep<T: Flow>(value: &T) -> T {
     unreachable!()
 }
 
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` has no value that another layer could be tied to",
+    label = "a `#[stash(.. = tied)]` stands on this layer, so it would have to implement `Tied`",
+    note = "`tch::nn::Embedding` and `Linear` lend their weights; implement `pipe_runtime::Tied` for other layers"
+)]
+pub trait Tied {
+    type Value: Flow;
+}
+
+impl Tied for crate::nn::Linear {
+    type Value = Tensor;
+}
+
+pub fn lend<L: Tied<Value = V>, V>(layer: &L) -> V {
+    unreachable!()
+}
+
 pub trait Repeat {
     type Layer;
 }
@@ -132,7 +149,7 @@ impl Graph {
         Port(PhantomData)
     }
 
-    pub fn port<T: Flow>(&mut self, from: usize, to: usize) -> Port<T> {
+    pub fn port<T>(&mut self, from: usize, to: usize) -> Port<T> {
         Port(PhantomData)
     }
 

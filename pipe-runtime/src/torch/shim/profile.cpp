@@ -127,7 +127,9 @@ struct Observation {
     const int64_t from = made ? std::max<int64_t>(made->written_by, 0) : kNone;
     if (made && from < layer) {
       Read& read = reads.emplace(std::make_tuple(made->value, from, layer), Read{made->value, from, layer, 0, 0}).first->second;
-      read.bytes = std::max<int64_t>(read.bytes, tensor.numel() * tensor.element_size());
+      // An expanded tensor says more than there is.
+      const int64_t bytes = std::min<int64_t>(tensor.numel() * tensor.element_size(), made->bytes);
+      read.bytes = std::max(read.bytes, bytes);
       read.gradient |= tensor.requires_grad();
     }
   }

@@ -1,0 +1,74 @@
+//! What others find at run time and types rule out here: none of this compiles.
+
+/// A pipeline places its parameters itself, so they cannot be moved: neither through the pipeline
+///
+/// ```compile_fail,E0599
+/// fn moved<M: pipe_runtime::Pipeline>(pipe: pipe_runtime::Pipe<M>) {
+///     pipe.to_device(tch::Device::Cuda(0));
+/// }
+/// ```
+///
+/// nor through its variables, which are lent.
+///
+/// ```compile_fail,E0596
+/// fn moved(vars: &pipe_runtime::Vars) {
+///     vars.all().set_device(tch::Device::Cuda(0));
+/// }
+/// ```
+///
+/// Casts are no moves.
+///
+/// ```
+/// fn cast(vars: &pipe_runtime::Vars) {
+///     vars.all().root().double();
+/// }
+/// ```
+pub struct Moving;
+
+/// A pipeline runs one call at a time: two threads cannot call it at once.
+///
+/// ```compile_fail,E0499
+/// use pipe_runtime::{Pipe, Pipeline};
+/// use tch::Tensor;
+///
+/// fn at_once<M: Pipeline<Input = Tensor>>(pipe: &mut Pipe<M>, a: Tensor, b: Tensor)
+/// where
+///     Pipe<M>: Send,
+/// {
+///     std::thread::scope(|scope| {
+///         scope.spawn(|| pipe.forward(a).is_ok());
+///         scope.spawn(|| pipe.forward(b).is_ok());
+///     });
+/// }
+/// ```
+pub struct ConcurrentCalls;
+
+/// A checkpoint mode is one of three, not any text.
+///
+/// ```compile_fail,E0277
+/// fn mode<M: pipe_runtime::Pipeline>(builder: pipe_runtime::PipeBuilder<'_, M>) {
+///     builder.checkpoint("exceptlast");
+/// }
+/// ```
+pub struct UnknownModes;
+
+/// The number of chunks is a number.
+///
+/// ```compile_fail,E0277
+/// fn chunks<M: pipe_runtime::Pipeline>(builder: pipe_runtime::PipeBuilder<'_, M>) {
+///     builder.chunks("4");
+/// }
+/// ```
+pub struct ChunksAsText;
+
+/// What flows in is what the model says: no number of tensors but that one.
+///
+/// ```compile_fail,E0277
+/// use pipe_runtime::{Pipe, Pipeline};
+/// use tch::Tensor;
+///
+/// fn two_for_one<M: Pipeline<Input = Tensor>>(pipe: &mut Pipe<M>, x: &Tensor) {
+///     let _ = pipe.forward((x, x));
+/// }
+/// ```
+pub struct OtherInputs;

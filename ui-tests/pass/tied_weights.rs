@@ -1,0 +1,28 @@
+//! A weight is lent across stages and inside one.
+
+use pipe_runtime::nn::Linear;
+use pipe_runtime::{Context, Layer, Tensor, pipeline};
+
+struct Head;
+
+impl Layer<(Tensor, Tensor)> for Head {
+    type Out = Tensor;
+    fn forward(&self, _: (Tensor, Tensor), _: &Context) -> Tensor {
+        unreachable!()
+    }
+}
+
+#[pipeline]
+struct Model {
+    #[device("cpu")]
+    #[stash(near = tied, far = tied)]
+    embed: Linear,
+    #[pop(near)]
+    check: Head,
+    #[device("cpu")]
+    body: Linear,
+    #[pop(far)]
+    head: Head,
+}
+
+fn main() {}
