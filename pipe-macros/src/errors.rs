@@ -18,6 +18,10 @@ impl Errors {
         self.0.is_empty()
     }
 
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// One `compile_error!` per place, in source order.
     pub fn into_compile_errors(self) -> TokenStream {
         self.in_source_order().into_iter().map(syn::Error::into_compile_error).collect()

@@ -11,6 +11,7 @@
 #![deny(missing_docs)]
 
 mod attribute;
+mod balance;
 mod check;
 mod device;
 mod errors;
@@ -30,7 +31,7 @@ use proc_macro::TokenStream;
 /// Makes a struct whose fields are layers a pipelined model.
 ///
 /// `#[pipeline(input = T, output = T, chunks = N, checkpoint = always|except_last|never,
-/// schedule = gpipe, allow(..), crate = path)]`, all optional.
+/// schedule = gpipe, balance = "file", allow(..), crate = path)]`, all optional.
 ///
 /// Layers run in the order of the fields. On a field:
 ///

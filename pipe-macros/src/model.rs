@@ -7,6 +7,7 @@ use quote::ToTokens;
 use syn::spanned::Spanned;
 use syn::{Expr, GenericArgument, Generics, LitStr, PathArguments, Type, Visibility};
 
+use crate::balance::Assigned;
 use crate::names::plain;
 use crate::parse::{Declaration, Field, Kept, Mark, Marks, Part, Settings};
 
@@ -21,6 +22,8 @@ pub struct Model {
     pub layers: Vec<Layer>,
     pub plain_fields: Vec<Field>,
     pub skips: Vec<Skip>,
+    /// The stages, if a file says them and not the annotations.
+    pub assigned: Option<Assigned>,
 }
 
 /// A field that is a layer, or several repeated ones.
@@ -60,12 +63,12 @@ pub struct End<What> {
 }
 
 pub fn model(declaration: Declaration) -> Model {
-    let Declaration { ident, vis, generics, settings, has_devices, fields } = declaration;
+    let Declaration { ident, vis, generics, settings, has_devices, fields, assigned } = declaration;
     let (plain_fields, layers): (Vec<_>, Vec<_>) =
         fields.into_iter().partition(|field| field.marks.not_a_layer.is_some());
     let layers: Vec<Layer> = layers.into_iter().map(layer).collect();
     let skips = skips(&layers);
-    Model { ident, vis, generics, settings, has_devices, layers, plain_fields, skips }
+    Model { ident, vis, generics, settings, has_devices, layers, plain_fields, skips, assigned }
 }
 
 fn layer(field: Field) -> Layer {
@@ -73,7 +76,7 @@ fn layer(field: Field) -> Layer {
     Layer { shape: shape(&ty), ident, ty, marks }
 }
 
-fn shape(ty: &Type) -> Shape {
+pub fn shape(ty: &Type) -> Shape {
     match bare(ty) {
         Type::Array(array) => Shape::Array { layer: array.elem.clone(), len: Box::new(array.len.clone()) },
         ty => match vec_element(ty) {

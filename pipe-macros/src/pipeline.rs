@@ -5,7 +5,7 @@ use syn::DeriveInput;
 
 use crate::errors::Errors;
 use crate::model::Model;
-use crate::{check, expand, model, parse};
+use crate::{balance, check, expand, model, parse};
 
 /// Everything `#[pipeline]` adds beside the struct; on a mistake, the errors and stubs.
 pub fn derive(item: TokenStream) -> TokenStream {
@@ -25,7 +25,9 @@ pub fn derive(item: TokenStream) -> TokenStream {
 /// The model, as much of it as could be read, and its mistakes.
 pub fn checked(item: &DeriveInput) -> (Model, Errors) {
     let mut errors = Errors::default();
-    let model = model::model(parse::parse(item, &mut errors));
+    let mut declaration = parse::parse(item, &mut errors);
+    balance::apply(&mut declaration, &mut errors);
+    let model = model::model(declaration);
     check::check(&model, &mut errors);
     (model, errors)
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use crate::balance::Assigned;
 use crate::model::{Layer, Model, Skip};
 use crate::parse::{Kept, Part};
 use proc_macro2::Ident;
@@ -48,8 +49,32 @@ pub enum Split {
     Counts(Vec<usize>),
 }
 
-/// The plan that the annotations make.
+/// The plan that the annotations make, or a file.
 pub fn plan(model: &Model) -> Plan {
+    match &model.assigned {
+        Some(assigned) => with_routes(model, assigned_stages(model, assigned)),
+        None => with_routes(model, annotated_stages(model)),
+    }
+}
+
+fn assigned_stages(model: &Model, assigned: &Assigned) -> Vec<Stage> {
+    let stage = |device: &String| Stage { device: device.clone(), steps: Vec::new() };
+    let mut stages: Vec<Stage> = assigned.devices.iter().map(stage).collect();
+    let mut running = 0;
+    for (index, layer) in model.layers.iter().enumerate() {
+        let parts = layer.part_count();
+        for part in 0..parts {
+            // Layers that the file does not count run where they stand.
+            running = assigned.stages.get(index).and_then(|stages| stages.get(part)).copied().unwrap_or(running);
+            if let Some(stage) = stages.get_mut(running) {
+                stage.steps.push(Step { layer: index, part, parts });
+            }
+        }
+    }
+    stages
+}
+
+fn annotated_stages(model: &Model) -> Vec<Stage> {
     let mut stages: Vec<Stage> = Vec::new();
     for (index, layer) in model.layers.iter().enumerate() {
         let parts = layer.part_count();
@@ -65,7 +90,7 @@ pub fn plan(model: &Model) -> Plan {
             }
         }
     }
-    with_routes(model, stages)
+    stages
 }
 
 /// The plan of an in-place run: everything in one stage, repeated layers in one piece.

@@ -9,7 +9,7 @@ use tch::{Device, Kind, Tensor};
 /// The same layers in one, two and four stages.
 macro_rules! partitioned {
     ($name:ident, $vars:ident, [$($a:tt)*], [$($b:tt)*], [$($c:tt)*]) => {
-        #[pipeline(chunks = 3)]
+        #[pipeline(chunks = 3, allow(single_stage))]
         struct $name {
             #[device("cpu")]
             first: Linear,

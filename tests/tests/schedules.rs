@@ -8,7 +8,7 @@ use tch::nn::{FuncT, Linear};
 use tch::{Kind, Tensor};
 
 /// Four stages: skips inside a stage, to the next one, far and crossing.
-#[pipeline]
+#[pipeline(allow(short_skip))]
 struct Four {
     #[device("cpu")]
     #[stash(far = output, near = input)]

@@ -166,7 +166,7 @@ impl nn::Module for TwoParameters {
     }
 }
 
-#[pipeline]
+#[pipeline(allow(single_stage))]
 struct Aliased {
     #[device("cpu")]
     both: TwoParameters,
@@ -254,7 +254,7 @@ impl Layer<Tensor> for Inner {
     }
 }
 
-#[pipeline(chunks = 2)]
+#[pipeline(chunks = 2, allow(single_stage))]
 struct Differentiating {
     #[device("cpu")]
     inner: Inner,

@@ -62,7 +62,7 @@ fn settings() -> impl Strategy<Value = Settings> {
         .prop_map(|(rows, chunks, checkpoint, seed, training)| Settings { rows, chunks, checkpoint, seed, training })
 }
 
-#[pipeline]
+#[pipeline(allow(single_stage))]
 struct OneStage {
     #[device("cpu")]
     first: Linear,
@@ -156,7 +156,7 @@ case!(CrossingSkips, CrossingSkipsVars, |vars| {
 });
 
 /// Several skips of one layer, some of them the same tensor, popped together and in another order.
-#[pipeline]
+#[pipeline(allow(short_skip))]
 struct SeveralSkips {
     #[device("cpu")]
     #[stash(relu_in = input)]
@@ -262,7 +262,7 @@ fn block(vars: BlockVars<'_>) -> Block {
 }
 
 /// Blocks nested and repeated: an array spread evenly, a `Vec` spread by counts, an array in place.
-#[pipeline]
+#[pipeline(allow(short_skip))]
 struct Repeats {
     #[devices("cpu", "cpu")]
     array: [Block; 3],

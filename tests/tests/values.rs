@@ -141,7 +141,7 @@ fn sums_means_lists_and_structs() {
 
 #[test]
 fn an_option_that_differs_between_micro_batches_is_an_error_and_leaves_no_trace() {
-    #[pipeline(output = Option<Tensor>, chunks = 2)]
+    #[pipeline(output = Option<Tensor>, chunks = 2, allow(single_stage))]
     struct Moody {
         #[device("cpu")]
         only: Sometimes,

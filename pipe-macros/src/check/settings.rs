@@ -8,7 +8,7 @@ use crate::model::Model;
 use crate::names::nearest;
 use crate::parse::{Checkpoint, whole_number, word};
 
-const SETTINGS: [&str; 7] = ["input", "output", "chunks", "checkpoint", "schedule", "allow", "crate"];
+const SETTINGS: [&str; 8] = ["input", "output", "chunks", "checkpoint", "schedule", "balance", "allow", "crate"];
 
 /// The modes of checkpointing.
 const MODES: [&str; 3] = ["always", "except_last", "never"];

@@ -54,6 +54,7 @@ fn items(model: &Model, plan: &Plan, bodies: Bodies) -> TokenStream {
     let plain = model.has_devices.then(|| plain::definition(model));
     let pipeline_impl = model.has_devices.then(|| stages::pipeline_impl(model, plan, bodies));
     let layer_impl = in_place::layer_impl(model, bodies);
+    let watched = model.settings.balance.as_ref().filter(|_| matches!(bodies, Bodies::Written)).map(watched);
     let nesting = matches!(bodies, Bodies::Written).then(|| nesting::questions(model));
     quote! {
         #vars_struct
@@ -66,8 +67,17 @@ fn items(model: &Model, plan: &Plan, bodies: Bodies) -> TokenStream {
             #pipeline_impl
             #layer_impl
             #nesting
+            #watched
         };
     }
+}
+
+/// Makes rustc look at the balance file too when it asks what has changed.
+fn watched(file: &syn::LitStr) -> TokenStream {
+    let path = crate::balance::path(file).display().to_string();
+    quote!(
+        const _: &[u8] = ::core::include_bytes!(#path);
+    )
 }
 
 /// `use ::pipe_runtime::__rt;`

@@ -12,6 +12,7 @@ use quote::ToTokens;
 use syn::parse::ParseStream;
 use syn::{Data, DeriveInput, Fields, Generics, Token, Type, Visibility};
 
+use crate::balance::Assigned;
 use crate::errors::{Errors, error};
 
 /// The struct as it is written.
@@ -23,6 +24,8 @@ pub struct Declaration {
     /// Whether a field says on which device it runs, readable or not.
     pub has_devices: bool,
     pub fields: Vec<Field>,
+    /// The stages, if a file says them.
+    pub assigned: Option<Assigned>,
 }
 
 /// One field with what its attributes say.
@@ -43,6 +46,7 @@ pub fn parse(item: &DeriveInput, errors: &mut Errors) -> Declaration {
         settings: settings::parse(item, errors),
         has_devices: has_devices(item),
         fields: named_fields(item, errors),
+        assigned: None,
     }
 }
 

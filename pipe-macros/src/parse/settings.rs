@@ -4,7 +4,7 @@ use proc_macro2::Ident;
 use syn::ext::IdentExt;
 use syn::parse::{Parse, ParseStream};
 use syn::punctuated::Punctuated;
-use syn::{DeriveInput, Expr, ExprLit, Lit, Path, Token, Type, parenthesized};
+use syn::{DeriveInput, Expr, ExprLit, Lit, LitStr, Path, Token, Type, parenthesized};
 
 use super::skip_to_comma;
 use crate::attribute::crate_path;
@@ -17,6 +17,8 @@ pub struct Settings {
     pub chunks: Option<Expr>,
     pub checkpoint: Option<Expr>,
     pub schedule: Option<Expr>,
+    /// The file that says which layer runs in which stage.
+    pub balance: Option<LitStr>,
     /// The warnings that are switched off.
     pub allowed: Vec<Ident>,
     /// The path of the runtime crate.
@@ -70,6 +72,7 @@ pub fn parse(item: &DeriveInput, errors: &mut Errors) -> Settings {
         chunks: None,
         checkpoint: None,
         schedule: None,
+        balance: None,
         allowed: Vec::new(),
         krate: crate_path(&tokens.unwrap_or_default()),
         unknown: Vec::new(),
@@ -120,6 +123,7 @@ fn read_one(
         "chunks" => settings.chunks = Some(value(tokens, "a number", "chunks = 8")?),
         "checkpoint" => settings.checkpoint = Some(value(tokens, "a mode", "checkpoint = except_last")?),
         "schedule" => settings.schedule = Some(value(tokens, "a schedule", "schedule = gpipe")?),
+        "balance" => settings.balance = Some(value(tokens, "a file in quotes", "balance = \"balance.toml\"")?),
         "crate" => skip_checked_path(tokens)?,
         "allow" => settings.allowed = names(tokens)?,
         _ => {
