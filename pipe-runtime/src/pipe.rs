@@ -74,6 +74,7 @@ impl<'v, M: Pipeline> PipeBuilder<'v, M> {
             return Err(Error::Setting("number of chunks must be positive integer".into()));
         }
         check_threads(self.intra_op_threads)?;
+        self.vars.check_devices()?;
         let mut graph = Graph::default();
         let plain = self.model.disassemble(&mut graph)?;
         let (stages, routes) = graph.finish();

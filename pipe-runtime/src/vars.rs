@@ -101,6 +101,20 @@ impl Vars {
         self.stage_of(child, index, length)
     }
 
+    /// Whether every variable is on the device of the stage that runs its layer.
+    ///
+    /// # Errors
+    ///
+    /// If not: names the first that is elsewhere.
+    pub(crate) fn check_devices(&self) -> Result<()> {
+        let variables: BTreeMap<_, _> = self.all().variables().into_iter().collect();
+        for (name, variable) in variables {
+            let Some(stage) = self.stage_of_variable(&name) else { continue };
+            on_its_stages_device(&name, stage, self.stages[stage].device(), variable.device())?;
+        }
+        Ok(())
+    }
+
     /// For each stage, the variables of its layers that are not trained: statistics and other state.
     pub(crate) fn buffers(&self) -> Vec<Vec<Tensor>> {
         let trainable: HashSet<_> = self.all().trainable_variables().iter().map(Tensor::data_ptr).collect();
@@ -173,6 +187,18 @@ impl Vars {
     }
 }
 
+fn on_its_stages_device(name: &str, stage: usize, expected: Device, found: Device) -> Result<()> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(Error::Setting(format!(
+        "`{name}` is on {}, but its layer runs in stage {stage} on {}: a layer should have all parameters on a single device, that of its stage; \
+         make them by the layer's own path, and do not move them",
+        Devices::new([found]),
+        Devices::new([expected])
+    )))
+}
+
 fn kind(dtype: Dtype) -> Option<Kind> {
     Some(match dtype {
         Dtype::BOOL => Kind::Bool,
@@ -199,4 +225,17 @@ pub fn sub_paths<'a, const N: usize>(path: &Path<'a>, name: &str) -> [Path<'a>; 
 #[doc(hidden)]
 pub fn sub_paths_vec<'a>(path: &Path<'a>, name: &str, length: usize) -> Vec<Path<'a>> {
     (0..length).map(|index| path.div(name).sub(index)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_on_another_device_than_its_stage_is_named() {
+        let gpu = Device::Cuda(1);
+        assert!(on_its_stages_device("head.weight", 1, gpu, gpu).is_ok());
+        let error = on_its_stages_device("head.weight", 1, gpu, Device::Cpu).unwrap_err().to_string();
+        assert!(error.starts_with("`head.weight` is on cpu, but its layer runs in stage 1 on cuda:1"), "{error}");
+    }
 }
