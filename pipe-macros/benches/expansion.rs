@@ -8,6 +8,8 @@
 
 #[path = "../src/attribute.rs"]
 mod attribute;
+#[path = "../src/balance.rs"]
+mod balance;
 #[path = "../src/check/mod.rs"]
 mod check;
 #[path = "../src/device.rs"]
