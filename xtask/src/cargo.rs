@@ -65,10 +65,10 @@ mod tests {
 
     #[test]
     fn only_the_users_search_path_is_passed_on() {
-        let folders = ["/work/target/debug".into(), "/rust/lib".into()];
+        let folders = ["/code/target/debug".into(), "/rust/lib".into()];
         let path = |path: &str| without(&path.into(), &folders);
-        assert_eq!(path("/work/target/debug/deps:/rust/lib/rustlib:/rust/own"), Some("/rust/own".into()));
-        assert_eq!(path("/work/target/debug:/rust/lib"), None);
+        assert_eq!(path("/code/target/debug/deps:/rust/lib/rustlib:/rust/own"), Some("/rust/own".into()));
+        assert_eq!(path("/code/target/debug:/rust/lib"), None);
     }
 
     #[test]

@@ -27,6 +27,11 @@ impl Checkout {
         self.libtorch_link().join("torch")
     }
 
+    /// What `cargo xtask oracle` compares.
+    pub fn oracle(&self) -> PathBuf {
+        self.root.join("target").join("oracle")
+    }
+
     pub fn digits(&self) -> PathBuf {
         self.root.join("data").join("digits.csv.gz")
     }

@@ -8,6 +8,7 @@ mod demo;
 mod digits;
 mod disk;
 mod libtorch;
+mod oracle;
 mod pip;
 mod python;
 mod tally;
@@ -45,6 +46,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Compares with torchgpipe, installing it if need be
+    Oracle,
     /// Runs all tests
     Test {
         /// Rewrites the expected outputs to what the tests see
@@ -72,6 +75,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Data => data::run(&checkout),
         Command::Demo { args } => demo::run(&checkout, &args),
+        Command::Oracle => oracle::run(&checkout),
         Command::Test { bless } => test::run(&checkout, bless),
     }
 }

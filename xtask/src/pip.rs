@@ -1,4 +1,4 @@
-//! Runs pip: always for the same wheels, in a folder of its own, with progress and clear errors.
+//! Runs pip: in a folder of its own, with progress and clear errors.
 
 mod failure;
 mod progress;
@@ -14,7 +14,7 @@ use anyhow::{Context, anyhow};
 
 use crate::python;
 
-/// The wheels are those for this Python, whichever one runs pip: only the files in them are used.
+/// Where only the files in the wheels are used, they are those for this Python, whichever one runs pip.
 const WHEELS_FOR: &str = "3.12";
 
 pub struct Pip {
@@ -27,15 +27,28 @@ impl Pip {
     /// `pip <action>`, which keeps its temporary files in `folder`: `/tmp` may be too small, and
     /// what an interrupted pip leaves there would stay.
     pub fn new(action: &str, folder: &Path) -> anyhow::Result<Self> {
+        let mut pip = Self::start(&[action.as_ref()], folder)?;
+        pip.args(["--python-version", WHEELS_FOR]);
+        Ok(pip)
+    }
+
+    /// `pip install` into the virtual environment of this interpreter, whose wheels are its own version's.
+    pub fn into_environment(python: &Path, folder: &Path) -> anyhow::Result<Self> {
+        Self::start(&["--python".as_ref(), python.as_ref(), "install".as_ref()], folder)
+    }
+
+    fn start(action: &[&OsStr], folder: &Path) -> anyhow::Result<Self> {
         let temporary = folder.join("tmp");
         fs::create_dir_all(&temporary)
             .with_context(|| format!("cannot create {}: make it writable", temporary.display()))?;
         let has_bar = stdout().is_terminal();
         let mut command = python::command();
         command
-            .args(["-m", "pip", action, "--disable-pip-version-check"])
+            .args(["-m", "pip"])
+            .args(action)
+            .arg("--disable-pip-version-check")
             // pip's cache would keep the wheels a second time, and reads them into memory whole.
-            .args(["--no-cache-dir", "--only-binary=:all:", "--python-version", WHEELS_FOR])
+            .args(["--no-cache-dir", "--only-binary=:all:"])
             .env("TMPDIR", temporary)
             // A user's settings that cannot be combined with `--target`.
             .env("PIP_USER", "0")
