@@ -38,7 +38,7 @@ fn the_file_that_a_measurement_writes_is_the_one_that_the_struct_reads() {
         narrow: vars.narrow().map(|path| linear(path, 64, 64)),
         last: linear(vars.last(), 64, 2),
     };
-    let profile = Balance::of_block(&net, &store, &store.root()).stages(3).by_size(&rows(8)).unwrap();
+    let profile = Balance::of_block(&net, &store, &store.root()).stages(3).by_size(rows(8)).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("net.toml");
     profile.write(&file).unwrap();

@@ -97,7 +97,7 @@ fn the_crate_may_have_another_name() {
     let _serial = pipe_tests::serial();
     let vars = renamed::Inner::vars(&Devices::cpu(1)).unwrap();
     let mut pipe = renamed::Inner { only: linear(vars.only(), 8, 2) }.pipe(&vars).build().unwrap();
-    assert_eq!(pipe.forward(&rows(3)).unwrap().size(), [3, 2]);
+    assert_eq!(pipe.forward(rows(3)).unwrap().size(), [3, 2]);
 }
 
 /// A block may borrow: only what has devices must own its layers.

@@ -189,7 +189,7 @@ fn gradients_of_a_training_step_share_no_memory() {
 }
 
 /// A layer that runs a block twice, a model of its own, and draws afterwards.
-struct Nesting(Noisy, FuncT<'static>);
+struct Nesting(Noisy);
 
 #[pipeline(chunks = 1)]
 struct Noisy {
@@ -223,7 +223,7 @@ fn layers_inside_a_layer_have_random_numbers_of_their_own_and_the_same_again() {
     for mode in MODES {
         tch::manual_seed(5);
         let vars = Nested::vars(&Devices::cpu(2)).unwrap();
-        let nesting = Nesting(Noisy { drop: dropout(0.5) }, dropout(0.5));
+        let nesting = Nesting(Noisy { drop: dropout(0.5) });
         let model = Nested { first: linear(vars.first(), 8, 32), nesting };
         let mut pipe = model.pipe(&vars).checkpoint(mode).intra_op_threads(1).build().unwrap();
         let x = leaf(8);

@@ -119,7 +119,8 @@ fn sums_means_lists_and_structs() {
     let in_place = step(model.in_place().forward(sample()).unwrap(), &vars);
     let mut pipe = model.pipe(&vars).intra_op_threads(1).build().unwrap();
     // By reference too: tensors are shared.
-    let piped = step(pipe.forward(&sample()).unwrap(), &vars);
+    let shared = sample();
+    let piped = step(pipe.forward(&shared).unwrap(), &vars);
     assert_eq!(piped, in_place);
     assert_eq!((piped.1, &piped.2), (3, &List(vec![0, 1, 2])));
 

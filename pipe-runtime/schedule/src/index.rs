@@ -63,11 +63,6 @@ impl Index {
         self.first[rank]
     }
 
-    /// The rank of an action by its number.
-    pub(crate) fn rank(&self, number: usize) -> usize {
-        self.first.partition_point(|&first| first <= number) - 1
-    }
-
     /// How many actions there are.
     pub(crate) fn len(&self) -> usize {
         self.first[self.first.len() - 1]

@@ -1,24 +1,54 @@
 //! Pipeline schedules as data.
 //!
 //! A [`Schedule`] is one ordered list of [`Action`]s per rank (a device, or an executor that stands for one). It says
-//! nothing about time: an action runs as soon as the one before it on its rank is done and its inputs
-//! are there. [`Schedule::order`] turns the lists into one total order, which exists exactly if the lists can finish.
+//! nothing about time: an action runs as soon as the one before it on its rank is done and its inputs are there.
+//!
+//! * Made by a [`Method`] (the published schedules), a [`Builder`], or from text (`str::parse`).
+//! * Proved by [`Schedule::validate`], down to the messages of [`Schedule::lower`].
+//! * Turned into one total order by [`Schedule::order`], which exists exactly if the lists can finish.
+//! * Timed by [`simulate`], compared by [`advise`], drawn by `to_string` and [`Simulation::to_svg`].
+//!
+//! Nothing here panics on what a user may write, and all output is the same in every run.
+//!
+//! ```
+//! use pipe_schedule::{Costs, Limits, Method, simulate};
+//!
+//! let schedule = Method::ZbH1.schedule(2, 1, 3)?; // ranks, stages per rank, micro-batches
+//! schedule.validate(&Limits::of(Method::ZbH1, 2, 1, 3)?)?;
+//! assert_eq!(
+//!     schedule.to_string(),
+//!     "rank 0  F0 F1 .  I0 W0 F2 I1 W1 I2 W2\n\
+//!      rank 1  .  F0 I0 F1 I1 W0 F2 I2 W1 W2\n"
+//! );
+//! let simulation = simulate(&schedule, &Costs::equal(2, 1., 1., 1.))?;
+//! assert_eq!((simulation.makespan, simulation.held), (10., vec![2, 2]));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 #![deny(missing_docs)]
 
 mod action;
+mod advise;
+mod builder;
 mod csv;
 mod in_flight;
 mod index;
+mod lower;
 mod methods;
 mod order;
+mod picture;
 mod recompute;
 mod schedule;
 mod simulate;
+mod validate;
 
 pub use action::{Action, Kind, NotAnAction};
+pub use advise::{Advice, Candidate, Checkpointing, Options, advise};
+pub use builder::{Builder, RankBuilder};
 pub use csv::BadCell;
+pub use lower::{Lowered, Message, MessageFault, Op, Transport};
 pub use methods::{Illegal, Method, Placement, UnknownMethod, gpipe};
 pub use order::{Order, Step, Stuck};
 pub use schedule::Schedule;
 pub use simulate::{Costs, Simulation, Skip, Span, StageCosts, Transfer, Unsimulated, simulate};
+pub use validate::{Cycle, Fault, Faults, Limits, Missing, Route};

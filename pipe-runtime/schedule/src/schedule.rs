@@ -12,6 +12,14 @@ pub struct Schedule {
 }
 
 impl Schedule {
+    /// With as many stages and micro-batches as occur in the lists.
+    pub(crate) fn of_lists(ranks: Vec<Vec<Action>>) -> Self {
+        let count = |number: fn(&Action) -> usize| {
+            ranks.iter().flatten().map(number).max().map_or(0, |last| last.saturating_add(1))
+        };
+        Self { stages: count(|action| action.stage), micro_batches: count(|action| action.micro_batch), ranks }
+    }
+
     /// All actions, rank by rank, each rank's in the order of its list.
     pub fn actions(&self) -> impl Iterator<Item = Action> + '_ {
         self.ranks.iter().flatten().copied()

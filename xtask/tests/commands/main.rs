@@ -4,3 +4,4 @@
 mod bench;
 mod data;
 mod libtorch;
+mod oracle;

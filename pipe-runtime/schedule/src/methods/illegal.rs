@@ -122,6 +122,20 @@ pub enum Illegal {
 impl Illegal {
     /// The longest schedule that is made.
     pub const MOST_ACTIONS: usize = 1 << 30;
+
+    /// The method that refuses.
+    pub fn method(&self) -> Method {
+        match *self {
+            Illegal::Zero { method, .. }
+            | Illegal::StagesPerRank { method, .. }
+            | Illegal::TooFewMicroBatches { method, .. }
+            | Illegal::Rounds { method, .. }
+            | Illegal::Placement { method, .. }
+            | Illegal::Uneven { method, .. }
+            | Illegal::NoStages { method, .. }
+            | Illegal::TooLarge { method, .. } => method,
+        }
+    }
 }
 
 fn plural(number: usize) -> &'static str {

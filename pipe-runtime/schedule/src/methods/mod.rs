@@ -2,6 +2,7 @@
 
 mod dualpipe_v;
 mod gpipe;
+mod idle;
 mod illegal;
 mod interleaved;
 mod lane;
@@ -173,7 +174,7 @@ impl Method {
             return Err(Illegal::TooFewMicroBatches { method: self, needed: 2 * ranks, micro_batches, ranks });
         }
         if matches!(self, Method::Interleaved | Method::ZbH1) && stages_per_rank > 1 {
-            let equal = |micro_batches: usize| micro_batches % Rounds::number(ranks, micro_batches) == 0;
+            let equal = |micro_batches: usize| micro_batches.is_multiple_of(Rounds::number(ranks, micro_batches));
             if !equal(micro_batches) {
                 let rounds = Rounds::number(ranks, micro_batches);
                 let below = (1..micro_batches).rev().find(|&fewer| equal(fewer)).unwrap_or(1);

@@ -1,8 +1,8 @@
 //! Schedules made from a building block: the slots of one micro-batch, repeated every six units of time (one for each of F, I and
 //! W of either stage of a rank), then moved together where the pipeline fills and drains.
 //!
-//! Qi et al. 2024, "Pipeline Parallelism with Controllable Memory", sections 3.1 (building blocks) and 3.3 (repeating,
-//! squeezing, reordering).
+//! Qi et al. 2024, "Pipeline Parallelism with Controllable Memory", on building blocks, and on repeating, squeezing and reordering
+//! them.
 
 use super::lane::Lane;
 use crate::Schedule;

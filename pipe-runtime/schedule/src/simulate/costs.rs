@@ -30,6 +30,23 @@ pub struct StageCosts {
     pub parameters: f64,
 }
 
+impl StageCosts {
+    /// Of stages that are run as one. What one of them is given is not kept apart.
+    fn sum(stages: &[StageCosts]) -> Self {
+        let all = |cost: fn(&StageCosts) -> f64| stages.iter().map(cost).sum();
+        Self {
+            forward: all(|stage| stage.forward),
+            backward_input: all(|stage| stage.backward_input),
+            backward_weight: all(|stage| stage.backward_weight),
+            recompute: all(|stage| stage.recompute),
+            activation: all(|stage| stage.activation),
+            for_weights: all(|stage| stage.for_weights),
+            checkpoint: stages.first().map_or(0., |stage| stage.checkpoint),
+            parameters: all(|stage| stage.parameters),
+        }
+    }
+}
+
 /// What it takes to hand something on.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Transfer {
@@ -68,9 +85,47 @@ impl Costs {
         Self { stages: vec![stage; stages], boundaries, skips: Vec::new() }
     }
 
+    /// The same model with `stages` stages: as many neighbours are run as one as it takes. Unchanged if that does not come out even.
+    pub fn merged(&self, stages: usize) -> Self {
+        if stages == 0 || !self.stages.len().is_multiple_of(stages) {
+            return self.clone();
+        }
+        let run = self.stages.len() / stages;
+        let mut merged: Vec<_> = self.stages.chunks(run).map(StageCosts::sum).collect();
+        let mut skips = Vec::new();
+        for &skip in &self.skips {
+            let (from, to) = (skip.from / run, skip.to / run);
+            match merged.get_mut(from) {
+                // It does not leave the stage, which holds it like anything else.
+                Some(stage) if from == to => stage.activation += skip.transfer.size,
+                _ => skips.push(Skip { from, to, ..skip }),
+            }
+        }
+        let boundaries = self.boundaries.iter().skip(run - 1).step_by(run).copied().collect();
+        Self { stages: merged, boundaries, skips }
+    }
+
     /// With a skip from stage `from` to stage `to` that costs nothing.
     pub fn with_skip(mut self, from: usize, to: usize) -> Self {
         self.skips.push(Skip { from, to, transfer: Transfer::default() });
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn merged_stages_do_what_their_parts_do() {
+        let mut costs = Costs::equal(6, 1., 2., 3.).with_skip(0, 1).with_skip(1, 4);
+        costs.skips[0].transfer.size = 5.;
+        costs.boundaries.iter_mut().enumerate().for_each(|(number, boundary)| boundary.time = number as f64);
+        let merged = costs.merged(3);
+        assert_eq!((merged.stages[0].forward, merged.stages[0].activation, merged.stages[1].activation), (2., 7., 2.));
+        assert_eq!(merged.boundaries.iter().map(|boundary| boundary.time).collect::<Vec<_>>(), [1., 3.]);
+        assert_eq!(merged.skips.iter().map(|skip| (skip.from, skip.to)).collect::<Vec<_>>(), [(0, 2)]);
+        assert_eq!(costs.merged(4), costs);
+        assert_eq!(costs.merged(6), costs);
     }
 }

@@ -23,14 +23,8 @@ pub(super) fn peaks(
             let recomputed = recomputed.contains_key(&(stage, micro_batch));
             let checkpoint = if recomputed { cost.checkpoint } else { 0. };
             match kind {
-                Kind::Forward => {
-                    ledger.change(rank, start, if recomputed { cost.checkpoint } else { cost.activation });
-                    // The activations exist while the forward runs, recomputed later or not.
-                    if recomputed {
-                        ledger.change(rank, start, cost.activation);
-                        ledger.change(rank, end, -cost.activation);
-                    }
-                }
+                // A forward that is done again later keeps nothing but what the stage was given.
+                Kind::Forward => ledger.change(rank, start, if recomputed { checkpoint } else { cost.activation }),
                 Kind::Recompute => ledger.change(rank, start, cost.activation),
                 Kind::Backward => ledger.change(rank, end, -cost.activation - checkpoint),
                 Kind::BackwardInput => ledger.change(rank, end, cost.for_weights - cost.activation - checkpoint),
@@ -51,15 +45,21 @@ pub(super) fn peaks(
     }
     let mut in_transit = Vec::new();
     for skip in &costs.skips {
-        let mut waiting = Vec::new();
+        let mut waiting: Vec<(f64, i64)> = Vec::new();
         times.between(skip.from, skip.to, |gradient, from, until| {
             let rank = if gradient { rank_of[skip.to] } else { rank_of[skip.from] };
             ledger.hold(rank, from, until, skip.transfer.size);
             if !gradient {
-                waiting.extend([(from, 1.), (until, -1.)]);
+                waiting.extend([(from, 1), (until, -1)]);
             }
         });
-        in_transit.push(peak(waiting) as usize);
+        // A value that is made when another is used lies beside it for that moment.
+        waiting.sort_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)));
+        let counts = waiting.iter().scan(0, |count, &(_, change)| {
+            *count += change;
+            Some(*count)
+        });
+        in_transit.push(counts.max().unwrap_or(0).max(0) as usize);
     }
     let parameters = |rank| {
         let own = |&(stage, _): &(usize, _)| rank_of[stage] == Some(rank);

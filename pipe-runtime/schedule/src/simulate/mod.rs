@@ -111,19 +111,25 @@ pub fn simulate(schedule: &Schedule, costs: &Costs) -> Result<Simulation, Unsimu
 
 fn check(schedule: &Schedule, costs: &Costs) -> Result<(), Unsimulated> {
     let stages = schedule.stages;
-    if costs.stages.len() != stages || costs.boundaries.len() != stages.saturating_sub(1) {
-        let boundaries = costs.boundaries.len();
-        return Err(Unsimulated::Stages { stages, costs: costs.stages.len(), boundaries });
-    }
-    if let Some(skip) = costs.skips.iter().find(|skip| skip.from >= skip.to || skip.to >= stages) {
-        return Err(Unsimulated::Skip { from: skip.from, to: skip.to, stages });
-    }
+    check_costs(costs, stages)?;
     for (rank, list) in schedule.ranks.iter().enumerate() {
         if let Some(&action) = list.iter().find(|action| action.stage >= stages) {
             return Err(Unsimulated::OutOfRange { action, rank, stages });
         }
     }
     Ok(())
+}
+
+/// Whether the costs are those of `stages` stages.
+pub(crate) fn check_costs(costs: &Costs, stages: usize) -> Result<(), Unsimulated> {
+    if costs.stages.len() != stages || costs.boundaries.len() != stages.saturating_sub(1) {
+        let boundaries = costs.boundaries.len();
+        return Err(Unsimulated::Stages { stages, costs: costs.stages.len(), boundaries });
+    }
+    match costs.skips.iter().find(|skip| skip.from >= skip.to || skip.to >= stages) {
+        Some(skip) => Err(Unsimulated::Skip { from: skip.from, to: skip.to, stages }),
+        None => Ok(()),
+    }
 }
 
 /// A simulation under way.

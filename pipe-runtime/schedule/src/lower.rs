@@ -1,0 +1,417 @@
+//! From op lists to messages.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::fmt;
+
+use crate::{Action, Kind, Schedule};
+
+/// What goes over the wire once per micro-batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Message {
+    /// The stage that makes it.
+    pub from: usize,
+    /// The stage that needs it: a later one for a value, an earlier one for its gradient.
+    pub to: usize,
+    /// The number of the skip in the list of skips; none for what each stage hands to its neighbour.
+    pub skip: Option<usize>,
+    /// Of which micro-batch.
+    pub micro_batch: usize,
+}
+
+impl Message {
+    /// Whether it is a gradient.
+    pub fn is_gradient(self) -> bool {
+        self.to < self.from
+    }
+}
+
+impl fmt::Display for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match (self.skip.is_some(), self.is_gradient()) {
+            (false, false) => "the output",
+            (false, true) => "the gradient",
+            (true, false) => "the skip",
+            (true, true) => "the skip's gradient",
+        };
+        write!(f, "{what} of micro-batch {} from stage {} to stage {}", self.micro_batch, self.from, self.to)
+    }
+}
+
+/// One entry of a rank's list of what it does and says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Runs an action, once what it needs has arrived.
+    Run(Action),
+    /// Posts a send. Nothing waits for it.
+    Send(Message),
+    /// Posts a receive.
+    Receive(Message),
+}
+
+/// A schedule's lists with its messages. Made by [`Schedule::lower`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lowered {
+    /// What each rank does, in this order.
+    pub ranks: Vec<Vec<Op>>,
+    /// The rank of each stage that is in the lists.
+    pub rank_of: BTreeMap<usize, usize>,
+    /// The skips.
+    pub skips: Vec<(usize, usize)>,
+    /// How many stages there are.
+    pub stages: usize,
+}
+
+impl Schedule {
+    /// The lists with sends and receives. `skips` are pairs of stages: the one that stashes and the later one that pops.
+    ///
+    /// * Whatever an action makes is sent right after it: first what the neighbour waits for, then the skips.
+    /// * A receive is posted right before the action that needs it, after those for all that its sender sends earlier: between two
+    ///   ranks everything arrives in the order in which it was sent.
+    /// * Of two ranks the lower one, before it sends, posts the receives for all that the other one sends before
+    ///   receiving this. So both post what is between them in the same order.
+    /// * Nobody waits for a send. What passes between two stages of one rank is no message.
+    pub fn lower(&self, skips: &[(usize, usize)]) -> Lowered {
+        let mut lowered = Lowered {
+            ranks: vec![Vec::new(); self.ranks.len()],
+            rank_of: BTreeMap::new(),
+            skips: skips.to_vec(),
+            stages: self.stages,
+        };
+        for (rank, list) in self.ranks.iter().enumerate() {
+            list.iter().for_each(|action| _ = lowered.rank_of.entry(action.stage).or_insert(rank));
+        }
+        // Each channel (from one rank to another) in the order in which it is written.
+        let mut channels: HashMap<(usize, usize), VecDeque<Message>> = HashMap::new();
+        for (rank, list) in self.ranks.iter().enumerate() {
+            for message in list.iter().flat_map(|&action| lowered.made(action)) {
+                channels.entry((rank, lowered.rank_of[&message.to])).or_default().push_back(message);
+            }
+        }
+        // From the last rank to the first: a rank's own order must be known before the lower ones' follow it.
+        let mut leads: HashMap<(usize, usize), HashMap<Message, usize>> = HashMap::new();
+        for rank in (0..self.ranks.len()).rev() {
+            let ops = lowered.rank(rank, &self.ranks[rank], &channels, &leads);
+            // For each lower peer: how many messages go there before each of its messages is received.
+            let mut sent: HashMap<usize, usize> = HashMap::new();
+            for op in &ops {
+                match op {
+                    Op::Send(message) => *sent.entry(lowered.rank_of[&message.to]).or_default() += 1,
+                    Op::Receive(message) => {
+                        if let Some(&peer) = lowered.rank_of.get(&message.from).filter(|&&peer| peer < rank) {
+                            let before = sent.get(&peer).copied().unwrap_or(0);
+                            leads.entry((peer, rank)).or_default().entry(*message).or_insert(before);
+                        }
+                    }
+                    Op::Run(_) => {}
+                }
+            }
+            lowered.ranks[rank] = ops;
+        }
+        lowered
+    }
+}
+
+impl Lowered {
+    fn rank(
+        &self,
+        rank: usize,
+        list: &[Action],
+        channels: &HashMap<(usize, usize), VecDeque<Message>>,
+        leads: &HashMap<(usize, usize), HashMap<Message, usize>>,
+    ) -> Vec<Op> {
+        let mut incoming: HashMap<usize, VecDeque<Message>> = HashMap::new();
+        for (&(from, to), messages) in channels {
+            if to == rank {
+                incoming.insert(from, messages.clone());
+            }
+        }
+        let mut received: HashMap<usize, usize> = HashMap::new();
+        let mut posted = HashSet::new();
+        let mut ops = Vec::new();
+        for &action in list {
+            for message in self.needed(action) {
+                if posted.contains(&message) {
+                    continue;
+                }
+                let from = self.rank_of[&message.from];
+                let waiting = incoming.entry(from).or_default();
+                match waiting.iter().position(|&other| other == message) {
+                    Some(position) => {
+                        *received.entry(from).or_default() += position + 1;
+                        post(&mut ops, &mut posted, waiting.drain(..=position));
+                    }
+                    // It never comes, which `check` says.
+                    None => post(&mut ops, &mut posted, [message]),
+                }
+            }
+            ops.push(Op::Run(action));
+            for message in self.made(action) {
+                let to = self.rank_of[&message.to];
+                let lead = leads.get(&(rank, to)).and_then(|lead| lead.get(&message)).copied().unwrap_or(0);
+                let received = received.entry(to).or_default();
+                if let (Some(waiting), true) = (incoming.get_mut(&to), lead > *received) {
+                    let pending = (lead - *received).min(waiting.len());
+                    *received += pending;
+                    post(&mut ops, &mut posted, waiting.drain(..pending));
+                }
+                ops.push(Op::Send(message));
+            }
+        }
+        ops
+    }
+
+    /// What other ranks must send before the action may run.
+    fn needed(&self, action: Action) -> Vec<Message> {
+        let Action { kind, stage, micro_batch } = action;
+        let message = |from, skip| Message { from, to: stage, skip, micro_batch };
+        let mut messages = Vec::new();
+        match kind {
+            Kind::Forward => {
+                messages.extend(stage.checked_sub(1).map(|before| message(before, None)));
+                let ending = self.skips.iter().enumerate().filter(|(_, (_, to))| *to == stage);
+                messages.extend(ending.map(|(skip, &(from, _))| message(from, Some(skip))));
+            }
+            Kind::Backward | Kind::BackwardInput => {
+                messages.extend((stage + 1 < self.stages).then(|| message(stage + 1, None)));
+                let starting = self.skips.iter().enumerate().filter(|(_, (from, _))| *from == stage);
+                messages.extend(starting.map(|(skip, &(_, to))| message(to, Some(skip))));
+            }
+            Kind::Recompute | Kind::BackwardWeight => {}
+        }
+        messages.retain(|message| self.crosses(message));
+        messages
+    }
+
+    /// What other ranks need of what the action makes.
+    fn made(&self, action: Action) -> Vec<Message> {
+        let Action { kind, stage, micro_batch } = action;
+        let message = |to, skip| Message { from: stage, to, skip, micro_batch };
+        let mut messages = Vec::new();
+        match kind {
+            Kind::Forward => {
+                messages.extend((stage + 1 < self.stages).then(|| message(stage + 1, None)));
+                let starting = self.skips.iter().enumerate().filter(|(_, (from, _))| *from == stage);
+                messages.extend(starting.map(|(skip, &(_, to))| message(to, Some(skip))));
+            }
+            Kind::Backward | Kind::BackwardInput => {
+                messages.extend(stage.checked_sub(1).map(|before| message(before, None)));
+                let ending = self.skips.iter().enumerate().filter(|(_, (_, to))| *to == stage);
+                messages.extend(ending.map(|(skip, &(from, _))| message(from, Some(skip))));
+            }
+            Kind::Recompute | Kind::BackwardWeight => {}
+        }
+        messages.retain(|message| self.crosses(message));
+        messages
+    }
+
+    fn crosses(&self, message: &Message) -> bool {
+        let ranks = (self.rank_of.get(&message.from), self.rank_of.get(&message.to));
+        matches!(ranks, (Some(from), Some(to)) if from != to)
+    }
+}
+
+fn post(ops: &mut Vec<Op>, posted: &mut HashSet<Message>, messages: impl IntoIterator<Item = Message>) {
+    for message in messages {
+        posted.insert(message);
+        ops.push(Op::Receive(message));
+    }
+}
+
+/// How messages travel. In either way nothing is buffered: a message moves once both its send and its receive are posted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// One channel per directed pair of ranks, each in order: the first receive takes what was sent first (MPI with one tag).
+    Rendezvous,
+    /// One channel per pair of ranks, for both directions in one order: what is posted later waits for what was posted earlier (a communicator
+    /// of NCCL's).
+    InOrder,
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Transport::Rendezvous => "over a rendezvous transport",
+            Transport::InOrder => "over an in-order transport",
+        })
+    }
+}
+
+/// What is wrong with a lowered schedule's messages.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MessageFault {
+    /// The same message leaves twice.
+    #[error("{message} is sent twice by rank {rank}")]
+    SentTwice {
+        /// Which message.
+        message: Message,
+        /// By whom.
+        rank: usize,
+    },
+    /// Somebody waits for it, and nobody sends it.
+    #[error("{message} is never sent, and rank {rank} waits for it")]
+    NeverSent {
+        /// Which message.
+        message: Message,
+        /// Who waits.
+        rank: usize,
+    },
+    /// It is taken twice.
+    #[error("{message} is received twice by rank {rank}")]
+    ReceivedTwice {
+        /// Which message.
+        message: Message,
+        /// By whom.
+        rank: usize,
+    },
+    /// It is sent, and nobody takes it.
+    #[error("{message} is sent by rank {rank} and never received")]
+    NeverReceived {
+        /// Which message.
+        message: Message,
+        /// By whom it is sent.
+        rank: usize,
+    },
+    /// An action runs before what it needs has been asked for.
+    #[error("`{action}` on rank {rank} runs before {message} is received")]
+    Unreceived {
+        /// Which action.
+        action: Action,
+        /// Where.
+        rank: usize,
+        /// What it needs.
+        message: Message,
+    },
+    /// The two ends do not agree on the order.
+    #[error("between rank {rank} and rank {peer}, one posts {here} where the other posts {there}")]
+    OutOfOrder {
+        /// One end.
+        rank: usize,
+        /// The other.
+        peer: usize,
+        /// What the one posts.
+        here: Message,
+        /// What the other posts at the same place.
+        there: Message,
+    },
+    /// Everybody waits.
+    #[error("rank {rank} waits for ever to run `{action}`")]
+    Deadlock {
+        /// Who.
+        rank: usize,
+        /// For what.
+        action: Action,
+    },
+}
+
+/// Whether it is a send, and of what.
+type Post = (bool, Message);
+
+impl Lowered {
+    /// Whether every message is sent once and received once, before what needs it, and everything finishes on `transport`. All that is
+    /// wrong is returned.
+    pub fn check(&self, transport: Transport) -> Result<(), Vec<MessageFault>> {
+        let mut faults = self.unmatched();
+        if faults.is_empty() {
+            faults = self.play(transport);
+        }
+        if faults.is_empty() { Ok(()) } else { Err(faults) }
+    }
+
+    fn unmatched(&self) -> Vec<MessageFault> {
+        let mut faults = Vec::new();
+        let (mut sent, mut received) = (BTreeMap::new(), BTreeMap::new());
+        for (rank, list) in self.ranks.iter().enumerate() {
+            for &op in list {
+                match op {
+                    Op::Send(message) if sent.insert(message, rank).is_some() => {
+                        faults.push(MessageFault::SentTwice { message, rank });
+                    }
+                    Op::Receive(message) if received.insert(message, rank).is_some() => {
+                        faults.push(MessageFault::ReceivedTwice { message, rank });
+                    }
+                    Op::Run(action) => {
+                        let missing =
+                            self.needed(action).into_iter().filter(|needed| received.get(needed) != Some(&rank));
+                        faults.extend(missing.map(|message| MessageFault::Unreceived { action, rank, message }));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        let never_sent = received.iter().filter(|(message, _)| !sent.contains_key(message));
+        faults.extend(never_sent.map(|(&message, &rank)| MessageFault::NeverSent { message, rank }));
+        let never_received = sent.iter().filter(|(message, _)| !received.contains_key(message));
+        faults.extend(never_received.map(|(&message, &rank)| MessageFault::NeverReceived { message, rank }));
+        faults
+    }
+
+    /// Runs the lists. A rank only ever waits at an action, for what that needs.
+    fn play(&self, transport: Transport) -> Vec<MessageFault> {
+        let mut next = vec![0; self.ranks.len()];
+        // For each channel, what either end has posted and the other has not.
+        let mut channels: HashMap<(usize, usize), [VecDeque<Post>; 2]> = HashMap::new();
+        let mut arrived = HashSet::new();
+        let mut ready: Vec<usize> = (0..self.ranks.len()).rev().collect();
+        let mut faults = Vec::new();
+        while let Some(rank) = ready.pop() {
+            while let Some(&op) = self.ranks[rank].get(next[rank]) {
+                let (sends, message, peer) = match op {
+                    Op::Run(action) => {
+                        if self.needed(action).iter().any(|needed| !arrived.contains(needed)) {
+                            break;
+                        }
+                        next[rank] += 1;
+                        continue;
+                    }
+                    Op::Send(message) => (true, message, self.rank_of.get(&message.to)),
+                    Op::Receive(message) => (false, message, self.rank_of.get(&message.from)),
+                };
+                next[rank] += 1;
+                // Every message has two ends, or there was a fault before.
+                let Some(&peer) = peer else { continue };
+                let (key, end) = match transport {
+                    Transport::Rendezvous if sends => ((rank, peer), 0),
+                    Transport::Rendezvous => ((peer, rank), 1),
+                    Transport::InOrder => ((rank.min(peer), rank.max(peer)), usize::from(rank > peer)),
+                };
+                let channel = channels.entry(key).or_default();
+                channel[end].push_back((sends, message));
+                while let (Some(&(sends, here)), Some(&(other_sends, there))) = (channel[0].front(), channel[1].front())
+                {
+                    if here != there || sends == other_sends {
+                        faults.push(MessageFault::OutOfOrder { rank: key.0, peer: key.1, here, there });
+                        return faults;
+                    }
+                    channel.iter_mut().for_each(|end| _ = end.pop_front());
+                    arrived.insert(here);
+                    ready.push(peer);
+                }
+            }
+        }
+        for (rank, list) in self.ranks.iter().enumerate() {
+            if let Some(&Op::Run(action)) = list.get(next[rank]) {
+                faults.push(MessageFault::Deadlock { rank, action });
+            }
+        }
+        faults
+    }
+}
+
+/// One line per rank, as `0F0 >1.0 <1.0 0B0`: what is sent to and received from which stage, for which micro-batch.
+impl fmt::Display for Lowered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (rank, list) in self.ranks.iter().enumerate() {
+            write!(f, "rank {rank} ")?;
+            for op in list {
+                match op {
+                    Op::Run(action) => write!(f, " {action}")?,
+                    Op::Send(message) => write!(f, " >{}.{}", message.to, message.micro_batch)?,
+                    Op::Receive(message) => write!(f, " <{}.{}", message.from, message.micro_batch)?,
+                }
+            }
+            writeln!(f)?;
+        }
+        Ok(())
+    }
+}

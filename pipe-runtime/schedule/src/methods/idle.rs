@@ -1,0 +1,56 @@
+use super::Method;
+
+impl Method {
+    /// For how long a rank idles in a step, where there is a formula for it: the time from its first action to the end of its last, less its work,
+    /// on the rank where that is longest ([`Simulation::period`](crate::Simulation::period) less the work).
+    ///
+    /// `forward`, `backward_input` and `backward_weight` (F, I and W; B is I + W) are the times of a whole rank, the same for all, spread evenly over its
+    /// stages; transfers take no time. `p` ranks, `v` stages on each, `m` micro-batches:
+    ///
+    /// | | idle | where |
+    /// |---|---|---|
+    /// | GPipe, 1F1B | (p - 1)(F + B) | |
+    /// | interleaved, looped BFS, GPipe on looped stages | (p - 1)(F + B) / v | m >= p |
+    /// | ZB-H1 | (p - 1) max(F + I - W, I) / v | m >= p |
+    /// | ZB-H2 | (p - 1) max(F + I - 2W, I - F, 0) | m >= 2p - 1 |
+    /// | ZBV | (p - 1)(I - W) | I >= F >= W, m >= 2p - 1 |
+    /// | DualPipeV | (p - 1)(F + I - W) / 2 | F >= I >= W |
+    /// | V-Half | (3p - 7) F / 2 for even p, (3p - 4) F / 2 for odd p | F = I = W, p >= 3, m >= p |
+    /// | V-Min | (4p - 7) F / 2 if 3 divides p, else (4p - 5) F / 2 | F = I = W, p >= 3, m >= p |
+    ///
+    /// The formulas for GPipe to ZB-H2 are published, without the second and third terms of the maxima, which count where W is long. Those for
+    /// ZBV, DualPipeV, V-Half and V-Min were found by simulation, and hold exactly for p from 2 to 16 and m up to 64.
+    pub fn idle(
+        self,
+        ranks: usize,
+        stages_per_rank: usize,
+        micro_batches: usize,
+        [forward, backward_input, backward_weight]: [f64; 3],
+    ) -> Option<f64> {
+        self.check(ranks, stages_per_rank, micro_batches).ok()?;
+        if ranks == 1 {
+            return Some(0.);
+        }
+        let (f, i, w) = (forward, backward_input, backward_weight);
+        let (p, v) = (ranks as f64, stages_per_rank as f64);
+        let equal = f == i && i == w;
+        match self {
+            Method::GPipe | Method::LoopedBfs | Method::Interleaved | Method::OneFOneB => {
+                let fills = stages_per_rank == 1 || micro_batches >= ranks;
+                fills.then_some((p - 1.) * (f + i + w) / v)
+            }
+            Method::ZbH1 => (micro_batches >= ranks).then_some((p - 1.) * (f + i - w).max(i) / v),
+            Method::ZbH2 => (micro_batches >= 2 * ranks - 1).then_some((p - 1.) * (f + i - 2. * w).max(i - f).max(0.)),
+            Method::Zbv => (i >= f && f >= w && micro_batches >= 2 * ranks - 1).then_some((p - 1.) * (i - w)),
+            Method::DualPipeV => (f >= i && i >= w).then_some((p - 1.) * (f + i - w) / 2.),
+            Method::VHalf => {
+                let holds = equal && ranks >= 3 && micro_batches >= ranks;
+                holds.then_some((3. * p - if ranks.is_multiple_of(2) { 7. } else { 4. }) * f / 2.)
+            }
+            Method::VMin => {
+                let holds = equal && ranks >= 3 && micro_batches >= ranks;
+                holds.then_some((4. * p - if ranks.is_multiple_of(3) { 7. } else { 5. }) * f / 2.)
+            }
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! A schedule to look at.
+
+mod grid;
+mod svg;

@@ -1,0 +1,322 @@
+use std::collections::BTreeSet;
+use std::fmt::Write;
+
+use crate::{Kind, Simulation, Span};
+
+/// Of each kind, the colour and what the legend says.
+const KINDS: [(Kind, [u8; 3], &str); 5] = [
+    (Kind::Forward, [0x2f, 0x6f, 0xb5], "F  forward"),
+    (Kind::Recompute, [0x83, 0x6b, 0xb8], "R  recomputation"),
+    (Kind::Backward, [0xc2, 0x4d, 0x3c], "B  backward"),
+    (Kind::BackwardInput, [0xd9, 0x7b, 0x1f], "I  backward for the inputs"),
+    (Kind::BackwardWeight, [0x3f, 0x93, 0x5f], "W  backward for the parameters"),
+];
+
+const ROW: f64 = 26.;
+const GAP: f64 = 5.;
+const LEFT: f64 = 74.;
+const TOP: f64 = 64.;
+const MARGIN: f64 = 18.;
+/// A cell that holds a number of two digits.
+const CELL: f64 = 20.;
+const WIDEST: f64 = 2400.;
+const CHARACTER: f64 = 6.7;
+
+impl Simulation {
+    /// The schedule in time, as a picture: one row per rank, colours for what is done, micro-batch numbers in the boxes, shades for a rank's stages, empty
+    /// places where it waits. On the right, each rank's idle time, as a part of the whole, and the peak of what it holds for
+    /// the backward, in micro-batches (a stage of a rank that has `v` of them counts as 1/v).
+    pub fn to_svg(&self) -> String {
+        Picture::new(self).draw()
+    }
+}
+
+struct Picture<'a> {
+    simulation: &'a Simulation,
+    /// Each rank's stages, in order.
+    stages: Vec<Vec<usize>>,
+    kinds: Vec<Kind>,
+    end: f64,
+    /// Width of a unit of time.
+    scale: f64,
+    text: String,
+}
+
+impl<'a> Picture<'a> {
+    fn new(simulation: &'a Simulation) -> Self {
+        let spans = || simulation.ranks.iter().flatten();
+        let stages = |list: &Vec<Span>| list.iter().map(|span| span.action.stage).collect::<BTreeSet<_>>();
+        let end = spans().map(|span| span.end).filter(|end| end.is_finite()).fold(simulation.makespan, f64::max);
+        let end = if end.is_finite() && end > 0. { end } else { 1. };
+        let lengths = || spans().map(|span| span.end - span.start).filter(|&length| length > 0.);
+        let shortest = lengths().fold(end, f64::min);
+        Self {
+            simulation,
+            stages: simulation.ranks.iter().map(|list| stages(list).into_iter().collect()).collect(),
+            kinds: KINDS
+                .iter()
+                .map(|kind| kind.0)
+                .filter(|&kind| spans().any(|span| span.action.kind == kind))
+                .collect(),
+            end,
+            scale: (CELL / shortest).min(WIDEST / end).max(320. / end),
+            text: String::new(),
+        }
+    }
+
+    fn draw(mut self) -> String {
+        let ranks = self.simulation.ranks.len();
+        let axis = TOP + ranks as f64 * (ROW + GAP);
+        let right = LEFT + self.end * self.scale;
+        let width = (right + 190.).max(LEFT + self.legend_width() + MARGIN);
+        let height = axis + 38.;
+        self.head(width, height);
+        self.legend();
+        self.columns(right);
+        for rank in 0..ranks {
+            self.row(rank, TOP + rank as f64 * (ROW + GAP), right);
+        }
+        self.axis(axis);
+        self.text.push_str("</svg>\n");
+        self.text
+    }
+
+    fn head(&mut self, width: f64, height: f64) {
+        let (width, height) = (number(width.ceil()), number(height.ceil()));
+        let _ = write!(
+            self.text,
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\" \
+             font-family=\"Helvetica, Arial, DejaVu Sans, sans-serif\" font-size=\"12\">\n<style>\n\
+             .n{{font-size:11px;text-anchor:middle;fill:#fff}}.d{{fill:#1c2733}}.l{{fill:#3a4550}}.m{{fill:#717c87;font-size:11px}}\
+             .e{{text-anchor:end}}.c{{text-anchor:middle}}\n"
+        );
+        let most = self.stages.iter().map(Vec::len).max().unwrap_or(0);
+        for &kind in &self.kinds.clone() {
+            for chunk in 0..most {
+                let _ = write!(self.text, ".{}{chunk}{{fill:{}}}", kind.letter(), colour(shade(kind, chunk, most)));
+            }
+        }
+        let _ = write!(self.text, "\n</style>\n<rect width=\"{width}\" height=\"{height}\" rx=\"6\" fill=\"#fff\"/>\n");
+    }
+
+    fn legend_width(&self) -> f64 {
+        let names = self.kinds.iter().map(|&kind| entry_width(name(kind))).sum::<f64>();
+        names
+            + self.shades().iter().map(|text| entry_width(text)).sum::<f64>()
+            + if self.shades().is_empty() { 0. } else { 16. }
+    }
+
+    /// What the legend says of the shades, if there are any.
+    fn shades(&self) -> Vec<String> {
+        let most = self.stages.iter().map(Vec::len).max().unwrap_or(0);
+        let ordinal = |number: usize| match number {
+            1 => "a rank's first stage".to_owned(),
+            2 => "second".to_owned(),
+            3 => "third".to_owned(),
+            number => format!("{number}th"),
+        };
+        if most > 1 { (1..=most.min(6)).map(ordinal).collect() } else { Vec::new() }
+    }
+
+    fn legend(&mut self) {
+        let mut x = LEFT;
+        for kind in self.kinds.clone() {
+            let fill = colour(base(kind));
+            self.entry(x, &fill, name(kind));
+            x += entry_width(name(kind));
+        }
+        x += 16.;
+        let most = self.stages.iter().map(Vec::len).max().unwrap_or(0);
+        for (chunk, text) in self.shades().into_iter().enumerate() {
+            let fill = colour(tint([0x4a, 0x55, 0x60], chunk, most));
+            self.entry(x, &fill, &text);
+            x += entry_width(&text);
+        }
+    }
+
+    fn entry(&mut self, x: f64, fill: &str, text: &str) {
+        let (x, text_x) = (number(x), number(x + 17.));
+        let _ = writeln!(
+            self.text,
+            "<rect x=\"{x}\" y=\"14\" width=\"12\" height=\"12\" rx=\"2\" fill=\"{fill}\"/><text class=\"l\" x=\"{text_x}\" y=\"24\">{text}</text>"
+        );
+    }
+
+    fn columns(&mut self, right: f64) {
+        let (y, idle, peak) = (number(TOP - 9.), number(right + 52.), number(right + 72.));
+        let _ = writeln!(
+            self.text,
+            "<text class=\"m e\" x=\"{idle}\" y=\"{y}\">idle</text><text class=\"m\" x=\"{peak}\" y=\"{y}\">peak in flight</text>"
+        );
+    }
+
+    fn row(&mut self, rank: usize, y: f64, right: f64) {
+        let middle = number(y + ROW / 2. + 4.);
+        let (track, name_x) = (number(self.end * self.scale), number(LEFT - 12.));
+        let _ = writeln!(
+            self.text,
+            "<g><text class=\"l e\" x=\"{name_x}\" y=\"{middle}\">rank {rank}</text>\
+             <rect x=\"{LEFT}\" y=\"{}\" width=\"{track}\" height=\"{ROW}\" fill=\"#eef0f2\"/>",
+            number(y)
+        );
+        for span in &self.simulation.ranks[rank] {
+            self.cell(rank, span, y);
+        }
+        self.summary(rank, y, right);
+        self.text.push_str("</g>\n");
+    }
+
+    fn cell(&mut self, rank: usize, span: &Span, y: f64) {
+        let width = (span.end - span.start) * self.scale;
+        // Times that were measured may be anything.
+        if !(width > 0. && width.is_finite() && span.start.is_finite()) {
+            return;
+        }
+        let x = LEFT + span.start * self.scale;
+        let chunk = self.stages[rank].iter().position(|&stage| stage == span.action.stage).unwrap_or(0);
+        let (kind, most) = (span.action.kind, self.stages.iter().map(Vec::len).max().unwrap_or(1));
+        // A hairline between neighbours, but not at the cost of the box.
+        let inset = if width > 6. { 0.5 } else { 0. };
+        let _ = write!(
+            self.text,
+            "<rect class=\"{}{chunk}\" x=\"{}\" y=\"{}\" width=\"{}\" height=\"{ROW}\" rx=\"{}\"><title>{}: {} to {}</title></rect>",
+            kind.letter(),
+            number(x + inset),
+            number(y),
+            number(width - 2. * inset),
+            if width > 6. { 2 } else { 0 },
+            span.action,
+            number(span.start),
+            number(span.end),
+        );
+        let label = span.action.micro_batch.to_string();
+        if label.len() as f64 * CHARACTER + 2. <= width {
+            let dark = if is_light(shade(kind, chunk, most)) { " d" } else { "" };
+            let (x, y) = (number(x + width / 2.), number(y + ROW / 2. + 4.));
+            let _ = write!(self.text, "<text class=\"n{dark}\" x=\"{x}\" y=\"{y}\">{label}</text>");
+        }
+        self.text.push('\n');
+    }
+
+    /// Idle time and peak, with a bar to compare the ranks by.
+    fn summary(&mut self, rank: usize, y: f64, right: f64) {
+        let stages = self.stages[rank].len().max(1) as f64;
+        let peak = |rank: usize| self.simulation.held.get(rank).copied().unwrap_or(0) as f64;
+        let share = |rank: usize| peak(rank) / self.stages[rank].len().max(1) as f64;
+        let most = (0..self.simulation.ranks.len()).map(share).fold(1., f64::max);
+        let busy: f64 = self.simulation.ranks[rank].iter().map(|span| span.end - span.start).sum();
+        let idle = (100. * (1. - busy / self.end)).clamp(0., 100.).round();
+        let middle = number(y + ROW / 2. + 4.);
+        let bar = 64. * peak(rank) / stages / most;
+        let _ = write!(
+            self.text,
+            "<text class=\"l e\" x=\"{}\" y=\"{middle}\">{idle}%</text>\
+             <rect x=\"{}\" y=\"{}\" width=\"{}\" height=\"8\" rx=\"2\" fill=\"#9aa5b1\"/>\
+             <text class=\"l\" x=\"{}\" y=\"{middle}\">{}</text>",
+            number(right + 52.),
+            number(right + 72.),
+            number(y + ROW / 2. - 4.),
+            number(bar),
+            number(right + 72. + bar + 7.),
+            number(peak(rank) / stages),
+        );
+    }
+
+    fn axis(&mut self, y: f64) {
+        let right = number(LEFT + self.end * self.scale);
+        let _ = writeln!(
+            self.text,
+            "<path d=\"M{LEFT} {0}H{right}\" stroke=\"#b4bcc4\"/><text class=\"m e\" x=\"{1}\" y=\"{2}\">time</text>",
+            number(y + 3.),
+            number(LEFT - 12.),
+            number(y + 19.)
+        );
+        let step = round_step(self.end / (self.end * self.scale / 90.).max(1.));
+        let mut tick = 0.;
+        while tick <= self.end * (1. + 1e-9) {
+            let x = number(LEFT + tick * self.scale);
+            let _ = writeln!(
+                self.text,
+                "<path d=\"M{x} {}v5\" stroke=\"#b4bcc4\"/><text class=\"m c\" x=\"{x}\" y=\"{}\">{}</text>",
+                number(y + 3.),
+                number(y + 19.),
+                number(tick)
+            );
+            tick += step;
+        }
+    }
+}
+
+fn base(kind: Kind) -> [u8; 3] {
+    KINDS.iter().find(|other| other.0 == kind).map_or([0; 3], |kind| kind.1)
+}
+
+fn name(kind: Kind) -> &'static str {
+    KINDS.iter().find(|other| other.0 == kind).map_or("", |kind| kind.2)
+}
+
+fn entry_width(text: &str) -> f64 {
+    17. + text.chars().count() as f64 * 6.3 + 18.
+}
+
+fn shade(kind: Kind, chunk: usize, chunks: usize) -> [u8; 3] {
+    tint(base(kind), chunk, chunks)
+}
+
+/// The later one of a rank's stages, the lighter.
+fn tint(colour: [u8; 3], chunk: usize, chunks: usize) -> [u8; 3] {
+    let lighter = if chunks > 1 { 0.55 * chunk as f64 / (chunks - 1) as f64 } else { 0. };
+    colour.map(|part| (f64::from(part) + (255. - f64::from(part)) * lighter).round() as u8)
+}
+
+fn is_light([r, g, b]: [u8; 3]) -> bool {
+    0.3 * f64::from(r) + 0.59 * f64::from(g) + 0.11 * f64::from(b) > 160.
+}
+
+fn colour([r, g, b]: [u8; 3]) -> String {
+    format!("#{r:02x}{g:02x}{b:02x}")
+}
+
+/// 1, 2 or 5 times a power of ten, at least as large as asked for.
+fn round_step(least: f64) -> f64 {
+    let power = 10_f64.powf(least.log10().floor());
+    [1., 2., 5., 10.].into_iter().map(|factor| factor * power).find(|&step| step >= least * 0.999).unwrap_or(power)
+}
+
+/// At most two digits after the point, and none that say nothing.
+fn number(value: f64) -> String {
+    let text = format!("{value:.2}");
+    let text = text.trim_end_matches('0').trim_end_matches('.');
+    if text == "-0" { "0".to_owned() } else { text.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Action, Costs, Method, simulate};
+
+    #[test]
+    fn a_picture_has_a_box_per_action() {
+        let schedule = Method::Zbv.schedule(3, 2, 6).unwrap();
+        let picture = simulate(&schedule, &Costs::equal(6, 1., 1., 1.)).unwrap().to_svg();
+        assert_eq!(picture.matches("<title>").count(), schedule.actions().count());
+        assert!(picture.contains("<title>5I2: ") && picture.contains("rank 2") && picture.contains("peak in flight"));
+    }
+
+    #[test]
+    fn any_times_can_be_drawn() {
+        for times in [(f64::NAN, 1.), (0., 0.), (f64::INFINITY, f64::INFINITY), (-1e300, 1e300), (5., 1.)] {
+            let span = Span { action: Action::forward(3, 1), start: times.0, end: times.1 };
+            let simulation = Simulation {
+                stages: 1,
+                micro_batches: 1,
+                ranks: vec![vec![span], vec![]],
+                makespan: times.1,
+                memory: vec![],
+                held: vec![],
+                in_transit: vec![],
+            };
+            assert!(simulation.to_svg().ends_with("</svg>\n"));
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! Proofs about a list, whoever wrote it.
+
+mod fault;
+
+pub use fault::{Cycle, Fault, Faults, Missing};
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::in_flight::Held;
+use crate::{Action, Illegal, Kind, Method, Order, Schedule, Stuck, Transport};
+
+/// What a schedule is to keep to, besides being a schedule at all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// How many pairs of a stage and a micro-batch each rank may hold for the backward, if that is declared.
+    pub held: Option<Vec<usize>>,
+    /// How many stages every rank must have, if it must.
+    pub stages_per_rank: Option<usize>,
+    /// Which rank each stage is on, if that is given.
+    pub rank_of: Option<Vec<usize>>,
+    /// The skips that it must serve.
+    pub skips: Vec<Route>,
+}
+
+/// A skip.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The stage that stashes it.
+    pub from: usize,
+    /// The stage that pops it.
+    pub to: usize,
+    /// How many micro-batches' values may wait in between, if that is declared.
+    pub transit: Option<usize>,
+}
+
+impl Limits {
+    /// What the method declares of itself.
+    pub fn of(method: Method, ranks: usize, stages_per_rank: usize, micro_batches: usize) -> Result<Self, Illegal> {
+        let held = (0..ranks).map(|rank| method.peak(rank, ranks, stages_per_rank, micro_batches));
+        let held = Some(held.collect::<Result<_, _>>()?);
+        method.check(ranks, stages_per_rank, micro_batches)?;
+        let rank_of = (0..ranks * stages_per_rank).map(|stage| method.rank_of(stage, ranks, stages_per_rank));
+        Ok(Self { held, stages_per_rank: Some(stages_per_rank), rank_of: Some(rank_of.collect()), skips: Vec::new() })
+    }
+
+    /// With a skip from stage `from` to stage `to`.
+    pub fn with_skip(mut self, from: usize, to: usize) -> Self {
+        self.skips.push(Route { from, to, transit: None });
+        self
+    }
+}
+
+/// Faults of one kind that are listed at most.
+const LISTED: usize = 50;
+
+impl Schedule {
+    /// Proves that the lists are a schedule and keep to `limits`, or says all that is wrong.
+    ///
+    /// In three steps, each looked at only if the ones before found nothing, because a list with a missing action has no meaningful
+    /// order: every action is there once, in range, on its stage's rank; each stage's actions are in order; nothing waits for
+    /// itself, neither by the lists nor, [lowered](Schedule::lower) to messages, over either [`Transport`]; skips are served; no more is
+    /// held than declared.
+    pub fn validate(&self, limits: &Limits) -> Result<(), Faults> {
+        let mut report = Report { faults: Faults { faults: Vec::new(), more: 0 } };
+        let places = self.places(&mut report);
+        self.present(&places, &mut report);
+        self.placed(limits, &mut report);
+        self.in_order(&places, &mut report);
+        self.routes_exist(limits, &mut report);
+        self.peaks(limits, &mut report);
+        if report.faults.faults.is_empty() {
+            match self.order() {
+                Ok(order) => self.transits(&order, limits, &mut report),
+                Err(stuck) => report.push(Fault::Cycle(self.cycle(&stuck))),
+            }
+        }
+        if report.faults.faults.is_empty() {
+            self.messages(limits, &mut report);
+        }
+        if report.faults.faults.is_empty() { Ok(()) } else { Err(report.faults) }
+    }
+
+    /// Every action once and in range.
+    fn places(&self, report: &mut Report) -> BTreeMap<Action, (usize, usize)> {
+        let mut places = BTreeMap::new();
+        let (mut out_of_range, mut twice) = (report.counter(), report.counter());
+        for (rank, list) in self.ranks.iter().enumerate() {
+            for (number, &action) in list.iter().enumerate() {
+                if action.stage >= self.stages || action.micro_batch >= self.micro_batches {
+                    let (stages, micro_batches) = (self.stages, self.micro_batches);
+                    out_of_range.push(report, Fault::OutOfRange { action, rank, stages, micro_batches });
+                    continue;
+                }
+                let again = (rank, number);
+                let first = *places.entry(action).or_insert(again);
+                if first != again {
+                    twice.push(report, Fault::Twice { action, first, again });
+                }
+            }
+        }
+        places
+    }
+
+    /// None missing, and no backward both whole and split.
+    fn present(&self, places: &BTreeMap<Action, (usize, usize)>, report: &mut Report) {
+        if self.stages == 0 || self.micro_batches == 0 {
+            return report.push(Fault::Empty { stages: self.stages, micro_batches: self.micro_batches });
+        }
+        let mut missing = report.counter();
+        let mut mixed = report.counter();
+        let pairs = (0..self.stages).flat_map(|stage| (0..self.micro_batches).map(move |i| (stage, i)));
+        for (seen, (stage, micro_batch)) in pairs.enumerate() {
+            // A schedule may claim to be far larger than its lists are; what it lacks then is not counted one by one.
+            if missing.found > LISTED && seen > places.len() + LISTED {
+                let pairs = self.stages.saturating_mul(self.micro_batches);
+                report.faults.more = report.faults.more.saturating_add(pairs.saturating_sub(seen + 1));
+                break;
+            }
+            let is_there = |kind| places.contains_key(&Action::new(kind, stage, micro_batch));
+            let lacks = |kind, why| Fault::Missing { action: Action::new(kind, stage, micro_batch), why };
+            let (whole, input, weight) =
+                (is_there(Kind::Backward), is_there(Kind::BackwardInput), is_there(Kind::BackwardWeight));
+            if !is_there(Kind::Forward) {
+                missing.push(report, lacks(Kind::Forward, Missing::Forward));
+            }
+            for (part, kind) in [(input, Kind::BackwardInput), (weight, Kind::BackwardWeight)] {
+                if whole && part {
+                    let (whole, part) = (Action::backward(stage, micro_batch), Action::new(kind, stage, micro_batch));
+                    mixed.push(report, Fault::WholeAndSplit { whole, part });
+                }
+            }
+            match (whole, input, weight) {
+                (false, false, false) => missing.push(report, lacks(Kind::Backward, Missing::Backward)),
+                (false, true, false) => missing.push(report, lacks(Kind::BackwardWeight, Missing::OtherPart)),
+                (false, false, true) => missing.push(report, lacks(Kind::BackwardInput, Missing::OtherPart)),
+                _ => {}
+            }
+        }
+    }
+
+    /// A stage's actions are all on one rank, the one it was placed on; every rank has its stages.
+    fn placed(&self, limits: &Limits, report: &mut Report) {
+        let mut owners: BTreeMap<usize, usize> = BTreeMap::new();
+        if let Some(rank_of) = &limits.rank_of {
+            owners.extend(rank_of.iter().copied().enumerate());
+        }
+        let mut stages = vec![BTreeSet::new(); self.ranks.len()];
+        let mut elsewhere = report.counter();
+        for (rank, list) in self.ranks.iter().enumerate() {
+            for &action in list.iter().filter(|action| action.stage < self.stages) {
+                let owner = *owners.entry(action.stage).or_insert(rank);
+                if owner != rank {
+                    elsewhere.push(report, Fault::Elsewhere { action, rank, owner });
+                }
+                stages[rank].insert(action.stage);
+            }
+        }
+        let needed = limits.stages_per_rank.unwrap_or(0);
+        for (rank, stages) in stages.iter().enumerate().filter(|(_, stages)| stages.len() < needed) {
+            report.push(Fault::FewerStages { rank, stages: stages.len(), needed });
+        }
+    }
+
+    /// Within a stage and a micro-batch: forward, recomputation, backward for the inputs (or whole), backward for the parameters.
+    fn in_order(&self, places: &BTreeMap<Action, (usize, usize)>, report: &mut Report) {
+        let mut early = report.counter();
+        for (&action, &(rank, number)) in places {
+            let earlier: &[Kind] = match action.kind {
+                Kind::Forward => &[],
+                Kind::Recompute => &[Kind::Forward],
+                Kind::Backward | Kind::BackwardInput => &[Kind::Forward, Kind::Recompute],
+                Kind::BackwardWeight => &[Kind::BackwardInput, Kind::Forward],
+            };
+            for &kind in earlier {
+                let needed = Action { kind, ..action };
+                let comes_later = |&&(other, place): &&(usize, usize)| other == rank && place > number;
+                if places.get(&needed).filter(comes_later).is_some() {
+                    early.push(
+                        report,
+                        match kind {
+                            Kind::Recompute => Fault::LateRecompute { action: needed, user: action, rank },
+                            _ => Fault::Early { action, needed, rank },
+                        },
+                    );
+                }
+            }
+        }
+    }
+
+    fn routes_exist(&self, limits: &Limits, report: &mut Report) {
+        for &Route { from, to, .. } in &limits.skips {
+            if from >= to || to >= self.stages {
+                report.push(Fault::Unserved { from, to, stages: self.stages });
+            }
+        }
+    }
+
+    fn peaks(&self, limits: &Limits, report: &mut Report) {
+        let Some(declared) = &limits.held else { return };
+        if declared.len() != self.ranks.len() {
+            report.push(Fault::Peaks { declared: declared.len(), ranks: self.ranks.len() });
+        }
+        for (rank, (list, &declared)) in self.ranks.iter().zip(declared).enumerate() {
+            if let Some((held, action)) = Held::default().peak(list).filter(|&(held, _)| held > declared) {
+                report.push(Fault::Peak { rank, held, declared, action });
+            }
+        }
+    }
+
+    fn transits(&self, order: &Order, limits: &Limits, report: &mut Report) {
+        for route in &limits.skips {
+            let Some(declared) = route.transit else { continue };
+            let peak = order.in_transit(Kind::Forward, route.from, route.to);
+            if peak > declared {
+                report.push(Fault::Transit { from: route.from, to: route.to, peak, declared });
+            }
+        }
+    }
+
+    fn messages(&self, limits: &Limits, report: &mut Report) {
+        let routes: Vec<_> = limits.skips.iter().map(|route| (route.from, route.to)).collect();
+        let lowered = self.lower(&routes);
+        for transport in [Transport::Rendezvous, Transport::InOrder] {
+            let mut faulty = report.counter();
+            for fault in lowered.check(transport).err().into_iter().flatten() {
+                faulty.push(report, Fault::Message { transport, fault });
+            }
+        }
+    }
+
+    /// Follows what the first waiting action waits for until it comes round.
+    fn cycle(&self, stuck: &Stuck) -> Cycle {
+        let place = |action: Action| {
+            let on =
+                |(rank, list): (usize, &Vec<Action>)| Some((rank, list.iter().position(|&other| other == action)?));
+            self.ranks.iter().enumerate().find_map(on)
+        };
+        let head = |rank: usize| stuck.0.iter().find(|&&(other, _)| other == rank).map(|&(_, action)| action);
+        let waits = |rank: usize| {
+            let action = head(rank)?;
+            let at = place(action)?.1;
+            let pending = |&needed: &Action| {
+                let Some((other, number)) = place(needed) else { return false };
+                let next = head(other).and_then(place).map_or(usize::MAX, |(_, number)| number);
+                if other == rank { number >= at } else { number >= next }
+            };
+            let needed = action.needs(self.stages).find(pending)?;
+            Some((rank, action, needed, place(needed)?.0))
+        };
+        let mut chain: Vec<(usize, Action, Action)> = Vec::new();
+        let mut rank = stuck.0.first().map(|&(rank, _)| rank);
+        while let Some((at, action, needed, next)) = rank.and_then(waits) {
+            if let Some(start) = chain.iter().position(|&(other, ..)| other == at) {
+                return Cycle(chain.split_off(start));
+            }
+            chain.push((at, action, needed));
+            rank = Some(next);
+        }
+        Cycle(chain)
+    }
+}
+
+/// What was found so far.
+struct Report {
+    faults: Faults,
+}
+
+impl Report {
+    fn push(&mut self, fault: Fault) {
+        self.faults.faults.push(fault);
+    }
+
+    fn counter(&self) -> Counter {
+        Counter { found: 0 }
+    }
+}
+
+/// Lists the first faults of a kind and counts the rest.
+struct Counter {
+    found: usize,
+}
+
+impl Counter {
+    fn push(&mut self, report: &mut Report, fault: Fault) {
+        self.found += 1;
+        if self.found <= LISTED { report.push(fault) } else { report.faults.more += 1 }
+    }
+}

@@ -1,0 +1,94 @@
+//! The pictures and the tables of `docs/schedules.md`. `UPDATE_EXPECT=1` makes them anew.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+use pipe_schedule::{Costs, Method, Simulation, simulate};
+
+const RANKS: usize = 4;
+const MICRO_BATCHES: usize = 8;
+
+/// All pictures are of one model, so that they can be laid side by side: a rank's forward and each part of its backward take two units of time.
+fn run(method: Method, [forward, backward_input, backward_weight]: [f64; 3]) -> (usize, Simulation) {
+    let chunks = method.stages_per_rank().unwrap_or(if loops(method) { 2 } else { 1 });
+    let schedule = method.schedule(RANKS, chunks, MICRO_BATCHES).unwrap();
+    let of_stage = |time: f64| time / chunks as f64;
+    let costs = Costs::equal(RANKS * chunks, of_stage(forward), of_stage(backward_input), of_stage(backward_weight));
+    (chunks, simulate(&schedule, &costs).unwrap())
+}
+
+fn loops(method: Method) -> bool {
+    matches!(method, Method::Interleaved | Method::LoopedBfs)
+}
+
+fn docs() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs")
+}
+
+/// Compares with the file, or writes it.
+fn expect(path: &Path, expected: &str) -> bool {
+    if fs::read_to_string(path).is_ok_and(|found| found == expected) {
+        return true;
+    }
+    let update = env::var_os("UPDATE_EXPECT").is_some();
+    if update {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, expected).unwrap();
+    }
+    update
+}
+
+#[test]
+fn every_method_has_its_picture() {
+    for method in Method::ALL {
+        let path = docs().join(format!("schedules/{method}.svg"));
+        let (_, simulation) = run(method, [2., 2., 2.]);
+        assert!(expect(&path, &simulation.to_svg()), "{}: UPDATE_EXPECT=1 draws it anew", path.display());
+    }
+}
+
+#[test]
+fn the_table_is_what_the_simulator_says() {
+    let mut table = "| schedule | stages per rank | idle at 1 : 1 : 1 | idle at 1 : 1.2 : 0.8 | length of a single step at 1 : 1 : 1 | peak in flight |\n\
+                     | --- | --- | --- | --- | --- | --- |\n"
+        .to_owned();
+    for method in Method::ALL {
+        let work = 6. * MICRO_BATCHES as f64;
+        let idle = |costs| {
+            let (_, simulation) = run(method, costs);
+            let share = 100. * (1. - work / simulation.period());
+            format!("{:.1} F ({share:.0} %)", (simulation.period() - work) / 2.)
+        };
+        let (chunks, simulation) = run(method, [2., 2., 2.]);
+        let shares = simulation.held.iter().map(|&held| held as f64 / chunks as f64);
+        let (least, most) =
+            shares.fold((f64::INFINITY, 0_f64), |(least, most), held| (least.min(held), most.max(held)));
+        let peak = if least == most { most.to_string() } else { format!("{least} to {most}") };
+        let (equal, other) = (idle([2., 2., 2.]), idle([2., 2.4, 1.6]));
+        let length = format!("{:.1} F", simulation.makespan / 2.);
+        let _ =
+            writeln!(table, "| [`{method}`](#{}) | {chunks} | {equal} | {other} | {length} | {peak} |", anchor(method));
+    }
+    let path = docs().join("schedules.md");
+    let text = fs::read_to_string(&path).unwrap();
+    let (begin, end) = ("<!-- simulated: begin -->\n", "<!-- simulated: end -->\n");
+    let (before, rest) = text.split_once(begin).expect("the table's beginning");
+    let (_, after) = rest.split_once(end).expect("the table's end");
+    let expected = format!("{before}{begin}{table}{end}{after}");
+    assert!(expect(&path, &expected), "{}: UPDATE_EXPECT=1 writes the table anew", path.display());
+}
+
+#[test]
+fn every_method_has_its_section() {
+    let text = fs::read_to_string(docs().join("schedules.md")).unwrap();
+    for method in Method::ALL {
+        assert!(text.contains(&format!("(schedules/{method}.svg)")), "no picture of {method}");
+        assert!(text.contains(&format!("\n### `{method}`\n")), "no section on {method}");
+    }
+}
+
+/// As GitHub makes it from the heading.
+fn anchor(method: Method) -> String {
+    method.to_string()
+}

@@ -1,0 +1,118 @@
+//! Every method for all small numbers of ranks, stages per rank and micro-batches: what is legal proves valid, the rest
+//! is refused for the right reason.
+
+use pipe_schedule::{Illegal, Limits, Method};
+
+const RANKS: usize = 12;
+const STAGES_PER_RANK: usize = 4;
+const MICRO_BATCHES: usize = 48;
+
+fn check(method: Method) {
+    for ranks in 1..=RANKS {
+        for stages_per_rank in 1..=STAGES_PER_RANK {
+            for micro_batches in 1..=MICRO_BATCHES {
+                check_one(method, ranks, stages_per_rank, micro_batches);
+            }
+        }
+    }
+}
+
+fn check_one(method: Method, ranks: usize, stages_per_rank: usize, micro_batches: usize) {
+    let here =
+        format!("{method} on {ranks} ranks with {stages_per_rank} stages each and {micro_batches} micro-batches");
+    let rounds = (micro_batches / ranks).max(1);
+    let in_rounds = matches!(method, Method::Interleaved | Method::ZbH1) && stages_per_rank > 1;
+    match method.schedule(ranks, stages_per_rank, micro_batches) {
+        Ok(schedule) => {
+            assert!(method.stages_per_rank().is_none_or(|needed| needed == stages_per_rank), "{here}");
+            assert!(!in_rounds || micro_batches.is_multiple_of(rounds), "{here}");
+            assert!(method != Method::DualPipeV || micro_batches >= 2 * ranks, "{here}");
+            assert_eq!(schedule.ranks.len(), ranks, "{here}");
+            let limits = Limits::of(method, ranks, stages_per_rank, micro_batches).unwrap();
+            if let Err(faults) = schedule.validate(&limits) {
+                panic!("{here}:\n{faults}\n{}", schedule.to_csv());
+            }
+        }
+        Err(Illegal::StagesPerRank { needed, .. }) => assert_ne!(needed, stages_per_rank, "{here}"),
+        Err(Illegal::Rounds { below, above, .. }) => {
+            assert!(in_rounds && !micro_batches.is_multiple_of(rounds), "{here}");
+            assert!(below < micro_batches && above > micro_batches, "{here}");
+            assert!(method.check(ranks, stages_per_rank, below).is_ok(), "{here}");
+            assert!(method.check(ranks, stages_per_rank, above).is_ok(), "{here}");
+        }
+        Err(Illegal::TooFewMicroBatches { needed, .. }) => {
+            assert!(method == Method::DualPipeV && micro_batches < needed && needed == 2 * ranks, "{here}");
+        }
+        Err(other) => panic!("{here}: {other}"),
+    }
+}
+
+#[test]
+fn looped_bfs_and_gpipe() {
+    check(Method::LoopedBfs);
+    let both = [Method::GPipe, Method::LoopedBfs].map(|method| method.schedule(3, 2, 5).unwrap());
+    assert_eq!(both[0], both[1]);
+}
+
+#[test]
+fn one_f_one_b() {
+    check(Method::OneFOneB);
+}
+
+#[test]
+fn interleaved() {
+    check(Method::Interleaved);
+}
+
+#[test]
+fn zb_h1() {
+    check(Method::ZbH1);
+}
+
+#[test]
+fn zb_h2() {
+    check(Method::ZbH2);
+}
+
+#[test]
+fn zbv() {
+    check(Method::Zbv);
+}
+
+#[test]
+fn dualpipe_v() {
+    check(Method::DualPipeV);
+}
+
+#[test]
+fn v_half() {
+    check(Method::VHalf);
+}
+
+#[test]
+fn v_min() {
+    check(Method::VMin);
+}
+
+#[test]
+fn nothing_is_refused_as_nothing() {
+    for method in Method::ALL {
+        for (ranks, stages_per_rank, micro_batches) in [(0, 1, 1), (1, 0, 1), (1, 1, 0)] {
+            let error = method.schedule(ranks, stages_per_rank, micro_batches).unwrap_err();
+            assert!(matches!(error, Illegal::Zero { .. }), "{error}");
+        }
+    }
+}
+
+#[test]
+fn what_would_not_fit_into_memory_is_refused() {
+    for method in Method::ALL {
+        let stages_per_rank = method.stages_per_rank().unwrap_or(3);
+        let huge = [(usize::MAX, stages_per_rank, usize::MAX), (1 << 20, stages_per_rank, 1 << 20)];
+        for (ranks, stages_per_rank, micro_batches) in huge {
+            let error = method.schedule(ranks, stages_per_rank, micro_batches).unwrap_err();
+            assert!(matches!(error, Illegal::TooLarge { .. }), "{error}");
+            assert_eq!(method.peak(0, ranks, stages_per_rank, micro_batches), Err(error));
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Lists that nobody would write: random placements, orders, mixtures of whole and split backwards, recomputations, skips.
+
+use pipe_schedule::{Action, Costs, Kind, Limits, Schedule, simulate};
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+/// A valid schedule: `choices` decide at each step which of the possible actions comes next.
+fn schedule(rank_of: &[usize], micro_batches: usize, styles: &[u8], choices: &[Index]) -> Schedule {
+    let stages = rank_of.len();
+    let ranks = rank_of.iter().max().unwrap() + 1;
+    let mut todo: Vec<Action> = Vec::new();
+    for stage in 0..stages {
+        for i in 0..micro_batches {
+            let style = styles[(stage * micro_batches + i) % styles.len()];
+            todo.push(Action::forward(stage, i));
+            if style & 1 == 1 {
+                todo.push(Action::recompute(stage, i));
+            }
+            if style & 2 == 2 {
+                todo.extend([Action::backward_input(stage, i), Action::backward_weight(stage, i)]);
+            } else {
+                todo.push(Action::backward(stage, i));
+            }
+        }
+    }
+    let mut lists = vec![Vec::new(); ranks];
+    let mut step = 0;
+    while !todo.is_empty() {
+        let open = |stage: usize, i: usize, kinds: &[Kind]| {
+            todo.iter().any(|action| action.stage == stage && action.micro_batch == i && kinds.contains(&action.kind))
+        };
+        use Kind::{Backward, BackwardInput, Forward, Recompute};
+        let possible = |action: &&Action| {
+            let Action { kind, stage, micro_batch: i } = **action;
+            match kind {
+                Forward => stage == 0 || !open(stage - 1, i, &[Forward]),
+                Recompute => !open(stage, i, &[Forward]),
+                Backward | BackwardInput => {
+                    !open(stage, i, &[Forward, Recompute])
+                        && !open(stage + 1, i, &[Backward, BackwardInput])
+                        && (stage + 1 < stages || !open(stage, i, &[Forward]))
+                }
+                Kind::BackwardWeight => !open(stage, i, &[Forward, BackwardInput]),
+            }
+        };
+        let possible: Vec<_> = todo.iter().filter(possible).copied().collect();
+        let action = *choices[step % choices.len()].get(&possible);
+        step += 1;
+        lists[rank_of[action.stage]].push(action);
+        todo.retain(|&other| other != action);
+    }
+    Schedule { stages, micro_batches, ranks: lists }
+}
+
+fn any_schedule() -> impl Strategy<Value = Schedule> {
+    let rank_of = prop::collection::vec(0..4_usize, 1..7);
+    let styles = prop::collection::vec(0..4_u8, 1..12);
+    let choices = prop::collection::vec(any::<Index>(), 1..60);
+    (rank_of, 1..5_usize, styles, choices)
+        .prop_map(|(rank_of, m, styles, choices)| schedule(&rank_of, m, &styles, &choices))
+}
+
+fn any_action() -> impl Strategy<Value = Action> {
+    (0..5_usize, 0..4_usize, 0..4_usize).prop_map(|(kind, stage, i)| Action::new(Kind::ALL[kind], stage, i))
+}
+
+fn skips(stages: usize) -> Vec<(usize, usize)> {
+    (0..stages).flat_map(|to| (0..to).map(move |from| (from, to))).collect()
+}
+
+proptest! {
+    #[test]
+    fn what_can_be_run_is_valid_with_every_skip(schedule in any_schedule()) {
+        let skips = skips(schedule.stages);
+        let limits = skips.iter().fold(Limits::default(), |limits, &(from, to)| limits.with_skip(from, to));
+        let limits = Limits { held: Some(schedule.held()), ..limits };
+        if let Err(faults) = schedule.validate(&limits) {
+            return Err(TestCaseError::fail(format!("{faults}\n{}", schedule.to_csv())));
+        }
+        prop_assert_eq!(&schedule.to_csv().parse::<Schedule>().unwrap().ranks, &schedule.ranks);
+    }
+
+    #[test]
+    fn a_simulation_keeps_every_order(schedule in any_schedule(), times in prop::array::uniform4(0..5_u8)) {
+        let [f, i, w, transfer] = times.map(f64::from);
+        let mut costs = Costs::equal(schedule.stages, f, i, w);
+        costs.boundaries.iter_mut().for_each(|boundary| boundary.time = transfer);
+        for (from, to) in skips(schedule.stages) {
+            costs = costs.with_skip(from, to);
+        }
+        let simulation = simulate(&schedule, &costs).unwrap();
+        let order = schedule.order().unwrap();
+        let mut spans = std::collections::BTreeMap::new();
+        for span in simulation.ranks.iter().flatten() {
+            spans.insert(span.action, (span.start, span.end));
+        }
+        for (rank, list) in simulation.ranks.iter().enumerate() {
+            prop_assert!(list.windows(2).all(|pair| pair[0].end <= pair[1].start));
+            prop_assert!(list.iter().map(|span| span.action).eq(schedule.ranks[rank].iter().copied()));
+            prop_assert!(simulation.idle_within(rank) >= 0. && simulation.idle(rank) >= 0.);
+        }
+        for step in &order.steps {
+            for &earlier in &step.after {
+                let (_, end) = spans[&order.steps[earlier].action];
+                prop_assert!(end + transfer <= spans[&step.action].0);
+            }
+        }
+        // What the lists prove is never exceeded by the clock, unless things take no time and all happen at once.
+        for (skip, &in_transit) in costs.skips.iter().zip(&simulation.in_transit) {
+            prop_assert!(f == 0. || in_transit <= order.in_transit(Kind::Forward, skip.from, skip.to));
+        }
+        let held: Vec<_> = simulation.memory.iter().map(|&memory| memory as usize).collect();
+        let recomputes = schedule.actions().any(|action| action.kind == Kind::Recompute);
+        // Nothing is held for no time, so times must not be zero for the two counts to agree.
+        prop_assert!(recomputes || f * i * w == 0. || held == simulation.held, "{:?} {:?}", held, simulation.held);
+    }
+
+    /// Anything at all: no panic, and what passes has an order.
+    #[test]
+    fn whatever_is_valid_can_be_run(
+        ranks in prop::collection::vec(prop::collection::vec(any_action(), 0..12), 0..4),
+        stages in 0..5_usize,
+        micro_batches in 0..5_usize,
+    ) {
+        let schedule = Schedule { stages, micro_batches, ranks };
+        let valid = schedule.validate(&Limits::default().with_skip(0, 1)).is_ok();
+        prop_assert!(!valid || schedule.order().is_ok());
+        let _ = simulate(&schedule, &Costs::equal(stages, 1., 1., 1.));
+        let _ = (schedule.to_string(), schedule.held(), schedule.held_by_stage());
+        for transport in [pipe_schedule::Transport::Rendezvous, pipe_schedule::Transport::InOrder] {
+            let _ = schedule.lower(&[(0, 1), (1, 0), (7, 9)]).check(transport);
+        }
+    }
+
+    /// Two neighbours of a valid list, turned round: either nothing depends on their order, or it is caught; never a hang.
+    #[test]
+    fn neighbours_turned_round(schedule in any_schedule(), rank in any::<Index>(), number in any::<Index>()) {
+        let mut damaged = schedule;
+        let list = &mut damaged.ranks[..];
+        let list = &mut list[rank.index(list.len())];
+        prop_assume!(list.len() > 1);
+        let number = number.index(list.len() - 1);
+        list.swap(number, number + 1);
+        let valid = damaged.validate(&Limits::default());
+        prop_assert_eq!(valid.is_ok(), damaged.order().is_ok(), "{:?}", valid);
+    }
+
+    #[test]
+    fn no_text_makes_it_panic(text in "[0-9FBIWR,\n x]{0,60}") {
+        if let Ok(schedule) = text.parse::<Schedule>() {
+            let _ = schedule.validate(&Limits::default());
+            let _ = schedule.to_string();
+        }
+        let _ = text.parse::<pipe_schedule::Method>();
+    }
+}
