@@ -13,17 +13,22 @@ pub(crate) struct RandomStreams {
 
 impl RandomStreams {
     pub(crate) fn enter() -> Result<Self, TorchError> {
-        static INSTALLED: OnceLock<Result<usize, TorchError>> = OnceLock::new();
-        let installed = INSTALLED.get_or_init(|| {
-            let mut operators = 0;
-            // SAFETY: writes the count; libtorch's dispatcher locks its own tables.
-            ffi::check(unsafe { ffi::pipe_random_install(&mut operators) }).map(|()| operators)
-        });
-        installed.clone()?;
+        install()?;
         // SAFETY: sets a thread-local dispatch flag, whose kernels are installed.
         let before = unsafe { ffi::pipe_random_enter() };
         Ok(Self { before, _this_thread: PhantomData })
     }
+}
+
+/// Puts the kernels in place, once per process; gives the number of operators that they cover.
+fn install() -> Result<usize, TorchError> {
+    static INSTALLED: OnceLock<Result<usize, TorchError>> = OnceLock::new();
+    let installed = INSTALLED.get_or_init(|| {
+        let mut operators = 0;
+        // SAFETY: writes the count; libtorch's dispatcher locks its own tables.
+        ffi::check(unsafe { ffi::pipe_random_install(&mut operators) }).map(|()| operators)
+    });
+    installed.clone()
 }
 
 impl Drop for RandomStreams {
@@ -45,4 +50,15 @@ pub(crate) fn draw_seed() -> Result<u64, TorchError> {
     // SAFETY: writes the number; the generator's own lock is held inside.
     ffi::check(unsafe { ffi::pipe_random_draw(&mut number) })?;
     Ok(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// They are found by their schemas, so the number says that none was passed over.
+    #[test]
+    fn every_operator_of_libtorch_that_takes_a_generator_draws_from_streams() {
+        assert!(install().unwrap() >= 85, "{:?}", install());
+    }
 }
