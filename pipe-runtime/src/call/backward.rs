@@ -74,7 +74,9 @@ impl BackwardRun {
         let again = self.keep_graph && !self.call.recomputes(micro_batch);
         let seeds = self.seeds(action, &recorded)?;
         let found = match kind {
-            Kind::BackwardInput => recorded.graph.backward_input(&seeds),
+            Kind::BackwardInput => {
+                self.with_sums(stage, |sums| recorded.graph.backward_input(&seeds, &self.parameters, sums))
+            }
             _ => self.with_sums(stage, |sums| recorded.graph.backward(&seeds, self.keep_graph, &self.parameters, sums)),
         };
         let found = match found {

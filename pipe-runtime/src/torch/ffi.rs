@@ -65,6 +65,8 @@ unsafe extern "C" {
     pub(super) fn pipe_graph_backward_input(
         graph: *mut Graph,
         gradients: *const *const C_tensor,
+        parameters: *const Parameters,
+        sums: *mut Sums,
         received: *mut *mut C_tensor,
     ) -> c_int;
     pub(super) fn pipe_graph_backward_weight(

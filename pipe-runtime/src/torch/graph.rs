@@ -74,13 +74,24 @@ impl StageGraph {
 /// The backward in two halves: first for what was received, which the stage before waits for, then for the parameters.
 impl StageGraph {
     /// As [`backward`](Self::backward), for the received values alone. The graph then holds what the other half needs, and no more.
-    pub(crate) fn backward_input(&mut self, gradients: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, TorchError> {
+    pub(crate) fn backward_input(
+        &mut self,
+        gradients: &[Option<Tensor>],
+        parameters: &Parameters,
+        sums: &mut Sums,
+    ) -> Result<Vec<Option<Tensor>>, TorchError> {
         assert_eq!(gradients.len(), self.roots, "one gradient for each root");
         let handed: Vec<_> = gradients.iter().map(|g| g.as_ref().map_or(ptr::null(), Tensor::as_ptr)).collect();
         let mut received: Vec<*mut C_tensor> = vec![ptr::null_mut(); self.received];
         // SAFETY: as in `backward`.
         ffi::check(unsafe {
-            ffi::pipe_graph_backward_input(self.graph.as_ptr(), handed.as_ptr(), received.as_mut_ptr())
+            ffi::pipe_graph_backward_input(
+                self.graph.as_ptr(),
+                handed.as_ptr(),
+                parameters.0.as_ptr(),
+                sums.0.as_ptr(),
+                received.as_mut_ptr(),
+            )
         })?;
         Ok(received.into_iter().map(ffi::take).collect())
     }

@@ -1,100 +1,6 @@
-#include "graph.h"
+#include "walk.h"
 
-#include <c10/core/AutogradState.h>
-#include <torch/csrc/autograd/engine.h>
 #include <torch/csrc/autograd/utils/grad_layout_contract.h>
-
-#include <unordered_set>
-
-namespace pipe {
-
-// The leaves of the graph below `roots`, other than its boundary.
-static std::vector<AccumulateGrad*> leaves(const edge_list& roots, const Node* boundary) {
-  std::vector<AccumulateGrad*> found;
-  std::unordered_set<Node*> seen;
-  std::vector<Node*> open;
-  auto visit = [&](Node* node) {
-    if (node && node != boundary && seen.insert(node).second) {
-      open.push_back(node);
-    }
-  };
-  for (const Edge& root : roots) {
-    visit(root.function.get());
-  }
-  while (!open.empty()) {
-    Node* node = open.back();
-    open.pop_back();
-    const edge_list& next = node->next_edges();
-    if (next.empty()) {
-      if (auto* leaf = dynamic_cast<AccumulateGrad*>(node)) {
-        found.push_back(leaf);
-      }
-      TORCH_CHECK(
-          !dynamic_cast<Boundary*>(node),
-          "a layer's graph reaches into another micro-batch: what a layer keeps from one to the next must be detached");
-      continue;
-    }
-    for (const Edge& edge : next) {
-      visit(edge.function.get());
-    }
-  }
-  return found;
-}
-
-Reached reached(const edge_list& roots, const Node* boundary, const Parameters& parameters) {
-  Reached result;
-  for (AccumulateGrad* leaf : leaves(roots, boundary)) {
-    auto known = parameters.index.find(leaf->variable.unsafeGetTensorImpl());
-    TORCH_CHECK(
-        known != parameters.index.end(),
-        "a layer uses a trainable tensor of shape ",
-        leaf->variable.sizes(),
-        " that is not in the pipeline's vars: create it through the layer's path (`vars.layer().var(..)`) or call set_requires_grad(false)");
-    result.parameters.push_back(known->second);
-    result.targets.emplace_back(leaf->shared_from_this(), 0);
-  }
-  return result;
-}
-
-variable_list walk(const edge_list& roots, const variable_list& seeds, bool keep_graph, const edge_list& targets) {
-  struct OnThisThread {
-    bool before = c10::AutogradState::get_tls_state().get_multithreading_enabled();
-    OnThisThread() {
-      c10::AutogradState::get_tls_state().set_multithreading_enabled(false);
-    }
-    ~OnThisThread() {
-      c10::AutogradState::get_tls_state().set_multithreading_enabled(before);
-    }
-  } on_this_thread;
-  return torch::autograd::Engine::get_default_engine().execute(
-      roots, seeds, keep_graph, /*create_graph=*/false, /*accumulate_grad=*/false, targets);
-}
-
-void accumulate(at::Tensor& sum, at::Tensor&& gradient) {
-  if (!sum.defined()) {
-    sum = std::move(gradient);
-  } else if (
-      !sum.is_sparse() && !gradient.is_sparse() && sum.use_count() == 1 && sum.has_storage() && sum.storage().use_count() == 1 &&
-      sum.is_non_overlapping_and_dense()) {
-    sum.add_(gradient);
-  } else {
-    sum = sum + gradient;
-  }
-}
-
-void accumulate_reached(Sums& sums, const Parameters& parameters, const Reached& reached, variable_list&& found, size_t first) {
-  if (sums.gradients.size() < parameters.tensors.size()) {
-    sums.gradients.resize(parameters.tensors.size());
-  }
-  for (size_t i = 0; i < reached.parameters.size(); ++i) {
-    at::Tensor& gradient = found[first + i];
-    if (gradient.defined()) {
-      accumulate(sums.gradients[reached.parameters[i]], std::move(gradient));
-    }
-  }
-}
-
-} // namespace pipe
 
 using namespace pipe;
 
@@ -203,24 +109,10 @@ int pipe_graph_backward(
       return;
     }
 
-    edge_list targets;
-    for (uint32_t slot = 0; slot < graph->received; ++slot) {
-      targets.emplace_back(graph->boundary, slot);
-    }
-    Reached leaves = reached(roots, graph->boundary.get(), *parameters);
-    targets.insert(targets.end(), leaves.targets.begin(), leaves.targets.end());
-    if (targets.empty()) {
-      return;
-    }
-
-    variable_list found = walk(roots, seeds, keep_graph != 0, targets);
-    seeds.clear();
-
-    at::NoGradGuard no_grad;
-    for (uint32_t slot = 0; slot < graph->received; ++slot) {
-      received[slot] = found[slot].defined() ? new at::Tensor(std::move(found[slot])) : nullptr;
-    }
-    accumulate_reached(*sums, *parameters, leaves, std::move(found), graph->received);
+    variable_list found(graph->received);
+    sums->gradients.resize(parameters->tensors.size());
+    backward(*graph, roots, std::move(seeds), keep_graph != 0, *parameters, *sums, found);
+    hand_over(std::move(found), received);
   });
 }
 

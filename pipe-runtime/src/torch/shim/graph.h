@@ -4,14 +4,14 @@
 
 #include "shim.h"
 
-#include <torch/csrc/autograd/functions/accumulate_grad.h>
+#include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/variable.h>
 
+#include <memory>
 #include <unordered_map>
 
 namespace pipe {
 
-using torch::autograd::AccumulateGrad;
 using torch::autograd::Edge;
 using torch::autograd::edge_list;
 using torch::autograd::Node;
@@ -28,18 +28,18 @@ struct Boundary : public Node {
   }
 };
 
-// Where the backward for the weights starts, once the backward for the inputs has passed: a node's inputs and their gradients.
-struct Cut {
-  edge_list edges;
-  variable_list gradients;
-};
+// What the first half of a split backward leaves for the second one.
+struct Cut;
 
 struct Graph {
   std::shared_ptr<Boundary> boundary;
   uint32_t received = 0;
   edge_list roots;
   // Set between the two halves of a split backward.
-  std::optional<Cut> cut;
+  std::unique_ptr<Cut> cut;
+
+  Graph();
+  ~Graph();
 };
 
 // The trainable parameters of a model, in the order in which the caller's node lists them.
@@ -48,28 +48,9 @@ struct Parameters {
   std::unordered_map<at::TensorImpl*, size_t> index;
 };
 
-// One stage's gradients, summed over micro-batches in private until they are committed.
+// One stage's gradients, summed over micro-batches in private until they are committed. By number of the parameter; empty until the first backward.
 struct Sums {
   std::vector<at::Tensor> gradients;
 };
-
-// The parameters' leaves below some roots: as targets for the engine, and as numbers.
-struct Reached {
-  edge_list targets;
-  std::vector<size_t> parameters;
-};
-
-// Finds them. A trainable tensor that is not among `parameters` is an error.
-Reached reached(const edge_list& roots, const Node* boundary, const Parameters& parameters);
-
-// Runs libtorch's engine from `roots` to `targets`, on the calling thread for every device: a worker owns its stage, and the threads that
-// libtorch has for accelerators may be waiting for this very walk.
-variable_list walk(const edge_list& roots, const variable_list& seeds, bool keep_graph, const edge_list& targets);
-
-// Adds in place only where nobody else can see the memory: a gradient may be a view of another one.
-void accumulate(at::Tensor& sum, at::Tensor&& gradient);
-
-// Adds the gradients that the engine found for `reached`, from position `first` on.
-void accumulate_reached(Sums& sums, const Parameters& parameters, const Reached& reached, variable_list&& found, size_t first);
 
 } // namespace pipe

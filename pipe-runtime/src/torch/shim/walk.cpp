@@ -1,0 +1,243 @@
+#include "walk.h"
+
+#include <c10/core/AutogradState.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+#include <c10/util/flat_hash_map.h>
+#include <torch/csrc/autograd/anomaly_mode.h>
+#include <torch/csrc/autograd/engine.h>
+#include <torch/csrc/autograd/functions/accumulate_grad.h>
+#include <torch/csrc/autograd/functions/tensor.h>
+
+#include <cstring>
+#include <typeinfo>
+
+namespace pipe {
+
+using torch::autograd::AccumulateGrad;
+using torch::autograd::InputMetadata;
+
+// Whether running the node is all that libtorch's engine would do with it. Hooks, and nodes that others have written, which may ask for the engine's
+// state, are left to the engine; so are those on another stream than this thread's.
+static bool is_plain(Node& node) {
+  static constexpr char generated[] = "N5torch8autograd9generated";
+  const std::type_info& type = typeid(node);
+  bool known = std::strncmp(type.name(), generated, sizeof(generated) - 1) == 0 || type == typeid(torch::autograd::CopySlices) ||
+      type == typeid(torch::autograd::CopyBackwards);
+  if (!known || !node.pre_hooks().empty() || !node.tensor_pre_hooks().empty() || !node.retains_grad_hooks().empty() ||
+      !node.post_hooks().empty()) {
+    return false;
+  }
+  for (uint32_t input = 0; input < node.num_inputs(); ++input) {
+    const InputMetadata& metadata = node.input_metadata(input);
+    if (metadata.device().type() != at::kCPU &&
+        c10::impl::VirtualGuardImpl(metadata.device().type()).getStream(metadata.device()) != metadata.stream()) {
+      return false;
+    }
+  }
+  return true;
+}
+
+static bool has_hooks(AccumulateGrad& leaf) {
+  return !leaf.pre_hooks().empty() || !leaf.tensor_pre_hooks().empty() || !leaf.retains_grad_hooks().empty() || !leaf.post_hooks().empty();
+}
+
+// Whether this thread is inside a walk of libtorch's engine that was asked for certain gradients only: nodes would take its word for which of theirs are
+// wanted.
+static bool engine_is_choosy() {
+  const auto* wanted = torch::autograd::get_current_graph_task_exec_info();
+  return wanted && !wanted->empty();
+}
+
+Topology::Topology(const edge_list& root_edges, const Node* boundary, const Parameters& known) {
+  plain = !torch::autograd::AnomalyMode::is_enabled() && !engine_is_choosy();
+  ska::flat_hash_map<Node*, Target> found;
+  auto target = [&](const Edge& edge) -> Target {
+    Node* node = edge.function.get();
+    if (!node) {
+      return {};
+    }
+    if (node == boundary) {
+      return {Kind::boundary, 0};
+    }
+    auto [place, fresh] = found.emplace(node, Target{Kind::node, static_cast<uint32_t>(nodes.size())});
+    if (!fresh) {
+      return place->second;
+    }
+    if (node->next_edges().empty()) {
+      TORCH_CHECK(
+          !dynamic_cast<Boundary*>(node),
+          "a layer's graph reaches into another micro-batch: what a layer keeps from one to the next must be detached");
+      if (auto* leaf = dynamic_cast<AccumulateGrad*>(node)) {
+        auto parameter = known.index.find(leaf->variable.unsafeGetTensorImpl());
+        TORCH_CHECK(
+            parameter != known.index.end(),
+            "a layer uses a trainable tensor of shape ",
+            leaf->variable.sizes(),
+            " that is not in the pipeline's vars: create it through the layer's path (`vars.layer().var(..)`) or call set_requires_grad(false)");
+        place->second = {Kind::parameter, static_cast<uint32_t>(parameter->second)};
+        leaves.emplace_back(edge.function, 0);
+        parameters.push_back(parameter->second);
+        plain = plain && !has_hooks(*leaf);
+        return place->second;
+      }
+    }
+    plain = plain && is_plain(*node);
+    nodes.push_back(node);
+    return place->second;
+  };
+
+  for (const Edge& root : root_edges) {
+    roots.push_back(target(root));
+  }
+  for (uint32_t index = 0; index < nodes.size(); ++index) {
+    Node* node = nodes[index];
+    first.push_back(targets.size());
+    for (const Edge& edge : node->next_edges()) {
+      Target below = target(edge);
+      plain = plain && (below.kind != Kind::node || nodes[below.index]->sequence_nr() < node->sequence_nr());
+      targets.push_back(below);
+    }
+  }
+  order.resize(nodes.size());
+  for (uint32_t index = 0; index < nodes.size(); ++index) {
+    order[index] = index;
+  }
+  std::sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) { return nodes[a]->sequence_nr() > nodes[b]->sequence_nr(); });
+}
+
+std::vector<bool> Topology::above_boundary() const {
+  std::vector<bool> above(nodes.size());
+  for (auto index = order.rbegin(); index != order.rend(); ++index) {
+    for (uint32_t edge = 0; edge < nodes[*index]->num_outputs(); ++edge) {
+      Target below = targets[first[*index] + edge];
+      if (below.kind == Kind::boundary || (below.kind == Kind::node && above[below.index])) {
+        above[*index] = true;
+        break;
+      }
+    }
+  }
+  return above;
+}
+
+variable_list engine(const edge_list& roots, const variable_list& seeds, bool keep_graph, const edge_list& targets) {
+  struct OnThisThread {
+    bool before = c10::AutogradState::get_tls_state().get_multithreading_enabled();
+    OnThisThread() {
+      c10::AutogradState::get_tls_state().set_multithreading_enabled(false);
+    }
+    ~OnThisThread() {
+      c10::AutogradState::get_tls_state().set_multithreading_enabled(before);
+    }
+  } on_this_thread;
+  return torch::autograd::Engine::get_default_engine().execute(
+      roots, seeds, keep_graph, /*create_graph=*/false, /*accumulate_grad=*/false, targets);
+}
+
+void Walk::start(const edge_list& roots, variable_list&& seeds) {
+  torch::autograd::validate_outputs(roots, seeds, [](const std::string& message) { return message; });
+  for (size_t root = 0; root < roots.size(); ++root) {
+    arrive(topology_.roots[root], roots[root].input_nr, std::move(seeds[root]));
+  }
+}
+
+void Walk::arrive(Topology::Target target, uint32_t input, at::Tensor&& gradient) {
+  if (!gradient.defined()) {
+    return;
+  }
+  switch (target.kind) {
+    case Topology::Kind::nothing:
+      return;
+    case Topology::Kind::parameter:
+      return accumulate(sums_.gradients[target.index], std::move(gradient));
+    case Topology::Kind::boundary:
+      return accumulate(received_[input], std::move(gradient));
+    case Topology::Kind::node: {
+      variable_list& inputs = arrived_[target.index];
+      if (inputs.empty()) {
+        inputs.resize(topology_.nodes[target.index]->num_inputs());
+      }
+      return accumulate(inputs[input], std::move(gradient));
+    }
+  }
+}
+
+void Walk::run(uint32_t index, variable_list&& inputs) {
+  Node& node = *topology_.nodes[index];
+  inputs.resize(node.num_inputs());
+  variable_list outputs = node(std::move(inputs));
+  const edge_list& edges = node.next_edges();
+  torch::autograd::validate_outputs(
+      edges, outputs, [&](const std::string& message) { return "Function " + node.name() + " returned an " + message; });
+  for (uint32_t edge = 0; edge < edges.size(); ++edge) {
+    if (edges[edge].is_valid()) {
+      arrive(topology_.targets[topology_.first[index] + edge], edges[edge].input_nr, std::move(outputs[edge]));
+    }
+  }
+}
+
+void backward(
+    Graph& graph,
+    const edge_list& roots,
+    variable_list&& seeds,
+    bool keep_graph,
+    const Parameters& parameters,
+    Sums& sums,
+    variable_list& received) {
+  at::NoGradGuard no_grad;
+  Topology topology(roots, graph.boundary.get(), parameters);
+  if (topology.plain) {
+    Arrived arrived(topology.nodes.size());
+    Walk walk(topology, arrived, sums, received);
+    walk.start(roots, std::move(seeds));
+    for (uint32_t index : topology.order) {
+      Node& node = *topology.nodes[index];
+      if (!keep_graph) {
+        node.will_release_variables();
+      }
+      walk.run(index, std::move(arrived[index]));
+      if (!keep_graph) {
+        node.release_variables();
+      }
+    }
+    return;
+  }
+
+  edge_list targets;
+  for (uint32_t slot = 0; slot < graph.received; ++slot) {
+    targets.emplace_back(graph.boundary, slot);
+  }
+  targets.insert(targets.end(), topology.leaves.begin(), topology.leaves.end());
+  if (targets.empty()) {
+    return;
+  }
+  variable_list found = engine(roots, seeds, keep_graph, targets);
+  for (uint32_t slot = 0; slot < graph.received; ++slot) {
+    received[slot] = std::move(found[slot]);
+  }
+  for (size_t leaf = 0; leaf < topology.parameters.size(); ++leaf) {
+    at::Tensor& gradient = found[graph.received + leaf];
+    if (gradient.defined()) {
+      accumulate(sums.gradients[topology.parameters[leaf]], std::move(gradient));
+    }
+  }
+}
+
+void hand_over(variable_list&& found, at::Tensor** received) {
+  for (size_t slot = 0; slot < found.size(); ++slot) {
+    received[slot] = found[slot].defined() ? new at::Tensor(std::move(found[slot])) : nullptr;
+  }
+}
+
+void accumulate(at::Tensor& sum, at::Tensor&& gradient) {
+  if (!sum.defined()) {
+    sum = std::move(gradient);
+  } else if (
+      !sum.is_sparse() && !gradient.is_sparse() && sum.use_count() == 1 && sum.has_storage() && sum.storage().use_count() == 1 &&
+      sum.is_non_overlapping_and_dense()) {
+    sum.add_(gradient);
+  } else {
+    sum = sum + gradient;
+  }
+}
+
+} // namespace pipe

@@ -1,0 +1,84 @@
+// A walk of its own over a stage's autograd graph. libtorch's engine puts each node through a queue, three hash maps and a full switch of the thread's
+// state, for graphs that span devices and threads. A stage's graph is on one device and was made by one thread, and so is its walk.
+#pragma once
+
+#include "graph.h"
+
+namespace pipe {
+
+// What lies below some roots, found in one pass over it.
+struct Topology {
+  enum class Kind : uint8_t { nothing, node, parameter, boundary };
+
+  // Where an edge leads: to which node of `nodes`, or to which parameter.
+  struct Target {
+    Kind kind = Kind::nothing;
+    uint32_t index = 0;
+  };
+
+  std::vector<Node*> nodes;
+  // The numbers of the nodes in the order in which libtorch's engine runs them: the one made last first. Each comes before those that its edges lead to.
+  std::vector<uint32_t> order;
+  // For each node, where its edges start in `targets`.
+  std::vector<uint32_t> first;
+  std::vector<Target> targets;
+  std::vector<Target> roots;
+  // The parameters' leaves, for libtorch's engine, and their numbers.
+  edge_list leaves;
+  std::vector<uint32_t> parameters;
+  // Whether the graph can be walked here: see `walk.cpp`.
+  bool plain = true;
+
+  // Below `roots`. A trainable tensor that is not among `parameters` is an error.
+  Topology(const edge_list& roots, const Node* boundary, const Parameters& parameters);
+
+  // For each node, whether the boundary can be reached from it.
+  std::vector<bool> above_boundary() const;
+};
+
+// The gradients on their way down: for each node those of its inputs, empty as long as none has arrived.
+using Arrived = std::vector<variable_list>;
+
+// Runs libtorch's engine from `roots` to `targets`, on the calling thread for every device: a worker owns its stage, and the threads that
+// libtorch has for accelerators may be waiting for this very walk.
+variable_list engine(const edge_list& roots, const variable_list& seeds, bool keep_graph, const edge_list& targets);
+
+// One walk over a plain graph: what arrives where.
+class Walk {
+ public:
+  Walk(const Topology& topology, Arrived& arrived, Sums& sums, variable_list& received)
+      : topology_(topology), arrived_(arrived), sums_(sums), received_(received) {}
+
+  // Puts the gradients of the roots where they belong.
+  void start(const edge_list& roots, variable_list&& seeds);
+
+  // Runs a node on what has arrived for it, and passes on what it gives along those of its edges that are there.
+  void run(uint32_t index, variable_list&& inputs);
+
+ private:
+  // Puts a gradient where an edge leads.
+  void arrive(Topology::Target target, uint32_t input, at::Tensor&& gradient);
+
+  const Topology& topology_;
+  Arrived& arrived_;
+  Sums& sums_;
+  variable_list& received_;
+};
+
+// The whole backward of a graph, as `pipe_graph_backward` has it.
+void backward(
+    Graph& graph,
+    const edge_list& roots,
+    variable_list&& seeds,
+    bool keep_graph,
+    const Parameters& parameters,
+    Sums& sums,
+    variable_list& received);
+
+// Gives the received values' gradients to the caller: null where none arrived.
+void hand_over(variable_list&& found, at::Tensor** received);
+
+// Adds in place only where nobody else can see the memory: a gradient may be a view of another one.
+void accumulate(at::Tensor& sum, at::Tensor&& gradient);
+
+} // namespace pipe
