@@ -12,7 +12,7 @@ fn main() {
     };
     let include = lib.with_file_name("include");
     let shim = PathBuf::from("src/torch/shim");
-    let sources = ["error", "graph", "node", "modes", "profile", "random", "split", "walk"];
+    let sources = ["error", "graph", "malloc", "node", "modes", "profile", "random", "split", "walk"];
 
     cc::Build::new()
         .cpp(true)

@@ -45,7 +45,7 @@ pub use pipe_macros::{Flow, pipeline};
 pub use pipe_schedule::Method;
 pub use plan::{LayerPlan, Plan, Repeat, SkipPlan, Split, StagePlan};
 pub use tie::Tied;
-pub use torch::{TorchError, autocast};
+pub use torch::{TorchError, autocast, keep_freed_memory};
 pub use train::{Reduction, Report, StageReport};
 pub use vars::Vars;
 

@@ -110,6 +110,8 @@ unsafe extern "C" {
     pub(super) fn pipe_set_grad_mode(enabled: c_int);
     pub(super) fn pipe_version(tensor: *const C_tensor) -> u64;
 
+    pub(super) fn pipe_keep_freed_memory() -> c_int;
+
     pub(super) fn pipe_random_install(operators: *mut usize) -> c_int;
     pub(super) fn pipe_random_enter() -> c_int;
     pub(super) fn pipe_random_leave(before: c_int);

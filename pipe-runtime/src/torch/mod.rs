@@ -3,6 +3,7 @@
 mod autocast;
 mod ffi;
 mod graph;
+mod malloc;
 mod modes;
 mod node;
 mod profile;
@@ -10,6 +11,7 @@ mod random;
 
 pub use autocast::autocast;
 pub(crate) use graph::{Parameters, StageGraph, Sums};
+pub use malloc::keep_freed_memory;
 pub(crate) use modes::{EnteredModes, GradMode, Modes, grad_enabled, version};
 pub(crate) use node::{Backward, attach};
 pub(crate) use profile::{BackwardClock, Observation, Read, sequence_number, synchronize};

@@ -54,6 +54,7 @@ fn devices(text: &str) -> pipe_runtime::Result<Devices> {
 }
 
 fn main() -> ExitCode {
+    pipe_runtime::keep_freed_memory();
     match run(&Args::parse()) {
         Ok(code) => code,
         Err(error) => {
