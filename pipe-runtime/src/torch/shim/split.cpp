@@ -48,7 +48,7 @@ class Without {
 extern "C" {
 
 // The first half: from the roots to the values received, whose gradients are written to `received` (null where none arrived). Keeps what the second half
-// starts from, and releases what neither needs any more. A graph that only libtorch's engine can walk is walked as a whole, into `sums`.
+// starts from, and releases what neither needs any more. A graph that cannot be split is walked as a whole, into `sums`.
 int pipe_graph_backward_input(
     Graph* graph,
     const at::Tensor* const* gradients,
@@ -68,7 +68,7 @@ int pipe_graph_backward_input(
     variable_list found(graph->received);
     sums->gradients.resize(parameters->tensors.size());
     Topology below(roots, graph->boundary.get(), *parameters);
-    if (!below.plain) {
+    if (!below.plain || !below.splits) {
       backward(*graph, roots, std::move(seeds), /*keep_graph=*/false, *parameters, *sums, found);
       return hand_over(std::move(found), received);
     }

@@ -82,6 +82,7 @@ Topology::Topology(const edge_list& root_edges, const Node* boundary, const Para
       }
     }
     plain = plain && is_plain(*node);
+    splits = splits && typeid(*node) != typeid(torch::autograd::CopySlices);
     nodes.push_back(node);
     return place->second;
   };

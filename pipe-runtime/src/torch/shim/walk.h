@@ -28,6 +28,8 @@ struct Topology {
   std::vector<uint32_t> parameters;
   // Whether the graph can be walked here: see `walk.cpp`.
   bool plain = true;
+  // Whether it can also be walked in two halves: a node for a view that was changed in place wants all of its edges.
+  bool splits = true;
 
   // Below `roots`. A trainable tensor that is not among `parameters` is an error.
   Topology(const edge_list& roots, const Node* boundary, const Parameters& parameters);
