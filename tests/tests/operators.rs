@@ -1,9 +1,11 @@
 //! The backward of one stage, whole and in two halves, over graphs of every kind: what the pipeline's own walk gives is what libtorch's engine gives.
 
-use pipe_runtime::{Checkpoint, Context, Devices, InPlace, Layer, Method, PipeBuilder, pipeline};
+use std::sync::Mutex;
+
+use pipe_runtime::{Checkpoint, Context, Devices, InPlace, Layer, Method, Pipe, PipeBuilder, pipeline};
 use pipe_tests::compare::rows;
-use pipe_tests::layers::linear;
-use tch::nn::{self, Linear, Path, RNN};
+use pipe_tests::layers::{func, linear};
+use tch::nn::{self, Func, Linear, Path, RNN, VarStore};
 use tch::{Kind, Reduction, Tensor};
 
 /// Makes a tensor of shape `[rows, 8]` of one, with a matrix `[8, 8]` and a vector `[8]` to train.
@@ -146,8 +148,9 @@ fn make(body: Body) -> (Net, NetVars, Tensor) {
     (net, vars, rows(7))
 }
 
-fn gradients(vars: &NetVars) -> Vec<(String, Option<Tensor>)> {
-    let named = vars.all().variables().into_iter();
+/// The gradients, by name.
+fn named(variables: &VarStore) -> Vec<(String, Option<Tensor>)> {
+    let named = variables.variables().into_iter();
     let mut named: Vec<_> =
         named.map(|(name, tensor)| (name, tensor.grad().defined().then(|| tensor.grad().copy()))).collect();
     named.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -175,7 +178,7 @@ fn the_whole_backward_is_libtorchs() {
                 let found = builder.build().unwrap().forward(&x).unwrap();
                 loss(&found).backward();
                 assert_eq!(found, output, "{name}, {chunks} chunks, {checkpoint}");
-                assert_eq!(gradients(&piped), gradients(&vars), "{name}, {chunks} chunks, {checkpoint}");
+                assert_eq!(named(piped.all()), named(vars.all()), "{name}, {chunks} chunks, {checkpoint}");
             }
         }
     }
@@ -190,7 +193,7 @@ fn the_two_halves_are_the_whole() {
             let builder = PipeBuilder::new(net, &vars).chunks(1).checkpoint(Checkpoint::Never).intra_op_threads(1);
             let mut pipe = builder.schedule(method).ranks(1).build().unwrap();
             pipe.train_step(&x, &x, |output, _: &Tensor| loss(output)).unwrap();
-            gradients(&vars)
+            named(vars.all())
         };
         assert_eq!(train(Method::ZbH1), train(Method::GPipe), "{name}");
     }
@@ -238,10 +241,66 @@ fn a_recurrent_layer() {
                 pipe.train_step(&x, &x, |output, _: &Tensor| loss(output)).unwrap();
             }
         }
-        let mut named: Vec<_> =
-            vars.all().variables().into_iter().map(|(name, tensor)| (name, tensor.grad())).collect();
-        named.sort_by(|(a, _), (b, _)| a.cmp(b));
-        named
+        named(vars.all())
+    };
+    let expected = train(None);
+    assert_eq!(train(Some(Method::GPipe)), expected);
+    assert_eq!(train(Some(Method::ZbH1)), expected);
+}
+
+/// A layer that runs a pipeline of its own: its node is not one of libtorch's, so the stage's graph is left to the engine, also where the backward is to be split.
+#[test]
+fn a_pipeline_in_a_layer() {
+    #[pipeline]
+    struct Inner {
+        #[device("cpu")]
+        first: Func<'static>,
+        #[device("cpu")]
+        second: Func<'static>,
+    }
+
+    struct Nested(Mutex<Pipe<Inner>>);
+
+    impl Layer<Tensor> for Nested {
+        type Out = Tensor;
+
+        fn forward(&self, x: Tensor, _cx: &Context) -> Tensor {
+            self.0.lock().unwrap().forward(x).unwrap()
+        }
+    }
+
+    #[pipeline]
+    struct Outer {
+        #[device("cpu")]
+        first: Linear,
+        nested: Nested,
+        second: Linear,
+        #[device("cpu")]
+        last: Linear,
+    }
+
+    let _serial = pipe_tests::serial();
+    let train = |method: Option<Method>| {
+        tch::manual_seed(9);
+        let inner = Inner { first: func(|x| x.sin()), second: func(|x| x.tanh() * x) };
+        let inner = inner.pipe(&Inner::vars(&Devices::cpu(2)).unwrap()).chunks(2).build().unwrap();
+        let vars = Outer::vars(&Devices::cpu(2)).unwrap();
+        let net = Outer {
+            first: linear(vars.first(), 8, 8),
+            nested: Nested(Mutex::new(inner)),
+            second: linear(vars.second(), 8, 8),
+            last: linear(vars.last(), 8, 3),
+        };
+        let x = rows(6);
+        match method {
+            None => loss(&InPlace::new(&net).intra_op_threads(1).forward(&x).unwrap()).backward(),
+            Some(method) => {
+                let builder = net.pipe(&vars).schedule(method).ranks(1).checkpoint(Checkpoint::Never);
+                let mut pipe = builder.intra_op_threads(1).build().unwrap();
+                pipe.train_step(&x, &x, |output, _: &Tensor| loss(output)).unwrap();
+            }
+        }
+        named(vars.all())
     };
     let expected = train(None);
     assert_eq!(train(Some(Method::GPipe)), expected);
