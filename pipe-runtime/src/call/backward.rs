@@ -1,15 +1,15 @@
 use std::any::Any;
 use std::sync::{Arc, Mutex};
 
+use pipe_engine::Job;
 use pipe_schedule::{Action, Kind, Order};
 use tch::Tensor;
 
 use super::forward::Call;
 use super::io::Recorded;
 use super::{Table, lock, step};
-use crate::engine::Job;
 use crate::torch::{Modes, Parameters, Sums, TorchError};
-use crate::{Failure, Phase, Result};
+use crate::{Error, Failure, Phase, Result};
 
 /// A gradient of one tensor of a parcel, with the tensor's position in it.
 pub(super) type Slot = (usize, Tensor);
@@ -142,6 +142,8 @@ impl BackwardRun {
 }
 
 impl Job for BackwardRun {
+    type Error = Error;
+
     fn order(&self) -> &Order {
         &self.order
     }

@@ -1,13 +1,13 @@
 use std::any::Any;
 use std::sync::Arc;
 
+use pipe_engine::{Job, Local};
 use pipe_schedule::{Action, Kind, Order};
 use tch::Tensor;
 
 use super::backward::BackwardRun;
 use super::forward::Call;
 use super::io::{LOSS, Tail};
-use crate::engine::{Job, Local};
 use crate::flow::Parcel;
 use crate::network::Network;
 use crate::torch::Parameters;
@@ -94,6 +94,8 @@ impl Trained {
 }
 
 impl Job for TrainRun {
+    type Error = Error;
+
     fn order(&self) -> &Order {
         &self.order
     }
