@@ -47,6 +47,7 @@ pub trait Job: Send + Sync {
     }
 
     /// Prepares the thread that is about to perform steps of this job (modes, intra-op threads); what it returns puts everything back when dropped.
+    /// An error ends the run.
     fn enter(&self) -> Result<Box<dyn Any>, Self::Error>;
 }
 

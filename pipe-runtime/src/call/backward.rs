@@ -148,11 +148,12 @@ impl Job for BackwardRun {
         &self.order
     }
 
-    fn perform(&self, action: Action) -> Result<(), Failure> {
+    fn perform(&self, action: Action) -> Result<()> {
         match action.kind {
-            Kind::Recompute => self.call.recompute(action, self.keep_graph, None),
-            _ => self.perform_backward(action),
+            Kind::Recompute => self.call.recompute(action, self.keep_graph, None)?,
+            _ => self.perform_backward(action)?,
         }
+        Ok(())
     }
 
     fn enter(&self) -> Result<Box<dyn Any>> {

@@ -61,8 +61,8 @@ impl History {
                 assert_eq!((*job, Some(*step)), (number, first), "another failure counts");
                 assert!((0..*step).all(|before| seen.done.contains(&before)), "not the first that fails");
             }
-            Err(Error::Enter { job }) => assert!(*job == number && !seen.shut_out.is_empty()),
-            Err(Error::Undo { job }) => assert!(*job == number && job_failed(&seen, first)),
+            Err(Error::Enter { job }) => assert!(*job == number && seen.shut_out_in_time, "nothing kept a thread out"),
+            Err(Error::Undo { job }) => assert!(*job == number && (first.is_some() || seen.shut_out_in_time)),
             Err(Error::Refused(Refusal::Stuck(steps))) => {
                 assert_eq!(*steps, job.order.steps.len() - seen.done.len());
             }
@@ -73,15 +73,13 @@ impl History {
     }
 }
 
-fn job_failed(seen: &Seen, first: Option<usize>) -> bool {
-    first.is_some() || !seen.shut_out.is_empty()
-}
-
 /// What a job's events so far come to.
 #[derive(Default)]
 struct Seen {
     inside: Vec<ThreadId>,
     shut_out: Vec<ThreadId>,
+    /// Whether a thread was shut out while the run was not over yet.
+    shut_out_in_time: bool,
     running: BTreeSet<usize>,
     done: BTreeSet<usize>,
     started: BTreeSet<usize>,
@@ -124,6 +122,7 @@ impl Seen {
                 assert!(self.running.is_empty(), "undone while steps run: {:?}", self.running);
                 assert!(!self.undone, "undone twice");
                 self.undone = true;
+                self.shut_out_in_time = !self.shut_out.is_empty();
             }
         }
     }
