@@ -1,6 +1,8 @@
 use std::any::Any;
 use std::fmt;
 
+use pipe_engine::Refusal;
+
 use crate::torch::TorchError;
 
 /// What can go wrong in setting a pipeline up or running it.
@@ -28,6 +30,12 @@ pub enum Error {
     /// A call into tch failed outside any layer.
     #[error("{}", without_stack(&.0.to_string()))]
     Tch(#[from] tch::TchError),
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        Self::Setting(refusal.to_string())
+    }
 }
 
 /// What the fallible functions of this crate return.

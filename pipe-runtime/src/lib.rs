@@ -11,7 +11,6 @@ mod call;
 mod checkpoint;
 mod context;
 mod devices;
-mod engine;
 mod error;
 mod flow;
 mod graph;

@@ -1,11 +1,11 @@
 use std::sync::{Arc, Mutex};
 
+use pipe_engine::Engine;
 use pipe_schedule::{Illegal, Method, Order, Stuck, gpipe};
 use tch::{Device, Tensor};
 
 use crate::call::lock;
 use crate::checkpoint::Checkpoint;
-use crate::engine::Engine;
 use crate::graph::{Route, Stage};
 use crate::threads::IntraOpThreads;
 use crate::{Error, Result};
@@ -15,7 +15,7 @@ use crate::{Error, Result};
 pub(crate) struct Network {
     pub(crate) stages: Vec<StageSlot>,
     pub(crate) routes: Vec<Route>,
-    pub(crate) engine: Engine,
+    pub(crate) engine: Engine<Error>,
     /// Which rank (executor's op list) runs each stage.
     rank_of: Vec<usize>,
     pub(crate) checkpoint: Checkpoint,
@@ -73,7 +73,7 @@ impl Network {
         let (cpu_ranks, accelerator_ranks): (Vec<_>, Vec<_>) = (0..rank_of.iter().max().map_or(0, |last| last + 1))
             .partition(|&rank| rank_device(rank) == Some(Device::Cpu));
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = IntraOpThreads::choose(intra_op_threads, Engine::cpu_executors(cpu_ranks.len(), cores));
+        let threads = IntraOpThreads::choose(intra_op_threads, Engine::<Error>::cpu_executors(cpu_ranks.len(), cores));
         let start = move || threads.keep();
         let engine = IntraOpThreads::spare_caller(|| Engine::new(cpu_ranks, accelerator_ranks, cores, start))?;
         let slots = stages.into_iter().zip(devices).zip(buffers).map(|((body, device), buffers)| StageSlot {

@@ -1,15 +1,15 @@
 use std::any::Any;
 use std::sync::{Arc, Mutex};
 
+use pipe_engine::Job;
 use pipe_schedule::{Action, Kind, Order};
 use tch::Tensor;
 
 use super::forward::Call;
 use super::io::Recorded;
 use super::{Table, lock, step};
-use crate::engine::Job;
 use crate::torch::{Modes, Parameters, Sums, TorchError};
-use crate::{Failure, Phase, Result};
+use crate::{Error, Failure, Phase, Result};
 
 /// A gradient of one tensor of a parcel, with the tensor's position in it.
 pub(super) type Slot = (usize, Tensor);
@@ -144,15 +144,18 @@ impl BackwardRun {
 }
 
 impl Job for BackwardRun {
+    type Error = Error;
+
     fn order(&self) -> &Order {
         &self.order
     }
 
-    fn perform(&self, action: Action) -> Result<(), Failure> {
+    fn perform(&self, action: Action) -> Result<()> {
         match action.kind {
-            Kind::Recompute => self.call.recompute(action, self.keep_graph, None),
-            _ => self.perform_backward(action),
+            Kind::Recompute => self.call.recompute(action, self.keep_graph, None)?,
+            _ => self.perform_backward(action)?,
         }
+        Ok(())
     }
 
     fn enter(&self) -> Result<Box<dyn Any>> {

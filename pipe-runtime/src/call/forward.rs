@@ -1,6 +1,7 @@
 use std::any::Any;
 use std::sync::{Arc, Mutex};
 
+use pipe_engine::Job;
 use pipe_schedule::{Action, Order};
 use tch::Tensor;
 
@@ -8,7 +9,6 @@ use super::gauge::Gauge;
 use super::io::{Io, Recorded, Sent, Tail, Wanted};
 use super::{Table, give_up, lock, step};
 use crate::context::Pass;
-use crate::engine::Job;
 use crate::flow::{Item, Parcel};
 use crate::network::{Network, StageSlot};
 use crate::torch::{GradMode, Modes, RandomStreams, draw_seed, grad_enabled};
@@ -45,12 +45,14 @@ struct ForwardRun {
 }
 
 impl Job for ForwardRun {
+    type Error = Error;
+
     fn order(&self) -> &Order {
         &self.order
     }
 
-    fn perform(&self, action: Action) -> Result<(), Failure> {
-        self.call.forward(action, None)
+    fn perform(&self, action: Action) -> Result<()> {
+        Ok(self.call.forward(action, None)?)
     }
 
     fn undo(&self) -> Result<()> {

@@ -1,17 +1,17 @@
 use std::any::Any;
 use std::sync::Arc;
 
+use pipe_engine::{Job, Local};
 use pipe_schedule::{Action, Kind, Order};
 use tch::Tensor;
 
 use super::backward::BackwardRun;
 use super::forward::Call;
 use super::io::{LOSS, Tail};
-use crate::engine::{Job, Local};
 use crate::flow::Parcel;
 use crate::network::Network;
 use crate::torch::Parameters;
-use crate::{Context, Failure, Result};
+use crate::{Context, Error, Failure, Result};
 
 /// A training step: forwards and backwards in the order of any schedule.
 pub(crate) struct TrainRun {
@@ -61,11 +61,9 @@ impl TrainRun {
             }
             loss
         };
-        let mut perform = |action: Action| match action.kind {
-            _ if action.stage != last => run.perform(action),
-            Kind::Forward => run.call.forward(action, Some(Tail { port: output, loss: &mut loss_and_seed })),
-            Kind::Recompute => run.call.recompute(action, false, Some(Tail { port: output, loss: &mut loss_and_seed })),
-            _ => run.perform(action),
+        let mut perform = |action: Action| {
+            let tail = (action.stage == last).then(|| Tail { port: output, loss: &mut loss_and_seed });
+            Ok(run.perform_with(action, tail)?)
         };
         let local = Local { rank: network.last_rank(), perform: &mut perform };
         network.engine.run_with(run.clone(), Some(local))?;
@@ -76,6 +74,15 @@ impl TrainRun {
             run,
             parameters,
         })
+    }
+
+    /// Performs a step; a forward or recomputation of the last stage ends in `tail`.
+    fn perform_with(&self, action: Action, tail: Option<Tail<'_>>) -> Result<(), Failure> {
+        match action.kind {
+            Kind::Forward => self.call.forward(action, tail),
+            Kind::Recompute => self.call.recompute(action, false, tail),
+            _ => self.backward.perform_backward(action),
+        }
     }
 }
 
@@ -94,16 +101,14 @@ impl Trained {
 }
 
 impl Job for TrainRun {
+    type Error = Error;
+
     fn order(&self) -> &Order {
         &self.order
     }
 
-    fn perform(&self, action: Action) -> Result<(), Failure> {
-        match action.kind {
-            Kind::Forward => self.call.forward(action, None),
-            Kind::Recompute => self.call.recompute(action, false, None),
-            _ => self.backward.perform_backward(action),
-        }
+    fn perform(&self, action: Action) -> Result<()> {
+        Ok(self.perform_with(action, None)?)
     }
 
     fn undo(&self) -> Result<()> {

@@ -8,51 +8,73 @@
 //! All bookkeeping is under one lock, held for tens of nanoseconds per step. Who finds nothing to do spins for a moment on
 //! a counter of changes, where there are cores enough, and then sleeps.
 
-mod progress;
+#![deny(missing_docs)]
 
+#[cfg(test)]
+mod checks;
+mod progress;
+mod sync;
+
+use std::any::Any;
 use std::cell::RefCell;
-use std::hint::spin_loop;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::io;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use pipe_schedule::{Action, Order, Step};
 
-pub(crate) use progress::Ended;
-use progress::Progress;
-
-use crate::{Error, Failure, Result};
+use progress::{Ended, Progress};
+use sync::{AtomicU64, Condvar, JoinHandle, Mutex, MutexGuard, mpsc, thread};
 
 /// How long an executor without work watches for some before it sleeps. A woken thread is back after some 20 µs, a watching one after 0.4.
 const SPIN: Duration = Duration::from_micros(50);
 
 /// What a run does.
-pub(crate) trait Job: Send + Sync {
+pub trait Job: Send + Sync {
+    /// What goes wrong in it.
+    type Error;
+
     /// The steps.
     fn order(&self) -> &Order;
 
     /// Performs one. Panics inside it must have been caught.
-    fn perform(&self, action: Action) -> Result<(), Failure>;
+    fn perform(&self, action: Action) -> Result<(), Self::Error>;
 
     /// Puts back what the job has changed, after it failed and before another one starts.
-    fn undo(&self) -> Result<()> {
+    fn undo(&self) -> Result<(), Self::Error> {
         Ok(())
     }
 
     /// Prepares the thread that is about to perform steps of this job (modes, intra-op threads); what it returns puts everything back when dropped.
-    fn enter(&self) -> Result<Box<dyn std::any::Any>>;
+    /// An error ends the run.
+    fn enter(&self) -> Result<Box<dyn Any>, Self::Error>;
 }
 
-/// The threads of a pipeline. Dropping it ends and joins them.
-pub(crate) struct Engine {
-    shared: Arc<Shared>,
+/// What an engine cannot do, whatever the job.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The system gives no more threads.
+    #[error("cannot start a worker thread: {0}")]
+    Thread(#[from] io::Error),
+    /// A step has started a run of the engine that runs it, and would wait for itself.
+    #[error("a layer cannot run the pipeline that it is part of")]
+    Nested,
+    /// So many steps wait for others that never come.
+    #[error("the schedule cannot finish: {0} steps wait for others that never come")]
+    Stuck(usize),
+}
+
+/// The threads of a pipeline, for jobs that fail with `E`. Dropping it ends and joins them.
+pub struct Engine<E> {
+    shared: Arc<Shared<E>>,
     threads: Vec<JoinHandle<()>>,
     caller: Executor,
 }
 
-struct Shared {
-    state: Mutex<State>,
+struct Shared<E> {
+    state: Mutex<State<E>>,
     /// Wakes executors that sleep.
     changed: Condvar,
     /// Counts the changes of `state`: what watching executors watch.
@@ -60,19 +82,18 @@ struct Shared {
     spin: Duration,
 }
 
-#[derive(Default)]
-struct State {
-    run: Option<Run>,
+struct State<E> {
+    run: Option<Run<E>>,
     /// Numbers the runs.
     runs: u64,
     sleeping: usize,
     closing: bool,
 }
 
-struct Run {
+struct Run<E> {
     number: u64,
-    job: Arc<dyn Job>,
-    progress: Progress<Error>,
+    job: Arc<dyn Job<Error = E>>,
+    progress: Progress<E>,
     /// The rank that only the caller serves.
     reserved: Option<usize>,
     /// Set when it is over, for its caller to take.
@@ -80,9 +101,11 @@ struct Run {
 }
 
 /// What the calling thread does itself: all steps of one rank. Unlike a [`Job`], it may borrow from the caller.
-pub(crate) struct Local<'a> {
-    pub(crate) rank: usize,
-    pub(crate) perform: &'a mut dyn FnMut(Action) -> Result<(), Failure>,
+pub struct Local<'a, E> {
+    /// The rank.
+    pub rank: usize,
+    /// Performs a step of it, as [`Job::perform`] does.
+    pub perform: &'a mut dyn FnMut(Action) -> Result<(), E>,
 }
 
 /// The ranks that a thread serves.
@@ -91,23 +114,27 @@ struct Executor {
     ranks: Vec<usize>,
 }
 
-impl Engine {
+impl<E: From<Refusal> + Send + 'static> Engine<E> {
     /// Starts the executors for these ranks: a pool over `cpu_ranks` of at most `cores` threads, the caller included, and one thread for each of
     /// `accelerator_ranks`. `start` is run first on each new thread; all have done so on return.
-    pub(crate) fn new(
+    pub fn new(
         cpu_ranks: Vec<usize>,
         accelerator_ranks: Vec<usize>,
         cores: usize,
         start: impl Fn() + Clone + Send + 'static,
-    ) -> Result<Self> {
+    ) -> Result<Self, Refusal> {
         let pool = cpu_ranks.len().min(cores).saturating_sub(1);
         let caller = Executor { ranks: cpu_ranks };
         let helpers = std::iter::repeat_n(caller.clone(), pool);
         let feeders = accelerator_ranks.into_iter().map(|rank| Executor { ranks: vec![rank] });
         let executors: Vec<_> = helpers.chain(feeders).collect();
         let spin = if executors.len() < cores { SPIN } else { Duration::ZERO };
-        let shared =
-            Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), changes: AtomicU64::new(0), spin });
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State { run: None, runs: 0, sleeping: 0, closing: false }),
+            changed: Condvar::new(),
+            changes: AtomicU64::new(0),
+            spin,
+        });
         let mut engine = Self { shared, threads: Vec::new(), caller };
         let (started, all_started) = mpsc::channel::<()>();
         for (number, executor) in executors.into_iter().enumerate() {
@@ -117,8 +144,7 @@ impl Engine {
                 drop(started);
                 shared.serve(&executor);
             });
-            let thread = thread.map_err(|error| Error::Setting(format!("cannot start a worker thread: {error}")))?;
-            engine.threads.push(thread);
+            engine.threads.push(thread?);
         }
         // Ends when every thread has dropped its sender.
         drop(started);
@@ -127,20 +153,20 @@ impl Engine {
     }
 
     /// How many threads run CPU stages at once, the caller included.
-    pub(crate) fn cpu_executors(cpu_ranks: usize, cores: usize) -> usize {
+    pub fn cpu_executors(cpu_ranks: usize, cores: usize) -> usize {
         cpu_ranks.min(cores).max(1)
     }
 
     /// Runs a job to its end, the calling thread helping. One job at a time: a second caller waits for the first.
-    pub(crate) fn run(&self, job: Arc<dyn Job>) -> Result<()> {
+    pub fn run(&self, job: Arc<dyn Job<Error = E>>) -> Result<(), E> {
         self.run_with(job, None)
     }
 
     /// As [`run`](Self::run); the steps of one rank are performed by `local` on the calling thread.
-    pub(crate) fn run_with(&self, job: Arc<dyn Job>, mut local: Option<Local<'_>>) -> Result<()> {
+    pub fn run_with(&self, job: Arc<dyn Job<Error = E>>, mut local: Option<Local<'_, E>>) -> Result<(), E> {
         let shared = &*self.shared;
-        if PERFORMING.with_borrow(|engines| engines.contains(&shared.address())) {
-            return Err(Error::Setting("a layer cannot run the pipeline that it is part of".into()));
+        if PERFORMING.with(|engines| engines.borrow().contains(&shared.address())) {
+            return Err(Refusal::Nested.into());
         }
         let _entered = job.enter()?;
         let mut state = shared.lock();
@@ -181,14 +207,12 @@ impl Engine {
         match run.map(|run| run.progress.into_result()) {
             None | Some(Ok(())) => Ok(()),
             Some(Err(Ended::Failed(error))) => Err(error),
-            Some(Err(Ended::Stuck(steps))) => Err(Error::Setting(format!(
-                "the schedule cannot finish: {steps} steps wait for others that never come"
-            ))),
+            Some(Err(Ended::Stuck(steps))) => Err(Refusal::Stuck(steps).into()),
         }
     }
 }
 
-impl Drop for Engine {
+impl<E> Drop for Engine<E> {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.closing = true;
@@ -203,22 +227,22 @@ impl Drop for Engine {
     }
 }
 
-thread_local! {
+sync::thread_local! {
     /// The engines of whose jobs this thread performs steps, the innermost last. A step that started another run of one of them would wait for itself.
     static PERFORMING: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
 }
 
-impl Shared {
+impl<E> Shared<E> {
     fn address(&self) -> usize {
         std::ptr::from_ref(self).addr()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State<E>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells the others that something changed. The lock is held.
-    fn announce(&self, state: &State) {
+    fn announce(&self, state: &State<E>) {
         self.changes.fetch_add(1, Ordering::Release);
         if state.sleeping > 0 {
             self.changed.notify_all();
@@ -226,32 +250,22 @@ impl Shared {
     }
 
     /// Until something changes: watches for a moment, then sleeps.
-    fn wait<'a>(&'a self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    fn wait<'a>(&'a self, state: MutexGuard<'a, State<E>>) -> MutexGuard<'a, State<E>> {
         if self.spin.is_zero() {
             return self.sleep(state);
         }
         let seen = self.changes.load(Ordering::Acquire);
         drop(state);
-        let start = Instant::now();
-        loop {
-            for _ in 0..64 {
-                if self.changes.load(Ordering::Acquire) != seen {
-                    return self.lock();
-                }
-                spin_loop();
-            }
-            if start.elapsed() > self.spin {
-                break;
-            }
-        }
+        let changed = || self.changes.load(Ordering::Acquire) != seen;
+        let watched = sync::watch(self.spin, changed);
         let state = self.lock();
-        if self.changes.load(Ordering::Acquire) != seen {
+        if watched || changed() {
             return state;
         }
         self.sleep(state)
     }
 
-    fn sleep<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    fn sleep<'a>(&'a self, mut state: MutexGuard<'a, State<E>>) -> MutexGuard<'a, State<E>> {
         state.sleeping += 1;
         let mut state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         state.sleeping -= 1;
@@ -262,25 +276,24 @@ impl Shared {
     fn serve(&self, executor: &Executor) {
         let mut state = self.lock();
         let mut last = None;
-        let mut entered: Option<(u64, Box<dyn std::any::Any>)> = None;
+        // The run that the thread is prepared for, or could not be.
+        let mut entered: Option<(u64, Option<Box<dyn Any>>)> = None;
         while !state.closing {
-            let current = state.run.as_ref().filter(|run| !run.over).map(|run| run.number);
+            let current = state.run.as_ref().filter(|run| !run.over);
             // A job's modes are left as soon as it is over, so that an idle worker holds nothing of it.
-            if entered.as_ref().map(|(number, _)| *number) != current {
-                let job = current.and_then(|_| state.run.as_ref()).map(|run| Arc::clone(&run.job));
+            if entered.as_ref().map(|(number, _)| *number) != current.map(|run| run.number) {
+                let next = current.map(|run| (run.number, Arc::clone(&run.job)));
                 drop(state);
                 drop(entered.take());
-                let guard = job.map(|job| job.enter());
+                let next = next.map(|(number, job)| (number, job.enter()));
                 state = self.lock();
-                match (guard, &mut state.run) {
-                    (Some(Ok(guard)), _) => entered = current.map(|number| (number, guard)),
-                    (Some(Err(error)), Some(run)) => {
-                        run.progress.abort(error);
-                        run.over = run.progress.is_over(run.job.order());
-                        self.announce(&state);
+                entered = next.map(|(number, guard)| match guard {
+                    Ok(guard) => (number, Some(guard)),
+                    Err(error) => {
+                        self.abort(&mut state, number, error);
+                        (number, None)
                     }
-                    _ => {}
-                }
+                });
                 continue;
             }
             let (next, stepped) = self.step(state, executor, &mut last, None);
@@ -291,15 +304,24 @@ impl Shared {
         }
     }
 
+    /// Ends a run because a thread could not be prepared for it. It may have ended without that thread, and another have begun: then nothing happens.
+    fn abort(&self, state: &mut State<E>, number: u64, error: E) {
+        if let Some(run) = state.run.as_mut().filter(|run| run.number == number && !run.over) {
+            run.progress.abort(error);
+            run.over = run.progress.is_over(run.job.order());
+            self.announce(state);
+        }
+    }
+
     /// Performs one step of the current run, if one is ready for this executor: rather on the rank that it alone serves, then on the one it served
     /// last, whose memory is in its cache.
     fn step<'a>(
         &'a self,
-        mut state: MutexGuard<'a, State>,
+        mut state: MutexGuard<'a, State<E>>,
         executor: &Executor,
         last: &mut Option<usize>,
-        local: Option<&mut Local<'_>>,
-    ) -> (MutexGuard<'a, State>, bool) {
+        local: Option<&mut Local<'_, E>>,
+    ) -> (MutexGuard<'a, State<E>>, bool) {
         let Some(run) = state.run.as_mut().filter(|run| !run.over) else { return (state, false) };
         let job = Arc::clone(&run.job);
         let order = job.order();
@@ -311,16 +333,16 @@ impl Shared {
         *last = Some(rank);
         drop(state);
 
-        PERFORMING.with_borrow_mut(|engines| engines.push(self.address()));
+        PERFORMING.with(|engines| engines.borrow_mut().push(self.address()));
         let result = match local.filter(|local| local.rank == rank) {
             Some(local) => (local.perform)(action),
             None => job.perform(action),
         };
-        PERFORMING.with_borrow_mut(|engines| engines.pop());
+        PERFORMING.with(|engines| engines.borrow_mut().pop());
 
         let mut state = self.lock();
         if let Some(run) = state.run.as_mut() {
-            run.progress.finish(order, step, result.map_err(Error::from));
+            run.progress.finish(order, step, result);
             run.over = run.progress.is_over(order);
         }
         self.announce(&state);

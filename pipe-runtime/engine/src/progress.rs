@@ -68,8 +68,9 @@ impl<E> Progress<E> {
         self.failure = Some((0, error));
     }
 
+    /// Whether it is over without having succeeded.
     pub(crate) fn has_failed(&self) -> bool {
-        self.failure.is_some()
+        self.failure.is_some() || self.remaining > 0
     }
 
     /// Whether nothing runs and nothing can start any more.
