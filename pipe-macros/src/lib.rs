@@ -22,6 +22,7 @@ mod names;
 mod parse;
 mod pipeline;
 mod plan;
+mod schedule;
 
 #[cfg(test)]
 mod tests;
@@ -31,7 +32,7 @@ use proc_macro::TokenStream;
 /// Makes a struct whose fields are layers a pipelined model.
 ///
 /// `#[pipeline(input = T, output = T, chunks = N, checkpoint = always|except_last|never,
-/// schedule = gpipe, balance = "file", allow(..), crate = path)]`, all optional.
+/// schedule = S, balance = "file", allow(..), crate = path)]`, all optional.
 ///
 /// Layers run in the order of the fields. On a field:
 ///

@@ -5,7 +5,7 @@ use syn::DeriveInput;
 
 use crate::errors::Errors;
 use crate::model::Model;
-use crate::{balance, check, expand, model, parse};
+use crate::{balance, check, expand, model, parse, schedule};
 
 /// Everything `#[pipeline]` adds beside the struct; on a mistake, the errors and stubs.
 pub fn derive(item: TokenStream) -> TokenStream {
@@ -29,5 +29,8 @@ pub fn checked(item: &DeriveInput) -> (Model, Errors) {
     balance::apply(&mut declaration, &mut errors);
     let model = model::model(declaration);
     check::check(&model, &mut errors);
+    if errors.is_empty() {
+        schedule::prove(&model, &mut errors);
+    }
     (model, errors)
 }

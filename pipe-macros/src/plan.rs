@@ -51,9 +51,14 @@ pub enum Split {
 
 /// The plan that the annotations make, or a file.
 pub fn plan(model: &Model) -> Plan {
+    with_routes(model, stages(model))
+}
+
+/// Its stages alone.
+pub fn stages(model: &Model) -> Vec<Stage> {
     match &model.assigned {
-        Some(assigned) => with_routes(model, assigned_stages(model, assigned)),
-        None => with_routes(model, annotated_stages(model)),
+        Some(assigned) => assigned_stages(model, assigned),
+        None => annotated_stages(model),
     }
 }
 
@@ -174,6 +179,13 @@ impl Layer {
     pub fn device_of_part(&self, part: usize) -> Option<&LitStr> {
         let of_part = self.parts().get(part).map(|Part { device, .. }| device);
         of_part.or(self.first_device())
+    }
+}
+
+impl Stage {
+    /// The device, if it is not the CPU.
+    pub fn accelerator(&self) -> Option<&str> {
+        Some(self.device.as_str()).filter(|&device| device != "cpu")
     }
 }
 

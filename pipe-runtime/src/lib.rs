@@ -62,8 +62,8 @@ pub mod __rt {
     pub use crate::vars::{sub_paths, sub_paths_vec};
     pub use crate::with_skips::with_skips;
     pub use crate::{
-        Checkpoint, Context, Defaults, Devices, InPlace, Layer, LayerPlan, Model, PipeBuilder, Pipeline, Plan, Result,
-        SkipPlan, Split, StagePlan, Vars,
+        Checkpoint, Context, Defaults, Devices, InPlace, Layer, LayerPlan, Method, Model, PipeBuilder, Pipeline, Plan,
+        Result, SkipPlan, Split, StagePlan, Vars,
     };
     pub use pipe_macros::__Pipeline;
     pub use tch::Tensor;

@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use crate::graph::{Graph, Layers};
-use crate::{Checkpoint, Flow, Plan, Result};
+use crate::{Checkpoint, Flow, Method, Plan, Result};
 
 /// A struct of layers, annotated with `#[pipeline]`.
 pub trait Model {
@@ -75,4 +75,6 @@ pub struct Defaults {
     pub chunks: Option<usize>,
     /// `checkpoint = ...`.
     pub checkpoint: Option<Checkpoint>,
+    /// `schedule = ...`.
+    pub schedule: Option<Method>,
 }

@@ -145,67 +145,8 @@ fn stuck(error: Stuck) -> Error {
     Error::Setting(error.to_string())
 }
 
-/// The rank of each stage. On accelerators, a rank is a device, whichever stages it has. On the CPU, where any executor can run any stage, stages are placed on ranks
-/// as the schedule wants them.
+/// The rank of each stage.
 fn ranks_of(devices: &[Device], method: Method, wish: Option<usize>) -> Result<Vec<usize>> {
-    let stages = devices.len();
-    if devices.iter().any(|&device| device != Device::Cpu) {
-        return match wish {
-            None => Ok(device_ranks(devices)),
-            Some(_) => {
-                Err(Error::Setting("the number of ranks can only be chosen where all stages are on the CPU".into()))
-            }
-        };
-    }
-    let per_rank = match method {
-        Method::GPipe | Method::ZbH1 => 1,
-        _ => method.stages_per_rank().unwrap_or(2),
-    };
-    let ranks = wish.unwrap_or(stages / per_rank);
-    if ranks == 0 || !stages.is_multiple_of(ranks) || (wish.is_none() && ranks * per_rank != stages) {
-        return Err(Error::Setting(format!(
-            "`{method}` needs the same number of stages on each rank, but the model has {stages} stages for {} {}: change the number of stages or of ranks",
-            wish.map_or(per_rank, |ranks| ranks),
-            if wish.is_some() { "ranks" } else { "per rank" },
-        )));
-    }
-    Ok((0..stages).map(|stage| method.rank_of(stage, ranks, stages / ranks)).collect())
-}
-
-/// Each CPU stage has a rank of its own; an accelerator has one for all of its stages.
-fn device_ranks(devices: &[Device]) -> Vec<usize> {
-    let mut ranks: Vec<Device> = Vec::new();
-    let rank_of = |&device: &Device| {
-        let known = if device == Device::Cpu { None } else { ranks.iter().position(|&rank| rank == device) };
-        known.unwrap_or_else(|| {
-            ranks.push(device);
-            ranks.len() - 1
-        })
-    };
-    devices.iter().map(rank_of).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn stages_of_one_accelerator_share_an_op_list_and_cpu_stages_do_not() {
-        let devices = [Device::Cuda(0), Device::Cpu, Device::Cuda(1), Device::Cpu, Device::Cuda(0)];
-        assert_eq!(device_ranks(&devices), [0, 1, 2, 3, 0]);
-        assert_eq!(ranks_of(&devices, Method::OneFOneB, None).unwrap(), [0, 1, 2, 3, 0]);
-    }
-
-    #[test]
-    fn cpu_stages_go_where_the_schedule_wants_them() {
-        let ranks = |stages, method, wish| ranks_of(&vec![Device::Cpu; stages], method, wish);
-        assert_eq!(ranks(4, Method::OneFOneB, None).unwrap(), [0, 1, 2, 3]);
-        assert_eq!(ranks(4, Method::Zbv, None).unwrap(), [0, 1, 1, 0]);
-        assert_eq!(ranks(4, Method::Interleaved, None).unwrap(), [0, 1, 0, 1]);
-        assert_eq!(ranks(6, Method::Interleaved, Some(2)).unwrap(), [0, 1, 0, 1, 0, 1]);
-        let error = ranks(3, Method::Zbv, None).unwrap_err().to_string();
-        assert!(error.contains("the model has 3 stages for 2 per rank"), "{error}");
-        let error = ranks(5, Method::Interleaved, Some(2)).unwrap_err().to_string();
-        assert!(error.contains("the model has 5 stages for 2 ranks"), "{error}");
-    }
+    let accelerators: Vec<_> = devices.iter().map(|&device| (device != Device::Cpu).then_some(device)).collect();
+    method.place(&accelerators, wish).map_err(|error| Error::Setting(error.to_string()))
 }

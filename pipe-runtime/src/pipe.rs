@@ -85,7 +85,7 @@ impl<'v, M: Pipeline> PipeBuilder<'v, M> {
             self.vars.buffers(),
             Settings {
                 checkpoint: self.checkpoint.or(M::DEFAULTS.checkpoint).unwrap_or_default(),
-                method: self.schedule.unwrap_or(Method::GPipe),
+                method: self.schedule.or(M::DEFAULTS.schedule).unwrap_or(Method::GPipe),
                 ranks: self.ranks,
                 chunks,
                 intra_op_threads: self.intra_op_threads,

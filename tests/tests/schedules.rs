@@ -213,3 +213,57 @@ fn what_a_schedule_cannot_run_is_an_error_with_the_numbers() {
     let error = model.pipe(&vars).chunks(3).schedule(Method::Interleaved).ranks(3).build().unwrap_err().to_string();
     assert!(error.contains("the model has 4 stages for 3 ranks"), "{error}");
 }
+
+/// The annotated schedule is the one that runs; what is chosen when building wins over it.
+#[pipeline(chunks = 4, schedule = zbv)]
+struct Annotated {
+    #[device("cpu")]
+    first: Linear,
+    #[device("cpu")]
+    second: Linear,
+    #[device("cpu")]
+    third: Linear,
+    #[device("cpu")]
+    last: Linear,
+}
+
+#[test]
+fn an_annotated_schedule_trains_unless_another_is_chosen() {
+    let _serial = pipe_tests::serial();
+    let train = |schedule: Option<Method>| {
+        tch::manual_seed(1);
+        let vars = Annotated::vars(&Devices::cpu(Annotated::STAGES)).unwrap();
+        let model = Annotated {
+            first: linear(vars.first(), 8, 8),
+            second: linear(vars.second(), 8, 8),
+            third: linear(vars.third(), 8, 8),
+            last: linear(vars.last(), 8, 3),
+        };
+        let mut pipe = model.pipe(&vars).schedule(schedule).build().unwrap();
+        let report = pipe.train_step(rows(8), (), |output, (): &()| output.mean(Kind::Float)).unwrap();
+        let gradient = vars.all().variables()["first.weight"].grad().copy();
+        (pipe.schedule(), report.loss, gradient)
+    };
+    let (annotated, loss, gradient) = train(None);
+    assert_eq!(annotated, Method::Zbv);
+    let (chosen, expected_loss, expected) = train(Some(Method::GPipe));
+    assert_eq!(chosen, Method::GPipe);
+    assert_eq!(loss, expected_loss);
+    assert!(expected.abs().sum(Kind::Float).double_value(&[]) > 0.);
+    assert!(distance(&gradient, &expected) < 1e-6);
+}
+
+#[test]
+fn an_annotated_schedule_tells_forward_to_go_another_way() {
+    let _serial = pipe_tests::serial();
+    let vars = Annotated::vars(&Devices::cpu(Annotated::STAGES)).unwrap();
+    let layer = |path| linear(path, 8, 8);
+    let model = Annotated {
+        first: layer(vars.first()),
+        second: layer(vars.second()),
+        third: layer(vars.third()),
+        last: layer(vars.last()),
+    };
+    let error = model.pipe(&vars).build().unwrap().forward(rows(8)).unwrap_err().to_string();
+    assert!(error.contains("this pipeline was built for `zbv`: use `train_step`"), "{error}");
+}

@@ -162,7 +162,7 @@ impl __rt::Model for Model {{
     type Input = Tensor;
     type Output = Tensor;
     const PLAN: __rt::Plan = Self::PLAN;
-    const DEFAULTS: __rt::Defaults = __rt::Defaults {{ chunks: None, checkpoint: None }};
+    const DEFAULTS: __rt::Defaults = __rt::Defaults {{ chunks: None, checkpoint: None, schedule: None }};
 }}
 
 impl __rt::Pipeline for Model {{

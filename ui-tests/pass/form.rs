@@ -25,7 +25,7 @@ mod inner {
     }
 
     #[derive(Debug)]
-    #[pipeline(schedule = gpipe, allow(single_stage))]
+    #[pipeline(checkpoint = never, allow(single_stage))]
     struct Unused {
         layer: Linear,
     }

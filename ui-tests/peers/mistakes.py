@@ -751,6 +751,27 @@ def schedule_is_known():
     get_schedule_class("gpip")
 
 
+@mistake("settings", "pipelining")
+def stages_are_spread_evenly():
+    looped("ZBVZeroBubble", [RANK], chunks=4)
+
+
+@mistake("settings", "pipelining")
+def chunks_fill_the_pipeline():
+    looped("DualPipeV", [RANK, 3 - RANK], chunks=3)
+
+
+@mistake("settings", "pipelining")
+def chunks_make_equal_rounds():
+    looped("Interleaved1F1B", [RANK, RANK + 2], chunks=5)
+
+
+def looped(name, numbers, chunks):
+    """A schedule with several stages per rank, this one's by number."""
+    stages = [PipelineStage(linear(), number, 2 * len(numbers), CPU) for number in numbers]
+    get_schedule_class(name)(stages, chunks)
+
+
 # ---------------------------------------------------------------- form
 
 @mistake("form")

@@ -17,26 +17,11 @@ pub use warnings::{Warning, warnings};
 
 /// Reports every broken rule.
 pub fn check(model: &Model, errors: &mut Errors) {
-    settings::no_unknown_settings(model, errors);
-    settings::chunks_are_positive(model, errors);
-    settings::chunks_are_literals(model, errors);
-    settings::checkpoint_is_known(model, errors);
-    settings::modes_are_words(model, errors);
-    settings::schedule_is_known(model, errors);
-    warnings::allow_names_warnings(model, errors);
-
     form::plain_fields_say_nothing_about_layers(model, errors);
     form::constants_are_not_called_as_locals(model, errors);
     form::arrays_say_how_they_run(model, errors);
     form::only_arrays_repeat(model, errors);
     form::one_way_to_run_an_array(model, errors);
-
-    children::names_are_one_segment(model, errors);
-    children::names_are_not_empty(model, errors);
-    children::names_differ(model, errors);
-    children::names_hide_no_method(model, errors);
-    children::layers_are_owned(model, errors);
-    children::layers_are_not_borrowed(model, errors);
 
     devices::devices_are_readable(model, errors);
     devices::devices_name_their_index(model, errors);
@@ -56,6 +41,34 @@ pub fn check(model: &Model, errors: &mut Errors) {
     devices::stages_need_devices(model, errors);
     devices::the_first_layer_ends_no_stage(model, errors);
     devices::layers_on_devices_borrow_nothing(model, errors);
+
+    // With no mistake so far, the stages are what is meant.
+    if errors.is_empty() {
+        settings::stages_divide_over_ranks(model, errors);
+        settings::stages_are_spread_evenly(model, errors);
+        settings::stages_are_in_the_schedules_order(model, errors);
+        settings::chunks_fill_the_pipeline(model, errors);
+        settings::chunks_make_equal_rounds(model, errors);
+        settings::chunks_fit_into_memory(model, errors);
+    }
+
+    settings::no_unknown_settings(model, errors);
+    settings::chunks_are_positive(model, errors);
+    settings::chunks_are_literals(model, errors);
+    settings::checkpoint_is_known(model, errors);
+    settings::modes_are_words(model, errors);
+    settings::schedule_is_known(model, errors);
+    settings::schedules_are_words(model, errors);
+    settings::one_f_one_b_is_quoted(model, errors);
+    settings::schedules_need_stages(model, errors);
+    warnings::allow_names_warnings(model, errors);
+
+    children::names_are_one_segment(model, errors);
+    children::names_are_not_empty(model, errors);
+    children::names_differ(model, errors);
+    children::names_hide_no_method(model, errors);
+    children::layers_are_owned(model, errors);
+    children::layers_are_not_borrowed(model, errors);
 
     skips::stashed_once(model, errors);
     skips::stashed_once_by_a_layer(model, errors);

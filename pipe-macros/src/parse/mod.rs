@@ -5,7 +5,7 @@ mod marks;
 mod settings;
 
 pub use marks::{Kept, Mark, Marks, Part, Stash};
-pub use settings::{Checkpoint, Settings, whole_number, word};
+pub use settings::{Checkpoint, Settings, method, quoted, whole_number, word};
 
 use proc_macro2::{Ident, TokenStream, TokenTree};
 use quote::ToTokens;

@@ -6,6 +6,8 @@ use syn::parse::{Parse, ParseStream};
 use syn::punctuated::Punctuated;
 use syn::{DeriveInput, Expr, ExprLit, Lit, LitStr, Path, Token, Type, parenthesized};
 
+use pipe_schedule::Method;
+
 use super::skip_to_comma;
 use crate::attribute::crate_path;
 use crate::errors::{Errors, error_at_both, with_help};
@@ -45,10 +47,28 @@ impl Checkpoint {
     }
 }
 
+/// The schedule that a value names. All names are words but `1f1b`, which is in quotes.
+pub fn method(value: &Expr) -> Option<Method> {
+    match quoted(value) {
+        Some(text) => text.parse().ok().filter(|&method| method == Method::OneFOneB),
+        None => word(value)?.to_string().parse().ok(),
+    }
+}
+
 /// The word that a value consists of: `never` of `checkpoint = never`.
 pub fn word(value: &Expr) -> Option<&Ident> {
     match value {
         Expr::Path(path) => path.path.get_ident(),
+        Expr::Group(group) => word(&group.expr),
+        _ => None,
+    }
+}
+
+/// The text of a string.
+pub fn quoted(value: &Expr) -> Option<String> {
+    match value {
+        Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => Some(text.value()),
+        Expr::Group(group) => quoted(&group.expr),
         _ => None,
     }
 }

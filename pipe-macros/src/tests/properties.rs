@@ -86,8 +86,7 @@ fn field() -> impl Strategy<Value = (Kind, Option<&'static str>, bool)> {
 }
 
 fn settings() -> impl Strategy<Value = Vec<String>> {
-    let all =
-        ["chunks = 8", "checkpoint = never", "schedule = gpipe", "input = (Tensor, Vec<A, B>)", "allow(short_skip)"];
+    let all = ["chunks = 8", "checkpoint = never", "input = (Tensor, Vec<A, B>)", "allow(short_skip)"];
     prop::sample::subsequence(all.to_vec(), 0..=all.len())
         .prop_map(|chosen| chosen.into_iter().map(str::to_owned).collect())
 }
@@ -95,11 +94,15 @@ fn settings() -> impl Strategy<Value = Vec<String>> {
 /// A struct without mistakes.
 fn valid() -> impl Strategy<Value = Source> {
     let routes = vec((any::<Index>(), any::<Index>(), select(&["", " = input", " = output"][..])), 0..6);
-    (settings(), vec(field(), 1..12), any::<bool>(), routes).prop_map(|(settings, kinds, has_devices, routes)| {
+    (settings(), vec(field(), 1..12), any::<bool>(), routes).prop_map(|(mut settings, kinds, has_devices, routes)| {
         let mut fields: Vec<FieldSource> = Vec::new();
         for (kind, device, stage) in kinds {
             let is_first = !fields.iter().any(FieldSource::is_layer);
             fields.push(field_source(&kind, device, stage && !is_first, has_devices, is_first));
+        }
+        if has_devices && fields.iter().any(FieldSource::is_layer) {
+            // It takes any placement.
+            settings.push("schedule = gpipe".to_owned());
         }
         let mut source = Source { settings, fields };
         for (number, (one, other, kept)) in routes.into_iter().enumerate() {

@@ -87,6 +87,7 @@ const _: () = {
         const DEFAULTS: __rt::Defaults = __rt::Defaults {
             chunks: ::core::option::Option::None,
             checkpoint: ::core::option::Option::None,
+            schedule: ::core::option::Option::None,
         };
     }
     impl __rt::Layer<__rt::Tensor> for Block {

@@ -118,6 +118,7 @@ const _: () = {
         const DEFAULTS: __rt::Defaults = __rt::Defaults {
             chunks: ::core::option::Option::None,
             checkpoint: ::core::option::Option::None,
+            schedule: ::core::option::Option::None,
         };
     }
     #[allow(dead_code, private_bounds, private_interfaces)]

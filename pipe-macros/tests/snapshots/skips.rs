@@ -116,6 +116,7 @@ const _: () = {
         const DEFAULTS: __rt::Defaults = __rt::Defaults {
             chunks: ::core::option::Option::None,
             checkpoint: ::core::option::Option::None,
+            schedule: ::core::option::Option::None,
         };
     }
     impl __rt::Pipeline for Skips {

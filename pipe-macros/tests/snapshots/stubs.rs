@@ -79,6 +79,7 @@ const _: () = {
         const DEFAULTS: __rt::Defaults = __rt::Defaults {
             chunks: ::core::option::Option::Some(0),
             checkpoint: ::core::option::Option::None,
+            schedule: ::core::option::Option::None,
         };
     }
     impl __rt::Pipeline for Broken {

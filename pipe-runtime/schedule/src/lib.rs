@@ -47,7 +47,7 @@ pub use advise::{Advice, Candidate, Checkpointing, Options, advise};
 pub use builder::{Builder, RankBuilder};
 pub use csv::BadCell;
 pub use lower::{Lowered, Message, MessageFault, Op, Transport};
-pub use methods::{Illegal, Method, Placement, UnknownMethod, gpipe};
+pub use methods::{Illegal, Method, Placement, UnknownMethod, Unplaceable, gpipe};
 pub use order::{Order, Step, Stuck};
 pub use schedule::Schedule;
 pub use simulate::{Costs, Simulation, Skip, Span, StageCosts, Transfer, Unsimulated, simulate};

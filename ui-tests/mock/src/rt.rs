@@ -268,6 +268,21 @@ impl<'m, M: Model> InPlace<'m, M> {
 pub struct Defaults {
     pub chunks: Option<usize>,
     pub checkpoint: Option<Checkpoint>,
+    pub schedule: Option<Method>,
+}
+
+#[derive(Clone, Copy)]
+pub enum Method {
+    GPipe,
+    OneFOneB,
+    Interleaved,
+    LoopedBfs,
+    ZbH1,
+    ZbH2,
+    Zbv,
+    DualPipeV,
+    VHalf,
+    VMin,
 }
 
 #[derive(Clone, Copy)]

@@ -10,6 +10,7 @@ mod looped_bfs;
 mod name;
 mod one_f_one_b;
 mod placement;
+mod ranks;
 mod v_half;
 mod v_min;
 mod v_pattern;
@@ -21,6 +22,7 @@ pub use gpipe::gpipe;
 pub use illegal::Illegal;
 pub use name::UnknownMethod;
 pub use placement::Placement;
+pub use ranks::Unplaceable;
 
 use crate::Schedule;
 use interleaved::Rounds;
@@ -111,18 +113,28 @@ impl Method {
 
     /// The lists for stages that are on ranks already: stage `s` is on `rank_of[s]`. GPipe takes any placement.
     pub fn schedule_on(self, rank_of: &[usize], micro_batches: usize) -> Result<Schedule, Illegal> {
+        let (ranks, stages_per_rank) = self.check_on(rank_of, micro_batches)?;
+        match self {
+            Method::GPipe => Ok(gpipe(rank_of, micro_batches, |_| false)),
+            _ => self.schedule(ranks, stages_per_rank, micro_batches),
+        }
+    }
+
+    /// Whether the method can run stages that are on ranks already, without making the lists. Gives the number of ranks, and how many stages
+    /// the ranks have, at most.
+    pub fn check_on(self, rank_of: &[usize], micro_batches: usize) -> Result<(usize, usize), Illegal> {
         let ranks = rank_of.iter().max().map_or(0, |&last| last.saturating_add(1));
         if ranks > rank_of.len() {
             let rank = (0..ranks).find(|rank| !rank_of.contains(rank)).unwrap_or(0);
             return Err(Illegal::NoStages { method: self, rank });
         }
         self.check_size(ranks.min(1), rank_of.len(), micro_batches)?;
-        if self == Method::GPipe {
-            return Ok(gpipe(rank_of, micro_batches, |_| false));
-        }
         let mut stages = vec![0; ranks];
         rank_of.iter().for_each(|&rank| stages[rank] += 1);
         let most = stages.iter().copied().max().unwrap_or(0);
+        if self == Method::GPipe {
+            return Ok((ranks, most));
+        }
         if let Some(rank) = stages.iter().position(|&stages| stages < most) {
             return Err(Illegal::Uneven { method: self, rank, stages: stages[rank], most });
         }
@@ -133,7 +145,7 @@ impl Method {
                 return Err(Illegal::Placement { method: self, stage, rank, needed });
             }
         }
-        self.schedule(ranks, most, micro_batches)
+        Ok((ranks, most))
     }
 
     /// How much of `micro_batches` micro-batches a rank holds at most for the backward, counted in pairs of a stage of its and a micro-batch: from the

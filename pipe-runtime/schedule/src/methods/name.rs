@@ -58,8 +58,14 @@ impl FromStr for Method {
     }
 }
 
-/// By the number of letters to change, small and capital letters, `-` and ` ` being as good as each other.
+/// The method whose variant is meant, in whatever case; else by the number of letters to change, small and capital letters, `-` and ` ` being as good
+/// as each other.
 fn nearest(name: &str) -> Option<Method> {
+    let letters =
+        |text: &str| text.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
+    if let Some(spelt) = Method::ALL.into_iter().find(|method| letters(&format!("{method:?}")) == letters(name)) {
+        return Some(spelt);
+    }
     let same = |c: char| if c == '-' || c == ' ' { '_' } else { c.to_ascii_lowercase() };
     // A name much longer than any is near to none; it is not looked at in full.
     let name: Vec<_> = name.chars().take(32).map(same).collect();
@@ -100,6 +106,8 @@ mod tests {
         assert_eq!(message("1f1"), "unknown schedule `1f1`: did you mean `1f1b`?");
         assert_eq!(message("GPipe"), "unknown schedule `GPipe`: did you mean `gpipe`?");
         assert_eq!(message("zb-h1"), "unknown schedule `zb-h1`: did you mean `zb_h1`?");
+        assert_eq!(message("one_f_one_b"), "unknown schedule `one_f_one_b`: did you mean `1f1b`?");
+        assert_eq!(message("DualPipeV"), "unknown schedule `DualPipeV`: did you mean `dualpipe_v`?");
         assert_eq!(message("dualpipe"), "unknown schedule `dualpipe`: did you mean `dualpipe_v`?");
         assert_eq!(
             message("fastest"),

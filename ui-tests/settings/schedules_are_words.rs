@@ -1,0 +1,18 @@
+//! The name is a word, as all names are here.
+
+use pipe_runtime::nn::Linear;
+use pipe_runtime::pipeline;
+
+#[pipeline(schedule = "zbv")]
+struct Model {
+    #[device("cuda:0")]
+    first: Linear,
+    #[device("cuda:1")]
+    second: Linear,
+    #[stage]
+    third: Linear,
+    #[device("cuda:0")]
+    fourth: Linear,
+}
+
+fn main() {}
