@@ -62,7 +62,7 @@ impl TrainRun {
             loss
         };
         let mut perform = |action: Action| {
-            let tail = (action.stage == last).then(|| Tail { port: output, loss: &mut loss_and_seed });
+            let tail = (action.stage == last).then_some(Tail { port: output, loss: &mut loss_and_seed });
             Ok(run.perform_with(action, tail)?)
         };
         let local = Local { rank: network.last_rank(), perform: &mut perform };
