@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
 use pipe_engine::Engine;
@@ -7,7 +8,9 @@ use tch::{Device, Tensor};
 use crate::call::lock;
 use crate::checkpoint::Checkpoint;
 use crate::graph::{Route, Stage};
+use crate::scheduling::{Fit, Scheduling, own_lists, own_ranks};
 use crate::threads::IntraOpThreads;
+use crate::trace::Recorder;
 use crate::{Error, Result};
 
 /// A built pipeline: the stages, what lies between them, and the threads that run them. Outlives its handle as long as graphs
@@ -20,17 +23,18 @@ pub(crate) struct Network {
     rank_of: Vec<usize>,
     pub(crate) checkpoint: Checkpoint,
     /// The order of training steps.
-    pub(crate) method: Method,
+    pub(crate) scheduling: Scheduling,
     pub(crate) threads: IntraOpThreads,
+    pub(crate) recorder: Recorder,
     orders: Mutex<Option<(OrderKey, Arc<Orders>)>>,
     train_orders: Mutex<Option<(OrderKey, Arc<Order>)>>,
 }
 
 /// What is chosen when a pipeline is built.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) checkpoint: Checkpoint,
-    pub(crate) method: Method,
+    pub(crate) scheduling: Scheduling,
     pub(crate) ranks: Option<usize>,
     pub(crate) chunks: usize,
     pub(crate) intra_op_threads: Option<usize>,
@@ -65,10 +69,20 @@ impl Network {
         buffers: Vec<Vec<Tensor>>,
         settings: Settings,
     ) -> Result<Self> {
-        let Settings { checkpoint, method, ranks, chunks, intra_op_threads } = settings;
-        let rank_of = ranks_of(&devices, method, ranks)?;
+        let Settings { checkpoint, scheduling, ranks, chunks, intra_op_threads } = settings;
         // What no mini-batch could be run with is an error now.
-        method.schedule_on(&rank_of, chunks).map_err(illegal)?;
+        let rank_of = match &scheduling {
+            Scheduling::Method(method) => {
+                let rank_of = ranks_of(&devices, *method, ranks)?;
+                method.schedule_on(&rank_of, chunks).map_err(illegal)?;
+                rank_of
+            }
+            Scheduling::Own(schedule) => {
+                let skips: Vec<_> =
+                    crossings(&routes).filter(|crossing| crossing.is_skip).map(|skip| (skip.from, skip.to)).collect();
+                own_ranks(schedule, &Fit { devices: &devices, skips: &skips, ranks, chunks, checkpoint })?
+            }
+        };
         let rank_device = |rank: usize| rank_of.iter().position(|&r| r == rank).map(|stage| devices[stage]);
         let (cpu_ranks, accelerator_ranks): (Vec<_>, Vec<_>) = (0..rank_of.iter().max().map_or(0, |last| last + 1))
             .partition(|&rank| rank_device(rank) == Some(Device::Cpu));
@@ -87,8 +101,9 @@ impl Network {
             engine,
             rank_of,
             checkpoint,
-            method,
+            scheduling,
             threads,
+            recorder: Recorder::default(),
             orders: Mutex::default(),
             train_orders: Mutex::default(),
         })
@@ -119,10 +134,18 @@ impl Network {
             return Ok(Arc::clone(order));
         }
         let applies = |index| checkpointed && self.checkpoint.applies(index, micro_batches);
-        let schedule = self.method.schedule_on(&self.rank_of, micro_batches).map_err(illegal)?;
+        let schedule = match &self.scheduling {
+            Scheduling::Method(method) => method.schedule_on(&self.rank_of, micro_batches).map_err(illegal)?,
+            Scheduling::Own(schedule) => own_lists(schedule, micro_batches, checkpointed)?,
+        };
         let order = Arc::new(schedule.with_recompute(|_, index| applies(index)).order().map_err(stuck)?);
         *kept = Some((key, Arc::clone(&order)));
         Ok(order)
+    }
+
+    /// The rank of each stage.
+    pub(crate) fn rank_of(&self) -> &[usize] {
+        &self.rank_of
     }
 
     /// The rank that runs the last stage.
@@ -135,6 +158,27 @@ impl Network {
         let end = |is: fn(&Route) -> bool| self.routes.iter().position(is).expect("generated code declares both ends");
         (end(|route| route.from.is_none()), end(|route| route.to.is_none()))
     }
+}
+
+/// A route from one stage to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Crossing {
+    /// The route's number.
+    pub(crate) route: usize,
+    pub(crate) from: usize,
+    pub(crate) to: usize,
+    /// Not the main flow from a stage to the next.
+    pub(crate) is_skip: bool,
+}
+
+/// All routes but those from and to the caller.
+pub(crate) fn crossings(routes: &[Route]) -> impl Iterator<Item = Crossing> {
+    let mut reached = HashSet::new();
+    routes.iter().enumerate().filter_map(move |(number, route)| {
+        // The main flow into a stage is declared before the skips that are popped in it.
+        let is_skip = !reached.insert(route.to);
+        Some(Crossing { route: number, from: route.from?, to: route.to?, is_skip })
+    })
 }
 
 fn illegal(error: Illegal) -> Error {

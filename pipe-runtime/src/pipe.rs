@@ -10,6 +10,7 @@ use crate::flow::{Flow, IntoFlow, MiniBatch, Packer, Parcel, Unpacker, scatter};
 use crate::graph::{Graph, Layers};
 use crate::model::Pipeline;
 use crate::network::{Network, Settings};
+use crate::scheduling::{IntoScheduling, Scheduling};
 use crate::torch::grad_enabled;
 use crate::{Checkpoint, Devices, Error, Plan, Result, Vars};
 
@@ -20,7 +21,7 @@ pub struct PipeBuilder<'v, M> {
     vars: &'v Vars,
     chunks: Option<usize>,
     checkpoint: Option<Checkpoint>,
-    schedule: Option<Method>,
+    schedule: Option<Scheduling>,
     ranks: Option<usize>,
     intra_op_threads: Option<usize>,
 }
@@ -43,10 +44,13 @@ impl<'v, M: Pipeline> PipeBuilder<'v, M> {
         self
     }
 
-    /// The order in which [`Pipe::train_step`] works; `None` for the annotated one, or GPipe's if none is. [`Pipe::forward`] and `backward()` always go in
-    /// GPipe's order.
-    pub fn schedule(mut self, schedule: impl Into<Option<Method>>) -> Self {
-        self.schedule = schedule.into();
+    /// The order in which [`Pipe::train_step`] works: a [`Method`], or a [`Schedule`](pipe_schedule::Schedule) of one's own; `None` for the annotated one, or GPipe's if
+    /// none is. [`Pipe::forward`] and `backward()` always go in GPipe's order.
+    ///
+    /// A schedule of one's own is for exactly its number of micro-batches, which [`chunks`](Self::chunks) then is if it is not set. It may place the stages on ranks
+    /// as it likes, as far as devices let it. What recomputations it leaves out are put right before their backwards.
+    pub fn schedule(mut self, schedule: impl IntoScheduling) -> Self {
+        self.schedule = schedule.into_scheduling();
         self
     }
 
@@ -67,14 +71,21 @@ impl<'v, M: Pipeline> PipeBuilder<'v, M> {
     ///
     /// # Errors
     ///
-    /// If a setting is out of range, repeated layers do not fit their devices, or a thread cannot be started.
+    /// If a setting is out of range, the schedule is not valid or does not fit the model, repeated layers do not fit their devices, or a thread cannot be started.
     pub fn build(self) -> Result<Pipe<M>> {
-        let chunks = self.chunks.or(M::DEFAULTS.chunks).unwrap_or(1);
+        let annotated = M::DEFAULTS.schedule.unwrap_or(Method::GPipe);
+        let scheduling = self.schedule.unwrap_or(Scheduling::Method(annotated));
+        let own_chunks = match &scheduling {
+            Scheduling::Method(_) => None,
+            Scheduling::Own(schedule) => Some(schedule.micro_batches.max(1)),
+        };
+        let chunks = self.chunks.or(own_chunks).or(M::DEFAULTS.chunks).unwrap_or(1);
         if chunks == 0 {
             return Err(Error::Setting("number of chunks must be positive integer".into()));
         }
         check_threads(self.intra_op_threads)?;
         self.vars.check_devices()?;
+        let parameter_bytes = self.vars.training_bytes();
         let mut graph = Graph::default();
         let plain = self.model.disassemble(&mut graph)?;
         let (stages, routes) = graph.finish();
@@ -85,7 +96,7 @@ impl<'v, M: Pipeline> PipeBuilder<'v, M> {
             self.vars.buffers(),
             Settings {
                 checkpoint: self.checkpoint.or(M::DEFAULTS.checkpoint).unwrap_or_default(),
-                method: self.schedule.or(M::DEFAULTS.schedule).unwrap_or(Method::GPipe),
+                scheduling,
                 ranks: self.ranks,
                 chunks,
                 intra_op_threads: self.intra_op_threads,
@@ -93,7 +104,7 @@ impl<'v, M: Pipeline> PipeBuilder<'v, M> {
         )?;
         let mut variables = VarStore::new(self.vars.all().device());
         variables.variables_ = self.vars.all().variables_.clone();
-        Ok(Pipe { network: Arc::new(network), plain, variables, chunks, training: true })
+        Ok(Pipe { network: Arc::new(network), plain, variables, parameter_bytes, chunks, training: true })
     }
 }
 
@@ -105,6 +116,8 @@ pub struct Pipe<M: Pipeline> {
     plain: M::Plain,
     /// The model's variables, over all devices.
     variables: VarStore,
+    /// By stage, what [`Vars::training_bytes`] says.
+    pub(crate) parameter_bytes: Vec<u64>,
     chunks: usize,
     training: bool,
 }
@@ -131,11 +144,14 @@ impl<M: Pipeline> Pipe<M> {
         let parameters = self.trainable();
         let wanted = !parameters.is_empty() || batch.items.iter().any(|item| item.needs_gradient);
         let gradients = grad_enabled() && wanted;
-        if gradients && self.network.method != Method::GPipe {
+        if gradients && self.network.scheduling != Scheduling::Method(Method::GPipe) {
             return Err(Error::Setting(format!(
-                "`forward` and `backward()` run GPipe's order, but this pipeline was built for `{}`: use `train_step`, or build it with `schedule(Method::GPipe)`. \
+                "`forward` and `backward()` run GPipe's order, but this pipeline was built for {}: use `train_step`, or build it with `schedule(Method::GPipe)`. \
                  Under `no_grad`, `forward` works with every schedule",
-                self.network.method
+                match &self.network.scheduling {
+                    Scheduling::Method(method) => format!("`{method}`"),
+                    Scheduling::Own(_) => "a schedule of your own".to_owned(),
+                }
             )));
         }
 
@@ -202,8 +218,8 @@ impl<M: Pipeline> Pipe<M> {
     }
 
     /// The order of training steps.
-    pub fn schedule(&self) -> Method {
-        self.network.method
+    pub fn schedule(&self) -> &Scheduling {
+        &self.network.scheduling
     }
 
     /// Which micro-batches are checkpointed.

@@ -130,6 +130,19 @@ impl Vars {
         stages
     }
 
+    /// For each stage, the bytes of its layers' variables in training: those that are trained have a gradient beside them.
+    pub(crate) fn training_bytes(&self) -> Vec<u64> {
+        let trainable: HashSet<_> = self.all().trainable_variables().iter().map(Tensor::data_ptr).collect();
+        let mut bytes = vec![0; self.stages.len()];
+        for (name, tensor) in self.all().variables() {
+            if let Some(stage) = self.stage_of_variable(&name) {
+                let copies = if trainable.contains(&tensor.data_ptr()) { 2 } else { 1 };
+                bytes[stage] += copies * (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64;
+            }
+        }
+        bytes
+    }
+
     /// Writes all variables to a safetensors file.
     ///
     /// # Errors

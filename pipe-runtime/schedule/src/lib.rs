@@ -7,6 +7,7 @@
 //! * Proved by [`Schedule::validate`], down to the messages of [`Schedule::lower`].
 //! * Turned into one total order by [`Schedule::order`], which exists exactly if the lists can finish.
 //! * Timed by [`simulate`], compared by [`advise`], drawn by `to_string` and [`Simulation::to_svg`].
+//! * Laid beside what really ran: a [`Trace`].
 //!
 //! Nothing here panics on what a user may write, and all output is the same in every run.
 //!
@@ -40,15 +41,19 @@ mod picture;
 mod recompute;
 mod schedule;
 mod simulate;
+mod timeline;
+mod trace;
 mod validate;
 
 pub use action::{Action, Kind, NotAnAction};
-pub use advise::{Advice, Candidate, Checkpointing, Options, advise};
+pub use advise::{Advice, Candidate, Checkpointing, Options, Stages, Units, advise};
 pub use builder::{Builder, RankBuilder};
 pub use csv::BadCell;
 pub use lower::{Lowered, Message, MessageFault, Op, Transport};
 pub use methods::{Illegal, Method, Placement, UnknownMethod, Unplaceable, gpipe};
 pub use order::{Order, Step, Stuck};
 pub use schedule::Schedule;
-pub use simulate::{Costs, Simulation, Skip, Span, StageCosts, Transfer, Unsimulated, simulate};
+pub use simulate::{Costs, Simulation, Skip, StageCosts, Transfer, Unsimulated, simulate};
+pub use timeline::{Span, Timeline};
+pub use trace::{Run, Trace, TracedStep};
 pub use validate::{Cycle, Fault, Faults, Limits, Missing, Route};

@@ -1,6 +1,6 @@
 //! What is recommended, and why.
 
-use pipe_schedule::{Checkpointing, Costs, Method, Options, advise};
+use pipe_schedule::{Checkpointing, Costs, Method, Options, Stages, Units, advise};
 
 /// Eight equal stages over four ranks, measured with eight micro-batches.
 fn model() -> (Costs, Options) {
@@ -46,21 +46,22 @@ fn the_reasons_are_said() {
     assert_eq!(
         advice.to_string(),
         "\
-`zbv` with 2 stages per rank, 6 micro-batches, checkpointing except_last: 678 per step in 54.7 of 80; `zbv` with 2 stages per rank, 6 micro-batches, checkpointing never would take 539 but needs 85.3
+`zbv` on 4 ranks with 2 stages each, 6 micro-batches, checkpointing except_last: 678 per step in 54.7 of 80; `zbv` on 4 ranks with 2 stages each, 6 micro-batches, checkpointing never would take 539 but needs 85.3
+write: schedule = zbv, chunks = 6, checkpoint = except_last
 
-schedule     stages micro-batches  checkpoint        time     memory
-zbv               2             6  except_last        678       54.7  the best
-zbv               2             6  always             706       54.7  4.08 % slower
-gpipe             2             6  except_last        761       34.7  12.2 % slower
-gpipe             2             6  always             789       26.7  16.3 % slower
-gpipe             1             6  except_last        885         28  30.6 % slower
-1f1b              1             6  except_last        885       46.7  30.6 % slower
-1f1b              1             6  always             913       26.7  34.7 % slower
-gpipe             1             6  always             913       29.3  34.7 % slower
-zbv               2             6  never              539       85.3  6.67 % too large
-1f1b              1             6  never              747       85.3  6.67 % too large
-gpipe             1             6  never              747        128  60 % too large
-gpipe             2             6  never              623        128  60 % too large
+schedule     ranks stages micro-batches  checkpoint        time     memory
+zbv              4      2             6  except_last        678       54.7  the best
+zbv              4      2             6  always             706       54.7  4.08 % slower
+gpipe            4      2             6  except_last        761       34.7  12.2 % slower
+gpipe            4      2             6  always             789       26.7  16.3 % slower
+gpipe            4      1             6  except_last        885         28  30.6 % slower
+1f1b             4      1             6  except_last        885       46.7  30.6 % slower
+1f1b             4      1             6  always             913       26.7  34.7 % slower
+gpipe            4      1             6  always             913       29.3  34.7 % slower
+zbv              4      2             6  never              539       85.3  6.67 % too large
+1f1b             4      1             6  never              747       85.3  6.67 % too large
+gpipe            4      1             6  never              747        128  60 % too large
+gpipe            4      2             6  never              623        128  60 % too large
 dualpipe_v   `dualpipe_v` needs at least 8 micro-batches on 4 ranks, not 6: use 8 micro-batches, or `gpipe`, `1f1b` or `zbv`
 "
     );
@@ -73,14 +74,44 @@ fn what_does_not_fit_at_all_says_what_would() {
     assert_eq!(advice.best, None);
     assert_eq!(
         advice.why(),
-        "nothing fits into 1: the smallest, `interleaved` with 2 stages per rank, 32 micro-batches, checkpointing always, needs 4.75"
+        "nothing fits into 1: the smallest, `interleaved` on 4 ranks with 2 stages each, 32 micro-batches, checkpointing always, needs 4.75"
     );
+}
+
+#[test]
+fn seconds_and_bytes_have_their_units_and_1f1b_its_quotes() {
+    let (costs, mut options) = model();
+    options.methods = vec![Method::OneFOneB];
+    options.micro_batches = vec![8];
+    options.units = Units::SecondsAndBytes;
+    let text = advise(&costs, 3e9, &options).unwrap().to_string();
+    assert!(text.starts_with("`1f1b` on 4 ranks with 1 stage each"), "{text}");
+    assert!(
+        text.contains(
+            " s per step in 0.00006 MiB of 2.79 GiB\nwrite: schedule = \"1f1b\", chunks = 8, checkpoint = never\n"
+        ),
+        "{text}"
+    );
+}
+
+#[test]
+fn stages_that_may_not_be_merged_decide_what_fits() {
+    let (costs, mut options) = model();
+    (options.ranks, options.stages) = (vec![2, 4, 8], Stages::Fixed);
+    let advice = advise(&costs, f64::INFINITY, &options).unwrap();
+    assert!(advice.fitting.iter().all(|candidate| candidate.ranks * candidate.stages_per_rank == 8));
+    let of = |method| advice.fitting.iter().filter(move |candidate| candidate.method == method);
+    assert!(
+        of(Method::Zbv).all(|candidate| candidate.ranks == 4)
+            && of(Method::OneFOneB).all(|candidate| candidate.ranks == 8)
+    );
+    assert!(of(Method::Interleaved).any(|candidate| candidate.ranks == 2));
 }
 
 #[test]
 fn stages_that_are_placed_stay_where_they_are() {
     let (costs, mut options) = model();
-    options.rank_of = Some(vec![0, 1, 2, 3, 3, 2, 1, 0]);
+    options.stages = Stages::On(vec![0, 1, 2, 3, 3, 2, 1, 0]);
     let advice = advise(&costs, f64::INFINITY, &options).unwrap();
     let methods: std::collections::BTreeSet<_> = advice.fitting.iter().map(|candidate| candidate.method).collect();
     assert!(methods.into_iter().eq([Method::GPipe, Method::Zbv, Method::DualPipeV, Method::VHalf, Method::VMin]));

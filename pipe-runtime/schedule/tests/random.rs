@@ -1,56 +1,11 @@
 //! Lists that nobody would write: random placements, orders, mixtures of whole and split backwards, recomputations, skips.
 
+mod any_schedule;
+
+use any_schedule::schedule;
 use pipe_schedule::{Action, Costs, Kind, Limits, Schedule, simulate};
 use proptest::prelude::*;
 use proptest::sample::Index;
-
-/// A valid schedule: `choices` decide at each step which of the possible actions comes next.
-fn schedule(rank_of: &[usize], micro_batches: usize, styles: &[u8], choices: &[Index]) -> Schedule {
-    let stages = rank_of.len();
-    let ranks = rank_of.iter().max().unwrap() + 1;
-    let mut todo: Vec<Action> = Vec::new();
-    for stage in 0..stages {
-        for i in 0..micro_batches {
-            let style = styles[(stage * micro_batches + i) % styles.len()];
-            todo.push(Action::forward(stage, i));
-            if style & 1 == 1 {
-                todo.push(Action::recompute(stage, i));
-            }
-            if style & 2 == 2 {
-                todo.extend([Action::backward_input(stage, i), Action::backward_weight(stage, i)]);
-            } else {
-                todo.push(Action::backward(stage, i));
-            }
-        }
-    }
-    let mut lists = vec![Vec::new(); ranks];
-    let mut step = 0;
-    while !todo.is_empty() {
-        let open = |stage: usize, i: usize, kinds: &[Kind]| {
-            todo.iter().any(|action| action.stage == stage && action.micro_batch == i && kinds.contains(&action.kind))
-        };
-        use Kind::{Backward, BackwardInput, Forward, Recompute};
-        let possible = |action: &&Action| {
-            let Action { kind, stage, micro_batch: i } = **action;
-            match kind {
-                Forward => stage == 0 || !open(stage - 1, i, &[Forward]),
-                Recompute => !open(stage, i, &[Forward]),
-                Backward | BackwardInput => {
-                    !open(stage, i, &[Forward, Recompute])
-                        && !open(stage + 1, i, &[Backward, BackwardInput])
-                        && (stage + 1 < stages || !open(stage, i, &[Forward]))
-                }
-                Kind::BackwardWeight => !open(stage, i, &[Forward, BackwardInput]),
-            }
-        };
-        let possible: Vec<_> = todo.iter().filter(possible).copied().collect();
-        let action = *choices[step % choices.len()].get(&possible);
-        step += 1;
-        lists[rank_of[action.stage]].push(action);
-        todo.retain(|&other| other != action);
-    }
-    Schedule { stages, micro_batches, ranks: lists }
-}
 
 fn any_schedule() -> impl Strategy<Value = Schedule> {
     let rank_of = prop::collection::vec(0..4_usize, 1..7);

@@ -20,14 +20,14 @@ pub(crate) struct Call {
     pub(super) micro_batches: usize,
     training: bool,
     /// Whether gradients are wanted at all.
-    gradients: bool,
+    pub(super) gradients: bool,
     /// Whether the caller's grad mode is on: where nothing is recorded, layers may still differentiate inside.
     grad_mode: bool,
     seed: u64,
     /// The caller's modes at the time of the call; a recomputation runs under them too.
     modes: Modes,
     /// By port and micro-batch: what was sent and not received yet.
-    in_transit: Table<Option<Parcel>>,
+    pub(super) in_transit: Table<Option<Parcel>>,
     /// By stage and micro-batch.
     pub(super) held: Table<Held>,
     /// By stage: its buffers as they were before the call.
@@ -121,7 +121,7 @@ impl Call {
     ) -> Result<(Arc<Self>, Vec<Parcel>)> {
         let order = network.orders(inputs.len(), training && gradients)?.forward.clone();
         let call = Arc::new(Self::new(network, inputs, training, gradients)?);
-        network.engine.run(Arc::new(ForwardRun { call: Arc::clone(&call), order }))?;
+        call.run_job(Arc::new(ForwardRun { call: Arc::clone(&call), order }), None)?;
         let outputs = call.take_outputs()?;
         Ok((call, outputs))
     }

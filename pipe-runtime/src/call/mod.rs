@@ -5,6 +5,7 @@ mod forward;
 mod gauge;
 mod io;
 mod node;
+mod traced;
 mod train;
 
 pub(crate) use forward::Call;

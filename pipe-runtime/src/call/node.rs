@@ -87,7 +87,7 @@ impl CallNode {
         for (gradient, &(micro_batch, position)) in gradients.into_iter().zip(&self.outputs) {
             run.gradients.at(output, micro_batch).extend(gradient.map(|gradient| (position, gradient)));
         }
-        network.engine.run(run.clone())?;
+        self.call.run_job(run.clone(), None)?;
 
         let mut results = Vec::with_capacity(self.arity().1);
         for micro_batch in (0..self.call.micro_batches).rev() {

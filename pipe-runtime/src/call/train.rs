@@ -66,7 +66,7 @@ impl TrainRun {
             Ok(run.perform_with(action, tail)?)
         };
         let local = Local { rank: network.last_rank(), perform: &mut perform };
-        network.engine.run_with(run.clone(), Some(local))?;
+        call.run_job(run.clone(), Some(local))?;
         Ok(Trained {
             outputs: call.take_outputs()?,
             kept: call.kept.iter().map(|gauge| gauge.peak()).collect(),

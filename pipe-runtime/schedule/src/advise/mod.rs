@@ -46,8 +46,8 @@ impl fmt::Display for Checkpointing {
 /// What [`advise`] may choose from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
-    /// How many ranks there are.
-    pub ranks: usize,
+    /// The numbers of ranks to try.
+    pub ranks: Vec<usize>,
     /// Into how many micro-batches the mini-batch was split when the costs were measured. With twice as many, each takes half of the time and
     /// of the memory.
     pub measured_with: usize,
@@ -59,9 +59,31 @@ pub struct Options {
     pub methods: Vec<Method>,
     /// The kinds of checkpointing to try.
     pub checkpointing: Vec<Checkpointing>,
-    /// The rank of each stage, if that cannot be changed. Otherwise each schedule places the stages as it likes, and one that has fewer of
-    /// them per rank runs neighbours as one.
-    pub rank_of: Option<Vec<usize>>,
+    /// Where the stages are.
+    pub stages: Stages,
+    /// What the costs are in, for the table.
+    pub units: Units,
+}
+
+/// What times and sizes are in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Units {
+    /// Numbers without a unit.
+    #[default]
+    Plain,
+    /// Seconds and bytes, as of a [`Trace`](crate::Trace).
+    SecondsAndBytes,
+}
+
+/// What [`advise`] may do with the stages that the costs are of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stages {
+    /// Each schedule places them as it likes, and one that has fewer of them per rank runs neighbours as one.
+    Free,
+    /// Each schedule places them as it likes, and none are run as one.
+    Fixed,
+    /// They are on these ranks.
+    On(Vec<usize>),
 }
 
 impl Options {
@@ -72,13 +94,14 @@ impl Options {
         micro_batches.sort_unstable();
         micro_batches.dedup();
         Self {
-            ranks,
+            ranks: vec![ranks],
             measured_with,
             overhead: 0.,
             micro_batches,
             methods: Method::ALL.to_vec(),
             checkpointing: Checkpointing::ALL.to_vec(),
-            rank_of: None,
+            stages: Stages::Free,
+            units: Units::Plain,
         }
     }
 }
@@ -88,6 +111,8 @@ impl Options {
 pub struct Candidate {
     /// The schedule.
     pub method: Method,
+    /// On how many ranks.
+    pub ranks: usize,
     /// How many stages each rank has.
     pub stages_per_rank: usize,
     /// How many micro-batches.
@@ -113,6 +138,8 @@ pub struct Advice {
     pub refused: Vec<(usize, Illegal)>,
     /// How much memory a rank has.
     pub memory_limit: f64,
+    /// What times and sizes are in.
+    pub units: Units,
     /// The time of a step in which the busiest rank never waits and nothing is recomputed, with the fewest micro-batches.
     pub work: f64,
 }
@@ -128,7 +155,9 @@ pub fn advise(costs: &Costs, memory_limit: f64, options: &Options) -> Result<Adv
     for &micro_batches in &options.micro_batches {
         let scaled = scaled(costs, options, micro_batches);
         for &method in &options.methods {
-            for (schedule, costs, stages_per_rank) in schedules(method, &scaled, options, micro_batches) {
+            let attempts =
+                options.ranks.iter().flat_map(|&ranks| schedules(method, &scaled, ranks, options, micro_batches));
+            for (schedule, costs, stages_per_rank) in attempts {
                 let schedule = match schedule {
                     Ok(schedule) => schedule,
                     Err(illegal) => {
@@ -144,18 +173,21 @@ pub fn advise(costs: &Costs, memory_limit: f64, options: &Options) -> Result<Adv
                     if checkpointing == Checkpointing::Never {
                         work = work.min((0..schedule.ranks.len()).map(|rank| simulation.busy(rank)).fold(0., f64::max));
                     }
-                    let candidate = Candidate { method, stages_per_rank, micro_batches, checkpointing, time, memory };
+                    let ranks = schedule.ranks.len();
+                    let candidate =
+                        Candidate { method, ranks, stages_per_rank, micro_batches, checkpointing, time, memory };
                     if memory <= memory_limit { fitting.push(candidate) } else { too_large.push(candidate) }
                 }
             }
         }
     }
     let by_time = |a: &Candidate, b: &Candidate| a.time.total_cmp(&b.time).then(a.memory.total_cmp(&b.memory));
-    let simplest = |candidate: &Candidate| (candidate.method, candidate.checkpointing, candidate.micro_batches);
+    let simplest =
+        |candidate: &Candidate| (candidate.method, candidate.checkpointing, candidate.micro_batches, candidate.ranks);
     fitting.sort_by(|a, b| by_time(a, b).then(simplest(a).cmp(&simplest(b))));
     too_large.sort_by(|a, b| a.memory.total_cmp(&b.memory).then(a.time.total_cmp(&b.time)));
     let work = if work.is_finite() { work } else { 0. };
-    Ok(Advice { best: fitting.first().cloned(), fitting, too_large, refused, memory_limit, work })
+    Ok(Advice { best: fitting.first().cloned(), fitting, too_large, refused, memory_limit, units: options.units, work })
 }
 
 /// The costs of one micro-batch of `micro_batches`.
@@ -181,9 +213,9 @@ fn scaled(costs: &Costs, options: &Options, micro_batches: usize) -> Costs {
 type Attempt = (Result<Schedule, Illegal>, Costs, usize);
 
 /// The method's schedule for every number of stages per rank that it can have.
-fn schedules(method: Method, costs: &Costs, options: &Options, micro_batches: usize) -> Vec<Attempt> {
-    let (ranks, stages) = (options.ranks, costs.stages.len());
-    if let Some(rank_of) = &options.rank_of {
+fn schedules(method: Method, costs: &Costs, ranks: usize, options: &Options, micro_batches: usize) -> Vec<Attempt> {
+    let stages = costs.stages.len();
+    if let Stages::On(rank_of) = &options.stages {
         // What is not said of a stage is that it is on a rank of its own, which no method but GPipe takes.
         let stages_per_rank = stages / ranks.max(1);
         let rank_of: Vec<_> = (0..stages).map(|stage| rank_of.get(stage).copied().unwrap_or(stage)).collect();
@@ -192,6 +224,7 @@ fn schedules(method: Method, costs: &Costs, options: &Options, micro_batches: us
     let most = stages / ranks.max(1);
     let divides =
         |&fewer: &usize| fewer > 0 && fewer.checked_mul(ranks).is_some_and(|all| all > 0 && stages % all == 0);
+    let keeps = |&fewer: &usize| options.stages == Stages::Free || fewer * ranks == stages;
     let suits = |&fewer: &usize| method.stages_per_rank().is_none_or(|needed| needed == fewer);
     let attempt = |stages_per_rank| {
         let schedule = method.schedule(ranks, stages_per_rank, micro_batches);
@@ -199,6 +232,7 @@ fn schedules(method: Method, costs: &Costs, options: &Options, micro_batches: us
     };
     let attempts: Vec<_> = (1..=most)
         .filter(divides)
+        .filter(keeps)
         .filter(suits)
         .filter(|&v| v > 1 || !loops(method) || most == 1)
         .map(attempt)

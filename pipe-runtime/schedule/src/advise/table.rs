@@ -1,64 +1,107 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use super::{Advice, Candidate};
+use super::{Advice, Candidate, Units};
 
 /// How many of each kind are listed.
 const LISTED: usize = 12;
 
+impl Candidate {
+    /// What to write for it: `schedule = zbv, chunks = 6, checkpoint = except_last`.
+    pub fn settings(&self) -> String {
+        let Candidate { method, micro_batches, checkpointing, .. } = self;
+        let name = match method.name() {
+            // No identifier starts with a digit.
+            name if name.starts_with(|first: char| first.is_ascii_digit()) => format!("\"{name}\""),
+            name => name.to_owned(),
+        };
+        format!("schedule = {name}, chunks = {micro_batches}, checkpoint = {checkpointing}")
+    }
+}
+
 impl Advice {
     /// Why the best one is the best, or why there is none.
     pub fn why(&self) -> String {
+        let limit = match self.memory_limit {
+            limit if limit.is_finite() => self.units.memory(limit),
+            _ => "any memory".to_owned(),
+        };
         let Some(best) = &self.best else {
             return match self.too_large.first() {
                 None => "nothing can run these stages and micro-batches".to_owned(),
                 Some(smallest) => format!(
-                    "nothing fits into {}: the smallest, {smallest}, needs {}",
-                    short(self.memory_limit),
-                    short(smallest.memory)
+                    "nothing fits into {limit}: the smallest, {smallest}, needs {}",
+                    self.units.memory(smallest.memory)
                 ),
             };
         };
-        let mut why =
-            format!("{best}: {} per step in {} of {}", short(best.time), short(best.memory), short(self.memory_limit));
+        let (time, memory) = (self.units.time(best.time), self.units.memory(best.memory));
+        let mut why = format!("{best}: {time} per step in {memory} of {limit}");
         let faster = self.too_large.iter().filter(|other| other.time < best.time);
         if let Some(fastest) = faster.min_by(|a, b| a.time.total_cmp(&b.time)) {
-            why += &format!("; {fastest} would take {} but needs {}", short(fastest.time), short(fastest.memory));
+            let (time, memory) = (self.units.time(fastest.time), self.units.memory(fastest.memory));
+            why += &format!("; {fastest} would take {time} but needs {memory}");
         }
         why
     }
 
     fn row(&self, candidate: &Candidate, verdict: &str) -> String {
-        let Candidate { method, stages_per_rank, micro_batches, checkpointing, time, memory } = candidate;
-        let (time, memory) = (short(*time), short(*memory));
+        let Candidate { method, ranks, stages_per_rank, micro_batches, checkpointing, time, memory } = candidate;
+        let (time, memory) = (self.units.time(*time), self.units.memory(*memory));
         format!(
-            "{method:<12} {stages_per_rank:>6} {micro_batches:>13}  {checkpointing:<11} {time:>10} {memory:>10}  {verdict}"
+            "{method:<12} {ranks:>5} {stages_per_rank:>6} {micro_batches:>13}  {checkpointing:<11} {time:>10} {memory:>10}  {verdict}"
         )
+    }
+}
+
+impl Units {
+    fn time(self, value: f64) -> String {
+        match self {
+            Units::Plain => short(value),
+            Units::SecondsAndBytes if value >= 1. => format!("{} s", short(value)),
+            Units::SecondsAndBytes => format!("{} ms", short(value * 1e3)),
+        }
+    }
+
+    fn memory(self, value: f64) -> String {
+        const MIB: f64 = 1024. * 1024.;
+        match self {
+            Units::Plain => short(value),
+            Units::SecondsAndBytes if value >= 1024. * MIB => format!("{} GiB", short(value / (1024. * MIB))),
+            Units::SecondsAndBytes => format!("{} MiB", short(value / MIB)),
+        }
     }
 }
 
 impl fmt::Display for Candidate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Candidate { method, stages_per_rank, micro_batches, checkpointing, .. } = self;
+        let Candidate { method, ranks, stages_per_rank, micro_batches, checkpointing, .. } = self;
         let stages = if *stages_per_rank == 1 { "1 stage".to_owned() } else { format!("{stages_per_rank} stages") };
-        write!(f, "`{method}` with {stages} per rank, {micro_batches} micro-batches, checkpointing {checkpointing}")
+        let ranks = if *ranks == 1 { "1 rank".to_owned() } else { format!("{ranks} ranks") };
+        write!(
+            f,
+            "`{method}` on {ranks} with {stages} each, {micro_batches} micro-batches, checkpointing {checkpointing}"
+        )
     }
 }
 
-/// The reason in words, then a table: of each schedule and checkpointing the best that fits, then those that need too much memory, then what was
+/// The reason in words, what to write, then a table: of each schedule and checkpointing the best that fits, then those that need too much memory, then what was
 /// refused.
 impl fmt::Display for Advice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.why())?;
+        if let Some(best) = &self.best {
+            writeln!(f, "write: {}", best.settings())?;
+        }
         writeln!(f)?;
         writeln!(
             f,
-            "{:<12} {:>6} {:>13}  {:<11} {:>10} {:>10}",
-            "schedule", "stages", "micro-batches", "checkpoint", "time", "memory"
+            "{:<12} {:>5} {:>6} {:>13}  {:<11} {:>10} {:>10}",
+            "schedule", "ranks", "stages", "micro-batches", "checkpoint", "time", "memory"
         )?;
         let mut seen = BTreeSet::new();
         let mut once = |candidate: &&Candidate| {
-            seen.insert((candidate.method, candidate.stages_per_rank, candidate.checkpointing))
+            seen.insert((candidate.method, candidate.ranks, candidate.stages_per_rank, candidate.checkpointing))
         };
         for candidate in self.fitting.iter().filter(&mut once).take(LISTED) {
             let best = self.best.as_ref().map_or(candidate.time, |best| best.time);

@@ -1,4 +1,5 @@
-//! A schedule to look at.
+//! A schedule, or what ran of it, to look at.
 
 mod grid;
 mod svg;
+mod trace;

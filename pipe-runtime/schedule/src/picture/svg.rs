@@ -1,7 +1,6 @@
-use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use crate::{Kind, Simulation, Span};
+use crate::{Kind, Simulation, Span, Timeline};
 
 /// Of each kind, the colour and what the legend says.
 const KINDS: [(Kind, [u8; 3], &str); 5] = [
@@ -19,7 +18,8 @@ const TOP: f64 = 64.;
 const MARGIN: f64 = 18.;
 /// A cell that holds a number of two digits.
 const CELL: f64 = 20.;
-const WIDEST: f64 = 2400.;
+/// Above a panel's rows: its title, and what its columns on the right are.
+const TITLE: f64 = 38.;
 const CHARACTER: f64 = 6.7;
 
 impl Simulation {
@@ -27,15 +27,28 @@ impl Simulation {
     /// places where it waits. On the right, each rank's idle time, as a part of the whole, and the peak of what it holds for
     /// the backward, in micro-batches (a stage of a rank that has `v` of them counts as 1/v).
     pub fn to_svg(&self) -> String {
-        Picture::new(self).draw()
+        let panel = Panel { title: None, timeline: &self.timeline, held: Some(&self.held) };
+        Picture::new(&[panel], "time", 2400.).draw()
     }
 }
 
-struct Picture<'a> {
-    simulation: &'a Simulation,
-    /// Each rank's stages, in order.
-    stages: Vec<Vec<usize>>,
+/// One timeline of a picture.
+pub(super) struct Panel<'a> {
+    /// What is written above it.
+    pub(super) title: Option<String>,
+    pub(super) timeline: &'a Timeline,
+    /// How much each rank holds, if that is to be shown, as [`Simulation::held`].
+    pub(super) held: Option<&'a [usize]>,
+}
+
+/// Timelines one below the other, on one axis of time.
+pub(super) struct Picture<'a> {
+    panels: &'a [Panel<'a>],
+    /// What the axis is of.
+    axis: &'a str,
     kinds: Vec<Kind>,
+    /// The most stages that a rank has.
+    most: usize,
     end: f64,
     /// Width of a unit of time.
     scale: f64,
@@ -43,42 +56,57 @@ struct Picture<'a> {
 }
 
 impl<'a> Picture<'a> {
-    fn new(simulation: &'a Simulation) -> Self {
-        let spans = || simulation.ranks.iter().flatten();
-        let stages = |list: &Vec<Span>| list.iter().map(|span| span.action.stage).collect::<BTreeSet<_>>();
-        let end = spans().map(|span| span.end).filter(|end| end.is_finite()).fold(simulation.makespan, f64::max);
+    /// At most about so wide, in pixels.
+    pub(super) fn new(panels: &'a [Panel<'a>], axis: &'a str, widest: f64) -> Self {
+        let spans = || panels.iter().flat_map(|panel| panel.timeline.ranks.iter().flatten());
+        let makespan = panels.iter().map(|panel| panel.timeline.makespan).fold(0., f64::max);
+        let end = spans().map(|span| span.end).filter(|end| end.is_finite()).fold(makespan, f64::max);
         let end = if end.is_finite() && end > 0. { end } else { 1. };
         let lengths = || spans().map(|span| span.end - span.start).filter(|&length| length > 0.);
         let shortest = lengths().fold(end, f64::min);
+        let known = KINDS.iter().map(|kind| kind.0);
         Self {
-            simulation,
-            stages: simulation.ranks.iter().map(|list| stages(list).into_iter().collect()).collect(),
-            kinds: KINDS
-                .iter()
-                .map(|kind| kind.0)
-                .filter(|&kind| spans().any(|span| span.action.kind == kind))
-                .collect(),
+            panels,
+            axis,
+            kinds: known.filter(|&kind| spans().any(|span| span.action.kind == kind)).collect(),
+            most: panels.iter().flat_map(|panel| panel.timeline.stages()).map(|stages| stages.len()).max().unwrap_or(0),
             end,
-            scale: (CELL / shortest).min(WIDEST / end).max(320. / end),
+            scale: (CELL / shortest).min(widest / end).max(320. / end),
             text: String::new(),
         }
     }
 
-    fn draw(mut self) -> String {
-        let ranks = self.simulation.ranks.len();
-        let axis = TOP + ranks as f64 * (ROW + GAP);
+    pub(super) fn draw(mut self) -> String {
         let right = LEFT + self.end * self.scale;
         let width = (right + 190.).max(LEFT + self.legend_width() + MARGIN);
-        let height = axis + 38.;
-        self.head(width, height);
+        let title = |panel: &Panel<'_>| if panel.title.is_some() { TITLE } else { 0. };
+        let rows = |panel: &Panel<'_>| title(panel) + panel.timeline.ranks.len() as f64 * (ROW + GAP);
+        let axis = TOP + self.panels.iter().map(rows).sum::<f64>();
+        self.head(width, axis + 38.);
         self.legend();
-        self.columns(right);
-        for rank in 0..ranks {
-            self.row(rank, TOP + rank as f64 * (ROW + GAP), right);
+        let mut y = TOP;
+        for panel in self.panels {
+            self.panel(panel, y + title(panel), right);
+            y += rows(panel);
         }
         self.axis(axis);
         self.text.push_str("</svg>\n");
         self.text
+    }
+
+    fn panel(&mut self, panel: &Panel<'_>, y: f64, right: f64) {
+        if let Some(title) = &panel.title {
+            let _ = writeln!(
+                self.text,
+                "<text class=\"l\" font-weight=\"bold\" x=\"{LEFT}\" y=\"{}\">{title}</text>",
+                number(y - 9.)
+            );
+        }
+        self.columns(panel.held.is_some(), y, right);
+        let stages = panel.timeline.stages();
+        for rank in 0..panel.timeline.ranks.len() {
+            self.row(panel, &stages, rank, y + rank as f64 * (ROW + GAP), right);
+        }
     }
 
     fn head(&mut self, width: f64, height: f64) {
@@ -90,10 +118,10 @@ impl<'a> Picture<'a> {
              .n{{font-size:11px;text-anchor:middle;fill:#fff}}.d{{fill:#1c2733}}.l{{fill:#3a4550}}.m{{fill:#717c87;font-size:11px}}\
              .e{{text-anchor:end}}.c{{text-anchor:middle}}\n"
         );
-        let most = self.stages.iter().map(Vec::len).max().unwrap_or(0);
         for &kind in &self.kinds.clone() {
-            for chunk in 0..most {
-                let _ = write!(self.text, ".{}{chunk}{{fill:{}}}", kind.letter(), colour(shade(kind, chunk, most)));
+            for chunk in 0..self.most {
+                let _ =
+                    write!(self.text, ".{}{chunk}{{fill:{}}}", kind.letter(), colour(shade(kind, chunk, self.most)));
             }
         }
         let _ = write!(self.text, "\n</style>\n<rect width=\"{width}\" height=\"{height}\" rx=\"6\" fill=\"#fff\"/>\n");
@@ -108,14 +136,13 @@ impl<'a> Picture<'a> {
 
     /// What the legend says of the shades, if there are any.
     fn shades(&self) -> Vec<String> {
-        let most = self.stages.iter().map(Vec::len).max().unwrap_or(0);
         let ordinal = |number: usize| match number {
             1 => "a rank's first stage".to_owned(),
             2 => "second".to_owned(),
             3 => "third".to_owned(),
             number => format!("{number}th"),
         };
-        if most > 1 { (1..=most.min(6)).map(ordinal).collect() } else { Vec::new() }
+        if self.most > 1 { (1..=self.most.min(6)).map(ordinal).collect() } else { Vec::new() }
     }
 
     fn legend(&mut self) {
@@ -126,9 +153,8 @@ impl<'a> Picture<'a> {
             x += entry_width(name(kind));
         }
         x += 16.;
-        let most = self.stages.iter().map(Vec::len).max().unwrap_or(0);
         for (chunk, text) in self.shades().into_iter().enumerate() {
-            let fill = colour(tint([0x4a, 0x55, 0x60], chunk, most));
+            let fill = colour(tint([0x4a, 0x55, 0x60], chunk, self.most));
             self.entry(x, &fill, &text);
             x += entry_width(&text);
         }
@@ -142,15 +168,16 @@ impl<'a> Picture<'a> {
         );
     }
 
-    fn columns(&mut self, right: f64) {
-        let (y, idle, peak) = (number(TOP - 9.), number(right + 52.), number(right + 72.));
-        let _ = writeln!(
-            self.text,
-            "<text class=\"m e\" x=\"{idle}\" y=\"{y}\">idle</text><text class=\"m\" x=\"{peak}\" y=\"{y}\">peak in flight</text>"
-        );
+    fn columns(&mut self, held: bool, top: f64, right: f64) {
+        let (y, idle, peak) = (number(top - 9.), number(right + 52.), number(right + 72.));
+        let _ = write!(self.text, "<text class=\"m e\" x=\"{idle}\" y=\"{y}\">idle</text>");
+        if held {
+            let _ = write!(self.text, "<text class=\"m\" x=\"{peak}\" y=\"{y}\">peak in flight</text>");
+        }
+        self.text.push('\n');
     }
 
-    fn row(&mut self, rank: usize, y: f64, right: f64) {
+    fn row(&mut self, panel: &Panel<'_>, stages: &[Vec<usize>], rank: usize, y: f64, right: f64) {
         let middle = number(y + ROW / 2. + 4.);
         let (track, name_x) = (number(self.end * self.scale), number(LEFT - 12.));
         let _ = writeln!(
@@ -159,22 +186,22 @@ impl<'a> Picture<'a> {
              <rect x=\"{LEFT}\" y=\"{}\" width=\"{track}\" height=\"{ROW}\" fill=\"#eef0f2\"/>",
             number(y)
         );
-        for span in &self.simulation.ranks[rank] {
-            self.cell(rank, span, y);
+        for span in &panel.timeline.ranks[rank] {
+            let chunk = stages[rank].iter().position(|&stage| stage == span.action.stage).unwrap_or(0);
+            self.cell(chunk, span, y);
         }
-        self.summary(rank, y, right);
+        self.summary(panel, stages, rank, y, right);
         self.text.push_str("</g>\n");
     }
 
-    fn cell(&mut self, rank: usize, span: &Span, y: f64) {
+    fn cell(&mut self, chunk: usize, span: &Span, y: f64) {
         let width = (span.end - span.start) * self.scale;
         // Times that were measured may be anything.
         if !(width > 0. && width.is_finite() && span.start.is_finite()) {
             return;
         }
         let x = LEFT + span.start * self.scale;
-        let chunk = self.stages[rank].iter().position(|&stage| stage == span.action.stage).unwrap_or(0);
-        let (kind, most) = (span.action.kind, self.stages.iter().map(Vec::len).max().unwrap_or(1));
+        let kind = span.action.kind;
         // A hairline between neighbours, but not at the cost of the box.
         let inset = if width > 6. { 0.5 } else { 0. };
         let _ = write!(
@@ -191,45 +218,49 @@ impl<'a> Picture<'a> {
         );
         let label = span.action.micro_batch.to_string();
         if label.len() as f64 * CHARACTER + 2. <= width {
-            let dark = if is_light(shade(kind, chunk, most)) { " d" } else { "" };
+            let dark = if is_light(shade(kind, chunk, self.most)) { " d" } else { "" };
             let (x, y) = (number(x + width / 2.), number(y + ROW / 2. + 4.));
             let _ = write!(self.text, "<text class=\"n{dark}\" x=\"{x}\" y=\"{y}\">{label}</text>");
         }
         self.text.push('\n');
     }
 
-    /// Idle time and peak, with a bar to compare the ranks by.
-    fn summary(&mut self, rank: usize, y: f64, right: f64) {
-        let stages = self.stages[rank].len().max(1) as f64;
-        let peak = |rank: usize| self.simulation.held.get(rank).copied().unwrap_or(0) as f64;
-        let share = |rank: usize| peak(rank) / self.stages[rank].len().max(1) as f64;
-        let most = (0..self.simulation.ranks.len()).map(share).fold(1., f64::max);
-        let busy: f64 = self.simulation.ranks[rank].iter().map(|span| span.end - span.start).sum();
-        let idle = (100. * (1. - busy / self.end)).clamp(0., 100.).round();
+    /// Idle time, and the peak with a bar to compare the ranks by.
+    fn summary(&mut self, panel: &Panel<'_>, stages: &[Vec<usize>], rank: usize, y: f64, right: f64) {
+        let idle = (100. * (1. - panel.timeline.busy(rank) / self.end_of(panel))).clamp(0., 100.).round();
         let middle = number(y + ROW / 2. + 4.);
-        let bar = 64. * peak(rank) / stages / most;
+        let _ = write!(self.text, "<text class=\"l e\" x=\"{}\" y=\"{middle}\">{idle}%</text>", number(right + 52.));
+        let Some(held) = panel.held else { return };
+        let share = |rank: usize| held.get(rank).copied().unwrap_or(0) as f64 / stages[rank].len().max(1) as f64;
+        let most = (0..stages.len()).map(share).fold(1., f64::max);
+        let bar = 64. * share(rank) / most;
         let _ = write!(
             self.text,
-            "<text class=\"l e\" x=\"{}\" y=\"{middle}\">{idle}%</text>\
-             <rect x=\"{}\" y=\"{}\" width=\"{}\" height=\"8\" rx=\"2\" fill=\"#9aa5b1\"/>\
+            "<rect x=\"{}\" y=\"{}\" width=\"{}\" height=\"8\" rx=\"2\" fill=\"#9aa5b1\"/>\
              <text class=\"l\" x=\"{}\" y=\"{middle}\">{}</text>",
-            number(right + 52.),
             number(right + 72.),
             number(y + ROW / 2. - 4.),
             number(bar),
             number(right + 72. + bar + 7.),
-            number(peak(rank) / stages),
+            number(share(rank)),
         );
+    }
+
+    /// When a panel's last action ends; the axis may be longer. Where that is nothing to divide by, the axis.
+    fn end_of(&self, panel: &Panel<'_>) -> f64 {
+        let makespan = panel.timeline.makespan;
+        if makespan.is_finite() && makespan > 0. { makespan } else { self.end }
     }
 
     fn axis(&mut self, y: f64) {
         let right = number(LEFT + self.end * self.scale);
         let _ = writeln!(
             self.text,
-            "<path d=\"M{LEFT} {0}H{right}\" stroke=\"#b4bcc4\"/><text class=\"m e\" x=\"{1}\" y=\"{2}\">time</text>",
+            "<path d=\"M{LEFT} {0}H{right}\" stroke=\"#b4bcc4\"/><text class=\"m e\" x=\"{1}\" y=\"{2}\">{3}</text>",
             number(y + 3.),
             number(LEFT - 12.),
-            number(y + 19.)
+            number(y + 19.),
+            self.axis,
         );
         let step = round_step(self.end / (self.end * self.scale / 90.).max(1.));
         let mut tick = 0.;
@@ -310,8 +341,7 @@ mod tests {
             let simulation = Simulation {
                 stages: 1,
                 micro_batches: 1,
-                ranks: vec![vec![span], vec![]],
-                makespan: times.1,
+                timeline: Timeline { ranks: vec![vec![span], vec![]], makespan: times.1 },
                 memory: vec![],
                 held: vec![],
                 in_transit: vec![],

@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 
-use super::{Costs, Span};
-use crate::{Action, Kind, Schedule};
+use super::Costs;
+use crate::{Action, Kind, Schedule, Span};
 
 /// Each rank's peak memory, and each skip's peak of micro-batches in transit.
 pub(super) fn peaks(

@@ -6,32 +6,20 @@ mod memory;
 pub use costs::{Costs, Skip, StageCosts, Transfer};
 
 use std::collections::HashMap;
+use std::ops::Deref;
 
 use crate::index::Index;
-use crate::{Action, Kind, Schedule, Stuck};
+use crate::{Action, Kind, Schedule, Span, Stuck, Timeline};
 
-/// An action with its time.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Span {
-    /// What is done.
-    pub action: Action,
-    /// From when on.
-    pub start: f64,
-    /// Until when.
-    pub end: f64,
-}
-
-/// When a schedule's actions run, each as soon as its rank is free and what it needs is there.
+/// When a schedule's actions run, each as soon as its rank is free and what it needs is there. Derefs to the [`Timeline`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Simulation {
     /// How many stages there are.
     pub stages: usize,
     /// How many micro-batches.
     pub micro_batches: usize,
-    /// Each rank's actions, in order.
-    pub ranks: Vec<Vec<Span>>,
-    /// When the last action ends. The first starts at 0.
-    pub makespan: f64,
+    /// When each rank does what.
+    pub timeline: Timeline,
     /// How much memory each rank holds at most.
     pub memory: Vec<f64>,
     /// How many pairs of a stage and a micro-batch each rank holds at most, as [`Schedule::held`].
@@ -262,40 +250,18 @@ impl<'a> Run<'a> {
         Simulation {
             stages: self.schedule.stages,
             micro_batches: self.schedule.micro_batches,
-            makespan,
+            timeline: Timeline { ranks: self.ranks, makespan },
             memory,
             held: self.schedule.held(),
             in_transit,
-            ranks: self.ranks,
         }
     }
 }
 
-impl Simulation {
-    /// For how long a rank works.
-    pub fn busy(&self, rank: usize) -> f64 {
-        self.ranks[rank].iter().map(|span| span.end - span.start).sum()
-    }
+impl Deref for Simulation {
+    type Target = Timeline;
 
-    /// For how long a rank does nothing, from the start of the step to its end.
-    pub fn idle(&self, rank: usize) -> f64 {
-        self.makespan - self.busy(rank)
-    }
-
-    /// For how long a rank does nothing between its first action and its last.
-    ///
-    /// Step after step this is what counts: a rank may start the next step while later ones still finish this one, unless the optimizer
-    /// holds all of them together.
-    pub fn idle_within(&self, rank: usize) -> f64 {
-        match (self.ranks[rank].first(), self.ranks[rank].last()) {
-            (Some(first), Some(last)) => last.end - first.start - self.busy(rank),
-            _ => 0.,
-        }
-    }
-
-    /// The time from a rank's first action to the end of its last, on the rank where that is longest: what one step of many costs.
-    pub fn period(&self) -> f64 {
-        let within = |list: &Vec<Span>| Some(list.last()?.end - list.first()?.start);
-        self.ranks.iter().filter_map(within).fold(0., f64::max)
+    fn deref(&self) -> &Timeline {
+        &self.timeline
     }
 }

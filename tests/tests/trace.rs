@@ -1,0 +1,201 @@
+//! A trace holds what ran, and what is made of it.
+
+use std::time::Duration;
+
+use pipe_runtime::schedule::Kind;
+use pipe_runtime::{Checkpoint, Context, Devices, Layer, Method, Pipe, Trace, pipeline};
+use pipe_tests::compare::rows;
+use pipe_tests::layers::{Merge, linear};
+use tch::Tensor;
+use tch::nn::Linear;
+
+/// Sleeps for as many milliseconds on its way forward.
+struct Slow(u64);
+
+impl Layer<Tensor> for Slow {
+    type Out = Tensor;
+
+    fn forward(&self, x: Tensor, _cx: &Context) -> Tensor {
+        std::thread::sleep(Duration::from_millis(self.0));
+        x
+    }
+}
+
+#[pipeline(chunks = 4)]
+struct Net {
+    #[device("cpu")]
+    #[stash(early = output)]
+    first: Linear,
+    #[device("cpu")]
+    slow: Slow,
+    second: Linear,
+    #[device("cpu")]
+    narrow: Linear,
+    #[pop(early)]
+    merge: Merge,
+    last: Linear,
+}
+
+fn net(method: Method, mode: Checkpoint) -> (Pipe<Net>, NetVars) {
+    let vars = Net::vars(&Devices::cpu(Net::STAGES)).unwrap();
+    let net = Net {
+        first: linear(vars.first(), 8, 8),
+        slow: Slow(4),
+        second: linear(vars.second(), 8, 16),
+        narrow: linear(vars.narrow(), 16, 8),
+        merge: Merge,
+        last: linear(vars.last(), 8, 8),
+    };
+    let pipe = net.pipe(&vars).schedule(method).checkpoint(mode).intra_op_threads(1).build().unwrap();
+    (pipe, vars)
+}
+
+fn steps(pipe: &mut Pipe<Net>, count: usize) {
+    let (x, y) = (rows(8), rows(8));
+    for _ in 0..count {
+        pipe.train_step(&x, &y, |output, y: &Tensor| output.mse_loss(y, tch::Reduction::Mean)).unwrap();
+    }
+}
+
+fn traced(method: Method, mode: Checkpoint, count: usize) -> Trace {
+    let (mut pipe, _vars) = net(method, mode);
+    steps(&mut pipe, 1);
+    pipe.start_trace();
+    steps(&mut pipe, count);
+    pipe.stop_trace().unwrap()
+}
+
+#[test]
+fn every_action_of_every_step_is_there_once_and_in_order() {
+    let _serial = pipe_tests::serial();
+    for method in [Method::GPipe, Method::OneFOneB, Method::ZbH1] {
+        let trace = traced(method, Checkpoint::ExceptLast, 3);
+        assert_eq!(trace.runs().len(), 3);
+        let expected = method.schedule(3, 1, 4).unwrap().with_recompute(|_, micro_batch| micro_batch < 3);
+        for run in trace.runs() {
+            assert_eq!(run.schedule, expected, "{method}");
+            let timeline = run.timeline();
+            for (rank, list) in timeline.ranks.iter().enumerate() {
+                assert!(list.iter().map(|span| span.action).eq(expected.ranks[rank].iter().copied()));
+                assert!(list.windows(2).all(|pair| pair[0].end <= pair[1].start));
+            }
+            // What a step waits for has ended before it starts.
+            let order = run.schedule.order().unwrap();
+            let times = |action| run.steps.iter().find(|step| step.action == action).unwrap();
+            for step in &order.steps {
+                for &earlier in &step.after {
+                    assert!(times(order.steps[earlier].action).end <= times(step.action).start);
+                }
+            }
+        }
+        assert!(trace.runs().windows(2).all(|pair| pair[0].steps[0].start < pair[1].steps[0].start));
+    }
+}
+
+#[test]
+fn costs_are_what_was_measured() {
+    let _serial = pipe_tests::serial();
+    let trace = traced(Method::ZbH1, Checkpoint::Never, 3);
+    let costs = trace.costs();
+    // Stage 1 sleeps 4 ms on its way forward, and nobody on the way back.
+    assert!(costs.stages[1].forward >= 4e-3, "{costs:?}");
+    assert!(costs.stages[1].forward > costs.stages[0].forward && costs.stages[1].recompute == costs.stages[1].forward);
+    assert!(costs.stages.iter().all(|stage| stage.backward_input > 0. && stage.backward_weight > 0.));
+    // Micro-batches of two rows, of eight numbers of four bytes or, into the last stage, sixteen; the skip of eight.
+    assert_eq!(costs.boundaries.iter().map(|boundary| boundary.size).collect::<Vec<_>>(), [64., 128.]);
+    assert_eq!(
+        costs.skips.iter().map(|skip| (skip.from, skip.to, skip.transfer.size)).collect::<Vec<_>>(),
+        [(0, 2, 64.)]
+    );
+    assert_eq!(costs.stages.iter().map(|stage| stage.checkpoint).collect::<Vec<_>>(), [64., 64., 192.]);
+    // Weights, biases and their gradients.
+    assert_eq!(costs.stages.iter().map(|stage| stage.parameters).collect::<Vec<_>>(), [576., 1152., 1664.]);
+    // The outputs of the first two stages at least live on.
+    assert!(costs.stages[0].activation >= 64. && costs.stages[1].activation >= 128., "{costs:?}");
+
+    let simulated = trace.simulated().unwrap();
+    let work = 4. * costs.stages[1].forward;
+    assert!(simulated.makespan >= work && trace.typical().timeline().makespan >= work);
+}
+
+#[test]
+fn a_forward_and_its_backward_are_runs_of_their_own() {
+    let _serial = pipe_tests::serial();
+    let (mut pipe, _vars) = net(Method::GPipe, Checkpoint::Always);
+    pipe.start_trace();
+    pipe.forward(rows(8)).unwrap().sum(tch::Kind::Float).backward();
+    let _constant = tch::no_grad(|| pipe.forward(rows(2))).unwrap();
+    let trace = pipe.stop_trace().unwrap();
+    let counts: Vec<_> = trace.runs().iter().map(|run| (run.schedule.micro_batches, run.steps.len())).collect();
+    assert_eq!(counts, [(4, 12), (4, 24), (2, 6)]);
+    assert_eq!(trace.typical(), &trace.runs()[1]);
+    assert!(trace.runs()[0].steps.iter().all(|step| step.action.kind == Kind::Forward));
+}
+
+#[test]
+fn pictures_show_what_ran_above_what_is_simulated() {
+    let _serial = pipe_tests::serial();
+    let trace = traced(Method::OneFOneB, Checkpoint::Never, 3);
+    let text = trace.to_string();
+    let (measured, simulated) = text.split_once("simulated from the measured costs: ").unwrap();
+    assert!(measured.starts_with("measured: ") && measured.contains(" ms, "), "{text}");
+    assert_eq!((measured.matches("\nrank ").count(), simulated.matches("\nrank ").count()), (3, 3), "{text}");
+    // The forwards of stage 1 are long enough for their names in either.
+    for name in ["F0-", "F1-", "F2-", "F3-"] {
+        assert!(measured.contains(name) && simulated.contains(name), "{text}");
+    }
+    let picture = trace.to_svg();
+    assert!(picture.contains(">measured: ") && picture.contains(">simulated from "), "{picture}");
+    assert_eq!(picture.matches("<title>").count(), 2 * 24);
+}
+
+#[test]
+fn chromes_events_are_json_with_a_row_per_rank() {
+    let _serial = pipe_tests::serial();
+    let trace = traced(Method::ZbH1, Checkpoint::Never, 2);
+    let json: serde_json::Value = serde_json::from_str(&trace.to_chrome()).unwrap();
+    let events = json["traceEvents"].as_array().unwrap();
+    let of = |phase: &str| events.iter().filter(|event| event["ph"] == phase).collect::<Vec<_>>();
+    assert_eq!(of("M").iter().filter(|event| event["name"] == "thread_name").count(), 3);
+    assert_eq!(of("X").len(), 2 * 3 * 4 * 3);
+    let step = &trace.runs()[0].steps[0];
+    let first = of("X")[0];
+    assert_eq!((&first["name"], &first["tid"]), (&"F0 stage 0".into(), &0.into()));
+    let microseconds = |name: &str| first[name].as_f64().unwrap();
+    assert!((microseconds("ts") - step.start * 1e6).abs() < 1e-2);
+    assert!((microseconds("dur") - (step.end - step.start) * 1e6).abs() < 1e-2);
+}
+
+#[test]
+fn tracing_changes_no_number() {
+    let _serial = pipe_tests::serial();
+    let gradients = |traced: bool| {
+        tch::manual_seed(1);
+        let (mut pipe, vars) = net(Method::OneFOneB, Checkpoint::Always);
+        if traced {
+            pipe.start_trace();
+        }
+        steps(&mut pipe, 2);
+        let mut named: Vec<_> = vars.all().variables().into_iter().collect();
+        named.sort_by(|(a, _), (b, _)| a.cmp(b));
+        named.into_iter().map(|(_, tensor)| tensor.grad()).collect::<Vec<_>>()
+    };
+    assert_eq!(gradients(true), gradients(false));
+}
+
+#[test]
+fn a_trace_without_steps_is_an_error_that_says_so() {
+    let _serial = pipe_tests::serial();
+    let (mut pipe, _vars) = net(Method::GPipe, Checkpoint::Never);
+    let error = pipe.stop_trace().unwrap_err().to_string();
+    assert!(error.contains("call `start_trace` first"), "{error}");
+    pipe.start_trace();
+    let error = pipe.stop_trace().unwrap_err().to_string();
+    assert!(error.contains("nothing has run since the trace was started"), "{error}");
+    pipe.start_trace();
+    let failing = |_: &Tensor, (): &()| -> Tensor { std::panic::resume_unwind(Box::new("no loss")) };
+    pipe.train_step(rows(8), (), failing).unwrap_err();
+    pipe.stop_trace().unwrap_err();
+    steps(&mut pipe, 1);
+    assert!(pipe.stop_trace().is_err());
+}
