@@ -244,16 +244,16 @@ fn an_annotated_schedule_trains_unless_another_is_chosen() {
             last: linear(vars.last(), 8, 3),
         };
         let mut pipe = model.pipe(&vars).schedule(schedule).build().unwrap();
-        let report = pipe.train_step(rows(8), (), |output, (): &()| output.mean(Kind::Float)).unwrap();
+        let report = pipe.train_step(rows(8), (), |output, (): &()| output.mean(tch::Kind::Float)).unwrap();
         let gradient = vars.all().variables()["first.weight"].grad().copy();
-        (pipe.schedule(), report.loss, gradient)
+        (pipe.schedule().clone(), report.loss, gradient)
     };
     let (annotated, loss, gradient) = train(None);
-    assert_eq!(annotated, Method::Zbv);
+    assert_eq!(annotated, Method::Zbv.into());
     let (chosen, expected_loss, expected) = train(Some(Method::GPipe));
-    assert_eq!(chosen, Method::GPipe);
+    assert_eq!(chosen, Method::GPipe.into());
     assert_eq!(loss, expected_loss);
-    assert!(expected.abs().sum(Kind::Float).double_value(&[]) > 0.);
+    assert!(expected.abs().sum(tch::Kind::Float).double_value(&[]) > 0.);
     assert!(distance(&gradient, &expected) < 1e-6);
 }
 
