@@ -3,6 +3,7 @@
 use std::env;
 use std::path::PathBuf;
 
+#[derive(Debug)]
 pub struct Checkout {
     pub root: PathBuf,
 }
@@ -30,6 +31,15 @@ impl Checkout {
     /// What `cargo xtask oracle` compares.
     pub fn oracle(&self) -> PathBuf {
         self.root.join("target").join("oracle")
+    }
+
+    /// What `cargo xtask bench` builds and what its contenders say.
+    pub fn bench(&self) -> PathBuf {
+        self.root.join("target").join("bench")
+    }
+
+    pub fn performance(&self) -> PathBuf {
+        self.root.join("docs").join("performance.md")
     }
 
     pub fn digits(&self) -> PathBuf {

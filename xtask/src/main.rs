@@ -1,5 +1,6 @@
 //! The project's own commands, run as `cargo xtask <command>`.
 
+mod bench;
 mod cache;
 mod cargo;
 mod checkout;
@@ -7,6 +8,7 @@ mod data;
 mod demo;
 mod digits;
 mod disk;
+mod environment;
 mod libtorch;
 mod oracle;
 mod pip;
@@ -48,6 +50,8 @@ enum Command {
     },
     /// Compares with torchgpipe, installing it if need be
     Oracle,
+    /// Measures speed and memory beside torchgpipe's and torch's own pipelines', installing them if need be
+    Bench(bench::Options),
     /// Runs all tests
     Test {
         /// Rewrites the expected outputs to what the tests see
@@ -76,6 +80,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Data => data::run(&checkout),
         Command::Demo { args } => demo::run(&checkout, &args),
         Command::Oracle => oracle::run(&checkout),
+        Command::Bench(options) => bench::run(&checkout, &options),
         Command::Test { bless } => test::run(&checkout, bless),
     }
 }

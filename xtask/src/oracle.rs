@@ -1,7 +1,5 @@
 //! `cargo xtask oracle`: the same steps here and in torchgpipe, compared. Not one of the tests: it needs some gigabytes more.
 
-mod environment;
-
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
@@ -9,11 +7,11 @@ use anyhow::Context;
 
 use crate::checkout::Checkout;
 use crate::libtorch::Flavour;
-use crate::{cargo, libtorch};
+use crate::{cargo, environment, libtorch};
 
 pub fn run(checkout: &Checkout) -> anyhow::Result<ExitCode> {
     libtorch::set_up(checkout, Flavour::Cpu)?;
-    let mut python = environment::python()?;
+    let mut python = environment::TORCHGPIPE.python()?;
     let results = checkout.oracle();
     let status = cargo_run(checkout, &results).status().context(cargo::CANNOT_START)?;
     if !status.success() {

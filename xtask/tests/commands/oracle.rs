@@ -26,7 +26,7 @@ fn torchgpipe_is_installed_once_and_compares() {
     }
     let installs: Vec<_> = bench.pip_calls().into_iter().filter(|call| call.contains("install")).collect();
     assert_eq!(installs.len(), 1, "{installs:?}");
-    assert!(installs[0].ends_with("torch==2.11.0 torchgpipe==0.0.7"), "{installs:?}");
+    assert!(installs[0].ends_with("numpy torch==2.11.0 torchgpipe==0.0.7"), "{installs:?}");
     assert!(!installs[0].contains("--python-version"), "{installs:?}");
     assert_eq!(bench.cache_entries("pipe-oracle"), ["torchgpipe-0.0.7"]);
     let runs = fs::read_to_string(bench.path("bin/cargo-calls")).unwrap();
@@ -49,7 +49,7 @@ fn a_python_of_the_users_own_without_torchgpipe_is_named() {
     let own = bench.path("bin/environment");
     let error = fails(oracle(&bench).env("PIPE_ORACLE_PYTHON", &own));
     assert!(error.starts_with("PIPE_ORACLE_PYTHON, set to"), "{error}");
-    assert!(error.contains("-m pip install torch==2.11.0 torchgpipe==0.0.7"), "{error}");
+    assert!(error.contains("-m pip install numpy torch==2.11.0 torchgpipe==0.0.7"), "{error}");
     assert!(bench.pip_calls().is_empty());
     fs::write(bench.path("bin/installed"), "").unwrap();
     succeeds(oracle(&bench).env("PIPE_ORACLE_PYTHON", &own));

@@ -1,0 +1,160 @@
+//! A character-level GPT: width 128, 4 heads, 8 pre-norm blocks, context 128, no dropout (masks differ between any two libraries).
+
+use anyhow::Result;
+use pipe_runtime::{Devices, pipeline};
+use tch::nn::{self, Embedding, LayerNorm, Linear, Module, VarStore};
+use tch::{Kind, Tensor};
+
+use super::{PlainStage, Subject, Task};
+use crate::{Args, values};
+
+const WIDTH: i64 = 128;
+const HEADS: i64 = 4;
+const BLOCKS: usize = 8;
+const CONTEXT: i64 = 128;
+const CHARACTERS: i64 = 64;
+
+/// Tokens `[N, T]` and their positions to `[N, T, WIDTH]`.
+#[derive(Debug)]
+pub struct Embed {
+    token: Embedding,
+    position: Tensor,
+}
+
+impl Embed {
+    fn new(path: nn::Path<'_>) -> Self {
+        Self {
+            token: nn::embedding(&path / "token", CHARACTERS, WIDTH, Default::default()),
+            position: path.randn("position", &[CONTEXT, WIDTH], 0., 1.),
+        }
+    }
+}
+
+impl Module for Embed {
+    fn forward(&self, tokens: &Tensor) -> Tensor {
+        tokens.apply(&self.token) + &self.position
+    }
+}
+
+/// Causal attention and a GELU network of four times the width, each around a residual connection.
+#[derive(Debug)]
+pub struct Block {
+    norm1: LayerNorm,
+    attend: Linear,
+    project: Linear,
+    norm2: LayerNorm,
+    widen: Linear,
+    narrow: Linear,
+}
+
+impl Block {
+    fn new(path: nn::Path<'_>) -> Self {
+        let linear = |name, from, to| nn::linear(&path / name, from * WIDTH, to * WIDTH, Default::default());
+        Self {
+            norm1: norm(&path / "norm1"),
+            attend: linear("attend", 1, 3),
+            project: linear("project", 1, 1),
+            norm2: norm(&path / "norm2"),
+            widen: linear("widen", 1, 4),
+            narrow: linear("narrow", 4, 1),
+        }
+    }
+}
+
+impl Module for Block {
+    fn forward(&self, x: &Tensor) -> Tensor {
+        let heads = x.apply(&self.norm1).apply(&self.attend).chunk(3, -1);
+        let split = |x: &Tensor| x.unflatten(-1, [HEADS, WIDTH / HEADS]).transpose(1, 2);
+        let [q, k, v] = [0, 1, 2].map(|part| split(&heads[part]));
+        let attended = Tensor::scaled_dot_product_attention(&q, &k, &v, None::<Tensor>, 0., true, None, false);
+        let x = x + attended.transpose(1, 2).flatten(2, 3).apply(&self.project);
+        let widened = x.apply(&self.norm2).apply(&self.widen).gelu("none");
+        x + widened.apply(&self.narrow)
+    }
+}
+
+fn norm(path: nn::Path<'_>) -> LayerNorm {
+    nn::layer_norm(path, vec![WIDTH], Default::default())
+}
+
+fn head(path: nn::Path<'_>) -> Linear {
+    nn::linear(path, WIDTH, CHARACTERS, Default::default())
+}
+
+macro_rules! gpt {
+    ($(#[$doc:meta])* $name:ident, $vars:ident, $first:literal $(, $then:literal)*) => {
+        $(#[$doc])*
+        #[pipeline(allow(single_stage))]
+        pub struct $name {
+            #[device("cpu")]
+            embed: Embed,
+            #[repeat]
+            early: [Block; BLOCKS / 2],
+            $(#[device($then)])*
+            #[repeat]
+            late: [Block; BLOCKS / 2],
+            norm: LayerNorm,
+            head: Linear,
+        }
+
+        impl Subject for $name {
+            type Vars = $vars;
+
+            fn make(_args: &Args) -> Result<(Self, $vars)> {
+                let vars = Self::vars(&Devices::cpu(Self::STAGES))?;
+                let model = Self {
+                    embed: Embed::new(vars.embed()),
+                    early: vars.early().map(Block::new),
+                    late: vars.late().map(Block::new),
+                    norm: norm(vars.norm()),
+                    head: head(vars.head()),
+                };
+                Ok((model, vars))
+            }
+
+            fn plain(_args: &Args, store: &VarStore) -> Vec<PlainStage> {
+                plain(&store.root())
+            }
+
+            fn task(args: &Args) -> Task {
+                task(args)
+            }
+        }
+    };
+}
+
+gpt! {
+    /// Four blocks in each stage.
+    Gpt, GptVars, "cpu", "cpu"
+}
+gpt! {
+    /// In one stage.
+    GptInOne, GptInOneVars, "cpu"
+}
+
+fn plain(root: &nn::Path<'_>) -> Vec<PlainStage> {
+    let blocks = |name: &str| {
+        let path = root / name;
+        let mut blocks = nn::seq();
+        for number in 0..BLOCKS / 2 {
+            blocks = blocks.add(Block::new(&path / number));
+        }
+        blocks
+    };
+    let first = nn::seq().add(Embed::new(root / "embed")).add(blocks("early"));
+    let second = nn::seq().add(blocks("late")).add(norm(root / "norm")).add(head(root / "head"));
+    let stage = |stage: nn::Sequential| -> PlainStage {
+        Box::new(move |values| vec![stage.forward(&values[0])])
+    };
+    vec![stage(first), stage(second)]
+}
+
+/// The next character's cross entropy.
+fn task(args: &Args) -> Task {
+    let tokens = |name| ((values::uniform(name, &[args.rows, CONTEXT]) + 1.) * (CHARACTERS / 2)).to_kind(Kind::Int64);
+    Task {
+        input: tokens("input"),
+        target: tokens("target"),
+        loss: |output, target| output.flatten(0, 1).cross_entropy_for_logits(&target.flatten(0, 1)),
+    }
+}

@@ -1,0 +1,93 @@
+//! The models, which `xtask/bench/models.py` builds from torch's layers under the same names.
+
+mod gpt;
+mod stack;
+mod unet;
+
+use std::ops::Deref;
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+use pipe_runtime::{Layer, Pipeline, Vars};
+use tch::Tensor;
+use tch::nn::VarStore;
+
+use crate::Args;
+use crate::values;
+use crate::ways::{Contender, contender};
+
+/// What is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Name {
+    /// `--layers` times Linear(`--width`) and ReLU
+    Mlp,
+    /// `--layers` times a product with a vector of `--width` numbers
+    Trivial,
+    /// U-Net(3, 2, 8), on images of `--width` x `--width`
+    Unet,
+    /// GPT: width 128, 4 heads, 8 blocks, context 128
+    Gpt,
+}
+
+/// A model of one tensor in and one out, with its data.
+pub trait Subject: Pipeline<Input = Tensor, Output = Tensor> + Layer<Tensor, Out = Tensor> {
+    type Vars: Deref<Target = Vars>;
+
+    /// On CPU stages.
+    fn make(args: &Args) -> Result<(Self, Self::Vars)>;
+
+    /// The same layers without a pipeline, with variables in `store` under the same names: plain tch.
+    fn plain(args: &Args, store: &VarStore) -> Vec<PlainStage>;
+
+    /// A mini-batch and its loss, a mean over rows.
+    fn task(args: &Args) -> Task;
+}
+
+/// A stage of a plain model: what it is given (the output of the stage before, then skips) to what it gives.
+pub type PlainStage = Box<dyn Fn(Vec<Tensor>) -> Vec<Tensor> + Send>;
+
+/// The output of all stages, one after the other.
+pub fn run_plain(stages: &[PlainStage], input: &Tensor) -> Tensor {
+    stages.iter().fold(vec![input.shallow_clone()], |values, run| run(values)).remove(0)
+}
+
+/// What to train on.
+#[derive(Debug)]
+pub struct Task {
+    pub input: Tensor,
+    pub target: Tensor,
+    pub loss: fn(&Tensor, &Tensor) -> Tensor,
+}
+
+impl Task {
+    /// To give numbers of this shape for numbers of that shape.
+    fn regression(rows: i64, input: &[i64], output: &[i64]) -> Self {
+        let shape = |row: &[i64]| [&[rows], row].concat();
+        Self {
+            input: values::uniform("input", &shape(input)),
+            target: values::uniform("target", &shape(output)),
+            loss: |output, target| output.mse_loss(target, tch::Reduction::Mean),
+        }
+    }
+}
+
+/// A contender that runs the model in the way that was asked for.
+pub fn make(args: &Args) -> Result<Contender> {
+    match (args.model, args.stages) {
+        (Name::Mlp, 1) => contender::<stack::One<stack::Dense>>(args),
+        (Name::Mlp, 2) => contender::<stack::Two<stack::Dense>>(args),
+        (Name::Mlp, 4) => contender::<stack::Four<stack::Dense>>(args),
+        (Name::Mlp, 8) => contender::<stack::Eight<stack::Dense>>(args),
+        (Name::Mlp, 16) => contender::<stack::Sixteen<stack::Dense>>(args),
+        (Name::Trivial, 1) => contender::<stack::One<stack::Scale>>(args),
+        (Name::Trivial, 2) => contender::<stack::Two<stack::Scale>>(args),
+        (Name::Trivial, 4) => contender::<stack::Four<stack::Scale>>(args),
+        (Name::Trivial, 8) => contender::<stack::Eight<stack::Scale>>(args),
+        (Name::Trivial, 16) => contender::<stack::Sixteen<stack::Scale>>(args),
+        (Name::Unet, 1) => contender::<unet::UNetInOne>(args),
+        (Name::Unet, 2) => contender::<unet::UNet>(args),
+        (Name::Gpt, 1) => contender::<gpt::GptInOne>(args),
+        (Name::Gpt, 2) => contender::<gpt::Gpt>(args),
+        (model, stages) => bail!("there is no {model:?} of {stages} stages: 1 or 2, and for the others 4, 8 or 16 too"),
+    }
+}

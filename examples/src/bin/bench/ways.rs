@@ -1,0 +1,144 @@
+//! The ways to run a model.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use clap::ValueEnum;
+use pipe_runtime::{InPlace, PipeBuilder};
+use tch::nn::{self, OptimizerConfig, VarStore};
+use tch::{Device, Kind, Tensor};
+
+use crate::models::{Subject, Task, run_plain};
+use crate::op_times::Stages;
+use crate::{Args, values};
+
+/// How to run a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Way {
+    /// `forward`, a loss, `backward()`
+    ForwardBackward,
+    /// `train_step`
+    TrainStep,
+    /// In place, micro-batch after micro-batch
+    InPlace,
+    /// Plain tch, the mini-batch as a whole
+    Plain,
+    /// The forward of that, with its graph
+    PlainForward,
+    /// Not run but simulated, from op times that are measured while all stages are busy: the schedule's makespan
+    Simulated,
+    /// Computed from the same op times: the makespan if all stages took the same time
+    Bound,
+}
+
+/// What a step took and gave.
+#[derive(Clone, Copy, Debug)]
+pub struct Step {
+    pub milliseconds: f64,
+    pub loss: f64,
+}
+
+/// A model that is ready to run.
+pub struct Contender {
+    step: Box<dyn FnMut() -> Result<Step>>,
+    /// Those whose gradients others have too.
+    variables: Vec<Tensor>,
+    /// Takes the gradients away between steps, as torch's own does: the next step makes new ones.
+    optimizer: nn::Optimizer,
+}
+
+impl Contender {
+    /// Of which `step` is timed.
+    fn timed(store: &VarStore, mut step: impl FnMut() -> Result<Tensor> + 'static) -> Result<Self> {
+        Self::new(store, move || {
+            let start = Instant::now();
+            let loss = step()?;
+            let milliseconds = start.elapsed().as_secs_f64() * 1e3;
+            Ok(Step { milliseconds, loss: loss.try_into()? })
+        })
+    }
+
+    fn new(store: &VarStore, step: impl FnMut() -> Result<Step> + 'static) -> Result<Self> {
+        let optimizer = nn::Sgd::default().build(store, 0.)?;
+        Ok(Self { step: Box::new(step), variables: store.trainable_variables(), optimizer })
+    }
+
+    /// When it begins, the last step's gradients are gone.
+    pub fn step(&mut self) -> Result<Step> {
+        self.optimizer.zero_grad();
+        (self.step)()
+    }
+
+    /// The norm of all gradients; not a number if they are not there.
+    pub fn gradient_norm(&self) -> Result<f64> {
+        let gradients: Vec<_> = self.variables.iter().map(Tensor::grad).collect();
+        if gradients.is_empty() || !gradients.iter().all(Tensor::defined) {
+            return Ok(f64::NAN);
+        }
+        let squares = gradients.iter().map(|gradient| gradient.to_kind(Kind::Double).square().sum(Kind::Double));
+        Ok(squares.sum::<Tensor>().sqrt().try_into()?)
+    }
+}
+
+/// Model, weights, data, and whatever the way needs.
+pub fn contender<S: Subject>(args: &Args) -> Result<Contender>
+{
+    match args.way {
+        Way::Plain | Way::PlainForward | Way::Simulated | Way::Bound => plain::<S>(args),
+        Way::ForwardBackward | Way::TrainStep | Way::InPlace => pipelined::<S>(args),
+    }
+}
+
+fn pipelined<S: Subject>(args: &Args) -> Result<Contender> {
+    let Task { input, target, loss } = S::task(args);
+    let (model, vars) = S::make(args)?;
+    values::set(vars.all())?;
+    if args.way == Way::InPlace {
+        let chunks = args.chunks;
+        return Contender::timed(vars.all(), move || {
+            let loss = loss(&InPlace::new(&model).chunks(chunks).forward(&input)?, &target);
+            loss.f_backward()?;
+            Ok(loss)
+        });
+    }
+    let builder = PipeBuilder::new(model, &vars).chunks(args.chunks).checkpoint(args.checkpoint);
+    let mut pipe = builder.schedule(args.schedule).intra_op_threads(1).build()?;
+    match args.way {
+        Way::TrainStep => Contender::timed(vars.all(), move || Ok(pipe.train_step(&input, &target, loss)?.loss)),
+        _ => Contender::timed(vars.all(), move || {
+            let loss = loss(&pipe.forward(&input)?, &target);
+            loss.f_backward()?;
+            Ok(loss)
+        }),
+    }
+}
+
+fn plain<S: Subject>(args: &Args) -> Result<Contender> {
+    let (way, method, chunks) = (args.way, args.schedule, args.chunks);
+    let task = S::task(args);
+    let store = VarStore::new(Device::Cpu);
+    let stages = S::plain(args, &store);
+    values::set(&store)?;
+    if matches!(way, Way::Plain | Way::PlainForward) {
+        let Task { input, target, loss } = task;
+        return Contender::timed(&store, move || {
+            let loss = loss(&run_plain(&stages, &input), &target);
+            if way == Way::Plain {
+                loss.f_backward()?;
+            }
+            Ok(loss)
+        });
+    }
+    let loss = (task.loss)(&run_plain(&stages, &task.input), &task.target).try_into()?;
+    let mut stages = Stages::new(stages, &task, chunks);
+    let step = move || {
+        let times = stages.measure()?;
+        let milliseconds = match way {
+            Way::Bound => times.bound(chunks),
+            _ => times.makespan(method, chunks)?,
+        };
+        Ok(Step { milliseconds, loss })
+    };
+    // The gradients are those of the same micro-batch again and again, which nobody else has.
+    Ok(Contender { variables: Vec::new(), ..Contender::new(&store, step)? })
+}

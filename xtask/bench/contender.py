@@ -1,0 +1,66 @@
+"""What every contender in Python does: reads its arguments, then answers `check` and `turn N`.
+
+`examples/src/bin/bench/main.rs` says what they mean.
+"""
+
+import argparse
+import sys
+import time
+import warnings
+
+warnings.simplefilter("ignore")  # numpy is not needed, and the peers' deprecations are known
+
+import torch
+
+
+def arguments():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--way", required=True)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--stages", type=int, default=2)
+    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--rows", type=int, default=8)
+    parser.add_argument("--chunks", type=int, default=1)
+    parser.add_argument("--checkpoint", default="never")
+    parser.add_argument("--schedule", default="gpipe")
+    torch.set_num_threads(1)
+    return parser.parse_args()
+
+
+def timed(step):
+    """A step that tells its milliseconds and its loss."""
+
+    def run():
+        start = time.perf_counter()
+        loss = step()
+        return (time.perf_counter() - start) * 1e3, loss.item()
+
+    return run
+
+
+def gradient_norm(parameters):
+    return sum(parameter.grad.double().square().sum().item() for parameter in parameters) ** 0.5
+
+
+def drop_gradients(parameters):
+    for parameter in parameters:
+        parameter.grad = None
+
+
+def serve(step, norm, between):
+    """Answers until there is nothing more to read. `between` is done before each step, off the clock."""
+    print("ready", flush=True)
+    for line in sys.stdin:
+        request = line.split()
+        between()
+        milliseconds, loss = step()
+        if request == ["check"]:
+            print(loss, norm(), flush=True)
+            continue
+        times = []
+        for _ in range(int(request[1])):
+            between()
+            milliseconds, loss = step()
+            times.append(milliseconds)
+        print(*times, loss, flush=True)

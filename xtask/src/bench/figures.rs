@@ -1,0 +1,121 @@
+//! The figures: what is compared, and where the bar is.
+
+mod compile;
+mod dispatch;
+mod efficiency;
+mod growth;
+mod memory;
+mod one_stage;
+mod pipelining;
+mod split;
+mod torchgpipe;
+
+use clap::ValueEnum;
+
+use super::Bench;
+use super::duel::{Times, duel};
+use super::table::Table;
+use super::work::{Who, Work};
+
+/// One table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Figure {
+    /// What an op costs beyond what libtorch does in it
+    Dispatch,
+    /// What is lost to anything but the ops themselves
+    Efficiency,
+    /// Against torchgpipe and torch 2.3's Pipe
+    Torchgpipe,
+    /// Against torch.distributed.pipelining
+    Pipelining,
+    /// A backward in two parts
+    Split,
+    /// What is held at once
+    Memory,
+    /// A pipeline that is none
+    OneStage,
+    /// More micro-batches, more stages
+    Growth,
+    /// How long a model takes to build
+    Compile,
+}
+
+impl Figure {
+    pub const ALL: [Self; 9] = [
+        Self::Dispatch,
+        Self::Efficiency,
+        Self::Torchgpipe,
+        Self::Pipelining,
+        Self::Split,
+        Self::Memory,
+        Self::OneStage,
+        Self::Growth,
+        Self::Compile,
+    ];
+    /// Without peers, in under three minutes.
+    pub const QUICK: [Self; 2] = [Self::Dispatch, Self::Efficiency];
+
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Dispatch => "dispatch",
+            Self::Efficiency => "efficiency",
+            Self::Torchgpipe => "torchgpipe",
+            Self::Pipelining => "pipelining",
+            Self::Split => "split",
+            Self::Memory => "memory",
+            Self::OneStage => "one-stage",
+            Self::Growth => "growth",
+            Self::Compile => "compile",
+        }
+    }
+
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Dispatch => "Dispatch, µs per op",
+            Self::Efficiency => "Efficiency, 2 stages on 2 cores",
+            Self::Torchgpipe => "Against torchgpipe 0.0.7 and torch 2.3's Pipe, 2 stages, 8 micro-batches",
+            Self::Pipelining => "Against torch.distributed.pipelining over Gloo, 2 stages, 8 micro-batches",
+            Self::Split => "Split backward, in times of the whole backward",
+            Self::Memory => "Memory, peak of a step",
+            Self::OneStage => "One stage, one micro-batch",
+            Self::Growth => "Growth",
+            Self::Compile => "Rebuild of a crate with a model of 12 layers",
+        }
+    }
+
+    pub fn measure(self, bench: &Bench<'_>) -> anyhow::Result<Table> {
+        match self {
+            Self::Dispatch => dispatch::measure(bench),
+            Self::Efficiency => efficiency::measure(bench),
+            Self::Torchgpipe => torchgpipe::measure(bench),
+            Self::Pipelining => pipelining::measure(bench),
+            Self::Split => split::measure(bench),
+            Self::Memory => memory::measure(bench),
+            Self::OneStage => one_stage::measure(bench),
+            Self::Growth => growth::measure(bench),
+            Self::Compile => compile::measure(bench),
+        }
+    }
+}
+
+impl Bench<'_> {
+    /// All of them at the same work, in turns.
+    fn duel(&self, who: &[Who], work: &Work) -> anyhow::Result<Times> {
+        eprintln!("  {work}: {}", who.iter().map(Who::to_string).collect::<Vec<_>>().join(" | "));
+        duel(&mut self.contenders(who, work)?, self.turns)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_the_command_line() {
+        assert_eq!(Figure::ALL, *Figure::value_variants());
+        for figure in Figure::ALL {
+            assert_eq!(figure.to_possible_value().unwrap().get_name(), figure.name());
+        }
+    }
+}

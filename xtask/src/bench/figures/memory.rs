@@ -1,0 +1,47 @@
+//! The peak of a step in each checkpoint mode beside torchgpipe's, and of 1F1B with more and more micro-batches.
+
+use crate::bench::Bench;
+use crate::bench::memory::Peak;
+use crate::bench::spread::Spread;
+use crate::bench::table::{Bar, Row, Table};
+use crate::bench::work::{GPT, Model, Who, Work};
+
+const BAR: Bar = Bar::AtMost(0.9);
+/// Of the peak with 8 micro-batches of the same size.
+const FLAT: Bar = Bar::AtMost(1.05);
+
+/// Large enough that activations are most of what is held.
+const UNET: Work = Work { model: Model::Unet { side: 128 }, stages: 2, rows: 32, chunks: 8 };
+const LARGE_GPT: Work = Work { rows: 32, ..GPT };
+
+pub fn measure(bench: &Bench<'_>) -> anyhow::Result<Table> {
+    let mut rows = Vec::new();
+    for work in [UNET, LARGE_GPT] {
+        for checkpoint in ["always", "except_last", "never"] {
+            eprintln!("  {work}, {checkpoint}");
+            let ours = bench.peak(Who::Ours(checkpoint), &work)?;
+            let theirs = bench.peak(Who::Torchgpipe(checkpoint), &work)?;
+            rows.extend(compare(&format!("{work}, {checkpoint}"), ours, theirs, BAR));
+        }
+    }
+    let few = Work { rows: 2 * 8, chunks: 8, ..UNET };
+    eprintln!("  {few}, 1F1B");
+    let least = bench.peak(Who::OurStep("1f1b"), &few)?;
+    for chunks in [16, 32, 64] {
+        let more = bench.peak(Who::OurStep("1f1b"), &Work { rows: 2 * chunks, chunks, ..UNET })?;
+        rows.extend(compare(&format!("1F1B, {chunks} micro-batches beside 8"), more, least, FLAT));
+    }
+    Ok(Table { theirs: "theirs, or 8 micro-batches", figure: "ours / theirs", rows })
+}
+
+fn compare(case: &str, ours: Peak, theirs: Peak, bar: Bar) -> [Row; 2] {
+    let megabytes = |bytes: f64| format!("{:.1} MB", bytes / 1e6);
+    let row = |what: &str, ours: f64, theirs: f64| Row {
+        case: format!("{case}: {what}"),
+        ours: megabytes(ours),
+        theirs: megabytes(theirs),
+        figure: Spread::exact(ours / theirs),
+        bar: Some(bar),
+    };
+    [row("resident", ours.resident, theirs.resident), row("live", ours.live, theirs.live)]
+}
