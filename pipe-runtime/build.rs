@@ -12,7 +12,9 @@ fn main() {
     };
     let include = lib.with_file_name("include");
     let shim = PathBuf::from("src/torch/shim");
-    let sources = ["error", "graph", "node", "modes", "profile", "random", "split"];
+    let sources = [
+        "cuda", "error", "graph", "memory", "modes", "node", "profile", "random", "split", "stream", "transfer",
+    ];
 
     cc::Build::new()
         .cpp(true)

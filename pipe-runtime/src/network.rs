@@ -5,8 +5,9 @@ use tch::{Device, Tensor};
 
 use crate::call::lock;
 use crate::checkpoint::Checkpoint;
-use crate::engine::Engine;
+use crate::engine::{Engine, Job, Local};
 use crate::graph::{Route, Stage};
+use crate::streams::Streams;
 use crate::threads::IntraOpThreads;
 use crate::{Error, Result};
 
@@ -15,7 +16,8 @@ use crate::{Error, Result};
 pub(crate) struct Network {
     pub(crate) stages: Vec<StageSlot>,
     pub(crate) routes: Vec<Route>,
-    pub(crate) engine: Engine,
+    engine: Engine,
+    pub(crate) streams: Streams,
     /// Which rank (executor's op list) runs each stage.
     rank_of: Vec<usize>,
     pub(crate) checkpoint: Checkpoint,
@@ -76,6 +78,7 @@ impl Network {
         let threads = IntraOpThreads::choose(intra_op_threads, Engine::cpu_executors(cpu_ranks.len(), cores));
         let start = move || threads.keep();
         let engine = IntraOpThreads::spare_caller(|| Engine::new(cpu_ranks, accelerator_ranks, cores, start))?;
+        let streams = Streams::new(&devices, &routes)?;
         let slots = stages.into_iter().zip(devices).zip(buffers).map(|((body, device), buffers)| StageSlot {
             body: Mutex::new(Some(body)),
             device,
@@ -85,6 +88,7 @@ impl Network {
             stages: slots.collect(),
             routes,
             engine,
+            streams,
             rank_of,
             checkpoint,
             method,
@@ -92,6 +96,24 @@ impl Network {
             orders: Mutex::default(),
             train_orders: Mutex::default(),
         })
+    }
+
+    /// Runs a job to its end, between what the caller's streams have been given before and what they will be given later.
+    pub(crate) fn run(&self, job: Arc<dyn Job>) -> Result<()> {
+        self.in_order(|engine| engine.run(job))
+    }
+
+    /// As [`run`](Self::run); the steps of one rank are performed by `local` on the calling thread.
+    pub(crate) fn run_with(&self, job: Arc<dyn Job>, local: Option<Local<'_>>) -> Result<()> {
+        self.in_order(|engine| engine.run_with(job, local))
+    }
+
+    fn in_order(&self, run: impl FnOnce(&Engine) -> Result<()>) -> Result<()> {
+        self.streams.fork()?;
+        let outcome = run(&self.engine);
+        // Also after a failure: the caller frees what the stages still use.
+        let joined = self.streams.join();
+        outcome.and(joined.map_err(Error::from))
     }
 
     /// The order of the steps for so many micro-batches. Kept from call to call: most have the same number.

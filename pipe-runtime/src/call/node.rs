@@ -87,7 +87,7 @@ impl CallNode {
         for (gradient, &(micro_batch, position)) in gradients.into_iter().zip(&self.outputs) {
             run.gradients.at(output, micro_batch).extend(gradient.map(|gradient| (position, gradient)));
         }
-        network.engine.run(run.clone())?;
+        network.run(run.clone())?;
 
         let mut results = Vec::with_capacity(self.arity().1);
         for micro_batch in (0..self.call.micro_batches).rev() {
@@ -97,6 +97,7 @@ impl CallNode {
                 results.push(index.map(|index| arrived.swap_remove(index).1));
             }
         }
+        network.streams.used_here(results.iter().flatten())?;
         let mut sums = run.take_sums()?;
         for index in 0..self.parameter_count {
             results.push(sums.take(index)?);

@@ -68,7 +68,7 @@ impl TrainRun {
             _ => run.perform(action),
         };
         let local = Local { rank: network.last_rank(), perform: &mut perform };
-        network.engine.run_with(run.clone(), Some(local))?;
+        network.run_with(run.clone(), Some(local))?;
         Ok(Trained {
             outputs: call.take_outputs()?,
             kept: call.kept.iter().map(|gauge| gauge.peak()).collect(),
