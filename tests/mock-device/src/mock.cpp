@@ -440,7 +440,7 @@ at::Tensor& copy(at::Tensor& self, const at::Tensor& source, bool non_blocking) 
     }
     // What lies in pageable memory is copied while the host waits.
     const at::Tensor& host = self.is_cuda() ? source : self;
-    if (host.is_cpu() && !(non_blocking && host.is_pinned())) {
+    if (host.is_cpu() && !(non_blocking && block_of(host))) {
       Guard().synchronizeStream(stream);
     }
   }

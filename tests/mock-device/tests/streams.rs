@@ -103,6 +103,10 @@ fn rows() -> Tensor {
     Tensor::randn([7, 6], (tch::Kind::Float, Device::Cpu))
 }
 
+fn squares(output: &Tensor, target: &Tensor) -> Tensor {
+    (output - target).square().mean(tch::Kind::Float)
+}
+
 fn gradients(vars: &NetVars) -> Vec<Tensor> {
     let mut named: Vec<_> = vars.all().variables().into_iter().collect();
     named.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -117,7 +121,7 @@ fn train(places: [Device; 4], mode: Checkpoint, method: Method) -> pipe_runtime:
     let mut found = Vec::new();
     for _ in 0..2 {
         optimizer.zero_grad();
-        let report = pipe.train_step(&x, &y, |output, y: &Tensor| output.mse_loss(y, tch::Reduction::Mean))?;
+        let report = pipe.train_step(&x, &y, squares)?;
         optimizer.step();
         found.push(report.output.to_device(Device::Cpu));
         found.push(report.loss.to_device(Device::Cpu));
@@ -179,7 +183,8 @@ fn every_placement_mode_and_schedule_trains_as_on_the_cpu_and_in_order() {
             }
         }
     }
-    assert!(runs >= PLACES.len() * MODES.len() * 2, "GPipe and 1F1B run everywhere: {runs}");
+    // GPipe runs everywhere; the schedules with two stages per rank and those of one device where they fit.
+    assert!(runs >= PLACES.len() * MODES.len() + 12, "{runs}");
 }
 
 #[test]
@@ -203,7 +208,7 @@ fn no_thread_waits_for_a_device_where_all_stages_are_on_accelerators() {
         let (mut pipe, _vars) = net(places, Checkpoint::Always, Method::GPipe).unwrap();
         let (x, y) = (rows().to_device(places[0]), rows().to_device(places[3]));
         let from = start();
-        let report = pipe.train_step(&x, &y, |output, y: &Tensor| output.mse_loss(y, tch::Reduction::Mean)).unwrap();
+        let report = pipe.train_step(&x, &y, squares).unwrap();
         pipe.forward(&x).unwrap().square().mean(tch::Kind::Float).backward();
         let waits: Vec<_> = log(from).into_iter().filter(|entry| entry.kind.is_host_wait()).collect();
         assert!(waits.is_empty(), "{places:?}: {waits:?}");
@@ -218,7 +223,7 @@ fn the_cpu_waits_for_events_alone_and_not_for_whole_streams() {
     let (mut pipe, _vars) = net(places, Checkpoint::Always, Method::GPipe).unwrap();
     let (x, y) = (rows().to_device(places[0]), rows().to_device(places[3]));
     let from = start();
-    pipe.train_step(&x, &y, |output, y: &Tensor| output.mse_loss(y, tch::Reduction::Mean)).unwrap();
+    pipe.train_step(&x, &y, squares).unwrap();
     let kinds: Vec<_> = log(from).into_iter().map(|entry| entry.kind).filter(|kind| kind.is_host_wait()).collect();
     assert!(!kinds.is_empty() && kinds.iter().all(|&kind| kind == Kind::HostWaitsForEvent), "{kinds:?}");
 }
@@ -249,18 +254,18 @@ fn each_stage_computes_on_a_stream_of_its_own_and_copies_on_others() {
 #[test]
 fn a_failed_step_leaves_the_streams_in_order() {
     let Some(_alone) = devices() else { return };
-    let (mut pipe, vars) = net(PLACES[2], Checkpoint::ExceptLast, Method::OneFOneB).unwrap();
+    let (mut pipe, vars) = net(PLACES[2], Checkpoint::ExceptLast, Method::Interleaved).unwrap();
     let (x, y) = (rows().to_device(GPU0), rows().to_device(GPU1));
     let from = start();
     let failing = |output: &Tensor, y: &Tensor| {
         if output.size()[0] == 1 {
             std::panic::resume_unwind(Box::new("no loss"));
         }
-        output.mse_loss(y, tch::Reduction::Mean)
+        squares(output, y)
     };
     let error = pipe.train_step(&x, &y, failing).unwrap_err().to_string();
     assert!(error.contains("no loss"), "{error}");
     assert!(vars.all().trainable_variables().iter().all(|variable| !variable.grad().defined()));
-    pipe.train_step(&x, &y, |output, y: &Tensor| output.mse_loss(y, tch::Reduction::Mean)).unwrap();
+    pipe.train_step(&x, &y, squares).unwrap();
     assert_ordered(&log(from), "after a failure");
 }

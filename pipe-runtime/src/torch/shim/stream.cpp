@@ -58,6 +58,9 @@ int pipe_stream_new(int device, Stream* stream) {
   return pipe::guarded([&] {
     c10::Device on = pipe::device_of(device);
     at::globalContext().lazyInitDevice(on.type());
+    // A call's node lies on the caller's stream, its parameters' leaves on those of the stages that used them first: the engine makes the one wait for the
+    // other, as it should, and would warn of it.
+    at::globalContext().setWarnOnAccumulateGradStreamMismatch(false);
     c10::impl::VirtualGuardImpl guard(on.type());
     try {
       *stream = pack(guard.getStreamFromGlobalPool(on));
