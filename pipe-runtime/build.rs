@@ -12,7 +12,10 @@ fn main() {
     };
     let include = lib.with_file_name("include");
     let shim = PathBuf::from("src/torch/shim");
-    let sources = ["error", "graph", "malloc", "node", "modes", "profile", "random", "split", "walk"];
+    let sources = [
+        "cuda", "error", "graph", "malloc", "memory", "modes", "node", "profile", "random", "split", "stream",
+        "transfer", "walk",
+    ];
 
     cc::Build::new()
         .cpp(true)

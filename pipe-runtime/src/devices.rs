@@ -3,6 +3,7 @@ use std::str::FromStr;
 
 use tch::{Cuda, Device};
 
+use crate::torch::cuda_fault;
 use crate::{Error, Plan, Result};
 
 /// One device per stage.
@@ -31,9 +32,23 @@ impl Devices {
         Self::new(vec![Device::Cpu; stages])
     }
 
+    /// The devices of this machine: the CPU, then its accelerators.
+    ///
+    /// libtorch's CUDA part is found when the program starts: it lies beside the CPU part that the program is linked to, or it does not.
+    pub fn here() -> Self {
+        let cuda = usize::try_from(Cuda::device_count()).unwrap_or(0);
+        let mps = tch::utils::has_mps().then_some(Device::Mps);
+        Self::new([Device::Cpu].into_iter().chain((0..cuda).map(Device::Cuda)).chain(mps).collect::<Vec<_>>())
+    }
+
     /// These devices, stage by stage.
     pub fn new(devices: impl Into<Vec<Device>>) -> Self {
         Self { stages: devices.into(), unsupported: None }
+    }
+
+    /// The devices, stage by stage.
+    pub fn as_slice(&self) -> &[Device] {
+        &self.stages
     }
 
     /// The name of each stage's device, as in annotations.
@@ -60,23 +75,26 @@ impl Devices {
         }
         if let Some(missing) = self.stages.iter().find(|device| !is_here(**device)) {
             return Err(Error::Setting(format!(
-                "there is no device `{}` on this machine, only {}: give others, or run everywhere with `Devices::cpu`",
+                "there is no device `{}` on this machine, only {}{}: give others, or run everywhere with `Devices::cpu`",
                 name(*missing),
-                all_here().into_iter().map(name).collect::<Vec<_>>().join(", ")
+                Self::here().names().join(", "),
+                why_no_cuda(*missing)
             )));
         }
         Ok(&self.stages)
     }
 }
 
-fn all_here() -> Vec<Device> {
-    let cuda = usize::try_from(Cuda::device_count()).unwrap_or(0);
-    let mps = tch::utils::has_mps().then_some(Device::Mps);
-    [Device::Cpu].into_iter().chain((0..cuda).map(Device::Cuda)).chain(mps).collect()
+fn is_here(device: Device) -> bool {
+    device == Device::Cpu || Devices::here().stages.contains(&device)
 }
 
-fn is_here(device: Device) -> bool {
-    device == Device::Cpu || all_here().contains(&device)
+/// What stands in the way of CUDA where the machine seems to have it; nothing if that is not what is missing.
+fn why_no_cuda(missing: Device) -> String {
+    match cuda_fault().filter(|_| missing.is_cuda()) {
+        Some(fault) => format!(" (there is a CUDA driver, but libtorch's CUDA part cannot be opened: {fault})"),
+        None => String::new(),
+    }
 }
 
 /// As torch writes it.

@@ -1,7 +1,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
-use pipe_engine::Engine;
+use pipe_engine::{Engine, Job, Local};
 use pipe_schedule::{Illegal, Method, Order, Stuck, gpipe};
 use tch::{Device, Tensor};
 
@@ -9,6 +9,7 @@ use crate::call::lock;
 use crate::checkpoint::Checkpoint;
 use crate::graph::{Route, Stage};
 use crate::scheduling::{Fit, Scheduling, own_lists, own_ranks};
+use crate::streams::Streams;
 use crate::threads::IntraOpThreads;
 use crate::trace::Recorder;
 use crate::{Error, Result};
@@ -18,7 +19,8 @@ use crate::{Error, Result};
 pub(crate) struct Network {
     pub(crate) stages: Vec<StageSlot>,
     pub(crate) routes: Vec<Route>,
-    pub(crate) engine: Engine<Error>,
+    engine: Engine<Error>,
+    pub(crate) streams: Streams,
     /// Which rank (executor's op list) runs each stage.
     rank_of: Vec<usize>,
     pub(crate) checkpoint: Checkpoint,
@@ -90,6 +92,7 @@ impl Network {
         let threads = IntraOpThreads::choose(intra_op_threads, Engine::<Error>::cpu_executors(cpu_ranks.len(), cores));
         let start = move || threads.keep();
         let engine = IntraOpThreads::spare_caller(|| Engine::new(cpu_ranks, accelerator_ranks, cores, start))?;
+        let streams = Streams::new(&devices, &routes)?;
         let slots = stages.into_iter().zip(devices).zip(buffers).map(|((body, device), buffers)| StageSlot {
             body: Mutex::new(Some(body)),
             device,
@@ -99,6 +102,7 @@ impl Network {
             stages: slots.collect(),
             routes,
             engine,
+            streams,
             rank_of,
             checkpoint,
             scheduling,
@@ -107,6 +111,16 @@ impl Network {
             orders: Mutex::default(),
             train_orders: Mutex::default(),
         })
+    }
+
+    /// Runs a job to its end, between what the caller's streams have been given before and what they will be given later. The steps of one rank may be performed by `local` on the
+    /// calling thread.
+    pub(crate) fn run(&self, job: Arc<dyn Job<Error = Error>>, local: Option<Local<'_, Error>>) -> Result<()> {
+        self.streams.fork()?;
+        let outcome = self.engine.run_with(job, local);
+        // Also after a failure: the caller frees what the stages still use.
+        let joined = self.streams.join();
+        outcome.and(joined.map_err(Error::from))
     }
 
     /// The order of the steps for so many micro-batches. Kept from call to call: most have the same number.

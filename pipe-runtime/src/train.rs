@@ -105,6 +105,7 @@ impl<M: Pipeline> Pipe<M> {
         let trained =
             TrainRun::run(self.network(), micro_batches, self.is_training(), &self.trainable(), &weights, &mut tail)?;
 
+        self.network().streams.used_here(losses.iter().flatten())?;
         let _constant = GradMode::set(false);
         let report = || {
             let outputs = trained.outputs.iter().map(|parcel| M::Output::unpack(&mut Unpacker::new(parcel.share())));

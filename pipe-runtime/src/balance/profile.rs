@@ -75,7 +75,7 @@ where
         Ok(Self {
             model,
             leaves: trained.into_iter().chain(wanted).collect(),
-            sample: Parcel { items, rest: sample.rest.clone() },
+            sample: Parcel { items, rest: sample.rest.clone(), ready: None },
             calls: Cell::default(),
             _restored: restored,
             _streams: RandomStreams::enter()?,
@@ -142,7 +142,7 @@ where
             Ok(Item::new(copy, item))
         };
         let items = self.sample.items.iter().map(fresh).collect::<Result<_, TchError>>()?;
-        let input = Parcel { items, rest: self.sample.rest.clone() };
+        let input = Parcel { items, rest: self.sample.rest.clone(), ready: None };
 
         let call_seed = self.calls.replace(self.calls.get() + 1);
         let pass = Pass { training: true, recomputing: false, stage: 0, micro_batch: 0, micro_batches: 1, call_seed };

@@ -8,7 +8,8 @@ use tch::Tensor;
 use super::forward::Call;
 use super::io::Recorded;
 use super::{Table, lock, step};
-use crate::torch::{Modes, Parameters, Sums, TorchError};
+use crate::streams::Direction;
+use crate::torch::{Event, Modes, Parameters, Sums, TorchError};
 use crate::{Error, Failure, Phase, Result};
 
 /// A gradient of one tensor of a parcel, with the tensor's position in it.
@@ -24,6 +25,8 @@ pub(super) struct BackwardRun {
     modes: Modes,
     /// By port and micro-batch: the gradients of what went through, on their way back.
     pub(super) gradients: Table<Vec<Slot>>,
+    /// By port and micro-batch: what marks the end of the work that makes them, if that is an accelerator's.
+    ready: Table<Option<Arc<Event>>>,
     /// By stage.
     sums: Vec<Mutex<Option<Sums>>>,
 }
@@ -39,6 +42,7 @@ impl BackwardRun {
         Ok(Self {
             order,
             gradients: Table::new(call.network.routes.len(), call.micro_batches),
+            ready: Table::new(call.network.routes.len(), call.micro_batches),
             sums: call.network.stages.iter().map(|_| Mutex::default()).collect(),
             modes: Modes::capture()?,
             call,
@@ -52,6 +56,7 @@ impl BackwardRun {
         let mut total = Sums::new()?;
         for stage in self.sums.iter().rev() {
             if let Some(sums) = lock(stage).take() {
+                sums.used_here()?;
                 total.merge(sums)?;
             }
         }
@@ -61,9 +66,12 @@ impl BackwardRun {
     /// One of the three kinds of backward.
     pub(super) fn perform_backward(&self, action: Action) -> Result<(), Failure> {
         let cx = self.call.context(action, false);
-        step(Phase::Backward, &cx, || match action.kind {
-            Kind::BackwardWeight => self.backward_weight(action),
-            _ => self.backward(action),
+        step(Phase::Backward, &cx, || {
+            let _stream = self.call.network.streams.enter(action.stage).map_err(|error| error.to_string())?;
+            match action.kind {
+                Kind::BackwardWeight => self.backward_weight(action),
+                _ => self.backward(action),
+            }
         })
     }
 
@@ -88,8 +96,10 @@ impl BackwardRun {
                 return Err(error.to_string());
             }
         };
+        let ready = self.call.network.streams.mark(stage).map_err(|error| error.to_string())?;
         for (&(port, position), gradient) in recorded.received.iter().zip(found) {
             if let Some(gradient) = gradient {
+                self.ready.at(port, micro_batch).clone_from(&ready);
                 self.gradients.at(port, micro_batch).push((position, gradient));
             }
         }
@@ -114,18 +124,16 @@ impl BackwardRun {
 
     /// The gradients that have arrived for the graph's roots, on its device.
     fn seeds(&self, action: Action, recorded: &Recorded) -> Result<Vec<Option<Tensor>>, String> {
-        let device = self.call.network.stages[action.stage].device;
         let mut seeds = Vec::with_capacity(recorded.roots.len());
         for &(port, position) in &recorded.roots {
             let mut arrived = self.gradients.at(port, action.micro_batch);
             let index = arrived.iter().position(|(at, _)| *at == position);
-            let gradient = index.map(|index| arrived.swap_remove(index).1);
-            seeds.push(match gradient {
-                Some(gradient) if gradient.device() != device => {
-                    Some(gradient.f_to_device(device).map_err(|error| error.to_string())?)
-                }
-                other => other,
-            });
+            let mut gradient = index.map(|index| arrived.swap_remove(index).1);
+            let ready = self.ready.at(port, action.micro_batch);
+            let way = (port, Direction::Back);
+            let arrived = self.call.network.streams.arrive(action.stage, way, ready.as_deref(), gradient.iter_mut());
+            arrived.map_err(|error| error.to_string())?;
+            seeds.push(gradient);
         }
         Ok(seeds)
     }

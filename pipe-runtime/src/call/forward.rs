@@ -130,7 +130,10 @@ impl Call {
     pub(super) fn take_outputs(&self) -> Result<Vec<Parcel>> {
         let (_, output) = self.network.ends();
         let parts = (0..self.micro_batches).map(|micro_batch| self.in_transit.take(output, micro_batch));
-        parts.collect::<Option<_>>().ok_or_else(|| Error::Output("a stage sent no output".into()))
+        let parts: Option<Vec<Parcel>> = parts.collect();
+        let parts = parts.ok_or_else(|| Error::Output("a stage sent no output".into()))?;
+        self.network.streams.used_here(parts.iter().flat_map(|parcel| &parcel.items).map(|item| &item.tensor))?;
+        Ok(parts)
     }
 
     /// Whether the backward of this micro-batch makes its graph anew.
@@ -159,6 +162,7 @@ impl Call {
         let Action { stage, micro_batch, .. } = action;
         let slot = &self.network.stages[stage];
         let checkpointed = self.recomputes(micro_batch);
+        let _stream = self.network.streams.enter(stage).map_err(|error| error.to_string())?;
         self.save_buffers(stage, slot).map_err(|error| error.to_string())?;
 
         let buffers = if checkpointed && self.training { copies(&lock(&slot.buffers)) } else { Ok(Vec::new()) };
@@ -167,6 +171,7 @@ impl Call {
         let mut receive = |port: usize| {
             let parcel = self.in_transit.take(port, micro_batch).expect("a value is sent before it is received");
             self.transit[port].fall();
+            let parcel = self.arrive(stage, port, parcel);
             if checkpointed {
                 kept.push(Kept { port, parcel: parcel.share() });
             }
@@ -182,7 +187,9 @@ impl Call {
         let wanted = if checkpointed { Wanted::Perhaps } else { Wanted::No };
         let (sent, recorded) = run_stage(slot, cx, &mut receive, recording, wanted, tail)?;
 
-        for (port, parcel) in sent {
+        let ready = self.network.streams.mark(stage).map_err(|error| error.to_string())?;
+        for (port, mut parcel) in sent {
+            parcel.ready.clone_from(&ready);
             *self.in_transit.at(port, micro_batch) = Some(parcel);
             self.transit[port].rise();
         }
@@ -199,6 +206,7 @@ impl Call {
         let cx = self.context(action, true);
         step(Phase::Recomputation, &cx, || {
             let _modes = self.modes.enter().map_err(|error| error.to_string())?;
+            let _stream = self.network.streams.enter(action.stage).map_err(|error| error.to_string())?;
             let slot = &self.network.stages[action.stage];
             let start = {
                 let mut held = self.held.at(action.stage, action.micro_batch);
@@ -252,12 +260,13 @@ impl Call {
 
     /// After a failure, also of what follows the call: every statistic as it was before the call.
     pub(crate) fn restore_buffers(&self) -> Result<()> {
-        for (slot, saved) in self.network.stages.iter().zip(&self.saved_buffers) {
+        for (stage, (slot, saved)) in self.network.stages.iter().zip(&self.saved_buffers).enumerate() {
             if let Some(saved) = lock(saved).take() {
+                let _stream = self.network.streams.enter(stage)?;
                 write_back(&lock(&slot.buffers), &saved)?;
             }
         }
-        Ok(())
+        Ok(self.network.streams.join()?)
     }
 }
 
@@ -284,7 +293,7 @@ fn run_stage(
     let body = lock(&slot.body);
     let body = body.as_ref().ok_or("the model was taken out of the pipeline")?;
     let _grad = GradMode::set(recording != Recording::Nothing);
-    let mut io = Io::new(receive, slot.device, recording == Recording::Graph);
+    let mut io = Io::new(receive, recording == Recording::Graph);
     {
         let _streams = RandomStreams::enter().map_err(|error| error.to_string())?;
         body.run(&mut io, cx);

@@ -1,4 +1,4 @@
-use tch::{Device, Tensor};
+use tch::Tensor;
 
 use super::give_up;
 use crate::Context;
@@ -11,7 +11,6 @@ use crate::torch::{StageGraph, version};
 #[doc(hidden)]
 pub struct Io<'a> {
     receive: &'a mut dyn FnMut(usize) -> Parcel,
-    device: Device,
     recorded: Option<Recorded>,
     sent: Vec<Sent>,
 }
@@ -48,29 +47,20 @@ pub(super) enum Wanted {
 }
 
 impl<'a> Io<'a> {
-    /// `receive` hands over what lies at a port. With `record`, the stage's graph is recorded.
-    pub(super) fn new(receive: &'a mut dyn FnMut(usize) -> Parcel, device: Device, record: bool) -> Self {
+    /// `receive` hands over what lies at a port, on the stage's device. With `record`, the stage's graph is recorded.
+    pub(super) fn new(receive: &'a mut dyn FnMut(usize) -> Parcel, record: bool) -> Self {
         let recorded = record.then(|| Recorded {
             graph: StageGraph::new().unwrap_or_else(|error| give_up(error.to_string())),
             received: Vec::new(),
             roots: Vec::new(),
         });
-        Self { receive, device, recorded, sent: Vec::new() }
+        Self { receive, recorded, sent: Vec::new() }
     }
 
-    /// The value that came through `port`, on this stage's device.
+    /// The value that came through `port`.
     pub fn receive<T: Flow>(&mut self, port: Port<T>) -> T {
         let mut parcel = (self.receive)(port.index);
         for (position, item) in parcel.items.iter_mut().enumerate() {
-            if item.is_changed() {
-                give_up(
-                    "a value on its way to this stage was modified by an in-place operation of another one: the two share its memory. \
-                     Let that layer work on a copy",
-                );
-            }
-            if item.tensor.device() != self.device {
-                item.tensor = item.tensor.to_device(self.device);
-            }
             if let Some(recorded) = self.recorded.as_mut().filter(|_| item.needs_gradient) {
                 item.tensor = recorded.graph.receive(&item.tensor).unwrap_or_else(|error| give_up(error.to_string()));
                 recorded.received.push((port.index, position));

@@ -1,5 +1,6 @@
 //! One call of a pipeline: what its forward leaves behind, and the backward that uses it.
 
+mod arrive;
 mod backward;
 mod forward;
 mod gauge;

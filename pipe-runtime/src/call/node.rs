@@ -97,6 +97,7 @@ impl CallNode {
                 results.push(index.map(|index| arrived.swap_remove(index).1));
             }
         }
+        network.streams.used_here(results.iter().flatten())?;
         let mut sums = run.take_sums()?;
         for index in 0..self.parameter_count {
             results.push(sums.take(index)?);

@@ -14,15 +14,18 @@ use crate::{Error, Result};
 
 impl Call {
     /// Runs a job that is part of this call, and records it if the pipeline is traced.
-    pub(super) fn run_job(self: &Arc<Self>, job: Arc<dyn Job<Error = Error>>, local: Option<Local<'_, Error>>) -> Result<()> {
-        let engine = &self.network.engine;
-        let Some(recording) = self.network.recorder.current() else { return engine.run_with(job, local) };
+    pub(super) fn run_job(
+        self: &Arc<Self>,
+        job: Arc<dyn Job<Error = Error>>,
+        local: Option<Local<'_, Error>>,
+    ) -> Result<()> {
+        let Some(recording) = self.network.recorder.current() else { return self.network.run(job, local) };
         let traced = Arc::new(TracedJob::new(Arc::clone(self), job, recording)?);
         match local {
-            None => engine.run(traced.clone())?,
+            None => self.network.run(traced.clone(), None)?,
             Some(Local { rank, perform }) => {
                 let mut timed = |action| traced.time(action, || perform(action));
-                engine.run_with(traced.clone(), Some(Local { rank, perform: &mut timed }))?;
+                self.network.run(traced.clone(), Some(Local { rank, perform: &mut timed }))?;
             }
         }
         traced.finish();

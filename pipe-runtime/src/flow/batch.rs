@@ -47,7 +47,11 @@ pub(crate) fn scatter(batch: &Parcel, chunks: usize, gradients: bool) -> Result<
                 Some(split) => Item::new(split[index].shallow_clone(), item),
                 None => item.share(),
             };
-            Parcel { items: batch.items.iter().zip(&pieces).map(piece).collect(), rest: batch.rest.clone() }
+            Parcel {
+                items: batch.items.iter().zip(&pieces).map(piece).collect(),
+                rest: batch.rest.clone(),
+                ready: None,
+            }
         })
         .collect();
     Ok((parcels, MiniBatch { rows }))

@@ -3,13 +3,15 @@ use std::sync::Arc;
 
 use tch::Tensor;
 
-use crate::torch::version;
+use crate::torch::{Event, version};
 
 /// A value taken apart, as it lies between two stages.
 #[derive(Debug, Default)]
 pub(crate) struct Parcel {
     pub(crate) items: Vec<Item>,
     pub(crate) rest: Vec<Rest>,
+    /// What marks the end of the work that makes it, if that is an accelerator's.
+    pub(crate) ready: Option<Arc<Event>>,
 }
 
 /// One tensor of a parcel.
@@ -52,7 +54,7 @@ impl Item {
 
 impl Parcel {
     pub(crate) fn share(&self) -> Self {
-        Self { items: self.items.iter().map(Item::share).collect(), rest: self.rest.clone() }
+        Self { items: self.items.iter().map(Item::share).collect(), rest: self.rest.clone(), ready: self.ready.clone() }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
-use tch::Tensor;
+use tch::{Device, Tensor};
 use torch_sys::C_tensor;
 
 use super::TorchError;
@@ -16,7 +16,7 @@ macro_rules! opaque {
     )*};
 }
 
-opaque!(Graph, Parameters, Sums, ThreadLocalState, EnteredState, Observation, BackwardClock);
+opaque!(Graph, Parameters, Sums, ThreadLocalState, EnteredState, Observation, BackwardClock, Event, OnStream);
 
 /// A layer read what another one had made.
 #[repr(C)]
@@ -31,6 +31,25 @@ pub(crate) struct Read {
     pub(crate) bytes: i64,
     /// 1 if a gradient comes back, else 0.
     pub(crate) gradient: i64,
+}
+
+/// A stream of an accelerator, by value.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Stream {
+    id: i64,
+    device_index: i64,
+    device_type: i64,
+}
+
+/// What a device's allocator has handed out, in bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Memory {
+    pub(crate) allocated: i64,
+    pub(crate) peak_allocated: i64,
+    pub(crate) reserved: i64,
+    pub(crate) peak_reserved: i64,
 }
 
 pub(super) type BackwardFn = extern "C" fn(
@@ -80,6 +99,7 @@ unsafe extern "C" {
     pub(super) fn pipe_sums_new() -> *mut Sums;
     pub(super) fn pipe_sums_free(sums: *mut Sums);
     pub(super) fn pipe_sums_merge(into: *mut Sums, from: *mut Sums) -> c_int;
+    pub(super) fn pipe_sums_used_here(sums: *const Sums) -> c_int;
     pub(super) fn pipe_sums_commit(sums: *mut Sums, parameters: *const Parameters) -> c_int;
     pub(super) fn pipe_sums_take(sums: *mut Sums, index: usize, gradient: *mut *mut C_tensor) -> c_int;
 
@@ -118,6 +138,28 @@ unsafe extern "C" {
     pub(super) fn pipe_random_restart(seed: u64);
     pub(super) fn pipe_random_draw(number: *mut u64) -> c_int;
 
+    pub(super) fn pipe_stream_new(device: c_int, stream: *mut Stream) -> c_int;
+    pub(super) fn pipe_stream_current(of: *const Stream, current: *mut Stream) -> c_int;
+    pub(super) fn pipe_stream_enter(stream: *const Stream, entered: *mut *mut OnStream) -> c_int;
+    pub(super) fn pipe_stream_leave(entered: *mut OnStream);
+    pub(super) fn pipe_stream_wait(stream: *const Stream, event: *const Event) -> c_int;
+    pub(super) fn pipe_stream_uses(stream: *const Stream, tensor: *const C_tensor) -> c_int;
+    pub(super) fn pipe_event_record(stream: *const Stream, event: *mut *mut Event) -> c_int;
+    pub(super) fn pipe_event_free(event: *mut Event);
+    pub(super) fn pipe_transfer(
+        value: *const C_tensor,
+        ready: *const Event,
+        from: *const Stream,
+        to: *const Stream,
+        consumer: *const Stream,
+        device: c_int,
+        arrived: *mut *mut C_tensor,
+    ) -> c_int;
+
+    pub(super) fn pipe_memory(device: c_int, counted: *mut c_int, memory: *mut Memory) -> c_int;
+    pub(super) fn pipe_memory_reset_peaks(device: c_int) -> c_int;
+    pub(super) fn pipe_cuda_fault() -> *const c_char;
+
     pub(super) fn pipe_sequence_number() -> u64;
     pub(super) fn pipe_synchronize(on: *const C_tensor) -> c_int;
     pub(super) fn pipe_observation_start(on: *const C_tensor, observation: *mut *mut Observation) -> c_int;
@@ -152,4 +194,14 @@ pub(super) fn check(status: c_int) -> Result<(), TorchError> {
 pub(super) fn take(tensor: *mut C_tensor) -> Option<Tensor> {
     // SAFETY: the shim hands each such pointer out once and never frees it.
     (!tensor.is_null()).then(|| unsafe { Tensor::from_ptr(tensor) })
+}
+
+/// tch's number for a device, which the shim understands too.
+pub(super) fn number(device: Device) -> c_int {
+    match device {
+        Device::Cpu => -1,
+        Device::Mps => -2,
+        Device::Vulkan => -3,
+        Device::Cuda(index) => c_int::try_from(index).unwrap_or(c_int::MAX),
+    }
 }

@@ -159,6 +159,12 @@ impl Sums {
         ffi::check(unsafe { ffi::pipe_sums_merge(self.0.as_ptr(), other.0.as_ptr()) })
     }
 
+    /// This thread will use the sums on its own current streams, which wait for those of the stages.
+    pub(crate) fn used_here(&self) -> Result<(), TorchError> {
+        // SAFETY: the handle is alive; the shim reads it and tells the allocators.
+        ffi::check(unsafe { ffi::pipe_sums_used_here(self.0.as_ptr()) })
+    }
+
     /// Adds the sums to the parameters' own `.grad`; where there is none, the sum becomes it.
     pub(crate) fn commit(self, parameters: &Parameters) -> Result<(), TorchError> {
         // SAFETY: two live handles; no graph that could write the same gradients runs now.

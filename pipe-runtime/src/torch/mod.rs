@@ -1,21 +1,29 @@
 //! Everything that tch does not offer: a C++ shim (`shim/`) and its safe wrapper. The only `unsafe` of the workspace.
 
 mod autocast;
+mod cuda;
 mod ffi;
 mod graph;
 mod malloc;
+mod memory;
 mod modes;
 mod node;
 mod profile;
 mod random;
+mod stream;
+mod transfer;
 
 pub use autocast::autocast;
+pub(crate) use cuda::cuda_fault;
 pub(crate) use graph::{Parameters, StageGraph, Sums};
 pub use malloc::keep_freed_memory;
+pub(crate) use memory::{memory, reset_peaks};
 pub(crate) use modes::{EnteredModes, GradMode, Modes, grad_enabled, version};
 pub(crate) use node::{Backward, attach};
 pub(crate) use profile::{BackwardClock, Observation, Read, sequence_number, synchronize};
 pub(crate) use random::{RandomStreams, draw_seed, restart_stream};
+pub(crate) use stream::{Event, OnStream, Stream};
+pub(crate) use transfer::{Way, transfer};
 
 /// A failed call into libtorch; the message is libtorch's own.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

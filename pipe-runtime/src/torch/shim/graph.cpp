@@ -1,3 +1,4 @@
+#include "stream.h"
 #include "walk.h"
 
 #include <torch/csrc/autograd/utils/grad_layout_contract.h>
@@ -74,6 +75,17 @@ int pipe_sums_merge(Sums* into, Sums* from) {
       }
     }
     from->gradients.clear();
+  });
+}
+
+// This thread will use the sums, on its own current streams, which wait for the stages'.
+int pipe_sums_used_here(const Sums* sums) {
+  return pipe::guarded([&] {
+    for (const at::Tensor& sum : sums->gradients) {
+      if (sum.defined() && !sum.device().is_cpu()) {
+        pipe::record_use(sum, c10::impl::VirtualGuardImpl(sum.device().type()).getStream(sum.device()));
+      }
+    }
   });
 }
 

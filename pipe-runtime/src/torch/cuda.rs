@@ -1,0 +1,12 @@
+use std::ffi::CStr;
+
+use super::ffi;
+
+/// Why there is no CUDA although the machine has its driver; `None` if there is, or the machine has no driver.
+///
+/// The shim opens `libtorch_cuda` before `main`, if there is a driver.
+pub(crate) fn cuda_fault() -> Option<String> {
+    // SAFETY: NUL-terminated, written before `main` and never changed.
+    let fault = unsafe { CStr::from_ptr(ffi::pipe_cuda_fault()) }.to_string_lossy();
+    (!fault.is_empty()).then(|| fault.into_owned())
+}

@@ -1,0 +1,51 @@
+// What an accelerator's allocator has handed out, now and at most.
+#include "stream.h"
+
+#include <c10/core/CachingDeviceAllocator.h>
+
+namespace {
+
+// Null where the device's allocator keeps no count, or there has been no use of the device yet.
+c10::DeviceAllocator* counting_allocator(c10::Device device) {
+  auto* allocator = dynamic_cast<c10::DeviceAllocator*>(c10::GetAllocator(device.type()));
+  return allocator && allocator->initialized() ? allocator : nullptr;
+}
+
+} // namespace
+
+extern "C" {
+
+// In bytes.
+struct Memory {
+  int64_t allocated;
+  int64_t peak_allocated;
+  int64_t reserved;
+  int64_t peak_reserved;
+};
+
+// Writes whether the device's allocator keeps count, and its numbers if so.
+int pipe_memory(int device, int* counted, Memory* memory) {
+  return pipe::guarded([&] {
+    c10::Device on = pipe::device_of(device);
+    auto* allocator = counting_allocator(on);
+    *counted = allocator != nullptr;
+    if (allocator) {
+      auto stats = allocator->getDeviceStats(on.index());
+      const auto& allocated = stats.allocated_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)];
+      const auto& reserved = stats.reserved_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)];
+      *memory = {allocated.current, allocated.peak, reserved.current, reserved.peak};
+    }
+  });
+}
+
+// The peaks start again from what is allocated now.
+int pipe_memory_reset_peaks(int device) {
+  return pipe::guarded([&] {
+    c10::Device on = pipe::device_of(device);
+    if (auto* allocator = counting_allocator(on)) {
+      allocator->resetPeakStats(on.index());
+    }
+  });
+}
+
+} // extern "C"

@@ -1,0 +1,112 @@
+#include "stream.h"
+
+#include <ATen/Context.h>
+
+namespace pipe {
+
+c10::Stream unpack(const Stream& stream) {
+  return c10::Stream::unpack3(
+      stream.id, static_cast<c10::DeviceIndex>(stream.device_index), static_cast<c10::DeviceType>(stream.device_type));
+}
+
+Stream pack(const c10::Stream& stream) {
+  return {stream.id(), stream.device_index(), static_cast<int64_t>(stream.device_type())};
+}
+
+c10::Device device_of(int number) {
+  switch (number) {
+    case -1:
+      return c10::Device(c10::kCPU);
+    case -2:
+      return c10::Device(c10::kMPS, 0);
+    case -3:
+      return c10::Device(c10::kVulkan, 0);
+    default:
+      return c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(number));
+  }
+}
+
+void record_use(const at::Tensor& tensor, const c10::Stream& stream) {
+  if (!tensor.defined() || tensor.device() != stream.device()) {
+    return;
+  }
+  if (tensor.is_sparse()) {
+    record_use(tensor._indices(), stream);
+    record_use(tensor._values(), stream);
+  } else if (tensor.has_storage()) {
+    c10::impl::VirtualGuardImpl(stream.device_type()).recordDataPtrOnStream(tensor.storage().data_ptr(), stream);
+  }
+}
+
+OnStream::OnStream(const c10::Stream& stream)
+    : guard(stream.device_type()), device_before(guard.exchangeDevice(stream.device())), stream_before(guard.exchangeStream(stream)) {}
+
+OnStream::~OnStream() {
+  guard.exchangeStream(stream_before);
+  guard.uncheckedSetDevice(device_before);
+}
+
+} // namespace pipe
+
+using pipe::pack;
+using pipe::unpack;
+
+extern "C" {
+
+// A stream of the device's own pool; its default stream where the device has no other.
+int pipe_stream_new(int device, Stream* stream) {
+  return pipe::guarded([&] {
+    c10::Device on = pipe::device_of(device);
+    at::globalContext().lazyInitDevice(on.type());
+    // A call's node lies on the caller's stream, its parameters' leaves on those of the stages that used them first: the engine makes the one wait for the
+    // other, as it should, and would warn of it.
+    at::globalContext().setWarnOnAccumulateGradStreamMismatch(false);
+    c10::impl::VirtualGuardImpl guard(on.type());
+    try {
+      *stream = pack(guard.getStreamFromGlobalPool(on));
+    } catch (const c10::Error&) {
+      *stream = pack(guard.getDefaultStream(on));
+    }
+  });
+}
+
+// The stream that this thread uses on the device of `of`.
+int pipe_stream_current(const Stream* of, Stream* current) {
+  return pipe::guarded([&] {
+    c10::Stream like = unpack(*of);
+    *current = pack(c10::impl::VirtualGuardImpl(like.device_type()).getStream(like.device()));
+  });
+}
+
+int pipe_stream_enter(const Stream* stream, pipe::OnStream** entered) {
+  return pipe::guarded([&] { *entered = new pipe::OnStream(unpack(*stream)); });
+}
+
+void pipe_stream_leave(pipe::OnStream* entered) {
+  delete entered;
+}
+
+// Marks what the stream has been given to do until now.
+int pipe_event_record(const Stream* stream, c10::Event** event) {
+  return pipe::guarded([&] {
+    c10::Stream on = unpack(*stream);
+    auto fresh = std::make_unique<c10::Event>(on.device_type());
+    fresh->record(on);
+    *event = fresh.release();
+  });
+}
+
+void pipe_event_free(c10::Event* event) {
+  delete event;
+}
+
+// What the stream is given from now on runs after what the event marks. The host does not wait.
+int pipe_stream_wait(const Stream* stream, const c10::Event* event) {
+  return pipe::guarded([&] { event->block(unpack(*stream)); });
+}
+
+int pipe_stream_uses(const Stream* stream, const at::Tensor* tensor) {
+  return pipe::guarded([&] { pipe::record_use(*tensor, unpack(*stream)); });
+}
+
+} // extern "C"

@@ -1,0 +1,47 @@
+// Streams and events of accelerators, through libtorch's device-generic classes: no toolkit's headers are needed, and every accelerator that
+// libtorch knows takes the same path.
+#pragma once
+
+#include "shim.h"
+
+#include <c10/core/Event.h>
+#include <c10/core/Stream.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+
+extern "C" {
+
+// A stream by value, as `c10::Stream::pack3` takes it apart.
+struct Stream {
+  int64_t id;
+  int64_t device_index;
+  int64_t device_type;
+};
+
+} // extern "C"
+
+namespace pipe {
+
+c10::Stream unpack(const Stream& stream);
+Stream pack(const c10::Stream& stream);
+
+// The device that tch's number for it means.
+c10::Device device_of(int number);
+
+// Tells the allocator that work on `stream` uses the tensor's memory, which must not be handed out again before that work is done.
+void record_use(const at::Tensor& tensor, const c10::Stream& stream);
+
+// Makes a stream and its device the thread's current ones; puts back those before.
+class OnStream {
+ public:
+  explicit OnStream(const c10::Stream& stream);
+  ~OnStream();
+  OnStream(const OnStream&) = delete;
+  OnStream& operator=(const OnStream&) = delete;
+
+ private:
+  c10::impl::VirtualGuardImpl guard;
+  c10::Device device_before;
+  c10::Stream stream_before;
+};
+
+} // namespace pipe

@@ -1,0 +1,91 @@
+// A value on its way from one device to another.
+#include "stream.h"
+
+#include <ATen/core/grad_mode.h>
+
+namespace {
+
+// On the CPU, what the accelerator copies from or to without the host waiting lies in pinned memory.
+at::Tensor pinned_like(const at::Tensor& value) {
+  return at::empty_like(value, value.options().device(c10::kCPU).pinned_memory(true));
+}
+
+// Where a value's way has no streams of its own (a layer gave a tensor on a device that is not its stage's), or the copy is made of several
+// (a sparse tensor): the host waits before and after, so nothing has to be marked.
+at::Tensor copy_and_wait(const at::Tensor& value, c10::Device device) {
+  if (!value.device().is_cpu()) {
+    c10::impl::VirtualGuardImpl(value.device().type()).synchronizeDevice(value.device().index());
+  }
+  at::Tensor arrived = value.to(device);
+  if (!device.is_cpu()) {
+    c10::impl::VirtualGuardImpl(device.type()).synchronizeDevice(device.index());
+  }
+  return arrived;
+}
+
+} // namespace
+
+extern "C" {
+
+// Brings `value`, complete once `ready` has passed (null: once the host is here), to `device`. An accelerator copies on `from` on the side that has the value, on `to`
+// on the side that gets it, and `consumer` waits for the end of the copy; where the CPU gets it, the host does, so that it can be read at once.
+int pipe_transfer(
+    const at::Tensor* value,
+    const c10::Event* ready,
+    const Stream* from,
+    const Stream* to,
+    const Stream* consumer,
+    int device,
+    at::Tensor** arrived) {
+  return pipe::guarded([&] {
+    at::NoGradGuard no_grad;
+    const c10::Device target = pipe::device_of(device);
+    const bool from_cpu = value->device().is_cpu();
+    std::optional<c10::Stream> source, destination;
+    if (from && !from_cpu) {
+      source = pipe::unpack(*from);
+    }
+    if (to && !target.is_cpu()) {
+      destination = pipe::unpack(*to);
+    }
+    const bool has_way = (from_cpu || (source && source->device() == value->device())) && (target.is_cpu() || destination);
+    if (!has_way || value->layout() != c10::kStrided) {
+      *arrived = new at::Tensor(copy_and_wait(*value, target));
+      return;
+    }
+
+    std::optional<pipe::OnStream> on_source, on_destination;
+    if (source) {
+      on_source.emplace(*source);
+      if (ready) {
+        ready->block(*source);
+      }
+    }
+    if (destination) {
+      on_destination.emplace(*destination);
+    }
+    at::Tensor staged = *value;
+    if (from_cpu && !value->is_pinned()) {
+      staged = pinned_like(*value);
+      staged.copy_(*value);
+    }
+    at::Tensor result = target.is_cpu() ? pinned_like(*value) : at::empty_like(*value, value->options().device(target));
+    result.copy_(staged, /*non_blocking=*/true);
+
+    c10::Event copied(target.is_cpu() ? source->device_type() : target.type());
+    copied.record(target.is_cpu() ? *source : *destination);
+    if (source) {
+      pipe::record_use(*value, *source);
+    }
+    if (target.is_cpu()) {
+      copied.synchronize();
+    } else {
+      c10::Stream user = pipe::unpack(*consumer);
+      copied.block(user);
+      pipe::record_use(result, user);
+    }
+    *arrived = new at::Tensor(std::move(result));
+  });
+}
+
+} // extern "C"

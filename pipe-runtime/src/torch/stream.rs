@@ -1,0 +1,84 @@
+use std::marker::PhantomData;
+use std::ptr::{self, NonNull};
+
+use tch::{Device, Tensor};
+
+pub(crate) use super::ffi::Stream;
+use super::{TorchError, ffi};
+
+impl Stream {
+    /// One of the pool of an accelerator; the only one it has where it has no pool.
+    pub(crate) fn new(device: Device) -> Result<Self, TorchError> {
+        let mut stream = Self::default();
+        // SAFETY: writes the stream.
+        ffi::check(unsafe { ffi::pipe_stream_new(ffi::number(device), &mut stream) })?;
+        Ok(stream)
+    }
+
+    /// The one that this thread uses on the same device.
+    pub(crate) fn current(&self) -> Result<Self, TorchError> {
+        let mut current = Self::default();
+        // SAFETY: reads one stream and writes the other.
+        ffi::check(unsafe { ffi::pipe_stream_current(self, &mut current) })?;
+        Ok(current)
+    }
+
+    /// Gives what this thread does to the stream, until the guard is dropped. Its device becomes the current one.
+    pub(crate) fn enter(&self) -> Result<OnStream, TorchError> {
+        let mut entered = ptr::null_mut();
+        // SAFETY: the guard owns what it needs to go back.
+        ffi::check(unsafe { ffi::pipe_stream_enter(self, &mut entered) })?;
+        let entered = NonNull::new(entered).expect("the shim wrote the guard");
+        Ok(OnStream { entered, _this_thread: PhantomData })
+    }
+
+    /// Marks what the stream has been given to do until now.
+    pub(crate) fn record(&self) -> Result<Event, TorchError> {
+        let mut event = ptr::null_mut();
+        // SAFETY: writes a new event.
+        ffi::check(unsafe { ffi::pipe_event_record(self, &mut event) })?;
+        Ok(Event(NonNull::new(event).expect("the shim wrote the event")))
+    }
+
+    /// What the stream is given from now on runs after what the event marks. The host does not wait.
+    pub(crate) fn wait(&self, event: &Event) -> Result<(), TorchError> {
+        // SAFETY: the event is alive.
+        ffi::check(unsafe { ffi::pipe_stream_wait(self, event.0.as_ptr()) })
+    }
+
+    /// Work on this stream uses the tensor, so its memory must not be handed out again before that is done. Nothing where it is on another device.
+    pub(crate) fn uses(&self, tensor: &Tensor) -> Result<(), TorchError> {
+        // SAFETY: the tensor is alive.
+        ffi::check(unsafe { ffi::pipe_stream_uses(self, tensor.as_ptr()) })
+    }
+}
+
+/// A mark in a stream.
+#[derive(Debug)]
+pub(crate) struct Event(pub(super) NonNull<ffi::Event>);
+
+// SAFETY: recorded once, by `Stream::record`; afterwards it is only waited for, which accelerators allow from any thread.
+unsafe impl Send for Event {}
+// SAFETY: as above.
+unsafe impl Sync for Event {}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        // SAFETY: made by `pipe_event_record`, freed once.
+        unsafe { ffi::pipe_event_free(self.0.as_ptr()) }
+    }
+}
+
+/// Puts the thread's own stream and device back when dropped. Not `Send`: it belongs to the thread that entered.
+#[derive(Debug)]
+pub(crate) struct OnStream {
+    entered: NonNull<ffi::OnStream>,
+    _this_thread: PhantomData<*const ()>,
+}
+
+impl Drop for OnStream {
+    fn drop(&mut self) {
+        // SAFETY: made by `pipe_stream_enter` on this thread, freed once.
+        unsafe { ffi::pipe_stream_leave(self.entered.as_ptr()) }
+    }
+}

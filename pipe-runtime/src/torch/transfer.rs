@@ -1,0 +1,40 @@
+use std::ptr;
+
+use tch::{Device, Tensor};
+
+use super::stream::{Event, Stream};
+use super::{TorchError, ffi};
+
+/// The streams on which values are copied from one stage's device to another's; none on the side of the CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Way {
+    pub(crate) from: Option<Stream>,
+    pub(crate) to: Option<Stream>,
+}
+
+/// A copy of `value` on `device`, whose stage works on `consumer`. The value is complete once `ready` has passed, or at once.
+///
+/// The copy starts as soon as the value is complete, beside whatever the two stages do. `consumer` waits for its end; on the CPU, the host does.
+pub(crate) fn transfer(
+    value: &Tensor,
+    ready: Option<&Event>,
+    way: Way,
+    device: Device,
+    consumer: Option<Stream>,
+) -> Result<Tensor, TorchError> {
+    let pointer = |stream: &Option<Stream>| stream.as_ref().map_or(ptr::null(), ptr::from_ref);
+    let mut arrived = ptr::null_mut();
+    // SAFETY: all handles are alive; null stands for what there is not. The result is a new tensor.
+    ffi::check(unsafe {
+        ffi::pipe_transfer(
+            value.as_ptr(),
+            ready.map_or(ptr::null(), |event| event.0.as_ptr()),
+            pointer(&way.from),
+            pointer(&way.to),
+            pointer(&consumer),
+            ffi::number(device),
+            &mut arrived,
+        )
+    })?;
+    Ok(ffi::take(arrived).expect("the shim wrote a tensor"))
+}

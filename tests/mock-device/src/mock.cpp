@@ -1,0 +1,577 @@
+// Two devices of the kind CUDA, in a process whose libtorch has none: memory is the host's, operators are the CPU's, done at once by the thread that asks for them.
+// What streams are for is only written down: each use of memory on the stream that is current, each event, each wait. The order that these
+// make is checked afterwards.
+#include <ATen/ATen.h>
+#include <ATen/EmptyTensor.h>
+#include <ATen/NativeFunctions.h>
+#include <ATen/detail/CUDAHooksInterface.h>
+#include <ATen/native/CPUFallback.h>
+#include <ATen/record_function.h>
+#include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/impl/DeviceGuardImplInterface.h>
+#include <torch/library.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <set>
+#include <string>
+
+extern "C" {
+
+// A line of the log. `stream` is the device's number times 1000 plus the stream's.
+struct MockEntry {
+  int64_t kind;
+  int64_t thread;
+  int64_t stream;
+  // The block of memory, or the event.
+  int64_t object;
+  // The operator's number.
+  int64_t name;
+};
+
+} // extern "C"
+
+namespace {
+
+constexpr int kDevices = 2;
+constexpr int kPool = 32;
+
+enum Kind : int64_t {
+  kRead = 0,
+  kWrite = 1,
+  kHostRead = 2,
+  kHostWrite = 3,
+  kAllocate = 4,
+  kFree = 5,
+  kUse = 6,
+  kRecord = 7,
+  kWait = 8,
+  kHostWaitsForEvent = 9,
+  kHostWaitsForStream = 10,
+  kHostWaitsForDevice = 11,
+};
+
+struct Log {
+  std::mutex mutex;
+  std::vector<MockEntry> entries;
+  std::vector<std::string> names;
+  std::map<std::string, int64_t> numbers;
+};
+
+// Never destroyed: workers may still write while the process ends.
+Log& log() {
+  static auto* instance = new Log();
+  return *instance;
+}
+
+int64_t this_thread() {
+  static std::atomic<int64_t> threads{0};
+  thread_local int64_t number = threads++;
+  return number;
+}
+
+int64_t number_of(const c10::Stream& stream) {
+  return stream.device_index() * 1000 + stream.id();
+}
+
+void write(Kind kind, int64_t stream, int64_t object, const std::string& name) {
+  Log& to = log();
+  std::lock_guard<std::mutex> lock(to.mutex);
+  auto [known, fresh] = to.numbers.emplace(name, static_cast<int64_t>(to.names.size()));
+  if (fresh) {
+    to.names.push_back(name);
+  }
+  to.entries.push_back({kind, this_thread(), stream, object, known->second});
+}
+
+thread_local c10::DeviceIndex current_device = 0;
+thread_local int64_t current_streams[kDevices] = {};
+// While an operator of the mock works, what it calls on the CPU is its own business.
+thread_local int inside = 0;
+
+struct Inside {
+  Inside() {
+    ++inside;
+  }
+  ~Inside() {
+    --inside;
+  }
+};
+
+c10::Device whole(c10::Device device) {
+  return c10::Device(c10::kCUDA, device.has_index() ? device.index() : current_device);
+}
+
+c10::Stream current(c10::Device device) {
+  device = whole(device);
+  return c10::Stream(c10::Stream::UNSAFE, device, current_streams[device.index()]);
+}
+
+struct Guard final : public c10::impl::DeviceGuardImplInterface {
+  c10::DeviceType type() const override {
+    return c10::kCUDA;
+  }
+  c10::Device exchangeDevice(c10::Device device) const override {
+    c10::Device before = getDevice();
+    setDevice(device);
+    return before;
+  }
+  c10::Device getDevice() const override {
+    return c10::Device(c10::kCUDA, current_device);
+  }
+  void setDevice(c10::Device device) const override {
+    current_device = whole(device).index();
+  }
+  void uncheckedSetDevice(c10::Device device) const noexcept override {
+    current_device = whole(device).index();
+  }
+  c10::Stream getStream(c10::Device device) const override {
+    return current(device);
+  }
+  c10::Stream getDefaultStream(c10::Device device) const override {
+    return c10::Stream(c10::Stream::DEFAULT, whole(device));
+  }
+  c10::Stream getStreamFromGlobalPool(c10::Device device, bool) const override {
+    static std::atomic<int64_t> taken{0};
+    return c10::Stream(c10::Stream::UNSAFE, whole(device), 1 + taken++ % kPool);
+  }
+  c10::Stream exchangeStream(c10::Stream stream) const override {
+    c10::Stream before = current(stream.device());
+    current_streams[stream.device_index()] = stream.id();
+    return before;
+  }
+  void record(void** event, const c10::Stream& stream, c10::DeviceIndex, c10::EventFlag) const override {
+    static std::atomic<int64_t> events{0};
+    if (!*event) {
+      *event = new int64_t(events++);
+    }
+    write(kRecord, number_of(stream), number(*event), "record");
+  }
+  void block(void* event, const c10::Stream& stream) const override {
+    if (event) {
+      write(kWait, number_of(stream), number(event), "wait");
+    }
+  }
+  void destroyEvent(void* event, c10::DeviceIndex) const noexcept override {
+    delete static_cast<int64_t*>(event);
+  }
+  bool queryEvent(void*) const override {
+    return true;
+  }
+  void synchronizeEvent(void* event) const override {
+    if (event) {
+      write(kHostWaitsForEvent, 0, number(event), "host waits for an event");
+    }
+  }
+  bool queryStream(const c10::Stream&) const override {
+    return true;
+  }
+  void synchronizeStream(const c10::Stream& stream) const override {
+    write(kHostWaitsForStream, number_of(stream), 0, "host waits for a stream");
+  }
+  void synchronizeDevice(c10::DeviceIndex device) const override {
+    write(kHostWaitsForDevice, device * 1000, 0, "host waits for a device");
+  }
+  void recordDataPtrOnStream(const c10::DataPtr& memory, const c10::Stream& stream) const override;
+  c10::DeviceIndex deviceCount() const noexcept override {
+    return kDevices;
+  }
+
+ private:
+  static int64_t number(void* event) {
+    return *static_cast<int64_t*>(event);
+  }
+};
+
+// A piece of memory of a device, or of pinned memory of the host.
+struct Block {
+  int64_t number;
+  void* memory;
+  size_t bytes;
+  // -1: pinned.
+  int device;
+};
+
+std::mutex memory_mutex;
+c10::CachingDeviceAllocator::DeviceStats stats[kDevices];
+std::map<const char*, size_t> pinned;
+
+constexpr auto kAll = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
+
+// What is not written, or is gone, is not a number: whoever uses it shows.
+constexpr int kPoison = 0xff;
+
+void release(void* context) {
+  auto* block = static_cast<Block*>(context);
+  write(kFree, 0, block->number, "free");
+  {
+    std::lock_guard<std::mutex> lock(memory_mutex);
+    if (block->device < 0) {
+      pinned.erase(static_cast<char*>(block->memory));
+    } else {
+      stats[block->device].allocated_bytes[kAll].decrease(block->bytes);
+      stats[block->device].reserved_bytes[kAll].decrease(block->bytes);
+    }
+  }
+  std::memset(block->memory, kPoison, block->bytes);
+  std::free(block->memory);
+  delete block;
+}
+
+c10::DataPtr take(size_t bytes, int device) {
+  static std::atomic<int64_t> blocks{0};
+  auto* block = new Block{blocks++, nullptr, bytes, device};
+  block->memory = std::aligned_alloc(64, (bytes / 64 + 1) * 64);
+  TORCH_CHECK(block->memory, "out of memory");
+  std::memset(block->memory, kPoison, bytes);
+  write(kAllocate, device < 0 ? -1 : number_of(current(c10::Device(c10::kCUDA, device))), block->number, "allocate");
+  std::lock_guard<std::mutex> lock(memory_mutex);
+  if (device < 0) {
+    pinned.emplace(static_cast<char*>(block->memory), bytes);
+    return {block->memory, block, &release, c10::Device(c10::kCPU)};
+  }
+  stats[device].allocated_bytes[kAll].increase(bytes);
+  stats[device].reserved_bytes[kAll].increase(bytes);
+  return {block->memory, block, &release, c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(device))};
+}
+
+const Block* block_of(const c10::DataPtr& memory) {
+  return memory.get_deleter() == &release ? static_cast<const Block*>(memory.get_context()) : nullptr;
+}
+
+const Block* block_of(const at::Tensor& tensor) {
+  return tensor.defined() && tensor.has_storage() ? block_of(tensor.storage().data_ptr()) : nullptr;
+}
+
+void Guard::recordDataPtrOnStream(const c10::DataPtr& memory, const c10::Stream& stream) const {
+  if (const Block* block = block_of(memory)) {
+    write(kUse, number_of(stream), block->number, "record_stream");
+  }
+}
+
+struct DeviceMemory final : public c10::DeviceAllocator {
+  c10::DataPtr allocate(size_t bytes) override {
+    return take(bytes, current_device);
+  }
+  c10::DeleterFnPtr raw_deleter() const override {
+    return nullptr;
+  }
+  void copy_data(void* to, const void* from, size_t bytes) const override {
+    std::memcpy(to, from, bytes);
+  }
+  bool initialized() override {
+    return true;
+  }
+  void emptyCache(c10::MempoolId_t) override {}
+  void recordStream(const c10::DataPtr& memory, c10::Stream stream) override {
+    Guard().recordDataPtrOnStream(memory, stream);
+  }
+  c10::CachingDeviceAllocator::DeviceStats getDeviceStats(c10::DeviceIndex device) override {
+    std::lock_guard<std::mutex> lock(memory_mutex);
+    return stats[device];
+  }
+  void resetAccumulatedStats(c10::DeviceIndex) override {}
+  void resetPeakStats(c10::DeviceIndex device) override {
+    std::lock_guard<std::mutex> lock(memory_mutex);
+    stats[device].allocated_bytes[kAll].reset_peak();
+    stats[device].reserved_bytes[kAll].reset_peak();
+  }
+};
+
+struct PinnedMemory final : public c10::Allocator {
+  c10::DataPtr allocate(size_t bytes) override {
+    return take(bytes, -1);
+  }
+  c10::DeleterFnPtr raw_deleter() const override {
+    return nullptr;
+  }
+  void copy_data(void* to, const void* from, size_t bytes) const override {
+    std::memcpy(to, from, bytes);
+  }
+};
+
+DeviceMemory* device_memory() {
+  static auto* allocator = new DeviceMemory();
+  return allocator;
+}
+
+struct Hooks final : public at::CUDAHooksInterface {
+  explicit Hooks(at::CUDAHooksArgs) {}
+  void init() const override {}
+  bool isBuilt() const override {
+    return true;
+  }
+  bool isAvailable() const override {
+    return true;
+  }
+  bool hasCUDA() const override {
+    return true;
+  }
+  bool hasPrimaryContext(c10::DeviceIndex) const override {
+    return true;
+  }
+  c10::DeviceIndex deviceCount() const override {
+    return kDevices;
+  }
+  int getNumGPUs() const override {
+    return kDevices;
+  }
+  c10::DeviceIndex current_device() const override {
+    return ::current_device;
+  }
+  c10::DeviceIndex getCurrentDevice() const override {
+    return ::current_device;
+  }
+  void setCurrentDevice(c10::DeviceIndex device) const override {
+    ::current_device = device;
+  }
+  c10::DeviceIndex exchangeDevice(c10::DeviceIndex device) const override {
+    return std::exchange(::current_device, device);
+  }
+  c10::DeviceIndex maybeExchangeDevice(c10::DeviceIndex device) const override {
+    return std::exchange(::current_device, device);
+  }
+  bool isPinnedPtr(const void* memory) const override {
+    std::lock_guard<std::mutex> lock(memory_mutex);
+    auto at = static_cast<const char*>(memory);
+    auto after = pinned.upper_bound(at);
+    return after != pinned.begin() && at < std::prev(after)->first + std::max<size_t>(std::prev(after)->second, 1);
+  }
+  c10::Allocator* getPinnedMemoryAllocator() const override {
+    static auto* allocator = new PinnedMemory();
+    return allocator;
+  }
+  c10::Allocator* getCUDADeviceAllocator() const override {
+    return device_memory();
+  }
+  const at::Generator& getDefaultGenerator(c10::DeviceIndex) const override {
+    return at::globalContext().defaultGenerator(c10::Device(c10::kCPU));
+  }
+  void deviceSynchronize(c10::DeviceIndex device) const override {
+    Guard().synchronizeDevice(device);
+  }
+};
+
+void access(bool writes, const at::Tensor& tensor, const c10::Stream& stream, const std::string& name) {
+  if (const Block* block = block_of(tensor)) {
+    if (block->bytes > 0) {
+      write(writes ? kWrite : kRead, number_of(stream), block->number, name);
+    }
+  }
+}
+
+template <typename Body>
+void for_each_tensor(const c10::IValue& value, const Body& body) {
+  if (value.isTensor()) {
+    body(value.toTensor());
+  } else if (value.isTensorList()) {
+    for (const at::Tensor& tensor : value.toTensorVector()) {
+      body(tensor);
+    }
+  } else if (value.isOptionalTensorList()) {
+    for (const std::optional<at::Tensor>& tensor : value.toOptionalTensorVector()) {
+      if (tensor) {
+        body(*tensor);
+      }
+    }
+  }
+}
+
+// The same memory, as a tensor of the CPU.
+at::Tensor on_cpu(const at::Tensor& tensor) {
+  if (tensor.is_cpu()) {
+    return tensor;
+  }
+  return at::from_blob(tensor.data_ptr(), tensor.sizes(), tensor.strides(), tensor.options().device(c10::kCPU));
+}
+
+at::Tensor empty(
+    at::IntArrayRef size,
+    std::optional<at::ScalarType> dtype,
+    std::optional<at::Layout>,
+    std::optional<at::Device> device,
+    std::optional<bool>,
+    std::optional<at::MemoryFormat> format) {
+  c10::DeviceGuard guard(whole(device.value_or(c10::Device(c10::kCUDA))));
+  return at::detail::empty_generic(size, device_memory(), c10::DispatchKeySet(c10::DispatchKey::CUDA), at::dtype_or_default(dtype), format);
+}
+
+at::Tensor empty_strided(
+    at::IntArrayRef size,
+    at::IntArrayRef stride,
+    std::optional<at::ScalarType> dtype,
+    std::optional<at::Layout>,
+    std::optional<at::Device> device,
+    std::optional<bool>) {
+  c10::DeviceGuard guard(whole(device.value_or(c10::Device(c10::kCUDA))));
+  return at::detail::empty_strided_generic(size, stride, device_memory(), c10::DispatchKeySet(c10::DispatchKey::CUDA), at::dtype_or_default(dtype));
+}
+
+const at::Tensor& resize(const at::Tensor& self, at::IntArrayRef size, std::optional<at::MemoryFormat>) {
+  self.unsafeGetTensorImpl()->set_sizes_contiguous(size);
+  const size_t needed = (self.storage_offset() + self.numel()) * self.element_size();
+  auto* storage = self.storage().unsafeGetStorageImpl();
+  if (storage->nbytes() < needed) {
+    c10::DeviceGuard guard(self.device());
+    storage->set_data_ptr(device_memory()->allocate(needed));
+    storage->set_nbytes(needed);
+  }
+  return self;
+}
+
+// As CUDA's: on the current stream of the device that is not the CPU; between two devices on the source's, with an event before and one after.
+at::Tensor& copy(at::Tensor& self, const at::Tensor& source, bool non_blocking) {
+  if (!inside) {
+    const c10::Stream stream = current(source.is_cuda() ? source.device() : self.device());
+    const bool between = source.is_cuda() && self.is_cuda() && source.device() != self.device();
+    if (between) {
+      c10::Event ready(c10::kCUDA);
+      ready.record(current(self.device()));
+      ready.block(stream);
+    }
+    access(false, source, stream, "copy_");
+    access(true, self, stream, "copy_");
+    if (between) {
+      c10::Event done(c10::kCUDA);
+      done.record(stream);
+      done.block(current(self.device()));
+    }
+    // What lies in pageable memory is copied while the host waits.
+    const at::Tensor& host = self.is_cuda() ? source : self;
+    if (host.is_cpu() && !(non_blocking && block_of(host))) {
+      Guard().synchronizeStream(stream);
+    }
+  }
+  Inside within;
+  on_cpu(self).copy_(on_cpu(source));
+  return self;
+}
+
+at::Tensor copy_from_and_resize(const at::Tensor& source, const at::Tensor& self) {
+  Inside within;
+  if (self.sizes() != source.sizes()) {
+    self.resize_(source.sizes());
+  }
+  on_cpu(self).copy_(on_cpu(source));
+  return self;
+}
+
+at::Scalar item(const at::Tensor& self) {
+  const c10::Stream stream = current(self.device());
+  if (!inside) {
+    access(false, self, stream, "item");
+    Guard().synchronizeStream(stream);
+  }
+  Inside within;
+  return on_cpu(self).item();
+}
+
+void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
+  const auto& schema = op.schema();
+  const size_t first = stack->size() - schema.arguments().size();
+  if (!inside) {
+    for (size_t i = 0; i < schema.arguments().size(); ++i) {
+      const auto* alias = schema.arguments()[i].alias_info();
+      for_each_tensor((*stack)[first + i], [&](const at::Tensor& tensor) {
+        if (tensor.defined() && tensor.is_cuda()) {
+          access(alias && alias->isWrite(), tensor, current(tensor.device()), schema.name());
+        }
+      });
+    }
+  }
+  {
+    Inside within;
+    at::native::cpu_fallback(op, stack);
+  }
+  if (!inside) {
+    for (size_t i = stack->size() - schema.returns().size(); i < stack->size(); ++i) {
+      for_each_tensor((*stack)[i], [&](const at::Tensor& tensor) {
+        if (tensor.defined() && tensor.is_cuda()) {
+          access(true, tensor, current(tensor.device()), schema.name());
+        }
+      });
+    }
+  }
+}
+
+// The CPU's operators are not the mock's, but they must not touch pinned memory too early.
+std::unique_ptr<at::ObserverContext> watch_host(const at::RecordFunction& function) {
+  if (inside) {
+    return nullptr;
+  }
+  const auto schema = function.operator_schema();
+  const auto inputs = function.inputs();
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    const auto* alias = schema && i < schema->arguments().size() ? schema->arguments()[i].alias_info() : nullptr;
+    for_each_tensor(inputs[i], [&](const at::Tensor& tensor) {
+      const Block* block = tensor.defined() && tensor.is_cpu() ? block_of(tensor) : nullptr;
+      if (block && block->bytes > 0) {
+        write(alias && alias->isWrite() ? kHostWrite : kHostRead, 0, block->number, function.name());
+      }
+    });
+  }
+  return nullptr;
+}
+
+struct Kernels {
+  torch::Library library{torch::Library::IMPL, "aten", c10::DispatchKey::CUDA, __FILE__, __LINE__};
+  torch::Library rest{torch::Library::IMPL, "_", c10::DispatchKey::CUDA, __FILE__, __LINE__};
+
+  Kernels() {
+    library.impl("empty.memory_format", TORCH_FN(empty));
+    library.impl("empty_strided", TORCH_FN(empty_strided));
+    library.impl("resize_", TORCH_FN(resize));
+    library.impl("copy_", TORCH_FN(copy));
+    library.impl("_copy_from_and_resize", TORCH_FN(copy_from_and_resize));
+    library.impl("_local_scalar_dense", TORCH_FN(item));
+    library.impl("as_strided", TORCH_FN(at::native::as_strided_tensorimpl));
+    library.impl("view", TORCH_FN(at::native::view));
+    library.impl("_reshape_alias", TORCH_FN(at::native::_reshape_alias));
+    rest.fallback(torch::CppFunction::makeFromBoxedFunction<&fallback>());
+  }
+};
+
+} // namespace
+
+extern "C" {
+
+// Puts the devices in. 1 if libtorch has CUDA of its own, or has found already that it has none.
+int mock_install() {
+  static const int outcome = [] {
+    if (c10::impl::hasDeviceGuardImpl(c10::kCUDA)) {
+      return 1;
+    }
+    at::CUDAHooksRegistry()->Register(
+        "CUDAHooks", [](at::CUDAHooksArgs args) { return std::unique_ptr<at::CUDAHooksInterface>(new Hooks(args)); });
+    if (!at::detail::getCUDAHooks().hasCUDA()) {
+      return 1;
+    }
+    c10::impl::registerDeviceGuard(c10::kCUDA, new Guard());
+    c10::SetAllocator(c10::kCUDA, device_memory());
+    new Kernels();
+    at::addGlobalCallback(at::RecordFunctionCallback(&watch_host).needsInputs(true).scopes({at::RecordScope::FUNCTION}));
+    return 0;
+  }();
+  return outcome;
+}
+
+size_t mock_log_length() {
+  std::lock_guard<std::mutex> lock(log().mutex);
+  return log().entries.size();
+}
+
+MockEntry mock_log_entry(size_t index) {
+  std::lock_guard<std::mutex> lock(log().mutex);
+  return log().entries.at(index);
+}
+
+// The byte at `position` of an operator's name, 0 behind its end.
+int mock_name_byte(int64_t name, size_t position) {
+  std::lock_guard<std::mutex> lock(log().mutex);
+  const std::string& text = log().names.at(name);
+  return position < text.size() ? static_cast<unsigned char>(text[position]) : 0;
+}
+
+} // extern "C"
