@@ -8,6 +8,7 @@
 mod compare;
 mod data;
 mod model;
+mod pictures;
 mod train;
 
 use std::num::NonZeroUsize;
@@ -43,6 +44,9 @@ struct Args {
     /// Seed of the weights, the order of the images, and dropout
     #[arg(long, default_value = "1", allow_negative_numbers = true)]
     seed: i64,
+    /// Where to write pictures of a training step, and its trace [default: target/digits in the checkout]
+    #[arg(long)]
+    pictures: Option<PathBuf>,
     /// The digits, as gzipped lines of 64 pixels and a label [default: where `cargo xtask data` puts them]
     #[arg(long)]
     data: Option<PathBuf>,
@@ -90,6 +94,9 @@ fn run(args: &Args) -> Result<ExitCode> {
 
     let batch = train.first(args.batch);
     let (stages, micro_batches) = (Digits::STAGES, micro_batches(batch.rows() as usize, pipe.chunks()));
+    let trace = pictures::record(&mut pipe, &batch)?;
+    println!("\n{trace}");
+    pictures::draw(&trace, &args.pictures.clone().unwrap_or_else(pictures::default_folder))?;
     let verdict = compare::compare(pipe, &vars, &batch, args.seed)?;
     println!(
         "digits: test accuracy {accuracy:.3}, {stages} stages, {micro_batches} micro-batches, identical to in-place: {verdict}"

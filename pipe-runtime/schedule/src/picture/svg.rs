@@ -18,8 +18,13 @@ const TOP: f64 = 64.;
 const MARGIN: f64 = 18.;
 /// A cell that holds a number of two digits.
 const CELL: f64 = 20.;
-/// Above a panel's rows: its title, and what its columns on the right are.
+/// From a panel to the title of the next one, and the title itself.
 const TITLE: f64 = 38.;
+/// From the legend to the first title, where there is one, in the place of [`TOP`].
+const TITLED_TOP: f64 = 30.;
+/// Columns on the right: idle times, and the peaks.
+const IDLE: f64 = 70.;
+const PEAK: f64 = 120.;
 const CHARACTER: f64 = 6.7;
 
 impl Simulation {
@@ -78,13 +83,15 @@ impl<'a> Picture<'a> {
 
     pub(super) fn draw(mut self) -> String {
         let right = LEFT + self.end * self.scale;
-        let width = (right + 190.).max(LEFT + self.legend_width() + MARGIN);
+        let columns = if self.panels.iter().any(|panel| panel.held.is_some()) { IDLE + PEAK } else { IDLE };
+        let width = (right + columns).max(LEFT + self.legend_width() + MARGIN);
+        let top = if self.panels.iter().any(|panel| panel.title.is_some()) { TITLED_TOP } else { TOP };
         let title = |panel: &Panel<'_>| if panel.title.is_some() { TITLE } else { 0. };
         let rows = |panel: &Panel<'_>| title(panel) + panel.timeline.ranks.len() as f64 * (ROW + GAP);
-        let axis = TOP + self.panels.iter().map(rows).sum::<f64>();
+        let axis = top + self.panels.iter().map(rows).sum::<f64>();
         self.head(width, axis + 38.);
         self.legend();
-        let mut y = TOP;
+        let mut y = top;
         for panel in self.panels {
             self.panel(panel, y + title(panel), right);
             y += rows(panel);

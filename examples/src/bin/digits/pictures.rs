@@ -1,0 +1,60 @@
+//! What the pipeline did, to look at.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use pipe_runtime::schedule::{Costs, simulate};
+use pipe_runtime::{Pipe, Trace};
+use tch::Tensor;
+
+use crate::data::Dataset;
+use crate::model::Digits;
+
+/// Steps that are recorded: enough for medians.
+const STEPS: usize = 10;
+
+/// Where the pictures go if nothing else is said.
+pub fn default_folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/digits")
+}
+
+/// Records some training steps on `batch`. Gradients are left behind, and no weight changes.
+pub fn record(pipe: &mut Pipe<Digits>, batch: &Dataset) -> Result<Trace> {
+    step(pipe, batch)?;
+    pipe.start_trace();
+    for _ in 0..STEPS {
+        step(pipe, batch)?;
+    }
+    Ok(pipe.stop_trace()?)
+}
+
+fn step(pipe: &mut Pipe<Digits>, batch: &Dataset) -> Result<()> {
+    pipe.train_step(&batch.images, &batch.labels, |logits, labels: &Tensor| {
+        logits.cross_entropy_for_logits(&labels.to_device(logits.device()))
+    })?;
+    Ok(())
+}
+
+/// Draws a step as its schedule has it, and as it ran beside that, and writes the trace for Perfetto. Says where.
+pub fn draw(trace: &Trace, folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let lists = &trace.typical().schedule;
+    let schedule = simulate(lists, &Costs::equal(lists.stages, 1., 1., 1.))?;
+    let pictures = [
+        (
+            "schedule.svg",
+            "the schedule, if all stages were equal and forward and backward took 1 and 2",
+            schedule.to_svg(),
+        ),
+        ("trace.svg", "a step as it ran, above the simulated one", trace.to_svg()),
+        ("digits.pipe-trace.json", "all recorded steps, for https://ui.perfetto.dev", trace.to_chrome()),
+    ];
+    let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    for (name, what, text) in pictures {
+        let path = folder.join(name);
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        println!("{}: {what}", path.display());
+    }
+    Ok(())
+}

@@ -1,0 +1,91 @@
+//! The table and its place in the page.
+
+use std::fmt::Write;
+
+use anyhow::Result;
+use pipe_runtime::schedule::Timeline;
+use pipe_runtime::{Method, Trace};
+
+const BEGIN: &str = "<!-- measured: begin -->\n";
+const END: &str = "<!-- measured: end -->\n";
+
+/// What one schedule took, and would take by the simulator.
+#[derive(Debug)]
+pub struct Row {
+    method: Method,
+    stages_per_rank: usize,
+    measured: Numbers,
+    simulated: Numbers,
+}
+
+#[derive(Debug)]
+struct Numbers {
+    milliseconds: f64,
+    /// Of the rank that waits longest, in percent of the step.
+    idle: f64,
+    /// Of the stage that keeps most, for the backward, in MiB.
+    kept: f64,
+}
+
+impl Row {
+    /// `kept` is the most micro-batches that each stage was seen to hold.
+    pub fn new(method: Method, trace: &Trace, kept: &[usize]) -> Result<Self> {
+        let run = trace.typical();
+        let declared: Vec<_> = run.schedule.held_by_stage().into_values().collect();
+        let most = |kept: &[usize]| {
+            let bytes = kept.iter().zip(&trace.sizes.stages).map(|(&kept, sizes)| kept as f64 * sizes.activation);
+            bytes.fold(0., f64::max)
+        };
+        Ok(Self {
+            method,
+            stages_per_rank: run.schedule.stages / run.schedule.ranks.len(),
+            measured: Numbers::new(&run.timeline(), most(kept)),
+            simulated: Numbers::new(&trace.simulated()?.timeline, most(&declared)),
+        })
+    }
+}
+
+impl Numbers {
+    fn new(timeline: &Timeline, bytes: f64) -> Self {
+        let idle = (0..timeline.ranks.len()).map(|rank| timeline.idle(rank) / timeline.makespan);
+        Self {
+            milliseconds: timeline.makespan * 1e3,
+            idle: 100. * idle.fold(0., f64::max),
+            kept: bytes / (1024. * 1024.),
+        }
+    }
+}
+
+/// All rows, in Markdown.
+pub fn table(rows: &[Row]) -> String {
+    let mut table = "| schedule | stages per rank | step: measured | simulated | idle: measured | simulated | kept: measured | by the lists |\n\
+                     | --- | --- | --- | --- | --- | --- | --- | --- |\n"
+        .to_owned();
+    for Row { method, stages_per_rank, measured, simulated } in rows {
+        let _ = writeln!(
+            table,
+            "| `{method}` | {stages_per_rank} | {:.1} ms | {:.1} ms | {:.0} % | {:.0} % | {:.1} MiB | {:.1} MiB |",
+            measured.milliseconds, simulated.milliseconds, measured.idle, simulated.idle, measured.kept, simulated.kept
+        );
+    }
+    table
+}
+
+/// The page with this table in the place of the one that it has.
+pub fn replaced(page: &str, table: &str) -> Option<String> {
+    let (before, rest) = page.split_once(BEGIN)?;
+    let (_, after) = rest.split_once(END)?;
+    Some(format!("{before}{BEGIN}{table}{END}{after}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_keeps_everything_but_the_table() {
+        let page = format!("a\n{BEGIN}old\n{END}b\n");
+        assert_eq!(replaced(&page, "new\n"), Some(format!("a\n{BEGIN}new\n{END}b\n")));
+        assert_eq!(replaced("a page without a place", ""), None);
+    }
+}
