@@ -134,7 +134,9 @@ impl Environment {
         }
         Pip::into_environment(&program(&made), partial)?.args(self.wheels).run("torch")?;
         if let Err(fault) = self.check(&Interpreter::Made(program(&made))) {
-            bail!("what pip installed cannot be imported ({fault}): check that pip's index is PyPI, and run this again");
+            bail!(
+                "what pip installed cannot be imported ({fault}): check that pip's index is PyPI, and run this again"
+            );
         }
         if home.exists() {
             // A damaged one, or one of a Python that is gone: a whole one would have been used.

@@ -45,9 +45,8 @@ fn executable(messages: &str) -> Option<PathBuf> {
 fn bare(checkout: &Checkout, libtorch: &Path) -> anyhow::Result<PathBuf> {
     let libraries = libtorch.join("lib");
     let include = libtorch.join("include");
-    let mut flags: Vec<String> = [&include, &include.join("torch/csrc/api/include")]
-        .map(|folder| format!("-I{}", folder.display()))
-        .into();
+    let mut flags: Vec<String> =
+        [&include, &include.join("torch/csrc/api/include")].map(|folder| format!("-I{}", folder.display())).into();
     flags.extend([format!("-L{}", libraries.display()), format!("-Wl,-rpath,{}", libraries.display())]);
     flags.extend(["-std=c++17", "-Wl,--no-as-needed", "-ltorch_cpu", "-lc10"].map(str::to_owned));
     compile(checkout, "bare.cpp", "bare", &flags)

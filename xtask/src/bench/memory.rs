@@ -25,7 +25,8 @@ pub struct Peak {
 impl Bench<'_> {
     /// Fails on systems other than Linux, which do not tell.
     pub fn peak(&self, who: Who, work: &Work) -> anyhow::Result<Peak> {
-        let counter = build::compile(self.checkout, "live_bytes.cpp", "live_bytes.so", &["-shared", "-fPIC"].map(str::to_owned))?;
+        let counter =
+            build::compile(self.checkout, "live_bytes.cpp", "live_bytes.so", &["-shared", "-fPIC"].map(str::to_owned))?;
         let counts = LiveBytes::new(self.checkout.bench().join("live_bytes"))?;
         let mut command = self.command(who, work)?;
         command.env("LD_PRELOAD", counter).env("LIVE_BYTES", &counts.file);

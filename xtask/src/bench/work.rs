@@ -21,11 +21,16 @@ pub struct Work {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Model {
     /// Linear and ReLU, so many times.
-    Mlp { width: usize, layers: usize },
+    Mlp {
+        width: usize,
+        layers: usize,
+    },
     /// A layer of next to no work per stage.
     Trivial,
     /// U-Net(3, 2, 8) on square images.
-    Unet { side: usize },
+    Unet {
+        side: usize,
+    },
     Gpt,
 }
 

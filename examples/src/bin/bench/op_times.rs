@@ -29,7 +29,8 @@ impl Stages {
     /// Of the task's mini-batch, split into so many micro-batches.
     pub fn new(stages: Vec<PlainStage>, task: &Task, micro_batches: usize) -> Self {
         let share = 1. / micro_batches as f64;
-        let [input, target] = [&task.input, &task.target].map(|all| all.tensor_split(micro_batches as i64, 0).remove(0));
+        let [input, target] =
+            [&task.input, &task.target].map(|all| all.tensor_split(micro_batches as i64, 0).remove(0));
         let loss = task.loss;
         let (mut values, mut made) = (vec![input], Vec::new());
         for run in stages {

@@ -81,8 +81,7 @@ impl Contender {
 }
 
 /// Model, weights, data, and whatever the way needs.
-pub fn contender<S: Subject>(args: &Args) -> Result<Contender>
-{
+pub fn contender<S: Subject>(args: &Args) -> Result<Contender> {
     match args.way {
         Way::Plain | Way::PlainForward | Way::Simulated | Way::Bound => plain::<S>(args),
         Way::ForwardBackward | Way::TrainStep | Way::InPlace => pipelined::<S>(args),

@@ -56,17 +56,25 @@ fn build(checkout: &Checkout, folder: &Path, name: &str) -> anyhow::Result<f64> 
     let output = cargo.output().context(cargo::CANNOT_START)?;
     let seconds = start.elapsed().as_secs_f64();
     if !output.status.success() {
-        bail!("the crate `{name}` in {} cannot be built:\n{}", folder.display(), String::from_utf8_lossy(&output.stderr));
+        bail!(
+            "the crate `{name}` in {} cannot be built:\n{}",
+            folder.display(),
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     Ok(seconds)
 }
 
 /// A workspace with this one's versions, settings and built dependencies.
 fn write_workspace(checkout: &Checkout, folder: &Path) -> anyhow::Result<()> {
-    write(&folder.join("Cargo.toml"), &format!("[workspace]\nresolver = \"3\"\nmembers = [\"{PIPELINED}\", \"{PLAIN}\"]\n"))?;
+    write(
+        &folder.join("Cargo.toml"),
+        &format!("[workspace]\nresolver = \"3\"\nmembers = [\"{PIPELINED}\", \"{PLAIN}\"]\n"),
+    )?;
     let root = &checkout.root;
     let copy = |file: &str| {
-        fs::copy(root.join(file), folder.join(file)).with_context(|| format!("cannot copy {file} into {}", folder.display()))
+        fs::copy(root.join(file), folder.join(file))
+            .with_context(|| format!("cannot copy {file} into {}", folder.display()))
     };
     copy("Cargo.lock")?;
     copy("rust-toolchain.toml")?;

@@ -9,7 +9,8 @@ use crate::bench::work::{Model, Who, Work};
 /// µs beyond bare libtorch's on the same cut graph. An op is the forward or the backward of a micro-batch in a stage.
 const BAR: Bar = Bar::AtMost(5.);
 
-const OURS: [(Who, &str); 2] = [(Who::Ours("never"), "forward and backward()"), (Who::OurStep("1f1b"), "train_step, 1F1B")];
+const OURS: [(Who, &str); 2] =
+    [(Who::Ours("never"), "forward and backward()"), (Who::OurStep("1f1b"), "train_step, 1F1B")];
 
 pub fn measure(bench: &Bench<'_>) -> anyhow::Result<Table> {
     let mut rows = Vec::new();

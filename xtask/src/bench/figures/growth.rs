@@ -13,7 +13,8 @@ const LARGE: Work = Work { model: Model::Mlp { width: 512, layers: 16 }, stages:
 /// Of the time of the same work in 2 stages.
 const WORK: Bar = Bar::AtMost(1.05);
 
-const WHO: [(Who, &str); 2] = [(Who::Ours("never"), "forward and backward()"), (Who::OurStep("1f1b"), "train_step, 1F1B")];
+const WHO: [(Who, &str); 2] =
+    [(Who::Ours("never"), "forward and backward()"), (Who::OurStep("1f1b"), "train_step, 1F1B")];
 
 const MICRO_BATCHES: [usize; 4] = [4, 16, 64, 256];
 const STAGES: [usize; 4] = [2, 4, 8, 16];

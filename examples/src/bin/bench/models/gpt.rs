@@ -143,9 +143,7 @@ fn plain(root: &nn::Path<'_>) -> Vec<PlainStage> {
     };
     let first = nn::seq().add(Embed::new(root / "embed")).add(blocks("early"));
     let second = nn::seq().add(blocks("late")).add(norm(root / "norm")).add(head(root / "head"));
-    let stage = |stage: nn::Sequential| -> PlainStage {
-        Box::new(move |values| vec![stage.forward(&values[0])])
-    };
+    let stage = |stage: nn::Sequential| -> PlainStage { Box::new(move |values| vec![stage.forward(&values[0])]) };
     vec![stage(first), stage(second)]
 }
 

@@ -134,8 +134,7 @@ unet! {
 
 /// Cut as above.
 fn plain(root: &nn::Path<'_>) -> Vec<PlainStage> {
-    let [encode0, encode1] =
-        [Cell::new(root / "encode0", 3, 8), Cell::new(root / "encode1", 8, 16)];
+    let [encode0, encode1] = [Cell::new(root / "encode0", 3, 8), Cell::new(root / "encode1", 8, 16)];
     let first = move |mut values: Vec<Tensor>| {
         let level0 = encode0.forward_t(&values.remove(0), true);
         let level1 = encode1.forward_t(&shrink(&level0), true);
