@@ -1,118 +1,31 @@
-//! A checkout, a cache and a PATH of their own for each test, with stand-ins for the programs that
-//! xtask calls.
+//! `cargo xtask bench`.
 
-use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use std::{fs, str};
+use std::process::Command;
 
-pub struct Bench {
-    folder: PathBuf,
+use crate::workbench::{Workbench, fails};
+
+fn bench(workbench: &Workbench, args: &[&str]) -> Command {
+    let mut bench = workbench.xtask(&[&["bench"], args].concat());
+    bench.env("LIBTORCH", workbench.libtorch("own", "2.11.0+cpu")).env("CARGO", workbench.path("bin/cargo"));
+    bench
 }
 
-impl Bench {
-    /// Starts afresh: what the test's last run left is removed.
-    pub fn new(test: &str) -> Self {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("xtask").join(test);
-        let _ = fs::remove_dir_all(&folder);
-        fs::create_dir_all(folder.join("bin")).unwrap();
-        let bench = Self { folder };
-        bench.program("python3");
-        bench.program("c++");
-        bench.clone_named("checkout");
-        bench
-    }
-
-    /// Puts a stand-in on the PATH, as a link: a file just written by one test cannot be run while
-    /// another test forks.
-    pub fn program(&self, name: &str) {
-        let stand_ins = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/commands/stand-ins");
-        symlink(stand_ins.join(name), self.path("bin").join(name)).unwrap();
-    }
-
-    pub fn without_program(&self, name: &str) {
-        fs::remove_file(self.path("bin").join(name)).unwrap();
-    }
-
-    /// What happens in pip.
-    pub fn mood(&self, mood: &str) {
-        fs::write(self.path("bin/mood"), mood).unwrap();
-    }
-
-    pub fn clone_named(&self, name: &str) -> PathBuf {
-        let root = self.path(name);
-        fs::create_dir_all(root.join("xtask")).unwrap();
-        root
-    }
-
-    pub fn path(&self, below: &str) -> PathBuf {
-        self.folder.join(below)
-    }
-
-    pub fn cached(&self) -> PathBuf {
-        self.path("cache/pipe-libtorch/2.11.0-cpu")
-    }
-
-    /// What pip was told, a line for each call.
-    pub fn pip_calls(&self) -> Vec<String> {
-        let calls = fs::read_to_string(self.path("bin/calls")).unwrap_or_default();
-        calls.lines().map(str::to_owned).collect()
-    }
-
-    /// The names in a folder of the cache, without lock files, which stay.
-    pub fn cache_entries(&self, folder: &str) -> Vec<String> {
-        let entries = fs::read_dir(self.path("cache").join(folder));
-        let names = entries.into_iter().flatten().map(|entry| entry.unwrap().file_name());
-        let names = names.map(|name| name.into_string().unwrap());
-        let mut names: Vec<_> = names.filter(|name| !name.ends_with(".lock")).collect();
-        names.sort();
-        names
-    }
-
-    /// A folder that passes for libtorch.
-    pub fn libtorch(&self, name: &str, version: &str) -> PathBuf {
-        let folder = self.path(name);
-        fs::create_dir_all(folder.join("lib")).unwrap();
-        fs::create_dir_all(folder.join("include")).unwrap();
-        fs::write(folder.join("lib/libtorch_cpu.so"), "").unwrap();
-        fs::write(folder.join("build-version"), format!("{version}\n")).unwrap();
-        folder
-    }
-
-    pub fn xtask(&self, args: &[&str]) -> Command {
-        self.xtask_in("checkout", args)
-    }
-
-    pub fn xtask_in(&self, checkout: &str, args: &[&str]) -> Command {
-        let mut xtask = Command::new(env!("CARGO_BIN_EXE_xtask"));
-        xtask
-            .args(args)
-            .env_remove("LIBTORCH")
-            .env_remove("CXX")
-            .env("CARGO_MANIFEST_DIR", self.path(checkout).join("xtask"))
-            .env("PATH", self.path("bin"))
-            .env("XDG_CACHE_HOME", self.path("cache"));
-        xtask
-    }
+#[test]
+fn a_figure_that_does_not_exist_is_named_beside_those_that_do() {
+    let workbench = Workbench::new("bench-figure");
+    let output = bench(&workbench, &["--only", "speed"]).output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert!(error.contains("'speed'") && error.contains("dispatch, efficiency, torchgpipe"), "{error}");
 }
 
-#[track_caller]
-pub fn succeeds(command: &mut Command) -> String {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{}", all(&output));
-    all(&output)
-}
-
-/// The one error that was printed.
-#[track_caller]
-pub fn fails(command: &mut Command) -> String {
-    let output = command.output().unwrap();
-    let all = all(&output);
-    assert_eq!(output.status.code(), Some(1), "{all}");
-    assert_eq!(all.matches("error: ").count(), 1, "{all}");
-    all.split_once("error: ").unwrap().1.to_owned()
-}
-
-fn all(output: &Output) -> String {
-    [&output.stdout, &output.stderr].map(|bytes| str::from_utf8(bytes).unwrap()).concat()
+#[test]
+fn our_side_is_built_in_release_and_without_it_nothing_is_measured() {
+    let workbench = Workbench::new("bench-build");
+    workbench.program("cargo");
+    let error = fails(&mut bench(&workbench, &["--quick"]));
+    assert!(error.contains("cargo does not say where it has put the contender"), "{error}");
+    let runs = std::fs::read_to_string(workbench.path("bin/cargo-calls")).unwrap();
+    assert!(runs.contains("build --release --quiet -p pipe-examples --bin bench"), "{runs}");
+    assert!(workbench.pip_calls().is_empty());
 }

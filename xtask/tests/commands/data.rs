@@ -2,11 +2,11 @@
 
 use std::fs;
 
-use crate::bench::{Bench, fails};
+use crate::workbench::{Workbench, fails};
 
 #[test]
 fn digits_that_differ_from_the_pinned_ones_are_not_kept() {
-    let bench = Bench::new("data-changed");
+    let bench = Workbench::new("data-changed");
     let error = fails(&mut bench.xtask(&["data"]));
     assert!(error.starts_with("the digits in scikit-learn==1.5.2 are 15 bytes"), "{error}");
     assert!(!bench.path("checkout/data").exists());
@@ -15,7 +15,7 @@ fn digits_that_differ_from_the_pinned_ones_are_not_kept() {
 
 #[test]
 fn wrong_digits_in_the_checkout_are_named_and_left_alone() {
-    let bench = Bench::new("data-wrong");
+    let bench = Workbench::new("data-wrong");
     let digits = bench.path("checkout/data/digits.csv.gz");
     fs::create_dir(bench.path("checkout/data")).unwrap();
     fs::write(&digits, "mine").unwrap();

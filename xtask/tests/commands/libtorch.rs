@@ -3,13 +3,13 @@
 use std::fs;
 use std::process::Stdio;
 
-use crate::bench::{Bench, fails, succeeds};
+use crate::workbench::{Workbench, fails, succeeds};
 
 const LIBTORCH: &[&str] = &["libtorch"];
 
 #[test]
 fn it_is_installed_in_the_cache_and_linked() {
-    let bench = Bench::new("installs");
+    let bench = Workbench::new("installs");
     succeeds(&mut bench.xtask(LIBTORCH));
     assert_eq!(fs::read_link(bench.path("checkout/.libtorch")).unwrap(), bench.cached());
     assert_eq!(bench.cache_entries("pipe-libtorch"), ["2.11.0-cpu"]);
@@ -17,7 +17,7 @@ fn it_is_installed_in_the_cache_and_linked() {
 
 #[test]
 fn a_second_run_has_nothing_to_do() {
-    let bench = Bench::new("second-run");
+    let bench = Workbench::new("second-run");
     succeeds(&mut bench.xtask(LIBTORCH));
     bench.without_program("python3");
     succeeds(&mut bench.xtask(LIBTORCH));
@@ -25,7 +25,7 @@ fn a_second_run_has_nothing_to_do() {
 
 #[test]
 fn a_second_clone_uses_the_cache() {
-    let bench = Bench::new("second-clone");
+    let bench = Workbench::new("second-clone");
     succeeds(&mut bench.xtask(LIBTORCH));
     let clone = bench.clone_named("clone");
     succeeds(&mut bench.xtask_in("clone", LIBTORCH));
@@ -35,7 +35,7 @@ fn a_second_clone_uses_the_cache() {
 
 #[test]
 fn concurrent_runs_install_once() {
-    let bench = Bench::new("concurrent");
+    let bench = Workbench::new("concurrent");
     bench.mood("slow");
     let checkouts: Vec<_> = (0..4).map(|number| format!("clone{number}")).collect();
     let runs: Vec<_> = checkouts
@@ -55,7 +55,7 @@ fn concurrent_runs_install_once() {
 
 #[test]
 fn a_download_that_breaks_off_leaves_nothing_and_can_be_repeated() {
-    let bench = Bench::new("breaks-off");
+    let bench = Workbench::new("breaks-off");
     bench.mood("lost-connection");
     let error = fails(&mut bench.xtask(LIBTORCH));
     assert!(error.starts_with("pip could not reach the package index for libtorch: check the network"));
@@ -69,7 +69,7 @@ fn a_download_that_breaks_off_leaves_nothing_and_can_be_repeated() {
 
 #[test]
 fn what_a_killed_run_leaves_is_removed_by_the_next() {
-    let bench = Bench::new("killed");
+    let bench = Workbench::new("killed");
     bench.mood("killed");
     assert_eq!(bench.xtask(LIBTORCH).output().unwrap().status.code(), None);
     assert_eq!(bench.cache_entries("pipe-libtorch").len(), 1);
@@ -81,7 +81,7 @@ fn what_a_killed_run_leaves_is_removed_by_the_next() {
 
 #[test]
 fn what_a_killed_runs_pip_still_writes_is_removed_later() {
-    let bench = Bench::new("outlived");
+    let bench = Workbench::new("outlived");
     succeeds(&mut bench.xtask(LIBTORCH));
     fs::create_dir(bench.path("cache/pipe-libtorch/2.11.0-cpu.partial-1")).unwrap();
     bench.clone_named("clone");
@@ -91,7 +91,7 @@ fn what_a_killed_runs_pip_still_writes_is_removed_later() {
 
 #[test]
 fn an_installation_with_parts_missing_is_not_used() {
-    let bench = Bench::new("incomplete");
+    let bench = Workbench::new("incomplete");
     bench.mood("incomplete");
     let error = fails(&mut bench.xtask(LIBTORCH));
     assert!(error.contains("has no headers in include/"), "{error}");
@@ -100,7 +100,7 @@ fn an_installation_with_parts_missing_is_not_used() {
 
 #[test]
 fn a_damaged_cache_is_replaced() {
-    let bench = Bench::new("damaged");
+    let bench = Workbench::new("damaged");
     succeeds(&mut bench.xtask(LIBTORCH));
     fs::remove_file(bench.cached().join("torch/lib/libtorch_cpu.so")).unwrap();
     succeeds(&mut bench.xtask(LIBTORCH));
@@ -109,7 +109,7 @@ fn a_damaged_cache_is_replaced() {
 
 #[test]
 fn python_is_asked_for_if_missing() {
-    let bench = Bench::new("no-python");
+    let bench = Workbench::new("no-python");
     bench.without_program("python3");
     let error = fails(&mut bench.xtask(LIBTORCH));
     assert!(error.starts_with("there is no `python3`"), "{error}");
@@ -117,7 +117,7 @@ fn python_is_asked_for_if_missing() {
 
 #[test]
 fn pip_is_asked_for_if_missing() {
-    let bench = Bench::new("no-pip");
+    let bench = Workbench::new("no-pip");
     fs::write(bench.path("bin/no-pip"), "No module named pip\n").unwrap();
     let error = fails(&mut bench.xtask(LIBTORCH));
     assert!(error.starts_with("`python3` has no working pip: install it"), "{error}");
@@ -125,7 +125,7 @@ fn pip_is_asked_for_if_missing() {
 
 #[test]
 fn a_compiler_is_asked_for_before_the_download() {
-    let bench = Bench::new("no-compiler");
+    let bench = Workbench::new("no-compiler");
     bench.without_program("c++");
     let error = fails(&mut bench.xtask(LIBTORCH));
     assert!(error.starts_with("there is no C++ compiler: install one"), "{error}");
@@ -136,7 +136,7 @@ fn a_compiler_is_asked_for_before_the_download() {
 
 #[test]
 fn a_full_disk_is_noticed_before_the_download() {
-    let bench = Bench::new("full-disk");
+    let bench = Workbench::new("full-disk");
     bench.program("df");
     let error = fails(&mut bench.xtask(LIBTORCH));
     assert!(error.contains("has 1.0 GB free, but 2.6 GB are needed while installing"), "{error}");
@@ -145,7 +145,7 @@ fn a_full_disk_is_noticed_before_the_download() {
 
 #[test]
 fn a_libtorch_of_the_users_own_is_left_alone() {
-    let bench = Bench::new("own");
+    let bench = Workbench::new("own");
     let own = bench.libtorch("own", "2.11.0+cpu");
     succeeds(bench.xtask(LIBTORCH).env("LIBTORCH", own));
     assert!(bench.pip_calls().is_empty());
@@ -154,7 +154,7 @@ fn a_libtorch_of_the_users_own_is_left_alone() {
 
 #[test]
 fn a_wrong_version_of_the_users_own_is_named() {
-    let bench = Bench::new("own-wrong");
+    let bench = Workbench::new("own-wrong");
     let own = bench.libtorch("own", "2.9.1+cpu");
     let error = fails(bench.xtask(LIBTORCH).env("LIBTORCH", &own));
     assert_eq!(
@@ -169,7 +169,7 @@ fn a_wrong_version_of_the_users_own_is_named() {
 
 #[test]
 fn what_is_no_libtorch_at_all_is_named() {
-    let bench = Bench::new("own-missing");
+    let bench = Workbench::new("own-missing");
     for (own, fault) in [("/nowhere", "has no lib/libtorch_cpu"), ("", "is not an absolute path")] {
         let error = fails(bench.xtask(LIBTORCH).env("LIBTORCH", own));
         assert!(error.starts_with(&format!("LIBTORCH, set to `{own}`, {fault}")), "{error}");
@@ -178,7 +178,7 @@ fn what_is_no_libtorch_at_all_is_named() {
 
 #[test]
 fn the_value_from_cargos_configuration_is_not_the_users() {
-    let bench = Bench::new("configured");
+    let bench = Workbench::new("configured");
     let configured = bench.path("checkout/.libtorch/torch");
     succeeds(bench.xtask(LIBTORCH).env("LIBTORCH", configured));
     assert!(bench.path("checkout/.libtorch").is_symlink());
@@ -186,7 +186,7 @@ fn the_value_from_cargos_configuration_is_not_the_users() {
 
 #[test]
 fn a_folder_in_place_of_the_link_is_not_replaced() {
-    let bench = Bench::new("folder");
+    let bench = Workbench::new("folder");
     fs::create_dir(bench.path("checkout/.libtorch")).unwrap();
     let error = fails(&mut bench.xtask(LIBTORCH));
     assert!(error.contains("move it away"), "{error}");
@@ -196,7 +196,7 @@ fn a_folder_in_place_of_the_link_is_not_replaced() {
 #[test]
 #[cfg(target_os = "linux")]
 fn cuda_is_installed_beside_the_cpu_flavour_and_serves_both() {
-    let bench = Bench::new("cuda");
+    let bench = Workbench::new("cuda");
     succeeds(&mut bench.xtask(LIBTORCH));
     succeeds(&mut bench.xtask(&["libtorch", "--cuda"]));
     succeeds(&mut bench.xtask(LIBTORCH));

@@ -3,17 +3,17 @@
 use std::fs;
 use std::process::Command;
 
-use crate::bench::{Bench, fails, succeeds};
+use crate::workbench::{Workbench, fails, succeeds};
 
-fn oracle(bench: &Bench) -> Command {
+fn oracle(bench: &Workbench) -> Command {
     let mut oracle = bench.xtask(&["oracle"]);
     oracle.env("LIBTORCH", bench.libtorch("own", "2.11.0+cpu")).env("CARGO", bench.path("bin/cargo"));
     oracle.env_remove("PIPE_ORACLE_PYTHON");
     oracle
 }
 
-fn bench(test: &str) -> Bench {
-    let bench = Bench::new(test);
+fn bench(test: &str) -> Workbench {
+    let bench = Workbench::new(test);
     bench.program("cargo");
     bench
 }

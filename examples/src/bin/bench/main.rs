@@ -54,6 +54,7 @@ pub struct Args {
 }
 
 fn main() -> ExitCode {
+    pipe_runtime::keep_freed_memory();
     match run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
