@@ -53,10 +53,7 @@ impl Streams {
                 let none = Way { from: None, to: None };
                 return Ok(Ways { forward: none, back: none });
             }
-            Ok(Ways {
-                forward: Way { from: on(from)?, to: on(to)? },
-                back: Way { from: on(to)?, to: on(from)? },
-            })
+            Ok(Ways { forward: Way { from: on(from)?, to: on(to)? }, back: Way { from: on(to)?, to: on(from)? } })
         };
         // An accelerator has a few tens of streams: all skips between two stages share theirs.
         let mut known: Vec<((usize, usize), Ways)> = Vec::new();

@@ -98,7 +98,8 @@ impl State {
             }
             Kind::HostRead | Kind::HostWrite => self.used(Agent::Host, entry),
             Kind::Allocate => {
-                self.blocks.insert(entry.object, Block { owner: (entry.stream >= 0).then_some(stream), ..Block::default() });
+                self.blocks
+                    .insert(entry.object, Block { owner: (entry.stream >= 0).then_some(stream), ..Block::default() });
             }
             Kind::Use => {
                 self.blocks.entry(entry.object).or_default().told.insert(stream);

@@ -61,12 +61,14 @@ const PLACES: [[Device; 4]; 7] = [
 ];
 const MODES: [Checkpoint; 3] = [Checkpoint::Always, Checkpoint::ExceptLast, Checkpoint::Never];
 
-/// The log is the process's, so one test at a time. `None` where the mock cannot be: libtorch has CUDA, and `gpu-check` does more than these tests.
+/// The log is the process's, so one test at a time. `None` where the mock cannot be: libtorch has CUDA.
 fn devices() -> Option<MutexGuard<'static, ()>> {
     static LOCK: Mutex<()> = Mutex::new(());
     let guard = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
     if !install() {
-        eprintln!("skipped: libtorch has CUDA of its own here, so the mock cannot be put in; run `cargo xtask gpu-check`");
+        eprintln!(
+            "skipped: libtorch has CUDA of its own here, so the mock cannot be put in"
+        );
         return None;
     }
     tch::set_num_threads(1);
@@ -248,7 +250,10 @@ fn each_stage_computes_on_a_stream_of_its_own_and_copies_on_others() {
     assert_eq!(computing.len(), 4, "{computing:?}");
     assert!(computing.iter().all(|stream| stream % 1000 != 0), "not on the default streams: {computing:?}");
     let copying = streams("copy_");
-    assert!(!copying.is_empty() && copying.iter().all(|stream| !computing.contains(stream)), "{copying:?}, {computing:?}");
+    assert!(
+        !copying.is_empty() && copying.iter().all(|stream| !computing.contains(stream)),
+        "{copying:?}, {computing:?}"
+    );
 }
 
 #[test]
