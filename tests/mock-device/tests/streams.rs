@@ -61,14 +61,12 @@ const PLACES: [[Device; 4]; 7] = [
 ];
 const MODES: [Checkpoint; 3] = [Checkpoint::Always, Checkpoint::ExceptLast, Checkpoint::Never];
 
-/// The log is the process's, so one test at a time. `None` where the mock cannot be: libtorch has CUDA, and `gpu-check` does more than these tests.
+/// The log is the process's, so one test at a time. `None` where the mock cannot be: libtorch has CUDA.
 fn devices() -> Option<MutexGuard<'static, ()>> {
     static LOCK: Mutex<()> = Mutex::new(());
     let guard = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
     if !install() {
-        eprintln!(
-            "skipped: libtorch has CUDA of its own here, so the mock cannot be put in; run `cargo xtask gpu-check`"
-        );
+        eprintln!("skipped: libtorch has CUDA of its own here, so the mock cannot be put in");
         return None;
     }
     tch::set_num_threads(1);
