@@ -28,6 +28,8 @@ mod parse;
 mod pipeline;
 #[path = "../src/plan.rs"]
 mod plan;
+#[path = "../src/schedule.rs"]
+mod schedule;
 #[path = "../src/tests/mod.rs"]
 mod tests;
 
