@@ -222,8 +222,7 @@ fn schedules(method: Method, costs: &Costs, ranks: usize, options: &Options, mic
         return vec![(method.schedule_on(&rank_of, micro_batches), costs.clone(), stages_per_rank)];
     }
     let most = stages / ranks.max(1);
-    let divides =
-        |&fewer: &usize| fewer > 0 && fewer.checked_mul(ranks).is_some_and(|all| all > 0 && stages % all == 0);
+    let divides = |&fewer: &usize| fewer > 0 && fewer.checked_mul(ranks).is_some_and(|all| stages.is_multiple_of(all));
     let keeps = |&fewer: &usize| options.stages == Stages::Free || fewer * ranks == stages;
     let suits = |&fewer: &usize| method.stages_per_rank().is_none_or(|needed| needed == fewer);
     let attempt = |stages_per_rank| {
