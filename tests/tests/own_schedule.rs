@@ -199,6 +199,7 @@ fn recomputations_are_those_of_the_checkpoint_mode() {
 
 #[test]
 fn an_optional_method_is_a_schedule_too() {
+    let _serial = pipe_tests::serial();
     let chosen = |method: Option<Method>| {
         let (net, vars, _) = net();
         let pipe = net.pipe(&vars).schedule(method).build().unwrap();
