@@ -64,7 +64,7 @@ const BODIES: [(&str, Body); 30] = [
     }),
     ("two views changed in place", |x, w, v| {
         let y = x.matmul(w) + 1.;
-        let _ = y.select(1, 2).copy_(&x.select(1, 1));
+        y.select(1, 2).copy_(&x.select(1, 1));
         let mut block = y.narrow(1, 3, 4).narrow(1, 1, 2);
         let _ = block.g_add_(&v.narrow(0, 0, 2));
         y.sin()
