@@ -12,6 +12,9 @@ use tch::{Kind, Tensor};
 
 use crate::models::{PlainStage, Task};
 
+/// What a stage gives back of its outputs, as one number to differentiate.
+type Root = Box<dyn Fn(&[Tensor]) -> Tensor + Send>;
+
 /// The stages of a plain model, each with a micro-batch to work on.
 pub struct Stages {
     stages: Vec<Stage>,
@@ -22,7 +25,7 @@ struct Stage {
     run: PlainStage,
     inputs: Vec<Tensor>,
     /// Makes the number that the backward starts from of what the stage gave.
-    root: Box<dyn Fn(&[Tensor]) -> Tensor + Send>,
+    root: Root,
 }
 
 impl Stages {

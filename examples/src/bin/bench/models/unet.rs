@@ -46,7 +46,7 @@ fn shrink(x: &Tensor) -> Tensor {
 }
 
 fn grow(x: &Tensor) -> Tensor {
-    x.upsample_nearest2d_vec(None::<&[i64]>, &[2., 2.])
+    x.upsample_nearest2d_vec(None::<&[i64]>, [2., 2.])
 }
 
 fn segment(path: nn::Path<'_>) -> Conv2D {
