@@ -9,6 +9,7 @@ mod demo;
 mod digits;
 mod disk;
 mod environment;
+mod gpu_check;
 mod libtorch;
 mod oracle;
 mod pip;
@@ -17,6 +18,7 @@ mod tally;
 mod test;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -45,6 +47,15 @@ enum Command {
     /// Trains a pipelined network on the handwritten digits
     Demo {
         /// Passed on to the demo
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Checks pipelines on this machine's GPUs
+    GpuCheck {
+        /// Makes a folder that does so on a machine with libtorch 2.11 alone
+        #[arg(long, value_name = "DIR")]
+        bundle: Option<PathBuf>,
+        /// Passed on to the program
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
@@ -79,6 +90,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Data => data::run(&checkout),
         Command::Demo { args } => demo::run(&checkout, &args),
+        Command::GpuCheck { bundle, args } => gpu_check::run(&checkout, bundle.as_deref(), &args),
         Command::Oracle => oracle::run(&checkout),
         Command::Bench(options) => bench::run(&checkout, &options),
         Command::Test { bless } => test::run(&checkout, bless),

@@ -1,0 +1,40 @@
+//! Does a step give the same numbers however its streams happen to be interleaved?
+
+use anyhow::Result;
+use pipe_runtime::{Checkpoint, Devices, Method};
+use tch::Device;
+
+use crate::small::{self, Way};
+use crate::table::{Table, Verdict};
+use crate::transparency::placements;
+
+/// Kernels may add in other orders from run to run; what a race reads is far off.
+const BAR: f64 = 1e-4;
+
+pub fn check(gpus: &[Device], repetitions: usize, table: &mut Table) -> Result<()> {
+    if gpus.is_empty() {
+        table.skip("races", "streams are a GPU's");
+        return Ok(());
+    }
+    for places in placements(gpus) {
+        for mode in [Checkpoint::Always, Checkpoint::Never] {
+            let way = Way { places, mode, method: Method::GPipe, dropout: false, rough: false };
+            let Some(expected) = small::pipelined(way)? else { continue };
+            let rough = Way { rough: true, ..way };
+            let (model, vars) = small::make(rough)?;
+            let mut pipe = model.pipe(&vars).checkpoint(mode).build()?;
+            let mut worst = 0_f64;
+            for _ in 0..repetitions {
+                worst = worst.max(small::distance(&small::step(&mut pipe, &vars, rough)?, &expected));
+            }
+            let verdict = if worst <= BAR { Verdict::Passed } else { Verdict::Failed };
+            let name = format!("{}: no race, {mode}", Devices::new(places));
+            table.add(
+                name,
+                verdict,
+                format!("{repetitions} steps with random delays and poisoned memory; at most {worst:.1e} apart"),
+            );
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,160 @@
+//! The model that the checks run: four stages, a skip to the next one and one across, dropout.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::Result;
+use pipe_runtime::nn::{Add, Concat};
+use pipe_runtime::{Checkpoint, Devices, Method, Pipe, pipeline};
+use tch::nn::{self, Func, FuncT, Linear};
+use tch::{Device, Kind, Tensor};
+
+pub const STAGES: usize = Small::STAGES;
+const WIDTH: i64 = 64;
+const ROWS: i64 = 30;
+
+#[pipeline(chunks = 4, allow(short_skip))]
+pub struct Small {
+    #[device("cpu")]
+    #[stash(far = output)]
+    first: Linear,
+    rough1: FuncT<'static>,
+    #[device("cpu")]
+    drop: FuncT<'static>,
+    #[stash(near = output)]
+    second: Linear,
+    rough2: FuncT<'static>,
+    #[device("cpu")]
+    #[pop(near)]
+    add: Add,
+    tanh: Func<'static>,
+    third: Linear,
+    rough3: FuncT<'static>,
+    #[device("cpu")]
+    #[pop(far)]
+    concat: Concat,
+    last: Linear,
+}
+
+/// How a step is run.
+#[derive(Clone, Copy, Debug)]
+pub struct Way {
+    pub places: [Device; STAGES],
+    pub mode: Checkpoint,
+    pub method: Method,
+    /// With dropout, whose masks depend on the kind of the device.
+    pub dropout: bool,
+    /// With random delays and memory full of NaN between the layers.
+    pub rough: bool,
+}
+
+/// One step's loss, output and gradients, on the CPU.
+pub type Found = Vec<Tensor>;
+
+/// As a pipeline. `None` if these stages cannot run this schedule.
+pub fn pipelined(way: Way) -> Result<Option<Found>> {
+    let (model, vars) = make(way)?;
+    let built = model.pipe(&vars).checkpoint(way.mode).schedule(way.method).build();
+    let Ok(mut pipe) = built else { return Ok(None) };
+    step(&mut pipe, &vars, way).map(Some)
+}
+
+/// One training step of a pipeline that is there already.
+pub fn step(pipe: &mut Pipe<Small>, vars: &SmallVars, way: Way) -> Result<Found> {
+    for mut variable in vars.all().trainable_variables() {
+        variable.zero_grad();
+    }
+    tch::manual_seed(7);
+    let (x, y) = batch(way.places[0], way.places[STAGES - 1]);
+    let report = pipe.train_step(&x, &y, loss)?;
+    Ok(collect(report.loss, report.output, vars))
+}
+
+/// The same step of the same model in place, on the first stage's device, where all stages must be.
+pub fn in_place(way: Way) -> Result<Found> {
+    let (model, vars) = make(way)?;
+    tch::manual_seed(7);
+    let (x, y) = batch(way.places[0], way.places[0]);
+    let output = model.in_place().forward(&x)?;
+    let value = loss(&output, &y);
+    value.backward();
+    Ok(collect(value.detach(), output.detach(), &vars))
+}
+
+pub fn make(way: Way) -> Result<(Small, SmallVars)> {
+    let vars = Small::vars(&Devices::new(way.places))?;
+    let linear = |path, inputs| nn::linear(path, inputs, WIDTH, Default::default());
+    let p = if way.dropout { 0.3 } else { 0. };
+    let model = Small {
+        first: linear(vars.first(), WIDTH),
+        rough1: roughness(way.rough),
+        drop: nn::func_t(move |x, training| x.dropout(p, training)),
+        second: linear(vars.second(), WIDTH),
+        rough2: roughness(way.rough),
+        add: Add,
+        tanh: nn::func(Tensor::tanh),
+        third: linear(vars.third(), WIDTH),
+        rough3: roughness(way.rough),
+        concat: Concat::default(),
+        last: linear(vars.last(), 2 * WIDTH),
+    };
+    // Drawn on the CPU, so that they are the same wherever the stages are.
+    tch::manual_seed(5);
+    let mut variables: Vec<_> = vars.all().variables().into_iter().collect();
+    variables.sort_by(|(a, _), (b, _)| a.cmp(b));
+    tch::no_grad(|| {
+        for (_, variable) in &mut variables {
+            variable.copy_(&(Tensor::rand(variable.size(), (Kind::Float, Device::Cpu)) * 0.4 - 0.2));
+        }
+    });
+    Ok((model, vars))
+}
+
+fn batch(first: Device, last: Device) -> (Tensor, Tensor) {
+    let draw = || Tensor::randn([ROWS, WIDTH], (Kind::Float, Device::Cpu));
+    (draw().to_device(first), draw().to_device(last))
+}
+
+fn loss(output: &Tensor, target: &Tensor) -> Tensor {
+    output.mse_loss(target, tch::Reduction::Mean)
+}
+
+fn collect(loss: Tensor, output: Tensor, vars: &SmallVars) -> Found {
+    let mut named: Vec<_> = vars.all().variables().into_iter().collect();
+    named.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let gradients = named.iter().map(|(_, variable)| variable.grad());
+    [loss, output].into_iter().chain(gradients).map(|tensor| tensor.to_device(Device::Cpu)).collect()
+}
+
+/// The identity. On an accelerator it keeps its stream busy for a random time first, and leaves NaN in memory that was free: who reads memory too early, or what
+/// somebody else's memory has become, gets other numbers.
+fn roughness(rough: bool) -> FuncT<'static> {
+    let drawn = Arc::new(AtomicU64::new(1));
+    nn::func_t(move |x, _| {
+        if rough && x.device() != Device::Cpu {
+            tch::no_grad(|| {
+                // Which thread draws which number is left to chance too.
+                let number =
+                    drawn.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 60;
+                let mut busy = Tensor::ones([256, 256], (Kind::Float, x.device()));
+                for _ in 0..number {
+                    busy = busy.matmul(&busy) * 0.;
+                }
+                for _ in 0..4 {
+                    let _poison = x.full_like(f64::NAN);
+                }
+            });
+        }
+        x.shallow_clone()
+    })
+}
+
+/// The largest difference, relative to the size of what is expected; infinite where something is not a number.
+pub fn distance(found: &Found, expected: &Found) -> f64 {
+    let of = |(found, expected): (&Tensor, &Tensor)| {
+        let norm = |tensor: &Tensor| tensor.to_kind(Kind::Double).norm().double_value(&[]);
+        let distance = norm(&(found - expected)) / norm(expected).max(1e-12);
+        if distance.is_nan() { f64::INFINITY } else { distance }
+    };
+    found.iter().zip(expected).map(of).fold(0., f64::max)
+}

@@ -1,0 +1,70 @@
+//! Is a pipelined step the step of the plain model?
+
+use anyhow::Result;
+use pipe_runtime::{Checkpoint, Devices, Method};
+use tch::Device;
+
+use crate::small::{self, STAGES, Way};
+use crate::table::{Table, Verdict};
+
+pub const MODES: [Checkpoint; 3] = [Checkpoint::Always, Checkpoint::ExceptLast, Checkpoint::Never];
+
+/// Between kinds of devices, which add in other orders.
+const ACROSS: f64 = 1e-4;
+/// On one kind of device.
+const WITHIN: f64 = 1e-5;
+
+/// Where the four stages can be: on one device, on two, back and forth, and beside the CPU.
+pub fn placements(gpus: &[Device]) -> Vec<[Device; STAGES]> {
+    let cpu = Device::Cpu;
+    let Some(&a) = gpus.first() else { return vec![[cpu; STAGES]] };
+    let mut places = vec![[a; STAGES], [cpu, a, cpu, a], [a, cpu, a, cpu], [a, a, cpu, cpu]];
+    if let Some(&b) = gpus.get(1) {
+        places.extend([[a, a, b, b], [a, b, a, b], [a, b, b, a], [cpu, a, cpu, b]]);
+    }
+    places
+}
+
+pub fn check(gpus: &[Device], table: &mut Table) -> Result<()> {
+    for places in placements(gpus) {
+        let way = |mode, method, dropout| Way { places, mode, method, dropout, rough: false };
+        let name = Devices::new(places).to_string();
+        let on_cpu =
+            small::in_place(Way { places: [Device::Cpu; STAGES], ..way(Checkpoint::Never, Method::GPipe, false) })?;
+        report(table, format!("{name}: as in place on the CPU"), ACROSS, false, &on_cpu, way)?;
+        // The masks of the CPU and of a GPU are not the same.
+        if places.iter().all(|&place| place == places[0]) {
+            let here = small::in_place(way(Checkpoint::Never, Method::GPipe, true))?;
+            report(table, format!("{name}: as in place there, with dropout"), WITHIN, true, &here, way)?;
+        }
+    }
+    if gpus.len() < 2 {
+        table.skip("stages on two GPUs", "this machine has not two");
+    }
+    Ok(())
+}
+
+fn report(
+    table: &mut Table,
+    name: String,
+    bar: f64,
+    dropout: bool,
+    expected: &small::Found,
+    way: impl Fn(Checkpoint, Method, bool) -> Way,
+) -> Result<()> {
+    let (mut runs, mut worst) = (0, (0., String::new()));
+    for mode in MODES {
+        for method in Method::ALL {
+            let Some(found) = small::pipelined(way(mode, method, dropout))? else { continue };
+            runs += 1;
+            let distance = small::distance(&found, expected);
+            if distance >= worst.0 {
+                worst = (distance, format!("{mode}, {method}"));
+            }
+        }
+    }
+    let verdict = if worst.0 <= bar { Verdict::Passed } else { Verdict::Failed };
+    let (distance, at) = worst;
+    table.add(name, verdict, format!("{runs} runs, every checkpoint mode and legal schedule; at most {distance:.1e} apart ({at}), {bar:.0e} allowed"));
+    Ok(())
+}
