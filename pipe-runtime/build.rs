@@ -11,6 +11,7 @@ fn main() {
         return;
     };
     let include = lib.with_file_name("include");
+    let mimalloc = std::env::var("DEP_MIMALLOC_INCLUDE_DIR").expect("libmimalloc-sys says where its header is");
     let shim = PathBuf::from("src/torch/shim");
     let sources = [
         "cuda", "error", "graph", "malloc", "memory", "modes", "node", "profile", "random", "split", "stream",
@@ -30,6 +31,7 @@ fn main() {
         .debug(false)
         .flag(format!("-isystem{}", include.display()))
         .flag(format!("-isystem{}", include.join("torch/csrc/api/include").display()))
+        .flag(format!("-isystem{mimalloc}"))
         .files(sources.iter().map(|name| shim.join(format!("{name}.cpp"))))
         .compile("pipe_torch");
 

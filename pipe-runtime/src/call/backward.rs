@@ -28,7 +28,14 @@ pub(super) struct BackwardRun {
     /// By port and micro-batch: what marks the end of the work that makes them, if that is an accelerator's.
     ready: Table<Option<Arc<Event>>>,
     /// By stage.
-    sums: Vec<Mutex<Option<Sums>>>,
+    sums: Vec<Mutex<StageSums>>,
+}
+
+/// What the micro-batches' gradients of a stage's parameters add up to.
+struct StageSums {
+    sums: Option<Sums>,
+    /// How many micro-batches are still to be added.
+    left: usize,
 }
 
 impl BackwardRun {
@@ -43,7 +50,12 @@ impl BackwardRun {
             order,
             gradients: Table::new(call.network.routes.len(), call.micro_batches),
             ready: Table::new(call.network.routes.len(), call.micro_batches),
-            sums: call.network.stages.iter().map(|_| Mutex::default()).collect(),
+            sums: call
+                .network
+                .stages
+                .iter()
+                .map(|_| Mutex::new(StageSums { sums: None, left: call.micro_batches }))
+                .collect(),
             modes: Modes::capture()?,
             call,
             keep_graph,
@@ -55,7 +67,7 @@ impl BackwardRun {
     pub(super) fn take_sums(&self) -> Result<Sums> {
         let mut total = Sums::new()?;
         for stage in self.sums.iter().rev() {
-            if let Some(sums) = lock(stage).take() {
+            if let Some(sums) = lock(stage).sums.take() {
                 sums.used_here()?;
                 total.merge(sums)?;
             }
@@ -83,9 +95,11 @@ impl BackwardRun {
         let seeds = self.seeds(action, &recorded)?;
         let found = match kind {
             Kind::BackwardInput => {
-                self.with_sums(stage, |sums| recorded.graph.backward_input(&seeds, &self.parameters, sums))
+                self.with_sums(action, |(sums, _)| recorded.graph.backward_input(&seeds, &self.parameters, sums))
             }
-            _ => self.with_sums(stage, |sums| recorded.graph.backward(&seeds, self.keep_graph, &self.parameters, sums)),
+            _ => {
+                self.with_sums(action, |sums| recorded.graph.backward(&seeds, self.keep_graph, &self.parameters, sums))
+            }
         };
         let found = match found {
             Ok(found) => found,
@@ -116,7 +130,7 @@ impl BackwardRun {
         let Action { stage, micro_batch, .. } = action;
         let taken = self.call.held.at(stage, micro_batch).recorded.take();
         let mut recorded = taken.ok_or("the backward for its inputs has not run")?;
-        self.with_sums(stage, |sums| recorded.graph.backward_weight(&self.parameters, sums))
+        self.with_sums(action, |sums| recorded.graph.backward_weight(&self.parameters, sums))
             .map_err(|error| error.to_string())?;
         self.call.kept[stage].fall();
         Ok(())
@@ -138,16 +152,21 @@ impl BackwardRun {
         Ok(seeds)
     }
 
+    /// Hands `body` the sums of the stage, and whether this is the last step that adds to them.
     fn with_sums<T>(
         &self,
-        stage: usize,
-        body: impl FnOnce(&mut Sums) -> Result<T, TorchError>,
+        action: Action,
+        body: impl FnOnce((&mut Sums, bool)) -> Result<T, TorchError>,
     ) -> Result<T, TorchError> {
-        let mut sums = lock(&self.sums[stage]);
+        let mut stage = lock(&self.sums[action.stage]);
+        let StageSums { sums, left } = &mut *stage;
+        if action.kind != Kind::BackwardInput {
+            *left -= 1;
+        }
         if sums.is_none() {
             *sums = Some(Sums::new()?);
         }
-        body(sums.as_mut().expect("made above"))
+        body((sums.as_mut().expect("made above"), *left == 0))
     }
 }
 

@@ -79,6 +79,7 @@ unsafe extern "C" {
         keep_graph: c_int,
         parameters: *const Parameters,
         sums: *mut Sums,
+        last: c_int,
         received: *mut *mut C_tensor,
     ) -> c_int;
     pub(super) fn pipe_graph_backward_input(
@@ -92,6 +93,7 @@ unsafe extern "C" {
         graph: *mut Graph,
         parameters: *const Parameters,
         sums: *mut Sums,
+        last: c_int,
     ) -> c_int;
     pub(super) fn pipe_parameters_new() -> *mut Parameters;
     pub(super) fn pipe_parameters_free(parameters: *mut Parameters);
@@ -130,7 +132,7 @@ unsafe extern "C" {
     pub(super) fn pipe_set_grad_mode(enabled: c_int);
     pub(super) fn pipe_version(tensor: *const C_tensor) -> u64;
 
-    pub(super) fn pipe_keep_freed_memory() -> c_int;
+    pub(super) fn pipe_keep_freed_memory();
 
     pub(super) fn pipe_random_install(operators: *mut usize) -> c_int;
     pub(super) fn pipe_random_enter() -> c_int;

@@ -45,13 +45,14 @@ impl StageGraph {
         Ok((ffi::take(sent).expect("the shim wrote a tensor"), is_root != 0))
     }
 
-    /// Backward from the roots, with one gradient (or none) for each; returns those of the received values, adds the parameters' to `sums`.
+    /// Backward from the roots, with one gradient (or none) for each; returns those of the received values, adds the parameters' to `sums`. With `last`, nothing
+    /// more will be added.
     pub(crate) fn backward(
         &mut self,
         gradients: &[Option<Tensor>],
         keep_graph: bool,
         parameters: &Parameters,
-        sums: &mut Sums,
+        (sums, last): (&mut Sums, bool),
     ) -> Result<Vec<Option<Tensor>>, TorchError> {
         assert_eq!(gradients.len(), self.roots, "one gradient for each root");
         let handed: Vec<_> = gradients.iter().map(|g| g.as_ref().map_or(ptr::null(), Tensor::as_ptr)).collect();
@@ -64,6 +65,7 @@ impl StageGraph {
                 keep_graph.into(),
                 parameters.0.as_ptr(),
                 sums.0.as_ptr(),
+                last.into(),
                 received.as_mut_ptr(),
             )
         })?;
@@ -96,11 +98,15 @@ impl StageGraph {
         Ok(received.into_iter().map(ffi::take).collect())
     }
 
-    /// Adds the parameters' gradients to `sums`, after [`backward_input`](Self::backward_input).
-    pub(crate) fn backward_weight(&mut self, parameters: &Parameters, sums: &mut Sums) -> Result<(), TorchError> {
+    /// Adds the parameters' gradients to `sums`, after [`backward_input`](Self::backward_input). With `last`, nothing more will be added.
+    pub(crate) fn backward_weight(
+        &mut self,
+        parameters: &Parameters,
+        (sums, last): (&mut Sums, bool),
+    ) -> Result<(), TorchError> {
         // SAFETY: three live handles, of which the two that are written are borrowed exclusively.
         ffi::check(unsafe {
-            ffi::pipe_graph_backward_weight(self.graph.as_ptr(), parameters.0.as_ptr(), sums.0.as_ptr())
+            ffi::pipe_graph_backward_weight(self.graph.as_ptr(), parameters.0.as_ptr(), sums.0.as_ptr(), last.into())
         })
     }
 }

@@ -19,21 +19,31 @@ pub struct Programs {
 
 impl Programs {
     pub fn build(checkout: &Checkout, libtorch: &Path) -> anyhow::Result<Self> {
-        Ok(Self { ours: ours(checkout)?, bare: bare(checkout, libtorch)? })
+        Ok(Self { ours: ours(checkout, "ours", &[])?, bare: bare(checkout, libtorch)? })
     }
 }
 
-/// Built as a user's program would be.
-fn ours(checkout: &Checkout) -> anyhow::Result<PathBuf> {
+/// Our contender with the C library's allocator, whose blocks can be counted.
+pub fn countable(checkout: &Checkout) -> anyhow::Result<PathBuf> {
+    ours(checkout, "countable", &["--no-default-features"])
+}
+
+/// Built as a user's program would be, and put under a name of its own: cargo has one place for all of its variants.
+fn ours(checkout: &Checkout, name: &str, flags: &[&str]) -> anyhow::Result<PathBuf> {
     let mut cargo = cargo::command(checkout);
-    cargo.args(["build", "--release", "--quiet", "-p", "pipe-examples", "--bin", "bench"]);
+    cargo.args(["build", "--release", "--quiet", "-p", "pipe-examples", "--bin", "bench"]).args(flags);
     cargo.arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
     let output = cargo.output().context(cargo::CANNOT_START)?;
     if !output.status.success() {
         bail!("the contender cannot be built: see what cargo says above");
     }
     let messages = String::from_utf8_lossy(&output.stdout);
-    executable(&messages).context("cargo does not say where it has put the contender")
+    let built = executable(&messages).context("cargo does not say where it has put the contender")?;
+    let program = checkout.bench().join(name);
+    fs::create_dir_all(checkout.bench())
+        .and_then(|()| fs::copy(&built, &program))
+        .with_context(|| format!("cannot create {}", program.display()))?;
+    Ok(program)
 }
 
 /// The one program that cargo built, as its messages tell.

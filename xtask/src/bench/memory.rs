@@ -25,20 +25,36 @@ pub struct Peak {
 impl Bench<'_> {
     /// Fails on systems other than Linux, which do not tell.
     pub fn peak(&self, who: Who, work: &Work) -> anyhow::Result<Peak> {
+        let resident = self.peak_resident(who, work)?;
+        Ok(Peak { resident, live: self.peak_live(who, work)? })
+    }
+
+    fn peak_resident(&self, who: Who, work: &Work) -> anyhow::Result<f64> {
+        let mut contender = self.contender(who, work)?;
+        let process = PathBuf::from(format!("/proc/{}", contender.process()));
+        let before = status(&process, "VmRSS")?;
+        // The peak is that from here on.
+        fs::write(process.join("clear_refs"), "5").context("cannot reset the peak of resident memory")?;
+        contender.turn(STEPS - 1)?;
+        Ok(status(&process, "VmHWM")? - before)
+    }
+
+    /// In a process of its own, whose blocks are counted.
+    fn peak_live(&self, who: Who, work: &Work) -> anyhow::Result<f64> {
         let counter =
             build::compile(self.checkout, "live_bytes.cpp", "live_bytes.so", &["-shared", "-fPIC"].map(str::to_owned))?;
         let counts = LiveBytes::new(self.checkout.bench().join("live_bytes"))?;
-        let mut command = self.command(who, work)?;
+        let ours = match who {
+            Who::Ours(_) | Who::OurStep(_) => build::countable(self.checkout)?,
+            _ => self.programs.ours.clone(),
+        };
+        let mut command = self.command_of(&ours, who, work)?;
         command.env("LD_PRELOAD", counter).env("LIVE_BYTES", &counts.file);
         let mut contender = Contender::start(self.checkout, &format!("{who}, memory"), command)?;
-
-        let process = PathBuf::from(format!("/proc/{}", contender.process()));
-        let (resident, live) = (status(&process, "VmRSS")?, counts.live()?);
-        // The peaks are those from here on.
-        fs::write(process.join("clear_refs"), "5").context("cannot reset the peak of resident memory")?;
+        let before = counts.live()?;
         counts.reset_peak()?;
         contender.turn(STEPS - 1)?;
-        Ok(Peak { resident: status(&process, "VmHWM")? - resident, live: counts.peak()? - live })
+        Ok(counts.peak()? - before)
     }
 }
 

@@ -1,6 +1,7 @@
 //! What is to be done, and by whom.
 
 use std::fmt;
+use std::path::Path;
 use std::process::Command;
 
 use super::Bench;
@@ -139,8 +140,13 @@ impl Bench<'_> {
         who.iter().map(|&who| self.contender(who, work)).collect()
     }
 
-    pub fn command(&self, who: Who, work: &Work) -> anyhow::Result<Command> {
-        let ours = || Command::new(&self.programs.ours);
+    fn command(&self, who: Who, work: &Work) -> anyhow::Result<Command> {
+        self.command_of(&self.programs.ours, who, work)
+    }
+
+    /// The same, of which `ours` is our program.
+    pub fn command_of(&self, ours: &Path, who: Who, work: &Work) -> anyhow::Result<Command> {
+        let ours = || Command::new(ours);
         let (mut command, way, setting) = match who {
             Who::Ours(checkpoint) => (ours(), "forward-backward", Some(("--checkpoint", checkpoint))),
             Who::OurStep(schedule) => (ours(), "train-step", Some(("--schedule", schedule))),

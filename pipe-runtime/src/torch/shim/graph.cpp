@@ -100,13 +100,14 @@ int pipe_sums_take(Sums* sums, size_t index, at::Tensor** gradient) {
 }
 
 // Runs the graph backwards from its roots. `gradients` holds one tensor or null per root; those of the parameters are added
-// to `sums`, those of the received values are written to `received` (null where none arrived).
+// to `sums`, for the last time if `last`; those of the received values are written to `received` (null where none arrived).
 int pipe_graph_backward(
     Graph* graph,
     const at::Tensor* const* gradients,
     int keep_graph,
     const Parameters* parameters,
     Sums* sums,
+    int last,
     at::Tensor** received) {
   return pipe::guarded([&] {
     edge_list roots;
@@ -123,7 +124,7 @@ int pipe_graph_backward(
 
     variable_list found(graph->received);
     sums->gradients.resize(parameters->tensors.size());
-    backward(*graph, roots, std::move(seeds), keep_graph != 0, *parameters, *sums, found);
+    backward(*graph, roots, std::move(seeds), keep_graph != 0, {*parameters, *sums, last != 0}, found);
     hand_over(std::move(found), received);
   });
 }
@@ -138,8 +139,7 @@ int pipe_sums_commit(Sums* sums, const Parameters* parameters) {
       if (!sum.defined() || parameters->tensors[i].grad().defined()) {
         continue;
       }
-      bool alone = !sum.is_sparse() && sum.use_count() == 1 && sum.has_storage() && sum.storage().use_count() == 1;
-      if (!alone || !torch::autograd::utils::obeys_layout_contract(sum, parameters->tensors[i])) {
+      if (!is_alone(sum) || !torch::autograd::utils::obeys_layout_contract(sum, parameters->tensors[i])) {
         sum = sum.is_sparse() ? sum.clone() : torch::autograd::utils::clone_obey_contract(sum, parameters->tensors[i]);
       }
     }

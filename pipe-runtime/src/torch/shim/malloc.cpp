@@ -1,22 +1,53 @@
-// The C library's allocator, which libtorch takes CPU tensors' memory from.
+// Where libtorch takes the memory of CPU tensors from.
 #include "shim.h"
 
-#if defined(__GLIBC__)
-#include <malloc.h>
-#endif
+#include <c10/core/Allocator.h>
+#include <c10/core/CPUAllocator.h>
+#include <mimalloc.h>
+
+namespace {
+
+// As libtorch's own allocator: whole vectors and cache lines.
+constexpr size_t alignment = 64;
+
+void free_block(void* block) {
+  c10::profiledCPUMemoryReporter().Delete(block);
+  mi_free(block);
+}
+
+struct TensorMemory final : c10::Allocator {
+  c10::DataPtr allocate(size_t bytes) override {
+    void* block = nullptr;
+    if (bytes > 0) {
+      block = mi_malloc_aligned(bytes, alignment);
+      if (!block) {
+        c10::profiledCPUMemoryReporter().OutOfMemory(bytes);
+        TORCH_CHECK(false, "not enough memory: a tensor of ", bytes, " bytes cannot be allocated");
+      }
+      c10::profiledCPUMemoryReporter().New(block, bytes);
+    }
+    return {block, block, &free_block, at::kCPU};
+  }
+
+  c10::DeleterFnPtr raw_deleter() const override {
+    return &free_block;
+  }
+
+  void copy_data(void* to, const void* from, size_t bytes) const override {
+    default_copy_data(to, from, bytes);
+  }
+};
+
+} // namespace
 
 extern "C" {
 
-// Whether the allocator could be told to keep what is freed.
-int pipe_keep_freed_memory() {
-#if defined(__GLIBC__)
-  // By default, a block above a threshold that moves between 128 KiB and 32 MiB is mapped and unmapped each time, and a free top of the heap goes back
-  // to the system: each page of a fresh tensor is then a fault. Above 1 GiB, blocks are still mapped.
-  constexpr int keep = 1 << 30;
-  return mallopt(M_MMAP_THRESHOLD, keep) && mallopt(M_TRIM_THRESHOLD, keep) && mallopt(M_TOP_PAD, 64 << 20);
-#else
-  return 0;
-#endif
+// Lets CPU tensors made from now on take their memory from mimalloc, which keeps what they free.
+void pipe_keep_freed_memory() noexcept {
+  static TensorMemory memory;
+  // By default, it gives memory back to the system after a while.
+  mi_option_set(mi_option_purge_delay, -1);
+  c10::SetCPUAllocator(&memory);
 }
 
 } // extern "C"

@@ -69,14 +69,14 @@ int pipe_graph_backward_input(
     sums->gradients.resize(parameters->tensors.size());
     Topology below(roots, graph->boundary.get(), *parameters);
     if (!below.plain || !below.splits) {
-      backward(*graph, roots, std::move(seeds), /*keep_graph=*/false, *parameters, *sums, found);
+      backward(*graph, roots, std::move(seeds), /*keep_graph=*/false, {*parameters, *sums, /*last=*/false}, found);
       return hand_over(std::move(found), received);
     }
 
     size_t count = below.nodes.size();
     auto cut = std::unique_ptr<Cut>(new Cut{std::move(below), std::vector<bool>(count), Arrived(count), {}});
     const Topology& topology = cut->topology;
-    Walk walk(topology, cut->arrived, *sums, found);
+    Walk walk(topology, cut->arrived, {*parameters, *sums, /*last=*/false}, found);
     walk.start(roots, std::move(seeds));
 
     std::vector<bool> above = topology.above_boundary();
@@ -97,11 +97,9 @@ int pipe_graph_backward_input(
       if (leads_down) {
         cut->pending[index] = true;
         Without parameters(node, [&](uint32_t edge) { return !leads_up(index, edge); });
-        walk.run(index, variable_list(cut->arrived[index]));
+        walk.run(index, variable_list(cut->arrived[index]), /*release=*/false);
       } else {
-        node.will_release_variables();
-        walk.run(index, std::move(cut->arrived[index]));
-        node.release_variables();
+        walk.run(index, std::move(cut->arrived[index]), /*release=*/true);
       }
     }
     // From here on, the cuts only lead down to the parameters. That lets go of the nodes above the boundary, so the pending ones are kept by hand.
@@ -126,8 +124,8 @@ int pipe_graph_backward_input(
   });
 }
 
-// The second half: from the cuts to the parameters, whose gradients are added to `sums`.
-int pipe_graph_backward_weight(Graph* graph, const Parameters* parameters, Sums* sums) {
+// The second half: from the cuts to the parameters, whose gradients are added to `sums`, for the last time if `last`.
+int pipe_graph_backward_weight(Graph* graph, const Parameters* parameters, Sums* sums, int last) {
   return pipe::guarded([&] {
     std::unique_ptr<Cut> cut = std::move(graph->cut);
     if (!cut) {
@@ -137,12 +135,10 @@ int pipe_graph_backward_weight(Graph* graph, const Parameters* parameters, Sums*
     sums->gradients.resize(parameters->tensors.size());
     variable_list none;
     const Topology& topology = cut->topology;
-    Walk walk(topology, cut->arrived, *sums, none);
+    Walk walk(topology, cut->arrived, {*parameters, *sums, last != 0}, none);
     for (uint32_t index : topology.order) {
       if (cut->pending[index]) {
-        topology.nodes[index]->will_release_variables();
-        walk.run(index, std::move(cut->arrived[index]));
-        topology.nodes[index]->release_variables();
+        walk.run(index, std::move(cut->arrived[index]), /*release=*/true);
       }
     }
   });

@@ -7,6 +7,7 @@
 #include <torch/csrc/autograd/engine.h>
 #include <torch/csrc/autograd/functions/accumulate_grad.h>
 #include <torch/csrc/autograd/functions/tensor.h>
+#include <torch/csrc/autograd/utils/grad_layout_contract.h>
 
 #include <cstring>
 #include <typeinfo>
@@ -149,7 +150,7 @@ void Walk::arrive(Topology::Target target, uint32_t input, at::Tensor&& gradient
     case Topology::Kind::nothing:
       return;
     case Topology::Kind::parameter:
-      return accumulate(sums_.gradients[target.index], std::move(gradient));
+      return leaves_.arrive(target.index, std::move(gradient));
     case Topology::Kind::boundary:
       return accumulate(received_[input], std::move(gradient));
     case Topology::Kind::node: {
@@ -162,10 +163,21 @@ void Walk::arrive(Topology::Target target, uint32_t input, at::Tensor&& gradient
   }
 }
 
-void Walk::run(uint32_t index, variable_list&& inputs) {
+void Walk::run(uint32_t index, variable_list&& arrived, bool release) {
   Node& node = *topology_.nodes[index];
-  inputs.resize(node.num_inputs());
-  variable_list outputs = node(std::move(inputs));
+  variable_list outputs;
+  {
+    // Freed before the outputs are added up: the next tensors find memory that is still in the cache.
+    variable_list inputs = std::move(arrived);
+    inputs.resize(node.num_inputs());
+    if (release) {
+      node.will_release_variables();
+    }
+    outputs = node(std::move(inputs));
+    if (release) {
+      node.release_variables();
+    }
+  }
   const edge_list& edges = node.next_edges();
   torch::autograd::validate_outputs(
       edges, outputs, [&](const std::string& message) { return "Function " + node.name() + " returned an " + message; });
@@ -181,24 +193,16 @@ void backward(
     const edge_list& roots,
     variable_list&& seeds,
     bool keep_graph,
-    const Parameters& parameters,
-    Sums& sums,
+    Leaves leaves,
     variable_list& received) {
   at::NoGradGuard no_grad;
-  Topology topology(roots, graph.boundary.get(), parameters);
+  Topology topology(roots, graph.boundary.get(), leaves.parameters);
   if (topology.plain) {
     Arrived arrived(topology.nodes.size());
-    Walk walk(topology, arrived, sums, received);
+    Walk walk(topology, arrived, leaves, received);
     walk.start(roots, std::move(seeds));
     for (uint32_t index : topology.order) {
-      Node& node = *topology.nodes[index];
-      if (!keep_graph) {
-        node.will_release_variables();
-      }
-      walk.run(index, std::move(arrived[index]));
-      if (!keep_graph) {
-        node.release_variables();
-      }
+      walk.run(index, std::move(arrived[index]), /*release=*/!keep_graph);
     }
     return;
   }
@@ -218,8 +222,19 @@ void backward(
   for (size_t leaf = 0; leaf < topology.parameters.size(); ++leaf) {
     at::Tensor& gradient = found[graph.received + leaf];
     if (gradient.defined()) {
-      accumulate(sums.gradients[topology.parameters[leaf]], std::move(gradient));
+      leaves.arrive(topology.parameters[leaf], std::move(gradient));
     }
+  }
+}
+
+// The last gradient is in the cache now, and the other stages' threads have their own to look after: a sum that is laid out unlike its parameter (that of a matrix product
+// is transposed) is brought into order here, not in the end.
+void Leaves::arrive(size_t parameter, at::Tensor&& gradient) {
+  at::Tensor& sum = sums.gradients[parameter];
+  accumulate(sum, std::move(gradient));
+  const at::Tensor& variable = parameters.tensors[parameter];
+  if (last && !sum.is_sparse() && !torch::autograd::utils::obeys_layout_contract(sum, variable)) {
+    sum = torch::autograd::utils::clone_obey_contract(sum, variable);
   }
 }
 
@@ -229,12 +244,14 @@ void hand_over(variable_list&& found, at::Tensor** received) {
   }
 }
 
+bool is_alone(const at::Tensor& sum) {
+  return !sum.is_sparse() && sum.use_count() == 1 && sum.has_storage() && sum.storage().use_count() == 1;
+}
+
 void accumulate(at::Tensor& sum, at::Tensor&& gradient) {
   if (!sum.defined()) {
     sum = std::move(gradient);
-  } else if (
-      !sum.is_sparse() && !gradient.is_sparse() && sum.use_count() == 1 && sum.has_storage() && sum.storage().use_count() == 1 &&
-      sum.is_non_overlapping_and_dense()) {
+  } else if (!gradient.is_sparse() && is_alone(sum) && sum.is_non_overlapping_and_dense()) {
     sum.add_(gradient);
   } else {
     sum = sum + gradient;

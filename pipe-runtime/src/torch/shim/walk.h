@@ -45,17 +45,28 @@ using Arrived = std::vector<variable_list>;
 // libtorch has for accelerators may be waiting for this very walk.
 variable_list engine(const edge_list& roots, const variable_list& seeds, bool keep_graph, const edge_list& targets);
 
+// Where the parameters' gradients go.
+struct Leaves {
+  const Parameters& parameters;
+  Sums& sums;
+  // Nothing more will be added to the sums of this stage.
+  bool last;
+
+  void arrive(size_t parameter, at::Tensor&& gradient);
+};
+
 // One walk over a plain graph: what arrives where.
 class Walk {
  public:
-  Walk(const Topology& topology, Arrived& arrived, Sums& sums, variable_list& received)
-      : topology_(topology), arrived_(arrived), sums_(sums), received_(received) {}
+  Walk(const Topology& topology, Arrived& arrived, Leaves leaves, variable_list& received)
+      : topology_(topology), arrived_(arrived), leaves_(leaves), received_(received) {}
 
   // Puts the gradients of the roots where they belong.
   void start(const edge_list& roots, variable_list&& seeds);
 
-  // Runs a node on what has arrived for it, and passes on what it gives along those of its edges that are there.
-  void run(uint32_t index, variable_list&& inputs);
+  // Runs a node on what has arrived for it, and passes on what it gives along those of its edges that are there. With `release`, it lets go of what it has
+  // saved as soon as it has run.
+  void run(uint32_t index, variable_list&& inputs, bool release);
 
  private:
   // Puts a gradient where an edge leads.
@@ -63,7 +74,7 @@ class Walk {
 
   const Topology& topology_;
   Arrived& arrived_;
-  Sums& sums_;
+  Leaves leaves_;
   variable_list& received_;
 };
 
@@ -73,8 +84,7 @@ void backward(
     const edge_list& roots,
     variable_list&& seeds,
     bool keep_graph,
-    const Parameters& parameters,
-    Sums& sums,
+    Leaves leaves,
     variable_list& received);
 
 // Gives the received values' gradients to the caller: null where none arrived.
@@ -82,5 +92,8 @@ void hand_over(variable_list&& found, at::Tensor** received);
 
 // Adds in place only where nobody else can see the memory: a gradient may be a view of another one.
 void accumulate(at::Tensor& sum, at::Tensor&& gradient);
+
+// Whether a parameter could have the sum as its gradient: nobody else can see its memory.
+bool is_alone(const at::Tensor& sum);
 
 } // namespace pipe
