@@ -83,14 +83,13 @@ impl Context {
         self.pass.micro_batches
     }
 
-    /// Where the child `name` of the running layer stands; for generated code.
-    #[doc(hidden)]
-    pub fn layer(&self, name: &'static str) -> At<'_> {
+    /// Where the child `name` of the running layer stands.
+    pub(crate) fn layer(&self, name: &'static str) -> At<'_> {
         At { cx: self, name, index: None }
     }
 
-    #[doc(hidden)]
-    pub fn layer_at(&self, name: &'static str, index: usize) -> At<'_> {
+    /// Where child number `index` of the repeated layer `name` stands.
+    pub(crate) fn layer_at(&self, name: &'static str, index: usize) -> At<'_> {
         At { cx: self, name, index: Some(index) }
     }
 
@@ -105,10 +104,9 @@ impl Context {
 }
 
 /// A child's place in the model: its random stream and its name in errors.
-#[doc(hidden)]
 #[derive(Clone, Copy, Debug)]
-pub struct At<'a> {
-    pub(crate) cx: &'a Context,
+pub(crate) struct At<'a> {
+    cx: &'a Context,
     name: &'static str,
     index: Option<usize>,
 }

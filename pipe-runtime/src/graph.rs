@@ -26,8 +26,9 @@ impl<T> Copy for Port<T> {}
 #[doc(hidden)]
 #[derive(Default)]
 pub struct Graph {
-    routes: Vec<Route>,
-    output: Option<usize>,
+    /// By port; empty where a port is not declared yet.
+    routes: Vec<Option<Route>>,
+    output: usize,
     stages: Vec<Box<dyn Stage>>,
 }
 
@@ -48,18 +49,22 @@ pub(crate) trait Stage: Send {
     fn into_layers(self: Box<Self>) -> Box<dyn Any + Send>;
 }
 
-struct Body<L, F> {
+/// Runs a stage's layers on one micro-batch, between ports `P`.
+type Run<L, P> = fn(&L, P, &mut Io<'_>, &Context);
+
+struct Body<L, P> {
     layers: L,
-    run: F,
+    ports: P,
+    run: Run<L, P>,
 }
 
-impl<L, F> Stage for Body<L, F>
+impl<L, P> Stage for Body<L, P>
 where
     L: Send + 'static,
-    F: Fn(&L, &mut Io<'_>, &Context) + Send + 'static,
+    P: Copy + Send + 'static,
 {
     fn run(&self, io: &mut Io<'_>, cx: &Context) {
-        (self.run)(&self.layers, io, cx);
+        (self.run)(&self.layers, self.ports, io, cx);
     }
 
     fn into_layers(self: Box<Self>) -> Box<dyn Any + Send> {
@@ -70,40 +75,46 @@ where
 impl Graph {
     /// What the caller hands to the first stage.
     pub fn input<M: Model>(&mut self) -> Port<M::Input> {
-        self.add(Route { from: None, to: Some(0) })
+        self.add(0, Route { from: None, to: Some(0) })
     }
 
-    /// What stage `from` sends to stage `to`.
-    pub fn port<T>(&mut self, from: usize, to: usize) -> Port<T> {
-        self.add(Route { from: Some(from), to: Some(to) })
+    /// What stage `from` sends to stage `to`: the value number `number`, in the order in which they are received.
+    pub fn port<T>(&mut self, number: usize, from: usize, to: usize) -> Port<T> {
+        self.add(number, Route { from: Some(from), to: Some(to) })
     }
 
     /// What the last stage gives back to the caller.
-    pub fn output<M: Model>(&mut self) -> Port<M::Output> {
-        self.output = Some(self.routes.len());
-        self.add(Route { from: None, to: None })
+    pub fn output<M: Model>(&mut self, number: usize) -> Port<M::Output> {
+        self.output = number;
+        self.add(number, Route { from: None, to: None })
     }
 
-    fn add<T>(&mut self, route: Route) -> Port<T> {
-        self.routes.push(route);
-        Port { index: self.routes.len() - 1, value: PhantomData }
+    fn add<T>(&mut self, index: usize, route: Route) -> Port<T> {
+        if self.routes.len() <= index {
+            self.routes.resize(index + 1, None);
+        }
+        self.routes[index] = Some(route);
+        Port { index, value: PhantomData }
     }
 
-    /// The next stage: the layers it owns, and how it runs them on one micro-batch.
-    pub fn stage<L, F>(&mut self, layers: L, run: F)
+    /// The next stage: the layers it owns, the ports it uses, and how it runs on one micro-batch.
+    pub fn stage<L, P>(&mut self, layers: L, ports: P, run: Run<L, P>)
     where
         L: Send + 'static,
-        F: Fn(&L, &mut Io<'_>, &Context) + Send + 'static,
+        P: Copy + Send + 'static,
     {
-        self.stages.push(Box::new(Body { layers, run }));
+        self.stages.push(Box::new(Body { layers, ports, run }));
     }
 
     /// The stages and the routes, complete.
-    pub(crate) fn finish(mut self) -> (Vec<Box<dyn Stage>>, Vec<Route>) {
-        if let Some(output) = self.output {
-            self.routes[output].from = self.stages.len().checked_sub(1);
-        }
-        (self.stages, self.routes)
+    pub(crate) fn finish(self) -> (Vec<Box<dyn Stage>>, Vec<Route>) {
+        let route = |(index, route): (usize, Option<Route>)| {
+            let route = route.expect("generated code declares all ports");
+            let from = if index == self.output { self.stages.len().checked_sub(1) } else { route.from };
+            Route { from, ..route }
+        };
+        let routes = self.routes.into_iter().enumerate().map(route).collect();
+        (self.stages, routes)
     }
 }
 

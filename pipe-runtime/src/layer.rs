@@ -1,7 +1,6 @@
 use tch::{Tensor, nn::ModuleT};
 
 use crate::Context;
-use crate::context::At;
 
 /// A layer of a pipeline: takes what reaches it, gives what the next layer takes.
 ///
@@ -48,11 +47,11 @@ impl<M: ModuleT> Layer<Tensor> for M {
     }
 }
 
-/// Runs a child layer at its place in the model.
+/// Runs the child layer `name` at its place in the model.
 #[doc(hidden)]
-pub fn run<L, In, Out>(input: In, layer: &L, at: At<'_>) -> Out
+pub fn run<L, In, Out>(input: In, layer: &L, cx: &Context, name: &'static str) -> Out
 where
     L: Layer<In, Out = Out>,
 {
-    at.enter(|cx| layer.forward(input, cx))
+    cx.layer(name).enter(|cx| layer.forward(input, cx))
 }

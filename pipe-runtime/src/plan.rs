@@ -87,6 +87,17 @@ impl LayerPlan {
         Self { name, repeat: None }
     }
 
+    /// Single layers.
+    pub const fn layers<const N: usize>(names: [&'static str; N]) -> [Self; N] {
+        let mut layers = [Self::layer(""); N];
+        let mut index = 0;
+        while index < N {
+            layers[index].name = names[index];
+            index += 1;
+        }
+        layers
+    }
+
     /// Part `part` of a repeated one.
     pub const fn repeated(name: &'static str, part: usize, split: Split, length: Option<usize>) -> Self {
         Self { name, repeat: Some(Repeat { part, split, length }) }

@@ -1,7 +1,7 @@
 //! Arrays and `Vec`s of layers, run in order, in parts if they are spread over stages.
 
 use crate::plan::Split;
-use crate::{Context, Error, Layer, Result, layer};
+use crate::{Context, Error, Layer, Result};
 
 /// An array or a `Vec` of layers.
 pub trait Repeat {
@@ -136,7 +136,7 @@ where
     E::Layer: Layer<T, Out = T>,
 {
     let numbered = each.layers().iter().enumerate();
-    numbered.fold(input, |x, (offset, child)| layer::run(x, child, cx.layer_at(name, each.first() + offset)))
+    numbered.fold(input, |x, (offset, child)| cx.layer_at(name, each.first() + offset).enter(|cx| child.forward(x, cx)))
 }
 
 #[cfg(test)]

@@ -215,16 +215,21 @@ fn plan() -> String {
 /// The ports and stages of the layers that `owner` has.
 fn stages(owner: &str) -> String {
     let mut source = String::new();
-    for boundary in 0..=LAYERS / STAGE {
-        let _ = writeln!(source, "    let flow{boundary} = graph.port::<Tensor>({boundary}, {boundary} + 1);");
-    }
-    for skip in (0..LAYERS).filter_map(stash) {
-        let _ = writeln!(source, "    let skip{skip} = graph.port::<Tensor>({skip}, {skip} + 1);");
-    }
+    let port = |name: String, number: usize, from: usize| {
+        format!("    let {name} = graph.port::<Tensor>({number}, {from}, {from} + 1);\n")
+    };
+    source += &port("flow0".to_owned(), 0, 0);
     for stage in 0..LAYERS / STAGE {
+        let stashed = layers_of(stage).filter_map(stash).map(|skip| format!("skip{skip}"));
+        let popped = layers_of(stage).filter_map(pop).map(|skip| format!("skip{skip}"));
+        let sent: Vec<_> = [format!("flow{}", stage + 1)].into_iter().chain(stashed).collect();
+        for (place, name) in sent.iter().enumerate() {
+            source += &port(name.clone(), 2 * stage + 1 + place, stage);
+        }
+        let ports = [format!("flow{stage}")].into_iter().chain(popped).chain(sent).collect::<Vec<_>>().join(", ");
         let owned: String = layers_of(stage).map(|layer| format!("{owner}.layer{layer}, ")).collect();
         let bound: String = layers_of(stage).map(|layer| format!("layer{layer}, ")).collect();
-        let _ = writeln!(source, "    graph.stage(({owned}), move |({bound}), io, cx| {{");
+        let _ = writeln!(source, "    graph.stage(({owned}), ({ports}), |({bound}), ({ports}), io, cx| {{");
         let _ = writeln!(source, "        let x = io.receive(flow{stage});");
         for layer in layers_of(stage) {
             let input = match pop(layer) {
@@ -234,7 +239,7 @@ fn stages(owner: &str) -> String {
                 }
                 None => "x",
             };
-            let _ = writeln!(source, "        let x = run({input}, layer{layer}, cx.layer(\"layer{layer}\"));");
+            let _ = writeln!(source, "        let x = run({input}, layer{layer}, cx, \"layer{layer}\");");
             if let Some(skip) = stash(layer) {
                 let _ = writeln!(source, "        io.send(skip{skip}, keep(&x));");
             }
@@ -256,7 +261,7 @@ fn in_place() -> String {
     let mut source = String::new();
     for layer in 0..LAYERS {
         let input = pop(layer).map_or_else(|| "x".to_owned(), |skip| format!("(x, skip{skip})"));
-        let _ = writeln!(source, "        let x = run({input}, &self.layer{layer}, cx.layer(\"layer{layer}\"));");
+        let _ = writeln!(source, "        let x = run({input}, &self.layer{layer}, cx, \"layer{layer}\");");
         if let Some(skip) = stash(layer) {
             let _ = writeln!(source, "        let skip{skip} = keep(&x);");
         }

@@ -34,8 +34,19 @@ pub fn split(split: &Split) -> TokenStream {
 
 fn stage_plan(model: &Model, stage: &Stage) -> TokenStream {
     let device = &stage.device;
-    let layers = stage.steps.iter().map(|step| layer_plan(&model.layers[step.layer], step));
-    quote_spanned!(here()=> __rt::StagePlan { device: #device, layers: &[#(#layers),*] })
+    let layers = stage.steps.iter().map(|step| &model.layers[step.layer]);
+    let layers = match layers.clone().any(Layer::is_repeated) {
+        true => {
+            let layers = stage.steps.iter().map(|step| layer_plan(&model.layers[step.layer], step));
+            quote_spanned!(here()=> [#(#layers),*])
+        }
+        // One call and not one per layer: they are most of what rustc has to check here.
+        false => {
+            let children = layers.map(Layer::child);
+            quote_spanned!(here()=> __rt::LayerPlan::layers([#(#children),*]))
+        }
+    };
+    quote_spanned!(here()=> __rt::StagePlan { device: #device, layers: &#layers })
 }
 
 fn layer_plan(layer: &Layer, step: &Step) -> TokenStream {

@@ -1,7 +1,7 @@
-//! The stages: a typed graph of closures that own their layers.
+//! The stages: a typed graph of functions with the layers that they own.
 
 use proc_macro2::{Ident, Literal, Span, TokenStream};
-use quote::{format_ident, quote, quote_spanned};
+use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::LitStr;
 
 use super::body::{self, binding, calls, on_type, port, site};
@@ -9,7 +9,7 @@ use super::in_place::result;
 use super::plan_constant::split;
 use super::types::owning;
 use super::{Bodies, here, plain};
-use crate::model::Model;
+use crate::model::{Layer, Model};
 use crate::plan::{Plan, Route, Step};
 
 /// `impl Pipeline`: takes the model apart into stages and puts it together again.
@@ -41,13 +41,14 @@ pub fn pipeline_impl(model: &Model, plan: &Plan, bodies: Bodies) -> TokenStream 
 fn disassemble(model: &Model, plan: &Plan) -> TokenStream {
     let fields = model.field_names();
     let spread = (0..model.layers.len()).filter_map(|layer| spread(model, layer));
-    let ports = ports(model, plan);
-    let stages = (0..plan.stages.len()).map(|stage| stage_closure(model, plan, stage));
+    let ports = Ports::new(model, plan);
+    let stages = (0..plan.stages.len()).map(|stage| stage_body(model, plan, &ports, stage));
+    let input = flow(0, here());
     let plain = plain::value(model);
     quote_spanned! {here()=>
         let Self { #(#fields),* } = self;
         #(#spread)*
-        #ports
+        let #input = graph.input::<Self>();
         #(#stages)*
         ::core::result::Result::Ok(#plain)
     }
@@ -67,35 +68,75 @@ fn part_bindings(model: &Model, layer: usize) -> impl Iterator<Item = Ident> {
     (0..parts).map(move |part| binding(model, &Step { layer, part, parts }))
 }
 
-/// The ports, numbered in the order in which values are received.
-fn ports(model: &Model, plan: &Plan) -> TokenStream {
-    let (arriving, leaving) = (flow(0, here()), flow(plan.stages.len(), here()));
-    let between = plan.stages.iter().enumerate().map(|(to, stage)| {
-        let main = to.checked_sub(1).map(|from| flow_port(model, plan, from, to));
-        let popping = stage.steps.iter().filter(|step| step.part == 0).map(|step| &model.layers[step.layer]);
-        let skips = popping.flat_map(|layer| body::arriving(layer, plan)).map(|route| skip_port(model, route));
-        main.into_iter().chain(skips).collect::<TokenStream>()
-    });
-    quote_spanned! {here()=>
-        let #arriving = graph.input::<Self>();
-        #(#between)*
-        let #leaving = graph.output::<Self>();
+/// The ports, numbered in the order in which values are received: the main flow into each stage, then the skips that are popped in it.
+///
+/// Each is declared right before the stage that sends through it, whose body tells rustc its type: types that stay open are looked at
+/// again and again, and make the time of a function grow faster than its length.
+struct Ports<'p> {
+    model: &'p Model,
+    plan: &'p Plan,
+    /// By stage, and at the end for the model's output.
+    flows: Vec<usize>,
+    /// By stage, those that it pops.
+    arriving: Vec<Vec<(usize, &'p Route)>>,
+}
+
+impl<'p> Ports<'p> {
+    fn new(model: &'p Model, plan: &'p Plan) -> Self {
+        let (mut flows, mut arriving, mut next) = (Vec::new(), Vec::new(), 0);
+        for stage in &plan.stages {
+            flows.push(next);
+            let popping = stage.steps.iter().filter(|step| step.part == 0).map(|step| &model.layers[step.layer]);
+            let routes = popping.flat_map(|layer| body::arriving(layer, plan));
+            let numbered: Vec<_> = (next + 1..).zip(routes).collect();
+            next += 1 + numbered.len();
+            arriving.push(numbered);
+        }
+        flows.push(next);
+        Self { model, plan, flows, arriving }
+    }
+
+    /// `let flow_1 = graph.port(1, 0, 1);` for each value that stage `stage` sends.
+    fn declared(&self, stage: usize) -> TokenStream {
+        let at = source_site(self.model, self.plan, stage + 1);
+        let (name, number) = (flow(stage + 1, at), self.flows[stage + 1]);
+        let main = match stage + 1 == self.plan.stages.len() {
+            true => {
+                let number = Literal::usize_unsuffixed(number);
+                quote_spanned!(at=> let #name = graph.output::<Self>(#number);)
+            }
+            false => open_port(&name, number, (stage, stage + 1), at),
+        };
+        let skips = self.leaving(stage).map(|(number, route)| {
+            let at = self.stash_site(route);
+            open_port(&port(route, at), number, (route.from, route.to), at)
+        });
+        [main].into_iter().chain(skips).collect()
+    }
+
+    /// `flow_0, flow_1, port_level1,`: what stage `stage` receives and sends through.
+    fn used(&self, stage: usize) -> TokenStream {
+        let [input, output] = [stage, stage + 1].map(|end| flow(end, source_site(self.model, self.plan, end)));
+        let arriving = self.arriving[stage].iter().map(|(_, route)| *route);
+        let skips = arriving.chain(self.leaving(stage).map(|(_, route)| route));
+        let skips = skips.map(|route| port(route, self.stash_site(route)));
+        quote!(#input, #output, #(#skips,)*)
+    }
+
+    /// The skips that stage `stage` stashes for another one.
+    fn leaving(&self, stage: usize) -> impl Iterator<Item = (usize, &'p Route)> {
+        self.arriving.iter().flatten().copied().filter(move |(_, route)| route.from == stage)
+    }
+
+    /// If the value cannot cross, that is the place to say so.
+    fn stash_site(&self, route: &Route) -> Span {
+        site(&self.model.layers[route.stash])
     }
 }
 
-fn flow_port(model: &Model, plan: &Plan, from: usize, to: usize) -> TokenStream {
-    let at = source_site(model, plan, to);
-    open_port(&flow(to, at), from, to, at)
-}
-
-fn skip_port(model: &Model, route: &Route) -> TokenStream {
-    let at = site(&model.layers[route.stash]);
-    open_port(&port(route, at), route.from, route.to, at)
-}
-
-fn open_port(name: &Ident, from: usize, to: usize, at: Span) -> TokenStream {
-    let (from, to) = (Literal::usize_unsuffixed(from), Literal::usize_unsuffixed(to));
-    quote_spanned!(at=> let #name = graph.port(#from, #to);)
+fn open_port(name: &Ident, number: usize, (from, to): (usize, usize), at: Span) -> TokenStream {
+    let [number, from, to] = [number, from, to].map(Literal::usize_unsuffixed);
+    quote_spanned!(at=> let #name = graph.port(#number, #from, #to);)
 }
 
 /// Where the main flow into stage `stage`, or out of the last one, is made. If the value cannot
@@ -106,15 +147,19 @@ fn source_site(model: &Model, plan: &Plan, stage: usize) -> Span {
     last_layer.map_or_else(here, |step| site(&model.layers[step.layer]))
 }
 
-/// `graph.stage((__rt::movable(encode1), ..), move |(encode1, ..), io, cx| { .. });`
-fn stage_closure(model: &Model, plan: &Plan, stage: usize) -> TokenStream {
+/// `graph.stage((__rt::movable(encode1), ..), (flow_0, ..), |(encode1, ..), (flow_0, ..), io, cx| { .. });`
+///
+/// The body borrows nothing around it, so it is a plain function: rustc need not ask what a closure captures.
+fn stage_body(model: &Model, plan: &Plan, ports: &Ports<'_>, stage: usize) -> TokenStream {
     let layers = stage_bindings(model, plan, stage);
     let movable = plan.stages[stage].steps.iter().map(|step| movable(model, step));
+    let (declared, used) = (ports.declared(stage), ports.used(stage));
     let calls = calls(model, plan, stage);
     let receive = receive(model, plan, stage);
     let send = send(model, plan, stage);
     quote_spanned! {opening_site(model, plan, stage)=>
-        graph.stage((#(#movable,)*), move |(#layers), io, cx| {
+        #declared
+        graph.stage((#(#movable,)*), (#used), |(#layers), (#used), io, cx| {
             #receive
             #calls
             #send
@@ -176,13 +221,22 @@ fn flow(stage: usize, at: Span) -> Ident {
 fn assemble(model: &Model, plan: &Plan) -> TokenStream {
     let take = (0..plan.stages.len()).map(|stage| {
         let layers = stage_bindings(model, plan, stage);
-        quote_spanned!(here()=> let (#layers) = layers.take();)
+        let types = plan.stages[stage].steps.iter().map(|step| owned_type(&model.layers[step.layer]));
+        quote_spanned!(here()=> let (#layers) = layers.take::<(#(#types,)*)>();)
     });
     let fields = (0..model.layers.len()).map(|layer| gathered(model, layer));
     let plain_fields = model.plain_fields.iter().map(|field| &field.ident);
     quote_spanned! {here()=>
         #(#take)*
         Self { #(#fields,)* #(#plain_fields),* }
+    }
+}
+
+/// What a stage owns of a field.
+fn owned_type(layer: &Layer) -> TokenStream {
+    match layer.shape.layer() {
+        Some(repeated) => quote_spanned!(site(layer)=> __rt::Repeated<#repeated>),
+        None => layer.ty.to_token_stream(),
     }
 }
 

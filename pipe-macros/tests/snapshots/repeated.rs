@@ -140,22 +140,24 @@ const _: () = {
             )?;
             let [tail] = __rt::spread(tail, "tail", __rt::Split::Evenly(1))?;
             let flow_0 = graph.input::<Self>();
-            let flow_1 = graph.port(0, 1);
-            let flow_2 = graph.output::<Self>();
+            let flow_1 = graph.port(1, 0, 1);
             graph
                 .stage(
                     (__rt::movable(embed), __rt::movable_part(blocks_0)),
-                    move |(embed, blocks_0), io, cx| {
+                    (flow_0, flow_1),
+                    |(embed, blocks_0), (flow_0, flow_1), io, cx| {
                         let x = io.receive_input::<Self>(flow_0);
-                        let x = __rt::run(x, embed, cx.layer("embed"));
+                        let x = __rt::run(x, embed, cx, "embed");
                         let x = __rt::run_each(x, blocks_0, cx, "blocks");
                         io.send(flow_1, x);
                     },
                 );
+            let flow_2 = graph.output::<Self>(2);
             graph
                 .stage(
                     (__rt::movable_part(blocks_1), __rt::movable_part(tail)),
-                    move |(blocks_1, tail), io, cx| {
+                    (flow_1, flow_2),
+                    |(blocks_1, tail), (flow_1, flow_2), io, cx| {
                         let x = io.receive(flow_1);
                         let x = __rt::run_each(x, blocks_1, cx, "blocks");
                         let x = __rt::run_each(x, tail, cx, "tail");
@@ -171,8 +173,9 @@ const _: () = {
             layers: &mut __rt::Layers,
             StackPlain { config, owner: ::core::marker::PhantomData }: Self::Plain,
         ) -> Self {
-            let (embed, blocks_0) = layers.take();
-            let (blocks_1, tail) = layers.take();
+            let (embed, blocks_0) = layers.take::<(Embed, __rt::Repeated<B>)>();
+            let (blocks_1, tail) = layers
+                .take::<(__rt::Repeated<B>, __rt::Repeated<B>)>();
             Self {
                 embed,
                 blocks: __rt::gather_parts([blocks_0, blocks_1]),
@@ -187,7 +190,7 @@ const _: () = {
         type Out = __rt::Tensor;
         fn forward(&self, x: __rt::Tensor, cx: &__rt::Context) -> __rt::Tensor {
             let Self { embed, blocks, tail, .. } = self;
-            let x = __rt::run(x, embed, cx.layer("embed"));
+            let x = __rt::run(x, embed, cx, "embed");
             let x = __rt::run_each(x, blocks, cx, "blocks");
             let x = __rt::run_each(x, tail, cx, "tail");
             __rt::output::<Self>(x)

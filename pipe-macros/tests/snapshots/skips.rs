@@ -29,14 +29,11 @@ const _: () = {
             stages: &[
                 __rt::StagePlan {
                     device: "cpu",
-                    layers: &[
-                        __rt::LayerPlan::layer("one"),
-                        __rt::LayerPlan::layer("two"),
-                    ],
+                    layers: &__rt::LayerPlan::layers(["one", "two"]),
                 },
                 __rt::StagePlan {
                     device: "cpu",
-                    layers: &[__rt::LayerPlan::layer("three")],
+                    layers: &__rt::LayerPlan::layers(["three"]),
                 },
             ],
             skips: &[
@@ -124,37 +121,40 @@ const _: () = {
         fn disassemble(self, graph: &mut __rt::Graph) -> __rt::Result<Self::Plain> {
             let Self { one, two, three } = self;
             let flow_0 = graph.input::<Self>();
-            let flow_1 = graph.port(0, 1);
-            let port_taken = graph.port(0, 1);
-            let port_returned = graph.port(0, 1);
-            let flow_2 = graph.output::<Self>();
+            let flow_1 = graph.port(1, 0, 1);
+            let port_taken = graph.port(2, 0, 1);
+            let port_returned = graph.port(3, 0, 1);
             graph
                 .stage(
                     (__rt::movable(one), __rt::movable(two)),
-                    move |(one, two), io, cx| {
+                    (flow_0, flow_1, port_taken, port_returned),
+                    |(one, two), (flow_0, flow_1, port_taken, port_returned), io, cx| {
                         let x = io.receive_input::<Self>(flow_0);
                         io.send(port_taken, __rt::keep(&x));
                         let (x, skip_returned) = __rt::with_skips::<
                             1,
                             _,
-                        >(__rt::run(x, one, cx.layer("one")));
+                        >(__rt::run(x, one, cx, "one"));
                         io.send(port_returned, skip_returned);
                         let skip_made = __rt::keep(&x);
-                        let x = __rt::run((x, skip_made), two, cx.layer("two"));
+                        let x = __rt::run((x, skip_made), two, cx, "two");
                         io.send(flow_1, x);
                     },
                 );
+            let flow_2 = graph.output::<Self>(4);
             graph
                 .stage(
                     (__rt::movable(three),),
-                    move |(three,), io, cx| {
+                    (flow_1, flow_2, port_taken, port_returned),
+                    |(three,), (flow_1, flow_2, port_taken, port_returned), io, cx| {
                         let x = io.receive(flow_1);
                         let skip_taken = io.receive(port_taken);
                         let skip_returned = io.receive(port_returned);
                         let x = __rt::run(
                             (x, skip_taken, skip_returned),
                             three,
-                            cx.layer("three"),
+                            cx,
+                            "three",
                         );
                         io.send_output::<Self>(flow_2, __rt::output::<Self>(x));
                     },
@@ -162,8 +162,8 @@ const _: () = {
             ::core::result::Result::Ok(())
         }
         fn assemble(layers: &mut __rt::Layers, (): Self::Plain) -> Self {
-            let (one, two) = layers.take();
-            let (three,) = layers.take();
+            let (one, two) = layers.take::<(One, Two)>();
+            let (three,) = layers.take::<(Three,)>();
             Self { one, two, three }
         }
     }
@@ -176,10 +176,10 @@ const _: () = {
             let (x, skip_returned) = __rt::with_skips::<
                 1,
                 _,
-            >(__rt::run(x, one, cx.layer("one")));
+            >(__rt::run(x, one, cx, "one"));
             let skip_made = __rt::keep(&x);
-            let x = __rt::run((x, skip_made), two, cx.layer("two"));
-            let x = __rt::run((x, skip_taken, skip_returned), three, cx.layer("three"));
+            let x = __rt::run((x, skip_made), two, cx, "two");
+            let x = __rt::run((x, skip_taken, skip_returned), three, cx, "three");
             __rt::output::<Self>(x)
         }
     }

@@ -29,7 +29,7 @@ const _: () = {
             stages: &[
                 __rt::StagePlan {
                     device: "gpu:0",
-                    layers: &[__rt::LayerPlan::layer("one")],
+                    layers: &__rt::LayerPlan::layers(["one"]),
                 },
             ],
             skips: &[],

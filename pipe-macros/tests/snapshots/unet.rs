@@ -37,21 +37,21 @@ const _: () = {
             stages: &[
                 __rt::StagePlan {
                     device: "cuda:0",
-                    layers: &[
-                        __rt::LayerPlan::layer("encode1"),
-                        __rt::LayerPlan::layer("encode2"),
-                        __rt::LayerPlan::layer("bottleneck"),
-                    ],
+                    layers: &__rt::LayerPlan::layers([
+                        "encode1",
+                        "encode2",
+                        "bottleneck",
+                    ]),
                 },
                 __rt::StagePlan {
                     device: "cuda:1",
-                    layers: &[
-                        __rt::LayerPlan::layer("concat2"),
-                        __rt::LayerPlan::layer("decode2"),
-                        __rt::LayerPlan::layer("concat1"),
-                        __rt::LayerPlan::layer("decode1"),
-                        __rt::LayerPlan::layer("head"),
-                    ],
+                    layers: &__rt::LayerPlan::layers([
+                        "concat2",
+                        "decode2",
+                        "concat1",
+                        "decode1",
+                        "head",
+                    ]),
                 },
             ],
             skips: &[
@@ -161,10 +161,9 @@ const _: () = {
                 head,
             } = self;
             let flow_0 = graph.input::<Self>();
-            let flow_1 = graph.port(0, 1);
-            let port_level2 = graph.port(0, 1);
-            let port_level1 = graph.port(0, 1);
-            let flow_2 = graph.output::<Self>();
+            let flow_1 = graph.port(1, 0, 1);
+            let port_level2 = graph.port(2, 0, 1);
+            let port_level1 = graph.port(3, 0, 1);
             graph
                 .stage(
                     (
@@ -172,16 +171,23 @@ const _: () = {
                         __rt::movable(encode2),
                         __rt::movable(bottleneck),
                     ),
-                    move |(encode1, encode2, bottleneck), io, cx| {
+                    (flow_0, flow_1, port_level2, port_level1),
+                    |
+                        (encode1, encode2, bottleneck),
+                        (flow_0, flow_1, port_level2, port_level1),
+                        io,
+                        cx|
+                    {
                         let x = io.receive_input::<Self>(flow_0);
-                        let x = __rt::run(x, encode1, cx.layer("encode1"));
+                        let x = __rt::run(x, encode1, cx, "encode1");
                         io.send(port_level1, __rt::keep(&x));
-                        let x = __rt::run(x, encode2, cx.layer("encode2"));
+                        let x = __rt::run(x, encode2, cx, "encode2");
                         io.send(port_level2, __rt::keep(&x));
-                        let x = __rt::run(x, bottleneck, cx.layer("bottleneck"));
+                        let x = __rt::run(x, bottleneck, cx, "bottleneck");
                         io.send(flow_1, x);
                     },
                 );
+            let flow_2 = graph.output::<Self>(4);
             graph
                 .stage(
                     (
@@ -191,31 +197,30 @@ const _: () = {
                         __rt::movable(decode1),
                         __rt::movable(head),
                     ),
-                    move |(concat2, decode2, concat1, decode1, head), io, cx| {
+                    (flow_1, flow_2, port_level2, port_level1),
+                    |
+                        (concat2, decode2, concat1, decode1, head),
+                        (flow_1, flow_2, port_level2, port_level1),
+                        io,
+                        cx|
+                    {
                         let x = io.receive(flow_1);
                         let skip_level2 = io.receive(port_level2);
-                        let x = __rt::run(
-                            (x, skip_level2),
-                            concat2,
-                            cx.layer("concat2"),
-                        );
-                        let x = __rt::run(x, decode2, cx.layer("decode2"));
+                        let x = __rt::run((x, skip_level2), concat2, cx, "concat2");
+                        let x = __rt::run(x, decode2, cx, "decode2");
                         let skip_level1 = io.receive(port_level1);
-                        let x = __rt::run(
-                            (x, skip_level1),
-                            concat1,
-                            cx.layer("concat1"),
-                        );
-                        let x = __rt::run(x, decode1, cx.layer("decode1"));
-                        let x = __rt::run(x, head, cx.layer("head"));
+                        let x = __rt::run((x, skip_level1), concat1, cx, "concat1");
+                        let x = __rt::run(x, decode1, cx, "decode1");
+                        let x = __rt::run(x, head, cx, "head");
                         io.send_output::<Self>(flow_2, __rt::output::<Self>(x));
                     },
                 );
             ::core::result::Result::Ok(())
         }
         fn assemble(layers: &mut __rt::Layers, (): Self::Plain) -> Self {
-            let (encode1, encode2, bottleneck) = layers.take();
-            let (concat2, decode2, concat1, decode1, head) = layers.take();
+            let (encode1, encode2, bottleneck) = layers.take::<(Block, Block, Block)>();
+            let (concat2, decode2, concat1, decode1, head) = layers
+                .take::<(Concat, Block, Concat, Block, nn::Conv2D)>();
             Self {
                 encode1,
                 encode2,
@@ -242,16 +247,16 @@ const _: () = {
                 decode1,
                 head,
             } = self;
-            let x = __rt::run(x, encode1, cx.layer("encode1"));
+            let x = __rt::run(x, encode1, cx, "encode1");
             let skip_level1 = __rt::keep(&x);
-            let x = __rt::run(x, encode2, cx.layer("encode2"));
+            let x = __rt::run(x, encode2, cx, "encode2");
             let skip_level2 = __rt::keep(&x);
-            let x = __rt::run(x, bottleneck, cx.layer("bottleneck"));
-            let x = __rt::run((x, skip_level2), concat2, cx.layer("concat2"));
-            let x = __rt::run(x, decode2, cx.layer("decode2"));
-            let x = __rt::run((x, skip_level1), concat1, cx.layer("concat1"));
-            let x = __rt::run(x, decode1, cx.layer("decode1"));
-            let x = __rt::run(x, head, cx.layer("head"));
+            let x = __rt::run(x, bottleneck, cx, "bottleneck");
+            let x = __rt::run((x, skip_level2), concat2, cx, "concat2");
+            let x = __rt::run(x, decode2, cx, "decode2");
+            let x = __rt::run((x, skip_level1), concat1, cx, "concat1");
+            let x = __rt::run(x, decode1, cx, "decode1");
+            let x = __rt::run(x, head, cx, "head");
             __rt::output::<Self>(x)
         }
     }

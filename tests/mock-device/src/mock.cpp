@@ -515,6 +515,31 @@ std::unique_ptr<at::ObserverContext> watch_host(const at::RecordFunction& functi
   return nullptr;
 }
 
+// CUDA's alone, so the CPU's operators cannot stand in: the dropout that takes a generator, and its backward.
+std::tuple<at::Tensor, at::Tensor> fused_dropout(const at::Tensor& self, double keep, std::optional<at::Generator> generator) {
+  at::Tensor kept = at::empty_like(self);
+  at::Tensor mask = at::empty_like(self, self.options().dtype(at::kByte));
+  const c10::Stream stream = current(self.device());
+  access(false, self, stream, "_fused_dropout");
+  access(true, kept, stream, "_fused_dropout");
+  access(true, mask, stream, "_fused_dropout");
+  Inside within;
+  on_cpu(mask).bernoulli_(keep, generator);
+  on_cpu(kept).copy_(on_cpu(self) * on_cpu(mask) / keep);
+  return {kept, mask};
+}
+
+at::Tensor masked_scale(const at::Tensor& self, const at::Tensor& mask, double scale) {
+  at::Tensor scaled = at::empty_like(self);
+  const c10::Stream stream = current(self.device());
+  access(false, self, stream, "_masked_scale");
+  access(false, mask, stream, "_masked_scale");
+  access(true, scaled, stream, "_masked_scale");
+  Inside within;
+  on_cpu(scaled).copy_(on_cpu(self) * on_cpu(mask) * scale);
+  return scaled;
+}
+
 struct Kernels {
   torch::Library library{torch::Library::IMPL, "aten", c10::DispatchKey::CUDA, __FILE__, __LINE__};
   torch::Library rest{torch::Library::IMPL, "_", c10::DispatchKey::CUDA, __FILE__, __LINE__};
@@ -526,6 +551,8 @@ struct Kernels {
     library.impl("copy_", TORCH_FN(copy));
     library.impl("_copy_from_and_resize", TORCH_FN(copy_from_and_resize));
     library.impl("_local_scalar_dense", TORCH_FN(item));
+    library.impl("_fused_dropout", TORCH_FN(fused_dropout));
+    library.impl("_masked_scale", TORCH_FN(masked_scale));
     library.impl("as_strided", TORCH_FN(at::native::as_strided_tensorimpl));
     library.impl("view", TORCH_FN(at::native::view));
     library.impl("_reshape_alias", TORCH_FN(at::native::_reshape_alias));

@@ -47,19 +47,11 @@ impl<T: Flow> Flow for Option<T> {}
 
 pub struct Context;
 
-impl Context {
-    pub fn layer(&self, name: &'static str) -> At<'_> {
-        At(self)
-    }
-}
-
-pub struct At<'a>(&'a Context);
-
-pub fn run<L, In, Out>(input: In, layer: &L, at: At<'_>) -> Out
+pub fn run<L, In, Out>(input: In, layer: &L, cx: &Context, name: &'static str) -> Out
 where
     L: Layer<In, Out = Out>,
 {
-    layer.forward(input, at.0)
+    layer.forward(input, cx)
 }
 
 pub fn run_each<T, E: Each>(input: T, each: &E, cx: &Context, name: &'static str) -> T
@@ -149,18 +141,18 @@ impl Graph {
         Port(PhantomData)
     }
 
-    pub fn port<T>(&mut self, from: usize, to: usize) -> Port<T> {
+    pub fn port<T>(&mut self, number: usize, from: usize, to: usize) -> Port<T> {
         Port(PhantomData)
     }
 
-    pub fn output<M: Model>(&mut self) -> Port<M::Output> {
+    pub fn output<M: Model>(&mut self, number: usize) -> Port<M::Output> {
         Port(PhantomData)
     }
 
-    pub fn stage<L, F>(&mut self, layers: L, run: F)
+    pub fn stage<L, P>(&mut self, layers: L, ports: P, run: fn(&L, P, &mut Io<'_>, &Context))
     where
         L: Send + 'static,
-        F: Fn(&L, &mut Io<'_>, &Context) + Send + 'static,
+        P: Copy + Send + 'static,
     {
     }
 }
@@ -314,6 +306,16 @@ pub struct LayerPlan {
 impl LayerPlan {
     pub const fn layer(name: &'static str) -> Self {
         Self { name, repeated: None }
+    }
+
+    pub const fn layers<const N: usize>(names: [&'static str; N]) -> [Self; N] {
+        let mut layers = [Self::layer(""); N];
+        let mut index = 0;
+        while index < N {
+            layers[index].name = names[index];
+            index += 1;
+        }
+        layers
     }
 
     pub const fn repeated(name: &'static str, part: usize, split: Split, len: Option<usize>) -> Self {
