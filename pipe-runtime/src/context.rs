@@ -114,9 +114,17 @@ pub(crate) struct At<'a> {
 impl At<'_> {
     /// Runs `layer` as this child: on its own random stream, and named in errors. A panic leaves the path as it was at that moment.
     pub(crate) fn enter<T>(self, layer: impl FnOnce(&Context) -> T) -> T {
+        let outer = self.start();
+        let result = layer(self.cx);
+        self.end(outer);
+        result
+    }
+
+    /// Gives the outer layer's stream. Not part of [`enter`](Self::enter), so that it is compiled once and not for each layer type of a user's.
+    fn start(self) -> StreamKey {
         let outer = self.cx.stream.get();
         let mut stream = outer.child(self.name);
-        let observer = self.cx.observer.as_ref().filter(|_| self.cx.path.borrow().is_empty());
+        let observer = self.observer();
         {
             let mut path = self.cx.path.borrow_mut();
             path.push(Segment::Name(self.name));
@@ -132,19 +140,26 @@ impl At<'_> {
         }
         self.cx.stream.set(stream);
         restart_stream(stream.seed());
-
         if let Some(observer) = observer {
             observer.starts(self.name, self.index);
         }
-        let result = layer(self.cx);
-        if let Some(observer) = observer {
+        outer
+    }
+
+    fn end(self, outer: StreamKey) {
+        self.cx.stream.set(outer);
+        {
+            let mut path = self.cx.path.borrow_mut();
+            let above = path.len() - 1 - usize::from(self.index.is_some());
+            path.truncate(above);
+        }
+        if let Some(observer) = self.observer() {
             observer.ends();
         }
+    }
 
-        self.cx.stream.set(outer);
-        let mut path = self.cx.path.borrow_mut();
-        let above = path.len() - 1 - usize::from(self.index.is_some());
-        path.truncate(above);
-        result
+    /// Who is to be told of this child, if it is one of the model itself. To be asked when it is not on the path.
+    fn observer(&self) -> Option<&Rc<dyn Observer>> {
+        self.cx.observer.as_ref().filter(|_| self.cx.path.borrow().is_empty())
     }
 }

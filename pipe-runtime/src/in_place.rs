@@ -56,7 +56,7 @@ impl<'m, M: Model> InPlace<'m, M> {
         if chunks == 0 {
             return Err(Error::Setting("number of chunks must be positive integer".into()));
         }
-        crate::pipe::check_threads(self.intra_op_threads)?;
+        crate::runner::check_threads(self.intra_op_threads)?;
         let mut packer = Packer::default();
         inputs.into_flow().pack(&mut packer);
         let (micro_batches, shape) = scatter(&packer.finish(), chunks, crate::torch::grad_enabled())?;

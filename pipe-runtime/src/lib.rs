@@ -25,6 +25,7 @@ mod plan;
 mod random;
 mod repeat;
 mod report;
+mod runner;
 mod scheduling;
 mod streams;
 mod threads;

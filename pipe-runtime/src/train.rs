@@ -27,7 +27,7 @@ pub struct Report<O> {
     pub loss: Tensor,
     /// The micro-batches' own losses, scalars.
     pub losses: Vec<Tensor>,
-    /// The output, joined; a constant.
+    /// The output, joined; a constant. Nothing from [`Pipe::train_loss`].
     pub output: O,
     /// What was held at once, stage by stage.
     pub stages: Vec<StageReport>,
@@ -74,6 +74,48 @@ impl<M: Pipeline> Pipe<M> {
         targets: impl IntoFlow<T>,
         loss: impl Fn(&M::Output, &T) -> Tensor,
     ) -> Result<Report<M::Output>> {
+        self.step(reduction, inputs, targets, loss, (true, M::Output::join))
+    }
+
+    /// As [`train_step`](Self::train_step), without the output: each micro-batch's is freed as soon as its loss is made. What a step of 1F1B holds then does not
+    /// grow with the number of micro-batches, which the output does (a language model's can be larger than all else).
+    ///
+    /// # Errors
+    ///
+    /// As [`train_step`](Self::train_step).
+    pub fn train_loss<T: Flow>(
+        &mut self,
+        inputs: impl IntoFlow<M::Input>,
+        targets: impl IntoFlow<T>,
+        loss: impl Fn(&M::Output, &T) -> Tensor,
+    ) -> Result<Report<()>> {
+        self.train_loss_with(Reduction::MeanRows, inputs, targets, loss)
+    }
+
+    /// As [`train_loss`](Self::train_loss), with the reduction that fits the loss.
+    ///
+    /// # Errors
+    ///
+    /// As [`train_step`](Self::train_step).
+    pub fn train_loss_with<T: Flow>(
+        &mut self,
+        reduction: Reduction<'_, T>,
+        inputs: impl IntoFlow<M::Input>,
+        targets: impl IntoFlow<T>,
+        loss: impl Fn(&M::Output, &T) -> Tensor,
+    ) -> Result<Report<()>> {
+        self.step(reduction, inputs, targets, loss, (false, |_, _: &_| Ok(())))
+    }
+
+    /// With `keep`, `join` gets the micro-batches' outputs.
+    fn step<T: Flow, O>(
+        &mut self,
+        reduction: Reduction<'_, T>,
+        inputs: impl IntoFlow<M::Input>,
+        targets: impl IntoFlow<T>,
+        loss: impl Fn(&M::Output, &T) -> Tensor,
+        (keep, join): (bool, impl FnOnce(Vec<M::Output>, &MiniBatch) -> Result<O>),
+    ) -> Result<Report<O>> {
         if !grad_enabled() {
             return Err(Error::Setting("a training step needs gradients: call it outside of `no_grad`".into()));
         }
@@ -83,7 +125,7 @@ impl<M: Pipeline> Pipe<M> {
                 "an input of a training step wants a gradient, which the step would not give: detach it, or use `forward` and `backward()`".into(),
             ));
         }
-        let (micro_batches, shape) = self.scatter_inputs(&batch)?;
+        let (micro_batches, shape) = self.runner.scatter(&batch)?;
         let targets: Vec<T> = split_targets(pack(targets.into_flow()), self.chunks(), &shape)?;
         let weights = weights(reduction, &targets, &shape)?;
 
@@ -102,8 +144,14 @@ impl<M: Pipeline> Pipe<M> {
                 value
             })
         };
-        let trained =
-            TrainRun::run(self.network(), micro_batches, self.is_training(), &self.trainable(), &weights, &mut tail)?;
+        let trained = TrainRun::run(
+            self.network(),
+            micro_batches,
+            self.is_training(),
+            &self.runner.trainable(),
+            &weights,
+            (&mut tail, keep),
+        )?;
 
         self.network().streams.used_here(losses.iter().flatten())?;
         let _constant = GradMode::set(false);
@@ -114,7 +162,7 @@ impl<M: Pipeline> Pipe<M> {
             Ok(Report {
                 loss: total(&losses, &weights)?,
                 losses,
-                output: M::Output::join(outputs.collect(), &shape)?,
+                output: join(outputs.collect(), &shape)?,
                 stages: self.stage_reports(&trained.kept, &trained.transit),
             })
         };

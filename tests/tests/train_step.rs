@@ -1,6 +1,7 @@
 //! A training step is the same as forward, loss and `backward()`.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
 
 use pipe_runtime::{Checkpoint, Context, Devices, Layer, Pipe, Reduction, pipeline};
 use pipe_tests::compare::{leaf, rows};
@@ -205,4 +206,62 @@ fn a_step_may_have_several_outputs() {
         pipe.train_step(rows(4), (), |(a, b), (): &()| a.sum(Kind::Float) + b.square().sum(Kind::Float)).unwrap();
     assert_eq!((report.output.0.size(), report.output.1.size()), (vec![4, 2], vec![4, 3]));
     assert!(vars.all().trainable_variables().iter().all(|parameter| parameter.grad().defined()));
+}
+
+#[test]
+fn without_the_output_the_step_is_the_same() {
+    let _serial = pipe_tests::serial();
+    for mode in MODES {
+        let (x, y) = (rows(7), rows(7));
+        let mse = |output: &Tensor, y: &Tensor| output.mse_loss(y, tch::Reduction::Mean);
+        let (mut pipe, vars) = net(mode);
+        tch::manual_seed(2);
+        let with = pipe.train_step(&x, &y, mse).unwrap();
+        let expected = gradients(&vars);
+
+        let (mut pipe, vars) = net(mode);
+        tch::manual_seed(2);
+        let without = pipe.train_loss(&x, &y, mse).unwrap();
+        assert_eq!((without.loss, without.losses, without.stages), (with.loss, with.losses, with.stages), "{mode}");
+        assert_eq!(gradients(&vars), expected, "{mode}");
+    }
+}
+
+/// Its output tells how many outputs there are: each has a handle on the same value.
+#[pipeline(output = (Tensor, Arc<()>), chunks = 6, schedule = "1f1b")]
+struct Counted {
+    #[device("cpu")]
+    first: Linear,
+    #[device("cpu")]
+    last: Counting,
+}
+
+struct Counting(Arc<()>);
+
+impl Layer<Tensor> for Counting {
+    type Out = (Tensor, Arc<()>);
+
+    fn forward(&self, x: Tensor, _cx: &Context) -> (Tensor, Arc<()>) {
+        (x, self.0.clone())
+    }
+}
+
+#[test]
+fn outputs_are_freed_one_by_one_where_none_is_wanted() {
+    let _serial = pipe_tests::serial();
+    let counter = Arc::new(());
+    let vars = Counted::vars(&Devices::cpu(Counted::STAGES)).unwrap();
+    let first = linear(vars.first(), 8, 8);
+    let counted = Counted { first, last: Counting(counter.clone()) };
+    let mut pipe = counted.pipe(&vars).checkpoint(Checkpoint::Never).build().unwrap();
+    let most = Cell::new(0);
+    let loss = |(output, counter): &(Tensor, Arc<()>), (): &()| {
+        most.set(most.get().max(Arc::strong_count(counter)));
+        output.square().mean(Kind::Float)
+    };
+    // The test's, the layer's, and the one that the loss is given, twice.
+    pipe.train_loss(rows(6), (), loss).unwrap();
+    assert_eq!(most.replace(0), 4);
+    pipe.train_step(rows(6), (), loss).unwrap();
+    assert_eq!(most.get(), 4 + 5);
 }

@@ -35,6 +35,8 @@ pub(super) struct Tail<'t> {
     pub(super) port: usize,
     /// Makes the micro-batch's loss of it.
     pub(super) loss: &'t mut dyn FnMut(Parcel, &Context) -> Tensor,
+    /// Whether it is wanted after that.
+    pub(super) keep: bool,
 }
 
 /// Whether the values that a stage sends want gradients.
@@ -87,17 +89,22 @@ impl<'a> Io<'a> {
         self.sent.push((port.index, packer.finish()));
     }
 
-    /// Lets `tail` make the loss of what was sent through the port to the caller. The loss becomes a root, the output itself a constant.
+    /// Lets `tail` make the loss of what was sent through the port to the caller. The loss becomes a root, the output itself a constant, if it is kept.
     pub(super) fn end(&mut self, cx: &Context, tail: Tail<'_>) {
-        let Some((port, output)) = self.sent.iter_mut().find(|(port, _)| *port == tail.port) else { return };
+        let Some(place) = self.sent.iter().position(|(port, _)| *port == tail.port) else { return };
+        let (port, output) = self.sent.swap_remove(place);
         let loss = (tail.loss)(output.share(), cx);
-        for item in &mut output.items {
-            item.tensor = item.tensor.detach();
+        if tail.keep {
+            let mut constant = output;
+            for item in &mut constant.items {
+                item.tensor = item.tensor.detach();
+            }
+            self.sent.push((port, constant));
         }
         if let Some(recorded) = &mut self.recorded {
             let (_, is_root) = recorded.graph.send(&loss).unwrap_or_else(|error| give_up(error.to_string()));
             if is_root {
-                recorded.roots.push((*port, LOSS));
+                recorded.roots.push((port, LOSS));
             }
         }
     }

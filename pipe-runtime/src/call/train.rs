@@ -22,7 +22,7 @@ pub(crate) struct TrainRun {
 
 /// What a training step leaves.
 pub(crate) struct Trained {
-    /// The output, micro-batch by micro-batch, as constants.
+    /// The output, micro-batch by micro-batch, as constants; nothing if it is not wanted.
     pub(crate) outputs: Vec<Parcel>,
     /// By stage: of how many micro-batches something was kept for the backward at once.
     pub(crate) kept: Vec<usize>,
@@ -34,14 +34,14 @@ pub(crate) struct Trained {
 
 impl TrainRun {
     /// Runs a step over the micro-batches `inputs`. `loss` makes each one's loss of its output, on the calling thread; `weights` says how much each counts in the
-    /// mini-batch's.
+    /// mini-batch's. With `keep`, the output is wanted too.
     pub(crate) fn run(
         network: &Arc<Network>,
         inputs: Vec<Parcel>,
         training: bool,
         parameters: &[Tensor],
         weights: &[f64],
-        loss: &mut dyn FnMut(Parcel, &Context) -> Tensor,
+        (loss, keep): (&mut dyn FnMut(Parcel, &Context) -> Tensor, bool),
     ) -> Result<Trained> {
         let order = network.train_order(inputs.len(), training)?;
         let call = Arc::new(Call::new(network, inputs, training, true)?);
@@ -62,13 +62,13 @@ impl TrainRun {
             loss
         };
         let mut perform = |action: Action| {
-            let tail = (action.stage == last).then_some(Tail { port: output, loss: &mut loss_and_seed });
+            let tail = (action.stage == last).then_some(Tail { port: output, loss: &mut loss_and_seed, keep });
             Ok(run.perform_with(action, tail)?)
         };
         let local = Local { rank: network.last_rank(), perform: &mut perform };
         call.run_job(run.clone(), Some(local))?;
         Ok(Trained {
-            outputs: call.take_outputs()?,
+            outputs: if keep { call.take_outputs()? } else { Vec::new() },
             kept: call.kept.iter().map(|gauge| gauge.peak()).collect(),
             transit: call.transit.iter().map(|gauge| gauge.peak()).collect(),
             run,

@@ -30,6 +30,6 @@ impl<M: Pipeline> Pipe<M> {
         let recording = self.network().recorder.stop();
         let recording =
             recording.ok_or_else(|| Error::Setting("there is no trace to stop: call `start_trace` first".into()))?;
-        recording.finish(&self.network().routes, &self.parameter_bytes)
+        recording.finish(&self.network().routes, &self.runner.parameter_bytes)
     }
 }

@@ -45,7 +45,7 @@ impl Bench<'_> {
             build::compile(self.checkout, "live_bytes.cpp", "live_bytes.so", &["-shared", "-fPIC"].map(str::to_owned))?;
         let counts = LiveBytes::new(self.checkout.bench().join("live_bytes"))?;
         let ours = match who {
-            Who::Ours(_) | Who::OurStep(_) => build::countable(self.checkout)?,
+            Who::Ours(_) | Who::OurStep(_) | Who::OurLoss(_) => build::countable(self.checkout)?,
             _ => self.programs.ours.clone(),
         };
         let mut command = self.command_of(&ours, who, work)?;

@@ -86,6 +86,8 @@ pub enum Who {
     Ours(&'static str),
     /// Our `train_step` in this schedule.
     OurStep(&'static str),
+    /// Our `train_loss`, which keeps no output.
+    OurLoss(&'static str),
     /// The same layers in plain tch, all in one go.
     PlainTch,
     /// Their forward.
@@ -114,6 +116,7 @@ impl fmt::Display for Who {
         match self {
             Self::Ours(checkpoint) => write!(f, "ours, {checkpoint}"),
             Self::OurStep(schedule) => write!(f, "our train_step, {schedule}"),
+            Self::OurLoss(schedule) => write!(f, "our train_loss, {schedule}"),
             Self::PlainTch => f.write_str("plain tch"),
             Self::PlainForward => f.write_str("plain tch forward"),
             Self::InPlace => f.write_str("in place"),
@@ -150,6 +153,7 @@ impl Bench<'_> {
         let (mut command, way, setting) = match who {
             Who::Ours(checkpoint) => (ours(), "forward-backward", Some(("--checkpoint", checkpoint))),
             Who::OurStep(schedule) => (ours(), "train-step", Some(("--schedule", schedule))),
+            Who::OurLoss(schedule) => (ours(), "train-loss", Some(("--schedule", schedule))),
             Who::PlainTch => (ours(), "plain", None),
             Who::PlainForward => (ours(), "plain-forward", None),
             Who::InPlace => (ours(), "in-place", None),

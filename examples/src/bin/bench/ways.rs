@@ -19,6 +19,8 @@ pub enum Way {
     ForwardBackward,
     /// `train_step`
     TrainStep,
+    /// `train_loss`
+    TrainLoss,
     /// In place, micro-batch after micro-batch
     InPlace,
     /// Plain tch, the mini-batch as a whole
@@ -84,7 +86,7 @@ impl Contender {
 pub fn contender<S: Subject>(args: &Args) -> Result<Contender> {
     match args.way {
         Way::Plain | Way::PlainForward | Way::Simulated | Way::Bound => plain::<S>(args),
-        Way::ForwardBackward | Way::TrainStep | Way::InPlace => pipelined::<S>(args),
+        Way::ForwardBackward | Way::TrainStep | Way::TrainLoss | Way::InPlace => pipelined::<S>(args),
     }
 }
 
@@ -104,6 +106,7 @@ fn pipelined<S: Subject>(args: &Args) -> Result<Contender> {
     let mut pipe = builder.schedule(args.schedule).intra_op_threads(1).build()?;
     match args.way {
         Way::TrainStep => Contender::timed(vars.all(), move || Ok(pipe.train_step(&input, &target, loss)?.loss)),
+        Way::TrainLoss => Contender::timed(vars.all(), move || Ok(pipe.train_loss(&input, &target, loss)?.loss)),
         _ => Contender::timed(vars.all(), move || {
             let loss = loss(&pipe.forward(&input)?, &target);
             loss.f_backward()?;

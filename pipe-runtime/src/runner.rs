@@ -1,0 +1,180 @@
+//! What of a pipeline does not depend on the model's type: compiled once, with this crate, and not again in each of its users'.
+
+use std::sync::Arc;
+
+use pipe_schedule::Method;
+use tch::nn::VarStore;
+use tch::{Device, Tensor};
+
+use crate::call::{Call, attach_node};
+use crate::flow::{MiniBatch, Parcel, scatter};
+use crate::graph::Graph;
+use crate::network::{Network, Settings};
+use crate::scheduling::Scheduling;
+use crate::torch::grad_enabled;
+use crate::{Checkpoint, Defaults, Devices, Error, Result, Vars};
+
+/// What the user chooses when a pipeline is built; what is left out is as annotated.
+#[derive(Debug, Default)]
+pub(crate) struct Choices {
+    pub(crate) chunks: Option<usize>,
+    pub(crate) checkpoint: Option<Checkpoint>,
+    pub(crate) schedule: Option<Scheduling>,
+    pub(crate) ranks: Option<usize>,
+    pub(crate) intra_op_threads: Option<usize>,
+}
+
+/// A pipeline's stages and settings.
+pub(crate) struct Runner {
+    pub(crate) network: Arc<Network>,
+    /// The model's variables, over all devices.
+    variables: VarStore,
+    /// By stage, what [`Vars::training_bytes`] says.
+    pub(crate) parameter_bytes: Vec<u64>,
+    pub(crate) chunks: usize,
+    pub(crate) training: bool,
+}
+
+/// A mini-batch that has gone through all stages.
+pub(crate) struct Forwarded {
+    call: Arc<Call>,
+    /// Micro-batch by micro-batch.
+    outputs: Vec<Parcel>,
+    shape: MiniBatch,
+}
+
+impl Choices {
+    /// All settings, checked as far as they can be by themselves.
+    pub(crate) fn settings(self, annotated: Defaults) -> Result<Settings> {
+        let method = annotated.schedule.unwrap_or(Method::GPipe);
+        let scheduling = self.schedule.unwrap_or(Scheduling::Method(method));
+        let own_chunks = match &scheduling {
+            Scheduling::Method(_) => None,
+            Scheduling::Own(schedule) => Some(schedule.micro_batches.max(1)),
+        };
+        let chunks = self.chunks.or(own_chunks).or(annotated.chunks).unwrap_or(1);
+        if chunks == 0 {
+            return Err(Error::Setting("number of chunks must be positive integer".into()));
+        }
+        check_threads(self.intra_op_threads)?;
+        Ok(Settings {
+            checkpoint: self.checkpoint.or(annotated.checkpoint).unwrap_or_default(),
+            scheduling,
+            ranks: self.ranks,
+            chunks,
+            intra_op_threads: self.intra_op_threads,
+        })
+    }
+}
+
+impl Runner {
+    pub(crate) fn new(graph: Graph, vars: &Vars, settings: Settings) -> Result<Self> {
+        let (stages, routes) = graph.finish();
+        let chunks = settings.chunks;
+        let network = Network::new(stages, routes, vars.devices(), vars.buffers(), settings)?;
+        let mut variables = VarStore::new(vars.all().device());
+        variables.variables_ = vars.all().variables_.clone();
+        let parameter_bytes = vars.training_bytes();
+        Ok(Self { network: Arc::new(network), variables, parameter_bytes, chunks, training: true })
+    }
+
+    /// Runs a mini-batch through the stages. If gradients can be asked for, the outputs carry autograd.
+    pub(crate) fn forward(&self, batch: &Parcel) -> Result<Forwarded> {
+        let parameters = self.trainable();
+        let wanted = !parameters.is_empty() || batch.items.iter().any(|item| item.needs_gradient);
+        let gradients = grad_enabled() && wanted;
+        if gradients && self.network.scheduling != Scheduling::Method(Method::GPipe) {
+            return Err(Error::Setting(format!(
+                "`forward` and `backward()` run GPipe's order, but this pipeline was built for {}: use `train_step`, or build it with `schedule(Method::GPipe)`. \
+                 Under `no_grad`, `forward` works with every schedule",
+                match &self.network.scheduling {
+                    Scheduling::Method(method) => format!("`{method}`"),
+                    Scheduling::Own(_) => "a schedule of your own".to_owned(),
+                }
+            )));
+        }
+
+        let (micro_batches, shape) = self.scatter(batch)?;
+        let inputs: Vec<_> = micro_batches.iter().map(Parcel::share).collect();
+        let (call, mut outputs) = Call::run(&self.network, micro_batches, self.training, gradients)?;
+        let differentiable = outputs.iter().flat_map(|parcel| &parcel.items).any(|item| item.needs_gradient);
+        let mut inputs_items = inputs.iter().flat_map(|parcel| &parcel.items);
+        let outcome = if inputs_items.any(|item| gradients && item.needs_gradient && item.is_changed()) {
+            Err(Error::Input(
+                "an input that wants a gradient was modified by an in-place operation of a layer, which the caller's graph cannot see: \
+                 let the layer work on a copy"
+                    .into(),
+            ))
+        } else if gradients && differentiable {
+            attach_node(Arc::clone(&call), &mut outputs, &inputs, &parameters)
+        } else {
+            Ok(())
+        };
+        match outcome {
+            Ok(()) => Ok(Forwarded { call, outputs, shape }),
+            Err(error) => {
+                call.restore_buffers()?;
+                Err(error)
+            }
+        }
+    }
+
+    /// The micro-batches of the mini-batch, which must be on the first stage's device.
+    pub(crate) fn scatter(&self, batch: &Parcel) -> Result<(Vec<Parcel>, MiniBatch)> {
+        let devices = batch.items.iter().map(|item| item.tensor.device());
+        check_devices(self.network.stages[0].device, devices)?;
+        scatter(batch, self.chunks, grad_enabled())
+    }
+
+    pub(crate) fn trainable(&self) -> Vec<Tensor> {
+        self.variables.trainable_variables().into_iter().filter(Tensor::requires_grad).collect()
+    }
+}
+
+impl Forwarded {
+    /// The output that `join` makes of the micro-batches'. If it cannot, the call has left nothing behind.
+    pub(crate) fn join<T>(self, join: impl FnOnce(Vec<Parcel>, &MiniBatch) -> Result<T>) -> Result<T> {
+        let joined = join(self.outputs, &self.shape);
+        match joined.is_ok() {
+            true => self.call.keep_buffers(),
+            false => self.call.restore_buffers()?,
+        }
+        joined
+    }
+}
+
+/// The number of intra-op threads is one that a machine may have.
+pub(crate) fn check_threads(threads: Option<usize>) -> Result<()> {
+    match threads {
+        Some(threads @ (0 | 4097..)) => {
+            Err(Error::Setting(format!("the number of intra-op threads must be between 1 and 4096, not {threads}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Inputs are not moved behind the caller's back: a copy in each step is for the caller to see.
+fn check_devices(first: Device, inputs: impl IntoIterator<Item = Device>) -> Result<()> {
+    match inputs.into_iter().find(|&device| device != first) {
+        None => Ok(()),
+        Some(device) => Err(Error::Input(format!(
+            "All inputs should be on the same device as the first partition: that is on {}, an input on {}; move it with `to_device`",
+            Devices::new([first]),
+            Devices::new([device])
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_input_on_another_device_is_refused() {
+        let gpu = Device::Cuda(1);
+        assert!(check_devices(gpu, [gpu, gpu]).is_ok());
+        let error = check_devices(gpu, [gpu, Device::Cpu]).unwrap_err().to_string();
+        assert!(error.starts_with("All inputs should be on the same device as the first partition"), "{error}");
+        assert!(error.contains("on cuda:1, an input on cpu"), "{error}");
+    }
+}
