@@ -13,7 +13,7 @@ const TURN: f64 = 20.;
 const MOST_STEPS: f64 = 20.;
 
 /// The medians of each turn, in ms, by contender.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Times(Vec<Vec<f64>>);
 
 /// Lets them take turns, after a check that all do the same work.
@@ -63,6 +63,14 @@ pub fn check(contenders: &mut [Contender]) -> anyhow::Result<()> {
 }
 
 impl Times {
+    /// Adds the turns of the same contenders, started anew.
+    pub fn extend(&mut self, more: Self) {
+        self.0.resize(more.0.len(), Vec::new());
+        for (times, more) in self.0.iter_mut().zip(more.0) {
+            times.extend(more);
+        }
+    }
+
     /// What a contender's step takes, in ms.
     pub fn of(&self, contender: usize) -> Spread {
         Spread::of(self.0[contender].iter().copied())
@@ -113,6 +121,10 @@ mod tests {
         let times = duel(&mut contenders, 4).unwrap();
         assert_eq!((times.ratio(1, 0), times.of(1)), (Spread::exact(2.), Spread::exact(60.)));
         assert_eq!(times.combine(|times| times[0] + times[1]), Spread::exact(90.));
+        let mut all = Times::default();
+        all.extend(times);
+        all.extend(Times(vec![vec![10.; 20], vec![10.; 20]]));
+        assert_eq!((all.ratio(1, 0), all.of(0)), (Spread::exact(1.), Spread::exact(10.)));
     }
 
     #[test]
