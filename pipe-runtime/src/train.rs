@@ -140,7 +140,8 @@ impl<M: Pipeline> Pipe<M> {
                     "the loss is one number per micro-batch, not a tensor of shape {:?}",
                     value.size()
                 );
-                losses[cx.micro_batch()] = Some(value.detach());
+                // A copy: some of libtorch's losses are one number in memory for as many as the output has.
+                losses[cx.micro_batch()] = Some(value.detach().copy());
                 value
             })
         };

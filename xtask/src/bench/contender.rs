@@ -42,6 +42,7 @@ impl Contender {
         let log = folder.join(format!("{}.log", name.replace(|c: char| !c.is_ascii_alphanumeric(), "-")));
         let messages = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(messages);
+        set_apart(&mut command);
         let mut child = command.spawn().with_context(|| format!("cannot start {}", command.get_program().display()))?;
         let requests = child.stdin.take();
         let output = child.stdout.take().context("its output is piped")?;
@@ -55,9 +56,10 @@ impl Contender {
         });
         let contender = Self { name: name.to_owned(), child, requests, answers, log };
         match contender.answer()?.as_str() {
-            "ready" => Ok(contender),
+            "ready" => contender.signal(Signal::Stop),
             other => bail!("{name} begins with `{other}` instead of `ready`"),
         }
+        Ok(contender)
     }
 
     pub fn process(&self) -> u32 {
@@ -83,13 +85,28 @@ impl Contender {
     }
 
     fn ask(&mut self, request: &str) -> anyhow::Result<Vec<f64>> {
+        self.signal(Signal::GoOn);
         if let Some(requests) = &mut self.requests {
             // That it has ended shows in the missing answer.
             let _ = writeln!(requests, "{request}").and_then(|()| requests.flush());
         }
         let answer = self.answer()?;
+        self.signal(Signal::Stop);
         let numbers = answer.split_whitespace().map(str::parse).collect::<Result<_, _>>();
         numbers.with_context(|| format!("{} answers `{request}` with `{answer}`", self.name))
+    }
+
+    /// To the contender and its own processes: torch 2.3's Pipe keeps a core busy while it has nothing to do, which would be the others' loss.
+    fn signal(&self, signal: Signal) {
+        #[cfg(unix)]
+        if let Some(group) = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw) {
+            let signal = match signal {
+                Signal::Stop => rustix::process::Signal::STOP,
+                Signal::GoOn => rustix::process::Signal::CONT,
+            };
+            // That it has ended shows in the missing answer.
+            let _ = rustix::process::kill_process_group(group, signal);
+        }
     }
 
     fn answer(&self) -> anyhow::Result<String> {
@@ -106,8 +123,22 @@ impl Contender {
     }
 }
 
+/// Who is not asked for anything does nothing.
+#[derive(Clone, Copy, Debug)]
+enum Signal {
+    Stop,
+    GoOn,
+}
+
+/// Makes the process and those that it starts a group of their own.
+fn set_apart(command: &mut Command) {
+    #[cfg(unix)]
+    std::os::unix::process::CommandExt::process_group(command, 0);
+}
+
 impl Drop for Contender {
     fn drop(&mut self) {
+        self.signal(Signal::GoOn);
         // It ends with its input, and lets its own processes end; one that hangs does not.
         drop(self.requests.take());
         for _ in 0..50 {

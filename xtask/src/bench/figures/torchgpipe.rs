@@ -5,23 +5,35 @@ use crate::bench::table::{Bar, Row, Table};
 use crate::bench::work::{GPT, MLP, SMALL_MLP, UNET, Who};
 
 const BAR: Bar = Bar::AtLeast(2.);
+/// The peers have GPipe's order only.
+const STEP: Who = Who::OurStep("1f1b");
 
 pub fn measure(bench: &Bench<'_>) -> anyhow::Result<Table> {
     let mut rows = Vec::new();
     for work in [MLP, SMALL_MLP, UNET, GPT] {
         for checkpoint in ["always", "except_last", "never"] {
-            let who = [Who::Ours(checkpoint), Who::Torchgpipe(checkpoint), Who::TorchPipe(checkpoint), Who::InPlace];
-            // In place there is no checkpointing: it is shown beside its like only.
-            let who = if checkpoint == "never" { &who[..] } else { &who[..3] };
-            let times = bench.duel(who, &work)?;
-            for (place, who) in who.iter().enumerate().skip(1) {
-                rows.push(Row {
-                    case: format!("{work}: {who}"),
-                    ours: times.text(0),
-                    theirs: times.text(place),
-                    figure: times.ratio(place, 0),
-                    bar: (*who != Who::InPlace).then_some(BAR),
-                });
+            let theirs = [Who::Torchgpipe(checkpoint), Who::TorchPipe(checkpoint)];
+            let mut who = vec![Who::Ours(checkpoint), theirs[0], theirs[1]];
+            if checkpoint == "never" {
+                // In place and in train_step there is no checkpointing here: they are shown beside their like only.
+                who.extend([Who::InPlace, STEP]);
+            }
+            let times = bench.duel(&who, &work)?;
+            let row = |ours: usize, theirs: usize, case: String, bar| Row {
+                case,
+                ours: times.text(ours),
+                theirs: times.text(theirs),
+                figure: times.ratio(theirs, ours),
+                bar,
+            };
+            for (place, who) in theirs.iter().enumerate() {
+                rows.push(row(0, 1 + place, format!("{work}: {who}"), Some(BAR)));
+            }
+            if checkpoint == "never" {
+                for (place, who) in theirs.iter().enumerate() {
+                    rows.push(row(4, 1 + place, format!("the same, {STEP} on our side: {who}"), Some(BAR)));
+                }
+                rows.push(row(0, 3, format!("{work}: {}", Who::InPlace), None));
             }
         }
     }
