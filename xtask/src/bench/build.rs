@@ -40,8 +40,11 @@ fn ours(checkout: &Checkout, name: &str, flags: &[&str]) -> anyhow::Result<PathB
     let messages = String::from_utf8_lossy(&output.stdout);
     let built = executable(&messages).context("cargo does not say where it has put the contender")?;
     let program = checkout.bench().join(name);
+    let partial = program.with_extension("partial");
     fs::create_dir_all(checkout.bench())
-        .and_then(|()| fs::copy(&built, &program))
+        .and_then(|()| fs::copy(&built, &partial))
+        // In one step: the last one may still be running.
+        .and_then(|_| fs::rename(&partial, &program))
         .with_context(|| format!("cannot create {}", program.display()))?;
     Ok(program)
 }
