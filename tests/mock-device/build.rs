@@ -16,6 +16,8 @@ fn main() {
         .debug(false)
         .flag(format!("-isystem{}", lib.with_file_name("include").display()))
         .file("src/mock.cpp")
+        // Nothing calls it: it is there and writes.
+        .link_lib_modifier("+whole-archive")
         .compile("pipe_mock_device");
     println!("cargo::rerun-if-changed=src/mock.cpp");
     println!("cargo::rustc-link-arg=-Wl,-rpath,{}", lib.display());

@@ -1,4 +1,7 @@
-use std::ffi::c_int;
+use std::env;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::sync::{Mutex, PoisonError};
 
 /// What the log says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -66,42 +69,56 @@ pub struct Entry {
     pub name: String,
 }
 
-/// As `mock.cpp` has it.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct RawEntry {
-    kind: i64,
-    thread: i64,
-    stream: i64,
-    object: i64,
-    name: i64,
+/// What the mock has written, as far as it has been read.
+struct Log {
+    file: BufReader<File>,
+    /// A line whose end was not there yet.
+    begun: String,
+    entries: Vec<Entry>,
 }
 
-// SAFETY: the declarations match the definitions in `mock.cpp`; all of them take and give plain numbers, and lock what they read.
-unsafe extern "C" {
-    safe fn mock_install() -> c_int;
-    safe fn mock_log_length() -> usize;
-    safe fn mock_log_entry(index: usize) -> RawEntry;
-    safe fn mock_name_byte(name: i64, position: usize) -> c_int;
+static LOG: Mutex<Option<Log>> = Mutex::new(None);
+
+/// Whether the devices are in this process. `mock.cpp` puts them in before the program begins, if that can be: not where libtorch has CUDA of its own.
+pub fn is_installed() -> bool {
+    env::var_os(FILE).is_some()
 }
 
-/// Puts the devices into this process, once. False if that cannot be: libtorch has CUDA of its own, or was asked for it before.
-pub fn install() -> bool {
-    mock_install() == 0
-}
+/// The variable in which `mock.cpp` leaves the path of its log.
+const FILE: &str = "PIPE_MOCK_DEVICE_LOG";
 
 /// What has happened since the process started, from entry `start` on.
+///
+/// # Panics
+///
+/// If the devices are not installed.
 pub fn log(start: usize) -> Vec<Entry> {
-    let entry = |index| {
-        let RawEntry { kind, thread, stream, object, name } = mock_log_entry(index);
-        let kind = usize::try_from(kind).ok().and_then(|kind| Kind::ALL.get(kind).copied());
-        let kind = kind.expect("`mock.cpp` writes the kinds listed here");
-        Entry { kind, thread, stream, object, name: name_of(name) }
-    };
-    (start..mock_log_length()).map(entry).collect()
+    let mut log = LOG.lock().unwrap_or_else(PoisonError::into_inner);
+    let log = log.get_or_insert_with(Log::open);
+    log.read();
+    log.entries[start..].to_vec()
 }
 
-fn name_of(number: i64) -> String {
-    let bytes = (0..).map(|position| mock_name_byte(number, position)).map_while(|byte| u8::try_from(byte).ok());
-    String::from_utf8_lossy(&bytes.take_while(|&byte| byte != 0).collect::<Vec<_>>()).into_owned()
+impl Log {
+    fn open() -> Self {
+        let path = env::var_os(FILE).expect("the devices are installed");
+        let file = File::open(path).expect("the log can be opened");
+        Self { file: BufReader::new(file), begun: String::new(), entries: Vec::new() }
+    }
+
+    fn read(&mut self) {
+        while self.file.read_line(&mut self.begun).expect("the log can be read") > 0 && self.begun.ends_with('\n') {
+            self.entries.push(entry(self.begun.trim_end()).expect("`mock.cpp` writes such lines"));
+            self.begun.clear();
+        }
+    }
+}
+
+/// `kind thread stream object name`
+fn entry(line: &str) -> Option<Entry> {
+    let mut words = line.splitn(5, ' ');
+    let mut number = || words.next()?.parse::<i64>().ok();
+    let kind = *Kind::ALL.get(usize::try_from(number()?).ok()?)?;
+    let (thread, stream, object) = (number()?, number()?, number()?);
+    Some(Entry { kind, thread, stream, object, name: words.next()?.to_owned() })
 }

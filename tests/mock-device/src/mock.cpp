@@ -11,27 +11,15 @@
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <torch/library.h>
 
+#include <unistd.h>
+
 #include <cstdlib>
 #include <cstring>
 #include <map>
 #include <mutex>
 #include <set>
+#include <sstream>
 #include <string>
-
-extern "C" {
-
-// A line of the log. `stream` is the device's number times 1000 plus the stream's.
-struct MockEntry {
-  int64_t kind;
-  int64_t thread;
-  int64_t stream;
-  // The block of memory, or the event.
-  int64_t object;
-  // The operator's number.
-  int64_t name;
-};
-
-} // extern "C"
 
 namespace {
 
@@ -53,19 +41,6 @@ enum Kind : int64_t {
   kHostWaitsForDevice = 11,
 };
 
-struct Log {
-  std::mutex mutex;
-  std::vector<MockEntry> entries;
-  std::vector<std::string> names;
-  std::map<std::string, int64_t> numbers;
-};
-
-// Never destroyed: workers may still write while the process ends.
-Log& log() {
-  static auto* instance = new Log();
-  return *instance;
-}
-
 int64_t this_thread() {
   static std::atomic<int64_t> threads{0};
   thread_local int64_t number = threads++;
@@ -76,14 +51,25 @@ int64_t number_of(const c10::Stream& stream) {
   return stream.device_index() * 1000 + stream.id();
 }
 
+// The log: a file of lines, which the tests read.
+struct Log {
+  std::mutex mutex;
+  int file = -1;
+};
+
+// Never destroyed: workers may still write while the process ends.
+Log& log() {
+  static auto* instance = new Log();
+  return *instance;
+}
+
+// `stream` is the device's number times 1000 plus the stream's, `object` the block of memory or the event.
 void write(Kind kind, int64_t stream, int64_t object, const std::string& name) {
-  Log& to = log();
-  std::lock_guard<std::mutex> lock(to.mutex);
-  auto [known, fresh] = to.numbers.emplace(name, static_cast<int64_t>(to.names.size()));
-  if (fresh) {
-    to.names.push_back(name);
-  }
-  to.entries.push_back({kind, this_thread(), stream, object, known->second});
+  std::ostringstream line;
+  line << kind << ' ' << this_thread() << ' ' << stream << ' ' << object << ' ' << name << '\n';
+  const std::string text = line.str();
+  std::lock_guard<std::mutex> lock(log().mutex);
+  TORCH_CHECK(::write(log().file, text.data(), text.size()) == static_cast<ssize_t>(text.size()), "the mock's log cannot be written");
 }
 
 thread_local c10::DeviceIndex current_device = 0;
@@ -560,45 +546,28 @@ struct Kernels {
   }
 };
 
+// Puts the devices in and says where the log is, before the program begins. Not if libtorch has CUDA of its own, or has found already that it has none.
+__attribute__((constructor)) void install() {
+  if (c10::impl::hasDeviceGuardImpl(c10::kCUDA)) {
+    return;
+  }
+  at::CUDAHooksRegistry()->Register(
+      "CUDAHooks", [](at::CUDAHooksArgs args) { return std::unique_ptr<at::CUDAHooksInterface>(new Hooks(args)); });
+  if (!at::detail::getCUDAHooks().hasCUDA()) {
+    return;
+  }
+  const char* folder = getenv("TMPDIR");
+  static auto* path = new std::string(std::string(folder ? folder : "/tmp") + "/pipe-mock-device-XXXXXX");
+  log().file = mkstemp(path->data());
+  if (log().file < 0 || setenv("PIPE_MOCK_DEVICE_LOG", path->c_str(), 1) != 0) {
+    perror("the mock's log cannot be made");
+    abort();
+  }
+  atexit([] { unlink(path->c_str()); });
+  c10::impl::registerDeviceGuard(c10::kCUDA, new Guard());
+  c10::SetAllocator(c10::kCUDA, device_memory());
+  new Kernels();
+  at::addGlobalCallback(at::RecordFunctionCallback(&watch_host).needsInputs(true).scopes({at::RecordScope::FUNCTION}));
+}
+
 } // namespace
-
-extern "C" {
-
-// Puts the devices in. 1 if libtorch has CUDA of its own, or has found already that it has none.
-int mock_install() {
-  static const int outcome = [] {
-    if (c10::impl::hasDeviceGuardImpl(c10::kCUDA)) {
-      return 1;
-    }
-    at::CUDAHooksRegistry()->Register(
-        "CUDAHooks", [](at::CUDAHooksArgs args) { return std::unique_ptr<at::CUDAHooksInterface>(new Hooks(args)); });
-    if (!at::detail::getCUDAHooks().hasCUDA()) {
-      return 1;
-    }
-    c10::impl::registerDeviceGuard(c10::kCUDA, new Guard());
-    c10::SetAllocator(c10::kCUDA, device_memory());
-    new Kernels();
-    at::addGlobalCallback(at::RecordFunctionCallback(&watch_host).needsInputs(true).scopes({at::RecordScope::FUNCTION}));
-    return 0;
-  }();
-  return outcome;
-}
-
-size_t mock_log_length() {
-  std::lock_guard<std::mutex> lock(log().mutex);
-  return log().entries.size();
-}
-
-MockEntry mock_log_entry(size_t index) {
-  std::lock_guard<std::mutex> lock(log().mutex);
-  return log().entries.at(index);
-}
-
-// The byte at `position` of an operator's name, 0 behind its end.
-int mock_name_byte(int64_t name, size_t position) {
-  std::lock_guard<std::mutex> lock(log().mutex);
-  const std::string& text = log().names.at(name);
-  return position < text.size() ? static_cast<unsigned char>(text[position]) : 0;
-}
-
-} // extern "C"

@@ -1,6 +1,6 @@
 //! Dropout on accelerators draws from the model's own streams: the same masks wherever the stages are, however they are run.
 
-use pipe_mock_device::{install, log, violations};
+use pipe_mock_device::{is_installed, log, violations};
 use pipe_runtime::{Checkpoint, Devices, Method, pipeline};
 use tch::nn::{self, Linear};
 use tch::{Device, Kind, Tensor};
@@ -43,8 +43,8 @@ fn step(places: [Device; 2], checkpoint: Checkpoint, method: Method) -> Vec<Tens
 
 #[test]
 fn masks_depend_neither_on_placement_nor_on_checkpoints_nor_on_the_schedule() {
-    if !install() {
-        eprintln!("skipped: libtorch has CUDA of its own here, so the mock cannot be put in");
+    if !is_installed() {
+        eprintln!("skipped: libtorch has CUDA of its own here, so the mock is not in");
         return;
     }
     tch::set_num_threads(1);

@@ -1,6 +1,6 @@
 //! What the accelerators' allocators count is what a pipeline reports.
 
-use pipe_mock_device::install;
+use pipe_mock_device::is_installed;
 use pipe_runtime::{Checkpoint, Devices, pipeline};
 use tch::nn::{self, Linear};
 use tch::{Device, Kind, Tensor};
@@ -19,8 +19,8 @@ const LAYER: u64 = (64 * 64 + 64) * 4;
 
 #[test]
 fn the_report_tells_what_each_device_holds_now_and_at_most() {
-    if !install() {
-        eprintln!("skipped: libtorch has CUDA of its own here, so the mock cannot be put in");
+    if !is_installed() {
+        eprintln!("skipped: libtorch has CUDA of its own here, so the mock is not in");
         return;
     }
     let places = Devices::new([Device::Cuda(0), Device::Cuda(1)]);

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use pipe_mock_device::{Entry, Kind, install, log, violations};
+use pipe_mock_device::{Entry, Kind, is_installed, log, violations};
 use pipe_runtime::{Checkpoint, Context, Devices, Layer, Method, Pipe, pipeline};
 use tch::nn::{self, Linear, OptimizerConfig};
 use tch::{Device, Tensor};
@@ -65,8 +65,8 @@ const MODES: [Checkpoint; 3] = [Checkpoint::Always, Checkpoint::ExceptLast, Chec
 fn devices() -> Option<MutexGuard<'static, ()>> {
     static LOCK: Mutex<()> = Mutex::new(());
     let guard = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
-    if !install() {
-        eprintln!("skipped: libtorch has CUDA of its own here, so the mock cannot be put in");
+    if !is_installed() {
+        eprintln!("skipped: libtorch has CUDA of its own here, so the mock is not in");
         return None;
     }
     tch::set_num_threads(1);

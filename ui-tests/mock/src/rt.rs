@@ -309,13 +309,7 @@ impl LayerPlan {
     }
 
     pub const fn layers<const N: usize>(names: [&'static str; N]) -> [Self; N] {
-        let mut layers = [Self::layer(""); N];
-        let mut index = 0;
-        while index < N {
-            layers[index].name = names[index];
-            index += 1;
-        }
-        layers
+        [Self::layer(""); N]
     }
 
     pub const fn repeated(name: &'static str, part: usize, split: Split, len: Option<usize>) -> Self {
