@@ -98,8 +98,8 @@ impl Runner {
         let inputs: Vec<_> = micro_batches.iter().map(Parcel::share).collect();
         let (call, mut outputs) = Call::run(&self.network, micro_batches, self.training, gradients)?;
         let differentiable = outputs.iter().flat_map(|parcel| &parcel.items).any(|item| item.needs_gradient);
-        let mut inputs_items = inputs.iter().flat_map(|parcel| &parcel.items);
-        let outcome = if inputs_items.any(|item| gradients && item.needs_gradient && item.is_changed()) {
+        let mut given = inputs.iter().flat_map(|parcel| &parcel.items);
+        let outcome = if given.any(|item| gradients && item.needs_gradient && item.is_changed()) {
             Err(Error::Input(
                 "an input that wants a gradient was modified by an in-place operation of a layer, which the caller's graph cannot see: \
                  let the layer work on a copy"

@@ -74,7 +74,7 @@ impl<M: Pipeline> Pipe<M> {
         targets: impl IntoFlow<T>,
         loss: impl Fn(&M::Output, &T) -> Tensor,
     ) -> Result<Report<M::Output>> {
-        self.step(reduction, inputs, targets, loss, (true, M::Output::join))
+        self.step(reduction, inputs, targets, loss, true, M::Output::join)
     }
 
     /// As [`train_step`](Self::train_step), without the output: each micro-batch's is freed as soon as its loss is made. What a step of 1F1B holds then does not
@@ -104,7 +104,7 @@ impl<M: Pipeline> Pipe<M> {
         targets: impl IntoFlow<T>,
         loss: impl Fn(&M::Output, &T) -> Tensor,
     ) -> Result<Report<()>> {
-        self.step(reduction, inputs, targets, loss, (false, |_, _: &_| Ok(())))
+        self.step(reduction, inputs, targets, loss, false, |_, _: &_| Ok(()))
     }
 
     /// With `keep`, `join` gets the micro-batches' outputs.
@@ -114,7 +114,8 @@ impl<M: Pipeline> Pipe<M> {
         inputs: impl IntoFlow<M::Input>,
         targets: impl IntoFlow<T>,
         loss: impl Fn(&M::Output, &T) -> Tensor,
-        (keep, join): (bool, impl FnOnce(Vec<M::Output>, &MiniBatch) -> Result<O>),
+        keep: bool,
+        join: impl FnOnce(Vec<M::Output>, &MiniBatch) -> Result<O>,
     ) -> Result<Report<O>> {
         if !grad_enabled() {
             return Err(Error::Setting("a training step needs gradients: call it outside of `no_grad`".into()));
@@ -151,7 +152,8 @@ impl<M: Pipeline> Pipe<M> {
             self.is_training(),
             &self.runner.trainable(),
             &weights,
-            (&mut tail, keep),
+            &mut tail,
+            keep,
         )?;
 
         self.network().streams.used_here(losses.iter().flatten())?;

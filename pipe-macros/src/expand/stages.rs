@@ -77,8 +77,9 @@ struct Ports<'p> {
     plan: &'p Plan,
     /// By stage, and at the end for the model's output.
     flows: Vec<usize>,
-    /// By stage, those that it pops.
+    /// By stage, the skips that it pops, and those that it stashes for another one.
     arriving: Vec<Vec<(usize, &'p Route)>>,
+    leaving: Vec<Vec<(usize, &'p Route)>>,
 }
 
 impl<'p> Ports<'p> {
@@ -93,7 +94,11 @@ impl<'p> Ports<'p> {
             arriving.push(numbered);
         }
         flows.push(next);
-        Self { model, plan, flows, arriving }
+        let mut leaving = vec![Vec::new(); plan.stages.len()];
+        for &(number, route) in arriving.iter().flatten() {
+            leaving[route.from].push((number, route));
+        }
+        Self { model, plan, flows, arriving, leaving }
     }
 
     /// `let flow_1 = graph.port(1, 0, 1);` for each value that stage `stage` sends.
@@ -107,7 +112,7 @@ impl<'p> Ports<'p> {
             }
             false => open_port(&name, number, (stage, stage + 1), at),
         };
-        let skips = self.leaving(stage).map(|(number, route)| {
+        let skips = self.leaving[stage].iter().map(|&(number, route)| {
             let at = self.stash_site(route);
             open_port(&port(route, at), number, (route.from, route.to), at)
         });
@@ -117,15 +122,9 @@ impl<'p> Ports<'p> {
     /// `flow_0, flow_1, port_level1,`: what stage `stage` receives and sends through.
     fn used(&self, stage: usize) -> TokenStream {
         let [input, output] = [stage, stage + 1].map(|end| flow(end, source_site(self.model, self.plan, end)));
-        let arriving = self.arriving[stage].iter().map(|(_, route)| *route);
-        let skips = arriving.chain(self.leaving(stage).map(|(_, route)| route));
-        let skips = skips.map(|route| port(route, self.stash_site(route)));
+        let skips = self.arriving[stage].iter().chain(&self.leaving[stage]);
+        let skips = skips.map(|(_, route)| port(route, self.stash_site(route)));
         quote!(#input, #output, #(#skips,)*)
-    }
-
-    /// The skips that stage `stage` stashes for another one.
-    fn leaving(&self, stage: usize) -> impl Iterator<Item = (usize, &'p Route)> {
-        self.arriving.iter().flatten().copied().filter(move |(_, route)| route.from == stage)
     }
 
     /// If the value cannot cross, that is the place to say so.

@@ -95,10 +95,11 @@ impl BackwardRun {
         let seeds = self.seeds(action, &recorded)?;
         let found = match kind {
             Kind::BackwardInput => {
-                self.with_sums(action, |(sums, _)| recorded.graph.backward_input(&seeds, &self.parameters, sums))
+                self.with_sums(action, |sums, _| recorded.graph.backward_input(&seeds, &self.parameters, sums))
             }
             _ => {
-                self.with_sums(action, |sums| recorded.graph.backward(&seeds, self.keep_graph, &self.parameters, sums))
+                let keep = self.keep_graph;
+                self.with_sums(action, |sums, last| recorded.graph.backward(&seeds, keep, &self.parameters, sums, last))
             }
         };
         let found = match found {
@@ -130,7 +131,7 @@ impl BackwardRun {
         let Action { stage, micro_batch, .. } = action;
         let taken = self.call.held.at(stage, micro_batch).recorded.take();
         let mut recorded = taken.ok_or("the backward for its inputs has not run")?;
-        self.with_sums(action, |sums| recorded.graph.backward_weight(&self.parameters, sums))
+        self.with_sums(action, |sums, last| recorded.graph.backward_weight(&self.parameters, sums, last))
             .map_err(|error| error.to_string())?;
         self.call.kept[stage].fall();
         Ok(())
@@ -156,7 +157,7 @@ impl BackwardRun {
     fn with_sums<T>(
         &self,
         action: Action,
-        body: impl FnOnce((&mut Sums, bool)) -> Result<T, TorchError>,
+        body: impl FnOnce(&mut Sums, bool) -> Result<T, TorchError>,
     ) -> Result<T, TorchError> {
         let mut stage = lock(&self.sums[action.stage]);
         let StageSums { sums, left } = &mut *stage;
@@ -166,7 +167,7 @@ impl BackwardRun {
         if sums.is_none() {
             *sums = Some(Sums::new()?);
         }
-        body((sums.as_mut().expect("made above"), *left == 0))
+        body(sums.as_mut().expect("made above"), *left == 0)
     }
 }
 

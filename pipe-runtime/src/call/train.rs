@@ -41,7 +41,8 @@ impl TrainRun {
         training: bool,
         parameters: &[Tensor],
         weights: &[f64],
-        (loss, keep): (&mut dyn FnMut(Parcel, &Context) -> Tensor, bool),
+        loss: &mut dyn FnMut(Parcel, &Context) -> Tensor,
+        keep: bool,
     ) -> Result<Trained> {
         let order = network.train_order(inputs.len(), training)?;
         let call = Arc::new(Call::new(network, inputs, training, true)?);

@@ -52,7 +52,8 @@ impl StageGraph {
         gradients: &[Option<Tensor>],
         keep_graph: bool,
         parameters: &Parameters,
-        (sums, last): (&mut Sums, bool),
+        sums: &mut Sums,
+        last: bool,
     ) -> Result<Vec<Option<Tensor>>, TorchError> {
         assert_eq!(gradients.len(), self.roots, "one gradient for each root");
         let handed: Vec<_> = gradients.iter().map(|g| g.as_ref().map_or(ptr::null(), Tensor::as_ptr)).collect();
@@ -102,7 +103,8 @@ impl StageGraph {
     pub(crate) fn backward_weight(
         &mut self,
         parameters: &Parameters,
-        (sums, last): (&mut Sums, bool),
+        sums: &mut Sums,
+        last: bool,
     ) -> Result<(), TorchError> {
         // SAFETY: three live handles, of which the two that are written are borrowed exclusively.
         ffi::check(unsafe {

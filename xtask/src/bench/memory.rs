@@ -44,11 +44,7 @@ impl Bench<'_> {
         let counter =
             build::compile(self.checkout, "live_bytes.cpp", "live_bytes.so", &["-shared", "-fPIC"].map(str::to_owned))?;
         let counts = LiveBytes::new(self.checkout.bench().join("live_bytes"))?;
-        let ours = match who {
-            Who::Ours(_) | Who::OurStep(_) | Who::OurLoss(_) => build::countable(self.checkout)?,
-            _ => self.programs.ours.clone(),
-        };
-        let mut command = self.command_of(&ours, who, work)?;
+        let mut command = self.command_of(&build::countable(self.checkout)?, who, work)?;
         command.env("LD_PRELOAD", counter).env("LIVE_BYTES", &counts.file);
         let mut contender = Contender::start(self.checkout, &format!("{who}, memory"), command)?;
         let before = counts.live()?;
