@@ -9,7 +9,7 @@
 //!
 //! Where all stages are on the CPU, there are no streams, and each of these functions is a look at an empty list.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tch::{Device, Tensor};
 
@@ -20,6 +20,8 @@ use crate::torch::{Event, OnStream, Stream, TorchError, Way, transfer};
 /// The streams of a pipeline.
 #[derive(Debug)]
 pub(crate) struct Streams {
+    /// Each of them once.
+    _lent: Lent,
     devices: Vec<Device>,
     /// By stage: what it computes on; none on the CPU.
     stages: Vec<Option<Stream>>,
@@ -45,9 +47,10 @@ pub(crate) enum Direction {
 
 impl Streams {
     pub(crate) fn new(devices: &[Device], routes: &[Route]) -> Result<Self> {
-        let on = |device: Device| (device != Device::Cpu).then(|| Stream::new(device)).transpose();
+        let mut lent = Lent::default();
+        let mut on = |device: Device| (device != Device::Cpu).then(|| lent.borrow(device)).transpose();
         let stages = devices.iter().map(|&device| on(device)).collect::<Result<_, _>>()?;
-        let ways = |(from, to): (usize, usize)| -> Result<Ways, TorchError> {
+        let mut ways = |(from, to): (usize, usize)| -> Result<Ways, TorchError> {
             let (from, to) = (devices[from], devices[to]);
             if from == to {
                 let none = Way { from: None, to: None };
@@ -71,7 +74,7 @@ impl Streams {
                 }
             });
         }
-        Ok(Self { devices: devices.to_vec(), stages, ways: by_route })
+        Ok(Self { _lent: lent, devices: devices.to_vec(), stages, ways: by_route })
     }
 
     /// Gives what this thread does to the stage's stream, until the guard is dropped.
@@ -133,5 +136,33 @@ impl Streams {
             }
         }
         Ok(())
+    }
+}
+
+/// Streams that no pipeline has any more.
+///
+/// libtorch takes memory for each stream that has multiplied matrices, and keeps it (32 MiB on a Hopper GPU): a pipeline that follows another one has its streams.
+static FREE: Mutex<Vec<(Device, Stream)>> = Mutex::new(Vec::new());
+
+/// Streams that are given back when this is dropped, also with work still to do: what comes next on them comes after it.
+#[derive(Debug, Default)]
+struct Lent(Vec<(Device, Stream)>);
+
+impl Lent {
+    fn borrow(&mut self, device: Device) -> Result<Stream, TorchError> {
+        let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
+        let stream = match free.iter().rposition(|&(on, _)| on == device) {
+            Some(index) => free.remove(index).1,
+            None => Stream::new(device)?,
+        };
+        self.0.push((device, stream));
+        Ok(stream)
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        // The last one is taken first, so each has the same task in the next pipeline.
+        FREE.lock().unwrap_or_else(PoisonError::into_inner).extend(self.0.drain(..).rev());
     }
 }

@@ -73,7 +73,7 @@ def main(batch, measurements):
         torch.cuda.synchronize()
         start = time.perf_counter()
         F.binary_cross_entropy_with_logits(model(x), y).backward()
-        model.zero_grad(set_to_none=False)
+        model.zero_grad()
         torch.cuda.synchronize()
         if number >= 3:
             times.append(time.perf_counter() - start)

@@ -165,6 +165,15 @@ fn start() -> usize {
     log(0).len()
 }
 
+/// The streams on which `operator` has written, each once.
+fn streams_of(log: &[Entry], operator: &str) -> Vec<i64> {
+    let on = log.iter().filter(|entry| entry.kind == Kind::Write && entry.name == operator);
+    let mut streams: Vec<_> = on.map(|entry| entry.stream).collect();
+    streams.sort_unstable();
+    streams.dedup();
+    streams
+}
+
 #[test]
 fn every_placement_mode_and_schedule_trains_as_on_the_cpu_and_in_order() {
     let Some(_alone) = devices() else { return };
@@ -236,22 +245,35 @@ fn each_stage_computes_on_a_stream_of_its_own_and_copies_on_others() {
     let from = start();
     let _output = tch::no_grad(|| pipe.forward(&x)).unwrap();
     let log = log(from);
-    let streams = |operator: &str| {
-        let on = log.iter().filter(|entry| entry.kind == Kind::Write && entry.name == operator);
-        let mut streams: Vec<_> = on.map(|entry| entry.stream).collect();
-        streams.sort_unstable();
-        streams.dedup();
-        streams
-    };
     // Four linear layers, in four stages.
-    let computing: Vec<_> = streams("aten::addmm");
+    let computing = streams_of(&log, "aten::addmm");
     assert_eq!(computing.len(), 4, "{computing:?}");
     assert!(computing.iter().all(|stream| stream % 1000 != 0), "not on the default streams: {computing:?}");
-    let copying = streams("copy_");
+    let copying = streams_of(&log, "copy_");
     assert!(
         !copying.is_empty() && copying.iter().all(|stream| !computing.contains(stream)),
         "{copying:?}, {computing:?}"
     );
+}
+
+#[test]
+fn a_pipeline_leaves_its_streams_to_the_next_one() {
+    let Some(_alone) = devices() else { return };
+    let x = rows().to_device(GPU0);
+    let computing = |pipe: &mut Pipe<Net>| {
+        let from = start();
+        let _output = tch::no_grad(|| pipe.forward(&x)).unwrap();
+        streams_of(&log(from), "aten::addmm")
+    };
+    let make = || net([GPU0, GPU0, GPU1, GPU1], Checkpoint::Never, Method::GPipe).unwrap();
+    let (mut first, _vars) = make();
+    let streams = computing(&mut first);
+    let (mut beside, _vars) = make();
+    let others = computing(&mut beside);
+    assert!(streams.iter().all(|stream| !others.contains(stream)), "{streams:?}, {others:?}");
+    drop(first);
+    let (mut next, _vars) = make();
+    assert_eq!(computing(&mut next), streams);
 }
 
 #[test]

@@ -53,8 +53,7 @@ fn peak(gpu: Device, mode: Checkpoint) -> Result<f64> {
 }
 
 fn leak(gpu: Device, steps: usize, table: &mut Table) -> Result<()> {
-    let way =
-        Way { places: [gpu; STAGES], mode: Checkpoint::ExceptLast, method: Method::GPipe, dropout: true, rough: false };
+    let way = Way { dropout: true, ..Way::new([gpu; STAGES], Checkpoint::ExceptLast, Method::GPipe) };
     let (model, vars) = small::make(way)?;
     let mut pipe = model.pipe(&vars).checkpoint(way.mode).build()?;
     let mut allocated = Vec::with_capacity(steps);

@@ -18,7 +18,7 @@ pub fn check(gpus: &[Device], repetitions: usize, table: &mut Table) -> Result<(
     }
     for places in placements(gpus) {
         for mode in [Checkpoint::Always, Checkpoint::Never] {
-            let way = Way { places, mode, method: Method::GPipe, dropout: false, rough: false };
+            let way = Way::new(places, mode, Method::GPipe);
             let Some(expected) = small::pipelined(way)? else { continue };
             let rough = Way { rough: true, ..way };
             let (model, vars) = small::make(rough)?;

@@ -46,6 +46,19 @@ pub struct Way {
     pub dropout: bool,
     /// With random delays and memory full of NaN between the layers.
     pub rough: bool,
+    /// Under autocast to half precision.
+    pub autocast: bool,
+}
+
+impl Way {
+    pub fn new(places: [Device; STAGES], mode: Checkpoint, method: Method) -> Self {
+        Self { places, mode, method, dropout: false, rough: false, autocast: false }
+    }
+
+    /// Runs `body` under autocast if this way asks for it.
+    fn cast<T>(self, body: impl FnOnce() -> T) -> Result<T> {
+        Ok(if self.autocast { pipe_runtime::autocast(self.places[0], Kind::Half, body)? } else { body() })
+    }
 }
 
 /// One step's loss, output and gradients, on the CPU.
@@ -66,7 +79,7 @@ pub fn step(pipe: &mut Pipe<Small>, vars: &SmallVars, way: Way) -> Result<Found>
     }
     tch::manual_seed(7);
     let (x, y) = batch(way.places[0], way.places[STAGES - 1]);
-    let report = pipe.train_step(&x, &y, loss)?;
+    let report = way.cast(|| pipe.train_step(&x, &y, loss))??;
     Ok(collect(report.loss, report.output, vars))
 }
 
@@ -75,8 +88,11 @@ pub fn in_place(way: Way) -> Result<Found> {
     let (model, vars) = make(way)?;
     tch::manual_seed(7);
     let (x, y) = batch(way.places[0], way.places[0]);
-    let output = model.in_place().forward(&x)?;
-    let value = loss(&output, &y);
+    let (output, value) = way.cast(|| {
+        let output = model.in_place().forward(&x)?;
+        let value = loss(&output, &y);
+        anyhow::Ok((output, value))
+    })??;
     value.backward();
     Ok(collect(value.detach(), output.detach(), &vars))
 }
@@ -149,9 +165,12 @@ fn roughness(rough: bool) -> FuncT<'static> {
     })
 }
 
-/// The largest difference, relative to the size of what is expected; infinite where something is not a number.
+/// The largest difference, relative to the size of what is expected; infinite where something is not a number, or of another kind.
 pub fn distance(found: &Found, expected: &Found) -> f64 {
     let of = |(found, expected): (&Tensor, &Tensor)| {
+        if found.kind() != expected.kind() {
+            return f64::INFINITY;
+        }
         let norm = |tensor: &Tensor| tensor.to_kind(Kind::Double).norm().double_value(&[]);
         let distance = norm(&(found - expected)) / norm(expected).max(1e-12);
         if distance.is_nan() { f64::INFINITY } else { distance }

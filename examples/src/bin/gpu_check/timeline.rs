@@ -10,10 +10,11 @@ use crate::small::{self, Way};
 use crate::table::{Table, Verdict};
 use crate::transparency::placements;
 
-/// Records a few 1F1B steps over the machine's devices, or over the CPU.
+/// Records a few steps over the machine's devices, or over the CPU.
 pub fn write(gpus: &[Device], file: &Path, table: &mut Table) -> Result<()> {
     let places = placements(gpus).pop().context("there is always a placement")?;
-    let way = Way { places, mode: Checkpoint::Never, method: Method::OneFOneB, dropout: true, rough: false };
+    // A GPU that has more stages than the CPU has allows only this schedule.
+    let way = Way { dropout: true, ..Way::new(places, Checkpoint::Never, Method::GPipe) };
     let (model, vars) = small::make(way)?;
     let mut pipe = model.pipe(&vars).checkpoint(way.mode).schedule(way.method).build()?;
     for _ in 0..3 {

@@ -13,6 +13,8 @@ pub const MODES: [Checkpoint; 3] = [Checkpoint::Always, Checkpoint::ExceptLast, 
 const ACROSS: f64 = 1e-4;
 /// On one kind of device.
 const WITHIN: f64 = 1e-5;
+/// Of half precision, which has 11 bits.
+const HALVES: f64 = 1e-2;
 
 /// Where the four stages can be: on one device, on two, back and forth, and beside the CPU.
 pub fn placements(gpus: &[Device]) -> Vec<[Device; STAGES]> {
@@ -27,15 +29,21 @@ pub fn placements(gpus: &[Device]) -> Vec<[Device; STAGES]> {
 
 pub fn check(gpus: &[Device], table: &mut Table) -> Result<()> {
     for places in placements(gpus) {
-        let way = |mode, method, dropout| Way { places, mode, method, dropout, rough: false };
+        let plain = |mode, method| Way::new(places, mode, method);
         let name = Devices::new(places).to_string();
-        let on_cpu =
-            small::in_place(Way { places: [Device::Cpu; STAGES], ..way(Checkpoint::Never, Method::GPipe, false) })?;
-        report(table, format!("{name}: as in place on the CPU"), ACROSS, false, &on_cpu, way)?;
-        // The masks of the CPU and of a GPU are not the same.
-        if places.iter().all(|&place| place == places[0]) {
-            let here = small::in_place(way(Checkpoint::Never, Method::GPipe, true))?;
-            report(table, format!("{name}: as in place there, with dropout"), WITHIN, true, &here, way)?;
+        let on_cpu = small::in_place(Way::new([Device::Cpu; STAGES], Checkpoint::Never, Method::GPipe))?;
+        report(table, format!("{name}: as in place on the CPU"), ACROSS, &on_cpu, plain)?;
+        // The masks of the CPU and of a GPU are not the same, nor is what they do in half precision.
+        if places.iter().any(|&place| place != places[0]) {
+            continue;
+        }
+        let dropout = |mode, method| Way { dropout: true, ..plain(mode, method) };
+        let here = small::in_place(dropout(Checkpoint::Never, Method::GPipe))?;
+        report(table, format!("{name}: as in place there, with dropout"), WITHIN, &here, dropout)?;
+        if !gpus.is_empty() {
+            let autocast = |mode, method| Way { autocast: true, ..plain(mode, method) };
+            let here = small::in_place(autocast(Checkpoint::Never, Method::GPipe))?;
+            report(table, format!("{name}: as in place there, with autocast"), HALVES, &here, autocast)?;
         }
     }
     if gpus.len() < 2 {
@@ -48,14 +56,13 @@ fn report(
     table: &mut Table,
     name: String,
     bar: f64,
-    dropout: bool,
     expected: &small::Found,
-    way: impl Fn(Checkpoint, Method, bool) -> Way,
+    way: impl Fn(Checkpoint, Method) -> Way,
 ) -> Result<()> {
     let (mut runs, mut worst) = (0, (0., String::new()));
     for mode in MODES {
         for method in Method::ALL {
-            let Some(found) = small::pipelined(way(mode, method, dropout))? else { continue };
+            let Some(found) = small::pipelined(way(mode, method))? else { continue };
             runs += 1;
             let distance = small::distance(&found, expected);
             if distance >= worst.0 {

@@ -5,7 +5,7 @@ use std::path::Path as FilePath;
 use anyhow::{Context as _, Result};
 use pipe_runtime::{Checkpoint, Context, Devices, Layer, pipeline};
 use serde_json::Value;
-use tch::nn::{self, Conv2D, Func, Path, SequentialT};
+use tch::nn::{self, Conv2D, Func, OptimizerConfig, Path, SequentialT};
 use tch::{Device, Kind, Tensor};
 
 use crate::speed::{finish, median};
@@ -121,15 +121,16 @@ fn measure(on: Device, size: Size, measurements: usize) -> Result<(f64, f64)> {
     let mut pipe = make(&vars, size).pipe(&vars).chunks(CHUNKS).checkpoint(Checkpoint::Always).build()?;
     let x = Tensor::rand([size.batch, 3, size.image, size.image], (Kind::Float, on));
     let y = Tensor::ones([size.batch, 1, size.image, size.image], (Kind::Float, on));
-    let parameters = vars.all().trainable_variables();
+    // Frees the gradients, as optimizers do between steps: the next step's become theirs then.
+    let mut optimizer = nn::Sgd::default().build(vars.all(), 0.1)?;
     finish(on);
     pipe.reset_peaks()?;
     let milliseconds = median(measurements, &[on], || {
         let loss = |output: &Tensor, y: &Tensor| {
             output.binary_cross_entropy_with_logits::<Tensor>(y, None, None, tch::Reduction::Mean)
         };
-        pipe.train_step(&x, &y, loss)?;
-        parameters.iter().for_each(|parameter| parameter.shallow_clone().zero_grad());
+        pipe.train_loss(&x, &y, loss)?;
+        optimizer.zero_grad();
         Ok(())
     })?;
     let peak = pipe.report()?.devices.first().map_or(0, |memory| memory.peak_allocated);

@@ -39,7 +39,14 @@ void record_use(const at::Tensor& tensor, const c10::Stream& stream) {
 }
 
 OnStream::OnStream(const c10::Stream& stream)
-    : guard(stream.device_type()), device_before(guard.exchangeDevice(stream.device())), stream_before(guard.exchangeStream(stream)) {}
+    : guard(stream.device_type()), device_before(guard.exchangeDevice(stream.device())), stream_before(guard.exchangeStream(stream)) {
+  // A thread has no CUDA context until its first call that needs one. If that is cuBLAS's, libtorch warns and makes one; an event needs one too.
+  thread_local bool has_context = false;
+  if (!has_context) {
+    c10::Event(stream.device_type()).record(stream);
+    has_context = true;
+  }
+}
 
 OnStream::~OnStream() {
   guard.exchangeStream(stream_before);
