@@ -120,8 +120,8 @@ impl At<'_> {
         result
     }
 
-    /// Gives the outer layer's stream. Not part of [`enter`](Self::enter), so that it is compiled once and not for each layer type of a user's.
-    fn start(self) -> StreamKey {
+    /// Gives the outer layer's stream, for [`end`](Self::end).
+    pub(crate) fn start(self) -> StreamKey {
         let outer = self.cx.stream.get();
         let mut stream = outer.child(self.name);
         let observer = self.observer();
@@ -146,7 +146,7 @@ impl At<'_> {
         outer
     }
 
-    fn end(self, outer: StreamKey) {
+    pub(crate) fn end(self, outer: StreamKey) {
         self.cx.stream.set(outer);
         {
             let mut path = self.cx.path.borrow_mut();

@@ -24,7 +24,6 @@ impl<T> Copy for Port<T> {}
 
 /// The stages of a pipeline and the ports between them, as generated code declares them.
 #[doc(hidden)]
-#[derive(Default)]
 pub struct Graph {
     /// By port; empty where a port is not declared yet.
     routes: Vec<Option<Route>>,
@@ -73,6 +72,10 @@ where
 }
 
 impl Graph {
+    pub(crate) fn new() -> Self {
+        Self { routes: Vec::new(), output: 0, stages: Vec::new() }
+    }
+
     /// What the caller hands to the first stage.
     pub fn input<M: Model>(&mut self) -> Port<M::Input> {
         self.add(0, Route { from: None, to: Some(0) })
@@ -90,11 +93,15 @@ impl Graph {
     }
 
     fn add<T>(&mut self, index: usize, route: Route) -> Port<T> {
+        self.set_route(index, route);
+        Port { index, value: PhantomData }
+    }
+
+    fn set_route(&mut self, index: usize, route: Route) {
         if self.routes.len() <= index {
             self.routes.resize(index + 1, None);
         }
         self.routes[index] = Some(route);
-        Port { index, value: PhantomData }
     }
 
     /// The next stage: the layers it owns, the ports it uses, and how it runs on one micro-batch.
@@ -103,7 +110,11 @@ impl Graph {
         L: Send + 'static,
         P: Copy + Send + 'static,
     {
-        self.stages.push(Box::new(Body { layers, ports, run }));
+        self.push(Box::new(Body { layers, ports, run }));
+    }
+
+    fn push(&mut self, stage: Box<dyn Stage>) {
+        self.stages.push(stage);
     }
 
     /// The stages and the routes, complete.

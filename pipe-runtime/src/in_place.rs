@@ -2,7 +2,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::context::Pass;
 use crate::error::panic_message;
-use crate::flow::{Flow, IntoFlow, Packer, Parcel, Unpacker, scatter};
+use crate::flow::{Flow, IntoFlow, Parcel, scatter};
 use crate::model::Model;
 use crate::threads::IntraOpThreads;
 use crate::torch::{Modes, RandomStreams, draw_seed};
@@ -57,9 +57,7 @@ impl<'m, M: Model> InPlace<'m, M> {
             return Err(Error::Setting("number of chunks must be positive integer".into()));
         }
         crate::runner::check_threads(self.intra_op_threads)?;
-        let mut packer = Packer::default();
-        inputs.into_flow().pack(&mut packer);
-        let (micro_batches, shape) = scatter(&packer.finish(), chunks, crate::torch::grad_enabled())?;
+        let (micro_batches, shape) = scatter(&Parcel::of(inputs.into_flow()), chunks, crate::torch::grad_enabled())?;
         let seed = draw_seed()?;
         let _modes = Modes::capture()?.enter()?;
         let _threads = IntraOpThreads::choose(self.intra_op_threads, 1).enter();
@@ -75,7 +73,7 @@ impl<'m, M: Model> InPlace<'m, M> {
             });
             let outcome = catch_unwind(AssertUnwindSafe(|| {
                 let _streams = RandomStreams::enter()?;
-                Ok(self.model.forward(M::Input::unpack(&mut Unpacker::new(parcel)), &cx))
+                Ok(self.model.forward(parcel.open(), &cx))
             }));
             outcome.unwrap_or_else(|panic| {
                 let cause = panic_message(panic.as_ref());

@@ -2,7 +2,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use crate::call::lock;
-use crate::flow::{Flow, IntoFlow, Packer, Unpacker};
+use crate::flow::{Flow, IntoFlow, Parcel};
 use crate::graph::{Graph, Layers};
 use crate::model::Pipeline;
 use crate::network::Network;
@@ -21,7 +21,7 @@ pub struct PipeBuilder<'v, M> {
 impl<'v, M: Pipeline> PipeBuilder<'v, M> {
     #[doc(hidden)]
     pub fn new(model: M, vars: &'v Vars) -> Self {
-        Self { model, vars, choices: Choices::default() }
+        Self { model, vars, choices: Choices::new() }
     }
 
     /// Into how many micro-batches a mini-batch is split, at most; `None` for the annotated number, or 1 if none is.
@@ -65,11 +65,9 @@ impl<'v, M: Pipeline> PipeBuilder<'v, M> {
     ///
     /// If a setting is out of range, the schedule is not valid or does not fit the model, repeated layers do not fit their devices, or a thread cannot be started.
     pub fn build(self) -> Result<Pipe<M>> {
-        let settings = self.choices.settings(M::DEFAULTS)?;
-        self.vars.check_devices()?;
-        let mut graph = Graph::default();
+        let mut graph = Graph::new();
         let plain = self.model.disassemble(&mut graph)?;
-        Ok(Pipe { runner: Runner::new(graph, self.vars, settings)?, plain })
+        Ok(Pipe { runner: Runner::new(graph, self.vars, self.choices, M::DEFAULTS)?, plain })
     }
 }
 
@@ -97,13 +95,10 @@ impl<M: Pipeline> Pipe<M> {
     /// [`Failure`](crate::Failure) in the schedule's order. Parameters, gradients and statistics are as before, and the pipeline can be used
     /// again.
     pub fn forward(&mut self, inputs: impl IntoFlow<M::Input>) -> Result<M::Output> {
-        let mut packer = Packer::default();
-        inputs.into_flow().pack(&mut packer);
-        let forwarded = self.runner.forward(&packer.finish())?;
-        forwarded.join(|outputs, shape| {
-            let unpack = |parcel| M::Output::unpack(&mut Unpacker::new(parcel));
-            M::Output::join(outputs.into_iter().map(unpack).collect(), shape)
-        })
+        let mut forwarded = self.runner.forward(&Parcel::of(inputs.into_flow()))?;
+        let joined = M::Output::join(Parcel::open_all(forwarded.take_outputs()), &forwarded.shape);
+        forwarded.end(joined.is_ok())?;
+        joined
     }
 
     pub(crate) fn network(&self) -> &Arc<Network> {

@@ -15,7 +15,7 @@ use crate::torch::grad_enabled;
 use crate::{Checkpoint, Defaults, Devices, Error, Result, Vars};
 
 /// What the user chooses when a pipeline is built; what is left out is as annotated.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Choices {
     pub(crate) chunks: Option<usize>,
     pub(crate) checkpoint: Option<Checkpoint>,
@@ -40,12 +40,17 @@ pub(crate) struct Forwarded {
     call: Arc<Call>,
     /// Micro-batch by micro-batch.
     outputs: Vec<Parcel>,
-    shape: MiniBatch,
+    pub(crate) shape: MiniBatch,
 }
 
 impl Choices {
+    /// Nothing is chosen yet.
+    pub(crate) fn new() -> Self {
+        Self { chunks: None, checkpoint: None, schedule: None, ranks: None, intra_op_threads: None }
+    }
+
     /// All settings, checked as far as they can be by themselves.
-    pub(crate) fn settings(self, annotated: Defaults) -> Result<Settings> {
+    fn settings(self, annotated: Defaults) -> Result<Settings> {
         let method = annotated.schedule.unwrap_or(Method::GPipe);
         let scheduling = self.schedule.unwrap_or(Scheduling::Method(method));
         let own_chunks = match &scheduling {
@@ -68,7 +73,9 @@ impl Choices {
 }
 
 impl Runner {
-    pub(crate) fn new(graph: Graph, vars: &Vars, settings: Settings) -> Result<Self> {
+    pub(crate) fn new(graph: Graph, vars: &Vars, choices: Choices, annotated: Defaults) -> Result<Self> {
+        let settings = choices.settings(annotated)?;
+        vars.check_devices()?;
         let (stages, routes) = graph.finish();
         let chunks = settings.chunks;
         let network = Network::new(stages, routes, vars.devices(), vars.buffers(), settings)?;
@@ -132,14 +139,17 @@ impl Runner {
 }
 
 impl Forwarded {
-    /// The output that `join` makes of the micro-batches'. If it cannot, the call has left nothing behind.
-    pub(crate) fn join<T>(self, join: impl FnOnce(Vec<Parcel>, &MiniBatch) -> Result<T>) -> Result<T> {
-        let joined = join(self.outputs, &self.shape);
-        match joined.is_ok() {
-            true => self.call.keep_buffers(),
-            false => self.call.restore_buffers()?,
+    pub(crate) fn take_outputs(&mut self) -> Vec<Parcel> {
+        std::mem::take(&mut self.outputs)
+    }
+
+    /// To be called when the outputs have been joined. If they could not be, the call has left nothing behind.
+    pub(crate) fn end(self, joined: bool) -> Result<()> {
+        if joined {
+            self.call.keep_buffers();
+            return Ok(());
         }
-        joined
+        self.call.restore_buffers()
     }
 }
 

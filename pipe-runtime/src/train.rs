@@ -3,7 +3,7 @@
 use tch::{Kind, Tensor};
 
 use crate::call::TrainRun;
-use crate::flow::{Flow, IntoFlow, MiniBatch, Packer, Parcel, Unpacker, scatter};
+use crate::flow::{Flow, IntoFlow, MiniBatch, Parcel, scatter};
 use crate::model::Pipeline;
 use crate::torch::{GradMode, grad_enabled};
 use crate::{Context, Error, Pipe, Result};
@@ -120,20 +120,20 @@ impl<M: Pipeline> Pipe<M> {
         if !grad_enabled() {
             return Err(Error::Setting("a training step needs gradients: call it outside of `no_grad`".into()));
         }
-        let batch = pack(inputs.into_flow());
+        let batch = Parcel::of(inputs.into_flow());
         if batch.items.iter().any(|item| item.needs_gradient) {
             return Err(Error::Input(
                 "an input of a training step wants a gradient, which the step would not give: detach it, or use `forward` and `backward()`".into(),
             ));
         }
         let (micro_batches, shape) = self.runner.scatter(&batch)?;
-        let targets: Vec<T> = split_targets(pack(targets.into_flow()), self.chunks(), &shape)?;
+        let targets: Vec<T> = split_targets(Parcel::of(targets.into_flow()), self.chunks(), &shape)?;
         let weights = weights(reduction, &targets, &shape)?;
 
         let mut losses: Vec<Option<Tensor>> = targets.iter().map(|_| None).collect();
         let mut tail = |parcel: Parcel, cx: &Context| {
             cx.layer("loss").enter(|cx| {
-                let output = M::Output::unpack(&mut Unpacker::new(parcel));
+                let output = parcel.open();
                 let value = loss(&output, &targets[cx.micro_batch()]);
                 assert_eq!(
                     value.numel(),
@@ -159,13 +159,13 @@ impl<M: Pipeline> Pipe<M> {
         self.network().streams.used_here(losses.iter().flatten())?;
         let _constant = GradMode::set(false);
         let report = || {
-            let outputs = trained.outputs.iter().map(|parcel| M::Output::unpack(&mut Unpacker::new(parcel.share())));
+            let outputs = trained.outputs.iter().map(Parcel::share).collect();
             let scalar = |loss: Tensor| loss.f_reshape([0_i64; 0]);
             let losses = losses.into_iter().flatten().map(scalar).collect::<Result<Vec<_>, _>>()?;
             Ok(Report {
                 loss: total(&losses, &weights)?,
                 losses,
-                output: join(outputs.collect(), &shape)?,
+                output: join(Parcel::open_all(outputs), &shape)?,
                 stages: self.stage_reports(&trained.kept, &trained.transit),
             })
         };
@@ -188,12 +188,6 @@ impl<M: Pipeline> Pipe<M> {
     }
 }
 
-fn pack(value: impl Flow) -> Parcel {
-    let mut packer = Packer::default();
-    value.pack(&mut packer);
-    packer.finish()
-}
-
 /// The targets of each micro-batch; without a tensor to split, all of them for each.
 fn split_targets<T: Flow>(targets: Parcel, chunks: usize, shape: &MiniBatch) -> Result<Vec<T>> {
     let count = shape.rows().len();
@@ -208,7 +202,7 @@ fn split_targets<T: Flow>(targets: Parcel, chunks: usize, shape: &MiniBatch) -> 
             parts.len()
         )));
     }
-    Ok(parts.into_iter().map(|parcel| T::unpack(&mut Unpacker::new(parcel))).collect())
+    Ok(Parcel::open_all(parts))
 }
 
 fn weights<T>(reduction: Reduction<'_, T>, targets: &[T], shape: &MiniBatch) -> Result<Vec<f64>> {

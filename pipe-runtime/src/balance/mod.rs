@@ -17,7 +17,7 @@ use tch::{Device, Tensor};
 
 pub use report::{LayerProfile, Measure, Profile, SkipProfile, StageProfile};
 
-use crate::flow::{Flow, IntoFlow, Packer, scatter};
+use crate::flow::{IntoFlow, Parcel, scatter};
 use crate::threads::IntraOpThreads;
 use crate::{Devices, Error, Layer, Model, Result, Vars};
 use partition::{Chain, Misfit, Skip};
@@ -207,9 +207,8 @@ where
 
     fn profile(self, measure: Measure, sample: M::Input) -> Result<Profile> {
         let Settings { stages, devices } = self.settings()?;
-        let mut packer = Packer::default();
-        sample.pack(&mut packer);
-        let (micro_batches, batch) = scatter(&packer.finish(), self.chunks.or(M::DEFAULTS.chunks).unwrap_or(1), false)?;
+        let (micro_batches, batch) =
+            scatter(&Parcel::of(sample), self.chunks.or(M::DEFAULTS.chunks).unwrap_or(1), false)?;
         let first = micro_batches.first().ok_or_else(|| Error::Input("the sample is empty".into()))?;
         let rows = batch.rows().first().copied().unwrap_or_default();
 

@@ -11,7 +11,7 @@ use tch::{Device, TchError, Tensor};
 use super::traffic::LayerKey;
 use crate::context::{Observer, Pass};
 use crate::error::{panic_message, without_stack};
-use crate::flow::{Flow, Item, Packer, Parcel, Unpacker};
+use crate::flow::{Item, Parcel};
 use crate::torch::{
     BackwardClock, EnteredModes, GradMode, Modes, Observation, RandomStreams, Read, sequence_number, synchronize,
 };
@@ -151,11 +151,7 @@ where
             Some(observer) => cx.observed(observer),
             None => cx,
         };
-        let outcome = catch_unwind(AssertUnwindSafe(|| {
-            let mut packer = Packer::default();
-            self.model.forward(M::Input::unpack(&mut Unpacker::new(input)), &cx).pack(&mut packer);
-            packer.finish()
-        }));
+        let outcome = catch_unwind(AssertUnwindSafe(|| Parcel::of(self.model.forward(input.open(), &cx))));
         match outcome {
             Ok(output) => Ok(output.items.into_iter().map(|item| item.tensor).collect()),
             Err(panic) => Err(failure(Phase::Forward, cx.path(), panic_message(panic.as_ref()))),

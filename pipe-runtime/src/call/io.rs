@@ -2,7 +2,7 @@ use tch::Tensor;
 
 use super::give_up;
 use crate::Context;
-use crate::flow::{Flow, Item, Packer, Parcel, Unpacker};
+use crate::flow::{Flow, Item, Parcel};
 use crate::graph::Port;
 use crate::model::Model;
 use crate::torch::{StageGraph, version};
@@ -61,14 +61,19 @@ impl<'a> Io<'a> {
 
     /// The value that came through `port`.
     pub fn receive<T: Flow>(&mut self, port: Port<T>) -> T {
-        let mut parcel = (self.receive)(port.index);
+        self.take(port.index).open()
+    }
+
+    /// What came through the port, as a start of the stage's graph.
+    fn take(&mut self, port: usize) -> Parcel {
+        let mut parcel = (self.receive)(port);
         for (position, item) in parcel.items.iter_mut().enumerate() {
             if let Some(recorded) = self.recorded.as_mut().filter(|_| item.needs_gradient) {
                 item.tensor = recorded.graph.receive(&item.tensor).unwrap_or_else(|error| give_up(error.to_string()));
-                recorded.received.push((port.index, position));
+                recorded.received.push((port, position));
             }
         }
-        T::unpack(&mut Unpacker::new(parcel))
+        parcel
     }
 
     /// What the caller handed in. That it flows is known from the model.
@@ -84,9 +89,11 @@ impl<'a> Io<'a> {
     /// Sends a value through `port`. It leaves when the stage is done: a later in-place layer of the same stage
     /// still changes it, as it would without stages.
     pub fn send<T: Flow>(&mut self, port: Port<T>, value: T) {
-        let mut packer = Packer::default();
-        value.pack(&mut packer);
-        self.sent.push((port.index, packer.finish()));
+        self.give(port.index, Parcel::of(value));
+    }
+
+    fn give(&mut self, port: usize, parcel: Parcel) {
+        self.sent.push((port, parcel));
     }
 
     /// Lets `tail` make the loss of what was sent through the port to the caller. The loss becomes a root, the output itself a constant, if it is kept.

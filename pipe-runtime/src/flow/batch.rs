@@ -93,14 +93,8 @@ fn chunk(tensor: &Tensor, chunks: usize) -> Result<Vec<Tensor>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::{Flow, Packer, Replicate, Unpacker};
+    use crate::flow::{Flow, Replicate};
     use tch::{Device, Kind};
-
-    fn parcel(value: impl Flow) -> Parcel {
-        let mut packer = Packer::default();
-        value.pack(&mut packer);
-        packer.finish()
-    }
 
     fn zeros(rows: i64) -> Tensor {
         Tensor::zeros([rows, 2], (Kind::Float, Device::Cpu))
@@ -112,7 +106,7 @@ mod tests {
 
     #[test]
     fn splits_by_ceiling_division() {
-        let split = |rows_in, chunks| rows(&scatter(&parcel(zeros(rows_in)), chunks, true).unwrap().0);
+        let split = |rows_in, chunks| rows(&scatter(&Parcel::of(zeros(rows_in)), chunks, true).unwrap().0);
         assert_eq!(split(5, 4), [2, 2, 1]);
         assert_eq!(split(6, 4), [2, 2, 2]);
         assert_eq!(split(2, 4), [1, 1]);
@@ -123,20 +117,19 @@ mod tests {
 
     #[test]
     fn inputs_that_disagree_are_named() {
-        let error = scatter(&parcel((zeros(3), zeros(4))), 4, true).unwrap_err().to_string();
+        let error = scatter(&Parcel::of((zeros(3), zeros(4))), 4, true).unwrap_err().to_string();
         assert!(error.starts_with("Found different number of chunks produced for inputs: 3 and 4"), "{error}");
-        let error = scatter(&parcel((Replicate(zeros(3)), 7_i64)), 4, true).unwrap_err().to_string();
+        let error = scatter(&Parcel::of((Replicate(zeros(3)), 7_i64)), 4, true).unwrap_err().to_string();
         assert!(error.starts_with("inputs do not have any tensors"), "{error}");
-        let error = scatter(&parcel(Tensor::from(1.0)), 2, true).unwrap_err().to_string();
+        let error = scatter(&Parcel::of(Tensor::from(1.0)), 2, true).unwrap_err().to_string();
         assert!(error.contains("zero-dimensional"), "{error}");
     }
 
     #[test]
     fn what_is_replicated_goes_whole_to_each() {
-        let (parts, _) = scatter(&parcel((zeros(4), Replicate(zeros(3)), 7_i64, Some(zeros(4)))), 2, true).unwrap();
+        let (parts, _) = scatter(&Parcel::of((zeros(4), Replicate(zeros(3)), 7_i64, Some(zeros(4)))), 2, true).unwrap();
         for part in parts {
-            let (x, Replicate(mask), seven, tail) =
-                <(Tensor, Replicate<Tensor>, i64, Option<Tensor>)>::unpack(&mut Unpacker::new(part));
+            let (x, Replicate(mask), seven, tail) = part.open::<(Tensor, Replicate<Tensor>, i64, Option<Tensor>)>();
             assert_eq!((x.size()[0], mask.size()[0], seven, tail.unwrap().size()[0]), (2, 3, 7, 2));
         }
     }
@@ -145,9 +138,9 @@ mod tests {
     fn joins_what_it_split() {
         let x = Tensor::arange(10, (Kind::Float, Device::Cpu)).view([5, 2]);
         type Pair = (Tensor, String);
-        let (parts, batch) = scatter(&parcel((x.shallow_clone(), "same".to_owned())), 3, true).unwrap();
+        let (parts, batch) = scatter(&Parcel::of((x.shallow_clone(), "same".to_owned())), 3, true).unwrap();
         assert_eq!(batch.rows(), [2, 2, 1]);
-        let parts = parts.into_iter().map(|part| Pair::unpack(&mut Unpacker::new(part))).collect();
+        let parts = Parcel::open_all::<Pair>(parts);
         let (y, text) = Pair::join(parts, &batch).unwrap();
         assert_eq!((y, text.as_str()), (x, "same"));
     }

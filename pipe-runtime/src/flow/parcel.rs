@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use tch::Tensor;
 
+use super::Flow;
 use crate::torch::{Event, version};
 
 /// A value taken apart, as it lies between two stages.
@@ -53,19 +54,45 @@ impl Item {
 }
 
 impl Parcel {
+    /// The parts of `value`.
+    pub(crate) fn of(value: impl Flow) -> Self {
+        let mut packer = Packer::new();
+        value.pack(&mut packer);
+        packer.parcel
+    }
+
+    /// The value again.
+    pub(crate) fn open<T: Flow>(self) -> T {
+        T::unpack(&mut Unpacker::new(self))
+    }
+
+    /// The values of several ones.
+    pub(crate) fn open_all<T: Flow>(parcels: Vec<Self>) -> Vec<T> {
+        // Not by `map` and `collect`, which are many functions more for each type of a user's.
+        let mut values = Vec::with_capacity(parcels.len());
+        for parcel in parcels {
+            values.push(parcel.open());
+        }
+        values
+    }
+
     pub(crate) fn share(&self) -> Self {
         Self { items: self.items.iter().map(Item::share).collect(), rest: self.rest.clone(), ready: self.ready.clone() }
     }
 }
 
 /// Collects the parts of a value, in order.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Packer {
     parcel: Parcel,
     whole: bool,
 }
 
 impl Packer {
+    fn new() -> Self {
+        Self { parcel: Parcel::default(), whole: false }
+    }
+
     /// A tensor.
     pub fn tensor(&mut self, tensor: Tensor) {
         let (needs_gradient, version) = (tensor.requires_grad(), version(&tensor));
@@ -88,10 +115,6 @@ impl Packer {
         pack(self);
         self.whole = before;
     }
-
-    pub(crate) fn finish(self) -> Parcel {
-        self.parcel
-    }
 }
 
 /// Gives the parts of a value back, in order.
@@ -105,7 +128,7 @@ pub struct Unpacker {
 }
 
 impl Unpacker {
-    pub(crate) fn new(parcel: Parcel) -> Self {
+    fn new(parcel: Parcel) -> Self {
         Self { items: parcel.items.into_iter(), rest: parcel.rest.into_iter() }
     }
 

@@ -88,13 +88,11 @@ impl<T: Flow> Flow for List<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::scatter;
+    use crate::flow::{Parcel, scatter};
     use tch::{Device, Kind};
 
     fn batch(rows: i64, chunks: usize) -> MiniBatch {
-        let mut packer = Packer::default();
-        Tensor::zeros([rows], (Kind::Float, Device::Cpu)).pack(&mut packer);
-        scatter(&packer.finish(), chunks, true).unwrap().1
+        scatter(&Parcel::of(Tensor::zeros([rows], (Kind::Float, Device::Cpu))), chunks, true).unwrap().1
     }
 
     #[test]

@@ -263,12 +263,11 @@ tuples!(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flow::Parcel;
     use tch::{Device, Kind};
 
     fn two() -> MiniBatch {
-        let mut packer = Packer::default();
-        zeros(2).pack(&mut packer);
-        crate::flow::scatter(&packer.finish(), 2, true).unwrap().1
+        crate::flow::scatter(&Parcel::of(zeros(2)), 2, true).unwrap().1
     }
 
     fn zeros(rows: i64) -> Tensor {

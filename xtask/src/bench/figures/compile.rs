@@ -71,7 +71,11 @@ fn build(checkout: &Checkout, folder: &Path, name: &str) -> anyhow::Result<f64> 
 fn write_workspace(checkout: &Checkout, folder: &Path) -> anyhow::Result<()> {
     write(
         &folder.join("Cargo.toml"),
-        &format!("[workspace]\nresolver = \"3\"\nmembers = [\"{PIPELINED}\", \"{PLAIN}\"]\n"),
+        &format!(
+            "[workspace]\nresolver = \"3\"\nmembers = [\"{PIPELINED}\", \"{PLAIN}\"]\n\n\
+             # As cargo builds what comes from a registry.\n\
+             [profile.dev.package.\"*\"]\ncodegen-units = 16\nincremental = false\n"
+        ),
     )?;
     let root = &checkout.root;
     let copy = |file: &str| {
