@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::Result;
-use pipe_runtime::{Checkpoint, Devices, Pipe, Pipeline, pipeline};
+use pipe_runtime::{Checkpoint, Devices, Pipe, PipeBuilder, Pipeline, pipeline};
 use tch::nn::{self, ModuleT, Path, SequentialT};
 use tch::{Cuda, Device, Kind, Tensor};
 
@@ -11,6 +11,8 @@ use crate::table::{Table, Verdict};
 
 const LAYERS: usize = 24;
 const CHUNKS: usize = 4;
+/// For an operator of a CPU stage, at most.
+const THREADS: usize = 4;
 
 #[pipeline(allow(single_stage))]
 struct One {
@@ -63,11 +65,11 @@ pub fn check(gpus: &[Device], measurements: usize, table: &mut Table) -> Result<
     Ok(())
 }
 
-/// A CPU stage and a GPU stage of about the same length: what runs beside the other's work.
+/// A CPU stage and a GPU stage: does the copying between them, and the GPU's work, run beside the CPU's?
 fn overlap(gpu: Device, measurements: usize, table: &mut Table) -> Result<()> {
     let size = Size { width: 512, rows: 2048 };
-    let cpu = two([Device::Cpu, Device::Cpu], size, measurements)? / 2.;
-    let alone = two([gpu, gpu], size, measurements)? / 2.;
+    let half = |on| median(measurements, &[on], one_step(on, size, LAYERS / 2)?);
+    let (cpu, alone) = (half(Device::Cpu)?, half(gpu)?);
     let both = two([Device::Cpu, gpu], size, measurements)?;
     let detail = format!("{cpu:.2} ms the CPU's half alone, {alone:.2} the GPU's, {both:.2} both as a pipeline");
     table.add(
@@ -106,12 +108,18 @@ fn plain_step(on: Device, size: Size) -> impl FnMut() -> Result<()> {
     }
 }
 
-fn one_step(on: Device, size: Size) -> Result<impl FnMut() -> Result<()>> {
+fn one_step(on: Device, size: Size, layers: usize) -> Result<impl FnMut() -> Result<()>> {
     let vars = One::vars(&Devices::new([on]))?;
-    let body = chain(&vars.body(), LAYERS, size.width);
-    let pipe = One { body }.pipe(&vars).chunks(CHUNKS).checkpoint(Checkpoint::Never).build()?;
+    let body = chain(&vars.body(), layers, size.width);
+    let pipe = settle(One { body }.pipe(&vars)).build()?;
     let (x, parameters) = (input(on, size), vars.all().trainable_variables());
     Ok(pipe_step(pipe, x, parameters))
+}
+
+/// What all have in common, so that they can be compared: a CPU stage has the same threads, whatever is beside it.
+fn settle<M: Pipeline>(builder: PipeBuilder<'_, M>) -> PipeBuilder<'_, M> {
+    let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1).clamp(1, THREADS);
+    builder.chunks(CHUNKS).checkpoint(Checkpoint::Never).intra_op_threads(threads)
 }
 
 fn pipe_step<M>(mut pipe: Pipe<M>, x: Tensor, parameters: Vec<Tensor>) -> impl FnMut() -> Result<()>
@@ -137,7 +145,7 @@ fn plain(on: Device, size: Size, measurements: usize) -> Result<f64> {
 }
 
 fn one(on: Device, size: Size, measurements: usize) -> Result<f64> {
-    median(measurements, &[on], one_step(on, size)?)
+    median(measurements, &[on], one_step(on, size, LAYERS)?)
 }
 
 fn plain_host(on: Device, size: Size, measurements: usize) -> Result<f64> {
@@ -145,14 +153,14 @@ fn plain_host(on: Device, size: Size, measurements: usize) -> Result<f64> {
 }
 
 fn one_host(on: Device, size: Size, measurements: usize) -> Result<f64> {
-    median(measurements, &[], one_step(on, size)?)
+    median(measurements, &[], one_step(on, size, LAYERS)?)
 }
 
 fn two(places: [Device; 2], size: Size, measurements: usize) -> Result<f64> {
     let vars = Two::vars(&Devices::new(places))?;
     let model =
         Two { front: chain(&vars.front(), LAYERS / 2, size.width), back: chain(&vars.back(), LAYERS / 2, size.width) };
-    let pipe = model.pipe(&vars).chunks(CHUNKS).checkpoint(Checkpoint::Never).build()?;
+    let pipe = settle(model.pipe(&vars)).build()?;
     median(measurements, &places, pipe_step(pipe, input(places[0], size), vars.all().trainable_variables()))
 }
 

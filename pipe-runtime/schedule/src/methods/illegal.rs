@@ -20,8 +20,8 @@ pub enum Illegal {
     },
     /// The method is defined for another number of stages per rank.
     #[error(
-        "`{method}` needs exactly {needed} stage{} per rank, not {stages_per_rank}: use {} stages on {ranks} ranks, or {}",
-        plural(*needed), needed.saturating_mul(*ranks), other(*stages_per_rank)
+        "`{method}` needs exactly {needed} stage{} per rank, not {stages_per_rank}: use {} stage{} on {ranks} rank{}, or {}",
+        plural(*needed), needed.saturating_mul(*ranks), plural(needed.saturating_mul(*ranks)), plural(*ranks), other(*stages_per_rank)
     )]
     StagesPerRank {
         /// Which method.
