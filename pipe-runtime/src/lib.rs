@@ -78,24 +78,6 @@ pub mod __rt {
     pub use tch::Tensor;
     pub use tch::nn::Path;
 
-    /// How to drop these, each of which is a field of something of a user's. Where generic functions are shared between crates (without optimisation), this makes rustc compile
-    /// it with this crate, and not again in each of its users'.
-    pub fn drop_glue() -> [*const (); 7] {
-        use std::ptr::drop_in_place;
-
-        use crate::runner::{Choices, Forwarded, Runner};
-
-        [
-            drop_in_place::<Vars> as _,
-            drop_in_place::<Graph> as _,
-            drop_in_place::<Choices> as _,
-            drop_in_place::<Runner> as _,
-            drop_in_place::<Forwarded> as _,
-            drop_in_place::<Packer> as _,
-            drop_in_place::<Unpacker> as _,
-        ]
-    }
-
     /// A second handle on a value that is kept for a later layer.
     pub fn keep<T: Flow>(value: &T) -> T {
         value.share()
