@@ -19,7 +19,7 @@ pub struct Vars {
     plan: Plan,
     stages: Vec<VarStore>,
     /// For how many layers each repeated child was given paths, at most.
-    lengths: Mutex<BTreeMap<String, usize>>,
+    lengths: Mutex<Vec<(String, usize)>>,
 }
 
 impl Vars {
@@ -69,12 +69,16 @@ impl Vars {
     }
 
     fn note_length(&self, name: &str, length: usize) {
-        self.lengths
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry(name.to_owned())
-            .and_modify(|known| *known = length.max(*known))
-            .or_insert(length);
+        let mut lengths = self.lengths.lock().unwrap_or_else(PoisonError::into_inner);
+        match lengths.iter_mut().find(|(known, _)| known == name) {
+            Some((_, most)) => *most = length.max(*most),
+            None => lengths.push((name.to_owned(), length)),
+        }
+    }
+
+    fn length(&self, name: &str) -> Option<usize> {
+        let lengths = self.lengths.lock().unwrap_or_else(PoisonError::into_inner);
+        lengths.iter().find(|(known, _)| known == name).map(|&(_, length)| length)
     }
 
     /// The child's path, in the store of the stage that runs this element of it.
@@ -97,8 +101,7 @@ impl Vars {
         let mut segments = name.split('.');
         let child = segments.next()?;
         let index = segments.next().and_then(|index| index.parse().ok()).unwrap_or(0);
-        let length = *self.lengths.lock().unwrap_or_else(PoisonError::into_inner).get(child).unwrap_or(&1);
-        self.stage_of(child, index, length)
+        self.stage_of(child, index, self.length(child).unwrap_or(1))
     }
 
     /// Whether every variable is on the device of the stage that runs its layer.

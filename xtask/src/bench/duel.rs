@@ -24,11 +24,7 @@ pub fn duel(contenders: &mut [Contender], turns: usize) -> anyhow::Result<Times>
 
 /// Without that check: for works that differ on purpose, each checked by itself.
 pub fn take_turns(contenders: &mut [Contender], turns: usize) -> anyhow::Result<Times> {
-    let mut steps = Vec::new();
-    for contender in &mut *contenders {
-        let step = contender.turn(2)?.into_iter().fold(f64::INFINITY, f64::min);
-        steps.push((TURN / step).clamp(1., MOST_STEPS).round() as usize);
-    }
+    let steps = contenders.iter_mut().map(steps_of_a_turn).collect::<Result<Vec<_>, _>>()?;
     let mut times = vec![Vec::new(); contenders.len()];
     for turn in 0..turns {
         // Whoever is first may find the machine in another state than the others do.
@@ -39,6 +35,12 @@ pub fn take_turns(contenders: &mut [Contender], turns: usize) -> anyhow::Result<
         }
     }
     Ok(Times(times))
+}
+
+/// How many steps make a turn of it.
+pub fn steps_of_a_turn(contender: &mut Contender) -> anyhow::Result<usize> {
+    let step = contender.turn(2)?.into_iter().fold(f64::INFINITY, f64::min);
+    Ok((TURN / step).clamp(1., MOST_STEPS).round() as usize)
 }
 
 /// Fails unless all compute what the first one does.

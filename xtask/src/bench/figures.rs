@@ -4,6 +4,7 @@ mod compile;
 mod dispatch;
 mod efficiency;
 mod growth;
+mod machine;
 mod memory;
 mod one_stage;
 mod pipelining;
@@ -20,6 +21,8 @@ use super::work::{Who, Work};
 /// One table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Figure {
+    /// What the machine gives: one program alone, and two at once
+    Machine,
     /// What an op costs beyond what libtorch does in it
     Dispatch,
     /// What is lost to anything but the ops themselves
@@ -41,7 +44,8 @@ pub enum Figure {
 }
 
 impl Figure {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
+        Self::Machine,
         Self::Dispatch,
         Self::Efficiency,
         Self::Torchgpipe,
@@ -53,11 +57,12 @@ impl Figure {
         Self::Compile,
     ];
     /// Without peers, in under three minutes.
-    pub const QUICK: [Self; 2] = [Self::Dispatch, Self::Efficiency];
+    pub const QUICK: [Self; 3] = [Self::Machine, Self::Dispatch, Self::Efficiency];
 
     /// As on the command line.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Machine => "machine",
             Self::Dispatch => "dispatch",
             Self::Efficiency => "efficiency",
             Self::Torchgpipe => "torchgpipe",
@@ -72,6 +77,7 @@ impl Figure {
 
     pub fn title(self) -> &'static str {
         match self {
+            Self::Machine => "The machine: a program alone, and two at once",
             Self::Dispatch => "Dispatch, µs per op",
             Self::Efficiency => "Efficiency, 2 stages on 2 cores",
             Self::Torchgpipe => "Against torchgpipe 0.0.7 and torch 2.3's Pipe, 2 stages, 8 micro-batches",
@@ -86,6 +92,7 @@ impl Figure {
 
     pub fn measure(self, bench: &Bench<'_>) -> anyhow::Result<Table> {
         match self {
+            Self::Machine => machine::measure(bench),
             Self::Dispatch => dispatch::measure(bench),
             Self::Efficiency => efficiency::measure(bench),
             Self::Torchgpipe => torchgpipe::measure(bench),
@@ -100,7 +107,7 @@ impl Figure {
 }
 
 /// How often the contenders of a comparison are started: where a process's memory happens to lie is worth some percent to all of its turns.
-const STARTS: usize = 3;
+pub const STARTS: usize = 3;
 
 impl Bench<'_> {
     /// All of them at the same work, in turns.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
+use super::figures::STARTS;
 use super::work::{Who, Work};
 use super::{Bench, build};
 use crate::bench::contender::Contender;
@@ -13,7 +14,7 @@ use crate::bench::contender::Contender;
 /// Steps, of which the first may hold less: the memory that it frees is there to be used.
 const STEPS: usize = 3;
 
-/// In bytes.
+/// Of one process, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Peak {
     /// Pages of the process.
@@ -23,10 +24,10 @@ pub struct Peak {
 }
 
 impl Bench<'_> {
-    /// Fails on systems other than Linux, which do not tell.
-    pub fn peak(&self, who: Who, work: &Work) -> anyhow::Result<Peak> {
-        let resident = self.peak_resident(who, work)?;
-        Ok(Peak { resident, live: self.peak_live(who, work)? })
+    /// Of several processes one after the other: where threads meet, and which pages they touch, differs. Fails on systems other than Linux, which do not tell.
+    pub fn peaks(&self, who: Who, work: &Work) -> anyhow::Result<Vec<Peak>> {
+        let peak = |_| Ok(Peak { resident: self.peak_resident(who, work)?, live: self.peak_live(who, work)? });
+        (0..STARTS).map(peak).collect()
     }
 
     fn peak_resident(&self, who: Who, work: &Work) -> anyhow::Result<f64> {

@@ -19,6 +19,7 @@ impl Spread {
     }
 
     /// Of one number that is what it is.
+    #[cfg(test)]
     pub fn exact(number: f64) -> Self {
         Self { median: number, low: number, high: number }
     }

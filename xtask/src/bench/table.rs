@@ -7,7 +7,9 @@ use super::spread::Spread;
 /// The rows of a figure. Prints as a Markdown table whose columns are as wide as what is in them.
 #[derive(Debug)]
 pub struct Table {
-    /// What `ours` is compared with.
+    /// What is measured.
+    pub ours: &'static str,
+    /// What it is compared with.
     pub theirs: &'static str,
     /// What the last number is, such as `theirs / ours`.
     pub figure: &'static str,
@@ -59,7 +61,7 @@ impl fmt::Display for Bar {
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let head = ["", "bar", "ours", self.theirs, self.figure, "met"].map(str::to_owned);
+        let head = ["", "bar", self.ours, self.theirs, self.figure, "met"].map(str::to_owned);
         let lines: Vec<_> = std::iter::once(head).chain(self.rows.iter().map(Row::cells)).collect();
         let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
         let widths: [usize; 6] = std::array::from_fn(width);
@@ -97,7 +99,7 @@ mod tests {
     #[test]
     fn columns_are_aligned() {
         let rows = vec![row(2., Some(Bar::AtLeast(2.))), row(1., Some(Bar::AtLeast(2.)))];
-        let table = Table { theirs: "theirs", figure: "ratio", rows };
+        let table = Table { ours: "ours", theirs: "theirs", figure: "ratio", rows };
         assert_eq!(
             table.to_string(),
             "|      | bar | ours | theirs | ratio | met    |\n\

@@ -47,7 +47,7 @@ pub fn measure(bench: &Bench<'_>) -> anyhow::Result<Table> {
         figure: Spread::of(times.iter().map(|[ours, theirs]| ours / theirs)),
         bar: Some(BAR),
     };
-    Ok(Table { theirs: "plain tch", figure: "ours / theirs", rows: vec![row] })
+    Ok(Table { ours: "ours", theirs: "plain tch", figure: "ours / theirs", rows: vec![row] })
 }
 
 /// In seconds.

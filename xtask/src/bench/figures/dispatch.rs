@@ -25,7 +25,7 @@ pub fn measure(bench: &Bench<'_>) -> anyhow::Result<Table> {
             }
         }
     }
-    Ok(Table { theirs: "bare libtorch", figure: "ours - theirs", rows })
+    Ok(Table { ours: "ours", theirs: "bare libtorch", figure: "ours - theirs", rows })
 }
 
 fn row(work: &Work, times: &Times, ours: usize, theirs: usize, case: String, bar: Option<Bar>) -> Row {

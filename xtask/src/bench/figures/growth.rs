@@ -29,7 +29,7 @@ pub fn measure(bench: &Bench<'_>) -> anyhow::Result<Table> {
         rows.extend(ops(bench, who, name, &STAGES.map(|stages| trivial(stages, 64)))?);
         rows.extend(whole(bench, who, name)?);
     }
-    Ok(Table { theirs: "the first", figure: "ours / the first", rows })
+    Ok(Table { ours: "ours", theirs: "the first", figure: "ours / the first", rows })
 }
 
 /// The time of an op in works that are larger and larger, beside the first one's.

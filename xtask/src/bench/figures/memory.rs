@@ -19,37 +19,39 @@ pub fn measure(bench: &Bench<'_>) -> anyhow::Result<Table> {
     for work in [UNET, LARGE_GPT] {
         for checkpoint in ["always", "except_last", "never"] {
             eprintln!("  {work}, {checkpoint}");
-            let theirs = bench.peak(Who::Torchgpipe(checkpoint), &work)?;
-            let ours = bench.peak(Who::Ours(checkpoint), &work)?;
-            rows.extend(compare(&format!("{work}, {checkpoint}"), ours, theirs, Some(BAR)));
+            let theirs = bench.peaks(Who::Torchgpipe(checkpoint), &work)?;
+            let ours = bench.peaks(Who::Ours(checkpoint), &work)?;
+            rows.extend(compare(&format!("{work}, {checkpoint}"), &ours, &theirs, Some(BAR)));
             if checkpoint == "never" {
                 // In GPipe's order, any library holds all that autograd saves: what can be won is another order.
-                let ours = bench.peak(Who::OurStep("1f1b"), &work)?;
-                rows.extend(compare("the same, train_step in 1F1B", ours, theirs, Some(BAR)));
+                let ours = bench.peaks(Who::OurStep("1f1b"), &work)?;
+                rows.extend(compare("the same, train_step in 1F1B", &ours, &theirs, Some(BAR)));
             }
         }
     }
     for (who, name) in [(Who::OurLoss("1f1b"), "train_loss"), (Who::OurStep("1f1b"), "train_step, with the output")] {
         let few = Work { rows: 2 * 8, chunks: 8, ..UNET };
         eprintln!("  {few}, 1F1B, {name}");
-        let least = bench.peak(who, &few)?;
+        let least = bench.peaks(who, &few)?;
         for chunks in [16, 32, 64] {
-            let more = bench.peak(who, &Work { rows: 2 * chunks, chunks, ..UNET })?;
+            let more = bench.peaks(who, &Work { rows: 2 * chunks, chunks, ..UNET })?;
             let bar = matches!(who, Who::OurLoss(_)).then_some(FLAT);
-            rows.extend(compare(&format!("1F1B, {name}, {chunks} micro-batches beside 8"), more, least, bar));
+            rows.extend(compare(&format!("1F1B, {name}, {chunks} micro-batches beside 8"), &more, &least, bar));
         }
     }
-    Ok(Table { theirs: "theirs, or 8 micro-batches", figure: "ours / theirs", rows })
+    Ok(Table { ours: "ours", theirs: "theirs, or 8 micro-batches", figure: "ours / theirs", rows })
 }
 
-fn compare(case: &str, ours: Peak, theirs: Peak, bar: Option<Bar>) -> [Row; 2] {
-    let megabytes = |bytes: f64| format!("{:.1} MB", bytes / 1e6);
-    let row = |what: &str, ours: f64, theirs: f64| Row {
-        case: format!("{case}: {what}"),
-        ours: megabytes(ours),
-        theirs: megabytes(theirs),
-        figure: Spread::exact(ours / theirs),
-        bar,
+fn compare(case: &str, ours: &[Peak], theirs: &[Peak], bar: Option<Bar>) -> [Row; 2] {
+    let row = |what: &str, of: fn(&Peak) -> f64| {
+        let text = |peaks: &[Peak]| format!("{:.1} MB", Spread::of(peaks.iter().map(of)).median / 1e6);
+        Row {
+            case: format!("{case}: {what}"),
+            ours: text(ours),
+            theirs: text(theirs),
+            figure: Spread::of(ours.iter().zip(theirs).map(|(ours, theirs)| of(ours) / of(theirs))),
+            bar,
+        }
     };
-    [row("resident", ours.resident, theirs.resident), row("live", ours.live, theirs.live)]
+    [row("resident", |peak| peak.resident), row("live", |peak| peak.live)]
 }

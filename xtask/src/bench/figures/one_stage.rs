@@ -19,5 +19,5 @@ pub fn measure(bench: &Bench<'_>) -> anyhow::Result<Table> {
             bar: Some(BAR),
         });
     }
-    Ok(Table { theirs: "plain tch", figure: "theirs / ours", rows })
+    Ok(Table { ours: "ours", theirs: "plain tch", figure: "theirs / ours", rows })
 }

@@ -22,5 +22,5 @@ pub fn measure(bench: &Bench<'_>) -> anyhow::Result<Table> {
             bar: (layers == 24).then_some(BAR),
         });
     }
-    Ok(Table { theirs: "our whole backward", figure: "split / whole", rows })
+    Ok(Table { ours: "ours", theirs: "our whole backward", figure: "split / whole", rows })
 }

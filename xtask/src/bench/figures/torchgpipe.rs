@@ -37,5 +37,5 @@ pub fn measure(bench: &Bench<'_>) -> anyhow::Result<Table> {
             }
         }
     }
-    Ok(Table { theirs: "theirs", figure: "theirs / ours", rows })
+    Ok(Table { ours: "ours", theirs: "theirs", figure: "theirs / ours", rows })
 }
