@@ -23,7 +23,7 @@ use figures::Figure;
 
 #[derive(Debug, Args)]
 pub struct Options {
-    /// Only what needs no peer and little time: the machine, dispatch and efficiency
+    /// Only what needs no peer and little time: dispatch and efficiency
     #[arg(long, conflicts_with = "only")]
     quick: bool,
     /// Only this figure; may be given several times

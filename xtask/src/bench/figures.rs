@@ -57,7 +57,7 @@ impl Figure {
         Self::Compile,
     ];
     /// Without peers, in under three minutes.
-    pub const QUICK: [Self; 3] = [Self::Machine, Self::Dispatch, Self::Efficiency];
+    pub const QUICK: [Self; 2] = [Self::Dispatch, Self::Efficiency];
 
     /// As on the command line.
     pub fn name(self) -> &'static str {
