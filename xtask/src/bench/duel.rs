@@ -1,6 +1,8 @@
 //! Contenders that take turns at the same work.
 
-use anyhow::bail;
+use std::thread;
+
+use anyhow::{anyhow, bail};
 
 use super::contender::Contender;
 use super::spread::{Spread, digits};
@@ -37,8 +39,23 @@ pub fn take_turns(contenders: &mut [Contender], turns: usize) -> anyhow::Result<
     Ok(Times(times))
 }
 
+/// Two that do the same, in turns: first one of them alone, then both at once, which counts with the mean of the two.
+pub fn alone_and_at_once(pair: &mut [Contender; 2], turns: usize) -> anyhow::Result<Times> {
+    let steps = steps_of_a_turn(&mut pair[0])?;
+    let mut times = vec![Vec::new(), Vec::new()];
+    for turn in 0..turns {
+        times[0].push(Spread::of(pair[turn % 2].turn(steps)?).median);
+        let [first, second] = thread::scope(|scope| {
+            let running = pair.each_mut().map(|contender| scope.spawn(|| contender.turn(steps)));
+            running.map(|turn| turn.join().map_err(|_| anyhow!("a turn panicked"))?)
+        });
+        times[1].push((Spread::of(first?).median + Spread::of(second?).median) / 2.);
+    }
+    Ok(Times(times))
+}
+
 /// How many steps make a turn of it.
-pub fn steps_of_a_turn(contender: &mut Contender) -> anyhow::Result<usize> {
+fn steps_of_a_turn(contender: &mut Contender) -> anyhow::Result<usize> {
     let step = contender.turn(2)?.into_iter().fold(f64::INFINITY, f64::min);
     Ok((TURN / step).clamp(1., MOST_STEPS).round() as usize)
 }
@@ -127,6 +144,15 @@ mod tests {
         all.extend(times);
         all.extend(Times(vec![vec![10.; 20], vec![10.; 20]]));
         assert_eq!((all.ratio(1, 0), all.of(0)), (Spread::exact(1.), Spread::exact(10.)));
+    }
+
+    #[test]
+    fn two_at_once_count_with_their_mean() {
+        let mut pair = [contender("test-h", "0.5", "1", "30"), contender("test-i", "0.5", "1", "60")];
+        let times = alone_and_at_once(&mut pair, 2).unwrap();
+        // Alone, each has a turn.
+        assert_eq!((times.of(0).low, times.of(0).high), (37.5, 52.5));
+        assert_eq!(times.of(1), Spread::exact(45.));
     }
 
     #[test]

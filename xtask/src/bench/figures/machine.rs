@@ -1,13 +1,7 @@
 //! What the machine gives at the moment: one program alone, and two at once that have nothing to do with each other. All other figures depend on it.
 
-use std::thread;
-
-use anyhow::anyhow;
-
 use crate::bench::Bench;
-use crate::bench::contender::Contender;
-use crate::bench::duel::steps_of_a_turn;
-use crate::bench::spread::{Spread, digits};
+use crate::bench::duel::alone_and_at_once;
 use crate::bench::table::{Row, Table};
 use crate::bench::work::{GPT, MLP, Model, UNET, Who, Work};
 
@@ -21,15 +15,14 @@ pub fn measure(bench: &Bench<'_>) -> anyhow::Result<Table> {
     for (who, work) in [(Who::BareCut, TRIVIAL), (Who::InPlace, MLP), (Who::InPlace, UNET), (Who::InPlace, GPT)] {
         eprintln!("  {work}: {who}, alone and beside another");
         let mut pair = [bench.contender(who, &work)?, bench.contender(who, &work)?];
-        let steps = steps_of_a_turn(&mut pair[0])?;
-        let (mut alone, mut both) = (Vec::new(), Vec::new());
-        for turn in 0..bench.turns {
-            alone.push(Spread::of(pair[turn % 2].turn(steps)?).median);
-            both.push(at_once(&mut pair, steps)?);
-        }
-        let text = |times: &[f64]| format!("{} ms", digits(Spread::of(times.iter().copied()).median));
-        let figure = Spread::of(alone.iter().zip(&both).map(|(alone, both)| 2. * alone / both));
-        rows.push(Row { case: format!("{work}, {who}"), ours: text(&alone), theirs: text(&both), figure, bar: None });
+        let times = alone_and_at_once(&mut pair, bench.turns)?;
+        rows.push(Row {
+            case: format!("{work}, {who}"),
+            ours: times.text(0),
+            theirs: times.text(1),
+            figure: times.combine(|times| 2. * times[0] / times[1]),
+            bar: None,
+        });
     }
     if let Some(row) = rows.iter().find(|row| row.figure.median < QUIET) {
         eprintln!(
@@ -38,14 +31,4 @@ pub fn measure(bench: &Bench<'_>) -> anyhow::Result<Table> {
         );
     }
     Ok(Table { ours: "alone", theirs: "two at once", figure: "of two cores", rows })
-}
-
-/// The mean of the medians of both, which run at the same time.
-fn at_once(pair: &mut [Contender; 2], steps: usize) -> anyhow::Result<f64> {
-    let turns = thread::scope(|scope| {
-        let running = pair.each_mut().map(|contender| scope.spawn(|| contender.turn(steps)));
-        running.map(|turn| turn.join().map_err(|_| anyhow!("a turn panicked"))?)
-    });
-    let [first, second] = turns;
-    Ok((Spread::of(first?).median + Spread::of(second?).median) / 2.)
 }
