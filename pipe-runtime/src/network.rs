@@ -27,6 +27,7 @@ pub(crate) struct Network {
     /// The order of training steps.
     pub(crate) scheduling: Scheduling,
     pub(crate) threads: IntraOpThreads,
+    pub(crate) fuse_gradient_accumulation: bool,
     pub(crate) recorder: Recorder,
     orders: Mutex<Option<(OrderKey, Arc<Orders>)>>,
     train_orders: Mutex<Option<(OrderKey, Arc<Order>)>>,
@@ -40,6 +41,7 @@ pub(crate) struct Settings {
     pub(crate) ranks: Option<usize>,
     pub(crate) chunks: usize,
     pub(crate) intra_op_threads: Option<usize>,
+    pub(crate) fuse_gradient_accumulation: bool,
 }
 
 /// One stage on its device.
@@ -71,7 +73,7 @@ impl Network {
         buffers: Vec<Vec<Tensor>>,
         settings: Settings,
     ) -> Result<Self> {
-        let Settings { checkpoint, scheduling, ranks, chunks, intra_op_threads } = settings;
+        let Settings { checkpoint, scheduling, ranks, chunks, intra_op_threads, fuse_gradient_accumulation } = settings;
         // What no mini-batch could be run with is an error now.
         let rank_of = match &scheduling {
             Scheduling::Method(method) => {
@@ -107,6 +109,7 @@ impl Network {
             checkpoint,
             scheduling,
             threads,
+            fuse_gradient_accumulation,
             recorder: Recorder::default(),
             orders: Mutex::default(),
             train_orders: Mutex::default(),

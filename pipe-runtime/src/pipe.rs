@@ -59,6 +59,16 @@ impl<'v, M: Pipeline> PipeBuilder<'v, M> {
         self
     }
 
+    /// Whether matrix products add a weight's gradient straight to its sum over the micro-batches, as Megatron-LM's `gradient_accumulation_fusion` does; off by default. It saves a tensor of the
+    /// weight's size per micro-batch, and the time to write and read it: the wider the layers and the fewer rows a micro-batch has, the more.
+    ///
+    /// It is for the weights of `linear` and second factors of `matmul` with two dimensions, of a real floating type. Their gradients then differ from those
+    /// [in place](crate::InPlace) by rounding, where otherwise they are equal to the bit.
+    pub fn fuse_gradient_accumulation(mut self, fuse: bool) -> Self {
+        self.choices.fuse_gradient_accumulation = fuse;
+        self
+    }
+
     /// Takes the model apart into stages and starts the threads that run them.
     ///
     /// # Errors

@@ -22,6 +22,7 @@ pub(crate) struct Choices {
     pub(crate) schedule: Option<Scheduling>,
     pub(crate) ranks: Option<usize>,
     pub(crate) intra_op_threads: Option<usize>,
+    pub(crate) fuse_gradient_accumulation: bool,
 }
 
 /// A pipeline's stages and settings.
@@ -46,7 +47,14 @@ pub(crate) struct Forwarded {
 impl Choices {
     /// Nothing is chosen yet.
     pub(crate) fn new() -> Self {
-        Self { chunks: None, checkpoint: None, schedule: None, ranks: None, intra_op_threads: None }
+        Self {
+            chunks: None,
+            checkpoint: None,
+            schedule: None,
+            ranks: None,
+            intra_op_threads: None,
+            fuse_gradient_accumulation: false,
+        }
     }
 
     /// All settings, checked as far as they can be by themselves.
@@ -68,6 +76,7 @@ impl Choices {
             ranks: self.ranks,
             chunks,
             intra_op_threads: self.intra_op_threads,
+            fuse_gradient_accumulation: self.fuse_gradient_accumulation,
         })
     }
 }

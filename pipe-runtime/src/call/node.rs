@@ -37,7 +37,7 @@ pub(crate) fn attach_node(
     };
     let node = CallNode {
         order: call.backward_order()?,
-        parameters: Arc::new(Parameters::new(parameters)?),
+        parameters: Arc::new(Parameters::new(parameters, call.network.fuse_gradient_accumulation)?),
         parameter_count: parameters.len(),
         versions: Mutex::new(match call.recomputes(0) {
             true => parameters.iter().map(|tensor| (tensor.shallow_clone(), version(tensor))).collect(),

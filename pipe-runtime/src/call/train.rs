@@ -46,7 +46,7 @@ impl TrainRun {
     ) -> Result<Trained> {
         let order = network.train_order(inputs.len(), training)?;
         let call = Arc::new(Call::new(network, inputs, training, true)?);
-        let parameters = Arc::new(Parameters::new(parameters)?);
+        let parameters = Arc::new(Parameters::new(parameters, network.fuse_gradient_accumulation)?);
         let backward = BackwardRun::new(Arc::clone(&call), Arc::clone(&order), false, Arc::clone(&parameters))?;
         let run = Arc::new(Self { call: Arc::clone(&call), backward, order });
 

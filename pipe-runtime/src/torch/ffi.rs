@@ -95,7 +95,7 @@ unsafe extern "C" {
         sums: *mut Sums,
         last: c_int,
     ) -> c_int;
-    pub(super) fn pipe_parameters_new() -> *mut Parameters;
+    pub(super) fn pipe_parameters_new(fuse: c_int) -> *mut Parameters;
     pub(super) fn pipe_parameters_free(parameters: *mut Parameters);
     pub(super) fn pipe_parameters_push(parameters: *mut Parameters, tensor: *const C_tensor) -> c_int;
     pub(super) fn pipe_sums_new() -> *mut Sums;

@@ -130,9 +130,10 @@ unsafe impl Send for Parameters {}
 unsafe impl Sync for Parameters {}
 
 impl Parameters {
-    pub(crate) fn new(tensors: &[Tensor]) -> Result<Self, TorchError> {
-        // SAFETY: no arguments; the result is checked.
-        let this = Self(owned(unsafe { ffi::pipe_parameters_new() })?);
+    /// With `fuse`, matrix products may add to the sums of these.
+    pub(crate) fn new(tensors: &[Tensor], fuse: bool) -> Result<Self, TorchError> {
+        // SAFETY: a number; the result is checked.
+        let this = Self(owned(unsafe { ffi::pipe_parameters_new(fuse.into()) })?);
         for tensor in tensors {
             // SAFETY: both handles are alive; the shim keeps a handle of its own on the tensor.
             ffi::check(unsafe { ffi::pipe_parameters_push(this.0.as_ptr(), tensor.as_ptr()) })?;

@@ -103,7 +103,7 @@ fn pipelined<S: Subject>(args: &Args) -> Result<Contender> {
         });
     }
     let builder = PipeBuilder::new(model, &vars).chunks(args.chunks).checkpoint(args.checkpoint);
-    let mut pipe = builder.schedule(args.schedule).intra_op_threads(1).build()?;
+    let mut pipe = builder.schedule(args.schedule).intra_op_threads(1).fuse_gradient_accumulation(true).build()?;
     match args.way {
         Way::TrainStep => Contender::timed(vars.all(), move || Ok(pipe.train_step(&input, &target, loss)?.loss)),
         Way::TrainLoss => Contender::timed(vars.all(), move || Ok(pipe.train_loss(&input, &target, loss)?.loss)),

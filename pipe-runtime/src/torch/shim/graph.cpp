@@ -41,8 +41,13 @@ int pipe_graph_send(Graph* graph, const at::Tensor* value, at::Tensor** sent, in
   });
 }
 
-Parameters* pipe_parameters_new() {
-  return new (std::nothrow) Parameters();
+// With `fuse`, matrix products may add to the sums of these.
+Parameters* pipe_parameters_new(int fuse) {
+  auto parameters = new (std::nothrow) Parameters();
+  if (parameters) {
+    parameters->fuse = fuse != 0;
+  }
+  return parameters;
 }
 
 void pipe_parameters_free(Parameters* parameters) {

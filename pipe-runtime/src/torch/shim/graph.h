@@ -46,6 +46,8 @@ struct Graph {
 struct Parameters {
   std::vector<at::Tensor> tensors;
   std::unordered_map<at::TensorImpl*, size_t> index;
+  // Whether matrix products may add to their sums: see `fusion.cpp`.
+  bool fuse = false;
 };
 
 // One stage's gradients, summed over micro-batches in private until they are committed. By number of the parameter; empty until the first backward.

@@ -21,30 +21,6 @@ Graph::~Graph() = default;
 
 } // namespace pipe
 
-namespace {
-
-// A node's edges without those for which `away` holds; they are put back when it is dropped.
-class Without {
- public:
-  template <typename Away>
-  Without(Node& node, Away away) : edges_(node.next_edges()), whole_(edges_) {
-    for (uint32_t edge = 0; edge < edges_.size(); ++edge) {
-      if (away(edge)) {
-        edges_[edge] = Edge();
-      }
-    }
-  }
-  ~Without() {
-    edges_ = std::move(whole_);
-  }
-
- private:
-  edge_list& edges_;
-  edge_list whole_;
-};
-
-} // namespace
-
 extern "C" {
 
 // The first half: from the roots to the values received, whose gradients are written to `received` (null where none arrived). Keeps what the second half

@@ -173,7 +173,12 @@ void Walk::run(uint32_t index, variable_list&& arrived, bool release) {
     if (release) {
       node.will_release_variables();
     }
-    outputs = node(std::move(inputs));
+    if (std::optional<uint32_t> done = inputs.empty() ? std::nullopt : add_product(index, inputs[0])) {
+      Without second(node, [&](uint32_t edge) { return edge == *done; });
+      outputs = node(std::move(inputs));
+    } else {
+      outputs = node(std::move(inputs));
+    }
     if (release) {
       node.release_variables();
     }
@@ -227,11 +232,19 @@ void backward(
   }
 }
 
+// A view knows what it is a view of (the gradient of a transposed weight, the product), which would look like somebody else who sees the memory.
+void Leaves::arrive(size_t parameter, at::Tensor&& gradient) {
+  if (gradient.is_view()) {
+    gradient = gradient.variable_data();
+  }
+  accumulate(sums.gradients[parameter], std::move(gradient));
+  settle(parameter);
+}
+
 // The last gradient is in the cache now, and the other stages' threads have their own to look after: a sum that is laid out unlike its parameter (that of a matrix product
 // is transposed) is brought into order here, not in the end.
-void Leaves::arrive(size_t parameter, at::Tensor&& gradient) {
+void Leaves::settle(size_t parameter) {
   at::Tensor& sum = sums.gradients[parameter];
-  accumulate(sum, std::move(gradient));
   const at::Tensor& variable = parameters.tensors[parameter];
   if (last && !sum.is_sparse() && !torch::autograd::utils::obeys_layout_contract(sum, variable)) {
     sum = torch::autograd::utils::clone_obey_contract(sum, variable);
@@ -248,10 +261,14 @@ bool is_alone(const at::Tensor& sum) {
   return !sum.is_sparse() && sum.use_count() == 1 && sum.has_storage() && sum.storage().use_count() == 1;
 }
 
+bool is_ours(const at::Tensor& sum) {
+  return is_alone(sum) && sum.is_non_overlapping_and_dense();
+}
+
 void accumulate(at::Tensor& sum, at::Tensor&& gradient) {
   if (!sum.defined()) {
     sum = std::move(gradient);
-  } else if (!gradient.is_sparse() && is_alone(sum) && sum.is_non_overlapping_and_dense()) {
+  } else if (!gradient.is_sparse() && is_ours(sum)) {
     sum.add_(gradient);
   } else {
     sum = sum + gradient;

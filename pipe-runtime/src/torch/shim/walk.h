@@ -4,6 +4,8 @@
 
 #include "graph.h"
 
+#include <optional>
+
 namespace pipe {
 
 // What lies below some roots, found in one pass over it.
@@ -53,6 +55,29 @@ struct Leaves {
   bool last;
 
   void arrive(size_t parameter, at::Tensor&& gradient);
+
+  // To be called whenever a sum has grown.
+  void settle(size_t parameter);
+};
+
+// A node's edges without those for which `away` holds; they are put back when it is dropped.
+class Without {
+ public:
+  template <typename Away>
+  Without(Node& node, Away away) : edges_(node.next_edges()), whole_(edges_) {
+    for (uint32_t edge = 0; edge < edges_.size(); ++edge) {
+      if (away(edge)) {
+        edges_[edge] = Edge();
+      }
+    }
+  }
+  ~Without() {
+    edges_ = std::move(whole_);
+  }
+
+ private:
+  edge_list& edges_;
+  edge_list whole_;
 };
 
 // One walk over a plain graph: what arrives where.
@@ -69,6 +94,10 @@ class Walk {
   void run(uint32_t index, variable_list&& inputs, bool release);
 
  private:
+  // If the node is a matrix product whose second factor is a parameter that has a sum already: adds that factor's gradient to the sum, and says which edge
+  // is thereby done with. See `fusion.cpp`.
+  std::optional<uint32_t> add_product(uint32_t index, const at::Tensor& gradient);
+
   // Puts a gradient where an edge leads.
   void arrive(Topology::Target target, uint32_t input, at::Tensor&& gradient);
 
@@ -90,7 +119,10 @@ void backward(
 // Gives the received values' gradients to the caller: null where none arrived.
 void hand_over(variable_list&& found, at::Tensor** received);
 
-// Adds in place only where nobody else can see the memory: a gradient may be a view of another one.
+// Whether a sum can be changed in place: a gradient may be a view of another one.
+bool is_ours(const at::Tensor& sum);
+
+// Adds in place only where nobody else can see the memory.
 void accumulate(at::Tensor& sum, at::Tensor&& gradient);
 
 // Whether a parameter could have the sum as its gradient: nobody else can see its memory.

@@ -1,0 +1,125 @@
+//! `fuse_gradient_accumulation`: a weight's gradient is added to its sum by the product that makes it.
+
+use pipe_runtime::{Checkpoint, Context, Devices, Layer, Method, PipeBuilder, Reduction, pipeline};
+use tch::{Device, Kind, Tensor};
+
+type Body = fn(&Tensor, &Tensor, &Tensor) -> Tensor;
+
+/// Something made of an input, a weight and a bias.
+#[derive(Debug)]
+struct Product {
+    weight: Tensor,
+    bias: Tensor,
+    body: Body,
+}
+
+impl Layer<Tensor> for Product {
+    type Out = Tensor;
+
+    fn forward(&self, x: Tensor, _cx: &Context) -> Tensor {
+        (self.body)(&x, &self.weight, &self.bias)
+    }
+}
+
+#[pipeline(chunks = 2, checkpoint = never, allow(single_stage))]
+struct Net {
+    #[device("cpu")]
+    product: Product,
+}
+
+const FUSED: [(&str, Body); 5] = [
+    ("linear", |x, w, b| x.linear(w, Some(b))),
+    ("linear without bias", |x, w, _| x.linear::<&Tensor>(w, None)),
+    ("linear of sequences", |x, w, b| x.unsqueeze(1).linear(w, Some(b)).squeeze_dim(1)),
+    ("matmul", |x, w, b| x.matmul(w) + b),
+    ("addmm", |x, w, b| b.addmm(x, w)),
+];
+
+const NOT_FUSED: [(&str, Body); 4] = [
+    ("another use", |x, w, b| x * w + b),
+    ("as the first factor", |x, w, b| w.matmul(&x.tr()).tr() + b),
+    ("of another type", |x, w, b| {
+        x.to_kind(Kind::Float).linear(&w.to_kind(Kind::Float), Some(b.to_kind(Kind::Float))).to_kind(Kind::BFloat16)
+    }),
+    ("a function of it", |x, w, b| x.linear(&(w * 1.), Some(b))),
+];
+
+/// What is left of a bit in the weight's gradient. Of two micro-batches with a row each, one has the product -1.000001 (binary), and the other 1.000001 and a bit far behind, which
+/// numbers of eight bits lose if it is rounded before it is added to the first. In which order the two go depends on the schedule: the better of both.
+fn bit_left(body: Body, method: Method, fuse: bool) -> f64 {
+    let (near, nearer) = (1. + 2f64.powi(-7), 1. + 2f64.powi(-6));
+    let column = |values: [f64; 2]| Tensor::from_slice(&values).to_kind(Kind::BFloat16).unsqueeze(1);
+    let gradient = |rows, seeds| {
+        let vars = Net::vars(&Devices::cpu(Net::STAGES)).unwrap();
+        let mut path = vars.product();
+        let product = Product { weight: path.ones("weight", &[1, 1]), bias: path.ones("bias", &[1]), body };
+        path.set_kind(Kind::BFloat16);
+        let builder = PipeBuilder::new(Net { product }, &vars).schedule(method).ranks(1).intra_op_threads(1);
+        let mut pipe = builder.fuse_gradient_accumulation(fuse).build().unwrap();
+        let loss = |y: &Tensor, seeds: &Tensor| (y * seeds).sum(Kind::BFloat16);
+        pipe.train_step_with(Reduction::Sum, column(rows), column(seeds), loss).unwrap();
+        vars.all().variables()["product.weight"].grad().double_value(&[0, 0])
+    };
+    gradient([near, 1.], [near, -nearer]).max(gradient([1., near], [-nearer, near]))
+}
+
+const METHODS: [Method; 3] = [Method::GPipe, Method::OneFOneB, Method::ZbH1];
+
+#[test]
+fn a_products_gradient_is_rounded_once_it_is_added() {
+    let _serial = pipe_tests::serial();
+    for (name, body) in FUSED {
+        for method in METHODS {
+            assert_eq!(bit_left(body, method, true), 2f64.powi(-14), "{name}, {method}");
+            assert_eq!(bit_left(body, method, false), 0., "{name}, {method}, not fused");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_a_product_with_the_weight_is_as_ever() {
+    let _serial = pipe_tests::serial();
+    for (name, body) in NOT_FUSED {
+        for method in METHODS {
+            assert_eq!(bit_left(body, method, true), 0., "{name}, {method}");
+        }
+    }
+}
+
+/// Tied within a stage, wide, and in several dimensions: up to rounding as in place, over several steps into the same gradients.
+#[test]
+fn fused_gradients_are_those_in_place_up_to_rounding() {
+    let _serial = pipe_tests::serial();
+    let bodies: [Body; 2] = [
+        |x, w, b| x.linear(w, Some(b)).tanh().matmul(w).linear::<&Tensor>(w, None),
+        |x, w, b| Tensor::stack(&[x, &x.sin()], 1).linear(w, Some(b)).tanh().matmul(w).sum_dim_intlist(1, false, None),
+    ];
+    for body in bodies {
+        let make = || {
+            tch::manual_seed(1);
+            let vars = Net::vars(&Devices::cpu(Net::STAGES)).unwrap();
+            let weight = vars.product().randn("weight", &[65, 65], 0., 0.1);
+            (Net { product: Product { weight, bias: vars.product().ones("bias", &[65]), body } }, vars)
+        };
+        let x = Tensor::randn([12, 65], (Kind::Float, Device::Cpu));
+        let gradients =
+            |vars: &NetVars| ["product.weight", "product.bias"].map(|name| vars.all().variables()[name].grad());
+        let (net, vars) = make();
+        for _ in 0..2 {
+            net.in_place().chunks(4).intra_op_threads(1).forward(&x).unwrap().square().sum(Kind::Float).backward();
+        }
+        let expected = gradients(&vars);
+        for checkpoint in [Checkpoint::Never, Checkpoint::Always] {
+            let (net, vars) = make();
+            let builder = net.pipe(&vars).chunks(4).checkpoint(checkpoint).fuse_gradient_accumulation(true);
+            let mut pipe = builder.intra_op_threads(1).build().unwrap();
+            for _ in 0..2 {
+                pipe.forward(&x).unwrap().square().sum(Kind::Float).backward();
+            }
+            for (found, expected) in gradients(&vars).iter().zip(&expected) {
+                assert!(found.allclose(expected, 1e-4, 1e-4, false), "{checkpoint}");
+                assert!(found.is_contiguous());
+            }
+        }
+    }
+}
