@@ -232,9 +232,10 @@ void backward(
   }
 }
 
-// A view knows what it is a view of (the gradient of a transposed weight, the product), which would look like somebody else who sees the memory.
+// A view knows what it is a view of (the gradient of a transposed weight, the product), which would look like somebody else who sees the memory. One of a
+// part is left as it is: as a parameter's gradient, it would keep the whole.
 void Leaves::arrive(size_t parameter, at::Tensor&& gradient) {
-  if (gradient.is_view()) {
+  if (gradient.is_view() && gradient.has_storage() && gradient.storage().nbytes() == gradient.nbytes()) {
     gradient = gradient.variable_data();
   }
   accumulate(sums.gradients[parameter], std::move(gradient));
