@@ -62,8 +62,9 @@ impl<'v, M: Pipeline> PipeBuilder<'v, M> {
     /// Whether matrix products add a weight's gradient straight to its sum over the micro-batches, as Megatron-LM's `gradient_accumulation_fusion` does; off by default. It saves a tensor of the
     /// weight's size per micro-batch, and the time to write and read it: the wider the layers and the fewer rows a micro-batch has, the more.
     ///
-    /// It is for the weights of `linear` and second factors of `matmul` with two dimensions, of a real floating type. Their gradients then differ from those
-    /// [in place](crate::InPlace) by rounding, where otherwise they are equal to the bit.
+    /// It is for the weights of `linear` and second factors of `matmul` with two dimensions, as they are or transposed by `tr`, of a real floating type, from a stage's second micro-batch on. A weight that autocast converts is
+    /// added up as ever, and so are all where tensors or parameters have hooks. Their gradients then differ from those [in place](crate::InPlace) by rounding, where otherwise
+    /// they are equal to the bit.
     pub fn fuse_gradient_accumulation(mut self, fuse: bool) -> Self {
         self.choices.fuse_gradient_accumulation = fuse;
         self

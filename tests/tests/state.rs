@@ -156,13 +156,15 @@ fn a_graph_carried_from_one_micro_batch_to_the_next_is_an_error_unless_detached(
     }
 }
 
+type Sum = fn(&Tensor, &Tensor) -> Tensor;
+
 #[derive(Debug)]
-struct TwoParameters(Tensor, Tensor);
+struct TwoParameters(Tensor, Tensor, Sum, bool);
 
 impl nn::Module for TwoParameters {
     fn forward(&self, x: &Tensor) -> Tensor {
-        // Both get the very same gradient tensor.
-        x * (&self.0 + &self.1)
+        let sum = self.2(&self.0, &self.1);
+        if self.3 { x.linear::<&Tensor>(&sum, None) } else { x * sum }
     }
 }
 
@@ -172,19 +174,37 @@ struct Aliased {
     both: TwoParameters,
 }
 
+/// Both parameters get the very same gradient tensor, or views of the same.
 #[test]
-fn gradients_of_a_training_step_share_no_memory() {
+fn gradients_share_no_memory() {
     let _serial = pipe_tests::serial();
-    let vars = Aliased::vars(&Devices::cpu(1)).unwrap();
-    let path = vars.both();
-    let both = TwoParameters(path.ones("a", &[4, 8]), path.ones("b", &[4, 8]));
-    let mut pipe = Aliased { both }.pipe(&vars).build().unwrap();
-    let mut step = || pipe.train_step(rows(4).ones_like(), (), |y, (): &()| y.sum(Kind::Float)).unwrap();
-    step();
-    step();
-    let variables = vars.all().variables();
-    for name in ["both.a", "both.b"] {
-        assert_eq!(variables[name].grad(), variables[name].ones_like() * 2., "{name}");
+    let sums: [Sum; 4] = [
+        |a, b| a + b,
+        |a, b| a.tr() + b.tr(),
+        |a, b| (a.view([64]) + b.view([64])).view([8, 8]),
+        |a, b| (a.view([64]) + b).view([8, 8]),
+    ];
+    for (index, sum) in sums.into_iter().enumerate() {
+        for (product, whole_step) in [(false, false), (false, true), (true, false), (true, true)] {
+            let vars = Aliased::vars(&Devices::cpu(1)).unwrap();
+            let path = vars.both();
+            let b: &[i64] = if index == 3 { &[64] } else { &[8, 8] };
+            let both = TwoParameters(path.ones("a", &[8, 8]), path.ones("b", b), sum, product);
+            let mut pipe = Aliased { both }.pipe(&vars).build().unwrap();
+            let x = rows(8).ones_like();
+            for _ in 0..2 {
+                if whole_step {
+                    pipe.train_step(&x, (), |y, (): &()| y.sum(Kind::Float)).unwrap();
+                } else {
+                    pipe.forward(&x).unwrap().sum(Kind::Float).backward();
+                }
+            }
+            let variables = vars.all().variables();
+            for name in ["both.a", "both.b"] {
+                let expected = variables[name].ones_like() * if product { 16. } else { 2. };
+                assert_eq!(variables[name].grad(), expected, "{name}, sum {index}, {product}, {whole_step}");
+            }
+        }
     }
 }
 

@@ -232,13 +232,26 @@ void backward(
   }
 }
 
-// A view knows what it is a view of (the gradient of a transposed weight, the product), which would look like somebody else who sees the memory. One of a
-// part is left as it is: as a parameter's gradient, it would keep the whole.
-void Leaves::arrive(size_t parameter, at::Tensor&& gradient) {
-  if (gradient.is_view() && gradient.has_storage() && gradient.storage().nbytes() == gradient.nbytes()) {
-    gradient = gradient.variable_data();
+// The gradient in memory of its own: itself, unless somebody else may see it, or it is a part of something greater.
+static at::Tensor own(at::Tensor&& gradient) {
+  if (gradient.is_sparse() || !gradient.has_storage()) {
+    return std::move(gradient);
   }
-  accumulate(sums.gradients[parameter], std::move(gradient));
+  // A view knows what it is a view of, and that keeps the memory. (The gradient of `linear`'s transposed weight is one of the product.)
+  at::Tensor plain = gradient.is_view() && gradient.use_count() == 1 ? gradient.variable_data() : gradient;
+  gradient.reset();
+  bool whole = is_alone(plain) && plain.storage().nbytes() == plain.nbytes();
+  return whole ? plain : plain.clone();
+}
+
+// A sum owns its memory from the start. What others see could not even be added to when they are gone: on an accelerator, their streams may still have to read it.
+void Leaves::arrive(size_t parameter, at::Tensor&& gradient) {
+  at::Tensor& sum = sums.gradients[parameter];
+  if (sum.defined()) {
+    accumulate(sum, std::move(gradient));
+  } else {
+    sum = own(std::move(gradient));
+  }
   settle(parameter);
 }
 
