@@ -21,10 +21,21 @@ impl Layer<Tensor> for Product {
     }
 }
 
-#[pipeline(chunks = 2, checkpoint = never, allow(single_stage))]
+/// The second stage's product is where its backward is cut in two, if the schedule splits it: it leads to the weight and to the stage before.
+#[pipeline(chunks = 2, checkpoint = never)]
 struct Net {
     #[device("cpu")]
+    scale: Product,
+    #[device("cpu")]
     product: Product,
+}
+
+fn net(vars: &NetVars, body: Body, weight: Tensor, bias: Tensor) -> Net {
+    let (one, zero) = (vars.scale().ones("weight", &[1]), vars.scale().zeros("bias", &[1]));
+    Net {
+        scale: Product { weight: one, bias: zero, body: |x, w, b| x * w + b },
+        product: Product { weight, bias, body },
+    }
 }
 
 const FUSED: [(&str, Body); 5] = [
@@ -51,10 +62,10 @@ fn bit_left(body: Body, method: Method, fuse: bool) -> f64 {
     let column = |values: [f64; 2]| Tensor::from_slice(&values).to_kind(Kind::BFloat16).unsqueeze(1);
     let gradient = |rows, seeds| {
         let vars = Net::vars(&Devices::cpu(Net::STAGES)).unwrap();
-        let mut path = vars.product();
-        let product = Product { weight: path.ones("weight", &[1, 1]), bias: path.ones("bias", &[1]), body };
-        path.set_kind(Kind::BFloat16);
-        let builder = PipeBuilder::new(Net { product }, &vars).schedule(method).ranks(1).intra_op_threads(1);
+        let net = net(&vars, body, vars.product().ones("weight", &[1, 1]), vars.product().ones("bias", &[1]));
+        vars.scale().set_kind(Kind::BFloat16);
+        vars.product().set_kind(Kind::BFloat16);
+        let builder = PipeBuilder::new(net, &vars).schedule(method).intra_op_threads(1);
         let mut pipe = builder.fuse_gradient_accumulation(fuse).build().unwrap();
         let loss = |y: &Tensor, seeds: &Tensor| (y * seeds).sum(Kind::BFloat16);
         pipe.train_step_with(Reduction::Sum, column(rows), column(seeds), loss).unwrap();
@@ -103,7 +114,7 @@ fn fused_gradients_are_those_in_place_up_to_rounding() {
             tch::manual_seed(1);
             let vars = Net::vars(&Devices::cpu(Net::STAGES)).unwrap();
             let weight = vars.product().randn("weight", &[65, 65], 0., 0.1);
-            (Net { product: Product { weight, bias: vars.product().ones("bias", &[65]), body } }, vars)
+            (net(&vars, body, weight, vars.product().ones("bias", &[65])), vars)
         };
         let x = Tensor::randn([12, 65], (Kind::Float, Device::Cpu));
         let gradients =

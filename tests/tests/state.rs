@@ -159,12 +159,17 @@ fn a_graph_carried_from_one_micro_batch_to_the_next_is_an_error_unless_detached(
 type Sum = fn(&Tensor, &Tensor) -> Tensor;
 
 #[derive(Debug)]
-struct TwoParameters(Tensor, Tensor, Sum, bool);
+struct TwoParameters {
+    a: Tensor,
+    b: Tensor,
+    sum: Sum,
+    linear: bool,
+}
 
 impl nn::Module for TwoParameters {
     fn forward(&self, x: &Tensor) -> Tensor {
-        let sum = self.2(&self.0, &self.1);
-        if self.3 { x.linear::<&Tensor>(&sum, None) } else { x * sum }
+        let sum = (self.sum)(&self.a, &self.b);
+        if self.linear { x.linear::<&Tensor>(&sum, None) } else { x * sum }
     }
 }
 
@@ -185,15 +190,15 @@ fn gradients_share_no_memory() {
         |a, b| (a.view([64]) + b).view([8, 8]),
     ];
     for (index, sum) in sums.into_iter().enumerate() {
-        for (product, whole_step) in [(false, false), (false, true), (true, false), (true, true)] {
+        for (linear, train_step) in [(false, false), (false, true), (true, false), (true, true)] {
             let vars = Aliased::vars(&Devices::cpu(1)).unwrap();
             let path = vars.both();
             let b: &[i64] = if index == 3 { &[64] } else { &[8, 8] };
-            let both = TwoParameters(path.ones("a", &[8, 8]), path.ones("b", b), sum, product);
+            let both = TwoParameters { a: path.ones("a", &[8, 8]), b: path.ones("b", b), sum, linear };
             let mut pipe = Aliased { both }.pipe(&vars).build().unwrap();
             let x = rows(8).ones_like();
             for _ in 0..2 {
-                if whole_step {
+                if train_step {
                     pipe.train_step(&x, (), |y, (): &()| y.sum(Kind::Float)).unwrap();
                 } else {
                     pipe.forward(&x).unwrap().sum(Kind::Float).backward();
@@ -201,8 +206,12 @@ fn gradients_share_no_memory() {
             }
             let variables = vars.all().variables();
             for name in ["both.a", "both.b"] {
-                let expected = variables[name].ones_like() * if product { 16. } else { 2. };
-                assert_eq!(variables[name].grad(), expected, "{name}, sum {index}, {product}, {whole_step}");
+                let expected = variables[name].ones_like() * if linear { 16. } else { 2. };
+                assert_eq!(
+                    variables[name].grad(),
+                    expected,
+                    "{name}, sum {index}, linear {linear}, train_step {train_step}"
+                );
             }
         }
     }

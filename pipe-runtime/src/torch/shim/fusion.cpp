@@ -44,13 +44,13 @@ bool takes(const at::Tensor& sum, const at::Tensor& factor) {
 
 } // namespace
 
-std::optional<uint32_t> Walk::add_product(uint32_t index, const at::Tensor& gradient) {
+std::optional<uint32_t> Walk::add_product(uint32_t index, const variable_list& inputs) {
   if (!leaves_.parameters.fuse) {
     return std::nullopt;
   }
   const Node& node = *topology_.nodes[index];
   std::optional<Product> product = product_of(node);
-  if (!product || !gradient.defined() || product->layout != at::kStrided || !node.next_edge(product->second).is_valid()) {
+  if (!product || product->layout != at::kStrided || !node.next_edge(product->second).is_valid()) {
     return std::nullopt;
   }
   // The weight itself, or as in `linear`, transposed.
@@ -62,8 +62,9 @@ std::optional<uint32_t> Walk::add_product(uint32_t index, const at::Tensor& grad
   if (weight.kind != Topology::Kind::parameter) {
     return std::nullopt;
   }
+  const at::Tensor& gradient = inputs[0];
   at::Tensor& sum = leaves_.sums.gradients[weight.index];
-  if (!sum.defined() || !at::isFloatingType(sum.scalar_type()) || !is_ours(sum) || !takes(sum, gradient)) {
+  if (!gradient.defined() || !sum.defined() || !at::isFloatingType(sum.scalar_type()) || !adds_in_place(sum) || !takes(sum, gradient)) {
     return std::nullopt;
   }
   at::Tensor first = product->first.unpack();

@@ -173,12 +173,11 @@ void Walk::run(uint32_t index, variable_list&& arrived, bool release) {
     if (release) {
       node.will_release_variables();
     }
-    if (std::optional<uint32_t> done = inputs.empty() ? std::nullopt : add_product(index, inputs[0])) {
-      Without second(node, [&](uint32_t edge) { return edge == *done; });
-      outputs = node(std::move(inputs));
-    } else {
-      outputs = node(std::move(inputs));
+    std::optional<Without> without;
+    if (std::optional<uint32_t> done = add_product(index, inputs)) {
+      without.emplace(node, [&](uint32_t edge) { return edge == *done; });
     }
+    outputs = node(std::move(inputs));
     if (release) {
       node.release_variables();
     }
@@ -244,7 +243,7 @@ static at::Tensor own(at::Tensor&& gradient) {
   return whole ? plain : plain.clone();
 }
 
-// A sum owns its memory from the start. What others see could not even be added to when they are gone: on an accelerator, their streams may still have to read it.
+// A sum owns its memory from the start. That others have let go of a gradient does not mean that they are done with it: on an accelerator, their streams may still have to read it.
 void Leaves::arrive(size_t parameter, at::Tensor&& gradient) {
   at::Tensor& sum = sums.gradients[parameter];
   if (sum.defined()) {
@@ -275,14 +274,14 @@ bool is_alone(const at::Tensor& sum) {
   return !sum.is_sparse() && sum.use_count() == 1 && sum.has_storage() && sum.storage().use_count() == 1;
 }
 
-bool is_ours(const at::Tensor& sum) {
+bool adds_in_place(const at::Tensor& sum) {
   return is_alone(sum) && sum.is_non_overlapping_and_dense();
 }
 
 void accumulate(at::Tensor& sum, at::Tensor&& gradient) {
   if (!sum.defined()) {
     sum = std::move(gradient);
-  } else if (!gradient.is_sparse() && is_ours(sum)) {
+  } else if (!gradient.is_sparse() && adds_in_place(sum)) {
     sum.add_(gradient);
   } else {
     sum = sum + gradient;

@@ -96,7 +96,7 @@ class Walk {
  private:
   // If the node is a matrix product whose second factor is a parameter that has a sum already: adds that factor's gradient to the sum, and says which edge
   // is thereby done with. See `fusion.cpp`.
-  std::optional<uint32_t> add_product(uint32_t index, const at::Tensor& gradient);
+  std::optional<uint32_t> add_product(uint32_t index, const variable_list& inputs);
 
   // Puts a gradient where an edge leads.
   void arrive(Topology::Target target, uint32_t input, at::Tensor&& gradient);
@@ -119,10 +119,10 @@ void backward(
 // Gives the received values' gradients to the caller: null where none arrived.
 void hand_over(variable_list&& found, at::Tensor** received);
 
-// Whether a sum can be changed in place: a gradient may be a view of another one.
-bool is_ours(const at::Tensor& sum);
+// Whether something can be added to the sum in place: a gradient may be a view of another one, or repeat one number.
+bool adds_in_place(const at::Tensor& sum);
 
-// Adds in place only where nobody else can see the memory.
+// Adds a gradient, in place where that is possible.
 void accumulate(at::Tensor& sum, at::Tensor&& gradient);
 
 // Whether a parameter could have the sum as its gradient: nobody else can see its memory.
