@@ -38,6 +38,11 @@ impl Checkout {
         self.root.join("target").join("bench")
     }
 
+    /// What `cargo xtask fixtures` writes, a folder for each torch.
+    pub fn torchs_schedules(&self) -> PathBuf {
+        self.root.join("pipe-runtime/schedule/tests/pytorch")
+    }
+
     pub fn performance(&self) -> PathBuf {
         self.root.join("docs").join("performance.md")
     }

@@ -9,6 +9,7 @@ mod demo;
 mod digits;
 mod disk;
 mod environment;
+mod fixtures;
 mod gpu_check;
 mod libtorch;
 mod oracle;
@@ -61,6 +62,8 @@ enum Command {
     },
     /// Compares with torchgpipe, installing it if need be
     Oracle,
+    /// Writes down torch's own schedules, which tests read, installing torch if need be
+    Fixtures,
     /// Measures speed and memory beside torchgpipe's and torch's own pipelines', installing them if need be
     Bench(bench::Options),
     /// Runs all tests
@@ -92,6 +95,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Demo { args } => demo::run(&checkout, &args),
         Command::GpuCheck { bundle, args } => gpu_check::run(&checkout, bundle.as_deref(), &args),
         Command::Oracle => oracle::run(&checkout),
+        Command::Fixtures => fixtures::run(&checkout),
         Command::Bench(options) => bench::run(&checkout, &options),
         Command::Test { bless } => test::run(&checkout, bless),
     }

@@ -21,6 +21,11 @@ impl Kind {
     pub const ALL: [Kind; 5] =
         [Kind::Forward, Kind::Recompute, Kind::Backward, Kind::BackwardInput, Kind::BackwardWeight];
 
+    /// Whether it is a backward, whole or in part.
+    pub const fn is_backward(self) -> bool {
+        matches!(self, Kind::Backward | Kind::BackwardInput | Kind::BackwardWeight)
+    }
+
     /// `F`, `R`, `B`, `I` or `W`.
     pub const fn letter(self) -> char {
         match self {
@@ -128,12 +133,15 @@ impl FromStr for Action {
             let letter = rest.chars().next()?;
             let kind = Kind::ALL.into_iter().find(|kind| kind.letter() == letter)?;
             let micro_batch = &rest[letter.len_utf8()..];
-            // `usize::from_str` would take a sign.
-            let number = |digits: &str| digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())?;
             Some(Action::new(kind, number(stage)?, number(micro_batch)?))
         };
         parse().ok_or_else(|| NotAnAction(text.to_owned()))
     }
+}
+
+/// Digits and nothing else: `usize::from_str` would take a sign.
+pub(crate) fn number(digits: &str) -> Option<usize> {
+    digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())?
 }
 
 #[cfg(test)]

@@ -31,6 +31,7 @@
 mod action;
 mod advise;
 mod builder;
+mod cell;
 mod csv;
 mod in_flight;
 mod index;
@@ -48,6 +49,7 @@ mod validate;
 pub use action::{Action, Kind, NotAnAction};
 pub use advise::{Advice, Candidate, Checkpointing, Options, Stages, Units, advise};
 pub use builder::{Builder, RankBuilder};
+pub use cell::CellFault;
 pub use csv::BadCell;
 pub use lower::{Lowered, Message, MessageFault, Op, Transport};
 pub use methods::{Illegal, Method, Placement, UnknownMethod, Unplaceable, gpipe};

@@ -5,16 +5,34 @@ use crate::{Action, Kind, Schedule};
 impl Schedule {
     /// The same schedule with a recomputation right before the backward (`B` or `I`) of each micro-batch for which
     /// `recomputed(stage, micro_batch)` holds. What is recomputed already stays as it is.
+    ///
+    /// A backward that comes right after its own forward gets none: to keep the forward's graph takes
+    /// the memory that the recomputation would take, at the same time.
     pub fn with_recompute(self, recomputed: impl Fn(usize, usize) -> bool) -> Self {
         let already: BTreeSet<_> = self.actions().filter(|action| action.kind == Kind::Recompute).collect();
-        let insert = |action: Action| {
-            let first = Action::recompute(action.stage, action.micro_batch);
-            let starts_backward = matches!(action.kind, Kind::Backward | Kind::BackwardInput);
-            let inserted = starts_backward && recomputed(action.stage, action.micro_batch) && !already.contains(&first);
-            inserted.then_some(first).into_iter().chain([action])
+        let insert = |list: &[Action]| {
+            let mut longer = Vec::with_capacity(2 * list.len());
+            for &action in list {
+                let (stage, micro_batch) = (action.stage, action.micro_batch);
+                let first = Action::recompute(stage, micro_batch);
+                let starts_backward = matches!(action.kind, Kind::Backward | Kind::BackwardInput);
+                let gains = longer.last() != Some(&Action::forward(stage, micro_batch));
+                if starts_backward && gains && recomputed(stage, micro_batch) && !already.contains(&first) {
+                    longer.push(first);
+                }
+                longer.push(action);
+            }
+            longer
         };
-        let ranks = self.ranks.iter().map(|list| list.iter().copied().flat_map(insert).collect()).collect();
+        let ranks = self.ranks.iter().map(|list| insert(list)).collect();
         Self { ranks, ..self }
+    }
+
+    /// The same schedule without the recomputations of the micro-batches for which `dropped` holds.
+    pub fn without_recompute(mut self, dropped: impl Fn(usize) -> bool) -> Self {
+        let stays = |action: &Action| action.kind != Kind::Recompute || !dropped(action.micro_batch);
+        self.ranks.iter_mut().for_each(|list| list.retain(stays));
+        self
     }
 }
 

@@ -35,6 +35,16 @@ impl Schedule {
         self.only(|kind| kind != Kind::Forward)
     }
 
+    /// The actions of the first `micro_batches` micro-batches alone, in the same order.
+    ///
+    /// What is valid stays so: an action waits for others of its own micro-batch and for those before it
+    /// in its list, and lists only become shorter.
+    pub fn with_first(&self, micro_batches: usize) -> Self {
+        let there = |action: &Action| action.micro_batch < micro_batches;
+        let ranks = self.ranks.iter().map(|list| list.iter().copied().filter(there).collect()).collect();
+        Self { ranks, micro_batches: micro_batches.min(self.micro_batches), ..*self }
+    }
+
     fn only(&self, keep: impl Fn(Kind) -> bool) -> Self {
         let ranks = self.ranks.iter().map(|list| list.iter().copied().filter(|a| keep(a.kind)).collect()).collect();
         Self { ranks, ..*self }

@@ -53,11 +53,11 @@ schedule     ranks stages micro-batches  checkpoint        time     memory
 zbv              4      2             6  except_last        678       54.7  the best
 zbv              4      2             6  always             706       54.7  4.08 % slower
 gpipe            4      2             6  except_last        761       34.7  12.2 % slower
-gpipe            4      2             6  always             789       26.7  16.3 % slower
+gpipe            4      2             6  always             775       25.3  14.3 % slower
+1f1b             4      1             6  except_last        830       46.7  22.4 % slower
+1f1b             4      1             6  always             858       26.7  26.5 % slower
 gpipe            4      1             6  except_last        885         28  30.6 % slower
-1f1b             4      1             6  except_last        885       46.7  30.6 % slower
-1f1b             4      1             6  always             913       26.7  34.7 % slower
-gpipe            4      1             6  always             913       29.3  34.7 % slower
+gpipe            4      1             6  always             885         28  30.6 % slower
 zbv              4      2             6  never              539       85.3  6.67 % too large
 1f1b             4      1             6  never              747       85.3  6.67 % too large
 gpipe            4      1             6  never              747        128  60 % too large

@@ -116,3 +116,25 @@ fn what_would_not_fit_into_memory_is_refused() {
         }
     }
 }
+
+/// An epoch's last mini-batch is smaller: it goes over the same placement, in a schedule of its own or in a longer one without what is not there.
+#[test]
+fn fewer_micro_batches_than_reckoned_with() {
+    for method in Method::ALL {
+        for (ranks, per_rank) in (1..=4).flat_map(|ranks| (1..=3).map(move |per_rank| (ranks, per_rank))) {
+            let rank_of: Vec<_> = (0..ranks * per_rank).map(|stage| method.rank_of(stage, ranks, per_rank)).collect();
+            for chunks in (1..=16).filter(|&chunks| method.check(ranks, per_rank, chunks).is_ok()) {
+                for fewer in 1..=chunks {
+                    let here = format!("{method}, {ranks} x {per_rank}, {fewer} of {chunks}");
+                    let schedule = method.schedule_within(&rank_of, fewer, chunks).unwrap();
+                    assert_eq!(schedule.micro_batches, fewer, "{here}");
+                    let recomputed = schedule.clone().with_recompute(|stage, i| (stage + i) % 2 == 0);
+                    let limits = Limits { rank_of: Some(rank_of.clone()), ..Limits::default() };
+                    for schedule in [schedule, recomputed] {
+                        schedule.validate(&limits).unwrap_or_else(|faults| panic!("{here}:\n{faults}"));
+                    }
+                }
+            }
+        }
+    }
+}

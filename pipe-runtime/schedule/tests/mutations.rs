@@ -203,13 +203,13 @@ fn a_recomputation_after_its_backward_or_before_its_forward() {
     schedule.validate(&Limits::default()).unwrap();
     let moved = |by: isize| {
         let mut damaged = schedule.clone();
-        let at = damaged.ranks[1].iter().position(|&action| action == Action::recompute(1, 1)).unwrap();
-        let action = damaged.ranks[1].remove(at);
-        damaged.ranks[1].insert(at.strict_add_signed(by), action);
+        let at = damaged.ranks[0].iter().position(|&action| action == Action::recompute(0, 1)).unwrap();
+        let action = damaged.ranks[0].remove(at);
+        damaged.ranks[0].insert(at.strict_add_signed(by), action);
         damaged.validate(&Limits::default()).unwrap_err().to_string()
     };
-    assert_eq!(moved(1), "`1R1` comes after `1I1` on rank 1, which it is for");
-    assert!(moved(-3).contains("`1R1` comes before `1F1` on rank 1, which it needs"), "{}", moved(-3));
+    assert_eq!(moved(1), "`0R1` comes after `0I1` on rank 0, which it is for");
+    assert!(moved(-5).contains("`0R1` comes before `0F1` on rank 0, which it needs"), "{}", moved(-5));
 }
 
 /// Rank 0 wants the gradient of one micro-batch before it starts another, and the rank of stage 1 wants it the other way round.

@@ -83,10 +83,13 @@ fn what_is_recomputed_holds_little_until_then() {
     // Three of four as checkpoints; the fourth, or one that was recomputed, whole.
     assert_eq!(simulation.memory, [113., 113.]);
     assert_eq!(simulation.busy(0), 4. * 9. + 3.);
-    // A recomputation does not wait for the gradient.
+    // A recomputation does not wait for the gradient, and there is none right after its forward.
     let simulation =
-        simulate(&Method::OneFOneB.schedule(2, 1, 1).unwrap().with_recompute(|_, _| true), &costs).unwrap();
-    assert_eq!(times(&simulation, 0), [(0., 2.), (2., 3.), (12., 19.)]);
+        simulate(&Method::OneFOneB.schedule(2, 1, 2).unwrap().with_recompute(|_, _| true), &costs).unwrap();
+    let ends = times(&simulation, 0);
+    assert_eq!(ends.len(), 6);
+    assert_eq!(ends[2], (4., 5.), "{ends:?}");
+    assert_eq!(times(&simulation, 1).len(), 4);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 mod bench;
 mod data;
+mod fixtures;
 mod libtorch;
 mod oracle;
 mod workbench;

@@ -120,6 +120,17 @@ impl Method {
         }
     }
 
+    /// The lists for a mini-batch that gives `micro_batches` micro-batches where up to `chunks` were
+    /// reckoned with: the method's own where it can run so many, else those for the next number that it
+    /// can run, without the micro-batches that are not there.
+    pub fn schedule_within(self, rank_of: &[usize], micro_batches: usize, chunks: usize) -> Result<Schedule, Illegal> {
+        let lists = |count| self.schedule_on(rank_of, count);
+        match (micro_batches..=chunks).find_map(|count| lists(count).ok()) {
+            Some(schedule) => Ok(schedule.with_first(micro_batches)),
+            None => lists(micro_batches),
+        }
+    }
+
     /// Whether the method can run stages that are on ranks already, without making the lists. Gives the number of ranks, and how many stages
     /// the ranks have, at most.
     pub fn check_on(self, rank_of: &[usize], micro_batches: usize) -> Result<(usize, usize), Illegal> {
