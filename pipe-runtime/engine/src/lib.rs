@@ -18,6 +18,8 @@ mod sync;
 use std::any::Any;
 use std::cell::RefCell;
 use std::io;
+use std::panic;
+use std::process;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -61,6 +63,17 @@ pub enum Refusal {
     /// A step has started a run of the engine that runs it, and would wait for itself.
     #[error("a layer cannot run the pipeline that it is part of")]
     Nested,
+    /// The engine's threads are in the process that this one was forked from.
+    #[error(
+        "this pipeline was built in process {built}, and this is process {here}, forked from it: its threads have not come along. Build another one here \
+         (leaving this one and dropping it are fine)"
+    )]
+    Forked {
+        /// The process that has the threads.
+        built: u32,
+        /// This process.
+        here: u32,
+    },
     /// So many steps wait for others that never come.
     #[error("the schedule cannot finish: {0} steps wait for others that never come")]
     Stuck(usize),
@@ -71,6 +84,8 @@ pub struct Engine<E> {
     shared: Arc<Shared<E>>,
     threads: Vec<JoinHandle<()>>,
     caller: Executor,
+    /// The process that has the threads: a forked one has a copy of this, and no thread but one.
+    process: u32,
 }
 
 struct Shared<E> {
@@ -135,7 +150,7 @@ impl<E: From<Refusal> + Send + 'static> Engine<E> {
             changes: AtomicU64::new(0),
             spin,
         });
-        let mut engine = Self { shared, threads: Vec::new(), caller };
+        let mut engine = Self { shared, threads: Vec::new(), caller, process: process::id() };
         let (started, all_started) = mpsc::channel::<()>();
         for (number, executor) in executors.into_iter().enumerate() {
             let (shared, start, started) = (Arc::clone(&engine.shared), start.clone(), started.clone());
@@ -168,6 +183,9 @@ impl<E: From<Refusal> + Send + 'static> Engine<E> {
         if PERFORMING.with(|engines| engines.borrow().contains(&shared.address())) {
             return Err(Refusal::Nested.into());
         }
+        if self.is_forked() {
+            return Err(Refusal::Forked { built: self.process, here: process::id() }.into());
+        }
         let _entered = job.enter()?;
         let mut state = shared.lock();
         while state.run.is_some() {
@@ -195,10 +213,18 @@ impl<E: From<Refusal> + Send + 'static> Engine<E> {
         let failed = state.run.as_ref().filter(|run| run.progress.has_failed()).map(|run| Arc::clone(&run.job));
         if let Some(job) = failed {
             drop(state);
-            let undone = job.undo();
+            let undone = panic::catch_unwind(panic::AssertUnwindSafe(|| job.undo()));
             state = shared.lock();
-            if let (Err(error), Some(run)) = (undone, &mut state.run) {
-                run.progress.abort(error);
+            match (undone, &mut state.run) {
+                (Ok(Err(error)), Some(run)) => run.progress.abort(error),
+                (Err(panic), _) => {
+                    // Others wait for the run to be taken.
+                    state.run = None;
+                    shared.announce(&state);
+                    drop(state);
+                    panic::resume_unwind(panic);
+                }
+                _ => {}
             }
         }
         let run = state.run.take();
@@ -212,8 +238,19 @@ impl<E: From<Refusal> + Send + 'static> Engine<E> {
     }
 }
 
+impl<E> Engine<E> {
+    fn is_forked(&self) -> bool {
+        self.process != process::id()
+    }
+}
+
 impl<E> Drop for Engine<E> {
     fn drop(&mut self) {
+        if self.is_forked() {
+            // There is nobody to wait for, and a lock may have been held by a thread that is not here.
+            self.threads.drain(..).for_each(std::mem::forget);
+            return;
+        }
         let mut state = self.shared.lock();
         state.closing = true;
         self.shared.announce(&state);
