@@ -9,6 +9,7 @@ use proc_macro2::Ident;
 use serde::Deserialize;
 use syn::{Expr, ExprLit, Lit, LitInt, LitStr};
 
+use crate::device;
 use crate::errors::{Errors, error};
 use crate::model::{Shape, shape};
 use crate::names::plain;
@@ -56,18 +57,41 @@ pub fn path(file: &LitStr) -> PathBuf {
 }
 
 /// Reads the file, if one is named, and puts what it says on the fields.
+///
+/// The struct has devices whatever the file says: it names one to have them, and is called as such
+/// a model.
 pub fn apply(declaration: &mut Declaration, errors: &mut Errors) {
     let Some(named) = declaration.settings.balance.clone() else { return };
-    let file = match read(&named, &declaration.ident) {
-        Ok(file) => file,
-        Err(wrong) => return errors.push(wrong),
-    };
     declaration.has_devices = true;
+    for field in layers(&mut declaration.fields) {
+        placed_by_the_file_alone(field, &named, errors);
+    }
+    let before = errors.len();
+    let assigned = match read(&named, &declaration.ident) {
+        Ok(file) => Some(assign(&mut declaration.fields, &file, &named, errors)),
+        Err(wrong) => {
+            errors.push(wrong);
+            None
+        }
+    };
+    if errors.len() == before {
+        declaration.assigned = assigned;
+    } else {
+        run_where_they_stand(&mut declaration.fields, &named);
+    }
+}
+
+fn layers(fields: &mut [Field]) -> impl Iterator<Item = &mut Field> {
+    fields.iter_mut().filter(|field| field.marks.not_a_layer.is_none())
+}
+
+/// Puts each entry on its field. A layer that does not fit ends it: those after it would not fit
+/// either.
+fn assign(fields: &mut [Field], file: &File, named: &LitStr, errors: &mut Errors) -> Assigned {
     let before = errors.len();
     let mut entries = file.layers.iter();
-    let mut assigned = Assigned { stages: Vec::new(), devices: devices(&file) };
-    for field in declaration.fields.iter_mut().filter(|field| field.marks.not_a_layer.is_none()) {
-        placed_by_the_file_alone(field, &named, errors);
+    let mut assigned = Assigned { stages: Vec::new(), devices: devices(file, named, errors) };
+    for field in layers(fields) {
         let is_empty_list = matches!(shape(&field.ty), Shape::List { .. }) && !is_next(&entries, field);
         if is_empty_list {
             // A `Vec` that had no layers when it was measured is run where it stands.
@@ -77,33 +101,40 @@ pub fn apply(declaration: &mut Declaration, errors: &mut Errors) {
         }
         match entries.next().filter(|entry| entry.name == child(field)) {
             Some(entry) => {
-                let stages = place(field, entry, &named, &assigned, errors);
+                let stages = place(field, entry, named, &assigned, errors);
                 assigned.stages.push(stages);
             }
             None => {
-                return errors.push(stale(
-                    &field.ident,
-                    &named,
-                    format!("says nothing about layer `{}` in this place", child(field)),
-                ));
+                let what = format!("says nothing about layer `{}` in this place", child(field));
+                errors.push(stale(&field.ident, named, what));
+                return assigned;
             }
         }
     }
     if let Some(entry) = entries.next() {
-        errors.push(stale(
-            &named,
-            &named,
-            format!("places a layer `{}` that `{}` does not have", entry.name, file.model),
-        ));
+        let what = format!("places a layer `{}` that `{}` does not have", entry.name, file.model);
+        errors.push(stale(named, named, what));
     }
     let order: Vec<usize> = assigned.stages.iter().flatten().copied().collect();
     let in_order =
         order.first() == Some(&0) && order.windows(2).all(|pair| pair[0] == pair[1] || pair[0] + 1 == pair[1]);
     if errors.len() == before && (!in_order || order.last() != Some(&file.stages.wrapping_sub(1))) {
-        errors.push(stale(&named, &named, format!("does not place the layers in order in {} stages", file.stages)));
+        errors.push(stale(named, named, format!("does not place the layers in order in {} stages", file.stages)));
     }
-    if errors.len() == before {
-        declaration.assigned = Some(assigned);
+    assigned
+}
+
+/// What a file that does not fit would have said: some device, and some way to run each array. The
+/// file has been reported, and the rules of devices and arrays would say of the fields what is the
+/// file's fault.
+fn run_where_they_stand(fields: &mut [Field], named: &LitStr) {
+    let word = || Ident::new("balance", named.span());
+    for (index, field) in layers(fields).enumerate() {
+        field.marks.devices = None;
+        field.marks.device = (index == 0).then(|| Mark { word: word(), value: LitStr::new("cpu", named.span()) });
+        if !matches!(shape(&field.ty), Shape::Single) && field.marks.repeat.is_none() {
+            field.marks.repeat = Some(Mark { word: word(), value: () });
+        }
     }
 }
 
@@ -130,8 +161,18 @@ fn read(named: &LitStr, model: &Ident) -> syn::Result<File> {
 }
 
 /// One per stage; no more stages than layers, whatever the file says.
-fn devices(file: &File) -> Vec<String> {
+///
+/// What is no device is reported once, however many stages are on it.
+fn devices(file: &File, named: &LitStr, errors: &mut Errors) -> Vec<String> {
     let known = file.devices.as_deref().unwrap_or_default();
+    let mut unreadable: Vec<&String> = Vec::new();
+    for device in known {
+        if device::read(device).is_err() && !unreadable.contains(&device) {
+            let what = format!("`{}` places stages on `{device}`, which is not a device", named.value());
+            errors.push(error(named, what, "devices are `cpu`, `cuda:N`, `mps` and `xpu:N`: correct it in the file"));
+            unreadable.push(device);
+        }
+    }
     let layers: usize = file.layers.iter().map(|entry| entry.count.unwrap_or(1)).fold(0, usize::saturating_add);
     let device = |stage: usize| known.get(stage).map_or("cpu", String::as_str).to_owned();
     (0..file.stages.min(layers)).map(device).collect()
@@ -145,17 +186,18 @@ fn is_next(entries: &std::slice::Iter<'_, Entry>, field: &Field) -> bool {
     entries.as_slice().first().is_some_and(|entry| entry.name == child(field))
 }
 
-/// The fields say nothing about stages themselves.
-fn placed_by_the_file_alone(field: &Field, named: &LitStr, errors: &mut Errors) {
-    let marks = &field.marks;
+/// The fields say nothing about stages themselves. What they say is taken away, so that no other
+/// rule speaks of it.
+fn placed_by_the_file_alone(field: &mut Field, named: &LitStr, errors: &mut Errors) {
+    let marks = &mut field.marks;
     let words = [
-        marks.device.as_ref().map(|mark| &mark.word),
-        marks.devices.as_ref().map(|mark| &mark.word),
-        marks.stage.as_ref().map(|mark| &mark.word),
+        marks.device.take().map(|mark| mark.word),
+        marks.devices.take().map(|mark| mark.word),
+        marks.stage.take().map(|mark| mark.word),
     ];
     for word in words.into_iter().flatten() {
         errors.push(error(
-            word,
+            &word,
             format!("`{}` is placed by `{}` already", field.ident, named.value()),
             format!("remove `#[{word}]`, or the setting `balance`"),
         ));
@@ -233,12 +275,17 @@ fn stale(at: &impl quote::ToTokens, named: &LitStr, what: String) -> syn::Error 
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use crate::plan::plan;
     use crate::tests::{mistakes, model};
 
     /// A file with this text, and the struct that names it.
     fn with_file(name: &str, text: &str, fields: &str) -> String {
-        let file = std::env::temp_dir().join(format!("pipe-balance-{}-{name}.toml", std::process::id()));
+        // Tests run side by side, and two of them may like the same name.
+        static FILES: AtomicUsize = AtomicUsize::new(0);
+        let number = FILES.fetch_add(1, Ordering::Relaxed);
+        let file = std::env::temp_dir().join(format!("pipe-balance-{}-{number}-{name}.toml", std::process::id()));
         std::fs::write(&file, text).expect("the temporary folder can be written");
         format!("#[pipeline(balance = {:?})] struct Net {{ {fields} }}", file.display().to_string())
     }
@@ -260,11 +307,13 @@ name = "head"
 stage = 2
 "#;
 
+    /// The only thing that is said.
     fn mistake(name: &str, text: &str, fields: &str) -> String {
-        let first = mistakes(&with_file(name, text, fields)).lines().next().unwrap_or_default().to_owned();
+        let all = mistakes(&with_file(name, text, fields));
+        assert_eq!(all.lines().count(), 1, "{name}: one error for one mistake:\n{all}");
         // The file's own name is in another place each time.
-        let (_, said) = first.split_once(".toml` ").unwrap_or(("", &first));
-        said.to_owned()
+        let (_, said) = all.split_once(".toml` ").unwrap_or(("", &all));
+        said.trim_end().to_owned()
     }
 
     const FIELDS: &str = "embed: E, blocks: [B; 4], head: H, #[not_a_layer] plain: u8";
@@ -298,6 +347,25 @@ stage = 2
     }
 
     #[test]
+    fn the_first_layer_that_does_not_fit_speaks_for_those_after_it() {
+        let said = |name, fields| mistake(name, NET, fields);
+        let more = "says nothing about layer `norm` in this place";
+        assert_eq!(said("first", "norm: N, embed: E, blocks: [B; 4], head: H"), more);
+        assert_eq!(said("spread", "embed: E, norm: N, blocks: [B; 4], mid: M, others: Vec<O>, head: H"), more);
+        assert_eq!(said("start", "embed: [E; 2], blocks: [B; 4], head: H"), "has one layer for `embed`");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_the_only_mistake() {
+        for fields in [FIELDS, "#[repeat] blocks: [B; 4], others: Vec<O>"] {
+            let all = mistakes(&format!(
+                "#[pipeline(balance = \"no/such.toml\", schedule = gpipe)] struct Net {{ {fields} }}"
+            ));
+            assert!(all.contains("cannot read `no/such.toml`") && all.lines().count() == 1, "{all}");
+        }
+    }
+
+    #[test]
     fn a_file_of_another_model_or_form_is_refused() {
         let changed = |name, from: &str, to: &str| mistake(name, &NET.replace(from, to), FIELDS);
         assert_eq!(changed("model", "\"Net\"", "\"Other\""), "was measured for `Other`, not for `Net`");
@@ -306,11 +374,22 @@ stage = 2
         assert_eq!(changed("gap", "stages = 3", "stages = 4"), "does not place the layers in order in 4 stages");
         assert_eq!(changed("order", "[0, 1, 1, 2]", "[0, 2, 1, 2]"), "does not place the layers in order in 3 stages");
         assert_eq!(changed("count", "count = 4", "count = 3"), "is contradictory about `blocks`");
+        let first = "name = \"embed\"\nstage = 0";
+        assert_eq!(changed("first", first, &format!("{first}\ncount = 1")), "is contradictory about `embed`");
+        assert_eq!(changed("device", "cuda:0", "cuda"), "places stages on `cuda`, which is not a device");
     }
 
     #[test]
     fn annotations_beside_a_file_are_refused() {
-        let said = mistakes(&with_file("both", NET, "#[device(\"cpu\")] embed: E, blocks: [B; 4], head: H"));
-        assert!(said.contains("`embed` is placed by `"), "{said}");
+        let beside = |name, fields| mistakes(&with_file(name, NET, fields));
+        let said = beside("device", "#[device(\"cpu\")] embed: E, blocks: [B; 4], head: H");
+        assert!(said.contains("`embed` is placed by `") && said.lines().count() == 1, "{said}");
+        // Neither the other ways to run an array nor the first layer's own rule have a word in it.
+        let said = beside(
+            "others",
+            "#[stage] embed: E, #[devices(\"cpu\", \"mps\")] blocks: [B; 4], #[devices(\"cpu\")] head: H",
+        );
+        let placed = |line: &str| line.contains("` is placed by `");
+        assert!(said.lines().all(placed) && said.lines().count() == 3, "{said}");
     }
 }

@@ -6,7 +6,10 @@ use pipe_runtime::pipeline;
 #[pipeline(balance = "nowhere.toml")]
 struct Model {
     one: Linear,
-    two: Linear,
+    two: [Linear; 2],
 }
 
-fn main() {}
+// The file is the only mistake: the array needs no `#[repeat]`, and the model is one with devices.
+fn main() {
+    let _ = (Model::STAGES, Model::devices());
+}
