@@ -14,8 +14,23 @@ fn main() {
     let mimalloc = std::env::var("DEP_MIMALLOC_INCLUDE_DIR").expect("libmimalloc-sys says where its header is");
     let shim = PathBuf::from("src/torch/shim");
     let sources = [
-        "cuda", "error", "fusion", "graph", "malloc", "memory", "modes", "node", "profile", "random", "split",
-        "stream", "transfer", "walk",
+        "counter",
+        "cuda",
+        "error",
+        "fusion",
+        "graph",
+        "layer_key",
+        "malloc",
+        "memory",
+        "modes",
+        "node",
+        "profile",
+        "random",
+        "split",
+        "state",
+        "stream",
+        "transfer",
+        "walk",
     ];
 
     cc::Build::new()

@@ -2,7 +2,10 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::carried::{Cell as CarriedCell, Cells};
 use crate::random::StreamKey;
 use crate::torch::restart_stream;
 
@@ -10,11 +13,14 @@ use crate::torch::restart_stream;
 #[derive(Debug)]
 pub struct Context {
     pass: Pass,
+    number: u64,
     path: RefCell<Vec<Segment>>,
     stream: Cell<StreamKey>,
     /// How often each stream has been started: a layer that another one runs twice draws other numbers the second time.
     started: RefCell<BTreeMap<u64, usize>>,
     observer: Option<Rc<dyn Observer>>,
+    /// Where the call notes the cells that its layers use; nothing where no call will be undone or recomputed.
+    cells: Option<Arc<Cells>>,
 }
 
 /// Is told when a layer of the model itself starts and ends; layers inside of it are part of it. One that panics does not end.
@@ -32,8 +38,18 @@ pub(crate) struct Pass {
     pub(crate) stage: usize,
     pub(crate) micro_batch: usize,
     pub(crate) micro_batches: usize,
-    /// The number that the call drew: the root of its random streams, and what tells one call from another.
+    /// The number that the call drew: the root of its random streams. Two calls may have the same.
     pub(crate) call_seed: u64,
+    /// Tells this call from all others.
+    pub(crate) call: u64,
+    /// Whether it is a first pass that a recomputation will follow.
+    pub(crate) will_be_recomputed: bool,
+}
+
+/// A number that nothing in this process has had before.
+pub(crate) fn unique() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// One step of a layer's path.
@@ -46,7 +62,15 @@ enum Segment {
 impl Context {
     pub(crate) fn new(pass: Pass) -> Self {
         let stream = Cell::new(StreamKey::new(pass.call_seed, pass.micro_batch));
-        Self { pass, path: RefCell::default(), stream, started: RefCell::default(), observer: None }
+        Self {
+            pass,
+            number: unique(),
+            path: RefCell::default(),
+            stream,
+            started: RefCell::default(),
+            observer: None,
+            cells: None,
+        }
     }
 
     /// The same run, observed.
@@ -54,8 +78,32 @@ impl Context {
         Self { observer: Some(observer), ..self }
     }
 
-    pub(crate) fn call_seed(&self) -> u64 {
-        self.pass.call_seed
+    /// The same run, as part of a call that notes the cells that its layers use.
+    pub(crate) fn noting(self, cells: Arc<Cells>) -> Self {
+        Self { cells: Some(cells), ..self }
+    }
+
+    /// Notes a cell for the call, if the call does that.
+    pub(crate) fn uses_cell(&self, cell: Arc<dyn CarriedCell>) -> bool {
+        if let Some(cells) = &self.cells {
+            cells.add(self.pass.stage, cell);
+        }
+        self.cells.is_some()
+    }
+
+    /// Tells the call from all others.
+    pub(crate) fn call(&self) -> u64 {
+        self.pass.call
+    }
+
+    /// Tells this pass from all others.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Whether it is a first pass that a recomputation will follow.
+    pub(crate) fn will_be_recomputed(&self) -> bool {
+        self.pass.will_be_recomputed
     }
 
     /// Whether the pipeline is in training mode (dropout on, batch norm on the batch's statistics).

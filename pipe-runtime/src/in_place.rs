@@ -1,11 +1,12 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::context::Pass;
+use crate::context::{Pass, unique};
 use crate::error::panic_message;
-use crate::flow::{Flow, IntoFlow, Parcel, scatter};
+use crate::flow::{Flow, IntoFlow, Parcel, Scattered, scatter};
 use crate::model::Model;
+use crate::quiet::Quiet;
 use crate::threads::IntraOpThreads;
-use crate::torch::{Modes, RandomStreams, draw_seed};
+use crate::torch::{Draw, Modes, RandomStreams};
 use crate::{Context, Error, Failure, Layer, Phase, Result};
 
 /// The run that every pipelined run is compared with: the same layers one after the other on one device and one thread, with the same
@@ -57,8 +58,9 @@ impl<'m, M: Model> InPlace<'m, M> {
             return Err(Error::Setting("number of chunks must be positive integer".into()));
         }
         crate::runner::check_threads(self.intra_op_threads)?;
-        let (micro_batches, shape) = scatter(&Parcel::of(inputs.into_flow()), chunks, crate::torch::grad_enabled())?;
-        let seed = draw_seed()?;
+        let Scattered { micro_batches, shape, mut sources } =
+            scatter(&Parcel::of(inputs.into_flow()), chunks, crate::torch::grad_enabled())?;
+        let (seed, call) = (Draw::new()?.seed, unique());
         let _modes = Modes::capture()?.enter()?;
         let _threads = IntraOpThreads::choose(self.intra_op_threads, 1).enter();
 
@@ -70,7 +72,10 @@ impl<'m, M: Model> InPlace<'m, M> {
                 micro_batch: index,
                 micro_batches: shape.rows().len(),
                 call_seed: seed,
+                call,
+                will_be_recomputed: false,
             });
+            let _quiet = Quiet::enter();
             let outcome = catch_unwind(AssertUnwindSafe(|| {
                 let _streams = RandomStreams::enter()?;
                 Ok(self.model.forward(parcel.open(), &cx))
@@ -81,7 +86,9 @@ impl<'m, M: Model> InPlace<'m, M> {
                 Err(Failure { phase: Phase::Forward, stage: 0, layer, micro_batch: index, cause }.into())
             })
         };
-        let parts = micro_batches.into_iter().enumerate().map(run).collect::<Result<Vec<_>>>()?;
+        let parts = micro_batches.into_iter().enumerate().map(run).collect::<Result<Vec<_>>>();
+        sources.note_changes()?;
+        let parts = parts?;
         M::Output::join(parts, &shape)
     }
 }

@@ -8,6 +8,7 @@
 
 pub mod balance;
 mod call;
+mod carried;
 mod checkpoint;
 mod context;
 mod devices;
@@ -22,11 +23,13 @@ mod network;
 pub mod nn;
 mod pipe;
 mod plan;
+mod quiet;
 mod random;
 mod repeat;
 mod report;
 mod runner;
 mod scheduling;
+mod state;
 mod streams;
 mod threads;
 mod tie;
@@ -36,11 +39,12 @@ mod train;
 mod vars;
 mod with_skips;
 
+pub use carried::Carried;
 pub use checkpoint::Checkpoint;
 pub use context::Context;
 pub use devices::Devices;
 pub use error::{Error, Failure, Phase, Result};
-pub use flow::{Flow, IntoFlow, List, Mean, MiniBatch, Packer, Replicate, Sum, Unpacker};
+pub use flow::{Along, Each, Flow, IntoFlow, List, Mean, MiniBatch, Packer, PerRow, Replicate, Rows, Sum, Unpacker};
 pub use in_place::InPlace;
 pub use layer::Layer;
 pub use model::{Defaults, Model, Pipeline};

@@ -3,12 +3,13 @@ use std::sync::{Arc, Mutex};
 
 use pipe_engine::{Engine, Job, Local};
 use pipe_schedule::{Illegal, Method, Order, Stuck, gpipe};
-use tch::{Device, Tensor};
+use tch::Device;
 
 use crate::call::lock;
 use crate::checkpoint::Checkpoint;
 use crate::graph::{Route, Stage};
-use crate::scheduling::{Fit, Scheduling, own_lists, own_ranks};
+use crate::scheduling::{Fit, Scheduling, own_ranks};
+use crate::state::State;
 use crate::streams::Streams;
 use crate::threads::IntraOpThreads;
 use crate::trace::Recorder;
@@ -28,6 +29,10 @@ pub(crate) struct Network {
     pub(crate) scheduling: Scheduling,
     pub(crate) threads: IntraOpThreads,
     pub(crate) fuse_gradient_accumulation: bool,
+    pub(crate) allow_non_finite: bool,
+    /// The greatest number of micro-batches.
+    chunks: usize,
+    pub(crate) state: State,
     pub(crate) recorder: Recorder,
     orders: Mutex<Option<(OrderKey, Arc<Orders>)>>,
     train_orders: Mutex<Option<(OrderKey, Arc<Order>)>>,
@@ -42,6 +47,7 @@ pub(crate) struct Settings {
     pub(crate) chunks: usize,
     pub(crate) intra_op_threads: Option<usize>,
     pub(crate) fuse_gradient_accumulation: bool,
+    pub(crate) allow_non_finite: bool,
 }
 
 /// One stage on its device.
@@ -49,8 +55,6 @@ pub(crate) struct StageSlot {
     /// Empty once the model was taken out of the pipeline.
     pub(crate) body: Mutex<Option<Box<dyn Stage>>>,
     pub(crate) device: Device,
-    /// Variables of its layers that are not trained: running statistics and other state.
-    pub(crate) buffers: Mutex<Vec<Tensor>>,
 }
 
 /// The two halves of a training step's schedule.
@@ -70,10 +74,18 @@ impl Network {
         stages: Vec<Box<dyn Stage>>,
         routes: Vec<Route>,
         devices: Vec<Device>,
-        buffers: Vec<Vec<Tensor>>,
+        state: State,
         settings: Settings,
     ) -> Result<Self> {
-        let Settings { checkpoint, scheduling, ranks, chunks, intra_op_threads, fuse_gradient_accumulation } = settings;
+        let Settings {
+            checkpoint,
+            scheduling,
+            ranks,
+            chunks,
+            intra_op_threads,
+            fuse_gradient_accumulation,
+            allow_non_finite,
+        } = settings;
         // What no mini-batch could be run with is an error now.
         let rank_of = match &scheduling {
             Scheduling::Method(method) => {
@@ -95,11 +107,8 @@ impl Network {
         let start = move || threads.keep();
         let engine = IntraOpThreads::spare_caller(|| Engine::new(cpu_ranks, accelerator_ranks, cores, start))?;
         let streams = Streams::new(&devices, &routes)?;
-        let slots = stages.into_iter().zip(devices).zip(buffers).map(|((body, device), buffers)| StageSlot {
-            body: Mutex::new(Some(body)),
-            device,
-            buffers: Mutex::new(buffers),
-        });
+        let slots = stages.into_iter().zip(devices);
+        let slots = slots.map(|(body, device)| StageSlot { body: Mutex::new(Some(body)), device });
         Ok(Self {
             stages: slots.collect(),
             routes,
@@ -110,6 +119,9 @@ impl Network {
             scheduling,
             threads,
             fuse_gradient_accumulation,
+            allow_non_finite,
+            chunks,
+            state,
             recorder: Recorder::default(),
             orders: Mutex::default(),
             train_orders: Mutex::default(),
@@ -152,8 +164,10 @@ impl Network {
         }
         let applies = |index| checkpointed && self.checkpoint.applies(index, micro_batches);
         let schedule = match &self.scheduling {
-            Scheduling::Method(method) => method.schedule_on(&self.rank_of, micro_batches).map_err(illegal)?,
-            Scheduling::Own(schedule) => own_lists(schedule, micro_batches, checkpointed)?,
+            Scheduling::Method(method) => {
+                method.schedule_within(&self.rank_of, micro_batches, self.chunks).map_err(illegal)?
+            }
+            Scheduling::Own(schedule) => schedule.with_first(micro_batches).without_recompute(|index| !applies(index)),
         };
         let order = Arc::new(schedule.with_recompute(|_, index| applies(index)).order().map_err(stuck)?);
         *kept = Some((key, Arc::clone(&order)));

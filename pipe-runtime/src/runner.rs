@@ -1,17 +1,18 @@
 //! What of a pipeline does not depend on the model's type: compiled once, with this crate, and not again in each of its users'.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use pipe_schedule::Method;
 use tch::nn::VarStore;
 use tch::{Device, Tensor};
 
-use crate::call::{Call, attach_node};
-use crate::flow::{MiniBatch, Parcel, scatter};
+use crate::call::{Call, Given, attach_node, lock};
+use crate::flow::{MiniBatch, Parcel, Scattered, scatter};
 use crate::graph::Graph;
 use crate::network::{Network, Settings};
 use crate::scheduling::Scheduling;
-use crate::torch::grad_enabled;
+use crate::state::State;
+use crate::torch::{Parameters, grad_enabled};
 use crate::{Checkpoint, Defaults, Devices, Error, Result, Vars};
 
 /// What the user chooses when a pipeline is built; what is left out is as annotated.
@@ -23,6 +24,7 @@ pub(crate) struct Choices {
     pub(crate) ranks: Option<usize>,
     pub(crate) intra_op_threads: Option<usize>,
     pub(crate) fuse_gradient_accumulation: bool,
+    pub(crate) allow_non_finite: bool,
 }
 
 /// A pipeline's stages and settings.
@@ -30,6 +32,8 @@ pub(crate) struct Runner {
     pub(crate) network: Arc<Network>,
     /// The model's variables, over all devices.
     variables: VarStore,
+    /// What of it was trained in the last call.
+    parameters: Mutex<Arc<Parameters>>,
     /// By stage, what [`Vars::training_bytes`] says.
     pub(crate) parameter_bytes: Vec<u64>,
     pub(crate) chunks: usize,
@@ -54,6 +58,7 @@ impl Choices {
             ranks: None,
             intra_op_threads: None,
             fuse_gradient_accumulation: false,
+            allow_non_finite: false,
         }
     }
 
@@ -77,6 +82,7 @@ impl Choices {
             chunks,
             intra_op_threads: self.intra_op_threads,
             fuse_gradient_accumulation: self.fuse_gradient_accumulation,
+            allow_non_finite: self.allow_non_finite,
         })
     }
 }
@@ -87,17 +93,24 @@ impl Runner {
         vars.check_devices()?;
         let (stages, routes) = graph.finish();
         let chunks = settings.chunks;
-        let network = Network::new(stages, routes, vars.devices(), vars.buffers(), settings)?;
+        let network = Network::new(stages, routes, vars.devices(), State::new(vars)?, settings)?;
         let mut variables = VarStore::new(vars.all().device());
         variables.variables_ = vars.all().variables_.clone();
         let parameter_bytes = vars.training_bytes();
-        Ok(Self { network: Arc::new(network), variables, parameter_bytes, chunks, training: true })
+        Ok(Self {
+            parameters: Mutex::new(Arc::new(Parameters::new(Vec::new(), network.fuse_gradient_accumulation)?)),
+            network: Arc::new(network),
+            variables,
+            parameter_bytes,
+            chunks,
+            training: true,
+        })
     }
 
     /// Runs a mini-batch through the stages. If gradients can be asked for, the outputs carry autograd.
     pub(crate) fn forward(&self, batch: &Parcel) -> Result<Forwarded> {
-        let parameters = self.trainable();
-        let wanted = !parameters.is_empty() || batch.items.iter().any(|item| item.needs_gradient);
+        let parameters = self.parameters()?;
+        let wanted = !parameters.tensors().is_empty() || batch.items.iter().any(|item| item.needs_gradient);
         let gradients = grad_enabled() && wanted;
         if gradients && self.network.scheduling != Scheduling::Method(Method::GPipe) {
             return Err(Error::Setting(format!(
@@ -110,9 +123,12 @@ impl Runner {
             )));
         }
 
-        let (micro_batches, shape) = self.scatter(batch)?;
+        let Scattered { micro_batches, shape, mut sources } = self.scatter(batch)?;
         let inputs: Vec<_> = micro_batches.iter().map(Parcel::share).collect();
-        let (call, mut outputs) = Call::run(&self.network, micro_batches, self.training, gradients)?;
+        let given = Given { inputs: micro_batches, training: self.training, gradients, parameters };
+        let outcome = Call::run(&self.network, given);
+        sources.note_changes()?;
+        let (call, mut outputs) = outcome?;
         let differentiable = outputs.iter().flat_map(|parcel| &parcel.items).any(|item| item.needs_gradient);
         let mut given = inputs.iter().flat_map(|parcel| &parcel.items);
         let outcome = if given.any(|item| gradients && item.needs_gradient && item.is_changed()) {
@@ -122,28 +138,39 @@ impl Runner {
                     .into(),
             ))
         } else if gradients && differentiable {
-            attach_node(Arc::clone(&call), &mut outputs, &inputs, &parameters)
+            attach_node(Arc::clone(&call), &mut outputs, &inputs, sources)
         } else {
             Ok(())
         };
         match outcome {
             Ok(()) => Ok(Forwarded { call, outputs, shape }),
             Err(error) => {
-                call.restore_buffers()?;
+                call.undo()?;
                 Err(error)
             }
         }
     }
 
     /// The micro-batches of the mini-batch, which must be on the first stage's device.
-    pub(crate) fn scatter(&self, batch: &Parcel) -> Result<(Vec<Parcel>, MiniBatch)> {
+    pub(crate) fn scatter(&self, batch: &Parcel) -> Result<Scattered> {
         let devices = batch.items.iter().map(|item| item.tensor.device());
         check_devices(self.network.stages[0].device, devices)?;
         scatter(batch, self.chunks, grad_enabled())
     }
 
-    pub(crate) fn trainable(&self) -> Vec<Tensor> {
-        self.variables.trainable_variables().into_iter().filter(Tensor::requires_grad).collect()
+    /// The device on which outputs are made, and losses of them.
+    pub(crate) fn last_device(&self) -> Device {
+        self.network.stages[self.network.stages.len() - 1].device
+    }
+
+    /// What is trained now.
+    pub(crate) fn parameters(&self) -> Result<Arc<Parameters>> {
+        let trained: Vec<_> = self.variables.trainable_variables().into_iter().filter(Tensor::requires_grad).collect();
+        let mut parameters = lock(&self.parameters);
+        if !parameters.are(&trained) {
+            *parameters = Arc::new(Parameters::new(trained, self.network.fuse_gradient_accumulation)?);
+        }
+        Ok(Arc::clone(&parameters))
     }
 }
 
@@ -155,10 +182,10 @@ impl Forwarded {
     /// To be called when the outputs have been joined. If they could not be, the call has left nothing behind.
     pub(crate) fn end(self, joined: bool) -> Result<()> {
         if joined {
-            self.call.keep_buffers();
+            self.call.keep();
             return Ok(());
         }
-        self.call.restore_buffers()
+        self.call.undo()
     }
 }
 
@@ -184,6 +211,18 @@ fn check_devices(first: Device, inputs: impl IntoIterator<Item = Device>) -> Res
     }
 }
 
+/// The same of targets, which meet the last stage's output.
+pub(crate) fn check_targets(last: Device, targets: impl IntoIterator<Item = Device>) -> Result<()> {
+    match targets.into_iter().find(|&device| device != last) {
+        None => Ok(()),
+        Some(device) => Err(Error::Input(format!(
+            "All targets should be on the same device as the last partition: that is on {}, a target on {}; move it with `to_device`, or let the loss capture what must stay there",
+            Devices::new([last]),
+            Devices::new([device])
+        ))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -195,5 +234,17 @@ mod tests {
         let error = check_devices(gpu, [gpu, Device::Cpu]).unwrap_err().to_string();
         assert!(error.starts_with("All inputs should be on the same device as the first partition"), "{error}");
         assert!(error.contains("on cuda:1, an input on cpu"), "{error}");
+    }
+
+    #[test]
+    fn a_target_on_another_device_is_refused() {
+        let gpu = Device::Cuda(1);
+        assert!(check_targets(gpu, [gpu, gpu]).is_ok());
+        let error = check_targets(gpu, [gpu, Device::Cpu]).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "All targets should be on the same device as the last partition: that is on cuda:1, a target on cpu; \
+             move it with `to_device`, or let the loss capture what must stay there"
+        );
     }
 }

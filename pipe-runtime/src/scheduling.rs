@@ -13,7 +13,7 @@ use crate::{Checkpoint, Devices, Error, Result};
 pub enum Scheduling {
     /// A published schedule, made anew for each number of micro-batches.
     Method(Method),
-    /// Lists of one's own, for exactly their number of micro-batches.
+    /// Lists of one's own, for their number of micro-batches. A mini-batch that gives fewer goes through them without the others' actions.
     Own(Arc<Schedule>),
 }
 
@@ -85,7 +85,10 @@ pub(crate) fn own_ranks(schedule: &Schedule, fit: &Fit<'_>) -> Result<Vec<usize>
     let limits = Limits { stages_per_rank: Some(1), ..limits };
     schedule.validate(&limits).map_err(|faults| Error::Setting(format!("the schedule is not valid:\n{faults}")))?;
     if schedule.micro_batches != fit.chunks {
-        return Err(Error::Setting(micro_batches(schedule, &format!("chunks is {}", fit.chunks))));
+        return Err(Error::Setting(format!(
+            "the schedule is for {0} micro-batches, and chunks is {1}: set chunks to {0}, or leave it out",
+            schedule.micro_batches, fit.chunks
+        )));
     }
     if let Some(ranks) = fit.ranks.filter(|&ranks| ranks != schedule.ranks.len()) {
         return Err(Error::Setting(format!(
@@ -131,25 +134,6 @@ fn fits_devices(rank_of: &[usize], devices: &[Device]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The user's own lists for a step of `count` micro-batches; where nothing is checkpointed, without recomputations.
-pub(crate) fn own_lists(schedule: &Schedule, count: usize, checkpointed: bool) -> Result<Schedule> {
-    if count != schedule.micro_batches {
-        return Err(Error::Setting(micro_batches(schedule, &format!("the mini-batch gives {count}"))));
-    }
-    let mut lists = schedule.clone();
-    if !checkpointed {
-        lists.ranks.iter_mut().for_each(|list| list.retain(|action| action.kind != Kind::Recompute));
-    }
-    Ok(lists)
-}
-
-fn micro_batches(schedule: &Schedule, found: &str) -> String {
-    format!(
-        "the schedule is for exactly {0} micro-batches, and {found}: give mini-batches that split into {0}, or another schedule",
-        schedule.micro_batches
-    )
 }
 
 #[cfg(test)]

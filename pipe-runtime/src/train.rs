@@ -1,11 +1,12 @@
 //! Training steps under any schedule.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
-use crate::call::TrainRun;
-use crate::flow::{Flow, IntoFlow, MiniBatch, Parcel, scatter};
+use crate::call::{Given, Loss, TrainRun, give_up, loss_is_not_finite};
+use crate::flow::{Flow, IntoFlow, MiniBatch, Parcel, Scattered, scatter_targets};
 use crate::model::Pipeline;
-use crate::torch::{GradMode, grad_enabled};
+use crate::runner::check_targets;
+use crate::torch::{GradMode, grad_enabled, is_finite};
 use crate::{Context, Error, Pipe, Result};
 
 /// How the mini-batch's loss is made of the micro-batches' losses.
@@ -48,16 +49,20 @@ impl<M: Pipeline> Pipe<M> {
     /// Runs a training step: forward, loss and backward, in the order of the pipeline's schedule. `loss` is given a micro-batch's output and targets and makes a
     /// scalar, the mean over rows; use [`train_step_with`](Self::train_step_with) for another reduction. It runs on the calling thread and may borrow.
     ///
-    /// Gradients are added to the parameters' own, so they accumulate over steps until they are zeroed.
+    /// Gradients are added to the parameters' own, so they accumulate over steps until they are zeroed. `optimizer.step()` comes next.
+    ///
+    /// `loss` is called once for each micro-batch, whatever is recomputed, and may change what it captures. It sees the rows of one micro-batch: a loss that compares all rows
+    /// of the batch with each other (a contrastive one) belongs into [`forward`](Self::forward) and `backward()`.
     ///
     /// # Errors
     ///
-    /// As [`forward`](Self::forward). On failure, parameters, gradients and statistics are as before.
+    /// As [`forward`](Self::forward); besides, if no micro-batch's loss carries a gradient, or one that counts is not finite. On failure, parameters, gradients and
+    /// statistics are as before.
     pub fn train_step<T: Flow>(
         &mut self,
         inputs: impl IntoFlow<M::Input>,
         targets: impl IntoFlow<T>,
-        loss: impl Fn(&M::Output, &T) -> Tensor,
+        loss: impl FnMut(&M::Output, &T) -> Tensor,
     ) -> Result<Report<M::Output>> {
         self.train_step_with(Reduction::MeanRows, inputs, targets, loss)
     }
@@ -72,13 +77,14 @@ impl<M: Pipeline> Pipe<M> {
         reduction: Reduction<'_, T>,
         inputs: impl IntoFlow<M::Input>,
         targets: impl IntoFlow<T>,
-        loss: impl Fn(&M::Output, &T) -> Tensor,
+        loss: impl FnMut(&M::Output, &T) -> Tensor,
     ) -> Result<Report<M::Output>> {
         self.step(reduction, inputs, targets, loss, true, M::Output::join)
     }
 
-    /// As [`train_step`](Self::train_step), without the output: each micro-batch's is freed as soon as its loss is made. What a step of 1F1B holds then does not
-    /// grow with the number of micro-batches, which the output does (a language model's can be larger than all else).
+    /// As [`train_step`](Self::train_step), without the output: each micro-batch's is freed as soon as its loss is made, and its gradient, as large as it is, waits for the last stage's
+    /// backward. In 1F1B that comes right after, so what a step holds does not grow with the number of micro-batches, which the output does (a language model's can be larger than all
+    /// else).
     ///
     /// # Errors
     ///
@@ -87,7 +93,7 @@ impl<M: Pipeline> Pipe<M> {
         &mut self,
         inputs: impl IntoFlow<M::Input>,
         targets: impl IntoFlow<T>,
-        loss: impl Fn(&M::Output, &T) -> Tensor,
+        loss: impl FnMut(&M::Output, &T) -> Tensor,
     ) -> Result<Report<()>> {
         self.train_loss_with(Reduction::MeanRows, inputs, targets, loss)
     }
@@ -102,7 +108,7 @@ impl<M: Pipeline> Pipe<M> {
         reduction: Reduction<'_, T>,
         inputs: impl IntoFlow<M::Input>,
         targets: impl IntoFlow<T>,
-        loss: impl Fn(&M::Output, &T) -> Tensor,
+        loss: impl FnMut(&M::Output, &T) -> Tensor,
     ) -> Result<Report<()>> {
         self.step(reduction, inputs, targets, loss, false, |_, _: &_| Ok(()))
     }
@@ -113,7 +119,7 @@ impl<M: Pipeline> Pipe<M> {
         reduction: Reduction<'_, T>,
         inputs: impl IntoFlow<M::Input>,
         targets: impl IntoFlow<T>,
-        loss: impl Fn(&M::Output, &T) -> Tensor,
+        mut loss: impl FnMut(&M::Output, &T) -> Tensor,
         keep: bool,
         join: impl FnOnce(Vec<M::Output>, &MiniBatch) -> Result<O>,
     ) -> Result<Report<O>> {
@@ -126,39 +132,42 @@ impl<M: Pipeline> Pipe<M> {
                 "an input of a training step wants a gradient, which the step would not give: detach it, or use `forward` and `backward()`".into(),
             ));
         }
-        let (micro_batches, shape) = self.runner.scatter(&batch)?;
-        let targets: Vec<T> = split_targets(Parcel::of(targets.into_flow()), self.chunks(), &shape)?;
+        let Scattered { micro_batches, shape, mut sources } = self.runner.scatter(&batch)?;
+        let targets: Vec<T> = split_targets(&Parcel::of(targets.into_flow()), self.runner.last_device(), &shape)?;
         let weights = weights(reduction, &targets, &shape)?;
 
+        let allow_non_finite = self.network().allow_non_finite;
         let mut losses: Vec<Option<Tensor>> = targets.iter().map(|_| None).collect();
-        let mut tail = |parcel: Parcel, cx: &Context| {
+        let mut make = |parcel: Parcel, cx: &Context| {
             cx.layer("loss").enter(|cx| {
-                let output = parcel.open();
-                let value = loss(&output, &targets[cx.micro_batch()]);
-                assert_eq!(
-                    value.numel(),
-                    1,
-                    "the loss is one number per micro-batch, not a tensor of shape {:?}",
-                    value.size()
-                );
+                let micro_batch = cx.micro_batch();
+                let value = loss(&parcel.open(), &targets[micro_batch]);
+                // The closure may have filled the caller's tensors again, which stages still need.
+                sources.tell_parts().unwrap_or_else(|error| give_up(error.to_string()));
+                check_loss(&value, micro_batch, allow_non_finite || weights[micro_batch] == 0.)
+                    .unwrap_or_else(|words| give_up(words));
                 // A copy: some of libtorch's losses are one number in memory for as many as the output has.
-                losses[cx.micro_batch()] = Some(value.detach().copy());
+                losses[micro_batch] = Some(value.detach().copy());
                 value
             })
         };
-        let trained = TrainRun::run(
-            self.network(),
-            micro_batches,
-            self.is_training(),
-            &self.runner.trainable(),
-            &weights,
-            &mut tail,
-            keep,
-        )?;
+        let given = Given {
+            inputs: micro_batches,
+            training: self.is_training(),
+            gradients: true,
+            parameters: self.runner.parameters()?,
+        };
+        let loss = Loss { make: &mut make, weights: &weights, keeps_output: keep };
+        let trained = TrainRun::run(self.network(), given, loss);
+        sources.note_changes()?;
+        let trained = trained?;
 
         self.network().streams.used_here(losses.iter().flatten())?;
         let _constant = GradMode::set(false);
         let report = || {
+            let counted = losses.iter().enumerate().filter(|&(micro_batch, _)| weights[micro_batch] != 0.);
+            let counted = counted.filter_map(|(micro_batch, loss)| Some((micro_batch, loss.as_ref()?.shallow_clone())));
+            trained.check_accelerators(&counted.collect::<Vec<_>>())?;
             let outputs = trained.outputs.iter().map(Parcel::share).collect();
             let scalar = |loss: Tensor| loss.f_reshape([0_i64; 0]);
             let losses = losses.into_iter().flatten().map(scalar).collect::<Result<Vec<_>, _>>()?;
@@ -188,21 +197,25 @@ impl<M: Pipeline> Pipe<M> {
     }
 }
 
-/// The targets of each micro-batch; without a tensor to split, all of them for each.
-fn split_targets<T: Flow>(targets: Parcel, chunks: usize, shape: &MiniBatch) -> Result<Vec<T>> {
-    let count = shape.rows().len();
-    let parts = if targets.items.iter().all(|item| item.whole) {
-        (0..count).map(|_| targets.share()).collect()
-    } else {
-        scatter(&targets, chunks, true)?.0
-    };
-    if parts.len() != count {
-        return Err(Error::Input(format!(
-            "Found different number of chunks produced for inputs and targets: {count} and {}. They must have the same number of rows",
-            parts.len()
-        )));
+/// The targets of each micro-batch; without a part to split, all of them for each. They must be on
+/// the last stage's `device`, where the loss is made.
+fn split_targets<T: Flow>(targets: &Parcel, device: Device, shape: &MiniBatch) -> Result<Vec<T>> {
+    check_targets(device, targets.items.iter().map(|item| item.tensor.device()))?;
+    Ok(Parcel::open_all(scatter_targets(targets, shape)?))
+}
+
+/// Whether the loss is one number, and a finite one unless it need not be (on an accelerator, that is looked at later).
+fn check_loss(value: &Tensor, micro_batch: usize, any_number: bool) -> Result<(), String> {
+    if value.numel() != 1 {
+        return Err(format!(
+            "the loss is one number per micro-batch, and this one is a tensor of shape {:?}: reduce it by a sum or a mean",
+            value.size()
+        ));
     }
-    Ok(Parcel::open_all(parts))
+    match is_finite(value).map_err(|error| error.to_string())? {
+        Some(false) if !any_number => Err(loss_is_not_finite(micro_batch)),
+        _ => Ok(()),
+    }
 }
 
 fn weights<T>(reduction: Reduction<'_, T>, targets: &[T], shape: &MiniBatch) -> Result<Vec<f64>> {

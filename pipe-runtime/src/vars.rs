@@ -1,15 +1,18 @@
+mod saved;
+
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Div;
 use std::path::Path as FilePath;
 use std::sync::{Mutex, PoisonError};
 
-use safetensors::SafeTensors;
-use safetensors::tensor::Dtype;
+use safetensors::Dtype;
 use tch::nn::{Path, VarStore};
 use tch::{Device, Kind, Tensor};
 
 use crate::plan::{LayerPlan, Plan};
+use crate::torch::Variable;
 use crate::{Devices, Error, Result};
+use saved::{Saved, SavedTensor};
 
 /// The variables of a pipelined model: one store per stage's device, under names that do not depend on the partitioning.
 ///
@@ -118,19 +121,23 @@ impl Vars {
         Ok(())
     }
 
-    /// For each stage, the variables of its layers that are not trained: statistics and other state.
-    pub(crate) fn buffers(&self) -> Vec<Vec<Tensor>> {
-        let trainable: HashSet<_> = self.all().trainable_variables().iter().map(Tensor::data_ptr).collect();
+    /// All variables, by name, with the stage that each belongs to.
+    ///
+    /// # Errors
+    ///
+    /// If one belongs to no layer.
+    pub(crate) fn by_stage(&self) -> Result<Vec<Variable>> {
         let mut named: Vec<_> = self.all().variables().into_iter().collect();
         named.sort_by(|(a, _), (b, _)| a.cmp(b));
-        let mut stages: Vec<Vec<Tensor>> = self.stages.iter().map(|_| Vec::new()).collect();
-        for (name, tensor) in named {
-            let stage = self.stage_of_variable(&name);
-            if let Some(stage) = stage.filter(|_| !trainable.contains(&tensor.data_ptr())) {
-                stages[stage].push(tensor);
-            }
-        }
-        stages
+        let with_stage = |(name, tensor): (String, Tensor)| match self.stage_of_variable(&name) {
+            Some(stage) => Ok(Variable { name, tensor, stage }),
+            None => Err(Error::Setting(format!(
+                "the variable `{name}` belongs to no layer of `{}`, so no stage looks after it: make it by the path of the layer that uses it \
+                 (`vars.layer()`, or `vars.layer() / \"name\"`)",
+                self.plan.name
+            ))),
+        };
+        named.into_iter().map(with_stage).collect()
     }
 
     /// For each stage, the bytes of its layers' variables in training: those that are trained have a gradient beside them.
@@ -146,7 +153,7 @@ impl Vars {
         bytes
     }
 
-    /// Writes all variables to a safetensors file.
+    /// Writes all variables to a safetensors file, whatever the name's extension is.
     ///
     /// # Errors
     ///
@@ -163,44 +170,99 @@ impl Vars {
             .map_err(|error| Error::File(format!("cannot write {}: {error}", file.display())))
     }
 
-    /// Reads all variables from a safetensors file: one that [`save`](Vars::save) wrote under any partitioning, or one of a
-    /// plain tch model with the same names. Values are converted to the variables' own kinds and devices.
+    /// Reads all variables from a safetensors file: one that [`save`](Vars::save) wrote under any
+    /// partitioning, or one of a plain tch or PyTorch model with the same names.
+    ///
+    /// The variables keep their own kinds and devices: floats of any kind are converted to floats,
+    /// and integers to integers. Of tied weights, Python's `safetensors.torch.save_model` saves one
+    /// and notes the names of the others, which are found by that note.
+    ///
+    /// tch's own `VarStore::load` on [`all`](Vars::all) changes the variables' kinds to the file's,
+    /// without a word: load with this.
     ///
     /// # Errors
     ///
-    /// If the file cannot be read, or its names and shapes are not exactly the model's. Then no variable has changed.
+    /// If the file cannot be read; if its names and shapes are not exactly the model's; if it has
+    /// integers, `bool` or another kind where the model wants floats, or the reverse; or if a value
+    /// is out of the range of the variable's kind. Then no variable has changed.
     pub fn load(&self, file: impl AsRef<FilePath>) -> Result<()> {
         let file = file.as_ref();
-        let unreadable = |reason: String| Error::File(format!("cannot read {}: {reason}", file.display()));
-        let bytes = std::fs::read(file).map_err(|error| unreadable(error.to_string()))?;
-        let saved = SafeTensors::deserialize(&bytes).map_err(|error| unreadable(error.to_string()))?;
+        let unreadable = |reason| Error::File(format!("cannot read {}: {reason}", file.display()));
+        let saved = Saved::read(file).map_err(unreadable)?;
         let variables: BTreeMap<_, _> = self.all().variables().into_iter().collect();
 
         let mut misfits = Vec::new();
         let mut values = Vec::new();
+        let mut read = HashSet::new();
         for (name, variable) in &variables {
-            let Ok(view) = saved.tensor(name) else {
+            let Some(tensor) = saved.tensor(name) else {
                 misfits.push(format!("`{name}` is missing"));
                 continue;
             };
-            let shape: Vec<i64> = view.shape().iter().map(|&size| size as i64).collect();
-            match kind(view.dtype()) {
-                _ if shape != variable.size() => {
-                    misfits.push(format!("`{name}` has shape {shape:?}, the model wants {:?}", variable.size()));
+            read.insert(tensor.name);
+            let wrong = match fit(&tensor, variable) {
+                Ok(kind) => {
+                    let value = Tensor::f_from_data_size(tensor.data, &variable.size(), kind)?;
+                    let converted = value.f_to_kind(variable.kind())?;
+                    let lost = first_lost(&value, &converted)?;
+                    values.push((variable, converted));
+                    lost.map(|lost| format!("has the value {lost}, out of range of the model's {:?}", variable.kind()))
                 }
-                None => misfits.push(format!("`{name}` has a kind that tch does not read: {:?}", view.dtype())),
-                Some(kind) => values.push((variable, Tensor::f_from_data_size(view.data(), &shape, kind)?)),
+                Err(wrong) => Some(wrong),
+            };
+            if let Some(wrong) = wrong {
+                let tied = if tensor.name == name { String::new() } else { format!(" (saved as `{}`)", tensor.name) };
+                misfits.push(format!("`{name}`{tied} {wrong}"));
             }
         }
-        let mut unknown: Vec<_> = saved.names().into_iter().filter(|name| !variables.contains_key(*name)).collect();
-        unknown.sort();
-        misfits.extend(unknown.into_iter().map(|name| format!("the model has no `{name}`")));
+        let unknown = saved.names().filter(|name| !read.contains(name));
+        misfits.extend(unknown.map(|name| format!("the model has no `{name}`")));
         if !misfits.is_empty() {
             return Err(Error::File(format!("{} does not fit the model: {}", file.display(), misfits.join("; "))));
         }
         tch::no_grad(|| values.into_iter().try_for_each(|(variable, value)| variable.shallow_clone().f_copy_(&value)))?;
         Ok(())
     }
+}
+
+/// The kind in which the tensor is read for the variable, or why it cannot be.
+fn fit(tensor: &SavedTensor<'_>, variable: &Tensor) -> std::result::Result<Kind, String> {
+    let (shape, wanted) = (tensor.shape, variable.size());
+    if !shape.iter().map(|&size| size as u64).eq(wanted.iter().map(|&size| size as u64)) {
+        return Err(format!("has shape {shape:?}, the model wants {wanted:?}"));
+    }
+    let (dtype, wanted) = (tensor.dtype, variable.kind());
+    match kind(dtype) {
+        None => Err(format!("has kind {dtype}, which is not read")),
+        Some(kind) if converts(kind, wanted) => Ok(kind),
+        Some(_) => Err(format!("has kind {dtype}, which is not converted to the model's {wanted:?}")),
+    }
+}
+
+/// Whether a value stays what it is, but for rounding and range. An integer or a `bool` where
+/// floats are wanted is another thing: a quantized weight, an index or a mask.
+fn converts(from: Kind, to: Kind) -> bool {
+    let both = |kinds: &[Kind]| kinds.contains(&from) && kinds.contains(&to);
+    from == to || both(&FLOATS) || both(&INTEGERS)
+}
+
+/// The first value that conversion did not keep, if any: a finite one that became infinite, or an
+/// integer that became another one.
+fn first_lost(value: &Tensor, converted: &Tensor) -> Result<Option<String>> {
+    if value.kind() == converted.kind() {
+        return Ok(None);
+    }
+    let is_float = FLOATS.contains(&value.kind());
+    let lost = match is_float {
+        true => value.f_isfinite()?.f_logical_and(&converted.f_isfinite()?.f_logical_not()?)?,
+        false => value.f_ne_tensor(&converted.f_to_kind(value.kind())?)?,
+    };
+    let lost = value.f_masked_select(&lost)?;
+    Ok(match lost.numel() {
+        0 => None,
+        _ if is_float => Some(format!("{:?}", lost.f_double_value(&[0])?)),
+        _ => Some(lost.f_int64_value(&[0])?.to_string()),
+    })
 }
 
 fn on_its_stages_device(name: &str, stage: usize, expected: Device, found: Device) -> Result<()> {
@@ -214,6 +276,10 @@ fn on_its_stages_device(name: &str, stage: usize, expected: Device, found: Devic
         Devices::new([expected])
     )))
 }
+
+const FLOATS: [Kind; 4] = [Kind::Half, Kind::BFloat16, Kind::Float, Kind::Double];
+
+const INTEGERS: [Kind; 5] = [Kind::Uint8, Kind::Int8, Kind::Int16, Kind::Int, Kind::Int64];
 
 fn kind(dtype: Dtype) -> Option<Kind> {
     Some(match dtype {

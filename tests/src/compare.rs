@@ -54,11 +54,11 @@ pub struct Outcome {
 /// Asserts that a pipelined step and the same step in place leave the same behind, bit by bit.
 pub fn assert_transparent<C: Case>(settings: Settings) {
     let _serial = crate::serial();
-    let in_place = run::<C>(settings, None, |model, _, input| {
+    let in_place = run::<C>(settings, |model, _, input| {
         let run = InPlace::new(&model).chunks(settings.chunks).training(settings.training);
         run.intra_op_threads(1).forward(input).expect("no layer fails")
     });
-    let pipelined = run::<C>(settings, Some(&in_place.differentiable), |model, vars, input| {
+    let pipelined = run::<C>(settings, |model, vars, input| {
         let builder = PipeBuilder::new(model, vars).chunks(settings.chunks).checkpoint(settings.checkpoint);
         let mut pipe = builder.intra_op_threads(1).build().expect("the settings are valid");
         if !settings.training {
@@ -67,10 +67,7 @@ pub fn assert_transparent<C: Case>(settings: Settings) {
         pipe.forward(input).expect("no layer fails")
     });
 
-    // A checkpointed stage cannot know which of its float outputs are constants, so only the opposite must hold.
-    for (pipelined, in_place) in pipelined.differentiable.iter().zip(&in_place.differentiable) {
-        assert!(*pipelined || !*in_place, "an output lost its gradient");
-    }
+    assert_eq!(pipelined.differentiable, in_place.differentiable, "which outputs carry a gradient");
     assert_eq!(pipelined.outputs, in_place.outputs, "outputs");
     assert_eq!(pipelined.inputs, in_place.inputs, "gradients of the inputs");
     assert_eq!(pipelined.parameters, in_place.parameters, "gradients of the parameters");
@@ -79,11 +76,7 @@ pub fn assert_transparent<C: Case>(settings: Settings) {
 
 /// One step from the seed on: forward as given, a loss with a weight of its own for each output element that is differentiable in place,
 /// backward.
-fn run<C: Case>(
-    settings: Settings,
-    differentiable: Option<&[bool]>,
-    forward: impl FnOnce(C, &Vars, C::Input) -> C::Output,
-) -> Outcome {
+fn run<C: Case>(settings: Settings, forward: impl FnOnce(C, &Vars, C::Input) -> C::Output) -> Outcome {
     tch::manual_seed(settings.seed);
     let (model, vars) = C::make();
     let (input, leaves) = C::input(settings.rows);
@@ -91,9 +84,8 @@ fn run<C: Case>(
     let carried: Vec<bool> = outputs.iter().map(Tensor::requires_grad).collect();
 
     tch::manual_seed(settings.seed + 1);
-    let wanted = differentiable.unwrap_or(&carried);
     let mut loss = Tensor::zeros([1], (Kind::Float, Device::Cpu));
-    for (output, _) in outputs.iter().zip(wanted).filter(|(_, wanted)| **wanted) {
+    for (output, _) in outputs.iter().zip(&carried).filter(|(_, wanted)| **wanted) {
         loss += (output * output.randn_like()).sum(Kind::Float);
     }
     if loss.requires_grad() {

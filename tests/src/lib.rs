@@ -6,6 +6,7 @@ pub mod compare;
 #[cfg(doctest)]
 pub mod impossible;
 pub mod layers;
+pub mod zoo;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

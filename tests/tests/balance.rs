@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pipe_runtime::balance::{Balance, Profile};
 use pipe_runtime::nn::Concat;
-use pipe_runtime::{Context, Devices, Layer, pipeline};
+use pipe_runtime::{Context, Devices, Layer, Rows, pipeline};
 use pipe_tests::layers::{dropout, func, linear};
 use pipe_tests::serial;
 use tch::nn::{self, BatchNorm, Conv2D, Func, FuncT, Linear, Module, VarStore};
@@ -55,6 +55,33 @@ fn by_time_layers_that_take_long_get_stages_of_their_own() {
     assert_eq!(balance([1, 1, 1, 1, 1, 40], 2), [5, 1]);
     assert_eq!(balance([40, 1, 1, 1, 1, 1], 2), [1, 5]);
     assert_eq!(balance([1, 1, 1, 40, 1, 1], 3), [3, 1, 2]);
+}
+
+#[test]
+fn a_sample_needs_no_tensor() {
+    #[pipeline(input = Rows<String>, chunks = 2)]
+    struct Words {
+        count: Count,
+        last: Linear,
+    }
+
+    struct Count;
+
+    impl Layer<Rows<String>> for Count {
+        type Out = Tensor;
+
+        fn forward(&self, Rows(words): Rows<String>, _cx: &Context) -> Tensor {
+            Tensor::from_slice(&words.iter().map(|word| word.len() as f32).collect::<Vec<_>>()).unsqueeze(-1)
+        }
+    }
+
+    let _serial = serial();
+    let store = VarStore::new(Device::Cpu);
+    let model = Words { count: Count, last: linear(store.root().sub("last"), 1, 2) };
+    let balance = || Balance::of_block(&model, &store, &store.root()).stages(2).timeout(Duration::ZERO);
+    let words = Rows(vec!["two", "words", "and", "more"]);
+    assert_eq!(balance().by_time(words.clone()).unwrap().balance(), [1, 1]);
+    assert_eq!(balance().by_size(words).unwrap().balance(), [1, 1]);
 }
 
 #[test]

@@ -37,13 +37,19 @@ impl Layer<Tensor> for Fuse {
     type Out = Tensor;
 
     fn forward(&self, x: Tensor, cx: &Context) -> Tensor {
-        let here = |trigger: &&Trigger| {
-            trigger.stage == cx.stage()
-                && trigger.micro_batch == cx.micro_batch()
-                && trigger.recomputing == cx.is_recomputing()
-        };
-        let fault = self.0.lock().unwrap().iter().find(here).map(|trigger| trigger.fault);
-        match fault {
+        let here = |trigger: &&Trigger| trigger.stage == cx.stage() && trigger.micro_batch == cx.micro_batch();
+        let trigger = self.0.lock().unwrap().iter().find(here).copied();
+        let now = trigger.is_some_and(|trigger| trigger.recomputing == cx.is_recomputing());
+        match trigger.map(|trigger| trigger.fault) {
+            // Both passes give the same values, and one of them counts a change.
+            Some(Fault::Backward) => {
+                let saved = x.exp();
+                if now {
+                    let _ = tch::no_grad(|| saved.shallow_clone().g_mul_scalar_(1.));
+                }
+                saved
+            }
+            _ if !now => x,
             // As `panic!`, without its noise in the test's output.
             Some(Fault::Panic) => std::panic::resume_unwind(Box::new("the fuse blew".to_owned())),
             Some(Fault::Torch) => match x.f_matmul(&Tensor::zeros([5, 5], (Kind::Float, x.device()))) {
@@ -52,11 +58,6 @@ impl Layer<Tensor> for Fuse {
                     "called `Result::unwrap()` on an `Err` value: {error:?}"
                 ))),
             },
-            Some(Fault::Backward) => {
-                let saved = x.exp();
-                let _ = tch::no_grad(|| saved.shallow_clone().zero_());
-                saved
-            }
             None => x,
         }
     }
@@ -291,8 +292,10 @@ fn a_trainable_tensor_outside_the_vars_is_an_error_and_not_forgotten() {
     let model = Smuggling { first: linear(vars.first(), 8, 8), second: Smuggler(leaf(1)) };
     let mut pipe = model.pipe(&vars).build().unwrap();
     let error = pipe.forward(rows(4)).unwrap().sum(Kind::Float).f_backward().unwrap_err().to_string();
-    assert!(error.contains("backward of micro-batch 0 in stage 1"), "{error}");
-    assert!(error.contains("trainable tensor of shape [1, 8] that is not in the pipeline's vars"), "{error}");
+    assert!(
+        error.contains("stage 1 uses a trainable tensor of shape [1, 8] that is not in the pipeline's vars"),
+        "{error}"
+    );
 }
 
 #[test]

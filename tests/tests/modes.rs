@@ -125,8 +125,8 @@ fn the_first_pass_and_the_recomputation_know_what_they_are() {
         let seen = seen.lock().unwrap();
         assert_eq!(seen.iter().filter(|(.., recomputing)| *recomputing).count(), 2 * recomputed);
         assert_eq!(seen.iter().filter(|(.., recomputing)| !recomputing).count(), 2 * 4);
-        // A checkpointed first pass records nothing.
-        assert_eq!(seen.iter().filter(|(_, recorded, ..)| !recorded).count(), 2 * recomputed);
+        // Both passes are recorded: libtorch may compute in another way where nothing is.
+        assert!(seen.iter().all(|(_, recorded, ..)| *recorded));
     }
 }
 

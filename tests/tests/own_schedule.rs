@@ -155,14 +155,14 @@ fn the_number_of_micro_batches_is_the_lists_own() {
     let _serial = pipe_tests::serial();
     let own = || VALID.parse::<Schedule>().unwrap();
     let error = step(|pipe| pipe.schedule(own()).chunks(3)).unwrap_err().to_string();
-    assert!(error.contains("exactly 2 micro-batches, and chunks is 3"), "{error}");
+    assert!(error.contains("the schedule is for 2 micro-batches, and chunks is 3"), "{error}");
 
     let (net, vars, [x, y]) = net();
     let mut pipe = net.pipe(&vars).schedule(own()).build().unwrap();
     assert_eq!((pipe.chunks(), pipe.schedule()), (2, &Scheduling::from(own())));
     let one = |tensor: &Tensor| tensor.narrow(0, 0, 1);
-    let error = pipe.train_step(one(&x), one(&y), loss).unwrap_err().to_string();
-    assert!(error.contains("exactly 2 micro-batches, and the mini-batch gives 1"), "{error}");
+    // One that gives fewer goes through the lists without the others' actions.
+    pipe.train_step(one(&x), one(&y), loss).unwrap();
     pipe.train_step(&x, &y, loss).unwrap();
 
     let error = pipe.forward(&x).unwrap_err().to_string();

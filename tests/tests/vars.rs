@@ -156,3 +156,251 @@ fn every_tch_optimizer_trains_the_stages() {
         assert!(last < first, "{first} -> {last}");
     }
 }
+
+/// Four variables in all: `first.weight`, `first.bias`, `last.weight` and `last.bias`.
+#[pipeline]
+struct Small {
+    #[device("cpu")]
+    first: Linear,
+    #[device("cpu")]
+    last: Linear,
+}
+
+/// Its variables, one kind for each layer, all values 7.
+fn small(first: Kind, last: Kind) -> SmallVars {
+    let vars = Small::vars(&Devices::cpu(Small::STAGES)).unwrap();
+    for (path, kind) in [(vars.first(), first), (vars.last(), last)] {
+        for (name, shape) in [("weight", [2, 2].as_slice()), ("bias", &[2])] {
+            let _ = path.add(name, Tensor::full(shape, 7, (kind, Device::Cpu)), false);
+        }
+    }
+    vars
+}
+
+/// A tensor as a file has it: its name, kind, shape and bytes.
+type Saved<'f> = (&'f str, &'f str, &'f [usize], Vec<u8>);
+
+/// A file as Python writes it, also with what tch cannot write.
+fn write(file: &std::path::Path, notes: &[(&str, &str)], tensors: &[Saved<'_>]) {
+    let mut header = serde_json::Map::new();
+    let notes: serde_json::Map<_, _> = notes.iter().map(|(key, value)| ((*key).to_owned(), (*value).into())).collect();
+    header.insert("__metadata__".to_owned(), notes.into());
+    let mut bytes = Vec::new();
+    for (name, kind, shape, data) in tensors {
+        let offsets = [bytes.len(), bytes.len() + data.len()];
+        bytes.extend(data);
+        let tensor = serde_json::json!({ "dtype": kind, "shape": shape, "data_offsets": offsets });
+        header.insert((*name).to_owned(), tensor);
+    }
+    let header = serde_json::to_vec(&header).unwrap();
+    let length = (header.len() as u64).to_le_bytes();
+    std::fs::write(file, [length.as_slice(), &header, &bytes].concat()).unwrap();
+}
+
+fn floats(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+fn doubles(values: &[f64]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+fn integers(values: &[i64]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// A right file for `small` of floats, but for these tensors.
+fn small_file(changed: Vec<Saved<'_>>) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let ones = |name, shape: &'static [usize]| (name, "F32", shape, floats(&vec![1.; shape.iter().product()]));
+    let mut tensors = vec![
+        ones("first.weight", &[2, 2]),
+        ones("first.bias", &[2]),
+        ones("last.weight", &[2, 2]),
+        ones("last.bias", &[2]),
+    ];
+    for tensor in changed {
+        tensors.retain(|(name, ..)| *name != tensor.0);
+        tensors.push(tensor);
+    }
+    write(file.path(), &[], &tensors);
+    file
+}
+
+/// What `load` says of a file that it refuses; checks that no variable has changed.
+fn refusal(vars: &SmallVars, file: &std::path::Path) -> String {
+    let error = vars.load(file).unwrap_err().to_string();
+    for (name, variable) in vars.all().variables() {
+        assert_eq!(variable, Tensor::full_like(&variable, 7), "{name} after: {error}");
+    }
+    error
+}
+
+fn values(vars: &SmallVars, name: &str) -> Vec<f64> {
+    Vec::try_from(vars.all().variables()[name].to_kind(Kind::Double).flatten(0, -1)).unwrap()
+}
+
+#[test]
+fn kinds_that_are_not_read_are_named() {
+    let _serial = pipe_tests::serial();
+    let vars = small(Kind::Float, Kind::Float);
+    for (kind, bytes) in [("F8_E4M3", 1), ("F8_E5M2", 1), ("F8_E8M0", 1), ("C64", 8), ("U16", 2), ("U64", 8)] {
+        let tensor = |name| (name, kind, [2].as_slice(), vec![0; 2 * bytes]);
+        let wanted = refusal(&vars, small_file(vec![tensor("last.bias")]).path());
+        let fits = format!("does not fit the model: `last.bias` has kind {kind}, which is not read");
+        assert!(wanted.ends_with(&fits), "{wanted}");
+        let unwanted = refusal(&vars, small_file(vec![tensor("scale")]).path());
+        assert!(unwanted.ends_with("does not fit the model: the model has no `scale`"), "{unwanted}");
+    }
+}
+
+#[test]
+fn integers_and_bool_do_not_become_floats_nor_the_reverse() {
+    let _serial = pipe_tests::serial();
+    let (of_floats, of_integers) = (small(Kind::Float, Kind::Half), small(Kind::Int64, Kind::Bool));
+    for (kind, bytes) in [("I64", 8), ("I32", 4), ("I16", 2), ("I8", 1), ("U8", 1), ("BOOL", 1)] {
+        let tensor = |name| (name, kind, [2].as_slice(), vec![0; 2 * bytes]);
+        let said = refusal(&of_floats, small_file(vec![tensor("first.bias"), tensor("last.bias")]).path());
+        for (name, wanted) in [("first.bias", "Float"), ("last.bias", "Half")] {
+            let part = format!("`{name}` has kind {kind}, which is not converted to the model's {wanted}");
+            assert!(said.contains(&part), "{said}");
+        }
+    }
+    let said = refusal(&of_integers, small_file(Vec::new()).path());
+    for (name, wanted) in [("first.bias", "Int64"), ("last.weight", "Bool")] {
+        let part = format!("`{name}` has kind F32, which is not converted to the model's {wanted}");
+        assert!(said.contains(&part), "{said}");
+    }
+}
+
+#[test]
+fn floats_of_any_kind_are_converted_but_stay_finite() {
+    let _serial = pipe_tests::serial();
+    let bias = |kind, data| small_file(vec![("first.bias", kind, &[2], data)]);
+    let half = [0x00, 0x3c, 0xff, 0x7b];
+    let bfloat16 = [0x80, 0x3f, 0x7f, 0x7f];
+
+    let vars = small(Kind::Float, Kind::Float);
+    for (kind, data, expected) in [
+        ("F64", doubles(&[0.1, -3e38]), [0.1f32.into(), (-3e38f32).into()]),
+        ("F64", doubles(&[1e-300, f64::INFINITY]), [0., f64::INFINITY]),
+        ("F16", half.to_vec(), [1., 65504.]),
+        ("BF16", bfloat16.to_vec(), [1., 3.3895313892515355e38]),
+    ] {
+        vars.load(bias(kind, data)).unwrap();
+        assert_eq!(values(&vars, "first.bias"), expected, "{kind}");
+        assert_eq!(vars.all().variables()["first.bias"].kind(), Kind::Float);
+    }
+    vars.load(bias("F64", doubles(&[f64::NAN, f64::NEG_INFINITY]))).unwrap();
+    let found = values(&vars, "first.bias");
+    assert!(found[0].is_nan() && found[1] == f64::NEG_INFINITY, "{found:?}");
+
+    for (wanted, kind, data, value) in [
+        (Kind::Float, "F64", doubles(&[1., -1e300]), "-1e300"),
+        (Kind::Half, "F32", floats(&[65504., 65520.]), "65520.0"),
+        (Kind::Half, "BF16", bfloat16.to_vec(), "3.3895313892515355e38"),
+        (Kind::BFloat16, "F32", floats(&[f32::INFINITY, f32::MAX]), "3.4028234663852886e38"),
+    ] {
+        let said = refusal(&small(wanted, Kind::Float), bias(kind, data).path());
+        let part = format!("model: `first.bias` has the value {value}, out of range of the model's {wanted:?}");
+        assert!(said.ends_with(&part), "{said}");
+    }
+}
+
+#[test]
+fn integers_are_converted_but_stay_what_they_are() {
+    let _serial = pipe_tests::serial();
+    let file = |values: &[i64]| {
+        let tensor = |name, shape: &'static [usize], values: &[i64]| (name, "I64", shape, integers(values));
+        small_file(vec![tensor("first.weight", &[2, 2], &[1; 4]), tensor("first.bias", &[2], values)])
+    };
+    let vars = small(Kind::Int16, Kind::Float);
+    vars.load(file(&[-32768, 32767])).unwrap();
+    assert_eq!(values(&vars, "first.bias"), [-32768., 32767.]);
+    for (kind, value) in [(Kind::Int16, 32768), (Kind::Uint8, -1), (Kind::Int, i64::MIN)] {
+        let said = refusal(&small(kind, Kind::Float), file(&[0, value]).path());
+        let part = format!("model: `first.bias` has the value {value}, out of range of the model's {kind:?}");
+        assert!(said.ends_with(&part), "{said}");
+    }
+}
+
+#[test]
+fn a_tied_weight_is_found_under_the_name_that_python_keeps() {
+    let _serial = pipe_tests::serial();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let bias = |name| (name, "F32", [2].as_slice(), floats(&[1., 2.]));
+    let weight = |name, values: [f32; 4]| (name, "F32", [2, 2].as_slice(), floats(&values));
+
+    // The weights are tied in Python, and two variables here.
+    let tied = [("format", "pt"), ("last.weight", "first.weight")];
+    let one_weight = [bias("first.bias"), bias("last.bias"), weight("first.weight", [1., 2., 3., 4.])];
+    write(file.path(), &tied, &one_weight);
+    let vars = small(Kind::Float, Kind::Float);
+    vars.load(file.path()).unwrap();
+    for name in ["first.weight", "last.weight"] {
+        assert_eq!(values(&vars, name), [1., 2., 3., 4.], "{name}");
+    }
+
+    // The name that Python keeps is one that this model does not have.
+    let kept = weight("decoder.weight", [5., 6., 7., 8.]);
+    let decoder = [("last.weight", "decoder.weight"), ("first.weight", "decoder.weight")];
+    write(file.path(), &decoder, &[bias("first.bias"), bias("last.bias"), kept.clone()]);
+    vars.load(file.path()).unwrap();
+    assert_eq!(values(&vars, "last.weight"), [5., 6., 7., 8.]);
+
+    // A name that is in the file needs no other one.
+    write(file.path(), &tied, &[one_weight.as_slice(), &[weight("last.weight", [0.; 4])]].concat());
+    vars.load(file.path()).unwrap();
+    assert_eq!(values(&vars, "last.weight"), [0.; 4]);
+
+    let vars = small(Kind::Float, Kind::Float);
+    write(file.path(), &[("last.weight", "first.bias")], &one_weight);
+    let said = refusal(&vars, file.path());
+    assert!(said.contains("`last.weight` (saved as `first.bias`) has shape [2], the model wants [2, 2]"), "{said}");
+    write(file.path(), &[("last.weight", "nothing")], &[one_weight.as_slice(), &[kept]].concat());
+    let said = refusal(&vars, file.path());
+    assert!(said.ends_with("model: `last.weight` is missing; the model has no `decoder.weight`"), "{said}");
+}
+
+#[test]
+fn files_of_another_kind_are_told_in_words() {
+    let _serial = pipe_tests::serial();
+    let folder = tempfile::tempdir().unwrap();
+    let vars = small(Kind::Float, Kind::Float);
+    let said = |name: &str, bytes: &[u8]| {
+        std::fs::write(folder.path().join(name), bytes).unwrap();
+        let said = refusal(&vars, &folder.path().join(name));
+        let (_, reason) = said.split_once(": it is ").unwrap_or_else(|| panic!("{said}"));
+        reason.to_owned()
+    };
+    assert_eq!(said("empty.safetensors", b""), "empty");
+    // As `torch.save` began a file before PyTorch 1.6.
+    let pickle = said("old.pt", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.");
+    assert!(pickle.starts_with("a PyTorch pickle archive"), "{pickle}");
+    assert!(
+        pickle.contains("`safetensors.torch.save_file(torch.load(\"old.pt\"), \"model.safetensors\")`"),
+        "{pickle}"
+    );
+    assert_eq!(said("text.safetensors", b"some other text"), "not a safetensors file: it has no header");
+    let whole = std::fs::read(small_file(Vec::new()).path()).unwrap();
+    let cut = said("cut.safetensors", &whole[..whole.len() - 1]);
+    assert_eq!(cut, format!("cut off: its header tells of {} bytes, and it has {}", whole.len(), whole.len() - 1));
+
+    let store = VarStore::new(Device::Cpu);
+    let _net = plain(&store);
+    let file = folder.path().join("tch.pt");
+    store.save(&file).unwrap();
+    let archive = refusal(&vars, &file);
+    assert!(archive.contains("it is a TorchScript archive, and not safetensors"), "{archive}");
+}
+
+#[test]
+fn a_file_is_safetensors_whatever_it_is_called() {
+    let _serial = pipe_tests::serial();
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["model.pt", "model.bin", "model"] {
+        let file = folder.path().join(name);
+        small(Kind::Float, Kind::Double).save(&file).unwrap();
+        small(Kind::Double, Kind::Float).load(&file).unwrap();
+    }
+}

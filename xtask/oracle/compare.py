@@ -272,7 +272,7 @@ def lost_rows():
     model = pipe(Function(lambda pair: pair[0] + pair[1]), linear(), chunks=4)
     rows = len(model((counting(4), counting(3))))
     assert rows == 3, rows
-    return "Found different number of chunks", f"an output of {rows} rows"
+    return "rows of the inputs do not belong together", f"an output of {rows} rows"
 
 
 @fault("a loss that ignores the first output fails in backward", fails="IndexError: pop from an empty deque")

@@ -17,7 +17,7 @@ use tch::{Device, Tensor};
 
 pub use report::{LayerProfile, Measure, Profile, SkipProfile, StageProfile};
 
-use crate::flow::{IntoFlow, Parcel, scatter};
+use crate::flow::{IntoFlow, Parcel, Scattered, scatter};
 use crate::threads::IntraOpThreads;
 use crate::{Devices, Error, Layer, Model, Result, Vars};
 use partition::{Chain, Misfit, Skip};
@@ -207,13 +207,13 @@ where
 
     fn profile(self, measure: Measure, sample: M::Input) -> Result<Profile> {
         let Settings { stages, devices } = self.settings()?;
-        let (micro_batches, batch) =
+        let Scattered { micro_batches, shape: batch, .. } =
             scatter(&Parcel::of(sample), self.chunks.or(M::DEFAULTS.chunks).unwrap_or(1), false)?;
         let first = micro_batches.first().ok_or_else(|| Error::Input("the sample is empty".into()))?;
         let rows = batch.rows().first().copied().unwrap_or_default();
 
         let (observed, timed) = {
-            let device = self.device(|| first.items[0].tensor.device())?;
+            let device = self.device(|| first.items.first().map_or(Device::Cpu, |item| item.tensor.device()))?;
             let handles = |wanted: fn(&Variable) -> bool| {
                 let wanted = self.variables.iter().filter(|variable| wanted(variable));
                 wanted.map(|variable| variable.tensor.shallow_clone()).collect()

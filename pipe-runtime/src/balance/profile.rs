@@ -6,10 +6,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use tch::{Device, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use super::traffic::LayerKey;
-use crate::context::{Observer, Pass};
+use crate::context::{Observer, Pass, unique};
 use crate::error::{panic_message, without_stack};
 use crate::flow::{Item, Parcel};
 use crate::torch::{
@@ -43,6 +43,8 @@ pub(super) struct Times {
 pub(super) struct Bench<'m, M> {
     model: &'m M,
     sample: Parcel,
+    /// A tensor on the device that is measured: the sample need not have one.
+    device: Tensor,
     /// What gradients are asked for. They are handed over, not accumulated.
     leaves: Vec<Tensor>,
     calls: Cell<u64>,
@@ -76,6 +78,7 @@ where
             model,
             leaves: trained.into_iter().chain(wanted).collect(),
             sample: Parcel { items, rest: sample.rest.clone(), ready: None },
+            device: Tensor::f_empty([0], (Kind::Float, device))?,
             calls: Cell::default(),
             _restored: restored,
             _streams: RandomStreams::enter()?,
@@ -145,7 +148,16 @@ where
         let input = Parcel { items, rest: self.sample.rest.clone(), ready: None };
 
         let call_seed = self.calls.replace(self.calls.get() + 1);
-        let pass = Pass { training: true, recomputing: false, stage: 0, micro_batch: 0, micro_batches: 1, call_seed };
+        let pass = Pass {
+            training: true,
+            recomputing: false,
+            stage: 0,
+            micro_batch: 0,
+            micro_batches: 1,
+            call_seed,
+            call: unique(),
+            will_be_recomputed: false,
+        };
         let cx = Context::new(pass);
         let cx = match observer {
             Some(observer) => cx.observed(observer),
@@ -160,7 +172,7 @@ where
 
     /// A tensor on the device that is measured.
     fn device(&self) -> &Tensor {
-        &self.sample.items[0].tensor
+        &self.device
     }
 }
 

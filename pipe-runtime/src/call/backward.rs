@@ -9,7 +9,7 @@ use super::forward::Call;
 use super::io::Recorded;
 use super::{Table, lock, step};
 use crate::streams::Direction;
-use crate::torch::{Event, Modes, Parameters, Sums, TorchError};
+use crate::torch::{Event, Modes, Sums, TorchError};
 use crate::{Error, Failure, Phase, Result};
 
 /// A gradient of one tensor of a parcel, with the tensor's position in it.
@@ -20,13 +20,14 @@ pub(super) struct BackwardRun {
     call: Arc<Call>,
     order: Arc<Order>,
     keep_graph: bool,
-    parameters: Arc<Parameters>,
+    /// The last micro-batch comes first, as in one backward through all of them.
+    joined: bool,
     /// The modes of the thread that asked for the backward.
     modes: Modes,
     /// By port and micro-batch: the gradients of what went through, on their way back.
     pub(super) gradients: Table<Vec<Slot>>,
     /// By port and micro-batch: what marks the end of the work that makes them, if that is an accelerator's.
-    ready: Table<Option<Arc<Event>>>,
+    pub(super) ready: Table<Option<Arc<Event>>>,
     /// By stage.
     sums: Vec<Mutex<StageSums>>,
 }
@@ -40,13 +41,10 @@ struct StageSums {
 
 impl BackwardRun {
     /// Over the steps of `order`, which may also hold steps that are not the backward's.
-    pub(super) fn new(
-        call: Arc<Call>,
-        order: Arc<Order>,
-        keep_graph: bool,
-        parameters: Arc<Parameters>,
-    ) -> Result<Self> {
+    pub(super) fn new(call: Arc<Call>, order: Arc<Order>, keep_graph: bool) -> Result<Self> {
+        let mut backwards = order.steps.iter().map(|step| step.action).filter(|action| action.kind.is_backward());
         Ok(Self {
+            joined: backwards.next().is_some_and(|first| first.micro_batch + 1 == call.micro_batches),
             order,
             gradients: Table::new(call.network.routes.len(), call.micro_batches),
             ready: Table::new(call.network.routes.len(), call.micro_batches),
@@ -59,13 +57,12 @@ impl BackwardRun {
             modes: Modes::capture()?,
             call,
             keep_graph,
-            parameters,
         })
     }
 
     /// The parameters' gradients, summed over micro-batches within each stage and then over stages, the last one first.
     pub(super) fn take_sums(&self) -> Result<Sums> {
-        let mut total = Sums::new()?;
+        let mut total = Sums::new(self.joined)?;
         for stage in self.sums.iter().rev() {
             if let Some(sums) = lock(stage).sums.take() {
                 sums.used_here()?;
@@ -80,6 +77,8 @@ impl BackwardRun {
         let cx = self.call.context(action, false);
         step(Phase::Backward, &cx, || {
             let _stream = self.call.network.streams.enter(action.stage).map_err(|error| error.to_string())?;
+            let state = self.call.state_after(action.stage, action.micro_batch);
+            let _state = state.map_err(|error| error.to_string())?;
             match action.kind {
                 Kind::BackwardWeight => self.backward_weight(action),
                 _ => self.backward(action),
@@ -91,15 +90,17 @@ impl BackwardRun {
         let Action { kind, stage, micro_batch } = action;
         let taken = self.call.held.at(stage, micro_batch).recorded.take();
         let mut recorded = taken.ok_or("its state was freed by an earlier backward")?;
-        let again = self.keep_graph && !self.call.recomputes(micro_batch);
+        let again = self.keep_graph && self.call.held.at(stage, micro_batch).start.is_none();
         let seeds = self.seeds(action, &recorded)?;
         let found = match kind {
             Kind::BackwardInput => {
-                self.with_sums(action, |sums, _| recorded.graph.backward_input(&seeds, &self.parameters, sums))
+                self.with_sums(action, |sums, _| recorded.graph.backward_input(&seeds, &self.call.parameters, sums))
             }
             _ => {
                 let keep = self.keep_graph;
-                self.with_sums(action, |sums, last| recorded.graph.backward(&seeds, keep, &self.parameters, sums, last))
+                self.with_sums(action, |sums, last| {
+                    recorded.graph.backward(&seeds, keep, &self.call.parameters, sums, last)
+                })
             }
         };
         let found = match found {
@@ -122,7 +123,7 @@ impl BackwardRun {
         if again || kind == Kind::BackwardInput {
             self.call.held.at(stage, micro_batch).recorded = Some(recorded);
         } else {
-            self.call.kept[stage].fall();
+            self.call.has_gone_backward(stage, micro_batch);
         }
         Ok(())
     }
@@ -131,9 +132,9 @@ impl BackwardRun {
         let Action { stage, micro_batch, .. } = action;
         let taken = self.call.held.at(stage, micro_batch).recorded.take();
         let mut recorded = taken.ok_or("the backward for its inputs has not run")?;
-        self.with_sums(action, |sums, last| recorded.graph.backward_weight(&self.parameters, sums, last))
+        self.with_sums(action, |sums, last| recorded.graph.backward_weight(&self.call.parameters, sums, last))
             .map_err(|error| error.to_string())?;
-        self.call.kept[stage].fall();
+        self.call.has_gone_backward(stage, micro_batch);
         Ok(())
     }
 
@@ -154,18 +155,18 @@ impl BackwardRun {
     }
 
     /// Hands `body` the sums of the stage, and whether this is the last step that adds to them.
-    fn with_sums<T>(
+    pub(super) fn with_sums<T>(
         &self,
         action: Action,
         body: impl FnOnce(&mut Sums, bool) -> Result<T, TorchError>,
     ) -> Result<T, TorchError> {
         let mut stage = lock(&self.sums[action.stage]);
         let StageSums { sums, left } = &mut *stage;
-        if action.kind != Kind::BackwardInput {
+        if matches!(action.kind, Kind::Backward | Kind::BackwardWeight) {
             *left -= 1;
         }
         if sums.is_none() {
-            *sums = Some(Sums::new()?);
+            *sums = Some(Sums::new(self.joined)?);
         }
         body(sums.as_mut().expect("made above"), *left == 0)
     }
@@ -180,7 +181,7 @@ impl Job for BackwardRun {
 
     fn perform(&self, action: Action) -> Result<()> {
         match action.kind {
-            Kind::Recompute => self.call.recompute(action, self.keep_graph, None)?,
+            Kind::Recompute => self.call.recompute(action, self.keep_graph)?,
             _ => self.perform_backward(action)?,
         }
         Ok(())

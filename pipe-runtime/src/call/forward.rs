@@ -2,16 +2,17 @@ use std::any::Any;
 use std::sync::{Arc, Mutex};
 
 use pipe_engine::Job;
-use pipe_schedule::{Action, Order};
-use tch::Tensor;
+use pipe_schedule::{Action, Kind, Order};
 
 use super::gauge::Gauge;
-use super::io::{Io, Recorded, Sent, Tail, Wanted};
+use super::io::{Io, Recorded, Sent};
 use super::{Table, give_up, lock, step};
-use crate::context::Pass;
+use crate::carried::Cells;
+use crate::context::{Pass, unique};
 use crate::flow::{Item, Parcel};
 use crate::network::{Network, StageSlot};
-use crate::torch::{GradMode, Modes, RandomStreams, draw_seed, grad_enabled};
+use crate::state::{FirstPass, History, Next, Rewound};
+use crate::torch::{Draw, GradMode, Modes, Parameters, RandomStreams, digest, grad_enabled};
 use crate::{Context, Error, Failure, Phase, Result};
 
 /// One call: what flows between its stages, and what each stage keeps for the backward.
@@ -23,19 +24,40 @@ pub(crate) struct Call {
     pub(super) gradients: bool,
     /// Whether the caller's grad mode is on: where nothing is recorded, layers may still differentiate inside.
     grad_mode: bool,
-    seed: u64,
+    /// Tells it from all other calls.
+    id: u64,
+    /// The number that the random streams come from.
+    draw: Draw,
     /// The caller's modes at the time of the call; a recomputation runs under them too.
     modes: Modes,
+    pub(super) parameters: Arc<Parameters>,
+    /// Whether to note which variables the stages use.
+    notes_uses: bool,
+    /// By stage and micro-batch: whether its backward makes its graph anew.
+    recomputed: Vec<bool>,
     /// By port and micro-batch: what was sent and not received yet.
     pub(super) in_transit: Table<Option<Parcel>>,
     /// By stage and micro-batch.
     pub(super) held: Table<Held>,
-    /// By stage: its buffers as they were before the call.
-    saved_buffers: Vec<Mutex<Option<Vec<Tensor>>>>,
+    /// By stage: what its layers have changed.
+    pub(super) histories: Vec<Mutex<History>>,
+    /// What layers carry from one micro-batch to the next.
+    cells: Arc<Cells>,
     /// By port: how many values lie between the two stages.
     pub(super) transit: Vec<Gauge>,
     /// By stage: of how many micro-batches something is kept for the backward.
     pub(super) kept: Vec<Gauge>,
+}
+
+/// What a call is made with.
+pub(crate) struct Given {
+    /// The micro-batches, at the first stage.
+    pub(crate) inputs: Vec<Parcel>,
+    pub(crate) training: bool,
+    /// Whether what the backward needs will be kept.
+    pub(crate) gradients: bool,
+    /// What is trained.
+    pub(crate) parameters: Arc<Parameters>,
 }
 
 /// The forward of a call alone.
@@ -52,11 +74,11 @@ impl Job for ForwardRun {
     }
 
     fn perform(&self, action: Action) -> Result<()> {
-        Ok(self.call.forward(action, None)?)
+        Ok(self.call.forward(action)?)
     }
 
     fn undo(&self) -> Result<()> {
-        self.call.restore_buffers()
+        self.call.undo()
     }
 
     fn enter(&self) -> Result<Box<dyn Any>> {
@@ -69,15 +91,14 @@ impl Job for ForwardRun {
 pub(super) struct Held {
     /// The graph, of the forward or of a recomputation.
     pub(super) recorded: Option<Recorded>,
-    /// What its recomputation starts from, if it is checkpointed.
-    start: Option<Start>,
+    /// What its recomputation starts from, if it has one.
+    pub(super) start: Option<Start>,
 }
 
-/// What a recomputation starts from.
-struct Start {
+/// What a recomputation starts from, and what it must lead to.
+pub(super) struct Start {
     inputs: Vec<Kept>,
-    /// The stage's buffers as they were before the first pass.
-    buffers: Vec<Tensor>,
+    sent: Vec<Fingerprint>,
 }
 
 /// A received value, kept for the recomputation.
@@ -86,23 +107,40 @@ struct Kept {
     parcel: Parcel,
 }
 
+/// What tells a sent tensor from another one: its port, whether it has a gradient, and its bits (of the CPU's).
+type Fingerprint = (usize, bool, Option<u64>);
+
 impl Call {
-    /// A call that has the micro-batches `inputs` at its first stage. With `gradients`, what the backward needs will be kept.
-    pub(super) fn new(network: &Arc<Network>, inputs: Vec<Parcel>, training: bool, gradients: bool) -> Result<Self> {
-        let micro_batches = inputs.len();
+    /// A call whose micro-batches are recomputed where `order` says so.
+    pub(super) fn new(network: &Arc<Network>, given: Given, order: &Order) -> Result<Self> {
+        let Given { inputs, training, gradients, parameters } = given;
+        parameters.none_is_forgotten()?;
+        network.state.refresh()?;
+        let (stages, micro_batches) = (network.stages.len(), inputs.len());
         let gauges = |count: usize| std::iter::repeat_with(Gauge::default).take(count).collect();
+        let mut recomputed = vec![false; stages * micro_batches];
+        for Action { stage, micro_batch, .. } in
+            order.steps.iter().map(|step| step.action).filter(|action| action.kind == Kind::Recompute)
+        {
+            recomputed[stage * micro_batches + micro_batch] = gradients;
+        }
         let call = Self {
             micro_batches,
             training,
             gradients,
             grad_mode: grad_enabled(),
-            seed: draw_seed()?,
+            id: unique(),
+            draw: Draw::new()?,
             modes: Modes::capture()?,
+            parameters,
+            notes_uses: network.state.notes_uses(training),
+            recomputed,
             in_transit: Table::new(network.routes.len(), micro_batches),
-            held: Table::new(network.stages.len(), micro_batches),
-            saved_buffers: network.stages.iter().map(|_| Mutex::default()).collect(),
+            held: Table::new(stages, micro_batches),
+            histories: network.stages.iter().map(|_| Mutex::default()).collect(),
+            cells: Arc::default(),
             transit: gauges(network.routes.len()),
-            kept: gauges(network.stages.len()),
+            kept: gauges(stages),
             network: Arc::clone(network),
         };
         let (input, _) = network.ends();
@@ -112,18 +150,19 @@ impl Call {
         Ok(call)
     }
 
-    /// Runs the micro-batches `inputs` forward through all stages, and gives those of the output.
-    pub(crate) fn run(
-        network: &Arc<Network>,
-        inputs: Vec<Parcel>,
-        training: bool,
-        gradients: bool,
-    ) -> Result<(Arc<Self>, Vec<Parcel>)> {
-        let order = network.orders(inputs.len(), training && gradients)?.forward.clone();
-        let call = Arc::new(Self::new(network, inputs, training, gradients)?);
-        call.run_job(Arc::new(ForwardRun { call: Arc::clone(&call), order }), None)?;
-        let outputs = call.take_outputs()?;
-        Ok((call, outputs))
+    /// Runs the micro-batches forward through all stages, and gives those of the output.
+    pub(crate) fn run(network: &Arc<Network>, given: Given) -> Result<(Arc<Self>, Vec<Parcel>)> {
+        let orders = network.orders(given.inputs.len(), given.training && given.gradients)?;
+        let call = Arc::new(Self::new(network, given, &orders.backward)?);
+        let order = Arc::clone(&orders.forward);
+        let ran = call.run_job(Arc::new(ForwardRun { call: Arc::clone(&call), order }), None);
+        ran.and_then(|()| call.check_accelerators(&[]))
+            .and_then(|()| call.take_outputs())
+            .map(|outputs| (Arc::clone(&call), outputs))
+            .or_else(|error| {
+                call.undo()?;
+                Err(error)
+            })
     }
 
     /// What the last stage gave, micro-batch by micro-batch.
@@ -136,9 +175,18 @@ impl Call {
         Ok(parts)
     }
 
-    /// Whether the backward of this micro-batch makes its graph anew.
-    pub(super) fn recomputes(&self, micro_batch: usize) -> bool {
-        self.training && self.gradients && self.network.checkpoint.applies(micro_batch, self.micro_batches)
+    /// Whether the backward of this micro-batch in this stage makes its graph anew.
+    pub(super) fn recomputes(&self, stage: usize, micro_batch: usize) -> bool {
+        self.recomputed[stage * self.micro_batches + micro_batch]
+    }
+
+    pub(super) fn is_training(&self) -> bool {
+        self.training
+    }
+
+    /// Whether any micro-batch is recomputed.
+    pub(super) fn recomputes_some(&self) -> bool {
+        self.recomputed.contains(&true)
     }
 
     pub(super) fn context(&self, action: Action, recomputing: bool) -> Context {
@@ -148,45 +196,57 @@ impl Call {
             stage: action.stage,
             micro_batch: action.micro_batch,
             micro_batches: self.micro_batches,
-            call_seed: self.seed,
+            call_seed: self.draw.seed,
+            call: self.id,
+            will_be_recomputed: !recomputing && self.recomputes(action.stage, action.micro_batch),
         })
+        .noting(Arc::clone(&self.cells))
     }
 
     /// The first pass of one micro-batch through one stage.
-    pub(super) fn forward(&self, action: Action, tail: Option<Tail<'_>>) -> Result<(), Failure> {
+    pub(super) fn forward(&self, action: Action) -> Result<(), Failure> {
         let cx = self.context(action, false);
-        step(Phase::Forward, &cx, || self.first_pass(action, &cx, tail))
+        step(Phase::Forward, &cx, || self.first_pass(action, &cx))
     }
 
-    fn first_pass(&self, action: Action, cx: &Context, tail: Option<Tail<'_>>) -> Result<(), String> {
+    /// Where gradients are wanted, its graph is recorded also if it will be recomputed, and then dropped: libtorch's operators may take another way
+    /// without a graph, and what will be differentiated must be what was computed. It holds no more than the recomputation will.
+    fn first_pass(&self, action: Action, cx: &Context) -> Result<(), String> {
         let Action { stage, micro_batch, .. } = action;
         let slot = &self.network.stages[stage];
-        let checkpointed = self.recomputes(micro_batch);
+        let recomputes = self.recomputes(stage, micro_batch);
         let _stream = self.network.streams.enter(stage).map_err(|error| error.to_string())?;
-        self.save_buffers(stage, slot).map_err(|error| error.to_string())?;
-
-        let buffers = if checkpointed && self.training { copies(&lock(&slot.buffers)) } else { Ok(Vec::new()) };
-        let buffers = buffers.map_err(|error| error.to_string())?;
-        let mut kept = Vec::new();
+        let mut inputs = Vec::new();
         let mut receive = |port: usize| {
             let parcel = self.in_transit.take(port, micro_batch).expect("a value is sent before it is received");
             self.transit[port].fall();
             let parcel = self.arrive(stage, port, parcel);
-            if checkpointed {
-                kept.push(Kept { port, parcel: parcel.share() });
+            if recomputes {
+                inputs.push(Kept { port, parcel: parcel.share() });
             }
             parcel
         };
         let recording = match self.gradients {
-            true if checkpointed => Recording::Nothing,
             true => Recording::Graph,
             // There is nothing to record, but a layer may differentiate inside as far as the caller's mode lets it.
             false if self.grad_mode => Recording::LayersOwn,
             false => Recording::Nothing,
         };
-        let wanted = if checkpointed { Wanted::Perhaps } else { Wanted::No };
-        let (sent, recorded) = run_stage(slot, cx, &mut receive, recording, wanted, tail)?;
+        let pass = self.watch(stage).map_err(|error| error.to_string())?;
+        let (sent, recorded) = run_stage(slot, cx, &mut receive, recording)?;
+        // A stage without a gradient to come back has nothing to recompute.
+        let goes_backward = recorded.as_ref().is_some_and(|recorded| !recorded.roots.is_empty());
+        let next = match (goes_backward, recomputes) {
+            (false, _) => Next::Nothing,
+            (true, false) => Next::Backward,
+            (true, true) => Next::Recomputation,
+        };
+        self.end_pass(pass, micro_batch, next)?;
 
+        let mut held = Held { recorded, start: None };
+        if next == Next::Recomputation {
+            held = Held { recorded: None, start: Some(Start { inputs, sent: fingerprints(&sent)? }) };
+        }
         let ready = self.network.streams.mark(stage).map_err(|error| error.to_string())?;
         for (port, mut parcel) in sent {
             parcel.ready.clone_from(&ready);
@@ -196,40 +256,80 @@ impl Call {
         if self.gradients {
             self.kept[stage].rise();
         }
-        *self.held.at(stage, micro_batch) =
-            Held { recorded, start: checkpointed.then_some(Start { inputs: kept, buffers }) };
+        *self.held.at(stage, micro_batch) = held;
         Ok(())
     }
 
+    /// Watches what a first pass of the stage changes, from now on.
+    pub(super) fn watch(&self, stage: usize) -> Result<FirstPass<'_>> {
+        Ok(FirstPass::start(&self.network.state, &self.histories[stage], stage, self.notes_uses)?)
+    }
+
+    /// The first pass has succeeded.
+    pub(super) fn end_pass(&self, pass: FirstPass<'_>, micro_batch: usize, next: Next) -> Result<(), String> {
+        let must_be_finite = self.training && !self.network.allow_non_finite;
+        pass.finish(&self.network.state, micro_batch, next, must_be_finite)
+    }
+
+    /// The stage's state as the micro-batch's first pass left it, if a later one has changed it, until the guard is dropped.
+    pub(super) fn state_after(&self, stage: usize, micro_batch: usize) -> Result<Option<Rewound>> {
+        Rewound::after(&self.network.state, &self.histories[stage], stage, micro_batch)
+    }
+
+    /// The micro-batch has gone backward through the stage for the last time.
+    pub(super) fn has_gone_backward(&self, stage: usize, micro_batch: usize) {
+        self.kept[stage].fall();
+        lock(&self.histories[stage]).has_gone_backward(micro_batch);
+    }
+
     /// The second pass of a checkpointed micro-batch, which leaves the graph for its backward. With `keep`, a third one can follow.
-    pub(super) fn recompute(&self, action: Action, keep: bool, tail: Option<Tail<'_>>) -> Result<(), Failure> {
+    pub(super) fn recompute(&self, action: Action, keep: bool) -> Result<(), Failure> {
         let cx = self.context(action, true);
-        step(Phase::Recomputation, &cx, || {
-            let _modes = self.modes.enter().map_err(|error| error.to_string())?;
-            let _stream = self.network.streams.enter(action.stage).map_err(|error| error.to_string())?;
-            let slot = &self.network.stages[action.stage];
-            let start = {
-                let mut held = self.held.at(action.stage, action.micro_batch);
-                let start = if keep { held.start.as_ref().map(Start::share) } else { held.start.take() };
-                start.ok_or("its state was freed by an earlier backward")?
-            };
-            let mut inputs = start.inputs.into_iter();
-            let mut receive = |port: usize| {
-                let kept = inputs.next().expect("a recomputation receives what the first pass received");
-                if kept.parcel.items.iter().any(Item::is_changed) {
-                    give_up(
-                        "an input of the stage was modified by an in-place operation after its first pass, so the stage cannot be \
-                         recomputed: let its first layer work on a copy, or use checkpoint = never",
-                    );
-                }
-                assert_eq!(kept.port, port, "a recomputation receives in the order of the first pass");
-                kept.parcel
-            };
-            let _buffers = RestoredBuffers::load(slot, &start.buffers).map_err(|error| error.to_string())?;
-            let (_, recorded) = run_stage(slot, &cx, &mut receive, Recording::Graph, Wanted::No, tail)?;
-            self.held.at(action.stage, action.micro_batch).recorded = recorded;
-            Ok(())
-        })
+        step(Phase::Recomputation, &cx, || self.second_pass(action, &cx, keep))
+    }
+
+    fn second_pass(&self, action: Action, cx: &Context, keep: bool) -> Result<(), String> {
+        let Action { stage, micro_batch, .. } = action;
+        let _modes = self.modes.enter().map_err(|error| error.to_string())?;
+        let _stream = self.network.streams.enter(stage).map_err(|error| error.to_string())?;
+        let start = {
+            let mut held = self.held.at(stage, micro_batch);
+            if held.start.is_none() && held.recorded.is_some() {
+                return Ok(());
+            }
+            let start = if keep { held.start.as_ref().map(Start::share) } else { held.start.take() };
+            start.ok_or("its state was freed by an earlier backward")?
+        };
+        let mut inputs = start.inputs.into_iter();
+        let mut receive = |port: usize| {
+            let kept = inputs.next().expect("a recomputation receives what the first pass received");
+            if kept.parcel.items.iter().any(Item::is_changed) {
+                give_up(
+                    "an input of the stage was modified by an in-place operation after its first pass, so the stage cannot be \
+                     recomputed: let its first layer work on a copy, or use checkpoint = never",
+                );
+            }
+            assert_eq!(kept.port, port, "a recomputation receives in the order of the first pass");
+            kept.parcel
+        };
+        let history = &self.histories[stage];
+        let rewound =
+            Rewound::before(&self.network.state, history, stage, micro_batch).map_err(|error| error.to_string())?;
+        let (sent, recorded) = run_stage(&self.network.stages[stage], cx, &mut receive, Recording::Graph)?;
+        if fingerprints(&sent)? != start.sent {
+            return Err(
+                "the recomputation gave other values than the first pass, so the gradient would be that of another function. A layer keeps state in a cell of \
+                 its own (it belongs into a variable, or into a `Carried` cell), draws random numbers that are not torch's, or was changed meanwhile; or \
+                 use checkpoint = never"
+                    .into(),
+            );
+        }
+        if !keep {
+            rewound.finish(history, micro_batch);
+            self.cells.recomputed(self.id, stage, micro_batch);
+        }
+        self.held.at(stage, micro_batch).recorded = recorded;
+        Ok(())
     }
 
     /// The steps of the call's backward, where that is asked for later.
@@ -242,31 +342,31 @@ impl Call {
         Ok(Box::new((self.modes.enter()?, self.network.threads.enter())))
     }
 
-    /// Before a stage's first micro-batch: what its buffers are, for the case that the call fails.
-    fn save_buffers(&self, stage: usize, slot: &StageSlot) -> Result<()> {
-        let mut saved = lock(&self.saved_buffers[stage]);
-        if self.training && saved.is_none() {
-            *saved = Some(copies(&lock(&slot.buffers))?);
-        }
-        Ok(())
-    }
-
     /// After the call has succeeded as a whole: there is nothing to put back any more.
-    pub(crate) fn keep_buffers(&self) {
-        for saved in &self.saved_buffers {
-            *lock(saved) = None;
+    pub(crate) fn keep(&self) {
+        for history in &self.histories {
+            lock(history).keep();
+        }
+        if self.notes_uses {
+            self.network.state.have_been_noted(self.training);
         }
     }
 
-    /// After a failure, also of what follows the call: every statistic as it was before the call.
-    pub(crate) fn restore_buffers(&self) -> Result<()> {
-        for (stage, (slot, saved)) in self.network.stages.iter().zip(&self.saved_buffers).enumerate() {
-            if let Some(saved) = lock(saved).take() {
-                let _stream = self.network.streams.enter(stage)?;
-                write_back(&lock(&slot.buffers), &saved)?;
-            }
+    /// After a failure, also of what follows the call: every variable that layers have changed is as it was before the call, and so is the caller's random generator.
+    pub(crate) fn undo(&self) -> Result<()> {
+        for (stage, history) in self.histories.iter().enumerate() {
+            let _stream = self.network.streams.enter(stage)?;
+            lock(history).undo(&*self.network.state.variables(stage)?)?;
         }
+        self.cells.undo(self.id);
+        self.draw.undo()?;
         Ok(self.network.streams.join()?)
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.cells.forget(self.id);
     }
 }
 
@@ -287,71 +387,29 @@ fn run_stage(
     cx: &Context,
     receive: &mut dyn FnMut(usize) -> Parcel,
     recording: Recording,
-    wanted: Wanted,
-    tail: Option<Tail<'_>>,
 ) -> Result<(Vec<Sent>, Option<Recorded>), String> {
     let body = lock(&slot.body);
     let body = body.as_ref().ok_or("the model was taken out of the pipeline")?;
     let _grad = GradMode::set(recording != Recording::Nothing);
-    let mut io = Io::new(receive, recording == Recording::Graph);
+    let mut io = Io::new(receive, (recording == Recording::Graph).then(|| cx.stage()));
     {
         let _streams = RandomStreams::enter().map_err(|error| error.to_string())?;
         body.run(&mut io, cx);
-        if let Some(tail) = tail {
-            io.end(cx, tail);
-        }
     }
-    Ok(io.finish(wanted))
+    Ok(io.finish())
 }
 
 impl Start {
     fn share(&self) -> Self {
         let share = |kept: &Kept| Kept { port: kept.port, parcel: kept.parcel.share() };
-        Self {
-            inputs: self.inputs.iter().map(share).collect(),
-            buffers: self.buffers.iter().map(Tensor::shallow_clone).collect(),
-        }
+        Self { inputs: self.inputs.iter().map(share).collect(), sent: self.sent.clone() }
     }
 }
 
-/// A stage's buffers as they were at some time, for a recomputation; they are put back when dropped, as the first passes have left them.
-struct RestoredBuffers<'a> {
-    slot: &'a StageSlot,
-    saved: Vec<Tensor>,
-}
-
-impl<'a> RestoredBuffers<'a> {
-    fn load(slot: &'a StageSlot, then: &[Tensor]) -> Result<Self> {
-        let buffers = lock(&slot.buffers);
-        let saved = if then.is_empty() { Vec::new() } else { copies(&buffers)? };
-        let restored = Self { slot, saved };
-        write_back(&buffers, then)?;
-        Ok(restored)
-    }
-}
-
-impl Drop for RestoredBuffers<'_> {
-    fn drop(&mut self) {
-        // Copying between tensors of equal shape and device fails only where libtorch itself is broken.
-        let _ = write_back(&lock(&self.slot.buffers), &self.saved);
-    }
-}
-
-fn copies(buffers: &[Tensor]) -> Result<Vec<Tensor>> {
-    let _constant = GradMode::set(false);
-    let copy = |buffer: &Tensor| {
-        let mut copy = buffer.f_empty_like()?;
-        copy.f_copy_(buffer)?;
-        Ok(copy)
+fn fingerprints(sent: &[Sent]) -> Result<Vec<Fingerprint>, String> {
+    let of = |(port, item): (usize, &Item)| {
+        let bits = digest(&item.tensor).map_err(|error| error.to_string())?;
+        Ok((port, item.needs_gradient, bits))
     };
-    Ok(buffers.iter().map(copy).collect::<Result<_, tch::TchError>>()?)
-}
-
-fn write_back(buffers: &[Tensor], saved: &[Tensor]) -> Result<()> {
-    let _constant = GradMode::set(false);
-    for (buffer, saved) in buffers.iter().zip(saved) {
-        // Through `data`: the graphs that saved the buffer must not take this for a change.
-        buffer.f_data()?.f_copy_(saved)?;
-    }
-    Ok(())
+    sent.iter().flat_map(|(port, parcel)| parcel.items.iter().map(move |item| (*port, item))).map(of).collect()
 }

@@ -1,8 +1,5 @@
-use tch::Tensor;
-
 use super::give_up;
-use crate::Context;
-use crate::flow::{Flow, Item, Parcel};
+use crate::flow::{Flow, Parcel};
 use crate::graph::Port;
 use crate::model::Model;
 use crate::torch::{StageGraph, version};
@@ -26,33 +23,11 @@ pub(super) struct Recorded {
     pub(super) roots: Vec<(usize, usize)>,
 }
 
-/// The position of the loss among the tensors that the last stage gives back.
-pub(super) const LOSS: usize = usize::MAX;
-
-/// What the last stage does with its output while it trains.
-pub(super) struct Tail<'t> {
-    /// The port through which the output leaves.
-    pub(super) port: usize,
-    /// Makes the micro-batch's loss of it.
-    pub(super) loss: &'t mut dyn FnMut(Parcel, &Context) -> Tensor,
-    /// Whether it is wanted after that.
-    pub(super) keep: bool,
-}
-
-/// Whether the values that a stage sends want gradients.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wanted {
-    /// No: nothing is recorded and nothing will be.
-    No,
-    /// Those that can have one: the graph is recorded later, by the recomputation, and only then shows which do.
-    Perhaps,
-}
-
 impl<'a> Io<'a> {
-    /// `receive` hands over what lies at a port, on the stage's device. With `record`, the stage's graph is recorded.
-    pub(super) fn new(receive: &'a mut dyn FnMut(usize) -> Parcel, record: bool) -> Self {
-        let recorded = record.then(|| Recorded {
-            graph: StageGraph::new().unwrap_or_else(|error| give_up(error.to_string())),
+    /// `receive` hands over what lies at a port, on the stage's device. With `record`, the graph of that stage is recorded.
+    pub(super) fn new(receive: &'a mut dyn FnMut(usize) -> Parcel, record: Option<usize>) -> Self {
+        let recorded = record.map(|stage| Recorded {
+            graph: StageGraph::new(stage).unwrap_or_else(|error| give_up(error.to_string())),
             received: Vec::new(),
             roots: Vec::new(),
         });
@@ -96,28 +71,8 @@ impl<'a> Io<'a> {
         self.sent.push((port, parcel));
     }
 
-    /// Lets `tail` make the loss of what was sent through the port to the caller. The loss becomes a root, the output itself a constant, if it is kept.
-    pub(super) fn end(&mut self, cx: &Context, tail: Tail<'_>) {
-        let Some(place) = self.sent.iter().position(|(port, _)| *port == tail.port) else { return };
-        let (port, output) = self.sent.swap_remove(place);
-        let loss = (tail.loss)(output.share(), cx);
-        if tail.keep {
-            let mut constant = output;
-            for item in &mut constant.items {
-                item.tensor = item.tensor.detach();
-            }
-            self.sent.push((port, constant));
-        }
-        if let Some(recorded) = &mut self.recorded {
-            let (_, is_root) = recorded.graph.send(&loss).unwrap_or_else(|error| give_up(error.to_string()));
-            if is_root {
-                recorded.roots.push((port, LOSS));
-            }
-        }
-    }
-
     /// What was sent, cut off from the stage's graph, which comes back too if one was recorded.
-    pub(super) fn finish(mut self, wanted: Wanted) -> (Vec<Sent>, Option<Recorded>) {
+    pub(super) fn finish(mut self) -> (Vec<Sent>, Option<Recorded>) {
         // The engine adds the gradients of one tensor in the order of its roots. In place, that of the value which is used
         // last arrives first.
         self.sent.sort_by_key(|(port, _)| std::cmp::Reverse(*port));
@@ -131,19 +86,19 @@ impl<'a> Io<'a> {
                             recorded.roots.push((*port, position));
                         }
                     }
-                    None => detach(item, wanted),
+                    None => {
+                        item.needs_gradient = false;
+                        if item.tensor.requires_grad() {
+                            item.tensor = item.tensor.detach();
+                        }
+                    }
                 }
                 item.version = version(&item.tensor);
             }
         }
+        if let Some(recorded) = &mut self.recorded {
+            recorded.graph.end().unwrap_or_else(|error| give_up(error.to_string()));
+        }
         (self.sent, self.recorded)
     }
-}
-
-fn detach(item: &mut Item, wanted: Wanted) {
-    if item.tensor.requires_grad() {
-        item.tensor = item.tensor.detach();
-    }
-    let differentiable = item.tensor.is_floating_point() || item.tensor.is_complex();
-    item.needs_gradient = wanted == Wanted::Perhaps && differentiable;
 }

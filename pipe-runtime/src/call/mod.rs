@@ -1,5 +1,6 @@
 //! One call of a pipeline: what its forward leaves behind, and the backward that uses it.
 
+mod accelerators;
 mod arrive;
 mod backward;
 mod forward;
@@ -9,16 +10,18 @@ mod node;
 mod traced;
 mod train;
 
-pub(crate) use forward::Call;
+pub(crate) use accelerators::loss_is_not_finite;
+pub(crate) use forward::{Call, Given};
 pub use io::Io;
 pub(crate) use node::attach_node;
-pub(crate) use train::TrainRun;
+pub(crate) use train::{Loss, TrainRun};
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::error::{panic_message, without_stack};
+use crate::quiet::Quiet;
 use crate::{Context, Failure, Phase};
 
 /// A lock whose holder may have panicked: what it guards is replaced as a whole, so it is never half-written.
@@ -49,6 +52,7 @@ impl<T: Default> Table<T> {
 
 /// Runs one step; panics and errors in it become a [`Failure`] that says where.
 fn step(phase: Phase, cx: &Context, body: impl FnOnce() -> Result<(), String>) -> Result<(), Failure> {
+    let _quiet = Quiet::enter();
     let cause = match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => return Ok(()),
         Ok(Err(cause)) => without_stack(&cause),
@@ -58,6 +62,6 @@ fn step(phase: Phase, cx: &Context, body: impl FnOnce() -> Result<(), String>) -
 }
 
 /// Unwinds out of a stage with a message, without the panic hook's noise.
-fn give_up(cause: impl Into<String>) -> ! {
+pub(crate) fn give_up(cause: impl Into<String>) -> ! {
     std::panic::resume_unwind(Box::new(cause.into()) as Box<dyn Any + Send>)
 }

@@ -6,8 +6,8 @@ use tch::Tensor;
 use super::backward::BackwardRun;
 use super::forward::Call;
 use super::lock;
-use crate::flow::Parcel;
-use crate::torch::{Backward, GradMode, Parameters, attach, version};
+use crate::flow::{Parcel, Sources};
+use crate::torch::{Backward, GradMode, attach, version};
 use crate::{Error, Result};
 
 /// The call as one node of the caller's graph: between the micro-batches that the caller's mini-batch was split into, with the parameters, and
@@ -15,35 +15,31 @@ use crate::{Error, Result};
 struct CallNode {
     call: Arc<Call>,
     order: Arc<Order>,
-    parameters: Arc<Parameters>,
-    parameter_count: usize,
     /// The parameters and how often they had been changed in place, if something is to be recomputed with them.
     versions: Mutex<Vec<(Tensor, u64)>>,
-    /// How many tensors each micro-batch of the input has.
-    inputs: usize,
+    /// The caller's tensors that the micro-batches are parts of.
+    sources: Sources,
+    /// How many tensors each micro-batch of the input has: ragged ones have fewer of `Rows`.
+    inputs: Vec<usize>,
     /// Which tensor each output is: (micro-batch, position in its parcel).
     outputs: Vec<(usize, usize)>,
 }
 
 /// Makes the tensors of `outputs` results of one autograd node over those of `inputs` and `parameters`, whose backward is the pipelined one.
-pub(crate) fn attach_node(
-    call: Arc<Call>,
-    outputs: &mut [Parcel],
-    inputs: &[Parcel],
-    parameters: &[Tensor],
-) -> Result<()> {
+/// `sources` are the caller's tensors that the inputs are parts of.
+pub(crate) fn attach_node(call: Arc<Call>, outputs: &mut [Parcel], inputs: &[Parcel], sources: Sources) -> Result<()> {
+    let parameters = Arc::clone(&call.parameters);
     let positions = |(micro_batch, parcel): (usize, &Parcel)| {
         (0..parcel.items.len()).map(move |position| (micro_batch, position)).collect::<Vec<_>>()
     };
     let node = CallNode {
         order: call.backward_order()?,
-        parameters: Arc::new(Parameters::new(parameters, call.network.fuse_gradient_accumulation)?),
-        parameter_count: parameters.len(),
-        versions: Mutex::new(match call.recomputes(0) {
-            true => parameters.iter().map(|tensor| (tensor.shallow_clone(), version(tensor))).collect(),
+        versions: Mutex::new(match call.recomputes_some() {
+            true => parameters.tensors().iter().map(|tensor| (tensor.shallow_clone(), version(tensor))).collect(),
             false => Vec::new(),
         }),
-        inputs: inputs.first().map_or(0, |parcel| parcel.items.len()),
+        sources,
+        inputs: inputs.iter().map(|parcel| parcel.items.len()).collect(),
         outputs: outputs.iter().enumerate().flat_map(positions).collect(),
         call,
     };
@@ -56,7 +52,7 @@ pub(crate) fn attach_node(
     let results: Vec<_> = results.map(|item| &item.tensor).collect();
     // In place, the last micro-batch's gradient of what all of them share arrives first; libtorch adds them in the order of the inputs.
     let inputs = inputs.iter().rev().flat_map(|parcel| &parcel.items).map(|item| &item.tensor);
-    let inputs: Vec<_> = inputs.chain(parameters).collect();
+    let inputs: Vec<_> = inputs.chain(parameters.tensors()).collect();
     attach(&results, &differentiable, &inputs, Box::new(node))?;
     Ok(())
 }
@@ -67,7 +63,7 @@ impl Backward for CallNode {
     }
 
     fn arity(&self) -> (usize, usize) {
-        (self.outputs.len(), self.call.micro_batches * self.inputs + self.parameter_count)
+        (self.outputs.len(), self.inputs.iter().sum::<usize>() + self.call.parameters.tensors().len())
     }
 }
 
@@ -80,26 +76,28 @@ impl CallNode {
                     .into(),
             ));
         }
+        self.sources.tell_parts()?;
         let network = &self.call.network;
         let (input, output) = network.ends();
         let (call, order) = (Arc::clone(&self.call), Arc::clone(&self.order));
-        let run = Arc::new(BackwardRun::new(call, order, keep_graph, Arc::clone(&self.parameters))?);
+        let run = Arc::new(BackwardRun::new(call, order, keep_graph)?);
         for (gradient, &(micro_batch, position)) in gradients.into_iter().zip(&self.outputs) {
             run.gradients.at(output, micro_batch).extend(gradient.map(|gradient| (position, gradient)));
         }
         self.call.run_job(run.clone(), None)?;
+        self.call.parameters.none_is_forgotten()?;
 
         let mut results = Vec::with_capacity(self.arity().1);
         for micro_batch in (0..self.call.micro_batches).rev() {
             let mut arrived = run.gradients.at(input, micro_batch);
-            for position in 0..self.inputs {
+            for position in 0..self.inputs[micro_batch] {
                 let index = arrived.iter().position(|(at, _)| *at == position);
                 results.push(index.map(|index| arrived.swap_remove(index).1));
             }
         }
         network.streams.used_here(results.iter().flatten())?;
         let mut sums = run.take_sums()?;
-        for index in 0..self.parameter_count {
+        for index in 0..self.call.parameters.tensors().len() {
             results.push(sums.take(index)?);
         }
         Ok(results)

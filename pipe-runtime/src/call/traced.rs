@@ -19,6 +19,7 @@ impl Call {
         job: Arc<dyn Job<Error = Error>>,
         local: Option<Local<'_, Error>>,
     ) -> Result<()> {
+        let _ends = self.gradients.then(|| self.parameters.install()).transpose()?;
         let Some(recording) = self.network.recorder.current() else { return self.network.run(job, local) };
         let traced = Arc::new(TracedJob::new(Arc::clone(self), job, recording)?);
         match local {
@@ -85,7 +86,7 @@ impl TracedJob {
     /// Watches what the step allocates, if it makes a graph and no other one of its stage was watched. Where the user observes the thread already, nothing is.
     fn observe(&self, Action { kind, stage, micro_batch }: Action) -> Option<Observation> {
         let makes_graph = match kind {
-            Kind::Forward => self.call.gradients && !self.call.recomputes(micro_batch),
+            Kind::Forward => self.call.gradients && !self.call.recomputes(stage, micro_batch),
             Kind::Recompute => true,
             _ => false,
         };

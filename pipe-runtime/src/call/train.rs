@@ -1,23 +1,37 @@
 use std::any::Any;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use pipe_engine::{Job, Local};
 use pipe_schedule::{Action, Kind, Order};
 use tch::Tensor;
 
 use super::backward::BackwardRun;
-use super::forward::Call;
-use super::io::{LOSS, Tail};
+use super::forward::{Call, Given};
+use super::step;
 use crate::flow::Parcel;
 use crate::network::Network;
-use crate::torch::Parameters;
-use crate::{Context, Error, Failure, Result};
+use crate::state::Next;
+use crate::torch::{GradMode, RandomStreams, StageGraph};
+use crate::{Context, Error, Failure, Phase, Result};
 
 /// A training step: forwards and backwards in the order of any schedule.
 pub(crate) struct TrainRun {
     call: Arc<Call>,
     backward: BackwardRun,
     order: Arc<Order>,
+    /// Whether the loss of some micro-batch that counts carries a gradient.
+    trains: AtomicBool,
+}
+
+/// How a step's loss is made. It runs on the calling thread, once for each micro-batch.
+pub(crate) struct Loss<'l> {
+    /// Makes one micro-batch's loss of its output.
+    pub(crate) make: &'l mut dyn FnMut(Parcel, &Context) -> Tensor,
+    /// By micro-batch: how much it counts in the mini-batch's.
+    pub(crate) weights: &'l [f64],
+    /// Whether the output is wanted after that.
+    pub(crate) keeps_output: bool,
 }
 
 /// What a training step leaves.
@@ -29,75 +43,132 @@ pub(crate) struct Trained {
     /// By port: how many values lay between its stages at once.
     pub(crate) transit: Vec<usize>,
     run: Arc<TrainRun>,
-    parameters: Arc<Parameters>,
 }
 
 impl TrainRun {
-    /// Runs a step over the micro-batches `inputs`. `loss` makes each one's loss of its output, on the calling thread; `weights` says how much each counts in the
-    /// mini-batch's. With `keep`, the output is wanted too.
-    pub(crate) fn run(
-        network: &Arc<Network>,
-        inputs: Vec<Parcel>,
-        training: bool,
-        parameters: &[Tensor],
-        weights: &[f64],
-        loss: &mut dyn FnMut(Parcel, &Context) -> Tensor,
-        keep: bool,
-    ) -> Result<Trained> {
-        let order = network.train_order(inputs.len(), training)?;
-        let call = Arc::new(Call::new(network, inputs, training, true)?);
-        let parameters = Arc::new(Parameters::new(parameters, network.fuse_gradient_accumulation)?);
-        let backward = BackwardRun::new(Arc::clone(&call), Arc::clone(&order), false, Arc::clone(&parameters))?;
-        let run = Arc::new(Self { call: Arc::clone(&call), backward, order });
+    /// Runs a step over the micro-batches that are given.
+    pub(crate) fn run(network: &Arc<Network>, given: Given, mut loss: Loss<'_>) -> Result<Trained> {
+        let order = network.train_order(given.inputs.len(), given.training)?;
+        let call = Arc::new(Call::new(network, given, &order)?);
+        let backward = BackwardRun::new(Arc::clone(&call), Arc::clone(&order), false)?;
+        let run = Arc::new(Self { call: Arc::clone(&call), backward, order, trains: AtomicBool::new(false) });
 
-        let (_, output) = network.ends();
         let last = network.stages.len() - 1;
-        let mut loss_and_seed = |parcel: Parcel, cx: &Context| {
-            let loss = loss(parcel, cx);
-            // Without weight there is no gradient, also where the loss is not a number: a mean over nothing.
-            let weight = weights[cx.micro_batch()];
-            if weight != 0. && !cx.is_recomputing() {
-                let seed = loss.detach().full_like(weight);
-                run.backward.gradients.at(output, cx.micro_batch()).push((LOSS, seed));
-            }
-            loss
-        };
         let mut perform = |action: Action| {
-            let tail = (action.stage == last).then_some(Tail { port: output, loss: &mut loss_and_seed, keep });
-            Ok(run.perform_with(action, tail)?)
+            run.perform_step(action)?;
+            if action.stage == last && action.kind == Kind::Forward {
+                run.make_loss(action, &mut loss)?;
+            }
+            Ok(())
         };
         let local = Local { rank: network.last_rank(), perform: &mut perform };
-        call.run_job(run.clone(), Some(local))?;
-        Ok(Trained {
-            outputs: if keep { call.take_outputs()? } else { Vec::new() },
-            kept: call.kept.iter().map(|gauge| gauge.peak()).collect(),
-            transit: call.transit.iter().map(|gauge| gauge.peak()).collect(),
-            run,
-            parameters,
+        let ran = call.run_job(run.clone(), Some(local));
+        ran.and_then(|()| run.ended(loss.keeps_output)).or_else(|error| {
+            call.undo()?;
+            Err(error)
         })
     }
 
-    /// Performs a step; a forward or recomputation of the last stage ends in `tail`.
-    fn perform_with(&self, action: Action, tail: Option<Tail<'_>>) -> Result<(), Failure> {
+    fn ended(self: Arc<Self>, keeps_output: bool) -> Result<Trained> {
+        let call = &self.call;
+        if !self.trains.load(Ordering::Relaxed) {
+            return Err(Error::Output(
+                "the step would train nothing: no micro-batch's loss carries a gradient. Are all variables frozen, or is the output or the loss detached, \
+                 made under `no_grad`, or made of integers (an `argmax`)?"
+                    .into(),
+            ));
+        }
+        call.parameters.none_is_forgotten()?;
+        Ok(Trained {
+            outputs: if keeps_output { call.take_outputs()? } else { Vec::new() },
+            kept: call.kept.iter().map(|gauge| gauge.peak()).collect(),
+            transit: call.transit.iter().map(|gauge| gauge.peak()).collect(),
+            run: self,
+        })
+    }
+
+    fn perform_step(&self, action: Action) -> Result<(), Failure> {
         match action.kind {
-            Kind::Forward => self.call.forward(action, tail),
-            Kind::Recompute => self.call.recompute(action, false, tail),
+            Kind::Forward => self.call.forward(action),
+            Kind::Recompute => self.call.recompute(action, false),
             _ => self.backward.perform_backward(action),
         }
+    }
+
+    /// After the last stage's forward of a micro-batch: its loss, and right away the loss's gradient for the output, which is all that is kept. So the user's
+    /// closure runs once whatever is recomputed, and what it changes is changed once.
+    fn make_loss(&self, action: Action, loss: &mut Loss<'_>) -> Result<(), Failure> {
+        let cx = self.call.context(action, false);
+        step(Phase::Forward, &cx, || self.loss_and_gradient(action, &cx, loss))
+    }
+
+    fn loss_and_gradient(&self, action: Action, cx: &Context, loss: &mut Loss<'_>) -> Result<(), String> {
+        let Action { stage, micro_batch, .. } = action;
+        let words = |error: crate::torch::TorchError| error.to_string();
+        let network = &self.call.network;
+        let (_, port) = network.ends();
+        let _stream = network.streams.enter(stage).map_err(words)?;
+        let parcel = self.call.in_transit.take(port, micro_batch).ok_or("the last stage sent no output")?;
+        let mut output = parcel.share();
+        if loss.keeps_output {
+            *self.call.in_transit.at(port, micro_batch) = Some(parcel);
+        }
+
+        let pass = self.call.watch(stage).map_err(|error| error.to_string())?;
+        let mut graph = StageGraph::new(stage).map_err(words)?;
+        let mut received = Vec::new();
+        for (position, item) in output.items.iter_mut().enumerate().filter(|(_, item)| item.needs_gradient) {
+            item.tensor = graph.receive(&item.tensor).map_err(words)?;
+            received.push(position);
+        }
+        let (value, carries_gradient) = {
+            let _grad = GradMode::set(true);
+            let _streams = RandomStreams::enter().map_err(words)?;
+            let value = (loss.make)(output, cx);
+            let (_, carries_gradient) = graph.send(&value).map_err(words)?;
+            graph.end().map_err(words)?;
+            (value, carries_gradient)
+        };
+        self.call.end_pass(pass, micro_batch, Next::Nothing)?;
+
+        // Without weight there is no gradient, also where the loss is not a number: a mean over nothing.
+        let weight = loss.weights[micro_batch];
+        if !carries_gradient || weight == 0. {
+            return Ok(());
+        }
+        let seed = value.detach().f_full_like(weight).map_err(|error| error.to_string())?;
+        drop(value);
+        let parameters = &self.call.parameters;
+        let found =
+            self.backward.with_sums(action, |sums, _| graph.backward(&[Some(seed)], false, parameters, sums, false));
+        let gradients = received.into_iter().zip(found.map_err(words)?);
+        let gradients: Vec<_> = gradients.filter_map(|(position, gradient)| Some((position, gradient?))).collect();
+        if !gradients.is_empty() || graph.reaches_parameters() {
+            self.trains.store(true, Ordering::Relaxed);
+        }
+        self.backward.gradients.at(port, micro_batch).extend(gradients);
+        let ready = network.streams.mark(stage).map_err(words)?;
+        self.backward.ready.at(port, micro_batch).clone_from(&ready);
+        Ok(())
     }
 }
 
 impl Trained {
+    /// Whether all that is on accelerators is finite; `losses` are those that count.
+    pub(crate) fn check_accelerators(&self, losses: &[(usize, Tensor)]) -> Result<()> {
+        self.run.call.check_accelerators(losses)
+    }
+
     /// Adds the gradients to the parameters' own. If the step fails as a whole after it has run, [`undo`](Self::undo) is called in its place.
     pub(crate) fn commit(&self) -> Result<()> {
-        self.run.backward.take_sums()?.commit(&self.parameters)?;
-        self.run.call.keep_buffers();
+        self.run.backward.take_sums()?.commit(&self.run.call.parameters)?;
+        self.run.call.keep();
         Ok(())
     }
 
-    /// Puts the statistics back.
+    /// Puts back what layers have changed.
     pub(crate) fn undo(&self) -> Result<()> {
-        self.run.call.restore_buffers()
+        self.run.call.undo()
     }
 }
 
@@ -109,11 +180,11 @@ impl Job for TrainRun {
     }
 
     fn perform(&self, action: Action) -> Result<()> {
-        Ok(self.perform_with(action, None)?)
+        Ok(self.perform_step(action)?)
     }
 
     fn undo(&self) -> Result<()> {
-        self.call.restore_buffers()
+        self.call.undo()
     }
 
     fn enter(&self) -> Result<Box<dyn Any>> {

@@ -1,60 +1,217 @@
 //! A mini-batch into micro-batches. The way back is [`Flow::join`](super::Flow::join).
 
+use std::fmt;
+
 use tch::Tensor;
 
-use super::parcel::{Item, Parcel};
+use super::Sources;
+use super::parcel::{Item, Parcel, Rest, Split, Value};
 use crate::{Error, Result};
 
-/// Splits a mini-batch into at most `chunks` micro-batches along dimension 0, as `torch.chunk` does: all of `ceil(rows / chunks)` rows but the last
-/// ones. An empty mini-batch is one empty micro-batch. What is not a tensor, or is wrapped in `Replicate`, goes whole to each.
+/// A mini-batch in parts.
+#[derive(Debug)]
+pub(crate) struct Scattered {
+    pub(crate) micro_batches: Vec<Parcel>,
+    pub(crate) shape: MiniBatch,
+    pub(crate) sources: Sources,
+}
+
+/// Splits a mini-batch into at most `chunks` micro-batches, as `torch.chunk` does: all of
+/// `ceil(rows / chunks)` rows but the last ones. An empty mini-batch is one empty micro-batch. What
+/// is not a tensor, or is wrapped in `Replicate`, goes whole to each.
 ///
-/// A part of a tensor that wants a gradient (if `gradients` are recorded) belongs to the caller's graph. Any other is a tensor of its own on the same memory: an
-/// in-place operation on one micro-batch is none on the others.
-pub(crate) fn scatter(batch: &Parcel, chunks: usize, gradients: bool) -> Result<(Vec<Parcel>, MiniBatch)> {
-    let mut count = None;
-    let mut rows = Vec::new();
-    let mut pieces = Vec::with_capacity(batch.items.len());
-    for item in &batch.items {
-        if item.whole {
-            pieces.push(None);
-            continue;
-        }
-        let mut split = chunk(&item.tensor, chunks)?;
-        if !(gradients && item.needs_gradient) {
-            split = split.iter().map(|part| part.f_data()).collect::<Result<_, _>>()?;
-        }
-        let expected = *count.get_or_insert_with(|| {
-            rows = split.iter().map(|part| part.size()[0]).collect();
-            split.len()
-        });
-        if split.len() != expected {
-            return Err(Error::Input(format!(
-                "Found different number of chunks produced for inputs: {expected} and {}. Give them rows (dimension 0) that \
-                 split alike; wrap what goes whole to every micro-batch in `Replicate`",
-                split.len()
-            )));
-        }
-        pieces.push(Some(split));
-    }
-    let Some(count) = count else {
+/// A part of a tensor that wants a gradient (if `gradients` are recorded) belongs to the caller's
+/// graph. Any other is a tensor of its own on the same memory: an in-place operation on one
+/// micro-batch is none on the others.
+pub(crate) fn scatter(batch: &Parcel, chunks: usize, gradients: bool) -> Result<Scattered> {
+    refuse_bare_lists(batch, "inputs")?;
+    let parts = Part::all(batch);
+    let first = parts.iter().find(|part| part.per_row() == 1).or(parts.first());
+    let Some(first) = first else {
         return Err(Error::Input(
             "inputs do not have any tensors to split into micro-batches: at least one must not be wrapped in `Replicate`".into(),
         ));
     };
-    let parcels = (0..count)
-        .map(|index| {
-            let piece = |(item, split): (&Item, &Option<Vec<Tensor>>)| match split {
-                Some(split) => Item::new(split[index].shallow_clone(), item),
-                None => item.share(),
-            };
-            Parcel {
-                items: batch.items.iter().zip(&pieces).map(piece).collect(),
-                rest: batch.rest.clone(),
-                ready: None,
-            }
+    let rows = first.rows()?;
+    for part in &parts {
+        part.check(rows, || {
+            let length = first.length().unwrap_or_default();
+            format!("rows of the inputs do not belong together: {first} has {}", in_rows(length))
+        })?;
+    }
+    let shape = MiniBatch::new(rows, chunks);
+    let mut sources = Sources::default();
+    Ok(Scattered { micro_batches: deal(batch, &shape, gradients, &mut sources)?, shape, sources })
+}
+
+/// Splits targets as the inputs were split. If there is nothing to split in them, each micro-batch
+/// gets all of them.
+pub(crate) fn scatter_targets(targets: &Parcel, batch: &MiniBatch) -> Result<Vec<Parcel>> {
+    refuse_bare_lists(targets, "targets")?;
+    let rows = batch.rows.iter().sum();
+    for part in Part::all(targets) {
+        part.check(rows, || {
+            format!("rows of the targets do not belong to those of the inputs: the inputs have {}", in_rows(rows))
+        })?;
+    }
+    deal(targets, batch, true, &mut Sources::default())
+}
+
+/// A list goes neither whole to each micro-batch nor is it split unless someone said so: either
+/// would be wrong in silence for the other.
+fn refuse_bare_lists(parcel: &Parcel, what: &str) -> Result<()> {
+    let bare = parcel.rest.iter().find_map(|rest| match rest.value {
+        Value::List(length) => Some(length),
+        Value::Length(_) | Value::Rows(_) | Value::Plain(_) => None,
+    });
+    let Some(length) = bare else { return Ok(()) };
+    Err(Error::Input(format!(
+        "a list in the {what}, of length {length}, does not say how it belongs to the rows of the batch. Wrap it in \
+         `Rows` if it has one entry per row, in `Each` if each part has the batch's rows and is to be split like them, \
+         in `Replicate` if every micro-batch is to get all of it; or give an array or a tuple, whose parts are split \
+         each by itself"
+    )))
+}
+
+/// A part of a value that is split into micro-batches.
+enum Part<'p> {
+    Tensor { position: usize, tensor: &'p Tensor, dim: usize, per_row: usize },
+    List { length: usize },
+}
+
+impl<'p> Part<'p> {
+    /// The tensors first: what the rest is compared with had better be one.
+    fn all(parcel: &'p Parcel) -> Vec<Self> {
+        // The tensors of a list of rows have no number of their own.
+        let counted = parcel.items.iter().filter(|item| !matches!(item.split, Split::Row(_)));
+        let tensors = counted.enumerate().filter_map(|(position, item)| match item.split {
+            Split::Along { dim, per_row } => Some(Self::Tensor { position, tensor: &item.tensor, dim, per_row }),
+            Split::Whole | Split::Row(_) => None,
+        });
+        let lists = parcel.rest.iter().filter_map(|rest| match rest.value {
+            Value::Rows(length) => Some(Self::List { length }),
+            Value::Length(_) | Value::List(_) | Value::Plain(_) => None,
+        });
+        tensors.chain(lists).collect()
+    }
+
+    /// How many consecutive ones belong to one row of the batch.
+    fn per_row(&self) -> i64 {
+        match self {
+            Self::Tensor { per_row, .. } => *per_row as i64,
+            Self::List { .. } => 1,
+        }
+    }
+
+    /// How many there are.
+    fn length(&self) -> Result<i64> {
+        let (tensor, dim) = match self {
+            Self::Tensor { tensor, dim, .. } => (tensor, *dim),
+            Self::List { length } => return Ok(*length as i64),
+        };
+        let size = tensor.size();
+        size.get(dim).copied().ok_or_else(|| {
+            Error::Input(match size.len() {
+                0 => "a zero-dimensional tensor cannot be split into micro-batches: wrap it in `Replicate` to hand it \
+                      to each of them"
+                    .into(),
+                _ => {
+                    format!("a tensor of shape {size:?} cannot be split along dimension {dim}, which it does not have")
+                }
+            })
         })
-        .collect();
-    Ok((parcels, MiniBatch { rows }))
+    }
+
+    /// How many rows the batch has by this part alone.
+    fn rows(&self) -> Result<i64> {
+        let (length, per_row) = (self.length()?, self.per_row());
+        if length % per_row != 0 {
+            return Err(Error::Input(format!("{self} has {}, which is no multiple of {per_row}", in_rows(length))));
+        }
+        Ok(length / per_row)
+    }
+
+    /// Whether it is a part of a batch of so many rows; `known` says how we know their number.
+    fn check(&self, rows: i64, known: impl FnOnce() -> String) -> Result<()> {
+        let (length, wanted) = (self.length()?, rows.saturating_mul(self.per_row()));
+        if length == wanted {
+            return Ok(());
+        }
+        let (mut dim, mut per_row) = ("DIM".to_owned(), "K".to_owned());
+        if let Self::Tensor { tensor, .. } = self {
+            let found = tensor.size().iter().position(|&size| size == rows);
+            dim = found.map_or(dim, |found| found.to_string());
+            let is_multiple = rows > 0 && length > rows && length % rows == 0;
+            per_row = if is_multiple { (length / rows).to_string() } else { per_row };
+        }
+        Err(Error::Input(format!(
+            "{}, and {self} has {} instead of {wanted}. Wrap what goes whole to every micro-batch in `Replicate`, \
+             a tensor whose batch dimension is not 0 in `Along::<{dim}>`, one with several rows for each row of the \
+             batch in `PerRow::<{per_row}>`, a list with one entry per row in `Rows`",
+            known(),
+            in_rows(length)
+        )))
+    }
+}
+
+impl fmt::Display for Part<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tensor { position, tensor, dim, per_row } => {
+                write!(f, "tensor {position}, of shape {:?} and split along dimension {dim}", tensor.size())?;
+                match per_row {
+                    1 => f.write_str(","),
+                    _ => write!(f, " by {per_row} for each row of the batch,"),
+                }
+            }
+            Self::List { .. } => f.write_str("a list in `Rows`, split by its entries,"),
+        }
+    }
+}
+
+fn in_rows(length: i64) -> String {
+    format!("{length} row{}", if length == 1 { "" } else { "s" })
+}
+
+/// Gives each micro-batch its parts of a value that has the rows of `shape`.
+fn deal(batch: &Parcel, shape: &MiniBatch, gradients: bool, sources: &mut Sources) -> Result<Vec<Parcel>> {
+    let mut parcels: Vec<Parcel> = shape.rows.iter().map(|_| Parcel::default()).collect();
+    for item in &batch.items {
+        match item.split {
+            Split::Along { dim, per_row } => {
+                let mut split = cut(&item.tensor, dim, per_row, shape)?;
+                if !(gradients && item.needs_gradient) {
+                    split = split.iter().map(|part| part.f_data()).collect::<Result<_, _>>()?;
+                    sources.add(&item.tensor, &split)?;
+                }
+                for (parcel, part) in parcels.iter_mut().zip(split) {
+                    parcel.items.push(Item::new(part, item));
+                }
+            }
+            Split::Whole => parcels.iter_mut().for_each(|parcel| parcel.items.push(item.share())),
+            Split::Row(row) => parcels[shape.micro_batch_of(row)].items.push(item.share()),
+        }
+    }
+    for rest in &batch.rest {
+        match (rest.row, &rest.value) {
+            (Some(row), _) => parcels[shape.micro_batch_of(row)].rest.push(rest.clone()),
+            (None, Value::Rows(_)) => {
+                for (parcel, &rows) in parcels.iter_mut().zip(&shape.rows) {
+                    parcel.rest.push(Rest { value: Value::Length(rows as usize), row: None });
+                }
+            }
+            (None, _) => parcels.iter_mut().for_each(|parcel| parcel.rest.push(rest.clone())),
+        }
+    }
+    Ok(parcels)
+}
+
+/// The tensor's parts, micro-batch by micro-batch: views of its memory.
+fn cut(tensor: &Tensor, dim: usize, per_row: usize, shape: &MiniBatch) -> Result<Vec<Tensor>> {
+    match shape.rows.as_slice() {
+        [_] => Ok(vec![tensor.shallow_clone()]),
+        _ => Ok(tensor.f_split(shape.size() * per_row as i64, dim as i64)?),
+    }
 }
 
 /// How a mini-batch was split.
@@ -64,7 +221,28 @@ pub struct MiniBatch {
 }
 
 impl MiniBatch {
-    /// For each micro-batch, its number of rows (of the first input that was split).
+    /// As `torch.chunk`: at most `chunks` parts of `ceil(rows / chunks)` rows but the last.
+    fn new(rows: i64, chunks: usize) -> Self {
+        let chunks = i64::try_from(chunks).unwrap_or(i64::MAX).min(rows);
+        if chunks <= 1 {
+            return Self { rows: vec![rows] };
+        }
+        let size = (rows - 1) / chunks + 1;
+        let part = |index| size.min(rows - index * size);
+        Self { rows: (0..(rows - 1) / size + 1).map(part).collect() }
+    }
+
+    /// The rows of every micro-batch but the last, which may have fewer.
+    fn size(&self) -> i64 {
+        self.rows.first().copied().unwrap_or_default()
+    }
+
+    /// The micro-batch of this row.
+    fn micro_batch_of(&self, row: usize) -> usize {
+        row / self.size() as usize
+    }
+
+    /// For each micro-batch, its number of rows.
     pub fn rows(&self) -> &[i64] {
         &self.rows
     }
@@ -77,24 +255,18 @@ impl MiniBatch {
     }
 }
 
-fn chunk(tensor: &Tensor, chunks: usize) -> Result<Vec<Tensor>> {
-    let size = tensor.size();
-    let Some(&rows) = size.first() else {
-        return Err(Error::Input(
-            "a zero-dimensional tensor cannot be split into micro-batches: wrap it in `Replicate` to hand it to each of them".into(),
-        ));
-    };
-    match rows.min(i64::try_from(chunks).unwrap_or(i64::MAX)) {
-        0 | 1 => Ok(vec![tensor.shallow_clone()]),
-        chunks => Ok(tensor.f_chunk(chunks, 0)?),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::{Flow, Replicate};
+    use crate::flow::{Along, Each, Flow, List, PerRow, Replicate, Rows};
+    use proptest::prelude::*;
     use tch::{Device, Kind};
+
+    /// The micro-batches, and how many rows they have.
+    fn in_parts(batch: &Parcel, chunks: usize) -> (Vec<Parcel>, MiniBatch) {
+        let Scattered { micro_batches, shape, .. } = scatter(batch, chunks, true).unwrap();
+        (micro_batches, shape)
+    }
 
     fn zeros(rows: i64) -> Tensor {
         Tensor::zeros([rows, 2], (Kind::Float, Device::Cpu))
@@ -106,7 +278,7 @@ mod tests {
 
     #[test]
     fn splits_by_ceiling_division() {
-        let split = |rows_in, chunks| rows(&scatter(&Parcel::of(zeros(rows_in)), chunks, true).unwrap().0);
+        let split = |rows_in, chunks| rows(&in_parts(&Parcel::of(zeros(rows_in)), chunks).0);
         assert_eq!(split(5, 4), [2, 2, 1]);
         assert_eq!(split(6, 4), [2, 2, 2]);
         assert_eq!(split(2, 4), [1, 1]);
@@ -115,19 +287,216 @@ mod tests {
         assert_eq!(split(3, usize::MAX), [1, 1, 1]);
     }
 
+    fn refused(batch: impl Flow) -> String {
+        scatter(&Parcel::of(batch), 4, true).unwrap_err().to_string()
+    }
+
     #[test]
     fn inputs_that_disagree_are_named() {
-        let error = scatter(&Parcel::of((zeros(3), zeros(4))), 4, true).unwrap_err().to_string();
-        assert!(error.starts_with("Found different number of chunks produced for inputs: 3 and 4"), "{error}");
-        let error = scatter(&Parcel::of((Replicate(zeros(3)), 7_i64)), 4, true).unwrap_err().to_string();
+        let error = refused((zeros(3), zeros(4)));
+        assert_eq!(
+            error,
+            "rows of the inputs do not belong together: tensor 0, of shape [3, 2] and split along dimension 0, has \
+             3 rows, and tensor 1, of shape [4, 2] and split along dimension 0, has 4 rows instead of 3. Wrap what goes \
+             whole to every micro-batch in `Replicate`, a tensor whose batch dimension is not 0 in `Along::<DIM>`, one \
+             with several rows for each row of the batch in `PerRow::<K>`, a list with one entry per row in `Rows`"
+        );
+        let error = refused((Replicate(zeros(3)), 7_i64));
         assert!(error.starts_with("inputs do not have any tensors"), "{error}");
-        let error = scatter(&Parcel::of(Tensor::from(1.0)), 2, true).unwrap_err().to_string();
-        assert!(error.contains("zero-dimensional"), "{error}");
+        let error = refused(Tensor::from(1.0));
+        assert!(error.contains("a zero-dimensional tensor cannot be split"), "{error}");
+        let error = refused((zeros(3), Along::<2>(zeros(3))));
+        assert_eq!(error, "a tensor of shape [3, 2] cannot be split along dimension 2, which it does not have");
+    }
+
+    #[test]
+    fn the_way_out_that_would_fit_is_named() {
+        // What is whole counts as a tensor, but is not looked at.
+        let error = refused((zeros(6), Replicate(zeros(5)), Tensor::zeros([3, 6], (Kind::Float, Device::Cpu))));
+        assert!(error.contains("tensor 2, of shape [3, 6] and split along dimension 0, has 3 rows instead"), "{error}");
+        assert!(error.contains("`Along::<1>`") && error.contains("`PerRow::<K>`"), "{error}");
+        let error = refused((zeros(8), zeros(16)));
+        assert!(error.contains("has 16 rows instead of 8") && error.contains("`PerRow::<2>`"), "{error}");
+        let error = refused((zeros(2), zeros(1)));
+        assert!(error.contains("has 1 row instead of 2"), "{error}");
+    }
+
+    #[test]
+    fn wrapped_parts_that_disagree_are_named() {
+        let error = refused((PerRow::<2>(zeros(7)), zeros(4)));
+        assert!(error.contains("tensor 1, of shape [4, 2] and split along dimension 0, has 4 rows, and"), "{error}");
+        let part = "tensor 0, of shape [7, 2] and split along dimension 0 by 2 for each row of the batch,";
+        assert!(error.contains(&format!("{part} has 7 rows instead of 8")), "{error}");
+        let error = refused(PerRow::<2>(zeros(7)));
+        assert_eq!(error, format!("{part} has 7 rows, which is no multiple of 2"));
+        let error = refused((zeros(4), Along::<1>(zeros(4))));
+        assert!(error.contains("of shape [4, 2] and split along dimension 1, has 2 rows instead of 4"), "{error}");
+        // The tensors of the list do not count.
+        let error = refused((Rows(vec![zeros(9), zeros(1)]), zeros(3)));
+        assert!(error.contains("tensor 0, of shape [3, 2]"), "{error}");
+        assert!(error.contains("a list in `Rows`, split by its entries, has 2 rows instead of 3"), "{error}");
+        let error = refused(Each(vec![zeros(3), zeros(3), zeros(2)]));
+        assert!(error.contains("tensor 2, of shape [2, 2]") && error.contains("2 rows instead of 3"), "{error}");
+    }
+
+    #[test]
+    fn a_bare_list_is_refused_whatever_its_length() {
+        let error = refused((zeros(4), vec![zeros(4), zeros(4)]));
+        assert_eq!(
+            error,
+            "a list in the inputs, of length 2, does not say how it belongs to the rows of the batch. Wrap it in `Rows` \
+             if it has one entry per row, in `Each` if each part has the batch's rows and is to be split like them, in \
+             `Replicate` if every micro-batch is to get all of it; or give an array or a tuple, whose parts are split \
+             each by itself"
+        );
+        let numbers = || vec![1_i64, 2, 3, 4];
+        for error in [
+            refused((zeros(4), numbers())),
+            refused((zeros(4), Some(List(numbers())))),
+            refused((zeros(4), [numbers()])),
+        ] {
+            assert!(error.starts_with("a list in the inputs, of length 4, does not say"), "{error}");
+        }
+        let (_, shape) = in_parts(&Parcel::of(zeros(4)), 2);
+        let error = scatter_targets(&Parcel::of(numbers()), &shape).unwrap_err().to_string();
+        assert!(error.starts_with("a list in the targets, of length 4, does not say"), "{error}");
+
+        let known = (
+            zeros(4),
+            Replicate(numbers()),
+            Rows(vec![numbers(); 4]),
+            Each(vec![numbers(), numbers()]),
+            Replicate(Rows(numbers())),
+            Some(Each(Vec::<Tensor>::new())),
+        );
+        let (parts, _) = in_parts(&Parcel::of(known), 2);
+        type Known =
+            (Tensor, Replicate<Vec<i64>>, Rows<Vec<i64>>, Each<Vec<i64>>, Replicate<Rows<i64>>, Option<Each<Tensor>>);
+        for (x, all, rows, each, whole, empty) in Parcel::open_all::<Known>(parts) {
+            assert_eq!(x.size(), [2, 2]);
+            assert_eq!((all, whole), (Replicate(numbers()), Replicate(Rows(numbers()))));
+            assert_eq!((rows, each), (Rows(vec![numbers(); 2]), Each(vec![numbers(); 2])));
+            assert_eq!(empty, Some(Each(vec![])));
+        }
+    }
+
+    #[test]
+    fn targets_are_split_as_the_inputs() {
+        let (_, shape) = in_parts(&Parcel::of(zeros(7)), 3);
+        let targets = (zeros(7), PerRow::<2>(zeros(14)), Rows((0..7).collect::<Vec<i64>>()), 5_i64);
+        let parts = scatter_targets(&Parcel::of(targets), &shape).unwrap();
+        let mut found = Vec::new();
+        for (y, PerRow(pairs), Rows(numbers), five) in Parcel::open_all::<(Tensor, PerRow<2>, Rows<i64>, i64)>(parts) {
+            assert_eq!((pairs.size()[0], five), (2 * y.size()[0], 5));
+            found.push(numbers);
+        }
+        assert_eq!(found, [vec![0, 1, 2], vec![3, 4, 5], vec![6]]);
+
+        for rows in [1, 6, 8, 9] {
+            let error = scatter_targets(&Parcel::of(zeros(rows)), &shape).unwrap_err().to_string();
+            let expected = format!(
+                "rows of the targets do not belong to those of the inputs: the inputs have 7 rows, and tensor 0, of shape \
+                 [{rows}, 2] and split along dimension 0, has {} instead of 7. Wrap",
+                in_rows(rows)
+            );
+            assert!(error.starts_with(&expected), "{error}");
+        }
+        let whole = scatter_targets(&Parcel::of((Replicate(zeros(5)), 1_u8)), &shape).unwrap();
+        assert_eq!(rows(&whole), [5, 5, 5]);
+        assert_eq!(scatter_targets(&Parcel::of(()), &shape).unwrap().len(), 3);
+    }
+
+    #[test]
+    fn a_list_of_rows_is_enough_to_split_by() {
+        let (parts, shape) = in_parts(&Parcel::of(Rows(vec!["a".to_owned(), "b".into(), "c".into()])), 2);
+        assert_eq!(shape.rows(), [2, 1]);
+        let parts = Parcel::open_all::<Rows<String>>(parts);
+        assert_eq!(parts, [Rows(vec!["a".into(), "b".into()]), Rows(vec!["c".into()])]);
+    }
+
+    #[test]
+    fn parts_are_views_of_the_callers_memory() {
+        let x = Tensor::zeros([3, 5, 2], (Kind::Float, Device::Cpu));
+        let batch = (Along::<1>(x.shallow_clone()), PerRow::<2>(Tensor::zeros([10], (Kind::Float, Device::Cpu))));
+        let (parts, _) = in_parts(&Parcel::of(batch), 2);
+        let offsets = |index: usize| {
+            let start = parts[0].items[index].tensor.data_ptr() as usize;
+            parts.iter().map(|part| part.items[index].tensor.data_ptr() as usize - start).collect::<Vec<_>>()
+        };
+        assert_eq!(parts[0].items[0].tensor.data_ptr(), x.data_ptr());
+        assert_eq!((offsets(0), offsets(1)), (vec![0, 3 * 2 * 4], vec![0, 6 * 4]));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn the_rows_are_those_of_torch_chunk(rows_in in 0..=9_i64, chunks in 1..=5_usize) {
+            let (parts, shape) = in_parts(&Parcel::of(zeros(rows_in)), chunks);
+            let expected: Vec<_> = match rows_in {
+                0 => vec![0],
+                _ => zeros(rows_in).chunk(chunks as i64, 0).iter().map(|part| part.size()[0]).collect(),
+            };
+            prop_assert_eq!(shape.rows(), &expected[..]);
+            prop_assert_eq!(rows(&parts), expected);
+        }
+
+        #[test]
+        fn rows_agree_or_both_numbers_are_in_the_error(a in 0..9_i64, b in 0..=9_i64, chunks in 1..=5_usize) {
+            let (_, shape) = in_parts(&Parcel::of(zeros(a)), chunks);
+            let along = || Along::<1>(Tensor::zeros([3, b], (Kind::Float, Device::Cpu)));
+            let list = || Rows(vec![7_i64; b as usize]);
+            let input = |batch: Parcel| scatter(&batch, chunks, true).map(|_| ());
+            let outcomes = [
+                (1, input(Parcel::of((zeros(a), zeros(b))))),
+                (1, input(Parcel::of((zeros(a), along())))),
+                (3, input(Parcel::of((zeros(a), PerRow::<3>(zeros(3 * b)))))),
+                (1, input(Parcel::of((zeros(a), list())))),
+                (1, input(Parcel::of(Each(vec![zeros(a), zeros(a), zeros(b)])))),
+                (1, scatter_targets(&Parcel::of(zeros(b)), &shape).map(|_| ())),
+                (1, scatter_targets(&Parcel::of(along()), &shape).map(|_| ())),
+                (3, scatter_targets(&Parcel::of(PerRow::<3>(zeros(3 * b))), &shape).map(|_| ())),
+                (1, scatter_targets(&Parcel::of(list()), &shape).map(|_| ())),
+            ];
+            for (per_row, outcome) in outcomes {
+                match outcome {
+                    Ok(()) => prop_assert_eq!(a, b),
+                    Err(error) => {
+                        prop_assert!(a != b);
+                        let error = error.to_string();
+                        let found = format!("has {} instead of {}.", in_rows(per_row * b), per_row * a);
+                        prop_assert!(error.contains(&found) && error.contains(&in_rows(a)), "{error}");
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn joining_undoes_splitting(rows in 0..=9_i64, chunks in 1..=5_usize) {
+            type All = (Along<1>, PerRow<3>, Rows<(String, Tensor)>, Each<(Tensor, Along<2>)>);
+            let counted = |size: &[i64]| {
+                Tensor::arange(size.iter().product::<i64>(), (Kind::Float, Device::Cpu)).view(size)
+            };
+            let entry = |row: i64| (row.to_string(), counted(&[row % 3, 2]));
+            let part = || (counted(&[rows, 2]), Along::<2>(counted(&[2, 1, rows])));
+            let all = || -> All {
+                (
+                    Along(counted(&[2, rows, 3])),
+                    PerRow(counted(&[3 * rows, 2])),
+                    Rows((0..rows).map(entry).collect()),
+                    Each(vec![part(), part()]),
+                )
+            };
+            let (parts, shape) = in_parts(&Parcel::of(all()), chunks);
+            prop_assert_eq!(parts.len(), shape.rows().len());
+            let joined = All::join(Parcel::open_all(parts), &shape).unwrap();
+            prop_assert_eq!(joined, all());
+        }
     }
 
     #[test]
     fn what_is_replicated_goes_whole_to_each() {
-        let (parts, _) = scatter(&Parcel::of((zeros(4), Replicate(zeros(3)), 7_i64, Some(zeros(4)))), 2, true).unwrap();
+        let (parts, _) = in_parts(&Parcel::of((zeros(4), Replicate(zeros(3)), 7_i64, Some(zeros(4)))), 2);
         for part in parts {
             let (x, Replicate(mask), seven, tail) = part.open::<(Tensor, Replicate<Tensor>, i64, Option<Tensor>)>();
             assert_eq!((x.size()[0], mask.size()[0], seven, tail.unwrap().size()[0]), (2, 3, 7, 2));
@@ -138,7 +507,7 @@ mod tests {
     fn joins_what_it_split() {
         let x = Tensor::arange(10, (Kind::Float, Device::Cpu)).view([5, 2]);
         type Pair = (Tensor, String);
-        let (parts, batch) = scatter(&Parcel::of((x.shallow_clone(), "same".to_owned())), 3, true).unwrap();
+        let (parts, batch) = in_parts(&Parcel::of((x.shallow_clone(), "same".to_owned())), 3);
         assert_eq!(batch.rows(), [2, 2, 1]);
         let parts = Parcel::open_all::<Pair>(parts);
         let (y, text) = Pair::join(parts, &batch).unwrap();

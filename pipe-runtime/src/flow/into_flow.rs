@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use tch::Tensor;
 
-use super::{Flow, Replicate};
+use super::{Along, Each, Flow, PerRow, Replicate, Rows};
 
 /// What a caller may hand over where a `T` flows in: a `T`, or the same by reference, so that `forward(&x)`, `forward(x)` and
 /// `forward((&a, Some(&b)))` all read naturally.
@@ -32,6 +32,48 @@ impl<T: Flow, U: IntoFlow<T>> IntoFlow<Replicate<T>> for Replicate<U> {
         Replicate(self.0.into_flow())
     }
 }
+
+impl<const DIM: usize, U: IntoFlow<Tensor>> IntoFlow<Along<DIM>> for Along<DIM, U> {
+    fn into_flow(self) -> Along<DIM> {
+        Along(self.0.into_flow())
+    }
+}
+
+impl<const K: usize, U: IntoFlow<Tensor>> IntoFlow<PerRow<K>> for PerRow<K, U> {
+    fn into_flow(self) -> PerRow<K> {
+        PerRow(self.0.into_flow())
+    }
+}
+
+impl<T: Flow, U: IntoFlow<T>> IntoFlow<Rows<T>> for Rows<U> {
+    fn into_flow(self) -> Rows<T> {
+        Rows(self.0.into_flow())
+    }
+}
+
+impl<T: Flow, U: IntoFlow<T>> IntoFlow<Each<T>> for Each<U> {
+    fn into_flow(self) -> Each<T> {
+        Each(self.0.into_flow())
+    }
+}
+
+macro_rules! shared {
+    ($(($($generics:tt)*) $type:ty),* $(,)?) => {$(
+        impl<$($generics)*> IntoFlow<$type> for &$type {
+            fn into_flow(self) -> $type {
+                self.share()
+            }
+        }
+    )*};
+}
+
+shared!(
+    (T: Flow) Replicate<T>,
+    (const DIM: usize) Along<DIM>,
+    (const K: usize) PerRow<K>,
+    (T: Flow) Rows<T>,
+    (T: Flow) Each<T>,
+);
 
 impl<T: Flow, U: IntoFlow<T>> IntoFlow<Option<T>> for Option<U> {
     fn into_flow(self) -> Option<T> {

@@ -4,27 +4,35 @@ mod batch;
 mod into_flow;
 mod parcel;
 mod reduce;
+mod sources;
 mod values;
+mod wrappers;
 
 pub use batch::MiniBatch;
 pub use into_flow::IntoFlow;
 pub use parcel::{Packer, Unpacker};
 pub use reduce::{List, Mean, Sum};
-pub use values::Replicate;
+pub use wrappers::{Along, Each, PerRow, Replicate, Rows};
 
-pub(crate) use batch::scatter;
+pub(crate) use batch::{Scattered, scatter, scatter_targets};
 pub(crate) use parcel::{Item, Parcel};
+pub(crate) use sources::Sources;
 
 use crate::Result;
 
 /// A value that can cross a stage boundary, be split into micro-batches and joined again.
 ///
-/// Tensors, tuples, arrays, `Vec`, `Option`, numbers, `bool`, `String`, `Arc<T>` and [`Replicate`] flow. A value takes itself apart into
-/// tensors and the rest, and is put together from them in the same order.
+/// Tensors, tuples, arrays, `Vec`, `Option`, numbers, `bool`, `String` and `Arc<T>` flow, and so
+/// does what says how it belongs to the rows of the batch: [`Replicate`], [`Along`], [`PerRow`],
+/// [`Rows`] and [`Each`]. A value takes itself apart into tensors and the rest, and is put together
+/// from them in the same order.
+///
+/// At the pipeline's input and in targets, tensors are split along dimension 0, of which all must
+/// have as many rows. A bare `Vec` is refused there: it does not say how it belongs to the rows.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot cross a stage boundary or be kept for a later layer",
     label = "this value would have to be `Flow`",
-    note = "tensors, tuples, arrays, `Vec`, `Option`, numbers, `bool`, `String`, `Arc<T>` and `Replicate<T>` are, and by `#[derive(Flow)]` structs of them"
+    note = "tensors, tuples, arrays, `Vec`, `Option`, numbers, `bool`, `String`, `Arc<T>`, `Replicate`, `Along`, `PerRow`, `Rows` and `Each` are, and by `#[derive(Flow)]` structs of them"
 )]
 pub trait Flow: Sized + Send + 'static {
     /// Takes the value apart.

@@ -19,21 +19,54 @@ pub(crate) struct Parcel {
 #[derive(Debug)]
 pub(crate) struct Item {
     pub(crate) tensor: Tensor,
-    /// Handed whole to every micro-batch, never split ([`Replicate`](super::Replicate)).
-    pub(crate) whole: bool,
+    /// Which of it each micro-batch gets.
+    pub(crate) split: Split,
     /// The one who made it wants its gradient.
     pub(crate) needs_gradient: bool,
     /// How often it had been changed in place when it was handed over.
     pub(crate) version: u64,
 }
 
+/// How a tensor of a mini-batch is divided among its micro-batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Split {
+    /// Along a dimension, which has `per_row` consecutive indices for each row of the batch.
+    Along {
+        /// The dimension.
+        dim: usize,
+        /// How many indices belong to a row.
+        per_row: usize,
+    },
+    /// Not: every micro-batch gets all of it ([`Replicate`](super::Replicate)).
+    Whole,
+    /// Not: it goes with this row, to whose entry in a [`Rows`](super::Rows) it belongs.
+    Row(usize),
+}
+
+impl Split {
+    /// Along dimension 0, one index for each row.
+    pub(crate) const ROWS: Self = Self::Along { dim: 0, per_row: 1 };
+}
+
 /// What is not a tensor.
 #[derive(Clone, Debug)]
-pub(crate) enum Rest {
-    /// The length of a `Vec`; of an `Option`, 0 or 1.
+pub(crate) struct Rest {
+    pub(crate) value: Value,
+    /// The row with which it goes, if not to every micro-batch.
+    pub(crate) row: Option<usize>,
+}
+
+/// See [`Rest`].
+#[derive(Clone, Debug)]
+pub(crate) enum Value {
+    /// How many values follow; of an `Option`, 0 or 1.
     Length(usize),
+    /// How many values follow in a list that does not say how it is split.
+    List(usize),
+    /// How many values follow in a list that has one for each row of the batch.
+    Rows(usize),
     /// A plain value.
-    Value(Arc<dyn Any + Send + Sync>),
+    Plain(Arc<dyn Any + Send + Sync>),
 }
 
 impl Item {
@@ -85,35 +118,89 @@ impl Parcel {
 #[derive(Debug)]
 pub struct Packer {
     parcel: Parcel,
-    whole: bool,
+    /// How the tensors to come are split.
+    split: Split,
+    /// Whether a list to come is part of something that says how it is split.
+    list_is_known: bool,
 }
 
 impl Packer {
     fn new() -> Self {
-        Self { parcel: Parcel::default(), whole: false }
+        Self { parcel: Parcel::default(), split: Split::ROWS, list_is_known: false }
     }
 
-    /// A tensor.
+    /// A tensor: at the pipeline's input, it has a row (dimension 0) for each row of the batch.
     pub fn tensor(&mut self, tensor: Tensor) {
+        self.tensor_along(tensor, 0, 1);
+    }
+
+    /// A tensor with `per_row` consecutive indices of dimension `dim` for each row of the batch.
+    pub(crate) fn tensor_along(&mut self, tensor: Tensor, dim: usize, per_row: usize) {
+        let split = match self.split {
+            Split::Along { .. } => Split::Along { dim, per_row },
+            whole => whole,
+        };
         let (needs_gradient, version) = (tensor.requires_grad(), version(&tensor));
-        self.parcel.items.push(Item { tensor, whole: self.whole, needs_gradient, version });
+        self.parcel.items.push(Item { tensor, split, needs_gradient, version });
     }
 
-    /// How many values follow, where the type does not say.
+    /// How many values follow in a list, where the type does not say.
+    ///
+    /// At the pipeline's input and in targets, such a list is refused, because nobody knows how it
+    /// belongs to the rows of the batch: pack it in [`Rows`](crate::Rows), [`Each`](crate::Each) or
+    /// [`Replicate`](crate::Replicate), which say so.
     pub fn length(&mut self, length: usize) {
-        self.parcel.rest.push(Rest::Length(length));
+        self.value(if self.list_is_known { Value::Length(length) } else { Value::List(length) });
     }
 
-    /// A value without tensors.
+    /// Whether the value of an `Option` follows.
+    pub(crate) fn is_some(&mut self, is_some: bool) {
+        self.value(Value::Length(usize::from(is_some)));
+    }
+
+    /// A value without tensors: every micro-batch gets it.
     pub fn plain<T: Any + Send + Sync>(&mut self, value: T) {
-        self.parcel.rest.push(Rest::Value(Arc::new(value)));
+        self.value(Value::Plain(Arc::new(value)));
+    }
+
+    fn value(&mut self, value: Value) {
+        let row = match self.split {
+            Split::Row(row) => Some(row),
+            Split::Along { .. } | Split::Whole => None,
+        };
+        self.parcel.rest.push(Rest { value, row });
     }
 
     /// Everything that `pack` adds goes whole to every micro-batch.
     pub fn whole(&mut self, pack: impl FnOnce(&mut Self)) {
-        let before = std::mem::replace(&mut self.whole, true);
+        let split = match self.split {
+            Split::Along { .. } => Split::Whole,
+            whole => whole,
+        };
+        self.within(split, pack);
+    }
+
+    /// The parts of each list that `pack` adds are split as they would be outside of it.
+    pub(crate) fn each(&mut self, pack: impl FnOnce(&mut Self)) {
+        self.within(self.split, pack);
+    }
+
+    /// A list that has an entry for each row of the batch.
+    pub(crate) fn rows<T: Flow>(&mut self, entries: Vec<T>) {
+        // Where no rows are split, as inside `Replicate` or an entry of another list of rows, it is
+        // a list as any other.
+        let splits = matches!(self.split, Split::Along { .. });
+        self.value(if splits { Value::Rows(entries.len()) } else { Value::Length(entries.len()) });
+        for (row, entry) in entries.into_iter().enumerate() {
+            self.within(if splits { Split::Row(row) } else { self.split }, |packer| entry.pack(packer));
+        }
+    }
+
+    fn within(&mut self, split: Split, pack: impl FnOnce(&mut Self)) {
+        let before = (self.split, self.list_is_known);
+        (self.split, self.list_is_known) = (split, true);
         pack(self);
-        self.whole = before;
+        (self.split, self.list_is_known) = before;
     }
 }
 
@@ -140,7 +227,7 @@ impl Unpacker {
     /// The next length.
     pub fn length(&mut self) -> usize {
         match self.rest.next() {
-            Some(Rest::Length(length)) => length,
+            Some(Rest { value: Value::Length(length) | Value::List(length) | Value::Rows(length), .. }) => length,
             other => panic!("a length was expected here, not {other:?}"),
         }
     }
@@ -148,7 +235,7 @@ impl Unpacker {
     /// The next plain value.
     pub fn plain<T: Any + Clone>(&mut self) -> T {
         match self.rest.next() {
-            Some(Rest::Value(value)) => {
+            Some(Rest { value: Value::Plain(value), .. }) => {
                 value.downcast_ref::<T>().expect("a value of another type was packed here").clone()
             }
             other => panic!("a plain value was expected here, not {other:?}"),

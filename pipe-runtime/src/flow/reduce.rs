@@ -92,7 +92,7 @@ mod tests {
     use tch::{Device, Kind};
 
     fn batch(rows: i64, chunks: usize) -> MiniBatch {
-        scatter(&Parcel::of(Tensor::zeros([rows], (Kind::Float, Device::Cpu))), chunks, true).unwrap().1
+        scatter(&Parcel::of(Tensor::zeros([rows], (Kind::Float, Device::Cpu))), chunks, true).unwrap().shape
     }
 
     #[test]

@@ -45,34 +45,6 @@ fn agreed<T: PartialEq>(parts: Vec<T>, what: &str) -> Result<T> {
     }
 }
 
-/// A value that every micro-batch gets whole: a mask, a table, a tensor whose dimension 0 is not the batch. As torch's `NoChunk`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Replicate<T>(pub T);
-
-impl<T: Flow> Flow for Replicate<T> {
-    fn pack(self, packer: &mut Packer) {
-        packer.whole(|packer| self.0.pack(packer));
-    }
-
-    fn unpack(unpacker: &mut Unpacker) -> Self {
-        Self(T::unpack(unpacker))
-    }
-
-    fn share(&self) -> Self {
-        Self(self.0.share())
-    }
-
-    fn join(mut parts: Vec<Self>, _batch: &MiniBatch) -> Result<Self> {
-        match parts.len() {
-            1 => Ok(parts.remove(0)),
-            _ => Err(Error::Output(
-                "a `Replicate` cannot be joined over micro-batches, as each has one of its own: `List` gives them all"
-                    .into(),
-            )),
-        }
-    }
-}
-
 macro_rules! plain {
     ($($type:ty),*) => {$(
         impl Flow for $type {
@@ -132,7 +104,7 @@ impl<T: Send + Sync + 'static> Flow for Arc<T> {
 
 impl<T: Flow> Flow for Option<T> {
     fn pack(self, packer: &mut Packer) {
-        packer.length(usize::from(self.is_some()));
+        packer.is_some(self.is_some());
         if let Some(value) = self {
             value.pack(packer);
         }
@@ -267,7 +239,7 @@ mod tests {
     use tch::{Device, Kind};
 
     fn two() -> MiniBatch {
-        crate::flow::scatter(&Parcel::of(zeros(2)), 2, true).unwrap().1
+        crate::flow::scatter(&Parcel::of(zeros(2)), 2, true).unwrap().shape
     }
 
     fn zeros(rows: i64) -> Tensor {

@@ -89,8 +89,8 @@ impl DeferredBatchNorm {
     fn track(&self, x: &Tensor, cx: &Context) {
         let mut pending = self.pending.borrow_mut();
         // What a call that failed half-way left behind belongs to no mini-batch.
-        let mut current = pending.take().filter(|pending| pending.call == cx.call_seed()).unwrap_or(Pending {
-            call: cx.call_seed(),
+        let mut current = pending.take().filter(|pending| pending.call == cx.call()).unwrap_or(Pending {
+            call: cx.call(),
             passed: vec![false; cx.micro_batches()],
             rows: None,
         });

@@ -16,7 +16,21 @@ macro_rules! opaque {
     )*};
 }
 
-opaque!(Graph, Parameters, Sums, ThreadLocalState, EnteredState, Observation, BackwardClock, Event, OnStream);
+opaque!(
+    BackwardClock,
+    Counter,
+    EnteredState,
+    Event,
+    Generator,
+    Graph,
+    Observation,
+    OnStream,
+    Parameters,
+    Sums,
+    ThreadLocalState,
+    Variables,
+    Watch
+);
 
 /// A layer read what another one had made.
 #[repr(C)]
@@ -64,7 +78,9 @@ pub(super) type BackwardFn = extern "C" fn(
 unsafe extern "C" {
     fn pipe_error() -> *const c_char;
 
-    pub(super) fn pipe_graph_new() -> *mut Graph;
+    pub(super) fn pipe_graph_new(stage: i64) -> *mut Graph;
+    pub(super) fn pipe_graph_end(graph: *mut Graph) -> c_int;
+    pub(super) fn pipe_graph_reaches_parameters(graph: *const Graph) -> c_int;
     pub(super) fn pipe_graph_free(graph: *mut Graph);
     pub(super) fn pipe_graph_receive(graph: *mut Graph, value: *const C_tensor, received: *mut *mut C_tensor) -> c_int;
     pub(super) fn pipe_graph_send(
@@ -98,7 +114,11 @@ unsafe extern "C" {
     pub(super) fn pipe_parameters_new(fuse: c_int) -> *mut Parameters;
     pub(super) fn pipe_parameters_free(parameters: *mut Parameters);
     pub(super) fn pipe_parameters_push(parameters: *mut Parameters, tensor: *const C_tensor) -> c_int;
-    pub(super) fn pipe_sums_new() -> *mut Sums;
+    pub(super) fn pipe_parameters_has(parameters: *const Parameters, index: usize, tensor: *const C_tensor) -> c_int;
+    pub(super) fn pipe_parameters_install(parameters: *const Parameters) -> c_int;
+    pub(super) fn pipe_parameters_remove(parameters: *const Parameters);
+    pub(super) fn pipe_parameters_complain(parameters: *const Parameters) -> c_int;
+    pub(super) fn pipe_sums_new(joined: c_int) -> *mut Sums;
     pub(super) fn pipe_sums_free(sums: *mut Sums);
     pub(super) fn pipe_sums_merge(into: *mut Sums, from: *mut Sums) -> c_int;
     pub(super) fn pipe_sums_used_here(sums: *const Sums) -> c_int;
@@ -134,11 +154,46 @@ unsafe extern "C" {
 
     pub(super) fn pipe_keep_freed_memory();
 
-    pub(super) fn pipe_random_install(operators: *mut usize) -> c_int;
+    pub(super) fn pipe_layer_key_install(drawing: *mut usize, writing: *mut usize) -> c_int;
     pub(super) fn pipe_random_enter() -> c_int;
     pub(super) fn pipe_random_leave(before: c_int);
     pub(super) fn pipe_random_restart(seed: u64);
-    pub(super) fn pipe_random_draw(number: *mut u64) -> c_int;
+    pub(super) fn pipe_random_draw(number: *mut u64, before: *mut *mut Generator) -> c_int;
+    pub(super) fn pipe_random_undo(before: *const Generator) -> c_int;
+    pub(super) fn pipe_random_forget(before: *mut Generator);
+
+    pub(super) fn pipe_variables_new() -> *mut Variables;
+    pub(super) fn pipe_variables_free(variables: *mut Variables);
+    pub(super) fn pipe_variables_push(
+        variables: *mut Variables,
+        tensor: *const C_tensor,
+        name: *const c_char,
+        stage: i64,
+    ) -> c_int;
+    pub(super) fn pipe_variables_stand(variables: *const Variables, stage: i64) -> c_int;
+    pub(super) fn pipe_variables_again(variables: *const Variables, stage: i64, fresh: *mut *mut Variables) -> c_int;
+    pub(super) fn pipe_watch_start(
+        variables: *const Variables,
+        stage: i64,
+        uses: c_int,
+        watch: *mut *mut Watch,
+    ) -> c_int;
+    pub(super) fn pipe_watch_free(watch: *mut Watch);
+    pub(super) fn pipe_watch_counts(watch: *mut Watch, moved: *mut usize, used: *mut usize) -> c_int;
+    pub(super) fn pipe_watch_read(
+        watch: *mut Watch,
+        moved: *mut usize,
+        before: *mut *mut C_tensor,
+        statistic: *mut u8,
+        used: *mut usize,
+    ) -> c_int;
+    pub(super) fn pipe_is_finite(tensor: *const C_tensor, finite: *mut c_int) -> c_int;
+    pub(super) fn pipe_digest(tensor: *const C_tensor, number: *mut u64) -> c_int;
+
+    pub(super) fn pipe_counter_of(tensor: *const C_tensor, counter: *mut *mut Counter) -> c_int;
+    pub(super) fn pipe_counter_free(counter: *mut Counter);
+    pub(super) fn pipe_counter_now(counter: *const Counter) -> u64;
+    pub(super) fn pipe_counter_bump(counter: *mut Counter) -> c_int;
 
     pub(super) fn pipe_stream_new(device: c_int, stream: *mut Stream) -> c_int;
     pub(super) fn pipe_stream_current(of: *const Stream, current: *mut Stream) -> c_int;

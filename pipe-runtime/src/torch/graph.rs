@@ -1,4 +1,5 @@
 use std::ptr::{self, NonNull};
+use std::sync::Arc;
 
 use tch::Tensor;
 use torch_sys::C_tensor;
@@ -21,9 +22,10 @@ pub(crate) struct StageGraph {
 unsafe impl Send for StageGraph {}
 
 impl StageGraph {
-    pub(crate) fn new() -> Result<Self, TorchError> {
-        // SAFETY: no arguments; the result is checked.
-        let graph = owned(unsafe { ffi::pipe_graph_new() })?;
+    /// The graph of a pass of `stage` on this thread, which begins now.
+    pub(crate) fn new(stage: usize) -> Result<Self, TorchError> {
+        // SAFETY: a number; the result is checked.
+        let graph = owned(unsafe { ffi::pipe_graph_new(stage as i64) })?;
         Ok(Self { graph, received: 0, roots: 0 })
     }
 
@@ -45,6 +47,18 @@ impl StageGraph {
         Ok((ffi::take(sent).expect("the shim wrote a tensor"), is_root != 0))
     }
 
+    /// The pass is over: what this thread computes from now on is no part of it.
+    pub(crate) fn end(&mut self) -> Result<(), TorchError> {
+        // SAFETY: the handle is alive and borrowed exclusively.
+        ffi::check(unsafe { ffi::pipe_graph_end(self.graph.as_ptr()) })
+    }
+
+    /// Whether a backward through it has come to a parameter.
+    pub(crate) fn reaches_parameters(&self) -> bool {
+        // SAFETY: the handle is alive.
+        unsafe { ffi::pipe_graph_reaches_parameters(self.graph.as_ptr()) != 0 }
+    }
+
     /// Backward from the roots, with one gradient (or none) for each; returns those of the received values, adds the parameters' to `sums`. With `last`, nothing
     /// more will be added.
     pub(crate) fn backward(
@@ -64,7 +78,7 @@ impl StageGraph {
                 self.graph.as_ptr(),
                 handed.as_ptr(),
                 keep_graph.into(),
-                parameters.0.as_ptr(),
+                parameters.as_ptr(),
                 sums.0.as_ptr(),
                 last.into(),
                 received.as_mut_ptr(),
@@ -91,7 +105,7 @@ impl StageGraph {
             ffi::pipe_graph_backward_input(
                 self.graph.as_ptr(),
                 handed.as_ptr(),
-                parameters.0.as_ptr(),
+                parameters.as_ptr(),
                 sums.0.as_ptr(),
                 received.as_mut_ptr(),
             )
@@ -108,7 +122,7 @@ impl StageGraph {
     ) -> Result<(), TorchError> {
         // SAFETY: three live handles, of which the two that are written are borrowed exclusively.
         ffi::check(unsafe {
-            ffi::pipe_graph_backward_weight(self.graph.as_ptr(), parameters.0.as_ptr(), sums.0.as_ptr(), last.into())
+            ffi::pipe_graph_backward_weight(self.graph.as_ptr(), parameters.as_ptr(), sums.0.as_ptr(), last.into())
         })
     }
 }
@@ -120,32 +134,78 @@ impl Drop for StageGraph {
     }
 }
 
-/// The trainable parameters of a model, numbered.
+/// The trainable parameters of a model, numbered, and what stands for them where a stage's graph ends.
 #[derive(Debug)]
-pub(crate) struct Parameters(NonNull<ffi::Parameters>);
+pub(crate) struct Parameters {
+    parameters: NonNull<ffi::Parameters>,
+    tensors: Vec<Tensor>,
+}
 
-// SAFETY: written only while it is built (`&mut` in `new`); afterwards the shim only reads it.
+// SAFETY: written only while it is built (`&mut` in `new`); afterwards the shim only reads it, but for a message that a lock guards.
 unsafe impl Send for Parameters {}
 // SAFETY: as above.
 unsafe impl Sync for Parameters {}
 
 impl Parameters {
     /// With `fuse`, matrix products may add to the sums of these.
-    pub(crate) fn new(tensors: &[Tensor], fuse: bool) -> Result<Self, TorchError> {
+    pub(crate) fn new(tensors: Vec<Tensor>, fuse: bool) -> Result<Self, TorchError> {
         // SAFETY: a number; the result is checked.
-        let this = Self(owned(unsafe { ffi::pipe_parameters_new(fuse.into()) })?);
-        for tensor in tensors {
+        let this = Self { parameters: owned(unsafe { ffi::pipe_parameters_new(fuse.into()) })?, tensors };
+        for tensor in &this.tensors {
             // SAFETY: both handles are alive; the shim keeps a handle of its own on the tensor.
-            ffi::check(unsafe { ffi::pipe_parameters_push(this.0.as_ptr(), tensor.as_ptr()) })?;
+            ffi::check(unsafe { ffi::pipe_parameters_push(this.as_ptr(), tensor.as_ptr()) })?;
         }
         Ok(this)
+    }
+
+    fn as_ptr(&self) -> *mut ffi::Parameters {
+        self.parameters.as_ptr()
+    }
+
+    /// The parameters, in their order.
+    pub(crate) fn tensors(&self) -> &[Tensor] {
+        &self.tensors
+    }
+
+    /// Whether these are the parameters, of the same kinds and shapes as they were.
+    pub(crate) fn are(&self, tensors: &[Tensor]) -> bool {
+        let same = |(index, tensor): (usize, &Tensor)| {
+            // SAFETY: both handles are alive; the shim checks the index.
+            unsafe { ffi::pipe_parameters_has(self.as_ptr(), index, tensor.as_ptr()) != 0 }
+        };
+        tensors.len() == self.tensors.len() && tensors.iter().enumerate().all(same)
+    }
+
+    /// Until the guard is dropped, what is recorded on any thread ends at these instead of the parameters' own leaves. So a backward that is not the pipeline's
+    /// cannot come from the inside of a stage to a parameter.
+    pub(crate) fn install(self: &Arc<Self>) -> Result<InstalledParameters, TorchError> {
+        // SAFETY: the handle is alive, and the guard keeps it so; a lock guards the count.
+        ffi::check(unsafe { ffi::pipe_parameters_install(self.as_ptr()) })?;
+        Ok(InstalledParameters(Arc::clone(self)))
+    }
+
+    /// An error if the graph of an earlier backward, which is gone by now, ended at a trainable tensor that is still there and no parameter.
+    pub(crate) fn none_is_forgotten(&self) -> Result<(), TorchError> {
+        // SAFETY: the handle is alive; a lock guards what is read.
+        ffi::check(unsafe { ffi::pipe_parameters_complain(self.as_ptr()) })
     }
 }
 
 impl Drop for Parameters {
     fn drop(&mut self) {
         // SAFETY: made by `pipe_parameters_new`, freed once.
-        unsafe { ffi::pipe_parameters_free(self.0.as_ptr()) }
+        unsafe { ffi::pipe_parameters_free(self.as_ptr()) }
+    }
+}
+
+/// Gives the parameters their own leaves back when dropped.
+#[derive(Debug)]
+pub(crate) struct InstalledParameters(Arc<Parameters>);
+
+impl Drop for InstalledParameters {
+    fn drop(&mut self) {
+        // SAFETY: installed by whoever made the guard, removed once for it.
+        unsafe { ffi::pipe_parameters_remove(self.0.as_ptr()) }
     }
 }
 
@@ -157,9 +217,11 @@ pub(crate) struct Sums(NonNull<ffi::Sums>);
 unsafe impl Send for Sums {}
 
 impl Sums {
-    pub(crate) fn new() -> Result<Self, TorchError> {
-        // SAFETY: no arguments; the result is checked.
-        owned(unsafe { ffi::pipe_sums_new() }).map(Self)
+    /// With `joined`, they are to be what one backward through all micro-batches would give, and not what one after the other would add up: for sparse
+    /// gradients, the order of their entries.
+    pub(crate) fn new(joined: bool) -> Result<Self, TorchError> {
+        // SAFETY: a flag; the result is checked.
+        owned(unsafe { ffi::pipe_sums_new(joined.into()) }).map(Self)
     }
 
     /// Adds another stage's sums.
@@ -177,7 +239,7 @@ impl Sums {
     /// Adds the sums to the parameters' own `.grad`; where there is none, the sum becomes it.
     pub(crate) fn commit(self, parameters: &Parameters) -> Result<(), TorchError> {
         // SAFETY: two live handles; no graph that could write the same gradients runs now.
-        ffi::check(unsafe { ffi::pipe_sums_commit(self.0.as_ptr(), parameters.0.as_ptr()) })
+        ffi::check(unsafe { ffi::pipe_sums_commit(self.0.as_ptr(), parameters.as_ptr()) })
     }
 
     /// Moves the gradient of parameter `index` out; `None` if nothing reached it.

@@ -1,6 +1,7 @@
 //! Everything that tch does not offer: a C++ shim (`shim/`) and its safe wrapper. The only `unsafe` of the workspace.
 
 mod autocast;
+mod counter;
 mod cuda;
 mod ffi;
 mod graph;
@@ -10,10 +11,12 @@ mod modes;
 mod node;
 mod profile;
 mod random;
+mod state;
 mod stream;
 mod transfer;
 
 pub use autocast::autocast;
+pub(crate) use counter::Counter;
 pub(crate) use cuda::cuda_fault;
 pub(crate) use graph::{Parameters, StageGraph, Sums};
 pub use malloc::keep_freed_memory;
@@ -21,7 +24,8 @@ pub(crate) use memory::{memory, reset_peaks};
 pub(crate) use modes::{EnteredModes, GradMode, Modes, grad_enabled, version};
 pub(crate) use node::{Backward, attach};
 pub(crate) use profile::{BackwardClock, Observation, Read, sequence_number, synchronize};
-pub(crate) use random::{RandomStreams, draw_seed, restart_stream};
+pub(crate) use random::{Draw, RandomStreams, restart_stream};
+pub(crate) use state::{Change, Variable, Variables, Watch, digest, is_finite};
 pub(crate) use stream::{Event, OnStream, Stream};
 pub(crate) use transfer::{Way, transfer};
 

@@ -1,5 +1,6 @@
 use std::ffi::c_int;
 use std::marker::PhantomData;
+use std::ptr::{self, NonNull};
 use std::sync::OnceLock;
 
 use super::{TorchError, ffi};
@@ -20,13 +21,13 @@ impl RandomStreams {
     }
 }
 
-/// Puts the kernels in place, once per process; gives the number of operators that they cover.
-fn install() -> Result<usize, TorchError> {
-    static INSTALLED: OnceLock<Result<usize, TorchError>> = OnceLock::new();
+/// Puts the kernels in place, once per process; gives how many operators that draw and how many that write they cover.
+fn install() -> Result<(usize, usize), TorchError> {
+    static INSTALLED: OnceLock<Result<(usize, usize), TorchError>> = OnceLock::new();
     let installed = INSTALLED.get_or_init(|| {
-        let mut operators = 0;
-        // SAFETY: writes the count; libtorch's dispatcher locks its own tables.
-        ffi::check(unsafe { ffi::pipe_random_install(&mut operators) }).map(|()| operators)
+        let (mut drawing, mut writing) = (0, 0);
+        // SAFETY: writes the counts; libtorch's dispatcher locks its own tables.
+        ffi::check(unsafe { ffi::pipe_layer_key_install(&mut drawing, &mut writing) }).map(|()| (drawing, writing))
     });
     installed.clone()
 }
@@ -44,21 +45,66 @@ pub(crate) fn restart_stream(seed: u64) {
     unsafe { ffi::pipe_random_restart(seed) }
 }
 
-/// One number from the process's default CPU generator: what `tch::manual_seed` fixes.
-pub(crate) fn draw_seed() -> Result<u64, TorchError> {
-    let mut number = 0;
-    // SAFETY: writes the number; the generator's own lock is held inside.
-    ffi::check(unsafe { ffi::pipe_random_draw(&mut number) })?;
-    Ok(number)
+/// A number that was drawn from the process's default CPU generator: what `tch::manual_seed` fixes.
+#[derive(Debug)]
+pub(crate) struct Draw {
+    pub(crate) seed: u64,
+    /// The generator before; nothing if it was a layer that drew, whose stream starts again in any case.
+    before: Option<NonNull<ffi::Generator>>,
+}
+
+// SAFETY: a copy of a generator that nobody else has; it is only read.
+unsafe impl Send for Draw {}
+// SAFETY: as above.
+unsafe impl Sync for Draw {}
+
+impl Draw {
+    pub(crate) fn new() -> Result<Self, TorchError> {
+        let (mut seed, mut before) = (0, ptr::null_mut());
+        // SAFETY: writes the number and a new generator or null; the generator's own lock is held inside.
+        ffi::check(unsafe { ffi::pipe_random_draw(&mut seed, &mut before) })?;
+        Ok(Self { seed, before: NonNull::new(before) })
+    }
+
+    /// Gives the number back to the generator, unless somebody has drawn since.
+    pub(crate) fn undo(&self) -> Result<(), TorchError> {
+        match self.before {
+            // SAFETY: the copy is alive; the default generator's own lock is held inside.
+            Some(before) => ffi::check(unsafe { ffi::pipe_random_undo(before.as_ptr()) }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Draw {
+    fn drop(&mut self) {
+        if let Some(before) = self.before {
+            // SAFETY: made by `pipe_random_draw`, freed once.
+            unsafe { ffi::pipe_random_forget(before.as_ptr()) }
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// They are found by their schemas, so the number says that none was passed over.
+    /// They are found by their schemas, so the numbers say that none was passed over.
     #[test]
-    fn every_operator_of_libtorch_that_takes_a_generator_draws_from_streams() {
-        assert!(install().unwrap() >= 85, "{:?}", install());
+    fn every_operator_of_libtorch_that_takes_a_generator_or_writes_is_covered() {
+        let (drawing, writing) = install().unwrap();
+        assert!(drawing >= 85 && writing >= 1400, "{drawing} draw, {writing} write");
+    }
+
+    #[test]
+    fn a_number_is_taken_back_unless_somebody_has_drawn_since() {
+        let draw = || Draw::new().unwrap();
+        let first = draw();
+        first.undo().unwrap();
+        assert_eq!(draw().seed, first.seed);
+        let second = draw();
+        let third = draw();
+        second.undo().unwrap();
+        assert!(![second.seed, third.seed].contains(&draw().seed));
     }
 }

@@ -36,7 +36,7 @@ impl<M: ModuleT> Layer<Tensor> for M {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot cross a stage boundary or be kept for a later layer",
     label = "this value would have to be `Flow`",
-    note = "tensors, tuples, arrays, `Vec`, `Option`, numbers, `bool`, `String`, `Arc<T>` and `Replicate<T>` are, and by `#[derive(Flow)]` structs of them"
+    note = "tensors, tuples, arrays, `Vec`, `Option`, numbers, `bool`, `String`, `Arc<T>`, `Replicate`, `Along`, `PerRow`, `Rows` and `Each` are, and by `#[derive(Flow)]` structs of them"
 )]
 pub trait Flow: Sized + Send + 'static {}
 

@@ -94,7 +94,7 @@ fn run(args: &Args) -> Result<ExitCode> {
 
     let batch = train.first(args.batch);
     let (stages, micro_batches) = (Digits::STAGES, micro_batches(batch.rows() as usize, pipe.chunks()));
-    let trace = pictures::record(&mut pipe, &batch)?;
+    let trace = pictures::record(&mut pipe, &batch, vars.devices()[Digits::STAGES - 1])?;
     println!("\n{trace}");
     pictures::draw(&trace, &args.pictures.clone().unwrap_or_else(pictures::default_folder))?;
     let verdict = compare::compare(pipe, &vars, &batch, args.seed)?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use pipe_runtime::schedule::{Costs, simulate};
 use pipe_runtime::{Pipe, Trace};
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use crate::data::Dataset;
 use crate::model::Digits;
@@ -19,20 +19,20 @@ pub fn default_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/digits")
 }
 
-/// Records some training steps on `batch`. Gradients are left behind, and no weight changes.
-pub fn record(pipe: &mut Pipe<Digits>, batch: &Dataset) -> Result<Trace> {
-    step(pipe, batch)?;
+/// Records some training steps on `batch`, whose labels are wanted on the `last` stage's device.
+/// Gradients are left behind, and no weight changes.
+pub fn record(pipe: &mut Pipe<Digits>, batch: &Dataset, last: Device) -> Result<Trace> {
+    let labels = batch.labels.to_device(last);
+    step(pipe, &batch.images, &labels)?;
     pipe.start_trace();
     for _ in 0..STEPS {
-        step(pipe, batch)?;
+        step(pipe, &batch.images, &labels)?;
     }
     Ok(pipe.stop_trace()?)
 }
 
-fn step(pipe: &mut Pipe<Digits>, batch: &Dataset) -> Result<()> {
-    pipe.train_step(&batch.images, &batch.labels, |logits, labels: &Tensor| {
-        logits.cross_entropy_for_logits(&labels.to_device(logits.device()))
-    })?;
+fn step(pipe: &mut Pipe<Digits>, images: &Tensor, labels: &Tensor) -> Result<()> {
+    pipe.train_step(images, labels, |logits, labels: &Tensor| logits.cross_entropy_for_logits(labels))?;
     Ok(())
 }
 

@@ -1,14 +1,213 @@
+#include "layer_key.h"
 #include "stream.h"
 #include "walk.h"
 
+#include <ATen/SequenceNumber.h>
+#include <ATen/record_function.h>
 #include <torch/csrc/autograd/utils/grad_layout_contract.h>
+
+#include <deque>
+#include <map>
+#include <set>
+#include <sstream>
+#include <utility>
 
 using namespace pipe;
 
+namespace pipe {
+
+void refuse_side_door() {
+  TORCH_CHECK(
+      !in_layer(),
+      "a `backward()` inside of a layer comes to the pipeline's variables, or to the stage's input: their gradients would be added there and then, and once more by a "
+      "recomputation. Detach what it is made of, or ask for the gradients that the layer needs by `Tensor::run_backward`");
+  TORCH_CHECK(
+      false,
+      "a value has left its stage by a side door: a layer kept it, say in a cell, and the graph of another micro-batch, of another stage, of the loss or "
+      "of the caller uses it, so its gradient would have to come back past the pipeline. What a layer keeps must be detached; to train with it, send it along: "
+      "as a part of what the layer returns, as a skip, or to the end as a part of the output (`Sum`, `Mean`)");
+}
+
+void Strangers::add(const at::Tensor& leaf) {
+  std::ostringstream shape;
+  shape << leaf.sizes();
+  strangers_.push_back({c10::weak_intrusive_ptr<c10::TensorImpl>(leaf.getIntrusivePtr()), shape.str()});
+}
+
+std::string Strangers::forgotten(int64_t stage) const {
+  for (const Stranger& stranger : strangers_) {
+    if (!stranger.leaf.expired()) {
+      return "stage " + std::to_string(stage) + " uses a trainable tensor of shape " + stranger.shape +
+          " that is not in the pipeline's vars and that outlives the forward: create it through the layer's path (`vars.layer().var(..)`) or call "
+          "set_requires_grad(false)";
+    }
+  }
+  return {};
+}
+
+void Complaint::set(std::string text) {
+  std::lock_guard<std::mutex> lock(mutex);
+  if (message.empty()) {
+    message = std::move(text);
+  }
+}
+
+std::string Complaint::take() {
+  std::lock_guard<std::mutex> lock(mutex);
+  return std::exchange(message, {});
+}
+
+namespace {
+
+// The numbers of the nodes that one thread has made while it recorded stages' graphs. What else it
+// makes, say while a model is built, may be part of any graph.
+class Passes {
+ public:
+  void add(uint64_t first, uint64_t end) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    // Those of a pipeline inside of a layer lie within.
+    while (!passes_.empty() && passes_.back().first >= first) {
+      passes_.pop_back();
+    }
+    if (!passes_.empty() && passes_.back().second >= first) {
+      passes_.back().second = end;
+    } else {
+      passes_.emplace_back(first, end);
+    }
+    // One for each call, at the most: so many calls later, nobody has kept anything.
+    if (passes_.size() > 65536) {
+      passes_.pop_front();
+    }
+  }
+
+  bool contain(uint64_t number) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    auto after = std::upper_bound(passes_.begin(), passes_.end(), number, [](uint64_t number, const auto& pass) {
+      return number < pass.first;
+    });
+    return after != passes_.begin() && number < std::prev(after)->second;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::deque<std::pair<uint64_t, uint64_t>> passes_;
+};
+
+// By thread. Never destroyed: workers may still run while the process ends.
+class Threads {
+ public:
+  Passes& of(uint64_t thread) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return passes_[thread];
+  }
+  bool contain(uint64_t thread, uint64_t number) {
+    Passes* passes = nullptr;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      auto found = passes_.find(thread);
+      passes = found == passes_.end() ? nullptr : &found->second;
+    }
+    return passes && passes->contain(number);
+  }
+
+ private:
+  std::mutex mutex_;
+  // A map's entries stay where they are.
+  std::map<uint64_t, Passes> passes_;
+};
+
+Threads& threads() {
+  static auto* threads = new Threads();
+  return *threads;
+}
+
+} // namespace
+
+Graph::Graph(int64_t stage) : stage(stage), thread(at::RecordFunction::currentThreadId()), first(at::sequence_number::peek()) {}
+
+void Graph::end() {
+  if (!ended && thread == at::RecordFunction::currentThreadId()) {
+    thread_local Passes& passes = threads().of(thread);
+    uint64_t now = at::sequence_number::peek();
+    if (now > first) {
+      passes.add(first, now);
+    }
+  }
+  ended = true;
+}
+
+Graph::~Graph() {
+  try {
+    end();
+  } catch (...) {
+    // Without memory for one more pass, its nodes count as nobody's.
+  }
+  roots.clear();
+  cut.reset();
+  boundary.reset();
+  if (complaint) {
+    std::string forgotten = strangers.forgotten(stage);
+    if (!forgotten.empty()) {
+      complaint->set(std::move(forgotten));
+    }
+  }
+}
+
+// Whether the node only says how a view lies in what it is a view of. A layer may keep views of its
+// weights, made in its first pass: they lead to the weights and have nothing to free.
+static bool is_view(const Node& node) {
+  static const std::set<std::string> views = {
+      "AliasBackward0", "AsStridedBackward0", "ExpandBackward0", "PermuteBackward0", "ReshapeAliasBackward0", "SelectBackward0",
+      "SliceBackward0", "SplitBackward0", "SqueezeBackward0", "SqueezeBackward1", "TBackward0", "TransposeBackward0",
+      "UnsqueezeBackward0", "ViewBackward0"};
+  return views.count(node.name()) > 0;
+}
+
+bool Graph::is_foreign(const Node& node) const {
+  bool made_here = node.thread_id() == thread && node.sequence_nr() >= first;
+  return !made_here && threads().contain(node.thread_id(), node.sequence_nr()) && !is_view(node);
+}
+
+void Parameters::install() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (installed_++ > 0) {
+    return;
+  }
+  leaves_.clear();
+  for (const auto& sink : sinks) {
+    auto* meta = torch::autograd::impl::materialize_autograd_meta(sink->parameter);
+    // Under which others read it.
+    std::lock_guard<std::mutex> meta_lock(meta->mutex_);
+    std::shared_ptr<Node> leaf = meta->grad_accumulator_.lock();
+    // Another pipeline over the same variable may be running.
+    bool is_own = !leaf || typeid(*leaf) != typeid(ParameterSink);
+    leaves_.push_back(is_own ? std::move(leaf) : nullptr);
+    meta->grad_accumulator_ = sink;
+  }
+}
+
+void Parameters::remove() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (--installed_ > 0) {
+    return;
+  }
+  for (size_t i = 0; i < leaves_.size(); ++i) {
+    auto* meta = torch::autograd::impl::materialize_autograd_meta(sinks[i]->parameter);
+    std::lock_guard<std::mutex> meta_lock(meta->mutex_);
+    if (meta->grad_accumulator_.lock() == sinks[i]) {
+      meta->grad_accumulator_ = leaves_[i];
+    }
+  }
+  leaves_.clear();
+}
+
+} // namespace pipe
+
 extern "C" {
 
-Graph* pipe_graph_new() {
-  return new (std::nothrow) Graph();
+// The graph of a pass of this stage, which begins now.
+Graph* pipe_graph_new(int64_t stage) {
+  return new (std::nothrow) Graph(stage);
 }
 
 void pipe_graph_free(Graph* graph) {
@@ -27,6 +226,16 @@ int pipe_graph_receive(Graph* graph, const at::Tensor* value, at::Tensor** recei
     graph->received = slot + 1;
     *received = new at::Tensor(std::move(inner));
   });
+}
+
+// The pass is over: what this thread makes from now on is not its.
+int pipe_graph_end(Graph* graph) {
+  return pipe::guarded([&] { graph->end(); });
+}
+
+// Whether a backward through the graph has come to a parameter.
+int pipe_graph_reaches_parameters(const Graph* graph) {
+  return graph->reaches_parameters;
 }
 
 // Makes `value` a root if it carries a gradient, and hands back a detached handle for the receiver.
@@ -58,11 +267,43 @@ int pipe_parameters_push(Parameters* parameters, const at::Tensor* tensor) {
   return pipe::guarded([&] {
     parameters->index.emplace(tensor->unsafeGetTensorImpl(), parameters->tensors.size());
     parameters->tensors.push_back(*tensor);
+    parameters->sinks.emplace_back(new ParameterSink(*tensor), torch::autograd::deleteNode);
   });
 }
 
-Sums* pipe_sums_new() {
-  return new (std::nothrow) Sums();
+// Whether the parameter of number `index` is this tensor, and still of the kind, shape and device that it had.
+int pipe_parameters_has(const Parameters* parameters, size_t index, const at::Tensor* tensor) {
+  if (index >= parameters->tensors.size() || !parameters->tensors[index].is_same(*tensor)) {
+    return 0;
+  }
+  const auto& metadata = parameters->sinks[index]->input_metadata(0);
+  return metadata.dtype() == tensor->dtype() && metadata.device() == tensor->device() && metadata.is_same_shape(*tensor);
+}
+
+// From here to `pipe_parameters_remove`, graphs that are recorded on any thread end at the parameters' sinks, not at their own leaves.
+int pipe_parameters_install(const Parameters* parameters) {
+  return pipe::guarded([&] { parameters->install(); });
+}
+
+void pipe_parameters_remove(const Parameters* parameters) {
+  parameters->remove();
+}
+
+// Fails if a graph that is gone ended at a trainable tensor that a layer holds and that is no parameter.
+int pipe_parameters_complain(const Parameters* parameters) {
+  return pipe::guarded([&] {
+    std::string message = parameters->complaint->take();
+    TORCH_CHECK(message.empty(), message);
+  });
+}
+
+// With `joined`, they are to be what one backward through all micro-batches would give.
+Sums* pipe_sums_new(int joined) {
+  auto sums = new (std::nothrow) Sums();
+  if (sums) {
+    sums->joined = joined != 0;
+  }
+  return sums;
 }
 
 void pipe_sums_free(Sums* sums) {
@@ -141,7 +382,17 @@ int pipe_sums_commit(Sums* sums, const Parameters* parameters) {
     at::NoGradGuard no_grad;
     for (size_t i = 0; i < sums->gradients.size(); ++i) {
       at::Tensor& sum = sums->gradients[i];
-      if (!sum.defined() || parameters->tensors[i].grad().defined()) {
+      if (!sum.defined()) {
+        continue;
+      }
+      if (const at::Tensor& gradient = parameters->tensors[i].grad(); gradient.defined()) {
+        TORCH_CHECK(
+            gradient.sizes() == sum.sizes() && gradient.scalar_type() == sum.scalar_type() && gradient.device() == sum.device(),
+            "a gradient that is there already, of shape ",
+            gradient.sizes(),
+            " and kind ",
+            gradient.scalar_type(),
+            ", is not one for its variable: nothing has been added to any");
         continue;
       }
       if (!is_alone(sum) || !torch::autograd::utils::obeys_layout_contract(sum, parameters->tensors[i])) {

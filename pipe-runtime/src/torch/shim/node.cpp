@@ -1,6 +1,7 @@
 // The caller's graph sees one node per pipelined call: its inputs are the caller's tensors and the trainable parameters, its
 // `apply` runs the pipelined backward.
-#include "shim.h"
+#include "graph.h"
+#include "layer_key.h"
 
 #include <torch/csrc/autograd/engine.h>
 #include <torch/csrc/autograd/function.h>
@@ -10,8 +11,8 @@
 
 #include <mutex>
 
-using torch::autograd::Node;
-using torch::autograd::variable_list;
+using pipe::Node;
+using pipe::variable_list;
 
 // Runs the backward of `state`: `gradients` holds one tensor or null per output; writes a new tensor or null per node input.
 // On failure it returns non-zero and `*message` is a string to be freed with the drop function of messages.
@@ -20,6 +21,27 @@ using DropStateFn = void (*)(void* state);
 using DropMessageFn = void (*)(char* message);
 
 namespace {
+
+// Whether the backward that runs now would come to the inside of a stage's graph past the pipeline's
+// node: by a value that a layer has kept. It must not even begin, because it may reach other leaves
+// first. A node whose gradients are only captured is asked for by somebody inside of the stage.
+bool goes_by_a_side_door() {
+  const auto* nodes = torch::autograd::get_current_graph_task_nodes_in_graph();
+  if (!nodes || pipe::in_layer()) {
+    return false;
+  }
+  const auto* wanted = torch::autograd::get_current_graph_task_exec_info();
+  for (Node* node : *nodes) {
+    if (typeid(*node) == typeid(pipe::Boundary) || typeid(*node) == typeid(pipe::ParameterSink)) {
+      auto found = wanted ? wanted->find(node) : decltype(wanted->end()){};
+      bool captured = wanted && found != wanted->end() && found->second.captures_;
+      if (!captured) {
+        return true;
+      }
+    }
+  }
+  return false;
+}
 
 struct PipelineBackward : public Node {
   // Shared with every `apply` that runs: another thread may release it meanwhile.
@@ -41,6 +63,9 @@ struct PipelineBackward : public Node {
         !at::GradMode::is_enabled(),
         "create_graph is not supported through a pipeline: a pipelined backward cannot itself be differentiated. "
         "Run the model in place for a double backward");
+    if (goes_by_a_side_door()) {
+      pipe::refuse_side_door();
+    }
     std::vector<const at::Tensor*> handed;
     handed.reserve(gradients.size());
     for (const at::Tensor& gradient : gradients) {

@@ -5,22 +5,6 @@
 
 using namespace pipe;
 
-namespace pipe {
-
-struct Cut {
-  Topology topology;
-  // Which nodes the second half still has to run.
-  std::vector<bool> pending;
-  Arrived arrived;
-  // What keeps the cuts and all below them alive, once the way to them is gone.
-  std::vector<std::shared_ptr<Node>> nodes;
-};
-
-Graph::Graph() = default;
-Graph::~Graph() = default;
-
-} // namespace pipe
-
 extern "C" {
 
 // The first half: from the roots to the values received, whose gradients are written to `received` (null where none arrived). Keeps what the second half
@@ -43,7 +27,8 @@ int pipe_graph_backward_input(
     at::NoGradGuard no_grad;
     variable_list found(graph->received);
     sums->gradients.resize(parameters->tensors.size());
-    Topology below(roots, graph->boundary.get(), *parameters);
+    graph->complaint = parameters->complaint;
+    Topology below(roots, *graph, *parameters);
     if (!below.plain || !below.splits) {
       backward(*graph, roots, std::move(seeds), /*keep_graph=*/false, {*parameters, *sums, /*last=*/false}, found);
       return hand_over(std::move(found), received);

@@ -49,7 +49,8 @@ static bool engine_is_choosy() {
   return wanted && !wanted->empty();
 }
 
-Topology::Topology(const edge_list& root_edges, const Node* boundary, const Parameters& known) {
+Topology::Topology(const edge_list& root_edges, Graph& graph, const Parameters& known) {
+  const Node* boundary = graph.boundary.get();
   plain = !torch::autograd::AnomalyMode::is_enabled() && !engine_is_choosy();
   ska::flat_hash_map<Node*, Target> found;
   auto target = [&](const Edge& edge) -> Target {
@@ -64,23 +65,37 @@ Topology::Topology(const edge_list& root_edges, const Node* boundary, const Para
     if (!fresh) {
       return place->second;
     }
+    auto parameter_at = [&](at::TensorImpl* variable) {
+      auto parameter = known.index.find(variable);
+      if (parameter == known.index.end()) {
+        return false;
+      }
+      place->second = {Kind::parameter, static_cast<uint32_t>(parameter->second)};
+      leaves.emplace_back(edge.function, 0);
+      parameters.push_back(parameter->second);
+      return true;
+    };
     if (node->next_edges().empty()) {
-      TORCH_CHECK(
-          !dynamic_cast<Boundary*>(node),
-          "a layer's graph reaches into another micro-batch: what a layer keeps from one to the next must be detached");
-      if (auto* leaf = dynamic_cast<AccumulateGrad*>(node)) {
-        auto parameter = known.index.find(leaf->variable.unsafeGetTensorImpl());
-        TORCH_CHECK(
-            parameter != known.index.end(),
-            "a layer uses a trainable tensor of shape ",
-            leaf->variable.sizes(),
-            " that is not in the pipeline's vars: create it through the layer's path (`vars.layer().var(..)`) or call set_requires_grad(false)");
-        place->second = {Kind::parameter, static_cast<uint32_t>(parameter->second)};
-        leaves.emplace_back(edge.function, 0);
-        parameters.push_back(parameter->second);
-        plain = plain && !has_hooks(*leaf);
+      if (typeid(*node) == typeid(Boundary)) {
+        refuse_side_door();
+      }
+      if (typeid(*node) == typeid(ParameterSink)) {
+        if (!parameter_at(static_cast<ParameterSink*>(node)->parameter.unsafeGetTensorImpl())) {
+          refuse_side_door();
+        }
         return place->second;
       }
+      if (auto* leaf = dynamic_cast<AccumulateGrad*>(node)) {
+        plain = plain && !has_hooks(*leaf);
+        if (!parameter_at(leaf->variable.unsafeGetTensorImpl())) {
+          graph.strangers.add(leaf->variable);
+          place->second = {};
+        }
+        return place->second;
+      }
+    }
+    if (graph.is_foreign(*node)) {
+      refuse_side_door();
     }
     plain = plain && is_plain(*node);
     splits = splits && typeid(*node) != typeid(torch::autograd::CopySlices);
@@ -200,7 +215,9 @@ void backward(
     Leaves leaves,
     variable_list& received) {
   at::NoGradGuard no_grad;
-  Topology topology(roots, graph.boundary.get(), leaves.parameters);
+  graph.complaint = leaves.parameters.complaint;
+  Topology topology(roots, graph, leaves.parameters);
+  graph.reaches_parameters |= !topology.parameters.empty();
   if (topology.plain) {
     Arrived arrived(topology.nodes.size());
     Walk walk(topology, arrived, leaves, received);
@@ -246,7 +263,10 @@ static at::Tensor own(at::Tensor&& gradient) {
 // A sum owns its memory from the start. That others have let go of a gradient does not mean that they are done with it: on an accelerator, their streams may still have to read it.
 void Leaves::arrive(size_t parameter, at::Tensor&& gradient) {
   at::Tensor& sum = sums.gradients[parameter];
-  if (sum.defined()) {
+  if (sum.defined() && sum.is_sparse() && gradient.is_sparse() && !sums.joined) {
+    // As libtorch adds to a parameter's gradient.
+    sum = sum + gradient;
+  } else if (sum.defined()) {
     accumulate(sum, std::move(gradient));
   } else {
     sum = own(std::move(gradient));
@@ -283,6 +303,9 @@ void accumulate(at::Tensor& sum, at::Tensor&& gradient) {
     sum = std::move(gradient);
   } else if (!gradient.is_sparse() && adds_in_place(sum)) {
     sum.add_(gradient);
+  } else if (sum.is_sparse()) {
+    // As libtorch's engine does it. It has no sum of a sparse tensor and a dense one, and the order of two sparse ones is that of their entries.
+    sum = gradient + sum;
   } else {
     sum = sum + gradient;
   }

@@ -33,8 +33,8 @@ struct Topology {
   // Whether it can also be walked in two halves: a node for a view that was changed in place wants all of its edges.
   bool splits = true;
 
-  // Below `roots`. A trainable tensor that is not among `parameters` is an error.
-  Topology(const edge_list& roots, const Node* boundary, const Parameters& parameters);
+  // Below `roots`, in the graph that has them. A node that was made in another pass is an error.
+  Topology(const edge_list& roots, Graph& graph, const Parameters& parameters);
 
   // For each node, whether the boundary can be reached from it.
   std::vector<bool> above_boundary() const;
@@ -42,6 +42,15 @@ struct Topology {
 
 // The gradients on their way down: for each node those of its inputs, empty as long as none has arrived.
 using Arrived = std::vector<variable_list>;
+
+struct Cut {
+  Topology topology;
+  // Which nodes the second half still has to run.
+  std::vector<bool> pending;
+  Arrived arrived;
+  // What keeps the cuts and all below them alive, once the way to them is gone.
+  std::vector<std::shared_ptr<Node>> nodes;
+};
 
 // Runs libtorch's engine from `roots` to `targets`, on the calling thread for every device: a worker owns its stage, and the threads that
 // libtorch has for accelerators may be waiting for this very walk.

@@ -1,0 +1,53 @@
+use tch::Tensor;
+
+use crate::Result;
+use crate::torch::Counter;
+
+/// The caller's tensors whose parts count their changes by themselves. A change of the one is a change of the others: they share
+/// their memory. Holds counters, and no memory.
+#[derive(Debug, Default)]
+pub(crate) struct Sources(Vec<Source>);
+
+#[derive(Debug)]
+struct Source {
+    whole: Counter,
+    /// How often the whole had been changed when this was last compared.
+    seen: u64,
+    parts: Vec<(Counter, u64)>,
+}
+
+impl Sources {
+    pub(super) fn add(&mut self, whole: &Tensor, parts: &[Tensor]) -> Result<()> {
+        let whole = Counter::of(whole)?;
+        let part = |part: &Tensor| Counter::of(part).map(|counter| (counter.now(), counter));
+        let parts = parts.iter().map(|tensor| part(tensor).map(|(seen, counter)| (counter, seen)));
+        self.0.push(Source { seen: whole.now(), whole, parts: parts.collect::<Result<_, _>>()? });
+        Ok(())
+    }
+
+    /// After the forward: if a layer has changed a part in place, so has it changed the caller's tensor.
+    pub(crate) fn note_changes(&mut self) -> Result<()> {
+        let is_changed = |source: &Source| source.parts.iter().any(|(part, seen)| part.now() != *seen);
+        let changed: Vec<bool> = self.0.iter().map(is_changed).collect();
+        for (source, _) in self.0.iter().zip(&changed).filter(|(_, changed)| **changed) {
+            source.whole.bump()?;
+        }
+        for (source, changed) in self.0.iter_mut().zip(changed) {
+            // The same tensor may have been given twice: what was changed through the one is changed for the other.
+            if !changed && source.whole.now() != source.seen {
+                source.parts.iter().try_for_each(|(part, _)| part.bump())?;
+            }
+            source.parts.iter_mut().for_each(|(part, seen)| *seen = part.now());
+            source.seen = source.whole.now();
+        }
+        Ok(())
+    }
+
+    /// Before the backward: if the caller has changed a tensor in place, so has it changed the parts. Whoever has saved one finds out.
+    pub(crate) fn tell_parts(&self) -> Result<()> {
+        for source in self.0.iter().filter(|source| source.whole.now() != source.seen) {
+            source.parts.iter().try_for_each(|(part, _)| part.bump())?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,42 @@
+use std::ptr::{self, NonNull};
+
+use tch::Tensor;
+
+use super::{TorchError, ffi};
+
+/// What counts how often a tensor has been changed in place. It keeps none of the tensor's memory.
+#[derive(Debug)]
+pub(crate) struct Counter(NonNull<ffi::Counter>);
+
+// SAFETY: libtorch's counters are atomic.
+unsafe impl Send for Counter {}
+// SAFETY: as above.
+unsafe impl Sync for Counter {}
+
+impl Counter {
+    pub(crate) fn of(tensor: &Tensor) -> Result<Self, TorchError> {
+        let mut counter = ptr::null_mut();
+        // SAFETY: the handle is alive; the result is new.
+        ffi::check(unsafe { ffi::pipe_counter_of(tensor.as_ptr(), &mut counter) })?;
+        Ok(Self(NonNull::new(counter).expect("the shim wrote the counter")))
+    }
+
+    /// How often the tensor has been changed in place.
+    pub(crate) fn now(&self) -> u64 {
+        // SAFETY: the handle is alive.
+        unsafe { ffi::pipe_counter_now(self.0.as_ptr()) }
+    }
+
+    /// Counts a change that was made through another tensor on the same memory.
+    pub(crate) fn bump(&self) -> Result<(), TorchError> {
+        // SAFETY: the handle is alive; the count is atomic.
+        ffi::check(unsafe { ffi::pipe_counter_bump(self.0.as_ptr()) })
+    }
+}
+
+impl Drop for Counter {
+    fn drop(&mut self) {
+        // SAFETY: made by `pipe_counter_of`, freed once.
+        unsafe { ffi::pipe_counter_free(self.0.as_ptr()) }
+    }
+}

@@ -1,0 +1,29 @@
+// The dispatch key that is on while a layer runs. Operators that draw or that write have a kernel on
+// it (`layer_key.cpp`), and no other operator is touched.
+#pragma once
+
+#include "shim.h"
+
+#include <c10/core/impl/LocalDispatchKeySet.h>
+
+namespace pipe {
+
+// A spare key above autograd's.
+constexpr auto kLayerKey = c10::DispatchKey::TESTING_ONLY_GenericMode;
+
+// Whether this thread runs a layer.
+inline bool in_layer() {
+  return c10::impl::tls_is_dispatch_key_included(kLayerKey);
+}
+
+// The generator of this thread's random stream on a device: see `random.cpp`.
+at::Generator stream_on(c10::Device device);
+
+// Whether this thread wants to know what its layers write: see `state.cpp`.
+bool watches_writes();
+
+// An operator of a layer is about to write to the tensor: as to a `statistic` of a norm, which its
+// backward does not read, or as to anything.
+void about_to_write(const at::Tensor& tensor, bool statistic);
+
+} // namespace pipe

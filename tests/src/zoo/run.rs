@@ -1,0 +1,467 @@
+//! Steps, in the pipeline and in plain tch, and the comparison of the two.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use pipe_runtime::schedule::{Action, Kind as ActionKind, Schedule};
+use pipe_runtime::{Checkpoint, Method, Pipe, PipeBuilder, Result};
+use tch::{Kind, Tensor};
+
+use super::plain::{Named, Twin, gradients};
+use super::probe::{Fault, Passes, Probe};
+use super::stacks::ZooModel;
+
+/// A mini-batch.
+#[derive(Debug)]
+pub struct Batch {
+    /// The tensors that flow in.
+    pub input: Vec<Tensor>,
+    /// What the loss compares the output with.
+    pub target: Tensor,
+}
+
+impl Batch {
+    /// A random one of so many rows.
+    pub fn of<M: ZooModel>(rows: i64) -> Self {
+        Self { input: M::batch(rows), target: M::target(rows) }
+    }
+
+    /// Its rows.
+    pub fn rows(&self) -> i64 {
+        self.target.size()[0]
+    }
+
+    /// Into how many micro-batches it is split.
+    pub fn micro_batches(&self, chunks: usize) -> usize {
+        self.target.chunk(chunks as i64, 0).len()
+    }
+
+    /// Whether it can be trained with by this call: integers want no gradient.
+    pub fn allows(&self, call: Call) -> bool {
+        call != Call::Forward { wants_gradient: true } || self.input[0].is_floating_point()
+    }
+
+    /// The input on the same memory. With `wants_gradient`, its first tensor wants one.
+    fn input(&self, wants_gradient: bool) -> Vec<Tensor> {
+        let leaf = |(index, tensor): (usize, &Tensor)| tensor.detach().set_requires_grad(wants_gradient && index == 0);
+        self.input.iter().enumerate().map(leaf).collect()
+    }
+}
+
+/// How a mini-batch is trained with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Call {
+    /// `forward`, a loss of the joined output, and `backward()`. The input may want a gradient.
+    Forward {
+        /// Whether it does.
+        wants_gradient: bool,
+    },
+    /// `train_step`.
+    Step(Method),
+}
+
+impl Call {
+    /// The schedule that the pipeline is built for.
+    pub fn method(self) -> Method {
+        match self {
+            Self::Forward { .. } => Method::GPipe,
+            Self::Step(method) => method,
+        }
+    }
+}
+
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Forward { .. } => f.write_str("forward and backward()"),
+            Self::Step(method) => method.fmt(f),
+        }
+    }
+}
+
+/// The order in which plain tch goes back through micro-batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Order {
+    /// One backward of a loss of the joined outputs. The input may want a gradient.
+    Joined {
+        /// Whether it does.
+        wants_gradient: bool,
+    },
+    /// One backward of the sum of the losses: the last micro-batch comes first.
+    LastFirst,
+    /// A backward for each loss, one after the other.
+    FirstFirst,
+}
+
+impl Order {
+    /// The order of a call over `stages` stages: the one of all of its lists.
+    ///
+    /// # Panics
+    ///
+    /// If the schedule goes through micro-batches in another order than these.
+    pub fn of(call: Call, stages: usize, chunks: usize, micro_batches: usize) -> Self {
+        let method = match call {
+            Call::Forward { wants_gradient } => return Self::Joined { wants_gradient },
+            Call::Step(method) => method,
+        };
+        let lists = lists(method, stages, chunks, micro_batches);
+        let backwards = |kind: ActionKind, stage: usize| {
+            let actions = lists.actions().filter(move |action| action.kind == kind && action.stage == stage);
+            actions.map(|action| action.micro_batch).collect::<Vec<_>>()
+        };
+        let kinds = [ActionKind::Backward, ActionKind::BackwardInput, ActionKind::BackwardWeight];
+        let all = || kinds.into_iter().flat_map(|kind| (0..stages).map(move |stage| backwards(kind, stage)));
+        if all().all(|list| list.iter().rev().is_sorted()) {
+            return Self::LastFirst;
+        }
+        assert!(all().all(|list| list.is_sorted()), "{method} goes through micro-batches in no order");
+        Self::FirstFirst
+    }
+}
+
+/// How many ranks a method has for so many stages on the CPU, and how many stages each of them has.
+pub fn ranks(method: Method, stages: usize) -> (usize, usize) {
+    let per_rank = match method {
+        Method::GPipe | Method::ZbH1 => 1,
+        _ => method.stages_per_rank().unwrap_or(2),
+    };
+    (stages / per_rank, per_rank)
+}
+
+/// The lists that a training step goes through.
+fn lists(method: Method, stages: usize, chunks: usize, micro_batches: usize) -> Schedule {
+    let (ranks, per_rank) = ranks(method, stages);
+    let rank_of: Vec<_> = (0..stages).map(|stage| method.rank_of(stage, ranks, per_rank)).collect();
+    method.schedule_within(&rank_of, micro_batches, chunks).expect("the pipeline has been built")
+}
+
+/// Whether a checkpointed micro-batch is recomputed in a stage. It is not where its backward comes
+/// right after its forward: there would be nothing to gain.
+fn is_recomputed(lists: &Schedule, stage: usize, micro_batch: usize) -> bool {
+    let forward = Action::forward(stage, micro_batch);
+    let at_once = |pair: &[Action]| {
+        let [first, second] = pair else { return false };
+        let backward = matches!(second.kind, ActionKind::Backward | ActionKind::BackwardInput);
+        *first == forward && backward && (second.stage, second.micro_batch) == (stage, micro_batch)
+    };
+    !lists.ranks.iter().any(|list| list.windows(2).any(at_once))
+}
+
+/// Whether a method can run so many micro-batches through so many stages.
+pub fn runs(method: Method, stages: usize, chunks: usize) -> bool {
+    let (ranks, per_rank) = ranks(method, stages);
+    stages.is_multiple_of(per_rank) && method.check(ranks, per_rank, chunks).is_ok()
+}
+
+/// What a step leaves behind.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The joined output.
+    pub output: Tensor,
+    /// The micro-batches' losses, or the one of the joined output.
+    pub losses: Vec<Tensor>,
+    /// The gradient of the input's first tensor.
+    pub input: Option<Tensor>,
+    /// The variables' gradients.
+    pub gradients: BTreeMap<String, Option<Tensor>>,
+    /// The variables' values.
+    pub state: Named,
+}
+
+/// A step in plain tch.
+#[derive(Debug)]
+pub struct Plain {
+    /// What it leaves behind.
+    pub outcome: Outcome,
+    /// By micro-batch and stage, whether something that the stage sends carries a gradient.
+    pub carries: Vec<Vec<bool>>,
+    /// Whether the loss of any micro-batch carries a gradient.
+    pub trains: bool,
+}
+
+/// Runs a step in plain tch, micro-batch by micro-batch, on the same views that the pipeline makes.
+/// The twin has no gradients before.
+pub fn plain<M: ZooModel>(layers: &M::Layers, twin: &mut Twin, batch: &Batch, chunks: usize, order: Order) -> Plain {
+    let input = batch.input(order == Order::Joined { wants_gradient: true });
+    let parts = |tensor: &Tensor| tensor.chunk(chunks as i64, 0);
+    let split: Vec<_> = input.iter().map(parts).collect();
+    let targets = parts(&batch.target);
+    let (mut outputs, mut losses, mut weighted, mut carries) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for (micro_batch, target) in targets.iter().enumerate() {
+        let pick = |(index, whole): (usize, &Tensor)| match M::WHOLE.contains(&index) {
+            true => whole.shallow_clone(),
+            false => split[index][micro_batch].shallow_clone(),
+        };
+        let micro: Vec<_> = input.iter().enumerate().map(pick).collect();
+        let passed = M::plain(layers, twin, &micro, micro_batch);
+        if let Order::LastFirst | Order::FirstFirst = order {
+            let loss = M::loss(&passed.output, target);
+            weighted.push(&loss * (target.size()[0] as f64 / batch.rows() as f64));
+            losses.push(loss.detach());
+        }
+        outputs.push(passed.output);
+        carries.push(passed.carries);
+    }
+    let mut trains = weighted.iter().any(Tensor::requires_grad);
+    let output = if outputs.len() == 1 { outputs.remove(0) } else { Tensor::cat(&outputs, 0) };
+    match order {
+        Order::Joined { .. } => {
+            let loss = M::loss(&output, &batch.target);
+            // With nothing to train but what layers make for themselves, `forward` keeps no graph.
+            trains = loss.requires_grad() && (input[0].requires_grad() || twin.trains());
+            losses.push(loss.detach());
+            if trains {
+                loss.backward();
+            }
+        }
+        Order::LastFirst if trains => weighted.into_iter().sum::<Tensor>().backward(),
+        Order::LastFirst => {}
+        Order::FirstFirst => weighted.iter().filter(|loss| loss.requires_grad()).for_each(Tensor::backward),
+    }
+    let outcome = Outcome {
+        output: output.detach(),
+        losses,
+        input: Some(input[0].grad()).filter(Tensor::defined),
+        gradients: twin.gradients(),
+        state: twin.state(),
+    };
+    Plain { outcome, carries, trains }
+}
+
+/// A built pipeline that is watched.
+pub struct Watched<M: ZooModel> {
+    /// The pipeline.
+    pub pipe: Pipe<M>,
+    /// Its variables.
+    pub vars: M::Vars,
+    /// Sees its layers.
+    pub probe: Probe,
+    layers: M::Layers,
+    call: Call,
+}
+
+impl<M: ZooModel> Watched<M> {
+    /// A pipeline whose variables come from `seed`, and the plain twin of the same.
+    ///
+    /// # Errors
+    ///
+    /// As [`PipeBuilder::build`].
+    pub fn build(
+        layers: &M::Layers,
+        seed: i64,
+        chunks: usize,
+        checkpoint: Checkpoint,
+        call: Call,
+    ) -> Result<(Self, Twin)> {
+        tch::manual_seed(seed);
+        let probe = Probe::default();
+        let (model, vars) = M::make(layers, &probe);
+        let builder = PipeBuilder::new(model, &vars).chunks(chunks).checkpoint(checkpoint).schedule(call.method());
+        let pipe = builder.intra_op_threads(1).build()?;
+        let twin = Twin::of(vars.all());
+        Ok((Self { pipe, vars, probe, layers: layers.clone(), call }, twin))
+    }
+
+    /// Trains with a mini-batch. The caller's generator starts from `seed`.
+    ///
+    /// # Errors
+    ///
+    /// As the pipeline's own.
+    pub fn run(&mut self, batch: &Batch, seed: i64) -> Result<Outcome> {
+        tch::manual_seed(seed);
+        self.go_on(batch, None)
+    }
+
+    /// Trains with a mini-batch. The caller's generator goes on from where it is.
+    ///
+    /// # Errors
+    ///
+    /// As the pipeline's own. With `loss_fails`, a step's loss panics in this micro-batch.
+    pub fn go_on(&mut self, batch: &Batch, loss_fails: Option<usize>) -> Result<Outcome> {
+        self.probe.take();
+        let (output, losses, input) = match self.call {
+            Call::Forward { wants_gradient } => {
+                let input = batch.input(wants_gradient);
+                let output = self.pipe.forward(M::input(&input))?;
+                let loss = M::loss(&output, &batch.target);
+                if loss.requires_grad() {
+                    loss.f_backward()?;
+                }
+                (output.detach(), vec![loss.detach()], Some(input[0].grad()).filter(Tensor::defined))
+            }
+            Call::Step(_) => {
+                let mut calls = 0;
+                let loss = |output: &Tensor, target: &Tensor| {
+                    assert!(loss_fails != Some(calls), "the loss fails on purpose");
+                    calls += 1;
+                    M::loss(output, target)
+                };
+                let report = self.pipe.train_step(M::input(&batch.input(false)), &batch.target, loss)?;
+                assert_eq!(calls, report.losses.len(), "calls of the loss");
+                (report.output, report.losses, None)
+            }
+        };
+        Ok(Outcome { output, losses, input, gradients: self.gradients(), state: self.state() })
+    }
+
+    /// The variables' gradients, copied.
+    pub fn gradients(&self) -> BTreeMap<String, Option<Tensor>> {
+        let found = gradients(&self.vars.all().variables().into_iter().collect());
+        found.into_iter().map(|(name, gradient)| (name, gradient.map(|gradient| gradient.copy()))).collect()
+    }
+
+    /// The variables' values, copied.
+    pub fn state(&self) -> Named {
+        self.vars.all().variables().into_iter().map(|(name, tensor)| (name, tensor.detach().copy())).collect()
+    }
+
+    /// Sets all gradients to zero.
+    pub fn zero_gradients(&self) {
+        self.vars.all().variables().into_values().for_each(|mut tensor| tensor.zero_grad());
+    }
+
+    /// Whether a stage recomputes a micro-batch, of so many, if it has a graph.
+    pub fn recomputes(&self, micro_batches: usize) -> impl Fn(usize, usize) -> bool + use<M> {
+        let (checkpoint, stages) = (self.pipe.checkpoint(), M::PLAN.stages.len());
+        let lists = match self.call {
+            Call::Forward { .. } => None,
+            Call::Step(method) => Some(lists(method, stages, self.pipe.chunks(), micro_batches)),
+        };
+        move |stage, micro_batch| {
+            let gains = lists.as_ref().is_none_or(|lists| is_recomputed(lists, stage, micro_batch));
+            gains && checkpoint.applies(micro_batch, micro_batches)
+        }
+    }
+
+    /// Asserts that each layer has run as often as it should have in a step: once per micro-batch,
+    /// and again where its stage is checkpointed and has a graph.
+    pub fn assert_passes(&self, plain: &Plain, about: &dyn fmt::Display) {
+        let stages = M::stages(&self.layers);
+        let count = plain.carries.len();
+        let recomputes = self.recomputes(count);
+        let again = |stage: usize| {
+            let recomputed = |&(micro_batch, carries): &(usize, &Vec<bool>)| {
+                plain.trains && carries[stage] && recomputes(stage, micro_batch)
+            };
+            plain.carries.iter().enumerate().filter(recomputed).count()
+        };
+        let expected: Vec<_> = stages.iter().map(|&stage| Passes { first: count, again: again(stage) }).collect();
+        assert_eq!(self.probe.take(), expected, "passes of the layers, {about}");
+    }
+
+    /// Asserts that a call with this fault fails and leaves everything as it was: the variables,
+    /// their gradients and the caller's random generator.
+    pub fn assert_failure_leaves_nothing(&mut self, batch: &Batch, fault: Fault, about: &dyn fmt::Display) {
+        let before = (self.state(), self.gradients());
+        self.probe.fail(fault);
+        let error = self.run(batch, 77).err().unwrap_or_else(|| panic!("{fault:?} did not fail, {about}"));
+        self.probe.fail(None);
+        assert!(error.to_string().contains("the layer fails on purpose"), "{error}, {about}");
+        let drawn = Tensor::rand([4], (Kind::Double, tch::Device::Cpu));
+        let after = (self.state(), self.gradients());
+        for (name, value) in &before.0 {
+            assert!(same_bits(value, &after.0[name]), "{name} after {fault:?}, {about}");
+        }
+        for (name, gradient) in &before.1 {
+            let same = match (gradient, &after.1[name]) {
+                (None, None) => true,
+                (Some(before), Some(after)) => same_bits(before, after),
+                _ => false,
+            };
+            assert!(same, "the gradient of {name} after {fault:?}, {about}");
+        }
+        // What went forward without an error has drawn its number.
+        let kept = matches!(self.call, Call::Forward { .. }) && fault.recomputing;
+        tch::manual_seed(77);
+        let fresh = Tensor::rand([4], (Kind::Double, tch::Device::Cpu));
+        assert!(kept || same_bits(&drawn, &fresh), "the random generator after {fault:?}, {about}");
+    }
+}
+
+/// How near numbers must be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Nearness {
+    /// Every bit.
+    Bits,
+    /// The norm of the difference, beside the norm of what is expected.
+    Relative(f64),
+}
+
+/// What is compared, and how.
+pub struct Comparison<'c> {
+    /// Outputs and losses.
+    pub values: Nearness,
+    /// The gradient of the variable of this name.
+    pub gradients: &'c dyn Fn(&str) -> Nearness,
+    /// Variables. Nothing, if they are not compared.
+    pub state: Option<Nearness>,
+    /// Whether there were no gradients before. If there were, they have been set to zero, and a
+    /// gradient that plain tch does not have is zero.
+    pub fresh: bool,
+}
+
+impl Comparison<'_> {
+    /// Asserts that two steps have left the same behind.
+    pub fn assert(&self, found: &Outcome, expected: &Outcome, about: &dyn fmt::Display) {
+        let near = |what: &str, nearness, found: &Tensor, expected: &Tensor| {
+            assert!(
+                is_near(nearness, found, expected),
+                "{what}, {about}: found {found:?}, expected {expected:?}, apart by {}",
+                distance(found, expected)
+            );
+        };
+        near("output", self.values, &found.output, &expected.output);
+        if found.losses.len() == expected.losses.len() {
+            for (found, expected) in found.losses.iter().zip(&expected.losses) {
+                near("loss", self.values, found, expected);
+            }
+        }
+        match (&found.input, &expected.input) {
+            (None, None) => {}
+            (Some(found), Some(expected)) => near("gradient of the input", self.values, found, expected),
+            (found, expected) => panic!("gradient of the input, {about}: found {found:?}, expected {expected:?}"),
+        }
+        assert!(found.gradients.keys().eq(expected.gradients.keys()), "names, {about}");
+        for (name, expected) in &expected.gradients {
+            let what = format!("gradient of {name}");
+            match (&found.gradients[name], expected) {
+                (None, None) => {}
+                (Some(found), Some(expected)) => near(&what, (self.gradients)(name), found, expected),
+                (Some(found), None) if !self.fresh => near(&what, Nearness::Bits, found, &found.zeros_like()),
+                (found, expected) => panic!("{what}, {about}: found {found:?}, expected {expected:?}"),
+            }
+        }
+        if let Some(nearness) = self.state {
+            for (name, expected) in &expected.state {
+                near(&format!("variable {name}"), nearness, &found.state[name], expected);
+            }
+        }
+    }
+}
+
+fn is_near(nearness: Nearness, found: &Tensor, expected: &Tensor) -> bool {
+    match nearness {
+        Nearness::Bits => same_bits(found, expected),
+        Nearness::Relative(most) => distance(found, expected) <= most,
+    }
+}
+
+fn dense(tensor: &Tensor) -> Tensor {
+    let tensor = if tensor.is_sparse() { tensor.to_dense(None, false) } else { tensor.shallow_clone() };
+    if tensor.is_complex() { tensor.view_as_real() } else { tensor }
+}
+
+/// Whether two tensors have the same layout, shape and values, to the bit but for the sign of zero.
+pub fn same_bits(a: &Tensor, b: &Tensor) -> bool {
+    a.is_sparse() == b.is_sparse() && a.kind() == b.kind() && dense(a).equal(&dense(b))
+}
+
+/// The norm of the difference, beside the norm of what is expected.
+pub fn distance(found: &Tensor, expected: &Tensor) -> f64 {
+    let (found, expected) = (dense(found).to_kind(Kind::Double), dense(expected).to_kind(Kind::Double));
+    if found.size() != expected.size() {
+        return f64::INFINITY;
+    }
+    let norm = |tensor: &Tensor| f64::try_from(tensor.norm()).unwrap_or(f64::NAN);
+    norm(&(found - &expected)) / norm(&expected).max(1e-3)
+}

@@ -1,0 +1,154 @@
+//! Pipelines of one to four stages that stack layers of any kind.
+
+use std::fmt::Debug;
+use std::ops::Deref;
+
+use pipe_runtime::{Context, Devices, IntoFlow, Layer, Pipeline, Split, Vars, pipeline};
+use tch::nn::Path;
+use tch::{Device, Kind, Reduction, Tensor};
+
+use super::creature::Creature;
+use super::formulas::{TOKENS, WIDTH};
+use super::layer::{Body, body};
+use super::plain::Twin;
+use super::probe::{Probe, Probed};
+
+/// A pipeline with a twin in plain tch.
+pub trait ZooModel: Pipeline<Output = Tensor, Input: IntoFlow<Self::Input>> {
+    /// The generated variables.
+    type Vars: Deref<Target = Vars>;
+
+    /// What the model is made of, where that is to be chosen.
+    type Layers: Clone + Debug;
+
+    /// Which of the input's tensors go whole to each micro-batch.
+    const WHOLE: &[usize] = &[];
+
+    /// Makes the model on CPU stages. Each layer is watched, in order.
+    fn make(layers: &Self::Layers, probe: &Probe) -> (Self, Self::Vars);
+
+    /// The stage of each layer.
+    fn stages(layers: &Self::Layers) -> Vec<usize>;
+
+    /// Random tensors of an input of so many rows. Floats, if the first one is to want a gradient.
+    fn batch(rows: i64) -> Vec<Tensor>;
+
+    /// These tensors as the input.
+    fn input(tensors: &[Tensor]) -> Self::Input;
+
+    /// Random targets.
+    fn target(rows: i64) -> Tensor {
+        Tensor::randn([rows, TOKENS, WIDTH], (Kind::Float, Device::Cpu))
+    }
+
+    /// The loss of a batch, a mean over rows.
+    fn loss(output: &Tensor, target: &Tensor) -> Tensor {
+        output.mse_loss(target, Reduction::Mean)
+    }
+
+    /// One micro-batch through the twin.
+    fn plain(layers: &Self::Layers, twin: &mut Twin, input: &[Tensor], micro_batch: usize) -> Passed;
+}
+
+/// What one micro-batch has become.
+#[derive(Debug)]
+pub struct Passed {
+    /// The output.
+    pub output: Tensor,
+    /// Stage by stage, whether something that it sends carries a gradient.
+    pub carries: Vec<bool>,
+}
+
+/// One layer of a stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerSpec {
+    /// Its kind.
+    pub creature: Creature,
+    /// None of its variables is trained.
+    pub frozen: bool,
+}
+
+impl From<Creature> for LayerSpec {
+    fn from(creature: Creature) -> Self {
+        Self { creature, frozen: false }
+    }
+}
+
+/// A layer of any kind.
+pub struct ZooLayer(Body);
+
+impl ZooLayer {
+    fn new(spec: LayerSpec, path: &Path<'_>, vars: &Vars) -> Self {
+        let body = body(spec.creature, path);
+        if spec.frozen {
+            let prefix = path.path("");
+            let variables = vars.all().variables();
+            for (_, tensor) in variables.iter().filter(|(name, _)| name.starts_with(&prefix)) {
+                let _ = tensor.set_requires_grad(false);
+            }
+        }
+        Self(body)
+    }
+}
+
+impl Layer<Tensor> for ZooLayer {
+    type Out = Tensor;
+
+    fn forward(&self, x: Tensor, cx: &Context) -> Tensor {
+        (self.0)(&x, cx)
+    }
+}
+
+macro_rules! stack {
+    ($model:ident, $vars:ident, $stages:literal, #[$place:meta] $(#[$repeat:meta])? $(, $allow:ident)?) => {
+        /// Layers spread evenly over stages.
+        #[pipeline($(allow($allow))?)]
+        pub struct $model {
+            #[$place]
+            $(#[$repeat])?
+            layers: Vec<Probed<ZooLayer>>,
+        }
+
+        impl ZooModel for $model {
+            type Vars = $vars;
+            type Layers = Vec<LayerSpec>;
+
+            fn make(layers: &Vec<LayerSpec>, probe: &Probe) -> (Self, $vars) {
+                let vars = $model::vars(&Devices::cpu($stages)).expect("the devices are as many as the stages");
+                let paths = vars.layers(layers.len());
+                let made = layers.iter().zip(&paths).map(|(&spec, path)| ZooLayer::new(spec, path, &vars));
+                let model = $model { layers: made.map(|layer| probe.watch(layer)).collect() };
+                drop(paths);
+                (model, vars)
+            }
+
+            fn stages(layers: &Vec<LayerSpec>) -> Vec<usize> {
+                let split = Split::Evenly($stages);
+                (0..$stages).flat_map(|stage| split.range(stage, layers.len()).map(move |_| stage)).collect()
+            }
+
+            fn batch(rows: i64) -> Vec<Tensor> {
+                vec![Tensor::randn([rows, TOKENS, WIDTH], (Kind::Float, Device::Cpu))]
+            }
+
+            fn input(tensors: &[Tensor]) -> Tensor {
+                tensors[0].shallow_clone()
+            }
+
+            fn plain(layers: &Vec<LayerSpec>, twin: &mut Twin, input: &[Tensor], micro_batch: usize) -> Passed {
+                let mut x = input[0].shallow_clone();
+                let mut carries = vec![false; $stages];
+                for ((number, spec), stage) in layers.iter().enumerate().zip(Self::stages(layers)) {
+                    x = twin.layer(&format!("layers.{number}")).run(spec.creature, &x, micro_batch);
+                    carries[stage] = x.requires_grad();
+                }
+                Passed { output: x, carries }
+            }
+        }
+    };
+}
+
+stack!(Stack1, Stack1Vars, 1, #[device("cpu")] #[repeat], single_stage);
+stack!(Stack2, Stack2Vars, 2, #[devices("cpu", "cpu")]);
+stack!(Stack3, Stack3Vars, 3, #[devices("cpu", "cpu", "cpu")]);
+stack!(Stack4, Stack4Vars, 4, #[devices("cpu", "cpu", "cpu", "cpu")]);

@@ -1,0 +1,89 @@
+//! Trainings in every mode by every call, step by step beside the twin.
+
+use std::collections::{BTreeMap, HashMap};
+
+use pipe_runtime::{Checkpoint, Method};
+
+use super::run::{Batch, Call, Comparison, Nearness, Order, Outcome, Plain, Watched, plain, runs};
+use super::stacks::ZooModel;
+
+/// The checkpoint modes.
+pub const MODES: [Checkpoint; 3] = [Checkpoint::Never, Checkpoint::ExceptLast, Checkpoint::Always];
+
+/// Micro-batches at most; the fewest with which every method runs over four stages.
+pub const CHUNKS: usize = 4;
+
+/// The ways to train over so many stages.
+pub fn calls(stages: usize) -> Vec<Call> {
+    let forwards = [false, true].map(|wants_gradient| Call::Forward { wants_gradient });
+    let calls = forwards.into_iter().chain(Method::ALL.map(Call::Step));
+    calls.filter(|call| runs(call.method(), stages, CHUNKS)).collect()
+}
+
+/// All that the twin gives in one step.
+type Step = BTreeMap<Order, Plain>;
+
+/// Trains in every mode, by every call that the number of stages allows, with a step for each
+/// number of rows. Each goes on from the state that the step before has left, and is compared with
+/// the twin's, and to the bit with that of the other modes. Gives the number of steps compared.
+///
+/// `gradients`: how near the gradient of the variable of this name must be to the twin's.
+pub fn train<M: ZooModel>(
+    layers: &M::Layers,
+    rows: &[i64],
+    gradients: &dyn Fn(Order, &str) -> Nearness,
+) -> HashMap<(Checkpoint, Call), usize> {
+    let _serial = crate::serial();
+    tch::manual_seed(1);
+    let stages = M::PLAN.stages.len();
+    let batches: Vec<_> = rows.iter().map(|&rows| Batch::of::<M>(rows)).collect();
+    let calls: Vec<_> = calls(stages).into_iter().filter(|call| batches[0].allows(*call)).collect();
+    let order_of = |call, batch: &Batch| Order::of(call, stages, CHUNKS, batch.micro_batches(CHUNKS));
+    let build = |mode, call| Watched::<M>::build(layers, 2, CHUNKS, mode, call).expect("it can be built");
+    let (_, mut twin) = build(Checkpoint::Never, calls[0]);
+    let mut steps: Vec<Step> = Vec::new();
+    for batch in &batches {
+        let mut step = Step::new();
+        let mut after = None;
+        for order in calls.iter().map(|call| order_of(*call, batch)) {
+            step.entry(order).or_insert_with(|| {
+                let mut fork = twin.fork();
+                let given = plain::<M>(layers, &mut fork, batch, CHUNKS, order);
+                after = Some(fork);
+                given
+            });
+        }
+        twin = after.expect("there is a call");
+        steps.push(step);
+    }
+
+    let mut first_mode: HashMap<(Call, usize), Outcome> = HashMap::new();
+    let mut counts = HashMap::new();
+    for mode in MODES {
+        for &call in &calls {
+            let (mut watched, _) = build(mode, call);
+            for (number, (batch, step)) in batches.iter().zip(&steps).enumerate() {
+                let about = format!("{layers:?}, {call}, {mode}, step {number} of {} rows", rows[number]);
+                let order = order_of(call, batch);
+                let plain = &step[&order];
+                watched.zero_gradients();
+                let found = watched.run(batch, 3).unwrap_or_else(|error| panic!("{about}: {error}"));
+                let near = |name: &str| gradients(order, name);
+                let state = Some(Nearness::Bits);
+                let comparison = Comparison { values: Nearness::Bits, gradients: &near, state, fresh: number == 0 };
+                comparison.assert(&found, &plain.outcome, &about);
+                watched.assert_passes(plain, &about);
+                *counts.entry((mode, call)).or_insert(0) += 1;
+                match first_mode.get(&(call, number)) {
+                    Some(first) => {
+                        let bits = |_: &str| Nearness::Bits;
+                        let comparison = Comparison { gradients: &bits, fresh: true, ..comparison };
+                        comparison.assert(&found, first, &format!("beside `never`, {about}"));
+                    }
+                    None => drop(first_mode.insert((call, number), found)),
+                }
+            }
+        }
+    }
+    counts
+}
