@@ -2,6 +2,7 @@
 //!
 //! Each contender is a process that runs steps when asked to. Those of one comparison get the same work, which their losses and gradients prove, and take turns.
 
+mod beside;
 mod build;
 mod contender;
 mod duel;
@@ -12,6 +13,7 @@ mod spread;
 mod table;
 mod work;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -29,6 +31,9 @@ pub struct Options {
     /// Only this figure; may be given several times
     #[arg(long, value_name = "FIGURE")]
     only: Vec<Figure>,
+    /// Beside another checkout's library, instead of peers: what a change costs
+    #[arg(long, value_name = "CHECKOUT", conflicts_with_all = ["quick", "only", "write"])]
+    beside: Option<PathBuf>,
     /// How many turns each contender has, of at least one timed step each
     #[arg(long, value_name = "N", default_value = "15", value_parser = clap::value_parser!(u32).range(3..))]
     turns: u32,
@@ -41,6 +46,10 @@ pub fn run(checkout: &Checkout, options: &Options) -> anyhow::Result<ExitCode> {
     let libtorch = libtorch::set_up(checkout, Flavour::Cpu)?;
     let programs = Programs::build(checkout, &libtorch)?;
     let bench = Bench { checkout, programs, turns: options.turns as usize };
+    if let Some(other) = &options.beside {
+        println!("{}", beside::measure(&bench, other)?);
+        return Ok(ExitCode::SUCCESS);
+    }
     let chosen = match (options.quick, options.only.is_empty()) {
         (true, _) => Figure::QUICK.to_vec(),
         (false, true) => Figure::ALL.to_vec(),

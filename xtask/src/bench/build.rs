@@ -29,7 +29,7 @@ pub fn countable(checkout: &Checkout) -> anyhow::Result<PathBuf> {
 }
 
 /// Built as a user's program would be, and put under a name of its own: cargo has one place for all of its variants.
-fn ours(checkout: &Checkout, name: &str, flags: &[&str]) -> anyhow::Result<PathBuf> {
+pub fn ours(checkout: &Checkout, name: &str, flags: &[&str]) -> anyhow::Result<PathBuf> {
     let mut cargo = cargo::command(checkout);
     cargo.args(["build", "--release", "--quiet", "-p", "pipe-examples", "--bin", "bench"]).args(flags);
     cargo.arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());

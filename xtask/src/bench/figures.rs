@@ -14,6 +14,7 @@ mod torchgpipe;
 use clap::ValueEnum;
 
 use super::Bench;
+use super::contender::Contender;
 use super::duel::{Times, duel};
 use super::table::Table;
 use super::work::{Who, Work};
@@ -113,10 +114,15 @@ impl Bench<'_> {
     /// All of them at the same work, in turns.
     fn duel(&self, who: &[Who], work: &Work) -> anyhow::Result<Times> {
         eprintln!("  {work}: {}", who.iter().map(Who::to_string).collect::<Vec<_>>().join(" | "));
+        self.starts(|| self.contenders(who, work))
+    }
+
+    /// Those that `start` starts, in turns; started several times.
+    pub fn starts(&self, start: impl Fn() -> anyhow::Result<Vec<Contender>>) -> anyhow::Result<Times> {
         let mut times = Times::default();
-        for start in 0..STARTS {
-            let turns = self.turns * (start + 1) / STARTS - self.turns * start / STARTS;
-            times.extend(duel(&mut self.contenders(who, work)?, turns)?);
+        for number in 0..STARTS {
+            let turns = self.turns * (number + 1) / STARTS - self.turns * number / STARTS;
+            times.extend(duel(&mut start()?, turns)?);
         }
         Ok(times)
     }
