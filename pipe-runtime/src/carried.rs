@@ -8,10 +8,10 @@ use crate::{Context, Flow};
 /// What a layer carries from one micro-batch to the next: a cache, a hidden state, a running sum.
 ///
 /// A plain cell of a layer's own would hold the last micro-batch's value when an earlier one is
-/// recomputed. This one gives each recomputation what its first pass was given, and a call that fails
-/// leaves what it found. Micro-batches come in order. Tensors in it must be detached: a gradient does
-/// not go from one micro-batch to another. What `get` gives shares its memory with what a recomputation
-/// will be given: set a new tensor rather than change that one in place.
+/// recomputed. This one gives each recomputation what its first pass was given, and a call that
+/// fails leaves what it found. Micro-batches come in order. Tensors in it must be detached: a
+/// gradient does not go from one micro-batch to another. What `get` gives shares its memory with
+/// what a recomputation will be given: set a new tensor rather than change that one in place.
 ///
 /// ```
 /// use pipe_runtime::{Carried, Context, Layer};

@@ -3,8 +3,10 @@ use std::str::FromStr;
 
 use crate::Error;
 
-/// Which micro-batches are checkpointed: their activations are dropped after the forward, which is run again when their backward is due (unless it comes right after).
-/// Counted on the micro-batches that exist, which may be fewer than `chunks`. In evaluation mode, or where no gradient is asked for, none is.
+/// Which micro-batches are checkpointed: their activations are dropped after the forward, which
+/// is run again when their backward is due (unless it comes right after). Counted on the
+/// micro-batches that exist, which may be fewer than `chunks`. In evaluation mode, or where no
+/// gradient is asked for, none is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Checkpoint {
     /// All.

@@ -19,7 +19,8 @@ pub struct Context {
     /// How often each stream has been started: a layer that another one runs twice draws other numbers the second time.
     started: RefCell<BTreeMap<u64, usize>>,
     observer: Option<Rc<dyn Observer>>,
-    /// Where the call notes the cells that its layers use; nothing where no call will be undone or recomputed.
+    /// Where the call notes the cells that its layers use; nothing where no call will be undone
+    /// or recomputed.
     cells: Option<Arc<Cells>>,
 }
 

@@ -36,12 +36,15 @@ impl<'v, M: Pipeline> PipeBuilder<'v, M> {
         self
     }
 
-    /// The order in which [`Pipe::train_step`] works: a [`Method`](crate::Method), or a [`Schedule`](pipe_schedule::Schedule) of one's own; `None` for the annotated one, or GPipe's if
-    /// none is. [`Pipe::forward`] and `backward()` are for GPipe's order: a pipeline that is built for another schedule refuses them where gradients are recorded.
+    /// The order in which [`Pipe::train_step`] works: a [`Method`](crate::Method), or a
+    /// [`Schedule`](pipe_schedule::Schedule) of one's own; `None` for the annotated one, or
+    /// GPipe's if none is. [`Pipe::forward`] and `backward()` are for GPipe's order: a pipeline
+    /// that is built for another schedule refuses them where gradients are recorded.
     ///
-    /// A schedule of one's own is for its number of micro-batches, which [`chunks`](Self::chunks) then is if it is not set; a mini-batch that gives fewer goes through it without the
-    /// others' actions. It may place the stages on ranks
-    /// as it likes, as far as devices let it. What recomputations it leaves out are put right before their backwards.
+    /// A schedule of one's own is for its number of micro-batches, which [`chunks`](Self::chunks)
+    /// then is if it is not set; a mini-batch that gives fewer goes through it without the
+    /// others' actions. It may place the stages on ranks as it likes, as far as devices let it.
+    /// What recomputations it leaves out are put right before their backwards.
     pub fn schedule(mut self, schedule: impl IntoScheduling) -> Self {
         self.choices.schedule = schedule.into_scheduling();
         self
@@ -63,17 +66,21 @@ impl<'v, M: Pipeline> PipeBuilder<'v, M> {
     /// Whether matrix products add a weight's gradient straight to its sum over the micro-batches, as Megatron-LM's `gradient_accumulation_fusion` does; off by default. It saves a tensor of the
     /// weight's size per micro-batch, and the time to write and read it: the wider the layers and the fewer rows a micro-batch has, the more.
     ///
-    /// It is for the weights of `linear` and second factors of `matmul` with two dimensions, as they are or transposed by `tr`, of a real floating type, from a stage's second micro-batch on. A weight that autocast converts is
-    /// added up as ever, and so are all where tensors have hooks. Their gradients then differ from those [in place](crate::InPlace) by rounding, where otherwise
-    /// they are equal to the bit.
+    /// It is for the weights of `linear` and second factors of `matmul` with two dimensions, as
+    /// they are or transposed by `tr`, of a real floating type, from a stage's second micro-batch
+    /// on. A weight that autocast converts is added up as ever, and so are all where tensors have
+    /// hooks. Their gradients then differ from those [in place](crate::InPlace) by rounding,
+    /// where otherwise they are equal to the bit.
     pub fn fuse_gradient_accumulation(mut self, fuse: bool) -> Self {
         self.choices.fuse_gradient_accumulation = fuse;
         self
     }
 
-    /// Whether a step may leave numbers that are not finite; off by default. A training step whose loss is infinite or NaN fails then, and so does every call
-    /// in training mode whose layers make a variable so that was finite (running statistics); what has been changed is put back. A loss scaler that skips such steps itself
-    /// switches this on. On an accelerator, the check reads one flag back per call.
+    /// Whether a step may leave numbers that are not finite; off by default. A training step
+    /// whose loss is infinite or NaN fails then, and so does every call in training mode whose
+    /// layers make a variable so that was finite (running statistics); what has been changed is
+    /// put back. A loss scaler that skips such steps itself switches this on. On an accelerator,
+    /// the check reads one flag back per call.
     pub fn allow_non_finite(mut self, allow: bool) -> Self {
         self.choices.allow_non_finite = allow;
         self

@@ -1,8 +1,9 @@
 //! Panics that come back as errors are not printed as well.
 //!
-//! tch panics with libtorch's message, some forty lines of C++ frames among it. In a stage, a panic
-//! becomes a [`Failure`](crate::Failure) with the place and the sentence that counts, so what the panic
-//! hook would print is noise. With `RUST_BACKTRACE` set, it is printed all the same.
+//! tch panics with libtorch's message, some forty lines of C++ frames among it. In a stage, a
+//! panic becomes a [`Failure`](crate::Failure) with the place and the sentence that counts, so
+//! what the panic hook would print is noise. With `RUST_BACKTRACE` set, it is printed all the
+//! same.
 
 use std::cell::{Cell, RefCell};
 use std::panic;
@@ -11,7 +12,8 @@ use std::sync::Once;
 thread_local! {
     /// How many steps this thread is in, one inside the other.
     static STEPS: Cell<usize> = const { Cell::new(0) };
-    /// What was not printed. A second panic before the first one is caught ends the process: then both are.
+    /// What was not printed. A second panic before the first one is caught ends the process: then
+    /// both are.
     static HELD_BACK: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 

@@ -13,7 +13,8 @@ use crate::{Checkpoint, Devices, Error, Result};
 pub enum Scheduling {
     /// A published schedule, made anew for each number of micro-batches.
     Method(Method),
-    /// Lists of one's own, for their number of micro-batches. A mini-batch that gives fewer goes through them without the others' actions.
+    /// Lists of one's own, for their number of micro-batches. A mini-batch that gives fewer goes
+    /// through them without the others' actions.
     Own(Arc<Schedule>),
 }
 

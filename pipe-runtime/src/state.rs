@@ -1,8 +1,8 @@
 //! What layers change while they run: running statistics and whatever else they keep in variables.
 //!
-//! A variable is copied right before the first operator of a pass that writes to it. The copies serve
-//! twice: a recomputation runs on the state that its first pass began with, and a call that fails
-//! leaves the state that it found. A variable that no layer changes is never copied.
+//! A variable is copied right before the first operator of a pass that writes to it. The copies
+//! serve twice: a recomputation runs on the state that its first pass began with, and a call that
+//! fails leaves the state that it found. A variable that no layer changes is never copied.
 //!
 //! Stages run at the same time, so a variable that changes belongs to one stage, the one that its
 //! name says, and no other stage may use it.
@@ -19,7 +19,8 @@ use crate::{Result, Vars};
 /// The variables of a pipeline, and what is known of their use.
 #[derive(Debug)]
 pub(crate) struct State {
-    /// By stage: each looks at its own again when they have got other memory, and at no other stage's, which may just be getting some.
+    /// By stage: each looks at its own again when they have got other memory, and at no other
+    /// stage's, which may just be getting some.
     variables: Vec<Mutex<Arc<Variables>>>,
     uses: Mutex<Uses>,
 }
@@ -131,7 +132,8 @@ pub(crate) enum Next {
 pub(crate) struct History {
     passes: usize,
     changes: Vec<Recorded>,
-    /// The micro-batches that will be recomputed, and the number of their first pass. As few as are in flight.
+    /// The micro-batches that will be recomputed, and the number of their first pass. As few as
+    /// are in flight.
     pending: Vec<(usize, usize)>,
     /// The same of those whose backward is still to come.
     backwards: Vec<(usize, usize)>,
@@ -163,13 +165,15 @@ impl History {
         }
     }
 
-    /// The variables that have changed since the micro-batch's first pass began, as they were then.
+    /// The variables that have changed since the micro-batch's first pass began, as they were
+    /// then.
     fn before(&self, micro_batch: usize) -> Vec<Value> {
         let Some(first) = first_pass(&self.pending, micro_batch) else { return Vec::new() };
         self.earliest(|recorded| recorded.pass >= first)
     }
 
-    /// The variables that have changed since the micro-batch's first pass ended, as they were then, if a backward may read them.
+    /// The variables that have changed since the micro-batch's first pass ended, as they were
+    /// then, if a backward may read them.
     fn after(&self, micro_batch: usize) -> Vec<Value> {
         let Some(first) = first_pass(&self.backwards, micro_batch) else { return Vec::new() };
         self.earliest(|recorded| recorded.pass > first && !recorded.change.statistic)
@@ -287,7 +291,8 @@ impl Drop for FirstPass<'_> {
         if self.done {
             return;
         }
-        // Reading fails only where memory is out; the failure of the pass is what the caller hears of.
+        // Reading fails only where memory is out; the failure of the pass is what the caller
+        // hears of.
         if let Ok(seen) = self.watch.read() {
             lock(self.history).passed(seen.changed);
         }
@@ -326,7 +331,8 @@ impl Rewound {
         Self::to(state, stage, lock(history).before(micro_batch))
     }
 
-    /// As it was when the micro-batch's first pass ended, for its backward: the graph may have saved a variable that later passes have changed. Nothing if none has.
+    /// As it was when the micro-batch's first pass ended, for its backward: the graph may have
+    /// saved a variable that later passes have changed. Nothing if none has.
     pub(crate) fn after(
         state: &State,
         history: &Mutex<History>,
@@ -359,7 +365,8 @@ impl Rewound {
 
 impl Drop for Rewound {
     fn drop(&mut self) {
-        // Copying between tensors of equal shape and device fails only where libtorch itself is broken.
+        // Copying between tensors of equal shape and device fails only where libtorch itself is
+        // broken.
         if let Ok(seen) = self.watch.read() {
             for Change { variable, before, .. } in seen.changed {
                 if self.saved.iter().all(|(saved, _)| *saved != variable) {

@@ -49,15 +49,19 @@ impl<M: Pipeline> Pipe<M> {
     /// Runs a training step: forward, loss and backward, in the order of the pipeline's schedule. `loss` is given a micro-batch's output and targets and makes a
     /// scalar, the mean over rows; use [`train_step_with`](Self::train_step_with) for another reduction. It runs on the calling thread and may borrow.
     ///
-    /// Gradients are added to the parameters' own, so they accumulate over steps until they are zeroed. `optimizer.step()` comes next.
+    /// Gradients are added to the parameters' own, so they accumulate over steps until they are
+    /// zeroed. `optimizer.step()` comes next.
     ///
-    /// `loss` is called once for each micro-batch, whatever is recomputed, and may change what it captures. It sees the rows of one micro-batch: a loss that compares all rows
-    /// of the batch with each other (a contrastive one) belongs into [`forward`](Self::forward) and `backward()`.
+    /// `loss` is called once for each micro-batch, whatever is recomputed, and may change what it
+    /// captures. It sees the rows of one micro-batch: a loss that compares all rows of the batch
+    /// with each other (a contrastive one) belongs into [`forward`](Self::forward) and
+    /// `backward()`.
     ///
     /// # Errors
     ///
-    /// As [`forward`](Self::forward); besides, if no micro-batch's loss carries a gradient, or one that counts is not finite. On failure, parameters, gradients and
-    /// statistics are as before.
+    /// As [`forward`](Self::forward); besides, if no micro-batch's loss carries a gradient, or
+    /// one that counts is not finite. On failure, parameters, gradients and statistics are as
+    /// before.
     pub fn train_step<T: Flow>(
         &mut self,
         inputs: impl IntoFlow<M::Input>,
@@ -82,8 +86,10 @@ impl<M: Pipeline> Pipe<M> {
         self.step(reduction, inputs, targets, loss, true, M::Output::join)
     }
 
-    /// As [`train_step`](Self::train_step), without the output: each micro-batch's is freed as soon as its loss is made, and its gradient, as large as it is, waits for the last stage's
-    /// backward. In 1F1B that comes right after, so what a step holds does not grow with the number of micro-batches, which the output does (a language model's can be larger than all
+    /// As [`train_step`](Self::train_step), without the output: each micro-batch's is freed as
+    /// soon as its loss is made, and its gradient, as large as it is, waits for the last stage's
+    /// backward. In 1F1B that comes right after, so what a step holds does not grow with the
+    /// number of micro-batches, which the output does (a language model's can be larger than all
     /// else).
     ///
     /// # Errors
@@ -204,7 +210,8 @@ fn split_targets<T: Flow>(targets: &Parcel, device: Device, shape: &MiniBatch) -
     Ok(Parcel::open_all(scatter_targets(targets, shape)?))
 }
 
-/// Whether the loss is one number, and a finite one unless it need not be (on an accelerator, that is looked at later).
+/// Whether the loss is one number, and a finite one unless it need not be (on an accelerator,
+/// that is looked at later).
 fn check_loss(value: &Tensor, micro_batch: usize, any_number: bool) -> Result<(), String> {
     if value.numel() != 1 {
         return Err(format!(

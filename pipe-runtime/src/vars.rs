@@ -173,18 +173,18 @@ impl Vars {
     /// Reads all variables from a safetensors file: one that [`save`](Vars::save) wrote under any
     /// partitioning, or one of a plain tch or PyTorch model with the same names.
     ///
-    /// The variables keep their own kinds and devices: floats of any kind are converted to floats,
-    /// and integers to integers. Of tied weights, Python's `safetensors.torch.save_model` saves one
-    /// and notes the names of the others, which are found by that note.
+    /// The variables keep their own kinds and devices: floats of any kind are converted to
+    /// floats, and integers to integers. Of tied weights, Python's `safetensors.torch.save_model`
+    /// saves one and notes the names of the others, which are found by that note.
     ///
-    /// tch's own `VarStore::load` on [`all`](Vars::all) changes the variables' kinds to the file's,
-    /// without a word: load with this.
+    /// tch's own `VarStore::load` on [`all`](Vars::all) changes the variables' kinds to the
+    /// file's, without a word: load with this.
     ///
     /// # Errors
     ///
     /// If the file cannot be read; if its names and shapes are not exactly the model's; if it has
-    /// integers, `bool` or another kind where the model wants floats, or the reverse; or if a value
-    /// is out of the range of the variable's kind. Then no variable has changed.
+    /// integers, `bool` or another kind where the model wants floats, or the reverse; or if a
+    /// value is out of the range of the variable's kind. Then no variable has changed.
     pub fn load(&self, file: impl AsRef<FilePath>) -> Result<()> {
         let file = file.as_ref();
         let unreadable = |reason| Error::File(format!("cannot read {}: {reason}", file.display()));

@@ -1,5 +1,6 @@
-//! The first pass of a checkpointed micro-batch is the pass that is differentiated: the same operators on the same values. Against plain
-//! tch on the same micro-batches, bit by bit, in every checkpoint mode.
+//! The first pass of a checkpointed micro-batch is the pass that is differentiated: the same
+//! operators on the same values. Against plain tch on the same micro-batches, bit by bit, in
+//! every checkpoint mode.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -26,7 +27,8 @@ struct Net {
     last: Linear,
 }
 
-/// Runs `make`'s layer between two linear ones in a pipeline and in plain tch, and compares outputs and all gradients.
+/// Runs `make`'s layer between two linear ones in a pipeline and in plain tch, and compares
+/// outputs and all gradients.
 fn as_plain(name: &str, make: impl Fn(Path<'_>) -> Body) {
     let _serial = pipe_tests::serial();
     for (mode, rows) in MODES.into_iter().flat_map(|mode| [1, 2, 3, 7, 12].map(|rows| (mode, rows))) {
@@ -232,7 +234,8 @@ fn a_frozen_stage_is_not_run_again() {
     assert!(vars.all().variables()["last.weight"].grad().defined());
 }
 
-/// Adds what it kept of the micro-batch before, in a plain cell or in one that recomputations know.
+/// Adds what it kept of the micro-batch before, in a plain cell or in one that recomputations
+/// know.
 enum Memory {
     Plain(RefCell<Option<Tensor>>),
     Carried(Carried<Tensor>),

@@ -98,7 +98,8 @@ proptest! {
             .schedule(method)
             .intra_op_threads(1)
             .build();
-        // What a schedule cannot run is an error when it is built. A mini-batch that gives fewer micro-batches runs whatever their number.
+        // What a schedule cannot run is an error when it is built. A mini-batch that gives fewer
+        // micro-batches runs whatever their number.
         let (ranks, per_rank) = ranks(method);
         prop_assert_eq!(built.is_ok(), method.check(ranks, per_rank, chunks).is_ok());
         let Ok(mut pipe) = built else { return Ok(()) };

@@ -1,4 +1,5 @@
-//! Faults that would go by without a word: each is as in plain tch here, or an error that says what to do.
+//! Faults that would go by without a word: each is as in plain tch here, or an error that says
+//! what to do.
 
 use std::cell::Cell;
 use std::sync::{Arc, Mutex};
@@ -611,7 +612,8 @@ fn the_callers_cells_count_too() {
 
 // After a failure, or an error that was mended.
 
-/// A failing call draws no number, so the next one has the same seed: it is another call all the same.
+/// A failing call draws no number, so the next one has the same seed: it is another call all the
+/// same.
 #[pipeline(chunks = 3)]
 struct Deferred {
     #[device("cpu")]

@@ -63,8 +63,8 @@ fn a_recomputation_sees_the_statistics_of_its_first_pass() {
     }
 }
 
-/// Moves its state halfway to the mean, by `set_data`. With ones as input, three micro-batches make
-/// it 0.875, and the gradient of the factor before 3.5.
+/// Moves its state halfway to the mean, by `set_data`. With ones as input, three micro-batches
+/// make it 0.875, and the gradient of the factor before 3.5.
 struct Moved {
     state: Tensor,
     fails: bool,

@@ -1,4 +1,5 @@
-//! In which order a stage's gradients are summed, bit by bit against plain tch: what `docs/same-as-plain.md` promises of each schedule.
+//! In which order a stage's gradients are summed, bit by bit against plain tch: what
+//! `docs/same-as-plain.md` promises of each schedule.
 
 use pipe_runtime::{Checkpoint, Devices, Method, Pipe, Reduction, Schedule, pipeline};
 use pipe_tests::compare::rows;

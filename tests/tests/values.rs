@@ -269,9 +269,9 @@ fn assert_close(found: &Tensor, expected: &Tensor, what: &str) {
     assert!(found.allclose(expected, 1e-5, 1e-6, false), "{what}: {found} instead of {expected}");
 }
 
-/// Compares with the loss of plain tch on the whole batch: that of `forward`, with the gradients of
-/// `inputs` and parameters, and that of the training step `step`, with those of the parameters.
-/// Returns what `forward` gave beside its loss.
+/// Compares with the loss of plain tch on the whole batch: that of `forward`, with the gradients
+/// of `inputs` and parameters, and that of the training step `step`, with those of the
+/// parameters. Returns what `forward` gave beside its loss.
 fn assert_as_plain<M: Pipeline, O>(
     pipe: &mut Pipe<M>,
     vars: &Vars,

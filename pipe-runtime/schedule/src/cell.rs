@@ -5,8 +5,8 @@ use std::str::FromStr;
 use crate::action::number;
 use crate::{Action, Kind, NotAnAction};
 
-/// What PyTorch's lists have besides actions, and whether it is of one micro-batch. `WAIT_` is newer
-/// than torch 2.11.
+/// What PyTorch's lists have besides actions, and whether it is of one micro-batch. `WAIT_` is
+/// newer than torch 2.11.
 const COMMUNICATION: [(&str, bool); 10] = [
     ("SEND_F", true),
     ("RECV_F", true),

@@ -17,9 +17,9 @@ pub struct BadCell {
 }
 
 impl Schedule {
-    /// The lists as PyTorch's schedule files have them (`torch.distributed.pipelining`, `_dump_csv`
-    /// with `compute_only`): one row per rank, one action per cell, as `2F0`. It is read back by
-    /// `str::parse`.
+    /// The lists as PyTorch's schedule files have them (`torch.distributed.pipelining`,
+    /// `_dump_csv` with `compute_only`): one row per rank, one action per cell, as `2F0`. It is
+    /// read back by `str::parse`.
     pub fn to_csv(&self) -> String {
         let mut text = String::new();
         for list in &self.ranks {

@@ -6,8 +6,8 @@ impl Schedule {
     /// The same schedule with a recomputation right before the backward (`B` or `I`) of each micro-batch for which
     /// `recomputed(stage, micro_batch)` holds. What is recomputed already stays as it is.
     ///
-    /// A backward that comes right after its own forward gets none: to keep the forward's graph takes
-    /// the memory that the recomputation would take, at the same time.
+    /// A backward that comes right after its own forward gets none: to keep the forward's graph
+    /// takes the memory that the recomputation would take, at the same time.
     pub fn with_recompute(self, recomputed: impl Fn(usize, usize) -> bool) -> Self {
         let already: BTreeSet<_> = self.actions().filter(|action| action.kind == Kind::Recompute).collect();
         let insert = |list: &[Action]| {
@@ -28,7 +28,8 @@ impl Schedule {
         Self { ranks, ..self }
     }
 
-    /// The same schedule without the recomputations of the micro-batches for which `dropped` holds.
+    /// The same schedule without the recomputations of the micro-batches for which `dropped`
+    /// holds.
     pub fn without_recompute(mut self, dropped: impl Fn(usize) -> bool) -> Self {
         let stays = |action: &Action| action.kind != Kind::Recompute || !dropped(action.micro_batch);
         self.ranks.iter_mut().for_each(|list| list.retain(stays));

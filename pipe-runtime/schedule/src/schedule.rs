@@ -37,8 +37,8 @@ impl Schedule {
 
     /// The actions of the first `micro_batches` micro-batches alone, in the same order.
     ///
-    /// What is valid stays so: an action waits for others of its own micro-batch and for those before it
-    /// in its list, and lists only become shorter.
+    /// What is valid stays so: an action waits for others of its own micro-batch and for those
+    /// before it in its list, and lists only become shorter.
     pub fn with_first(&self, micro_batches: usize) -> Self {
         let there = |action: &Action| action.micro_batch < micro_batches;
         let ranks = self.ranks.iter().map(|list| list.iter().copied().filter(there).collect()).collect();

@@ -117,7 +117,8 @@ fn what_would_not_fit_into_memory_is_refused() {
     }
 }
 
-/// An epoch's last mini-batch is smaller: it goes over the same placement, in a schedule of its own or in a longer one without what is not there.
+/// An epoch's last mini-batch is smaller: it goes over the same placement, in a schedule of its
+/// own or in a longer one without what is not there.
 #[test]
 fn fewer_micro_batches_than_reckoned_with() {
     for method in Method::ALL {

@@ -7,8 +7,8 @@ use crate::torch::GradMode;
 use crate::{Error, Result};
 
 impl Call {
-    /// Whether all statistics and `losses` on accelerators are as finite as they were: the CPU's have been looked at when they were made. One flag is read
-    /// back from each device.
+    /// Whether all statistics and `losses` on accelerators are as finite as they were: the CPU's
+    /// have been looked at when they were made. One flag is read back from each device.
     pub(super) fn check_accelerators(&self, losses: &[(usize, Tensor)]) -> Result<()> {
         let network = &self.network;
         let all_on_cpu = network.stages.iter().all(|slot| slot.device == Device::Cpu);

@@ -107,7 +107,8 @@ struct Kept {
     parcel: Parcel,
 }
 
-/// What tells a sent tensor from another one: its port, whether it has a gradient, and its bits (of the CPU's).
+/// What tells a sent tensor from another one: its port, whether it has a gradient, and its bits
+/// (of the CPU's).
 type Fingerprint = (usize, bool, Option<u64>);
 
 impl Call {
@@ -209,8 +210,9 @@ impl Call {
         step(Phase::Forward, &cx, || self.first_pass(action, &cx))
     }
 
-    /// Where gradients are wanted, its graph is recorded also if it will be recomputed, and then dropped: libtorch's operators may take another way
-    /// without a graph, and what will be differentiated must be what was computed. It holds no more than the recomputation will.
+    /// Where gradients are wanted, its graph is recorded also if it will be recomputed, and then
+    /// dropped: libtorch's operators may take another way without a graph, and what will be
+    /// differentiated must be what was computed. It holds no more than the recomputation will.
     fn first_pass(&self, action: Action, cx: &Context) -> Result<(), String> {
         let Action { stage, micro_batch, .. } = action;
         let slot = &self.network.stages[stage];
@@ -271,7 +273,8 @@ impl Call {
         pass.finish(&self.network.state, micro_batch, next, must_be_finite)
     }
 
-    /// The stage's state as the micro-batch's first pass left it, if a later one has changed it, until the guard is dropped.
+    /// The stage's state as the micro-batch's first pass left it, if a later one has changed it,
+    /// until the guard is dropped.
     pub(super) fn state_after(&self, stage: usize, micro_batch: usize) -> Result<Option<Rewound>> {
         Rewound::after(&self.network.state, &self.histories[stage], stage, micro_batch)
     }
@@ -352,7 +355,8 @@ impl Call {
         }
     }
 
-    /// After a failure, also of what follows the call: every variable that layers have changed is as it was before the call, and so is the caller's random generator.
+    /// After a failure, also of what follows the call: every variable that layers have changed is
+    /// as it was before the call, and so is the caller's random generator.
     pub(crate) fn undo(&self) -> Result<()> {
         for (stage, history) in self.histories.iter().enumerate() {
             let _stream = self.network.streams.enter(stage)?;

@@ -24,7 +24,8 @@ pub(super) struct Recorded {
 }
 
 impl<'a> Io<'a> {
-    /// `receive` hands over what lies at a port, on the stage's device. With `record`, the graph of that stage is recorded.
+    /// `receive` hands over what lies at a port, on the stage's device. With `record`, the graph
+    /// of that stage is recorded.
     pub(super) fn new(receive: &'a mut dyn FnMut(usize) -> Parcel, record: Option<usize>) -> Self {
         let recorded = record.map(|stage| Recorded {
             graph: StageGraph::new(stage).unwrap_or_else(|error| give_up(error.to_string())),

@@ -95,8 +95,9 @@ impl TrainRun {
         }
     }
 
-    /// After the last stage's forward of a micro-batch: its loss, and right away the loss's gradient for the output, which is all that is kept. So the user's
-    /// closure runs once whatever is recomputed, and what it changes is changed once.
+    /// After the last stage's forward of a micro-batch: its loss, and right away the loss's
+    /// gradient for the output, which is all that is kept. So the user's closure runs once
+    /// whatever is recomputed, and what it changes is changed once.
     fn make_loss(&self, action: Action, loss: &mut Loss<'_>) -> Result<(), Failure> {
         let cx = self.call.context(action, false);
         step(Phase::Forward, &cx, || self.loss_and_gradient(action, &cx, loss))
@@ -131,7 +132,8 @@ impl TrainRun {
         };
         self.call.end_pass(pass, micro_batch, Next::Nothing)?;
 
-        // Without weight there is no gradient, also where the loss is not a number: a mean over nothing.
+        // Without weight there is no gradient, also where the loss is not a number: a mean over
+        // nothing.
         let weight = loss.weights[micro_batch];
         if !carries_gradient || weight == 0. {
             return Ok(());

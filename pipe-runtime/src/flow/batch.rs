@@ -17,8 +17,8 @@ pub(crate) struct Scattered {
 }
 
 /// Splits a mini-batch into at most `chunks` micro-batches, as `torch.chunk` does: all of
-/// `ceil(rows / chunks)` rows but the last ones. An empty mini-batch is one empty micro-batch. What
-/// is not a tensor, or is wrapped in `Replicate`, goes whole to each.
+/// `ceil(rows / chunks)` rows but the last ones. An empty mini-batch is one empty micro-batch.
+/// What is not a tensor, or is wrapped in `Replicate`, goes whole to each.
 ///
 /// A part of a tensor that wants a gradient (if `gradients` are recorded) belongs to the caller's
 /// graph. Any other is a tensor of its own on the same memory: an in-place operation on one

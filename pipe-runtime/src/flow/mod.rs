@@ -24,8 +24,8 @@ use crate::Result;
 ///
 /// Tensors, tuples, arrays, `Vec`, `Option`, numbers, `bool`, `String` and `Arc<T>` flow, and so
 /// does what says how it belongs to the rows of the batch: [`Replicate`], [`Along`], [`PerRow`],
-/// [`Rows`] and [`Each`]. A value takes itself apart into tensors and the rest, and is put together
-/// from them in the same order.
+/// [`Rows`] and [`Each`]. A value takes itself apart into tensors and the rest, and is put
+/// together from them in the same order.
 ///
 /// At the pipeline's input and in targets, tensors are split along dimension 0, of which all must
 /// have as many rows. A bare `Vec` is refused there: it does not say how it belongs to the rows.

@@ -146,9 +146,9 @@ impl Packer {
 
     /// How many values follow in a list, where the type does not say.
     ///
-    /// At the pipeline's input and in targets, such a list is refused, because nobody knows how it
-    /// belongs to the rows of the batch: pack it in [`Rows`](crate::Rows), [`Each`](crate::Each) or
-    /// [`Replicate`](crate::Replicate), which say so.
+    /// At the pipeline's input and in targets, such a list is refused, because nobody knows how
+    /// it belongs to the rows of the batch: pack it in [`Rows`](crate::Rows),
+    /// [`Each`](crate::Each) or [`Replicate`](crate::Replicate), which say so.
     pub fn length(&mut self, length: usize) {
         self.value(if self.list_is_known { Value::Length(length) } else { Value::List(length) });
     }
@@ -187,8 +187,8 @@ impl Packer {
 
     /// A list that has an entry for each row of the batch.
     pub(crate) fn rows<T: Flow>(&mut self, entries: Vec<T>) {
-        // Where no rows are split, as inside `Replicate` or an entry of another list of rows, it is
-        // a list as any other.
+        // Where no rows are split, as inside `Replicate` or an entry of another list of rows, it
+        // is a list as any other.
         let splits = matches!(self.split, Split::Along { .. });
         self.value(if splits { Value::Rows(entries.len()) } else { Value::Length(entries.len()) });
         for (row, entry) in entries.into_iter().enumerate() {

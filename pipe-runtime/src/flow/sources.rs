@@ -3,8 +3,8 @@ use tch::Tensor;
 use crate::Result;
 use crate::torch::Counter;
 
-/// The caller's tensors whose parts count their changes by themselves. A change of the one is a change of the others: they share
-/// their memory. Holds counters, and no memory.
+/// The caller's tensors whose parts count their changes by themselves. A change of the one is a
+/// change of the others: they share their memory. Holds counters, and no memory.
 #[derive(Debug, Default)]
 pub(crate) struct Sources(Vec<Source>);
 
@@ -25,7 +25,8 @@ impl Sources {
         Ok(())
     }
 
-    /// After the forward: if a layer has changed a part in place, so has it changed the caller's tensor.
+    /// After the forward: if a layer has changed a part in place, so has it changed the caller's
+    /// tensor.
     pub(crate) fn note_changes(&mut self) -> Result<()> {
         let is_changed = |source: &Source| source.parts.iter().any(|(part, seen)| part.now() != *seen);
         let changed: Vec<bool> = self.0.iter().map(is_changed).collect();
@@ -33,7 +34,8 @@ impl Sources {
             source.whole.bump()?;
         }
         for (source, changed) in self.0.iter_mut().zip(changed) {
-            // The same tensor may have been given twice: what was changed through the one is changed for the other.
+            // The same tensor may have been given twice: what was changed through the one is
+            // changed for the other.
             if !changed && source.whole.now() != source.seen {
                 source.parts.iter().try_for_each(|(part, _)| part.bump())?;
             }
@@ -43,7 +45,8 @@ impl Sources {
         Ok(())
     }
 
-    /// Before the backward: if the caller has changed a tensor in place, so has it changed the parts. Whoever has saved one finds out.
+    /// Before the backward: if the caller has changed a tensor in place, so has it changed the
+    /// parts. Whoever has saved one finds out.
     pub(crate) fn tell_parts(&self) -> Result<()> {
         for source in self.0.iter().filter(|source| source.whole.now() != source.seen) {
             source.parts.iter().try_for_each(|(part, _)| part.bump())?;

@@ -8,8 +8,9 @@ use crate::{Error, Result};
 
 /// Runs `body` with autocast on: operators that gain by it compute in `kind`, on devices of the kind of `device`.
 ///
-/// tch's own [`tch::autocast`] does nothing without CUDA; this one works on the CPU too. (libtorch 2.11 has no LSTM in bfloat16 on the CPU: it is an error of
-/// the layer, where a GRU stays in float32.)
+/// tch's own [`tch::autocast`] does nothing without CUDA; this one works on the CPU too.
+/// (libtorch 2.11 has no LSTM in bfloat16 on the CPU: it is an error of the layer, where a GRU
+/// stays in float32.)
 ///
 /// # Errors
 ///

@@ -134,14 +134,16 @@ impl Drop for StageGraph {
     }
 }
 
-/// The trainable parameters of a model, numbered, and what stands for them where a stage's graph ends.
+/// The trainable parameters of a model, numbered, and what stands for them where a stage's graph
+/// ends.
 #[derive(Debug)]
 pub(crate) struct Parameters {
     parameters: NonNull<ffi::Parameters>,
     tensors: Vec<Tensor>,
 }
 
-// SAFETY: written only while it is built (`&mut` in `new`); afterwards the shim only reads it, but for a message that a lock guards.
+// SAFETY: written only while it is built (`&mut` in `new`); afterwards the shim only reads it,
+// but for a message that a lock guards.
 unsafe impl Send for Parameters {}
 // SAFETY: as above.
 unsafe impl Sync for Parameters {}
@@ -176,15 +178,17 @@ impl Parameters {
         tensors.len() == self.tensors.len() && tensors.iter().enumerate().all(same)
     }
 
-    /// Until the guard is dropped, what is recorded on any thread ends at these instead of the parameters' own leaves. So a backward that is not the pipeline's
-    /// cannot come from the inside of a stage to a parameter.
+    /// Until the guard is dropped, what is recorded on any thread ends at these instead of the
+    /// parameters' own leaves. So a backward that is not the pipeline's cannot come from the
+    /// inside of a stage to a parameter.
     pub(crate) fn install(self: &Arc<Self>) -> Result<InstalledParameters, TorchError> {
         // SAFETY: the handle is alive, and the guard keeps it so; a lock guards the count.
         ffi::check(unsafe { ffi::pipe_parameters_install(self.as_ptr()) })?;
         Ok(InstalledParameters(Arc::clone(self)))
     }
 
-    /// An error if the graph of an earlier backward, which is gone by now, ended at a trainable tensor that is still there and no parameter.
+    /// An error if the graph of an earlier backward, which is gone by now, ended at a trainable
+    /// tensor that is still there and no parameter.
     pub(crate) fn none_is_forgotten(&self) -> Result<(), TorchError> {
         // SAFETY: the handle is alive; a lock guards what is read.
         ffi::check(unsafe { ffi::pipe_parameters_complain(self.as_ptr()) })
@@ -217,8 +221,9 @@ pub(crate) struct Sums(NonNull<ffi::Sums>);
 unsafe impl Send for Sums {}
 
 impl Sums {
-    /// With `joined`, they are to be what one backward through all micro-batches would give, and not what one after the other would add up: for sparse
-    /// gradients, the order of their entries.
+    /// With `joined`, they are to be what one backward through all micro-batches would give, and
+    /// not what one after the other would add up: for sparse gradients, the order of their
+    /// entries.
     pub(crate) fn new(joined: bool) -> Result<Self, TorchError> {
         // SAFETY: a flag; the result is checked.
         owned(unsafe { ffi::pipe_sums_new(joined.into()) }).map(Self)

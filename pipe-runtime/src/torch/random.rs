@@ -21,7 +21,8 @@ impl RandomStreams {
     }
 }
 
-/// Puts the kernels in place, once per process; gives how many operators that draw and how many that write they cover.
+/// Puts the kernels in place, once per process; gives how many operators that draw and how many
+/// that write they cover.
 fn install() -> Result<(usize, usize), TorchError> {
     static INSTALLED: OnceLock<Result<(usize, usize), TorchError>> = OnceLock::new();
     let installed = INSTALLED.get_or_init(|| {
@@ -45,11 +46,13 @@ pub(crate) fn restart_stream(seed: u64) {
     unsafe { ffi::pipe_random_restart(seed) }
 }
 
-/// A number that was drawn from the process's default CPU generator: what `tch::manual_seed` fixes.
+/// A number that was drawn from the process's default CPU generator: what `tch::manual_seed`
+/// fixes.
 #[derive(Debug)]
 pub(crate) struct Draw {
     pub(crate) seed: u64,
-    /// The generator before; nothing if it was a layer that drew, whose stream starts again in any case.
+    /// The generator before; nothing if it was a layer that drew, whose stream starts again in
+    /// any case.
     before: Option<NonNull<ffi::Generator>>,
 }
 
@@ -61,7 +64,8 @@ unsafe impl Sync for Draw {}
 impl Draw {
     pub(crate) fn new() -> Result<Self, TorchError> {
         let (mut seed, mut before) = (0, ptr::null_mut());
-        // SAFETY: writes the number and a new generator or null; the generator's own lock is held inside.
+        // SAFETY: writes the number and a new generator or null; the generator's own lock is held
+        // inside.
         ffi::check(unsafe { ffi::pipe_random_draw(&mut seed, &mut before) })?;
         Ok(Self { seed, before: NonNull::new(before) })
     }

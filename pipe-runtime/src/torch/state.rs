@@ -8,7 +8,8 @@ use torch_sys::C_tensor;
 
 use super::{TorchError, ffi};
 
-/// The variables of a model, numbered, each with its name and the stage that it belongs to, as they were when they were looked at.
+/// The variables of a model, numbered, each with its name and the stage that it belongs to, as
+/// they were when they were looked at.
 #[derive(Debug)]
 pub(crate) struct Variables {
     variables: NonNull<ffi::Variables>,
@@ -36,7 +37,8 @@ impl Variables {
         let this = Self { variables, list: list.into() };
         for Variable { name, tensor, stage } in this.list.iter() {
             let name = CString::new(name.replace('\0', "")).expect("no NUL is left");
-            // SAFETY: all handles are alive; the shim copies the name and keeps handles of its own on the tensor.
+            // SAFETY: all handles are alive; the shim copies the name and keeps handles of its
+            // own on the tensor.
             ffi::check(unsafe {
                 ffi::pipe_variables_push(this.variables.as_ptr(), tensor.as_ptr(), name.as_ptr(), *stage as i64)
             })?;
@@ -48,7 +50,8 @@ impl Variables {
         &self.list[index]
     }
 
-    /// The same variables, looked at again, if some of `stage` (of any, if none is given) have got other memory: a cast and `set_data` do that.
+    /// The same variables, looked at again, if some of `stage` (of any, if none is given) have
+    /// got other memory: a cast and `set_data` do that.
     pub(crate) fn again(&self, stage: Option<usize>) -> Result<Option<Self>, TorchError> {
         let stage = stage.map_or(-1, |stage| stage as i64);
         // SAFETY: the handle is alive.
@@ -96,7 +99,8 @@ pub(crate) struct Seen {
 }
 
 impl Watch {
-    /// Of the layers of `stage`. A change of another stage's variable is an error of the operator that would make it. With `uses`, all that is used is noted.
+    /// Of the layers of `stage`. A change of another stage's variable is an error of the operator
+    /// that would make it. With `uses`, all that is used is noted.
     pub(crate) fn start(variables: Arc<Variables>, stage: usize, uses: bool) -> Result<Self, TorchError> {
         let mut watch = ptr::null_mut();
         // SAFETY: the watch keeps the variables; the result is a new one.
@@ -148,7 +152,8 @@ impl Drop for Watch {
     }
 }
 
-/// Whether a tensor has neither infinite numbers nor NaNs. The CPU's are looked at; for a tensor on an accelerator this gives `None`.
+/// Whether a tensor has neither infinite numbers nor NaNs. The CPU's are looked at; for a tensor
+/// on an accelerator this gives `None`.
 pub(crate) fn is_finite(tensor: &Tensor) -> Result<Option<bool>, TorchError> {
     if tensor.device() != Device::Cpu {
         return Ok(None);
@@ -159,7 +164,8 @@ pub(crate) fn is_finite(tensor: &Tensor) -> Result<Option<bool>, TorchError> {
     Ok(Some(finite != 0))
 }
 
-/// A number that tells a tensor's values, kind and layout from others. Only the CPU computes to the bit: none for a tensor elsewhere.
+/// A number that tells a tensor's values, kind and layout from others. Only the CPU computes to
+/// the bit: none for a tensor elsewhere.
 pub(crate) fn digest(tensor: &Tensor) -> Result<Option<u64>, TorchError> {
     if tensor.device() != Device::Cpu {
         return Ok(None);

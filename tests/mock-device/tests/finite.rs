@@ -1,4 +1,5 @@
-//! Numbers that are not numbers, on accelerators: one flag is read back for each device, and what was changed is put back.
+//! Numbers that are not numbers, on accelerators: one flag is read back for each device, and what
+//! was changed is put back.
 
 use pipe_mock_device::is_installed;
 use pipe_runtime::{Checkpoint, Context, Devices, Layer, Pipe, pipeline};
@@ -8,8 +9,8 @@ use tch::{Device, Reduction, Tensor};
 const GPU0: Device = Device::Cuda(0);
 const GPU1: Device = Device::Cuda(1);
 
-/// Keeps the variance of what passes, as batch norm does: that of a single row is no number. (The mock's batch norm, which
-/// runs on the CPU, leaves its statistics there.)
+/// Keeps the variance of what passes, as batch norm does: that of a single row is no number. (The
+/// mock's batch norm, which runs on the CPU, leaves its statistics there.)
 struct Spread {
     weight: Tensor,
     variance: Tensor,

@@ -150,9 +150,9 @@ impl Creature {
         )
     }
 
-    /// Whether each parameter's gradient comes in one piece per micro-batch. If not, plain tch adds
-    /// the pieces of one backward first, and the pipeline adds each to its sum: equal, but for
-    /// rounding.
+    /// Whether each parameter's gradient comes in one piece per micro-batch. If not, plain tch
+    /// adds the pieces of one backward first, and the pipeline adds each to its sum: equal, but
+    /// for rounding.
     pub fn uses_parameters_once(self) -> bool {
         !matches!(
             self,

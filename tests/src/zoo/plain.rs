@@ -191,8 +191,8 @@ impl TwinLayer<'_> {
         let names = ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"];
         let weights = names.map(|name| self.get(name));
         let start = Tensor::zeros([1, x.size()[0], WIDTH], (Kind::Float, x.device()));
-        // Before the rest, as in the layer: gradients are added in the reverse order, and the first
-        // one's layout in memory is the sum's.
+        // Before the rest, as in the layer: gradients are added in the reverse order, and the
+        // first one's layout in memory is the sum's.
         let half = x * 0.5;
         let y = match creature {
             Creature::Lstm => {

@@ -119,7 +119,8 @@ impl Order {
     }
 }
 
-/// How many ranks a method has for so many stages on the CPU, and how many stages each of them has.
+/// How many ranks a method has for so many stages on the CPU, and how many stages each of them
+/// has.
 pub fn ranks(method: Method, stages: usize) -> (usize, usize) {
     let per_rank = match method {
         Method::GPipe | Method::ZbH1 => 1,
@@ -179,8 +180,8 @@ pub struct Plain {
     pub trains: bool,
 }
 
-/// Runs a step in plain tch, micro-batch by micro-batch, on the same views that the pipeline makes.
-/// The twin has no gradients before.
+/// Runs a step in plain tch, micro-batch by micro-batch, on the same views that the pipeline
+/// makes. The twin has no gradients before.
 pub fn plain<M: ZooModel>(layers: &M::Layers, twin: &mut Twin, batch: &Batch, chunks: usize, order: Order) -> Plain {
     let input = batch.input(order == Order::Joined { wants_gradient: true });
     let parts = |tensor: &Tensor| tensor.chunk(chunks as i64, 0);
@@ -451,7 +452,8 @@ fn dense(tensor: &Tensor) -> Tensor {
     if tensor.is_complex() { tensor.view_as_real() } else { tensor }
 }
 
-/// Whether two tensors have the same layout, shape and values, to the bit but for the sign of zero.
+/// Whether two tensors have the same layout, shape and values, to the bit but for the sign of
+/// zero.
 pub fn same_bits(a: &Tensor, b: &Tensor) -> bool {
     a.is_sparse() == b.is_sparse() && a.kind() == b.kind() && dense(a).equal(&dense(b))
 }

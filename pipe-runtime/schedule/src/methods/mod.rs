@@ -120,9 +120,9 @@ impl Method {
         }
     }
 
-    /// The lists for a mini-batch that gives `micro_batches` micro-batches where up to `chunks` were
-    /// reckoned with: the method's own where it can run so many, else those for the next number that it
-    /// can run, without the micro-batches that are not there.
+    /// The lists for a mini-batch that gives `micro_batches` micro-batches where up to `chunks`
+    /// were reckoned with: the method's own where it can run so many, else those for the next
+    /// number that it can run, without the micro-batches that are not there.
     pub fn schedule_within(self, rank_of: &[usize], micro_batches: usize, chunks: usize) -> Result<Schedule, Illegal> {
         let lists = |count| self.schedule_on(rank_of, count);
         match (micro_batches..=chunks).find_map(|count| lists(count).ok()) {

@@ -153,8 +153,8 @@ Graph::~Graph() {
   }
 }
 
-// Whether the node only says how a view lies in what it is a view of. A layer may keep views of its
-// weights, made in its first pass: they lead to the weights and have nothing to free.
+// Whether the node only says how a view lies in what it is a view of. A layer may keep views of
+// its weights, made in its first pass: they lead to the weights and have nothing to free.
 static bool is_view(const Node& node) {
   static const std::set<std::string> views = {
       "AliasBackward0", "AsStridedBackward0", "ExpandBackward0", "PermuteBackward0", "ReshapeAliasBackward0", "SelectBackward0",
@@ -271,7 +271,8 @@ int pipe_parameters_push(Parameters* parameters, const at::Tensor* tensor) {
   });
 }
 
-// Whether the parameter of number `index` is this tensor, and still of the kind, shape and device that it had.
+// Whether the parameter of number `index` is this tensor, and still of the kind, shape and device
+// that it had.
 int pipe_parameters_has(const Parameters* parameters, size_t index, const at::Tensor* tensor) {
   if (index >= parameters->tensors.size() || !parameters->tensors[index].is_same(*tensor)) {
     return 0;
@@ -280,7 +281,8 @@ int pipe_parameters_has(const Parameters* parameters, size_t index, const at::Te
   return metadata.dtype() == tensor->dtype() && metadata.device() == tensor->device() && metadata.is_same_shape(*tensor);
 }
 
-// From here to `pipe_parameters_remove`, graphs that are recorded on any thread end at the parameters' sinks, not at their own leaves.
+// From here to `pipe_parameters_remove`, graphs that are recorded on any thread end at the
+// parameters' sinks, not at their own leaves.
 int pipe_parameters_install(const Parameters* parameters) {
   return pipe::guarded([&] { parameters->install(); });
 }
@@ -289,7 +291,8 @@ void pipe_parameters_remove(const Parameters* parameters) {
   parameters->remove();
 }
 
-// Fails if a graph that is gone ended at a trainable tensor that a layer holds and that is no parameter.
+// Fails if a graph that is gone ended at a trainable tensor that a layer holds and that is no
+// parameter.
 int pipe_parameters_complain(const Parameters* parameters) {
   return pipe::guarded([&] {
     std::string message = parameters->complaint->take();

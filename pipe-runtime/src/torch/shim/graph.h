@@ -127,7 +127,8 @@ struct Parameters {
 
 // One stage's gradients, summed over micro-batches in private until they are committed. By number of the parameter; empty until the first backward.
 struct Sums {
-  // Whether they are to be what one backward through all micro-batches would give, and not what one after the other would add up.
+  // Whether they are to be what one backward through all micro-batches would give, and not what
+  // one after the other would add up.
   bool joined = false;
   std::vector<at::Tensor> gradients;
 };

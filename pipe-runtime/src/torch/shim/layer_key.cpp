@@ -1,6 +1,6 @@
 // What a layer's operators do besides what they do: those that draw random numbers draw from the
-// layer's stream, and those that write say so before. A fallthrough on a spare dispatch key, with a
-// kernel on it for each operator that does either. All others are not touched.
+// layer's stream, and those that write say so before. A fallthrough on a spare dispatch key, with
+// a kernel on it for each operator that does either. All others are not touched.
 #include "layer_key.h"
 
 #include <ATen/RedispatchFunctions.h>
@@ -11,7 +11,8 @@ namespace {
 
 using pipe::kLayerKey;
 
-// Where an operator will draw: the device of its first tensor, else its `device` argument, else the CPU.
+// Where an operator will draw: the device of its first tensor, else its `device` argument, else
+// the CPU.
 c10::Device device_of(c10::ArrayRef<c10::IValue> arguments) {
   for (const c10::IValue& argument : arguments) {
     if (argument.isTensor() && argument.toTensor().defined()) {
@@ -95,7 +96,8 @@ void run_in_layer(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch
   op.redispatchBoxed(keys & c10::DispatchKeySet(c10::DispatchKeySet::FULL_AFTER, kLayerKey), stack);
 }
 
-// The fused dropout of accelerators takes no generator; the one that does gives the same distribution.
+// The fused dropout of accelerators takes no generator; the one that does gives the same
+// distribution.
 std::tuple<at::Tensor, at::Tensor> dropout_from_stream(
     c10::DispatchKeySet keys,
     const at::Tensor& input,

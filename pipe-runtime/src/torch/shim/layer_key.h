@@ -1,5 +1,5 @@
-// The dispatch key that is on while a layer runs. Operators that draw or that write have a kernel on
-// it (`layer_key.cpp`), and no other operator is touched.
+// The dispatch key that is on while a layer runs. Operators that draw or that write have a kernel
+// on it (`layer_key.cpp`), and no other operator is touched.
 #pragma once
 
 #include "shim.h"

@@ -1,6 +1,6 @@
 // Random streams. While a layer runs, every random operator without a generator of its own draws
-// from the layer's stream (`layer_key.cpp` hands it over). The process's default generators are not
-// touched.
+// from the layer's stream (`layer_key.cpp` hands it over). The process's default generators are
+// not touched.
 #include "layer_key.h"
 
 #include <ATen/CPUGeneratorImpl.h>
@@ -82,8 +82,9 @@ void pipe_random_restart(uint64_t seed) {
   stream.restart(seed);
 }
 
-// One number, as any random operator of the caller would draw it: from the process's default CPU generator or, in a layer, from its stream. `before` gets the
-// default generator as it was, for `pipe_random_undo`; null in a layer, whose stream starts again in any case.
+// One number, as any random operator of the caller would draw it: from the process's default CPU
+// generator or, in a layer, from its stream. `before` gets the default generator as it was, for
+// `pipe_random_undo`; null in a layer, whose stream starts again in any case.
 int pipe_random_draw(uint64_t* number, at::Generator** before) {
   return pipe::guarded([&] {
     *before = nullptr;

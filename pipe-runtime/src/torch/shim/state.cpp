@@ -1,7 +1,7 @@
 // The variables that layers change while they run. A variable is copied right before the first
 // operator that writes to its memory: schemas tell which do (all but batch norm's), also through
-// `data`, which no version counter sees. One that is given other memory has the old one still. What
-// never changes costs nothing.
+// `data`, which no version counter sees. One that is given other memory has the old one still.
+// What never changes costs nothing.
 #include "layer_key.h"
 
 #include <ATen/core/grad_mode.h>
@@ -19,8 +19,8 @@ struct Variables {
     at::Tensor tensor;
     std::string name;
     int64_t stage;
-    // The tensor as it was when it was looked at: another one on the same memory, which stays even if
-    // the variable is given other memory (`set_data`).
+    // The tensor as it was when it was looked at: another one on the same memory, which stays
+    // even if the variable is given other memory (`set_data`).
     at::Tensor seen;
 
     const c10::StorageImpl* storage() const {
@@ -239,7 +239,8 @@ int pipe_variables_push(Variables* variables, const at::Tensor* tensor, const ch
   });
 }
 
-// Whether the variables of a stage (of all, if it is negative) have the memory that they had when they were looked at: a cast gives them other one.
+// Whether the variables of a stage (of all, if it is negative) have the memory that they had when
+// they were looked at: a cast gives them other one.
 int pipe_variables_stand(const Variables* variables, int64_t stage) {
   for (const auto& variable : variables->all) {
     if ((stage < 0 || variable.stage == stage) && variable.has_other_memory()) {
@@ -261,7 +262,8 @@ int pipe_variables_again(const Variables* variables, int64_t stage, Variables** 
   });
 }
 
-// From here to `pipe_watch_free`, what this thread's layers write is copied before. With `uses`, what they use is noted too.
+// From here to `pipe_watch_free`, what this thread's layers write is copied before. With `uses`,
+// what they use is noted too.
 int pipe_watch_start(const Variables* variables, int64_t stage, int uses, Watch** watch) {
   return pipe::guarded([&] { *watch = new Watch(*variables, stage, uses != 0); });
 }
@@ -279,8 +281,8 @@ int pipe_watch_counts(Watch* watch, size_t* moved, size_t* used) {
   });
 }
 
-// Writes the number of each variable that has been written to, with what it was before, and whether only as a statistic; and the numbers of those that have
-// been used.
+// Writes the number of each variable that has been written to, with what it was before, and
+// whether only as a statistic; and the numbers of those that have been used.
 int pipe_watch_read(Watch* watch, size_t* moved, at::Tensor** before, uint8_t* statistic, size_t* used) {
   return pipe::guarded([&] {
     for (Watch::Moved& entry : watch->moved) {

@@ -304,7 +304,8 @@ void accumulate(at::Tensor& sum, at::Tensor&& gradient) {
   } else if (!gradient.is_sparse() && adds_in_place(sum)) {
     sum.add_(gradient);
   } else if (sum.is_sparse()) {
-    // As libtorch's engine does it. It has no sum of a sparse tensor and a dense one, and the order of two sparse ones is that of their entries.
+    // As libtorch's engine does it. It has no sum of a sparse tensor and a dense one, and the
+    // order of two sparse ones is that of their entries.
     sum = gradient + sum;
   } else {
     sum = sum + gradient;
