@@ -201,25 +201,31 @@ pub(crate) fn check_threads(threads: Option<usize>) -> Result<()> {
 
 /// Inputs are not moved behind the caller's back: a copy in each step is for the caller to see.
 fn check_devices(first: Device, inputs: impl IntoIterator<Item = Device>) -> Result<()> {
-    match inputs.into_iter().find(|&device| device != first) {
-        None => Ok(()),
-        Some(device) => Err(Error::Input(format!(
-            "All inputs should be on the same device as the first partition: that is on {}, an input on {}; move it with `to_device`",
-            Devices::new([first]),
-            Devices::new([device])
-        ))),
-    }
+    all_on(first, inputs, |expected, found| {
+        format!(
+            "All inputs should be on the same device as the first partition: that is on {expected}, an input on {found}; move it with `to_device`"
+        )
+    })
 }
 
 /// The same of targets, which meet the last stage's output.
 pub(crate) fn check_targets(last: Device, targets: impl IntoIterator<Item = Device>) -> Result<()> {
-    match targets.into_iter().find(|&device| device != last) {
+    all_on(last, targets, |expected, found| {
+        format!(
+            "All targets should be on the same device as the last partition: that is on {expected}, a target on {found}; move it with `to_device`, or let the \
+             loss capture what must stay there"
+        )
+    })
+}
+
+fn all_on(
+    expected: Device,
+    found: impl IntoIterator<Item = Device>,
+    words: impl FnOnce(Devices, Devices) -> String,
+) -> Result<()> {
+    match found.into_iter().find(|&device| device != expected) {
         None => Ok(()),
-        Some(device) => Err(Error::Input(format!(
-            "All targets should be on the same device as the last partition: that is on {}, a target on {}; move it with `to_device`, or let the loss capture what must stay there",
-            Devices::new([last]),
-            Devices::new([device])
-        ))),
+        Some(device) => Err(Error::Input(words(Devices::new([expected]), Devices::new([device])))),
     }
 }
 

@@ -1,9 +1,41 @@
 //! Values that flow: through a pipeline, across its stage boundaries, in and out of it.
 
+/// How a tuple struct around one value flows: as that value, but for how it is packed and joined. `parts` are the
+/// values of the micro-batches, without what is around them.
+macro_rules! wraps {
+    (
+        [$($generics:tt)*] $name:ty, $inner:ty,
+        |$value:ident, $packer:ident| $pack:expr,
+        |$parts:ident, $batch:ident| $join:expr $(,)?
+    ) => {
+        impl<$($generics)*> Flow for $name {
+            fn pack(self, $packer: &mut Packer) {
+                let $value = self.0;
+                $pack
+            }
+
+            fn unpack(unpacker: &mut Unpacker) -> Self {
+                Self(<$inner>::unpack(unpacker))
+            }
+
+            fn share(&self) -> Self {
+                Self(self.0.share())
+            }
+
+            fn join(parts: Vec<Self>, $batch: &MiniBatch) -> Result<Self> {
+                #[allow(unused_mut)]
+                let mut $parts: Vec<$inner> = parts.into_iter().map(|part| part.0).collect();
+                $join.map(Self)
+            }
+        }
+    };
+}
+
 mod batch;
 mod into_flow;
 mod parcel;
 mod reduce;
+mod rows;
 mod sources;
 mod values;
 mod wrappers;

@@ -32,57 +32,24 @@ pub struct Mean(pub Tensor);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct List<T>(pub Vec<T>);
 
-macro_rules! one_tensor {
-    ($name:ident, |$parts:ident, $batch:ident| $join:expr) => {
-        impl Flow for $name {
-            fn pack(self, packer: &mut Packer) {
-                self.0.pack(packer);
-            }
-
-            fn unpack(unpacker: &mut Unpacker) -> Self {
-                Self(unpacker.tensor())
-            }
-
-            fn share(&self) -> Self {
-                Self(self.0.share())
-            }
-
-            fn join(mut $parts: Vec<Self>, $batch: &MiniBatch) -> Result<Self> {
-                if $parts.len() == 1 {
-                    return Ok($parts.remove(0));
-                }
-                $join.map($name)
-            }
-        }
-    };
-}
-
-one_tensor!(Sum, |parts, _batch| add(parts.iter().map(|part| Ok(part.0.shallow_clone()))));
-one_tensor!(Mean, |parts, batch| {
-    add(parts.iter().zip(batch.weights()).map(|(part, weight)| part.0.f_mul_scalar(weight)))
+wraps!([] Sum, Tensor, |value, packer| value.pack(packer), |parts, _batch| match parts.len() {
+    1 => Ok(parts.remove(0)),
+    _ => add(parts.into_iter().map(Ok)),
 });
+
+wraps!([] Mean, Tensor, |value, packer| value.pack(packer), |parts, batch| match parts.len() {
+    1 => Ok(parts.remove(0)),
+    _ => add(parts.iter().zip(batch.weights()).map(|(part, weight)| part.f_mul_scalar(weight))),
+});
+
+wraps!([T: Flow] List<T>, Vec<T>,
+    |value, packer| value.pack(packer),
+    |parts, _batch| Ok(parts.into_iter().flatten().collect())
+);
 
 fn add(parts: impl Iterator<Item = std::result::Result<Tensor, tch::TchError>>) -> Result<Tensor> {
     let parts = parts.collect::<std::result::Result<Vec<_>, _>>()?;
     Ok(Tensor::f_stack(&parts, 0)?.f_sum_dim_intlist(0, false, None)?)
-}
-
-impl<T: Flow> Flow for List<T> {
-    fn pack(self, packer: &mut Packer) {
-        self.0.pack(packer);
-    }
-
-    fn unpack(unpacker: &mut Unpacker) -> Self {
-        Self(Vec::unpack(unpacker))
-    }
-
-    fn share(&self) -> Self {
-        Self(self.0.share())
-    }
-
-    fn join(parts: Vec<Self>, _batch: &MiniBatch) -> Result<Self> {
-        Ok(Self(parts.into_iter().flat_map(|part| part.0).collect()))
-    }
 }
 
 #[cfg(test)]

@@ -126,112 +126,50 @@ pub struct Rows<T>(pub Vec<T>);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Each<T>(pub Vec<T>);
 
-impl<T: Flow> Flow for Replicate<T> {
-    fn pack(self, packer: &mut Packer) {
-        packer.whole(|packer| self.0.pack(packer));
+wraps!([T: Flow] Replicate<T>, T,
+    |value, packer| packer.whole(|packer| value.pack(packer)),
+    |parts, _batch| match parts.len() {
+        1 => Ok(parts.remove(0)),
+        _ => Err(Error::Output(
+            "a `Replicate` cannot be joined over micro-batches, as each has one of its own: `List` gives them all"
+                .into(),
+        )),
     }
+);
 
-    fn unpack(unpacker: &mut Unpacker) -> Self {
-        Self(T::unpack(unpacker))
-    }
-
-    fn share(&self) -> Self {
-        Self(self.0.share())
-    }
-
-    fn join(mut parts: Vec<Self>, _batch: &MiniBatch) -> Result<Self> {
-        match parts.len() {
-            1 => Ok(parts.remove(0)),
-            _ => Err(Error::Output(
-                "a `Replicate` cannot be joined over micro-batches, as each has one of its own: `List` gives them all"
-                    .into(),
-            )),
-        }
-    }
-}
-
-impl<const DIM: usize> Flow for Along<DIM> {
-    fn pack(self, packer: &mut Packer) {
-        packer.tensor_along(self.0, DIM, 1);
-    }
-
-    fn unpack(unpacker: &mut Unpacker) -> Self {
-        Self(unpacker.tensor())
-    }
-
-    fn share(&self) -> Self {
-        Self(self.0.share())
-    }
-
-    fn join(mut parts: Vec<Self>, _batch: &MiniBatch) -> Result<Self> {
+wraps!([const DIM: usize] Along<DIM>, Tensor,
+    |value, packer| packer.tensor_along(value, DIM, 1),
+    |parts, _batch| {
         if parts.len() == 1 {
-            return Ok(parts.remove(0));
+            return Ok(Self(parts.remove(0)));
         }
-        if let Some(part) = parts.iter().find(|part| part.0.dim() <= DIM) {
+        if let Some(part) = parts.iter().find(|part| part.dim() <= DIM) {
             return Err(Error::Output(format!(
                 "an output of shape {:?} cannot be joined over micro-batches as `Along<{DIM}>`: it has no dimension {DIM}",
-                part.0.size()
+                part.size()
             )));
         }
-        let parts: Vec<_> = parts.into_iter().map(|part| part.0).collect();
-        Ok(Self(Tensor::f_cat(&parts, DIM as i64)?))
+        Ok(Tensor::f_cat(&parts, DIM as i64)?)
     }
-}
+);
 
-impl<const K: usize> Flow for PerRow<K> {
-    fn pack(self, packer: &mut Packer) {
+wraps!([const K: usize] PerRow<K>, Tensor,
+    |value, packer| {
         const { assert!(K > 0, "`PerRow<0>` would have no rows at all") };
-        packer.tensor_along(self.0, 0, K);
-    }
+        packer.tensor_along(value, 0, K);
+    },
+    |parts, batch| Tensor::join(parts, batch)
+);
 
-    fn unpack(unpacker: &mut Unpacker) -> Self {
-        Self(unpacker.tensor())
-    }
+wraps!([T: Flow] Rows<T>, Vec<T>,
+    |value, packer| packer.rows(value),
+    |parts, _batch| Ok(parts.into_iter().flatten().collect())
+);
 
-    fn share(&self) -> Self {
-        Self(self.0.share())
-    }
-
-    fn join(parts: Vec<Self>, batch: &MiniBatch) -> Result<Self> {
-        Tensor::join(parts.into_iter().map(|part| part.0).collect(), batch).map(Self)
-    }
-}
-
-impl<T: Flow> Flow for Rows<T> {
-    fn pack(self, packer: &mut Packer) {
-        packer.rows(self.0);
-    }
-
-    fn unpack(unpacker: &mut Unpacker) -> Self {
-        Self(Vec::unpack(unpacker))
-    }
-
-    fn share(&self) -> Self {
-        Self(self.0.share())
-    }
-
-    fn join(parts: Vec<Self>, _batch: &MiniBatch) -> Result<Self> {
-        Ok(Self(parts.into_iter().flat_map(|part| part.0).collect()))
-    }
-}
-
-impl<T: Flow> Flow for Each<T> {
-    fn pack(self, packer: &mut Packer) {
-        packer.each(|packer| self.0.pack(packer));
-    }
-
-    fn unpack(unpacker: &mut Unpacker) -> Self {
-        Self(Vec::unpack(unpacker))
-    }
-
-    fn share(&self) -> Self {
-        Self(self.0.share())
-    }
-
-    fn join(parts: Vec<Self>, batch: &MiniBatch) -> Result<Self> {
-        Vec::join(parts.into_iter().map(|part| part.0).collect(), batch).map(Self)
-    }
-}
+wraps!([T: Flow] Each<T>, Vec<T>,
+    |value, packer| packer.each(|packer| value.pack(packer)),
+    |parts, batch| Vec::join(parts, batch)
+);
 
 #[cfg(test)]
 mod tests {
