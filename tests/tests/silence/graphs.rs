@@ -1,0 +1,251 @@
+//! Graphs that reach out of their pass, and gradients of more than one kind.
+
+use super::*;
+
+type Door = Arc<Mutex<Option<Tensor>>>;
+
+/// Leaves what passes (or its square) in a cell.
+fn leaves(door: &Door, detached: bool) -> Func<'static> {
+    let door = Arc::clone(door);
+    func(move |x| {
+        let left = x.square().mean(Kind::Float);
+        *door.lock().unwrap() = Some(if detached { left.detach() } else { left });
+        x.tanh()
+    })
+}
+
+fn taken(door: &Door) -> Tensor {
+    door.lock().unwrap().as_ref().unwrap().shallow_clone()
+}
+
+fn says_how_to_send_it(error: &str) {
+    assert!(error.contains("a value has left its stage by a side door"), "{error}");
+    assert!(error.contains("`Sum`, `Mean`"), "{error}");
+}
+
+#[test]
+fn a_value_that_the_loss_takes_from_a_layers_cell_is_an_error_each_time() {
+    let _serial = pipe_tests::serial();
+    for (mode, chunks) in MODES.into_iter().flat_map(|mode| [1, 4].map(|chunks| (mode, chunks))) {
+        for method in [Method::GPipe, Method::OneFOneB, Method::ZbH1] {
+            for _ in 0..20 {
+                let door = Door::default();
+                let (net, vars) = net(leaves(&door, false));
+                let mut pipe = net.pipe(&vars).checkpoint(mode).chunks(chunks).schedule(method).build().unwrap();
+                let step = pipe.train_step(rows(8), rows(8), |output, y: &Tensor| mse(output, y) + taken(&door) * 0.1);
+                says_how_to_send_it(&step.unwrap_err().to_string());
+                assert_eq!(trained(&vars), 0);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_value_that_the_caller_takes_from_a_layers_cell_is_an_error_and_changes_nothing() {
+    let _serial = pipe_tests::serial();
+    for (mode, wants) in MODES.into_iter().flat_map(|mode| [false, true].map(|wants| (mode, wants))) {
+        let door = Door::default();
+        let (net, vars) = net(leaves(&door, false));
+        let mut pipe = net.pipe(&vars).checkpoint(mode).build().unwrap();
+        let x = rows(8).set_requires_grad(wants);
+        // Beside the output, alone, and asked for by name.
+        let loss = pipe.forward(&x).unwrap().mean(Kind::Float) + taken(&door);
+        says_how_to_send_it(&loss.f_backward().unwrap_err().to_string());
+        let _ = pipe.forward(&x).unwrap();
+        says_how_to_send_it(&taken(&door).f_backward().unwrap_err().to_string());
+        let loss = pipe.forward(&x).unwrap().mean(Kind::Float) + taken(&door);
+        let variables = vars.all().trainable_variables();
+        says_how_to_send_it(&Tensor::f_run_backward(&[loss], &variables, false, false).unwrap_err().to_string());
+        assert_eq!(trained(&vars), 0);
+        assert!(!x.grad().defined());
+        // The pipeline is as good as ever, and so is a graph that takes another way.
+        pipe.forward(&x).unwrap().mean(Kind::Float).backward();
+        assert_eq!(trained(&vars), 4);
+    }
+}
+
+#[test]
+fn a_detached_value_may_leave() {
+    let _serial = pipe_tests::serial();
+    for mode in MODES {
+        let door = Door::default();
+        let (net, vars) = net(leaves(&door, true));
+        let mut pipe = net.pipe(&vars).checkpoint(mode).build().unwrap();
+        pipe.train_step(rows(8), rows(8), |output, y: &Tensor| mse(output, y) * (taken(&door) + 1.)).unwrap();
+        assert_eq!(trained(&vars), 4);
+    }
+}
+
+#[test]
+fn a_penalty_on_the_variables_themselves_is_as_in_plain() {
+    let _serial = pipe_tests::serial();
+    for mode in MODES {
+        let (net, vars) = net(func(Tensor::tanh));
+        let ws = [net.first.ws.shallow_clone(), net.last.ws.shallow_clone()];
+        let penalty = move || ws.iter().map(|w| w.square().sum(Kind::Float) * 0.01).sum::<Tensor>();
+        let (x, y) = (rows(8), rows(8));
+        let plain = mse(&x.apply(&net.first).tanh().apply(&net.last), &y) + penalty();
+        let variables = vars.all().trainable_variables();
+        let expected = Tensor::run_backward(&[plain], &variables, false, false);
+        let mut pipe = net.pipe(&vars).checkpoint(mode).build().unwrap();
+        let close = |found: &[Tensor]| {
+            found.iter().zip(&expected).all(|(found, expected)| found.allclose(expected, 1e-4, 1e-6, false))
+        };
+        pipe.train_step(&x, &y, |output, y: &Tensor| mse(output, y) + penalty()).unwrap();
+        assert!(close(&variables.iter().map(Tensor::grad).collect::<Vec<_>>()), "{mode}: train_step");
+        variables.iter().for_each(|variable| variable.shallow_clone().zero_grad());
+        (mse(&pipe.forward(&x).unwrap(), &y) + penalty()).backward();
+        assert!(close(&variables.iter().map(Tensor::grad).collect::<Vec<_>>()), "{mode}: forward");
+    }
+}
+
+#[pipeline(output = (Tensor, Mean), chunks = 4)]
+struct SendsItAlong {
+    #[device("cpu")]
+    first: Linear,
+    #[stash(size)]
+    measure: Measure,
+    #[device("cpu")]
+    last: Linear,
+    #[pop(size)]
+    end: End,
+}
+
+struct Measure;
+
+impl Layer<Tensor> for Measure {
+    type Out = (Tensor, Tensor);
+
+    fn forward(&self, x: Tensor, _cx: &Context) -> Self::Out {
+        (x.tanh(), x.square().mean(Kind::Float))
+    }
+}
+
+struct End;
+
+impl Layer<(Tensor, Tensor)> for End {
+    type Out = (Tensor, Mean);
+
+    fn forward(&self, (x, size): (Tensor, Tensor), _cx: &Context) -> Self::Out {
+        (x, Mean(size))
+    }
+}
+
+#[test]
+fn what_is_sent_along_as_the_error_says_trains_as_in_plain() {
+    let _serial = pipe_tests::serial();
+    for mode in MODES {
+        tch::manual_seed(3);
+        let vars = SendsItAlong::vars(&Devices::cpu(2)).unwrap();
+        let (first, last) = (linear(vars.first(), 8, 8), linear(vars.last(), 8, 8));
+        let (x, y) = (rows(8), rows(8));
+        let h = x.apply(&first);
+        let plain = mse(&h.tanh().apply(&last), &y) + h.square().mean(Kind::Float) * 0.1;
+        let variables = vars.all().trainable_variables();
+        let expected = Tensor::run_backward(&[plain], &variables, false, false);
+        let net = SendsItAlong { first, measure: Measure, last, end: End };
+        let mut pipe = net.pipe(&vars).checkpoint(mode).build().unwrap();
+        pipe.train_step(&x, &y, |(output, size), y: &Tensor| mse(output, y) + &size.0 * 0.1).unwrap();
+        for (variable, expected) in variables.iter().zip(&expected) {
+            assert!(variable.grad().allclose(expected, 1e-4, 1e-6, false), "{mode}");
+        }
+    }
+}
+
+#[test]
+fn a_layers_own_backward_may_not_end_at_the_pipelines_variables() {
+    let _serial = pipe_tests::serial();
+    for mode in MODES {
+        let vars = Net::vars(&Devices::cpu(2)).unwrap();
+        let w = vars.middle().ones("w", &[8]);
+        let middle = func(move |x| {
+            // Plain tch would add to the variable's gradient here, once for each pass.
+            (x.detach() * &w).sum(Kind::Float).backward();
+            x * &w
+        });
+        let net = Net { first: linear(vars.first(), 8, 8), middle, last: linear(vars.last(), 8, 8) };
+        let mut pipe = net.pipe(&vars).checkpoint(mode).build().unwrap();
+        let error = pipe.forward(rows(8)).unwrap_err().to_string();
+        assert!(error.contains("stage 0, layer `middle`") && error.contains("run_backward"), "{error}");
+        assert_eq!(trained(&vars), 0);
+    }
+}
+
+/// Keeps a view of its weight from its first forward on.
+struct Caches(Tensor, std::cell::OnceCell<Tensor>);
+
+impl Layer<Tensor> for Caches {
+    type Out = Tensor;
+
+    fn forward(&self, x: Tensor, _cx: &Context) -> Tensor {
+        x.matmul(self.1.get_or_init(|| self.0.tr()))
+    }
+}
+
+#[pipeline(chunks = 4)]
+struct Caching {
+    #[device("cpu")]
+    first: Linear,
+    caches: Caches,
+    #[device("cpu")]
+    last: Linear,
+}
+
+#[test]
+fn a_view_of_a_weight_may_be_kept() {
+    let _serial = pipe_tests::serial();
+    for mode in MODES {
+        let vars = Caching::vars(&Devices::cpu(2)).unwrap();
+        let (first, last) = (linear(vars.first(), 8, 8), linear(vars.last(), 8, 8));
+        let w = vars.caches().randn("w", &[8, 8], 0., 1.);
+        let (x, y) = (rows(8), rows(8));
+        let plain = mse(&x.apply(&first).matmul(&w.tr()).apply(&last), &y);
+        let expected = Tensor::run_backward(&[plain], &[&w], false, false).remove(0);
+        let net = Caching { first, caches: Caches(w.shallow_clone(), Default::default()), last };
+        let mut pipe = net.pipe(&vars).checkpoint(mode).build().unwrap();
+        for step in 1..=2 {
+            pipe.train_step(&x, &y, mse).unwrap();
+            assert!(w.grad().allclose(&(&expected * step), 1e-4, 1e-6, false), "{mode}, step {step}");
+        }
+    }
+}
+
+#[test]
+fn a_forgotten_leaf_that_was_mended_is_forgotten() {
+    let _serial = pipe_tests::serial();
+    let held = leaf(1);
+    let own = held.shallow_clone();
+    let (net, vars) = net(func(move |x| x * own.tanh()));
+    let mut pipe = net.pipe(&vars).build().unwrap();
+    assert!(pipe.train_step(rows(8), rows(8), mse).is_err());
+    let _ = held.set_requires_grad(false);
+    pipe.train_step(rows(8), rows(8), mse).unwrap();
+    assert_eq!(trained(&vars), 4);
+}
+
+#[test]
+fn one_weight_with_a_sparse_and_a_dense_gradient_is_as_in_plain() {
+    let _serial = pipe_tests::serial();
+    let look = |x: &Tensor, w: &Tensor| {
+        let scores = x.matmul(&w.tr());
+        let token = scores.argmax(-1, false);
+        x + Tensor::embedding(w, &token, -1, false, true) + scores.mean_dim([-1_i64].as_slice(), true, Kind::Float)
+    };
+    for (mode, method) in MODES.into_iter().flat_map(|mode| [Method::GPipe, Method::OneFOneB].map(|m| (mode, m))) {
+        let vars = SavesNothing::vars(&Devices::cpu(2)).unwrap();
+        let w = vars.first().randn("w", &[11, 8], 0., 1.);
+        let last = linear(vars.last(), 8, 8);
+        let (x, y) = (rows(4), rows(4));
+        mse(&look(&x, &w).apply(&last), &y).backward();
+        let expected = w.grad().copy();
+        vars.all().trainable_variables().iter().for_each(|variable| variable.shallow_clone().zero_grad());
+        let own = w.shallow_clone();
+        let net = SavesNothing { first: func(move |x| look(x, &own)), last };
+        let mut pipe = net.pipe(&vars).checkpoint(mode).schedule(method).build().unwrap();
+        pipe.train_step(&x, &y, mse).unwrap();
+        assert!(
+            w.grad().to_dense(None, false).allclose(&expected.to_dense(None, false), 1e-5, 1e-6, false),
+            "{mode}, {method}"
+        );
+    }
+}
