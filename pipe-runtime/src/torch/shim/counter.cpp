@@ -16,7 +16,7 @@ extern "C" {
 
 // The tensor's counter. Tensors without one count nothing.
 int pipe_counter_of(const at::Tensor* tensor, Counter** counter) {
-  return pipe::guarded([&] { *counter = new Counter{tensor->unsafeGetTensorImpl()->version_counter()}; });
+  return shim::guarded([&] { *counter = new Counter{tensor->unsafeGetTensorImpl()->version_counter()}; });
 }
 
 void pipe_counter_free(Counter* counter) {
@@ -29,7 +29,7 @@ uint64_t pipe_counter_now(const Counter* counter) {
 
 // Counts a change that was made through another tensor on the same memory.
 int pipe_counter_bump(Counter* counter) {
-  return pipe::guarded([&] {
+  return shim::guarded([&] {
     if (counter->version.enabled()) {
       counter->version.bump();
     }

@@ -1,6 +1,6 @@
 #include "shim.h"
 
-namespace pipe {
+namespace shim {
 
 static thread_local std::string last_error;
 
@@ -8,9 +8,9 @@ void remember(std::string message) noexcept {
   last_error = std::move(message);
 }
 
-} // namespace pipe
+} // namespace shim
 
 // The message of this thread's last failed call; valid until the next one.
 extern "C" const char* pipe_error() {
-  return pipe::last_error.c_str();
+  return shim::last_error.c_str();
 }

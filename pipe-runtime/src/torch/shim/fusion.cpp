@@ -6,7 +6,7 @@
 
 #include <typeinfo>
 
-namespace pipe {
+namespace shim {
 
 using torch::autograd::SavedVariable;
 using torch::autograd::generated::AddmmBackward0;
@@ -80,4 +80,4 @@ std::optional<uint32_t> Walk::add_product(uint32_t index, const variable_list& i
   return product->second;
 }
 
-} // namespace pipe
+} // namespace shim

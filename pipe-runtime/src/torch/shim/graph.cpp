@@ -12,9 +12,9 @@
 #include <sstream>
 #include <utility>
 
-using namespace pipe;
+using namespace shim;
 
-namespace pipe {
+namespace shim {
 
 void refuse_side_door() {
   TORCH_CHECK(
@@ -178,11 +178,11 @@ void Parameters::install() const {
     auto* meta = torch::autograd::impl::materialize_autograd_meta(sink->parameter);
     // Under which others read it.
     std::lock_guard<std::mutex> meta_lock(meta->mutex_);
-    std::shared_ptr<Node> leaf = meta->grad_accumulator_.lock();
+    NodePtr<Node> leaf = meta->grad_accumulator_.lock();
     // Another pipeline over the same variable may be running.
     bool is_own = !leaf || typeid(*leaf) != typeid(ParameterSink);
     leaves_.push_back(is_own ? std::move(leaf) : nullptr);
-    meta->grad_accumulator_ = sink;
+    meta->grad_accumulator_ = WeakNodePtr(NodePtr<Node>(sink));
   }
 }
 
@@ -194,14 +194,14 @@ void Parameters::remove() const {
   for (size_t i = 0; i < leaves_.size(); ++i) {
     auto* meta = torch::autograd::impl::materialize_autograd_meta(sinks[i]->parameter);
     std::lock_guard<std::mutex> meta_lock(meta->mutex_);
-    if (meta->grad_accumulator_.lock() == sinks[i]) {
-      meta->grad_accumulator_ = leaves_[i];
+    if (meta->grad_accumulator_.lock().get() == sinks[i].get()) {
+      meta->grad_accumulator_ = WeakNodePtr(leaves_[i]);
     }
   }
   leaves_.clear();
 }
 
-} // namespace pipe
+} // namespace shim
 
 extern "C" {
 
@@ -216,9 +216,9 @@ void pipe_graph_free(Graph* graph) {
 
 // A tensor that shares `value`'s memory and whose gradient ends at this graph's boundary.
 int pipe_graph_receive(Graph* graph, const at::Tensor* value, at::Tensor** received) {
-  return pipe::guarded([&] {
+  return shim::guarded([&] {
     if (!graph->boundary) {
-      graph->boundary = std::shared_ptr<Boundary>(new Boundary(), torch::autograd::deleteNode);
+      graph->boundary = make_node<Boundary>();
     }
     at::Tensor inner = value->detach();
     uint32_t slot = graph->boundary->add_input_metadata(inner);
@@ -230,7 +230,7 @@ int pipe_graph_receive(Graph* graph, const at::Tensor* value, at::Tensor** recei
 
 // The pass is over: what this thread makes from now on is not its.
 int pipe_graph_end(Graph* graph) {
-  return pipe::guarded([&] { graph->end(); });
+  return shim::guarded([&] { graph->end(); });
 }
 
 // Whether a backward through the graph has come to a parameter.
@@ -241,7 +241,7 @@ int pipe_graph_reaches_parameters(const Graph* graph) {
 // Makes `value` a root if it carries a gradient, and hands back a detached handle for the receiver.
 // The graph keeps the edge only: the value itself can be freed as soon as its receiver is done.
 int pipe_graph_send(Graph* graph, const at::Tensor* value, at::Tensor** sent, int* is_root) {
-  return pipe::guarded([&] {
+  return shim::guarded([&] {
     *is_root = value->requires_grad();
     if (*is_root) {
       graph->roots.push_back(torch::autograd::impl::gradient_edge(*value));
@@ -264,10 +264,10 @@ void pipe_parameters_free(Parameters* parameters) {
 }
 
 int pipe_parameters_push(Parameters* parameters, const at::Tensor* tensor) {
-  return pipe::guarded([&] {
+  return shim::guarded([&] {
     parameters->index.emplace(tensor->unsafeGetTensorImpl(), parameters->tensors.size());
     parameters->tensors.push_back(*tensor);
-    parameters->sinks.emplace_back(new ParameterSink(*tensor), torch::autograd::deleteNode);
+    parameters->sinks.push_back(make_node<ParameterSink>(*tensor));
   });
 }
 
@@ -284,7 +284,7 @@ int pipe_parameters_has(const Parameters* parameters, size_t index, const at::Te
 // From here to `pipe_parameters_remove`, graphs that are recorded on any thread end at the
 // parameters' sinks, not at their own leaves.
 int pipe_parameters_install(const Parameters* parameters) {
-  return pipe::guarded([&] { parameters->install(); });
+  return shim::guarded([&] { parameters->install(); });
 }
 
 void pipe_parameters_remove(const Parameters* parameters) {
@@ -294,7 +294,7 @@ void pipe_parameters_remove(const Parameters* parameters) {
 // Fails if a graph that is gone ended at a trainable tensor that a layer holds and that is no
 // parameter.
 int pipe_parameters_complain(const Parameters* parameters) {
-  return pipe::guarded([&] {
+  return shim::guarded([&] {
     std::string message = parameters->complaint->take();
     TORCH_CHECK(message.empty(), message);
   });
@@ -315,7 +315,7 @@ void pipe_sums_free(Sums* sums) {
 
 // Adds `from` to `into`, parameter by parameter; `from` is empty afterwards.
 int pipe_sums_merge(Sums* into, Sums* from) {
-  return pipe::guarded([&] {
+  return shim::guarded([&] {
     at::NoGradGuard no_grad;
     into->gradients.resize(std::max(into->gradients.size(), from->gradients.size()));
     for (size_t i = 0; i < from->gradients.size(); ++i) {
@@ -329,10 +329,10 @@ int pipe_sums_merge(Sums* into, Sums* from) {
 
 // This thread will use the sums, on its own current streams, which wait for the stages'.
 int pipe_sums_used_here(const Sums* sums) {
-  return pipe::guarded([&] {
+  return shim::guarded([&] {
     for (const at::Tensor& sum : sums->gradients) {
       if (sum.defined() && !sum.device().is_cpu()) {
-        pipe::record_use(sum, c10::impl::VirtualGuardImpl(sum.device().type()).getStream(sum.device()));
+        shim::record_use(sum, c10::impl::VirtualGuardImpl(sum.device().type()).getStream(sum.device()));
       }
     }
   });
@@ -340,7 +340,7 @@ int pipe_sums_used_here(const Sums* sums) {
 
 // Moves the gradient of parameter `index` out, so that the caller's engine may take its memory over; null if there is none.
 int pipe_sums_take(Sums* sums, size_t index, at::Tensor** gradient) {
-  return pipe::guarded([&] {
+  return shim::guarded([&] {
     *gradient = nullptr;
     if (index < sums->gradients.size() && sums->gradients[index].defined()) {
       *gradient = new at::Tensor(std::move(sums->gradients[index]));
@@ -358,7 +358,7 @@ int pipe_graph_backward(
     Sums* sums,
     int last,
     at::Tensor** received) {
-  return pipe::guarded([&] {
+  return shim::guarded([&] {
     edge_list roots;
     variable_list seeds;
     for (size_t i = 0; i < graph->roots.size(); ++i) {
@@ -381,7 +381,7 @@ int pipe_graph_backward(
 // Adds the sums to the parameters' own gradients, as libtorch's AccumulateGrad would: where there is none, the sum becomes it if nobody else can
 // see its memory. All that can fail comes before anything is changed.
 int pipe_sums_commit(Sums* sums, const Parameters* parameters) {
-  return pipe::guarded([&] {
+  return shim::guarded([&] {
     at::NoGradGuard no_grad;
     for (size_t i = 0; i < sums->gradients.size(); ++i) {
       at::Tensor& sum = sums->gradients[i];

@@ -2,21 +2,14 @@
 // and at the parameters; its roots are the values that the stage sends.
 #pragma once
 
+#include "autograd.h"
 #include "shim.h"
-
-#include <torch/csrc/autograd/function.h>
-#include <torch/csrc/autograd/variable.h>
 
 #include <memory>
 #include <mutex>
 #include <unordered_map>
 
-namespace pipe {
-
-using torch::autograd::Edge;
-using torch::autograd::edge_list;
-using torch::autograd::Node;
-using torch::autograd::variable_list;
+namespace shim {
 
 // Fails, because a backward has come to the end of a stage's graph from outside of the pipeline.
 [[noreturn]] void refuse_side_door();
@@ -24,7 +17,7 @@ using torch::autograd::variable_list;
 // Where a stage's graph ends on the input side. A node rather than a detached leaf, so that a
 // stage may begin with an in-place layer. The gradients that arrive here are captured. A backward
 // that runs the node is not the pipeline's.
-struct Boundary : public Node {
+struct Boundary : public OwnNode {
   variable_list apply(variable_list&&) override {
     refuse_side_door();
   }
@@ -36,11 +29,11 @@ struct Boundary : public Node {
 // Where a stage's graph ends at a parameter. It stands for the parameter's own leaf in every graph
 // that is recorded while a job of the pipeline runs: gradients that arrive here are summed in
 // private, and a backward that runs the node is not the pipeline's.
-struct ParameterSink : public Node {
+struct ParameterSink : public OwnNode {
   // Also keeps the tensor, so that the address stays its own.
-  const at::Tensor parameter;
+  at::Tensor parameter;
 
-  explicit ParameterSink(at::Tensor tensor) : Node(/*sequence_nr=*/UINT64_MAX), parameter(std::move(tensor)) {
+  explicit ParameterSink(at::Tensor tensor) : OwnNode(/*sequence_nr=*/UINT64_MAX), parameter(std::move(tensor)) {
     add_input_metadata(parameter);
   }
   variable_list apply(variable_list&&) override {
@@ -48,6 +41,9 @@ struct ParameterSink : public Node {
   }
   std::string name() const override {
     return "PipelineParameter";
+  }
+  void drop_contents() override {
+    parameter.reset();
   }
 };
 
@@ -83,7 +79,7 @@ struct Cut;
 
 struct Graph {
   const int64_t stage;
-  std::shared_ptr<Boundary> boundary;
+  NodePtr<Boundary> boundary;
   uint32_t received = 0;
   edge_list roots;
   // Set between the two halves of a split backward.
@@ -109,7 +105,7 @@ struct Graph {
 struct Parameters {
   std::vector<at::Tensor> tensors;
   std::unordered_map<at::TensorImpl*, size_t> index;
-  std::vector<std::shared_ptr<ParameterSink>> sinks;
+  std::vector<NodePtr<ParameterSink>> sinks;
   std::shared_ptr<Complaint> complaint = std::make_shared<Complaint>();
   // Whether matrix products may add to their sums: see `fusion.cpp`.
   bool fuse = false;
@@ -122,7 +118,7 @@ struct Parameters {
   mutable std::mutex mutex_;
   mutable size_t installed_ = 0;
   // Each parameter's own leaf, if it was there already: other graphs end at it.
-  mutable std::vector<std::shared_ptr<Node>> leaves_;
+  mutable std::vector<NodePtr<Node>> leaves_;
 };
 
 // One stage's gradients, summed over micro-batches in private until they are committed. By number of the parameter; empty until the first backward.
@@ -133,4 +129,4 @@ struct Sums {
   std::vector<at::Tensor> gradients;
 };
 
-} // namespace pipe
+} // namespace shim

@@ -9,7 +9,7 @@
 
 namespace {
 
-using pipe::kLayerKey;
+using shim::kLayerKey;
 
 // Where an operator will draw: the device of its first tensor, else its `device` argument, else
 // the CPU.
@@ -64,7 +64,7 @@ bool updates_statistics(const std::vector<c10::Argument>& declared, c10::ArrayRe
 
 void about_to_write(const c10::IValue& value, bool statistic) {
   if (value.isTensor()) {
-    pipe::about_to_write(value.toTensor(), statistic);
+    shim::about_to_write(value.toTensor(), statistic);
   } else if (value.isTensorList() || value.isOptionalTensorList()) {
     for (const c10::IValue& element : value.toListRef()) {
       about_to_write(element, statistic);
@@ -87,10 +87,10 @@ void run_in_layer(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch
   c10::ArrayRef<c10::IValue> values(stack->data() + first, declared.size());
   for (size_t i = 0; i < declared.size(); ++i) {
     if ((*stack)[first + i].isNone() && takes_generator(declared[i])) {
-      (*stack)[first + i] = pipe::stream_on(device_of(values));
+      (*stack)[first + i] = shim::stream_on(device_of(values));
     }
   }
-  if (pipe::watches_writes()) {
+  if (shim::watches_writes()) {
     announce_writes(declared, values);
   }
   op.redispatchBoxed(keys & c10::DispatchKeySet(c10::DispatchKeySet::FULL_AFTER, kLayerKey), stack);
@@ -104,7 +104,7 @@ std::tuple<at::Tensor, at::Tensor> dropout_from_stream(
     double p,
     std::optional<bool> train) {
   if (!input.device().is_cpu() && train.value_or(true) && p > 0. && p < 1. && input.numel() > 0) {
-    return at::_fused_dropout(input, 1. - p, pipe::stream_on(input.device()));
+    return at::_fused_dropout(input, 1. - p, shim::stream_on(input.device()));
   }
   return at::redispatch::native_dropout(keys & c10::DispatchKeySet(c10::DispatchKeySet::FULL_AFTER, kLayerKey), input, p, train);
 }
@@ -151,7 +151,7 @@ extern "C" {
 
 // Installs the kernels, once per process; writes how many operators draw and how many write.
 int pipe_layer_key_install(size_t* drawing, size_t* writing) {
-  return pipe::guarded([&] {
+  return shim::guarded([&] {
     // Never destroyed: workers may still run layers while the process ends.
     static auto* registration = new Registration();
     *drawing = registration->drawing;

@@ -6,7 +6,7 @@
 
 #include <c10/core/impl/LocalDispatchKeySet.h>
 
-namespace pipe {
+namespace shim {
 
 // A spare key above autograd's.
 constexpr auto kLayerKey = c10::DispatchKey::TESTING_ONLY_GenericMode;
@@ -26,4 +26,4 @@ bool watches_writes();
 // backward does not read, or as to anything.
 void about_to_write(const at::Tensor& tensor, bool statistic);
 
-} // namespace pipe
+} // namespace shim

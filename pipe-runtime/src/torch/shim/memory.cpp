@@ -25,8 +25,8 @@ struct Memory {
 
 // Writes whether the device's allocator keeps count, and its numbers if so.
 int pipe_memory(int device, int* counted, Memory* memory) {
-  return pipe::guarded([&] {
-    c10::Device on = pipe::device_of(device);
+  return shim::guarded([&] {
+    c10::Device on = shim::device_of(device);
     auto* allocator = counting_allocator(on);
     *counted = allocator != nullptr;
     if (allocator) {
@@ -40,8 +40,8 @@ int pipe_memory(int device, int* counted, Memory* memory) {
 
 // The peaks start again from what is allocated now.
 int pipe_memory_reset_peaks(int device) {
-  return pipe::guarded([&] {
-    c10::Device on = pipe::device_of(device);
+  return shim::guarded([&] {
+    c10::Device on = shim::device_of(device);
     if (auto* allocator = counting_allocator(on)) {
       allocator->resetPeakStats(on.index());
     }

@@ -25,7 +25,7 @@ struct Entered {
 extern "C" {
 
 int pipe_modes_capture(at::ThreadLocalState** modes) {
-  return pipe::guarded([&] { *modes = new at::ThreadLocalState(); });
+  return shim::guarded([&] { *modes = new at::ThreadLocalState(); });
 }
 
 void pipe_modes_free(at::ThreadLocalState* modes) {
@@ -33,7 +33,7 @@ void pipe_modes_free(at::ThreadLocalState* modes) {
 }
 
 int pipe_modes_enter(const at::ThreadLocalState* modes, Entered** entered) {
-  return pipe::guarded([&] { *entered = new Entered(*modes); });
+  return shim::guarded([&] { *entered = new Entered(*modes); });
 }
 
 void pipe_modes_leave(Entered* entered) {
@@ -42,7 +42,7 @@ void pipe_modes_leave(Entered* entered) {
 
 // Autocast for one kind of device on this thread: to float16 if `half`, else to bfloat16. Writes what was set before.
 int pipe_autocast_set(int cuda, int enabled, int half, int* enabled_before, int* half_before) {
-  return pipe::guarded([&] {
+  return shim::guarded([&] {
     auto device = cuda ? at::kCUDA : at::kCPU;
     *enabled_before = at::autocast::is_autocast_enabled(device);
     *half_before = at::autocast::get_autocast_dtype(device) == at::kHalf;

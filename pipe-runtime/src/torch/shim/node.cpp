@@ -4,15 +4,13 @@
 #include "layer_key.h"
 
 #include <torch/csrc/autograd/engine.h>
-#include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/graph_task.h>
-#include <torch/csrc/autograd/variable.h>
 
 #include <mutex>
 
-using pipe::Node;
-using pipe::variable_list;
+using shim::Node;
+using shim::variable_list;
 
 // Runs the backward of `state`: `gradients` holds one tensor or null per output; writes a new tensor or null per node input.
 // On failure it returns non-zero and `*message` is a string to be freed with the drop function of messages.
@@ -28,12 +26,12 @@ namespace {
 // the stage.
 bool goes_by_a_side_door() {
   const auto* nodes = torch::autograd::get_current_graph_task_nodes_in_graph();
-  if (!nodes || pipe::in_layer()) {
+  if (!nodes || shim::in_layer()) {
     return false;
   }
   const auto* wanted = torch::autograd::get_current_graph_task_exec_info();
   for (Node* node : *nodes) {
-    if (typeid(*node) == typeid(pipe::Boundary) || typeid(*node) == typeid(pipe::ParameterSink)) {
+    if (typeid(*node) == typeid(shim::Boundary) || typeid(*node) == typeid(shim::ParameterSink)) {
       auto found = wanted ? wanted->find(node) : decltype(wanted->end()){};
       bool captured = wanted && found != wanted->end() && found->second.captures_;
       if (!captured) {
@@ -44,7 +42,7 @@ bool goes_by_a_side_door() {
   return false;
 }
 
-struct PipelineBackward : public Node {
+struct PipelineBackward : public shim::OwnNode {
   // Shared with every `apply` that runs: another thread may release it meanwhile.
   std::shared_ptr<void> state;
   BackwardFn backward;
@@ -65,7 +63,7 @@ struct PipelineBackward : public Node {
         "create_graph is not supported through a pipeline: a pipelined backward cannot itself be differentiated. "
         "Run the model in place for a double backward");
     if (goes_by_a_side_door()) {
-      pipe::refuse_side_door();
+      shim::refuse_side_door();
     }
     std::vector<const at::Tensor*> handed;
     handed.reserve(gradients.size());
@@ -102,7 +100,7 @@ struct PipelineBackward : public Node {
     }
   }
 
-  ~PipelineBackward() override {
+  void drop_contents() override {
     release_variables();
   }
 
@@ -128,8 +126,8 @@ int pipe_node_attach(
     DropMessageFn drop_message) {
   // From here on a shared pointer frees it, also where it cannot be made.
   bool handed_over = false;
-  int status = pipe::guarded([&] {
-    std::shared_ptr<PipelineBackward> node(new PipelineBackward(), torch::autograd::deleteNode);
+  int status = shim::guarded([&] {
+    auto node = shim::make_node<PipelineBackward>();
     handed_over = true;
     node->state = std::shared_ptr<void>(state, drop_state);
     node->backward = backward;

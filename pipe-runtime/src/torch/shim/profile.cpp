@@ -277,12 +277,12 @@ uint64_t pipe_sequence_number() {
 
 // Waits for all work on the tensor's device.
 int pipe_synchronize(const at::Tensor* on) {
-  return pipe::guarded([&] { synchronize(on->device()); });
+  return shim::guarded([&] { synchronize(on->device()); });
 }
 
 // Observes what this thread does on the tensor's kind of device, until it is freed.
 int pipe_observation_start(const at::Tensor* on, Observation** observation) {
-  return pipe::guarded([&] { *observation = new Observation(on->device().type()); });
+  return shim::guarded([&] { *observation = new Observation(on->device().type()); });
 }
 
 void pipe_observation_free(Observation* observation) {
@@ -297,12 +297,12 @@ void pipe_observation_layer(Observation* observation, int64_t layer) {
 
 // The running layer reads this tensor.
 int pipe_observation_read(Observation* observation, const at::Tensor* tensor) {
-  return pipe::guarded([&] { observation->read(*tensor); });
+  return shim::guarded([&] { observation->read(*tensor); });
 }
 
 // For each of `layers` layers, how many of the bytes that it allocated still live.
 int pipe_observation_kept(Observation* observation, size_t layers, int64_t* bytes) {
-  return pipe::guarded([&] {
+  return shim::guarded([&] {
     std::fill(bytes, bytes + layers, 0);
     std::lock_guard<std::mutex> lock(observation->memory->mutex);
     for (const auto& [ptr, block] : observation->memory->live) {
@@ -319,7 +319,7 @@ size_t pipe_observation_read_count(const Observation* observation) {
 
 // Writes as many reads as `pipe_observation_read_count` says.
 int pipe_observation_reads(const Observation* observation, Read* reads) {
-  return pipe::guarded([&] {
+  return shim::guarded([&] {
     for (const auto& [key, read] : observation->reads) {
       *reads++ = read;
     }
@@ -333,7 +333,7 @@ int pipe_backward_clock_start(
     const uint64_t* ends,
     size_t layers,
     BackwardClock** clock) {
-  return pipe::guarded([&] {
+  return shim::guarded([&] {
     *clock = new BackwardClock(
         on->device(), std::vector<uint64_t>(firsts, firsts + layers), std::vector<uint64_t>(ends, ends + layers));
   });
@@ -345,7 +345,7 @@ void pipe_backward_clock_free(BackwardClock* clock) {
 
 // Ends the last layer's time, and writes each layer's.
 int pipe_backward_clock_read(BackwardClock* clock, double* seconds) {
-  return pipe::guarded([&] {
+  return shim::guarded([&] {
     clock->turn_to(kNone);
     std::copy(clock->seconds.begin(), clock->seconds.end(), seconds);
   });

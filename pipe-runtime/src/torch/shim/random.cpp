@@ -48,24 +48,24 @@ thread_local std::vector<Stream> put_aside;
 
 } // namespace
 
-namespace pipe {
+namespace shim {
 
 at::Generator stream_on(c10::Device device) {
   return stream.on(device);
 }
 
-} // namespace pipe
+} // namespace shim
 
 extern "C" {
 
 // From here to `pipe_random_leave`, this thread draws from streams. Returns whether it already did: then the stream that runs is put aside.
 int pipe_random_enter() {
-  bool before = pipe::in_layer();
+  bool before = shim::in_layer();
   if (before) {
     put_aside.push_back(std::move(stream));
     stream = Stream();
   }
-  c10::impl::tls_set_dispatch_key_included(pipe::kLayerKey, true);
+  c10::impl::tls_set_dispatch_key_included(shim::kLayerKey, true);
   return before;
 }
 
@@ -74,7 +74,7 @@ void pipe_random_leave(int before) {
     stream = std::move(put_aside.back());
     put_aside.pop_back();
   }
-  c10::impl::tls_set_dispatch_key_included(pipe::kLayerKey, before != 0);
+  c10::impl::tls_set_dispatch_key_included(shim::kLayerKey, before != 0);
 }
 
 // Starts the stream `seed` on this thread.
@@ -86,12 +86,12 @@ void pipe_random_restart(uint64_t seed) {
 // generator or, in a layer, from its stream. `before` gets the default generator as it was, for
 // `pipe_random_undo`; null in a layer, whose stream starts again in any case.
 int pipe_random_draw(uint64_t* number, at::Generator** before) {
-  return pipe::guarded([&] {
+  return shim::guarded([&] {
     *before = nullptr;
-    at::Generator generator = pipe::in_layer() ? stream.on(c10::Device(c10::kCPU)) : at::detail::getDefaultCPUGenerator();
+    at::Generator generator = shim::in_layer() ? stream.on(c10::Device(c10::kCPU)) : at::detail::getDefaultCPUGenerator();
     auto* cpu = at::check_generator<at::CPUGeneratorImpl>(generator);
     std::lock_guard<std::mutex> lock(cpu->mutex_);
-    if (!pipe::in_layer()) {
+    if (!shim::in_layer()) {
       *before = new at::Generator(generator.clone());
     }
     *number = cpu->random64();
@@ -100,7 +100,7 @@ int pipe_random_draw(uint64_t* number, at::Generator** before) {
 
 // Takes back the number that was drawn, unless somebody has drawn another one since.
 int pipe_random_undo(const at::Generator* before) {
-  return pipe::guarded([&] {
+  return shim::guarded([&] {
     at::Generator expected = before->clone();
     auto* after = at::check_generator<at::CPUGeneratorImpl>(expected);
     after->random64();

@@ -6,7 +6,7 @@
 
 #include <string>
 
-namespace pipe {
+namespace shim {
 
 // Keeps `message` for the next `pipe_error()` of this thread.
 void remember(std::string message) noexcept;
@@ -27,4 +27,4 @@ int guarded(Body&& body) noexcept {
   return 1;
 }
 
-} // namespace pipe
+} // namespace shim

@@ -3,7 +3,7 @@
 // a node that leads to both is a cut, and is run twice, first for the one, then for the other.
 #include "walk.h"
 
-using namespace pipe;
+using namespace shim;
 
 extern "C" {
 
@@ -15,7 +15,7 @@ int pipe_graph_backward_input(
     const Parameters* parameters,
     Sums* sums,
     at::Tensor** received) {
-  return pipe::guarded([&] {
+  return shim::guarded([&] {
     edge_list roots;
     variable_list seeds;
     for (size_t i = 0; i < graph->roots.size(); ++i) {
@@ -66,7 +66,7 @@ int pipe_graph_backward_input(
     // From here on, the cuts only lead down to the parameters. That lets go of the nodes above the boundary, so the pending ones are kept by hand.
     for (uint32_t index : topology.order) {
       if (cut->pending[index]) {
-        cut->nodes.push_back(topology.nodes[index]->shared_from_this());
+        cut->nodes.push_back(topology.nodes[index]->getptr());
       }
     }
     for (uint32_t index : topology.order) {
@@ -87,7 +87,7 @@ int pipe_graph_backward_input(
 
 // The second half: from the cuts to the parameters, whose gradients are added to `sums`, for the last time if `last`.
 int pipe_graph_backward_weight(Graph* graph, const Parameters* parameters, Sums* sums, int last) {
-  return pipe::guarded([&] {
+  return shim::guarded([&] {
     std::unique_ptr<Cut> cut = std::move(graph->cut);
     if (!cut) {
       return;

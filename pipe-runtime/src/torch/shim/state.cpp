@@ -11,7 +11,7 @@
 #include <cstring>
 #include <set>
 
-namespace pipe {
+namespace shim {
 
 // The variables of a model, by number. Read by all threads; never changed.
 struct Variables {
@@ -218,10 +218,10 @@ uint64_t digest(const at::Tensor& tensor) {
 }
 
 } // namespace
-} // namespace pipe
+} // namespace shim
 
-using pipe::Variables;
-using pipe::Watch;
+using shim::Variables;
+using shim::Watch;
 
 extern "C" {
 
@@ -234,7 +234,7 @@ void pipe_variables_free(Variables* variables) {
 }
 
 int pipe_variables_push(Variables* variables, const at::Tensor* tensor, const char* name, int64_t stage) {
-  return pipe::guarded([&] {
+  return shim::guarded([&] {
     variables->push(*tensor, name, stage, tensor->detach());
   });
 }
@@ -252,7 +252,7 @@ int pipe_variables_stand(const Variables* variables, int64_t stage) {
 
 // The same variables; those of the stage (all, if it is negative) are looked at again.
 int pipe_variables_again(const Variables* variables, int64_t stage, Variables** fresh) {
-  return pipe::guarded([&] {
+  return shim::guarded([&] {
     auto made = std::make_unique<Variables>();
     for (const auto& variable : variables->all) {
       bool look = stage < 0 || variable.stage == stage;
@@ -265,7 +265,7 @@ int pipe_variables_again(const Variables* variables, int64_t stage, Variables** 
 // From here to `pipe_watch_free`, what this thread's layers write is copied before. With `uses`,
 // what they use is noted too.
 int pipe_watch_start(const Variables* variables, int64_t stage, int uses, Watch** watch) {
-  return pipe::guarded([&] { *watch = new Watch(*variables, stage, uses != 0); });
+  return shim::guarded([&] { *watch = new Watch(*variables, stage, uses != 0); });
 }
 
 void pipe_watch_free(Watch* watch) {
@@ -274,7 +274,7 @@ void pipe_watch_free(Watch* watch) {
 
 // How many variables have been written to, and how many have been used.
 int pipe_watch_counts(Watch* watch, size_t* moved, size_t* used) {
-  return pipe::guarded([&] {
+  return shim::guarded([&] {
     watch->note_other_memory();
     *moved = watch->moved.size();
     *used = watch->used.size();
@@ -284,7 +284,7 @@ int pipe_watch_counts(Watch* watch, size_t* moved, size_t* used) {
 // Writes the number of each variable that has been written to, with what it was before, and
 // whether only as a statistic; and the numbers of those that have been used.
 int pipe_watch_read(Watch* watch, size_t* moved, at::Tensor** before, uint8_t* statistic, size_t* used) {
-  return pipe::guarded([&] {
+  return shim::guarded([&] {
     for (Watch::Moved& entry : watch->moved) {
       *moved++ = entry.index;
       *before++ = new at::Tensor(std::move(entry.before));
@@ -299,7 +299,7 @@ int pipe_watch_read(Watch* watch, size_t* moved, at::Tensor** before, uint8_t* s
 
 // Whether a tensor on the CPU has neither infinite numbers nor such that are none.
 int pipe_is_finite(const at::Tensor* tensor, int* finite) {
-  return pipe::guarded([&] {
+  return shim::guarded([&] {
     *finite = 1;
     if (!at::isFloatingType(tensor->scalar_type()) && !at::isComplexType(tensor->scalar_type())) {
       return;
@@ -307,9 +307,9 @@ int pipe_is_finite(const at::Tensor* tensor, int* finite) {
     at::NoGradGuard no_grad;
     const void* data = tensor->is_contiguous() ? tensor->const_data_ptr() : nullptr;
     if (data && tensor->scalar_type() == at::kFloat) {
-      *finite = pipe::finite<uint32_t>(data, tensor->numel(), 0x7f800000);
+      *finite = shim::finite<uint32_t>(data, tensor->numel(), 0x7f800000);
     } else if (data && tensor->scalar_type() == at::kDouble) {
-      *finite = pipe::finite<uint64_t>(data, tensor->numel(), 0x7ff0000000000000);
+      *finite = shim::finite<uint64_t>(data, tensor->numel(), 0x7ff0000000000000);
     } else {
       *finite = at::isfinite(*tensor).all().item<bool>();
     }
@@ -318,9 +318,9 @@ int pipe_is_finite(const at::Tensor* tensor, int* finite) {
 
 // A number that tells the values, kind and layout of a tensor on the CPU from others.
 int pipe_digest(const at::Tensor* tensor, uint64_t* number) {
-  return pipe::guarded([&] {
+  return shim::guarded([&] {
     at::NoGradGuard no_grad;
-    *number = pipe::digest(*tensor);
+    *number = shim::digest(*tensor);
   });
 }
 

@@ -2,7 +2,7 @@
 
 #include <ATen/Context.h>
 
-namespace pipe {
+namespace shim {
 
 c10::Stream unpack(const Stream& stream) {
   return c10::Stream::unpack3(
@@ -53,17 +53,17 @@ OnStream::~OnStream() {
   guard.uncheckedSetDevice(device_before);
 }
 
-} // namespace pipe
+} // namespace shim
 
-using pipe::pack;
-using pipe::unpack;
+using shim::pack;
+using shim::unpack;
 
 extern "C" {
 
 // A stream of the device's own pool; its default stream where the device has no other.
 int pipe_stream_new(int device, Stream* stream) {
-  return pipe::guarded([&] {
-    c10::Device on = pipe::device_of(device);
+  return shim::guarded([&] {
+    c10::Device on = shim::device_of(device);
     at::globalContext().lazyInitDevice(on.type());
     // A call's node lies on the caller's stream, its parameters' leaves on those of the stages that used them first: the engine makes the one wait for the
     // other, as it should, and would warn of it.
@@ -79,23 +79,23 @@ int pipe_stream_new(int device, Stream* stream) {
 
 // The stream that this thread uses on the device of `of`.
 int pipe_stream_current(const Stream* of, Stream* current) {
-  return pipe::guarded([&] {
+  return shim::guarded([&] {
     c10::Stream like = unpack(*of);
     *current = pack(c10::impl::VirtualGuardImpl(like.device_type()).getStream(like.device()));
   });
 }
 
-int pipe_stream_enter(const Stream* stream, pipe::OnStream** entered) {
-  return pipe::guarded([&] { *entered = new pipe::OnStream(unpack(*stream)); });
+int pipe_stream_enter(const Stream* stream, shim::OnStream** entered) {
+  return shim::guarded([&] { *entered = new shim::OnStream(unpack(*stream)); });
 }
 
-void pipe_stream_leave(pipe::OnStream* entered) {
+void pipe_stream_leave(shim::OnStream* entered) {
   delete entered;
 }
 
 // Marks what the stream has been given to do until now.
 int pipe_event_record(const Stream* stream, c10::Event** event) {
-  return pipe::guarded([&] {
+  return shim::guarded([&] {
     c10::Stream on = unpack(*stream);
     auto fresh = std::make_unique<c10::Event>(on.device_type());
     fresh->record(on);
@@ -109,11 +109,11 @@ void pipe_event_free(c10::Event* event) {
 
 // What the stream is given from now on runs after what the event marks. The host does not wait.
 int pipe_stream_wait(const Stream* stream, const c10::Event* event) {
-  return pipe::guarded([&] { event->block(unpack(*stream)); });
+  return shim::guarded([&] { event->block(unpack(*stream)); });
 }
 
 int pipe_stream_uses(const Stream* stream, const at::Tensor* tensor) {
-  return pipe::guarded([&] { pipe::record_use(*tensor, unpack(*stream)); });
+  return shim::guarded([&] { shim::record_use(*tensor, unpack(*stream)); });
 }
 
 } // extern "C"

@@ -19,7 +19,7 @@ struct Stream {
 
 } // extern "C"
 
-namespace pipe {
+namespace shim {
 
 c10::Stream unpack(const Stream& stream);
 Stream pack(const c10::Stream& stream);
@@ -44,4 +44,4 @@ class OnStream {
   c10::Stream stream_before;
 };
 
-} // namespace pipe
+} // namespace shim

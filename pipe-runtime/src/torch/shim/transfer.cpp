@@ -37,16 +37,16 @@ int pipe_transfer(
     const Stream* consumer,
     int device,
     at::Tensor** arrived) {
-  return pipe::guarded([&] {
+  return shim::guarded([&] {
     at::NoGradGuard no_grad;
-    const c10::Device target = pipe::device_of(device);
+    const c10::Device target = shim::device_of(device);
     const bool from_cpu = value->device().is_cpu();
     std::optional<c10::Stream> source, destination;
     if (from && !from_cpu) {
-      source = pipe::unpack(*from);
+      source = shim::unpack(*from);
     }
     if (to && !target.is_cpu()) {
-      destination = pipe::unpack(*to);
+      destination = shim::unpack(*to);
     }
     const bool has_way = (from_cpu || (source && source->device() == value->device())) && (target.is_cpu() || destination);
     if (!has_way || value->layout() != c10::kStrided) {
@@ -54,7 +54,7 @@ int pipe_transfer(
       return;
     }
 
-    std::optional<pipe::OnStream> on_source, on_destination;
+    std::optional<shim::OnStream> on_source, on_destination;
     if (source) {
       on_source.emplace(*source);
       if (ready) {
@@ -75,14 +75,14 @@ int pipe_transfer(
     c10::Event copied(target.is_cpu() ? source->device_type() : target.type());
     copied.record(target.is_cpu() ? *source : *destination);
     if (source) {
-      pipe::record_use(*value, *source);
+      shim::record_use(*value, *source);
     }
     if (target.is_cpu()) {
       copied.synchronize();
     } else {
-      c10::Stream user = pipe::unpack(*consumer);
+      c10::Stream user = shim::unpack(*consumer);
       copied.block(user);
-      pipe::record_use(result, user);
+      shim::record_use(result, user);
     }
     *arrived = new at::Tensor(std::move(result));
   });

@@ -12,7 +12,7 @@
 #include <cstring>
 #include <typeinfo>
 
-namespace pipe {
+namespace shim {
 
 using torch::autograd::AccumulateGrad;
 using torch::autograd::InputMetadata;
@@ -312,4 +312,4 @@ void accumulate(at::Tensor& sum, at::Tensor&& gradient) {
   }
 }
 
-} // namespace pipe
+} // namespace shim

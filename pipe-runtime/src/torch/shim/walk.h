@@ -6,7 +6,7 @@
 
 #include <optional>
 
-namespace pipe {
+namespace shim {
 
 // What lies below some roots, found in one pass over it.
 struct Topology {
@@ -49,7 +49,7 @@ struct Cut {
   std::vector<bool> pending;
   Arrived arrived;
   // What keeps the cuts and all below them alive, once the way to them is gone.
-  std::vector<std::shared_ptr<Node>> nodes;
+  std::vector<NodePtr<Node>> nodes;
 };
 
 // Runs libtorch's engine from `roots` to `targets`, on the calling thread for every device: a worker owns its stage, and the threads that
@@ -137,4 +137,4 @@ void accumulate(at::Tensor& sum, at::Tensor&& gradient);
 // Whether a parameter could have the sum as its gradient: nobody else can see its memory.
 bool is_alone(const at::Tensor& sum);
 
-} // namespace pipe
+} // namespace shim

@@ -1,0 +1,67 @@
+// Everything that differs between the versions of libtorch: how autograd's nodes are made, held and
+// linked. No other file asks for the version.
+#pragma once
+
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/variable.h>
+#include <torch/version.h>
+
+#include <memory>
+#include <utility>
+
+namespace shim {
+
+using torch::autograd::Edge;
+using torch::autograd::edge_list;
+using torch::autograd::Node;
+using torch::autograd::variable_list;
+
+#if TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR < 13
+
+// Nodes are held by shared pointers, with a deleter that does not recurse down the graph.
+template <typename T>
+using NodePtr = std::shared_ptr<T>;
+using WeakNodePtr = std::weak_ptr<Node>;
+
+template <typename T, typename... Arguments>
+NodePtr<T> make_node(Arguments&&... arguments) {
+  return NodePtr<T>(new T(std::forward<Arguments>(arguments)...), torch::autograd::deleteNode);
+}
+
+// A node of the shim's own.
+struct OwnNode : public Node {
+  using Node::Node;
+
+  // Drops what the node holds, once nobody holds the node. The destructor comes right after.
+  virtual void drop_contents() {}
+};
+
+#else
+
+// Nodes count those who hold them.
+template <typename T>
+using NodePtr = c10::intrusive_ptr<T>;
+using WeakNodePtr = c10::weak_intrusive_ptr<Node>;
+
+template <typename T, typename... Arguments>
+NodePtr<T> make_node(Arguments&&... arguments) {
+  return c10::make_intrusive<T>(std::forward<Arguments>(arguments)...);
+}
+
+// A node of the shim's own.
+struct OwnNode : public Node {
+  using Node::Node;
+
+  // Drops what the node holds, once nobody holds the node. The destructor waits for the last weak
+  // pointer, which may lie in what the node holds.
+  virtual void drop_contents() {}
+
+  void release_resources() override {
+    drop_contents();
+    Node::release_resources();
+  }
+};
+
+#endif
+
+} // namespace shim
