@@ -4,17 +4,17 @@ use std::path::PathBuf;
 
 fn main() {
     let Some(lib) = std::env::var_os("DEP_PIPE_RUNTIME_LIBTORCH_LIB").map(PathBuf::from) else { return };
+    let flags = match pipe_libtorch::flags(lib.parent().unwrap_or(&lib)) {
+        Ok(flags) => flags,
+        Err(fault) => return println!("cargo::error={fault}"),
+    };
     cc::Build::new()
         .cpp(true)
-        .std("c++17")
         .pic(true)
-        .flag("-D_GLIBCXX_USE_CXX11_ABI=1")
-        // As libtorch is built.
-        .define("NDEBUG", None)
         .warnings(false)
         .opt_level(1)
         .debug(false)
-        .flag(format!("-isystem{}", lib.with_file_name("include").display()))
+        .flags(flags)
         .file("src/mock.cpp")
         // Nothing calls it: it is there and writes.
         .link_lib_modifier("+whole-archive")

@@ -19,9 +19,14 @@ fn a_crate_of_ones_own_builds_and_runs() {
     let outside = parent.path().join("my-model");
     std::fs::create_dir_all(outside.join(".cargo")).unwrap();
     std::fs::create_dir_all(outside.join("src")).unwrap();
-    // The same path as the workspace's own build uses, so that libtorch's wrapper is not compiled anew.
     let here = format!("{}/", workspace.display());
-    let write = |file: &str, text: &str| std::fs::write(outside.join(file), text.replace("../pipe/", &here)).unwrap();
+    // The same path as the workspace's own build uses, so that tch is not compiled once more.
+    let libtorch = format!("\"{here}.libtorch/torch\"");
+    let tch = pipe_libtorch::Lock::in_folder(workspace).expect("the workspace is locked").tch;
+    let write = |file: &str, text: &str| {
+        let text = text.replace("../pipe/", &here).replace("\".libtorch/torch\", relative = true", &libtorch);
+        std::fs::write(outside.join(file), text.replace("tch = \"0.26\"", &format!("tch = \"{tch}\""))).unwrap();
+    };
     let section = readme.split_once("## In a crate of your own").expect("the README has the section").1;
     write("Cargo.toml", block(section, "`Cargo.toml`"));
     write(".cargo/config.toml", block(section, "`.cargo/config.toml`"));

@@ -65,7 +65,7 @@ fn remove_leftovers(folder: &Path, start: &str) {
     }
 }
 
-fn home() -> anyhow::Result<PathBuf> {
+pub fn home() -> anyhow::Result<PathBuf> {
     home_of(env::var_os("XDG_CACHE_HOME"), env::var_os("HOME"))
         .context("there is no place for a cache: set HOME or XDG_CACHE_HOME to an absolute path")
 }

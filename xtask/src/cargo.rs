@@ -21,7 +21,9 @@ pub fn command(checkout: &Checkout) -> Command {
             cargo.env_remove(name);
         }
     }
-    if env::var_os("LIBTORCH").is_some_and(|value| Path::new(&value) == checkout.linked_libtorch()) {
+    // What `.cargo/config.toml` says, of this checkout or of the one that this program was called in.
+    let configured = [checkout.linked_libtorch(), Checkout::find().linked_libtorch()];
+    if env::var_os("LIBTORCH").is_some_and(|value| configured.contains(&value.into())) {
         cargo.env_remove("LIBTORCH");
     }
     for name in ["LD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH"] {

@@ -33,6 +33,11 @@ impl Checkout {
         self.root.join("target").join("oracle")
     }
 
+    /// The copies in which `cargo xtask pairs` tests other pairs of tch and libtorch.
+    pub fn pairs(&self) -> PathBuf {
+        self.root.join("target").join("pairs")
+    }
+
     /// What `cargo xtask bench` builds and what its contenders say.
     pub fn bench(&self) -> PathBuf {
         self.root.join("target").join("bench")

@@ -13,6 +13,7 @@ mod fixtures;
 mod gpu_check;
 mod libtorch;
 mod oracle;
+mod pairs;
 mod pip;
 mod python;
 mod tally;
@@ -37,8 +38,11 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Makes libtorch 2.11 available to the build, installing it if need be
+    /// Makes the libtorch that this tch wants available to the build, installing it if need be
     Libtorch {
+        /// Does so for the crate in this folder and its tch, not for this checkout
+        #[arg(long = "for", value_name = "DIR")]
+        user: Option<PathBuf>,
         /// Installs the libraries that CUDA devices need as well
         #[arg(long)]
         cuda: bool,
@@ -66,11 +70,23 @@ enum Command {
     Fixtures,
     /// Measures speed and memory beside torchgpipe's and torch's own pipelines', installing them if need be
     Bench(bench::Options),
+    /// Runs all tests with each pair of tch and libtorch, and writes down what passed
+    Pairs {
+        /// Only with these libtorches
+        #[arg(long, value_name = "VERSION")]
+        only: Vec<String>,
+    },
     /// Runs all tests
     Test {
         /// Rewrites the expected outputs to what the tests see
-        #[arg(long)]
+        #[arg(long, conflicts_with = "tch")]
         bless: bool,
+        /// Runs them with this tch, in a copy of the checkout below `target`
+        #[arg(long, value_name = "VERSION")]
+        tch: Option<String>,
+        /// And with this libtorch, not the one that the tch is made for
+        #[arg(long, value_name = "VERSION", requires = "tch")]
+        libtorch: Option<String>,
     },
 }
 
@@ -87,9 +103,9 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     let checkout = Checkout::find();
     match command {
-        Command::Libtorch { cuda } => {
+        Command::Libtorch { cuda, user } => {
             let flavour = if cuda { Flavour::Cuda } else { Flavour::Cpu };
-            libtorch::run(&checkout, flavour)
+            libtorch::run(&checkout, flavour, user.as_deref())
         }
         Command::Data => data::run(&checkout),
         Command::Demo { args } => demo::run(&checkout, &args),
@@ -97,6 +113,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Oracle => oracle::run(&checkout),
         Command::Fixtures => fixtures::run(&checkout),
         Command::Bench(options) => bench::run(&checkout, &options),
-        Command::Test { bless } => test::run(&checkout, bless),
+        Command::Pairs { only } => pairs::run(&checkout, &only),
+        Command::Test { bless, tch: None, .. } => test::run(&checkout, bless),
+        Command::Test { tch: Some(tch), libtorch, .. } => {
+            test::run_trial(&checkout, &pairs::Trial::new(&tch, libtorch.as_deref())?)
+        }
     }
 }

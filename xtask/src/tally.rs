@@ -23,6 +23,19 @@ impl Tally {
         }
     }
 
+    /// Counts one more: passed or not, `None` if it was skipped.
+    pub fn count(&mut self, passed: Option<bool>) {
+        match passed {
+            Some(true) => self.passed += 1,
+            Some(false) => self.failed += 1,
+            None => self.skipped += 1,
+        }
+    }
+
+    pub fn has_failures(&self) -> bool {
+        self.failed > 0
+    }
+
     /// `test result: ok. 4 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; ...`
     fn add_line(&mut self, line: &str) {
         let Some(counts) = line.strip_prefix("test result: ") else {

@@ -7,6 +7,7 @@ use anyhow::Context;
 
 use crate::checkout::Checkout;
 use crate::libtorch::Flavour;
+use crate::pairs::{self, Trial};
 use crate::tally::Tally;
 use crate::{cargo, data, libtorch};
 
@@ -15,10 +16,28 @@ const BLESS: [(&str, &str); 2] = [("TRYBUILD", "overwrite"), ("UPDATE_EXPECT", "
 
 pub fn run(checkout: &Checkout, bless: bool) -> anyhow::Result<ExitCode> {
     libtorch::set_up(checkout, Flavour::Cpu)?;
-    data::set_up(checkout)?;
-    let (status, tally) = watch(&mut cargo_test(checkout, bless), &mut io::stdout().lock())?;
+    let (status, mut tally) = run_in(checkout, None, bless)?;
+    pairs::check_syntax(checkout, &mut tally)?;
+    println!("{tally}");
+    let code = cargo::exit_code(status);
+    Ok(if status.success() && tally.has_failures() { ExitCode::FAILURE } else { code })
+}
+
+/// The tests with another tch or libtorch than the pinned ones.
+pub fn run_trial(checkout: &Checkout, trial: &Trial) -> anyhow::Result<ExitCode> {
+    let (status, tally) = run_in(&trial.set_up(checkout)?, Some(trial), false)?;
     println!("{tally}");
     Ok(cargo::exit_code(status))
+}
+
+/// Runs the tests of a checkout in which libtorch is set up.
+pub fn run_in(checkout: &Checkout, trial: Option<&Trial>, bless: bool) -> anyhow::Result<(ExitStatus, Tally)> {
+    data::set_up(checkout)?;
+    let mut cargo = cargo_test(checkout, bless);
+    if let Some(trial) = trial {
+        trial.adapt(checkout, &mut cargo);
+    }
+    watch(&mut cargo, &mut io::stdout().lock())
 }
 
 fn cargo_test(checkout: &Checkout, bless: bool) -> Command {

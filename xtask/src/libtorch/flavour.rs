@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::Path;
 
+use super::Wheel;
+
 /// PyPI's wheels for Linux are CUDA builds. `libtorch_cpu` itself links to CUDA's run time and
 /// CUPTI, which therefore come with both flavours; the other libraries, three quarters of the
 /// whole, are opened only when a CUDA device is used.
@@ -13,14 +15,14 @@ pub enum Flavour {
 }
 
 impl Flavour {
-    /// What to ask pip for. CUDA's versions are those that torch 2.11.0 names itself.
-    pub fn requirements(self) -> &'static [&'static str] {
-        match self {
-            Self::Cpu if cfg!(target_os = "linux") => {
-                &["torch==2.11.0", "nvidia-cuda-runtime==13.0.96", "nvidia-cuda-cupti==13.0.85"]
-            }
-            Self::Cpu | Self::Cuda => &["torch==2.11.0"],
+    /// What to ask pip for.
+    pub fn requirements(self, wheel: &Wheel) -> Vec<String> {
+        let mut requirements = vec![format!("torch=={}", wheel.version)];
+        if self == Self::Cpu && cfg!(target_os = "linux") {
+            requirements.push(format!("nvidia-cuda-runtime=={}", wheel.cuda_runtime));
+            requirements.push(format!("nvidia-cuda-cupti=={}", wheel.cuda_cupti));
         }
+        requirements
     }
 
     pub fn with_dependencies(self) -> bool {

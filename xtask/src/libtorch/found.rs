@@ -3,22 +3,24 @@
 use std::fs;
 use std::path::Path;
 
-use super::{Flavour, MAJOR_MINOR};
+use pipe_libtorch::Version;
+
+use super::Flavour;
 
 type Checked = Result<(), String>;
 
 /// Whether `folder` is a libtorch of the version needed, either unpacked from pytorch.org or a
 /// wheel's `torch` folder.
-pub fn check(folder: &Path) -> Checked {
+pub fn check(folder: &Path, needed: Version) -> Checked {
     if !has_library(folder, "libtorch_cpu") {
         return Err("has no lib/libtorch_cpu in it".to_owned());
     }
     if !folder.join("include").is_dir() {
         return Err("has no headers in include/".to_owned());
     }
-    match version_at(folder) {
-        None => Err("does not say its version in build-version or version.py".to_owned()),
-        Some(version) if is_needed(&version) => Ok(()),
+    match Version::of_libtorch(folder) {
+        None => Err("does not say its version in include/torch/headeronly/version.h".to_owned()),
+        Some(version) if version == needed => Ok(()),
         Some(version) => Err(format!("holds libtorch {version}")),
     }
 }
@@ -47,49 +49,4 @@ fn exists(start: &Path) -> bool {
     let name = name.as_encoded_bytes();
     fs::read_dir(folder)
         .is_ok_and(|entries| entries.flatten().any(|entry| entry.file_name().as_encoded_bytes().starts_with(name)))
-}
-
-fn version_at(folder: &Path) -> Option<String> {
-    let read = |name| fs::read_to_string(folder.join(name)).ok();
-    let plain = read("build-version").map(|text| text.trim().to_owned());
-    plain.or_else(|| python_version(&read("version.py")?).map(str::to_owned))
-}
-
-/// `2.11.0+cu130` from a line like `__version__ = '2.11.0+cu130'`.
-fn python_version(source: &str) -> Option<&str> {
-    let line = source.lines().find(|line| line.starts_with("__version__"))?;
-    let (_, value) = line.split_once('=')?;
-    Some(value.trim().trim_matches(['\'', '"']))
-}
-
-fn is_needed(version: &str) -> bool {
-    version.strip_prefix(MAJOR_MINOR).is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_version_is_read_from_a_wheels_version_py() {
-        let source = "from typing import Optional\n\n__all__ = ['__version__']\n\
-                      __version__ = '2.11.0+cu130'\ndebug = False\n";
-        assert_eq!(python_version(source), Some("2.11.0+cu130"));
-        assert_eq!(python_version("__version__: str = \"2.9.1\""), Some("2.9.1"));
-        assert_eq!(python_version("debug = False"), None);
-    }
-
-    #[test]
-    fn every_build_of_the_needed_version_is_accepted() {
-        for version in ["2.11.0", "2.11.1", "2.11.0+cu130", "2.11.0+cpu", "2.11"] {
-            assert!(is_needed(version), "{version}");
-        }
-    }
-
-    #[test]
-    fn another_version_is_not_accepted() {
-        for version in ["2.1.1", "2.10.0", "2.110.0", "2.12.0", "12.11.0", ""] {
-            assert!(!is_needed(version), "{version}");
-        }
-    }
 }

@@ -6,7 +6,7 @@ use crate::workbench::{Workbench, fails};
 
 fn bench(workbench: &Workbench, args: &[&str]) -> Command {
     let mut bench = workbench.xtask(&[&["bench"], args].concat());
-    bench.env("LIBTORCH", workbench.libtorch("own", "2.11.0+cpu")).env("CARGO", workbench.path("bin/cargo"));
+    bench.env("LIBTORCH", workbench.libtorch("own", "2.11")).env("CARGO", workbench.path("bin/cargo"));
     bench
 }
 

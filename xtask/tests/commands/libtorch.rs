@@ -15,6 +15,79 @@ fn it_is_installed_in_the_cache_and_linked() {
     assert_eq!(bench.cache_entries("pipe-libtorch"), ["2.11.0-cpu"]);
 }
 
+/// torch-sys looks at this file alone, which wheels do not have.
+#[test]
+fn what_is_installed_says_its_version_to_torch_sys_too() {
+    let bench = Workbench::new("build-version");
+    succeeds(&mut bench.xtask(LIBTORCH));
+    let stamp = bench.cached().join("torch/build-version");
+    assert_eq!(fs::read_to_string(&stamp).unwrap(), "2.11.0\n");
+    fs::remove_file(&stamp).unwrap();
+    bench.clone_named("clone");
+    succeeds(&mut bench.xtask_in("clone", LIBTORCH));
+    assert!(stamp.is_file() && bench.pip_calls().len() == 1);
+}
+
+#[test]
+fn the_lock_file_decides_which_one_is_installed() {
+    let bench = Workbench::new("lock-file");
+    bench.lock("checkout", "0.26.0");
+    let said = succeeds(&mut bench.xtask(LIBTORCH));
+    assert!(said.contains("libtorch 2.13 is ready"), "{said}");
+    assert_eq!(bench.cache_entries("pipe-libtorch"), ["2.13.0-cpu"]);
+    assert!(bench.pip_calls()[0].contains("torch==2.13.0"), "{:?}", bench.pip_calls());
+
+    // What is linked does no longer fit.
+    bench.lock("checkout", "0.24.0");
+    succeeds(&mut bench.xtask(LIBTORCH));
+    assert_eq!(fs::read_link(bench.path("checkout/.libtorch")).unwrap(), bench.cached());
+}
+
+#[test]
+fn a_tch_that_was_never_tried_is_named() {
+    let bench = Workbench::new("unknown-tch");
+    bench.lock("checkout", "0.31.0");
+    let error = fails(&mut bench.xtask(LIBTORCH));
+    assert!(error.contains("Cargo.lock has tch 0.31.0, which has not been tried"), "{error}");
+    fs::remove_file(bench.path("checkout/Cargo.lock")).unwrap();
+    let error = fails(&mut bench.xtask(LIBTORCH));
+    assert!(error.starts_with("there is no Cargo.lock with tch in "), "{error}");
+}
+
+#[test]
+fn a_users_crate_gets_the_one_for_its_own_tch() {
+    let bench = Workbench::new("user");
+    let user = bench.path("my-model");
+    fs::create_dir_all(user.join("src")).unwrap();
+    fs::write(user.join("src/lib.rs"), "").unwrap();
+    fs::write(user.join("Cargo.toml"), "[package]\nname = \"my-model\"\n[workspace]\n").unwrap();
+    bench.lock("my-model", "0.26.0");
+    let told =
+        |xtask: &mut std::process::Command| succeeds(xtask.env("CARGO", env!("CARGO")).env_remove("CARGO_TARGET_DIR"));
+    let said = told(&mut bench.xtask(&["libtorch", "--for", user.to_str().unwrap()]));
+    assert!(fs::read_link(user.join(".libtorch")).unwrap().ends_with("2.13.0-cpu"));
+    assert!(!bench.path("checkout/.libtorch").is_symlink());
+    assert!(said.contains("LIBTORCH = { value = \".libtorch/torch\", relative = true }"), "{said}");
+
+    fs::create_dir(user.join(".cargo")).unwrap();
+    fs::write(user.join(".cargo/config.toml"), "[env]\nLIBTORCH = { value = \".libtorch/torch\", relative = true }\n")
+        .unwrap();
+    let said = told(&mut bench.xtask(&["libtorch", "--for", user.to_str().unwrap()]));
+    assert!(!said.contains("write this"), "{said}");
+
+    let error = fails(&mut bench.xtask(&["libtorch", "--for", "/nowhere"]));
+    assert_eq!(error, "there is no /nowhere/Cargo.toml: name the folder of a crate\n");
+}
+
+#[test]
+fn a_compiler_that_is_too_old_is_named() {
+    let bench = Workbench::new("old-compiler");
+    let own = bench.libtorch("own", "2.11");
+    fs::write(own.join("include/ATen/ATen.h"), "#if __cplusplus < 202002L\n").unwrap();
+    let error = fails(bench.xtask(LIBTORCH).env("LIBTORCH", own));
+    assert!(error.starts_with("the C++ compiler, `c++`, is too old for C++20, which libtorch 2.11 needs"), "{error}");
+}
+
 #[test]
 fn a_second_run_has_nothing_to_do() {
     let bench = Workbench::new("second-run");
@@ -146,7 +219,7 @@ fn a_full_disk_is_noticed_before_the_download() {
 #[test]
 fn a_libtorch_of_the_users_own_is_left_alone() {
     let bench = Workbench::new("own");
-    let own = bench.libtorch("own", "2.11.0+cpu");
+    let own = bench.libtorch("own", "2.11");
     succeeds(bench.xtask(LIBTORCH).env("LIBTORCH", own));
     assert!(bench.pip_calls().is_empty());
     assert!(!bench.path("checkout/.libtorch").is_symlink());
@@ -155,12 +228,12 @@ fn a_libtorch_of_the_users_own_is_left_alone() {
 #[test]
 fn a_wrong_version_of_the_users_own_is_named() {
     let bench = Workbench::new("own-wrong");
-    let own = bench.libtorch("own", "2.9.1+cpu");
+    let own = bench.libtorch("own", "2.9");
     let error = fails(bench.xtask(LIBTORCH).env("LIBTORCH", &own));
     assert_eq!(
         error,
         format!(
-            "LIBTORCH, set to `{}`, holds libtorch 2.9.1+cpu, but libtorch 2.11 is needed: point \
+            "LIBTORCH, set to `{}`, holds libtorch 2.9, but libtorch 2.11 is needed: point \
              LIBTORCH at one, or unset it and run `cargo xtask libtorch`, which installs one\n",
             own.display()
         )

@@ -7,7 +7,7 @@ use crate::workbench::{Workbench, fails, succeeds};
 
 fn oracle(bench: &Workbench) -> Command {
     let mut oracle = bench.xtask(&["oracle"]);
-    oracle.env("LIBTORCH", bench.libtorch("own", "2.11.0+cpu")).env("CARGO", bench.path("bin/cargo"));
+    oracle.env("LIBTORCH", bench.libtorch("own", "2.11")).env("CARGO", bench.path("bin/cargo"));
     oracle.env_remove("PIPE_ORACLE_PYTHON");
     oracle
 }

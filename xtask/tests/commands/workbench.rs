@@ -42,7 +42,14 @@ impl Workbench {
     pub fn clone_named(&self, name: &str) -> PathBuf {
         let root = self.path(name);
         fs::create_dir_all(root.join("xtask")).unwrap();
+        self.lock(name, "0.24.0");
         root
+    }
+
+    /// Gives a checkout, or a user's crate, a lock file with this tch.
+    pub fn lock(&self, folder: &str, tch: &str) {
+        let text = format!("[[package]]\nname = \"torch-sys\"\nversion = \"{tch}\"\n");
+        fs::write(self.path(folder).join("Cargo.lock"), text).unwrap();
     }
 
     pub fn path(&self, below: &str) -> PathBuf {
@@ -73,9 +80,14 @@ impl Workbench {
     pub fn libtorch(&self, name: &str, version: &str) -> PathBuf {
         let folder = self.path(name);
         fs::create_dir_all(folder.join("lib")).unwrap();
-        fs::create_dir_all(folder.join("include")).unwrap();
         fs::write(folder.join("lib/libtorch_cpu.so"), "").unwrap();
-        fs::write(folder.join("build-version"), format!("{version}\n")).unwrap();
+        let (major, minor) = version.split_once('.').unwrap();
+        let text = format!("#define TORCH_VERSION_MAJOR {major}\n#define TORCH_VERSION_MINOR {minor}\n");
+        for (header, text) in [("torch/headeronly/version.h", &*text), ("ATen/ATen.h", "#if __cplusplus < 201703L\n")] {
+            let header = folder.join("include").join(header);
+            fs::create_dir_all(header.parent().unwrap()).unwrap();
+            fs::write(header, text).unwrap();
+        }
         folder
     }
 

@@ -1,5 +1,5 @@
 // What a layer's operators do besides what they do: those that draw random numbers draw from the
-// layer's stream, and those that write say so before. A fallthrough on a spare dispatch key, with
+// layer's rng, and those that write say so before. A fallthrough on a spare dispatch key, with
 // a kernel on it for each operator that does either. All others are not touched.
 #include "layer_key.h"
 
@@ -87,7 +87,7 @@ void run_in_layer(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch
   c10::ArrayRef<c10::IValue> values(stack->data() + first, declared.size());
   for (size_t i = 0; i < declared.size(); ++i) {
     if ((*stack)[first + i].isNone() && takes_generator(declared[i])) {
-      (*stack)[first + i] = shim::stream_on(device_of(values));
+      (*stack)[first + i] = shim::rng_on(device_of(values));
     }
   }
   if (shim::watches_writes()) {
@@ -98,13 +98,13 @@ void run_in_layer(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch
 
 // The fused dropout of accelerators takes no generator; the one that does gives the same
 // distribution.
-std::tuple<at::Tensor, at::Tensor> dropout_from_stream(
+std::tuple<at::Tensor, at::Tensor> dropout_from_rng(
     c10::DispatchKeySet keys,
     const at::Tensor& input,
     double p,
     std::optional<bool> train) {
   if (!input.device().is_cpu() && train.value_or(true) && p > 0. && p < 1. && input.numel() > 0) {
-    return at::_fused_dropout(input, 1. - p, shim::stream_on(input.device()));
+    return at::_fused_dropout(input, 1. - p, shim::rng_on(input.device()));
   }
   return at::redispatch::native_dropout(keys & c10::DispatchKeySet(c10::DispatchKeySet::FULL_AFTER, kLayerKey), input, p, train);
 }
@@ -122,7 +122,7 @@ struct Registration {
 
   Registration() {
     fallback.fallback(torch::CppFunction::makeFallthrough());
-    kernels.impl("native_dropout", TORCH_FN(dropout_from_stream));
+    kernels.impl("native_dropout", TORCH_FN(dropout_from_rng));
     auto& dispatcher = c10::Dispatcher::singleton();
     for (const c10::OperatorName& name : dispatcher.getAllOpNames()) {
       auto op = dispatcher.findSchema(name);

@@ -16,8 +16,8 @@ inline bool in_layer() {
   return c10::impl::tls_is_dispatch_key_included(kLayerKey);
 }
 
-// The generator of this thread's random stream on a device: see `random.cpp`.
-at::Generator stream_on(c10::Device device);
+// The generator of this thread's rng for a device: see `random.cpp`.
+at::Generator rng_on(c10::Device device);
 
 // Whether this thread wants to know what its layers write: see `state.cpp`.
 bool watches_writes();

@@ -1,5 +1,5 @@
-// Random streams. While a layer runs, every random operator without a generator of its own draws
-// from the layer's stream (`layer_key.cpp` hands it over). The process's default generators are
+// A layer's random numbers. While it runs, every random operator without a generator draws
+// from the layer's own rng (`layer_key.cpp` hands it over). The process's default generators are
 // not touched.
 #include "layer_key.h"
 
@@ -10,7 +10,7 @@
 
 namespace {
 
-struct Stream {
+struct Rng {
   uint64_t seed = 0;
   // Generators of this thread, one per device, and which of them stand on `seed` already: seeding one costs
   // microseconds, so it is left to the first operator that draws.
@@ -42,28 +42,29 @@ struct Stream {
   }
 };
 
-thread_local Stream stream;
+thread_local Rng rng;
 // Those of layers in which another model runs.
-thread_local std::vector<Stream> put_aside;
+thread_local std::vector<Rng> put_aside;
 
 } // namespace
 
 namespace shim {
 
-at::Generator stream_on(c10::Device device) {
-  return stream.on(device);
+at::Generator rng_on(c10::Device device) {
+  return rng.on(device);
 }
 
 } // namespace shim
 
 extern "C" {
 
-// From here to `pipe_random_leave`, this thread draws from streams. Returns whether it already did: then the stream that runs is put aside.
+// From here to `pipe_random_leave`, this thread draws from its rng. Returns whether it already did:
+// then the one in use is put aside.
 int pipe_random_enter() {
   bool before = shim::in_layer();
   if (before) {
-    put_aside.push_back(std::move(stream));
-    stream = Stream();
+    put_aside.push_back(std::move(rng));
+    rng = Rng();
   }
   c10::impl::tls_set_dispatch_key_included(shim::kLayerKey, true);
   return before;
@@ -71,24 +72,24 @@ int pipe_random_enter() {
 
 void pipe_random_leave(int before) {
   if (before) {
-    stream = std::move(put_aside.back());
+    rng = std::move(put_aside.back());
     put_aside.pop_back();
   }
   c10::impl::tls_set_dispatch_key_included(shim::kLayerKey, before != 0);
 }
 
-// Starts the stream `seed` on this thread.
+// Starts this thread's rng at `seed`.
 void pipe_random_restart(uint64_t seed) {
-  stream.restart(seed);
+  rng.restart(seed);
 }
 
 // One number, as any random operator of the caller would draw it: from the process's default CPU
-// generator or, in a layer, from its stream. `before` gets the default generator as it was, for
-// `pipe_random_undo`; null in a layer, whose stream starts again in any case.
+// generator or, in a layer, from its rng. `before` gets the default generator as it was, for
+// `pipe_random_undo`; null in a layer, whose rng starts again in any case.
 int pipe_random_draw(uint64_t* number, at::Generator** before) {
   return shim::guarded([&] {
     *before = nullptr;
-    at::Generator generator = shim::in_layer() ? stream.on(c10::Device(c10::kCPU)) : at::detail::getDefaultCPUGenerator();
+    at::Generator generator = shim::in_layer() ? rng.on(c10::Device(c10::kCPU)) : at::detail::getDefaultCPUGenerator();
     auto* cpu = at::check_generator<at::CPUGeneratorImpl>(generator);
     std::lock_guard<std::mutex> lock(cpu->mutex_);
     if (!shim::in_layer()) {

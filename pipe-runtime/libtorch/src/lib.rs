@@ -1,0 +1,79 @@
+//! Which libtorch goes with which tch, and what a build against it needs.
+//!
+//! Used by build scripts and by `cargo xtask`. It depends on nothing, and needs no libtorch.
+
+pub mod compiler;
+pub mod fit;
+mod lock;
+mod version;
+
+pub use lock::Lock;
+pub use version::{VERSION_HEADERS, Version};
+
+use std::path::Path;
+
+/// A tch, and the libtorch that it is made for: both as they were tested.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pair {
+    pub tch: &'static str,
+    pub libtorch: &'static str,
+}
+
+/// What the whole test suite passes with. The manifest's bounds on tch are those of this list.
+pub const PAIRS: [Pair; 2] = [Pair { tch: "0.24.0", libtorch: "2.11.0" }, Pair { tch: "0.26.0", libtorch: "2.13.0" }];
+
+impl Pair {
+    /// The pair of this version of tch, or of torch-sys: they are numbered alike.
+    pub fn of_tch(tch: &str) -> Option<Self> {
+        let wanted = Version::parse(tch)?;
+        PAIRS.into_iter().find(|pair| Version::parse(pair.tch) == Some(wanted))
+    }
+
+    /// The libtorch's version, without the last number: any patch release will do.
+    pub fn libtorch_version(self) -> Version {
+        Version::parse(self.libtorch).expect("a version")
+    }
+}
+
+/// Compiler flags with which C++ can use the libtorch in `folder`: those that it was built with
+/// itself, as far as they show in its headers.
+///
+/// # Errors
+///
+/// `ATen/ATen.h` is not there, or does not say which C++ it needs.
+pub fn flags(folder: &Path) -> Result<Vec<String>, String> {
+    let include = folder.join("include");
+    let standard = compiler::Needs::of(folder)?.standard;
+    Ok(vec![
+        format!("-std=c++{}", standard.year()),
+        "-D_GLIBCXX_USE_CXX11_ABI=1".to_owned(),
+        // Without it, some of libtorch's classes have more members.
+        "-DNDEBUG".to_owned(),
+        format!("-isystem{}", include.display()),
+        format!("-isystem{}", include.join("torch/csrc/api/include").display()),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pair_is_found_by_any_patch_release_of_its_tch() {
+        assert_eq!(Pair::of_tch("0.24.0"), Some(PAIRS[0]));
+        assert_eq!(Pair::of_tch("0.26.3"), Some(PAIRS[1]));
+        assert_eq!(Pair::of_tch("0.25.0"), None);
+        assert_eq!(Pair::of_tch(""), None);
+    }
+
+    /// The manifest promises no tch but those that were tested.
+    #[test]
+    fn the_manifests_bounds_are_the_first_and_the_last_pair() {
+        let manifest = include_str!("../../../Cargo.toml");
+        let minor = |pair: Pair| Version::parse(pair.tch).unwrap().minor;
+        let bounds = format!("\">=0.{}, <0.{}\"", minor(PAIRS[0]), minor(PAIRS[PAIRS.len() - 1]) + 1);
+        for name in ["tch", "torch-sys"] {
+            assert!(manifest.contains(&format!("\n{name} = {bounds}\n")), "{name} = {bounds}");
+        }
+    }
+}

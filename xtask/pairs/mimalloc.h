@@ -1,0 +1,13 @@
+// What the shim uses of mimalloc, for checks of its syntax against several versions of libtorch.
+// Builds use mimalloc's own header.
+#pragma once
+
+#include <stddef.h>
+
+enum mi_option_t { mi_option_purge_delay };
+
+extern "C" {
+void* mi_malloc_aligned(size_t size, size_t alignment);
+void mi_free(void* block);
+void mi_option_set(mi_option_t option, long value);
+}
