@@ -34,7 +34,7 @@ fn the_book_lists_every_rule() {
 
 #[test]
 fn every_rule_of_the_macro_has_a_case_of_its_name() {
-    let list = include_str!("../../../pipe-macros/src/check/mod.rs");
+    let list = include_str!("../../../pipe-macros/src/pipeline/check/mod.rs");
     let called = list.lines().filter_map(|line| line.trim().strip_suffix("(model, errors);"));
     let rules: Vec<(&str, &str)> = called.filter_map(|call| call.split_once("::")).collect();
     assert!(!rules.is_empty());

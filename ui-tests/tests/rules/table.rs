@@ -9,7 +9,7 @@ const HEAD: &str = "\
 # The rules
 
 Every mistake that the compiler refuses, with the lines that it points at and what it says. A rule is the name of a file in `ui-tests/cases`, which shows the
-whole struct and the whole message, and, where the macro finds it, of a function in `pipe-macros/src/check`. What only types can show is found by rustc.
+whole struct and the whole message, and, where the macro finds it, of a function in `pipe-macros/src/pipeline/check`. What only types can show is found by rustc.
 All mistakes of a struct are reported in one compile, in source order; mistakes of types are reported once there are no others.
 
 The last three columns say what others do with the same mistake: when they notice, and what they say then. *Never* means that a
