@@ -9,8 +9,7 @@ use proc_macro2::Ident;
 use serde::Deserialize;
 use syn::{Expr, ExprLit, Lit, LitInt, LitStr};
 
-use crate::pipeline::model::{Shape, shape};
-use crate::pipeline::parse::{Declaration, Field, Mark, Part};
+use crate::pipeline::declaration::{Assigned, Declaration, Field, Mark, Part, Shape};
 use crate::support::device;
 use crate::support::errors::{Errors, error};
 use crate::support::names::plain;
@@ -41,13 +40,6 @@ struct Entry {
 enum Stage {
     Of(usize),
     OfEach(Vec<usize>),
-}
-
-/// Which stage each part of each layer runs in, and on which devices. An array without layers is in no stage.
-pub struct Assigned {
-    /// By layer and part.
-    pub stages: Vec<Vec<usize>>,
-    pub devices: Vec<String>,
 }
 
 /// The file beside the crate's manifest, for rustc to watch.
@@ -92,7 +84,7 @@ fn assign(fields: &mut [Field], file: &File, named: &LitStr, errors: &mut Errors
     let mut entries = file.layers.iter();
     let mut assigned = Assigned { stages: Vec::new(), devices: devices(file, named, errors) };
     for field in layers(fields) {
-        let is_empty_list = matches!(shape(&field.ty), Shape::List { .. }) && !is_next(&entries, field);
+        let is_empty_list = matches!(field.shape, Shape::List { .. }) && !is_next(&entries, field);
         if is_empty_list {
             // A `Vec` that had no layers when it was measured is run where it stands.
             field.marks.repeat = Some(Mark { word: Ident::new("repeat", named.span()), value: () });
@@ -132,7 +124,7 @@ fn run_where_they_stand(fields: &mut [Field], named: &LitStr) {
     for (index, field) in layers(fields).enumerate() {
         field.marks.devices = None;
         field.marks.device = (index == 0).then(|| Mark { word: word(), value: LitStr::new("cpu", named.span()) });
-        if !matches!(shape(&field.ty), Shape::Single) && field.marks.repeat.is_none() {
+        if !matches!(field.shape, Shape::Single) && field.marks.repeat.is_none() {
             field.marks.repeat = Some(Mark { word: word(), value: () });
         }
     }
@@ -214,10 +206,10 @@ fn place(field: &mut Field, entry: &Entry, named: &LitStr, assigned: &Assigned, 
             return Vec::new();
         }
     };
-    let length = match shape(&field.ty) {
+    let length = match &field.shape {
         Shape::Single => None,
         Shape::List { .. } => Some(each.len()),
-        Shape::Array { len, .. } => Some(literal(&len).unwrap_or(each.len())),
+        Shape::Array { len, .. } => Some(literal(len).unwrap_or(each.len())),
     };
     if length.is_some() != entry.count.is_some() || length.is_some_and(|length| length != each.len()) {
         let counted = entry.count.map_or("one layer".to_owned(), |count| format!("{count} layers"));
@@ -277,7 +269,7 @@ fn stale(at: &impl quote::ToTokens, named: &LitStr, what: String) -> syn::Error 
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use crate::pipeline::plan::plan;
+    use crate::pipeline::plan::{Step, plan};
     use crate::pipeline::tests::{mistakes, model};
 
     /// A file with this text, and the struct that names it.
@@ -326,8 +318,7 @@ stage = 2
             .stages
             .iter()
             .map(|stage| {
-                let step =
-                    |step: &crate::pipeline::plan::Step| format!("{}[{}]", model.layers[step.layer].ident, step.part);
+                let step = |step: &Step| format!("{}[{}]", model.layers[step.layer].ident, step.part);
                 format!("{}: {}", stage.device, stage.steps.iter().map(step).collect::<Vec<_>>().join(" "))
             })
             .collect();

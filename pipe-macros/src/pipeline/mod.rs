@@ -3,17 +3,19 @@
 //! Each module imports only from those before it in this list, and from `support`:
 //!
 //! 1. `attribute` puts the private derive on the struct;
-//! 2. `parse` reads the struct and its attributes;
-//! 3. `balance_file` adds the stages that a file lists;
-//! 4. `model` has layers, plain fields and skips;
-//! 5. `plan` has the stages, and the route of each skip;
-//! 6. `prove` places the annotated schedule on the stages, and proves its steps;
-//! 7. `check` has the rules, and asks `plan` and `prove` too;
-//! 8. `expand` writes the generated code.
+//! 2. `declaration` is the struct as it is written, as data;
+//! 3. `parse` reads the struct and its attributes into it;
+//! 4. `balance_file` adds the stages that a file lists;
+//! 5. `model` has layers, plain fields and skips;
+//! 6. `plan` has the stages, and the route of each skip;
+//! 7. `prove` places the annotated schedule on the stages, and proves its steps;
+//! 8. `check` has the rules, and asks `plan` and `prove` too;
+//! 9. `expand` writes the generated code.
 
 mod attribute;
 mod balance_file;
 mod check;
+mod declaration;
 mod expand;
 mod model;
 mod parse;

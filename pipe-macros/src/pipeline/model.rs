@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::ToTokens;
 use syn::spanned::Spanned;
-use syn::{Expr, GenericArgument, Generics, LitStr, PathArguments, Type, Visibility};
+use syn::{Generics, LitStr, Type, Visibility};
 
-use crate::pipeline::balance_file::Assigned;
-use crate::pipeline::parse::{Declaration, Field, Kept, Mark, Marks, Part, Settings};
+use crate::pipeline::declaration::{Assigned, Declaration, Field, Kept, Mark, Marks, Part, Settings, Shape, Stash};
+use crate::pipeline::parse::bare;
 use crate::support::names::plain;
 
 /// The whole struct. Layers and skips are in source order.
@@ -32,20 +32,6 @@ pub struct Layer {
     pub ty: Type,
     pub shape: Shape,
     pub marks: Marks,
-}
-
-/// How many layers a field holds.
-pub enum Shape {
-    Single,
-    /// `[L; N]`
-    Array {
-        layer: Box<Type>,
-        len: Box<Expr>,
-    },
-    /// `Vec<L>`
-    List {
-        layer: Box<Type>,
-    },
 }
 
 /// All places that name one skip. A right one has one stash and one pop.
@@ -72,40 +58,8 @@ pub fn model(declaration: Declaration) -> Model {
 }
 
 fn layer(field: Field) -> Layer {
-    let Field { ident, vis: _, ty, marks } = field;
-    Layer { shape: shape(&ty), ident, ty, marks }
-}
-
-pub fn shape(ty: &Type) -> Shape {
-    match bare(ty) {
-        Type::Array(array) => Shape::Array { layer: array.elem.clone(), len: Box::new(array.len.clone()) },
-        ty => match vec_element(ty) {
-            Some(layer) => Shape::List { layer: Box::new(layer.clone()) },
-            None => Shape::Single,
-        },
-    }
-}
-
-/// The type without parentheses, written ones or those of a `macro_rules!` fragment.
-pub fn bare(ty: &Type) -> &Type {
-    match ty {
-        Type::Paren(inner) => bare(&inner.elem),
-        Type::Group(inner) => bare(&inner.elem),
-        _ => ty,
-    }
-}
-
-/// `L` of `Vec<L>`, by syntax.
-fn vec_element(ty: &Type) -> Option<&Type> {
-    let Type::Path(path) = ty else { return None };
-    let last = path.path.segments.last()?;
-    let PathArguments::AngleBracketed(arguments) = &last.arguments else {
-        return None;
-    };
-    match arguments.args.first()? {
-        GenericArgument::Type(layer) if last.ident == "Vec" => Some(layer),
-        _ => None,
-    }
+    let Field { ident, vis: _, ty, shape, marks } = field;
+    Layer { ident, ty, shape, marks }
 }
 
 fn skips(layers: &[Layer]) -> Vec<Skip> {
@@ -182,7 +136,7 @@ impl Layer {
         self.marks.pop.as_ref().map_or(&[], |mark| &mark.value)
     }
 
-    pub fn stashes(&self) -> &[crate::pipeline::parse::Stash] {
+    pub fn stashes(&self) -> &[Stash] {
         self.marks.stash.as_ref().map_or(&[], |mark| &mark.value)
     }
 
@@ -198,44 +152,10 @@ impl Layer {
     }
 }
 
-impl Shape {
-    /// The type of one of the repeated layers.
-    pub fn layer(&self) -> Option<&Type> {
-        match self {
-            Shape::Single => None,
-            Shape::Array { layer, .. } | Shape::List { layer } => Some(layer),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use quote::ToTokens;
-
     use super::*;
     use crate::pipeline::tests::model;
-
-    fn shape_of(ty: &str) -> String {
-        match shape(&syn::parse_str(ty).unwrap()) {
-            Shape::Single => "single".to_owned(),
-            Shape::Array { layer, len } => format!("{} x {}", layer.to_token_stream(), len.to_token_stream()),
-            Shape::List { layer } => format!("{} x ?", layer.to_token_stream()),
-        }
-    }
-
-    #[test]
-    fn arrays_and_vecs_repeat_a_layer() {
-        assert_eq!(shape_of("[Block; N]"), "Block x N");
-        assert_eq!(shape_of("([Block; 2])"), "Block x 2");
-        assert_eq!(shape_of("std::vec::Vec<Block>"), "Block x ?");
-    }
-
-    #[test]
-    fn anything_else_is_a_single_layer() {
-        for ty in ["Block", "nn::Linear", "Vector<Block>", "Vec", "(Block, Block)", "fn()", "&'static [Block]"] {
-            assert_eq!(shape_of(ty), "single", "{ty}");
-        }
-    }
 
     #[test]
     fn plain_fields_are_kept_apart_from_layers() {

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use crate::pipeline::balance_file::Assigned;
+use crate::pipeline::declaration::{Assigned, Kept, Part};
 use crate::pipeline::model::{Layer, Model, Skip};
-use crate::pipeline::parse::{Kept, Part};
+use crate::support::names::plain;
 use proc_macro2::Ident;
 use syn::LitStr;
 
@@ -192,7 +192,7 @@ impl Stage {
 impl Plan {
     /// The way of the skip that is written `name`.
     pub fn route(&self, name: &Ident) -> Option<&Route> {
-        let index = *self.by_name.get(&crate::support::names::plain(name))?;
+        let index = *self.by_name.get(&plain(name))?;
         self.routes.get(index)
     }
 }

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use quote::ToTokens;
 use syn::{GenericArgument, PathArguments, Type};
 
-use crate::pipeline::model::{Layer, Model, bare};
+use crate::pipeline::model::{Layer, Model};
+use crate::pipeline::parse::bare;
 use crate::support::errors::{Errors, error, error_at_both};
 use crate::support::names::plain;
 

@@ -3,8 +3,9 @@
 use quote::quote;
 use syn::{Expr, LitInt, LitStr};
 
-use crate::pipeline::model::{Layer, Model, Shape};
-use crate::pipeline::parse::{Marks, Part, whole_number};
+use crate::pipeline::declaration::{Marks, Part, Shape};
+use crate::pipeline::model::{Layer, Model};
+use crate::pipeline::parse::whole_number;
 use crate::support::device::{self, Unreadable};
 use crate::support::errors::{Errors, error, error_at_both};
 

@@ -1,6 +1,7 @@
 //! Rules of where an attribute may stand.
 
-use crate::pipeline::model::{Model, Shape};
+use crate::pipeline::declaration::Shape;
+use crate::pipeline::model::Model;
 use crate::support::errors::{Errors, error, error_at_both};
 use crate::support::names::plain;
 

@@ -1,7 +1,7 @@
 //! Rules of skips: every value that is kept is used once, later.
 
+use crate::pipeline::declaration::{Kept, Marks};
 use crate::pipeline::model::{End, Layer, Model, Skip};
-use crate::pipeline::parse::{Kept, Marks};
 use crate::support::errors::{Errors, error, error_at_both};
 use crate::support::names::{nearest, plain};
 

@@ -3,7 +3,7 @@
 use proc_macro2::Span;
 
 use crate::pipeline::model::Model;
-use crate::pipeline::parse::{Checkpoint, whole_number};
+use crate::pipeline::parse::{Checkpoint, whole_number, word};
 use crate::pipeline::plan::{Plan, Route};
 use crate::support::errors::{Errors, error};
 use crate::support::names::{nearest, plain};
@@ -48,7 +48,7 @@ pub fn warnings(model: &Model, plan: &Plan) -> Vec<Warning> {
 fn except_last_of_one_chunk(model: &Model) -> Option<Warning> {
     let chunks = model.settings.chunks.as_ref().and_then(whole_number)?;
     let checkpoint = model.settings.checkpoint.as_ref()?;
-    let place = crate::pipeline::parse::word(checkpoint)?.span();
+    let place = word(checkpoint)?.span();
     (chunks == 1 && matches!(Checkpoint::named(checkpoint), Some(Checkpoint::ExceptLast))).then(|| Warning {
         name: "except_last_of_one_chunk",
         place,

@@ -8,8 +8,8 @@ use proc_macro2::{Ident, Literal, Span, TokenStream};
 use quote::{format_ident, quote_spanned};
 
 use super::here;
+use crate::pipeline::declaration::Kept;
 use crate::pipeline::model::{Layer, Model};
-use crate::pipeline::parse::Kept;
 use crate::pipeline::plan::{Plan, Route, Step};
 use crate::support::names::plain;
 

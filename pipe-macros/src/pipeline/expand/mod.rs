@@ -18,6 +18,7 @@ mod warnings;
 use proc_macro2::{Span, TokenStream};
 use quote::quote;
 
+use crate::pipeline::balance_file;
 use crate::pipeline::check;
 use crate::pipeline::model::Model;
 use crate::pipeline::plan::{Plan, plan};
@@ -74,7 +75,7 @@ fn items(model: &Model, plan: &Plan, bodies: Bodies) -> TokenStream {
 
 /// Makes rustc look at the balance file too when it asks what has changed.
 fn watched(file: &syn::LitStr) -> TokenStream {
-    let path = crate::pipeline::balance_file::path(file).display().to_string();
+    let path = balance_file::path(file).display().to_string();
     quote!(
         const _: &[u8] = ::core::include_bytes!(#path);
     )

@@ -4,7 +4,8 @@ use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
 
 use super::here;
-use crate::pipeline::model::{Layer, Model, Shape};
+use crate::pipeline::declaration::Shape;
+use crate::pipeline::model::{Layer, Model};
 use crate::pipeline::plan::{Plan, Route, Split, Stage, Step};
 use crate::support::names::plain;
 

@@ -6,7 +6,8 @@ use syn::{GenericParam, Lifetime};
 
 use super::here;
 use super::types::{outside_of_self, vars_generics, vars_ident, vars_type};
-use crate::pipeline::model::{Layer, Model, Shape};
+use crate::pipeline::declaration::Shape;
+use crate::pipeline::model::{Layer, Model};
 
 /// The struct, beside the user's and as visible as it.
 pub fn definition(model: &Model) -> TokenStream {

@@ -5,89 +5,11 @@ use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::parse::ParseStream;
 use syn::punctuated::Punctuated;
-use syn::{Attribute, LitInt, LitStr, Meta, Token};
+use syn::{Attribute, LitStr, Meta, Token};
 
 use super::skip_to_comma;
+use crate::pipeline::declaration::{Kept, Mark, Marks, Part, Stash};
 use crate::support::errors::{Errors, error_at_both, with_help};
-
-/// What an attribute says, and the word it says it with, to point at.
-pub struct Mark<T> {
-    pub word: Ident,
-    pub value: T,
-}
-
-/// All attributes of one field that are this crate's.
-#[derive(Default)]
-pub struct Marks {
-    pub device: Option<Mark<LitStr>>,
-    pub devices: Option<Mark<Vec<Part>>>,
-    pub stage: Option<Mark<()>>,
-    pub repeat: Option<Mark<()>>,
-    pub stash: Option<Mark<Vec<Stash>>>,
-    pub pop: Option<Mark<Vec<Ident>>>,
-    pub layer: Option<Mark<LitStr>>,
-    pub not_a_layer: Option<Mark<()>>,
-    /// The words of attributes that could not be read, or not to the end.
-    pub unreadable: Vec<Ident>,
-}
-
-/// One device of `#[devices(..)]`, with the number of layers if it is given.
-pub struct Part {
-    pub device: LitStr,
-    pub count: Option<LitInt>,
-}
-
-impl Part {
-    /// The number of layers, if it is given and is one.
-    pub fn count(&self) -> Option<usize> {
-        self.count.as_ref()?.base10_parse().ok()
-    }
-}
-
-/// One name of `#[stash(..)]`.
-pub struct Stash {
-    pub name: Ident,
-    pub kept: Kept,
-}
-
-/// Which value is kept.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kept {
-    /// One that the layer returns beside its output.
-    Returned,
-    Input,
-    Output,
-    /// What the layer lends: its own weight, for a layer that is tied to it.
-    Tied,
-}
-
-impl Marks {
-    /// The words of all attributes that only mean something on a layer.
-    pub fn words_for_layers(&self) -> Vec<&Ident> {
-        let Self { device, devices, stage, repeat, stash, pop, layer, not_a_layer: _, unreadable: _ } = self;
-        let words = [
-            device.as_ref().map(|mark| &mark.word),
-            devices.as_ref().map(|mark| &mark.word),
-            stage.as_ref().map(|mark| &mark.word),
-            repeat.as_ref().map(|mark| &mark.word),
-            stash.as_ref().map(|mark| &mark.word),
-            pop.as_ref().map(|mark| &mark.word),
-            layer.as_ref().map(|mark| &mark.word),
-        ];
-        words.into_iter().flatten().collect()
-    }
-
-    /// Whether there is more to `#[word(..)]` than could be read: then nothing can be said about what it lacks.
-    pub fn is_unreadable(&self, word: &str) -> bool {
-        self.unreadable.iter().any(|unreadable| unreadable == word)
-    }
-
-    /// Whether a device is asked for, readable or not.
-    pub fn asks_for_a_device(&self) -> bool {
-        let unreadable = self.is_unreadable("device") || self.is_unreadable("devices");
-        self.device.is_some() || self.devices.is_some() || unreadable
-    }
-}
 
 pub fn is_mark(attr: &Attribute) -> bool {
     example(attr).is_some()
@@ -324,7 +246,7 @@ fn at_end_of_item(tokens: ParseStream) -> syn::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::Kept;
+    use crate::pipeline::declaration::Kept;
     use crate::pipeline::tests::{mistakes, model};
 
     #[test]

@@ -3,38 +3,18 @@
 
 mod marks;
 mod settings;
+mod shape;
 
-pub use marks::{Kept, Mark, Marks, Part, Stash};
-pub use settings::{Checkpoint, Settings, method, quoted, whole_number, word};
+pub use settings::{Checkpoint, method, quoted, whole_number, word};
+pub use shape::bare;
 
-use proc_macro2::{Ident, TokenStream, TokenTree};
+use proc_macro2::{TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::parse::ParseStream;
-use syn::{Data, DeriveInput, Fields, Generics, Token, Type, Visibility};
+use syn::{Data, DeriveInput, Fields, Token};
 
-use crate::pipeline::balance_file::Assigned;
+use crate::pipeline::declaration::{Declaration, Field};
 use crate::support::errors::{Errors, error};
-
-/// The struct as it is written.
-pub struct Declaration {
-    pub ident: Ident,
-    pub vis: Visibility,
-    pub generics: Generics,
-    pub settings: Settings,
-    /// Whether a field says on which device it runs, readable or not.
-    pub has_devices: bool,
-    pub fields: Vec<Field>,
-    /// The stages, if a file says them.
-    pub assigned: Option<Assigned>,
-}
-
-/// One field with what its attributes say.
-pub struct Field {
-    pub ident: Ident,
-    pub vis: Visibility,
-    pub ty: Type,
-    pub marks: Marks,
-}
 
 /// Reads as much as can be read, so that stubs can be made even if there are errors.
 pub fn parse(item: &DeriveInput, errors: &mut Errors) -> Declaration {
@@ -82,6 +62,7 @@ fn named_field(field: &syn::Field, errors: &mut Errors) -> Option<Field> {
         ident: field.ident.clone()?,
         vis: field.vis.clone(),
         ty: field.ty.clone(),
+        shape: shape::shape(&field.ty),
         marks: marks::parse(&field.attrs, errors),
     })
 }

@@ -4,30 +4,14 @@ use proc_macro2::Ident;
 use syn::ext::IdentExt;
 use syn::parse::{Parse, ParseStream};
 use syn::punctuated::Punctuated;
-use syn::{DeriveInput, Expr, ExprLit, Lit, LitStr, Path, Token, Type, parenthesized};
+use syn::{DeriveInput, Expr, ExprLit, Lit, Path, Token, parenthesized};
 
 use pipe_schedule::Method;
 
 use super::skip_to_comma;
 use crate::pipeline::attribute::crate_path;
+use crate::pipeline::declaration::Settings;
 use crate::support::errors::{Errors, error_at_both, with_help};
-
-/// All settings as they are written; `check::settings` says which values there are.
-pub struct Settings {
-    pub input: Option<Type>,
-    pub output: Option<Type>,
-    pub chunks: Option<Expr>,
-    pub checkpoint: Option<Expr>,
-    pub schedule: Option<Expr>,
-    /// The file that says which layer runs in which stage.
-    pub balance: Option<LitStr>,
-    /// The warnings that are switched off.
-    pub allowed: Vec<Ident>,
-    /// The path of the runtime crate.
-    pub krate: Path,
-    /// Names that are no setting.
-    pub unknown: Vec<Ident>,
-}
 
 /// Which micro-batches are checkpointed.
 pub enum Checkpoint {
