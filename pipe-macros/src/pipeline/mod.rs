@@ -1,6 +1,7 @@
 //! `#[pipeline]`: the phases that turn an annotated struct into stages.
 //!
-//! Each module imports only from those before it in this list, and from `support`:
+//! Each module imports only from those before it in this list, and from `support`
+//! (`tests/imports.rs` checks that):
 //!
 //! 1. `attribute` puts the private derive on the struct;
 //! 2. `declaration` is the struct as it is written, as data;
