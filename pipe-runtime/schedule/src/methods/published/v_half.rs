@@ -1,5 +1,5 @@
-use super::v_pattern::{self, Block};
-use crate::Schedule;
+use crate::list::Schedule;
+use crate::methods::v_pattern::{self, Block};
 
 /// V-Half (Qi et al. 2024, "Pipeline Parallelism with Controllable Memory", on V-shaped building blocks): half the memory of 1F1B and half its
 /// idle time, with two stages per rank, the model folded like a V.

@@ -1,5 +1,5 @@
-use super::lane::Lane;
-use crate::Schedule;
+use crate::list::Schedule;
+use crate::methods::lane::Lane;
 
 /// ZB-H2 (Qi et al. 2023, "Zero Bubble Pipeline Parallelism", section 2.2): so many forwards first that no rank ever waits
 /// for a gradient, at twice the memory of 1F1B, and the backward for the parameters put off until the ranks' ends are as

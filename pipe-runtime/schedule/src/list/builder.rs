@@ -1,4 +1,4 @@
-use crate::{Action, Schedule};
+use super::{Action, Schedule};
 
 /// Makes a schedule of one's own, action by action.
 ///

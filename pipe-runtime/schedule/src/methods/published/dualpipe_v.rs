@@ -1,5 +1,5 @@
-use super::lane::Lane;
-use crate::Schedule;
+use crate::list::Schedule;
+use crate::methods::lane::Lane;
 
 /// DualPipeV (DeepSeek-AI 2025, <https://github.com/deepseek-ai/DualPipe>, "DualPipeV"; Qi and Wan's "cut-in-half" of DualPipe
 /// of DeepSeek-AI 2024, "DeepSeek-V3 Technical Report", section 3.2.1): two stages per rank, the model folded like a V. In the

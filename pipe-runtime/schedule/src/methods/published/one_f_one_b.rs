@@ -1,5 +1,5 @@
-use super::lane::Lane;
-use crate::Schedule;
+use crate::list::Schedule;
+use crate::methods::lane::Lane;
 
 /// 1F1B (Narayanan et al. 2019, "PipeDream: Generalized Pipeline Parallelism for DNN Training", section 3.2; with a flush per step as in
 /// Fan et al. 2021, "DAPPLE: A Pipelined Data Parallel Approach for Training Large Models", "early backward scheduling"): as many

@@ -1,5 +1,5 @@
-use super::lane::Lane;
-use crate::Schedule;
+use crate::list::Schedule;
+use crate::methods::lane::Lane;
 
 /// ZBV (Qi et al. 2024, "Pipeline Parallelism with Controllable Memory", on V-ZB; first in the arXiv version of Qi et al. 2023, "Zero
 /// Bubble Pipeline Parallelism", on ZB-V): two stages per rank, the model folded like a V, so that the last stage's gradient is at hand where it is

@@ -1,5 +1,6 @@
-use super::lane::Lane;
-use crate::Schedule;
+use crate::list::Schedule;
+use crate::methods::lane::Lane;
+use crate::methods::rounds::Rounds;
 
 /// Interleaved 1F1B (Narayanan et al. 2021, "Efficient Large-Scale Language Model Training on GPU Clusters Using Megatron-LM",
 /// section 2.2.2; with PyTorch's rounds, which allow for micro-batch counts that the ranks do not divide): the stages
@@ -33,38 +34,4 @@ pub(super) fn interleaved(ranks: usize, chunks: usize, micro_batches: usize) -> 
 pub(super) fn peak(rank: usize, ranks: usize, chunks: usize, micro_batches: usize) -> usize {
     let warm_up = Rounds::new(ranks, chunks, micro_batches).warm_up(2 * (ranks - 1 - rank));
     (micro_batches * chunks).min(warm_up + 1)
-}
-
-/// The micro-batches go through a rank's chunks in rounds of `size`: first all of a round through chunk 0, then all of it through
-/// chunk 1, and so on.
-pub(super) struct Rounds {
-    size: usize,
-    chunks: usize,
-    micro_batches: usize,
-}
-
-impl Rounds {
-    pub(super) fn new(ranks: usize, chunks: usize, micro_batches: usize) -> Self {
-        Self { size: micro_batches / Self::number(ranks, micro_batches), chunks, micro_batches }
-    }
-
-    /// How many rounds there are; the micro-batches must be a multiple of it.
-    pub(super) fn number(ranks: usize, micro_batches: usize) -> usize {
-        (micro_batches / ranks).max(1)
-    }
-
-    /// The forwards before the first backward, on a rank for which the way of a micro-batch to the end and back takes `steps`.
-    pub(super) fn warm_up(&self, steps: usize) -> usize {
-        (self.micro_batches * self.chunks).min((self.chunks - 1) * self.size + steps)
-    }
-
-    /// The chunk of the `step`-th forward.
-    pub(super) fn forward_chunk(&self, step: usize) -> usize {
-        step / self.size % self.chunks
-    }
-
-    /// The chunk of the `step`-th backward.
-    pub(super) fn backward_chunk(&self, step: usize) -> usize {
-        self.chunks - 1 - self.forward_chunk(step)
-    }
 }

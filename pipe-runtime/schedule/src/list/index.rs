@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use crate::{Action, Schedule};
+use super::{Action, Schedule};
 
 /// Where each action of a schedule stands, as a number that counts through the ranks' lists one after the other.
 ///

@@ -1,5 +1,4 @@
-use crate::index::Index;
-use crate::{Action, Schedule};
+use super::{Action, Index, Schedule};
 
 /// One action of an [`Order`], with what it waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,7 +86,8 @@ impl Schedule {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Kind, gpipe};
+    use crate::list::Kind;
+    use crate::methods::gpipe;
     use proptest::prelude::*;
 
     #[test]

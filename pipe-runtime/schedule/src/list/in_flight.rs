@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use crate::{Action, Kind, Order, Schedule};
+use super::{Action, Kind, Order, Schedule};
 
 impl Schedule {
     /// For each rank, of how many pairs of a stage of its and a micro-batch something is held at most for the backward: from the forward until the
@@ -76,7 +76,7 @@ impl Order {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Method;
+    use crate::methods::Method;
 
     #[test]
     fn a_split_backward_holds_until_its_second_part() {

@@ -1,4 +1,4 @@
-use crate::{Action, Kind};
+use super::{Action, Kind};
 
 /// Ordered op lists, one per rank, over `stages` stages and `micro_batches` micro-batches.
 #[derive(Clone, Debug, PartialEq, Eq)]

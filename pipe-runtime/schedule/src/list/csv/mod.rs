@@ -1,8 +1,15 @@
+//! The text of the lists, as in PyTorch's schedule files.
+
+mod cell;
+
+pub use cell::CellFault;
+
 use std::fmt::Write;
 use std::str::FromStr;
 
-use crate::cell::Cell;
-use crate::{CellFault, Schedule};
+use cell::Cell;
+
+use crate::list::Schedule;
 
 /// A cell of the text is nothing that a schedule has.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -76,6 +83,7 @@ impl FromStr for Schedule {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::validate::Limits;
 
     #[test]
     fn what_pytorch_writes_is_read() {
@@ -106,7 +114,7 @@ mod tests {
     fn what_is_only_sent_counts_and_so_is_missed() {
         let schedule: Schedule = "0F0,0B0,3RECV_B1\n7UNSHARD".parse().unwrap();
         assert_eq!((schedule.stages, schedule.micro_batches), (8, 2));
-        let faults = schedule.validate(&crate::Limits::default()).unwrap_err().to_string();
+        let faults = schedule.validate(&Limits::default()).unwrap_err().to_string();
         assert!(faults.contains("`3F1` is missing"), "{faults}");
         let last = usize::MAX;
         let schedule: Schedule = format!("0F0,{last}SEND_F{last}").parse().unwrap();

@@ -1,6 +1,6 @@
-use super::interleaved::Rounds;
-use super::lane::Lane;
-use crate::Schedule;
+use crate::list::Schedule;
+use crate::methods::lane::Lane;
+use crate::methods::rounds::Rounds;
 
 /// ZB-H1 (Qi et al. 2023, "Zero Bubble Pipeline Parallelism", section 2.1; for several stages per rank as PyTorch's
 /// interleaved zero bubble): 1F1B with the backward split, the part for the parameters put off by as many micro-batches as the rank's

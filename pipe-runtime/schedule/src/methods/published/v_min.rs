@@ -1,5 +1,5 @@
-use super::v_pattern::{self, Block};
-use crate::Schedule;
+use crate::list::Schedule;
+use crate::methods::v_pattern::{self, Block};
 
 /// V-Min (Qi et al. 2024, "Pipeline Parallelism with Controllable Memory", on V-shaped building blocks): a third of the memory of 1F1B, which
 /// is the least at which there is no idle time in the steady state, with two stages per rank, the model folded like a V.

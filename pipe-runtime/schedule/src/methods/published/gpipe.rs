@@ -1,4 +1,4 @@
-use crate::{Action, Schedule};
+use crate::list::{Action, Schedule};
 
 /// GPipe (Huang et al. 2019, "GPipe: Efficient Training of Giant Neural Networks using Pipeline Parallelism", section 2.3), with
 /// torchgpipe's order of the backward: all micro-batches forward, then all of them backward, the last one first.

@@ -1,5 +1,5 @@
 use super::gpipe::gpipe;
-use crate::Schedule;
+use crate::list::Schedule;
 
 /// Looped breadth-first (Lamy-Poirier 2023, "Breadth-First Pipeline Parallelism", on the schedule of that name): the stages are looped over the ranks, and all
 /// micro-batches go through a rank's stage before any goes through its next one. This is GPipe on looped stages.

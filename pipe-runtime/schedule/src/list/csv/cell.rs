@@ -2,8 +2,8 @@
 
 use std::str::FromStr;
 
-use crate::action::number;
-use crate::{Action, Kind, NotAnAction};
+use crate::list::action::number;
+use crate::list::{Action, Kind, NotAnAction};
 
 /// What PyTorch's lists have besides actions, and whether it is of one micro-batch. `WAIT_` is
 /// newer than torch 2.11.

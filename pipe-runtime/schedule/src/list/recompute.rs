@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use crate::{Action, Kind, Schedule};
+use super::{Action, Kind, Schedule};
 
 impl Schedule {
     /// The same schedule with a recomputation right before the backward (`B` or `I`) of each micro-batch for which
@@ -40,7 +40,7 @@ impl Schedule {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gpipe;
+    use crate::methods::gpipe;
 
     #[test]
     fn a_recomputation_comes_right_before_whichever_backward_there_is() {
