@@ -34,6 +34,8 @@ mod lower;
 mod methods;
 mod picture;
 mod simulate;
+#[doc(hidden)]
+pub mod spelling;
 mod timeline;
 mod trace;
 mod validate;
