@@ -6,7 +6,7 @@ use quote::ToTokens;
 use syn::{Expr, ExprUnary, Lit, UnOp};
 
 use crate::pipeline::model::Model;
-use crate::pipeline::parse::{Checkpoint, method, quoted, whole_number, word};
+use crate::pipeline::parse::{checkpointing, method, quoted, whole_number, word};
 use crate::pipeline::plan::{Stage, stages};
 use crate::pipeline::prove::{self, Scheduled};
 use crate::support::errors::{Errors, error, error_at_both};
@@ -52,7 +52,7 @@ pub fn chunks_are_literals(model: &Model, errors: &mut Errors) {
 /// The mode is one of three. `#[pipeline(checkpoint = sometimes)]`
 pub fn checkpoint_is_known(model: &Model, errors: &mut Errors) {
     let Some(checkpoint) = model.settings.checkpoint.as_ref().filter(|mode| quoted(mode).is_none()) else { return };
-    if Checkpoint::named(checkpoint).is_none() {
+    if checkpointing(checkpoint).is_none() {
         let meant = word(checkpoint).and_then(|word| nearest_of(word, &MODES));
         let help = meant.unwrap_or_else(|| "write one of them, such as `checkpoint = except_last`".to_owned());
         errors.push(error(checkpoint, CHECKPOINT, help));

@@ -1,19 +1,21 @@
 //! The annotated settings as the defaults of a run.
 
-use pipe_schedule::Method;
-use proc_macro2::{Literal, TokenStream};
+use std::fmt::Debug;
+
+use pipe_schedule::{Checkpointing, Method};
+use proc_macro2::{Ident, Literal, TokenStream};
 use quote::{ToTokens, format_ident, quote_spanned};
 
 use super::here;
 use crate::pipeline::model::Model;
-use crate::pipeline::parse::{Checkpoint, method, whole_number};
+use crate::pipeline::parse::{checkpointing, method, whole_number};
 
 /// The value of `DEFAULTS`.
 pub fn defaults(model: &Model) -> TokenStream {
     let chunks = model.settings.chunks.as_ref().and_then(whole_number);
     let chunks = option(chunks.map(Literal::usize_unsuffixed));
-    let checkpoint = model.settings.checkpoint.as_ref().and_then(Checkpoint::named);
-    let checkpoint = option(checkpoint.map(variant));
+    let checkpoint = model.settings.checkpoint.as_ref().and_then(checkpointing);
+    let checkpoint = option(checkpoint.map(checkpoint_variant));
     let schedule = model.settings.schedule.as_ref().and_then(method);
     let schedule = option(schedule.map(schedule_variant));
     quote_spanned!(here()=> __rt::Defaults { chunks: #chunks, checkpoint: #checkpoint, schedule: #schedule })
@@ -27,15 +29,16 @@ fn option(value: Option<impl ToTokens>) -> TokenStream {
 }
 
 fn schedule_variant(method: Method) -> TokenStream {
-    // `Debug` gives the variant's name.
-    let variant = format_ident!("{}", format!("{method:?}"), span = here());
+    let variant = variant(method);
     quote_spanned!(here()=> __rt::Method::#variant)
 }
 
-fn variant(checkpoint: Checkpoint) -> TokenStream {
-    match checkpoint {
-        Checkpoint::Always => quote_spanned!(here()=> __rt::Checkpoint::Always),
-        Checkpoint::ExceptLast => quote_spanned!(here()=> __rt::Checkpoint::ExceptLast),
-        Checkpoint::Never => quote_spanned!(here()=> __rt::Checkpoint::Never),
-    }
+fn checkpoint_variant(mode: Checkpointing) -> TokenStream {
+    let variant = variant(mode);
+    quote_spanned!(here()=> __rt::Checkpoint::#variant)
+}
+
+/// The name of a variant without fields, which `Debug` gives.
+fn variant(value: impl Debug) -> Ident {
+    format_ident!("{}", format!("{value:?}"), span = here())
 }

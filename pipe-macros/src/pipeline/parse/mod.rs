@@ -4,9 +4,10 @@
 mod marks;
 mod settings;
 mod shape;
+mod values;
 
-pub use settings::{Checkpoint, method, quoted, whole_number, word};
 pub use shape::bare;
+pub use values::{checkpointing, method, quoted, whole_number, word};
 
 use proc_macro2::{TokenStream, TokenTree};
 use quote::ToTokens;

@@ -4,67 +4,12 @@ use proc_macro2::Ident;
 use syn::ext::IdentExt;
 use syn::parse::{Parse, ParseStream};
 use syn::punctuated::Punctuated;
-use syn::{DeriveInput, Expr, ExprLit, Lit, Path, Token, parenthesized};
-
-use pipe_schedule::Method;
+use syn::{DeriveInput, Path, Token, parenthesized};
 
 use super::skip_to_comma;
 use crate::pipeline::attribute::crate_path;
 use crate::pipeline::declaration::Settings;
 use crate::support::errors::{Errors, error_at_both, with_help};
-
-/// Which micro-batches are checkpointed.
-pub enum Checkpoint {
-    Always,
-    ExceptLast,
-    Never,
-}
-
-impl Checkpoint {
-    pub fn named(value: &Expr) -> Option<Self> {
-        match word(value)?.to_string().as_str() {
-            "always" => Some(Self::Always),
-            "except_last" => Some(Self::ExceptLast),
-            "never" => Some(Self::Never),
-            _ => None,
-        }
-    }
-}
-
-/// The schedule that a value names. All names are words but `1f1b`, which is in quotes.
-pub fn method(value: &Expr) -> Option<Method> {
-    match quoted(value) {
-        Some(text) => text.parse().ok().filter(|&method| method == Method::OneFOneB),
-        None => word(value)?.to_string().parse().ok(),
-    }
-}
-
-/// The word that a value consists of: `never` of `checkpoint = never`.
-pub fn word(value: &Expr) -> Option<&Ident> {
-    match value {
-        Expr::Path(path) => path.path.get_ident(),
-        Expr::Group(group) => word(&group.expr),
-        _ => None,
-    }
-}
-
-/// The text of a string.
-pub fn quoted(value: &Expr) -> Option<String> {
-    match value {
-        Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => Some(text.value()),
-        Expr::Group(group) => quoted(&group.expr),
-        _ => None,
-    }
-}
-
-/// The number that a value is, if it is a literal one.
-pub fn whole_number(value: &Expr) -> Option<usize> {
-    match value {
-        Expr::Lit(ExprLit { lit: Lit::Int(number), .. }) => number.base10_parse().ok(),
-        Expr::Group(group) => whole_number(&group.expr),
-        _ => None,
-    }
-}
 
 pub fn parse(item: &DeriveInput, errors: &mut Errors) -> Settings {
     let arguments =
