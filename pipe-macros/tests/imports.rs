@@ -1,4 +1,4 @@
-//! Imports between the modules of `src`: each phase of `#[pipeline]` imports only from earlier ones.
+//! Imports between the modules of `src`: a phase of `#[pipeline]` imports only from earlier ones.
 
 use std::fs;
 use std::mem::replace;

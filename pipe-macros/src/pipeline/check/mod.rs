@@ -1,4 +1,5 @@
-//! The rules that a struct must keep, one function each, in files named as the UI tests' folders.
+//! The rules that a struct must keep, one function each, in files named as the folders of
+//! `ui-tests/cases`.
 //!
 //! A rule says what it wants above its function, with an example that breaks it. Each mistake is
 //! one rule's: where two could speak, the doc says who does.
