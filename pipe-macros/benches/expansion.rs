@@ -6,32 +6,10 @@
 // Cargo sets `cfg(test)` for benchmarks, so the phases bring their tests along, which nothing calls here.
 #![allow(dead_code, unused_imports)]
 
-#[path = "../src/attribute.rs"]
-mod attribute;
-#[path = "../src/balance.rs"]
-mod balance;
-#[path = "../src/check/mod.rs"]
-mod check;
-#[path = "../src/device.rs"]
-mod device;
-#[path = "../src/errors.rs"]
-mod errors;
-#[path = "../src/expand/mod.rs"]
-mod expand;
-#[path = "../src/model.rs"]
-mod model;
-#[path = "../src/names.rs"]
-mod names;
-#[path = "../src/parse/mod.rs"]
-mod parse;
-#[path = "../src/pipeline.rs"]
+#[path = "../src/pipeline/mod.rs"]
 mod pipeline;
-#[path = "../src/plan.rs"]
-mod plan;
-#[path = "../src/schedule.rs"]
-mod schedule;
-#[path = "../src/tests/mod.rs"]
-mod tests;
+#[path = "../src/support/mod.rs"]
+mod support;
 
 use std::fmt::Write;
 use std::hint::black_box;
@@ -63,7 +41,7 @@ fn expansion(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(layers as u64));
         group.bench_function(BenchmarkId::from_parameter(layers), |bencher| {
             // What rustc hands to the derive: the struct without `#[derive(..)]`.
-            let attached = attribute::attach_derive(args.clone(), item.clone());
+            let attached = pipeline::attach_derive(args.clone(), item.clone());
             bencher.iter(|| pipeline::derive(black_box(attached.clone())));
         });
     }

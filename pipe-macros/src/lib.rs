@@ -1,31 +1,20 @@
 //! The `#[pipeline]` attribute: a model's stages, devices and skips, written on the fields of a
 //! struct and checked at compile time.
 //!
-//! The phases run in the order of this picture. `parse` reports what it cannot read and goes on with the rest, `check`
-//! reports every broken rule in what was read, and `expand` runs only if there was no mistake, so it cannot fail.
+//! The phases run in the order of this picture. `parse` reports what it cannot read and goes on
+//! with the rest, `check` reports every broken rule in what was read, and `expand` runs only if
+//! there was no mistake, so it cannot fail.
 //!
 //! ```text
-//! #[pipeline] ─ attribute ─▶ struct with a derive ─ parse ─▶ Declaration ─ model ─▶ Model ─ check ─▶
-//!     Model without mistakes ─ plan ─▶ Plan ─ expand ─▶ items beside the struct
+//! #[pipeline] ─ attribute ─▶ struct with a derive ─ parse, balance_file ─▶ Declaration
+//!     ─ model ─▶ Model ─ check, prove ─▶ Model without mistakes
+//!     ─ plan ─▶ Plan ─ expand ─▶ items beside the struct
 //! ```
 #![deny(missing_docs)]
 
-mod attribute;
-mod balance;
-mod check;
-mod device;
-mod errors;
-mod expand;
-mod flow;
-mod model;
-mod names;
-mod parse;
+mod derive_flow;
 mod pipeline;
-mod plan;
-mod schedule;
-
-#[cfg(test)]
-mod tests;
+mod support;
 
 use proc_macro::TokenStream;
 
@@ -51,7 +40,7 @@ use proc_macro::TokenStream;
 /// `single_stage`, `short_skip`, `except_last_of_one_chunk`, `name_differs_by_case`.
 #[proc_macro_attribute]
 pub fn pipeline(args: TokenStream, item: TokenStream) -> TokenStream {
-    attribute::attach_derive(args.into(), item.into()).into()
+    pipeline::attach_derive(args.into(), item.into()).into()
 }
 
 /// What [`macro@pipeline`] puts on the struct: a derive sees the fields that `#[cfg]` left.
@@ -67,5 +56,5 @@ pub fn derive_pipeline(item: TokenStream) -> TokenStream {
 /// `#[flow(crate = path)]` says where the runtime is, if it was renamed.
 #[proc_macro_derive(Flow, attributes(flow))]
 pub fn derive_flow(item: TokenStream) -> TokenStream {
-    flow::derive(item.into()).into()
+    derive_flow::derive(item.into()).into()
 }

@@ -14,7 +14,8 @@ fn last_cells(page: &str) -> impl Iterator<Item = &str> {
     cells.filter(|cell| !["test", "here"].contains(cell))
 }
 
-/// Whether there is what a name stands for: `ui-tests/class/rule`, `path/file.rs::test` or `subject::test`.
+/// Whether a name stands for something: `ui-tests/cases/class/rule`, `path/file.rs::test` or
+/// `subject::test`.
 fn exists(name: &str) -> bool {
     let root = workspace();
     let Some((file, test)) = name.rsplit_once("::") else {

@@ -1,4 +1,6 @@
-"""Makes the mistakes of `ui-tests/<class>/<rule>.rs` in the peers: prints when they notice and what they say.
+"""Makes the mistakes of `ui-tests/cases/<class>/<rule>.rs` in the peers.
+
+Prints when they notice and what they say.
 
     python3.11 -m venv new
     new/bin/pip install torch==2.11.0 'numpy<2' setuptools wheel

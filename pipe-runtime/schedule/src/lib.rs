@@ -28,33 +28,22 @@
 
 #![deny(missing_docs)]
 
-mod action;
 mod advise;
-mod builder;
-mod cell;
-mod csv;
-mod in_flight;
-mod index;
+mod list;
 mod lower;
 mod methods;
-mod order;
 mod picture;
-mod recompute;
-mod schedule;
 mod simulate;
+#[doc(hidden)]
+pub mod spelling;
 mod timeline;
 mod trace;
 mod validate;
 
-pub use action::{Action, Kind, NotAnAction};
 pub use advise::{Advice, Candidate, Checkpointing, Options, Stages, Units, advise};
-pub use builder::{Builder, RankBuilder};
-pub use cell::CellFault;
-pub use csv::BadCell;
+pub use list::{Action, BadCell, Builder, CellFault, Kind, NotAnAction, Order, RankBuilder, Schedule, Step, Stuck};
 pub use lower::{Lowered, Message, MessageFault, Op, Transport};
 pub use methods::{Illegal, Method, Placement, UnknownMethod, Unplaceable, gpipe};
-pub use order::{Order, Step, Stuck};
-pub use schedule::Schedule;
 pub use simulate::{Costs, Simulation, Skip, StageCosts, Transfer, Unsimulated, simulate};
 pub use timeline::{Span, Timeline};
 pub use trace::{Run, Trace, TracedStep};

@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use crate::Action;
+use crate::list::Action;
 
 /// An action with its time.
 #[derive(Clone, Copy, Debug, PartialEq)]

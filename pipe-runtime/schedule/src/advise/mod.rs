@@ -4,8 +4,10 @@ mod table;
 
 use std::fmt;
 
+use crate::list::Schedule;
+use crate::methods::{Illegal, Method};
 use crate::simulate::check_costs;
-use crate::{Costs, Illegal, Method, Schedule, Unsimulated, simulate};
+use crate::simulate::{Costs, Unsimulated, simulate};
 
 /// Which micro-batches are recomputed before their backward instead of being held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

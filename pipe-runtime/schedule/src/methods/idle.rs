@@ -1,8 +1,9 @@
 use super::Method;
 
 impl Method {
-    /// For how long a rank idles in a step, where there is a formula for it: the time from its first action to the end of its last, less its work,
-    /// on the rank where that is longest ([`Simulation::period`](crate::Simulation::period) less the work).
+    /// For how long a rank idles in a step, where there is a formula for it: the time from its
+    /// first action to the end of its last, less its work, on the rank where that is longest
+    /// ([`Simulation::period`](crate::Timeline::period) less the work).
     ///
     /// `forward`, `backward_input` and `backward_weight` (F, I and W; B is I + W) are the times of a whole rank, the same for all, spread evenly over its
     /// stages; transfers take no time. `p` ranks, `v` stages on each, `m` micro-batches:

@@ -1,6 +1,6 @@
 use std::collections::VecDeque;
 
-use crate::{Action, Kind};
+use crate::list::{Action, Kind};
 
 /// One rank's list in the making: the micro-batches of each kind and chunk (the rank's stages, counted by the rank) come in
 /// turn by themselves. Those from `micro_batches` on are counted but left out.

@@ -1,31 +1,24 @@
-//! The published schedules, one file each.
+//! The published schedules: their names, what each can run, and how its stages are placed.
 
-mod dualpipe_v;
-mod gpipe;
 mod idle;
 mod illegal;
-mod interleaved;
 mod lane;
-mod looped_bfs;
 mod name;
-mod one_f_one_b;
 mod placement;
+mod published;
 mod ranks;
-mod v_half;
-mod v_min;
+mod rounds;
 mod v_pattern;
-mod zb_h1;
-mod zb_h2;
-mod zbv;
 
-pub use gpipe::gpipe;
 pub use illegal::Illegal;
 pub use name::UnknownMethod;
 pub use placement::Placement;
+pub use published::gpipe;
 pub use ranks::Unplaceable;
 
-use crate::Schedule;
-use interleaved::Rounds;
+use rounds::Rounds;
+
+use crate::list::Schedule;
 
 /// A published schedule. Its name, which it prints as and is read from, is the paper's or PyTorch's: `1f1b`, `zb_h1`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -95,22 +88,6 @@ impl Method {
         !matches!(self, Method::GPipe | Method::OneFOneB | Method::Interleaved | Method::LoopedBfs)
     }
 
-    /// The lists of `ranks` ranks with `stages_per_rank` stages each.
-    pub fn schedule(self, ranks: usize, stages_per_rank: usize, micro_batches: usize) -> Result<Schedule, Illegal> {
-        self.check(ranks, stages_per_rank, micro_batches)?;
-        Ok(match self {
-            Method::GPipe | Method::LoopedBfs => looped_bfs::looped_bfs(ranks, stages_per_rank, micro_batches),
-            Method::OneFOneB => one_f_one_b::one_f_one_b(ranks, micro_batches),
-            Method::Interleaved => interleaved::interleaved(ranks, stages_per_rank, micro_batches),
-            Method::ZbH1 => zb_h1::zb_h1(ranks, stages_per_rank, micro_batches),
-            Method::ZbH2 => zb_h2::zb_h2(ranks, micro_batches),
-            Method::Zbv => zbv::zbv(ranks, micro_batches),
-            Method::DualPipeV => dualpipe_v::dualpipe_v(ranks, micro_batches),
-            Method::VHalf => v_half::v_half(ranks, micro_batches),
-            Method::VMin => v_min::v_min(ranks, micro_batches),
-        })
-    }
-
     /// The lists for stages that are on ranks already: stage `s` is on `rank_of[s]`. GPipe takes any placement.
     pub fn schedule_on(self, rank_of: &[usize], micro_batches: usize) -> Result<Schedule, Illegal> {
         let (ranks, stages_per_rank) = self.check_on(rank_of, micro_batches)?;
@@ -157,34 +134,6 @@ impl Method {
             }
         }
         Ok((ranks, most))
-    }
-
-    /// How much of `micro_batches` micro-batches a rank holds at most for the backward, counted in pairs of a stage of its and a micro-batch: from the
-    /// forward until the backward, for the parameters if it is split. Divided by the stages per rank, that many whole micro-batches.
-    ///
-    /// A recomputed micro-batch counts too, with what its stage was given.
-    pub fn peak(
-        self,
-        rank: usize,
-        ranks: usize,
-        stages_per_rank: usize,
-        micro_batches: usize,
-    ) -> Result<usize, Illegal> {
-        self.check(ranks, stages_per_rank, micro_batches)?;
-        if rank >= ranks {
-            return Ok(0);
-        }
-        Ok(match self {
-            Method::GPipe | Method::LoopedBfs => stages_per_rank * micro_batches,
-            Method::OneFOneB => one_f_one_b::peak(rank, ranks, micro_batches),
-            Method::Interleaved => interleaved::peak(rank, ranks, stages_per_rank, micro_batches),
-            Method::ZbH1 => zb_h1::peak(rank, ranks, stages_per_rank, micro_batches),
-            Method::ZbH2 => zb_h2::peak(ranks, micro_batches),
-            Method::Zbv => zbv::peak(ranks, micro_batches),
-            Method::DualPipeV => dualpipe_v::peak(ranks),
-            Method::VHalf => v_half::peak(ranks, micro_batches),
-            Method::VMin => v_min::peak(ranks, micro_batches),
-        })
     }
 
     /// Whether the method can run this, and if not, why.

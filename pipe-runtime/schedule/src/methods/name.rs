@@ -2,6 +2,10 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::Method;
+use crate::spelling::distance;
+
+/// Cost of two exchanged letters: as much as two other ones.
+const SWAP: usize = 2;
 
 impl Method {
     /// The name, as in settings.
@@ -58,8 +62,8 @@ impl FromStr for Method {
     }
 }
 
-/// The method whose variant is meant, in whatever case; else by the number of letters to change, small and capital letters, `-` and ` ` being as good
-/// as each other.
+/// The method whose variant is meant, in whatever case. Otherwise the one with the fewest letters
+/// to change, where capital letters, `-` and ` ` are as good as small letters and `_`.
 fn nearest(name: &str) -> Option<Method> {
     let letters =
         |text: &str| text.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
@@ -68,25 +72,10 @@ fn nearest(name: &str) -> Option<Method> {
     }
     let same = |c: char| if c == '-' || c == ' ' { '_' } else { c.to_ascii_lowercase() };
     // A name much longer than any is near to none; it is not looked at in full.
-    let name: Vec<_> = name.chars().take(32).map(same).collect();
-    let distance = |method: &Method| changes(&name, &method.name().chars().collect::<Vec<_>>());
+    let name: String = name.chars().take(32).map(same).collect();
+    let distance = |method: &Method| distance(&name, method.name(), SWAP);
     let nearest = Method::ALL.into_iter().min_by_key(distance)?;
     (distance(&nearest) * 2 <= nearest.name().len()).then_some(nearest)
-}
-
-/// How many letters to insert, remove or replace (Levenshtein's distance).
-fn changes(from: &[char], to: &[char]) -> usize {
-    let mut row: Vec<_> = (0..=to.len()).collect();
-    for (i, a) in from.iter().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in to.iter().enumerate() {
-            let replaced = diagonal + usize::from(a != b);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[to.len()]
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! them.
 
 use super::lane::Lane;
-use crate::Schedule;
+use crate::list::Schedule;
 
 /// When one micro-batch passes through a rank: forward through the rank's first and second stage, backward for the inputs through
 /// the second and the first. In between, two of six slots stay free for the parameters.

@@ -1,6 +1,8 @@
 use std::fmt;
 
-use crate::{Action, Costs, Kind, Schedule, Simulation, simulate};
+use crate::list::{Action, Kind, Schedule};
+use crate::simulate::{Costs, Simulation, simulate};
+use crate::timeline::Span;
 
 /// The lists as a grid in time, one row per rank, for a terminal: what each rank does while every action takes one column, or a whole backward
 /// two if the lists have split ones too (`-` is its second half). A dot is a column in which the rank waits.
@@ -48,7 +50,7 @@ impl Schedule {
 
 fn grid(simulation: &Simulation, short: bool) -> Vec<Vec<String>> {
     let columns = simulation.makespan as usize;
-    let row = |list: &Vec<crate::Span>| {
+    let row = |list: &Vec<Span>| {
         let mut row = vec![".".to_owned(); columns];
         for span in list {
             let Action { kind, micro_batch, .. } = span.action;
@@ -65,7 +67,7 @@ fn grid(simulation: &Simulation, short: bool) -> Vec<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Method;
+    use crate::methods::Method;
 
     #[test]
     fn ranks_with_several_stages_name_the_stage() {

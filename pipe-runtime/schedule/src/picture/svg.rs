@@ -1,6 +1,8 @@
 use std::fmt::Write;
 
-use crate::{Kind, Simulation, Span, Timeline};
+use crate::list::Kind;
+use crate::simulate::Simulation;
+use crate::timeline::{Span, Timeline};
 
 /// Of each kind, the colour and what the legend says.
 const KINDS: [(Kind, [u8; 3], &str); 5] = [
@@ -331,7 +333,9 @@ fn number(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Action, Costs, Method, simulate};
+    use crate::list::Action;
+    use crate::methods::Method;
+    use crate::simulate::{Costs, simulate};
 
     #[test]
     fn a_picture_has_a_box_per_action() {

@@ -1,7 +1,8 @@
 use std::fmt;
 
 use super::svg::{Panel, Picture};
-use crate::{Timeline, Trace};
+use crate::timeline::Timeline;
+use crate::trace::Trace;
 
 /// Columns of the grid in the terminal.
 const COLUMNS: usize = 96;

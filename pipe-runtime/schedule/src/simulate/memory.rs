@@ -1,7 +1,8 @@
 use std::collections::HashMap;
 
 use super::Costs;
-use crate::{Action, Kind, Schedule, Span};
+use crate::list::{Action, Kind, Schedule};
+use crate::timeline::Span;
 
 /// Each rank's peak memory, and each skip's peak of micro-batches in transit.
 pub(super) fn peaks(

@@ -8,8 +8,8 @@ pub use costs::{Costs, Skip, StageCosts, Transfer};
 use std::collections::HashMap;
 use std::ops::Deref;
 
-use crate::index::Index;
-use crate::{Action, Kind, Schedule, Span, Stuck, Timeline};
+use crate::list::{Action, Index, Kind, Schedule, Stuck};
+use crate::timeline::{Span, Timeline};
 
 /// When a schedule's actions run, each as soon as its rank is free and what it needs is there. Derefs to the [`Timeline`].
 #[derive(Clone, Debug, PartialEq)]

@@ -1,7 +1,7 @@
 use std::fmt::Write;
 
 use super::Trace;
-use crate::Kind;
+use crate::list::Kind;
 
 impl Trace {
     /// All runs as Chrome's trace events (JSON), which <https://ui.perfetto.dev> and `chrome://tracing` show: one row per rank, an action as `F3 stage 1`,

@@ -1,7 +1,8 @@
 use std::collections::BTreeMap;
 
 use super::Trace;
-use crate::{Costs, Kind};
+use crate::list::Kind;
+use crate::simulate::Costs;
 
 impl Trace {
     /// What each stage costs per micro-batch: the medians of the times in all runs, and the sizes that were seen.

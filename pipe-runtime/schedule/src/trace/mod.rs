@@ -3,7 +3,9 @@
 mod chrome;
 mod costs;
 
-use crate::{Action, Costs, Schedule, Simulation, Span, Timeline, Unsimulated, simulate};
+use crate::list::{Action, Schedule};
+use crate::simulate::{Costs, Simulation, Unsimulated, simulate};
+use crate::timeline::{Span, Timeline};
 
 /// What ran when, over some runs of one pipeline. Times are in seconds, memory is in bytes.
 ///

@@ -1,6 +1,7 @@
 use std::fmt;
 
-use crate::{Action, MessageFault, Transport};
+use crate::list::Action;
+use crate::lower::{MessageFault, Transport};
 
 /// Something wrong with a list.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -6,8 +6,9 @@ pub use fault::{Cycle, Fault, Faults, Missing};
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::in_flight::Held;
-use crate::{Action, Illegal, Kind, Method, Order, Schedule, Stuck, Transport};
+use crate::list::{Action, Held, Kind, Order, Schedule, Stuck};
+use crate::lower::Transport;
+use crate::methods::{Illegal, Method};
 
 /// What a schedule is to keep to, besides being a schedule at all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

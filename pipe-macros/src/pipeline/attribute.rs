@@ -1,0 +1,120 @@
+//! `#[pipeline(..)]` itself: leaves the item as it is and puts the private derive on it.
+
+use proc_macro2::{Delimiter, Group, Span, TokenStream, TokenTree};
+use quote::quote;
+use syn::parse::Parser;
+use syn::{DeriveInput, Path, parse_quote};
+
+use crate::support::errors::with_help;
+
+/// The item with the derive and, for the derive to read, the attribute's arguments.
+pub fn attach_derive(args: TokenStream, item: TokenStream) -> TokenStream {
+    match why_not_derivable(&item) {
+        Some(wrong) => {
+            let error = wrong.into_compile_error();
+            quote!(#error #item)
+        }
+        None => {
+            let krate = crate_path(&args);
+            let args = in_parentheses(args);
+            quote! {
+                #[derive(#krate::__rt::__Pipeline)]
+                #[__pipeline #args]
+                #item
+            }
+        }
+    }
+}
+
+/// The parentheses stand where the arguments end, so that what is missing there is said there.
+fn in_parentheses(args: TokenStream) -> Group {
+    let end = args.clone().into_iter().last().map(|last| match last {
+        TokenTree::Group(group) => group.span_close(),
+        last => last.span(),
+    });
+    let mut group = Group::new(Delimiter::Parenthesis, args);
+    if let Some(end) = end {
+        group.set_span(end);
+    }
+    group
+}
+
+fn why_not_derivable(item: &TokenStream) -> Option<syn::Error> {
+    match syn::parse2::<DeriveInput>(item.clone()) {
+        Err(_) => Some(syn::Error::new_spanned(
+            first_token(item),
+            with_help(
+                "`#[pipeline]` goes on a struct with named fields",
+                "write `#[pipeline] struct Model { layer: Layer }`",
+            ),
+        )),
+        Ok(item) if item.attrs.iter().any(|attr| attr.path().is_ident("__pipeline")) => Some(syn::Error::new(
+            Span::call_site(),
+            with_help(
+                "`#[pipeline]` is repeated",
+                "give all settings in one: `#[pipeline(chunks = 8, checkpoint = never)]`",
+            ),
+        )),
+        Ok(_) => None,
+    }
+}
+
+fn first_token(item: &TokenStream) -> Option<TokenTree> {
+    item.clone().into_iter().next()
+}
+
+/// The path given as `crate = path`. Reads past anything it does not know: mistakes in the
+/// arguments are the derive's to report, and this finds the derive.
+pub fn crate_path(args: &TokenStream) -> Path {
+    let mut rest = args.clone().into_iter();
+    while let Some(token) = rest.next() {
+        let is_crate = matches!(&token, TokenTree::Ident(word) if word == "crate");
+        let mut value = rest.clone();
+        let is_set = matches!(value.next(), Some(TokenTree::Punct(punct)) if punct.as_char() == '=');
+        if is_crate && is_set {
+            let path: TokenStream =
+                value.take_while(|token| !matches!(token, TokenTree::Punct(punct) if punct.as_char() == ',')).collect();
+            if let Ok(path) = Path::parse_mod_style.parse2(path) {
+                return path;
+            }
+        }
+    }
+    parse_quote!(::pipe_runtime)
+}
+
+#[cfg(test)]
+mod tests {
+    use quote::{ToTokens, quote};
+
+    use super::*;
+
+    #[test]
+    fn the_struct_stays_as_it_is() {
+        let item = quote! {
+            /// Docs.
+            #[derive(Debug)]
+            pub(crate) struct M<T> where T: Clone { #[device("cpu")] #[cfg(test)] pub a: A<T> }
+        };
+        let attached = attach_derive(quote!(chunks = 8), item.clone()).to_string();
+        assert_eq!(
+            attached,
+            quote!(#[derive(::pipe_runtime::__rt::__Pipeline)] #[__pipeline(chunks = 8)] #item).to_string()
+        );
+    }
+
+    #[test]
+    fn an_item_that_can_have_no_derive_stays_too() {
+        let item = quote!(
+            fn model() {}
+        );
+        let attached = attach_derive(TokenStream::new(), item.clone()).to_string();
+        assert!(attached.contains("compile_error") && attached.ends_with(&item.to_string()), "{attached}");
+    }
+
+    #[test]
+    fn the_crate_is_found_among_settings_that_cannot_be_read() {
+        let krate = |args: TokenStream| crate_path(&args).to_token_stream().to_string();
+        assert_eq!(krate(quote!(chunks == ?, crate = a::b, input = crate::T)), "a :: b");
+        assert_eq!(krate(quote!(crate, crate = 1)), ":: pipe_runtime");
+    }
+}

@@ -1,0 +1,387 @@
+//! `#[pipeline(balance = "balance.toml")]`: the stages that a measurement has found, read at compile time.
+//!
+//! What the file says is put on the fields as if it were written there, so that everything after this phase treats it as
+//! annotations. A file that was made for another model, or for this one as it was, is an error on the field that does not fit.
+
+use std::path::PathBuf;
+
+use proc_macro2::Ident;
+use serde::Deserialize;
+use syn::{Expr, ExprLit, Lit, LitInt, LitStr};
+
+use crate::pipeline::declaration::{Assigned, Declaration, Field, Mark, Part, Shape};
+use crate::support::device;
+use crate::support::errors::{Errors, error};
+use crate::support::names::plain;
+
+/// The version of the file's form that is read here, which is the one that the runtime writes.
+const FORMAT: u32 = 1;
+
+/// As `pipe_runtime::balance` writes it.
+#[derive(Deserialize)]
+struct File {
+    format: u32,
+    model: String,
+    stages: usize,
+    devices: Option<Vec<String>>,
+    #[serde(default)]
+    layers: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    name: String,
+    count: Option<usize>,
+    stage: Stage,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Stage {
+    Of(usize),
+    OfEach(Vec<usize>),
+}
+
+/// The file beside the crate's manifest, for rustc to watch.
+pub fn path(file: &LitStr) -> PathBuf {
+    let root = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from).unwrap_or_default();
+    root.join(file.value())
+}
+
+/// Reads the file, if one is named, and puts what it says on the fields.
+///
+/// The struct has devices whatever the file says: it names one to have them, and is called as such
+/// a model.
+pub fn apply(declaration: &mut Declaration, errors: &mut Errors) {
+    let Some(named) = declaration.settings.balance.clone() else { return };
+    declaration.has_devices = true;
+    for field in layers(&mut declaration.fields) {
+        placed_by_the_file_alone(field, &named, errors);
+    }
+    let before = errors.len();
+    let assigned = match read(&named, &declaration.ident) {
+        Ok(file) => Some(assign(&mut declaration.fields, &file, &named, errors)),
+        Err(wrong) => {
+            errors.push(wrong);
+            None
+        }
+    };
+    if errors.len() == before {
+        declaration.assigned = assigned;
+    } else {
+        run_where_they_stand(&mut declaration.fields, &named);
+    }
+}
+
+fn layers(fields: &mut [Field]) -> impl Iterator<Item = &mut Field> {
+    fields.iter_mut().filter(|field| field.marks.not_a_layer.is_none())
+}
+
+/// Puts each entry on its field. A layer that does not fit ends it: those after it would not fit
+/// either.
+fn assign(fields: &mut [Field], file: &File, named: &LitStr, errors: &mut Errors) -> Assigned {
+    let before = errors.len();
+    let mut entries = file.layers.iter();
+    let mut assigned = Assigned { stages: Vec::new(), devices: devices(file, named, errors) };
+    for field in layers(fields) {
+        let is_empty_list = matches!(field.shape, Shape::List { .. }) && !is_next(&entries, field);
+        if is_empty_list {
+            // A `Vec` that had no layers when it was measured is run where it stands.
+            field.marks.repeat = Some(Mark { word: Ident::new("repeat", named.span()), value: () });
+            assigned.stages.push(Vec::new());
+            continue;
+        }
+        match entries.next().filter(|entry| entry.name == child(field)) {
+            Some(entry) => {
+                let stages = place(field, entry, named, &assigned, errors);
+                assigned.stages.push(stages);
+            }
+            None => {
+                let what = format!("says nothing about layer `{}` in this place", child(field));
+                errors.push(stale(&field.ident, named, what));
+                return assigned;
+            }
+        }
+    }
+    if let Some(entry) = entries.next() {
+        let what = format!("places a layer `{}` that `{}` does not have", entry.name, file.model);
+        errors.push(stale(named, named, what));
+    }
+    let order: Vec<usize> = assigned.stages.iter().flatten().copied().collect();
+    let in_order =
+        order.first() == Some(&0) && order.windows(2).all(|pair| pair[0] == pair[1] || pair[0] + 1 == pair[1]);
+    if errors.len() == before && (!in_order || order.last() != Some(&file.stages.wrapping_sub(1))) {
+        errors.push(stale(named, named, format!("does not place the layers in order in {} stages", file.stages)));
+    }
+    assigned
+}
+
+/// What a file that does not fit would have said: some device, and some way to run each array. The
+/// file has been reported, and the rules of devices and arrays would say of the fields what is the
+/// file's fault.
+fn run_where_they_stand(fields: &mut [Field], named: &LitStr) {
+    let word = || Ident::new("balance", named.span());
+    for (index, field) in layers(fields).enumerate() {
+        field.marks.devices = None;
+        field.marks.device = (index == 0).then(|| Mark { word: word(), value: LitStr::new("cpu", named.span()) });
+        if !matches!(field.shape, Shape::Single) && field.marks.repeat.is_none() {
+            field.marks.repeat = Some(Mark { word: word(), value: () });
+        }
+    }
+}
+
+fn read(named: &LitStr, model: &Ident) -> syn::Result<File> {
+    let wrong = |what: String, help: String| error(named, what, help);
+    let path = path(named);
+    let text = std::fs::read_to_string(&path).map_err(|reason| {
+        let help =
+            "write it with `profile.write(..)` (see `pipe_runtime::balance`); the path starts at the crate's folder";
+        wrong(format!("cannot read `{}`: {reason}", named.value()), help.into())
+    })?;
+    let file: File = basic_toml::from_str(&text).map_err(|reason| {
+        wrong(format!("`{}` is no balance file: {reason}", named.value()), "measure again and write it anew".into())
+    })?;
+    if file.format != FORMAT {
+        let what = format!("`{}` has format {}, and this version reads format {FORMAT}", named.value(), file.format);
+        return Err(wrong(what, "measure again with this version".into()));
+    }
+    if file.model != plain(model) {
+        let what = format!("`{}` was measured for `{}`, not for `{model}`", named.value(), file.model);
+        return Err(wrong(what, format!("measure `{model}`, or name its file")));
+    }
+    Ok(file)
+}
+
+/// One per stage; no more stages than layers, whatever the file says.
+///
+/// What is no device is reported once, however many stages are on it.
+fn devices(file: &File, named: &LitStr, errors: &mut Errors) -> Vec<String> {
+    let known = file.devices.as_deref().unwrap_or_default();
+    let mut unreadable: Vec<&String> = Vec::new();
+    for device in known {
+        if device::read(device).is_err() && !unreadable.contains(&device) {
+            let what = format!("`{}` places stages on `{device}`, which is not a device", named.value());
+            errors.push(error(named, what, "devices are `cpu`, `cuda:N`, `mps` and `xpu:N`: correct it in the file"));
+            unreadable.push(device);
+        }
+    }
+    let layers: usize = file.layers.iter().map(|entry| entry.count.unwrap_or(1)).fold(0, usize::saturating_add);
+    let device = |stage: usize| known.get(stage).map_or("cpu", String::as_str).to_owned();
+    (0..file.stages.min(layers)).map(device).collect()
+}
+
+fn child(field: &Field) -> String {
+    field.marks.layer.as_ref().map_or_else(|| plain(&field.ident), |name| name.value.value())
+}
+
+fn is_next(entries: &std::slice::Iter<'_, Entry>, field: &Field) -> bool {
+    entries.as_slice().first().is_some_and(|entry| entry.name == child(field))
+}
+
+/// The fields say nothing about stages themselves. What they say is taken away, so that no other
+/// rule speaks of it.
+fn placed_by_the_file_alone(field: &mut Field, named: &LitStr, errors: &mut Errors) {
+    let marks = &mut field.marks;
+    let words = [
+        marks.device.take().map(|mark| mark.word),
+        marks.devices.take().map(|mark| mark.word),
+        marks.stage.take().map(|mark| mark.word),
+    ];
+    for word in words.into_iter().flatten() {
+        errors.push(error(
+            &word,
+            format!("`{}` is placed by `{}` already", field.ident, named.value()),
+            format!("remove `#[{word}]`, or the setting `balance`"),
+        ));
+    }
+}
+
+/// Puts an entry on its field; gives the stages of its parts.
+fn place(field: &mut Field, entry: &Entry, named: &LitStr, assigned: &Assigned, errors: &mut Errors) -> Vec<usize> {
+    let each = match (&entry.stage, entry.count) {
+        (Stage::Of(stage), None) => vec![*stage],
+        (Stage::OfEach(stages), Some(count)) if stages.len() == count => stages.clone(),
+        _ => {
+            errors.push(stale(&field.ident, named, format!("is contradictory about `{}`", entry.name)));
+            return Vec::new();
+        }
+    };
+    let length = match &field.shape {
+        Shape::Single => None,
+        Shape::List { .. } => Some(each.len()),
+        Shape::Array { len, .. } => Some(literal(len).unwrap_or(each.len())),
+    };
+    if length.is_some() != entry.count.is_some() || length.is_some_and(|length| length != each.len()) {
+        let counted = entry.count.map_or("one layer".to_owned(), |count| format!("{count} layers"));
+        errors.push(stale(&field.ident, named, format!("has {counted} for `{}`", entry.name)));
+        return Vec::new();
+    }
+    let parts = runs(&each);
+    let word = Ident::new("balance", named.span());
+    let device = |stage: usize| LitStr::new(assigned.devices.get(stage).map_or("cpu", String::as_str), named.span());
+    let opens = assigned.stages.iter().flatten().next_back() != each.first();
+    if parts.len() > 1 {
+        let part = |&(stage, count): &(usize, usize)| Part {
+            device: device(stage),
+            count: Some(LitInt::new(&count.to_string(), named.span())),
+        };
+        field.marks.repeat = None;
+        field.marks.devices = Some(Mark { word, value: parts.iter().map(part).collect() });
+    } else {
+        if opens {
+            field.marks.device = each.first().map(|&stage| Mark { word: word.clone(), value: device(stage) });
+        }
+        if entry.count.is_some() && field.marks.repeat.is_none() {
+            field.marks.repeat = Some(Mark { word, value: () });
+        }
+    }
+    parts.into_iter().map(|(stage, _)| stage).collect()
+}
+
+/// The stages, and how many layers in a row run in each.
+fn runs(each: &[usize]) -> Vec<(usize, usize)> {
+    let mut runs: Vec<(usize, usize)> = Vec::new();
+    for &stage in each {
+        match runs.last_mut() {
+            Some((last, count)) if *last == stage => *count += 1,
+            _ => runs.push((stage, 1)),
+        }
+    }
+    runs
+}
+
+fn literal(len: &Expr) -> Option<usize> {
+    match len {
+        Expr::Lit(ExprLit { lit: Lit::Int(number), .. }) => number.base10_parse().ok(),
+        _ => None,
+    }
+}
+
+fn stale(at: &impl quote::ToTokens, named: &LitStr, what: String) -> syn::Error {
+    let help = format!(
+        "the model has changed since it was measured: write `{}` anew, or remove the setting `balance`",
+        named.value()
+    );
+    error(at, format!("`{}` {what}", named.value()), help)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use crate::pipeline::plan::{Step, plan};
+    use crate::pipeline::tests::{mistakes, model};
+
+    /// A file with this text, and the struct that names it.
+    fn with_file(name: &str, text: &str, fields: &str) -> String {
+        // Tests run side by side, and two of them may like the same name.
+        static FILES: AtomicUsize = AtomicUsize::new(0);
+        let number = FILES.fetch_add(1, Ordering::Relaxed);
+        let file = std::env::temp_dir().join(format!("pipe-balance-{}-{number}-{name}.toml", std::process::id()));
+        std::fs::write(&file, text).expect("the temporary folder can be written");
+        format!("#[pipeline(balance = {:?})] struct Net {{ {fields} }}", file.display().to_string())
+    }
+
+    const NET: &str = r#"
+format = 1
+model = "Net"
+stages = 3
+devices = ["cpu", "cuda:0", "cuda:0"]
+[[layers]]
+name = "embed"
+stage = 0
+[[layers]]
+name = "blocks"
+count = 4
+stage = [0, 1, 1, 2]
+[[layers]]
+name = "head"
+stage = 2
+"#;
+
+    /// The only thing that is said.
+    fn mistake(name: &str, text: &str, fields: &str) -> String {
+        let all = mistakes(&with_file(name, text, fields));
+        assert_eq!(all.lines().count(), 1, "{name}: one error for one mistake:\n{all}");
+        // The file's own name is in another place each time.
+        let (_, said) = all.split_once(".toml` ").unwrap_or(("", &all));
+        said.trim_end().to_owned()
+    }
+
+    const FIELDS: &str = "embed: E, blocks: [B; 4], head: H, #[not_a_layer] plain: u8";
+
+    #[test]
+    fn layers_run_where_the_file_says() {
+        let model = model(&with_file("right", NET, FIELDS));
+        assert!(model.has_devices);
+        let stages: Vec<String> = plan(&model)
+            .stages
+            .iter()
+            .map(|stage| {
+                let step = |step: &Step| format!("{}[{}]", model.layers[step.layer].ident, step.part);
+                format!("{}: {}", stage.device, stage.steps.iter().map(step).collect::<Vec<_>>().join(" "))
+            })
+            .collect();
+        assert_eq!(stages, ["cpu: embed[0] blocks[0]", "cuda:0: blocks[1]", "cuda:0: blocks[2] head[0]"]);
+    }
+
+    #[test]
+    fn a_stale_file_says_which_layer_does_not_fit() {
+        let said = |name, fields| mistake(name, NET, fields);
+        assert_eq!(
+            said("more", "embed: E, norm: N, blocks: [B; 4], head: H"),
+            "says nothing about layer `norm` in this place"
+        );
+        assert_eq!(said("fewer", "embed: E, blocks: [B; 4]"), "places a layer `head` that `Net` does not have");
+        assert_eq!(said("length", "embed: E, blocks: [B; 5], head: H"), "has 4 layers for `blocks`");
+        assert_eq!(said("single", "embed: E, blocks: B, head: H"), "has 4 layers for `blocks`");
+        assert_eq!(said("array", "embed: [E; 1], blocks: [B; 4], head: H"), "has one layer for `embed`");
+    }
+
+    #[test]
+    fn the_first_layer_that_does_not_fit_speaks_for_those_after_it() {
+        let said = |name, fields| mistake(name, NET, fields);
+        let more = "says nothing about layer `norm` in this place";
+        assert_eq!(said("first", "norm: N, embed: E, blocks: [B; 4], head: H"), more);
+        assert_eq!(said("spread", "embed: E, norm: N, blocks: [B; 4], mid: M, others: Vec<O>, head: H"), more);
+        assert_eq!(said("start", "embed: [E; 2], blocks: [B; 4], head: H"), "has one layer for `embed`");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_the_only_mistake() {
+        for fields in [FIELDS, "#[repeat] blocks: [B; 4], others: Vec<O>"] {
+            let all = mistakes(&format!(
+                "#[pipeline(balance = \"no/such.toml\", schedule = gpipe)] struct Net {{ {fields} }}"
+            ));
+            assert!(all.contains("cannot read `no/such.toml`") && all.lines().count() == 1, "{all}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_another_model_or_form_is_refused() {
+        let changed = |name, from: &str, to: &str| mistake(name, &NET.replace(from, to), FIELDS);
+        assert_eq!(changed("model", "\"Net\"", "\"Other\""), "was measured for `Other`, not for `Net`");
+        assert_eq!(changed("format", "format = 1", "format = 2"), "has format 2, and this version reads format 1");
+        assert!(changed("toml", "format = 1", "format 1").starts_with("is no balance file"));
+        assert_eq!(changed("gap", "stages = 3", "stages = 4"), "does not place the layers in order in 4 stages");
+        assert_eq!(changed("order", "[0, 1, 1, 2]", "[0, 2, 1, 2]"), "does not place the layers in order in 3 stages");
+        assert_eq!(changed("count", "count = 4", "count = 3"), "is contradictory about `blocks`");
+        let first = "name = \"embed\"\nstage = 0";
+        assert_eq!(changed("first", first, &format!("{first}\ncount = 1")), "is contradictory about `embed`");
+        assert_eq!(changed("device", "cuda:0", "cuda"), "places stages on `cuda`, which is not a device");
+    }
+
+    #[test]
+    fn annotations_beside_a_file_are_refused() {
+        let beside = |name, fields| mistakes(&with_file(name, NET, fields));
+        let said = beside("device", "#[device(\"cpu\")] embed: E, blocks: [B; 4], head: H");
+        assert!(said.contains("`embed` is placed by `") && said.lines().count() == 1, "{said}");
+        // Neither the other ways to run an array nor the first layer's own rule have a word in it.
+        let said = beside(
+            "others",
+            "#[stage] embed: E, #[devices(\"cpu\", \"mps\")] blocks: [B; 4], #[devices(\"cpu\")] head: H",
+        );
+        let placed = |line: &str| line.contains("` is placed by `");
+        assert!(said.lines().all(placed) && said.lines().count() == 3, "{said}");
+    }
+}

@@ -1,0 +1,98 @@
+//! Rules of where an attribute may stand.
+
+use crate::pipeline::declaration::Shape;
+use crate::pipeline::model::Model;
+use crate::support::errors::{Errors, error, error_at_both};
+use crate::support::names::plain;
+
+/// Where a device may not stand is `devices`' to say.
+const DEVICE_WORDS: [&str; 3] = ["device", "devices", "stage"];
+
+/// What values are called where layers run.
+const LOCALS: [&str; 5] = ["x", "cx", "io", "graph", "layers"];
+
+const LOCAL_PREFIXES: [&str; 3] = ["flow_", "port_", "skip_"];
+
+/// What is said of layers is said on layers.
+///
+/// `#[not_a_layer] #[stash(a)] config: Config`
+pub fn plain_fields_say_nothing_about_layers(model: &Model, errors: &mut Errors) {
+    for field in &model.plain_fields {
+        let Some(not_a_layer) = &field.marks.not_a_layer else { continue };
+        for word in field.marks.words_for_layers() {
+            if !DEVICE_WORDS.iter().any(|device_word| word == device_word) {
+                errors.push(error_at_both(
+                    word,
+                    format!("`#[{word}]` is for layers, and `{}` is not one", field.ident),
+                    format!("remove `#[{word}]`, or `#[not_a_layer]`"),
+                    &not_a_layer.word,
+                    "it is said here that the field is not a layer",
+                ));
+            }
+        }
+    }
+}
+
+/// A const parameter is not called as a field or a local: rustc would take the local for the constant.
+///
+/// `struct Model<const blocks: usize> { #[repeat] blocks: [Block; blocks] }`
+pub fn constants_are_not_called_as_locals(model: &Model, errors: &mut Errors) {
+    for param in model.generics.const_params() {
+        let name = plain(&param.ident);
+        let is_local = LOCALS.contains(&name.as_str()) || LOCAL_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+        if is_local || model.field_names().any(|field| plain(field) == name) {
+            errors.push(error(
+                &param.ident,
+                format!("the const parameter `{name}` would be taken for a value that flows, or for a field"),
+                format!("name it as constants are: `{}`", name.to_uppercase()),
+            ));
+        }
+    }
+}
+
+/// An array has a way to run: in place or spread. `blocks: [Block; 4]`
+pub fn arrays_say_how_they_run(model: &Model, errors: &mut Errors) {
+    for layer in &model.layers {
+        let what = match layer.shape {
+            Shape::Single => continue,
+            Shape::Array { .. } => "an array",
+            Shape::List { .. } => "a `Vec`",
+        };
+        let is_spread = layer.marks.devices.is_some() || layer.marks.is_unreadable("devices");
+        if layer.marks.repeat.is_none() && !is_spread {
+            errors.push(error(
+                &layer.ident,
+                format!("`{}` is {what}, and nothing says how its layers run", layer.ident),
+                "say `#[repeat]` to run its layers in order or `#[devices(..)]` to spread them",
+            ));
+        }
+    }
+}
+
+/// `#[repeat]` needs something to repeat. `#[repeat] head: Linear`
+pub fn only_arrays_repeat(model: &Model, errors: &mut Errors) {
+    for layer in model.layers.iter().filter(|layer| !layer.is_repeated()) {
+        if let Some(repeat) = &layer.marks.repeat {
+            errors.push(error(
+                &repeat.word,
+                format!("`{}` is a single layer: there is nothing to repeat", layer.ident),
+                "remove `#[repeat]`, or write the type as `[Layer; N]` or `Vec<Layer>`",
+            ));
+        }
+    }
+}
+
+/// An array runs in place or is spread, not both. `#[repeat] #[devices("cpu", "cpu")] blocks: [Block; 4]`
+pub fn one_way_to_run_an_array(model: &Model, errors: &mut Errors) {
+    for layer in model.layers.iter().filter(|layer| layer.is_repeated()) {
+        if let (Some(repeat), Some(devices)) = (&layer.marks.repeat, &layer.marks.devices) {
+            errors.push(error_at_both(
+                &repeat.word,
+                format!("`{}` is to be run in place and to be spread", layer.ident),
+                "`#[devices(..)]` alone is enough; `#[device(..)] #[repeat]` runs them all on one",
+                &devices.word,
+                "it is spread here",
+            ));
+        }
+    }
+}

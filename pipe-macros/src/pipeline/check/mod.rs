@@ -1,0 +1,85 @@
+//! The rules that a struct must keep, one function each, in files named as the folders of
+//! `ui-tests/cases`.
+//!
+//! A rule says what it wants above its function, with an example that breaks it. Each mistake is
+//! one rule's: where two could speak, the doc says who does.
+
+mod children;
+mod devices;
+mod form;
+mod settings;
+mod skips;
+mod warnings;
+
+use crate::pipeline::model::Model;
+use crate::support::errors::Errors;
+
+pub use warnings::{Warning, warnings};
+
+/// Reports every broken rule.
+pub fn check(model: &Model, errors: &mut Errors) {
+    form::plain_fields_say_nothing_about_layers(model, errors);
+    form::constants_are_not_called_as_locals(model, errors);
+    form::arrays_say_how_they_run(model, errors);
+    form::only_arrays_repeat(model, errors);
+    form::one_way_to_run_an_array(model, errors);
+
+    devices::devices_are_readable(model, errors);
+    devices::devices_name_their_index(model, errors);
+    devices::misspelt_devices_suggest_one(model, errors);
+    devices::device_indices_are_small(model, errors);
+    devices::the_first_layer_has_one(model, errors);
+    devices::plain_fields_have_none(model, errors);
+    devices::plain_fields_open_no_stage(model, errors);
+    devices::one_device_attribute_per_field(model, errors);
+    devices::single_layers_are_not_spread(model, errors);
+    devices::all_or_no_counts(model, errors);
+    devices::counts_are_positive(model, errors);
+    devices::counts_are_numbers(model, errors);
+    devices::counts_add_up(model, errors);
+    devices::no_device_is_left_over(model, errors);
+    devices::arrays_hold_layers(model, errors);
+    devices::stages_need_devices(model, errors);
+    devices::the_first_layer_ends_no_stage(model, errors);
+    devices::layers_on_devices_borrow_nothing(model, errors);
+
+    // With no mistake so far, the stages are what is meant.
+    if errors.is_empty() {
+        settings::stages_divide_over_ranks(model, errors);
+        settings::stages_are_spread_evenly(model, errors);
+        settings::stages_are_in_the_schedules_order(model, errors);
+        settings::chunks_fill_the_pipeline(model, errors);
+        settings::chunks_make_equal_rounds(model, errors);
+        settings::chunks_fit_into_memory(model, errors);
+    }
+
+    settings::no_unknown_settings(model, errors);
+    settings::chunks_are_positive(model, errors);
+    settings::chunks_are_literals(model, errors);
+    settings::checkpoint_is_known(model, errors);
+    settings::modes_are_words(model, errors);
+    settings::schedule_is_known(model, errors);
+    settings::schedules_are_words(model, errors);
+    settings::one_f_one_b_is_quoted(model, errors);
+    settings::schedules_need_stages(model, errors);
+    warnings::allow_names_warnings(model, errors);
+
+    children::names_are_one_segment(model, errors);
+    children::names_are_not_empty(model, errors);
+    children::names_differ(model, errors);
+    children::names_hide_no_method(model, errors);
+    children::layers_are_owned(model, errors);
+    children::layers_are_not_borrowed(model, errors);
+
+    skips::stashed_once(model, errors);
+    skips::stashed_once_by_a_layer(model, errors);
+    skips::popped_once(model, errors);
+    skips::popped_once_by_a_layer(model, errors);
+    skips::not_stashed_and_popped_by_one_layer(model, errors);
+    skips::stashed_before_popped(model, errors);
+    skips::popped_if_stashed(model, errors);
+    skips::stashed_if_popped(model, errors);
+    skips::misspelt_pops_suggest_a_name(model, errors);
+    skips::arrays_keep_only_their_ends(model, errors);
+    skips::arrays_pop_nothing(model, errors);
+}

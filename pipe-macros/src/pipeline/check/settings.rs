@@ -1,0 +1,299 @@
+//! Rules of the settings.
+
+use pipe_schedule::{Illegal, Method, Placement, Unplaceable};
+use proc_macro2::{Ident, TokenStream};
+use quote::ToTokens;
+use syn::{Expr, ExprUnary, Lit, UnOp};
+
+use crate::pipeline::model::Model;
+use crate::pipeline::parse::{checkpointing, method, quoted, whole_number, word};
+use crate::pipeline::plan::{Stage, stages};
+use crate::pipeline::prove::{self, Scheduled};
+use crate::support::errors::{Errors, error, error_at_both};
+use crate::support::names::nearest;
+
+const SETTINGS: [&str; 8] = ["input", "output", "chunks", "checkpoint", "schedule", "balance", "allow", "crate"];
+
+/// The modes of checkpointing.
+const MODES: [&str; 3] = ["always", "except_last", "never"];
+
+const CHUNKS: &str = "number of chunks must be positive integer";
+
+const CHUNKS_HERE: &str = "the number of chunks is set here";
+
+const CHECKPOINT: &str = "checkpoint is not one of 'always', 'except_last', or 'never'";
+
+/// Every name is one of a setting. `#[pipeline(chunk = 8)]`
+pub fn no_unknown_settings(model: &Model, errors: &mut Errors) {
+    for name in &model.settings.unknown {
+        let help = match nearest(&name.to_string(), SETTINGS) {
+            Some(meant) => format!("did you mean `{meant}`?"),
+            None => format!("the settings are `{}`", SETTINGS.join("`, `")),
+        };
+        errors.push(error(name, format!("unknown setting `{name}`"), help));
+    }
+}
+
+/// A batch is cut into one or more micro-batches. `#[pipeline(chunks = 0)]`
+pub fn chunks_are_positive(model: &Model, errors: &mut Errors) {
+    let Some(chunks) = &model.settings.chunks else { return };
+    if is_number(chunks) && whole_number(chunks).is_none_or(|number| number == 0) {
+        errors.push(error(chunks, CHUNKS, "`chunks = 1` runs a mini-batch in one piece"));
+    }
+}
+
+/// The number is written here, so that it can be checked here. `#[pipeline(chunks = CHUNKS)]`
+pub fn chunks_are_literals(model: &Model, errors: &mut Errors) {
+    let Some(chunks) = model.settings.chunks.as_ref().filter(|chunks| !is_number(chunks)) else { return };
+    let help = "write a literal number such as `chunks = 8`; `.chunks(n)` on the pipe takes any value";
+    errors.push(error(chunks, CHUNKS, help));
+}
+
+/// The mode is one of three. `#[pipeline(checkpoint = sometimes)]`
+pub fn checkpoint_is_known(model: &Model, errors: &mut Errors) {
+    let Some(checkpoint) = model.settings.checkpoint.as_ref().filter(|mode| quoted(mode).is_none()) else { return };
+    if checkpointing(checkpoint).is_none() {
+        let meant = word(checkpoint).and_then(|word| nearest_of(word, &MODES));
+        let help = meant.unwrap_or_else(|| "write one of them, such as `checkpoint = except_last`".to_owned());
+        errors.push(error(checkpoint, CHECKPOINT, help));
+    }
+}
+
+/// The mode is a word, as all names are here. `#[pipeline(checkpoint = "never")]`
+pub fn modes_are_words(model: &Model, errors: &mut Errors) {
+    let Some(checkpoint) = &model.settings.checkpoint else { return };
+    if let Some(text) = quoted(checkpoint) {
+        let mode = nearest(&text, MODES).unwrap_or("except_last");
+        errors.push(error(checkpoint, CHECKPOINT, format!("write it without quotes: `checkpoint = {mode}`")));
+    }
+}
+
+/// The schedule is one that exists. `#[pipeline(schedule = gpip)]`
+///
+/// `1f1b` without quotes is [`one_f_one_b_is_quoted`]'s.
+pub fn schedule_is_known(model: &Model, errors: &mut Errors) {
+    let Some(schedule) = &model.settings.schedule else { return };
+    let name = quoted(schedule).unwrap_or_else(|| schedule.to_token_stream().to_string());
+    if let Err(unknown) = name.parse::<Method>() {
+        let all = || format!("the schedules are {}", Method::ALL.map(as_written).join(", "));
+        let help = unknown.nearest.map_or_else(all, |meant| format!("did you mean {}?", as_written(meant)));
+        errors.push(error(schedule, "unknown schedule", help));
+    }
+}
+
+/// The name is a word, as all names are here. `#[pipeline(schedule = "zbv")]`
+pub fn schedules_are_words(model: &Model, errors: &mut Errors) {
+    let Some(schedule) = &model.settings.schedule else { return };
+    let named = quoted(schedule).and_then(|text| text.parse::<Method>().ok());
+    if let Some(method) = named.filter(|&method| method != Method::OneFOneB) {
+        let help = format!(
+            "write it without quotes: `schedule = {method}`; only `\"1f1b\"`, which begins with a digit, has them"
+        );
+        errors.push(error(schedule, format!("the schedule `{method}` is a word"), help));
+    }
+}
+
+/// A word does not begin with a digit. `#[pipeline(schedule = 1f1b)]`
+pub fn one_f_one_b_is_quoted(model: &Model, errors: &mut Errors) {
+    let Some(schedule) = &model.settings.schedule else { return };
+    if schedule.to_token_stream().to_string() == Method::OneFOneB.name() {
+        let wrong = "the schedule `1f1b` begins with a digit, so it is no word";
+        errors.push(error(schedule, wrong, "write it in quotes: `schedule = \"1f1b\"`"));
+    }
+}
+
+/// What has no stages has no steps to order. `#[pipeline(schedule = zbv)] struct Block { first: Linear }`
+pub fn schedules_need_stages(model: &Model, errors: &mut Errors) {
+    let Some(schedule) = model.settings.schedule.as_ref().filter(|_| !model.has_devices) else { return };
+    if method(schedule).is_some() {
+        let wrong = "a model without devices has no stages, so it has no schedule";
+        let help = "give the first layer a device, for example `#[device(\"cuda:0\")]`, or remove the setting";
+        errors.push(error(schedule, wrong, help));
+    }
+}
+
+/// On the CPU, a rank has as many stages as the schedule wants.
+///
+/// `#[pipeline(schedule = zbv)] struct Model { #[device("cpu")] a: A, #[device("cpu")] b: B, #[device("cpu")] c: C }`
+///
+/// Where there are accelerators, [`stages_are_spread_evenly`] speaks.
+pub fn stages_divide_over_ranks(model: &Model, errors: &mut Errors) {
+    let Some(Scheduled { method, written, ranks: Err(wrong), stages, .. }) = Scheduled::of(model) else { return };
+    let Unplaceable::StagesPerRank { stages_per_rank, .. } = wrong else { return };
+    let stages = stages.len();
+    let wrong =
+        format!("`{method}` runs {stages_per_rank} stages on each rank, and the model's {stages} do not divide");
+    let above = stages.next_multiple_of(stages_per_rank);
+    let ranks = (2..stages).find(|&ranks| stages.is_multiple_of(ranks)).filter(|_| method.stages_per_rank().is_none());
+    let or = match ranks {
+        Some(ranks) => format!("choose both when building: `.schedule(Method::{method:?}).ranks({ranks})`"),
+        None => "use `gpipe`, `1f1b` or `zb_h1`".to_owned(),
+    };
+    errors.push(error(written, wrong, format!("make it {above} stages, or {or}")));
+}
+
+/// Each device has as many stages as every other one, and as many as the schedule wants.
+///
+/// `#[pipeline(schedule = zbv)] struct Model { #[device("cuda:0")] a: A, #[device("cuda:1")] b: B }`
+pub fn stages_are_spread_evenly(model: &Model, errors: &mut Errors) {
+    let Some(scheduled) = Scheduled::of(model) else { return };
+    let Scheduled { method, written, .. } = scheduled;
+    match scheduled.refusal() {
+        Some(Illegal::StagesPerRank { needed, stages_per_rank, ranks, .. }) => {
+            let wrong = format!(
+                "`{method}` runs {} on each device, but each of the {ranks} devices has {stages_per_rank}",
+                number_of_stages(needed)
+            );
+            let others = match stages_per_rank {
+                1 => "`1f1b`, `zb_h1` or `zb_h2`",
+                _ => "`interleaved`, `looped_bfs` or `zb_h1`",
+            };
+            let help = match (needed, method.placement()) {
+                (2.., Placement::V) => format!("{}, or use {others}", there_and_back(method)),
+                _ => format!("give each stage a device of its own, or use {others}"),
+            };
+            errors.push(error(written, wrong, help));
+        }
+        Some(Illegal::Uneven { rank, stages, most, .. }) => {
+            let (Some(full), Some(short)) = (scheduled.fullest(most), scheduled.first_stage(rank)) else { return };
+            let here = format!("{} has {}", rank_name(short), number_of_stages(stages));
+            let full = rank_name(full);
+            let wrong =
+                format!("`{method}` runs the same number of stages on each device, but {here}, and {full} has {most}");
+            let help = match method.placement() {
+                Placement::V => there_and_back(method),
+                Placement::Loop => "give all devices the same number of stages".to_owned(),
+            };
+            let opening = opening(model, short);
+            errors.push(error_at_both(written, wrong, format!("{help}, or use `gpipe`"), opening, here));
+        }
+        _ => {}
+    }
+}
+
+/// The stages go through the devices in the schedule's order.
+///
+/// `#[pipeline(schedule = zbv)] struct Model { #[device("cuda:0")] a: A, #[device("cuda:1")] b: B, #[device("cuda:0")] c: C, #[device("cuda:1")] d: D }`
+pub fn stages_are_in_the_schedules_order(model: &Model, errors: &mut Errors) {
+    let Some(scheduled) = Scheduled::of(model) else { return };
+    let Some(Illegal::Placement { stage, needed, .. }) = scheduled.refusal() else { return };
+    let Scheduled { method, written, stages, .. } = &scheduled;
+    let (Some(there), Some(meant)) = (stages.get(stage), scheduled.first_stage(needed)) else { return };
+    let (way, help) = match method.placement() {
+        Placement::V => ("to the last device and back", there_and_back(*method)),
+        Placement::Loop => (
+            "from the first device to the last, again and again",
+            "name the devices in the same order each time".to_owned(),
+        ),
+    };
+    let (is, should) = (rank_name(there), rank_name(meant));
+    errors.push(error_at_both(
+        written,
+        format!("`{method}` goes {way}: stage {stage} would be on {should}, not on {is}"),
+        format!("{help}, or use `gpipe`, which takes any order"),
+        opening(model, there),
+        format!("stage {stage} begins here"),
+    ));
+}
+
+/// There are enough micro-batches to fill the pipeline from both ends. `#[pipeline(schedule = dualpipe_v, chunks = 2)]`
+///
+/// A mini-batch of fewer rows than chunks is the runtime's to refuse.
+pub fn chunks_fill_the_pipeline(model: &Model, errors: &mut Errors) {
+    let Some(scheduled) = Scheduled::of(model) else { return };
+    let Some((Illegal::TooFewMicroBatches { needed, ranks, .. }, (chunks, place))) =
+        scheduled.refusal().zip(scheduled.chunks)
+    else {
+        return;
+    };
+    let Scheduled { method, written, .. } = scheduled;
+    errors.push(error_at_both(
+        written,
+        format!("`{method}` on {ranks} ranks needs at least {needed} micro-batches, but `chunks = {chunks}`"),
+        format!("write `chunks = {needed}`, or use a schedule that takes fewer, such as `zbv`"),
+        place,
+        CHUNKS_HERE,
+    ));
+}
+
+/// Where the schedule goes through the micro-batches in rounds, they are equal. `#[pipeline(schedule = interleaved, chunks = 5)]`
+pub fn chunks_make_equal_rounds(model: &Model, errors: &mut Errors) {
+    let Some(scheduled) = Scheduled::of(model) else { return };
+    let Some((Illegal::Rounds { rounds, ranks, below, above, .. }, (chunks, place))) =
+        scheduled.refusal().zip(scheduled.chunks)
+    else {
+        return;
+    };
+    let Scheduled { method, written, .. } = scheduled;
+    errors.push(error_at_both(
+        written,
+        format!(
+            "`{method}` on {ranks} ranks goes through the micro-batches in {rounds} equal rounds, but `chunks = {chunks}` is no multiple of {rounds}"
+        ),
+        format!("write `chunks = {below}` or `chunks = {above}`, or use `looped_bfs`"),
+        place,
+        CHUNKS_HERE,
+    ));
+}
+
+/// The list of steps fits into memory. `#[pipeline(chunks = 1000000000)]`
+///
+/// Whether a schedule is set or not: all of them go through every micro-batch in every stage.
+pub fn chunks_fit_into_memory(model: &Model, errors: &mut Errors) {
+    let Some((chunks, place)) = prove::chunks(model).filter(|_| model.has_devices) else { return };
+    let stages = stages(model).len().max(1);
+    let most = Illegal::MOST_ACTIONS / 3 / stages;
+    if chunks > most {
+        let wrong =
+            format!("{} and {chunks} micro-batches are more steps than can be listed", number_of_stages(stages));
+        errors.push(error(place, wrong, format!("write at most `chunks = {most}`")));
+    }
+}
+
+/// A schedule as it is written in the settings.
+fn as_written(method: Method) -> String {
+    match method {
+        Method::OneFOneB => "`\"1f1b\"`".to_owned(),
+        _ => format!("`{method}`"),
+    }
+}
+
+fn number_of_stages(stages: usize) -> String {
+    format!("{stages} stage{}", if stages == 1 { "" } else { "s" })
+}
+
+/// How stages are placed like a V.
+fn there_and_back(method: Method) -> String {
+    format!("annotate the devices there and back, as `{method}` goes, with `#[stage]` for the turn on the last one")
+}
+
+/// The rank of which this is the first stage, in words. Beside accelerators, each stage on the CPU is a rank.
+fn rank_name(stage: &Stage) -> String {
+    match stage.accelerator() {
+        Some(device) => format!("`{device}`"),
+        None => "a `cpu` core".to_owned(),
+    }
+}
+
+/// Where a stage is opened.
+fn opening(model: &Model, stage: &Stage) -> TokenStream {
+    let Some(step) = stage.steps.first() else { return TokenStream::new() };
+    let layer = &model.layers[step.layer];
+    let forced = layer.marks.stage.as_ref().map(|mark| mark.word.to_token_stream());
+    let asked = layer.device_of_part(step.part).map(ToTokens::to_token_stream);
+    asked.or(forced).unwrap_or_else(|| layer.ident.to_token_stream())
+}
+
+fn nearest_of(word: &Ident, known: &[&'static str]) -> Option<String> {
+    nearest(&word.to_string(), known.iter().copied()).map(|meant| format!("did you mean `{meant}`?"))
+}
+
+/// Whether the value is a whole number, of any size and sign.
+fn is_number(value: &Expr) -> bool {
+    match value {
+        Expr::Lit(literal) => matches!(literal.lit, Lit::Int(_)),
+        Expr::Unary(ExprUnary { op: UnOp::Neg(_), expr, .. }) => is_number(expr),
+        Expr::Group(group) => is_number(&group.expr),
+        _ => false,
+    }
+}

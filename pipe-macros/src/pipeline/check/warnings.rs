@@ -1,0 +1,122 @@
+//! What works but is a mistake more often than not. Each can be allowed by its name: `#[pipeline(allow(single_stage))]`.
+
+use pipe_schedule::Checkpointing;
+use proc_macro2::Span;
+
+use crate::pipeline::model::Model;
+use crate::pipeline::parse::{checkpointing, whole_number, word};
+use crate::pipeline::plan::{Plan, Route};
+use crate::support::errors::{Errors, error};
+use crate::support::names::{nearest, plain};
+
+const WARNINGS: [&str; 4] = ["single_stage", "short_skip", "except_last_of_one_chunk", "name_differs_by_case"];
+
+/// A warning by name, at its place.
+pub struct Warning {
+    pub name: &'static str,
+    pub place: Span,
+    pub wrong: String,
+    pub help: String,
+}
+
+/// The names in `allow(..)` are those of warnings. `#[pipeline(allow(single_stag))]`
+pub fn allow_names_warnings(model: &Model, errors: &mut Errors) {
+    for name in model.settings.allowed.iter().filter(|name| !WARNINGS.iter().any(|known| name == known)) {
+        let help = match nearest(&name.to_string(), WARNINGS) {
+            Some(meant) => format!("did you mean `{meant}`?"),
+            None => format!("the warnings are `{}`", WARNINGS.join("`, `")),
+        };
+        errors.push(error(name, format!("unknown warning `{name}`"), help));
+    }
+}
+
+/// All warnings about a model without mistakes, but those that it allows.
+pub fn warnings(model: &Model, plan: &Plan) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    warnings.extend(except_last_of_one_chunk(model));
+    warnings.extend(single_stage(model, plan));
+    warnings.extend(name_differs_by_case(model));
+    warnings.extend(short_skip(model, plan));
+    warnings.retain(|warning| !model.settings.allowed.iter().any(|allowed| allowed == warning.name));
+    warnings
+}
+
+/// Of one micro-batch, the last is all: nothing is checkpointed.
+///
+/// `#[pipeline(chunks = 1, checkpoint = except_last)]`
+///
+/// Only if both are written: where `chunks` is left out, it is chosen at run time.
+fn except_last_of_one_chunk(model: &Model) -> Option<Warning> {
+    let chunks = model.settings.chunks.as_ref().and_then(whole_number)?;
+    let checkpoint = model.settings.checkpoint.as_ref()?;
+    let place = word(checkpoint)?.span();
+    (chunks == 1 && checkpointing(checkpoint) == Some(Checkpointing::ExceptLast)).then(|| Warning {
+        name: "except_last_of_one_chunk",
+        place,
+        wrong: "the only micro-batch is the last one, so nothing is checkpointed".to_owned(),
+        help: "write `checkpoint = always`, or more `chunks`".to_owned(),
+    })
+}
+
+/// A pipeline of one stage overlaps nothing.
+///
+/// `#[device("cuda:0")] encode: Encode, decode: Decode`
+fn single_stage(model: &Model, plan: &Plan) -> Option<Warning> {
+    let [stage] = plan.stages.as_slice() else { return None };
+    let device = model.layers.first()?.first_device()?;
+    Some(Warning {
+        name: "single_stage",
+        place: device.span(),
+        wrong: format!("all layers run in one stage on `{}`, so nothing runs at the same time", stage.device),
+        help: "open another stage with `#[device(..)]` or `#[stage]`".to_owned(),
+    })
+}
+
+/// A name that is the field's but for its case is a slip, and parameter files know it.
+///
+/// `#[layer(name = "Encode")] encode: Encode`
+fn name_differs_by_case(model: &Model) -> impl Iterator<Item = Warning> {
+    model.layers.iter().filter_map(|layer| {
+        let (name, field) = (layer.marks.layer.as_ref()?, plain(&layer.ident));
+        let child = layer.child();
+        (child != field && child.to_lowercase() == field.to_lowercase()).then(|| Warning {
+            name: "name_differs_by_case",
+            place: name.value.span(),
+            wrong: format!("the name `{child}` differs from the field's only by case"),
+            help: format!("remove it to name the layer `{field}`"),
+        })
+    })
+}
+
+/// A skip from a stage's last layer to the next stage's first one skips no layer: only the boundary between the two
+/// sends a second value over. One layer up or down, and it is a local of its stage.
+///
+/// `#[stash(a)] encode: Encode, #[device("cuda:1")] #[pop(a)] decode: Decode`
+///
+/// Only where the boundary can move: one of the two stages has other layers, and the layer next to the boundary is not
+/// part of a spread array, whose cuts are its own.
+fn short_skip(model: &Model, plan: &Plan) -> impl Iterator<Item = Warning> {
+    plan.routes.iter().filter(|route| route.pop == route.stash + 1 && route.crosses()).filter_map(|route| {
+        let (stash, pop) = (&model.layers[route.stash].ident, &model.layers[route.pop].ident);
+        Some(Warning {
+            name: "short_skip",
+            place: route.pop_ident.span(),
+            wrong: format!(
+                "`{}` goes from `{stash}` to its neighbour `{pop}`, yet crosses a stage boundary",
+                route.name
+            ),
+            help: format!("{}, so that both run in one", moved(model, plan, route)?),
+        })
+    })
+}
+
+/// How the boundary would move so that the skip stays in one stage, if it can.
+fn moved(model: &Model, plan: &Plan, route: &Route) -> Option<String> {
+    let (from, to) = (plan.stages.get(route.from)?, plan.stages.get(route.to)?);
+    let stash_is_whole = from.steps.last().is_some_and(|step| step.parts == 1);
+    if from.steps.len() > 1 && stash_is_whole {
+        return Some(format!("open the stage at `{}`", model.layers[route.stash].ident));
+    }
+    let below = to.steps.get(1).filter(|step| step.part == 0)?;
+    Some(format!("open the stage at `{}`", model.layers[below.layer].ident))
+}

@@ -1,0 +1,155 @@
+//! The struct as it is written: what `parse` and `balance_file` fill in, and `model` takes apart.
+
+use proc_macro2::Ident;
+use syn::{Expr, Generics, LitInt, LitStr, Path, Type, Visibility};
+
+/// The whole struct. Fields are in source order.
+pub struct Declaration {
+    pub ident: Ident,
+    pub vis: Visibility,
+    pub generics: Generics,
+    pub settings: Settings,
+    /// Whether a field says on which device it runs, readable or not.
+    pub has_devices: bool,
+    pub fields: Vec<Field>,
+    /// The stages, if a balance file lists them.
+    pub assigned: Option<Assigned>,
+}
+
+/// All settings as they are written; `check::settings` says which values there are.
+pub struct Settings {
+    pub input: Option<Type>,
+    pub output: Option<Type>,
+    pub chunks: Option<Expr>,
+    pub checkpoint: Option<Expr>,
+    pub schedule: Option<Expr>,
+    /// The file that says which layer runs in which stage.
+    pub balance: Option<LitStr>,
+    /// The warnings that are switched off.
+    pub allowed: Vec<Ident>,
+    /// The path of the runtime crate.
+    pub krate: Path,
+    /// Names that are no setting.
+    pub unknown: Vec<Ident>,
+}
+
+/// One field with what its attributes say.
+pub struct Field {
+    pub ident: Ident,
+    pub vis: Visibility,
+    pub ty: Type,
+    pub shape: Shape,
+    pub marks: Marks,
+}
+
+/// How many layers a field holds.
+pub enum Shape {
+    Single,
+    /// `[L; N]`
+    Array {
+        layer: Box<Type>,
+        len: Box<Expr>,
+    },
+    /// `Vec<L>`
+    List {
+        layer: Box<Type>,
+    },
+}
+
+impl Shape {
+    /// The type of one of the repeated layers.
+    pub fn layer(&self) -> Option<&Type> {
+        match self {
+            Shape::Single => None,
+            Shape::Array { layer, .. } | Shape::List { layer } => Some(layer),
+        }
+    }
+}
+
+/// All attributes of one field that are this crate's.
+#[derive(Default)]
+pub struct Marks {
+    pub device: Option<Mark<LitStr>>,
+    pub devices: Option<Mark<Vec<Part>>>,
+    pub stage: Option<Mark<()>>,
+    pub repeat: Option<Mark<()>>,
+    pub stash: Option<Mark<Vec<Stash>>>,
+    pub pop: Option<Mark<Vec<Ident>>>,
+    pub layer: Option<Mark<LitStr>>,
+    pub not_a_layer: Option<Mark<()>>,
+    /// The words of attributes that could not be read, or not to the end.
+    pub unreadable: Vec<Ident>,
+}
+
+impl Marks {
+    /// The words of all attributes that only mean something on a layer.
+    pub fn words_for_layers(&self) -> Vec<&Ident> {
+        let Self { device, devices, stage, repeat, stash, pop, layer, not_a_layer: _, unreadable: _ } = self;
+        let words = [
+            device.as_ref().map(|mark| &mark.word),
+            devices.as_ref().map(|mark| &mark.word),
+            stage.as_ref().map(|mark| &mark.word),
+            repeat.as_ref().map(|mark| &mark.word),
+            stash.as_ref().map(|mark| &mark.word),
+            pop.as_ref().map(|mark| &mark.word),
+            layer.as_ref().map(|mark| &mark.word),
+        ];
+        words.into_iter().flatten().collect()
+    }
+
+    /// Whether there is more to `#[word(..)]` than could be read: then nothing can be said about
+    /// what it lacks.
+    pub fn is_unreadable(&self, word: &str) -> bool {
+        self.unreadable.iter().any(|unreadable| unreadable == word)
+    }
+
+    /// Whether a device is asked for, readable or not.
+    pub fn asks_for_a_device(&self) -> bool {
+        let unreadable = self.is_unreadable("device") || self.is_unreadable("devices");
+        self.device.is_some() || self.devices.is_some() || unreadable
+    }
+}
+
+/// What an attribute says, and the word it says it with, to point at.
+pub struct Mark<T> {
+    pub word: Ident,
+    pub value: T,
+}
+
+/// One device of `#[devices(..)]`, with the number of layers if it is given.
+pub struct Part {
+    pub device: LitStr,
+    pub count: Option<LitInt>,
+}
+
+impl Part {
+    /// The number of layers, if it is given and is one.
+    pub fn count(&self) -> Option<usize> {
+        self.count.as_ref()?.base10_parse().ok()
+    }
+}
+
+/// One name of `#[stash(..)]`.
+pub struct Stash {
+    pub name: Ident,
+    pub kept: Kept,
+}
+
+/// Which value is kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kept {
+    /// One that the layer returns beside its output.
+    Returned,
+    Input,
+    Output,
+    /// What the layer lends: its own weight, for a layer that is tied to it.
+    Tied,
+}
+
+/// The stages that a balance file lists. An array without layers is in no stage.
+pub struct Assigned {
+    /// The stage of each part of each layer, by layer and part.
+    pub stages: Vec<Vec<usize>>,
+    /// The device of each stage.
+    pub devices: Vec<String>,
+}

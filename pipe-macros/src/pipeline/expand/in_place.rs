@@ -1,0 +1,70 @@
+//! The in-place run: the model as an ordinary layer, and what it says about itself.
+
+use proc_macro2::{Span, TokenStream};
+use quote::{quote, quote_spanned};
+
+use super::body::{calls, site};
+use super::types::{input, output};
+use super::{Bodies, here, settings};
+use crate::pipeline::model::Model;
+use crate::pipeline::plan::in_place;
+
+/// `impl Model`: what it takes and returns, its plan and its annotated defaults.
+///
+/// That input and output can flow is asked here alone: the stages know it from here.
+pub fn model_impl(model: &Model) -> TokenStream {
+    let ident = &model.ident;
+    let (generics, arguments, bounds) = model.generics.split_for_impl();
+    let (input, output) = (input(model), output(model));
+    let defaults = settings::defaults(model);
+    quote_spanned! {here()=>
+        impl #generics __rt::Model for #ident #arguments #bounds {
+            type Input = #input;
+            type Output = #output;
+            const PLAN: __rt::Plan = Self::PLAN;
+            const DEFAULTS: __rt::Defaults = #defaults;
+        }
+    }
+}
+
+/// `impl Layer`: runs all layers where they are.
+///
+/// A model with devices does not nest, so rustc need not propose it to who looks for a layer.
+pub fn layer_impl(model: &Model, bodies: Bodies) -> TokenStream {
+    let ident = &model.ident;
+    let (generics, arguments, bounds) = model.generics.split_for_impl();
+    let (input, output) = (input(model), output(model));
+    let (x, cx, forward) = match bodies {
+        Bodies::Written => (quote_spanned!(here()=> x), quote_spanned!(here()=> cx), forward(model)),
+        Bodies::Empty => (quote!(_), quote!(_), quote!(loop {})),
+    };
+    let silent = model.has_devices.then(|| quote!(#[diagnostic::do_not_recommend]));
+    quote_spanned! {here()=>
+        #silent
+        impl #generics __rt::Layer<#input> for #ident #arguments #bounds {
+            type Out = #output;
+            fn forward(&self, #x: #input, #cx: &__rt::Context) -> #output {
+                #forward
+            }
+        }
+    }
+}
+
+fn forward(model: &Model) -> TokenStream {
+    let fields = model.layers.iter().map(|layer| &layer.ident);
+    let others = (!model.plain_fields.is_empty()).then(|| quote!(..));
+    let calls = calls(model, &in_place(model), 0);
+    let at_end = model.layers.last().map_or_else(here, site);
+    let result = result(at_end);
+    quote_spanned! {here()=>
+        let Self { #(#fields,)* #others } = self;
+        #calls
+        #result
+    }
+}
+
+/// What the last layer gives, which has to be what the model returns. A stage and the in-place run ask for it in the same
+/// words, so that rustc says once that it is not.
+pub fn result(at: Span) -> TokenStream {
+    quote_spanned!(at=> __rt::output::<Self>(x))
+}

@@ -1,0 +1,93 @@
+//! Writes what `#[pipeline]` generates. Plain calls of run-time functions, short enough to read.
+//!
+//! All paths start at the runtime crate, and all locals are `mixed_site`, so nothing that the user
+//! has in scope gets in the way.
+
+mod body;
+mod in_place;
+mod inherent;
+mod nesting;
+mod plain;
+mod plan_constant;
+mod settings;
+mod stages;
+mod types;
+mod vars;
+mod warnings;
+
+use proc_macro2::{Span, TokenStream};
+use quote::quote;
+
+use crate::pipeline::balance_file;
+use crate::pipeline::check;
+use crate::pipeline::model::Model;
+use crate::pipeline::plan::{Plan, plan};
+
+/// All items beside the struct, and the warnings about it.
+pub fn expand(model: &Model) -> TokenStream {
+    let plan = plan(model);
+    let items = items(model, &plan, Bodies::Written);
+    let warnings = warnings::uses(&check::warnings(model, &plan));
+    quote!(#items #warnings)
+}
+
+/// The same names and types with nothing in them, for a model with mistakes: what else the crate does
+/// with it stays free of errors.
+pub fn stubs(mut model: Model) -> TokenStream {
+    // Stages own their layers, so `impl Pipeline` would be one more error.
+    model.has_devices &= model.generics.lifetimes().next().is_none();
+    items(&model, &plan(&model), Bodies::Empty)
+}
+
+/// Whether the layers are run, or nothing is.
+#[derive(Clone, Copy)]
+enum Bodies {
+    Written,
+    Empty,
+}
+
+fn items(model: &Model, plan: &Plan, bodies: Bodies) -> TokenStream {
+    let vars_struct = vars::definition(model);
+    let runtime = runtime(model);
+    let inherent = inherent::methods(model, plan);
+    let vars_impl = vars::accessors(model);
+    let model_impl = in_place::model_impl(model);
+    let plain = model.has_devices.then(|| plain::definition(model));
+    let pipeline_impl = model.has_devices.then(|| stages::pipeline_impl(model, plan, bodies));
+    let layer_impl = in_place::layer_impl(model, bodies);
+    let watched = model.settings.balance.as_ref().filter(|_| matches!(bodies, Bodies::Written)).map(watched);
+    let nesting = matches!(bodies, Bodies::Written).then(|| nesting::questions(model));
+    quote! {
+        #vars_struct
+        const _: () = {
+            #runtime
+            #inherent
+            #vars_impl
+            #model_impl
+            #plain
+            #pipeline_impl
+            #layer_impl
+            #nesting
+            #watched
+        };
+    }
+}
+
+/// Makes rustc look at the balance file too when it asks what has changed.
+fn watched(file: &syn::LitStr) -> TokenStream {
+    let path = balance_file::path(file).display().to_string();
+    quote!(
+        const _: &[u8] = ::core::include_bytes!(#path);
+    )
+}
+
+/// `use ::pipe_runtime::__rt;`
+fn runtime(model: &Model) -> TokenStream {
+    let krate = &model.settings.krate;
+    quote!(use #krate::__rt;)
+}
+
+/// Where generated code that belongs to no layer stands.
+fn here() -> Span {
+    Span::mixed_site()
+}

@@ -1,0 +1,58 @@
+//! The fields that are no layers, as a value of their own: `UNetPlain { config }`.
+//!
+//! A struct and not a tuple, because a public trait's type must not be a tuple of private ones.
+
+use proc_macro2::{Ident, TokenStream};
+use quote::{format_ident, quote, quote_spanned};
+
+use super::here;
+use crate::pipeline::model::Model;
+
+/// `()` if all fields are layers.
+pub fn type_name(model: &Model) -> TokenStream {
+    if model.plain_fields.is_empty() {
+        return quote!(());
+    }
+    let ident = ident(model);
+    let (_, arguments, _) = model.generics.split_for_impl();
+    quote!(#ident #arguments)
+}
+
+/// The struct, with the visibilities of the fields.
+pub fn definition(model: &Model) -> Option<TokenStream> {
+    if model.plain_fields.is_empty() {
+        return None;
+    }
+    let (ident, owner) = (ident(model), &model.ident);
+    let (_, arguments, bounds) = model.generics.split_for_impl();
+    let generics = &model.generics;
+    let fields = model.plain_fields.iter().map(|field| {
+        let (vis, ident, ty) = (&field.vis, &field.ident, &field.ty);
+        quote!(#vis #ident: #ty)
+    });
+    let uses_all_generics = is_generic(model)
+        .then(|| quote_spanned!(here()=> owner: ::core::marker::PhantomData<fn() -> #owner #arguments>));
+    Some(quote_spanned! {here()=>
+        #[allow(dead_code, private_bounds, private_interfaces)]
+        pub struct #ident #generics #bounds { #(#fields,)* #uses_all_generics }
+    })
+}
+
+/// The value or pattern `UNetPlain { config }`, of fields that are locals.
+pub fn value(model: &Model) -> TokenStream {
+    if model.plain_fields.is_empty() {
+        return quote!(());
+    }
+    let ident = ident(model);
+    let fields = model.plain_fields.iter().map(|field| &field.ident);
+    let owner = is_generic(model).then(|| quote_spanned!(here()=> owner: ::core::marker::PhantomData));
+    quote!(#ident { #(#fields,)* #owner })
+}
+
+fn is_generic(model: &Model) -> bool {
+    !model.generics.params.is_empty()
+}
+
+fn ident(model: &Model) -> Ident {
+    format_ident!("{}Plain", model.ident, span = here())
+}

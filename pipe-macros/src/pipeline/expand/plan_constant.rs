@@ -1,0 +1,75 @@
+//! `PLAN`: the stages, layers and skips as a constant.
+
+use proc_macro2::TokenStream;
+use quote::{quote, quote_spanned};
+
+use super::here;
+use crate::pipeline::declaration::Shape;
+use crate::pipeline::model::{Layer, Model};
+use crate::pipeline::plan::{Plan, Route, Split, Stage, Step};
+use crate::support::names::plain;
+
+/// The value of `PLAN`.
+pub fn plan_constant(model: &Model, plan: &Plan) -> TokenStream {
+    let name = plain(&model.ident);
+    let stages = plan.stages.iter().map(|stage| stage_plan(model, stage));
+    let skips = plan.routes.iter().map(|route| skip_plan(model, route));
+    quote_spanned! {here()=>
+        __rt::Plan { name: #name, stages: &[#(#stages),*], skips: &[#(#skips),*] }
+    }
+}
+
+/// `Split::Evenly(parts)`, or the layers of each part.
+pub fn split(split: &Split) -> TokenStream {
+    match split {
+        Split::Evenly(parts) => {
+            let parts = proc_macro2::Literal::usize_unsuffixed(*parts);
+            quote_spanned!(here()=> __rt::Split::Evenly(#parts))
+        }
+        Split::Counts(counts) => {
+            let counts = counts.iter().map(|count| proc_macro2::Literal::usize_unsuffixed(*count));
+            quote_spanned!(here()=> __rt::Split::Counts(&[#(#counts),*]))
+        }
+    }
+}
+
+fn stage_plan(model: &Model, stage: &Stage) -> TokenStream {
+    let device = &stage.device;
+    let layers = stage.steps.iter().map(|step| &model.layers[step.layer]);
+    let layers = match layers.clone().any(Layer::is_repeated) {
+        true => {
+            let layers = stage.steps.iter().map(|step| layer_plan(&model.layers[step.layer], step));
+            quote_spanned!(here()=> [#(#layers),*])
+        }
+        // One call and not one per layer: they are most of what rustc has to check here.
+        false => {
+            let children = layers.map(Layer::child);
+            quote_spanned!(here()=> __rt::LayerPlan::layers([#(#children),*]))
+        }
+    };
+    quote_spanned!(here()=> __rt::StagePlan { device: #device, layers: &#layers })
+}
+
+fn layer_plan(layer: &Layer, step: &Step) -> TokenStream {
+    let child = layer.child();
+    let Some(split_in) = layer.split() else {
+        return quote_spanned!(here()=> __rt::LayerPlan::layer(#child));
+    };
+    let split = split(&split_in);
+    let part = proc_macro2::Literal::usize_unsuffixed(step.part);
+    let len = match &layer.shape {
+        Shape::Array { len, .. } => quote!(::core::option::Option::Some(#len)),
+        _ => quote!(::core::option::Option::None),
+    };
+    quote_spanned!(here()=> __rt::LayerPlan::repeated(#child, #part, #split, #len))
+}
+
+fn skip_plan(model: &Model, route: &Route) -> TokenStream {
+    let name = &route.name;
+    let (stash, pop) = (model.layers[route.stash].child(), model.layers[route.pop].child());
+    let from = proc_macro2::Literal::usize_unsuffixed(route.from);
+    let to = proc_macro2::Literal::usize_unsuffixed(route.to);
+    quote_spanned! {here()=>
+        __rt::SkipPlan { name: #name, stash: #stash, from: #from, pop: #pop, to: #to }
+    }
+}

@@ -1,0 +1,44 @@
+//! The annotated settings as the defaults of a run.
+
+use std::fmt::Debug;
+
+use pipe_schedule::{Checkpointing, Method};
+use proc_macro2::{Ident, Literal, TokenStream};
+use quote::{ToTokens, format_ident, quote_spanned};
+
+use super::here;
+use crate::pipeline::model::Model;
+use crate::pipeline::parse::{checkpointing, method, whole_number};
+
+/// The value of `DEFAULTS`.
+pub fn defaults(model: &Model) -> TokenStream {
+    let chunks = model.settings.chunks.as_ref().and_then(whole_number);
+    let chunks = option(chunks.map(Literal::usize_unsuffixed));
+    let checkpoint = model.settings.checkpoint.as_ref().and_then(checkpointing);
+    let checkpoint = option(checkpoint.map(checkpoint_variant));
+    let schedule = model.settings.schedule.as_ref().and_then(method);
+    let schedule = option(schedule.map(schedule_variant));
+    quote_spanned!(here()=> __rt::Defaults { chunks: #chunks, checkpoint: #checkpoint, schedule: #schedule })
+}
+
+fn option(value: Option<impl ToTokens>) -> TokenStream {
+    match value {
+        Some(value) => quote_spanned!(here()=> ::core::option::Option::Some(#value)),
+        None => quote_spanned!(here()=> ::core::option::Option::None),
+    }
+}
+
+fn schedule_variant(method: Method) -> TokenStream {
+    let variant = variant(method);
+    quote_spanned!(here()=> __rt::Method::#variant)
+}
+
+fn checkpoint_variant(mode: Checkpointing) -> TokenStream {
+    let variant = variant(mode);
+    quote_spanned!(here()=> __rt::Checkpoint::#variant)
+}
+
+/// The name of a variant without fields, which `Debug` gives.
+fn variant(value: impl Debug) -> Ident {
+    format_ident!("{}", format!("{value:?}"), span = here())
+}

@@ -1,0 +1,253 @@
+//! The stages: a typed graph of functions with the layers that they own.
+
+use proc_macro2::{Ident, Literal, Span, TokenStream};
+use quote::{ToTokens, format_ident, quote, quote_spanned};
+use syn::LitStr;
+
+use super::body::{self, binding, calls, on_type, port, site};
+use super::in_place::result;
+use super::plan_constant::split;
+use super::types::owning;
+use super::{Bodies, here, plain};
+use crate::pipeline::model::{Layer, Model};
+use crate::pipeline::plan::{Plan, Route, Step};
+
+/// `impl Pipeline`: takes the model apart into stages and puts it together again.
+pub fn pipeline_impl(model: &Model, plan: &Plan, bodies: Bodies) -> TokenStream {
+    let ident = &model.ident;
+    let (generics, arguments, _) = model.generics.split_for_impl();
+    let bounds = owning(model);
+    let plain = plain::type_name(model);
+    let (graph, layers, plain_fields, disassemble, assemble) = match bodies {
+        Bodies::Written => {
+            let (graph, layers) = (quote_spanned!(here()=> graph), quote_spanned!(here()=> layers));
+            (graph, layers, plain::value(model), disassemble(model, plan), assemble(model, plan))
+        }
+        Bodies::Empty => (quote!(_), quote!(_), quote!(_), quote!(loop {}), quote!(loop {})),
+    };
+    quote_spanned! {here()=>
+        impl #generics __rt::Pipeline for #ident #arguments #bounds {
+            type Plain = #plain;
+            fn disassemble(self, #graph: &mut __rt::Graph) -> __rt::Result<Self::Plain> {
+                #disassemble
+            }
+            fn assemble(#layers: &mut __rt::Layers, #plain_fields: Self::Plain) -> Self {
+                #assemble
+            }
+        }
+    }
+}
+
+fn disassemble(model: &Model, plan: &Plan) -> TokenStream {
+    let fields = model.field_names();
+    let spread = (0..model.layers.len()).filter_map(|layer| spread(model, layer));
+    let ports = Ports::new(model, plan);
+    let stages = (0..plan.stages.len()).map(|stage| stage_body(model, plan, &ports, stage));
+    let input = flow(0, here());
+    let plain = plain::value(model);
+    quote_spanned! {here()=>
+        let Self { #(#fields),* } = self;
+        #(#spread)*
+        let #input = graph.input::<Self>();
+        #(#stages)*
+        ::core::result::Result::Ok(#plain)
+    }
+}
+
+/// `let [blocks_0, blocks_1] = __rt::spread(blocks, "blocks", Split::Evenly(2))?;`
+fn spread(model: &Model, index: usize) -> Option<TokenStream> {
+    let layer = &model.layers[index];
+    let split = split(&layer.split()?);
+    let (field, child) = (on_type(layer, layer.ident.clone()), layer.child());
+    let parts = part_bindings(model, index);
+    Some(quote_spanned!(site(layer)=> let [#(#parts),*] = __rt::spread(#field, #child, #split)?;))
+}
+
+fn part_bindings(model: &Model, layer: usize) -> impl Iterator<Item = Ident> {
+    let parts = model.layers[layer].part_count();
+    (0..parts).map(move |part| binding(model, &Step { layer, part, parts }))
+}
+
+/// The ports, numbered in the order in which values are received: the main flow into each stage, then the skips that are popped in it.
+///
+/// Each is declared right before the stage that sends through it, whose body tells rustc its type: types that stay open are looked at
+/// again and again, and make the time of a function grow faster than its length.
+struct Ports<'p> {
+    model: &'p Model,
+    plan: &'p Plan,
+    /// By stage, and at the end for the model's output.
+    flows: Vec<usize>,
+    /// By stage, the skips that it pops, and those that it stashes for another one.
+    arriving: Vec<Vec<(usize, &'p Route)>>,
+    leaving: Vec<Vec<(usize, &'p Route)>>,
+}
+
+impl<'p> Ports<'p> {
+    fn new(model: &'p Model, plan: &'p Plan) -> Self {
+        let (mut flows, mut arriving, mut next) = (Vec::new(), Vec::new(), 0);
+        for stage in &plan.stages {
+            flows.push(next);
+            let popping = stage.steps.iter().filter(|step| step.part == 0).map(|step| &model.layers[step.layer]);
+            let routes = popping.flat_map(|layer| body::arriving(layer, plan));
+            let numbered: Vec<_> = (next + 1..).zip(routes).collect();
+            next += 1 + numbered.len();
+            arriving.push(numbered);
+        }
+        flows.push(next);
+        let mut leaving = vec![Vec::new(); plan.stages.len()];
+        for &(number, route) in arriving.iter().flatten() {
+            leaving[route.from].push((number, route));
+        }
+        Self { model, plan, flows, arriving, leaving }
+    }
+
+    /// `let flow_1 = graph.port(1, 0, 1);` for each value that stage `stage` sends.
+    fn declared(&self, stage: usize) -> TokenStream {
+        let at = source_site(self.model, self.plan, stage + 1);
+        let (name, number) = (flow(stage + 1, at), self.flows[stage + 1]);
+        let main = match stage + 1 == self.plan.stages.len() {
+            true => {
+                let number = Literal::usize_unsuffixed(number);
+                quote_spanned!(at=> let #name = graph.output::<Self>(#number);)
+            }
+            false => open_port(&name, number, (stage, stage + 1), at),
+        };
+        let skips = self.leaving[stage].iter().map(|&(number, route)| {
+            let at = self.stash_site(route);
+            open_port(&port(route, at), number, (route.from, route.to), at)
+        });
+        [main].into_iter().chain(skips).collect()
+    }
+
+    /// `flow_0, flow_1, port_level1,`: what stage `stage` receives and sends through.
+    fn used(&self, stage: usize) -> TokenStream {
+        let [input, output] = [stage, stage + 1].map(|end| flow(end, source_site(self.model, self.plan, end)));
+        let skips = self.arriving[stage].iter().chain(&self.leaving[stage]);
+        let skips = skips.map(|(_, route)| port(route, self.stash_site(route)));
+        quote!(#input, #output, #(#skips,)*)
+    }
+
+    /// If the value cannot cross, that is the place to say so.
+    fn stash_site(&self, route: &Route) -> Span {
+        site(&self.model.layers[route.stash])
+    }
+}
+
+fn open_port(name: &Ident, number: usize, (from, to): (usize, usize), at: Span) -> TokenStream {
+    let [number, from, to] = [number, from, to].map(Literal::usize_unsuffixed);
+    quote_spanned!(at=> let #name = graph.port(#number, #from, #to);)
+}
+
+/// Where the main flow into stage `stage`, or out of the last one, is made. If the value cannot
+/// cross, that is the place to say so, at both ends of the port: rustc then says it once.
+fn source_site(model: &Model, plan: &Plan, stage: usize) -> Span {
+    let before = stage.checked_sub(1).and_then(|before| plan.stages.get(before));
+    let last_layer = before.and_then(|stage| stage.steps.last());
+    last_layer.map_or_else(here, |step| site(&model.layers[step.layer]))
+}
+
+/// `graph.stage((__rt::movable(encode1), ..), (flow_0, ..), |(encode1, ..), (flow_0, ..), io, cx| { .. });`
+///
+/// The body borrows nothing around it, so it is a plain function: rustc need not ask what a closure captures.
+fn stage_body(model: &Model, plan: &Plan, ports: &Ports<'_>, stage: usize) -> TokenStream {
+    let layers = stage_bindings(model, plan, stage);
+    let movable = plan.stages[stage].steps.iter().map(|step| movable(model, step));
+    let (declared, used) = (ports.declared(stage), ports.used(stage));
+    let calls = calls(model, plan, stage);
+    let receive = receive(model, plan, stage);
+    let send = send(model, plan, stage);
+    quote_spanned! {opening_site(model, plan, stage)=>
+        #declared
+        graph.stage((#(#movable,)*), (#used), |(#layers), (#used), io, cx| {
+            #receive
+            #calls
+            #send
+        });
+    }
+}
+
+/// `__rt::movable(encode1)`: what cannot move to the stage's thread is an error at the layer.
+fn movable(model: &Model, step: &Step) -> TokenStream {
+    let layer = &model.layers[step.layer];
+    let binding = on_type(layer, binding(model, step));
+    match layer.is_repeated() {
+        true => quote_spanned!(site(layer)=> __rt::movable_part(#binding)),
+        false => quote_spanned!(site(layer)=> __rt::movable(#binding)),
+    }
+}
+
+/// The main flow into stage `stage`.
+fn receive(model: &Model, plan: &Plan, stage: usize) -> TokenStream {
+    let at = source_site(model, plan, stage);
+    let port = flow(stage, at);
+    match stage {
+        0 => quote_spanned!(at=> let x = io.receive_input::<Self>(#port);),
+        _ => quote_spanned!(at=> let x = io.receive(#port);),
+    }
+}
+
+/// The main flow out of stage `stage`.
+fn send(model: &Model, plan: &Plan, stage: usize) -> TokenStream {
+    let at = source_site(model, plan, stage + 1);
+    let port = flow(stage + 1, at);
+    if stage + 1 < plan.stages.len() {
+        return quote_spanned!(at=> io.send(#port, x););
+    }
+    let result = result(at);
+    quote_spanned!(at=> io.send_output::<Self>(#port, #result);)
+}
+
+/// Where the stage is opened in the struct: what is wrong with its layers as a whole is said there.
+fn opening_site(model: &Model, plan: &Plan, stage: usize) -> Span {
+    let Some(step) = plan.stages[stage].steps.first() else { return here() };
+    let layer = &model.layers[step.layer];
+    let forced = layer.marks.stage.as_ref().map(|mark| mark.word.span());
+    let asked = layer.device_of_part(step.part).map(LitStr::span);
+    here().located_at(asked.or(forced).unwrap_or_else(|| layer.span()))
+}
+
+/// `encode1, encode2, blocks_0,`
+fn stage_bindings(model: &Model, plan: &Plan, stage: usize) -> TokenStream {
+    let bindings = plan.stages[stage].steps.iter().map(|step| binding(model, step));
+    quote!(#(#bindings,)*)
+}
+
+/// The port of the main flow into stage `stage`.
+fn flow(stage: usize, at: Span) -> Ident {
+    format_ident!("flow_{}", stage, span = at)
+}
+
+fn assemble(model: &Model, plan: &Plan) -> TokenStream {
+    let take = (0..plan.stages.len()).map(|stage| {
+        let layers = stage_bindings(model, plan, stage);
+        let types = plan.stages[stage].steps.iter().map(|step| owned_type(&model.layers[step.layer]));
+        quote_spanned!(here()=> let (#layers) = layers.take::<(#(#types,)*)>();)
+    });
+    let fields = (0..model.layers.len()).map(|layer| gathered(model, layer));
+    let plain_fields = model.plain_fields.iter().map(|field| &field.ident);
+    quote_spanned! {here()=>
+        #(#take)*
+        Self { #(#fields,)* #(#plain_fields),* }
+    }
+}
+
+/// What a stage owns of a field.
+fn owned_type(layer: &Layer) -> TokenStream {
+    match layer.shape.layer() {
+        Some(repeated) => quote_spanned!(site(layer)=> __rt::Repeated<#repeated>),
+        None => layer.ty.to_token_stream(),
+    }
+}
+
+/// `encode1`, or `blocks: __rt::gather_parts([blocks_0, blocks_1])`.
+fn gathered(model: &Model, index: usize) -> TokenStream {
+    let layer = &model.layers[index];
+    let field = &layer.ident;
+    match layer.is_repeated() {
+        true => {
+            let parts = part_bindings(model, index);
+            quote_spanned!(site(layer)=> #field: __rt::gather_parts([#(#parts),*]))
+        }
+        false => quote!(#field),
+    }
+}

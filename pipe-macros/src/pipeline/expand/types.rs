@@ -1,0 +1,73 @@
+//! The types that several parts of the expansion name.
+
+use proc_macro2::{Ident, TokenStream, TokenTree};
+use quote::{ToTokens, format_ident, quote, quote_spanned};
+use syn::{GenericParam, Generics, WhereClause, WherePredicate, parse_quote_spanned};
+
+use super::here;
+use crate::pipeline::model::Model;
+
+/// What the model takes: `input = T`, or a tensor.
+pub fn input(model: &Model) -> TokenStream {
+    match &model.settings.input {
+        Some(ty) => ty.to_token_stream(),
+        None => quote_spanned!(here()=> __rt::Tensor),
+    }
+}
+
+/// What the model returns: `output = T`, or a tensor.
+pub fn output(model: &Model) -> TokenStream {
+    match &model.settings.output {
+        Some(ty) => ty.to_token_stream(),
+        None => quote_spanned!(here()=> __rt::Tensor),
+    }
+}
+
+/// The bounds of what needs a model that can move to workers: nothing in it is borrowed.
+pub fn owning(model: &Model) -> Option<WhereClause> {
+    let mut generics = model.generics.clone();
+    let params: Vec<Ident> = generics.type_params().map(|param| param.ident.clone()).collect();
+    if !params.is_empty() {
+        generics.make_where_clause().predicates.extend(params.iter().map(static_bound));
+    }
+    generics.where_clause
+}
+
+/// `L: 'static`
+pub fn static_bound(param: &Ident) -> WherePredicate {
+    parse_quote_spanned!(here()=> #param: 'static)
+}
+
+/// `UNetVars`
+pub fn vars_ident(model: &Model) -> Ident {
+    format_ident!("{}Vars", model.ident)
+}
+
+/// The parameters of `UNetVars`: array lengths may need the constants, nothing needs the types.
+pub fn vars_generics(model: &Model) -> Generics {
+    let constants = model.generics.params.iter().filter(|param| matches!(param, GenericParam::Const(_)));
+    Generics { params: constants.cloned().collect(), ..Generics::default() }
+}
+
+/// `UNetVars<N>`, with `lifetime` first if there is one.
+pub fn vars_type(model: &Model, lifetime: Option<TokenStream>) -> TokenStream {
+    let ident = vars_ident(model);
+    let constants = model.generics.const_params().map(|param| param.ident.to_token_stream());
+    let arguments: Vec<TokenStream> = lifetime.into_iter().chain(constants).collect();
+    match arguments.is_empty() {
+        true => quote!(#ident),
+        false => quote!(#ident<#(#arguments),*>),
+    }
+}
+
+/// An array's length where `Self` is another type than the struct.
+pub fn outside_of_self(len: &impl ToTokens, model: &Model) -> TokenStream {
+    let ident = &model.ident;
+    len.to_token_stream()
+        .into_iter()
+        .map(|token| match token {
+            TokenTree::Ident(word) if word == "Self" => ident.clone().into(),
+            token => token,
+        })
+        .collect()
+}

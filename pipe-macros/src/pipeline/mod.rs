@@ -1,0 +1,62 @@
+//! `#[pipeline]`: the phases that turn an annotated struct into stages.
+//!
+//! Each module imports only from those before it in this list, and from `support`
+//! (`tests/imports.rs` checks that):
+//!
+//! 1. `attribute` puts the private derive on the struct;
+//! 2. `declaration` is the struct as it is written, as data;
+//! 3. `parse` reads the struct and its attributes into it;
+//! 4. `balance_file` adds the stages that a file lists;
+//! 5. `model` has layers, plain fields and skips;
+//! 6. `plan` has the stages, and the route of each skip;
+//! 7. `prove` places the annotated schedule on the stages, and proves its steps;
+//! 8. `check` has the rules, and asks `plan` and `prove` too;
+//! 9. `expand` writes the generated code.
+
+mod attribute;
+mod balance_file;
+mod check;
+mod declaration;
+mod expand;
+mod model;
+mod parse;
+mod plan;
+mod prove;
+#[cfg(test)]
+mod tests;
+
+pub use attribute::attach_derive;
+
+use proc_macro2::TokenStream;
+use syn::DeriveInput;
+
+use crate::support::errors::Errors;
+use model::Model;
+
+/// Everything `#[pipeline]` adds beside the struct; on a mistake, the errors and stubs.
+pub fn derive(item: TokenStream) -> TokenStream {
+    let item = match syn::parse2::<DeriveInput>(item) {
+        Ok(item) => item,
+        Err(error) => return error.into_compile_error(),
+    };
+    let (model, errors) = checked(&item);
+    if errors.is_empty() {
+        return expand::expand(&model);
+    }
+    let mut tokens = errors.into_compile_errors();
+    tokens.extend(expand::stubs(model));
+    tokens
+}
+
+/// The model, as much of it as could be read, and its mistakes.
+pub fn checked(item: &DeriveInput) -> (Model, Errors) {
+    let mut errors = Errors::default();
+    let mut declaration = parse::parse(item, &mut errors);
+    balance_file::apply(&mut declaration, &mut errors);
+    let model = model::model(declaration);
+    check::check(&model, &mut errors);
+    if errors.is_empty() {
+        prove::prove(&model, &mut errors);
+    }
+    (model, errors)
+}

@@ -1,0 +1,180 @@
+//! What the struct means: layers, plain fields and skips, each with the place where it is written.
+
+use std::collections::HashMap;
+
+use proc_macro2::{Ident, Span, TokenStream};
+use quote::ToTokens;
+use syn::spanned::Spanned;
+use syn::{Generics, LitStr, Type, Visibility};
+
+use crate::pipeline::declaration::{Assigned, Declaration, Field, Kept, Mark, Marks, Part, Settings, Shape, Stash};
+use crate::pipeline::parse::bare;
+use crate::support::names::plain;
+
+/// The whole struct. Layers and skips are in source order.
+pub struct Model {
+    pub ident: Ident,
+    pub vis: Visibility,
+    pub generics: Generics,
+    pub settings: Settings,
+    /// Without devices the struct is a block: it nests as one layer of another model.
+    pub has_devices: bool,
+    pub layers: Vec<Layer>,
+    pub plain_fields: Vec<Field>,
+    pub skips: Vec<Skip>,
+    /// The stages, if a file says them and not the annotations.
+    pub assigned: Option<Assigned>,
+}
+
+/// A field that is a layer, or several repeated ones.
+pub struct Layer {
+    pub ident: Ident,
+    pub ty: Type,
+    pub shape: Shape,
+    pub marks: Marks,
+}
+
+/// All places that name one skip. A right one has one stash and one pop.
+pub struct Skip {
+    pub name: String,
+    pub stashes: Vec<End<Kept>>,
+    pub pops: Vec<End<()>>,
+}
+
+/// One end of a skip: which layer, and the name as it is written there.
+pub struct End<What> {
+    pub layer: usize,
+    pub name: Ident,
+    pub what: What,
+}
+
+pub fn model(declaration: Declaration) -> Model {
+    let Declaration { ident, vis, generics, settings, has_devices, fields, assigned } = declaration;
+    let (plain_fields, layers): (Vec<_>, Vec<_>) =
+        fields.into_iter().partition(|field| field.marks.not_a_layer.is_some());
+    let layers: Vec<Layer> = layers.into_iter().map(layer).collect();
+    let skips = skips(&layers);
+    Model { ident, vis, generics, settings, has_devices, layers, plain_fields, skips, assigned }
+}
+
+fn layer(field: Field) -> Layer {
+    let Field { ident, vis: _, ty, shape, marks } = field;
+    Layer { ident, ty, shape, marks }
+}
+
+fn skips(layers: &[Layer]) -> Vec<Skip> {
+    let mut skips = Skips::default();
+    for (index, layer) in layers.iter().enumerate() {
+        for name in layer.pops() {
+            let end = End { layer: index, name: name.clone(), what: () };
+            skips.named(name).pops.push(end);
+        }
+        for stash in layer.stashes() {
+            let end = End { layer: index, name: stash.name.clone(), what: stash.kept };
+            skips.named(&stash.name).stashes.push(end);
+        }
+    }
+    skips.in_order
+}
+
+/// Skips in the order of their first place, found by name.
+#[derive(Default)]
+struct Skips {
+    in_order: Vec<Skip>,
+    by_name: HashMap<String, usize>,
+}
+
+impl Skips {
+    fn named(&mut self, name: &Ident) -> &mut Skip {
+        let name = plain(name);
+        let index = *self.by_name.entry(name.clone()).or_insert_with(|| {
+            self.in_order.push(Skip { name, stashes: Vec::new(), pops: Vec::new() });
+            self.in_order.len() - 1
+        });
+        &mut self.in_order[index]
+    }
+}
+
+impl Model {
+    /// Layers first, then plain fields.
+    pub fn field_names(&self) -> impl Iterator<Item = &Ident> {
+        let layers = self.layers.iter().map(|layer| &layer.ident);
+        layers.chain(self.plain_fields.iter().map(|field| &field.ident))
+    }
+}
+
+impl Layer {
+    /// The child's name in parameter paths.
+    pub fn child(&self) -> String {
+        match &self.marks.layer {
+            Some(name) => name.value.value(),
+            None => plain(&self.ident),
+        }
+    }
+
+    /// Where the child's name is written.
+    pub fn child_tokens(&self) -> TokenStream {
+        match &self.marks.layer {
+            Some(name) => name.value.to_token_stream(),
+            None => self.ident.to_token_stream(),
+        }
+    }
+
+    /// Where type errors of this layer belong: on the name of its type.
+    pub fn span(&self) -> Span {
+        match bare(self.shape.layer().unwrap_or(&self.ty)) {
+            Type::Path(path) => path.path.segments.last().map_or_else(|| path.span(), |last| last.ident.span()),
+            ty => ty.span(),
+        }
+    }
+
+    pub fn is_repeated(&self) -> bool {
+        self.shape.layer().is_some()
+    }
+
+    pub fn pops(&self) -> &[Ident] {
+        self.marks.pop.as_ref().map_or(&[], |mark| &mark.value)
+    }
+
+    pub fn stashes(&self) -> &[Stash] {
+        self.marks.stash.as_ref().map_or(&[], |mark| &mark.value)
+    }
+
+    /// The parts over which repeated layers are spread; none if they run in place.
+    pub fn parts(&self) -> &[Part] {
+        self.marks.devices.as_ref().map_or(&[], |mark| &mark.value)
+    }
+
+    /// The device that this field opens, or its first one.
+    pub fn first_device(&self) -> Option<&LitStr> {
+        let single = self.marks.device.as_ref().map(|Mark { value, .. }| value);
+        single.or_else(|| self.parts().first().map(|part| &part.device))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::tests::model;
+
+    #[test]
+    fn plain_fields_are_kept_apart_from_layers() {
+        let model = model("struct M { #[not_a_layer] a: u8, b: B, #[not_a_layer] c: u8, d: D }");
+        let names: Vec<String> = model.field_names().map(ToString::to_string).collect();
+        assert_eq!(names, ["b", "d", "a", "c"]);
+    }
+
+    #[test]
+    fn a_skip_knows_the_layers_at_both_ends() {
+        let model = model("struct M { #[stash(s = input)] a: A, b: B, #[pop(s)] c: C }");
+        let [skip] = model.skips.as_slice() else { panic!("one skip") };
+        assert_eq!((skip.stashes[0].layer, skip.stashes[0].what, skip.pops[0].layer), (0, Kept::Input, 2));
+    }
+
+    #[test]
+    fn a_child_is_named_as_its_field_unless_it_says_otherwise() {
+        let model = model("struct M { r#match: A, #[layer(name = \"down\")] b: B }");
+        let children: Vec<String> = model.layers.iter().map(Layer::child).collect();
+        assert_eq!(children, ["match", "down"]);
+    }
+}

@@ -1,0 +1,301 @@
+//! The attributes of a field.
+
+use proc_macro2::{Ident, TokenStream};
+use quote::ToTokens;
+use syn::ext::IdentExt;
+use syn::parse::ParseStream;
+use syn::punctuated::Punctuated;
+use syn::{Attribute, LitStr, Meta, Token};
+
+use super::skip_to_comma;
+use crate::pipeline::declaration::{Kept, Mark, Marks, Part, Stash};
+use crate::support::errors::{Errors, error_at_both, with_help};
+
+pub fn is_mark(attr: &Attribute) -> bool {
+    example(attr).is_some()
+}
+
+pub fn is_device(attr: &Attribute) -> bool {
+    attr.path().is_ident("device") || attr.path().is_ident("devices")
+}
+
+/// How the attribute is written; `None` if it is not this crate's.
+fn example(attr: &Attribute) -> Option<&'static str> {
+    let examples = [
+        ("device", "#[device(\"cuda:0\")]"),
+        ("devices", "#[devices(\"cuda:0\", \"cuda:1\")]` or `#[devices(\"cuda:0\" = 5, \"cuda:1\" = 7)]"),
+        ("stage", "#[stage]"),
+        ("repeat", "#[repeat]"),
+        ("stash", "#[stash(name)]`, `#[stash(name = input)]`, `#[stash(name = output)]` or `#[stash(name = tied)]"),
+        ("pop", "#[pop(name)]"),
+        ("layer", "#[layer(name = \"child\")]"),
+        ("not_a_layer", "#[not_a_layer]"),
+    ];
+    examples.into_iter().find(|(word, _)| attr.path().is_ident(word)).map(|(_, example)| example)
+}
+
+/// What can be read. What cannot is reported here, and remembered so that it is reported once.
+pub fn parse(attrs: &[Attribute], errors: &mut Errors) -> Marks {
+    let mut marks = Marks::default();
+    for attr in attrs {
+        let (Some(example), Some(word)) = (example(attr), attr.path().get_ident()) else {
+            continue;
+        };
+        let mut wrong = Vec::new();
+        if let Err(unreadable) = read(attr, word, &mut marks, &mut wrong, errors) {
+            wrong.push(unreadable);
+        }
+        if !wrong.is_empty() {
+            marks.unreadable.push(word.clone());
+        }
+        for wrong in wrong {
+            errors.push(syn::Error::new(wrong.span(), with_help(&wrong, format!("write `{example}`"))));
+        }
+    }
+    marks
+}
+
+fn read(
+    attr: &Attribute,
+    word: &Ident,
+    marks: &mut Marks,
+    wrong: &mut Vec<syn::Error>,
+    errors: &mut Errors,
+) -> syn::Result<()> {
+    match word.to_string().as_str() {
+        "device" => fill(&mut marks.device, word, attr.parse_args_with(device)?, errors),
+        "devices" => {
+            let parts = attr.parse_args_with(parts)?;
+            fill(&mut marks.devices, word, parts, errors);
+        }
+        "stash" => {
+            let stashes = attr.parse_args_with(|tokens: ParseStream| names(tokens, stash, wrong))?;
+            fill_list(&mut marks.stash, word, stashes, errors);
+        }
+        "pop" => {
+            let pops = attr.parse_args_with(|tokens: ParseStream| names(tokens, skip_name, wrong))?;
+            fill_list(&mut marks.pop, word, pops, errors);
+        }
+        "layer" => fill(&mut marks.layer, word, attr.parse_args_with(layer_name)?, errors),
+        alone => {
+            let place = match alone {
+                "stage" => &mut marks.stage,
+                "repeat" => &mut marks.repeat,
+                _ => &mut marks.not_a_layer,
+            };
+            fill(place, word, (), errors);
+            // It is clear what is meant even if it says more.
+            wrong.extend(arguments(attr));
+        }
+    }
+    Ok(())
+}
+
+fn fill<T>(place: &mut Option<Mark<T>>, word: &Ident, value: T, errors: &mut Errors) {
+    match place {
+        Some(first) => errors.push(repeated(word, &first.word)),
+        None => *place = Some(Mark { word: word.clone(), value }),
+    }
+}
+
+/// Of lists, the second counts too: the names in it are not missing elsewhere.
+fn fill_list<T>(place: &mut Option<Mark<Vec<T>>>, word: &Ident, value: Vec<T>, errors: &mut Errors) {
+    match place {
+        Some(first) => {
+            errors.push(repeated(word, &first.word));
+            first.value.extend(value);
+        }
+        None => *place = Some(Mark { word: word.clone(), value }),
+    }
+}
+
+/// Each attribute stands once on a field. `#[pop(a)] #[pop(b)] decode: Decode`
+fn repeated(word: &Ident, first: &Ident) -> syn::Error {
+    error_at_both(
+        word,
+        format!("`#[{word}]` is repeated on this field"),
+        format!("keep one `#[{word}]`"),
+        first,
+        format!("the first `#[{word}]` is here"),
+    )
+}
+
+/// What is wrong with `#[stage(2)]`.
+fn arguments(attr: &Attribute) -> Option<syn::Error> {
+    match &attr.meta {
+        Meta::Path(_) => None,
+        Meta::List(list) => Some(error_no_arguments(&list.tokens, attr)),
+        Meta::NameValue(pair) => Some(error_no_arguments(&pair.value.to_token_stream(), attr)),
+    }
+}
+
+/// Points at the arguments, or at the word if the parentheses are empty.
+fn error_no_arguments(arguments: &TokenStream, attr: &Attribute) -> syn::Error {
+    let message = "this attribute takes no arguments";
+    match arguments.is_empty() {
+        true => syn::Error::new_spanned(attr.path(), message),
+        false => syn::Error::new_spanned(arguments, message),
+    }
+}
+
+fn device(tokens: ParseStream) -> syn::Result<LitStr> {
+    let device = string(tokens, "a device")?;
+    tokens.parse::<Option<Token![,]>>()?;
+    if tokens.is_empty() {
+        return Ok(device);
+    }
+    Err(tokens.error("a layer runs on one device; arrays and `Vec`s are spread by `#[devices(..)]`"))
+}
+
+fn parts(tokens: ParseStream) -> syn::Result<Vec<Part>> {
+    if tokens.is_empty() {
+        return Err(syn::Error::new(tokens.span(), "expected at least one device"));
+    }
+    Ok(Punctuated::<Part, Token![,]>::parse_terminated_with(tokens, part)?.into_iter().collect())
+}
+
+/// `"cuda:0"` or `"cuda:0" = 5`
+fn part(tokens: ParseStream) -> syn::Result<Part> {
+    let device = string(tokens, "a device")?;
+    let count = match tokens.parse::<Option<Token![=]>>()? {
+        Some(_) => Some(tokens.parse().map_err(|wrong| expected(&wrong, "a number of layers"))?),
+        None => None,
+    };
+    Ok(Part { device, count })
+}
+
+/// `a`, `a = input` or `a = output`
+fn stash(tokens: ParseStream) -> syn::Result<Stash> {
+    let name = skip_name(tokens)?;
+    let kept = match tokens.parse::<Option<Token![=]>>()? {
+        Some(_) => kept(tokens)?,
+        None => Kept::Returned,
+    };
+    Ok(Stash { name, kept })
+}
+
+fn kept(tokens: ParseStream) -> syn::Result<Kept> {
+    const WHAT: &str = "`input`, `output` or `tied`";
+    let word: Ident = tokens.parse().map_err(|wrong| expected(&wrong, WHAT))?;
+    match word.to_string().as_str() {
+        "input" => Ok(Kept::Input),
+        "output" => Ok(Kept::Output),
+        "tied" => Ok(Kept::Tied),
+        _ => Err(expected(&syn::Error::new_spanned(word, ""), WHAT)),
+    }
+}
+
+fn skip_name(tokens: ParseStream) -> syn::Result<Ident> {
+    let name = tokens.call(Ident::parse_any).map_err(|wrong| expected(&wrong, "the name of a skip"))?;
+    match name == "_" {
+        true => {
+            Err(syn::Error::new_spanned(name, "a skip has a name: what is popped is for the layer to use or to drop"))
+        }
+        false => Ok(name),
+    }
+}
+
+fn layer_name(tokens: ParseStream) -> syn::Result<LitStr> {
+    let key: Ident = tokens.parse().map_err(|wrong| expected(&wrong, "`name`"))?;
+    if key != "name" {
+        return Err(expected(&syn::Error::new_spanned(key, ""), "`name`"));
+    }
+    tokens.parse::<Token![=]>()?;
+    let name = string(tokens, "a name")?;
+    tokens.parse::<Option<Token![,]>>()?;
+    Ok(name)
+}
+
+fn string(tokens: ParseStream, what: &str) -> syn::Result<LitStr> {
+    tokens.parse().map_err(|wrong| expected(&wrong, &format!("{what} in quotes")))
+}
+
+fn expected(wrong: &syn::Error, what: &str) -> syn::Error {
+    syn::Error::new(wrong.span(), format!("expected {what}"))
+}
+
+/// The names that can be read; what is `wrong` with one does not hide the next.
+fn names<T>(
+    tokens: ParseStream,
+    one: fn(ParseStream) -> syn::Result<T>,
+    wrong: &mut Vec<syn::Error>,
+) -> syn::Result<Vec<T>> {
+    if tokens.is_empty() {
+        return Err(syn::Error::new(tokens.span(), "expected at least one name"));
+    }
+    let mut names = Vec::new();
+    while !tokens.is_empty() {
+        match one(tokens).and_then(|name| at_end_of_item(tokens).map(|()| name)) {
+            Ok(name) => names.push(name),
+            Err(error) => {
+                wrong.push(error);
+                skip_to_comma(tokens);
+            }
+        }
+        tokens.parse::<Option<Token![,]>>()?;
+    }
+    Ok(names)
+}
+
+fn at_end_of_item(tokens: ParseStream) -> syn::Result<()> {
+    match tokens.is_empty() || tokens.peek(Token![,]) {
+        true => Ok(()),
+        false => Err(tokens.error("expected `,` before this")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::pipeline::declaration::Kept;
+    use crate::pipeline::tests::{mistakes, model};
+
+    #[test]
+    fn kinds_of_stashes_can_be_mixed() {
+        let model = model("struct M { #[stash(a, b = output, c = input,)] one: One, #[pop(c, a, b)] two: Two }");
+        let kept: Vec<_> = model.layers[0].stashes().iter().map(|stash| stash.kept).collect();
+        assert_eq!(kept, [Kept::Returned, Kept::Output, Kept::Input]);
+    }
+
+    #[test]
+    fn attributes_of_others_are_left_alone() {
+        let source = "struct M { #[serde(skip)] #[doc = \"one\"] #[other::device(1)] a: A }";
+        assert_eq!(mistakes(source), "");
+    }
+
+    #[test]
+    fn every_unreadable_attribute_of_a_field_is_reported() {
+        let source = "struct M {\n#[device(0)]\n#[stash(=)]\n#[pop]\na: A }";
+        assert_eq!(
+            mistakes(source),
+            "2: expected a device in quotes\n3: expected the name of a skip\n4: expected attribute arguments in parentheses: #[pop(...)]\n"
+        );
+    }
+
+    #[test]
+    fn one_unreadable_name_does_not_hide_the_next() {
+        let source = "struct M {\n#[stash(a = both,\n\"b\",\nc = output,\nd e)]\na: A,\n#[pop(c)]\nb: B }";
+        assert_eq!(
+            mistakes(source),
+            "2: expected `input`, `output` or `tied`\n3: expected the name of a skip\n5: expected `,` before this\n"
+        );
+    }
+
+    #[test]
+    fn what_is_unreadable_is_not_missed_elsewhere() {
+        for source in [
+            "struct M { #[stash(=)] a: A, #[pop(c)] b: B }",
+            "struct M { #[stash(c = output)] a: A, #[pop(=)] b: B }",
+            "struct M { #[stash(a = output)] a: A, #[stash(c = output)] b: B, #[pop(c)] #[pop(a)] d: D }",
+            "struct M { #[not_a_layer] #[stash(c = output)] a: A, #[pop(c)] b: B }",
+            "struct M { #[stash(c = output)] b: B, #[not_a_layer] #[pop(c)] a: A }",
+            "struct M { #[device(cpu)] a: A, #[device(\"cpu\")] b: B }",
+            "struct M { #[devices(cpu)] a: [A; 3] }",
+            "struct M { #[repeat(3)] a: [A; 3] }",
+            "struct M { #[layer(nmae = \"b\")] a: A, #[layer(name = \"a\")] b: B }",
+        ] {
+            let mistakes = mistakes(source);
+            let main = mistakes.lines().filter(|line| !line.starts_with(' '));
+            assert_eq!(main.count(), 1, "{source}\n{mistakes}");
+        }
+    }
+}

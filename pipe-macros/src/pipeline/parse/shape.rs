@@ -1,0 +1,67 @@
+//! Repeated layers, by the syntax of a field's type.
+
+use syn::{GenericArgument, PathArguments, Type};
+
+use crate::pipeline::declaration::Shape;
+
+/// Reads how many layers a field of this type holds.
+pub fn shape(ty: &Type) -> Shape {
+    match bare(ty) {
+        Type::Array(array) => Shape::Array { layer: array.elem.clone(), len: Box::new(array.len.clone()) },
+        ty => match vec_element(ty) {
+            Some(layer) => Shape::List { layer: Box::new(layer.clone()) },
+            None => Shape::Single,
+        },
+    }
+}
+
+/// The type without parentheses, written ones or those of a `macro_rules!` fragment.
+pub fn bare(ty: &Type) -> &Type {
+    match ty {
+        Type::Paren(inner) => bare(&inner.elem),
+        Type::Group(inner) => bare(&inner.elem),
+        _ => ty,
+    }
+}
+
+/// `L` of `Vec<L>`, by syntax.
+fn vec_element(ty: &Type) -> Option<&Type> {
+    let Type::Path(path) = ty else { return None };
+    let last = path.path.segments.last()?;
+    let PathArguments::AngleBracketed(arguments) = &last.arguments else {
+        return None;
+    };
+    match arguments.args.first()? {
+        GenericArgument::Type(layer) if last.ident == "Vec" => Some(layer),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quote::ToTokens;
+
+    use super::*;
+
+    fn shape_of(ty: &str) -> String {
+        match shape(&syn::parse_str(ty).unwrap()) {
+            Shape::Single => "single".to_owned(),
+            Shape::Array { layer, len } => format!("{} x {}", layer.to_token_stream(), len.to_token_stream()),
+            Shape::List { layer } => format!("{} x ?", layer.to_token_stream()),
+        }
+    }
+
+    #[test]
+    fn arrays_and_vecs_repeat_a_layer() {
+        assert_eq!(shape_of("[Block; N]"), "Block x N");
+        assert_eq!(shape_of("([Block; 2])"), "Block x 2");
+        assert_eq!(shape_of("std::vec::Vec<Block>"), "Block x ?");
+    }
+
+    #[test]
+    fn anything_else_is_a_single_layer() {
+        for ty in ["Block", "nn::Linear", "Vector<Block>", "Vec", "(Block, Block)", "fn()", "&'static [Block]"] {
+            assert_eq!(shape_of(ty), "single", "{ty}");
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! What the values of settings stand for.
+
+use pipe_schedule::{Checkpointing, Method};
+use proc_macro2::Ident;
+use syn::{Expr, ExprLit, Lit};
+
+/// The mode that a value names, as a word.
+pub fn checkpointing(value: &Expr) -> Option<Checkpointing> {
+    let word = word(value)?.to_string();
+    Checkpointing::ALL.into_iter().find(|mode| mode.to_string() == word)
+}
+
+/// The schedule that a value names. All names are words but `1f1b`, which is in quotes.
+pub fn method(value: &Expr) -> Option<Method> {
+    match quoted(value) {
+        Some(text) => text.parse().ok().filter(|&method| method == Method::OneFOneB),
+        None => word(value)?.to_string().parse().ok(),
+    }
+}
+
+/// The word that a value consists of: `never` of `checkpoint = never`.
+pub fn word(value: &Expr) -> Option<&Ident> {
+    match value {
+        Expr::Path(path) => path.path.get_ident(),
+        Expr::Group(group) => word(&group.expr),
+        _ => None,
+    }
+}
+
+/// The text of a string.
+pub fn quoted(value: &Expr) -> Option<String> {
+    match value {
+        Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => Some(text.value()),
+        Expr::Group(group) => quoted(&group.expr),
+        _ => None,
+    }
+}
+
+/// The number that a value is, if it is a literal one.
+pub fn whole_number(value: &Expr) -> Option<usize> {
+    match value {
+        Expr::Lit(ExprLit { lit: Lit::Int(number), .. }) => number.base10_parse().ok(),
+        Expr::Group(group) => whole_number(&group.expr),
+        _ => None,
+    }
+}

@@ -1,0 +1,309 @@
+//! Which layer runs in which stage, and which way each skip goes.
+
+use std::collections::HashMap;
+
+use crate::pipeline::declaration::{Assigned, Kept, Part};
+use crate::pipeline::model::{Layer, Model, Skip};
+use crate::support::names::plain;
+use proc_macro2::Ident;
+use syn::LitStr;
+
+/// Stages in the order in which data flows; routes in the order of their stashes.
+pub struct Plan {
+    pub stages: Vec<Stage>,
+    pub routes: Vec<Route>,
+    /// Which route has a name.
+    by_name: HashMap<String, usize>,
+}
+
+pub struct Stage {
+    pub device: String,
+    pub steps: Vec<Step>,
+}
+
+/// A layer of a stage, or part `part` of `parts` of a field that repeats layers.
+#[derive(Clone, Copy)]
+pub struct Step {
+    pub layer: usize,
+    pub part: usize,
+    pub parts: usize,
+}
+
+/// A skip from the layer that stashes to the one that pops.
+pub struct Route {
+    pub name: String,
+    /// The name at the stash, to point at.
+    pub ident: Ident,
+    /// The name at the pop.
+    pub pop_ident: Ident,
+    pub stash: usize,
+    pub from: usize,
+    pub pop: usize,
+    pub to: usize,
+}
+
+/// How a field's layers are split over its parts.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Split {
+    Evenly(usize),
+    Counts(Vec<usize>),
+}
+
+/// The plan that the annotations make, or a file.
+pub fn plan(model: &Model) -> Plan {
+    with_routes(model, stages(model))
+}
+
+/// Its stages alone.
+pub fn stages(model: &Model) -> Vec<Stage> {
+    match &model.assigned {
+        Some(assigned) => assigned_stages(model, assigned),
+        None => annotated_stages(model),
+    }
+}
+
+fn assigned_stages(model: &Model, assigned: &Assigned) -> Vec<Stage> {
+    let stage = |device: &String| Stage { device: device.clone(), steps: Vec::new() };
+    let mut stages: Vec<Stage> = assigned.devices.iter().map(stage).collect();
+    let mut running = 0;
+    for (index, layer) in model.layers.iter().enumerate() {
+        let parts = layer.part_count();
+        for part in 0..parts {
+            // Layers that the file does not count run where they stand.
+            running = assigned.stages.get(index).and_then(|stages| stages.get(part)).copied().unwrap_or(running);
+            if let Some(stage) = stages.get_mut(running) {
+                stage.steps.push(Step { layer: index, part, parts });
+            }
+        }
+    }
+    stages
+}
+
+fn annotated_stages(model: &Model) -> Vec<Stage> {
+    let mut stages: Vec<Stage> = Vec::new();
+    for (index, layer) in model.layers.iter().enumerate() {
+        let parts = layer.part_count();
+        for part in 0..parts {
+            let asked = layer.device_of_part(part).map(LitStr::value);
+            let forced = part == 0 && layer.marks.stage.is_some();
+            let running = stages.last().map(|stage| stage.device.clone());
+            if let Some(device) = opens(running, asked, forced) {
+                stages.push(Stage { device, steps: Vec::new() });
+            }
+            if let Some(stage) = stages.last_mut() {
+                stage.steps.push(Step { layer: index, part, parts });
+            }
+        }
+    }
+    stages
+}
+
+/// The plan of an in-place run: everything in one stage, repeated layers in one piece.
+pub fn in_place(model: &Model) -> Plan {
+    let steps = (0..model.layers.len()).map(|layer| Step { layer, part: 0, parts: 1 }).collect();
+    let stages = vec![Stage { device: String::new(), steps }];
+    with_routes(model, stages)
+}
+
+fn with_routes(model: &Model, stages: Vec<Stage>) -> Plan {
+    let routes = routes(model, &stages);
+    let by_name = routes.iter().enumerate().map(|(index, route)| (route.name.clone(), index)).collect();
+    Plan { stages, routes, by_name }
+}
+
+/// The device of the stage that starts here, if one does. The same accelerator goes on in the
+/// running stage: one stream of work has nothing to gain from being cut. Two stages on `cpu` run
+/// at the same time on different cores.
+fn opens(running: Option<String>, asked: Option<String>, forced: bool) -> Option<String> {
+    match (running, asked) {
+        (None, asked) => Some(asked.unwrap_or_default()),
+        (Some(running), None) => forced.then_some(running),
+        (Some(running), Some(asked)) => (forced || asked == "cpu" || asked != running).then_some(asked),
+    }
+}
+
+fn routes(model: &Model, stages: &[Stage]) -> Vec<Route> {
+    let spans = spans(model, stages);
+    let mut routes: Vec<Route> = model.skips.iter().filter_map(|skip| route(skip, &spans)).collect();
+    routes.sort_by_key(|route| route.stash);
+    routes
+}
+
+/// The first and last stage of each layer.
+fn spans(model: &Model, stages: &[Stage]) -> Vec<(usize, usize)> {
+    let mut spans = vec![(usize::MAX, 0); model.layers.len()];
+    for (index, stage) in stages.iter().enumerate() {
+        for step in &stage.steps {
+            let (first, last) = &mut spans[step.layer];
+            (*first, *last) = (index.min(*first), index);
+        }
+    }
+    spans
+}
+
+fn route(skip: &Skip, spans: &[(usize, usize)]) -> Option<Route> {
+    let (stash, pop) = (skip.stashes.first()?, skip.pops.first()?);
+    let (first, last) = spans[stash.layer];
+    let from = match stash.what {
+        Kept::Input | Kept::Tied => first,
+        Kept::Output | Kept::Returned => last,
+    };
+    Some(Route {
+        name: skip.name.clone(),
+        ident: stash.name.clone(),
+        pop_ident: pop.name.clone(),
+        stash: stash.layer,
+        from,
+        pop: pop.layer,
+        to: spans[pop.layer].0,
+    })
+}
+
+impl Layer {
+    /// In how many pieces the field is run.
+    pub fn part_count(&self) -> usize {
+        self.parts().len().max(1)
+    }
+
+    /// How repeated layers are split; `None` for a single layer.
+    pub fn split(&self) -> Option<Split> {
+        let counts: Option<Vec<usize>> = self.parts().iter().map(Part::count).collect();
+        match counts {
+            _ if !self.is_repeated() => None,
+            Some(counts) if !counts.is_empty() => Some(Split::Counts(counts)),
+            _ => Some(Split::Evenly(self.part_count())),
+        }
+    }
+
+    /// The device that is asked for where part `part` starts.
+    pub fn device_of_part(&self, part: usize) -> Option<&LitStr> {
+        let of_part = self.parts().get(part).map(|Part { device, .. }| device);
+        of_part.or(self.first_device())
+    }
+}
+
+impl Stage {
+    /// The device, if it is not the CPU.
+    pub fn accelerator(&self) -> Option<&str> {
+        Some(self.device.as_str()).filter(|&device| device != "cpu")
+    }
+}
+
+impl Plan {
+    /// The way of the skip that is written `name`.
+    pub fn route(&self, name: &Ident) -> Option<&Route> {
+        let index = *self.by_name.get(&plain(name))?;
+        self.routes.get(index)
+    }
+}
+
+impl Route {
+    /// Whether the value leaves the stage that made it.
+    pub fn crosses(&self) -> bool {
+        self.from != self.to
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::tests::model;
+
+    /// `cuda:0: a b[0] | cpu: b[1]`
+    fn stages(source: &str) -> String {
+        let model = model(source);
+        let step = |step: &Step| match step.parts {
+            1 => model.layers[step.layer].child(),
+            _ => format!("{}[{}]", model.layers[step.layer].child(), step.part),
+        };
+        let stage = |stage: &Stage| {
+            let steps: Vec<String> = stage.steps.iter().map(step).collect();
+            format!("{}: {}", stage.device, steps.join(" "))
+        };
+        plan(&model).stages.iter().map(stage).collect::<Vec<_>>().join(" | ")
+    }
+
+    /// `a: 0 -> 2`
+    fn routes(source: &str) -> String {
+        let plan = plan(&model(source));
+        let route = |route: &Route| format!("{}: {} -> {}", route.name, route.from, route.to);
+        plan.routes.iter().map(route).collect::<Vec<_>>().join(", ")
+    }
+
+    #[test]
+    fn a_device_holds_until_the_next() {
+        let source = r#"struct M { #[device("cuda:0")] a: A, b: B, #[device("cuda:1")] c: C, d: D }"#;
+        assert_eq!(stages(source), "cuda:0: a b | cuda:1: c d");
+    }
+
+    #[test]
+    fn the_same_accelerator_right_after_goes_on_in_its_stage() {
+        let source = r#"struct M { #[device("cuda:0")] a: A, #[device("cuda:0")] b: B, #[device("mps")] c: C, #[device("mps")] d: D }"#;
+        assert_eq!(stages(source), "cuda:0: a b | mps: c d");
+    }
+
+    #[test]
+    fn cpu_opens_a_stage_each_time() {
+        let source = r#"struct M { #[device("cpu")] a: A, #[device("cpu")] b: B, c: C }"#;
+        assert_eq!(stages(source), "cpu: a | cpu: b c");
+    }
+
+    #[test]
+    fn a_device_may_come_back() {
+        let source = r#"struct M { #[device("cuda:0")] a: A, #[device("cuda:1")] b: B, #[device("cuda:0")] c: C }"#;
+        assert_eq!(stages(source), "cuda:0: a | cuda:1: b | cuda:0: c");
+    }
+
+    #[test]
+    fn a_stage_is_forced_on_the_same_device() {
+        let source = r#"struct M { #[device("cuda:0")] a: A, #[stage] b: B, #[stage] #[device("cuda:0")] c: C }"#;
+        assert_eq!(stages(source), "cuda:0: a | cuda:0: b | cuda:0: c");
+    }
+
+    #[test]
+    fn the_first_part_of_spread_layers_merges_and_the_last_goes_on() {
+        let source = r#"struct M { #[device("cuda:0")] a: A, #[devices("cuda:0", "cuda:1")] b: [B; 4], c: C }"#;
+        assert_eq!(stages(source), "cuda:0: a b[0] | cuda:1: b[1] c");
+    }
+
+    #[test]
+    fn repeated_layers_run_in_the_running_stage() {
+        let source = r#"struct M { #[device("cuda:0")] a: A, #[repeat] b: Vec<B>, c: C }"#;
+        assert_eq!(stages(source), "cuda:0: a b c");
+    }
+
+    #[test]
+    fn a_block_is_one_stage() {
+        assert_eq!(stages("struct M { a: A, #[repeat] b: [B; 2] }"), ": a b");
+    }
+
+    #[test]
+    fn the_ends_of_spread_layers_are_in_their_own_stages() {
+        let source = r#"struct M {
+            #[devices("cpu", "cpu", "cpu")] #[stash(last = output, first = input)] a: [A; 3],
+            #[device("cpu")] #[pop(first)] b: B,
+            #[pop(last)] c: C,
+        }"#;
+        assert_eq!(routes(source), "last: 2 -> 3, first: 0 -> 3");
+    }
+
+    #[test]
+    fn routes_are_in_the_order_of_their_stashes() {
+        let source = r#"struct M {
+            #[device("cpu")] #[stash(z)] a: A,
+            #[stash(y)] b: B,
+            #[pop(y)] c: C,
+            #[device("cpu")] #[pop(z)] d: D,
+        }"#;
+        assert_eq!(routes(source), "z: 0 -> 1, y: 0 -> 0");
+    }
+
+    #[test]
+    fn counts_are_kept_and_anything_else_is_split_evenly() {
+        let model = model(
+            r#"struct M { #[devices("cpu" = 1, "cpu" = 2)] a: Vec<A>, #[devices("cpu", "cpu")] b: Vec<B>, #[repeat] c: Vec<C>, d: D }"#,
+        );
+        let splits: Vec<_> = model.layers.iter().map(Layer::split).collect();
+        assert_eq!(splits, [Some(Split::Counts(vec![1, 2])), Some(Split::Evenly(2)), Some(Split::Evenly(1)), None]);
+    }
+}

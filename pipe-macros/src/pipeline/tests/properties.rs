@@ -1,0 +1,332 @@
+//! What holds for all structs, tried on random ones.
+
+use proc_macro2::TokenStream;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+
+use super::{compile_errors, derived, item, mistakes};
+use crate::pipeline;
+use crate::pipeline::attribute::attach_derive;
+
+/// A struct to be written out.
+#[derive(Clone, Debug)]
+struct Source {
+    settings: Vec<String>,
+    fields: Vec<FieldSource>,
+}
+
+#[derive(Clone, Debug)]
+struct FieldSource {
+    ty: String,
+    attributes: Vec<String>,
+    stashes: Vec<String>,
+    pops: Vec<String>,
+}
+
+impl Source {
+    fn text(&self) -> String {
+        let fields: String = self.fields.iter().enumerate().map(|(index, field)| field.text(index)).collect();
+        format!("#[pipeline({})] pub struct Model {{ {fields} }}", self.settings.join(", "))
+    }
+}
+
+impl FieldSource {
+    fn text(&self, index: usize) -> String {
+        let mut text = self.attributes.join(" ");
+        for (word, names) in [("stash", &self.stashes), ("pop", &self.pops)] {
+            if !names.is_empty() {
+                text.push_str(&format!("#[{word}({})]", names.join(", ")));
+            }
+        }
+        format!("{text} field{index}: {},\n", self.ty)
+    }
+
+    fn is_layer(&self) -> bool {
+        !self.attributes.iter().any(|attribute| attribute == "#[not_a_layer]")
+    }
+
+    fn is_repeated(&self) -> bool {
+        self.ty.starts_with('[') || self.ty.starts_with("Vec")
+    }
+}
+
+/// What a field is before it is known which fields are around it.
+#[derive(Clone, Debug)]
+enum Kind {
+    Single,
+    Repeated(&'static str),
+    Spread(&'static str, &'static str),
+    Plain,
+}
+
+fn kind() -> impl Strategy<Value = Kind> {
+    let spread = [
+        ("[Block; 5]", "#[devices(\"cuda:0\", \"cuda:1\")]"),
+        ("[Block; 5]", "#[devices(\"cpu\" = 2, \"cpu\" = 3)]"),
+        ("[Block; N]", "#[devices(\"cuda:1\" = 2, \"cpu\" = 3)]"),
+        ("Vec<Block>", "#[devices(\"xpu:0\", \"mps\", \"cpu\")]"),
+        ("Vec<Block>", "#[devices(\"cuda:1\")]"),
+    ];
+    prop_oneof![
+        6 => Just(Kind::Single),
+        1 => select(&["[Block; 3]", "[Block; N]", "Vec<Block>"][..]).prop_map(Kind::Repeated),
+        1 => select(spread.to_vec()).prop_map(|(ty, devices)| Kind::Spread(ty, devices)),
+        1 => Just(Kind::Plain),
+    ]
+}
+
+fn device() -> impl Strategy<Value = Option<&'static str>> {
+    let some = select(&["cpu", "cuda:0", "cuda:1", "mps", "xpu:2"][..]).prop_map(Some);
+    prop_oneof![2 => Just(None), 1 => some]
+}
+
+fn field() -> impl Strategy<Value = (Kind, Option<&'static str>, bool)> {
+    (kind(), device(), prop::bool::weighted(0.1))
+}
+
+fn settings() -> impl Strategy<Value = Vec<String>> {
+    let all = ["chunks = 8", "checkpoint = never", "input = (Tensor, Vec<A, B>)", "allow(short_skip)"];
+    prop::sample::subsequence(all.to_vec(), 0..=all.len())
+        .prop_map(|chosen| chosen.into_iter().map(str::to_owned).collect())
+}
+
+/// A struct without mistakes.
+fn valid() -> impl Strategy<Value = Source> {
+    let routes = vec((any::<Index>(), any::<Index>(), select(&["", " = input", " = output"][..])), 0..6);
+    (settings(), vec(field(), 1..12), any::<bool>(), routes).prop_map(|(mut settings, kinds, has_devices, routes)| {
+        let mut fields: Vec<FieldSource> = Vec::new();
+        for (kind, device, stage) in kinds {
+            let is_first = !fields.iter().any(FieldSource::is_layer);
+            fields.push(field_source(&kind, device, stage && !is_first, has_devices, is_first));
+        }
+        if has_devices && fields.iter().any(FieldSource::is_layer) {
+            // It takes any placement.
+            settings.push("schedule = gpipe".to_owned());
+        }
+        let mut source = Source { settings, fields };
+        for (number, (one, other, kept)) in routes.into_iter().enumerate() {
+            add_route(&mut source, number, one, other, kept);
+        }
+        source
+    })
+}
+
+fn field_source(
+    kind: &Kind,
+    device: Option<&'static str>,
+    stage: bool,
+    has_devices: bool,
+    is_first: bool,
+) -> FieldSource {
+    let mut attributes = Vec::new();
+    let ty = match *kind {
+        Kind::Plain => {
+            attributes.push("#[not_a_layer]".to_owned());
+            "Config"
+        }
+        Kind::Single => "nn::Linear",
+        Kind::Repeated(ty) => {
+            attributes.push("#[repeat]".to_owned());
+            ty
+        }
+        Kind::Spread(ty, devices) if has_devices => {
+            attributes.push(devices.to_owned());
+            ty
+        }
+        Kind::Spread(..) => "nn::Linear",
+    };
+    if has_devices && !matches!(kind, Kind::Plain) {
+        let device = device.or(is_first.then_some("cuda:0")).filter(|_| !matches!(kind, Kind::Spread(..)));
+        attributes.extend(device.map(|device| format!("#[device(\"{device}\")]")));
+        attributes.extend(stage.then(|| "#[stage]".to_owned()));
+    }
+    FieldSource { ty: ty.to_owned(), attributes, stashes: Vec::new(), pops: Vec::new() }
+}
+
+/// Adds a skip between two layers, if there are two that may have one.
+fn add_route(source: &mut Source, number: usize, one: Index, other: Index, kept: &str) {
+    let (one, other) = (one.index(source.fields.len()), other.index(source.fields.len()));
+    let (stash, pop) = (one.min(other), one.max(other));
+    let fields = &mut source.fields;
+    if stash == pop || !fields[stash].is_layer() || !fields[pop].is_layer() || fields[pop].is_repeated() {
+        return;
+    }
+    let kept = if kept.is_empty() && fields[stash].is_repeated() { " = output" } else { kept };
+    fields[stash].stashes.push(format!("skip{number}{kept}"));
+    fields[pop].pops.push(format!("skip{number}"));
+}
+
+/// One mistake. Each is wrong in any struct.
+fn damage() -> impl Strategy<Value = fn(&mut Source)> {
+    let damages: Vec<fn(&mut Source)> = vec![
+        |source| source.settings.push("chunks = 0, chunks = 1".to_owned()),
+        |source| source.settings.insert(0, "chunk = 8".to_owned()),
+        |source| source.settings.push("checkpoint = \"never\"".to_owned()),
+        |source| source.settings.push("input".to_owned()),
+        |source| source.fields[0].stashes.push("never_popped = output".to_owned()),
+        |source| source.fields[0].pops.push("never_stashed".to_owned()),
+        |source| source.fields[0].attributes.push("#[device(\"cuda\")]".to_owned()),
+        |source| source.fields[0].attributes.push("#[device(cpu)]".to_owned()),
+        |source| source.fields[0].attributes.push("#[not_a_layer] #[not_a_layer]".to_owned()),
+        |source| source.fields[0].attributes.push("#[stage(1)]".to_owned()),
+        |source| source.fields[0].attributes.push("#[stash()]".to_owned()),
+        |source| source.fields[0].attributes.push("#[layer(name = \"a.b\")]".to_owned()),
+        |source| source.fields[0].attributes.push("#[repeat] #[repeat]".to_owned()),
+        |source| source.fields[0].attributes.push("#[stage] #[not_a_layer]".to_owned()),
+        |source| {
+            source.fields.push(FieldSource {
+                ty: "Arc<Linear>".to_owned(),
+                attributes: Vec::new(),
+                stashes: Vec::new(),
+                pops: Vec::new(),
+            });
+        },
+        |source| {
+            source.fields.push(FieldSource {
+                ty: "[Linear; 3]".to_owned(),
+                attributes: Vec::new(),
+                stashes: Vec::new(),
+                pops: Vec::new(),
+            });
+        },
+    ];
+    select(damages)
+}
+
+/// Tokens that mean something to the macro, in no order.
+fn words() -> impl Strategy<Value = String> {
+    let words = [
+        "device",
+        "devices",
+        "stage",
+        "repeat",
+        "stash",
+        "pop",
+        "layer",
+        "name",
+        "not_a_layer",
+        "pipeline",
+        "input",
+        "output",
+        "chunks",
+        "checkpoint",
+        "schedule",
+        "allow",
+        "crate",
+        "always",
+        "struct",
+        "enum",
+        "Vec",
+        "self",
+        "r#type",
+        "_",
+        "=",
+        ",",
+        ";",
+        ":",
+        "::",
+        "#",
+        "!",
+        "<",
+        ">",
+        "&",
+        "'a",
+        "0",
+        "8",
+        "-1",
+        "1.5",
+        "9999999999999999999999",
+        "\"cpu\"",
+        "\"cuda:0\"",
+        "\"\"",
+        "b\"x\"",
+        "'c'",
+        "()",
+        "(a)",
+        "(a = output)",
+        "[]",
+        "{}",
+        "[A; 2]",
+        "(\"cpu\" = 1, \"cpu\")",
+    ];
+    vec(select(words.to_vec()), 0..8).prop_map(|words| words.join(" "))
+}
+
+/// The messages of mistakes that stand on no tokens of the source.
+fn places_elsewhere(text: &str) -> Vec<String> {
+    let (_, errors) = pipeline::checked(&item(text));
+    let parts = errors.in_source_order().into_iter().flatten();
+    let elsewhere = parts.filter(|part| {
+        let place = part.span();
+        place.byte_range().is_empty() || place.source_text().is_none_or(|written| !text.contains(&written))
+    });
+    elsewhere.map(|part| part.to_string()).collect()
+}
+
+proptest! {
+    #[test]
+    fn valid_structs_expand_without_errors_and_always_the_same(source in valid()) {
+        let text = source.text();
+        prop_assert_eq!(mistakes(&text), "", "{}", text);
+        let tokens = derived(&text);
+        prop_assert_eq!(compile_errors(tokens.clone()), 0);
+        prop_assert!(syn::parse2::<syn::File>(tokens.clone()).is_ok(), "{tokens}");
+        prop_assert_eq!(tokens.to_string(), derived(&text).to_string());
+    }
+
+    #[test]
+    fn damaged_structs_give_errors_and_stubs_that_are_items(mut source in valid(), damages in vec(damage(), 1..4)) {
+        for damage in damages {
+            damage(&mut source);
+        }
+        let text = source.text();
+        let tokens = derived(&text);
+        prop_assert!(compile_errors(tokens.clone()) > 0, "{}", text);
+        prop_assert!(syn::parse2::<syn::File>(tokens.clone()).is_ok(), "{tokens}");
+        prop_assert_eq!(tokens.to_string(), derived(&text).to_string());
+    }
+
+    #[test]
+    fn errors_stand_on_what_the_user_wrote(mut source in valid(), damages in vec(damage(), 1..4)) {
+        for damage in damages {
+            damage(&mut source);
+        }
+        let text = source.text();
+        prop_assert_eq!(places_elsewhere(&text), Vec::<String>::new(), "{}", text);
+    }
+
+    #[test]
+    fn errors_about_any_arguments_stand_on_them(settings in words(), a in words(), b in words()) {
+        let text = format!(
+            "#[pipeline({settings})] struct S {{ #[device({a})] #[stash({b})] a: A, #[pop({a})] #[devices({b})] b: [B; 2] }}"
+        );
+        if syn::parse_str::<syn::DeriveInput>(&text).is_ok() {
+            prop_assert_eq!(places_elsewhere(&text), Vec::<String>::new(), "{}", text);
+        }
+    }
+
+    #[test]
+    fn no_attribute_arguments_panic(settings in words(), word in words(), marks in vec(words(), 4), ty in words()) {
+        let [a, b, c, d] = marks.as_slice() else { unreachable!() };
+        let structs = [
+            format!("struct S {{ #[device({a})] #[devices({b})] #[stash({c})] #[pop({d})] a: A, #[{word}] b: {ty}, }}"),
+            format!("struct S {{ #[layer({a})] #[stage({b})] a: A, #[devices({c})] b: [A; 2], #[repeat] b: [{d}] }}"),
+            format!("{word} S {{ {a} }}"),
+            word,
+        ];
+        for text in structs {
+            if let (Ok(args), Ok(item)) = (settings.parse::<TokenStream>(), text.parse::<TokenStream>()) {
+                pipeline::derive(attach_derive(args, item));
+            }
+        }
+    }
+
+    #[test]
+    fn no_tokens_panic(text in any::<String>()) {
+        if let Ok(tokens) = text.parse::<TokenStream>() {
+            attach_derive(tokens.clone(), tokens.clone());
+            pipeline::derive(tokens);
+        }
+    }
+}

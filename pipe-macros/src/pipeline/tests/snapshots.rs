@@ -1,0 +1,92 @@
+//! What is generated, to be read. `UPDATE_EXPECT=1 cargo test -p pipe-macros` writes the files anew.
+
+use expect_test::{ExpectFile, expect_file};
+
+use super::derived;
+
+/// The README's example, as it stands there.
+fn unet() -> &'static str {
+    const README: &str = include_str!("../../../../README.md");
+    let start = README.find("/// A small U-Net over two devices.").expect("the README has a U-Net");
+    let end = README[start..].find("\n}\n").expect("which ends");
+    &README[start..start + end + 2]
+}
+
+fn check(source: &str, expected: &ExpectFile) -> String {
+    let generated = syn::parse2(derived(source)).expect("the expansion is items");
+    let generated = prettyplease::unparse(&generated);
+    let source = source.trim();
+    expected.assert_eq(&format!("// What is written:\n\n{source}\n\n// What is generated beside it:\n\n{generated}"));
+    generated
+}
+
+#[test]
+fn the_readmes_unet_expands_to_less_than_250_lines() {
+    let generated = check(unet(), &expect_file!["../../../tests/snapshots/unet.rs"]);
+    assert!(generated.lines().count() < 250);
+}
+
+#[test]
+fn repeated_layers_are_spread_over_stages() {
+    let source = r#"
+#[pipeline]
+struct Stack<B: ModuleT + 'static, const DEPTH: usize> {
+    #[device("cuda:0")]
+    embed: Embed,
+    #[devices("cuda:0" = 3, "cuda:1" = 5)]
+    blocks: [B; DEPTH],
+    #[repeat]
+    tail: Vec<B>,
+    #[not_a_layer]
+    config: Config,
+}
+"#;
+    check(source, &expect_file!["../../../tests/snapshots/repeated.rs"]);
+}
+
+#[test]
+fn skips_are_ports_between_stages_and_locals_inside_one() {
+    let source = r#"
+#[pipeline(input = (Tensor, Mask), output = Logits)]
+struct Skips {
+    #[device("cpu")]
+    #[stash(returned, taken = input, made = output)]
+    one: One,
+    #[pop(made)]
+    two: Two,
+    #[device("cpu")]
+    #[pop(taken, returned)]
+    three: Three,
+}
+"#;
+    check(source, &expect_file!["../../../tests/snapshots/skips.rs"]);
+}
+
+#[test]
+fn a_struct_without_devices_is_a_block() {
+    let source = r#"
+#[pipeline]
+pub struct Block {
+    #[stash(residual = input)]
+    conv: nn::Conv2D,
+    #[repeat]
+    more: [nn::Conv2D; 2],
+    #[pop(residual)]
+    #[layer(name = "sum")]
+    add: Add,
+}
+"#;
+    check(source, &expect_file!["../../../tests/snapshots/block.rs"]);
+}
+
+#[test]
+fn a_mistake_leaves_stubs() {
+    let source = r#"
+#[pipeline(chunks = 0)]
+pub struct Broken {
+    #[device("gpu:0")]
+    one: Linear,
+}
+"#;
+    check(source, &expect_file!["../../../tests/snapshots/stubs.rs"]);
+}

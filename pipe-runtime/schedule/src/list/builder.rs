@@ -1,0 +1,75 @@
+use super::{Action, Schedule};
+
+/// Makes a schedule of one's own, action by action.
+///
+/// ```
+/// use pipe_schedule::{Action, Builder, Limits};
+///
+/// let mut builder = Builder::new(2);
+/// builder.rank(0).forward(0, 0).forward(0, 1).backward(0, 0).backward(0, 1);
+/// builder.rank(1).forward(1, 0).backward(1, 0).forward(1, 1).backward_input(1, 1).backward_weight(1, 1);
+/// let schedule = builder.build();
+/// assert!(schedule.validate(&Limits::default()).is_ok());
+/// assert_eq!(schedule.to_csv(), "0F0,0F1,0B0,0B1\n1F0,1B0,1F1,1I1,1W1\n");
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Builder {
+    ranks: Vec<Vec<Action>>,
+}
+
+/// The end of one rank's list, as [`Builder::rank`] gives it.
+#[derive(Debug)]
+pub struct RankBuilder<'a>(&'a mut Vec<Action>);
+
+impl Builder {
+    /// Empty lists for `ranks` ranks.
+    pub fn new(ranks: usize) -> Self {
+        Self { ranks: vec![Vec::new(); ranks] }
+    }
+
+    /// The end of the list of `rank`. There are as many lists as the highest rank that was asked for.
+    pub fn rank(&mut self, rank: usize) -> RankBuilder<'_> {
+        if self.ranks.len() <= rank {
+            self.ranks.resize(rank + 1, Vec::new());
+        }
+        RankBuilder(&mut self.ranks[rank])
+    }
+
+    /// The schedule, with as many stages and micro-batches as occur. [`Schedule::validate`] says what is wrong with it.
+    pub fn build(self) -> Schedule {
+        Schedule::of_lists(self.ranks)
+    }
+}
+
+impl RankBuilder<'_> {
+    /// Appends an action.
+    pub fn push(self, action: Action) -> Self {
+        self.0.push(action);
+        self
+    }
+
+    /// Appends a forward.
+    pub fn forward(self, stage: usize, micro_batch: usize) -> Self {
+        self.push(Action::forward(stage, micro_batch))
+    }
+
+    /// Appends a recomputation.
+    pub fn recompute(self, stage: usize, micro_batch: usize) -> Self {
+        self.push(Action::recompute(stage, micro_batch))
+    }
+
+    /// Appends a whole backward.
+    pub fn backward(self, stage: usize, micro_batch: usize) -> Self {
+        self.push(Action::backward(stage, micro_batch))
+    }
+
+    /// Appends a backward for the inputs.
+    pub fn backward_input(self, stage: usize, micro_batch: usize) -> Self {
+        self.push(Action::backward_input(stage, micro_batch))
+    }
+
+    /// Appends a backward for the parameters.
+    pub fn backward_weight(self, stage: usize, micro_batch: usize) -> Self {
+        self.push(Action::backward_weight(stage, micro_batch))
+    }
+}

@@ -1,0 +1,139 @@
+use super::{Action, Index, Schedule};
+
+/// One action of an [`Order`], with what it waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// What is done.
+    pub action: Action,
+    /// By which rank.
+    pub rank: usize,
+    /// Steps (positions in the order) on other ranks that come first. The rank's own earlier steps do so anyway.
+    pub after: Vec<usize>,
+}
+
+/// All actions of a schedule in one total order in which each comes after everything it waits for: by the tick at
+/// which it would start if each action took one tick, then by stage.
+///
+/// This is the order in which errors count: of several failures, the one that comes first here is
+/// reported, whatever the clock on the wall said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// The steps.
+    pub steps: Vec<Step>,
+    /// For each rank, its steps as positions in `steps`, in the order of its list.
+    pub ranks: Vec<Vec<usize>>,
+}
+
+/// No order exists: each named action waits for one that never comes.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the schedule cannot finish: {}", waiting(.0))]
+pub struct Stuck(
+    /// The first action on each rank that cannot start.
+    pub Vec<(usize, Action)>,
+);
+
+fn waiting(heads: &[(usize, Action)]) -> String {
+    let list: Vec<_> = heads.iter().map(|(rank, action)| format!("rank {rank} waits to start {action}")).collect();
+    list.join(", ")
+}
+
+impl Schedule {
+    /// The total order of the actions.
+    ///
+    /// A forward waits for the stage before it. A backward, whole or for the inputs, waits for its own graph (the forward, and the recomputation
+    /// if there is one in the lists) and for the backward of the stage after it, whole or for the inputs, whichever the lists have. A backward for the
+    /// parameters waits for the one for the inputs. What is not in the lists at all counts as done: the backward half
+    /// of a schedule can be ordered alone.
+    pub fn order(&self) -> Result<Order, Stuck> {
+        const NOT_YET: usize = usize::MAX;
+        let index = Index::new(self);
+        let mut positions = vec![NOT_YET; index.len()];
+        let mut next = vec![0; self.ranks.len()];
+        let mut order = Order {
+            steps: Vec::with_capacity(index.len()),
+            ranks: self.ranks.iter().map(|list| Vec::with_capacity(list.len())).collect(),
+        };
+        let mut tick: Vec<(usize, Action)> = Vec::new();
+        while order.steps.len() < index.len() {
+            for (rank, list) in self.ranks.iter().enumerate() {
+                let Some(&action) = list.get(next[rank]) else { continue };
+                let mut needed = action.needs(self.stages).filter_map(|needed| index.find(needed));
+                if needed.all(|number| positions[number] != NOT_YET) {
+                    tick.push((rank, action));
+                }
+            }
+            if tick.is_empty() {
+                let heads =
+                    self.ranks.iter().enumerate().filter_map(|(rank, list)| Some((rank, *list.get(next[rank])?)));
+                return Err(Stuck(heads.collect()));
+            }
+            tick.sort_by_key(|(_, action)| action.stage);
+            for (rank, action) in tick.drain(..) {
+                let needed = action.needs(self.stages).filter_map(|needed| index.find(needed));
+                let after =
+                    needed.map(|number| positions[number]).filter(|&position| order.steps[position].rank != rank);
+                let step = Step { action, rank, after: after.collect() };
+                positions[index.first(rank) + next[rank]] = order.steps.len();
+                order.ranks[rank].push(order.steps.len());
+                order.steps.push(step);
+                next[rank] += 1;
+            }
+        }
+        Ok(order)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::list::Kind;
+    use crate::methods::gpipe;
+    use proptest::prelude::*;
+
+    #[test]
+    fn clock_cycles_of_three_stages_and_two_micro_batches() {
+        let order = gpipe(&[0, 1, 2], 2, |_| false).forward().order().unwrap();
+        let actions: Vec<_> = order.steps.iter().map(|step| step.action.to_string()).collect();
+        assert_eq!(actions, ["0F0", "0F1", "1F0", "1F1", "2F0", "2F1"]);
+    }
+
+    #[test]
+    fn a_cycle_is_named() {
+        let crossed = Schedule {
+            stages: 2,
+            micro_batches: 1,
+            ranks: vec![
+                vec![Action::backward(0, 0), Action::forward(0, 0)],
+                vec![Action::forward(1, 0), Action::backward(1, 0)],
+            ],
+        };
+        let error = crossed.order().unwrap_err().to_string();
+        assert_eq!(error, "the schedule cannot finish: rank 0 waits to start 0B0, rank 1 waits to start 1F0");
+    }
+
+    proptest! {
+        #[test]
+        fn every_step_comes_after_what_it_waits_for(
+            stages in 1usize..7,
+            micro_batches in 1usize..12,
+            checkpointed in 0usize..12,
+            loops in 1usize..3,
+        ) {
+            let rank_of: Vec<_> = (0..stages * loops).map(|stage| stage % stages).collect();
+            let schedule = gpipe(&rank_of, micro_batches, |i| i < checkpointed);
+            let order = schedule.order().unwrap();
+            let recomputed = checkpointed.min(micro_batches);
+            prop_assert_eq!(order.steps.len(), stages * loops * (2 * micro_batches + recomputed));
+            for (position, step) in order.steps.iter().enumerate() {
+                prop_assert!(step.after.iter().all(|&needed| needed < position));
+                // A recomputation starts before the gradient arrives: it needs nothing of other ranks.
+                prop_assert!(step.action.kind != Kind::Recompute || step.after.is_empty());
+            }
+            for (rank, list) in order.ranks.iter().enumerate() {
+                prop_assert!(list.is_sorted());
+                let actions: Vec<_> = list.iter().map(|&position| order.steps[position].action).collect();
+                prop_assert_eq!(&actions, &schedule.ranks[rank]);
+            }
+        }
+    }
+}

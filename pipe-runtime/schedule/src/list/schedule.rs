@@ -1,0 +1,52 @@
+use super::{Action, Kind};
+
+/// Ordered op lists, one per rank, over `stages` stages and `micro_batches` micro-batches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Schedule {
+    /// How many stages the model has.
+    pub stages: usize,
+    /// How many micro-batches the mini-batch is split into.
+    pub micro_batches: usize,
+    /// What each rank does, in this order.
+    pub ranks: Vec<Vec<Action>>,
+}
+
+impl Schedule {
+    /// With as many stages and micro-batches as occur in the lists.
+    pub(crate) fn of_lists(ranks: Vec<Vec<Action>>) -> Self {
+        let count = |number: fn(&Action) -> usize| {
+            ranks.iter().flatten().map(number).max().map_or(0, |last| last.saturating_add(1))
+        };
+        Self { stages: count(|action| action.stage), micro_batches: count(|action| action.micro_batch), ranks }
+    }
+
+    /// All actions, rank by rank, each rank's in the order of its list.
+    pub fn actions(&self) -> impl Iterator<Item = Action> + '_ {
+        self.ranks.iter().flatten().copied()
+    }
+
+    /// The forward actions alone, in the same order.
+    pub fn forward(&self) -> Self {
+        self.only(|kind| kind == Kind::Forward)
+    }
+
+    /// Everything but the forward actions, in the same order.
+    pub fn backward(&self) -> Self {
+        self.only(|kind| kind != Kind::Forward)
+    }
+
+    /// The actions of the first `micro_batches` micro-batches alone, in the same order.
+    ///
+    /// What is valid stays so: an action waits for others of its own micro-batch and for those
+    /// before it in its list, and lists only become shorter.
+    pub fn with_first(&self, micro_batches: usize) -> Self {
+        let there = |action: &Action| action.micro_batch < micro_batches;
+        let ranks = self.ranks.iter().map(|list| list.iter().copied().filter(there).collect()).collect();
+        Self { ranks, micro_batches: micro_batches.min(self.micro_batches), ..*self }
+    }
+
+    fn only(&self, keep: impl Fn(Kind) -> bool) -> Self {
+        let ranks = self.ranks.iter().map(|list| list.iter().copied().filter(|a| keep(a.kind)).collect()).collect();
+        Self { ranks, ..*self }
+    }
+}

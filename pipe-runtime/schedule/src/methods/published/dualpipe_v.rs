@@ -1,0 +1,61 @@
+use crate::list::Schedule;
+use crate::methods::lane::Lane;
+
+/// DualPipeV (DeepSeek-AI 2025, <https://github.com/deepseek-ai/DualPipe>, "DualPipeV"; Qi and Wan's "cut-in-half" of DualPipe
+/// of DeepSeek-AI 2024, "DeepSeek-V3 Technical Report", section 3.2.1): two stages per rank, the model folded like a V. In the
+/// steady state a forward of one direction goes with a backward of the other, so that the communication of either
+/// hides behind the other's work.
+///
+/// Here the two of such a pair run one after the other, the forward first, and the forward's result is on its way
+/// before the backward starts.
+///
+/// ```text
+/// rank 0  0F0 0F1 0F2 0F3 0F4 0F5 0F6 7F0 7I0 7W0 7F1 7I1 7W1 7F2 7I2 7W2 7F3 0F7 7B3 -   7F4 0B0 -   7B4 -   7F5 .   0B1 -   7B5 -   7F6 .   0B2 -   7B6 -   7F7 .   0B3 -   7B7 -   0I4 0W4 0I5 0W5 0I6 0W6 0I7 0W7
+/// rank 1  .   1F0 1F1 1F2 1F3 1F4 6F0 1F5 6F1 6I0 6W0 6F2 6I1 6W1 6F3 1F6 6B2 -   6F4 1B0 -   1F7 6B3 -   6F5 1B1 -   6B4 -   6F6 .   1B2 -   6B5 -   6F7 .   1B3 -   6B6 -   1B4 -   6I7 1I5 6W7 1I6 1W5 1I7 1W6 1W7
+/// rank 2  .   .   2F0 2F1 2F2 5F0 2F3 5F1 2F4 5F2 5I0 5W0 5F3 2F5 5B1 -   5F4 2B0 -   2F6 5B2 -   5F5 2B1 -   2F7 5B3 -   5F6 2B2 -   5B4 -   5F7 .   2B3 -   5B5 -   2B4 -   5B6 -   2I5 5I7 2I6 2W5 2I7 5W7 2W6 2W7
+/// rank 3  .   .   .   3F0 4F0 3F1 4F1 3F2 4F2 3F3 4F3 3F4 4B0 -   4F4 3B0 -   3F5 4B1 -   4F5 3B1 -   3F6 4B2 -   4F6 3B2 -   3F7 4B3 -   4F7 3B3 -   4B4 -   3B4 -   4B5 -   3B5 -   4I6 3I6 4I7 3I7 4W6 3W6 4W7 3W7
+/// ```
+pub(super) fn dualpipe_v(ranks: usize, micro_batches: usize) -> Schedule {
+    let list = |rank| {
+        let mut lane = Lane::new([rank, 2 * ranks - 1 - rank], micro_batches);
+        let above = ranks - 1 - rank;
+        (0..2 * above).for_each(|_| lane.f(0));
+        for _ in 0..rank + 1 {
+            lane.f(0);
+            lane.f(1);
+        }
+        for _ in 0..above {
+            lane.i(1);
+            lane.oldest_w();
+            lane.f(1);
+        }
+        for _ in 0..micro_batches + rank + 1 - 2 * ranks {
+            lane.f(0);
+            lane.b(1);
+            lane.f(1);
+            lane.b(0);
+        }
+        for _ in 0..above {
+            lane.b(1);
+            lane.f(1);
+            lane.b(0);
+        }
+        // The second half is split, so that what the ranks above wait for comes first.
+        for i in 0..=2 * rank + 1 {
+            let split = i > rank;
+            let chunk = 1 - i % 2;
+            if split { lane.i(chunk) } else { lane.b(chunk) }
+        }
+        for _ in 0..above {
+            lane.oldest_w();
+            lane.i(0);
+        }
+        lane.flush()
+    };
+    Schedule { stages: 2 * ranks, micro_batches, ranks: (0..ranks).map(list).collect() }
+}
+
+/// How many forwards are open at once, over both of a rank's stages.
+pub(super) fn peak(ranks: usize) -> usize {
+    2 * ranks + 1
+}

@@ -1,0 +1,37 @@
+use crate::list::Schedule;
+use crate::methods::lane::Lane;
+use crate::methods::rounds::Rounds;
+
+/// Interleaved 1F1B (Narayanan et al. 2021, "Efficient Large-Scale Language Model Training on GPU Clusters Using Megatron-LM",
+/// section 2.2.2; with PyTorch's rounds, which allow for micro-batch counts that the ranks do not divide): the stages
+/// are looped over the ranks, and the micro-batches go through a rank's stages round by round.
+///
+/// ```text
+/// rank 0  0F0 0F1 0F2 0F3 4F0 4F1 4F2 4F3 .   .   .   4B0 .   4B1 .   4B2 .   4B3 0B0 0B1 0B2 0B3
+/// rank 1  .   1F0 1F1 1F2 1F3 5F0 5F1 5F2 5F3 .   5B0 .   5B1 .   5B2 .   5B3 1B0 1B1 1B2 1B3 .
+/// rank 2  .   .   2F0 2F1 2F2 2F3 6F0 6F1 6F2 6B0 6F3 6B1 .   6B2 .   6B3 2B0 2B1 2B2 2B3 .   .
+/// rank 3  .   .   .   3F0 3F1 3F2 3F3 7F0 7B0 7F1 7B1 7F2 7B2 7F3 7B3 3B0 3B1 3B2 3B3 .   .   .
+/// ```
+pub(super) fn interleaved(ranks: usize, chunks: usize, micro_batches: usize) -> Schedule {
+    let rounds = Rounds::new(ranks, chunks, micro_batches);
+    let list = |rank| {
+        let mut lane = Lane::new((0..chunks).map(|chunk| chunk * ranks + rank), micro_batches);
+        let (warm_up, all) = (rounds.warm_up(2 * (ranks - 1 - rank)), micro_batches * chunks);
+        for step in 0..all + warm_up {
+            if step < all {
+                lane.f(rounds.forward_chunk(step));
+            }
+            if step >= warm_up {
+                lane.b(rounds.backward_chunk(step - warm_up));
+            }
+        }
+        lane.flush()
+    };
+    Schedule { stages: ranks * chunks, micro_batches, ranks: (0..ranks).map(list).collect() }
+}
+
+/// How many forwards are open at once, over all of a rank's stages.
+pub(super) fn peak(rank: usize, ranks: usize, chunks: usize, micro_batches: usize) -> usize {
+    let warm_up = Rounds::new(ranks, chunks, micro_batches).warm_up(2 * (ranks - 1 - rank));
+    (micro_batches * chunks).min(warm_up + 1)
+}

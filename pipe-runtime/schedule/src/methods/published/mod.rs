@@ -1,0 +1,64 @@
+//! The ten published schedules, one file each: the lists, and how much each rank holds.
+
+mod dualpipe_v;
+mod gpipe;
+mod interleaved;
+mod looped_bfs;
+mod one_f_one_b;
+mod v_half;
+mod v_min;
+mod zb_h1;
+mod zb_h2;
+mod zbv;
+
+pub use gpipe::gpipe;
+
+use crate::list::Schedule;
+use crate::methods::{Illegal, Method};
+
+impl Method {
+    /// The lists of `ranks` ranks with `stages_per_rank` stages each.
+    pub fn schedule(self, ranks: usize, stages_per_rank: usize, micro_batches: usize) -> Result<Schedule, Illegal> {
+        self.check(ranks, stages_per_rank, micro_batches)?;
+        Ok(match self {
+            Method::GPipe | Method::LoopedBfs => looped_bfs::looped_bfs(ranks, stages_per_rank, micro_batches),
+            Method::OneFOneB => one_f_one_b::one_f_one_b(ranks, micro_batches),
+            Method::Interleaved => interleaved::interleaved(ranks, stages_per_rank, micro_batches),
+            Method::ZbH1 => zb_h1::zb_h1(ranks, stages_per_rank, micro_batches),
+            Method::ZbH2 => zb_h2::zb_h2(ranks, micro_batches),
+            Method::Zbv => zbv::zbv(ranks, micro_batches),
+            Method::DualPipeV => dualpipe_v::dualpipe_v(ranks, micro_batches),
+            Method::VHalf => v_half::v_half(ranks, micro_batches),
+            Method::VMin => v_min::v_min(ranks, micro_batches),
+        })
+    }
+
+    /// Peak number of in-flight (stage, micro-batch) pairs on `rank`. A pair is in flight from its
+    /// forward until its backward, for the parameters if it is split. Divided by the stages per
+    /// rank, this is a number of whole micro-batches.
+    ///
+    /// A recomputed micro-batch counts too, with what its stage was given.
+    pub fn peak(
+        self,
+        rank: usize,
+        ranks: usize,
+        stages_per_rank: usize,
+        micro_batches: usize,
+    ) -> Result<usize, Illegal> {
+        self.check(ranks, stages_per_rank, micro_batches)?;
+        if rank >= ranks {
+            return Ok(0);
+        }
+        Ok(match self {
+            Method::GPipe | Method::LoopedBfs => stages_per_rank * micro_batches,
+            Method::OneFOneB => one_f_one_b::peak(rank, ranks, micro_batches),
+            Method::Interleaved => interleaved::peak(rank, ranks, stages_per_rank, micro_batches),
+            Method::ZbH1 => zb_h1::peak(rank, ranks, stages_per_rank, micro_batches),
+            Method::ZbH2 => zb_h2::peak(ranks, micro_batches),
+            Method::Zbv => zbv::peak(ranks, micro_batches),
+            Method::DualPipeV => dualpipe_v::peak(ranks),
+            Method::VHalf => v_half::peak(ranks, micro_batches),
+            Method::VMin => v_min::peak(ranks, micro_batches),
+        })
+    }
+}

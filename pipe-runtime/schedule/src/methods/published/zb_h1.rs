@@ -1,0 +1,40 @@
+use crate::list::Schedule;
+use crate::methods::lane::Lane;
+use crate::methods::rounds::Rounds;
+
+/// ZB-H1 (Qi et al. 2023, "Zero Bubble Pipeline Parallelism", section 2.1; for several stages per rank as PyTorch's
+/// interleaved zero bubble): 1F1B with the backward split, the part for the parameters put off by as many micro-batches as the rank's
+/// number, so that it fills the gaps at the end and every rank holds as much as the first one.
+///
+/// ```text
+/// rank 0  F0 F1 F2 F3 .  .  .  I0 W0 F4 I1 W1 F5 I2 W2 I3 W3 I4 W4 I5 W5
+/// rank 1  .  F0 F1 F2 .  .  I0 F3 I1 W0 F4 I2 W1 F5 I3 W2 I4 W3 I5 W4 W5
+/// rank 2  .  .  F0 F1 .  I0 F2 I1 F3 I2 W0 F4 I3 W1 F5 I4 W2 I5 W3 W4 W5
+/// rank 3  .  .  .  F0 I0 F1 I1 F2 I2 F3 I3 W0 F4 I4 W1 F5 I5 W2 W3 W4 W5
+/// ```
+pub(super) fn zb_h1(ranks: usize, chunks: usize, micro_batches: usize) -> Schedule {
+    let rounds = Rounds::new(ranks, chunks, micro_batches);
+    let list = |rank| {
+        let mut lane = Lane::new((0..chunks).map(|chunk| chunk * ranks + rank), micro_batches);
+        let (warm_up, all) = (rounds.warm_up(ranks - 1 - rank), micro_batches * chunks);
+        for step in 0..all + warm_up {
+            if step < all {
+                lane.f(rounds.forward_chunk(step));
+            }
+            if let Some(backward) = step.checked_sub(warm_up) {
+                lane.i(rounds.backward_chunk(backward));
+                if backward >= rank {
+                    lane.oldest_w();
+                }
+            }
+        }
+        lane.flush()
+    };
+    Schedule { stages: ranks * chunks, micro_batches, ranks: (0..ranks).map(list).collect() }
+}
+
+/// How many forwards are open at once, over all of a rank's stages.
+pub(super) fn peak(rank: usize, ranks: usize, chunks: usize, micro_batches: usize) -> usize {
+    let warm_up = Rounds::new(ranks, chunks, micro_batches).warm_up(ranks - 1 - rank);
+    (micro_batches * chunks).min(warm_up + 1 + rank)
+}

@@ -1,0 +1,34 @@
+//! One file per rule, with the errors that it gives beside it.
+
+use std::io::Write;
+use std::process::Command;
+
+/// The release whose messages are written down.
+const RUSTC: &str = "rustc 1.95.";
+
+#[test]
+fn rejected_structs_are_explained() {
+    let rustc = rustc_version();
+    if !rustc.starts_with(RUSTC) {
+        // Not `println!`, which shows nothing of a test that passes.
+        let skipped = format!("skipped: the expected messages are those of {RUSTC}x, and this is {rustc}\n");
+        std::io::stderr().write_all(skipped.as_bytes()).expect("there is a standard error");
+        return;
+    }
+    let cases = trybuild::TestCases::new();
+    for rules in ["children", "skips", "devices", "types", "settings", "form", "warnings"] {
+        cases.compile_fail(format!("cases/{rules}/*.rs"));
+    }
+}
+
+#[test]
+fn valid_structs_compile() {
+    trybuild::TestCases::new().pass("cases/pass/*.rs");
+}
+
+/// `rustc 1.95.0 (..)`, of the compiler that runs the cases.
+fn rustc_version() -> String {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let output = Command::new(rustc).arg("--version").output().expect("rustc runs");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
