@@ -406,7 +406,7 @@ def main():
     print(f"torchgpipe {torchgpipe.__version__} on torch {torch.__version__}\n")
     oracle = json.loads((folder / "oracle.json").read_text())
     # What the compiler says can be read where it is tested.
-    message = (ROOT / "ui-tests/skips/popped_if_stashed.stderr").read_text()
+    message = (ROOT / "ui-tests/cases/skips/popped_if_stashed.stderr").read_text()
     oracle["faults"]["nested_skips"] = message.splitlines()[0].removeprefix("error: ")
 
     cases = [compare_case(case, folder) for case in oracle["cases"]]
