@@ -41,9 +41,9 @@ pub fn get(
     Ok(path)
 }
 
-/// Held until the file is dropped; the system lets go of it if the process dies.
-fn lock(path: &Path) -> anyhow::Result<File> {
-    let cannot = || format!("cannot lock {}: set XDG_CACHE_HOME to a writable folder on a local disk", path.display());
+/// Locks a file, until it is dropped; the system lets go of it if the process dies.
+pub fn lock(path: &Path) -> anyhow::Result<File> {
+    let cannot = || format!("cannot lock {}: put it into a writable folder on a local disk", path.display());
     let file = File::create(path).with_context(cannot)?;
     match file.try_lock() {
         Ok(()) => {}

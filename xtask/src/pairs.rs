@@ -9,7 +9,8 @@ mod syntax;
 
 pub use syntax::check as check_syntax;
 
-use std::process::{Command, ExitCode};
+use std::fs::{self, File};
+use std::process::{Command, ExitCode, ExitStatus};
 use std::time::Instant;
 
 use anyhow::{Context, bail};
@@ -18,7 +19,8 @@ use pipe_libtorch::{Lock, PAIRS, Pair, Version, fit};
 
 use crate::checkout::Checkout;
 use crate::libtorch::{self, Flavour, WHEELS, Wheel};
-use crate::{cargo, test};
+use crate::tally::Tally;
+use crate::{cache, cargo, test};
 
 /// The header with what newer versions of libtorch no longer have and torch-sys still calls.
 const REMOVED: &str = "xtask/pairs/removed.h";
@@ -60,16 +62,26 @@ impl Trial {
         format!("tch-{tch}-libtorch-{}", self.wheel.minor())
     }
 
-    /// A copy of the checkout in which this tch is locked and this libtorch is linked.
-    pub fn set_up(&self, checkout: &Checkout) -> anyhow::Result<Checkout> {
-        let copy = copy::update(checkout, &checkout.pairs().join(self.name()))?;
-        self.lock(checkout, &copy)?;
+    /// A copy of the checkout in which this tch is locked and this libtorch is linked. No other run
+    /// changes it until the lock is dropped.
+    fn set_up(&self, checkout: &Checkout) -> anyhow::Result<(Checkout, File)> {
+        let root = checkout.pairs().join(self.name());
+        fs::create_dir_all(&root).with_context(|| format!("cannot create {}", root.display()))?;
+        let lock = cache::lock(&checkout.pairs().join(format!("{}.lock", self.name())))?;
+        let copy = copy::update(checkout, &root)?;
+        self.choose_tch(checkout, &copy)?;
         libtorch::set_up_wheel(&copy, self.wheel, Flavour::Cpu)?;
-        Ok(copy)
+        Ok((copy, lock))
     }
 
-    /// The checkout's lock file with this tch, made again whenever the checkout's has changed.
-    fn lock(&self, checkout: &Checkout, copy: &Checkout) -> anyhow::Result<()> {
+    /// Runs all tests.
+    pub fn test(&self, checkout: &Checkout) -> anyhow::Result<(ExitStatus, Tally)> {
+        let (copy, _lock) = self.set_up(checkout)?;
+        test::run_in(&copy, Some(self), false)
+    }
+
+    /// Makes the checkout's lock file with this tch, again whenever the checkout's has changed.
+    fn choose_tch(&self, checkout: &Checkout, copy: &Checkout) -> anyhow::Result<()> {
         let pinned = "Cargo.lock.pinned";
         let is_fresh = copy::is_same(&checkout.root.join("Cargo.lock"), &copy.root.join(pinned))
             && Lock::in_folder(&copy.root).is_some_and(|lock| lock.tch == self.pair.tch);
@@ -84,12 +96,14 @@ impl Trial {
             bail!("tch {} cannot be put into a copy of Cargo.lock: see what cargo says above", self.pair.tch);
         }
         // In the end: an interrupted run starts again.
-        std::fs::copy(checkout.root.join("Cargo.lock"), copy.root.join(pinned)).context("cannot copy Cargo.lock")?;
+        fs::copy(checkout.root.join("Cargo.lock"), copy.root.join(pinned)).context("cannot copy Cargo.lock")?;
         Ok(())
     }
 
-    /// Lets cargo build this tch on this libtorch, though it is made for another one.
+    /// Lets cargo build this tch on this libtorch, though it may be made for another one, and makes
+    /// what it builds a third as large: it is built once, and no debugger looks at it.
     pub fn adapt(&self, checkout: &Checkout, cargo: &mut Command) {
+        cargo.envs([("CARGO_INCREMENTAL", "0"), ("CARGO_PROFILE_DEV_DEBUG", "line-tables-only")]);
         if self.is_pair() {
             return;
         }
@@ -114,9 +128,8 @@ pub fn run(checkout: &Checkout, only: &[String]) -> anyhow::Result<ExitCode> {
     let mut all_well = true;
     for trial in trials {
         println!("tch {} on libtorch {}", trial.pair.tch, trial.wheel.version);
-        let copy = trial.set_up(checkout)?;
         let start = Instant::now();
-        let (status, tally) = test::run_in(&copy, Some(&trial), false)?;
+        let (status, tally) = trial.test(checkout)?;
         println!("{tally}");
         all_well &= status.success();
         page::write(checkout, &trial, &tally.to_string(), start.elapsed())?;
@@ -159,7 +172,8 @@ mod tests {
             Trial::new("0.26", Some(libtorch)).unwrap().adapt(&Checkout { root: "/c".into() }, &mut cargo);
             cargo.get_envs().map(|(name, _)| name.to_string_lossy().into_owned()).collect::<Vec<_>>()
         };
-        assert!(names("2.13").is_empty());
-        assert_eq!(names("2.12"), [fit::BYPASS]);
+        let always = ["CARGO_INCREMENTAL", "CARGO_PROFILE_DEV_DEBUG"];
+        assert_eq!(names("2.13"), always);
+        assert_eq!(names("2.12"), [&always[..], &[fit::BYPASS]].concat());
     }
 }

@@ -25,7 +25,7 @@ pub fn run(checkout: &Checkout, bless: bool) -> anyhow::Result<ExitCode> {
 
 /// The tests with another tch or libtorch than the pinned ones.
 pub fn run_trial(checkout: &Checkout, trial: &Trial) -> anyhow::Result<ExitCode> {
-    let (status, tally) = run_in(&trial.set_up(checkout)?, Some(trial), false)?;
+    let (status, tally) = trial.test(checkout)?;
     println!("{tally}");
     Ok(cargo::exit_code(status))
 }
