@@ -2,7 +2,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
-use crate::call::lock;
+use crate::lock::lock;
 use crate::{Context, Flow};
 
 /// What a layer carries from one micro-batch to the next: a cache, a hidden state, a running sum.

@@ -1,12 +1,11 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::context::{Pass, unique};
-use crate::error::panic_message;
 use crate::flow::{Flow, IntoFlow, Parcel, Scattered, scatter};
 use crate::model::Model;
 use crate::quiet::Quiet;
 use crate::threads::IntraOpThreads;
-use crate::torch::{Draw, Modes, RandomStreams};
+use crate::torch::{Draw, Modes, RandomStreams, panic_message};
 use crate::{Context, Error, Failure, Layer, Phase, Result};
 
 /// The run that every pipelined run is compared with: the same layers one after the other on one device and one thread, with the same

@@ -6,6 +6,7 @@
 
 #![deny(missing_docs)]
 
+mod autocast;
 pub mod balance;
 mod call;
 mod carried;
@@ -17,6 +18,7 @@ mod flow;
 mod graph;
 mod in_place;
 mod layer;
+mod lock;
 mod model;
 mod movable;
 mod network;
@@ -39,6 +41,7 @@ mod train;
 mod vars;
 mod with_skips;
 
+pub use autocast::autocast;
 pub use carried::Carried;
 pub use checkpoint::Checkpoint;
 pub use context::Context;
@@ -57,7 +60,7 @@ pub use plan::{LayerPlan, Plan, Repeat, SkipPlan, Split, StagePlan};
 pub use report::{DeviceMemory, PipeReport};
 pub use scheduling::{IntoScheduling, Scheduling};
 pub use tie::Tied;
-pub use torch::{TorchError, autocast, keep_freed_memory};
+pub use torch::{TorchError, keep_freed_memory};
 pub use train::{Reduction, Report, StageReport};
 pub use vars::Vars;
 

@@ -5,9 +5,9 @@ use pipe_engine::{Engine, Job, Local};
 use pipe_schedule::{Illegal, Method, Order, Stuck, gpipe};
 use tch::Device;
 
-use crate::call::lock;
 use crate::checkpoint::Checkpoint;
 use crate::graph::{Route, Stage};
+use crate::lock::lock;
 use crate::scheduling::{Fit, Scheduling, own_ranks};
 use crate::state::State;
 use crate::streams::Streams;

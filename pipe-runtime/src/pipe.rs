@@ -1,9 +1,9 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
-use crate::call::lock;
 use crate::flow::{Flow, IntoFlow, Parcel};
 use crate::graph::{Graph, Layers};
+use crate::lock::lock;
 use crate::model::Pipeline;
 use crate::network::Network;
 use crate::runner::{Choices, Runner};

@@ -6,9 +6,10 @@ use pipe_schedule::Method;
 use tch::nn::VarStore;
 use tch::{Device, Tensor};
 
-use crate::call::{Call, Given, attach_node, lock};
+use crate::call::{Call, Given, attach_node};
 use crate::flow::{MiniBatch, Parcel, Scattered, scatter};
 use crate::graph::Graph;
+use crate::lock::lock;
 use crate::network::{Network, Settings};
 use crate::scheduling::Scheduling;
 use crate::state::State;

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 
 use tch::Tensor;
 
-use crate::call::lock;
+use crate::lock::lock;
 use crate::torch::{Change, GradMode, TorchError, Variables, Watch, is_finite};
 use crate::{Result, Vars};
 

@@ -9,12 +9,13 @@
 //!
 //! Where all stages are on the CPU, there are no streams, and each of these functions is a look at an empty list.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tch::{Device, Tensor};
 
 use crate::Result;
 use crate::graph::Route;
+use crate::lock::lock;
 use crate::torch::{Event, OnStream, Stream, TorchError, Way, transfer};
 
 /// The streams of a pipeline.
@@ -150,7 +151,7 @@ struct Lent(Vec<(Device, Stream)>);
 
 impl Lent {
     fn borrow(&mut self, device: Device) -> Result<Stream, TorchError> {
-        let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = lock(&FREE);
         let stream = match free.iter().rposition(|&(on, _)| on == device) {
             Some(index) => free.remove(index).1,
             None => Stream::new(device)?,
@@ -163,6 +164,6 @@ impl Lent {
 impl Drop for Lent {
     fn drop(&mut self) {
         // The last one is taken first, so each has the same task in the next pipeline.
-        FREE.lock().unwrap_or_else(PoisonError::into_inner).extend(self.0.drain(..).rev());
+        lock(&FREE).extend(self.0.drain(..).rev());
     }
 }

@@ -2,8 +2,9 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::call::{Given, Loss, TrainRun, give_up, loss_is_not_finite};
+use crate::call::{Given, Loss, TrainRun, loss_is_not_finite};
 use crate::flow::{Flow, IntoFlow, MiniBatch, Parcel, Scattered, scatter_targets};
+use crate::lock::give_up;
 use crate::model::Pipeline;
 use crate::runner::check_targets;
 use crate::torch::{GradMode, grad_enabled, is_finite};

@@ -3,12 +3,13 @@ mod saved;
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Div;
 use std::path::Path as FilePath;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use safetensors::Dtype;
 use tch::nn::{Path, VarStore};
 use tch::{Device, Kind, Tensor};
 
+use crate::lock::lock;
 use crate::plan::{LayerPlan, Plan};
 use crate::torch::Variable;
 use crate::{Devices, Error, Result};
@@ -72,7 +73,7 @@ impl Vars {
     }
 
     fn note_length(&self, name: &str, length: usize) {
-        let mut lengths = self.lengths.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lengths = lock(&self.lengths);
         match lengths.iter_mut().find(|(known, _)| known == name) {
             Some((_, most)) => *most = length.max(*most),
             None => lengths.push((name.to_owned(), length)),
@@ -80,7 +81,7 @@ impl Vars {
     }
 
     fn length(&self, name: &str) -> Option<usize> {
-        let lengths = self.lengths.lock().unwrap_or_else(PoisonError::into_inner);
+        let lengths = lock(&self.lengths);
         lengths.iter().find(|(known, _)| known == name).map(|&(_, length)| length)
     }
 

@@ -10,10 +10,10 @@ use tch::{Device, Kind, TchError, Tensor};
 
 use super::traffic::LayerKey;
 use crate::context::{Observer, Pass, unique};
-use crate::error::{panic_message, without_stack};
 use crate::flow::{Item, Parcel};
 use crate::torch::{
-    BackwardClock, EnteredModes, GradMode, Modes, Observation, RandomStreams, Read, sequence_number, synchronize,
+    BackwardClock, EnteredModes, GradMode, Modes, Observation, RandomStreams, Read, panic_message, sequence_number,
+    synchronize, without_stack,
 };
 use crate::{Context, Error, Failure, Layer, Model, Phase, Result};
 

@@ -1,7 +1,7 @@
 use tch::{Device, Tensor};
 
 use super::forward::Call;
-use super::lock;
+use crate::lock::lock;
 use crate::state::not_finite;
 use crate::torch::GradMode;
 use crate::{Error, Result};

@@ -1,6 +1,6 @@
 use super::forward::Call;
-use super::give_up;
 use crate::flow::{Item, Parcel};
+use crate::lock::give_up;
 use crate::streams::Direction;
 use crate::torch::version;
 

@@ -7,7 +7,8 @@ use tch::Tensor;
 
 use super::forward::Call;
 use super::io::Recorded;
-use super::{Table, lock, step};
+use super::{Table, step};
+use crate::lock::lock;
 use crate::streams::Direction;
 use crate::torch::{Event, Modes, Sums, TorchError};
 use crate::{Error, Failure, Phase, Result};

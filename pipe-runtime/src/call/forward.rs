@@ -6,10 +6,11 @@ use pipe_schedule::{Action, Kind, Order};
 
 use super::gauge::Gauge;
 use super::io::{Io, Recorded, Sent};
-use super::{Table, give_up, lock, step};
+use super::{Table, step};
 use crate::carried::Cells;
 use crate::context::{Pass, unique};
 use crate::flow::{Item, Parcel};
+use crate::lock::{give_up, lock};
 use crate::network::{Network, StageSlot};
 use crate::state::{FirstPass, History, Next, Rewound};
 use crate::torch::{Draw, GradMode, Modes, Parameters, RandomStreams, digest, grad_enabled};

@@ -1,6 +1,6 @@
-use super::give_up;
 use crate::flow::{Flow, Parcel};
 use crate::graph::Port;
+use crate::lock::give_up;
 use crate::model::Model;
 use crate::torch::{StageGraph, version};
 

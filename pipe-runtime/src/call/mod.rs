@@ -16,18 +16,13 @@ pub use io::Io;
 pub(crate) use node::attach_node;
 pub(crate) use train::{Loss, TrainRun};
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
-use crate::error::{panic_message, without_stack};
+use crate::lock::lock;
 use crate::quiet::Quiet;
+use crate::torch::{panic_message, without_stack};
 use crate::{Context, Failure, Phase};
-
-/// A lock whose holder may have panicked: what it guards is replaced as a whole, so it is never half-written.
-pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// One cell per (row, micro-batch): ports and stages have their own each.
 struct Table<T> {
@@ -59,9 +54,4 @@ fn step(phase: Phase, cx: &Context, body: impl FnOnce() -> Result<(), String>) -
         Err(panic) => panic_message(panic.as_ref()),
     };
     Err(Failure { phase, stage: cx.stage(), layer: cx.path(), micro_batch: cx.micro_batch(), cause })
-}
-
-/// Unwinds out of a stage with a message, without the panic hook's noise.
-pub(crate) fn give_up(cause: impl Into<String>) -> ! {
-    std::panic::resume_unwind(Box::new(cause.into()) as Box<dyn Any + Send>)
 }

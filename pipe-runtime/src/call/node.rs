@@ -5,8 +5,8 @@ use tch::Tensor;
 
 use super::backward::BackwardRun;
 use super::forward::Call;
-use super::lock;
 use crate::flow::{Parcel, Sources};
+use crate::lock::lock;
 use crate::torch::{Backward, GradMode, attach, version};
 use crate::{Error, Result};
 

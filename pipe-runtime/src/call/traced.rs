@@ -6,8 +6,8 @@ use pipe_schedule::{Action, Kind, Order, TracedStep};
 use tch::Tensor;
 
 use super::forward::Call;
-use super::lock;
 use crate::flow::{Item, Parcel};
+use crate::lock::lock;
 use crate::torch::{Observation, synchronize};
 use crate::trace::Recording;
 use crate::{Error, Result};
