@@ -6,6 +6,9 @@
 
 #![deny(missing_docs)]
 
+#[doc(hidden)]
+#[path = "rt.rs"]
+pub mod __rt;
 mod autocast;
 pub mod balance;
 mod call;
@@ -15,12 +18,10 @@ mod context;
 mod devices;
 mod error;
 mod flow;
-mod graph;
 mod in_place;
 mod layer;
 mod lock;
 mod model;
-mod movable;
 mod network;
 pub mod nn;
 mod pipe;
@@ -31,6 +32,7 @@ mod repeat;
 mod report;
 mod runner;
 mod scheduling;
+mod stages;
 mod state;
 mod streams;
 mod threads;
@@ -39,7 +41,6 @@ mod torch;
 mod trace;
 mod train;
 mod vars;
-mod with_skips;
 
 pub use autocast::autocast;
 pub use carried::Carried;
@@ -50,7 +51,7 @@ pub use error::{Error, Failure, Phase, Result};
 pub use flow::{Along, Each, Flow, IntoFlow, List, Mean, MiniBatch, Packer, PerRow, Replicate, Rows, Sum, Unpacker};
 pub use in_place::InPlace;
 pub use layer::Layer;
-pub use model::{Defaults, Model, Pipeline};
+pub use model::{Defaults, Model};
 pub use pipe::{Pipe, PipeBuilder};
 pub use pipe_macros::{Flow, pipeline};
 #[doc(no_inline)]
@@ -59,34 +60,8 @@ pub use pipe_schedule::{Method, Schedule, Trace};
 pub use plan::{LayerPlan, Plan, Repeat, SkipPlan, Split, StagePlan};
 pub use report::{DeviceMemory, PipeReport};
 pub use scheduling::{IntoScheduling, Scheduling};
+pub use stages::Pipeline;
 pub use tie::Tied;
 pub use torch::{TorchError, keep_freed_memory};
 pub use train::{Reduction, Report, StageReport};
 pub use vars::Vars;
-
-/// What generated code calls. Not for users: it changes without notice.
-#[doc(hidden)]
-pub mod __rt {
-    pub use crate::call::Io;
-    pub use crate::flow::{Flow, IntoFlow, MiniBatch, Packer, Unpacker};
-    pub use crate::graph::{Graph, Layers, Port};
-    pub use crate::layer::run;
-    pub use crate::model::{Nested, NestedByDefault, nests, output};
-    pub use crate::movable::{movable, movable_part};
-    pub use crate::repeat::{Repeated, gather_parts, run_each, spread};
-    pub use crate::tie::lend;
-    pub use crate::vars::{sub_paths, sub_paths_vec};
-    pub use crate::with_skips::with_skips;
-    pub use crate::{
-        Checkpoint, Context, Defaults, Devices, InPlace, Layer, LayerPlan, Method, Model, PipeBuilder, Pipeline, Plan,
-        Result, SkipPlan, Split, StagePlan, Vars,
-    };
-    pub use pipe_macros::__Pipeline;
-    pub use tch::Tensor;
-    pub use tch::nn::Path;
-
-    /// A second handle on a value that is kept for a later layer.
-    pub fn keep<T: Flow>(value: &T) -> T {
-        value.share()
-    }
-}

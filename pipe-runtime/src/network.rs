@@ -1,4 +1,3 @@
-use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
 use pipe_engine::{Engine, Job, Local};
@@ -6,9 +5,9 @@ use pipe_schedule::{Illegal, Method, Order, Stuck, gpipe};
 use tch::Device;
 
 use crate::checkpoint::Checkpoint;
-use crate::graph::{Route, Stage};
 use crate::lock::lock;
 use crate::scheduling::{Fit, Scheduling, own_ranks};
+use crate::stages::{Route, Stage, crossings};
 use crate::state::State;
 use crate::streams::Streams;
 use crate::threads::IntraOpThreads;
@@ -189,27 +188,6 @@ impl Network {
         let end = |is: fn(&Route) -> bool| self.routes.iter().position(is).expect("generated code declares both ends");
         (end(|route| route.from.is_none()), end(|route| route.to.is_none()))
     }
-}
-
-/// A route from one stage to another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Crossing {
-    /// The route's number.
-    pub(crate) route: usize,
-    pub(crate) from: usize,
-    pub(crate) to: usize,
-    /// Not the main flow from a stage to the next.
-    pub(crate) is_skip: bool,
-}
-
-/// All routes but those from and to the caller.
-pub(crate) fn crossings(routes: &[Route]) -> impl Iterator<Item = Crossing> {
-    let mut reached = HashSet::new();
-    routes.iter().enumerate().filter_map(move |(number, route)| {
-        // The main flow into a stage is declared before the skips that are popped in it.
-        let is_skip = !reached.insert(route.to);
-        Some(Crossing { route: number, from: route.from?, to: route.to?, is_skip })
-    })
 }
 
 fn illegal(error: Illegal) -> Error {

@@ -2,12 +2,11 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use crate::flow::{Flow, IntoFlow, Parcel};
-use crate::graph::{Graph, Layers};
 use crate::lock::lock;
-use crate::model::Pipeline;
 use crate::network::Network;
 use crate::runner::{Choices, Runner};
 use crate::scheduling::{IntoScheduling, Scheduling};
+use crate::stages::{Graph, Layers, Pipeline};
 use crate::{Checkpoint, Plan, Result, Vars};
 
 /// Settings of a pipeline that is about to be built; those left out are the annotated ones.

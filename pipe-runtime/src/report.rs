@@ -2,7 +2,7 @@ use std::fmt;
 
 use tch::Device;
 
-use crate::model::Pipeline;
+use crate::stages::Pipeline;
 use crate::torch::{memory, reset_peaks};
 use crate::{Devices, Pipe, Result};
 

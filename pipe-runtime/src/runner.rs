@@ -8,10 +8,10 @@ use tch::{Device, Tensor};
 
 use crate::call::{Call, Given, attach_node};
 use crate::flow::{MiniBatch, Parcel, Scattered, scatter};
-use crate::graph::Graph;
 use crate::lock::lock;
 use crate::network::{Network, Settings};
 use crate::scheduling::Scheduling;
+use crate::stages::Graph;
 use crate::state::State;
 use crate::torch::{Parameters, grad_enabled};
 use crate::{Checkpoint, Defaults, Devices, Error, Result, Vars};

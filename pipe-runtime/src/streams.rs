@@ -14,8 +14,8 @@ use std::sync::{Arc, Mutex};
 use tch::{Device, Tensor};
 
 use crate::Result;
-use crate::graph::Route;
 use crate::lock::lock;
+use crate::stages::Route;
 use crate::torch::{Event, OnStream, Stream, TorchError, Way, transfer};
 
 /// The streams of a pipeline.

@@ -5,8 +5,8 @@ use tch::{Device, Kind, Tensor};
 use crate::call::{Given, Loss, TrainRun, loss_is_not_finite};
 use crate::flow::{Flow, IntoFlow, MiniBatch, Parcel, Scattered, scatter_targets};
 use crate::lock::give_up;
-use crate::model::Pipeline;
 use crate::runner::check_targets;
+use crate::stages::Pipeline;
 use crate::torch::{GradMode, grad_enabled, is_finite};
 use crate::{Context, Error, Pipe, Result};
 
@@ -195,10 +195,12 @@ impl<M: Pipeline> Pipe<M> {
 
     fn stage_reports(&self, kept: &[usize], transit: &[usize]) -> Vec<StageReport> {
         let report = |(stage, &kept): (usize, &usize)| {
-            // The main flow into a stage is declared before the skips that are popped in it.
-            let routes = self.network().routes.iter().zip(transit);
-            let mut peaks = routes.filter(|(route, _)| route.to == Some(stage)).map(|(_, &peak)| peak);
-            StageReport { kept, queued: peaks.next().unwrap_or(0), skips: peaks.max().unwrap_or(0) }
+            let most = |is_skip: bool| {
+                let routes = self.network().routes.iter().zip(transit);
+                let routes = routes.filter(|(route, _)| route.to == Some(stage) && route.is_skip == is_skip);
+                routes.map(|(_, &peak)| peak).max().unwrap_or(0)
+            };
+            StageReport { kept, queued: most(false), skips: most(true) }
         };
         kept.iter().enumerate().map(report).collect()
     }

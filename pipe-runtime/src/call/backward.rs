@@ -6,9 +6,9 @@ use pipe_schedule::{Action, Kind, Order};
 use tch::Tensor;
 
 use super::forward::Call;
-use super::io::Recorded;
 use super::{Table, step};
 use crate::lock::lock;
+use crate::stages::Recorded;
 use crate::streams::Direction;
 use crate::torch::{Event, Modes, Sums, TorchError};
 use crate::{Error, Failure, Phase, Result};

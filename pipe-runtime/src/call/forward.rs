@@ -5,13 +5,13 @@ use pipe_engine::Job;
 use pipe_schedule::{Action, Kind, Order};
 
 use super::gauge::Gauge;
-use super::io::{Io, Recorded, Sent};
 use super::{Table, step};
 use crate::carried::Cells;
 use crate::context::{Pass, unique};
 use crate::flow::{Item, Parcel};
 use crate::lock::{give_up, lock};
 use crate::network::{Network, StageSlot};
+use crate::stages::{Io, Recorded, Sent};
 use crate::state::{FirstPass, History, Next, Rewound};
 use crate::torch::{Draw, GradMode, Modes, Parameters, RandomStreams, digest, grad_enabled};
 use crate::{Context, Error, Failure, Phase, Result};

@@ -5,14 +5,12 @@ mod arrive;
 mod backward;
 mod forward;
 mod gauge;
-mod io;
 mod node;
 mod traced;
 mod train;
 
 pub(crate) use accelerators::loss_is_not_finite;
 pub(crate) use forward::{Call, Given};
-pub use io::Io;
 pub(crate) use node::attach_node;
 pub(crate) use train::{Loss, TrainRun};
 

@@ -1,7 +1,7 @@
 use pipe_schedule::{Advice, Costs, Options, Stages, Units, advise};
 use tch::Device;
 
-use crate::model::Pipeline;
+use crate::stages::Pipeline;
 use crate::{Error, Pipe, Result};
 
 /// What an action takes besides its work, in seconds: it is handed from one thread to another, which may have to be woken.

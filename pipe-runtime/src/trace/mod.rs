@@ -7,7 +7,7 @@ pub(crate) use recorder::{Recorder, Recording};
 
 use pipe_schedule::Trace;
 
-use crate::model::Pipeline;
+use crate::stages::Pipeline;
 use crate::{Error, Pipe, Result};
 
 impl<M: Pipeline> Pipe<M> {

@@ -4,9 +4,8 @@ use std::time::Instant;
 
 use pipe_schedule::{Action, Costs, Order, Run, Schedule, Skip, StageCosts, Trace, TracedStep, Transfer};
 
-use crate::graph::Route;
 use crate::lock::lock;
-use crate::network::{Crossing, crossings};
+use crate::stages::{Crossing, Route, crossings};
 use crate::{Error, Result};
 
 /// Where a pipeline's runs are recorded, while they are.

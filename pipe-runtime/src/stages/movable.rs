@@ -1,7 +1,8 @@
 //! Whether a layer can move to the thread of its stage.
 //!
-//! A plain `L: Send` would be said of the whole stage, in words about the standard library's types. This says it of one
-//! layer, once: rustc drops the impl that can never hold, so a layer that is `Send` has one way left and any other has none.
+//! A plain `L: Send` would be said of the whole stage, in words about the standard library's types.
+//! This says it of one layer, once: rustc drops the impl that can never hold, so a layer that is
+//! `Send` has one way left and any other has none.
 
 use crate::repeat::Repeated;
 

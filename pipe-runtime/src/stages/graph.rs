@@ -1,44 +1,19 @@
-//! What generated code builds a pipeline from: stages that own their layers, and typed ports between them.
+//! What generated code builds a pipeline from: stages that own their layers, and the typed ports
+//! between them.
 
 use std::any::Any;
-use std::marker::PhantomData;
 
-use crate::call::Io;
+use super::ports::{Io, Port};
+use super::routes::{Ends, Route};
 use crate::{Context, Model};
-
-/// Where a value goes from one stage to another.
-#[doc(hidden)]
-#[derive(Debug)]
-pub struct Port<T> {
-    pub(crate) index: usize,
-    value: PhantomData<fn() -> T>,
-}
-
-impl<T> Clone for Port<T> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<T> Copy for Port<T> {}
 
 /// The stages of a pipeline and the ports between them, as generated code declares them.
 #[doc(hidden)]
 pub struct Graph {
     /// By port; empty where a port is not declared yet.
-    routes: Vec<Option<Route>>,
+    ends: Vec<Option<Ends>>,
     output: usize,
     stages: Vec<Box<dyn Stage>>,
-}
-
-/// Which stage sends through a port and which receives. Ports are numbered in the order in which they are received, which is the order in
-/// which the run in place would use their values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Route {
-    /// `None`: the caller.
-    pub(crate) from: Option<usize>,
-    /// `None`: the caller.
-    pub(crate) to: Option<usize>,
 }
 
 /// A stage: the layers it owns and how it runs them.
@@ -73,35 +48,36 @@ where
 
 impl Graph {
     pub(crate) fn new() -> Self {
-        Self { routes: Vec::new(), output: 0, stages: Vec::new() }
+        Self { ends: Vec::new(), output: 0, stages: Vec::new() }
     }
 
     /// What the caller hands to the first stage.
     pub fn input<M: Model>(&mut self) -> Port<M::Input> {
-        self.add(0, Route { from: None, to: Some(0) })
+        self.add(0, (None, Some(0)))
     }
 
-    /// What stage `from` sends to stage `to`: the value number `number`, in the order in which they are received.
+    /// What stage `from` sends to stage `to`: the value number `number`, in the order in which they
+    /// are received.
     pub fn port<T>(&mut self, number: usize, from: usize, to: usize) -> Port<T> {
-        self.add(number, Route { from: Some(from), to: Some(to) })
+        self.add(number, (Some(from), Some(to)))
     }
 
     /// What the last stage gives back to the caller.
     pub fn output<M: Model>(&mut self, number: usize) -> Port<M::Output> {
         self.output = number;
-        self.add(number, Route { from: None, to: None })
+        self.add(number, (None, None))
     }
 
-    fn add<T>(&mut self, index: usize, route: Route) -> Port<T> {
-        self.set_route(index, route);
-        Port { index, value: PhantomData }
+    fn add<T>(&mut self, index: usize, ends: Ends) -> Port<T> {
+        self.set_ends(index, ends);
+        Port::new(index)
     }
 
-    fn set_route(&mut self, index: usize, route: Route) {
-        if self.routes.len() <= index {
-            self.routes.resize(index + 1, None);
+    fn set_ends(&mut self, index: usize, ends: Ends) {
+        if self.ends.len() <= index {
+            self.ends.resize(index + 1, None);
         }
-        self.routes[index] = Some(route);
+        self.ends[index] = Some(ends);
     }
 
     /// The next stage: the layers it owns, the ports it uses, and how it runs on one micro-batch.
@@ -119,12 +95,11 @@ impl Graph {
 
     /// The stages and the routes, complete.
     pub(crate) fn finish(self) -> (Vec<Box<dyn Stage>>, Vec<Route>) {
-        let route = |(index, route): (usize, Option<Route>)| {
-            let route = route.expect("generated code declares all ports");
-            let from = if index == self.output { self.stages.len().checked_sub(1) } else { route.from };
-            Route { from, ..route }
-        };
-        let routes = self.routes.into_iter().enumerate().map(route).collect();
+        let ends = self.ends.into_iter().enumerate().map(|(index, ends)| {
+            let (from, to) = ends.expect("generated code declares all ports");
+            (if index == self.output { self.stages.len().checked_sub(1) } else { from }, to)
+        });
+        let routes = Route::all(ends);
         (self.stages, routes)
     }
 }

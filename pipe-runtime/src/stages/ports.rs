@@ -1,8 +1,33 @@
+//! The ports of a stage, and what goes through them while it runs.
+
+use std::marker::PhantomData;
+
 use crate::flow::{Flow, Parcel};
-use crate::graph::Port;
 use crate::lock::give_up;
 use crate::model::Model;
 use crate::torch::{StageGraph, version};
+
+/// Where a value goes from one stage to another.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Port<T> {
+    index: usize,
+    value: PhantomData<fn() -> T>,
+}
+
+impl<T> Port<T> {
+    pub(super) fn new(index: usize) -> Self {
+        Self { index, value: PhantomData }
+    }
+}
+
+impl<T> Clone for Port<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Port<T> {}
 
 /// What a stage receives and sends while it runs one micro-batch.
 #[doc(hidden)]
@@ -13,20 +38,21 @@ pub struct Io<'a> {
 }
 
 /// A port, and what goes through it.
-pub(super) type Sent = (usize, Parcel);
+pub(crate) type Sent = (usize, Parcel);
 
-/// The graph of one stage and micro-batch, and which values its ends are: (port, position of the tensor in the parcel).
+/// The graph of one stage and micro-batch, and which values its ends are: (port, position of the
+/// tensor in the parcel).
 #[derive(Debug)]
-pub(super) struct Recorded {
-    pub(super) graph: StageGraph,
-    pub(super) received: Vec<(usize, usize)>,
-    pub(super) roots: Vec<(usize, usize)>,
+pub(crate) struct Recorded {
+    pub(crate) graph: StageGraph,
+    pub(crate) received: Vec<(usize, usize)>,
+    pub(crate) roots: Vec<(usize, usize)>,
 }
 
 impl<'a> Io<'a> {
     /// `receive` hands over what lies at a port, on the stage's device. With `record`, the graph
     /// of that stage is recorded.
-    pub(super) fn new(receive: &'a mut dyn FnMut(usize) -> Parcel, record: Option<usize>) -> Self {
+    pub(crate) fn new(receive: &'a mut dyn FnMut(usize) -> Parcel, record: Option<usize>) -> Self {
         let recorded = record.map(|stage| Recorded {
             graph: StageGraph::new(stage).unwrap_or_else(|error| give_up(error.to_string())),
             received: Vec::new(),
@@ -62,8 +88,8 @@ impl<'a> Io<'a> {
         self.send(port, value);
     }
 
-    /// Sends a value through `port`. It leaves when the stage is done: a later in-place layer of the same stage
-    /// still changes it, as it would without stages.
+    /// Sends a value through `port`. It leaves when the stage is done: a later in-place layer of the
+    /// same stage still changes it, as it would without stages.
     pub fn send<T: Flow>(&mut self, port: Port<T>, value: T) {
         self.give(port.index, Parcel::of(value));
     }
@@ -73,9 +99,9 @@ impl<'a> Io<'a> {
     }
 
     /// What was sent, cut off from the stage's graph, which comes back too if one was recorded.
-    pub(super) fn finish(mut self) -> (Vec<Sent>, Option<Recorded>) {
-        // The engine adds the gradients of one tensor in the order of its roots. In place, that of the value which is used
-        // last arrives first.
+    pub(crate) fn finish(mut self) -> (Vec<Sent>, Option<Recorded>) {
+        // The engine adds the gradients of one tensor in the order of its roots. In place, that of
+        // the value which is used last arrives first.
         self.sent.sort_by_key(|(port, _)| std::cmp::Reverse(*port));
         for (port, parcel) in &mut self.sent {
             for (position, item) in parcel.items.iter_mut().enumerate() {
