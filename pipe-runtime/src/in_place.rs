@@ -1,12 +1,11 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::context::{Pass, unique};
+use crate::error::{Error, Failure, Phase, Result};
 use crate::flow::{Flow, IntoFlow, Parcel, Scattered, scatter};
-use crate::model::Model;
+use crate::model::{Context, Layer, Model, Pass, unique};
 use crate::quiet::Quiet;
 use crate::threads::IntraOpThreads;
 use crate::torch::{Draw, Modes, RandomStreams, panic_message};
-use crate::{Context, Error, Failure, Layer, Phase, Result};
 
 /// The run that every pipelined run is compared with: the same layers one after the other on one device and one thread, with the same
 /// micro-batches, order and random streams, and libtorch's own backward.

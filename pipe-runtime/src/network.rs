@@ -4,15 +4,14 @@ use pipe_engine::{Engine, Job, Local};
 use pipe_schedule::{Illegal, Method, Order, Stuck, gpipe};
 use tch::Device;
 
-use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
 use crate::lock::lock;
+use crate::model::{Checkpoint, State};
 use crate::scheduling::{Fit, Scheduling, own_ranks};
 use crate::stages::{Route, Stage, crossings};
-use crate::state::State;
 use crate::streams::Streams;
 use crate::threads::IntraOpThreads;
 use crate::trace::Recorder;
-use crate::{Error, Result};
 
 /// A built pipeline: the stages, what lies between them, and the threads that run them. Outlives its handle as long as graphs
 /// of its calls wait for their backward.

@@ -1,13 +1,14 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
+use crate::error::Result;
 use crate::flow::{Flow, IntoFlow, Parcel};
 use crate::lock::lock;
+use crate::model::{Checkpoint, Plan, Vars};
 use crate::network::Network;
 use crate::runner::{Choices, Runner};
 use crate::scheduling::{IntoScheduling, Scheduling};
 use crate::stages::{Graph, Layers, Pipeline};
-use crate::{Checkpoint, Plan, Result, Vars};
 
 /// Settings of a pipeline that is about to be built; those left out are the annotated ones.
 #[derive(Debug)]

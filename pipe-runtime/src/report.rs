@@ -2,9 +2,11 @@ use std::fmt;
 
 use tch::Device;
 
+use crate::error::Result;
+use crate::model::Devices;
+use crate::pipe::Pipe;
 use crate::stages::Pipeline;
 use crate::torch::{memory, reset_peaks};
-use crate::{Devices, Pipe, Result};
 
 /// What a pipeline holds on its devices.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,14 +7,14 @@ use tch::nn::VarStore;
 use tch::{Device, Tensor};
 
 use crate::call::{Call, Given, attach_node};
+use crate::error::{Error, Result};
 use crate::flow::{MiniBatch, Parcel, Scattered, scatter};
 use crate::lock::lock;
+use crate::model::{Checkpoint, Defaults, Devices, State, Vars};
 use crate::network::{Network, Settings};
 use crate::scheduling::Scheduling;
 use crate::stages::Graph;
-use crate::state::State;
 use crate::torch::{Parameters, grad_enabled};
-use crate::{Checkpoint, Defaults, Devices, Error, Result, Vars};
 
 /// What the user chooses when a pipeline is built; what is left out is as annotated.
 #[derive(Debug)]

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use pipe_schedule::{Kind, Limits, Method, Schedule};
 use tch::Device;
 
-use crate::{Checkpoint, Devices, Error, Result};
+use crate::error::{Error, Result};
+use crate::model::{Checkpoint, Devices};
 
 /// The order in which a pipeline's training steps go.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 
 use tch::{Device, Tensor};
 
-use crate::Result;
+use crate::error::Result;
 use crate::lock::lock;
 use crate::stages::Route;
 use crate::torch::{Event, OnStream, Stream, TorchError, Way, transfer};

@@ -17,9 +17,10 @@ use tch::{Device, Tensor};
 
 pub use report::{LayerProfile, Measure, Profile, SkipProfile, StageProfile};
 
+use crate::error::{Error, Result};
 use crate::flow::{IntoFlow, Parcel, Scattered, scatter};
+use crate::model::{Devices, Layer, Model, Vars};
 use crate::threads::IntraOpThreads;
-use crate::{Devices, Error, Layer, Model, Result, Vars};
 use partition::{Chain, Misfit, Skip};
 use profile::Bench;
 use report::bytes;

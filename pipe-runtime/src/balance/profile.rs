@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use tch::{Device, Kind, TchError, Tensor};
 
 use super::traffic::LayerKey;
-use crate::context::{Observer, Pass, unique};
+use crate::error::{Error, Failure, Phase, Result};
 use crate::flow::{Item, Parcel};
+use crate::model::{Context, Layer, Model, Observer, Pass, unique};
 use crate::torch::{
     BackwardClock, EnteredModes, GradMode, Modes, Observation, RandomStreams, Read, panic_message, sequence_number,
     synchronize, without_stack,
 };
-use crate::{Context, Error, Failure, Layer, Model, Phase, Result};
 
 /// A median of fewer passes would say little.
 const LEAST_PASSES: usize = 3;

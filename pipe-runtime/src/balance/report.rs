@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::file;
 use super::traffic::LayerKey;
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// What the layers of a model cost, and which stage each belongs to. Prints as a table, with the annotations to paste.
 #[derive(Clone, Debug)]

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::SkipPlan;
+use crate::model::SkipPlan;
 use crate::torch::Read;
 
 /// A layer of the model itself, in the order in which layers run.

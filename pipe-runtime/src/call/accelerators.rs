@@ -1,10 +1,10 @@
 use tch::{Device, Tensor};
 
 use super::forward::Call;
+use crate::error::{Error, Result};
 use crate::lock::lock;
-use crate::state::not_finite;
+use crate::model::not_finite;
 use crate::torch::GradMode;
-use crate::{Error, Result};
 
 impl Call {
     /// Whether all statistics and `losses` on accelerators are as finite as they were: the CPU's

@@ -7,11 +7,11 @@ use tch::Tensor;
 
 use super::forward::Call;
 use super::{Table, step};
+use crate::error::{Error, Failure, Phase, Result};
 use crate::lock::lock;
 use crate::stages::Recorded;
 use crate::streams::Direction;
 use crate::torch::{Event, Modes, Sums, TorchError};
-use crate::{Error, Failure, Phase, Result};
 
 /// A gradient of one tensor of a parcel, with the tensor's position in it.
 pub(super) type Slot = (usize, Tensor);

@@ -6,15 +6,13 @@ use pipe_schedule::{Action, Kind, Order};
 
 use super::gauge::Gauge;
 use super::{Table, step};
-use crate::carried::Cells;
-use crate::context::{Pass, unique};
+use crate::error::{Error, Failure, Phase, Result};
 use crate::flow::{Item, Parcel};
 use crate::lock::{give_up, lock};
+use crate::model::{Cells, Context, FirstPass, History, Next, Pass, Rewound, unique};
 use crate::network::{Network, StageSlot};
 use crate::stages::{Io, Recorded, Sent};
-use crate::state::{FirstPass, History, Next, Rewound};
 use crate::torch::{Draw, GradMode, Modes, Parameters, RandomStreams, digest, grad_enabled};
-use crate::{Context, Error, Failure, Phase, Result};
 
 /// One call: what flows between its stages, and what each stage keeps for the backward.
 pub(crate) struct Call {

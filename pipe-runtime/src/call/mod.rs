@@ -17,10 +17,11 @@ pub(crate) use train::{Loss, TrainRun};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard};
 
+use crate::error::{Failure, Phase};
 use crate::lock::lock;
+use crate::model::Context;
 use crate::quiet::Quiet;
 use crate::torch::{panic_message, without_stack};
-use crate::{Context, Failure, Phase};
 
 /// One cell per (row, micro-batch): ports and stages have their own each.
 struct Table<T> {

@@ -5,10 +5,10 @@ use tch::Tensor;
 
 use super::backward::BackwardRun;
 use super::forward::Call;
+use crate::error::{Error, Result};
 use crate::flow::{Parcel, Sources};
 use crate::lock::lock;
 use crate::torch::{Backward, GradMode, attach, version};
-use crate::{Error, Result};
 
 /// The call as one node of the caller's graph: between the micro-batches that the caller's mini-batch was split into, with the parameters, and
 /// the micro-batches' outputs. Splitting and joining are ordinary operators of the caller's graph.

@@ -6,11 +6,11 @@ use pipe_schedule::{Action, Kind, Order, TracedStep};
 use tch::Tensor;
 
 use super::forward::Call;
+use crate::error::{Error, Result};
 use crate::flow::{Item, Parcel};
 use crate::lock::lock;
 use crate::torch::{Observation, synchronize};
 use crate::trace::Recording;
-use crate::{Error, Result};
 
 impl Call {
     /// Runs a job that is part of this call, and records it if the pipeline is traced.

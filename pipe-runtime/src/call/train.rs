@@ -9,11 +9,11 @@ use tch::Tensor;
 use super::backward::BackwardRun;
 use super::forward::{Call, Given};
 use super::step;
+use crate::error::{Error, Failure, Phase, Result};
 use crate::flow::Parcel;
+use crate::model::{Context, Next};
 use crate::network::Network;
-use crate::state::Next;
 use crate::torch::{GradMode, RandomStreams, StageGraph};
-use crate::{Context, Error, Failure, Phase, Result};
 
 /// A training step: forwards and backwards in the order of any schedule.
 pub(crate) struct TrainRun {

@@ -5,7 +5,7 @@ use std::any::Any;
 
 use super::ports::{Io, Port};
 use super::routes::{Ends, Route};
-use crate::{Context, Model};
+use crate::model::{Context, Model};
 
 /// The stages of a pipeline and the ports between them, as generated code declares them.
 #[doc(hidden)]

@@ -4,7 +4,7 @@
 //! This says it of one layer, once: rustc drops the impl that can never hold, so a layer that is
 //! `Send` has one way left and any other has none.
 
-use crate::repeat::Repeated;
+use crate::model::Repeated;
 
 /// A layer that can move `M`: to a worker, or nowhere.
 #[doc(hidden)]

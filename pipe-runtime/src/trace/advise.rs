@@ -1,8 +1,9 @@
 use pipe_schedule::{Advice, Costs, Options, Stages, Units, advise};
 use tch::Device;
 
+use crate::error::{Error, Result};
+use crate::pipe::Pipe;
 use crate::stages::Pipeline;
-use crate::{Error, Pipe, Result};
 
 /// What an action takes besides its work, in seconds: it is handed from one thread to another, which may have to be woken.
 const HAND_OFF: f64 = 20e-6;

@@ -7,8 +7,9 @@ pub(crate) use recorder::{Recorder, Recording};
 
 use pipe_schedule::Trace;
 
+use crate::error::{Error, Result};
+use crate::pipe::Pipe;
 use crate::stages::Pipeline;
-use crate::{Error, Pipe, Result};
 
 impl<M: Pipeline> Pipe<M> {
     /// From now on, records when each step of the schedule runs, until [`stop_trace`](Self::stop_trace). Run a few training steps before, so that libtorch has set

@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use pipe_schedule::{Action, Costs, Order, Run, Schedule, Skip, StageCosts, Trace, TracedStep, Transfer};
 
+use crate::error::{Error, Result};
 use crate::lock::lock;
 use crate::stages::{Crossing, Route, crossings};
-use crate::{Error, Result};
 
 /// Where a pipeline's runs are recorded, while they are.
 #[derive(Default)]

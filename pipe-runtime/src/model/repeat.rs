@@ -1,7 +1,9 @@
 //! Arrays and `Vec`s of layers, run in order, in parts if they are spread over stages.
 
-use crate::plan::Split;
-use crate::{Context, Error, Layer, Result};
+use super::context::Context;
+use super::layer::Layer;
+use super::plan::Split;
+use crate::error::{Error, Result};
 
 /// An array or a `Vec` of layers.
 pub trait Repeat {

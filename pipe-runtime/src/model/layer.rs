@@ -1,6 +1,6 @@
 use tch::{Tensor, nn::ModuleT};
 
-use crate::Context;
+use super::context::Context;
 
 /// A layer of a pipeline: takes what reaches it, gives what the next layer takes.
 ///

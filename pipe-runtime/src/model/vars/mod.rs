@@ -9,10 +9,10 @@ use safetensors::Dtype;
 use tch::nn::{Path, VarStore};
 use tch::{Device, Kind, Tensor};
 
+use crate::error::{Error, Result};
 use crate::lock::lock;
-use crate::plan::{LayerPlan, Plan};
+use crate::model::{Devices, LayerPlan, Plan};
 use crate::torch::Variable;
-use crate::{Devices, Error, Result};
 use saved::{Saved, SavedTensor};
 
 /// The variables of a pipelined model: one store per stage's device, under names that do not depend on the partitioning.

@@ -1,7 +1,7 @@
 use tch::Tensor;
 use tch::nn::{Embedding, Linear};
 
-use crate::Flow;
+use crate::flow::Flow;
 
 /// A layer that lends a value of its own, usually a weight, to another one: `#[stash(words = tied)] embed: Embedding` keeps what `embed` lends, and
 /// `#[pop(words)] head: Head` makes `head` take `(input, words)`.

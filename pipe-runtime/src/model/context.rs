@@ -5,8 +5,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::carried::{Cell as CarriedCell, Cells};
-use crate::random::StreamKey;
+use super::carried::{Cell as CarriedCell, Cells};
+use super::random::StreamKey;
 use crate::torch::restart_stream;
 
 /// What a layer can know about the run it is part of.

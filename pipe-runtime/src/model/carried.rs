@@ -2,8 +2,9 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
+use super::context::Context;
+use crate::flow::Flow;
 use crate::lock::lock;
-use crate::{Context, Flow};
 
 /// What a layer carries from one micro-batch to the next: a cache, a hidden state, a running sum.
 ///

@@ -3,8 +3,9 @@ use std::str::FromStr;
 
 use tch::{Cuda, Device};
 
+use super::plan::Plan;
+use crate::error::{Error, Result};
 use crate::torch::cuda_fault;
-use crate::{Error, Plan, Result};
 
 /// One device per stage.
 #[derive(Clone, Debug, PartialEq, Eq)]

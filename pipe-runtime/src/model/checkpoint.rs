@@ -1,7 +1,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::Error;
+use crate::error::Error;
 
 /// Which micro-batches are checkpointed: their activations are dropped after the forward, which
 /// is run again when their backward is due (unless it comes right after). Counted on the
