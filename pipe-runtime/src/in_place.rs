@@ -1,11 +1,12 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::error::{Error, Failure, Phase, Result};
+use crate::error::{Failure, Phase, Result};
 use crate::flow::{Flow, IntoFlow, Parcel, Scattered, scatter};
 use crate::model::{Context, Layer, Model, Pass, unique};
 use crate::quiet::Quiet;
+use crate::run::{check_chunks, check_threads};
 use crate::threads::IntraOpThreads;
-use crate::torch::{Draw, Modes, RandomStreams, panic_message};
+use crate::torch::{Draw, Modes, RandomStreams, grad_enabled, panic_message};
 
 /// The run that every pipelined run is compared with: the same layers one after the other on one device and one thread, with the same
 /// micro-batches, order and random streams, and libtorch's own backward.
@@ -52,12 +53,10 @@ impl<'m, M: Model> InPlace<'m, M> {
         M: Layer<M::Input, Out = M::Output>,
     {
         let chunks = self.chunks.or(M::DEFAULTS.chunks).unwrap_or(1);
-        if chunks == 0 {
-            return Err(Error::Setting("number of chunks must be positive integer".into()));
-        }
-        crate::runner::check_threads(self.intra_op_threads)?;
+        check_chunks(chunks)?;
+        check_threads(self.intra_op_threads)?;
         let Scattered { micro_batches, shape, mut sources } =
-            scatter(&Parcel::of(inputs.into_flow()), chunks, crate::torch::grad_enabled())?;
+            scatter(&Parcel::of(inputs.into_flow()), chunks, grad_enabled())?;
         let (seed, call) = (Draw::new()?.seed, unique());
         let _modes = Modes::capture()?.enter()?;
         let _threads = IntraOpThreads::choose(self.intra_op_threads, 1).enter();

@@ -5,9 +5,7 @@ use crate::error::Result;
 use crate::flow::{Flow, IntoFlow, Parcel};
 use crate::lock::lock;
 use crate::model::{Checkpoint, Plan, Vars};
-use crate::network::Network;
-use crate::runner::{Choices, Runner};
-use crate::scheduling::{IntoScheduling, Scheduling};
+use crate::run::{Choices, IntoScheduling, Network, Runner, Scheduling};
 use crate::stages::{Graph, Layers, Pipeline};
 
 /// Settings of a pipeline that is about to be built; those left out are the annotated ones.

@@ -2,13 +2,12 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::call::{Given, Loss, TrainRun, loss_is_not_finite};
 use crate::error::{Error, Result};
 use crate::flow::{Flow, IntoFlow, MiniBatch, Parcel, Scattered, scatter_targets};
 use crate::lock::give_up;
 use crate::model::Context;
 use crate::pipe::Pipe;
-use crate::runner::check_targets;
+use crate::run::{Given, Loss, TrainRun, check_targets, loss_is_not_finite};
 use crate::stages::Pipeline;
 use crate::torch::{GradMode, grad_enabled, is_finite};
 

@@ -20,6 +20,7 @@ pub use report::{LayerProfile, Measure, Profile, SkipProfile, StageProfile};
 use crate::error::{Error, Result};
 use crate::flow::{IntoFlow, Parcel, Scattered, scatter};
 use crate::model::{Devices, Layer, Model, Vars};
+use crate::run::check_chunks;
 use crate::threads::IntraOpThreads;
 use partition::{Chain, Misfit, Skip};
 use profile::Bench;
@@ -272,9 +273,7 @@ where
 
     fn settings(&self) -> Result<Settings> {
         let setting = |text: &str| Err(Error::Setting(text.into()));
-        if self.chunks == Some(0) {
-            return setting("number of chunks must be positive integer");
-        }
+        self.chunks.map_or(Ok(()), check_chunks)?;
         if self.intra_op_threads == Some(0) {
             return setting("the number of intra-op threads must be positive");
         }

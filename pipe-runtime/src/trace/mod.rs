@@ -1,9 +1,6 @@
 //! What a pipeline's steps took, and which settings would be better.
 
 mod advise;
-mod recorder;
-
-pub(crate) use recorder::{Recorder, Recording};
 
 use pipe_schedule::Trace;
 

@@ -1,4 +1,5 @@
-//! What of a pipeline does not depend on the model's type: compiled once, with this crate, and not again in each of its users'.
+//! The part of a pipeline that is not generic over the model, so that it is compiled once, in this
+//! crate.
 
 use std::sync::{Arc, Mutex};
 
@@ -6,27 +7,16 @@ use pipe_schedule::Method;
 use tch::nn::VarStore;
 use tch::{Device, Tensor};
 
-use crate::call::{Call, Given, attach_node};
+use super::call::{Call, Given, attach_node};
+use super::network::Network;
+use super::scheduling::Scheduling;
+use super::settings::Choices;
 use crate::error::{Error, Result};
 use crate::flow::{MiniBatch, Parcel, Scattered, scatter};
 use crate::lock::lock;
-use crate::model::{Checkpoint, Defaults, Devices, State, Vars};
-use crate::network::{Network, Settings};
-use crate::scheduling::Scheduling;
+use crate::model::{Defaults, Devices, State, Vars};
 use crate::stages::Graph;
 use crate::torch::{Parameters, grad_enabled};
-
-/// What the user chooses when a pipeline is built; what is left out is as annotated.
-#[derive(Debug)]
-pub(crate) struct Choices {
-    pub(crate) chunks: Option<usize>,
-    pub(crate) checkpoint: Option<Checkpoint>,
-    pub(crate) schedule: Option<Scheduling>,
-    pub(crate) ranks: Option<usize>,
-    pub(crate) intra_op_threads: Option<usize>,
-    pub(crate) fuse_gradient_accumulation: bool,
-    pub(crate) allow_non_finite: bool,
-}
 
 /// A pipeline's stages and settings.
 pub(crate) struct Runner {
@@ -47,45 +37,6 @@ pub(crate) struct Forwarded {
     /// Micro-batch by micro-batch.
     outputs: Vec<Parcel>,
     pub(crate) shape: MiniBatch,
-}
-
-impl Choices {
-    /// Nothing is chosen yet.
-    pub(crate) fn new() -> Self {
-        Self {
-            chunks: None,
-            checkpoint: None,
-            schedule: None,
-            ranks: None,
-            intra_op_threads: None,
-            fuse_gradient_accumulation: false,
-            allow_non_finite: false,
-        }
-    }
-
-    /// All settings, checked as far as they can be by themselves.
-    fn settings(self, annotated: Defaults) -> Result<Settings> {
-        let method = annotated.schedule.unwrap_or(Method::GPipe);
-        let scheduling = self.schedule.unwrap_or(Scheduling::Method(method));
-        let own_chunks = match &scheduling {
-            Scheduling::Method(_) => None,
-            Scheduling::Own(schedule) => Some(schedule.micro_batches.max(1)),
-        };
-        let chunks = self.chunks.or(own_chunks).or(annotated.chunks).unwrap_or(1);
-        if chunks == 0 {
-            return Err(Error::Setting("number of chunks must be positive integer".into()));
-        }
-        check_threads(self.intra_op_threads)?;
-        Ok(Settings {
-            checkpoint: self.checkpoint.or(annotated.checkpoint).unwrap_or_default(),
-            scheduling,
-            ranks: self.ranks,
-            chunks,
-            intra_op_threads: self.intra_op_threads,
-            fuse_gradient_accumulation: self.fuse_gradient_accumulation,
-            allow_non_finite: self.allow_non_finite,
-        })
-    }
 }
 
 impl Runner {
@@ -187,16 +138,6 @@ impl Forwarded {
             return Ok(());
         }
         self.call.undo()
-    }
-}
-
-/// The number of intra-op threads is one that a machine may have.
-pub(crate) fn check_threads(threads: Option<usize>) -> Result<()> {
-    match threads {
-        Some(threads @ (0 | 4097..)) => {
-            Err(Error::Setting(format!("the number of intra-op threads must be between 1 and 4096, not {threads}")))
-        }
-        _ => Ok(()),
     }
 }
 

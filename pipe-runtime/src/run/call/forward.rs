@@ -10,7 +10,7 @@ use crate::error::{Error, Failure, Phase, Result};
 use crate::flow::{Item, Parcel};
 use crate::lock::{give_up, lock};
 use crate::model::{Cells, Context, FirstPass, History, Next, Pass, Rewound, unique};
-use crate::network::{Network, StageSlot};
+use crate::run::network::{Network, StageSlot};
 use crate::stages::{Io, Recorded, Sent};
 use crate::torch::{Draw, GradMode, Modes, Parameters, RandomStreams, digest, grad_enabled};
 

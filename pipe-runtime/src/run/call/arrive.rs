@@ -1,7 +1,7 @@
 use super::forward::Call;
 use crate::flow::{Item, Parcel};
 use crate::lock::give_up;
-use crate::streams::Direction;
+use crate::run::streams::Direction;
 use crate::torch::version;
 
 impl Call {

@@ -12,7 +12,7 @@ use super::step;
 use crate::error::{Error, Failure, Phase, Result};
 use crate::flow::Parcel;
 use crate::model::{Context, Next};
-use crate::network::Network;
+use crate::run::network::Network;
 use crate::torch::{GradMode, RandomStreams, StageGraph};
 
 /// A training step: forwards and backwards in the order of any schedule.

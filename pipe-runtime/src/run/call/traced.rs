@@ -9,8 +9,8 @@ use super::forward::Call;
 use crate::error::{Error, Result};
 use crate::flow::{Item, Parcel};
 use crate::lock::lock;
+use crate::run::recorder::Recording;
 use crate::torch::{Observation, synchronize};
-use crate::trace::Recording;
 
 impl Call {
     /// Runs a job that is part of this call, and records it if the pipeline is traced.

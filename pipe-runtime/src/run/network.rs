@@ -4,14 +4,15 @@ use pipe_engine::{Engine, Job, Local};
 use pipe_schedule::{Illegal, Method, Order, Stuck, gpipe};
 use tch::Device;
 
+use super::recorder::Recorder;
+use super::scheduling::{Fit, Scheduling, own_ranks};
+use super::settings::Settings;
+use super::streams::Streams;
 use crate::error::{Error, Result};
 use crate::lock::lock;
 use crate::model::{Checkpoint, State};
-use crate::scheduling::{Fit, Scheduling, own_ranks};
 use crate::stages::{Route, Stage, crossings};
-use crate::streams::Streams;
 use crate::threads::IntraOpThreads;
-use crate::trace::Recorder;
 
 /// A built pipeline: the stages, what lies between them, and the threads that run them. Outlives its handle as long as graphs
 /// of its calls wait for their backward.
@@ -34,18 +35,6 @@ pub(crate) struct Network {
     pub(crate) recorder: Recorder,
     orders: Mutex<Option<(OrderKey, Arc<Orders>)>>,
     train_orders: Mutex<Option<(OrderKey, Arc<Order>)>>,
-}
-
-/// What is chosen when a pipeline is built.
-#[derive(Clone, Debug)]
-pub(crate) struct Settings {
-    pub(crate) checkpoint: Checkpoint,
-    pub(crate) scheduling: Scheduling,
-    pub(crate) ranks: Option<usize>,
-    pub(crate) chunks: usize,
-    pub(crate) intra_op_threads: Option<usize>,
-    pub(crate) fuse_gradient_accumulation: bool,
-    pub(crate) allow_non_finite: bool,
 }
 
 /// One stage on its device.

@@ -9,8 +9,8 @@ use super::forward::Call;
 use super::{Table, step};
 use crate::error::{Error, Failure, Phase, Result};
 use crate::lock::lock;
+use crate::run::streams::Direction;
 use crate::stages::Recorded;
-use crate::streams::Direction;
 use crate::torch::{Event, Modes, Sums, TorchError};
 
 /// A gradient of one tensor of a parcel, with the tensor's position in it.
