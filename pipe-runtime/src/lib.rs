@@ -10,38 +10,30 @@
 #[path = "rt.rs"]
 pub mod __rt;
 mod autocast;
-pub mod balance;
 mod error;
 mod flow;
-mod in_place;
 mod lock;
 mod model;
 pub mod nn;
 mod pipe;
 mod quiet;
-mod report;
 mod run;
 mod stages;
 mod threads;
 mod torch;
-mod trace;
-mod train;
 
 pub use autocast::autocast;
 pub use error::{Error, Failure, Phase, Result};
 pub use flow::{Along, Each, Flow, IntoFlow, List, Mean, MiniBatch, Packer, PerRow, Replicate, Rows, Sum, Unpacker};
-pub use in_place::InPlace;
 pub use model::{
     Carried, Checkpoint, Context, Defaults, Devices, Layer, LayerPlan, Model, Plan, Repeat, SkipPlan, Split, StagePlan,
     Tied, Vars,
 };
-pub use pipe::{Pipe, PipeBuilder};
+pub use pipe::{DeviceMemory, InPlace, Pipe, PipeBuilder, PipeReport, Reduction, Report, StageReport, balance};
 pub use pipe_macros::{Flow, pipeline};
 #[doc(no_inline)]
 pub use pipe_schedule as schedule;
 pub use pipe_schedule::{Method, Schedule, Trace};
-pub use report::{DeviceMemory, PipeReport};
 pub use run::{IntoScheduling, Scheduling};
 pub use stages::Pipeline;
 pub use torch::{TorchError, keep_freed_memory};
-pub use train::{Reduction, Report, StageReport};

@@ -1,11 +1,9 @@
-//! What a pipeline's steps took, and which settings would be better.
-
-mod advise;
+//! Traces: when each step of a pipeline's runs ran, and what it took.
 
 use pipe_schedule::Trace;
 
+use super::handle::Pipe;
 use crate::error::{Error, Result};
-use crate::pipe::Pipe;
 use crate::stages::Pipeline;
 
 impl<M: Pipeline> Pipe<M> {

@@ -2,9 +2,9 @@ use std::fmt;
 
 use tch::Device;
 
+use super::handle::Pipe;
 use crate::error::Result;
 use crate::model::Devices;
-use crate::pipe::Pipe;
 use crate::stages::Pipeline;
 use crate::torch::{memory, reset_peaks};
 

@@ -1,8 +1,10 @@
+//! Advice: which settings would be better, by the simulator.
+
 use pipe_schedule::{Advice, Costs, Options, Stages, Units, advise};
 use tch::Device;
 
+use super::handle::Pipe;
 use crate::error::{Error, Result};
-use crate::pipe::Pipe;
 use crate::stages::Pipeline;
 
 /// What an action takes besides its work, in seconds: it is handed from one thread to another, which may have to be woken.

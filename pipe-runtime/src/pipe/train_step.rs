@@ -2,13 +2,13 @@
 
 use tch::{Device, Kind, Tensor};
 
+use super::handle::Pipe;
 use crate::error::{Error, Result};
 use crate::flow::{Flow, IntoFlow, MiniBatch, Parcel, Scattered, scatter_targets};
 use crate::lock::give_up;
 use crate::model::Context;
-use crate::pipe::Pipe;
 use crate::run::{Given, Loss, TrainRun, check_targets, loss_is_not_finite};
-use crate::stages::Pipeline;
+use crate::stages::{Pipeline, Route};
 use crate::torch::{GradMode, grad_enabled, is_finite};
 
 /// How the mini-batch's loss is made of the micro-batches' losses.
@@ -183,7 +183,7 @@ impl<M: Pipeline> Pipe<M> {
                 loss: total(&losses, &weights)?,
                 losses,
                 output: join(Parcel::open_all(outputs), &shape)?,
-                stages: self.stage_reports(&trained.kept, &trained.transit),
+                stages: stage_reports(&self.network().routes, &trained.kept, &trained.transit),
             })
         };
         // The gradients come last: what fails before leaves none.
@@ -193,18 +193,19 @@ impl<M: Pipeline> Pipe<M> {
         }
         report
     }
+}
 
-    fn stage_reports(&self, kept: &[usize], transit: &[usize]) -> Vec<StageReport> {
-        let report = |(stage, &kept): (usize, &usize)| {
-            let most = |is_skip: bool| {
-                let routes = self.network().routes.iter().zip(transit);
-                let routes = routes.filter(|(route, _)| route.to == Some(stage) && route.is_skip == is_skip);
-                routes.map(|(_, &peak)| peak).max().unwrap_or(0)
-            };
-            StageReport { kept, queued: most(false), skips: most(true) }
+/// What each stage held at once, from the peaks of what it `kept`, by stage, and of what was in
+/// `transit`, by route.
+fn stage_reports(routes: &[Route], kept: &[usize], transit: &[usize]) -> Vec<StageReport> {
+    let report = |(stage, &kept): (usize, &usize)| {
+        let most = |is_skip: bool| {
+            let into = |route: &Route| route.to == Some(stage) && route.is_skip == is_skip;
+            routes.iter().zip(transit).filter(|(route, _)| into(route)).map(|(_, &peak)| peak).max().unwrap_or(0)
         };
-        kept.iter().enumerate().map(report).collect()
-    }
+        StageReport { kept, queued: most(false), skips: most(true) }
+    };
+    kept.iter().enumerate().map(report).collect()
 }
 
 /// The targets of each micro-batch; without a part to split, all of them for each. They must be on

@@ -36,7 +36,7 @@ pub(super) fn toml(profile: &Profile) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::balance::report::tests::profile;
+    use crate::pipe::balance::report::tests::profile;
 
     #[test]
     fn names_every_layer_and_its_stage() {
