@@ -1,8 +1,9 @@
 //! Pipeline parallelism for tch models, compiled.
 //!
-//! Annotate a struct of layers with [`#[pipeline]`](pipeline), and it trains over micro-batches, stages and devices: see the repository's README
-//! and book. This crate is the run-time half: the values that [flow](Flow), the [layers](Layer), the [variables](Vars), and the
-//! [`Pipe`] that runs them.
+//! Annotate a struct of layers with [`#[pipeline]`](pipeline), and it trains over micro-batches,
+//! stages and devices: see the repository's README and book. This crate is the run-time half: the
+//! values that [flow](Flow), the [layers](Layer), the [variables](Vars), and the [`Pipe`] that runs
+//! them.
 
 #![deny(missing_docs)]
 

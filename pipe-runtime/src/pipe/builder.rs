@@ -47,15 +47,15 @@ impl<'v, M: Pipeline> PipeBuilder<'v, M> {
     }
 
     /// Over how many ranks a schedule with several stages per rank loops, where all stages are on
-    /// the CPU; by default, each rank has two (or as many as the schedule wants). On accelerators, a
-    /// rank is a device.
+    /// the CPU; by default, each rank has two (or as many as the schedule wants). On accelerators,
+    /// a rank is a device.
     pub fn ranks(mut self, ranks: usize) -> Self {
         self.choices.ranks = Some(ranks);
         self
     }
 
-    /// How many threads libtorch uses inside one operator of a stage. An equal share of the caller's
-    /// ([`tch::get_num_threads`]) if not set.
+    /// How many threads libtorch uses inside one operator of a stage. An equal share of the
+    /// caller's ([`tch::get_num_threads`]) if not set.
     pub fn intra_op_threads(mut self, threads: usize) -> Self {
         self.choices.intra_op_threads = Some(threads);
         self

@@ -2,6 +2,7 @@
 //! between them.
 
 use std::any::Any;
+use std::marker::PhantomData;
 
 use super::ports::{Io, Port};
 use super::routes::{Ends, Route};
@@ -70,7 +71,7 @@ impl Graph {
 
     fn add<T>(&mut self, index: usize, ends: Ends) -> Port<T> {
         self.set_ends(index, ends);
-        Port::new(index)
+        Port { index, value: PhantomData }
     }
 
     fn set_ends(&mut self, index: usize, ends: Ends) {

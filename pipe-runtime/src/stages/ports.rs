@@ -11,14 +11,8 @@ use crate::torch::{StageGraph, version};
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct Port<T> {
-    index: usize,
-    value: PhantomData<fn() -> T>,
-}
-
-impl<T> Port<T> {
-    pub(super) fn new(index: usize) -> Self {
-        Self { index, value: PhantomData }
-    }
+    pub(super) index: usize,
+    pub(super) value: PhantomData<fn() -> T>,
 }
 
 impl<T> Clone for Port<T> {
@@ -88,8 +82,8 @@ impl<'a> Io<'a> {
         self.send(port, value);
     }
 
-    /// Sends a value through `port`. It leaves when the stage is done: a later in-place layer of the
-    /// same stage still changes it, as it would without stages.
+    /// Sends a value through `port`. It leaves when the stage is done: a later in-place layer of
+    /// the same stage still changes it, as it would without stages.
     pub fn send<T: Flow>(&mut self, port: Port<T>, value: T) {
         self.give(port.index, Parcel::of(value));
     }
