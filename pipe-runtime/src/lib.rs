@@ -1,89 +1,40 @@
 //! Pipeline parallelism for tch models, compiled.
 //!
-//! Annotate a struct of layers with [`#[pipeline]`](pipeline), and it trains over micro-batches, stages and devices: see the repository's README
-//! and book. This crate is the run-time half: the values that [flow](Flow), the [layers](Layer), the [variables](Vars), and the
-//! [`Pipe`] that runs them.
+//! Annotate a struct of layers with [`#[pipeline]`](pipeline), and it trains over micro-batches,
+//! stages and devices: see the repository's README and book. This crate is the run-time half: the
+//! values that [flow](Flow), the [layers](Layer), the [variables](Vars), and the [`Pipe`] that runs
+//! them.
 
 #![deny(missing_docs)]
 
-pub mod balance;
-mod call;
-mod carried;
-mod checkpoint;
-mod context;
-mod devices;
+#[doc(hidden)]
+#[path = "rt.rs"]
+pub mod __rt;
+mod autocast;
 mod error;
 mod flow;
-mod graph;
-mod in_place;
-mod layer;
+mod lock;
 mod model;
-mod movable;
-mod network;
 pub mod nn;
 mod pipe;
-mod plan;
 mod quiet;
-mod random;
-mod repeat;
-mod report;
-mod runner;
-mod scheduling;
-mod state;
-mod streams;
+mod run;
+mod stages;
 mod threads;
-mod tie;
 mod torch;
-mod trace;
-mod train;
-mod vars;
-mod with_skips;
 
-pub use carried::Carried;
-pub use checkpoint::Checkpoint;
-pub use context::Context;
-pub use devices::Devices;
+pub use autocast::autocast;
 pub use error::{Error, Failure, Phase, Result};
 pub use flow::{Along, Each, Flow, IntoFlow, List, Mean, MiniBatch, Packer, PerRow, Replicate, Rows, Sum, Unpacker};
-pub use in_place::InPlace;
-pub use layer::Layer;
-pub use model::{Defaults, Model, Pipeline};
-pub use pipe::{Pipe, PipeBuilder};
+pub use model::{
+    Carried, Checkpoint, Context, Defaults, Devices, Layer, LayerPlan, Model, Plan, Repeat, SkipPlan, Split, StagePlan,
+    Tied, Vars,
+};
+pub use pipe::{DeviceMemory, InPlace, Pipe, PipeBuilder, PipeReport, Reduction, Report, StageReport, balance};
 pub use pipe_macros::{Flow, pipeline};
 #[doc(no_inline)]
 pub use pipe_schedule as schedule;
 pub use pipe_schedule::{Method, Schedule, Trace};
-pub use plan::{LayerPlan, Plan, Repeat, SkipPlan, Split, StagePlan};
-pub use report::{DeviceMemory, PipeReport};
-pub use scheduling::{IntoScheduling, Scheduling};
-pub use tie::Tied;
-pub use torch::{TorchError, autocast, keep_freed_memory};
-pub use train::{Reduction, Report, StageReport};
-pub use vars::Vars;
-
-/// What generated code calls. Not for users: it changes without notice.
-#[doc(hidden)]
-pub mod __rt {
-    pub use crate::call::Io;
-    pub use crate::flow::{Flow, IntoFlow, MiniBatch, Packer, Unpacker};
-    pub use crate::graph::{Graph, Layers, Port};
-    pub use crate::layer::run;
-    pub use crate::model::{Nested, NestedByDefault, nests, output};
-    pub use crate::movable::{movable, movable_part};
-    pub use crate::repeat::{Repeated, gather_parts, run_each, spread};
-    pub use crate::tie::lend;
-    pub use crate::vars::{sub_paths, sub_paths_vec};
-    pub use crate::with_skips::with_skips;
-    pub use crate::{
-        Checkpoint, Context, Defaults, Devices, InPlace, Layer, LayerPlan, Method, Model, PipeBuilder, Pipeline, Plan,
-        Result, SkipPlan, Split, StagePlan, Vars,
-    };
-    pub use pipe_macros::__Pipeline;
-    pub use tch::Tensor;
-    pub use tch::nn::Path;
-
-    /// A second handle on a value that is kept for a later layer.
-    pub fn keep<T: Flow>(value: &T) -> T {
-        value.share()
-    }
-}
+pub use run::{IntoScheduling, Scheduling};
+pub use stages::Pipeline;
+pub use torch::{TorchError, keep_freed_memory};

@@ -5,7 +5,7 @@ use tch::Tensor;
 use super::Sources;
 use super::parcel::{Item, Parcel, Rest, Split, Value};
 use super::rows::{Part, in_rows, refuse_bare_lists};
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// A mini-batch in parts.
 #[derive(Debug)]

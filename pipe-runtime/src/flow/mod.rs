@@ -50,7 +50,7 @@ pub(crate) use batch::{Scattered, scatter, scatter_targets};
 pub(crate) use parcel::{Item, Parcel};
 pub(crate) use sources::Sources;
 
-use crate::Result;
+use crate::error::Result;
 
 /// A value that can cross a stage boundary, be split into micro-batches and joined again.
 ///

@@ -3,7 +3,7 @@
 use tch::Tensor;
 
 use super::{Flow, MiniBatch, Packer, Unpacker};
-use crate::Result;
+use crate::error::Result;
 
 /// An output that is summed over micro-batches: a sum over rows of each is the sum over all rows.
 ///

@@ -5,7 +5,7 @@ use std::fmt;
 use tch::Tensor;
 
 use super::parcel::{Parcel, Split, Value};
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// A list goes neither whole to each micro-batch nor is it split unless someone said so: either
 /// would be wrong in silence for the other.

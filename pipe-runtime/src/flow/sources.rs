@@ -1,6 +1,6 @@
 use tch::Tensor;
 
-use crate::Result;
+use crate::error::Result;
 use crate::torch::Counter;
 
 /// The caller's tensors whose parts count their changes by themselves. A change of the one is a

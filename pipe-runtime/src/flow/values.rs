@@ -3,7 +3,7 @@ use std::sync::Arc;
 use tch::Tensor;
 
 use super::{Flow, MiniBatch, Packer, Unpacker};
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 impl Flow for Tensor {
     fn pack(self, packer: &mut Packer) {

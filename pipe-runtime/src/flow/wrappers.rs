@@ -3,7 +3,7 @@
 use tch::Tensor;
 
 use super::{Flow, MiniBatch, Packer, Unpacker};
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// A value that every micro-batch gets whole: a mask, a table, a tensor without a batch dimension.
 /// As torch's `NoChunk`.

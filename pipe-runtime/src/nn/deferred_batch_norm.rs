@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use tch::nn::{self, BatchNorm, BatchNormConfig, Path};
 use tch::{Kind, Tensor};
 
-use crate::{Context, Layer};
+use crate::model::{Context, Layer};
 
 /// Batch norm whose running statistics are those of the mini-batch, not of its micro-batches.
 ///

@@ -6,7 +6,7 @@ pub use deferred_batch_norm::{DeferredBatchNorm, DeferredBatchNormConfig};
 
 use tch::Tensor;
 
-use crate::{Context, Layer};
+use crate::model::{Context, Layer};
 
 /// Joins the input and a popped skip along one dimension: `[N, C, ...]` and `[N, D, ...]` to `[N, C + D, ...]` for the default, dimension 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::ptr;
 use tch::Tensor;
 use torch_sys::C_tensor;
 
-use super::{TorchError, ffi};
+use super::{TorchError, ffi, panic_message};
 
 /// What the node of a call does when the caller's backward reaches it.
 ///
@@ -77,7 +77,7 @@ extern "C" fn run(
     let text = match outcome {
         Ok(Ok(())) => return 0,
         Ok(Err(text)) => text,
-        Err(panic) => crate::error::panic_message(panic.as_ref()),
+        Err(panic) => panic_message(panic.as_ref()),
     };
     let text = CString::new(text.replace('\0', "")).expect("no NUL is left");
     // SAFETY: `message` points to a pointer on the shim's stack.

@@ -1,0 +1,194 @@
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use super::context::Context;
+use crate::flow::Flow;
+use crate::lock::lock;
+
+/// What a layer carries from one micro-batch to the next: a cache, a hidden state, a running sum.
+///
+/// A plain cell of a layer's own would hold the last micro-batch's value when an earlier one is
+/// recomputed. This one gives each recomputation what its first pass was given, and a call that
+/// fails leaves what it found. Micro-batches come in order. Tensors in it must be detached: a
+/// gradient does not go from one micro-batch to another. What `get` gives shares its memory with
+/// what a recomputation will be given: set a new tensor rather than change that one in place.
+///
+/// ```
+/// use pipe_runtime::{Carried, Context, Layer};
+/// use tch::Tensor;
+///
+/// /// Adds the mean of the micro-batch before.
+/// #[derive(Default)]
+/// struct Drift(Carried<Tensor>);
+///
+/// impl Layer<Tensor> for Drift {
+///     type Out = Tensor;
+///
+///     fn forward(&self, x: Tensor, cx: &Context) -> Tensor {
+///         let before = self.0.get(cx);
+///         self.0.set(cx, x.detach().mean(None));
+///         before.map_or_else(|| x.shallow_clone(), |before| &x + before)
+///     }
+/// }
+/// ```
+///
+/// A value that is kept over calls and saved with the model belongs into a variable
+/// (`path.zeros_no_train(..)`), which is looked after in the same way.
+pub struct Carried<T>(Arc<Mutex<Values<T>>>);
+
+struct Values<T> {
+    now: Option<T>,
+    /// By call: what its passes were given, as long as one of them may be recomputed or undone.
+    calls: HashMap<u64, Passes<T>>,
+}
+
+struct Passes<T> {
+    /// Before the call.
+    before: Option<T>,
+    /// By micro-batch: what its first pass was given.
+    given: HashMap<usize, Option<T>>,
+    /// What a recomputation has set, with the number of the pass. There is one at a time.
+    recomputing: Option<(u64, Option<T>)>,
+}
+
+/// A cell that a call has used, whatever its type.
+pub(crate) trait Cell: Send + Sync {
+    /// Puts back what was there before the call.
+    fn undo(&self, call: u64);
+
+    /// The micro-batch will not be recomputed again.
+    fn recomputed(&self, call: u64, micro_batch: usize);
+
+    /// The call is over: nothing of it will be recomputed.
+    fn forget(&self, call: u64);
+}
+
+impl<T> Default for Carried<T> {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Values { now: None, calls: HashMap::new() })))
+    }
+}
+
+impl<T> fmt::Debug for Carried<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Carried").finish_non_exhaustive()
+    }
+}
+
+fn share<T: Flow>(value: &Option<T>) -> Option<T> {
+    value.as_ref().map(T::share)
+}
+
+impl<T: Flow> Carried<T> {
+    /// With nothing in it.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What was set last, by this micro-batch or one before it: a second handle on it.
+    pub fn get(&self, cx: &Context) -> Option<T> {
+        self.enter(cx, |values, recomputing| match recomputing {
+            Some(value) => share(value),
+            None => share(&values.now),
+        })
+    }
+
+    /// Sets the value for what follows.
+    pub fn set(&self, cx: &Context, value: T) {
+        self.replace(cx, Some(value));
+    }
+
+    /// Takes the value away.
+    pub fn clear(&self, cx: &Context) {
+        self.replace(cx, None);
+    }
+
+    fn replace(&self, cx: &Context, value: Option<T>) {
+        self.enter(cx, |values, recomputing| match recomputing {
+            Some(recomputed) => *recomputed = value,
+            None => values.now = value,
+        });
+    }
+
+    /// Hands `body` the values and, in a recomputation, the one that it works on.
+    fn enter<R>(&self, cx: &Context, body: impl FnOnce(&mut Values<T>, Option<&mut Option<T>>) -> R) -> R {
+        let (call, micro_batch) = (cx.call(), cx.micro_batch());
+        let mut values = lock(&self.0);
+        if !values.calls.contains_key(&call) && cx.uses_cell(self.0.clone()) {
+            let before = share(&values.now);
+            values.calls.insert(call, Passes { before, given: HashMap::new(), recomputing: None });
+        }
+        let Values { now, calls } = &mut *values;
+        let Some(passes) = calls.get_mut(&call) else { return body(&mut values, None) };
+        if !cx.is_recomputing() {
+            if cx.will_be_recomputed() {
+                passes.given.entry(micro_batch).or_insert_with(|| share(now));
+            }
+            return body(&mut values, None);
+        }
+        if passes.recomputing.as_ref().is_none_or(|(pass, _)| *pass != cx.number()) {
+            let given = passes.given.get(&micro_batch).and_then(share);
+            passes.recomputing = Some((cx.number(), given));
+        }
+        let mut recomputing = passes.recomputing.take();
+        let result = body(&mut values, recomputing.as_mut().map(|(_, value)| value));
+        if let Some(passes) = values.calls.get_mut(&call) {
+            passes.recomputing = recomputing;
+        }
+        result
+    }
+}
+
+impl<T: Flow> Cell for Mutex<Values<T>>
+where
+    Values<T>: Send,
+{
+    fn undo(&self, call: u64) {
+        let mut values = lock(self);
+        if let Some(passes) = values.calls.remove(&call) {
+            values.now = passes.before;
+        }
+    }
+
+    fn recomputed(&self, call: u64, micro_batch: usize) {
+        if let Some(passes) = lock(self).calls.get_mut(&call) {
+            passes.given.remove(&micro_batch);
+            passes.recomputing = None;
+        }
+    }
+
+    fn forget(&self, call: u64) {
+        lock(self).calls.remove(&call);
+    }
+}
+
+/// The cells that a call has used, each with the stage whose layer it belongs to.
+#[derive(Default)]
+pub(crate) struct Cells(Mutex<Vec<(usize, Arc<dyn Cell>)>>);
+
+impl fmt::Debug for Cells {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cells").finish_non_exhaustive()
+    }
+}
+
+impl Cells {
+    pub(crate) fn add(&self, stage: usize, cell: Arc<dyn Cell>) {
+        lock(&self.0).push((stage, cell));
+    }
+
+    pub(crate) fn undo(&self, call: u64) {
+        lock(&self.0).drain(..).for_each(|(_, cell)| cell.undo(call));
+    }
+
+    pub(crate) fn recomputed(&self, call: u64, stage: usize, micro_batch: usize) {
+        for (_, cell) in lock(&self.0).iter().filter(|(of, _)| *of == stage) {
+            cell.recomputed(call, micro_batch);
+        }
+    }
+
+    pub(crate) fn forget(&self, call: u64) {
+        lock(&self.0).drain(..).for_each(|(_, cell)| cell.forget(call));
+    }
+}

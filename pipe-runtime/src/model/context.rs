@@ -1,0 +1,214 @@
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::carried::{Cell as CarriedCell, Cells};
+use super::random::StreamKey;
+use crate::torch::restart_stream;
+
+/// What a layer can know about the run it is part of.
+#[derive(Debug)]
+pub struct Context {
+    pass: Pass,
+    number: u64,
+    path: RefCell<Vec<Segment>>,
+    stream: Cell<StreamKey>,
+    /// How often each stream has been started: a layer that another one runs twice draws other numbers the second time.
+    started: RefCell<BTreeMap<u64, usize>>,
+    observer: Option<Rc<dyn Observer>>,
+    /// Where the call notes the cells that its layers use; nothing where no call will be undone
+    /// or recomputed.
+    cells: Option<Arc<Cells>>,
+}
+
+/// Is told when a layer of the model itself starts and ends; layers inside of it are part of it. One that panics does not end.
+pub(crate) trait Observer: fmt::Debug {
+    fn starts(&self, name: &'static str, index: Option<usize>);
+
+    fn ends(&self);
+}
+
+/// Which micro-batch goes through which stage, how, and in which call.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pass {
+    pub(crate) training: bool,
+    pub(crate) recomputing: bool,
+    pub(crate) stage: usize,
+    pub(crate) micro_batch: usize,
+    pub(crate) micro_batches: usize,
+    /// The number that the call drew: the root of its random streams. Two calls may have the same.
+    pub(crate) call_seed: u64,
+    /// Tells this call from all others.
+    pub(crate) call: u64,
+    /// Whether it is a first pass that a recomputation will follow.
+    pub(crate) will_be_recomputed: bool,
+}
+
+/// A number that nothing in this process has had before.
+pub(crate) fn unique() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// One step of a layer's path.
+#[derive(Clone, Copy, Debug)]
+enum Segment {
+    Name(&'static str),
+    Index(usize),
+}
+
+impl Context {
+    pub(crate) fn new(pass: Pass) -> Self {
+        let stream = Cell::new(StreamKey::new(pass.call_seed, pass.micro_batch));
+        Self {
+            pass,
+            number: unique(),
+            path: RefCell::default(),
+            stream,
+            started: RefCell::default(),
+            observer: None,
+            cells: None,
+        }
+    }
+
+    /// The same run, observed.
+    pub(crate) fn observed(self, observer: Rc<dyn Observer>) -> Self {
+        Self { observer: Some(observer), ..self }
+    }
+
+    /// The same run, as part of a call that notes the cells that its layers use.
+    pub(crate) fn noting(self, cells: Arc<Cells>) -> Self {
+        Self { cells: Some(cells), ..self }
+    }
+
+    /// Notes a cell for the call, if the call does that.
+    pub(crate) fn uses_cell(&self, cell: Arc<dyn CarriedCell>) -> bool {
+        if let Some(cells) = &self.cells {
+            cells.add(self.pass.stage, cell);
+        }
+        self.cells.is_some()
+    }
+
+    /// Tells the call from all others.
+    pub(crate) fn call(&self) -> u64 {
+        self.pass.call
+    }
+
+    /// Tells this pass from all others.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Whether it is a first pass that a recomputation will follow.
+    pub(crate) fn will_be_recomputed(&self) -> bool {
+        self.pass.will_be_recomputed
+    }
+
+    /// Whether the pipeline is in training mode (dropout on, batch norm on the batch's statistics).
+    pub fn is_training(&self) -> bool {
+        self.pass.training
+    }
+
+    /// Whether this is the second forward of a checkpointed micro-batch: what the first one did outside the graph must not be done again.
+    pub fn is_recomputing(&self) -> bool {
+        self.pass.recomputing
+    }
+
+    /// The stage that runs, from 0.
+    pub fn stage(&self) -> usize {
+        self.pass.stage
+    }
+
+    /// The micro-batch that runs, from 0.
+    pub fn micro_batch(&self) -> usize {
+        self.pass.micro_batch
+    }
+
+    /// How many micro-batches the call has.
+    pub fn micro_batches(&self) -> usize {
+        self.pass.micro_batches
+    }
+
+    /// Where the child `name` of the running layer stands.
+    pub(crate) fn layer(&self, name: &'static str) -> At<'_> {
+        At { cx: self, name, index: None }
+    }
+
+    /// Where child number `index` of the repeated layer `name` stands.
+    pub(crate) fn layer_at(&self, name: &'static str, index: usize) -> At<'_> {
+        At { cx: self, name, index: Some(index) }
+    }
+
+    /// The path of the layer that runs, or that was running when a panic unwound through it.
+    pub(crate) fn path(&self) -> String {
+        let text = |segment: &Segment| match segment {
+            Segment::Name(name) => (*name).to_owned(),
+            Segment::Index(index) => index.to_string(),
+        };
+        self.path.borrow().iter().map(text).collect::<Vec<_>>().join(".")
+    }
+}
+
+/// A child's place in the model: its random stream and its name in errors.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct At<'a> {
+    cx: &'a Context,
+    name: &'static str,
+    index: Option<usize>,
+}
+
+impl At<'_> {
+    /// Runs `layer` as this child: on its own random stream, and named in errors. A panic leaves the path as it was at that moment.
+    pub(crate) fn enter<T>(self, layer: impl FnOnce(&Context) -> T) -> T {
+        let outer = self.start();
+        let result = layer(self.cx);
+        self.end(outer);
+        result
+    }
+
+    /// Gives the outer layer's stream, for [`end`](Self::end).
+    pub(crate) fn start(self) -> StreamKey {
+        let outer = self.cx.stream.get();
+        let mut stream = outer.child(self.name);
+        let observer = self.observer();
+        {
+            let mut path = self.cx.path.borrow_mut();
+            path.push(Segment::Name(self.name));
+            if let Some(index) = self.index {
+                stream = stream.element(index);
+                path.push(Segment::Index(index));
+            }
+        }
+        let times =
+            self.cx.started.borrow_mut().entry(stream.seed()).and_modify(|times| *times += 1).or_insert(0).to_owned();
+        if times > 0 {
+            stream = stream.element(times);
+        }
+        self.cx.stream.set(stream);
+        restart_stream(stream.seed());
+        if let Some(observer) = observer {
+            observer.starts(self.name, self.index);
+        }
+        outer
+    }
+
+    pub(crate) fn end(self, outer: StreamKey) {
+        self.cx.stream.set(outer);
+        {
+            let mut path = self.cx.path.borrow_mut();
+            let above = path.len() - 1 - usize::from(self.index.is_some());
+            path.truncate(above);
+        }
+        if let Some(observer) = self.observer() {
+            observer.ends();
+        }
+    }
+
+    /// Who is to be told of this child, if it is one of the model itself. To be asked when it is not on the path.
+    fn observer(&self) -> Option<&Rc<dyn Observer>> {
+        self.cx.observer.as_ref().filter(|_| self.cx.path.borrow().is_empty())
+    }
+}

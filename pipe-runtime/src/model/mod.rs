@@ -1,0 +1,55 @@
+//! An annotated struct as the library sees it: its plan, its layers and what they are given, its
+//! devices and variables.
+
+mod carried;
+mod checkpoint;
+mod context;
+mod devices;
+mod layer;
+mod plan;
+mod random;
+mod repeat;
+mod state;
+mod tie;
+mod vars;
+
+pub use carried::Carried;
+pub use checkpoint::Checkpoint;
+pub use context::Context;
+pub use devices::Devices;
+pub use layer::{Layer, run};
+pub use plan::{LayerPlan, Plan, Repeat, SkipPlan, Split, StagePlan};
+pub use repeat::{Repeated, gather_parts, run_each, spread};
+pub use tie::{Tied, lend};
+pub use vars::{Vars, sub_paths, sub_paths_vec};
+
+pub(crate) use carried::Cells;
+pub(crate) use context::{Observer, Pass, unique};
+pub(crate) use state::{FirstPass, History, Next, Rewound, State, not_finite};
+
+use pipe_schedule::Method;
+
+use crate::flow::Flow;
+
+/// A struct of layers, annotated with `#[pipeline]`.
+pub trait Model {
+    /// What flows in.
+    type Input: Flow;
+    /// What flows out.
+    type Output: Flow;
+    /// Which layer runs where.
+    const PLAN: Plan;
+    /// The annotated settings.
+    const DEFAULTS: Defaults;
+}
+
+/// The settings that are annotated; `None` where nothing is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Defaults {
+    /// `chunks = N`.
+    pub chunks: Option<usize>,
+    /// `checkpoint = ...`.
+    pub checkpoint: Option<Checkpoint>,
+    /// `schedule = ...`.
+    pub schedule: Option<Method>,
+}

@@ -1,0 +1,160 @@
+//! Arrays and `Vec`s of layers, run in order, in parts if they are spread over stages.
+
+use super::context::Context;
+use super::layer::Layer;
+use super::plan::Split;
+use crate::error::{Error, Result};
+
+/// An array or a `Vec` of layers.
+pub trait Repeat {
+    /// The layer that is repeated.
+    type Layer;
+
+    /// The layers, in order.
+    fn into_layers(self) -> Vec<Self::Layer>;
+
+    /// The container, whole again; as many layers as `into_layers` gave.
+    fn from_layers(layers: Vec<Self::Layer>) -> Self;
+}
+
+impl<L> Repeat for Vec<L> {
+    type Layer = L;
+
+    fn into_layers(self) -> Vec<L> {
+        self
+    }
+
+    fn from_layers(layers: Vec<L>) -> Self {
+        layers
+    }
+}
+
+impl<L, const N: usize> Repeat for [L; N] {
+    type Layer = L;
+
+    fn into_layers(self) -> Vec<L> {
+        self.into()
+    }
+
+    fn from_layers(layers: Vec<L>) -> Self {
+        match layers.try_into() {
+            Ok(array) => array,
+            Err(layers) => panic!("{} layers where the array has {N}", layers.len()),
+        }
+    }
+}
+
+/// One part of a repeated layer, as a stage owns it.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Repeated<L> {
+    /// Index of the first one.
+    first: usize,
+    layers: Vec<L>,
+}
+
+impl<L> Repeated<L> {
+    /// The same part of other layers.
+    pub(crate) fn map<K>(self, change: impl FnMut(L) -> K) -> Repeated<K> {
+        Repeated { first: self.first, layers: self.layers.into_iter().map(change).collect() }
+    }
+}
+
+/// Divides repeated layers into parts, one for each stage that runs some.
+#[doc(hidden)]
+pub fn spread<R: Repeat, const PARTS: usize>(
+    repeated: R,
+    name: &'static str,
+    split: Split,
+) -> Result<[Repeated<R::Layer>; PARTS]> {
+    let layers = repeated.into_layers();
+    if let Some(misfit) = split.misfit(name, layers.len()) {
+        return Err(Error::Setting(misfit));
+    }
+    let length = layers.len();
+    let mut layers = layers.into_iter();
+    Ok(std::array::from_fn(|part| {
+        let range = split.range(part, length);
+        Repeated { first: range.start, layers: layers.by_ref().take(range.len()).collect() }
+    }))
+}
+
+/// The opposite of [`spread`].
+#[doc(hidden)]
+pub fn gather_parts<R: Repeat, const PARTS: usize>(parts: [Repeated<R::Layer>; PARTS]) -> R {
+    R::from_layers(parts.into_iter().flat_map(|part| part.layers).collect())
+}
+
+/// Something whose layers can be run one after the other: a part in a stage, or the whole in place.
+#[doc(hidden)]
+pub trait Each {
+    type Layer;
+
+    fn first(&self) -> usize;
+
+    fn layers(&self) -> &[Self::Layer];
+}
+
+impl<L> Each for Repeated<L> {
+    type Layer = L;
+
+    fn first(&self) -> usize {
+        self.first
+    }
+
+    fn layers(&self) -> &[L] {
+        &self.layers
+    }
+}
+
+impl<L> Each for Vec<L> {
+    type Layer = L;
+
+    fn first(&self) -> usize {
+        0
+    }
+
+    fn layers(&self) -> &[L] {
+        self
+    }
+}
+
+impl<L, const N: usize> Each for [L; N] {
+    type Layer = L;
+
+    fn first(&self) -> usize {
+        0
+    }
+
+    fn layers(&self) -> &[L] {
+        self
+    }
+}
+
+/// Runs repeated layers in order, each as `name.index`.
+#[doc(hidden)]
+pub fn run_each<T, E: Each>(input: T, each: &E, cx: &Context, name: &'static str) -> T
+where
+    E::Layer: Layer<T, Out = T>,
+{
+    let numbered = each.layers().iter().enumerate();
+    numbered.fold(input, |x, (offset, child)| cx.layer_at(name, each.first() + offset).enter(|cx| child.forward(x, cx)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_come_back_whole() {
+        let parts: [Repeated<char>; 2] = spread(['a', 'b', 'c'], "letters", Split::Evenly(2)).unwrap();
+        assert_eq!((parts[0].first, parts[1].first), (0, 2));
+        assert_eq!(gather_parts::<[char; 3], 2>(parts), ['a', 'b', 'c']);
+    }
+
+    #[test]
+    fn too_few_layers_are_an_error() {
+        let error = spread::<_, 3>(vec!['a', 'b'], "letters", Split::Evenly(3)).unwrap_err().to_string();
+        assert_eq!(error, "`letters` has 2 layers, too few for 3 devices: every stage needs a layer");
+    }
+}

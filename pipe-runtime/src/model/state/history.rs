@@ -1,0 +1,197 @@
+//! What the passes of one stage have changed in one call.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Value, write};
+use crate::error::Result;
+use crate::torch::{Change, Variables};
+
+/// What comes after a first pass, for its micro-batch in its stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// No backward.
+    Nothing,
+    /// The backward of the graph that the pass has recorded.
+    Backward,
+    /// A recomputation, and its backward.
+    Recomputation,
+}
+
+/// What the passes of one stage have changed in one call, as long as somebody may ask for it.
+#[derive(Debug, Default)]
+pub(crate) struct History {
+    passes: usize,
+    changes: Vec<Recorded>,
+    /// The micro-batches that will be recomputed, and the number of their first pass. As few as
+    /// are in flight.
+    pending: Vec<(usize, usize)>,
+    /// The same of those whose backward is still to come.
+    backwards: Vec<(usize, usize)>,
+    /// The call has succeeded: it will not be undone.
+    kept: bool,
+}
+
+#[derive(Debug)]
+struct Recorded {
+    pass: usize,
+    change: Change,
+}
+
+impl History {
+    /// A pass has changed this.
+    pub(super) fn passed(&mut self, changes: Vec<Change>) {
+        let pass = self.passes;
+        self.passes += 1;
+        self.changes.extend(changes.into_iter().map(|change| Recorded { pass, change }));
+    }
+
+    /// What will become of the micro-batch of the last pass.
+    pub(super) fn will(&mut self, micro_batch: usize, next: Next) {
+        if next == Next::Recomputation {
+            self.pending.push((micro_batch, self.passes - 1));
+        }
+        if next != Next::Nothing {
+            self.backwards.push((micro_batch, self.passes - 1));
+        }
+    }
+
+    /// The variables that have changed since the micro-batch's first pass began, as they were
+    /// then.
+    pub(super) fn before(&self, micro_batch: usize) -> Vec<Value> {
+        let Some(first) = first_pass(&self.pending, micro_batch) else { return Vec::new() };
+        self.earliest(|recorded| recorded.pass >= first)
+    }
+
+    /// The variables that have changed since the micro-batch's first pass ended, as they were
+    /// then, if a backward may read them.
+    pub(super) fn after(&self, micro_batch: usize) -> Vec<Value> {
+        let Some(first) = first_pass(&self.backwards, micro_batch) else { return Vec::new() };
+        self.earliest(|recorded| recorded.pass > first && !recorded.change.statistic)
+    }
+
+    /// Of each variable, its first change among those for which `counts` holds.
+    fn earliest(&self, counts: impl Fn(&Recorded) -> bool) -> Vec<Value> {
+        let mut seen = BTreeSet::new();
+        let first = self.changes.iter().filter(|recorded| counts(recorded) && seen.insert(recorded.change.variable));
+        first.map(|recorded| (recorded.change.variable, recorded.change.before.shallow_clone())).collect()
+    }
+
+    /// The micro-batch has been recomputed for the last time.
+    pub(super) fn has_been_recomputed(&mut self, micro_batch: usize) {
+        self.pending.retain(|&(other, _)| other != micro_batch);
+        self.forget();
+    }
+
+    /// The micro-batch has gone backward for the last time.
+    pub(crate) fn has_gone_backward(&mut self, micro_batch: usize) {
+        self.backwards.retain(|&(other, _)| other != micro_batch);
+        self.forget();
+    }
+
+    /// The call will not be undone any more.
+    pub(crate) fn keep(&mut self) {
+        self.kept = true;
+        self.forget();
+    }
+
+    /// Frees the copies that nobody will ask for.
+    pub(super) fn forget(&mut self) {
+        if self.changes.is_empty() {
+            return;
+        }
+        let mut last: BTreeMap<usize, usize> = BTreeMap::new();
+        let Self { changes, pending, backwards, kept, .. } = self;
+        changes.retain(|Recorded { pass, change }| {
+            let previous = last.insert(change.variable, *pass);
+            let for_undo = !*kept && previous.is_none();
+            let for_recomputation =
+                |&(_, first): &(usize, usize)| previous.is_none_or(|previous| first > previous) && first <= *pass;
+            let for_backward =
+                |&(_, first): &(usize, usize)| previous.is_none_or(|previous| first >= previous) && first < *pass;
+            for_undo
+                || pending.iter().any(for_recomputation)
+                || (!change.statistic && backwards.iter().any(for_backward))
+        });
+    }
+
+    /// Puts all variables back to what they were before the call.
+    pub(crate) fn undo(&mut self, variables: &Variables) -> Result<()> {
+        let first = self.earliest(|_| true);
+        self.changes.clear();
+        self.pending.clear();
+        self.backwards.clear();
+        Ok(first.into_iter().try_for_each(|(variable, before)| write(variables, variable, &before))?)
+    }
+
+    /// What has changed in the call, with what it was before.
+    pub(crate) fn all_changes(&self) -> Vec<Value> {
+        self.earliest(|_| true)
+    }
+}
+
+/// The number of the micro-batch's first pass.
+fn first_pass(of: &[(usize, usize)], micro_batch: usize) -> Option<usize> {
+    of.iter().find(|(other, _)| *other == micro_batch).map(|(_, pass)| *pass)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Tensor;
+
+    fn value(number: f64) -> Tensor {
+        Tensor::from(number)
+    }
+
+    fn change(before: f64) -> Change {
+        Change { variable: 7, before: value(before), statistic: false }
+    }
+
+    fn numbers(changes: Vec<Value>) -> Vec<(usize, f64)> {
+        changes.into_iter().map(|(variable, before)| (variable, before.double_value(&[]))).collect()
+    }
+
+    /// Variable 7 counts the passes that change it: 0 and 2.
+    fn history() -> History {
+        let mut history = History::default();
+        for (micro_batch, changes) in [(0, vec![change(0.)]), (1, vec![]), (2, vec![change(1.)])] {
+            history.passed(changes);
+            history.will(micro_batch, Next::Recomputation);
+        }
+        history
+    }
+
+    #[test]
+    fn a_recomputation_sees_what_its_first_pass_saw_also_where_only_a_later_pass_changed_it() {
+        let history = history();
+        assert_eq!(numbers(history.before(0)), [(7, 0.)]);
+        assert_eq!(numbers(history.before(1)), [(7, 1.)]);
+        assert_eq!(numbers(history.before(2)), [(7, 1.)]);
+    }
+
+    #[test]
+    fn a_backward_sees_what_its_first_pass_left() {
+        let history = history();
+        assert_eq!(numbers(history.after(0)), [(7, 1.)]);
+        assert_eq!(numbers(history.after(1)), [(7, 1.)]);
+        assert!(history.after(2).is_empty(), "it is so now");
+    }
+
+    #[test]
+    fn a_copy_is_kept_as_long_as_a_recomputation_or_a_failure_may_ask_for_it() {
+        let mut history = history();
+        history.has_been_recomputed(2);
+        history.has_gone_backward(2);
+        assert_eq!(history.changes.len(), 2, "micro-batch 1 still needs the second copy");
+        history.has_been_recomputed(1);
+        history.has_gone_backward(1);
+        assert_eq!(history.changes.len(), 2, "the backward of micro-batch 0 needs what it was after it");
+        history.has_gone_backward(0);
+        assert_eq!(history.changes.len(), 1);
+        assert_eq!(numbers(history.all_changes()), [(7, 0.)]);
+        history.keep();
+        assert_eq!(history.changes.len(), 1, "micro-batch 0 is still to be recomputed");
+        history.has_been_recomputed(0);
+        assert!(history.changes.is_empty());
+    }
+}

@@ -1,0 +1,141 @@
+//! What layers change while they run: running statistics and whatever else they keep in variables.
+//!
+//! A variable is copied right before the first operator of a pass that writes to it. The copies
+//! serve twice: a recomputation runs on the state that its first pass began with, and a call that
+//! fails leaves the state that it found. A variable that no layer changes is never copied.
+//!
+//! Stages run at the same time, so a variable that changes belongs to one stage, the one that its
+//! name says, and no other stage may use it.
+
+mod history;
+mod passes;
+
+pub(crate) use history::{History, Next};
+pub(crate) use passes::{FirstPass, Rewound, not_finite};
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+
+use tch::Tensor;
+
+use super::vars::Vars;
+use crate::error::Result;
+use crate::lock::lock;
+use crate::torch::{Change, GradMode, TorchError, Variables};
+
+/// The variables of a pipeline, and what is known of their use.
+#[derive(Debug)]
+pub(crate) struct State {
+    /// By stage: each looks at its own again when they have got other memory, and at no other
+    /// stage's, which may just be getting some.
+    variables: Vec<Mutex<Arc<Variables>>>,
+    uses: Mutex<Uses>,
+}
+
+#[derive(Debug)]
+struct Uses {
+    /// By variable.
+    changed: Vec<bool>,
+    /// By variable: the stages whose layers have been seen to use it.
+    users: Vec<BTreeSet<usize>>,
+    /// Whether the uses of a whole call have been noted, in evaluation and in training.
+    noted: [bool; 2],
+}
+
+impl State {
+    /// # Errors
+    ///
+    /// If a variable is under no layer's path.
+    pub(crate) fn new(vars: &Vars) -> Result<Self> {
+        let list = vars.by_stage()?;
+        let count = list.len();
+        let variables = Arc::new(Variables::new(list)?);
+        Ok(Self {
+            variables: vars.devices().iter().map(|_| Mutex::new(Arc::clone(&variables))).collect(),
+            uses: Mutex::new(Uses {
+                changed: vec![false; count],
+                users: vec![BTreeSet::new(); count],
+                noted: [false; 2],
+            }),
+        })
+    }
+
+    /// Before a call: all variables where they are now.
+    pub(crate) fn refresh(&self) -> Result<()> {
+        let Some(fresh) = lock(&self.variables[0]).again(None)? else { return Ok(()) };
+        let fresh = Arc::new(fresh);
+        for variables in &self.variables {
+            *lock(variables) = Arc::clone(&fresh);
+        }
+        Ok(())
+    }
+
+    /// The variables for a pass of `stage`, whose own are where they are now.
+    pub(crate) fn variables(&self, stage: usize) -> Result<Arc<Variables>, TorchError> {
+        let mut variables = lock(&self.variables[stage]);
+        if let Some(fresh) = variables.again(Some(stage))? {
+            *variables = Arc::new(fresh);
+        }
+        Ok(Arc::clone(&variables))
+    }
+
+    /// Whether the next call in this mode is to note which variables its layers use.
+    pub(crate) fn notes_uses(&self, training: bool) -> bool {
+        !lock(&self.uses).noted[usize::from(training)]
+    }
+
+    /// The uses of a whole call have been noted.
+    pub(crate) fn have_been_noted(&self, training: bool) {
+        lock(&self.uses).noted[usize::from(training)] = true;
+    }
+
+    /// Adds what a pass of `stage` has changed and used.
+    ///
+    /// # Errors
+    ///
+    /// If a variable that changes is used by another stage than its own.
+    fn note(&self, variables: &Variables, stage: usize, changes: &[Change], used: &[usize]) -> Result<(), String> {
+        if changes.is_empty() && used.is_empty() {
+            return Ok(());
+        }
+        let mut uses = lock(&self.uses);
+        for &variable in used {
+            uses.users[variable].insert(stage);
+        }
+        for &Change { variable, .. } in changes {
+            uses.changed[variable] = true;
+        }
+        for variable in used.iter().copied().chain(changes.iter().map(|change| change.variable)) {
+            let owner = variables.get(variable).stage;
+            let other = uses.users[variable].iter().find(|&&user| user != owner);
+            if let Some(other) = other.filter(|_| uses.changed[variable]) {
+                return Err(format!(
+                    "the variable `{}` of stage {owner} is changed by its layers, and stage {other} uses it too: the two stages run at the same time, so \
+                     what stage {other} would see is a matter of luck. Send the value along, or use it in stage {owner} alone",
+                    variables.get(variable).name
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A variable's number, and a value of it.
+type Value = (usize, Tensor);
+
+fn copy(tensor: &Tensor) -> Result<Tensor, tch::TchError> {
+    let _constant = GradMode::set(false);
+    let mut copy = tensor.f_empty_like()?;
+    copy.f_copy_(tensor)?;
+    Ok(copy)
+}
+
+fn write(variables: &Variables, variable: usize, value: &Tensor) -> Result<(), tch::TchError> {
+    let _constant = GradMode::set(false);
+    // Through `data`: the graphs that saved the variable must not take this for a change.
+    let mut now = variables.get(variable).tensor.f_data()?;
+    if now.size() == value.size() && now.kind() == value.kind() {
+        return now.f_copy_(value);
+    }
+    variables.get(variable).tensor.shallow_clone().f_set_data(&copy(value)?)
+}

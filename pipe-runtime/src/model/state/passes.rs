@@ -1,0 +1,147 @@
+//! The passes of a micro-batch through a stage, and the state that each of them runs on.
+
+use std::sync::Mutex;
+
+use tch::Tensor;
+
+use super::history::{History, Next};
+use super::{State, Value, copy, write};
+use crate::error::Result;
+use crate::lock::lock;
+use crate::torch::{Change, TorchError, Variables, Watch, is_finite};
+
+/// The first pass of a micro-batch: what it changes goes into the history, also if it fails.
+pub(crate) struct FirstPass<'a> {
+    history: &'a Mutex<History>,
+    stage: usize,
+    watch: Watch,
+    done: bool,
+}
+
+impl<'a> FirstPass<'a> {
+    pub(crate) fn start(
+        state: &State,
+        history: &'a Mutex<History>,
+        stage: usize,
+        uses: bool,
+    ) -> Result<Self, TorchError> {
+        Ok(Self { history, stage, watch: Watch::start(state.variables(stage)?, stage, uses)?, done: false })
+    }
+
+    /// It has succeeded, and this is what comes next for its micro-batch.
+    ///
+    /// # Errors
+    ///
+    /// If a variable is used by two stages, or (where that is asked for) has stopped being finite.
+    pub(crate) fn finish(
+        mut self,
+        state: &State,
+        micro_batch: usize,
+        next: Next,
+        must_be_finite: bool,
+    ) -> Result<(), String> {
+        self.done = true;
+        let seen = self.watch.read().map_err(|error| error.to_string())?;
+        let noted = state.note(self.watch.variables(), self.stage, &seen.changed, &seen.used);
+        let finite = if must_be_finite { finite(self.watch.variables(), &seen.changed) } else { Ok(()) };
+        let mut history = lock(self.history);
+        history.passed(seen.changed);
+        history.will(micro_batch, next);
+        history.forget();
+        noted.and(finite)
+    }
+}
+
+impl Drop for FirstPass<'_> {
+    fn drop(&mut self) {
+        if self.done {
+            return;
+        }
+        // Reading fails only where memory is out; the failure of the pass is what the caller
+        // hears of.
+        if let Ok(seen) = self.watch.read() {
+            lock(self.history).passed(seen.changed);
+        }
+    }
+}
+
+/// Whether what has changed is as finite as it was; of the CPU's variables.
+fn finite(variables: &Variables, changes: &[Change]) -> Result<(), String> {
+    for Change { variable, before, .. } in changes {
+        let is = |tensor: &Tensor| is_finite(tensor).map_err(|error| error.to_string());
+        if is(&variables.get(*variable).tensor)? == Some(false) && is(before)? == Some(true) {
+            return Err(not_finite(&variables.get(*variable).name));
+        }
+    }
+    Ok(())
+}
+
+/// The words for a variable that has stopped being finite.
+pub(crate) fn not_finite(name: &str) -> String {
+    format!(
+        "the variable `{name}` is no longer finite (a batch norm over a single value has no variance, for one): it has been put back. Give every \
+         micro-batch more rows, or allow it by `allow_non_finite(true)`"
+    )
+}
+
+/// The state as it was at another moment of the call. Dropped, it is as it was found.
+pub(crate) struct Rewound {
+    /// What is to be put back.
+    saved: Vec<Value>,
+    watch: Watch,
+}
+
+impl Rewound {
+    /// As it was when the micro-batch's first pass began, for its recomputation.
+    pub(crate) fn before(state: &State, history: &Mutex<History>, stage: usize, micro_batch: usize) -> Result<Self> {
+        Self::to(state, stage, lock(history).before(micro_batch))
+    }
+
+    /// As it was when the micro-batch's first pass ended, for its backward: the graph may have
+    /// saved a variable that later passes have changed. Nothing if none has.
+    pub(crate) fn after(
+        state: &State,
+        history: &Mutex<History>,
+        stage: usize,
+        micro_batch: usize,
+    ) -> Result<Option<Self>> {
+        let after = lock(history).after(micro_batch);
+        if after.is_empty() {
+            return Ok(None);
+        }
+        Self::to(state, stage, after).map(Some)
+    }
+
+    fn to(state: &State, stage: usize, values: Vec<Value>) -> Result<Self> {
+        let watch = Watch::start(state.variables(stage)?, stage, false)?;
+        let mut rewound = Self { saved: Vec::with_capacity(values.len()), watch };
+        for (variable, value) in values {
+            let now = copy(&rewound.watch.variables().get(variable).tensor)?;
+            rewound.saved.push((variable, now));
+            write(rewound.watch.variables(), variable, &value)?;
+        }
+        Ok(rewound)
+    }
+
+    /// The recomputation has succeeded, and there will be no other one of the micro-batch.
+    pub(crate) fn finish(self, history: &Mutex<History>, micro_batch: usize) {
+        lock(history).has_been_recomputed(micro_batch);
+    }
+}
+
+impl Drop for Rewound {
+    fn drop(&mut self) {
+        // Copying between tensors of equal shape and device fails only where libtorch itself is
+        // broken.
+        if let Ok(seen) = self.watch.read() {
+            for Change { variable, before, .. } in seen.changed {
+                if self.saved.iter().all(|(saved, _)| *saved != variable) {
+                    self.saved.push((variable, before));
+                }
+            }
+        }
+        for (variable, saved) in &self.saved {
+            let _ = write(self.watch.variables(), *variable, saved);
+        }
+    }
+}

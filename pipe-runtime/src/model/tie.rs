@@ -1,0 +1,62 @@
+use tch::Tensor;
+use tch::nn::{Embedding, Linear};
+
+use crate::flow::Flow;
+
+/// A layer that lends a value of its own, usually a weight, to another one: `#[stash(words = tied)] embed: Embedding` keeps what `embed` lends, and
+/// `#[pop(words)] head: Head` makes `head` take `(input, words)`.
+///
+/// The owner keeps the parameter, on its own device; the other layer's stage is sent the value with each micro-batch and sends its gradient back, straight
+/// from stage to stage as a skip goes. So a tied weight has one variable, one gradient and one place in a saved file.
+///
+/// ```
+/// use pipe_runtime::{Context, Layer};
+/// use tch::Tensor;
+///
+/// /// Logits over the words of a tied embedding.
+/// struct Head;
+///
+/// impl Layer<(Tensor, Tensor)> for Head {
+///     type Out = Tensor;
+///
+///     fn forward(&self, (x, words): (Tensor, Tensor), _cx: &Context) -> Tensor {
+///         x.matmul(&words.tr())
+///     }
+/// }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` has no value that another layer could be tied to",
+    label = "a `#[stash(.. = tied)]` stands on this layer, so it would have to implement `Tied`",
+    note = "`tch::nn::Embedding` and `Linear` lend their weights; implement `pipe_runtime::Tied` for other layers"
+)]
+pub trait Tied {
+    /// What is lent.
+    type Value: Flow;
+
+    /// A handle on it: tensors share their memory and their gradients.
+    fn tied(&self) -> Self::Value;
+}
+
+/// The words' vectors, `[words, width]`.
+impl Tied for Embedding {
+    type Value = Tensor;
+
+    fn tied(&self) -> Tensor {
+        self.ws.shallow_clone()
+    }
+}
+
+/// The weight, `[outputs, inputs]`.
+impl Tied for Linear {
+    type Value = Tensor;
+
+    fn tied(&self) -> Tensor {
+        self.ws.shallow_clone()
+    }
+}
+
+/// What `layer` lends, for generated code.
+#[doc(hidden)]
+pub fn lend<L: Tied<Value = V>, V>(layer: &L) -> V {
+    layer.tied()
+}

@@ -1,0 +1,68 @@
+//! The file that keeps a partition, described at [`Profile::write`].
+
+use std::fmt::Write;
+
+use super::report::Profile;
+
+/// Raised when the file's meaning changes.
+const FORMAT: u32 = 1;
+
+pub(super) fn toml(profile: &Profile) -> String {
+    let mut text = format!(
+        "# Which layer runs in which stage, as `pipe_runtime::balance` found it.\n\
+         format = {FORMAT}\nmodel = \"{}\"\nstages = {}\n",
+        profile.model,
+        profile.stages.len()
+    );
+    let list = |items: Vec<String>| format!("[{}]", items.join(", "));
+    // Names are identifiers and devices are device strings: nothing in them has to be escaped. Writing to a `String` cannot fail.
+    if profile.devices_known {
+        let devices = profile.stages.iter().map(|stage| format!("\"{}\"", stage.device)).collect();
+        let _ = writeln!(text, "devices = {}", list(devices));
+    }
+    for field in profile.fields() {
+        let _ = writeln!(text, "\n[[layers]]\nname = \"{}\"", field[0].name);
+        let _ = match field[0].index {
+            None => writeln!(text, "stage = {}", field[0].stage),
+            Some(_) => {
+                let stages = field.iter().map(|layer| layer.stage.to_string()).collect();
+                writeln!(text, "count = {}\nstage = {}", field.len(), list(stages))
+            }
+        };
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipe::balance::report::tests::profile;
+
+    #[test]
+    fn names_every_layer_and_its_stage() {
+        let mut profile =
+            profile(&[("a", None, 0), ("b", Some(0), 0), ("b", Some(1), 1), ("c", None, 1)], &["cuda:0", "cpu"]);
+        let expected = r#"# Which layer runs in which stage, as `pipe_runtime::balance` found it.
+format = 1
+model = "Net"
+stages = 2
+devices = ["cuda:0", "cpu"]
+
+[[layers]]
+name = "a"
+stage = 0
+
+[[layers]]
+name = "b"
+count = 2
+stage = [0, 1]
+
+[[layers]]
+name = "c"
+stage = 1
+"#;
+        assert_eq!(toml(&profile), expected);
+        profile.devices_known = false;
+        assert!(!toml(&profile).contains("devices"));
+    }
+}

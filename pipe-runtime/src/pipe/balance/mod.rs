@@ -1,0 +1,410 @@
+//! Which layers belong into which stage: measured, divided exactly, written down.
+//!
+//! [`Balance`] runs a model in place, layer by layer, and divides its layers into stages so that the slowest (or greatest) stage is as small as it can
+//! be. The result, a [`Profile`], prints as a table with the annotations to paste, and can be written to a file.
+
+mod file;
+mod partition;
+mod profile;
+mod report;
+mod traffic;
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use tch::nn::{Path, VarStore};
+use tch::{Device, Tensor};
+
+pub use report::{LayerProfile, Measure, Profile, SkipProfile, StageProfile};
+
+use crate::error::{Error, Result};
+use crate::flow::{IntoFlow, Parcel, Scattered, scatter};
+use crate::model::{Devices, Layer, Model, Vars};
+use crate::run::check_chunks;
+use crate::threads::IntraOpThreads;
+use partition::{Chain, Misfit, Skip};
+use profile::Bench;
+use report::bytes;
+use traffic::{LayerKey, Traffic};
+
+/// Divides a model's layers into stages by what they are measured to cost.
+///
+/// The layers are measured in place, in training mode, on one micro-batch: all variables must lie on one device, the CPU or an accelerator. The
+/// model stays as it is: parameters, gradients, running statistics and the caller's random numbers are not touched, whatever the layers do. Of a layer's own
+/// state outside the variables, nothing is known.
+///
+/// ```
+/// use pipe_runtime::{Devices, balance::Balance, pipeline};
+/// use std::time::Duration;
+/// use tch::{Device, Kind, Tensor, nn};
+///
+/// #[pipeline]
+/// struct Net {
+///     #[device("cpu")]
+///     wide: nn::Linear,
+///     #[device("cpu")]
+///     narrow: nn::Linear,
+///     head: nn::Linear,
+/// }
+///
+/// let vars = Net::vars(&Devices::cpu(Net::STAGES))?;
+/// let net = Net {
+///     wide: nn::linear(vars.wide(), 64, 512, Default::default()),
+///     narrow: nn::linear(vars.narrow(), 512, 8, Default::default()),
+///     head: nn::linear(vars.head(), 8, 2, Default::default()),
+/// };
+/// let sample = Tensor::randn([32, 64], (Kind::Float, Device::Cpu));
+/// let profile = Balance::of(&net, &vars).stages(2).timeout(Duration::from_millis(50)).by_time(&sample)?;
+/// assert_eq!(profile.layers().len(), 3);
+/// assert_eq!(profile.balance().len(), 2);
+/// println!("{profile}");
+/// # Ok::<(), pipe_runtime::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Balance<'m, M> {
+    model: &'m M,
+    variables: Vec<Variable>,
+    stages: Option<usize>,
+    devices: Option<Devices>,
+    chunks: Option<usize>,
+    timeout: Duration,
+    param_scale: f64,
+    memory_limit: Option<u64>,
+    seconds_per_byte: f64,
+    intra_op_threads: Option<usize>,
+}
+
+/// A variable of the model, by its name below the model.
+#[derive(Debug)]
+struct Variable {
+    name: String,
+    tensor: Tensor,
+    trained: bool,
+}
+
+/// What the settings come to.
+struct Settings {
+    stages: usize,
+    devices: StageDevices,
+}
+
+/// The devices of the stages, by name.
+struct StageDevices {
+    names: Vec<String>,
+    /// Set or annotated, not assumed.
+    known: bool,
+}
+
+impl<'m, M> Balance<'m, M>
+where
+    M: Model + Layer<M::Input, Out = M::Output>,
+{
+    /// Of a model with devices, and its variables: make them on one device, with `Devices::new(vec![device; STAGES])` or
+    /// [`Devices::cpu`].
+    pub fn of(model: &'m M, vars: &Vars) -> Self {
+        Self::with(model, variables(vars.all(), &[]))
+    }
+
+    /// Of a model without devices, whose variables were made below `path` in `store`.
+    pub fn of_block(model: &'m M, store: &VarStore, path: &Path<'_>) -> Self {
+        Self::with(model, variables(store, &path.components().collect::<Vec<_>>()))
+    }
+
+    fn with(model: &'m M, variables: Vec<Variable>) -> Self {
+        Self {
+            model,
+            variables,
+            stages: None,
+            devices: None,
+            chunks: None,
+            timeout: Duration::from_secs(1),
+            param_scale: 2.,
+            memory_limit: None,
+            seconds_per_byte: 0.,
+            intra_op_threads: None,
+        }
+    }
+
+    /// Into how many stages: as many as are annotated, or as there are devices, if not set.
+    pub fn stages(mut self, stages: usize) -> Self {
+        self.stages = Some(stages);
+        self
+    }
+
+    /// The device of each stage, for the annotations and the file. They need not be on this machine. If not set: the annotated ones, if there are as many
+    /// as stages, or else `cuda:0`, `cuda:1` and so on.
+    pub fn devices(mut self, devices: &Devices) -> Self {
+        self.devices = Some(devices.clone());
+        self
+    }
+
+    /// Into how many micro-batches the sample is split; one of them is measured. The annotated number, or 1, if not set.
+    pub fn chunks(mut self, chunks: usize) -> Self {
+        self.chunks = Some(chunks);
+        self
+    }
+
+    /// For how long passes are repeated; a second if not set. At least three are made, after one that does not count.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// How much memory training takes per byte of a trained parameter: itself, its gradient, and what the optimizer keeps. 2 if not set. Usual are 2 to 3 for
+    /// SGD, 4 to 5 for Adam, 4 for Adadelta, 3 for Adagrad, 3 to 5 for RMSprop. Other variables count once.
+    pub fn param_scale(mut self, scale: f64) -> Self {
+        self.param_scale = scale;
+        self
+    }
+
+    /// How many bytes a stage may take: its variables as [`param_scale`](Self::param_scale) says, and the activations of one
+    /// micro-batch. For a run without checkpointing, which keeps those of all micro-batches, set [`chunks`](Self::chunks) to 1. No
+    /// limit if not set.
+    pub fn memory_limit(mut self, bytes: u64) -> Self {
+        self.memory_limit = Some(bytes);
+        self
+    }
+
+    /// What it costs both of its stages that a byte crosses from one to the other, in seconds: the inverse of a bandwidth. Values
+    /// on their way forward count and gradients on their way back, skips straight from the stage that stashes to the one that pops.
+    /// 0 if not set, as for transfers that hide behind computation. Of no effect on [`by_size`](Self::by_size).
+    pub fn seconds_per_byte(mut self, seconds: f64) -> Self {
+        self.seconds_per_byte = seconds;
+        self
+    }
+
+    /// How many threads libtorch uses inside one operator; the caller's number if not set. A stage of a pipeline on the CPU has its share of them only.
+    pub fn intra_op_threads(mut self, threads: usize) -> Self {
+        self.intra_op_threads = Some(threads);
+        self
+    }
+
+    /// Divides by time: a layer costs the median of its forward plus that of its backward, in seconds.
+    ///
+    /// The backward of a layer is that of the autograd nodes that its forward made.
+    ///
+    /// # Errors
+    ///
+    /// If there are more stages than layers or none, if a setting is out of range, if some parameter already has a gradient, if the variables lie on several
+    /// devices, if no partition keeps to the memory limit, or if a layer fails.
+    #[doc(alias = "balance_by_time")]
+    pub fn by_time(self, sample: impl IntoFlow<M::Input>) -> Result<Profile> {
+        if self.variables.iter().any(|variable| variable.trained && variable.tensor.grad().defined()) {
+            let text = "some parameter already has gradient: balance a model before its first backward";
+            return Err(Error::Setting(text.into()));
+        }
+        self.profile(Measure::Time, sample.into_flow())
+    }
+
+    /// Divides by memory: a layer costs the bytes of its variables, the trained ones times [`param_scale`](Self::param_scale), plus
+    /// those that its forward of one micro-batch keeps for the backward.
+    ///
+    /// # Errors
+    ///
+    /// As [`by_time`](Self::by_time), but for gradients.
+    #[doc(alias = "balance_by_size")]
+    pub fn by_size(self, sample: impl IntoFlow<M::Input>) -> Result<Profile> {
+        self.profile(Measure::Size, sample.into_flow())
+    }
+
+    fn profile(self, measure: Measure, sample: M::Input) -> Result<Profile> {
+        let Settings { stages, devices } = self.settings()?;
+        let Scattered { micro_batches, shape: batch, .. } =
+            scatter(&Parcel::of(sample), self.chunks.or(M::DEFAULTS.chunks).unwrap_or(1), false)?;
+        let first = micro_batches.first().ok_or_else(|| Error::Input("the sample is empty".into()))?;
+        let rows = batch.rows().first().copied().unwrap_or_default();
+
+        let (observed, timed) = {
+            let device = self.device(|| first.items.first().map_or(Device::Cpu, |item| item.tensor.device()))?;
+            let handles = |wanted: fn(&Variable) -> bool| {
+                let wanted = self.variables.iter().filter(|variable| wanted(variable));
+                wanted.map(|variable| variable.tensor.shallow_clone()).collect()
+            };
+            let _threads = IntraOpThreads::choose(self.intra_op_threads, 1).enter();
+            let bench = Bench::new(self.model, first, device, handles(|_| true), handles(|variable| variable.trained))?;
+            let observed = bench.observe()?;
+            if observed.layers.len() < stages {
+                return Err(misfit(Misfit::TooFewLayers, stages, &observed.layers, &Chain::default()));
+            }
+            (observed, if measure == Measure::Time { Some(bench.time(self.timeout)?) } else { None })
+        };
+
+        let traffic = Traffic::new(&observed.reads, &observed.layers, M::PLAN.skips);
+        let mut layers: Vec<_> =
+            observed.layers.iter().zip(&observed.kept).map(|(&key, &kept)| self.layer(key, kept)).collect();
+        if let Some((_, times)) = &timed {
+            for ((layer, &forward), &backward) in layers.iter_mut().zip(&times.forward).zip(&times.backward) {
+                layer.forward = Duration::from_secs_f64(forward);
+                layer.backward = Duration::from_secs_f64(backward);
+            }
+        }
+        for (layer, &bytes) in layers.iter_mut().zip(&traffic.boundaries) {
+            layer.crossing_bytes = bytes;
+        }
+
+        let chain = self.chain(measure, &layers, &traffic);
+        let partition = chain.partition(stages).map_err(|why| misfit(why, stages, &observed.layers, &chain))?;
+        let mut end = 0;
+        let stages = partition.into_iter().zip(devices.names).enumerate().map(|(stage, (count, device))| {
+            let range = end..end + count;
+            end = range.end;
+            layers[range.clone()].iter_mut().for_each(|layer| layer.stage = stage);
+            StageProfile {
+                device,
+                cost: chain.costs[range.clone()].iter().sum::<f64>() + chain.transfers(range.start, range.end),
+                memory_bytes: chain.sizes[range.clone()].iter().sum::<f64>() as u64,
+                layers: range,
+            }
+        });
+        let stages = stages.collect();
+        let skips = traffic.skips.into_iter();
+        let skips = skips.map(|skip| SkipProfile { name: skip.name, from: skip.from, to: skip.to, bytes: skip.bytes });
+        Ok(Profile {
+            model: M::PLAN.name,
+            measure,
+            passes: timed.map_or(1, |(passes, _)| passes),
+            rows,
+            layers,
+            stages,
+            skips: skips.collect(),
+            devices_known: devices.known,
+        })
+    }
+
+    fn settings(&self) -> Result<Settings> {
+        let setting = |text: &str| Err(Error::Setting(text.into()));
+        self.chunks.map_or(Ok(()), check_chunks)?;
+        if self.intra_op_threads == Some(0) {
+            return setting("the number of intra-op threads must be positive");
+        }
+        if !(self.param_scale.is_finite() && self.param_scale >= 0.) {
+            return setting("the parameters' scale must be a number from 0 on");
+        }
+        if !(self.seconds_per_byte.is_finite() && self.seconds_per_byte >= 0.) {
+            return setting("the seconds per byte must be a number from 0 on");
+        }
+        let annotated: Vec<_> = M::PLAN.stages.iter().map(|stage| stage.device.to_owned()).collect();
+        let given = self.devices.as_ref().map(Devices::names);
+        let stages = self.stages.or(given.as_ref().map(Vec::len)).unwrap_or(annotated.len());
+        if stages == 0 {
+            return Err(misfit(Misfit::NoStages, stages, &[], &Chain::default()));
+        }
+        let devices = match given {
+            Some(names) if names.len() != stages => {
+                return Err(Error::Setting(format!(
+                    "{} devices were given for {stages} stages: give one for each stage",
+                    names.len()
+                )));
+            }
+            Some(names) => StageDevices { names, known: true },
+            None if annotated.len() == stages && !annotated[0].is_empty() => {
+                StageDevices { names: annotated, known: true }
+            }
+            None => StageDevices { names: (0..stages).map(|stage| format!("cuda:{stage}")).collect(), known: false },
+        };
+        Ok(Settings { stages, devices })
+    }
+
+    /// The one device of all variables, or `otherwise` if there are none.
+    fn device(&self, otherwise: impl FnOnce() -> Device) -> Result<Device> {
+        let mut devices: Vec<Device> = Vec::new();
+        for variable in &self.variables {
+            if !devices.contains(&variable.tensor.device()) {
+                devices.push(variable.tensor.device());
+            }
+        }
+        match devices.as_slice() {
+            [] => Ok(otherwise()),
+            [device] => Ok(*device),
+            several => Err(Error::Setting(format!(
+                "the model's variables lie on several devices ({}), and layers are measured side by side on one: make the \
+                 variables with `Devices::new` of one device for all stages",
+                Devices::new(several)
+            ))),
+        }
+    }
+
+    /// What is known of a layer before it is timed.
+    fn layer(&self, key: LayerKey, activation_bytes: u64) -> LayerProfile {
+        let (mut parameter_bytes, mut buffer_bytes) = (0, 0);
+        for variable in self.variables.iter().filter(|variable| variable.is_of(key)) {
+            let bytes = variable.tensor.numel() * variable.tensor.kind().elt_size_in_bytes();
+            *if variable.trained { &mut parameter_bytes } else { &mut buffer_bytes } += bytes as u64;
+        }
+        LayerProfile {
+            name: key.name,
+            index: key.index,
+            forward: Duration::ZERO,
+            backward: Duration::ZERO,
+            activation_bytes,
+            parameter_bytes,
+            buffer_bytes,
+            crossing_bytes: 0,
+            stage: 0,
+        }
+    }
+
+    fn chain(&self, measure: Measure, layers: &[LayerProfile], traffic: &Traffic) -> Chain {
+        let size = |layer: &LayerProfile| {
+            layer.parameter_bytes as f64 * self.param_scale + (layer.buffer_bytes + layer.activation_bytes) as f64
+        };
+        let sizes: Vec<f64> = layers.iter().map(size).collect();
+        let (costs, per_byte) = match measure {
+            Measure::Time => {
+                let cost = |layer: &LayerProfile| (layer.forward + layer.backward).as_secs_f64();
+                (layers.iter().map(cost).collect(), self.seconds_per_byte)
+            }
+            Measure::Size => (sizes.clone(), 0.),
+        };
+        let skip =
+            |skip: &traffic::SkipTraffic| Skip { from: skip.from, to: skip.to, cost: skip.bytes as f64 * per_byte };
+        Chain {
+            costs,
+            sizes,
+            boundaries: traffic.boundaries.iter().map(|&bytes| bytes as f64 * per_byte).collect(),
+            skips: traffic.skips.iter().map(skip).collect(),
+            limit: self.memory_limit.map(|limit| limit as f64),
+        }
+    }
+}
+
+impl Variable {
+    fn is_of(&self, layer: LayerKey) -> bool {
+        let mut segments = self.name.split('.');
+        let named = segments.next() == Some(layer.name);
+        named && layer.index.is_none_or(|index| segments.next() == Some(&index.to_string()))
+    }
+}
+
+/// The variables below a path, sorted by name.
+fn variables(store: &VarStore, path: &[&str]) -> Vec<Variable> {
+    let trainable: HashSet<_> = store.trainable_variables().iter().map(Tensor::data_ptr).collect();
+    let prefix: String = path.iter().map(|segment| format!("{segment}.")).collect();
+    let below = |(name, tensor): (String, Tensor)| {
+        let name = name.strip_prefix(&prefix)?.to_owned();
+        let trained = tensor.requires_grad() && trainable.contains(&tensor.data_ptr());
+        Some(Variable { name, tensor, trained })
+    };
+    let mut variables: Vec<_> = store.variables().into_iter().filter_map(below).collect();
+    variables.sort_by(|a, b| a.name.cmp(&b.name));
+    variables
+}
+
+fn misfit(why: Misfit, stages: usize, layers: &[LayerKey], chain: &Chain) -> Error {
+    Error::Setting(match why {
+        Misfit::NoStages => format!("partitions must be a positive integer ({stages} < 1)"),
+        Misfit::TooFewLayers => format!(
+            "sequence is shorter than intended partitions ({} < {stages}): every stage needs a layer",
+            layers.len()
+        ),
+        Misfit::Limit(needed) => {
+            let limit = chain.limit.unwrap_or_default();
+            let too_large = layers.iter().zip(&chain.sizes).find(|(_, size)| **size > limit);
+            let hint = match too_large {
+                Some((layer, size)) => format!("layer `{layer}` alone takes {}", bytes(*size)),
+                None => format!("the best of {stages} stages take up to {}", bytes(needed)),
+            };
+            format!("no partition keeps every stage within {}: {hint}", bytes(limit))
+        }
+    })
+}

@@ -1,0 +1,282 @@
+//! Measuring a model layer by layer, in place, without leaving a trace in it.
+
+use std::cell::{Cell, RefCell};
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tch::{Device, Kind, TchError, Tensor};
+
+use super::traffic::LayerKey;
+use crate::error::{Error, Failure, Phase, Result};
+use crate::flow::{Item, Parcel};
+use crate::model::{Context, Layer, Model, Observer, Pass, unique};
+use crate::torch::{
+    BackwardClock, EnteredModes, GradMode, Modes, Observation, RandomStreams, Read, panic_message, sequence_number,
+    synchronize, without_stack,
+};
+
+/// A median of fewer passes would say little.
+const LEAST_PASSES: usize = 3;
+/// More would not make a median better.
+const MOST_PASSES: usize = 1000;
+
+/// What one forward shows.
+#[derive(Debug)]
+pub(super) struct Observed {
+    pub(super) layers: Vec<LayerKey>,
+    /// By layer: bytes that it allocated and that still lived when the forward was over.
+    pub(super) kept: Vec<u64>,
+    pub(super) reads: Vec<Read>,
+}
+
+/// Seconds, by layer.
+#[derive(Debug)]
+pub(super) struct Times {
+    pub(super) forward: Vec<f64>,
+    pub(super) backward: Vec<f64>,
+}
+
+/// A model on a micro-batch that it can be run on again and again. Until it is dropped, the thread's grad mode, autocast cache and random streams are those of
+/// a pipelined training step; then everything is as it was, the model's variables included.
+pub(super) struct Bench<'m, M> {
+    model: &'m M,
+    sample: Parcel,
+    /// A tensor on the device that is measured: the sample need not have one.
+    device: Tensor,
+    /// What gradients are asked for. They are handed over, not accumulated.
+    leaves: Vec<Tensor>,
+    calls: Cell<u64>,
+    _restored: Restored,
+    _streams: RandomStreams,
+    _grad: GradMode,
+    _modes: EnteredModes,
+}
+
+impl<'m, M> Bench<'m, M>
+where
+    M: Model + Layer<M::Input, Out = M::Output>,
+{
+    /// With `variables` to put back, and `trained` ones to ask gradients for.
+    pub(super) fn new(
+        model: &'m M,
+        sample: &Parcel,
+        device: Device,
+        variables: Vec<Tensor>,
+        trained: Vec<Tensor>,
+    ) -> Result<Self> {
+        let restored = Restored::new(variables)?;
+        let modes = Modes::capture()?.enter()?;
+        let detached = |item: &Item| {
+            let tensor = item.tensor.f_detach()?.f_to_device(device)?;
+            Ok(Item::new(tensor.f_set_requires_grad(item.needs_gradient)?, item))
+        };
+        let items = sample.items.iter().map(detached).collect::<Result<Vec<_>, TchError>>()?;
+        let wanted = items.iter().filter(|item| item.needs_gradient).map(|item| item.tensor.shallow_clone());
+        Ok(Self {
+            model,
+            leaves: trained.into_iter().chain(wanted).collect(),
+            sample: Parcel { items, rest: sample.rest.clone(), ready: None },
+            device: Tensor::f_empty([0], (Kind::Float, device))?,
+            calls: Cell::default(),
+            _restored: restored,
+            _streams: RandomStreams::enter()?,
+            _grad: GradMode::set(true),
+            _modes: modes,
+        })
+    }
+
+    /// One forward under observation, after one that is not: what libraries set up at first use is nobody's activation.
+    pub(super) fn observe(&self) -> Result<Observed> {
+        self.forward(None)?;
+        let watch = Rc::new(Watch { observation: Observation::start(self.device())?, layers: RefCell::default() });
+        let outputs = self.forward(Some(watch.clone()))?;
+        let layers = watch.layers.take();
+        // What leaves the model has come through its last layer.
+        watch.observation.turn_to(layers.len().checked_sub(1));
+        outputs.iter().try_for_each(|output| watch.observation.read(output))?;
+        let kept = watch.observation.kept(layers.len())?;
+        Ok(Observed { layers, kept, reads: watch.observation.reads()? })
+    }
+
+    /// Forwards and backwards until `timeout` is spent, after one that does not count: how many, and the medians of their times.
+    pub(super) fn time(&self, timeout: Duration) -> Result<(usize, Times)> {
+        self.pass()?;
+        let begun = Instant::now();
+        let mut passes = Vec::new();
+        while passes.len() < LEAST_PASSES || (passes.len() < MOST_PASSES && begun.elapsed() < timeout) {
+            passes.push(self.pass()?);
+        }
+        let medians = |times: fn(&Times) -> &[f64]| {
+            let layers = times(&passes[0]).len();
+            (0..layers).map(|layer| median(passes.iter().map(|pass| times(pass)[layer]).collect())).collect()
+        };
+        Ok((passes.len(), Times { forward: medians(|pass| &pass.forward), backward: medians(|pass| &pass.backward) }))
+    }
+
+    fn pass(&self) -> Result<Times> {
+        let watch = Rc::new(Stopwatch { on: self.device().shallow_clone(), laps: RefCell::default() });
+        let mut roots = self.forward(Some(watch.clone()))?;
+        let laps = watch.laps.take();
+        roots.retain(Tensor::requires_grad);
+        let backward = match roots.is_empty() || self.leaves.is_empty() {
+            true => vec![0.; laps.len()],
+            false => {
+                let nodes: Vec<_> = laps.iter().map(|lap| lap.nodes.clone()).collect();
+                let clock = BackwardClock::start(self.device(), &nodes)?;
+                // Held, so that freeing them is not clocked.
+                let _gradients = Tensor::f_run_backward(&roots, &self.leaves, false, false).map_err(|error| {
+                    let cause = without_stack(&error.to_string());
+                    failure(Phase::Backward, String::new(), cause)
+                })?;
+                clock.stop()?
+            }
+        };
+        Ok(Times { forward: laps.iter().map(|lap| lap.seconds).collect(), backward })
+    }
+
+    /// Runs the model in training mode; gives the tensors of its output.
+    fn forward(&self, observer: Option<Rc<dyn Observer>>) -> Result<Vec<Tensor>> {
+        // A layer may change its input in place: each pass gets its own.
+        let fresh = |item: &Item| {
+            let mut copy = item.tensor.f_empty_like()?;
+            copy.f_copy_(&item.tensor)?;
+            Ok(Item::new(copy, item))
+        };
+        let items = self.sample.items.iter().map(fresh).collect::<Result<_, TchError>>()?;
+        let input = Parcel { items, rest: self.sample.rest.clone(), ready: None };
+
+        let call_seed = self.calls.replace(self.calls.get() + 1);
+        let pass = Pass {
+            training: true,
+            recomputing: false,
+            stage: 0,
+            micro_batch: 0,
+            micro_batches: 1,
+            call_seed,
+            call: unique(),
+            will_be_recomputed: false,
+        };
+        let cx = Context::new(pass);
+        let cx = match observer {
+            Some(observer) => cx.observed(observer),
+            None => cx,
+        };
+        let outcome = catch_unwind(AssertUnwindSafe(|| Parcel::of(self.model.forward(input.open(), &cx))));
+        match outcome {
+            Ok(output) => Ok(output.items.into_iter().map(|item| item.tensor).collect()),
+            Err(panic) => Err(failure(Phase::Forward, cx.path(), panic_message(panic.as_ref()))),
+        }
+    }
+
+    /// A tensor on the device that is measured.
+    fn device(&self) -> &Tensor {
+        &self.device
+    }
+}
+
+fn failure(phase: Phase, layer: String, cause: String) -> Error {
+    Failure { phase, stage: 0, layer, micro_batch: 0, cause }.into()
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    match values.len() {
+        0 => 0.,
+        odd if odd % 2 == 1 => values[odd / 2],
+        even => (values[even / 2 - 1] + values[even / 2]) / 2.,
+    }
+}
+
+/// Tells the observation which layer runs.
+#[derive(Debug)]
+struct Watch {
+    observation: Observation,
+    layers: RefCell<Vec<LayerKey>>,
+}
+
+impl Observer for Watch {
+    fn starts(&self, name: &'static str, index: Option<usize>) {
+        let mut layers = self.layers.borrow_mut();
+        self.observation.turn_to(Some(layers.len()));
+        layers.push(LayerKey { name, index });
+    }
+
+    fn ends(&self) {
+        self.observation.turn_to(None);
+    }
+}
+
+/// Notes how long each layer's forward takes, and which autograd nodes it makes.
+#[derive(Debug)]
+struct Stopwatch {
+    /// A tensor on the device.
+    on: Tensor,
+    laps: RefCell<Vec<Lap>>,
+}
+
+#[derive(Debug)]
+struct Lap {
+    started: Instant,
+    seconds: f64,
+    nodes: Range<u64>,
+}
+
+impl Stopwatch {
+    fn now(&self) -> Instant {
+        // In a layer's place: what an accelerator reports late is caught as the layer's failure.
+        synchronize(&self.on).unwrap_or_else(|error| panic!("{error}"));
+        Instant::now()
+    }
+}
+
+impl Observer for Stopwatch {
+    fn starts(&self, _name: &'static str, _index: Option<usize>) {
+        let node = sequence_number();
+        self.laps.borrow_mut().push(Lap { started: self.now(), seconds: 0., nodes: node..node });
+    }
+
+    fn ends(&self) {
+        let now = self.now();
+        if let Some(lap) = self.laps.borrow_mut().last_mut() {
+            lap.seconds = now.duration_since(lap.started).as_secs_f64();
+            lap.nodes.end = sequence_number();
+        }
+    }
+}
+
+/// Puts variables back when dropped, from copies in the host's memory: the device may have no room for them.
+struct Restored(Vec<(Tensor, Tensor)>);
+
+impl Restored {
+    fn new(variables: Vec<Tensor>) -> Result<Self> {
+        let _constant = GradMode::set(false);
+        let saved = |variable: Tensor| {
+            let copy = variable.f_to_device_(Device::Cpu, variable.f_kind()?, false, true)?;
+            Ok((variable, copy))
+        };
+        Ok(Self(variables.into_iter().map(saved).collect::<Result<_, TchError>>()?))
+    }
+}
+
+impl Drop for Restored {
+    fn drop(&mut self) {
+        let _constant = GradMode::set(false);
+        for (variable, saved) in &self.0 {
+            // Through `data`: for graphs of the caller that saved the variable, nothing has changed. It fails only where libtorch itself is broken.
+            let _ = variable.f_data().and_then(|mut data| data.f_copy_(saved));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outlier_does_not_move_the_median() {
+        assert_eq!(median(vec![2., 100., 1.]), 2.);
+        assert_eq!(median(vec![2., 100., 1., 3.]), 2.5);
+    }
+}

@@ -1,0 +1,417 @@
+use std::fmt::{self, Write};
+use std::ops::Range;
+use std::path::Path;
+use std::time::Duration;
+
+use super::file;
+use super::traffic::LayerKey;
+use crate::error::{Error, Result};
+
+/// What the layers of a model cost, and which stage each belongs to. Prints as a table, with the annotations to paste.
+#[derive(Clone, Debug)]
+pub struct Profile {
+    pub(super) model: &'static str,
+    pub(super) measure: Measure,
+    pub(super) passes: usize,
+    pub(super) rows: i64,
+    pub(super) layers: Vec<LayerProfile>,
+    pub(super) stages: Vec<StageProfile>,
+    pub(super) skips: Vec<SkipProfile>,
+    /// The stages' devices were set or annotated, not assumed.
+    pub(super) devices_known: bool,
+}
+
+/// What a layer costs by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Measure {
+    /// Seconds, forward and backward.
+    Time,
+    /// Bytes, of variables and activations.
+    Size,
+}
+
+/// One layer, or one element of a repeated one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LayerProfile {
+    /// The child's name, as in parameter paths.
+    pub name: &'static str,
+    /// Of a repeated layer, which element.
+    pub index: Option<usize>,
+    /// Median time of the forward of one micro-batch; zero if divided by size.
+    pub forward: Duration,
+    /// Median time of the backward; zero if divided by size.
+    pub backward: Duration,
+    /// What the forward of one micro-batch allocates and keeps: what the backward needs, and the model's output. Memory belongs to
+    /// the layer that allocated it, also where a later one keeps it.
+    pub activation_bytes: u64,
+    /// Of trained variables.
+    pub parameter_bytes: u64,
+    /// Of other variables: running statistics, frozen parameters.
+    pub buffer_bytes: u64,
+    /// What would cross a boundary right behind the layer, for one micro-batch: values forward, and gradients of those that carry one backward. Without skips.
+    pub crossing_bytes: u64,
+    /// The stage that it belongs to.
+    pub stage: usize,
+}
+
+/// One stage.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct StageProfile {
+    /// Its device.
+    pub device: String,
+    /// Which of [`Profile::layers`] it runs.
+    pub layers: Range<usize>,
+    /// Of its layers and of what crosses its boundaries: seconds or bytes.
+    pub cost: f64,
+    /// Its variables, scaled, and the activations of one micro-batch.
+    pub memory_bytes: u64,
+}
+
+/// A skip that was seen on its way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SkipProfile {
+    /// Its name.
+    pub name: &'static str,
+    /// Which of [`Profile::layers`] stashes it.
+    pub from: usize,
+    /// Which one pops it.
+    pub to: usize,
+    /// What would cross if these were in different stages, as [`LayerProfile::crossing_bytes`].
+    pub bytes: u64,
+}
+
+impl Profile {
+    /// The layers, in order; repeated ones element by element.
+    pub fn layers(&self) -> &[LayerProfile] {
+        &self.layers
+    }
+
+    /// The stages, in order.
+    pub fn stages(&self) -> &[StageProfile] {
+        &self.stages
+    }
+
+    /// The skips that were seen.
+    pub fn skips(&self) -> &[SkipProfile] {
+        &self.skips
+    }
+
+    /// How many layers each stage gets: what torchgpipe's `balance_by_time` and `balance_by_size` return.
+    pub fn balance(&self) -> Vec<usize> {
+        self.stages.iter().map(|stage| stage.layers.len()).collect()
+    }
+
+    /// The stage that costs most; the first of several.
+    pub fn bottleneck(&self) -> usize {
+        let costs = self.stages.iter().map(|stage| stage.cost).enumerate();
+        costs.reduce(|most, stage| if stage.1 > most.1 { stage } else { most }).map_or(0, |(stage, _)| stage)
+    }
+
+    /// The layers with the attributes that make these stages, to be pasted into the struct. Layers go by their names in parameter paths.
+    pub fn annotations(&self) -> String {
+        annotations(self)
+    }
+
+    /// Writes the partition to a TOML file. An empty `Vec` of layers is not listed.
+    ///
+    /// ```toml
+    /// format = 1
+    /// model = "UNet"
+    /// stages = 2
+    /// devices = ["cuda:0", "cuda:1"]  # if they were set or annotated
+    ///
+    /// [[layers]]                      # in order
+    /// name = "encode"                 # as in parameter paths
+    /// stage = 0                       # from 0
+    ///
+    /// [[layers]]
+    /// name = "blocks"                 # an array or a `Vec`
+    /// count = 3
+    /// stage = [0, 1, 1]               # of each element
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be written.
+    pub fn write(&self, file: impl AsRef<Path>) -> Result<()> {
+        let file = file.as_ref();
+        std::fs::write(file, file::toml(self))
+            .map_err(|error| Error::File(format!("cannot write {}: {error}", file.display())))
+    }
+
+    /// Runs of layers with one name: single ones, and the elements of repeated ones.
+    pub(super) fn fields(&self) -> impl Iterator<Item = &[LayerProfile]> {
+        self.layers.chunk_by(|a, b| a.name == b.name && a.index.is_some() && b.index.is_some())
+    }
+
+    fn cost(&self, cost: f64) -> String {
+        match self.measure {
+            Measure::Time => seconds(Duration::from_secs_f64(cost)),
+            Measure::Size => bytes(cost),
+        }
+    }
+}
+
+impl LayerProfile {
+    fn key(&self) -> LayerKey {
+        LayerKey { name: self.name, index: self.index }
+    }
+}
+
+impl fmt::Display for LayerKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.index {
+            Some(index) => write!(f, "{}[{index}]", self.name),
+            None => f.write_str(self.name),
+        }
+    }
+}
+
+/// Tables of layers, stages and skips, and the annotations.
+impl fmt::Display for Profile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (measured, passes) = match self.measure {
+            Measure::Time => ("time", format!("medians of {} passes", self.passes)),
+            Measure::Size => ("size", "one pass".to_owned()),
+        };
+        let Self { model, rows, .. } = self;
+        writeln!(f, "{model}: {} stages by {measured}, {passes} over a micro-batch of {rows} rows", self.stages.len())?;
+
+        let times = |time: Duration| if self.measure == Measure::Time { seconds(time) } else { "-".to_owned() };
+        let layer = |layer: &LayerProfile| {
+            vec![
+                layer.stage.to_string(),
+                layer.key().to_string(),
+                times(layer.forward),
+                times(layer.backward),
+                bytes(layer.activation_bytes as f64),
+                bytes(layer.parameter_bytes as f64),
+                bytes(layer.buffer_bytes as f64),
+                bytes(layer.crossing_bytes as f64),
+            ]
+        };
+        let heads = ["stage", "layer", "forward", "backward", "activations", "parameters", "buffers", "crossing"];
+        table(f, &heads, self.layers.iter().map(layer))?;
+
+        let bottleneck = self.bottleneck();
+        let mean = self.stages.iter().map(|stage| stage.cost).sum::<f64>() / self.stages.len() as f64;
+        let stage = |(index, stage): (usize, &StageProfile)| {
+            let note = match index == bottleneck {
+                true if mean > 0. => format!("bottleneck, {:.2} x the mean", stage.cost / mean),
+                true => "bottleneck".to_owned(),
+                false => String::new(),
+            };
+            let layers = stage.layers.len().to_string();
+            vec![
+                index.to_string(),
+                stage.device.clone(),
+                layers,
+                self.cost(stage.cost),
+                bytes(stage.memory_bytes as f64),
+                note,
+            ]
+        };
+        let heads = ["stage", "device", "layers", "cost", "memory", ""];
+        table(f, &heads, self.stages.iter().enumerate().map(stage))?;
+
+        if !self.skips.is_empty() {
+            let name = |layer: usize| self.layers[layer].key().to_string();
+            let skip = |skip: &SkipProfile| {
+                vec![skip.name.to_owned(), name(skip.from), name(skip.to), bytes(skip.bytes as f64)]
+            };
+            table(f, &["skip", "from", "to", "crossing"], self.skips.iter().map(skip))?;
+        }
+        for line in self.annotations().lines() {
+            writeln!(f, "  {line}")?;
+        }
+        Ok(())
+    }
+}
+
+fn table(f: &mut fmt::Formatter<'_>, heads: &[&str], rows: impl Iterator<Item = Vec<String>>) -> fmt::Result {
+    let heads = heads.iter().map(|&head| head.to_owned()).collect();
+    let mut rows: Vec<Vec<String>> = [heads].into_iter().chain(rows).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<_> = (0..rows[0].len()).map(width).collect();
+    rows.insert(
+        1,
+        widths.iter().zip(&rows[0]).map(|(&width, head)| "-".repeat(if head.is_empty() { 0 } else { width })).collect(),
+    );
+    for row in rows {
+        let cells: Vec<_> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        writeln!(f, "  {}", cells.join("  ").trim_end())?;
+    }
+    writeln!(f)
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{time:.2?}")
+}
+
+pub(super) fn bytes(bytes: f64) -> String {
+    let units = ["KiB", "MiB", "GiB", "TiB"];
+    let mut scaled = (bytes, "B");
+    for unit in units {
+        if scaled.0 < 1024. {
+            break;
+        }
+        scaled = (scaled.0 / 1024., unit);
+    }
+    match scaled {
+        (bytes, "B") => format!("{bytes:.0} B"),
+        (scaled, unit) => format!("{scaled:.2} {unit}"),
+    }
+}
+
+fn annotations(profile: &Profile) -> String {
+    let device = |stage: usize| profile.stages[stage].device.as_str();
+    let mut text = String::new();
+    let mut running: Option<usize> = None;
+    for field in profile.fields() {
+        let (first, last) = (&field[0], &field[field.len() - 1]);
+        let repeated = first.index.is_some();
+        let opens = running != Some(first.stage);
+        let same = running.is_some_and(|running| device(running) == device(first.stage));
+        // `cpu` always opens a stage; an accelerator that goes on does not.
+        let forced = opens && same && device(first.stage) != "cpu";
+        if forced {
+            text.push_str("#[stage]\n");
+        }
+        if first.stage != last.stage {
+            let mut counts = Vec::new();
+            for part in field.chunk_by(|a, b| a.stage == b.stage) {
+                counts.push(format!("\"{}\" = {}", device(part[0].stage), part.len()));
+            }
+            if let Some(why) = inexpressible(profile, first.stage..last.stage + 1, opens) {
+                let _ = writeln!(text, "// {why}: use `#[pipeline(balance = \"...\")]`, or other devices");
+            }
+            let _ = writeln!(text, "#[devices({})]", counts.join(", "));
+        } else {
+            match (opens && !forced, repeated) {
+                (true, false) => writeln!(text, "#[device(\"{}\")]", device(first.stage)),
+                (true, true) => writeln!(text, "#[devices(\"{}\")]", device(first.stage)),
+                (false, true) => writeln!(text, "#[repeat]"),
+                (false, false) => Ok(()),
+            }
+            // Writing to a `String` cannot fail.
+            .unwrap_or_default();
+        }
+        let _ = writeln!(text, "{},", first.name);
+        running = Some(last.stage);
+    }
+    text
+}
+
+/// Why `#[devices]` would not cut a repeated layer into these stages, if so.
+fn inexpressible(profile: &Profile, stages: Range<usize>, opens: bool) -> Option<String> {
+    let stages = &profile.stages[stages];
+    if stages[0].device == "cpu" && !opens {
+        return Some(
+            "`cpu` opens a new stage here, although the first of these layers belong to the stage above".into(),
+        );
+    }
+    let merged = stages.windows(2).find(|pair| pair[0].device == pair[1].device && pair[0].device != "cpu")?;
+    Some(format!("`{}` twice in a row is one stage here", merged[0].device))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Layers `(name, index, stage)`, each of one millisecond forward and two backward.
+    pub(in super::super) fn profile(layers: &[(&'static str, Option<usize>, usize)], devices: &[&str]) -> Profile {
+        let layer = |&(name, index, stage): &(&'static str, Option<usize>, usize)| LayerProfile {
+            name,
+            index,
+            forward: Duration::from_millis(1),
+            backward: Duration::from_millis(2),
+            activation_bytes: 1000,
+            parameter_bytes: 3 << 20,
+            buffer_bytes: 0,
+            crossing_bytes: 2048,
+            stage,
+        };
+        let layers: Vec<_> = layers.iter().map(layer).collect();
+        let stage = |(stage, device): (usize, &&str)| {
+            let first = layers.iter().position(|layer| layer.stage == stage).unwrap();
+            let count = layers.iter().filter(|layer| layer.stage == stage).count();
+            StageProfile {
+                device: (*device).to_owned(),
+                layers: first..first + count,
+                cost: 0.003 * count as f64,
+                memory_bytes: (6 << 20) * count as u64,
+            }
+        };
+        Profile {
+            model: "Net",
+            measure: Measure::Time,
+            passes: 17,
+            rows: 4,
+            stages: devices.iter().enumerate().map(stage).collect(),
+            skips: vec![SkipProfile { name: "level", from: 0, to: layers.len() - 1, bytes: 512 }],
+            layers,
+            devices_known: true,
+        }
+    }
+
+    #[test]
+    fn prints_layers_stages_skips_and_annotations() {
+        let profile = profile(&[("a", None, 0), ("b", Some(0), 0), ("b", Some(1), 1)], &["cuda:0", "cuda:1"]);
+        let expected = r#"Net: 2 stages by time, medians of 17 passes over a micro-batch of 4 rows
+  stage  layer  forward  backward  activations  parameters  buffers  crossing
+  -----  -----  -------  --------  -----------  ----------  -------  --------
+  0      a      1.00ms   2.00ms    1000 B       3.00 MiB    0 B      2.00 KiB
+  0      b[0]   1.00ms   2.00ms    1000 B       3.00 MiB    0 B      2.00 KiB
+  1      b[1]   1.00ms   2.00ms    1000 B       3.00 MiB    0 B      2.00 KiB
+
+  stage  device  layers  cost    memory
+  -----  ------  ------  ------  ---------
+  0      cuda:0  2       6.00ms  12.00 MiB  bottleneck, 1.33 x the mean
+  1      cuda:1  1       3.00ms  6.00 MiB
+
+  skip   from  to    crossing
+  -----  ----  ----  --------
+  level  a     b[1]  512 B
+
+  #[device("cuda:0")]
+  a,
+  #[devices("cuda:0" = 1, "cuda:1" = 1)]
+  b,
+"#;
+        assert_eq!(profile.to_string(), expected);
+    }
+
+    #[test]
+    fn annotations_open_stages_as_the_macro_reads_them() {
+        let layers =
+            [("a", None, 0), ("b", Some(0), 0), ("b", Some(1), 0), ("c", None, 1), ("d", Some(0), 2), ("e", None, 2)];
+        let annotated = |devices: [&str; 3]| profile(&layers, &devices).annotations().replace('\n', " ");
+        assert_eq!(
+            annotated(["cuda:0", "cuda:0", "cuda:1"]),
+            "#[device(\"cuda:0\")] a, #[repeat] b, #[stage] c, #[devices(\"cuda:1\")] d, e, "
+        );
+        assert_eq!(
+            annotated(["cpu", "cpu", "cpu"]),
+            "#[device(\"cpu\")] a, #[repeat] b, #[device(\"cpu\")] c, #[devices(\"cpu\")] d, e, "
+        );
+    }
+
+    #[test]
+    fn what_annotations_cannot_say_is_said() {
+        let layers = [("a", None, 0), ("b", Some(0), 0), ("b", Some(1), 1)];
+        let annotated = |devices: [&str; 2]| profile(&layers, &devices).annotations();
+        assert!(annotated(["cpu", "cpu"]).contains("// `cpu` opens a new stage here"));
+        assert!(annotated(["cuda:0", "cuda:0"]).contains("// `cuda:0` twice in a row is one stage here"));
+        assert!(!annotated(["cuda:0", "cpu"]).contains("//"));
+    }
+
+    #[test]
+    fn bytes_have_units() {
+        let texts = [0., 1023., 1024., 1536., 5e9].map(bytes);
+        assert_eq!(texts, ["0 B", "1023 B", "1.00 KiB", "1.50 KiB", "4.66 GiB"]);
+    }
+}

@@ -1,0 +1,101 @@
+use std::ops::Deref;
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::flow::{Flow, IntoFlow, Parcel};
+use crate::lock::lock;
+use crate::model::{Checkpoint, Plan};
+use crate::run::{Network, Runner, Scheduling};
+use crate::stages::{Layers, Pipeline};
+
+/// A model that runs as a pipeline.
+///
+/// It starts in training mode. The fields marked `#[not_a_layer]` are readable through it.
+pub struct Pipe<M: Pipeline> {
+    pub(super) runner: Runner,
+    pub(super) plain: M::Plain,
+}
+
+impl<M: Pipeline> Pipe<M> {
+    /// What runs where.
+    pub const PLAN: Plan = M::PLAN;
+
+    /// Runs a mini-batch through the stages, micro-batch by micro-batch, and gives the joined output.
+    ///
+    /// It is transparent: the output carries autograd as the plain model's would, and `backward()` on anything made from
+    /// it runs the pipelined backward. Where no gradient can be asked for (under [`tch::no_grad`], or with nothing that requires one), nothing is
+    /// kept.
+    ///
+    /// # Errors
+    ///
+    /// If the inputs cannot be split or the outputs cannot be joined, or a layer fails: then the first
+    /// [`Failure`](crate::Failure) in the schedule's order. Parameters, gradients and statistics are as before, and the pipeline can be used
+    /// again.
+    pub fn forward(&mut self, inputs: impl IntoFlow<M::Input>) -> Result<M::Output> {
+        let mut forwarded = self.runner.forward(&Parcel::of(inputs.into_flow()))?;
+        let joined = M::Output::join(Parcel::open_all(forwarded.take_outputs()), &forwarded.shape);
+        forwarded.end(joined.is_ok())?;
+        joined
+    }
+
+    pub(super) fn network(&self) -> &Arc<Network> {
+        &self.runner.network
+    }
+
+    /// Training mode: dropout is on, batch norm uses the batch's statistics and updates the running ones, checkpointing applies.
+    pub fn train(&mut self) {
+        self.runner.training = true;
+    }
+
+    /// Evaluation mode.
+    pub fn eval(&mut self) {
+        self.runner.training = false;
+    }
+
+    /// Whether the pipeline is in training mode.
+    pub fn is_training(&self) -> bool {
+        self.runner.training
+    }
+
+    /// The greatest number of micro-batches into which a mini-batch is split.
+    pub fn chunks(&self) -> usize {
+        self.runner.chunks
+    }
+
+    /// The order of training steps.
+    pub fn schedule(&self) -> &Scheduling {
+        &self.network().scheduling
+    }
+
+    /// Which micro-batches are checkpointed.
+    pub fn checkpoint(&self) -> Checkpoint {
+        self.network().checkpoint
+    }
+
+    /// The model, whole again. Graphs of earlier calls that would have to recompute a stage fail from now on.
+    pub fn into_inner(self) -> M {
+        let stages = self.network().stages.iter().map(|slot| lock(&slot.body).take());
+        let stages = stages.collect::<Option<Vec<_>>>().expect("only this handle takes the stages out");
+        M::assemble(&mut Layers::new(stages), self.plain)
+    }
+}
+
+impl<M: Pipeline> Deref for Pipe<M> {
+    type Target = M::Plain;
+
+    fn deref(&self) -> &M::Plain {
+        &self.plain
+    }
+}
+
+impl<M: Pipeline> std::fmt::Debug for Pipe<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pipe")
+            .field("model", &M::PLAN.name)
+            .field("stages", &M::PLAN.stages.len())
+            .field("chunks", &self.chunks())
+            .field("checkpoint", &self.checkpoint())
+            .field("training", &self.is_training())
+            .finish_non_exhaustive()
+    }
+}

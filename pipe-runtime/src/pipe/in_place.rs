@@ -1,0 +1,91 @@
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::error::{Failure, Phase, Result};
+use crate::flow::{Flow, IntoFlow, Parcel, Scattered, scatter};
+use crate::model::{Context, Layer, Model, Pass, unique};
+use crate::quiet::Quiet;
+use crate::run::{check_chunks, check_threads};
+use crate::threads::IntraOpThreads;
+use crate::torch::{Draw, Modes, RandomStreams, grad_enabled, panic_message};
+
+/// The run that every pipelined run is compared with: the same layers one after the other on one device and one thread, with the same
+/// micro-batches, order and random streams, and libtorch's own backward.
+#[derive(Debug)]
+pub struct InPlace<'m, M> {
+    model: &'m M,
+    chunks: Option<usize>,
+    training: bool,
+    intra_op_threads: Option<usize>,
+}
+
+impl<'m, M: Model> InPlace<'m, M> {
+    #[doc(hidden)]
+    pub fn new(model: &'m M) -> Self {
+        Self { model, chunks: None, training: true, intra_op_threads: None }
+    }
+
+    /// Into how many micro-batches a mini-batch is split, at most. 1 if neither set nor annotated.
+    pub fn chunks(mut self, chunks: usize) -> Self {
+        self.chunks = Some(chunks);
+        self
+    }
+
+    /// Training or evaluation mode; training if not set.
+    pub fn training(mut self, training: bool) -> Self {
+        self.training = training;
+        self
+    }
+
+    /// How many threads libtorch uses inside one operator of the forward; the caller's if not set. The backward is libtorch's own and always
+    /// uses the caller's.
+    pub fn intra_op_threads(mut self, threads: usize) -> Self {
+        self.intra_op_threads = Some(threads);
+        self
+    }
+
+    /// Runs a mini-batch, micro-batch by micro-batch, and gives the joined output.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pipe::forward`](crate::Pipe::forward), but for running statistics, which stay as the failed layer left them.
+    pub fn forward(self, inputs: impl IntoFlow<M::Input>) -> Result<M::Output>
+    where
+        M: Layer<M::Input, Out = M::Output>,
+    {
+        let chunks = self.chunks.or(M::DEFAULTS.chunks).unwrap_or(1);
+        check_chunks(chunks)?;
+        check_threads(self.intra_op_threads)?;
+        let Scattered { micro_batches, shape, mut sources } =
+            scatter(&Parcel::of(inputs.into_flow()), chunks, grad_enabled())?;
+        let (seed, call) = (Draw::new()?.seed, unique());
+        let _modes = Modes::capture()?.enter()?;
+        let _threads = IntraOpThreads::choose(self.intra_op_threads, 1).enter();
+
+        let run = |(index, parcel): (usize, Parcel)| {
+            let cx = Context::new(Pass {
+                training: self.training,
+                recomputing: false,
+                stage: 0,
+                micro_batch: index,
+                micro_batches: shape.rows().len(),
+                call_seed: seed,
+                call,
+                will_be_recomputed: false,
+            });
+            let _quiet = Quiet::enter();
+            let outcome = catch_unwind(AssertUnwindSafe(|| {
+                let _streams = RandomStreams::enter()?;
+                Ok(self.model.forward(parcel.open(), &cx))
+            }));
+            outcome.unwrap_or_else(|panic| {
+                let cause = panic_message(panic.as_ref());
+                let layer = cx.path();
+                Err(Failure { phase: Phase::Forward, stage: 0, layer, micro_batch: index, cause }.into())
+            })
+        };
+        let parts = micro_batches.into_iter().enumerate().map(run).collect::<Result<Vec<_>>>();
+        sources.note_changes()?;
+        let parts = parts?;
+        M::Output::join(parts, &shape)
+    }
+}

@@ -1,0 +1,16 @@
+//! What generated code calls. Not for users: it changes without notice.
+
+pub use crate::error::Result;
+pub use crate::flow::{Flow, IntoFlow, MiniBatch, Packer, Unpacker};
+pub use crate::model::{
+    Checkpoint, Context, Defaults, Devices, Layer, LayerPlan, Model, Plan, Repeated, SkipPlan, Split, StagePlan, Vars,
+    gather_parts, lend, run, run_each, spread, sub_paths, sub_paths_vec,
+};
+pub use crate::pipe::{InPlace, PipeBuilder};
+pub use crate::stages::{
+    Graph, Io, Layers, Nested, NestedByDefault, Pipeline, Port, keep, movable, movable_part, nests, output, with_skips,
+};
+pub use pipe_macros::__Pipeline;
+pub use pipe_schedule::Method;
+pub use tch::Tensor;
+pub use tch::nn::Path;

@@ -1,0 +1,194 @@
+use std::any::Any;
+use std::sync::{Arc, Mutex};
+
+use pipe_engine::Job;
+use pipe_schedule::{Action, Kind, Order};
+use tch::Tensor;
+
+use super::forward::Call;
+use super::{Table, step};
+use crate::error::{Error, Failure, Phase, Result};
+use crate::lock::lock;
+use crate::run::streams::Direction;
+use crate::stages::Recorded;
+use crate::torch::{Event, Modes, Sums, TorchError};
+
+/// A gradient of one tensor of a parcel, with the tensor's position in it.
+pub(super) type Slot = (usize, Tensor);
+
+/// The pipelined backward of a call.
+pub(super) struct BackwardRun {
+    call: Arc<Call>,
+    order: Arc<Order>,
+    keep_graph: bool,
+    /// The last micro-batch comes first, as in one backward through all of them.
+    joined: bool,
+    /// The modes of the thread that asked for the backward.
+    modes: Modes,
+    /// By port and micro-batch: the gradients of what went through, on their way back.
+    pub(super) gradients: Table<Vec<Slot>>,
+    /// By port and micro-batch: what marks the end of the work that makes them, if that is an accelerator's.
+    pub(super) ready: Table<Option<Arc<Event>>>,
+    /// By stage.
+    sums: Vec<Mutex<StageSums>>,
+}
+
+/// What the micro-batches' gradients of a stage's parameters add up to.
+struct StageSums {
+    sums: Option<Sums>,
+    /// How many micro-batches are still to be added.
+    left: usize,
+}
+
+impl BackwardRun {
+    /// Over the steps of `order`, which may also hold steps that are not the backward's.
+    pub(super) fn new(call: Arc<Call>, order: Arc<Order>, keep_graph: bool) -> Result<Self> {
+        let mut backwards = order.steps.iter().map(|step| step.action).filter(|action| action.kind.is_backward());
+        Ok(Self {
+            joined: backwards.next().is_some_and(|first| first.micro_batch + 1 == call.micro_batches),
+            order,
+            gradients: Table::new(call.network.routes.len(), call.micro_batches),
+            ready: Table::new(call.network.routes.len(), call.micro_batches),
+            sums: call
+                .network
+                .stages
+                .iter()
+                .map(|_| Mutex::new(StageSums { sums: None, left: call.micro_batches }))
+                .collect(),
+            modes: Modes::capture()?,
+            call,
+            keep_graph,
+        })
+    }
+
+    /// The parameters' gradients, summed over micro-batches within each stage and then over stages, the last one first.
+    pub(super) fn take_sums(&self) -> Result<Sums> {
+        let mut total = Sums::new(self.joined)?;
+        for stage in self.sums.iter().rev() {
+            if let Some(sums) = lock(stage).sums.take() {
+                sums.used_here()?;
+                total.merge(sums)?;
+            }
+        }
+        Ok(total)
+    }
+
+    /// One of the three kinds of backward.
+    pub(super) fn perform_backward(&self, action: Action) -> Result<(), Failure> {
+        let cx = self.call.context(action, false);
+        step(Phase::Backward, &cx, || {
+            let _stream = self.call.network.streams.enter(action.stage).map_err(|error| error.to_string())?;
+            let state = self.call.state_after(action.stage, action.micro_batch);
+            let _state = state.map_err(|error| error.to_string())?;
+            match action.kind {
+                Kind::BackwardWeight => self.backward_weight(action),
+                _ => self.backward(action),
+            }
+        })
+    }
+
+    fn backward(&self, action: Action) -> Result<(), String> {
+        let Action { kind, stage, micro_batch } = action;
+        let taken = self.call.held.at(stage, micro_batch).recorded.take();
+        let mut recorded = taken.ok_or("its state was freed by an earlier backward")?;
+        let again = self.keep_graph && self.call.held.at(stage, micro_batch).start.is_none();
+        let seeds = self.seeds(action, &recorded)?;
+        let found = match kind {
+            Kind::BackwardInput => {
+                self.with_sums(action, |sums, _| recorded.graph.backward_input(&seeds, &self.call.parameters, sums))
+            }
+            _ => {
+                let keep = self.keep_graph;
+                self.with_sums(action, |sums, last| {
+                    recorded.graph.backward(&seeds, keep, &self.call.parameters, sums, last)
+                })
+            }
+        };
+        let found = match found {
+            Ok(found) => found,
+            Err(error) => {
+                if again {
+                    self.call.held.at(stage, micro_batch).recorded = Some(recorded);
+                }
+                return Err(error.to_string());
+            }
+        };
+        let ready = self.call.network.streams.mark(stage).map_err(|error| error.to_string())?;
+        for (&(port, position), gradient) in recorded.received.iter().zip(found) {
+            if let Some(gradient) = gradient {
+                self.ready.at(port, micro_batch).clone_from(&ready);
+                self.gradients.at(port, micro_batch).push((position, gradient));
+            }
+        }
+        // A recomputed graph is made anew for each backward; that of a split backward has its second half to come.
+        if again || kind == Kind::BackwardInput {
+            self.call.held.at(stage, micro_batch).recorded = Some(recorded);
+        } else {
+            self.call.has_gone_backward(stage, micro_batch);
+        }
+        Ok(())
+    }
+
+    fn backward_weight(&self, action: Action) -> Result<(), String> {
+        let Action { stage, micro_batch, .. } = action;
+        let taken = self.call.held.at(stage, micro_batch).recorded.take();
+        let mut recorded = taken.ok_or("the backward for its inputs has not run")?;
+        self.with_sums(action, |sums, last| recorded.graph.backward_weight(&self.call.parameters, sums, last))
+            .map_err(|error| error.to_string())?;
+        self.call.has_gone_backward(stage, micro_batch);
+        Ok(())
+    }
+
+    /// The gradients that have arrived for the graph's roots, on its device.
+    fn seeds(&self, action: Action, recorded: &Recorded) -> Result<Vec<Option<Tensor>>, String> {
+        let mut seeds = Vec::with_capacity(recorded.roots.len());
+        for &(port, position) in &recorded.roots {
+            let mut arrived = self.gradients.at(port, action.micro_batch);
+            let index = arrived.iter().position(|(at, _)| *at == position);
+            let mut gradient = index.map(|index| arrived.swap_remove(index).1);
+            let ready = self.ready.at(port, action.micro_batch);
+            let way = (port, Direction::Back);
+            let arrived = self.call.network.streams.arrive(action.stage, way, ready.as_deref(), gradient.iter_mut());
+            arrived.map_err(|error| error.to_string())?;
+            seeds.push(gradient);
+        }
+        Ok(seeds)
+    }
+
+    /// Hands `body` the sums of the stage, and whether this is the last step that adds to them.
+    pub(super) fn with_sums<T>(
+        &self,
+        action: Action,
+        body: impl FnOnce(&mut Sums, bool) -> Result<T, TorchError>,
+    ) -> Result<T, TorchError> {
+        let mut stage = lock(&self.sums[action.stage]);
+        let StageSums { sums, left } = &mut *stage;
+        if matches!(action.kind, Kind::Backward | Kind::BackwardWeight) {
+            *left -= 1;
+        }
+        if sums.is_none() {
+            *sums = Some(Sums::new(self.joined)?);
+        }
+        body(sums.as_mut().expect("made above"), *left == 0)
+    }
+}
+
+impl Job for BackwardRun {
+    type Error = Error;
+
+    fn order(&self) -> &Order {
+        &self.order
+    }
+
+    fn perform(&self, action: Action) -> Result<()> {
+        match action.kind {
+            Kind::Recompute => self.call.recompute(action, self.keep_graph)?,
+            _ => self.perform_backward(action)?,
+        }
+        Ok(())
+    }
+
+    fn enter(&self) -> Result<Box<dyn Any>> {
+        Ok(Box::new((self.modes.enter()?, self.call.network.threads.enter())))
+    }
+}

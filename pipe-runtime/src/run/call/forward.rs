@@ -1,0 +1,418 @@
+use std::any::Any;
+use std::sync::{Arc, Mutex};
+
+use pipe_engine::Job;
+use pipe_schedule::{Action, Kind, Order};
+
+use super::gauge::Gauge;
+use super::{Table, step};
+use crate::error::{Error, Failure, Phase, Result};
+use crate::flow::{Item, Parcel};
+use crate::lock::{give_up, lock};
+use crate::model::{Cells, Context, FirstPass, History, Next, Pass, Rewound, unique};
+use crate::run::network::{Network, StageSlot};
+use crate::stages::{Io, Recorded, Sent};
+use crate::torch::{Draw, GradMode, Modes, Parameters, RandomStreams, digest, grad_enabled};
+
+/// One call: what flows between its stages, and what each stage keeps for the backward.
+pub(crate) struct Call {
+    pub(super) network: Arc<Network>,
+    pub(super) micro_batches: usize,
+    training: bool,
+    /// Whether gradients are wanted at all.
+    pub(super) gradients: bool,
+    /// Whether the caller's grad mode is on: where nothing is recorded, layers may still differentiate inside.
+    grad_mode: bool,
+    /// Tells it from all other calls.
+    id: u64,
+    /// The number that the random streams come from.
+    draw: Draw,
+    /// The caller's modes at the time of the call; a recomputation runs under them too.
+    modes: Modes,
+    pub(super) parameters: Arc<Parameters>,
+    /// Whether to note which variables the stages use.
+    notes_uses: bool,
+    /// By stage and micro-batch: whether its backward makes its graph anew.
+    recomputed: Vec<bool>,
+    /// By port and micro-batch: what was sent and not received yet.
+    pub(super) in_transit: Table<Option<Parcel>>,
+    /// By stage and micro-batch.
+    pub(super) held: Table<Held>,
+    /// By stage: what its layers have changed.
+    pub(super) histories: Vec<Mutex<History>>,
+    /// What layers carry from one micro-batch to the next.
+    cells: Arc<Cells>,
+    /// By port: how many values lie between the two stages.
+    pub(super) transit: Vec<Gauge>,
+    /// By stage: of how many micro-batches something is kept for the backward.
+    pub(super) kept: Vec<Gauge>,
+}
+
+/// What a call is made with.
+pub(crate) struct Given {
+    /// The micro-batches, at the first stage.
+    pub(crate) inputs: Vec<Parcel>,
+    pub(crate) training: bool,
+    /// Whether what the backward needs will be kept.
+    pub(crate) gradients: bool,
+    /// What is trained.
+    pub(crate) parameters: Arc<Parameters>,
+}
+
+/// The forward of a call alone.
+struct ForwardRun {
+    call: Arc<Call>,
+    order: Arc<Order>,
+}
+
+impl Job for ForwardRun {
+    type Error = Error;
+
+    fn order(&self) -> &Order {
+        &self.order
+    }
+
+    fn perform(&self, action: Action) -> Result<()> {
+        Ok(self.call.forward(action)?)
+    }
+
+    fn undo(&self) -> Result<()> {
+        self.call.undo()
+    }
+
+    fn enter(&self) -> Result<Box<dyn Any>> {
+        self.call.enter()
+    }
+}
+
+/// What a stage keeps of a micro-batch for its backward.
+#[derive(Default)]
+pub(super) struct Held {
+    /// The graph, of the forward or of a recomputation.
+    pub(super) recorded: Option<Recorded>,
+    /// What its recomputation starts from, if it has one.
+    pub(super) start: Option<Start>,
+}
+
+/// What a recomputation starts from, and what it must lead to.
+pub(super) struct Start {
+    inputs: Vec<Kept>,
+    sent: Vec<Fingerprint>,
+}
+
+/// A received value, kept for the recomputation.
+struct Kept {
+    port: usize,
+    parcel: Parcel,
+}
+
+/// What tells a sent tensor from another one: its port, whether it has a gradient, and its bits
+/// (of the CPU's).
+type Fingerprint = (usize, bool, Option<u64>);
+
+impl Call {
+    /// A call whose micro-batches are recomputed where `order` says so.
+    pub(super) fn new(network: &Arc<Network>, given: Given, order: &Order) -> Result<Self> {
+        let Given { inputs, training, gradients, parameters } = given;
+        parameters.none_is_forgotten()?;
+        network.state.refresh()?;
+        let (stages, micro_batches) = (network.stages.len(), inputs.len());
+        let gauges = |count: usize| std::iter::repeat_with(Gauge::default).take(count).collect();
+        let mut recomputed = vec![false; stages * micro_batches];
+        for Action { stage, micro_batch, .. } in
+            order.steps.iter().map(|step| step.action).filter(|action| action.kind == Kind::Recompute)
+        {
+            recomputed[stage * micro_batches + micro_batch] = gradients;
+        }
+        let call = Self {
+            micro_batches,
+            training,
+            gradients,
+            grad_mode: grad_enabled(),
+            id: unique(),
+            draw: Draw::new()?,
+            modes: Modes::capture()?,
+            parameters,
+            notes_uses: network.state.notes_uses(training),
+            recomputed,
+            in_transit: Table::new(network.routes.len(), micro_batches),
+            held: Table::new(stages, micro_batches),
+            histories: network.stages.iter().map(|_| Mutex::default()).collect(),
+            cells: Arc::default(),
+            transit: gauges(network.routes.len()),
+            kept: gauges(stages),
+            network: Arc::clone(network),
+        };
+        let (input, _) = network.ends();
+        for (micro_batch, parcel) in inputs.into_iter().enumerate() {
+            *call.in_transit.at(input, micro_batch) = Some(parcel);
+        }
+        Ok(call)
+    }
+
+    /// Runs the micro-batches forward through all stages, and gives those of the output.
+    pub(crate) fn run(network: &Arc<Network>, given: Given) -> Result<(Arc<Self>, Vec<Parcel>)> {
+        let orders = network.orders(given.inputs.len(), given.training && given.gradients)?;
+        let call = Arc::new(Self::new(network, given, &orders.backward)?);
+        let order = Arc::clone(&orders.forward);
+        let ran = call.run_job(Arc::new(ForwardRun { call: Arc::clone(&call), order }), None);
+        ran.and_then(|()| call.check_accelerators(&[]))
+            .and_then(|()| call.take_outputs())
+            .map(|outputs| (Arc::clone(&call), outputs))
+            .or_else(|error| {
+                call.undo()?;
+                Err(error)
+            })
+    }
+
+    /// What the last stage gave, micro-batch by micro-batch.
+    pub(super) fn take_outputs(&self) -> Result<Vec<Parcel>> {
+        let (_, output) = self.network.ends();
+        let parts = (0..self.micro_batches).map(|micro_batch| self.in_transit.take(output, micro_batch));
+        let parts: Option<Vec<Parcel>> = parts.collect();
+        let parts = parts.ok_or_else(|| Error::Output("a stage sent no output".into()))?;
+        self.network.streams.used_here(parts.iter().flat_map(|parcel| &parcel.items).map(|item| &item.tensor))?;
+        Ok(parts)
+    }
+
+    /// Whether the backward of this micro-batch in this stage makes its graph anew.
+    pub(super) fn recomputes(&self, stage: usize, micro_batch: usize) -> bool {
+        self.recomputed[stage * self.micro_batches + micro_batch]
+    }
+
+    pub(super) fn is_training(&self) -> bool {
+        self.training
+    }
+
+    /// Whether any micro-batch is recomputed.
+    pub(super) fn recomputes_some(&self) -> bool {
+        self.recomputed.contains(&true)
+    }
+
+    pub(super) fn context(&self, action: Action, recomputing: bool) -> Context {
+        Context::new(Pass {
+            training: self.training,
+            recomputing,
+            stage: action.stage,
+            micro_batch: action.micro_batch,
+            micro_batches: self.micro_batches,
+            call_seed: self.draw.seed,
+            call: self.id,
+            will_be_recomputed: !recomputing && self.recomputes(action.stage, action.micro_batch),
+        })
+        .noting(Arc::clone(&self.cells))
+    }
+
+    /// The first pass of one micro-batch through one stage.
+    pub(super) fn forward(&self, action: Action) -> Result<(), Failure> {
+        let cx = self.context(action, false);
+        step(Phase::Forward, &cx, || self.first_pass(action, &cx))
+    }
+
+    /// Where gradients are wanted, its graph is recorded also if it will be recomputed, and then
+    /// dropped: libtorch's operators may take another way without a graph, and what will be
+    /// differentiated must be what was computed. It holds no more than the recomputation will.
+    fn first_pass(&self, action: Action, cx: &Context) -> Result<(), String> {
+        let Action { stage, micro_batch, .. } = action;
+        let slot = &self.network.stages[stage];
+        let recomputes = self.recomputes(stage, micro_batch);
+        let _stream = self.network.streams.enter(stage).map_err(|error| error.to_string())?;
+        let mut inputs = Vec::new();
+        let mut receive = |port: usize| {
+            let parcel = self.in_transit.take(port, micro_batch).expect("a value is sent before it is received");
+            self.transit[port].fall();
+            let parcel = self.arrive(stage, port, parcel);
+            if recomputes {
+                inputs.push(Kept { port, parcel: parcel.share() });
+            }
+            parcel
+        };
+        let recording = match self.gradients {
+            true => Recording::Graph,
+            // There is nothing to record, but a layer may differentiate inside as far as the caller's mode lets it.
+            false if self.grad_mode => Recording::LayersOwn,
+            false => Recording::Nothing,
+        };
+        let pass = self.watch(stage).map_err(|error| error.to_string())?;
+        let (sent, recorded) = run_stage(slot, cx, &mut receive, recording)?;
+        // A stage without a gradient to come back has nothing to recompute.
+        let goes_backward = recorded.as_ref().is_some_and(|recorded| !recorded.roots.is_empty());
+        let next = match (goes_backward, recomputes) {
+            (false, _) => Next::Nothing,
+            (true, false) => Next::Backward,
+            (true, true) => Next::Recomputation,
+        };
+        self.end_pass(pass, micro_batch, next)?;
+
+        let mut held = Held { recorded, start: None };
+        if next == Next::Recomputation {
+            held = Held { recorded: None, start: Some(Start { inputs, sent: fingerprints(&sent)? }) };
+        }
+        let ready = self.network.streams.mark(stage).map_err(|error| error.to_string())?;
+        for (port, mut parcel) in sent {
+            parcel.ready.clone_from(&ready);
+            *self.in_transit.at(port, micro_batch) = Some(parcel);
+            self.transit[port].rise();
+        }
+        if self.gradients {
+            self.kept[stage].rise();
+        }
+        *self.held.at(stage, micro_batch) = held;
+        Ok(())
+    }
+
+    /// Watches what a first pass of the stage changes, from now on.
+    pub(super) fn watch(&self, stage: usize) -> Result<FirstPass<'_>> {
+        Ok(FirstPass::start(&self.network.state, &self.histories[stage], stage, self.notes_uses)?)
+    }
+
+    /// The first pass has succeeded.
+    pub(super) fn end_pass(&self, pass: FirstPass<'_>, micro_batch: usize, next: Next) -> Result<(), String> {
+        let must_be_finite = self.training && !self.network.allow_non_finite;
+        pass.finish(&self.network.state, micro_batch, next, must_be_finite)
+    }
+
+    /// The stage's state as the micro-batch's first pass left it, if a later one has changed it,
+    /// until the guard is dropped.
+    pub(super) fn state_after(&self, stage: usize, micro_batch: usize) -> Result<Option<Rewound>> {
+        Rewound::after(&self.network.state, &self.histories[stage], stage, micro_batch)
+    }
+
+    /// The micro-batch has gone backward through the stage for the last time.
+    pub(super) fn has_gone_backward(&self, stage: usize, micro_batch: usize) {
+        self.kept[stage].fall();
+        lock(&self.histories[stage]).has_gone_backward(micro_batch);
+    }
+
+    /// The second pass of a checkpointed micro-batch, which leaves the graph for its backward. With `keep`, a third one can follow.
+    pub(super) fn recompute(&self, action: Action, keep: bool) -> Result<(), Failure> {
+        let cx = self.context(action, true);
+        step(Phase::Recomputation, &cx, || self.second_pass(action, &cx, keep))
+    }
+
+    fn second_pass(&self, action: Action, cx: &Context, keep: bool) -> Result<(), String> {
+        let Action { stage, micro_batch, .. } = action;
+        let _modes = self.modes.enter().map_err(|error| error.to_string())?;
+        let _stream = self.network.streams.enter(stage).map_err(|error| error.to_string())?;
+        let start = {
+            let mut held = self.held.at(stage, micro_batch);
+            if held.start.is_none() && held.recorded.is_some() {
+                return Ok(());
+            }
+            let start = if keep { held.start.as_ref().map(Start::share) } else { held.start.take() };
+            start.ok_or("its state was freed by an earlier backward")?
+        };
+        let mut inputs = start.inputs.into_iter();
+        let mut receive = |port: usize| {
+            let kept = inputs.next().expect("a recomputation receives what the first pass received");
+            if kept.parcel.items.iter().any(Item::is_changed) {
+                give_up(
+                    "an input of the stage was modified by an in-place operation after its first pass, so the stage cannot be \
+                     recomputed: let its first layer work on a copy, or use checkpoint = never",
+                );
+            }
+            assert_eq!(kept.port, port, "a recomputation receives in the order of the first pass");
+            kept.parcel
+        };
+        let history = &self.histories[stage];
+        let rewound =
+            Rewound::before(&self.network.state, history, stage, micro_batch).map_err(|error| error.to_string())?;
+        let (sent, recorded) = run_stage(&self.network.stages[stage], cx, &mut receive, Recording::Graph)?;
+        if fingerprints(&sent)? != start.sent {
+            return Err(
+                "the recomputation gave other values than the first pass, so the gradient would be that of another function. A layer keeps state in a cell of \
+                 its own (it belongs into a variable, or into a `Carried` cell), draws random numbers that are not torch's, or was changed meanwhile; or \
+                 use checkpoint = never"
+                    .into(),
+            );
+        }
+        if !keep {
+            rewound.finish(history, micro_batch);
+            self.cells.recomputed(self.id, stage, micro_batch);
+        }
+        self.held.at(stage, micro_batch).recorded = recorded;
+        Ok(())
+    }
+
+    /// The steps of the call's backward, where that is asked for later.
+    pub(super) fn backward_order(&self) -> Result<Arc<Order>> {
+        Ok(Arc::clone(&self.network.orders(self.micro_batches, self.training)?.backward))
+    }
+
+    /// Prepares a thread for the call's forward.
+    pub(super) fn enter(&self) -> Result<Box<dyn Any>> {
+        Ok(Box::new((self.modes.enter()?, self.network.threads.enter())))
+    }
+
+    /// After the call has succeeded as a whole: there is nothing to put back any more.
+    pub(crate) fn keep(&self) {
+        for history in &self.histories {
+            lock(history).keep();
+        }
+        if self.notes_uses {
+            self.network.state.have_been_noted(self.training);
+        }
+    }
+
+    /// After a failure, also of what follows the call: every variable that layers have changed is
+    /// as it was before the call, and so is the caller's random generator.
+    pub(crate) fn undo(&self) -> Result<()> {
+        for (stage, history) in self.histories.iter().enumerate() {
+            let _stream = self.network.streams.enter(stage)?;
+            lock(history).undo(&*self.network.state.variables(stage)?)?;
+        }
+        self.cells.undo(self.id);
+        self.draw.undo()?;
+        Ok(self.network.streams.join()?)
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.cells.forget(self.id);
+    }
+}
+
+/// What autograd does while a stage runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Recording {
+    /// Nothing.
+    Nothing,
+    /// What layers ask for inside; the stage has no graph.
+    LayersOwn,
+    /// The stage's graph.
+    Graph,
+}
+
+/// Runs a stage on one micro-batch: on its random streams, recording its graph or nothing at all.
+fn run_stage(
+    slot: &StageSlot,
+    cx: &Context,
+    receive: &mut dyn FnMut(usize) -> Parcel,
+    recording: Recording,
+) -> Result<(Vec<Sent>, Option<Recorded>), String> {
+    let body = lock(&slot.body);
+    let body = body.as_ref().ok_or("the model was taken out of the pipeline")?;
+    let _grad = GradMode::set(recording != Recording::Nothing);
+    let mut io = Io::new(receive, (recording == Recording::Graph).then(|| cx.stage()));
+    {
+        let _streams = RandomStreams::enter().map_err(|error| error.to_string())?;
+        body.run(&mut io, cx);
+    }
+    Ok(io.finish())
+}
+
+impl Start {
+    fn share(&self) -> Self {
+        let share = |kept: &Kept| Kept { port: kept.port, parcel: kept.parcel.share() };
+        Self { inputs: self.inputs.iter().map(share).collect(), sent: self.sent.clone() }
+    }
+}
+
+fn fingerprints(sent: &[Sent]) -> Result<Vec<Fingerprint>, String> {
+    let of = |(port, item): (usize, &Item)| {
+        let bits = digest(&item.tensor).map_err(|error| error.to_string())?;
+        Ok((port, item.needs_gradient, bits))
+    };
+    sent.iter().flat_map(|(port, parcel)| parcel.items.iter().map(move |item| (*port, item))).map(of).collect()
+}

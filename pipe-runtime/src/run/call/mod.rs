@@ -1,0 +1,56 @@
+//! One call of a pipeline: what its forward leaves behind, and the backward that uses it.
+
+mod accelerators;
+mod arrive;
+mod backward;
+mod forward;
+mod gauge;
+mod node;
+mod traced;
+mod train;
+
+pub(crate) use accelerators::loss_is_not_finite;
+pub(crate) use forward::{Call, Given};
+pub(crate) use node::attach_node;
+pub(crate) use train::{Loss, TrainRun};
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, MutexGuard};
+
+use crate::error::{Failure, Phase};
+use crate::lock::lock;
+use crate::model::Context;
+use crate::quiet::Quiet;
+use crate::torch::{panic_message, without_stack};
+
+/// One cell per (row, micro-batch): ports and stages have their own each.
+struct Table<T> {
+    cells: Vec<Mutex<T>>,
+    micro_batches: usize,
+}
+
+impl<T: Default> Table<T> {
+    fn new(rows: usize, micro_batches: usize) -> Self {
+        let cells = std::iter::repeat_with(Mutex::default).take(rows * micro_batches).collect();
+        Self { cells, micro_batches }
+    }
+
+    fn at(&self, row: usize, micro_batch: usize) -> MutexGuard<'_, T> {
+        lock(&self.cells[row * self.micro_batches + micro_batch])
+    }
+
+    fn take(&self, row: usize, micro_batch: usize) -> T {
+        std::mem::take(&mut *self.at(row, micro_batch))
+    }
+}
+
+/// Runs one step; panics and errors in it become a [`Failure`] that says where.
+fn step(phase: Phase, cx: &Context, body: impl FnOnce() -> Result<(), String>) -> Result<(), Failure> {
+    let _quiet = Quiet::enter();
+    let cause = match catch_unwind(AssertUnwindSafe(body)) {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(cause)) => without_stack(&cause),
+        Err(panic) => panic_message(panic.as_ref()),
+    };
+    Err(Failure { phase, stage: cx.stage(), layer: cx.path(), micro_batch: cx.micro_batch(), cause })
+}

@@ -1,0 +1,105 @@
+use std::sync::{Arc, Mutex};
+
+use pipe_schedule::Order;
+use tch::Tensor;
+
+use super::backward::BackwardRun;
+use super::forward::Call;
+use crate::error::{Error, Result};
+use crate::flow::{Parcel, Sources};
+use crate::lock::lock;
+use crate::torch::{Backward, GradMode, attach, version};
+
+/// The call as one node of the caller's graph: between the micro-batches that the caller's mini-batch was split into, with the parameters, and
+/// the micro-batches' outputs. Splitting and joining are ordinary operators of the caller's graph.
+struct CallNode {
+    call: Arc<Call>,
+    order: Arc<Order>,
+    /// The parameters and how often they had been changed in place, if something is to be recomputed with them.
+    versions: Mutex<Vec<(Tensor, u64)>>,
+    /// The caller's tensors that the micro-batches are parts of.
+    sources: Sources,
+    /// How many tensors each micro-batch of the input has: ragged ones have fewer of `Rows`.
+    inputs: Vec<usize>,
+    /// Which tensor each output is: (micro-batch, position in its parcel).
+    outputs: Vec<(usize, usize)>,
+}
+
+/// Makes the tensors of `outputs` results of one autograd node over those of `inputs` and `parameters`, whose backward is the pipelined one.
+/// `sources` are the caller's tensors that the inputs are parts of.
+pub(crate) fn attach_node(call: Arc<Call>, outputs: &mut [Parcel], inputs: &[Parcel], sources: Sources) -> Result<()> {
+    let parameters = Arc::clone(&call.parameters);
+    let positions = |(micro_batch, parcel): (usize, &Parcel)| {
+        (0..parcel.items.len()).map(move |position| (micro_batch, position)).collect::<Vec<_>>()
+    };
+    let node = CallNode {
+        order: call.backward_order()?,
+        versions: Mutex::new(match call.recomputes_some() {
+            true => parameters.tensors().iter().map(|tensor| (tensor.shallow_clone(), version(tensor))).collect(),
+            false => Vec::new(),
+        }),
+        sources,
+        inputs: inputs.iter().map(|parcel| parcel.items.len()).collect(),
+        outputs: outputs.iter().enumerate().flat_map(positions).collect(),
+        call,
+    };
+    for item in outputs.iter_mut().flat_map(|parcel| &mut parcel.items) {
+        // The tensor may be in the caller's hands already (an input that passed through): history goes on a handle of its own.
+        item.tensor = item.tensor.f_detach()?;
+    }
+    let results = outputs.iter().flat_map(|parcel| &parcel.items);
+    let differentiable: Vec<_> = results.clone().map(|item| item.needs_gradient).collect();
+    let results: Vec<_> = results.map(|item| &item.tensor).collect();
+    // In place, the last micro-batch's gradient of what all of them share arrives first; libtorch adds them in the order of the inputs.
+    let inputs = inputs.iter().rev().flat_map(|parcel| &parcel.items).map(|item| &item.tensor);
+    let inputs: Vec<_> = inputs.chain(parameters.tensors()).collect();
+    attach(&results, &differentiable, &inputs, Box::new(node))?;
+    Ok(())
+}
+
+impl Backward for CallNode {
+    fn backward(&self, gradients: Vec<Option<Tensor>>, keep_graph: bool) -> Result<Vec<Option<Tensor>>, String> {
+        self.run(gradients, keep_graph).map_err(|error| error.to_string())
+    }
+
+    fn arity(&self) -> (usize, usize) {
+        (self.outputs.len(), self.inputs.iter().sum::<usize>() + self.call.parameters.tensors().len())
+    }
+}
+
+impl CallNode {
+    fn run(&self, gradients: Vec<Option<Tensor>>, keep_graph: bool) -> Result<Vec<Option<Tensor>>> {
+        let _constant = GradMode::set(false);
+        if lock(&self.versions).iter().any(|(tensor, then)| version(tensor) != *then) {
+            return Err(Error::Setting(
+                "a parameter was modified by an in-place operation between the forward and its backward, which would recompute with it"
+                    .into(),
+            ));
+        }
+        self.sources.tell_parts()?;
+        let network = &self.call.network;
+        let (input, output) = network.ends();
+        let (call, order) = (Arc::clone(&self.call), Arc::clone(&self.order));
+        let run = Arc::new(BackwardRun::new(call, order, keep_graph)?);
+        for (gradient, &(micro_batch, position)) in gradients.into_iter().zip(&self.outputs) {
+            run.gradients.at(output, micro_batch).extend(gradient.map(|gradient| (position, gradient)));
+        }
+        self.call.run_job(run.clone(), None)?;
+        self.call.parameters.none_is_forgotten()?;
+
+        let mut results = Vec::with_capacity(self.arity().1);
+        for micro_batch in (0..self.call.micro_batches).rev() {
+            let mut arrived = run.gradients.at(input, micro_batch);
+            for position in 0..self.inputs[micro_batch] {
+                let index = arrived.iter().position(|(at, _)| *at == position);
+                results.push(index.map(|index| arrived.swap_remove(index).1));
+            }
+        }
+        network.streams.used_here(results.iter().flatten())?;
+        let mut sums = run.take_sums()?;
+        for index in 0..self.call.parameters.tensors().len() {
+            results.push(sums.take(index)?);
+        }
+        Ok(results)
+    }
+}

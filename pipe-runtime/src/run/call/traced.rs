@@ -1,0 +1,130 @@
+use std::any::Any;
+use std::sync::{Arc, Mutex};
+
+use pipe_engine::{Job, Local};
+use pipe_schedule::{Action, Kind, Order, TracedStep};
+use tch::Tensor;
+
+use super::forward::Call;
+use crate::error::{Error, Result};
+use crate::flow::{Item, Parcel};
+use crate::lock::lock;
+use crate::run::recorder::Recording;
+use crate::torch::{Observation, synchronize};
+
+impl Call {
+    /// Runs a job that is part of this call, and records it if the pipeline is traced.
+    pub(super) fn run_job(
+        self: &Arc<Self>,
+        job: Arc<dyn Job<Error = Error>>,
+        local: Option<Local<'_, Error>>,
+    ) -> Result<()> {
+        let _ends = self.gradients.then(|| self.parameters.install()).transpose()?;
+        let Some(recording) = self.network.recorder.current() else { return self.network.run(job, local) };
+        let traced = Arc::new(TracedJob::new(Arc::clone(self), job, recording)?);
+        match local {
+            None => self.network.run(traced.clone(), None)?,
+            Some(Local { rank, perform }) => {
+                let mut timed = |action| traced.time(action, || perform(action));
+                self.network.run(traced.clone(), Some(Local { rank, perform: &mut timed }))?;
+            }
+        }
+        traced.finish();
+        Ok(())
+    }
+}
+
+/// A job whose steps are timed.
+struct TracedJob {
+    job: Arc<dyn Job<Error = Error>>,
+    call: Arc<Call>,
+    recording: Arc<Recording>,
+    /// A tensor on each stage's device.
+    on: Vec<Mutex<Tensor>>,
+    steps: Mutex<Vec<TracedStep>>,
+}
+
+impl TracedJob {
+    fn new(call: Arc<Call>, job: Arc<dyn Job<Error = Error>>, recording: Arc<Recording>) -> Result<Self> {
+        let empty = |device| Tensor::f_empty([0], (tch::Kind::Float, device)).map(Mutex::new);
+        let on = call.network.stages.iter().map(|slot| empty(slot.device)).collect::<Result<_, _>>()?;
+        Ok(Self { steps: Mutex::new(Vec::with_capacity(job.order().steps.len())), job, call, recording, on })
+    }
+
+    fn time<T>(&self, action: Action, perform: impl FnOnce() -> T) -> T {
+        let stage = action.stage;
+        if action.kind == Kind::Forward {
+            self.note_given(action);
+        }
+        let observation = self.observe(action);
+        let start = self.now(stage);
+        let result = perform();
+        let end = self.now(stage);
+        if let Some(bytes) = observation.and_then(|observation| observation.kept(1).ok()) {
+            *lock(self.recording.activation(stage)) = Some(bytes[0]);
+        }
+        let (rank, thread) = (self.call.network.rank_of()[stage], self.recording.thread());
+        lock(&self.steps).push(TracedStep { action, rank, thread, start, end });
+        result
+    }
+
+    /// The time once the stage's device has done what it was asked for. An error of the device is for the step itself to find.
+    fn now(&self, stage: usize) -> f64 {
+        let _ = synchronize(&lock(&self.on[stage]));
+        self.recording.now()
+    }
+
+    /// What the stage is about to be given.
+    fn note_given(&self, Action { stage, micro_batch, .. }: Action) {
+        for (port, route) in self.call.network.routes.iter().enumerate() {
+            if route.to == Some(stage) {
+                self.recording.carries(port, bytes(self.call.in_transit.at(port, micro_batch).as_ref()));
+            }
+        }
+    }
+
+    /// Watches what the step allocates, if it makes a graph and no other one of its stage was watched. Where the user observes the thread already, nothing is.
+    fn observe(&self, Action { kind, stage, micro_batch }: Action) -> Option<Observation> {
+        let makes_graph = match kind {
+            Kind::Forward => self.call.gradients && !self.call.recomputes(stage, micro_batch),
+            Kind::Recompute => true,
+            _ => false,
+        };
+        if !makes_graph || lock(self.recording.activation(stage)).is_some() {
+            return None;
+        }
+        let observation = Observation::start(&lock(&self.on[stage])).ok()?;
+        observation.turn_to(Some(0));
+        Some(observation)
+    }
+
+    fn finish(&self) {
+        let steps = std::mem::take(&mut *lock(&self.steps));
+        self.recording.ran(self.job.order(), self.call.network.stages.len(), self.call.micro_batches, steps);
+    }
+}
+
+fn bytes(parcel: Option<&Parcel>) -> u64 {
+    let bytes = |item: &Item| (item.tensor.numel() * item.tensor.kind().elt_size_in_bytes()) as u64;
+    parcel.map_or(0, |parcel| parcel.items.iter().map(bytes).sum())
+}
+
+impl Job for TracedJob {
+    type Error = Error;
+
+    fn order(&self) -> &Order {
+        self.job.order()
+    }
+
+    fn perform(&self, action: Action) -> Result<()> {
+        self.time(action, || self.job.perform(action))
+    }
+
+    fn undo(&self) -> Result<()> {
+        self.job.undo()
+    }
+
+    fn enter(&self) -> Result<Box<dyn Any>> {
+        self.job.enter()
+    }
+}

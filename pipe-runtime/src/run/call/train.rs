@@ -1,0 +1,195 @@
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use pipe_engine::{Job, Local};
+use pipe_schedule::{Action, Kind, Order};
+use tch::Tensor;
+
+use super::backward::BackwardRun;
+use super::forward::{Call, Given};
+use super::step;
+use crate::error::{Error, Failure, Phase, Result};
+use crate::flow::Parcel;
+use crate::model::{Context, Next};
+use crate::run::network::Network;
+use crate::torch::{GradMode, RandomStreams, StageGraph};
+
+/// A training step: forwards and backwards in the order of any schedule.
+pub(crate) struct TrainRun {
+    call: Arc<Call>,
+    backward: BackwardRun,
+    order: Arc<Order>,
+    /// Whether the loss of some micro-batch that counts carries a gradient.
+    trains: AtomicBool,
+}
+
+/// How a step's loss is made. It runs on the calling thread, once for each micro-batch.
+pub(crate) struct Loss<'l> {
+    /// Makes one micro-batch's loss of its output.
+    pub(crate) make: &'l mut dyn FnMut(Parcel, &Context) -> Tensor,
+    /// By micro-batch: how much it counts in the mini-batch's.
+    pub(crate) weights: &'l [f64],
+    /// Whether the output is wanted after that.
+    pub(crate) keeps_output: bool,
+}
+
+/// What a training step leaves.
+pub(crate) struct Trained {
+    /// The output, micro-batch by micro-batch, as constants; nothing if it is not wanted.
+    pub(crate) outputs: Vec<Parcel>,
+    /// By stage: of how many micro-batches something was kept for the backward at once.
+    pub(crate) kept: Vec<usize>,
+    /// By port: how many values lay between its stages at once.
+    pub(crate) transit: Vec<usize>,
+    run: Arc<TrainRun>,
+}
+
+impl TrainRun {
+    /// Runs a step over the micro-batches that are given.
+    pub(crate) fn run(network: &Arc<Network>, given: Given, mut loss: Loss<'_>) -> Result<Trained> {
+        let order = network.train_order(given.inputs.len(), given.training)?;
+        let call = Arc::new(Call::new(network, given, &order)?);
+        let backward = BackwardRun::new(Arc::clone(&call), Arc::clone(&order), false)?;
+        let run = Arc::new(Self { call: Arc::clone(&call), backward, order, trains: AtomicBool::new(false) });
+
+        let last = network.stages.len() - 1;
+        let mut perform = |action: Action| {
+            run.perform_step(action)?;
+            if action.stage == last && action.kind == Kind::Forward {
+                run.make_loss(action, &mut loss)?;
+            }
+            Ok(())
+        };
+        let local = Local { rank: network.last_rank(), perform: &mut perform };
+        let ran = call.run_job(run.clone(), Some(local));
+        ran.and_then(|()| run.ended(loss.keeps_output)).or_else(|error| {
+            call.undo()?;
+            Err(error)
+        })
+    }
+
+    fn ended(self: Arc<Self>, keeps_output: bool) -> Result<Trained> {
+        let call = &self.call;
+        if !self.trains.load(Ordering::Relaxed) {
+            return Err(Error::Output(
+                "the step would train nothing: no micro-batch's loss carries a gradient. Are all variables frozen, or is the output or the loss detached, \
+                 made under `no_grad`, or made of integers (an `argmax`)?"
+                    .into(),
+            ));
+        }
+        call.parameters.none_is_forgotten()?;
+        Ok(Trained {
+            outputs: if keeps_output { call.take_outputs()? } else { Vec::new() },
+            kept: call.kept.iter().map(|gauge| gauge.peak()).collect(),
+            transit: call.transit.iter().map(|gauge| gauge.peak()).collect(),
+            run: self,
+        })
+    }
+
+    fn perform_step(&self, action: Action) -> Result<(), Failure> {
+        match action.kind {
+            Kind::Forward => self.call.forward(action),
+            Kind::Recompute => self.call.recompute(action, false),
+            _ => self.backward.perform_backward(action),
+        }
+    }
+
+    /// After the last stage's forward of a micro-batch: its loss, and right away the loss's
+    /// gradient for the output, which is all that is kept. So the user's closure runs once
+    /// whatever is recomputed, and what it changes is changed once.
+    fn make_loss(&self, action: Action, loss: &mut Loss<'_>) -> Result<(), Failure> {
+        let cx = self.call.context(action, false);
+        step(Phase::Forward, &cx, || self.loss_and_gradient(action, &cx, loss))
+    }
+
+    fn loss_and_gradient(&self, action: Action, cx: &Context, loss: &mut Loss<'_>) -> Result<(), String> {
+        let Action { stage, micro_batch, .. } = action;
+        let words = |error: crate::torch::TorchError| error.to_string();
+        let network = &self.call.network;
+        let (_, port) = network.ends();
+        let _stream = network.streams.enter(stage).map_err(words)?;
+        let parcel = self.call.in_transit.take(port, micro_batch).ok_or("the last stage sent no output")?;
+        let mut output = parcel.share();
+        if loss.keeps_output {
+            *self.call.in_transit.at(port, micro_batch) = Some(parcel);
+        }
+
+        let pass = self.call.watch(stage).map_err(|error| error.to_string())?;
+        let mut graph = StageGraph::new(stage).map_err(words)?;
+        let mut received = Vec::new();
+        for (position, item) in output.items.iter_mut().enumerate().filter(|(_, item)| item.needs_gradient) {
+            item.tensor = graph.receive(&item.tensor).map_err(words)?;
+            received.push(position);
+        }
+        let (value, carries_gradient) = {
+            let _grad = GradMode::set(true);
+            let _streams = RandomStreams::enter().map_err(words)?;
+            let value = (loss.make)(output, cx);
+            let (_, carries_gradient) = graph.send(&value).map_err(words)?;
+            graph.end().map_err(words)?;
+            (value, carries_gradient)
+        };
+        self.call.end_pass(pass, micro_batch, Next::Nothing)?;
+
+        // Without weight there is no gradient, also where the loss is not a number: a mean over
+        // nothing.
+        let weight = loss.weights[micro_batch];
+        if !carries_gradient || weight == 0. {
+            return Ok(());
+        }
+        let seed = value.detach().f_full_like(weight).map_err(|error| error.to_string())?;
+        drop(value);
+        let parameters = &self.call.parameters;
+        let found =
+            self.backward.with_sums(action, |sums, _| graph.backward(&[Some(seed)], false, parameters, sums, false));
+        let gradients = received.into_iter().zip(found.map_err(words)?);
+        let gradients: Vec<_> = gradients.filter_map(|(position, gradient)| Some((position, gradient?))).collect();
+        if !gradients.is_empty() || graph.reaches_parameters() {
+            self.trains.store(true, Ordering::Relaxed);
+        }
+        self.backward.gradients.at(port, micro_batch).extend(gradients);
+        let ready = network.streams.mark(stage).map_err(words)?;
+        self.backward.ready.at(port, micro_batch).clone_from(&ready);
+        Ok(())
+    }
+}
+
+impl Trained {
+    /// Whether all that is on accelerators is finite; `losses` are those that count.
+    pub(crate) fn check_accelerators(&self, losses: &[(usize, Tensor)]) -> Result<()> {
+        self.run.call.check_accelerators(losses)
+    }
+
+    /// Adds the gradients to the parameters' own. If the step fails as a whole after it has run, [`undo`](Self::undo) is called in its place.
+    pub(crate) fn commit(&self) -> Result<()> {
+        self.run.backward.take_sums()?.commit(&self.run.call.parameters)?;
+        self.run.call.keep();
+        Ok(())
+    }
+
+    /// Puts back what layers have changed.
+    pub(crate) fn undo(&self) -> Result<()> {
+        self.run.call.undo()
+    }
+}
+
+impl Job for TrainRun {
+    type Error = Error;
+
+    fn order(&self) -> &Order {
+        &self.order
+    }
+
+    fn perform(&self, action: Action) -> Result<()> {
+        Ok(self.perform_step(action)?)
+    }
+
+    fn undo(&self) -> Result<()> {
+        self.call.undo()
+    }
+
+    fn enter(&self) -> Result<Box<dyn Any>> {
+        self.call.enter()
+    }
+}

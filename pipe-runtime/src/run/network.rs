@@ -1,0 +1,193 @@
+use std::sync::{Arc, Mutex};
+
+use pipe_engine::{Engine, Job, Local};
+use pipe_schedule::{Illegal, Method, Order, Stuck, gpipe};
+use tch::Device;
+
+use super::recorder::Recorder;
+use super::scheduling::{Fit, Scheduling, own_ranks};
+use super::settings::Settings;
+use super::streams::Streams;
+use crate::error::{Error, Result};
+use crate::lock::lock;
+use crate::model::{Checkpoint, State};
+use crate::stages::{Route, Stage, crossings};
+use crate::threads::IntraOpThreads;
+
+/// A built pipeline: the stages, what lies between them, and the threads that run them. Outlives its handle as long as graphs
+/// of its calls wait for their backward.
+pub(crate) struct Network {
+    pub(crate) stages: Vec<StageSlot>,
+    pub(crate) routes: Vec<Route>,
+    engine: Engine<Error>,
+    pub(crate) streams: Streams,
+    /// Which rank (executor's op list) runs each stage.
+    rank_of: Vec<usize>,
+    pub(crate) checkpoint: Checkpoint,
+    /// The order of training steps.
+    pub(crate) scheduling: Scheduling,
+    pub(crate) threads: IntraOpThreads,
+    pub(crate) fuse_gradient_accumulation: bool,
+    pub(crate) allow_non_finite: bool,
+    /// The greatest number of micro-batches.
+    chunks: usize,
+    pub(crate) state: State,
+    pub(crate) recorder: Recorder,
+    orders: Mutex<Option<(OrderKey, Arc<Orders>)>>,
+    train_orders: Mutex<Option<(OrderKey, Arc<Order>)>>,
+}
+
+/// One stage on its device.
+pub(crate) struct StageSlot {
+    /// Empty once the model was taken out of the pipeline.
+    pub(crate) body: Mutex<Option<Box<dyn Stage>>>,
+    pub(crate) device: Device,
+}
+
+/// The two halves of a training step's schedule.
+pub(crate) struct Orders {
+    pub(crate) forward: Arc<Order>,
+    pub(crate) backward: Arc<Order>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct OrderKey {
+    micro_batches: usize,
+    checkpointed: bool,
+}
+
+impl Network {
+    pub(crate) fn new(
+        stages: Vec<Box<dyn Stage>>,
+        routes: Vec<Route>,
+        devices: Vec<Device>,
+        state: State,
+        settings: Settings,
+    ) -> Result<Self> {
+        let Settings {
+            checkpoint,
+            scheduling,
+            ranks,
+            chunks,
+            intra_op_threads,
+            fuse_gradient_accumulation,
+            allow_non_finite,
+        } = settings;
+        // What no mini-batch could be run with is an error now.
+        let rank_of = match &scheduling {
+            Scheduling::Method(method) => {
+                let rank_of = ranks_of(&devices, *method, ranks)?;
+                method.schedule_on(&rank_of, chunks).map_err(illegal)?;
+                rank_of
+            }
+            Scheduling::Own(schedule) => {
+                let skips: Vec<_> =
+                    crossings(&routes).filter(|crossing| crossing.is_skip).map(|skip| (skip.from, skip.to)).collect();
+                own_ranks(schedule, &Fit { devices: &devices, skips: &skips, ranks, chunks, checkpoint })?
+            }
+        };
+        let rank_device = |rank: usize| rank_of.iter().position(|&r| r == rank).map(|stage| devices[stage]);
+        let (cpu_ranks, accelerator_ranks): (Vec<_>, Vec<_>) = (0..rank_of.iter().max().map_or(0, |last| last + 1))
+            .partition(|&rank| rank_device(rank) == Some(Device::Cpu));
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = IntraOpThreads::choose(intra_op_threads, Engine::<Error>::cpu_executors(cpu_ranks.len(), cores));
+        let start = move || threads.keep();
+        let engine = IntraOpThreads::spare_caller(|| Engine::new(cpu_ranks, accelerator_ranks, cores, start))?;
+        let streams = Streams::new(&devices, &routes)?;
+        let slots = stages.into_iter().zip(devices);
+        let slots = slots.map(|(body, device)| StageSlot { body: Mutex::new(Some(body)), device });
+        Ok(Self {
+            stages: slots.collect(),
+            routes,
+            engine,
+            streams,
+            rank_of,
+            checkpoint,
+            scheduling,
+            threads,
+            fuse_gradient_accumulation,
+            allow_non_finite,
+            chunks,
+            state,
+            recorder: Recorder::default(),
+            orders: Mutex::default(),
+            train_orders: Mutex::default(),
+        })
+    }
+
+    /// Runs a job to its end, between what the caller's streams have been given before and what they will be given later. The steps of one rank may be performed by `local` on the
+    /// calling thread.
+    pub(crate) fn run(&self, job: Arc<dyn Job<Error = Error>>, local: Option<Local<'_, Error>>) -> Result<()> {
+        self.streams.fork()?;
+        let outcome = self.engine.run_with(job, local);
+        // Also after a failure: the caller frees what the stages still use.
+        let joined = self.streams.join();
+        outcome.and(joined.map_err(Error::from))
+    }
+
+    /// The order of the steps for so many micro-batches. Kept from call to call: most have the same number.
+    pub(crate) fn orders(&self, micro_batches: usize, checkpointed: bool) -> Result<Arc<Orders>> {
+        let key = OrderKey { micro_batches, checkpointed };
+        let mut kept = lock(&self.orders);
+        if let Some((_, orders)) = kept.as_ref().filter(|(kept, _)| *kept == key) {
+            return Ok(Arc::clone(orders));
+        }
+        let applies = |index| checkpointed && self.checkpoint.applies(index, micro_batches);
+        let schedule = gpipe(&self.rank_of, micro_batches, applies);
+        let orders = Arc::new(Orders {
+            forward: Arc::new(schedule.forward().order().map_err(stuck)?),
+            backward: Arc::new(schedule.backward().order().map_err(stuck)?),
+        });
+        *kept = Some((key, Arc::clone(&orders)));
+        Ok(orders)
+    }
+
+    /// The order of a whole training step.
+    pub(crate) fn train_order(&self, micro_batches: usize, checkpointed: bool) -> Result<Arc<Order>> {
+        let key = OrderKey { micro_batches, checkpointed };
+        let mut kept = lock(&self.train_orders);
+        if let Some((_, order)) = kept.as_ref().filter(|(kept, _)| *kept == key) {
+            return Ok(Arc::clone(order));
+        }
+        let applies = |index| checkpointed && self.checkpoint.applies(index, micro_batches);
+        let schedule = match &self.scheduling {
+            Scheduling::Method(method) => {
+                method.schedule_within(&self.rank_of, micro_batches, self.chunks).map_err(illegal)?
+            }
+            Scheduling::Own(schedule) => schedule.with_first(micro_batches).without_recompute(|index| !applies(index)),
+        };
+        let order = Arc::new(schedule.with_recompute(|_, index| applies(index)).order().map_err(stuck)?);
+        *kept = Some((key, Arc::clone(&order)));
+        Ok(order)
+    }
+
+    /// The rank of each stage.
+    pub(crate) fn rank_of(&self) -> &[usize] {
+        &self.rank_of
+    }
+
+    /// The rank that runs the last stage.
+    pub(crate) fn last_rank(&self) -> usize {
+        self.rank_of[self.rank_of.len() - 1]
+    }
+
+    /// The port through which the caller's input comes, and the one through which the output leaves.
+    pub(crate) fn ends(&self) -> (usize, usize) {
+        let end = |is: fn(&Route) -> bool| self.routes.iter().position(is).expect("generated code declares both ends");
+        (end(|route| route.from.is_none()), end(|route| route.to.is_none()))
+    }
+}
+
+fn illegal(error: Illegal) -> Error {
+    Error::Setting(error.to_string())
+}
+
+fn stuck(error: Stuck) -> Error {
+    Error::Setting(error.to_string())
+}
+
+/// The rank of each stage.
+fn ranks_of(devices: &[Device], method: Method, wish: Option<usize>) -> Result<Vec<usize>> {
+    let accelerators: Vec<_> = devices.iter().map(|&device| (device != Device::Cpu).then_some(device)).collect();
+    method.place(&accelerators, wish).map_err(|error| Error::Setting(error.to_string()))
+}

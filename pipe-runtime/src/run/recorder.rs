@@ -1,0 +1,116 @@
+use std::sync::{Arc, Mutex};
+use std::thread::ThreadId;
+use std::time::Instant;
+
+use pipe_schedule::{Action, Costs, Order, Run, Schedule, Skip, StageCosts, Trace, TracedStep, Transfer};
+
+use crate::error::{Error, Result};
+use crate::lock::lock;
+use crate::stages::{Crossing, Route, crossings};
+
+/// Where a pipeline's runs are recorded, while they are.
+#[derive(Default)]
+pub(crate) struct Recorder(Mutex<Option<Arc<Recording>>>);
+
+impl Recorder {
+    /// Begins anew.
+    pub(crate) fn start(&self, stages: usize, routes: usize) {
+        *lock(&self.0) = Some(Arc::new(Recording {
+            begin: Instant::now(),
+            runs: Mutex::default(),
+            threads: Mutex::default(),
+            activations: (0..stages).map(|_| Mutex::default()).collect(),
+            carried: (0..routes).map(|_| Mutex::default()).collect(),
+        }));
+    }
+
+    /// Where to record now, if anywhere.
+    pub(crate) fn current(&self) -> Option<Arc<Recording>> {
+        lock(&self.0).clone()
+    }
+
+    pub(crate) fn stop(&self) -> Option<Arc<Recording>> {
+        lock(&self.0).take()
+    }
+}
+
+/// What has been recorded so far.
+pub(crate) struct Recording {
+    begin: Instant,
+    runs: Mutex<Vec<Run>>,
+    /// Those that have performed steps, numbered in the order in which they first did.
+    threads: Mutex<Vec<ThreadId>>,
+    /// By stage: the bytes that a micro-batch's graph holds, once that was measured.
+    activations: Vec<Mutex<Option<u64>>>,
+    /// By route: the most bytes that a micro-batch's value has.
+    carried: Vec<Mutex<u64>>,
+}
+
+impl Recording {
+    /// Seconds since the trace started.
+    pub(crate) fn now(&self) -> f64 {
+        self.begin.elapsed().as_secs_f64()
+    }
+
+    /// The calling thread's number.
+    pub(crate) fn thread(&self) -> usize {
+        let mut threads = lock(&self.threads);
+        let this = std::thread::current().id();
+        threads.iter().position(|&thread| thread == this).unwrap_or_else(|| {
+            threads.push(this);
+            threads.len() - 1
+        })
+    }
+
+    /// The bytes of a stage's graph of one micro-batch: where they are to be put, if they are still to be measured.
+    pub(crate) fn activation(&self, stage: usize) -> &Mutex<Option<u64>> {
+        &self.activations[stage]
+    }
+
+    /// So much goes through a route.
+    pub(crate) fn carries(&self, route: usize, bytes: u64) {
+        let mut most = lock(&self.carried[route]);
+        *most = bytes.max(*most);
+    }
+
+    /// A run has succeeded.
+    pub(crate) fn ran(&self, order: &Order, stages: usize, micro_batches: usize, steps: Vec<TracedStep>) {
+        let action = |&position: &usize| -> Action { order.steps[position].action };
+        let ranks = order.ranks.iter().map(|list| list.iter().map(action).collect()).collect();
+        lock(&self.runs).push(Run { schedule: Schedule { stages, micro_batches, ranks }, steps });
+    }
+
+    /// The trace, if anything ran: with what was seen of the memory.
+    pub(crate) fn finish(&self, routes: &[Route], parameters: &[u64]) -> Result<Trace> {
+        let runs = std::mem::take(&mut *lock(&self.runs));
+        let carried: Vec<_> = self.carried.iter().map(|bytes| *lock(bytes) as f64).collect();
+        let stage = |(stage, &parameters): (usize, &u64)| {
+            let activation = lock(&self.activations[stage]).unwrap_or(0) as f64;
+            let given = routes.iter().zip(&carried).filter(|(route, _)| route.to == Some(stage));
+            StageCosts {
+                forward: 0.,
+                backward_input: 0.,
+                backward_weight: 0.,
+                recompute: 0.,
+                activation,
+                // A split graph is freed as a whole.
+                for_weights: activation,
+                checkpoint: given.map(|(_, bytes)| bytes).sum(),
+                parameters: parameters as f64,
+            }
+        };
+        let stages: Vec<_> = parameters.iter().enumerate().map(stage).collect();
+        let mut boundaries = vec![Transfer::default(); stages.len().saturating_sub(1)];
+        let mut skips = Vec::new();
+        for Crossing { route, from, to, is_skip } in crossings(routes) {
+            let transfer = Transfer { time: 0., size: carried[route] };
+            match is_skip {
+                true => skips.push(Skip { from, to, transfer }),
+                false => boundaries[from] = transfer,
+            }
+        }
+        Trace::new(runs, Costs { stages, boundaries, skips }).ok_or_else(|| {
+            Error::Setting("nothing has run since the trace was started: run some steps in between".into())
+        })
+    }
+}

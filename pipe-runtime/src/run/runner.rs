@@ -1,0 +1,198 @@
+//! The part of a pipeline that is not generic over the model, so that it is compiled once, in this
+//! crate.
+
+use std::sync::{Arc, Mutex};
+
+use pipe_schedule::Method;
+use tch::nn::VarStore;
+use tch::{Device, Tensor};
+
+use super::call::{Call, Given, attach_node};
+use super::network::Network;
+use super::scheduling::Scheduling;
+use super::settings::Choices;
+use crate::error::{Error, Result};
+use crate::flow::{MiniBatch, Parcel, Scattered, scatter};
+use crate::lock::lock;
+use crate::model::{Defaults, Devices, State, Vars};
+use crate::stages::Graph;
+use crate::torch::{Parameters, grad_enabled};
+
+/// A pipeline's stages and settings.
+pub(crate) struct Runner {
+    pub(crate) network: Arc<Network>,
+    /// The model's variables, over all devices.
+    variables: VarStore,
+    /// What of it was trained in the last call.
+    parameters: Mutex<Arc<Parameters>>,
+    /// By stage, what [`Vars::training_bytes`] says.
+    pub(crate) parameter_bytes: Vec<u64>,
+    pub(crate) chunks: usize,
+    pub(crate) training: bool,
+}
+
+/// A mini-batch that has gone through all stages.
+pub(crate) struct Forwarded {
+    call: Arc<Call>,
+    /// Micro-batch by micro-batch.
+    outputs: Vec<Parcel>,
+    pub(crate) shape: MiniBatch,
+}
+
+impl Runner {
+    pub(crate) fn new(graph: Graph, vars: &Vars, choices: Choices, annotated: Defaults) -> Result<Self> {
+        let settings = choices.settings(annotated)?;
+        vars.check_devices()?;
+        let (stages, routes) = graph.finish();
+        let chunks = settings.chunks;
+        let network = Network::new(stages, routes, vars.devices(), State::new(vars)?, settings)?;
+        let mut variables = VarStore::new(vars.all().device());
+        variables.variables_ = vars.all().variables_.clone();
+        let parameter_bytes = vars.training_bytes();
+        Ok(Self {
+            parameters: Mutex::new(Arc::new(Parameters::new(Vec::new(), network.fuse_gradient_accumulation)?)),
+            network: Arc::new(network),
+            variables,
+            parameter_bytes,
+            chunks,
+            training: true,
+        })
+    }
+
+    /// Runs a mini-batch through the stages. If gradients can be asked for, the outputs carry autograd.
+    pub(crate) fn forward(&self, batch: &Parcel) -> Result<Forwarded> {
+        let parameters = self.parameters()?;
+        let wanted = !parameters.tensors().is_empty() || batch.items.iter().any(|item| item.needs_gradient);
+        let gradients = grad_enabled() && wanted;
+        if gradients && self.network.scheduling != Scheduling::Method(Method::GPipe) {
+            return Err(Error::Setting(format!(
+                "`forward` and `backward()` run GPipe's order, but this pipeline was built for {}: use `train_step`, or build it with `schedule(Method::GPipe)`. \
+                 Under `no_grad`, `forward` works with every schedule",
+                match &self.network.scheduling {
+                    Scheduling::Method(method) => format!("`{method}`"),
+                    Scheduling::Own(_) => "a schedule of your own".to_owned(),
+                }
+            )));
+        }
+
+        let Scattered { micro_batches, shape, mut sources } = self.scatter(batch)?;
+        let inputs: Vec<_> = micro_batches.iter().map(Parcel::share).collect();
+        let given = Given { inputs: micro_batches, training: self.training, gradients, parameters };
+        let outcome = Call::run(&self.network, given);
+        sources.note_changes()?;
+        let (call, mut outputs) = outcome?;
+        let differentiable = outputs.iter().flat_map(|parcel| &parcel.items).any(|item| item.needs_gradient);
+        let mut given = inputs.iter().flat_map(|parcel| &parcel.items);
+        let outcome = if given.any(|item| gradients && item.needs_gradient && item.is_changed()) {
+            Err(Error::Input(
+                "an input that wants a gradient was modified by an in-place operation of a layer, which the caller's graph cannot see: \
+                 let the layer work on a copy"
+                    .into(),
+            ))
+        } else if gradients && differentiable {
+            attach_node(Arc::clone(&call), &mut outputs, &inputs, sources)
+        } else {
+            Ok(())
+        };
+        match outcome {
+            Ok(()) => Ok(Forwarded { call, outputs, shape }),
+            Err(error) => {
+                call.undo()?;
+                Err(error)
+            }
+        }
+    }
+
+    /// The micro-batches of the mini-batch, which must be on the first stage's device.
+    pub(crate) fn scatter(&self, batch: &Parcel) -> Result<Scattered> {
+        let devices = batch.items.iter().map(|item| item.tensor.device());
+        check_devices(self.network.stages[0].device, devices)?;
+        scatter(batch, self.chunks, grad_enabled())
+    }
+
+    /// The device on which outputs are made, and losses of them.
+    pub(crate) fn last_device(&self) -> Device {
+        self.network.stages[self.network.stages.len() - 1].device
+    }
+
+    /// What is trained now.
+    pub(crate) fn parameters(&self) -> Result<Arc<Parameters>> {
+        let trained: Vec<_> = self.variables.trainable_variables().into_iter().filter(Tensor::requires_grad).collect();
+        let mut parameters = lock(&self.parameters);
+        if !parameters.are(&trained) {
+            *parameters = Arc::new(Parameters::new(trained, self.network.fuse_gradient_accumulation)?);
+        }
+        Ok(Arc::clone(&parameters))
+    }
+}
+
+impl Forwarded {
+    pub(crate) fn take_outputs(&mut self) -> Vec<Parcel> {
+        std::mem::take(&mut self.outputs)
+    }
+
+    /// To be called when the outputs have been joined. If they could not be, the call has left nothing behind.
+    pub(crate) fn end(self, joined: bool) -> Result<()> {
+        if joined {
+            self.call.keep();
+            return Ok(());
+        }
+        self.call.undo()
+    }
+}
+
+/// Inputs are not moved behind the caller's back: a copy in each step is for the caller to see.
+fn check_devices(first: Device, inputs: impl IntoIterator<Item = Device>) -> Result<()> {
+    all_on(first, inputs, |expected, found| {
+        format!(
+            "All inputs should be on the same device as the first partition: that is on {expected}, an input on {found}; move it with `to_device`"
+        )
+    })
+}
+
+/// The same of targets, which meet the last stage's output.
+pub(crate) fn check_targets(last: Device, targets: impl IntoIterator<Item = Device>) -> Result<()> {
+    all_on(last, targets, |expected, found| {
+        format!(
+            "All targets should be on the same device as the last partition: that is on {expected}, a target on {found}; move it with `to_device`, or let the \
+             loss capture what must stay there"
+        )
+    })
+}
+
+fn all_on(
+    expected: Device,
+    found: impl IntoIterator<Item = Device>,
+    words: impl FnOnce(Devices, Devices) -> String,
+) -> Result<()> {
+    match found.into_iter().find(|&device| device != expected) {
+        None => Ok(()),
+        Some(device) => Err(Error::Input(words(Devices::new([expected]), Devices::new([device])))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_input_on_another_device_is_refused() {
+        let gpu = Device::Cuda(1);
+        assert!(check_devices(gpu, [gpu, gpu]).is_ok());
+        let error = check_devices(gpu, [gpu, Device::Cpu]).unwrap_err().to_string();
+        assert!(error.starts_with("All inputs should be on the same device as the first partition"), "{error}");
+        assert!(error.contains("on cuda:1, an input on cpu"), "{error}");
+    }
+
+    #[test]
+    fn a_target_on_another_device_is_refused() {
+        let gpu = Device::Cuda(1);
+        assert!(check_targets(gpu, [gpu, gpu]).is_ok());
+        let error = check_targets(gpu, [gpu, Device::Cpu]).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "All targets should be on the same device as the last partition: that is on cuda:1, a target on cpu; \
+             move it with `to_device`, or let the loss capture what must stay there"
+        );
+    }
+}

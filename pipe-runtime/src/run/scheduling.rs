@@ -1,0 +1,161 @@
+//! Which order a pipeline's training steps go in: a published schedule, or one of the user's own.
+
+use std::fmt;
+use std::sync::Arc;
+
+use pipe_schedule::{Kind, Limits, Method, Schedule};
+use tch::Device;
+
+use crate::error::{Error, Result};
+use crate::model::{Checkpoint, Devices};
+
+/// The order in which a pipeline's training steps go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scheduling {
+    /// A published schedule, made anew for each number of micro-batches.
+    Method(Method),
+    /// Lists of one's own, for their number of micro-batches. A mini-batch that gives fewer goes
+    /// through them without the others' actions.
+    Own(Arc<Schedule>),
+}
+
+impl From<Method> for Scheduling {
+    fn from(method: Method) -> Self {
+        Self::Method(method)
+    }
+}
+
+/// Made with a [`Builder`](pipe_schedule::Builder), or read from a text (`str::parse`).
+impl From<Schedule> for Scheduling {
+    fn from(schedule: Schedule) -> Self {
+        Self::Own(Arc::new(schedule))
+    }
+}
+
+/// The method's name, or `own`.
+impl fmt::Display for Scheduling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Method(method) => method.fmt(f),
+            Self::Own(_) => f.pad("own"),
+        }
+    }
+}
+
+/// What [`PipeBuilder::schedule`](crate::PipeBuilder::schedule) takes: a [`Method`], a [`Schedule`] of one's own, or an `Option` of either, where
+/// `None` stands for the annotated one.
+pub trait IntoScheduling {
+    /// As the choice that it is.
+    fn into_scheduling(self) -> Option<Scheduling>;
+}
+
+impl<T: Into<Scheduling>> IntoScheduling for T {
+    fn into_scheduling(self) -> Option<Scheduling> {
+        Some(self.into())
+    }
+}
+
+impl<T: Into<Scheduling>> IntoScheduling for Option<T> {
+    fn into_scheduling(self) -> Option<Scheduling> {
+        self.map(Into::into)
+    }
+}
+
+/// What lists of the user's own must fit.
+pub(crate) struct Fit<'a> {
+    /// Each stage's device.
+    pub(crate) devices: &'a [Device],
+    /// The stages between which skips go.
+    pub(crate) skips: &'a [(usize, usize)],
+    /// The number of ranks that was asked for, if any was.
+    pub(crate) ranks: Option<usize>,
+    /// Into how many micro-batches a mini-batch is split.
+    pub(crate) chunks: usize,
+    pub(crate) checkpoint: Checkpoint,
+}
+
+/// The rank of each stage by the user's own lists, if they are valid and fit the pipeline.
+pub(crate) fn own_ranks(schedule: &Schedule, fit: &Fit<'_>) -> Result<Vec<usize>> {
+    let stages = fit.devices.len();
+    if schedule.stages != stages {
+        return Err(Error::Setting(format!(
+            "the schedule has {} stages and the model has {stages}: every stage needs its actions",
+            schedule.stages
+        )));
+    }
+    let limits = fit.skips.iter().fold(Limits::default(), |limits, &(from, to)| limits.with_skip(from, to));
+    let limits = Limits { stages_per_rank: Some(1), ..limits };
+    schedule.validate(&limits).map_err(|faults| Error::Setting(format!("the schedule is not valid:\n{faults}")))?;
+    if schedule.micro_batches != fit.chunks {
+        return Err(Error::Setting(format!(
+            "the schedule is for {0} micro-batches, and chunks is {1}: set chunks to {0}, or leave it out",
+            schedule.micro_batches, fit.chunks
+        )));
+    }
+    if let Some(ranks) = fit.ranks.filter(|&ranks| ranks != schedule.ranks.len()) {
+        return Err(Error::Setting(format!(
+            "the schedule has lists for {} ranks, and {ranks} were asked for: leave `ranks` out",
+            schedule.ranks.len()
+        )));
+    }
+    let surplus = schedule.actions().find(|action| {
+        action.kind == Kind::Recompute && !fit.checkpoint.applies(action.micro_batch, schedule.micro_batches)
+    });
+    if let Some(action) = surplus {
+        return Err(Error::Setting(format!(
+            "the schedule has `{action}`, but checkpoint = {} does not checkpoint that micro-batch: leave the recomputation out, or set another mode",
+            fit.checkpoint
+        )));
+    }
+    let mut rank_of = vec![0; stages];
+    for (rank, list) in schedule.ranks.iter().enumerate() {
+        list.iter().for_each(|action| rank_of[action.stage] = rank);
+    }
+    fits_devices(&rank_of, fit.devices)?;
+    Ok(rank_of)
+}
+
+/// A rank's stages are on one device, and an accelerator's stages on one rank: a rank is a thread that feeds one device.
+fn fits_devices(rank_of: &[usize], devices: &[Device]) -> Result<()> {
+    let name = |device| Devices::new([device]);
+    for (later, (&rank, &device)) in rank_of.iter().zip(devices).enumerate() {
+        for (earlier, (&other_rank, &other)) in rank_of.iter().zip(devices).enumerate().take(later) {
+            if rank == other_rank && device != other {
+                return Err(Error::Setting(format!(
+                    "the schedule has the stages {earlier} and {later} on rank {rank}, but they are on the devices {} and {}: a rank is one device",
+                    name(other),
+                    name(device)
+                )));
+            }
+            if rank != other_rank && device == other && device != Device::Cpu {
+                return Err(Error::Setting(format!(
+                    "the schedule has the stages {earlier} and {later} on the ranks {other_rank} and {rank}, but both are on {}: an accelerator is one rank",
+                    name(device)
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rank_is_one_device_and_an_accelerator_one_rank() {
+        let (cpu, gpu) = (Device::Cpu, Device::Cuda);
+        assert!(fits_devices(&[0, 1, 1, 0], &[gpu(0), gpu(1), gpu(1), gpu(0)]).is_ok());
+        assert!(fits_devices(&[0, 1, 2], &[cpu, cpu, gpu(0)]).is_ok());
+        let error = fits_devices(&[0, 0], &[gpu(0), cpu]).unwrap_err().to_string();
+        assert!(error.contains("stages 0 and 1 on rank 0, but they are on the devices cuda:0 and cpu"), "{error}");
+        let error = fits_devices(&[0, 1], &[gpu(0), gpu(0)]).unwrap_err().to_string();
+        assert!(error.contains("stages 0 and 1 on the ranks 0 and 1, but both are on cuda:0"), "{error}");
+    }
+
+    #[test]
+    fn it_is_printed_as_in_settings() {
+        assert_eq!(Scheduling::from(Method::OneFOneB).to_string(), "1f1b");
+        assert_eq!(Scheduling::from("0F0,0B0".parse::<Schedule>().unwrap()).to_string(), "own");
+    }
+}

@@ -1,0 +1,86 @@
+//! The settings of a pipeline, and the checks of those that a user gives as numbers.
+
+use pipe_schedule::Method;
+
+use super::scheduling::Scheduling;
+use crate::error::{Error, Result};
+use crate::model::{Checkpoint, Defaults};
+
+/// What the user chooses when a pipeline is built. What is left out is as annotated.
+#[derive(Debug)]
+pub(crate) struct Choices {
+    pub(crate) chunks: Option<usize>,
+    pub(crate) checkpoint: Option<Checkpoint>,
+    pub(crate) schedule: Option<Scheduling>,
+    pub(crate) ranks: Option<usize>,
+    pub(crate) intra_op_threads: Option<usize>,
+    pub(crate) fuse_gradient_accumulation: bool,
+    pub(crate) allow_non_finite: bool,
+}
+
+/// All settings of a pipeline, chosen or annotated.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) scheduling: Scheduling,
+    pub(crate) ranks: Option<usize>,
+    pub(crate) chunks: usize,
+    pub(crate) intra_op_threads: Option<usize>,
+    pub(crate) fuse_gradient_accumulation: bool,
+    pub(crate) allow_non_finite: bool,
+}
+
+impl Choices {
+    /// Nothing is chosen yet.
+    pub(crate) fn new() -> Self {
+        Self {
+            chunks: None,
+            checkpoint: None,
+            schedule: None,
+            ranks: None,
+            intra_op_threads: None,
+            fuse_gradient_accumulation: false,
+            allow_non_finite: false,
+        }
+    }
+
+    /// All settings, checked as far as they can be by themselves.
+    pub(super) fn settings(self, annotated: Defaults) -> Result<Settings> {
+        let method = annotated.schedule.unwrap_or(Method::GPipe);
+        let scheduling = self.schedule.unwrap_or(Scheduling::Method(method));
+        let own_chunks = match &scheduling {
+            Scheduling::Method(_) => None,
+            Scheduling::Own(schedule) => Some(schedule.micro_batches.max(1)),
+        };
+        let chunks = self.chunks.or(own_chunks).or(annotated.chunks).unwrap_or(1);
+        check_chunks(chunks)?;
+        check_threads(self.intra_op_threads)?;
+        Ok(Settings {
+            checkpoint: self.checkpoint.or(annotated.checkpoint).unwrap_or_default(),
+            scheduling,
+            ranks: self.ranks,
+            chunks,
+            intra_op_threads: self.intra_op_threads,
+            fuse_gradient_accumulation: self.fuse_gradient_accumulation,
+            allow_non_finite: self.allow_non_finite,
+        })
+    }
+}
+
+/// Checks that a mini-batch is split into one micro-batch at least.
+pub(crate) fn check_chunks(chunks: usize) -> Result<()> {
+    match chunks {
+        0 => Err(Error::Setting("number of chunks must be positive integer".into())),
+        _ => Ok(()),
+    }
+}
+
+/// Checks that a number of intra-op threads, if one is chosen, is one that a machine may have.
+pub(crate) fn check_threads(threads: Option<usize>) -> Result<()> {
+    match threads {
+        Some(threads @ (0 | 4097..)) => {
+            Err(Error::Setting(format!("the number of intra-op threads must be between 1 and 4096, not {threads}")))
+        }
+        _ => Ok(()),
+    }
+}

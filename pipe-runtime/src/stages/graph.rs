@@ -1,0 +1,122 @@
+//! What generated code builds a pipeline from: stages that own their layers, and the typed ports
+//! between them.
+
+use std::any::Any;
+use std::marker::PhantomData;
+
+use super::ports::{Io, Port};
+use super::routes::{Ends, Route};
+use crate::model::{Context, Model};
+
+/// The stages of a pipeline and the ports between them, as generated code declares them.
+#[doc(hidden)]
+pub struct Graph {
+    /// By port; empty where a port is not declared yet.
+    ends: Vec<Option<Ends>>,
+    output: usize,
+    stages: Vec<Box<dyn Stage>>,
+}
+
+/// A stage: the layers it owns and how it runs them.
+pub(crate) trait Stage: Send {
+    fn run(&self, io: &mut Io<'_>, cx: &Context);
+
+    fn into_layers(self: Box<Self>) -> Box<dyn Any + Send>;
+}
+
+/// Runs a stage's layers on one micro-batch, between ports `P`.
+type Run<L, P> = fn(&L, P, &mut Io<'_>, &Context);
+
+struct Body<L, P> {
+    layers: L,
+    ports: P,
+    run: Run<L, P>,
+}
+
+impl<L, P> Stage for Body<L, P>
+where
+    L: Send + 'static,
+    P: Copy + Send + 'static,
+{
+    fn run(&self, io: &mut Io<'_>, cx: &Context) {
+        (self.run)(&self.layers, self.ports, io, cx);
+    }
+
+    fn into_layers(self: Box<Self>) -> Box<dyn Any + Send> {
+        Box::new(self.layers)
+    }
+}
+
+impl Graph {
+    pub(crate) fn new() -> Self {
+        Self { ends: Vec::new(), output: 0, stages: Vec::new() }
+    }
+
+    /// What the caller hands to the first stage.
+    pub fn input<M: Model>(&mut self) -> Port<M::Input> {
+        self.add(0, (None, Some(0)))
+    }
+
+    /// What stage `from` sends to stage `to`: the value number `number`, in the order in which they
+    /// are received.
+    pub fn port<T>(&mut self, number: usize, from: usize, to: usize) -> Port<T> {
+        self.add(number, (Some(from), Some(to)))
+    }
+
+    /// What the last stage gives back to the caller.
+    pub fn output<M: Model>(&mut self, number: usize) -> Port<M::Output> {
+        self.output = number;
+        self.add(number, (None, None))
+    }
+
+    fn add<T>(&mut self, index: usize, ends: Ends) -> Port<T> {
+        self.set_ends(index, ends);
+        Port { index, value: PhantomData }
+    }
+
+    fn set_ends(&mut self, index: usize, ends: Ends) {
+        if self.ends.len() <= index {
+            self.ends.resize(index + 1, None);
+        }
+        self.ends[index] = Some(ends);
+    }
+
+    /// The next stage: the layers it owns, the ports it uses, and how it runs on one micro-batch.
+    pub fn stage<L, P>(&mut self, layers: L, ports: P, run: Run<L, P>)
+    where
+        L: Send + 'static,
+        P: Copy + Send + 'static,
+    {
+        self.push(Box::new(Body { layers, ports, run }));
+    }
+
+    fn push(&mut self, stage: Box<dyn Stage>) {
+        self.stages.push(stage);
+    }
+
+    /// The stages and the routes, complete.
+    pub(crate) fn finish(self) -> (Vec<Box<dyn Stage>>, Vec<Route>) {
+        let ends = self.ends.into_iter().enumerate().map(|(index, ends)| {
+            let (from, to) = ends.expect("generated code declares all ports");
+            (if index == self.output { self.stages.len().checked_sub(1) } else { from }, to)
+        });
+        let routes = Route::all(ends);
+        (self.stages, routes)
+    }
+}
+
+/// The layers of the stages, on their way back into the model.
+#[doc(hidden)]
+pub struct Layers(std::vec::IntoIter<Box<dyn Any + Send>>);
+
+impl Layers {
+    pub(crate) fn new(stages: Vec<Box<dyn Stage>>) -> Self {
+        Self(stages.into_iter().map(Stage::into_layers).collect::<Vec<_>>().into_iter())
+    }
+
+    /// Those of the next stage.
+    pub fn take<L: 'static>(&mut self) -> L {
+        let layers = self.0.next().expect("generated code takes each stage's layers once");
+        *layers.downcast().expect("generated code takes what it put in")
+    }
+}

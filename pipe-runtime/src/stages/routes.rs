@@ -1,0 +1,73 @@
+//! Where values go: from stage to stage, and from and to the caller.
+
+use std::collections::HashSet;
+
+/// The stage that sends through a port and the one that receives; `None` stands for the caller.
+pub(super) type Ends = (Option<usize>, Option<usize>);
+
+/// Which stage sends through a port and which receives. Ports are numbered in the order in which
+/// they are received, which is the order in which the run in place would use their values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Route {
+    /// `None`: the caller.
+    pub(crate) from: Option<usize>,
+    /// `None`: the caller.
+    pub(crate) to: Option<usize>,
+    /// Whether it carries a skip. Otherwise it is the main flow: into the first stage, from a stage
+    /// to the next, or out of the last stage.
+    pub(crate) is_skip: bool,
+}
+
+impl Route {
+    /// The routes of all ports, from the ends of each, in the order of their numbers.
+    pub(super) fn all(ends: impl IntoIterator<Item = Ends>) -> Vec<Self> {
+        let mut reached = HashSet::new();
+        // The main flow into a stage has a lower number than the skips that are popped in it.
+        let route = |(from, to)| Self { from, to, is_skip: !reached.insert(to) };
+        ends.into_iter().map(route).collect()
+    }
+}
+
+/// A route from one stage to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Crossing {
+    /// The route's number.
+    pub(crate) route: usize,
+    pub(crate) from: usize,
+    pub(crate) to: usize,
+    /// As [`Route::is_skip`].
+    pub(crate) is_skip: bool,
+}
+
+/// All routes but those from and to the caller.
+pub(crate) fn crossings(routes: &[Route]) -> impl Iterator<Item = Crossing> {
+    routes.iter().enumerate().filter_map(|(number, route)| {
+        Some(Crossing { route: number, from: route.from?, to: route.to?, is_skip: route.is_skip })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_route_into_a_stage_is_the_main_flow_and_all_others_are_skips() {
+        let ends = [
+            (None, Some(0)),
+            (Some(0), Some(1)),
+            (Some(0), Some(1)),
+            (Some(1), Some(2)),
+            (Some(0), Some(2)),
+            (Some(2), None),
+        ];
+        let routes = Route::all(ends);
+        assert_eq!(routes.iter().map(|route| (route.from, route.to)).collect::<Vec<_>>(), ends);
+        assert_eq!(
+            routes.iter().map(|route| route.is_skip).collect::<Vec<_>>(),
+            [false, false, true, false, true, false]
+        );
+        let skips = crossings(&routes).filter(|crossing| crossing.is_skip);
+        assert_eq!(skips.map(|skip| (skip.route, skip.from, skip.to)).collect::<Vec<_>>(), [(2, 0, 1), (4, 0, 2)]);
+        assert_eq!(crossings(&routes).count(), 4);
+    }
+}
