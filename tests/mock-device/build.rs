@@ -20,5 +20,5 @@ fn main() {
         .link_lib_modifier("+whole-archive")
         .compile("pipe_mock_device");
     println!("cargo::rerun-if-changed=src/mock.cpp");
-    println!("cargo::rustc-link-arg=-Wl,-rpath,{}", lib.display());
+    pipe_libtorch::link();
 }

@@ -1,7 +1,11 @@
 //! A crate outside the workspace builds and runs with what the README says, and nothing more.
 
+use std::collections::HashSet;
+use std::fs;
 use std::path::Path;
 use std::process::Command;
+
+use serde_json::Value;
 
 /// The fenced block after `heading`.
 fn block<'a>(readme: &'a str, heading: &str) -> &'a str {
@@ -11,21 +15,18 @@ fn block<'a>(readme: &'a str, heading: &str) -> &'a str {
     body.split_once("```").expect("the block ends").0
 }
 
-#[test]
-fn a_crate_of_ones_own_builds_and_runs() {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace");
-    let readme = std::fs::read_to_string(workspace.join("README.md")).unwrap();
-    let parent = tempfile::tempdir().unwrap();
-    let outside = parent.path().join("my-model");
-    std::fs::create_dir_all(outside.join(".cargo")).unwrap();
-    std::fs::create_dir_all(outside.join("src")).unwrap();
+/// Writes the crate that the README describes into `outside`, with the paths of this checkout.
+fn write_crate(workspace: &Path, outside: &Path) {
+    let readme = fs::read_to_string(workspace.join("README.md")).unwrap();
+    fs::create_dir_all(outside.join(".cargo")).unwrap();
+    fs::create_dir_all(outside.join("src")).unwrap();
     let here = format!("{}/", workspace.display());
     // The same path as the workspace's own build uses, so that tch is not compiled once more.
     let libtorch = format!("\"{here}.libtorch/torch\"");
     let tch = pipe_libtorch::Lock::in_folder(workspace).expect("the workspace is locked").tch;
     let write = |file: &str, text: &str| {
         let text = text.replace("../pipe/", &here).replace("\".libtorch/torch\", relative = true", &libtorch);
-        std::fs::write(outside.join(file), text.replace("tch = \"0.26\"", &format!("tch = \"{tch}\""))).unwrap();
+        fs::write(outside.join(file), text.replace("tch = \"0.26\"", &format!("tch = \"{tch}\""))).unwrap();
     };
     let section = readme.split_once("## In a crate of your own").expect("the README has the section").1;
     write("Cargo.toml", block(section, "`Cargo.toml`"));
@@ -33,19 +34,61 @@ fn a_crate_of_ones_own_builds_and_runs() {
     write("build.rs", block(section, "`build.rs`"));
     let example = readme.split_once("```rust\n").and_then(|(_, rest)| rest.split_once("```")).unwrap().0;
     write("src/main.rs", example);
-    std::fs::copy(workspace.join("Cargo.lock"), outside.join("Cargo.lock")).unwrap();
+    fs::copy(workspace.join("Cargo.lock"), outside.join("Cargo.lock")).unwrap();
+}
+
+fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace")
+}
+
+fn cargo(outside: &Path, args: &[&str]) -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(args).current_dir(outside).env_remove("LIBTORCH").env_remove("LD_LIBRARY_PATH");
+    cargo
+}
+
+#[test]
+fn a_crate_of_ones_own_builds_and_runs() {
+    let workspace = workspace();
+    let parent = tempfile::tempdir().unwrap();
+    let outside = parent.path().join("my-model");
+    write_crate(workspace, &outside);
 
     // The workspace's target folder holds a built tch already.
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), Into::into);
-    let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["run", "--quiet"])
-        .current_dir(&outside)
-        .env("CARGO_TARGET_DIR", target)
-        .env_remove("LIBTORCH")
-        .env_remove("LD_LIBRARY_PATH")
-        .output()
-        .unwrap();
+    let output = cargo(&outside, &["run", "--quiet"]).env("CARGO_TARGET_DIR", target).output().unwrap();
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{stderr}");
     assert!(stdout.contains("step 2: loss 0."), "{stdout}");
+}
+
+/// Cargo starts first what most units wait for. The check of libtorch has no dependencies, so with
+/// more of them than torch-sys it comes before any C++ on any number of cores: pages of messages
+/// about missing headers would hide its sentence.
+#[test]
+fn libtorch_is_checked_before_tch_is_compiled() {
+    let parent = tempfile::tempdir().unwrap();
+    let outside = parent.path().join("my-model");
+    write_crate(workspace(), &outside);
+    let graph = cargo(&outside, &["build", "--unit-graph", "-Z", "unstable-options", "--offline"])
+        .env("RUSTC_BOOTSTRAP", "1")
+        .output()
+        .unwrap();
+    assert!(graph.status.success(), "{}", String::from_utf8_lossy(&graph.stderr));
+    let graph: Value = serde_json::from_slice(&graph.stdout).unwrap();
+    let units = graph["units"].as_array().unwrap();
+    let waiting = |package: &str| {
+        let is_it =
+            |unit: &&Value| unit["mode"] == "run-custom-build" && unit["pkg_id"].as_str().unwrap().contains(package);
+        let run = units.iter().find(is_it).unwrap_or_else(|| panic!("{package} has a build script"));
+        let mut found = HashSet::new();
+        let mut open = vec![units.iter().position(|unit| std::ptr::eq(unit, run)).unwrap()];
+        while let Some(index) = open.pop() {
+            let needs = |unit: &Value| unit["dependencies"].as_array().unwrap().iter().any(|d| d["index"] == index);
+            open.extend((0..units.len()).filter(|unit| needs(&units[*unit]) && found.insert(*unit)));
+        }
+        found.len()
+    };
+    let (check, torch_sys) = (waiting("/libtorch#"), waiting("torch-sys"));
+    assert!(check > torch_sys, "{check} units wait for the check, {torch_sys} for torch-sys");
 }

@@ -1,6 +1,7 @@
 //! Which libtorch goes with which tch, and what a build against it needs.
 //!
-//! Used by build scripts and by `cargo xtask`. It depends on nothing, and needs no libtorch.
+//! Used by build scripts and by `cargo xtask`. It depends on nothing, and needs no libtorch. A crate
+//! with a program that uses `pipe-runtime` calls [`link`] in its build script.
 
 pub mod compiler;
 pub mod fit;
@@ -10,6 +11,7 @@ mod version;
 pub use lock::Lock;
 pub use version::{VERSION_HEADERS, Version};
 
+use std::env;
 use std::path::Path;
 
 /// A tch, and the libtorch that it is made for: both as they were tested.
@@ -52,6 +54,17 @@ pub fn flags(folder: &Path) -> Result<Vec<String>, String> {
         format!("-isystem{}", include.display()),
         format!("-isystem{}", include.join("torch/csrc/api/include").display()),
     ])
+}
+
+/// Lets the programs of the crate whose build script calls this find libtorch where the build has
+/// found it, without any environment variable.
+///
+/// # Panics
+///
+/// The crate does not depend on `pipe-runtime`, which says where that is.
+pub fn link() {
+    let lib = env::var("DEP_PIPE_RUNTIME_LIBTORCH_LIB").expect("this crate depends on pipe-runtime");
+    println!("cargo::rustc-link-arg=-Wl,-rpath,{lib}");
 }
 
 #[cfg(test)]
