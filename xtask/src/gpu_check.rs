@@ -33,7 +33,8 @@ pub fn run(checkout: &Checkout, bundle: Option<&Path>, args: &[OsString]) -> any
     let program =
         built(&String::from_utf8_lossy(&output.stdout)).context("cargo did not say where it put the program")?;
     fill(&checkout.root.join("xtask/gpu-check"), &program, bundle)?;
-    println!("{} is complete: copy it to a machine with libtorch 2.11, and start `run` in it", bundle.display());
+    let libtorch = libtorch::wheel(checkout)?.minor();
+    println!("{} is complete: copy it to a machine with libtorch {libtorch}, and start `run` in it", bundle.display());
     Ok(ExitCode::SUCCESS)
 }
 

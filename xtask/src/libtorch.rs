@@ -65,7 +65,7 @@ pub fn set_up_wheel(checkout: &Checkout, wheel: &Wheel, flavour: Flavour) -> any
 }
 
 /// What the checkout's tch is made for.
-fn wheel(checkout: &Checkout) -> anyhow::Result<&'static Wheel> {
+pub fn wheel(checkout: &Checkout) -> anyhow::Result<&'static Wheel> {
     let root = checkout.root.display();
     let lock = Lock::in_folder(&checkout.root).with_context(|| {
         format!("there is no Cargo.lock with tch in {root}: restore it, or run `cargo update` there")

@@ -57,7 +57,7 @@ enum Command {
     },
     /// Checks pipelines on this machine's GPUs
     GpuCheck {
-        /// Makes a folder that does so on a machine with libtorch 2.11 alone
+        /// Makes a folder that does so on a machine with libtorch alone
         #[arg(long, value_name = "DIR")]
         bundle: Option<PathBuf>,
         /// Passed on to the program

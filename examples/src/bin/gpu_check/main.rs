@@ -1,6 +1,6 @@
 //! Does pipelining work on this machine's GPUs, and what does it cost? Runs the same small models in many ways, and prints a table.
 //!
-//! `cargo xtask gpu-check` builds and runs it here; with `--bundle DIR`, it makes a folder that runs on a machine with libtorch 2.11 alone.
+//! `cargo xtask gpu-check` builds and runs it here; with `--bundle DIR`, it makes a folder that runs on a machine with libtorch alone.
 //! What a machine without a GPU cannot tell is skipped, and the table says so.
 
 mod memory;

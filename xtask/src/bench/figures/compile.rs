@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
+use pipe_libtorch::Lock;
 
 use crate::bench::Bench;
 use crate::bench::spread::{Spread, digits};
@@ -84,10 +85,12 @@ fn write_workspace(checkout: &Checkout, folder: &Path) -> anyhow::Result<()> {
     };
     copy("Cargo.lock")?;
     copy("rust-toolchain.toml")?;
+    let tch = Lock::in_folder(root).context("there is no Cargo.lock with tch")?.tch;
     let runtime = format!("pipe-runtime = {{ path = {:?} }}\n", root.join("pipe-runtime"));
-    for (name, dependency) in [(PIPELINED, runtime.as_str()), (PLAIN, "torch-sys = \"0.24\"\n")] {
-        let manifest =
-            format!("[package]\nname = \"{name}\"\nedition = \"2024\"\n\n[dependencies]\ntch = \"0.24\"\n{dependency}");
+    for (name, dependency) in [(PIPELINED, runtime), (PLAIN, format!("torch-sys = \"{tch}\"\n"))] {
+        let manifest = format!(
+            "[package]\nname = \"{name}\"\nedition = \"2024\"\n\n[dependencies]\ntch = \"{tch}\"\n{dependency}"
+        );
         write(&folder.join(name).join("Cargo.toml"), &manifest)?;
         let variable = if name == PIPELINED { "DEP_PIPE_RUNTIME_LIBTORCH_LIB" } else { "DEP_TCH_LIBTORCH_LIB" };
         let script = format!(
