@@ -30,7 +30,7 @@ use proc_macro::TokenStream;
 /// | `#[device("cuda:0")]` | opens a stage on that device, which holds until the next one |
 /// | `#[stage]` | opens a stage on the same device |
 /// | `#[devices("cuda:0", "cuda:1")]` | spreads an array or `Vec` of layers over stages |
-/// | `#[repeat]` | runs an array or `Vec` of layers in order, in place |
+/// | `#[repeat]` | runs an array or `Vec` of layers in order, as one layer |
 /// | `#[stash(a, b = input, c = output, d = tied)]` | keeps a value for a later layer |
 /// | `#[pop(a)]` | takes a kept value beside the input: `(input, a)` |
 /// | `#[layer(name = "..")]` | the layer's name in parameter paths |

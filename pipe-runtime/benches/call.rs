@@ -3,7 +3,7 @@
 //! Each benchmark has one piece more than the one before it, per micro-batch; the difference is what the piece costs.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use pipe_runtime::{Checkpoint, Devices, List, Method, Pipe, PipeBuilder, Pipeline, pipeline};
+use pipe_runtime::{Checkpoint, Devices, List, Pipe, PipeBuilder, Pipeline, ScheduleKind, pipeline};
 use tch::nn::{Module, OptimizerConfig};
 use tch::{Device, Kind, Tensor, nn};
 
@@ -35,7 +35,7 @@ struct Parts;
 impl pipe_runtime::Layer<Tensor> for Parts {
     type Out = List<Tensor>;
 
-    fn forward(&self, x: Tensor, _cx: &pipe_runtime::Context) -> List<Tensor> {
+    fn run(&self, x: Tensor, _cx: &pipe_runtime::Context) -> List<Tensor> {
         List(vec![x])
     }
 }
@@ -69,7 +69,7 @@ struct Trained {
 }
 
 /// On the CPU, with one intra-op thread and nothing checkpointed.
-fn pipe<M: Pipeline>(model: M, vars: &pipe_runtime::Vars, chunks: usize, schedule: Method) -> Pipe<M> {
+fn pipe<M: Pipeline>(model: M, vars: &pipe_runtime::Vars, chunks: usize, schedule: ScheduleKind) -> Pipe<M> {
     let builder = PipeBuilder::new(model, vars).chunks(chunks).schedule(schedule).checkpoint(Checkpoint::Never);
     builder.intra_op_threads(1).build().expect("the settings are legal")
 }
@@ -94,7 +94,7 @@ fn bench<F: FnMut()>(criterion: &mut Criterion, piece: &str, prepare: impl Fn(us
 fn scatter_and_dispatch(criterion: &mut Criterion) {
     let vars = Scattered::vars(&Devices::cpu(1)).expect("as many devices as stages");
     bench(criterion, "scatter_and_dispatch", |chunks, input| {
-        let mut pipe = pipe(Scattered { parts: Parts }, &vars, chunks, Method::GPipe);
+        let mut pipe = pipe(Scattered { parts: Parts }, &vars, chunks, ScheduleKind::GPipe);
         move || drop(tch::no_grad(|| pipe.forward(&input)).expect("nothing fails"))
     });
 }
@@ -103,7 +103,7 @@ fn scatter_and_dispatch(criterion: &mut Criterion) {
 fn gather(criterion: &mut Criterion) {
     let vars = One::vars(&Devices::cpu(1)).expect("as many devices as stages");
     bench(criterion, "gather", |chunks, input| {
-        let mut pipe = pipe(One { only: Identity }, &vars, chunks, Method::GPipe);
+        let mut pipe = pipe(One { only: Identity }, &vars, chunks, ScheduleKind::GPipe);
         move || drop(tch::no_grad(|| pipe.forward(&input)).expect("nothing fails"))
     });
 }
@@ -112,7 +112,7 @@ fn gather(criterion: &mut Criterion) {
 fn second_stage(criterion: &mut Criterion) {
     let vars = Two::vars(&Devices::cpu(2)).expect("as many devices as stages");
     bench(criterion, "second_stage", |chunks, input| {
-        let mut pipe = pipe(Two { first: Identity, second: Identity }, &vars, chunks, Method::GPipe);
+        let mut pipe = pipe(Two { first: Identity, second: Identity }, &vars, chunks, ScheduleKind::GPipe);
         move || drop(tch::no_grad(|| pipe.forward(&input)).expect("nothing fails"))
     });
 }
@@ -125,8 +125,8 @@ fn trained(vars: &TrainedVars) -> Trained {
 fn backward(criterion: &mut Criterion) {
     bench(criterion, "backward", |chunks, input| {
         let vars = Trained::vars(&Devices::cpu(2)).expect("as many devices as stages");
-        let mut pipe = pipe(trained(&vars), &vars, chunks, Method::GPipe);
-        let mut optimizer = nn::Sgd::default().build(vars.all(), 0.).expect("an optimizer");
+        let mut pipe = pipe(trained(&vars), &vars, chunks, ScheduleKind::GPipe);
+        let mut optimizer = nn::Sgd::default().build(vars.var_store(), 0.).expect("an optimizer");
         move || {
             optimizer.zero_grad();
             pipe.forward(&input).expect("nothing fails").sum(Kind::Float).backward();
@@ -138,8 +138,8 @@ fn backward(criterion: &mut Criterion) {
 fn split_step(criterion: &mut Criterion) {
     bench(criterion, "split_step", |chunks, input| {
         let vars = Trained::vars(&Devices::cpu(2)).expect("as many devices as stages");
-        let mut pipe = pipe(trained(&vars), &vars, chunks, Method::ZbH1);
-        let mut optimizer = nn::Sgd::default().build(vars.all(), 0.).expect("an optimizer");
+        let mut pipe = pipe(trained(&vars), &vars, chunks, ScheduleKind::ZbH1);
+        let mut optimizer = nn::Sgd::default().build(vars.var_store(), 0.).expect("an optimizer");
         move || {
             optimizer.zero_grad();
             let loss = |output: &Tensor, _: &Tensor| output.sum(Kind::Float);

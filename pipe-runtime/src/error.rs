@@ -1,6 +1,7 @@
 use std::fmt;
 
-use pipe_engine::Refusal;
+use pipe_engine::EngineError;
+use pipe_schedule::UnknownCheckpointError;
 
 use crate::torch::{TorchError, without_stack};
 
@@ -31,9 +32,15 @@ pub enum Error {
     Tch(#[from] tch::TchError),
 }
 
-impl From<Refusal> for Error {
-    fn from(refusal: Refusal) -> Self {
-        Self::Setting(refusal.to_string())
+impl From<EngineError> for Error {
+    fn from(error: EngineError) -> Self {
+        Self::Setting(error.to_string())
+    }
+}
+
+impl From<UnknownCheckpointError> for Error {
+    fn from(error: UnknownCheckpointError) -> Self {
+        Self::Setting(error.to_string())
     }
 }
 
@@ -43,6 +50,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// The first failure of a run: of several, the one that comes first in the schedule's order.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{phase} of micro-batch {micro_batch} in stage {stage}{}: {cause}", in_layer(.layer))]
+#[non_exhaustive]
 pub struct Failure {
     /// What was being done.
     pub phase: Phase,

@@ -30,11 +30,13 @@ pub use model::{
     Carried, Checkpoint, Context, Defaults, Devices, Layer, LayerPlan, Model, Plan, Repeat, SkipPlan, Split, StagePlan,
     Tied, Vars,
 };
-pub use pipe::{DeviceMemory, InPlace, Pipe, PipeBuilder, PipeReport, Reduction, Report, StageReport, balance};
+pub use pipe::{
+    DeviceMemory, MemoryReport, Pipe, PipeBuilder, Reduction, StageReport, StepReport, TrainStep, Unpipelined, balance,
+};
 pub use pipe_macros::{Flow, pipeline};
 #[doc(no_inline)]
 pub use pipe_schedule as schedule;
-pub use pipe_schedule::{Method, Schedule, Trace};
-pub use run::{IntoScheduling, Scheduling};
+pub use pipe_schedule::{Schedule, ScheduleKind, Trace};
+pub use run::{IntoSchedule, ScheduleChoice};
 pub use stages::Pipeline;
 pub use torch::{TorchError, keep_freed_memory};

@@ -6,11 +6,11 @@ pub use crate::model::{
     Checkpoint, Context, Defaults, Devices, Layer, LayerPlan, Model, Plan, Repeated, SkipPlan, Split, StagePlan, Vars,
     gather_parts, lend, run, run_each, spread, sub_paths, sub_paths_vec,
 };
-pub use crate::pipe::{InPlace, PipeBuilder};
+pub use crate::pipe::{PipeBuilder, Unpipelined};
 pub use crate::stages::{
     Graph, Io, Layers, Nested, NestedByDefault, Pipeline, Port, keep, movable, movable_part, nests, output, with_skips,
 };
 pub use pipe_macros::__Pipeline;
-pub use pipe_schedule::Method;
+pub use pipe_schedule::ScheduleKind;
 pub use tch::Tensor;
 pub use tch::nn::Path;

@@ -1,9 +1,9 @@
-//! A pipelined step against the same step in place.
+//! A pipelined step against the same step unpipelined.
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
 
-use pipe_runtime::{Checkpoint, Flow, InPlace, IntoFlow, Layer, PipeBuilder, Pipeline, Vars};
+use pipe_runtime::{Checkpoint, Flow, IntoFlow, Layer, PipeBuilder, Pipeline, Unpipelined, Vars};
 use tch::{Device, Kind, Tensor};
 
 /// A pipelined model that can be made and fed.
@@ -51,11 +51,11 @@ pub struct Outcome {
     pub buffers: BTreeMap<String, Tensor>,
 }
 
-/// Asserts that a pipelined step and the same step in place leave the same behind, bit by bit.
+/// Asserts that a pipelined step and the same step unpipelined leave the same behind, bit by bit.
 pub fn assert_transparent<C: Case>(settings: Settings) {
     let _serial = crate::serial();
-    let in_place = run::<C>(settings, |model, _, input| {
-        let run = InPlace::new(&model).chunks(settings.chunks).training(settings.training);
+    let unpipelined = run::<C>(settings, |model, _, input| {
+        let run = Unpipelined::new(&model).chunks(settings.chunks).training(settings.training);
         run.intra_op_threads(1).forward(input).expect("no layer fails")
     });
     let pipelined = run::<C>(settings, |model, vars, input| {
@@ -67,14 +67,14 @@ pub fn assert_transparent<C: Case>(settings: Settings) {
         pipe.forward(input).expect("no layer fails")
     });
 
-    assert_eq!(pipelined.differentiable, in_place.differentiable, "which outputs carry a gradient");
-    assert_eq!(pipelined.outputs, in_place.outputs, "outputs");
-    assert_eq!(pipelined.inputs, in_place.inputs, "gradients of the inputs");
-    assert_eq!(pipelined.parameters, in_place.parameters, "gradients of the parameters");
-    assert_eq!(pipelined.buffers, in_place.buffers, "statistics");
+    assert_eq!(pipelined.differentiable, unpipelined.differentiable, "which outputs carry a gradient");
+    assert_eq!(pipelined.outputs, unpipelined.outputs, "outputs");
+    assert_eq!(pipelined.inputs, unpipelined.inputs, "gradients of the inputs");
+    assert_eq!(pipelined.parameters, unpipelined.parameters, "gradients of the parameters");
+    assert_eq!(pipelined.buffers, unpipelined.buffers, "statistics");
 }
 
-/// One step from the seed on: forward as given, a loss with a weight of its own for each output element that is differentiable in place,
+/// One step from the seed on: forward as given, a loss with a weight of its own for each output element that is differentiable unpipelined,
 /// backward.
 fn run<C: Case>(settings: Settings, forward: impl FnOnce(C, &Vars, C::Input) -> C::Output) -> Outcome {
     tch::manual_seed(settings.seed);
@@ -92,9 +92,9 @@ fn run<C: Case>(settings: Settings, forward: impl FnOnce(C, &Vars, C::Input) -> 
         loss.backward();
     }
     let gradient = |tensor: &Tensor| tensor.grad().defined().then(|| tensor.grad());
-    let trainable: Vec<_> = vars.all().trainable_variables().iter().map(Tensor::data_ptr).collect();
+    let trainable: Vec<_> = vars.var_store().trainable_variables().iter().map(Tensor::data_ptr).collect();
     let (parameters, buffers): (BTreeMap<_, _>, BTreeMap<_, _>) =
-        vars.all().variables().into_iter().partition(|(_, tensor)| trainable.contains(&tensor.data_ptr()));
+        vars.var_store().variables().into_iter().partition(|(_, tensor)| trainable.contains(&tensor.data_ptr()));
     Outcome {
         differentiable: carried,
         outputs: outputs.iter().map(Tensor::detach).collect(),

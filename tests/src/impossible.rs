@@ -12,7 +12,7 @@
 ///
 /// ```compile_fail,E0596
 /// fn moved(vars: &pipe_runtime::Vars) {
-///     vars.all().set_device(tch::Device::Cuda(0));
+///     vars.var_store().set_device(tch::Device::Cuda(0));
 /// }
 /// ```
 ///
@@ -20,7 +20,7 @@
 ///
 /// ```
 /// fn cast(vars: &pipe_runtime::Vars) {
-///     vars.all().root().double();
+///     vars.var_store().root().double();
 /// }
 /// ```
 pub struct Moving;

@@ -26,7 +26,7 @@ pub struct Merge;
 impl Layer<(Tensor, Tensor)> for Merge {
     type Out = Tensor;
 
-    fn forward(&self, (x, skip): (Tensor, Tensor), _cx: &Context) -> Tensor {
+    fn run(&self, (x, skip): (Tensor, Tensor), _cx: &Context) -> Tensor {
         x.tanh() + skip * 0.5
     }
 }
@@ -38,7 +38,7 @@ pub struct Fork(pub Linear);
 impl Layer<Tensor> for Fork {
     type Out = (Tensor, Tensor, Tensor);
 
-    fn forward(&self, x: Tensor, _cx: &Context) -> Self::Out {
+    fn run(&self, x: Tensor, _cx: &Context) -> Self::Out {
         let x = x.apply(&self.0);
         (x.relu(), x.sigmoid(), x.square())
     }
@@ -51,7 +51,7 @@ pub struct Merge4;
 impl Layer<(Tensor, Tensor, Tensor, Tensor, Tensor)> for Merge4 {
     type Out = Tensor;
 
-    fn forward(&self, (x, a, b, c, d): (Tensor, Tensor, Tensor, Tensor, Tensor), _cx: &Context) -> Tensor {
+    fn run(&self, (x, a, b, c, d): (Tensor, Tensor, Tensor, Tensor, Tensor), _cx: &Context) -> Tensor {
         x * a + b * c.tanh() - d
     }
 }
@@ -63,7 +63,7 @@ pub struct Sometimes(pub Linear);
 impl Layer<Tensor> for Sometimes {
     type Out = (Tensor, Option<Tensor>);
 
-    fn forward(&self, x: Tensor, cx: &Context) -> Self::Out {
+    fn run(&self, x: Tensor, cx: &Context) -> Self::Out {
         let x = x.apply(&self.0);
         let skip = cx.micro_batch().is_multiple_of(2).then(|| x.sigmoid());
         (x, skip)
@@ -77,7 +77,7 @@ pub struct MergeSome;
 impl Layer<(Tensor, Option<Tensor>)> for MergeSome {
     type Out = Tensor;
 
-    fn forward(&self, (x, skip): (Tensor, Option<Tensor>), _cx: &Context) -> Tensor {
+    fn run(&self, (x, skip): (Tensor, Option<Tensor>), _cx: &Context) -> Tensor {
         match skip {
             Some(skip) => x * skip,
             None => x,
@@ -95,7 +95,7 @@ pub struct Split(pub Linear);
 impl Layer<Tensor> for Split {
     type Out = Mixed;
 
-    fn forward(&self, x: Tensor, _cx: &Context) -> Mixed {
+    fn run(&self, x: Tensor, _cx: &Context) -> Mixed {
         let x = x.apply(&self.0);
         let order = x.argsort(-1, false);
         (order, (x.sin(), vec![x.cos(), x.detach()]), [x.tanh(), x.relu()], "mixed".into(), Some(3))
@@ -109,7 +109,7 @@ pub struct Stir(pub Linear);
 impl Layer<Mixed> for Stir {
     type Out = Mixed;
 
-    fn forward(&self, (order, (a, rest), [b, c], text, number): Mixed, _cx: &Context) -> Mixed {
+    fn run(&self, (order, (a, rest), [b, c], text, number): Mixed, _cx: &Context) -> Mixed {
         let a = a.gather(-1, &order, false).apply(&self.0);
         (order, (a, rest), [b * 2., c], text, number)
     }
@@ -122,7 +122,7 @@ pub struct Unite;
 impl Layer<Mixed> for Unite {
     type Out = Tensor;
 
-    fn forward(&self, (order, (a, rest), [b, _unused], text, number): Mixed, _cx: &Context) -> Tensor {
+    fn run(&self, (order, (a, rest), [b, _unused], text, number): Mixed, _cx: &Context) -> Tensor {
         assert_eq!((text.as_str(), number), ("mixed", Some(3)));
         let weights = order.to_kind(Kind::Float) * 0.1;
         a * weights + &rest[0] * &rest[1] + b

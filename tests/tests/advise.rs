@@ -1,6 +1,6 @@
 //! What a pipeline is advised, from its own trace.
 
-use pipe_runtime::schedule::{Advice, Candidate, Checkpointing, Costs, Skip};
+use pipe_runtime::schedule::{Advice, Candidate, Costs, Skip};
 use pipe_runtime::{Checkpoint, Devices, Pipe, PipeBuilder, pipeline};
 use pipe_tests::compare::rows;
 use pipe_tests::layers::{Merge, linear};
@@ -59,19 +59,14 @@ fn what_is_advised_can_be_written_and_run() {
     let (pipe, costs) = measured();
     let advice = pipe.advise(&costs, None).unwrap();
     for candidate in &advice.fitting {
-        let mode = match candidate.checkpointing {
-            Checkpointing::Never => Checkpoint::Never,
-            Checkpointing::ExceptLast => Checkpoint::ExceptLast,
-            Checkpointing::Always => Checkpoint::Always,
-        };
         assert!([2, 4, 8].contains(&candidate.micro_batches));
         assert_eq!(candidate.ranks * candidate.stages_per_rank, Net::STAGES);
-        let Candidate { method, ranks, micro_batches, .. } = *candidate;
-        trained(&mut net(|pipe| pipe.schedule(method).ranks(ranks).chunks(micro_batches).checkpoint(mode)));
+        let Candidate { kind, ranks, micro_batches, checkpoint, .. } = *candidate;
+        trained(&mut net(|pipe| pipe.schedule(kind).ranks(ranks).chunks(micro_batches).checkpoint(checkpoint)));
     }
     let text = advice.to_string();
     assert!(text.contains(&format!("\nwrite: {}\n", best(&advice).settings())), "{text}");
-    assert!(text.contains(" ms per step in ") && text.contains(" MiB of any memory"), "{text}");
+    assert!(text.contains(" ms per step in ") && text.contains("B of any memory"), "{text}");
 }
 
 #[test]
@@ -82,14 +77,14 @@ fn the_less_memory_the_more_is_recomputed() {
         (stage.activation, stage.for_weights, stage.checkpoint, stage.parameters) = (1e6, 1e6, 1e3, 0.);
     }
     let of = |memory| pipe.advise(&costs, memory).unwrap();
-    assert_eq!(best(&of(None)).checkpointing, Checkpointing::Never);
+    assert_eq!(best(&of(None)).checkpoint, Checkpoint::Never);
     let least = of(Some(0)).too_large.iter().map(|candidate| candidate.memory).fold(f64::INFINITY, f64::min);
     let tight = of(Some(least.ceil() as u64));
-    assert_ne!(best(&tight).checkpointing, Checkpointing::Never);
+    assert_ne!(best(&tight).checkpoint, Checkpoint::Never);
     assert!(best(&tight).time >= best(&of(None)).time);
     let nothing = of(Some(0));
     assert_eq!(nothing.best, None);
-    assert!(nothing.why().starts_with("nothing fits into 0 MiB: the smallest, "), "{}", nothing.why());
+    assert!(nothing.why().starts_with("nothing fits into 0 B: the smallest, "), "{}", nothing.why());
 }
 
 #[test]

@@ -27,7 +27,7 @@ struct BothWays;
 impl pipe_runtime::Layer<Tensor> for BothWays {
     type Out = Pair;
 
-    fn forward(&self, x: Tensor, _cx: &pipe_runtime::Context) -> Pair {
+    fn run(&self, x: Tensor, _cx: &pipe_runtime::Context) -> Pair {
         (x.sin(), x.cos())
     }
 }
@@ -47,7 +47,7 @@ fn net(vars: &NetVars) -> Net {
 /// What a test does with the variables and a forward, and what it finds.
 type Check = fn(&NetVars, &mut dyn FnMut(&Tensor) -> Pair) -> Vec<Tensor>;
 
-/// The same in place and pipelined, for each mode: bit by bit.
+/// The same unpipelined and pipelined, for each mode: bit by bit.
 fn each_mode(check: Check) {
     compare(check, |found, expected| found == expected);
 }
@@ -63,7 +63,7 @@ fn compare(check: Check, same: fn(&Tensor, &Tensor) -> bool) {
     let vars = Net::vars(&Devices::cpu(Net::STAGES)).unwrap();
     let model = net(&vars);
     let expected =
-        check(&vars, &mut |x| model.in_place().chunks(3).intra_op_threads(1).forward(x).expect("no layer fails"));
+        check(&vars, &mut |x| model.unpipelined().chunks(3).intra_op_threads(1).forward(x).expect("no layer fails"));
     for mode in MODES {
         let (mut pipe, vars) = pipe(mode, 1);
         let found = check(&vars, &mut |x| pipe.forward(x).expect("no layer fails"));
@@ -80,7 +80,7 @@ fn pipe(mode: Checkpoint, seed: i64) -> (Pipe<Net>, NetVars) {
 }
 
 fn gradients(vars: &NetVars) -> Vec<Tensor> {
-    vars.all().trainable_variables().iter().map(Tensor::grad).collect()
+    vars.var_store().trainable_variables().iter().map(Tensor::grad).collect()
 }
 
 fn input() -> Tensor {
@@ -93,7 +93,7 @@ fn gradients_of_chosen_tensors_leave_every_grad_alone() {
     each_mode(|vars, forward| {
         let x = input();
         let (sine, _) = forward(&x);
-        let weight = vars.all().variables().remove("first.weight").unwrap();
+        let weight = vars.var_store().variables().remove("first.weight").unwrap();
         let found = Tensor::run_backward(&[sine.sum(Kind::Float)], &[&x, &weight], false, false);
         assert!(gradients(vars).iter().chain([&x.grad()]).all(|gradient| !gradient.defined()));
         found
@@ -160,7 +160,7 @@ fn parameters_may_also_be_used_outside() {
     each_mode_up_to_rounding(|vars, forward| {
         let x = input();
         let (sine, _) = forward(&x);
-        let decay = vars.all().trainable_variables().iter().map(|p| p.square().sum(Kind::Float)).sum::<Tensor>();
+        let decay = vars.var_store().trainable_variables().iter().map(|p| p.square().sum(Kind::Float)).sum::<Tensor>();
         (sine.sum(Kind::Float) + decay * 0.1).backward();
         let mut found = gradients(vars);
         found.push(x.grad());
@@ -195,12 +195,12 @@ fn gradients_accumulate_over_calls_until_they_are_zeroed() {
 #[test]
 fn several_steps_of_an_optimizer() {
     each_mode(|vars, forward| {
-        let mut optimizer = nn::Adam::default().build(vars.all(), 1e-2).unwrap();
+        let mut optimizer = nn::Adam::default().build(vars.var_store(), 1e-2).unwrap();
         for _ in 0..4 {
             let (sine, cosine) = forward(&input());
             optimizer.backward_step(&(sine * cosine).sum(Kind::Float));
         }
-        let variables = vars.all().variables();
+        let variables = vars.var_store().variables();
         ["first.weight", "first.bias", "second.weight", "second.bias"].map(|name| variables[name].copy()).into()
     });
 }
@@ -216,12 +216,12 @@ fn nothing_is_recorded_where_no_gradient_can_be_asked_for() {
 #[test]
 fn frozen_parameters_get_no_gradient() {
     each_mode(|vars, forward| {
-        let frozen = vars.all().variables().remove("first.weight").unwrap().set_requires_grad(false);
+        let frozen = vars.var_store().variables().remove("first.weight").unwrap().set_requires_grad(false);
         let x = input();
         let (sine, _) = forward(&x);
         sine.sum(Kind::Float).backward();
         assert!(!frozen.grad().defined());
-        vars.all().trainable_variables().iter().map(Tensor::grad).filter(Tensor::defined).collect()
+        vars.var_store().trainable_variables().iter().map(Tensor::grad).filter(Tensor::defined).collect()
     });
 }
 
@@ -266,7 +266,7 @@ fn a_model_taken_out_is_the_model_put_in() {
     let x = rows(5);
     let piped = pipe.forward(&x).unwrap();
     let model = pipe.into_inner();
-    assert_eq!(model.in_place().training(false).forward(&x).unwrap(), piped);
+    assert_eq!(model.unpipelined().training(false).forward(&x).unwrap(), piped);
 }
 
 #[test]

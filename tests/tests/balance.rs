@@ -70,7 +70,7 @@ fn a_sample_needs_no_tensor() {
     impl Layer<Rows<String>> for Count {
         type Out = Tensor;
 
-        fn forward(&self, Rows(words): Rows<String>, _cx: &Context) -> Tensor {
+        fn run(&self, Rows(words): Rows<String>, _cx: &Context) -> Tensor {
             Tensor::from_slice(&words.iter().map(|word| word.len() as f32).collect::<Vec<_>>()).unsqueeze(-1)
         }
     }
@@ -267,7 +267,7 @@ fn stateful(fails: bool) -> (Stateful, StatefulVars) {
 
 fn values(vars: &StatefulVars) -> Vec<(String, Tensor)> {
     let mut named: Vec<_> =
-        vars.all().variables().into_iter().map(|(name, value)| (name, value.detach().copy())).collect();
+        vars.var_store().variables().into_iter().map(|(name, value)| (name, value.detach().copy())).collect();
     named.sort_by(|(a, _), (b, _)| a.cmp(b));
     named
 }
@@ -290,7 +290,7 @@ fn nothing_of_the_model_or_the_caller_changes() {
         assert_eq!(values(&vars), before, "variables");
         assert_eq!(x, input, "the sample");
         assert!(!x.grad().defined());
-        assert!(vars.all().trainable_variables().iter().all(|parameter| !parameter.grad().defined()));
+        assert!(vars.var_store().trainable_variables().iter().all(|parameter| !parameter.grad().defined()));
     }
 }
 
@@ -333,7 +333,7 @@ fn samples_and_values_between_layers_may_be_tuples() {
     impl Layer<(Tensor, i64)> for Twin {
         type Out = (Tensor, Tensor);
 
-        fn forward(&self, (x, times): (Tensor, i64), _cx: &Context) -> (Tensor, Tensor) {
+        fn run(&self, (x, times): (Tensor, i64), _cx: &Context) -> (Tensor, Tensor) {
             (&x * times, x.detach())
         }
     }
@@ -343,7 +343,7 @@ fn samples_and_values_between_layers_may_be_tuples() {
     impl Layer<(Tensor, Tensor)> for Add {
         type Out = Tensor;
 
-        fn forward(&self, (a, b): (Tensor, Tensor), _cx: &Context) -> Tensor {
+        fn run(&self, (a, b): (Tensor, Tensor), _cx: &Context) -> Tensor {
             a + b
         }
     }
@@ -368,7 +368,7 @@ fn a_parameter_with_a_gradient_is_refused() {
     let vars = Chain::<Linear>::vars_at(store.root());
     let model = Chain { layers: vars.layers(1).into_iter().map(|path| linear(path, 3, 3)).collect() };
     let x = Tensor::rand([2, 3], CPU);
-    model.in_place().forward(&x).unwrap().sum(Kind::Float).backward();
+    model.unpipelined().forward(&x).unwrap().sum(Kind::Float).backward();
     let error = Balance::of_block(&model, &store, &store.root()).stages(1).by_time(&x).unwrap_err().to_string();
     assert!(error.starts_with("some parameter already has gradient"), "{error}");
 }

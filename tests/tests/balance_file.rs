@@ -59,6 +59,6 @@ fn the_struct_has_the_stages_of_the_file() {
         last: linear(vars.last(), 64, 2),
     };
     let x = rows(6);
-    let expected = net.in_place().forward(&x).unwrap();
+    let expected = net.unpipelined().forward(&x).unwrap();
     assert_eq!(net.pipe(&vars).build().unwrap().forward(&x).unwrap(), expected);
 }

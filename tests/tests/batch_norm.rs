@@ -60,7 +60,7 @@ proptest! {
             let x = leaf(rows);
             let _ = plain.forward_t(&(&x + 100.), true);
             pipe.forward(&x).unwrap().sum(Kind::Float).backward();
-            let variables = vars.all().variables();
+            let variables = vars.var_store().variables();
             for (name, expected) in [("running_mean", &plain.running_mean), ("running_var", &plain.running_var)] {
                 let found = &variables[&format!("norm.{name}")];
                 prop_assert!(found.allclose(expected, 1e-5, 1e-5, false), "{name}: {found:?} {expected:?}");
@@ -74,7 +74,7 @@ fn gradients_are_those_of_batch_norm_on_each_micro_batch() {
     let _serial = pipe_tests::serial();
     tch::manual_seed(1);
     let (mut pipe, vars) = net(DeferredBatchNormConfig::default(), 2, Checkpoint::Always);
-    let variables = vars.all().variables();
+    let variables = vars.var_store().variables();
     let x = leaf(6);
     let mut outputs = Vec::new();
     for part in x.chunk(2, 0) {
@@ -108,13 +108,13 @@ fn evaluation_uses_the_running_statistics_and_leaves_them() {
     let _serial = pipe_tests::serial();
     let (mut pipe, vars) = net(DeferredBatchNormConfig::default(), 3, Checkpoint::Never);
     let _ = pipe.forward(leaf(6)).unwrap();
-    let before = vars.all().variables()["norm.running_mean"].copy();
+    let before = vars.var_store().variables()["norm.running_mean"].copy();
     pipe.eval();
     let x = leaf(6);
     let whole = pipe.forward(&x).unwrap();
     let one = pipe.forward(x.narrow(0, 2, 1)).unwrap();
     assert!(whole.narrow(0, 2, 1).allclose(&one, 1e-5, 1e-6, false));
-    assert_eq!(vars.all().variables()["norm.running_mean"], before);
+    assert_eq!(vars.var_store().variables()["norm.running_mean"], before);
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn a_training_pass_without_gradients_commits_too() {
     let _serial = pipe_tests::serial();
     let (mut pipe, vars) = net(DeferredBatchNormConfig::default(), 3, Checkpoint::Always);
     let _ = tch::no_grad(|| pipe.forward(leaf(6)).unwrap());
-    let mean = vars.all().variables()["norm.running_mean"].mean(Kind::Float);
+    let mean = vars.var_store().variables()["norm.running_mean"].mean(Kind::Float);
     assert!((f64::try_from(mean).unwrap() - 10.).abs() < 1., "a tenth of the mean, 100");
 }
 
@@ -148,7 +148,7 @@ fn two_and_three_dimensions_from_a_plain_batch_norm() {
     let mut pipe = model.pipe(&vars).build().unwrap();
     let x = Tensor::randn([6, 3, 4, 5], (Kind::Float, tch::Device::Cpu)) * 3. + 2.;
     let _ = pipe.forward(&x).unwrap();
-    let variables = vars.all().variables();
+    let variables = vars.var_store().variables();
     let mut names: Vec<_> = variables.keys().map(String::as_str).collect();
     names.sort_unstable();
     assert_eq!(names, ["three.running_mean", "three.running_var", "two.running_mean", "two.running_var"]);
@@ -162,7 +162,7 @@ fn two_and_three_dimensions_from_a_plain_batch_norm() {
 }
 
 #[test]
-fn it_trains_between_convolutions_as_in_place() {
+fn it_trains_between_convolutions_as_unpipelined() {
     #[pipeline(chunks = 3)]
     struct Images {
         #[device("cpu")]
@@ -186,21 +186,21 @@ fn it_trains_between_convolutions_as_in_place() {
     }
 
     fn train(vars: &ImagesVars, mut forward: impl FnMut(&Tensor) -> Tensor) -> Vec<(String, Tensor)> {
-        let mut optimizer = nn::OptimizerConfig::build(nn::Sgd::default(), vars.all(), 0.1).unwrap();
+        let mut optimizer = nn::OptimizerConfig::build(nn::Sgd::default(), vars.var_store(), 0.1).unwrap();
         tch::manual_seed(4);
         for _ in 0..4 {
             // Ragged: 3, 3, 1.
             let x = Tensor::randn([7, 2, 6, 6], (Kind::Float, tch::Device::Cpu));
             optimizer.backward_step(&forward(&x).square().mean(Kind::Float));
         }
-        let mut variables: Vec<_> = vars.all().variables().into_iter().collect();
+        let mut variables: Vec<_> = vars.var_store().variables().into_iter().collect();
         variables.sort_by(|(a, _), (b, _)| a.cmp(b));
         variables
     }
 
     let _serial = pipe_tests::serial();
     let (model, vars) = make();
-    let expected = train(&vars, |x| model.in_place().intra_op_threads(1).forward(x).unwrap());
+    let expected = train(&vars, |x| model.unpipelined().intra_op_threads(1).forward(x).unwrap());
     for mode in [Checkpoint::Always, Checkpoint::ExceptLast, Checkpoint::Never] {
         let (model, vars) = make();
         let mut pipe = model.pipe(&vars).checkpoint(mode).intra_op_threads(1).build().unwrap();

@@ -36,7 +36,7 @@ struct Fuse(Triggers);
 impl Layer<Tensor> for Fuse {
     type Out = Tensor;
 
-    fn forward(&self, x: Tensor, cx: &Context) -> Tensor {
+    fn run(&self, x: Tensor, cx: &Context) -> Tensor {
         let here = |trigger: &&Trigger| trigger.stage == cx.stage() && trigger.micro_batch == cx.micro_batch();
         let trigger = self.0.lock().unwrap().iter().find(here).copied();
         let now = trigger.is_some_and(|trigger| trigger.recomputing == cx.is_recomputing());
@@ -108,7 +108,7 @@ fn fused(checkpoint: Checkpoint) -> (Pipe<Fused>, FusedVars, Triggers) {
 fn state(vars: &FusedVars) -> Vec<(String, Tensor, Option<Tensor>)> {
     let gradient = |tensor: &Tensor| tensor.grad().defined().then(|| tensor.grad().copy());
     let mut state: Vec<_> = vars
-        .all()
+        .var_store()
         .variables()
         .into_iter()
         .map(|(name, tensor)| (name, tensor.detach().copy(), gradient(&tensor)))
@@ -205,17 +205,17 @@ proptest! {
 fn next_step_is_right(pipe: &mut Pipe<Fused>, vars: &FusedVars, mode: Checkpoint) {
     let (mut fresh, fresh_vars, _) = fused(mode);
     let x = rows(8);
-    let values = vars.all().variables();
+    let values = vars.var_store().variables();
     tch::no_grad(|| {
-        for (name, tensor) in fresh_vars.all().variables() {
+        for (name, tensor) in fresh_vars.var_store().variables() {
             tensor.shallow_clone().copy_(&values[&name]);
         }
     });
     let loss = fresh.forward(&x).unwrap().square().sum(Kind::Float);
-    let parameters = fresh_vars.all().trainable_variables();
+    let parameters = fresh_vars.var_store().trainable_variables();
     let expected = Tensor::run_backward(&[loss], &parameters, false, false);
     let loss = pipe.forward(&x).unwrap().square().sum(Kind::Float);
-    let found = Tensor::run_backward(&[loss], &vars.all().trainable_variables(), false, false);
+    let found = Tensor::run_backward(&[loss], &vars.var_store().trainable_variables(), false, false);
     assert_eq!(found, expected);
 }
 
@@ -316,7 +316,7 @@ struct Counted(Arc<Mutex<usize>>);
 impl Layer<Tensor> for Counted {
     type Out = Tensor;
 
-    fn forward(&self, x: Tensor, _cx: &Context) -> Tensor {
+    fn run(&self, x: Tensor, _cx: &Context) -> Tensor {
         *self.0.lock().unwrap() += 1;
         std::thread::sleep(std::time::Duration::from_millis(5));
         x

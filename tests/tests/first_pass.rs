@@ -43,7 +43,7 @@ fn as_plain(name: &str, make: impl Fn(Path<'_>) -> Body) {
         let gradients = |output: &Tensor, vars: &NetVars| {
             x.shallow_clone().zero_grad();
             output.square().sum(Kind::Float).backward();
-            let leaves = vars.all().trainable_variables();
+            let leaves = vars.var_store().trainable_variables();
             let wanted = leaves.iter().chain([&x]).filter(|leaf| leaf.requires_grad());
             wanted.map(|leaf| leaf.grad().copy()).collect::<Vec<_>>()
         };
@@ -173,7 +173,7 @@ struct Before(Linear);
 impl Layer<Weighted> for Before {
     type Out = Weighted;
 
-    fn forward(&self, (x, labels, weights): Weighted, _cx: &Context) -> Weighted {
+    fn run(&self, (x, labels, weights): Weighted, _cx: &Context) -> Weighted {
         (x.apply(&self.0), labels, weights)
     }
 }
@@ -183,7 +183,7 @@ struct After;
 impl Layer<Weighted> for After {
     type Out = Tensor;
 
-    fn forward(&self, (x, labels, Replicate(weights)): Weighted, _cx: &Context) -> Tensor {
+    fn run(&self, (x, labels, Replicate(weights)): Weighted, _cx: &Context) -> Tensor {
         assert!(!weights.requires_grad(), "a constant stays one");
         x.cross_entropy_loss(&labels, Some(&weights), Reduction::None, -100, 0.)
     }
@@ -231,7 +231,7 @@ fn a_frozen_stage_is_not_run_again() {
     let mut pipe = net.pipe(&vars).checkpoint(Checkpoint::Always).build().unwrap();
     pipe.forward(rows(6)).unwrap().sum(Kind::Float).backward();
     assert_eq!(runs.load(Ordering::Relaxed), 3);
-    assert!(vars.all().variables()["last.weight"].grad().defined());
+    assert!(vars.var_store().variables()["last.weight"].grad().defined());
 }
 
 /// Adds what it kept of the micro-batch before, in a plain cell or in one that recomputations
@@ -246,7 +246,7 @@ struct Remembers(Memory);
 impl Layer<Tensor> for Remembers {
     type Out = Tensor;
 
-    fn forward(&self, x: Tensor, cx: &Context) -> Tensor {
+    fn run(&self, x: Tensor, cx: &Context) -> Tensor {
         let now = x.detach().sum_dim_intlist(0, true, None);
         let before = match &self.0 {
             Memory::Plain(cell) => cell.replace(Some(now)),
@@ -289,7 +289,7 @@ fn state_in_a_cell_of_a_layers_own_is_an_error_where_it_would_give_another_gradi
         }
         let error = outcome.unwrap_err().to_string();
         assert!(error.contains("the recomputation gave other values than the first pass"), "{error}");
-        assert!(vars.all().trainable_variables().iter().all(|variable| !variable.grad().defined()));
+        assert!(vars.var_store().trainable_variables().iter().all(|variable| !variable.grad().defined()));
     }
 }
 
@@ -308,8 +308,12 @@ fn what_is_carried_is_what_the_first_pass_saw_and_is_put_back_after_a_failure() 
         let y = before.replace(now).map_or_else(|| part.shallow_clone(), |before| &part * before.tanh());
         losses.push(y.relu().sum(Kind::Float));
     }
-    let expected =
-        Tensor::run_backward(&[losses.into_iter().sum::<Tensor>()], &vars.all().trainable_variables(), false, false);
+    let expected = Tensor::run_backward(
+        &[losses.into_iter().sum::<Tensor>()],
+        &vars.var_store().trainable_variables(),
+        false,
+        false,
+    );
 
     for mode in MODES {
         let fails = Arc::new(AtomicUsize::new(0));
@@ -327,7 +331,7 @@ fn what_is_carried_is_what_the_first_pass_saw_and_is_put_back_after_a_failure() 
             assert!(pipe.forward(x).is_err());
             pipe.forward(x).unwrap().sum(Kind::Float).backward();
         }
-        for (variable, expected) in vars.all().trainable_variables().iter().zip(&expected) {
+        for (variable, expected) in vars.var_store().trainable_variables().iter().zip(&expected) {
             assert!(variable.grad().allclose(expected, 1e-5, 1e-6, false), "{mode}");
         }
     }
@@ -342,7 +346,7 @@ fn a_graph_that_is_kept_recomputes_from_what_was_carried_each_time() {
         let mut pipe = net.pipe(&vars).chunks(chunks).checkpoint(Checkpoint::Always).build().unwrap();
         pipe.forward(rows(4)).unwrap().sum(Kind::Float).backward();
         let loss = pipe.forward(&x).unwrap().sum(Kind::Float);
-        let variables = vars.all().trainable_variables();
+        let variables = vars.var_store().trainable_variables();
         let gradients = |keep| Tensor::run_backward(&[&loss], &variables, keep, false);
         assert_eq!(gradients(true), gradients(false));
     }
@@ -362,7 +366,8 @@ fn a_leaf_that_a_layer_makes_trains_and_one_that_it_holds_is_an_error() {
         let mut pipe = net.pipe(&vars).checkpoint(mode).build().unwrap();
         let outcome = pipe.train_step(rows(6), (), |y, (): &()| y.square().mean(Kind::Float)).map(drop);
         assert_eq!(outcome.is_err(), held, "{mode}: {outcome:?}");
-        let trained = vars.all().trainable_variables().iter().filter(|variable| variable.grad().defined()).count();
+        let trained =
+            vars.var_store().trainable_variables().iter().filter(|variable| variable.grad().defined()).count();
         assert_eq!(trained, if held { 0 } else { 4 });
         if let Err(error) = outcome {
             assert!(error.to_string().contains("trainable tensor of shape [1, 8]"), "{error}");

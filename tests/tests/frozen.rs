@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use pipe_runtime::{Checkpoint, Method, Vars};
+use pipe_runtime::{Checkpoint, ScheduleKind, Vars};
 use pipe_tests::zoo::run::{plain, same_bits};
 use pipe_tests::zoo::train::{CHUNKS, MODES, calls};
 use pipe_tests::zoo::{
@@ -39,7 +39,7 @@ fn choices(of: &[Frozen], stages: usize) -> Vec<Vec<Frozen>> {
 
 /// One layer per stage, with a weight and a bias.
 fn freeze(vars: &Vars, frozen: &[Frozen]) {
-    for (name, variable) in vars.all().variables() {
+    for (name, variable) in vars.var_store().variables() {
         let parts: Vec<_> = name.split('.').collect();
         let [_, layer, variable_name] = parts[..] else { panic!("{name}") };
         let wanted = !frozen[layer.parse::<usize>().unwrap()].is(variable_name);
@@ -64,7 +64,7 @@ fn trains_as_plain<M: ZooModel<Layers = Vec<LayerSpec>>>(of: &[Frozen]) {
             let (mut watched, _) = Watched::<M>::build(&layers, 2, CHUNKS, mode, call).unwrap();
             freeze(&watched.vars, &frozen);
             let order = Order::of(call, stages, CHUNKS, batch.micro_batches(CHUNKS));
-            let mut twin = Twin::of(watched.vars.all());
+            let mut twin = Twin::of(watched.vars.var_store());
             let expected = steps.entry(order).or_insert_with(|| plain::<M>(&layers, &mut twin, &batch, CHUNKS, order));
             let found = watched.run(&batch, 3);
             if frozen.iter().all(|&stage| stage == Frozen::All) && matches!(call, Call::Step(_)) {
@@ -95,7 +95,7 @@ fn any_variables_of_three_stages() {
 
 #[test]
 fn any_of_four_stages_under_every_method() {
-    assert!(Method::ALL.iter().all(|&method| calls(4).contains(&Call::Step(method))));
+    assert!(ScheduleKind::ALL.iter().all(|&method| calls(4).contains(&Call::Step(method))));
     trains_as_plain::<Stack4>(&[Frozen::Nothing, Frozen::All]);
 }
 
@@ -121,7 +121,7 @@ fn freezing_and_thawing_between_steps() {
             let about = format!("{frozen:?}, {call}, {mode}");
             freeze(&watched.vars, frozen);
             watched.zero_gradients();
-            let mut twin = Twin::of(watched.vars.all());
+            let mut twin = Twin::of(watched.vars.var_store());
             let order = Order::of(call, 4, CHUNKS, batch.micro_batches(CHUNKS));
             let expected = plain::<Stack4>(&layers, &mut twin, &batch, CHUNKS, order);
             let found = watched.run(&batch, 3).unwrap();

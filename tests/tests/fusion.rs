@@ -1,6 +1,6 @@
 //! `fuse_gradient_accumulation`: a weight's gradient is added to its sum by the product that makes it.
 
-use pipe_runtime::{Checkpoint, Context, Devices, Layer, Method, PipeBuilder, Reduction, pipeline};
+use pipe_runtime::{Checkpoint, Context, Devices, Layer, PipeBuilder, Reduction, ScheduleKind, pipeline};
 use tch::{Device, Kind, Tensor};
 
 type Body = fn(&Tensor, &Tensor, &Tensor) -> Tensor;
@@ -16,7 +16,7 @@ struct Product {
 impl Layer<Tensor> for Product {
     type Out = Tensor;
 
-    fn forward(&self, x: Tensor, _cx: &Context) -> Tensor {
+    fn run(&self, x: Tensor, _cx: &Context) -> Tensor {
         (self.body)(&x, &self.weight, &self.bias)
     }
 }
@@ -57,7 +57,7 @@ const NOT_FUSED: [(&str, Body); 4] = [
 
 /// What is left of a bit in the weight's gradient. Of two micro-batches with a row each, one has the product -1.000001 (binary), and the other 1.000001 and a bit far behind, which
 /// numbers of eight bits lose if it is rounded before it is added to the first. In which order the two go depends on the schedule: the better of both.
-fn bit_left(body: Body, method: Method, fuse: bool) -> f64 {
+fn bit_left(body: Body, method: ScheduleKind, fuse: bool) -> f64 {
     let (near, nearer) = (1. + 2f64.powi(-7), 1. + 2f64.powi(-6));
     let column = |values: [f64; 2]| Tensor::from_slice(&values).to_kind(Kind::BFloat16).unsqueeze(1);
     let gradient = |rows, seeds| {
@@ -68,13 +68,13 @@ fn bit_left(body: Body, method: Method, fuse: bool) -> f64 {
         let builder = PipeBuilder::new(net, &vars).schedule(method).intra_op_threads(1);
         let mut pipe = builder.fuse_gradient_accumulation(fuse).build().unwrap();
         let loss = |y: &Tensor, seeds: &Tensor| (y * seeds).sum(Kind::BFloat16);
-        pipe.train_step_with(Reduction::Sum, column(rows), column(seeds), loss).unwrap();
-        vars.all().variables()["product.weight"].grad().double_value(&[0, 0])
+        pipe.step().reduction(Reduction::Sum).run(column(rows), column(seeds), loss).unwrap();
+        vars.var_store().variables()["product.weight"].grad().double_value(&[0, 0])
     };
     gradient([near, 1.], [near, -nearer]).max(gradient([1., near], [-nearer, near]))
 }
 
-const METHODS: [Method; 3] = [Method::GPipe, Method::OneFOneB, Method::ZbH1];
+const METHODS: [ScheduleKind; 3] = [ScheduleKind::GPipe, ScheduleKind::OneFOneB, ScheduleKind::ZbH1];
 
 #[test]
 fn a_products_gradient_is_rounded_once_it_is_added() {
@@ -97,9 +97,9 @@ fn what_is_not_a_product_with_the_weight_is_as_ever() {
     }
 }
 
-/// Tied within a stage, wide, and in several dimensions: up to rounding as in place, over several steps into the same gradients, from graphs walked twice.
+/// Tied within a stage, wide, and in several dimensions: up to rounding as unpipelined, over several steps into the same gradients, from graphs walked twice.
 #[test]
-fn fused_gradients_are_those_in_place_up_to_rounding() {
+fn fused_gradients_are_the_unpipelined_ones_up_to_rounding() {
     let _serial = pipe_tests::serial();
     let bodies: [Body; 3] = [
         |x, w, b| {
@@ -118,10 +118,10 @@ fn fused_gradients_are_those_in_place_up_to_rounding() {
         };
         let x = Tensor::randn([12, 65], (Kind::Float, Device::Cpu));
         let gradients =
-            |vars: &NetVars| ["product.weight", "product.bias"].map(|name| vars.all().variables()[name].grad());
+            |vars: &NetVars| ["product.weight", "product.bias"].map(|name| vars.var_store().variables()[name].grad());
         let (net, vars) = make();
         for _ in 0..2 {
-            net.in_place().chunks(4).intra_op_threads(1).forward(&x).unwrap().square().sum(Kind::Float).backward();
+            net.unpipelined().chunks(4).intra_op_threads(1).forward(&x).unwrap().square().sum(Kind::Float).backward();
         }
         let expected = gradients(&vars);
         for checkpoint in [Checkpoint::Never, Checkpoint::Always] {
@@ -130,7 +130,7 @@ fn fused_gradients_are_those_in_place_up_to_rounding() {
             let mut pipe = builder.intra_op_threads(1).build().unwrap();
             for _ in 0..2 {
                 let loss = pipe.forward(&x).unwrap().square().sum(Kind::Float);
-                Tensor::run_backward(&[&loss], &[&vars.all().variables()["product.weight"]], true, false);
+                Tensor::run_backward(&[&loss], &[&vars.var_store().variables()["product.weight"]], true, false);
                 loss.backward();
             }
             for (found, expected) in gradients(&vars).iter().zip(&expected) {

@@ -53,7 +53,7 @@ fn generic_models_with_plain_fields() {
     let _serial = pipe_tests::serial();
     let (model, vars) = stack();
     let x = rows(4);
-    let expected = model.in_place().forward(&x).unwrap();
+    let expected = model.unpipelined().forward(&x).unwrap();
     let mut pipe: Pipe<Stack<Linear, 3>> = model.pipe(&vars).build().unwrap();
     assert_eq!(pipe.chunks(), 2);
     assert_eq!(pipe.config.width, 8, "a plain field is readable at the pipeline");
@@ -76,7 +76,7 @@ Stack
   2      cpu     blocks[2], x, type  -         -
 ";
     assert_eq!(table, expected);
-    assert!(stack().1.all().variables().contains_key("type.weight"));
+    assert!(stack().1.var_store().variables().contains_key("type.weight"));
 }
 
 mod renamed {
@@ -116,7 +116,7 @@ fn a_block_may_borrow() {
     let vars = Borrowing::vars_at(store.root() / "block");
     let block = Borrowing { first: nn::func(|x| x * *factor), last: linear(vars.last(), 8, 8) };
     let x = rows(2);
-    assert_eq!(block.in_place().forward(&x).unwrap(), (&x * scale).apply(&block.last));
+    assert_eq!(block.unpipelined().forward(&x).unwrap(), (&x * scale).apply(&block.last));
     assert!(store.variables().contains_key("block.last.weight"));
 }
 
@@ -134,7 +134,7 @@ struct Sum;
 impl Layer<(Tensor, Option<Tensor>)> for Sum {
     type Out = Tensor;
 
-    fn forward(&self, (a, b): (Tensor, Option<Tensor>), _cx: &Context) -> Tensor {
+    fn run(&self, (a, b): (Tensor, Option<Tensor>), _cx: &Context) -> Tensor {
         b.map_or_else(|| a.shallow_clone(), |b| &a + b)
     }
 }
@@ -151,6 +151,19 @@ fn inputs_by_value_and_by_reference() {
     assert_eq!(pipe.forward((&a, None::<Tensor>)).unwrap(), a.relu());
 }
 
+/// Whoever implements `Layer` has it in scope beside tch's traits, whose methods must stay callable.
+#[test]
+fn the_methods_of_tchs_traits_can_be_called_where_layer_is_in_scope() {
+    use tch::nn::Module;
+    let _serial = pipe_tests::serial();
+    let vars = TwoInputs::vars(&TwoInputs::devices()).unwrap();
+    let (linear, x) = (linear(vars.sum(), 8, 3), rows(4));
+    assert_eq!(linear.forward(&x), x.apply(&linear));
+    assert_eq!(linear.forward_t(&x, true), x.apply(&linear));
+    let relu = func(Tensor::relu);
+    assert_eq!(relu.forward(&x), x.relu());
+}
+
 #[test]
 fn with_one_chunk_it_is_the_plain_model() {
     let _serial = pipe_tests::serial();
@@ -161,7 +174,7 @@ fn with_one_chunk_it_is_the_plain_model() {
         for block in model.blocks.iter().chain([&model.x, &model.r#type]) {
             plain = plain.apply(block);
         }
-        let parameters = vars.all().trainable_variables();
+        let parameters = vars.var_store().trainable_variables();
         let leaves: Vec<_> = parameters.iter().chain([&x]).collect();
         let expected = Tensor::run_backward(&[plain.square().sum(Kind::Float)], &leaves, false, false);
 
@@ -244,5 +257,5 @@ fn a_block_without_layers_gives_its_input_back() {
 
     let _serial = pipe_tests::serial();
     let x = rows(3);
-    assert_eq!(Nothing {}.in_place().chunks(2).forward(&x).unwrap(), x);
+    assert_eq!(Nothing {}.unpipelined().chunks(2).forward(&x).unwrap(), x);
 }

@@ -16,7 +16,7 @@ struct Witness(Linear, Arc<Mutex<Vec<Seen>>>);
 impl Layer<Tensor> for Witness {
     type Out = Tensor;
 
-    fn forward(&self, x: Tensor, cx: &Context) -> Tensor {
+    fn run(&self, x: Tensor, cx: &Context) -> Tensor {
         let y = x.apply(&self.0);
         let seen = (y.kind(), y.requires_grad(), cx.is_training(), cx.is_recomputing());
         self.1.lock().unwrap().push(seen);
@@ -69,11 +69,11 @@ fn autocast_holds_in_every_stage_and_in_the_recomputation() {
     let seen = seen.lock().unwrap();
     assert_eq!(seen.len(), 2 * 4 * 2);
     assert!(seen.iter().all(|(kind, ..)| *kind == Kind::BFloat16));
-    assert!(vars.all().trainable_variables().iter().all(|p| p.grad().kind() == Kind::Float));
+    assert!(vars.var_store().trainable_variables().iter().all(|p| p.grad().kind() == Kind::Float));
 }
 
 #[test]
-fn autocast_gives_what_the_run_in_place_gives() {
+fn autocast_gives_what_the_unpipelined_run_gives() {
     let _serial = pipe_tests::serial();
     let Built { mut pipe, .. } = build(Checkpoint::ExceptLast);
     let x = leaf(8);
@@ -84,7 +84,7 @@ fn autocast_gives_what_the_run_in_place_gives() {
     let model = pipe.into_inner();
     let x = x.detach().set_requires_grad(true);
     tch::manual_seed(6);
-    let y = autocast(|| model.in_place().chunks(4).intra_op_threads(1).forward(&x)).unwrap();
+    let y = autocast(|| model.unpipelined().chunks(4).intra_op_threads(1).forward(&x)).unwrap();
     y.to_kind(Kind::Float).sum(Kind::Float).backward();
     assert_eq!((y.detach(), x.grad()), (piped, x_piped));
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use pipe_runtime::{Checkpoint, Context, Devices, InPlace, Layer, Method, Pipe, PipeBuilder, pipeline};
+use pipe_runtime::{Checkpoint, Context, Devices, Layer, Pipe, PipeBuilder, ScheduleKind, Unpipelined, pipeline};
 use pipe_tests::compare::rows;
 use pipe_tests::layers::{func, linear};
 use tch::nn::{self, Func, Linear, Path, RNN, VarStore};
@@ -26,7 +26,7 @@ impl Operators {
 impl Layer<Tensor> for Operators {
     type Out = Tensor;
 
-    fn forward(&self, x: Tensor, _cx: &Context) -> Tensor {
+    fn run(&self, x: Tensor, _cx: &Context) -> Tensor {
         (self.body)(&x, &self.matrix, &self.vector)
     }
 }
@@ -167,7 +167,7 @@ fn the_whole_backward_is_libtorchs() {
     for (name, body) in BODIES {
         for chunks in [1, 3] {
             let (net, vars, x) = make(body);
-            let output = InPlace::new(&net).chunks(chunks).intra_op_threads(1).forward(&x).unwrap();
+            let output = Unpipelined::new(&net).chunks(chunks).intra_op_threads(1).forward(&x).unwrap();
             loss(&output).backward();
             for checkpoint in [Checkpoint::Never, Checkpoint::Always] {
                 if name == "a change of the input in place" && checkpoint == Checkpoint::Always {
@@ -178,7 +178,7 @@ fn the_whole_backward_is_libtorchs() {
                 let found = builder.build().unwrap().forward(&x).unwrap();
                 loss(&found).backward();
                 assert_eq!(found, output, "{name}, {chunks} chunks, {checkpoint}");
-                assert_eq!(named(piped.all()), named(vars.all()), "{name}, {chunks} chunks, {checkpoint}");
+                assert_eq!(named(piped.var_store()), named(vars.var_store()), "{name}, {chunks} chunks, {checkpoint}");
             }
         }
     }
@@ -194,13 +194,13 @@ fn a_fused_backward_is_libtorchs_up_to_rounding() {
             let builder = PipeBuilder::new(net, &vars).chunks(4).checkpoint(checkpoint).intra_op_threads(1);
             let mut pipe = builder.schedule(method).fuse_gradient_accumulation(fuse).build().unwrap();
             pipe.train_step(&x, &x, |output, _: &Tensor| loss(output)).unwrap();
-            named(vars.all())
+            named(vars.var_store())
         };
-        let expected = train(Method::GPipe, Checkpoint::Never, false);
-        for method in [Method::GPipe, Method::OneFOneB, Method::ZbH1] {
+        let expected = train(ScheduleKind::GPipe, Checkpoint::Never, false);
+        for method in [ScheduleKind::GPipe, ScheduleKind::OneFOneB, ScheduleKind::ZbH1] {
             for checkpoint in [Checkpoint::Never, Checkpoint::Always] {
                 if checkpoint == Checkpoint::Always
-                    && (method == Method::ZbH1 || name == "a change of the input in place")
+                    && (method == ScheduleKind::ZbH1 || name == "a change of the input in place")
                 {
                     continue; // Errors, which other files test.
                 }
@@ -226,9 +226,9 @@ fn the_two_halves_are_the_whole() {
             let builder = PipeBuilder::new(net, &vars).chunks(1).checkpoint(Checkpoint::Never).intra_op_threads(1);
             let mut pipe = builder.schedule(method).ranks(1).build().unwrap();
             pipe.train_step(&x, &x, |output, _: &Tensor| loss(output)).unwrap();
-            named(vars.all())
+            named(vars.var_store())
         };
-        assert_eq!(train(Method::ZbH1), train(Method::GPipe), "{name}");
+        assert_eq!(train(ScheduleKind::ZbH1), train(ScheduleKind::GPipe), "{name}");
     }
 }
 
@@ -240,7 +240,7 @@ fn a_recurrent_layer() {
     impl Layer<Tensor> for Recurrent {
         type Out = Tensor;
 
-        fn forward(&self, x: Tensor, _cx: &Context) -> Tensor {
+        fn run(&self, x: Tensor, _cx: &Context) -> Tensor {
             self.0.seq(&x.unsqueeze(1)).0.squeeze_dim(1)
         }
     }
@@ -254,14 +254,14 @@ fn a_recurrent_layer() {
     }
 
     let _serial = pipe_tests::serial();
-    let train = |method: Option<Method>| {
+    let train = |method: Option<ScheduleKind>| {
         tch::manual_seed(5);
         let vars = Recurrences::vars(&Devices::cpu(2)).unwrap();
         let lstm = |path: Path<'_>| Recurrent(nn::lstm(&path, 8, 8, Default::default()));
         let net = Recurrences { first: lstm(vars.first()), second: lstm(vars.second()) };
         let x = rows(6);
         match method {
-            None => loss(&InPlace::new(&net).intra_op_threads(1).forward(&x).unwrap()).backward(),
+            None => loss(&Unpipelined::new(&net).intra_op_threads(1).forward(&x).unwrap()).backward(),
             Some(method) => {
                 let mut pipe = net
                     .pipe(&vars)
@@ -274,11 +274,11 @@ fn a_recurrent_layer() {
                 pipe.train_step(&x, &x, |output, _: &Tensor| loss(output)).unwrap();
             }
         }
-        named(vars.all())
+        named(vars.var_store())
     };
     let expected = train(None);
-    assert_eq!(train(Some(Method::GPipe)), expected);
-    assert_eq!(train(Some(Method::ZbH1)), expected);
+    assert_eq!(train(Some(ScheduleKind::GPipe)), expected);
+    assert_eq!(train(Some(ScheduleKind::ZbH1)), expected);
 }
 
 /// A layer that runs a pipeline of its own: its node is not one of libtorch's, so the stage's graph is left to the engine, also where the backward is to be split.
@@ -297,7 +297,7 @@ fn a_pipeline_in_a_layer() {
     impl Layer<Tensor> for Nested {
         type Out = Tensor;
 
-        fn forward(&self, x: Tensor, _cx: &Context) -> Tensor {
+        fn run(&self, x: Tensor, _cx: &Context) -> Tensor {
             self.0.lock().unwrap().forward(x).unwrap()
         }
     }
@@ -313,7 +313,7 @@ fn a_pipeline_in_a_layer() {
     }
 
     let _serial = pipe_tests::serial();
-    let train = |method: Option<Method>| {
+    let train = |method: Option<ScheduleKind>| {
         tch::manual_seed(9);
         let inner = Inner { first: func(|x| x.sin()), second: func(|x| x.tanh() * x) };
         let inner = inner.pipe(&Inner::vars(&Devices::cpu(2)).unwrap()).chunks(2).build().unwrap();
@@ -326,16 +326,16 @@ fn a_pipeline_in_a_layer() {
         };
         let x = rows(6);
         match method {
-            None => loss(&InPlace::new(&net).intra_op_threads(1).forward(&x).unwrap()).backward(),
+            None => loss(&Unpipelined::new(&net).intra_op_threads(1).forward(&x).unwrap()).backward(),
             Some(method) => {
                 let builder = net.pipe(&vars).schedule(method).ranks(1).checkpoint(Checkpoint::Never);
                 let mut pipe = builder.intra_op_threads(1).build().unwrap();
                 pipe.train_step(&x, &x, |output, _: &Tensor| loss(output)).unwrap();
             }
         }
-        named(vars.all())
+        named(vars.var_store())
     };
     let expected = train(None);
-    assert_eq!(train(Some(Method::GPipe)), expected);
-    assert_eq!(train(Some(Method::ZbH1)), expected);
+    assert_eq!(train(Some(ScheduleKind::GPipe)), expected);
+    assert_eq!(train(Some(ScheduleKind::ZbH1)), expected);
 }

@@ -1,10 +1,10 @@
-//! Schedules of the user's own: valid ones train as in place, others are refused in the validator's words.
+//! Custom schedules: valid ones train as the unpipelined run, others are refused in the validator's words.
 
 #[path = "../../pipe-runtime/schedule/tests/any_schedule/mod.rs"]
 mod any_schedule;
 
 use pipe_runtime::schedule::Builder;
-use pipe_runtime::{Checkpoint, Devices, Method, PipeBuilder, Schedule, Scheduling, pipeline};
+use pipe_runtime::{Checkpoint, Devices, PipeBuilder, Schedule, ScheduleChoice, ScheduleKind, pipeline};
 use pipe_tests::compare::rows;
 use pipe_tests::layers::{Merge, dropout, linear};
 use proptest::prelude::*;
@@ -44,7 +44,7 @@ fn net() -> (Net, NetVars, [Tensor; 2]) {
 }
 
 fn gradients(vars: &NetVars) -> Vec<Tensor> {
-    let mut named: Vec<_> = vars.all().variables().into_iter().collect();
+    let mut named: Vec<_> = vars.var_store().variables().into_iter().collect();
     named.sort_by(|(a, _), (b, _)| a.cmp(b));
     named.into_iter().map(|(_, tensor)| tensor.grad()).collect()
 }
@@ -62,10 +62,10 @@ fn step(set: impl FnOnce(PipeBuilder<'_, Net>) -> PipeBuilder<'_, Net>) -> pipe_
     Ok(gradients(&vars))
 }
 
-fn in_place(chunks: usize) -> Vec<Tensor> {
+fn unpipelined(chunks: usize) -> Vec<Tensor> {
     let (net, vars, [x, y]) = net();
     tch::manual_seed(2);
-    let output = net.in_place().chunks(chunks).intra_op_threads(1).forward(&x).unwrap();
+    let output = net.unpipelined().chunks(chunks).intra_op_threads(1).forward(&x).unwrap();
     let chunks = chunks as i64;
     let parts = output.chunk(chunks, 0).into_iter().zip(y.chunk(chunks, 0));
     let whole: Tensor = parts.map(|(output, y)| loss(&output, &y) * (output.size()[0] as f64 / 12.)).sum();
@@ -88,23 +88,23 @@ fn refused(lists: &str) -> String {
 const VALID: &str = "0F0,0F1,1F0,1F1,1B0,0B0,1I1,0B1,1W1\n2F0,3F0,3B0,2B0,2F1,3F1,3I1,2B1,3W1";
 
 #[test]
-fn a_list_that_is_written_by_hand_trains_as_in_place() {
+fn a_list_that_is_written_by_hand_trains_as_unpipelined() {
     let _serial = pipe_tests::serial();
     let found = step(|pipe| pipe.schedule(VALID.parse::<Schedule>().unwrap())).unwrap();
-    assert!(near(&found, &in_place(2)));
+    assert!(near(&found, &unpipelined(2)));
     let mut builder = Builder::new(1);
     let mut rank = builder.rank(0);
     for action in VALID.parse::<Schedule>().unwrap().order().unwrap().steps {
         rank = rank.push(action.action);
     }
     let found = step(|pipe| pipe.schedule(builder.build())).unwrap();
-    assert!(near(&found, &in_place(2)));
+    assert!(near(&found, &unpipelined(2)));
 }
 
 #[test]
 fn a_published_schedule_as_text_changes_no_bit() {
     let _serial = pipe_tests::serial();
-    for method in Method::ALL {
+    for method in ScheduleKind::ALL {
         let per_rank = method.stages_per_rank().unwrap_or(2);
         let text = method.schedule(4 / per_rank, per_rank, 6).unwrap().to_csv();
         let own = step(|pipe| pipe.schedule(text.parse::<Schedule>().unwrap())).unwrap();
@@ -118,7 +118,7 @@ proptest! {
 
     /// Any placement, any order, whole and split backwards mixed, recomputations anywhere.
     #[test]
-    fn any_valid_lists_train_as_in_place(
+    fn any_valid_lists_train_as_unpipelined(
         placement in prop::array::uniform4(0..4_usize),
         micro_batches in prop::sample::select(vec![1, 2, 3, 4, 6]),
         styles in prop::collection::vec(0..4_u8, 1..12),
@@ -134,7 +134,7 @@ proptest! {
         let schedule = any_schedule::schedule(&rank_of, micro_batches, &styles, &choices);
         let mode = if checkpointed { Checkpoint::Always } else { Checkpoint::Never };
         let found = step(|pipe| pipe.schedule(schedule.clone()).checkpoint(mode)).unwrap();
-        let expected = in_place(micro_batches);
+        let expected = unpipelined(micro_batches);
         let far: Vec<_> = found.iter().zip(&expected).map(|(a, b)| f64::try_from((a - b).abs().max()).unwrap()).collect();
         prop_assert!(near(&found, &expected), "{far:?}\n{}", schedule.to_csv());
     }
@@ -159,7 +159,7 @@ fn the_number_of_micro_batches_is_the_lists_own() {
 
     let (net, vars, [x, y]) = net();
     let mut pipe = net.pipe(&vars).schedule(own()).build().unwrap();
-    assert_eq!((pipe.chunks(), pipe.schedule()), (2, &Scheduling::from(own())));
+    assert_eq!((pipe.chunks(), pipe.schedule()), (2, &ScheduleChoice::from(own())));
     let one = |tensor: &Tensor| tensor.narrow(0, 0, 1);
     // One that gives fewer goes through the lists without the others' actions.
     pipe.train_step(one(&x), one(&y), loss).unwrap();
@@ -185,7 +185,7 @@ fn recomputations_are_those_of_the_checkpoint_mode() {
     // The last micro-batch is recomputed early, the first one by the mode alone.
     let early = || VALID.replace("2F1,3F1,3I1", "2F1,2R1,3F1,3I1").parse::<Schedule>().unwrap();
     let found = step(|pipe| pipe.schedule(early()).checkpoint(Checkpoint::Always)).unwrap();
-    assert!(near(&found, &in_place(2)));
+    assert!(near(&found, &unpipelined(2)));
     let error = step(|pipe| pipe.schedule(early()).checkpoint(Checkpoint::ExceptLast)).unwrap_err().to_string();
     assert!(error.contains("the schedule has `2R1`, but checkpoint = except_last does not"), "{error}");
 
@@ -200,10 +200,10 @@ fn recomputations_are_those_of_the_checkpoint_mode() {
 #[test]
 fn an_optional_method_is_a_schedule_too() {
     let _serial = pipe_tests::serial();
-    let chosen = |method: Option<Method>| {
+    let chosen = |method: Option<ScheduleKind>| {
         let (net, vars, _) = net();
         let pipe = net.pipe(&vars).schedule(method).build().unwrap();
         pipe.schedule().to_string()
     };
-    assert_eq!((chosen(None), chosen(Some(Method::OneFOneB))), ("gpipe".to_owned(), "1f1b".to_owned()));
+    assert_eq!((chosen(None), chosen(Some(ScheduleKind::OneFOneB))), ("gpipe".to_owned(), "1f1b".to_owned()));
 }

@@ -41,7 +41,7 @@ macro_rules! partitioned {
                 let mut pipe = model.pipe(&vars).checkpoint(checkpoint).intra_op_threads(1).build().unwrap();
                 let y = pipe.forward(&x).unwrap();
                 y.square().sum(Kind::Float).backward();
-                let gradients = vars.all().trainable_variables().iter().chain([&x]).map(Tensor::grad).collect();
+                let gradients = vars.var_store().trainable_variables().iter().chain([&x]).map(Tensor::grad).collect();
                 (y.detach(), gradients)
             }
         }
@@ -68,7 +68,7 @@ impl Draws {
 impl Layer<Tensor> for Draws {
     type Out = Tensor;
 
-    fn forward(&self, x: Tensor, cx: &Context) -> Tensor {
+    fn run(&self, x: Tensor, cx: &Context) -> Tensor {
         let (kind, device) = (x.kind(), x.device());
         let sequence = x.view([-1, 2, 4]);
         let (recurrent, _) = self.lstm.seq(&sequence);
@@ -125,7 +125,7 @@ struct Pair;
 impl Layer<(Tensor, Tensor)> for Pair {
     type Out = Tensor;
 
-    fn forward(&self, (x, a): (Tensor, Tensor), _cx: &Context) -> Tensor {
+    fn run(&self, (x, a): (Tensor, Tensor), _cx: &Context) -> Tensor {
         Tensor::cat(&[a, x], 1)
     }
 }

@@ -19,7 +19,7 @@ fn stages_on_the_cpu_have_no_line() {
     let vars = Net::vars(&Devices::cpu(2)).unwrap();
     let net = Net { first: linear(vars.first(), 8, 8), second: func(|x| x.relu()) };
     let pipe = net.pipe(&vars).build().unwrap();
-    let report = pipe.report().unwrap();
+    let report = pipe.memory().unwrap();
     assert!(report.devices.is_empty());
     assert_eq!(report.to_string(), "");
     pipe.reset_peaks().unwrap();

@@ -27,7 +27,7 @@ fn assert_as_plain<M: Pipeline, O>(
     forward: impl FnOnce(&mut Pipe<M>) -> (Tensor, O),
     step: impl FnOnce(&mut Pipe<M>) -> Tensor,
 ) -> O {
-    let mut parameters: Vec<_> = vars.all().variables().into_iter().collect();
+    let mut parameters: Vec<_> = vars.var_store().variables().into_iter().collect();
     parameters.sort_by(|(a, _), (b, _)| a.cmp(b));
     let leaves: Vec<&Tensor> = parameters.iter().map(|(_, tensor)| tensor).chain(inputs.iter().copied()).collect();
     let expected = Tensor::run_backward(&[plain], &leaves, false, false);
@@ -78,7 +78,7 @@ fn along_another_dimension() {
     impl Layer<In> for Scale {
         type Out = In;
 
-        fn forward(&self, (x, positions): In, _cx: &Context) -> In {
+        fn run(&self, (x, positions): In, _cx: &Context) -> In {
             (x.apply(&self.0), positions)
         }
     }
@@ -89,7 +89,7 @@ fn along_another_dimension() {
     impl Layer<In> for Place {
         type Out = Along<1>;
 
-        fn forward(&self, (x, Along(positions)): In, _cx: &Context) -> Along<1> {
+        fn run(&self, (x, Along(positions)): In, _cx: &Context) -> Along<1> {
             Along((x + positions).apply(&self.0))
         }
     }
@@ -115,7 +115,8 @@ fn along_another_dimension() {
             },
             |pipe| {
                 let loss = |Along(output): &Along<1>, Along(y): &Along<1>| mse(output, y);
-                let report = pipe.train_step((x.detach(), Along(positions.detach())), Along(&y), loss).unwrap();
+                let report =
+                    pipe.step().keep_output().run((x.detach(), Along(positions.detach())), Along(&y), loss).unwrap();
                 assert_close(&report.output.0, &whole.detach(), "output of the step");
                 report.loss
             },
@@ -142,7 +143,7 @@ fn several_rows_for_each() {
     impl Layer<In> for Look {
         type Out = In;
 
-        fn forward(&self, (images, captions): In, _cx: &Context) -> In {
+        fn run(&self, (images, captions): In, _cx: &Context) -> In {
             (images.apply(&self.0), captions)
         }
     }
@@ -153,7 +154,7 @@ fn several_rows_for_each() {
     impl Layer<In> for Read {
         type Out = PerRow<2>;
 
-        fn forward(&self, (images, PerRow(captions)): In, _cx: &Context) -> PerRow<2> {
+        fn run(&self, (images, PerRow(captions)): In, _cx: &Context) -> PerRow<2> {
             PerRow(captions.apply(&self.0) * images.repeat_interleave_self_int(2, 0, None))
         }
     }
@@ -208,7 +209,7 @@ fn lists_with_an_entry_per_row() {
     impl Layer<In> for Count {
         type Out = Out;
 
-        fn forward(&self, (words, x): In, _cx: &Context) -> Out {
+        fn run(&self, (words, x): In, _cx: &Context) -> Out {
             assert_eq!(words.0.len() as i64, x.size()[0]);
             ((x * lengths(&words.0)).apply(&self.0), words)
         }
@@ -219,7 +220,7 @@ fn lists_with_an_entry_per_row() {
     impl Layer<Out> for Weigh {
         type Out = Out;
 
-        fn forward(&self, (x, words): Out, _cx: &Context) -> Out {
+        fn run(&self, (x, words): Out, _cx: &Context) -> Out {
             (x.apply(&self.0) + lengths(&words.0), words)
         }
     }
@@ -271,7 +272,7 @@ fn lists_of_images_of_different_sizes() {
     impl Layer<Rows<Tensor>> for Pool {
         type Out = Tensor;
 
-        fn forward(&self, Rows(images): Rows<Tensor>, _cx: &Context) -> Tensor {
+        fn run(&self, Rows(images): Rows<Tensor>, _cx: &Context) -> Tensor {
             pooled(&images).apply(&self.0).tanh()
         }
     }
@@ -333,7 +334,7 @@ fn lists_whose_parts_have_rows() {
     impl Layer<Each<Tensor>> for Mix {
         type Out = Each<Tensor>;
 
-        fn forward(&self, Each(parts): Each<Tensor>, _cx: &Context) -> Each<Tensor> {
+        fn run(&self, Each(parts): Each<Tensor>, _cx: &Context) -> Each<Tensor> {
             Each(mixed(&parts, &self.0))
         }
     }
@@ -402,7 +403,7 @@ struct Pass;
 impl<T: Flow> Layer<T> for Pass {
     type Out = T;
 
-    fn forward(&self, value: T, _cx: &Context) -> T {
+    fn run(&self, value: T, _cx: &Context) -> T {
         value
     }
 }
@@ -412,7 +413,7 @@ struct UniteAll(Linear);
 impl Layer<Everything> for UniteAll {
     type Out = Tensor;
 
-    fn forward(&self, all: Everything, _cx: &Context) -> Tensor {
+    fn run(&self, all: Everything, _cx: &Context) -> Tensor {
         united(&all, &self.0)
     }
 }
@@ -446,7 +447,7 @@ fn all_of_them_in_a_struct() {
         let model = AllWays { pass: Pass, unite: UniteAll(linear(vars.unite(), 8, 8)) };
         let all = everything(count);
         let plain = united(&all, &model.unite.0).square().mean(Kind::Float);
-        let in_place = model.in_place().forward(&all).unwrap();
+        let unpipelined = model.unpipelined().forward(&all).unwrap();
         let mut pipe = model.pipe(&vars).checkpoint(mode).intra_op_threads(1).build().unwrap();
         let inputs: Vec<&Tensor> = [&all.x, &all.positions.0, &all.captions.0]
             .into_iter()
@@ -473,7 +474,7 @@ fn all_of_them_in_a_struct() {
             },
             |pipe| pipe.train_step(constant, (), |output, (): &()| output.square().mean(Kind::Float)).unwrap().loss,
         );
-        assert_eq!(output, in_place);
+        assert_eq!(output, unpipelined);
     }
 }
 
@@ -509,7 +510,7 @@ struct Twice;
 impl Layer<(Tensor, Tensor)> for Twice {
     type Out = (Tensor, Tensor);
 
-    fn forward(&self, (a, b): (Tensor, Tensor), _cx: &Context) -> (Tensor, Tensor) {
+    fn run(&self, (a, b): (Tensor, Tensor), _cx: &Context) -> (Tensor, Tensor) {
         (a * 2., b * -2.)
     }
 }
@@ -519,10 +520,10 @@ fn inputs_of_different_rows_are_an_error() {
     let _serial = pipe_tests::serial();
     let vars = Pairs::vars(&Devices::cpu(2)).unwrap();
     let model = Pairs { first: Pass, last: Twice };
-    let in_place = |a: i64, b: i64| model.in_place().forward((rows(a), rows(b))).unwrap_err().to_string();
-    let expected = [(3, 2), (7, 8), (3, 6), (16, 8)].map(|(a, b)| (a, b, in_place(a, b)));
+    let unpipelined = |a: i64, b: i64| model.unpipelined().forward((rows(a), rows(b))).unwrap_err().to_string();
+    let expected = [(3, 2), (7, 8), (3, 6), (16, 8)].map(|(a, b)| (a, b, unpipelined(a, b)));
     let mut pipe = model.pipe(&vars).build().unwrap();
-    for (a, b, in_place) in expected {
+    for (a, b, unpipelined) in expected {
         let error = pipe.forward((rows(a), rows(b))).unwrap_err().to_string();
         let disagree = format!(
             "rows of the inputs do not belong together: tensor 0, of shape [{a}, 8] and split along dimension 0, has {a} \
@@ -530,7 +531,7 @@ fn inputs_of_different_rows_are_an_error() {
              goes whole to every micro-batch in `Replicate`"
         );
         assert!(error.starts_with(&disagree), "{error}");
-        assert_eq!(error, in_place);
+        assert_eq!(error, unpipelined);
         let loss = |(a, b): &(Tensor, Tensor), (): &()| a.sum(Kind::Float) + b.sum(Kind::Float);
         assert_eq!(pipe.train_step((rows(a), rows(b)), (), loss).unwrap_err().to_string(), error);
     }
@@ -567,14 +568,14 @@ fn targets_of_other_rows_and_bare_lists_are_errors() {
 
     let vars = Listed::vars(&Devices::cpu(1)).unwrap();
     let model = Listed { only: Pass };
-    let in_place = model.in_place().forward((rows(4), vec![1, 2, 3, 4])).unwrap_err().to_string();
+    let unpipelined = model.unpipelined().forward((rows(4), vec![1, 2, 3, 4])).unwrap_err().to_string();
     let error = model.pipe(&vars).build().unwrap().forward((rows(4), vec![1, 2, 3, 4])).unwrap_err().to_string();
     assert!(error.starts_with("a list in the inputs, of length 4, does not say how it belongs to the rows"), "{error}");
     assert!(
         ["`Rows`", "`Each`", "`Replicate`", "an array or a tuple"].iter().all(|way| error.contains(way)),
         "{error}"
     );
-    assert_eq!(in_place, error);
+    assert_eq!(unpipelined, error);
 }
 
 proptest! {
@@ -601,7 +602,7 @@ proptest! {
         }
         // The layers have nothing to train.
         let loss = |(a, _): &(Tensor, Tensor), y: &Tensor| (a * &w - y).sum(Kind::Float);
-        match pipe.train_loss((&first, &first), rows(y), loss) {
+        match pipe.train_step((&first, &first), rows(y), loss) {
             Ok(_) => prop_assert_eq!(a, y),
             Err(error) => {
                 prop_assert!(a != y);

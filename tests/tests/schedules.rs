@@ -1,7 +1,7 @@
-//! Every schedule trains, with skips, dropout, checkpointing and ragged batches, and gives what the run in place gives.
+//! Every schedule trains, with skips, dropout, checkpointing and ragged batches, and gives what the unpipelined run gives.
 
-use pipe_runtime::schedule::Kind;
-use pipe_runtime::{Checkpoint, Devices, InPlace, Method, Pipe, PipeBuilder, pipeline};
+use pipe_runtime::schedule::ActionKind;
+use pipe_runtime::{Checkpoint, Devices, Pipe, PipeBuilder, ScheduleKind, Unpipelined, pipeline};
 use pipe_tests::compare::rows;
 use pipe_tests::layers::{Fork, Merge, Merge4, dropout, linear};
 use proptest::prelude::*;
@@ -59,7 +59,7 @@ fn make(seed: i64) -> (Four, FourVars, Tensor, Tensor) {
 
 fn gradients(vars: &FourVars) -> Vec<(String, Tensor)> {
     let mut named: Vec<_> =
-        vars.all().variables().into_iter().map(|(name, tensor)| (name, tensor.grad().copy())).collect();
+        vars.var_store().variables().into_iter().map(|(name, tensor)| (name, tensor.grad().copy())).collect();
     named.sort_by(|(a, _), (b, _)| a.cmp(b));
     named
 }
@@ -70,8 +70,8 @@ fn distance(found: &Tensor, expected: &Tensor) -> f64 {
     norm(&(found - expected)) / norm(expected).max(1e-6)
 }
 
-fn methods() -> impl Strategy<Value = Method> {
-    prop::sample::select(Method::ALL.to_vec())
+fn methods() -> impl Strategy<Value = ScheduleKind> {
+    prop::sample::select(ScheduleKind::ALL.to_vec())
 }
 
 fn checkpoints() -> impl Strategy<Value = Checkpoint> {
@@ -82,12 +82,13 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_step_is_the_step_in_place(
+    fn a_step_is_the_unpipelined_step(
         method in methods(),
         checkpoint in checkpoints(),
         chunks in 1..13_usize,
         rows in 1..24_i64,
         seed in 0..1000_i64,
+        keeps_output in any::<bool>(),
     ) {
         let _serial = pipe_tests::serial();
         let (model, vars, x, y) = make(seed);
@@ -104,43 +105,51 @@ proptest! {
         prop_assert_eq!(built.is_ok(), method.check(ranks, per_rank, chunks).is_ok());
         let Ok(mut pipe) = built else { return Ok(()) };
         tch::manual_seed(seed);
-        let report = pipe.train_step(&x, &y, |output, y: &Tensor| output.mse_loss(y, tch::Reduction::Mean)).unwrap();
+        let mse = |output: &Tensor, y: &Tensor| output.mse_loss(y, tch::Reduction::Mean);
+        let (kept, loss, losses, stages) = if keeps_output {
+            let report = pipe.step().keep_output().run(&x, &y, mse).unwrap();
+            (Some(report.output), report.loss, report.losses, report.stages)
+        } else {
+            let report = pipe.train_step(&x, &y, mse).unwrap();
+            (None, report.loss, report.losses, report.stages)
+        };
         let found = gradients(&vars);
 
         let (model, vars, ..) = make(seed);
         tch::manual_seed(seed);
-        let output = InPlace::new(&model).chunks(chunks).intra_op_threads(1).forward(&x).unwrap();
+        let output = Unpipelined::new(&model).chunks(chunks).intra_op_threads(1).forward(&x).unwrap();
         let parts = output.f_chunk(chunks as i64, 0).unwrap().into_iter().zip(y.f_chunk(chunks as i64, 0).unwrap());
         let weighted = parts.map(|(output, y)| {
             let weight = output.size()[0] as f64 / rows as f64;
             output.mse_loss(&y, tch::Reduction::Mean) * weight
         });
-        let loss: Tensor = weighted.sum();
-        loss.backward();
-        prop_assert_eq!(&report.output, &output.detach());
-        prop_assert!(report.loss.allclose(&loss, 1e-6, 1e-7, false));
+        let expected: Tensor = weighted.sum();
+        expected.backward();
+        prop_assert!(kept.is_none_or(|kept| kept == output.detach()));
+        prop_assert!(loss.allclose(&expected, 1e-6, 1e-7, false));
         for ((name, found), (_, expected)) in found.iter().zip(gradients(&vars)) {
-            // In GPipe's order micro-batches are summed as in place, in any other one they are not.
+            // In GPipe's order micro-batches are summed as unpipelined, in any other one they are not.
             let same = match method {
-                Method::GPipe => *found == expected,
+                ScheduleKind::GPipe => *found == expected,
                 _ => distance(found, &expected) < 1e-6,
             };
             prop_assert!(same, "{method} {checkpoint}: {name}");
         }
 
-        // What was held at once never exceeds what the lists declare, whoever was faster than whom.
+        // What is in flight never exceeds what the lists declare, whoever was faster than whom.
         let rank_of: Vec<_> = (0..Four::STAGES).map(|stage| method.rank_of(stage, ranks, per_rank)).collect();
-        let lists = method.schedule_within(&rank_of, report.losses.len(), chunks).unwrap();
+        let lists = method.schedule_within(&rank_of, losses.len(), chunks).unwrap();
         let order = lists.order().unwrap();
-        let held = lists.held_by_stage();
-        for (stage, seen) in report.stages.iter().enumerate() {
-            prop_assert!(seen.kept <= held[&stage], "{method}: stage {stage} kept {}, declared {}", seen.kept, held[&stage]);
-            let transit = |from: usize| order.in_transit(Kind::Forward, from, stage);
+        let declared = lists.peak_in_flight_by_stage();
+        for (stage, seen) in stages.iter().enumerate() {
+            let (found, declared) = (seen.peak_in_flight, declared[&stage]);
+            prop_assert!(found <= declared, "{method}: stage {stage} has {found} in flight, declared {declared}");
+            let transit = |from: usize| order.in_transit(ActionKind::Forward, from, stage);
             let queued = stage.checked_sub(1).map_or(0, transit);
-            prop_assert!(seen.queued <= queued, "{method}: {} wait for stage {stage}, declared {queued}", seen.queued);
+            prop_assert!(seen.peak_queued <= queued, "{method}: {} wait for stage {stage}, declared {queued}", seen.peak_queued);
             let skips = Four::PLAN.skips.iter().filter(|skip| skip.to == stage && skip.from != stage);
             let skips = skips.map(|skip| transit(skip.from)).max().unwrap_or(0);
-            prop_assert!(seen.skips <= skips, "{method}: {} skips wait for stage {stage}, declared {skips}", seen.skips);
+            prop_assert!(seen.peak_skips <= skips, "{method}: {} skips wait for stage {stage}, declared {skips}", seen.peak_skips);
         }
     }
 
@@ -166,13 +175,13 @@ proptest! {
             pipe.train_step(&x, &y, |output, y: &Tensor| output.mse_loss(y, tch::Reduction::Mean)).unwrap();
             gradients(&vars)
         };
-        prop_assert_eq!(step(Method::ZbH1), step(Method::GPipe));
+        prop_assert_eq!(step(ScheduleKind::ZbH1), step(ScheduleKind::GPipe));
     }
 }
 
-fn ranks(method: Method) -> (usize, usize) {
+fn ranks(method: ScheduleKind) -> (usize, usize) {
     let per_rank = match method {
-        Method::GPipe | Method::ZbH1 => 1,
+        ScheduleKind::GPipe | ScheduleKind::ZbH1 => 1,
         _ => method.stages_per_rank().unwrap_or(2),
     };
     (Four::STAGES / per_rank, per_rank)
@@ -181,16 +190,16 @@ fn ranks(method: Method) -> (usize, usize) {
 #[test]
 fn the_memory_of_1f1b_does_not_grow_with_the_number_of_micro_batches() {
     let _serial = pipe_tests::serial();
-    let kept = |method: Method, chunks| {
+    let in_flight = |method: ScheduleKind, chunks| {
         let (model, vars, ..) = make(1);
         let mut pipe = model.pipe(&vars).chunks(chunks).schedule(method).build().unwrap();
         let report = pipe.train_step(rows(64), (), |output, (): &()| output.sum(tch::Kind::Float)).unwrap();
-        report.stages.iter().map(|stage| stage.kept).collect::<Vec<_>>()
+        report.stages.iter().map(|stage| stage.peak_in_flight).collect::<Vec<_>>()
     };
     for chunks in [4, 16, 64] {
-        let held = kept(Method::OneFOneB, chunks);
-        assert!(held.iter().zip([4, 3, 2, 1]).all(|(&held, most)| held <= most), "{held:?}");
-        assert_eq!(kept(Method::GPipe, chunks), [chunks; 4]);
+        let found = in_flight(ScheduleKind::OneFOneB, chunks);
+        assert!(found.iter().zip([4, 3, 2, 1]).all(|(&found, most)| found <= most), "{found:?}");
+        assert_eq!(in_flight(ScheduleKind::GPipe, chunks), [chunks; 4]);
     }
 }
 
@@ -198,7 +207,7 @@ fn the_memory_of_1f1b_does_not_grow_with_the_number_of_micro_batches() {
 fn forward_and_backward_are_for_gpipes_order_and_say_so() {
     let _serial = pipe_tests::serial();
     let (model, vars, x, _) = make(1);
-    let mut pipe = model.pipe(&vars).chunks(4).schedule(Method::OneFOneB).build().unwrap();
+    let mut pipe = model.pipe(&vars).chunks(4).schedule(ScheduleKind::OneFOneB).build().unwrap();
     let error = pipe.forward(&x).unwrap_err().to_string();
     assert!(error.contains("this pipeline was built for `1f1b`: use `train_step`"), "{error}");
     pipe.eval();
@@ -209,10 +218,11 @@ fn forward_and_backward_are_for_gpipes_order_and_say_so() {
 fn what_a_schedule_cannot_run_is_an_error_with_the_numbers() {
     let _serial = pipe_tests::serial();
     let (model, vars, ..) = make(1);
-    let error = model.pipe(&vars).chunks(3).schedule(Method::DualPipeV).build().unwrap_err().to_string();
+    let error = model.pipe(&vars).chunks(3).schedule(ScheduleKind::DualPipeV).build().unwrap_err().to_string();
     assert!(error.contains("3") && error.contains("4"), "{error}");
     let (model, vars, ..) = make(1);
-    let error = model.pipe(&vars).chunks(3).schedule(Method::Interleaved).ranks(3).build().unwrap_err().to_string();
+    let error =
+        model.pipe(&vars).chunks(3).schedule(ScheduleKind::Interleaved).ranks(3).build().unwrap_err().to_string();
     assert!(error.contains("the model has 4 stages for 3 ranks"), "{error}");
 }
 
@@ -232,7 +242,7 @@ struct Annotated {
 #[test]
 fn an_annotated_schedule_trains_unless_another_is_chosen() {
     let _serial = pipe_tests::serial();
-    let train = |schedule: Option<Method>| {
+    let train = |schedule: Option<ScheduleKind>| {
         tch::manual_seed(1);
         let vars = Annotated::vars(&Devices::cpu(Annotated::STAGES)).unwrap();
         let model = Annotated {
@@ -243,13 +253,13 @@ fn an_annotated_schedule_trains_unless_another_is_chosen() {
         };
         let mut pipe = model.pipe(&vars).schedule(schedule).build().unwrap();
         let report = pipe.train_step(rows(8), (), |output, (): &()| output.mean(tch::Kind::Float)).unwrap();
-        let gradient = vars.all().variables()["first.weight"].grad().copy();
+        let gradient = vars.var_store().variables()["first.weight"].grad().copy();
         (pipe.schedule().clone(), report.loss, gradient)
     };
     let (annotated, loss, gradient) = train(None);
-    assert_eq!(annotated, Method::Zbv.into());
-    let (chosen, expected_loss, expected) = train(Some(Method::GPipe));
-    assert_eq!(chosen, Method::GPipe.into());
+    assert_eq!(annotated, ScheduleKind::Zbv.into());
+    let (chosen, expected_loss, expected) = train(Some(ScheduleKind::GPipe));
+    assert_eq!(chosen, ScheduleKind::GPipe.into());
     assert_eq!(loss, expected_loss);
     assert!(expected.abs().sum(tch::Kind::Float).double_value(&[]) > 0.);
     assert!(distance(&gradient, &expected) < 1e-6);

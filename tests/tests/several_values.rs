@@ -2,7 +2,7 @@
 //! constants that are used far from where they come in, lent weights, complex numbers, integers
 //! that go first, and values that nobody looks at.
 
-use pipe_runtime::{Checkpoint, Context, Devices, Flow, IntoFlow, Layer, Method, Replicate, pipeline};
+use pipe_runtime::{Checkpoint, Context, Devices, Flow, IntoFlow, Layer, Replicate, ScheduleKind, pipeline};
 use pipe_tests::compare::rows;
 use pipe_tests::layers::linear;
 use pipe_tests::zoo::train::{MODES, calls, train};
@@ -165,7 +165,7 @@ struct Dense(Linear);
 impl Layer<Masked> for Dense {
     type Out = Masked;
 
-    fn forward(&self, (mask, weights, labels, x): Masked, _cx: &Context) -> Masked {
+    fn run(&self, (mask, weights, labels, x): Masked, _cx: &Context) -> Masked {
         (mask, weights, labels, x.apply(&self.0).tanh())
     }
 }
@@ -186,7 +186,7 @@ fn token_losses(logits: &Tensor, labels: &Tensor, weights: &Tensor) -> Tensor {
 impl Layer<Masked> for Attention {
     type Out = Tensor;
 
-    fn forward(&self, (mask, weights, labels, x): Masked, _cx: &Context) -> Tensor {
+    fn run(&self, (mask, weights, labels, x): Masked, _cx: &Context) -> Tensor {
         assert!(!mask.0.requires_grad() && !weights.0.requires_grad(), "a constant stays one");
         token_losses(&attention(&x, &mask.0).apply(&self.0), &labels, &weights.0)
     }
@@ -257,7 +257,7 @@ struct DenseAlone(Linear);
 impl Layer<Tensor> for DenseAlone {
     type Out = Tensor;
 
-    fn forward(&self, x: Tensor, _cx: &Context) -> Tensor {
+    fn run(&self, x: Tensor, _cx: &Context) -> Tensor {
         x.apply(&self.0).tanh()
     }
 }
@@ -268,7 +268,7 @@ struct Head;
 impl Layer<(Tensor, Tensor)> for Head {
     type Out = Tensor;
 
-    fn forward(&self, (x, words): (Tensor, Tensor), _cx: &Context) -> Tensor {
+    fn run(&self, (x, words): (Tensor, Tensor), _cx: &Context) -> Tensor {
         let tokens = x.size()[1];
         x.slice(1, tokens - 1, tokens, 1).matmul(&words.tr())
     }
@@ -353,7 +353,7 @@ struct Begin(Linear);
 impl Layer<Turning> for Begin {
     type Out = Turning;
 
-    fn forward(&self, (table, x): Turning, _cx: &Context) -> Turning {
+    fn run(&self, (table, x): Turning, _cx: &Context) -> Turning {
         (table, as_complex(&x.apply(&self.0)))
     }
 }
@@ -372,7 +372,7 @@ fn complex_weight(path: &Path<'_>, size: &[i64]) -> Product {
 impl Layer<Turning> for Product {
     type Out = Turning;
 
-    fn forward(&self, (table, z): Turning, _cx: &Context) -> Turning {
+    fn run(&self, (table, z): Turning, _cx: &Context) -> Turning {
         (table, product(&z, &self.0))
     }
 }
@@ -382,7 +382,7 @@ struct End(Linear);
 impl Layer<Turning> for End {
     type Out = Tensor;
 
-    fn forward(&self, (Replicate(table), z): Turning, _cx: &Context) -> Tensor {
+    fn run(&self, (Replicate(table), z): Turning, _cx: &Context) -> Tensor {
         assert!(table.is_complex() && !table.requires_grad(), "a constant stays one");
         as_real(&(z * table)).tanh().apply(&self.0)
     }
@@ -453,7 +453,7 @@ fn look(x: &Tensor) -> (Tensor, Tensor) {
 impl Layer<Tensor> for Look {
     type Out = Ordered;
 
-    fn forward(&self, x: Tensor, _cx: &Context) -> Ordered {
+    fn run(&self, x: Tensor, _cx: &Context) -> Ordered {
         let x = x.apply(&self.0);
         let (order, kept) = look(&x);
         (order, kept, x)
@@ -465,7 +465,7 @@ struct Gather(Linear);
 impl Layer<Ordered> for Gather {
     type Out = Ordered;
 
-    fn forward(&self, (order, kept, x): Ordered, _cx: &Context) -> Ordered {
+    fn run(&self, (order, kept, x): Ordered, _cx: &Context) -> Ordered {
         let x = x.apply(&self.0).tanh().gather(-1, &order, false);
         (order, kept, x)
     }
@@ -476,7 +476,7 @@ struct Keep(Linear);
 impl Layer<Ordered> for Keep {
     type Out = Tensor;
 
-    fn forward(&self, (order, kept, x): Ordered, _cx: &Context) -> Tensor {
+    fn run(&self, (order, kept, x): Ordered, _cx: &Context) -> Tensor {
         assert_eq!((order.kind(), kept.kind()), (Kind::Int64, Kind::Bool));
         x.masked_fill(&kept.logical_not(), 0.3).apply(&self.0) + order * 0.1
     }
@@ -536,7 +536,7 @@ struct Part(Linear, Linear);
 impl Layer<Tensor> for Part {
     type Out = Pair;
 
-    fn forward(&self, x: Tensor, _cx: &Context) -> Pair {
+    fn run(&self, x: Tensor, _cx: &Context) -> Pair {
         (x.apply(&self.0).tanh(), x.apply(&self.1).tanh())
     }
 }
@@ -546,7 +546,7 @@ struct SideBySide(Linear, Linear);
 impl Layer<Pair> for SideBySide {
     type Out = Pair;
 
-    fn forward(&self, (x, y): Pair, _cx: &Context) -> Pair {
+    fn run(&self, (x, y): Pair, _cx: &Context) -> Pair {
         (x.apply(&self.0).tanh(), y.apply(&self.1).tanh())
     }
 }
@@ -557,7 +557,7 @@ struct OnlyFirst(Linear);
 impl Layer<Pair> for OnlyFirst {
     type Out = Tensor;
 
-    fn forward(&self, (x, _): Pair, _cx: &Context) -> Tensor {
+    fn run(&self, (x, _): Pair, _cx: &Context) -> Tensor {
         x.apply(&self.0)
     }
 }
@@ -620,7 +620,7 @@ struct ThreeHeads(Linear, Linear);
 impl Layer<Pair> for ThreeHeads {
     type Out = Heads;
 
-    fn forward(&self, (x, y): Pair, _cx: &Context) -> Heads {
+    fn run(&self, (x, y): Pair, _cx: &Context) -> Heads {
         let (first, second) = (x.apply(&self.0), (x + y).apply(&self.1));
         let best = second.argmax(-1, false);
         (first, second, best)
@@ -647,7 +647,7 @@ fn many_heads() -> (ManyHeads, ManyHeadsVars) {
 
 /// All gradients by name; those that came.
 fn gradients(vars: &ManyHeadsVars) -> Vec<(String, Tensor)> {
-    let variables = vars.all().variables().into_iter();
+    let variables = vars.var_store().variables().into_iter();
     let came = variables.filter(|(_, variable)| variable.grad().defined());
     let mut found: Vec<_> = came.map(|(name, variable)| (name, variable.grad().copy())).collect();
     found.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -661,7 +661,7 @@ fn mse(output: &Tensor, target: &Tensor) -> Tensor {
 #[test]
 fn an_output_that_the_loss_does_not_look_at() {
     let _serial = pipe_tests::serial();
-    let methods = [Method::GPipe, Method::OneFOneB, Method::ZbH1, Method::ZbH2].map(Some);
+    let methods = [ScheduleKind::GPipe, ScheduleKind::OneFOneB, ScheduleKind::ZbH1, ScheduleKind::ZbH2].map(Some);
     for count in 1..=12 {
         let (x, y) = (rows(count), rows(count));
         let parts = || x.chunk(4, 0).into_iter().zip(y.chunk(4, 0));
@@ -671,7 +671,7 @@ fn an_output_that_the_loss_does_not_look_at() {
             let (a, b) = (a.0.apply(&net.middle.0).tanh(), a.1.apply(&net.middle.1).tanh());
             (a.apply(&net.heads.0), (&a + b).apply(&net.heads.1))
         };
-        let plain = |method: Option<Method>| {
+        let plain = |method: Option<ScheduleKind>| {
             let (net, vars) = many_heads();
             let weighted = || parts().map(|(x, y)| mse(&pass(&net, &x).0, &y) * weight(&y));
             match method {
@@ -679,7 +679,7 @@ fn an_output_that_the_loss_does_not_look_at() {
                     let outputs: Vec<_> = parts().map(|(x, _)| pass(&net, &x).0).collect();
                     mse(&Tensor::cat(&outputs, 0), &y).backward();
                 }
-                Some(Method::GPipe) => weighted().sum::<Tensor>().backward(),
+                Some(ScheduleKind::GPipe) => weighted().sum::<Tensor>().backward(),
                 Some(_) => weighted().for_each(|loss| loss.backward()),
             }
             let second: Vec<_> = parts().map(|(x, _)| pass(&net, &x).1).collect();
@@ -693,10 +693,10 @@ fn an_output_that_the_loss_does_not_look_at() {
                 let about = format!("{method:?}, {mode}, {count} rows");
                 let (net, vars) = many_heads();
                 let builder = net.pipe(&vars).checkpoint(mode).intra_op_threads(1);
-                let mut pipe = builder.schedule(method.unwrap_or(Method::GPipe)).build().unwrap();
+                let mut pipe = builder.schedule(method.unwrap_or(ScheduleKind::GPipe)).build().unwrap();
                 let output = if method.is_some() {
                     let loss = |(first, ..): &Heads, y: &Tensor| mse(first, y);
-                    pipe.train_step(&x, &y, loss).unwrap().output
+                    pipe.step().keep_output().run(&x, &y, loss).unwrap().output
                 } else {
                     let output = pipe.forward(&x).unwrap();
                     assert!(output.0.requires_grad() && output.1.requires_grad() && !output.2.requires_grad());

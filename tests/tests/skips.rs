@@ -22,7 +22,7 @@ struct Stash(Linear, Watched);
 impl Layer<Tensor> for Stash {
     type Out = (Tensor, Skip);
 
-    fn forward(&self, x: Tensor, cx: &Context) -> Self::Out {
+    fn run(&self, x: Tensor, cx: &Context) -> Self::Out {
         let token = Arc::new(Token);
         let mut watched = self.1.lock().unwrap();
         watched.resize(cx.micro_batches(), Weak::new());
@@ -37,7 +37,7 @@ struct Pop;
 impl Layer<(Tensor, Skip)> for Pop {
     type Out = Tensor;
 
-    fn forward(&self, (x, (skip, _token)): (Tensor, Skip), _cx: &Context) -> Tensor {
+    fn run(&self, (x, (skip, _token)): (Tensor, Skip), _cx: &Context) -> Tensor {
         x * skip
     }
 }
@@ -48,7 +48,7 @@ struct Observe(Watched, Arc<Mutex<Vec<(usize, usize)>>>);
 impl Layer<Tensor> for Observe {
     type Out = Tensor;
 
-    fn forward(&self, x: Tensor, cx: &Context) -> Tensor {
+    fn run(&self, x: Tensor, cx: &Context) -> Tensor {
         if self.0.lock().unwrap()[cx.micro_batch()].strong_count() > 0 {
             self.1.lock().unwrap().push((cx.stage(), cx.micro_batch()));
         }
@@ -154,7 +154,7 @@ fn a_retained_graph_keeps_what_it_needs_to_recompute() {
     let _serial = pipe_tests::serial();
     let mut built = Built::new(Checkpoint::Always);
     let y = built.pipe.forward(rows(6)).unwrap().sum(Kind::Float);
-    let weight = built._vars.all().variables().remove("first.weight").unwrap();
+    let weight = built._vars.var_store().variables().remove("first.weight").unwrap();
     let first = Tensor::run_backward(&[&y], &[&weight], true, false);
     let second = Tensor::run_backward(&[&y], &[&weight], false, false);
     assert_eq!(first, second);

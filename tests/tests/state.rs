@@ -1,4 +1,4 @@
-//! What layers keep, share and change in place: the same as in place, or a clear error.
+//! What layers keep, share and change in place: the same as unpipelined, or a clear error.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ struct Centre {
 impl Layer<Tensor> for Centre {
     type Out = Tensor;
 
-    fn forward(&self, x: Tensor, cx: &Context) -> Tensor {
+    fn run(&self, x: Tensor, cx: &Context) -> Tensor {
         if cx.is_training() {
             tch::no_grad(|| {
                 let updated = &self.mean * 0.5 + x.mean_dim([0_i64].as_slice(), false, Kind::Float) * 0.5;
@@ -53,8 +53,8 @@ fn a_recomputation_sees_the_statistics_of_its_first_pass() {
         };
         let mut pipe = net.pipe(&vars).checkpoint(mode).intra_op_threads(1).build().unwrap();
         pipe.forward(rows(6)).unwrap().sum(Kind::Float).backward();
-        let gradients: Vec<Tensor> = vars.all().trainable_variables().iter().map(Tensor::grad).collect();
-        let found = (gradients, vars.all().variables()["centre.mean"].copy());
+        let gradients: Vec<Tensor> = vars.var_store().trainable_variables().iter().map(Tensor::grad).collect();
+        let found = (gradients, vars.var_store().variables()["centre.mean"].copy());
         assert_eq!(
             *expected.get_or_insert_with(|| (found.0.iter().map(Tensor::copy).collect(), found.1.copy())),
             found,
@@ -73,7 +73,7 @@ struct Moved {
 impl Layer<Tensor> for Moved {
     type Out = Tensor;
 
-    fn forward(&self, x: Tensor, cx: &Context) -> Tensor {
+    fn run(&self, x: Tensor, cx: &Context) -> Tensor {
         let mean = x.detach().mean_dim([0_i64].as_slice(), false, Kind::Float);
         self.state.shallow_clone().set_data(&(&self.state * 0.5 + mean * 0.5));
         assert!(!(self.fails && cx.micro_batch() == 1), "the layer fails on purpose");
@@ -154,20 +154,20 @@ fn a_parameter_changed_between_forward_and_backward_is_an_error_where_something_
     let (model, vars) = two(Tensor::relu);
     let mut pipe = model.pipe(&vars).checkpoint(Checkpoint::Always).build().unwrap();
     let loss = pipe.forward(rows(4)).unwrap().sum(Kind::Float);
-    let _ = tch::no_grad(|| vars.all().variables()["last.weight"].shallow_clone().zero_());
+    let _ = tch::no_grad(|| vars.var_store().variables()["last.weight"].shallow_clone().zero_());
     let error = loss.f_backward().unwrap_err().to_string();
     assert!(error.contains("a parameter was modified by an in-place operation"), "{error}");
 }
 
 #[test]
-fn an_in_place_first_layer_on_an_input_without_gradient_is_as_in_place() {
+fn an_in_place_first_layer_on_an_input_without_gradient_is_as_unpipelined() {
     let _serial = pipe_tests::serial();
     for (view, mode) in [(false, Checkpoint::Never), (true, Checkpoint::Never)] {
         let relu = |x: &Tensor| x.shallow_clone().relu_();
         let pass = |x: &Tensor| x.view_as(x);
         let (model, vars) = two(if view { pass } else { relu });
         let x = rows(4);
-        let expected = model.in_place().forward(x.copy()).unwrap();
+        let expected = model.unpipelined().forward(x.copy()).unwrap();
         let mut pipe = model.pipe(&vars).checkpoint(mode).build().unwrap();
         assert_eq!(pipe.forward(x.copy()).unwrap(), expected);
         assert_eq!(tch::no_grad(|| pipe.forward(x.copy()).unwrap()), expected);
@@ -190,7 +190,7 @@ struct Carry(Linear, RefCell<Option<Tensor>>, bool);
 impl Layer<Tensor> for Carry {
     type Out = Tensor;
 
-    fn forward(&self, x: Tensor, _cx: &Context) -> Tensor {
+    fn run(&self, x: Tensor, _cx: &Context) -> Tensor {
         let x = x.apply(&self.0).tanh();
         let carried = self.1.borrow_mut().replace(if self.2 { x.detach() } else { x.shallow_clone() });
         match carried {
@@ -275,7 +275,7 @@ fn gradients_share_no_memory() {
                     pipe.forward(&x).unwrap().sum(Kind::Float).backward();
                 }
             }
-            let variables = vars.all().variables();
+            let variables = vars.var_store().variables();
             for name in ["both.a", "both.b"] {
                 let expected = variables[name].ones_like() * if linear { 16. } else { 2. };
                 assert_eq!(
@@ -299,10 +299,10 @@ struct Noisy {
 impl Layer<Tensor> for Nesting {
     type Out = Tensor;
 
-    fn forward(&self, x: Tensor, cx: &Context) -> Tensor {
-        let a = self.0.forward(x.shallow_clone(), cx);
-        let b = self.0.forward(x.shallow_clone(), cx);
-        let c = self.0.in_place().forward(&x).unwrap();
+    fn run(&self, x: Tensor, cx: &Context) -> Tensor {
+        let a = self.0.run(x.shallow_clone(), cx);
+        let b = self.0.run(x.shallow_clone(), cx);
+        let c = self.0.unpipelined().forward(&x).unwrap();
         let d = x.ones_like().dropout(0.5, true);
         Tensor::cat(&[a, b, c, x * d], 1)
     }
@@ -347,7 +347,7 @@ struct Inner;
 impl Layer<Tensor> for Inner {
     type Out = Tensor;
 
-    fn forward(&self, x: Tensor, _cx: &Context) -> Tensor {
+    fn run(&self, x: Tensor, _cx: &Context) -> Tensor {
         let leaf = x.detach().set_requires_grad(true);
         let found = Tensor::run_backward(&[leaf.square().sum(Kind::Float)], &[&leaf], false, false);
         x + &found[0]
@@ -391,7 +391,7 @@ fn a_parameter_shared_by_layers_of_one_device_gets_the_gradients_of_all() {
         let x = rows(6);
         let parameters = [&model.first.ws, model.first.bs.as_ref().unwrap()].map(Tensor::shallow_clone);
         let gradients = |y: Tensor| Tensor::run_backward(&[y.square().sum(Kind::Float)], &parameters, false, false);
-        let expected = gradients(model.in_place().forward(&x).unwrap());
+        let expected = gradients(model.unpipelined().forward(&x).unwrap());
         let found = gradients(model.pipe(&vars).checkpoint(mode).build().unwrap().forward(&x).unwrap());
         for (found, expected) in found.iter().zip(&expected) {
             assert!(found.allclose(expected, 1e-6, 1e-6, false), "{mode}");
@@ -403,10 +403,10 @@ fn a_parameter_shared_by_layers_of_one_device_gets_the_gradients_of_all() {
 fn parameters_may_be_cast() {
     let _serial = pipe_tests::serial();
     let (model, vars) = two(Tensor::relu);
-    vars.all().root().double();
+    vars.var_store().root().double();
     let mut pipe = model.pipe(&vars).build().unwrap();
     let y = pipe.forward(rows(4).to_kind(Kind::Double)).unwrap();
     assert_eq!(y.kind(), Kind::Double);
     y.sum(Kind::Double).backward();
-    assert!(vars.all().trainable_variables().iter().all(|parameter| parameter.grad().kind() == Kind::Double));
+    assert!(vars.var_store().trainable_variables().iter().all(|parameter| parameter.grad().kind() == Kind::Double));
 }

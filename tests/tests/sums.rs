@@ -1,7 +1,7 @@
 //! In which order a stage's gradients are summed, bit by bit against plain tch: what
 //! `docs/same-as-plain.md` promises of each schedule.
 
-use pipe_runtime::{Checkpoint, Devices, Method, Pipe, Reduction, Schedule, pipeline};
+use pipe_runtime::{Checkpoint, Devices, Pipe, Reduction, Schedule, ScheduleKind, pipeline};
 use pipe_tests::compare::rows;
 use pipe_tests::layers::linear;
 use tch::nn::{self, BatchNorm, Embedding, Func, Linear, Module};
@@ -30,7 +30,7 @@ fn loss(output: &Tensor, y: &Tensor) -> Tensor {
 }
 
 fn gradients(vars: &NetVars) -> Vec<Tensor> {
-    vars.all().trainable_variables().iter().map(|variable| variable.grad().copy()).collect()
+    vars.var_store().trainable_variables().iter().map(|variable| variable.grad().copy()).collect()
 }
 
 /// Gradients as plain tch accumulates them: each micro-batch's `backward()` in turn.
@@ -48,16 +48,16 @@ fn accumulated(x: &Tensor, y: &Tensor, chunks: i64, order: impl Fn(usize) -> Vec
 #[test]
 fn each_schedule_sums_as_the_book_says() {
     let _serial = pipe_tests::serial();
-    for (count, method) in [6, 12, 23].into_iter().flat_map(|count| Method::ALL.map(|method| (count, method))) {
+    for (count, method) in [6, 12, 23].into_iter().flat_map(|count| ScheduleKind::ALL.map(|method| (count, method))) {
         let (x, y) = (rows(count), rows(count));
-        let last_first = matches!(method, Method::GPipe | Method::LoopedBfs);
+        let last_first = matches!(method, ScheduleKind::GPipe | ScheduleKind::LoopedBfs);
         let expected =
             accumulated(&x, &y, 6, |count| if last_first { (0..count).rev().collect() } else { (0..count).collect() });
         for mode in MODES {
             let (net, vars) = net();
             let builder = net.pipe(&vars).checkpoint(mode).schedule(method).intra_op_threads(1);
             let mut pipe = match method {
-                Method::GPipe | Method::OneFOneB | Method::ZbH2 => builder.build(),
+                ScheduleKind::GPipe | ScheduleKind::OneFOneB | ScheduleKind::ZbH2 => builder.build(),
                 _ => builder.ranks(2).build(),
             }
             .unwrap();
@@ -120,12 +120,14 @@ fn statistics_are_those_of_the_micro_batches_in_turn() {
     for part in x.chunk(3, 0) {
         let _ = part.apply_t(&net.norm, true);
     }
-    let expected = vars.all().variables()["norm.running_var"].copy();
-    for (mode, method) in MODES.into_iter().flat_map(|mode| [Method::GPipe, Method::OneFOneB].map(|m| (mode, m))) {
+    let expected = vars.var_store().variables()["norm.running_var"].copy();
+    for (mode, method) in
+        MODES.into_iter().flat_map(|mode| [ScheduleKind::GPipe, ScheduleKind::OneFOneB].map(|m| (mode, m)))
+    {
         let (net, vars) = make();
         let mut pipe = net.pipe(&vars).checkpoint(mode).schedule(method).intra_op_threads(1).build().unwrap();
         pipe.train_step(&x, rows(12), loss).unwrap();
-        assert_eq!(vars.all().variables()["norm.running_var"], expected, "{mode}, {method}");
+        assert_eq!(vars.var_store().variables()["norm.running_var"], expected, "{mode}, {method}");
     }
 }
 
@@ -157,7 +159,7 @@ fn entries(weight: &Tensor) -> Vec<i64> {
 }
 
 /// The order of entries is later the order in which the entries of a word are added.
-fn sparse_is_as(plain: impl Fn(&[Tensor]), method: Method, step: impl Fn(&mut Pipe<Sparse>, &Tensor)) {
+fn sparse_is_as(plain: impl Fn(&[Tensor]), method: ScheduleKind, step: impl Fn(&mut Pipe<Sparse>, &Tensor)) {
     let words = Tensor::from_slice(&[0_i64, 1, 2, 3, 4, 5]).view([2, 3]);
     let (table, _vars) = sparse();
     let parts: Vec<_> = words.chunk(2, 0).iter().map(|words| transposed(&words.apply(&table))).collect();
@@ -179,22 +181,22 @@ fn sparse_is_as(plain: impl Fn(&[Tensor]), method: Method, step: impl Fn(&mut Pi
 fn sparse_gradients_are_joined_in_the_order_of_one_backward() {
     let _serial = pipe_tests::serial();
     let plain = |parts: &[Tensor]| squares(&Tensor::cat(parts, 0)).backward();
-    sparse_is_as(plain, Method::GPipe, |pipe, words| squares(&pipe.forward(words).unwrap()).backward());
+    sparse_is_as(plain, ScheduleKind::GPipe, |pipe, words| squares(&pipe.forward(words).unwrap()).backward());
     let step = |pipe: &mut Pipe<Sparse>, words: &Tensor| {
-        let _ = pipe.train_step_with(Reduction::Sum, words, (), |y, (): &()| squares(y)).unwrap();
+        let _ = pipe.step().reduction(Reduction::Sum).run(words, (), |y, (): &()| squares(y)).unwrap();
     };
     let plain = |parts: &[Tensor]| parts.iter().map(squares).sum::<Tensor>().backward();
-    sparse_is_as(plain, Method::GPipe, step);
+    sparse_is_as(plain, ScheduleKind::GPipe, step);
 }
 
 #[test]
 fn sparse_gradients_are_joined_in_the_order_of_accumulation() {
     let _serial = pipe_tests::serial();
     let step = |pipe: &mut Pipe<Sparse>, words: &Tensor| {
-        let _ = pipe.train_step_with(Reduction::Sum, words, (), |y, (): &()| squares(y)).unwrap();
+        let _ = pipe.step().reduction(Reduction::Sum).run(words, (), |y, (): &()| squares(y)).unwrap();
     };
     let plain = |parts: &[Tensor]| parts.iter().for_each(|part| squares(part).backward());
-    for method in [Method::OneFOneB, Method::ZbH1] {
+    for method in [ScheduleKind::OneFOneB, ScheduleKind::ZbH1] {
         sparse_is_as(plain, method, step);
     }
 }

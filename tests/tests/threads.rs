@@ -12,7 +12,7 @@ struct Picky(Linear);
 impl Layer<Tensor> for Picky {
     type Out = Tensor;
 
-    fn forward(&self, x: Tensor, _cx: &Context) -> Tensor {
+    fn run(&self, x: Tensor, _cx: &Context) -> Tensor {
         if x.size()[0] == 0 {
             std::panic::resume_unwind(Box::new("nothing to do"));
         }

@@ -1,6 +1,6 @@
 //! Tied weights: one owner; the other stage gets the value with each micro-batch and sends its gradient back.
 
-use pipe_runtime::{Checkpoint, Context, Devices, Layer, Method, Tied, pipeline};
+use pipe_runtime::{Checkpoint, Context, Devices, Layer, ScheduleKind, Tied, pipeline};
 use pipe_tests::layers::linear;
 use tch::nn::{self, Embedding, Linear};
 use tch::{Device, Kind, Tensor};
@@ -11,7 +11,7 @@ struct Head;
 impl Layer<(Tensor, Tensor)> for Head {
     type Out = Tensor;
 
-    fn forward(&self, (x, words): (Tensor, Tensor), _cx: &Context) -> Tensor {
+    fn run(&self, (x, words): (Tensor, Tensor), _cx: &Context) -> Tensor {
         x.matmul(&words.tr())
     }
 }
@@ -47,11 +47,11 @@ fn tokens() -> Tensor {
 fn the_gradient_of_a_tied_weight_is_that_of_both_uses() {
     let _serial = pipe_tests::serial();
     for checkpoint in [Checkpoint::Always, Checkpoint::ExceptLast, Checkpoint::Never] {
-        for method in [Method::GPipe, Method::OneFOneB, Method::ZbH1] {
+        for method in [ScheduleKind::GPipe, ScheduleKind::OneFOneB, ScheduleKind::ZbH1] {
             let (model, vars) = language();
-            let parameters = vars.all().trainable_variables();
+            let parameters = vars.var_store().trainable_variables();
             assert_eq!(parameters.len(), 3, "one variable for both layers");
-            let plain = model.in_place().chunks(1).forward(tokens()).unwrap();
+            let plain = model.unpipelined().chunks(1).forward(tokens()).unwrap();
             let loss = plain.cross_entropy_for_logits(&tokens());
             let expected = Tensor::run_backward(&[&loss], &parameters, false, false);
 
@@ -70,7 +70,7 @@ fn the_gradient_of_a_tied_weight_is_that_of_both_uses() {
 fn a_tied_weight_stands_once_in_a_saved_file() {
     let _serial = pipe_tests::serial();
     let (_model, vars) = language();
-    let mut names: Vec<_> = vars.all().variables().into_keys().collect();
+    let mut names: Vec<_> = vars.var_store().variables().into_keys().collect();
     names.sort();
     assert_eq!(names, ["body.bias", "body.weight", "embed.weight"]);
 }
@@ -89,7 +89,7 @@ impl Tied for Scale {
 impl Layer<Tensor> for Scale {
     type Out = Tensor;
 
-    fn forward(&self, x: Tensor, _cx: &Context) -> Tensor {
+    fn run(&self, x: Tensor, _cx: &Context) -> Tensor {
         x * &self.0
     }
 }
@@ -99,7 +99,7 @@ struct Unscale;
 impl Layer<(Tensor, (Tensor, f64))> for Unscale {
     type Out = Tensor;
 
-    fn forward(&self, (x, (scale, times)): (Tensor, (Tensor, f64)), _cx: &Context) -> Tensor {
+    fn run(&self, (x, (scale, times)): (Tensor, (Tensor, f64)), _cx: &Context) -> Tensor {
         x / scale * times
     }
 }
@@ -127,5 +127,5 @@ fn a_layer_may_lend_any_value_that_flows_also_inside_a_stage() {
     assert_eq!(y, &x * (2. * 2. / 4.));
     y.sum(Kind::Float).backward();
     // y = 4 x / scale: the sum over four rows of -4 / 16.
-    assert_eq!(vars.all().trainable_variables()[0].grad(), Tensor::ones([8], (Kind::Float, Device::Cpu)) * -1.);
+    assert_eq!(vars.var_store().trainable_variables()[0].grad(), Tensor::ones([8], (Kind::Float, Device::Cpu)) * -1.);
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use pipe_runtime::schedule::Kind;
-use pipe_runtime::{Checkpoint, Context, Devices, Layer, Method, Pipe, Trace, pipeline};
+use pipe_runtime::schedule::ActionKind;
+use pipe_runtime::{Checkpoint, Context, Devices, Layer, Pipe, ScheduleKind, Trace, pipeline};
 use pipe_tests::compare::rows;
 use pipe_tests::layers::{Merge, linear};
 use tch::Tensor;
@@ -15,7 +15,7 @@ struct Slow(u64);
 impl Layer<Tensor> for Slow {
     type Out = Tensor;
 
-    fn forward(&self, x: Tensor, _cx: &Context) -> Tensor {
+    fn run(&self, x: Tensor, _cx: &Context) -> Tensor {
         std::thread::sleep(Duration::from_millis(self.0));
         x
     }
@@ -36,7 +36,7 @@ struct Net {
     last: Linear,
 }
 
-fn net(method: Method, mode: Checkpoint) -> (Pipe<Net>, NetVars) {
+fn net(method: ScheduleKind, mode: Checkpoint) -> (Pipe<Net>, NetVars) {
     let vars = Net::vars(&Devices::cpu(Net::STAGES)).unwrap();
     let net = Net {
         first: linear(vars.first(), 8, 8),
@@ -57,7 +57,7 @@ fn steps(pipe: &mut Pipe<Net>, count: usize) {
     }
 }
 
-fn traced(method: Method, mode: Checkpoint, count: usize) -> Trace {
+fn traced(method: ScheduleKind, mode: Checkpoint, count: usize) -> Trace {
     let (mut pipe, _vars) = net(method, mode);
     steps(&mut pipe, 1);
     pipe.start_trace();
@@ -68,7 +68,7 @@ fn traced(method: Method, mode: Checkpoint, count: usize) -> Trace {
 #[test]
 fn every_action_of_every_step_is_there_once_and_in_order() {
     let _serial = pipe_tests::serial();
-    for method in [Method::GPipe, Method::OneFOneB, Method::ZbH1] {
+    for method in [ScheduleKind::GPipe, ScheduleKind::OneFOneB, ScheduleKind::ZbH1] {
         let trace = traced(method, Checkpoint::ExceptLast, 3);
         assert_eq!(trace.runs().len(), 3);
         let expected = method.schedule(3, 1, 4).unwrap().with_recompute(|_, micro_batch| micro_batch < 3);
@@ -95,7 +95,7 @@ fn every_action_of_every_step_is_there_once_and_in_order() {
 #[test]
 fn costs_are_what_was_measured() {
     let _serial = pipe_tests::serial();
-    let trace = traced(Method::ZbH1, Checkpoint::Never, 3);
+    let trace = traced(ScheduleKind::ZbH1, Checkpoint::Never, 3);
     let costs = trace.costs();
     // Stage 1 sleeps 4 ms on its way forward, and nobody on the way back.
     assert!(costs.stages[1].forward >= 4e-3, "{costs:?}");
@@ -121,7 +121,7 @@ fn costs_are_what_was_measured() {
 #[test]
 fn a_forward_and_its_backward_are_runs_of_their_own() {
     let _serial = pipe_tests::serial();
-    let (mut pipe, _vars) = net(Method::GPipe, Checkpoint::Always);
+    let (mut pipe, _vars) = net(ScheduleKind::GPipe, Checkpoint::Always);
     pipe.start_trace();
     pipe.forward(rows(8)).unwrap().sum(tch::Kind::Float).backward();
     let _constant = tch::no_grad(|| pipe.forward(rows(2))).unwrap();
@@ -129,13 +129,13 @@ fn a_forward_and_its_backward_are_runs_of_their_own() {
     let counts: Vec<_> = trace.runs().iter().map(|run| (run.schedule.micro_batches, run.steps.len())).collect();
     assert_eq!(counts, [(4, 12), (4, 24), (2, 6)]);
     assert_eq!(trace.typical(), &trace.runs()[1]);
-    assert!(trace.runs()[0].steps.iter().all(|step| step.action.kind == Kind::Forward));
+    assert!(trace.runs()[0].steps.iter().all(|step| step.action.kind == ActionKind::Forward));
 }
 
 #[test]
 fn pictures_show_what_ran_above_what_is_simulated() {
     let _serial = pipe_tests::serial();
-    let trace = traced(Method::OneFOneB, Checkpoint::Never, 3);
+    let trace = traced(ScheduleKind::OneFOneB, Checkpoint::Never, 3);
     let text = trace.to_string();
     let (measured, simulated) = text.split_once("simulated from the measured costs: ").unwrap();
     assert!(measured.starts_with("measured: ") && measured.contains(" ms, "), "{text}");
@@ -152,7 +152,7 @@ fn pictures_show_what_ran_above_what_is_simulated() {
 #[test]
 fn chromes_events_are_json_with_a_row_per_rank() {
     let _serial = pipe_tests::serial();
-    let trace = traced(Method::ZbH1, Checkpoint::Never, 2);
+    let trace = traced(ScheduleKind::ZbH1, Checkpoint::Never, 2);
     let json: serde_json::Value = serde_json::from_str(&trace.to_chrome()).unwrap();
     let events = json["traceEvents"].as_array().unwrap();
     let of = |phase: &str| events.iter().filter(|event| event["ph"] == phase).collect::<Vec<_>>();
@@ -171,12 +171,12 @@ fn tracing_changes_no_number() {
     let _serial = pipe_tests::serial();
     let gradients = |traced: bool| {
         tch::manual_seed(1);
-        let (mut pipe, vars) = net(Method::OneFOneB, Checkpoint::Always);
+        let (mut pipe, vars) = net(ScheduleKind::OneFOneB, Checkpoint::Always);
         if traced {
             pipe.start_trace();
         }
         steps(&mut pipe, 2);
-        let mut named: Vec<_> = vars.all().variables().into_iter().collect();
+        let mut named: Vec<_> = vars.var_store().variables().into_iter().collect();
         named.sort_by(|(a, _), (b, _)| a.cmp(b));
         named.into_iter().map(|(_, tensor)| tensor.grad()).collect::<Vec<_>>()
     };
@@ -186,7 +186,7 @@ fn tracing_changes_no_number() {
 #[test]
 fn a_trace_without_steps_is_an_error_that_says_so() {
     let _serial = pipe_tests::serial();
-    let (mut pipe, _vars) = net(Method::GPipe, Checkpoint::Never);
+    let (mut pipe, _vars) = net(ScheduleKind::GPipe, Checkpoint::Never);
     let error = pipe.stop_trace().unwrap_err().to_string();
     assert!(error.contains("call `start_trace` first"), "{error}");
     pipe.start_trace();

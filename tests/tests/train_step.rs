@@ -39,7 +39,7 @@ fn net(mode: Checkpoint) -> (Pipe<Net>, NetVars) {
 }
 
 fn gradients(vars: &NetVars) -> Vec<Tensor> {
-    vars.all().trainable_variables().iter().map(Tensor::grad).collect()
+    vars.var_store().trainable_variables().iter().map(Tensor::grad).collect()
 }
 
 /// Labels of which some are ignored (-100): in seven rows of three chunks (3, 3, 1), two of the first three.
@@ -65,7 +65,11 @@ fn it_is_forward_loss_and_backward() {
 
         let (mut pipe, vars) = net(mode);
         tch::manual_seed(2);
-        let report = pipe.train_step(&x, &y, |output, y: &Tensor| output.mse_loss(y, tch::Reduction::Mean)).unwrap();
+        let report = pipe
+            .step()
+            .keep_output()
+            .run(&x, &y, |output, y: &Tensor| output.mse_loss(y, tch::Reduction::Mean))
+            .unwrap();
         assert_eq!(report.output, output.detach());
         assert!(!report.output.requires_grad() && !report.loss.requires_grad());
         assert!(report.loss.allclose(&loss, 1e-6, 1e-6, false));
@@ -83,10 +87,10 @@ fn ragged_micro_batches_and_ignored_rows_count_as_in_the_whole_batch() {
     pipe.eval();
     let x = rows(7);
     let whole = cross_entropy(&pipe.forward(&x).unwrap(), &labels());
-    let expected = Tensor::run_backward(&[&whole], &vars.all().trainable_variables(), false, false);
+    let expected = Tensor::run_backward(&[&whole], &vars.var_store().trainable_variables(), false, false);
 
     let counted = |labels: &Tensor| labels.ne(-100).sum(Kind::Int64).int64_value(&[]) as f64;
-    let report = pipe.train_step_with(Reduction::Weighted(&counted), &x, labels(), cross_entropy).unwrap();
+    let report = pipe.step().reduction(Reduction::Weighted(&counted)).run(&x, labels(), cross_entropy).unwrap();
     assert!(report.loss.allclose(&whole, 1e-6, 1e-6, false));
     for (found, expected) in gradients(&vars).iter().zip(&expected) {
         assert!(found.allclose(expected, 1e-5, 1e-7, false));
@@ -95,7 +99,7 @@ fn ragged_micro_batches_and_ignored_rows_count_as_in_the_whole_batch() {
     // A micro-batch of which every row is ignored has no loss at all, and no say.
     let labels = Tensor::from_slice(&[-100_i64, -100, -100, 0, 1, 7, 2]);
     let whole = cross_entropy(&pipe.forward(&x).unwrap(), &labels);
-    let report = pipe.train_step_with(Reduction::Weighted(&counted), &x, &labels, cross_entropy).unwrap();
+    let report = pipe.step().reduction(Reduction::Weighted(&counted)).run(&x, &labels, cross_entropy).unwrap();
     assert!(report.loss.allclose(&whole, 1e-6, 1e-6, false));
     assert!(gradients(&vars).iter().all(|gradient| f64::try_from(gradient.sum(Kind::Double)).unwrap().is_finite()));
 }
@@ -107,7 +111,7 @@ fn a_sum_over_rows_is_a_sum_over_micro_batches() {
     pipe.eval();
     let x = rows(7);
     let whole = pipe.forward(&x).unwrap().square().sum(Kind::Float);
-    let report = pipe.train_step_with(Reduction::Sum, &x, (), |y, (): &()| y.square().sum(Kind::Float)).unwrap();
+    let report = pipe.step().reduction(Reduction::Sum).run(&x, (), |y, (): &()| y.square().sum(Kind::Float)).unwrap();
     assert!(report.loss.allclose(&whole, 1e-5, 1e-6, false));
 }
 
@@ -175,7 +179,7 @@ fn what_a_step_cannot_do_is_refused() {
     let error = pipe.train_step(rows(6), rows(2), |a, b: &Tensor| (a - b).sum(Kind::Float)).unwrap_err().to_string();
     assert!(error.contains("the inputs have 6 rows, and tensor 0, of shape [2, 8]"), "{error}");
     let nothing = |_: &()| 0.;
-    let error = pipe.train_step_with(Reduction::Weighted(&nothing), rows(4), (), loss).unwrap_err().to_string();
+    let error = pipe.step().reduction(Reduction::Weighted(&nothing)).run(rows(4), (), loss).unwrap_err().to_string();
     assert!(error.contains("not all zero"), "{error}");
 }
 
@@ -194,7 +198,7 @@ fn a_step_may_have_several_outputs() {
     impl Layer<Tensor> for Heads {
         type Out = (Tensor, Tensor);
 
-        fn forward(&self, x: Tensor, _cx: &Context) -> (Tensor, Tensor) {
+        fn run(&self, x: Tensor, _cx: &Context) -> (Tensor, Tensor) {
             (x.apply(&self.0), x.apply(&self.1))
         }
     }
@@ -205,10 +209,13 @@ fn a_step_may_have_several_outputs() {
     let heads = Heads(linear(path.sub("a"), 8, 2), linear(path.sub("b"), 8, 3));
     let model = TwoHeads { body: linear(vars.body(), 8, 8), heads };
     let mut pipe = model.pipe(&vars).build().unwrap();
-    let report =
-        pipe.train_step(rows(4), (), |(a, b), (): &()| a.sum(Kind::Float) + b.square().sum(Kind::Float)).unwrap();
+    let report = pipe
+        .step()
+        .keep_output()
+        .run(rows(4), (), |(a, b), (): &()| a.sum(Kind::Float) + b.square().sum(Kind::Float))
+        .unwrap();
     assert_eq!((report.output.0.size(), report.output.1.size()), (vec![4, 2], vec![4, 3]));
-    assert!(vars.all().trainable_variables().iter().all(|parameter| parameter.grad().defined()));
+    assert!(vars.var_store().trainable_variables().iter().all(|parameter| parameter.grad().defined()));
 }
 
 #[test]
@@ -219,12 +226,12 @@ fn without_the_output_the_step_is_the_same() {
         let mse = |output: &Tensor, y: &Tensor| output.mse_loss(y, tch::Reduction::Mean);
         let (mut pipe, vars) = net(mode);
         tch::manual_seed(2);
-        let with = pipe.train_step(&x, &y, mse).unwrap();
+        let with = pipe.step().keep_output().run(&x, &y, mse).unwrap();
         let expected = gradients(&vars);
 
         let (mut pipe, vars) = net(mode);
         tch::manual_seed(2);
-        let without = pipe.train_loss(&x, &y, mse).unwrap();
+        let without = pipe.train_step(&x, &y, mse).unwrap();
         assert_eq!((without.loss, without.losses), (with.loss, with.losses), "{mode}");
         assert_eq!(gradients(&vars), expected, "{mode}");
     }
@@ -244,7 +251,7 @@ struct Counting(Arc<()>);
 impl Layer<Tensor> for Counting {
     type Out = (Tensor, Arc<()>);
 
-    fn forward(&self, x: Tensor, _cx: &Context) -> (Tensor, Arc<()>) {
+    fn run(&self, x: Tensor, _cx: &Context) -> (Tensor, Arc<()>) {
         (x, self.0.clone())
     }
 }
@@ -263,8 +270,8 @@ fn outputs_are_freed_one_by_one_where_none_is_wanted() {
         output.square().mean(Kind::Float)
     };
     // The test's, the layer's, and the one that the loss is given, twice.
-    pipe.train_loss(rows(6), (), loss).unwrap();
-    assert_eq!(most.replace(0), 4);
     pipe.train_step(rows(6), (), loss).unwrap();
+    assert_eq!(most.replace(0), 4);
+    pipe.step().keep_output().run(rows(6), (), loss).unwrap();
     assert_eq!(most.get(), 4 + 5);
 }

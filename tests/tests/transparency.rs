@@ -1,4 +1,4 @@
-//! A pipelined step leaves the same behind as the step in place, bit by bit: outputs, gradients of inputs and parameters, statistics.
+//! A pipelined step leaves the same behind as the unpipelined step, bit by bit: outputs, gradients of inputs and parameters, statistics.
 //! One struct per shape of pipeline; each is tried with random batch sizes, chunks and checkpoint modes.
 
 use pipe_runtime::{Checkpoint, Context, Devices, Layer, Replicate, pipeline};
@@ -219,8 +219,8 @@ struct MergeMixed;
 impl Layer<(Tensor, Mixed)> for MergeMixed {
     type Out = Tensor;
 
-    fn forward(&self, (x, mixed): (Tensor, Mixed), cx: &Context) -> Tensor {
-        x + Unite.forward(mixed, cx)
+    fn run(&self, (x, mixed): (Tensor, Mixed), cx: &Context) -> Tensor {
+        x + Unite.run(mixed, cx)
     }
 }
 
@@ -261,7 +261,7 @@ fn block(vars: BlockVars<'_>) -> Block {
     Block { linear: linear(vars.linear(), 8, 8), drop: dropout(0.3) }
 }
 
-/// Blocks nested and repeated: an array spread evenly, a `Vec` spread by counts, an array in place.
+/// Blocks nested and repeated: an array spread evenly, a `Vec` spread by counts, an array as one layer.
 #[pipeline(allow(short_skip))]
 struct Repeats {
     #[devices("cpu", "cpu")]
@@ -308,7 +308,7 @@ struct Noise;
 impl Layer<Tensor> for Noise {
     type Out = (Tensor, Tensor);
 
-    fn forward(&self, x: Tensor, _cx: &Context) -> (Tensor, Tensor) {
+    fn run(&self, x: Tensor, _cx: &Context) -> (Tensor, Tensor) {
         let normal = x.randn_like();
         let uniform = Tensor::rand(x.size(), (x.kind(), x.device()));
         let coin = Tensor::bernoulli(&uniform);
@@ -372,7 +372,7 @@ struct Begin;
 impl Layer<Inputs> for Begin {
     type Out = Tensor;
 
-    fn forward(&self, (x, bias, Replicate(table), scale): Inputs, _cx: &Context) -> Tensor {
+    fn run(&self, (x, bias, Replicate(table), scale): Inputs, _cx: &Context) -> Tensor {
         let x = x.matmul(&table) * scale;
         bias.map_or_else(|| x.shallow_clone(), |bias| &x + bias)
     }
@@ -383,7 +383,7 @@ struct End;
 impl Layer<Tensor> for End {
     type Out = Outputs;
 
-    fn forward(&self, x: Tensor, _cx: &Context) -> Outputs {
+    fn run(&self, x: Tensor, _cx: &Context) -> Outputs {
         (x.argmax(-1, false), x.sin(), (x.detach(), x.sigmoid()), 0.5)
     }
 }
@@ -416,7 +416,7 @@ struct Constants(Linear);
 impl Layer<Tensor> for Constants {
     type Out = (Tensor, Tensor, Tensor, Tensor);
 
-    fn forward(&self, x: Tensor, _cx: &Context) -> Self::Out {
+    fn run(&self, x: Tensor, _cx: &Context) -> Self::Out {
         let x = x.apply(&self.0);
         (x.tanh(), x.argsort(-1, false), x.detach(), x.sin())
     }
@@ -427,7 +427,7 @@ struct Gather;
 impl Layer<(Tensor, Tensor, Tensor, Tensor)> for Gather {
     type Out = Tensor;
 
-    fn forward(&self, (x, order, constant, _unused): (Tensor, Tensor, Tensor, Tensor), _cx: &Context) -> Tensor {
+    fn run(&self, (x, order, constant, _unused): (Tensor, Tensor, Tensor, Tensor), _cx: &Context) -> Tensor {
         x.gather(-1, &order, false) * constant
     }
 }

@@ -62,7 +62,7 @@ struct Open;
 impl Layer<Sample<Tensor>> for Open {
     type Out = Sample<Tensor>;
 
-    fn forward(&self, sample: Sample<Tensor>, _cx: &Context) -> Sample<Tensor> {
+    fn run(&self, sample: Sample<Tensor>, _cx: &Context) -> Sample<Tensor> {
         Sample { pixels: sample.pixels * 2., ..sample }
     }
 }
@@ -72,7 +72,7 @@ struct Inner(Linear);
 impl Layer<Sample<Tensor>> for Inner {
     type Out = Sample<Tensor>;
 
-    fn forward(&self, sample: Sample<Tensor>, _cx: &Context) -> Sample<Tensor> {
+    fn run(&self, sample: Sample<Tensor>, _cx: &Context) -> Sample<Tensor> {
         Sample { pixels: sample.pixels.apply(&self.0), ..sample }
     }
 }
@@ -82,7 +82,7 @@ struct Close;
 impl Layer<Sample<Tensor>> for Close {
     type Out = Ends;
 
-    fn forward(&self, Sample { pixels, mask, name }: Sample<Tensor>, cx: &Context) -> Ends {
+    fn run(&self, Sample { pixels, mask, name }: Sample<Tensor>, cx: &Context) -> Ends {
         assert_eq!(name, "digits");
         let masked = mask.map_or_else(|| pixels.shallow_clone(), |mask| &pixels * mask);
         let losses = Losses { sum: Sum(masked.square().sum(Kind::Float)), mean: Mean(masked.sin().mean(Kind::Float)) };
@@ -107,7 +107,7 @@ fn sums_means_lists_and_structs() {
         let (losses, list, numbers, scores) = ends;
         let loss =
             &losses.sum.0 + &losses.mean.0 * 3. + &list.0[1] + scores.0.sum(Kind::Float) + scores.1[0].sum(Kind::Float);
-        let parameters = vars.all().trainable_variables();
+        let parameters = vars.var_store().trainable_variables();
         let leaves: Vec<_> = parameters.iter().chain([&x]).collect();
         let gradients = Tensor::run_backward(&[loss], &leaves, false, false);
         let values = [losses.sum.0, losses.mean.0, scores.0].map(|tensor| tensor.detach());
@@ -116,19 +116,19 @@ fn sums_means_lists_and_structs() {
     let sample = || Sample { pixels: x.shallow_clone(), mask: Some(mask.shallow_clone()), name: "digits".into() };
 
     let (model, vars) = net();
-    let in_place = step(model.in_place().forward(sample()).unwrap(), &vars);
+    let unpipelined = step(model.unpipelined().forward(sample()).unwrap(), &vars);
     let mut pipe = model.pipe(&vars).intra_op_threads(1).build().unwrap();
     // By reference too: tensors are shared.
     let shared = sample();
     let piped = step(pipe.forward(&shared).unwrap(), &vars);
-    assert_eq!(piped, in_place);
+    assert_eq!(piped, unpipelined);
     assert_eq!((piped.1, &piped.2), (3, &List(vec![0, 1, 2])));
 
     // The whole batch at once: what sums and means stand for.
     let model = pipe.into_inner();
     let ([sum, mean, _], ..) = step(
         model
-            .in_place()
+            .unpipelined()
             .chunks(1)
             .forward(sample())
             .map(|(losses, list, numbers, scores)| {
@@ -153,7 +153,7 @@ fn an_option_that_differs_between_micro_batches_is_an_error_and_leaves_no_trace(
     impl Layer<Tensor> for Sometimes {
         type Out = Option<Tensor>;
 
-        fn forward(&self, x: Tensor, cx: &Context) -> Option<Tensor> {
+        fn run(&self, x: Tensor, cx: &Context) -> Option<Tensor> {
             (cx.micro_batch() == 0).then(|| x.apply(&self.0))
         }
     }
@@ -203,7 +203,7 @@ fn a_tuple_of_one_stays_one() {
     impl Layer<(Tensor,)> for Double {
         type Out = (Tensor,);
 
-        fn forward(&self, (x,): (Tensor,), _cx: &Context) -> (Tensor,) {
+        fn run(&self, (x,): (Tensor,), _cx: &Context) -> (Tensor,) {
             (x * 2.,)
         }
     }
@@ -230,7 +230,7 @@ fn a_stage_may_hand_on_no_tensor_at_all() {
     impl Layer<Tensor> for Count {
         type Out = i64;
 
-        fn forward(&self, x: Tensor, _cx: &Context) -> i64 {
+        fn run(&self, x: Tensor, _cx: &Context) -> i64 {
             x.size()[0]
         }
     }
@@ -240,7 +240,7 @@ fn a_stage_may_hand_on_no_tensor_at_all() {
     impl Layer<i64> for Draw {
         type Out = Tensor;
 
-        fn forward(&self, rows: i64, _cx: &Context) -> Tensor {
+        fn run(&self, rows: i64, _cx: &Context) -> Tensor {
             Tensor::ones([rows, 8], (Kind::Float, tch::Device::Cpu)).apply(&self.0)
         }
     }
@@ -253,6 +253,6 @@ fn a_stage_may_hand_on_no_tensor_at_all() {
         let y = pipe.forward(rows(5)).unwrap();
         assert_eq!(y.size(), [5, 2]);
         y.sum(Kind::Float).backward();
-        assert_eq!(vars.all().variables()["draw.bias"].grad(), Tensor::from_slice(&[5_f32, 5.]), "{mode}");
+        assert_eq!(vars.var_store().variables()["draw.bias"].grad(), Tensor::from_slice(&[5_f32, 5.]), "{mode}");
     }
 }

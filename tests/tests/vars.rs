@@ -74,8 +74,8 @@ fn names_are_those_of_the_plain_model_for_every_partitioning() {
     let (_, together) = Together::make(1);
     let (_, spread) = Spread::make(1);
     assert_eq!((Together::STAGES, Spread::STAGES), (2, 5));
-    assert_eq!(names(together.all()), names(&store));
-    assert_eq!(names(spread.all()), names(&store));
+    assert_eq!(names(together.var_store()), names(&store));
+    assert_eq!(names(spread.var_store()), names(&store));
 }
 
 #[test]
@@ -116,13 +116,13 @@ fn a_file_that_does_not_fit_is_named_and_changes_nothing() {
     Tensor::write_safetensors(&[("embed.weight", one(&[8, 8])), ("out.bias", one(&[3])), ("extra", one(&[1]))], &file)
         .unwrap();
     let (_, vars) = Together::make(1);
-    let before = vars.all().variables()["embed.weight"].copy();
+    let before = vars.var_store().variables()["embed.weight"].copy();
     let error = vars.load(&file).unwrap_err().to_string();
     for part in ["`out.bias` has shape [3], the model wants [2]", "`out.weight` is missing", "the model has no `extra`"]
     {
         assert!(error.contains(part), "{error}");
     }
-    assert_eq!(vars.all().variables()["embed.weight"], before);
+    assert_eq!(vars.var_store().variables()["embed.weight"], before);
     let error = vars.load(folder.path().join("nowhere.safetensors")).unwrap_err().to_string();
     assert!(error.contains("cannot read") && error.contains("nowhere.safetensors"), "{error}");
     std::fs::write(&file, "not safetensors").unwrap();
@@ -134,7 +134,7 @@ fn every_tch_optimizer_trains_the_stages() {
     let _serial = pipe_tests::serial();
     let steps = |optimizer: &dyn Fn(&VarStore) -> nn::Optimizer| {
         let (model, vars) = Spread::make(1);
-        let mut optimizer = optimizer(vars.all());
+        let mut optimizer = optimizer(vars.var_store());
         let mut pipe = model.pipe(&vars).chunks(2).build().unwrap();
         let (x, target) = (rows(6), rows(6).narrow(1, 0, 2));
         let mut losses = Vec::new();
@@ -230,14 +230,14 @@ fn small_file(changed: Vec<Saved<'_>>) -> tempfile::NamedTempFile {
 /// What `load` says of a file that it refuses; checks that no variable has changed.
 fn refusal(vars: &SmallVars, file: &std::path::Path) -> String {
     let error = vars.load(file).unwrap_err().to_string();
-    for (name, variable) in vars.all().variables() {
+    for (name, variable) in vars.var_store().variables() {
         assert_eq!(variable, Tensor::full_like(&variable, 7), "{name} after: {error}");
     }
     error
 }
 
 fn values(vars: &SmallVars, name: &str) -> Vec<f64> {
-    Vec::try_from(vars.all().variables()[name].to_kind(Kind::Double).flatten(0, -1)).unwrap()
+    Vec::try_from(vars.var_store().variables()[name].to_kind(Kind::Double).flatten(0, -1)).unwrap()
 }
 
 #[test]
@@ -289,7 +289,7 @@ fn floats_of_any_kind_are_converted_but_stay_finite() {
     ] {
         vars.load(bias(kind, data)).unwrap();
         assert_eq!(values(&vars, "first.bias"), expected, "{kind}");
-        assert_eq!(vars.all().variables()["first.bias"].kind(), Kind::Float);
+        assert_eq!(vars.var_store().variables()["first.bias"].kind(), Kind::Float);
     }
     vars.load(bias("F64", doubles(&[f64::NAN, f64::NEG_INFINITY]))).unwrap();
     let found = values(&vars, "first.bias");

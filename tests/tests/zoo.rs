@@ -1,7 +1,7 @@
 //! Every kind of layer, in every checkpoint mode, under every schedule, gives what its twin in
 //! plain tch gives.
 
-use pipe_runtime::{Checkpoint, Method};
+use pipe_runtime::{Checkpoint, ScheduleKind};
 use pipe_tests::zoo::run::{plain, runs, same_bits};
 use pipe_tests::zoo::train::{MODES, train};
 use pipe_tests::zoo::{
@@ -21,7 +21,7 @@ fn train_stack(creature: Creature) {
         _ => Nearness::Bits,
     };
     let counts = train::<Stack4>(&layers, &ROWS, &gradients);
-    assert_eq!(counts.len(), MODES.len() * (Method::ALL.len() + 2));
+    assert_eq!(counts.len(), MODES.len() * (ScheduleKind::ALL.len() + 2));
     assert!(counts.values().all(|&count| count >= 20), "{counts:?}");
 }
 
@@ -94,7 +94,7 @@ struct Case {
     layers: Vec<LayerSpec>,
     rows: i64,
     chunks: usize,
-    method: Method,
+    method: ScheduleKind,
     wants_gradient: bool,
     /// Where a call fails before the one that counts.
     fault: Option<Fault>,
@@ -105,7 +105,7 @@ fn cases(stages: usize) -> impl Strategy<Value = Case> {
     let creature = prop::sample::select(Creature::ALL.to_vec());
     let layer = (creature, prop::bool::weighted(0.15)).prop_map(|(creature, frozen)| LayerSpec { creature, frozen });
     let layers = prop::collection::vec(layer, stages..stages + 3);
-    let method = prop::sample::select(Method::ALL.to_vec());
+    let method = prop::sample::select(ScheduleKind::ALL.to_vec());
     (layers, 1..13_i64, 1..7_usize, method, any::<bool>(), prop::option::of((0..6_usize, 0..6_usize)), 0..10_000_i64)
         .prop_map(|(layers, rows, chunks, method, wants_gradient, fault, seed)| {
             let micro_batches = (rows as usize).div_ceil((rows as usize).div_ceil(chunks));

@@ -128,11 +128,11 @@ fn stages_by_hand() -> String {
     format!("{uses}{}pub fn stages(model: Model, graph: &mut Graph) {{\n{stages}}}\n", model())
 }
 
-/// All that the annotated struct stands for: parameter paths, the plan, the stages and the way back, the run in place.
+/// All that the annotated struct stands for: parameter paths, the plan, the stages and the way back, the unpipelined run.
 fn by_hand() -> String {
     let uses = "use pipe_runtime::__rt::{self, Graph, Layers, LayerPlan, Path, SkipPlan, StagePlan, Vars, keep, run};\n\
          use pipe_runtime::nn::{Concat, Linear, Tensor};\nuse pipe_runtime::{Context, Layer};\n\n";
-    let (model, paths, plan, in_place) = (model(), paths(), plan(), in_place());
+    let (model, paths, plan, unpipelined) = (model(), paths(), plan(), unpipelined());
     let (stages, layers) = (stages("self"), taken());
     format!(
         "{uses}{model}
@@ -155,7 +155,7 @@ impl Model {{
         Ok(ModelVars {{ vars: Vars::new(&Self::PLAN, devices)? }})
     }}
     pub fn pipe(self, vars: &ModelVars) -> __rt::PipeBuilder<'_, Self> {{ __rt::PipeBuilder::new(self, vars) }}
-    pub fn in_place(&self) -> __rt::InPlace<'_, Self> {{ __rt::InPlace::new(self) }}
+    pub fn unpipelined(&self) -> __rt::Unpipelined<'_, Self> {{ __rt::Unpipelined::new(self) }}
 }}
 
 impl __rt::Model for Model {{
@@ -176,8 +176,8 @@ impl __rt::Pipeline for Model {{
 
 impl Layer<Tensor> for Model {{
     type Out = Tensor;
-    fn forward(&self, x: Tensor, cx: &Context) -> Tensor {{
-{in_place}        x
+    fn run(&self, x: Tensor, cx: &Context) -> Tensor {{
+{unpipelined}        x
     }}
 }}
 ",
@@ -257,7 +257,7 @@ fn taken() -> String {
     format!("{take}    Self {{ {} }}\n", (0..LAYERS / STAGE).map(bound).collect::<String>())
 }
 
-fn in_place() -> String {
+fn unpipelined() -> String {
     let mut source = String::new();
     for layer in 0..LAYERS {
         let input = pop(layer).map_or_else(|| "x".to_owned(), |skip| format!("(x, skip{skip})"));

@@ -140,7 +140,7 @@ impl Layer {
         self.marks.stash.as_ref().map_or(&[], |mark| &mark.value)
     }
 
-    /// The parts over which repeated layers are spread; none if they run in place.
+    /// The parts over which repeated layers are spread; none if they run as one layer.
     pub fn parts(&self) -> &[Part] {
         self.marks.devices.as_ref().map_or(&[], |mark| &mark.value)
     }

@@ -98,8 +98,8 @@ fn annotated_stages(model: &Model) -> Vec<Stage> {
     stages
 }
 
-/// The plan of an in-place run: everything in one stage, repeated layers in one piece.
-pub fn in_place(model: &Model) -> Plan {
+/// The plan of an unpipelined run: everything in one stage, repeated layers in one piece.
+pub fn unpipelined(model: &Model) -> Plan {
     let steps = (0..model.layers.len()).map(|layer| Step { layer, part: 0, parts: 1 }).collect();
     let stages = vec![Stage { device: String::new(), steps }];
     with_routes(model, stages)

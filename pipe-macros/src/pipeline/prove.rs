@@ -1,10 +1,10 @@
 //! The annotated schedule on the annotated stages: where it has them run, and whether it can.
 
-use pipe_schedule::{Faults, Illegal, Limits, Method, Schedule, Unplaceable};
+use pipe_schedule::{Limits, PlacementError, Schedule, ScheduleKind, ScheduleKindError, ValidationError};
 use syn::Expr;
 
 use crate::pipeline::model::Model;
-use crate::pipeline::parse::{method, whole_number};
+use crate::pipeline::parse::{schedule_kind, whole_number};
 use crate::pipeline::plan::{Plan, Stage, plan, stages};
 use crate::support::errors::{Errors, error};
 
@@ -14,36 +14,36 @@ const PROVED: usize = 1 << 9;
 
 /// A schedule and the stages that it is to run.
 pub struct Scheduled<'m> {
-    pub method: Method,
+    pub kind: ScheduleKind,
     /// Where the schedule is written.
     pub written: &'m Expr,
     /// The annotated number of micro-batches, and where it is written.
     pub chunks: Option<(usize, &'m Expr)>,
     pub stages: Vec<Stage>,
     /// The rank of each stage, as the runtime places them.
-    pub ranks: Result<Vec<usize>, Unplaceable>,
+    pub ranks: Result<Vec<usize>, PlacementError>,
 }
 
 impl<'m> Scheduled<'m> {
     /// What the model says, if it has a schedule that exists and stages to run.
     pub fn of(model: &'m Model) -> Option<Self> {
         let written = model.settings.schedule.as_ref()?;
-        let method = method(written)?;
+        let kind = schedule_kind(written)?;
         let stages = if model.has_devices { stages(model) } else { Vec::new() };
         if stages.is_empty() {
             return None;
         }
         let accelerators: Vec<Option<&str>> = stages.iter().map(Stage::accelerator).collect();
-        let ranks = method.place(&accelerators, None);
-        Some(Self { method, written, chunks: chunks(model), stages, ranks })
+        let ranks = kind.place(&accelerators, None);
+        Some(Self { kind, written, chunks: chunks(model), stages, ranks })
     }
 
     /// Why the ranks or the micro-batches do not suit the schedule, if so. Without an annotated number of micro-batches, the placement alone is
     /// looked at.
-    pub fn refusal(&self) -> Option<Illegal> {
+    pub fn refusal(&self) -> Option<ScheduleKindError> {
         // Twice as many micro-batches as stages suit every schedule.
         let micro_batches = self.chunks.map_or(2 * self.stages.len(), |(chunks, _)| chunks);
-        self.method.check_on(self.ranks.as_ref().ok()?, micro_batches).err()
+        self.kind.check_on(self.ranks.as_ref().ok()?, micro_batches).err()
     }
 
     /// The first stage of a rank.
@@ -69,27 +69,27 @@ pub fn chunks(model: &Model) -> Option<(usize, &Expr)> {
 /// Makes the steps that a model without mistakes asks for, and proves them. What is found is a mistake of the schedule's generator, which would
 /// otherwise show at run time.
 pub fn prove(model: &Model, errors: &mut Errors) {
-    let Some(Scheduled { method, written, chunks: Some((chunks, _)), ranks: Ok(ranks), .. }) = Scheduled::of(model)
+    let Some(Scheduled { kind, written, chunks: Some((chunks, _)), ranks: Ok(ranks), .. }) = Scheduled::of(model)
     else {
         return;
     };
     if ranks.len().saturating_mul(chunks) > PROVED {
         return;
     }
-    let Ok(schedule) = method.schedule_on(&ranks, chunks) else { return };
-    if let Err(faults) = proof(&schedule, method, &ranks, &plan(model)) {
-        let wrong = format!("`{method}` makes steps that cannot run: {faults}");
+    let Ok(schedule) = kind.schedule_on(&ranks, chunks) else { return };
+    if let Err(faults) = proof(&schedule, kind, &ranks, &plan(model)) {
+        let wrong = format!("`{kind}` makes steps that cannot run: {faults}");
         errors.push(error(written, wrong, "the mistake is the schedule's: choose another one, and report this one"));
     }
 }
 
-/// The stages are where they were placed, the method keeps to what it declares, and the skips are served.
-fn proof(schedule: &Schedule, method: Method, ranks: &[usize], plan: &Plan) -> Result<(), Faults> {
+/// The stages are where they were placed, the schedule keeps to what it declares, and the skips are served.
+fn proof(schedule: &Schedule, kind: ScheduleKind, ranks: &[usize], plan: &Plan) -> Result<(), ValidationError> {
     let per_rank = schedule.stages / schedule.ranks.len().max(1);
-    let declared = match method {
+    let declared = match kind {
         // It takes any placement, and so declares nothing.
-        Method::GPipe => Limits::default(),
-        _ => Limits::of(method, schedule.ranks.len(), per_rank, schedule.micro_batches).unwrap_or_default(),
+        ScheduleKind::GPipe => Limits::default(),
+        _ => Limits::of(kind, schedule.ranks.len(), per_rank, schedule.micro_batches).unwrap_or_default(),
     };
     let placed = Limits { rank_of: Some(ranks.to_vec()), ..declared };
     let crossing = plan.routes.iter().filter(|route| route.crosses());
@@ -106,9 +106,9 @@ mod tests {
 
     #[test]
     fn every_schedule_is_proved_with_the_models_skips() {
-        for method in Method::ALL {
-            let name = if method == Method::OneFOneB { "\"1f1b\"" } else { method.name() };
-            assert_eq!(mistakes(&format!("#[pipeline(schedule = {name}, chunks = 8)] {FOUR}")), "", "{method}");
+        for kind in ScheduleKind::ALL {
+            let name = if kind == ScheduleKind::OneFOneB { "\"1f1b\"" } else { kind.name() };
+            assert_eq!(mistakes(&format!("#[pipeline(schedule = {name}, chunks = 8)] {FOUR}")), "", "{kind}");
         }
     }
 
@@ -116,9 +116,9 @@ mod tests {
     fn steps_that_cannot_run_are_no_proof() {
         let ranks = [0, 1, 2, 3];
         let plan = plan(&model(FOUR));
-        let mut schedule = Method::OneFOneB.schedule_on(&ranks, 4).unwrap();
-        assert_eq!(proof(&schedule, Method::OneFOneB, &ranks, &plan), Ok(()));
+        let mut schedule = ScheduleKind::OneFOneB.schedule_on(&ranks, 4).unwrap();
+        assert_eq!(proof(&schedule, ScheduleKind::OneFOneB, &ranks, &plan), Ok(()));
         schedule.ranks[3].reverse();
-        assert!(proof(&schedule, Method::OneFOneB, &ranks, &plan).is_err());
+        assert!(proof(&schedule, ScheduleKind::OneFOneB, &ranks, &plan).is_err());
     }
 }

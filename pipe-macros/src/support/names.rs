@@ -1,6 +1,6 @@
 //! Names: compared as the user reads them, and the nearest one to a misspelt one.
 
-use pipe_schedule::spelling::distance;
+use pipe_schedule::support::spelling::distance;
 use proc_macro2::Ident;
 use syn::ext::IdentExt;
 

@@ -61,8 +61,8 @@ const _: () = {
             }
         }
         /// Runs the same layers in place on one device, micro-batch by micro-batch.
-        pub fn in_place(&self) -> __rt::InPlace<'_, Self> {
-            __rt::InPlace::new(self)
+        pub fn unpipelined(&self) -> __rt::Unpipelined<'_, Self> {
+            __rt::Unpipelined::new(self)
         }
     }
     #[allow(dead_code)]
@@ -92,7 +92,7 @@ const _: () = {
     }
     impl __rt::Layer<__rt::Tensor> for Block {
         type Out = __rt::Tensor;
-        fn forward(&self, x: __rt::Tensor, cx: &__rt::Context) -> __rt::Tensor {
+        fn run(&self, x: __rt::Tensor, cx: &__rt::Context) -> __rt::Tensor {
             let Self { conv, more, add } = self;
             let skip_residual = __rt::keep(&x);
             let x = __rt::run(x, conv, cx, "conv");

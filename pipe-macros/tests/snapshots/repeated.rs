@@ -83,8 +83,8 @@ const _: () = {
             __rt::PipeBuilder::new(self, vars)
         }
         /// Runs the same layers in place on one device, micro-batch by micro-batch.
-        pub fn in_place(&self) -> __rt::InPlace<'_, Self> {
-            __rt::InPlace::new(self)
+        pub fn unpipelined(&self) -> __rt::Unpipelined<'_, Self> {
+            __rt::Unpipelined::new(self)
         }
     }
     #[allow(dead_code)]
@@ -188,7 +188,7 @@ const _: () = {
     impl<B: ModuleT + 'static, const DEPTH: usize> __rt::Layer<__rt::Tensor>
     for Stack<B, DEPTH> {
         type Out = __rt::Tensor;
-        fn forward(&self, x: __rt::Tensor, cx: &__rt::Context) -> __rt::Tensor {
+        fn run(&self, x: __rt::Tensor, cx: &__rt::Context) -> __rt::Tensor {
             let Self { embed, blocks, tail, .. } = self;
             let x = __rt::run(x, embed, cx, "embed");
             let x = __rt::run_each(x, blocks, cx, "blocks");

@@ -81,8 +81,8 @@ const _: () = {
             __rt::PipeBuilder::new(self, vars)
         }
         /// Runs the same layers in place on one device, micro-batch by micro-batch.
-        pub fn in_place(&self) -> __rt::InPlace<'_, Self> {
-            __rt::InPlace::new(self)
+        pub fn unpipelined(&self) -> __rt::Unpipelined<'_, Self> {
+            __rt::Unpipelined::new(self)
         }
     }
     #[allow(dead_code)]
@@ -170,7 +170,7 @@ const _: () = {
     #[diagnostic::do_not_recommend]
     impl __rt::Layer<(Tensor, Mask)> for Skips {
         type Out = Logits;
-        fn forward(&self, x: (Tensor, Mask), cx: &__rt::Context) -> Logits {
+        fn run(&self, x: (Tensor, Mask), cx: &__rt::Context) -> Logits {
             let Self { one, two, three } = self;
             let skip_taken = __rt::keep(&x);
             let (x, skip_returned) = __rt::with_skips::<

@@ -55,8 +55,8 @@ const _: () = {
             __rt::PipeBuilder::new(self, vars)
         }
         /// Runs the same layers in place on one device, micro-batch by micro-batch.
-        pub fn in_place(&self) -> __rt::InPlace<'_, Self> {
-            __rt::InPlace::new(self)
+        pub fn unpipelined(&self) -> __rt::Unpipelined<'_, Self> {
+            __rt::Unpipelined::new(self)
         }
     }
     #[allow(dead_code)]
@@ -94,7 +94,7 @@ const _: () = {
     #[diagnostic::do_not_recommend]
     impl __rt::Layer<__rt::Tensor> for Broken {
         type Out = __rt::Tensor;
-        fn forward(&self, _: __rt::Tensor, _: &__rt::Context) -> __rt::Tensor {
+        fn run(&self, _: __rt::Tensor, _: &__rt::Context) -> __rt::Tensor {
             loop {}
         }
     }

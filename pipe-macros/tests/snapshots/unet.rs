@@ -92,8 +92,8 @@ const _: () = {
             __rt::PipeBuilder::new(self, vars)
         }
         /// Runs the same layers in place on one device, micro-batch by micro-batch.
-        pub fn in_place(&self) -> __rt::InPlace<'_, Self> {
-            __rt::InPlace::new(self)
+        pub fn unpipelined(&self) -> __rt::Unpipelined<'_, Self> {
+            __rt::Unpipelined::new(self)
         }
     }
     #[allow(dead_code)]
@@ -236,7 +236,7 @@ const _: () = {
     #[diagnostic::do_not_recommend]
     impl __rt::Layer<__rt::Tensor> for UNet {
         type Out = __rt::Tensor;
-        fn forward(&self, x: __rt::Tensor, cx: &__rt::Context) -> __rt::Tensor {
+        fn run(&self, x: __rt::Tensor, cx: &__rt::Context) -> __rt::Tensor {
             let Self {
                 encode1,
                 encode2,

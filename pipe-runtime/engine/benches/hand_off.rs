@@ -6,25 +6,25 @@ use std::any::Any;
 use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use pipe_engine::{Engine, Job, Refusal};
-use pipe_schedule::{Action, Method, Order};
+use pipe_engine::{Engine, EngineError, Job};
+use pipe_schedule::{Action, Order, ScheduleKind};
 
 const RANKS: usize = 2;
 
 struct Nothing(Order);
 
 impl Job for Nothing {
-    type Error = Refusal;
+    type Error = EngineError;
 
     fn order(&self) -> &Order {
         &self.0
     }
 
-    fn perform(&self, _action: Action) -> Result<(), Refusal> {
+    fn perform(&self, _action: Action) -> Result<(), EngineError> {
         Ok(())
     }
 
-    fn enter(&self) -> Result<Box<dyn Any>, Refusal> {
+    fn enter(&self) -> Result<Box<dyn Any>, EngineError> {
         Ok(Box::new(()))
     }
 }
@@ -34,7 +34,7 @@ fn hand_off(criterion: &mut Criterion) {
         let engine = Engine::new((0..RANKS).collect(), Vec::new(), threads, || ()).expect("threads can be started");
         let mut group = criterion.benchmark_group(format!("hand-off, {threads} threads"));
         for micro_batches in [4, 64, 256] {
-            let schedule = Method::OneFOneB.schedule(RANKS, 1, micro_batches).expect("it is legal");
+            let schedule = ScheduleKind::OneFOneB.schedule(RANKS, 1, micro_batches).expect("it is legal");
             let order = schedule.order().expect("it ends");
             group.throughput(Throughput::Elements(order.steps.len() as u64));
             let job = Arc::new(Nothing(order));

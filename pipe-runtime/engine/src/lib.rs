@@ -56,7 +56,7 @@ pub trait Job: Send + Sync {
 /// What an engine cannot do, whatever the job.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Refusal {
+pub enum EngineError {
     /// The system gives no more threads.
     #[error("cannot start a worker thread: {0}")]
     Thread(#[from] io::Error),
@@ -76,7 +76,7 @@ pub enum Refusal {
     },
     /// So many steps wait for others that never come.
     #[error("the schedule cannot finish: {0} steps wait for others that never come")]
-    Stuck(usize),
+    Deadlock(usize),
 }
 
 /// The threads of a pipeline, for jobs that fail with `E`. Dropping it ends and joins them.
@@ -129,7 +129,7 @@ struct Executor {
     ranks: Vec<usize>,
 }
 
-impl<E: From<Refusal> + Send + 'static> Engine<E> {
+impl<E: From<EngineError> + Send + 'static> Engine<E> {
     /// Starts the executors for these ranks: a pool over `cpu_ranks` of at most `cores` threads, the caller included, and one thread for each of
     /// `accelerator_ranks`. `start` is run first on each new thread; all have done so on return.
     pub fn new(
@@ -137,7 +137,7 @@ impl<E: From<Refusal> + Send + 'static> Engine<E> {
         accelerator_ranks: Vec<usize>,
         cores: usize,
         start: impl Fn() + Clone + Send + 'static,
-    ) -> Result<Self, Refusal> {
+    ) -> Result<Self, EngineError> {
         let pool = cpu_ranks.len().min(cores).saturating_sub(1);
         let caller = Executor { ranks: cpu_ranks };
         let helpers = std::iter::repeat_n(caller.clone(), pool);
@@ -181,10 +181,10 @@ impl<E: From<Refusal> + Send + 'static> Engine<E> {
     pub fn run_with(&self, job: Arc<dyn Job<Error = E>>, mut local: Option<Local<'_, E>>) -> Result<(), E> {
         let shared = &*self.shared;
         if PERFORMING.with(|engines| engines.borrow().contains(&shared.address())) {
-            return Err(Refusal::Nested.into());
+            return Err(EngineError::Nested.into());
         }
         if self.is_forked() {
-            return Err(Refusal::Forked { built: self.process, here: process::id() }.into());
+            return Err(EngineError::Forked { built: self.process, here: process::id() }.into());
         }
         let _entered = job.enter()?;
         let mut state = shared.lock();
@@ -233,7 +233,7 @@ impl<E: From<Refusal> + Send + 'static> Engine<E> {
         match run.map(|run| run.progress.into_result()) {
             None | Some(Ok(())) => Ok(()),
             Some(Err(Ended::Failed(error))) => Err(error),
-            Some(Err(Ended::Stuck(steps))) => Err(Refusal::Stuck(steps).into()),
+            Some(Err(Ended::Deadlock(steps))) => Err(EngineError::Deadlock(steps).into()),
         }
     }
 }

@@ -83,7 +83,7 @@ impl<E> Progress<E> {
     pub(crate) fn into_result(self) -> Result<(), Ended<E>> {
         match self.failure {
             Some((_, error)) => Err(Ended::Failed(error)),
-            None if self.remaining > 0 => Err(Ended::Stuck(self.remaining)),
+            None if self.remaining > 0 => Err(Ended::Deadlock(self.remaining)),
             None => Ok(()),
         }
     }
@@ -95,7 +95,7 @@ pub(crate) enum Ended<E> {
     /// A step failed.
     Failed(E),
     /// So many steps wait for others that never come.
-    Stuck(usize),
+    Deadlock(usize),
 }
 
 #[cfg(test)]
@@ -158,6 +158,6 @@ mod tests {
         let mut order = pipe_schedule::gpipe(&[0, 1], 1, |_| false).order().unwrap();
         order.steps[0].after.push(3);
         assert!(Progress::<()>::new(&order).is_over(&order));
-        assert_eq!(Progress::<()>::new(&order).into_result(), Err(Ended::Stuck(4)));
+        assert_eq!(Progress::<()>::new(&order).into_result(), Err(Ended::Deadlock(4)));
     }
 }

@@ -3,17 +3,17 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use pipe_schedule::{Costs, Limits, Method, simulate};
+use pipe_schedule::{Costs, Limits, ScheduleKind, simulate};
 
 const RANKS: usize = 8;
 
 fn schedules(criterion: &mut Criterion) {
-    for method in [Method::OneFOneB, Method::ZbH1] {
-        let mut group = criterion.benchmark_group(method.name());
+    for kind in [ScheduleKind::OneFOneB, ScheduleKind::ZbH1] {
+        let mut group = criterion.benchmark_group(kind.name());
         for micro_batches in [16, 64, 256] {
-            let make = || method.schedule(RANKS, 1, micro_batches).expect("it is legal");
+            let make = || kind.schedule(RANKS, 1, micro_batches).expect("it is legal");
             let schedule = make();
-            let limits = Limits::of(method, RANKS, 1, micro_batches).expect("it is legal");
+            let limits = Limits::of(kind, RANKS, 1, micro_batches).expect("it is legal");
             let costs = Costs::equal(RANKS, 1., 1., 1.);
             let actions: usize = schedule.ranks.iter().map(Vec::len).sum();
             group.throughput(Throughput::Elements(actions as u64));

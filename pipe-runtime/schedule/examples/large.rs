@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use pipe_schedule::{Costs, Method, simulate};
+use pipe_schedule::{Costs, ScheduleKind, simulate};
 
 fn main() {
     let mut arguments = std::env::args().skip(1).map(|argument| argument.parse().expect("a number"));
@@ -12,7 +12,7 @@ fn main() {
 
     println!("1f1b on {ranks} ranks with {micro_batches} micro-batches");
     let start = Instant::now();
-    let schedule = Method::OneFOneB.schedule(ranks, 1, micro_batches).expect("a legal schedule");
+    let schedule = ScheduleKind::OneFOneB.schedule(ranks, 1, micro_batches).expect("a legal schedule");
     timed("made", start);
     let start = Instant::now();
     let simulation = simulate(&schedule, &Costs::equal(ranks, 1., 1., 1.)).expect("it can be run");

@@ -3,7 +3,7 @@
 //! A [`Schedule`] is one ordered list of [`Action`]s per rank (a device, or an executor that stands for one). It says
 //! nothing about time: an action runs as soon as the one before it on its rank is done and its inputs are there.
 //!
-//! * Made by a [`Method`] (the published schedules), a [`Builder`], or from text (`str::parse`).
+//! * Made by a [`ScheduleKind`] (the published schedules), a [`Builder`], or from text (`str::parse`).
 //! * Proved by [`Schedule::validate`], down to the messages of [`Schedule::lower`].
 //! * Turned into one total order by [`Schedule::order`], which exists exactly if the lists can finish.
 //! * Timed by [`simulate`], compared by [`advise`], drawn by `to_string` and [`Simulation::to_svg`].
@@ -12,39 +12,44 @@
 //! Nothing here panics on what a user may write, and all output is the same in every run.
 //!
 //! ```
-//! use pipe_schedule::{Costs, Limits, Method, simulate};
+//! use pipe_schedule::{Costs, Limits, ScheduleKind, simulate};
 //!
-//! let schedule = Method::ZbH1.schedule(2, 1, 3)?; // ranks, stages per rank, micro-batches
-//! schedule.validate(&Limits::of(Method::ZbH1, 2, 1, 3)?)?;
+//! let schedule = ScheduleKind::ZbH1.schedule(2, 1, 3)?; // ranks, stages per rank, micro-batches
+//! schedule.validate(&Limits::of(ScheduleKind::ZbH1, 2, 1, 3)?)?;
 //! assert_eq!(
 //!     schedule.to_string(),
 //!     "rank 0  F0 F1 .  I0 W0 F2 I1 W1 I2 W2\n\
 //!      rank 1  .  F0 I0 F1 I1 W0 F2 I2 W1 W2\n"
 //! );
 //! let simulation = simulate(&schedule, &Costs::equal(2, 1., 1., 1.))?;
-//! assert_eq!((simulation.makespan, simulation.held), (10., vec![2, 2]));
+//! assert_eq!((simulation.makespan, simulation.peak_in_flight), (10., vec![2, 2]));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 #![deny(missing_docs)]
 
 mod advise;
+mod checkpoint;
 mod list;
 mod lower;
 mod methods;
 mod picture;
 mod simulate;
 #[doc(hidden)]
-pub mod spelling;
+pub mod support;
 mod timeline;
 mod trace;
 mod validate;
 
-pub use advise::{Advice, Candidate, Checkpointing, Options, Stages, Units, advise};
-pub use list::{Action, BadCell, Builder, CellFault, Kind, NotAnAction, Order, RankBuilder, Schedule, Step, Stuck};
+pub use advise::{Advice, Candidate, Options, Stages, Units, advise};
+pub use checkpoint::{Checkpoint, UnknownCheckpointError};
+pub use list::{
+    Action, ActionKind, Builder, CellError, CellFault, DeadlockError, Order, ParseActionError, RankBuilder, Schedule,
+    Step,
+};
 pub use lower::{Lowered, Message, MessageFault, Op, Transport};
-pub use methods::{Illegal, Method, Placement, UnknownMethod, Unplaceable, gpipe};
-pub use simulate::{Costs, Simulation, Skip, StageCosts, Transfer, Unsimulated, simulate};
+pub use methods::{Placement, PlacementError, ScheduleKind, ScheduleKindError, UnknownScheduleError, gpipe};
+pub use simulate::{Costs, Simulation, SimulationError, Skip, StageCosts, Transfer, simulate};
 pub use timeline::{Span, Timeline};
 pub use trace::{Run, Trace, TracedStep};
-pub use validate::{Cycle, Fault, Faults, Limits, Missing, Route};
+pub use validate::{Cycle, Fault, Limits, Missing, Route, ValidationError};

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt;
 
-use crate::list::{Action, Kind, Schedule};
+use crate::list::{Action, ActionKind, Schedule};
 
 /// What goes over the wire once per micro-batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -50,6 +50,8 @@ pub enum Op {
 
 /// A schedule's lists with its messages. Made by [`Schedule::lower`].
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+#[must_use]
 pub struct Lowered {
     /// What each rank does, in this order.
     pub ranks: Vec<Vec<Op>>,
@@ -166,17 +168,17 @@ impl Lowered {
         let message = |from, skip| Message { from, to: stage, skip, micro_batch };
         let mut messages = Vec::new();
         match kind {
-            Kind::Forward => {
+            ActionKind::Forward => {
                 messages.extend(stage.checked_sub(1).map(|before| message(before, None)));
                 let ending = self.skips.iter().enumerate().filter(|(_, (_, to))| *to == stage);
                 messages.extend(ending.map(|(skip, &(from, _))| message(from, Some(skip))));
             }
-            Kind::Backward | Kind::BackwardInput => {
+            ActionKind::Backward | ActionKind::BackwardInput => {
                 messages.extend((stage + 1 < self.stages).then(|| message(stage + 1, None)));
                 let starting = self.skips.iter().enumerate().filter(|(_, (from, _))| *from == stage);
                 messages.extend(starting.map(|(skip, &(_, to))| message(to, Some(skip))));
             }
-            Kind::Recompute | Kind::BackwardWeight => {}
+            ActionKind::Recompute | ActionKind::BackwardWeight => {}
         }
         messages.retain(|message| self.crosses(message));
         messages
@@ -188,17 +190,17 @@ impl Lowered {
         let message = |to, skip| Message { from: stage, to, skip, micro_batch };
         let mut messages = Vec::new();
         match kind {
-            Kind::Forward => {
+            ActionKind::Forward => {
                 messages.extend((stage + 1 < self.stages).then(|| message(stage + 1, None)));
                 let starting = self.skips.iter().enumerate().filter(|(_, (from, _))| *from == stage);
                 messages.extend(starting.map(|(skip, &(_, to))| message(to, Some(skip))));
             }
-            Kind::Backward | Kind::BackwardInput => {
+            ActionKind::Backward | ActionKind::BackwardInput => {
                 messages.extend(stage.checked_sub(1).map(|before| message(before, None)));
                 let ending = self.skips.iter().enumerate().filter(|(_, (_, to))| *to == stage);
                 messages.extend(ending.map(|(skip, &(from, _))| message(from, Some(skip))));
             }
-            Kind::Recompute | Kind::BackwardWeight => {}
+            ActionKind::Recompute | ActionKind::BackwardWeight => {}
         }
         messages.retain(|message| self.crosses(message));
         messages

@@ -1,6 +1,6 @@
 //! What is recommended, and why.
 
-use pipe_schedule::{Checkpointing, Costs, Method, Options, Stages, Units, advise};
+use pipe_schedule::{Checkpoint, Costs, Options, ScheduleKind, Stages, Units, advise};
 
 /// Eight equal stages over four ranks, measured with eight micro-batches.
 fn model() -> (Costs, Options) {
@@ -18,7 +18,7 @@ fn with_memory_to_spare_the_fastest() {
     let (costs, options) = model();
     let advice = advise(&costs, f64::INFINITY, &options).unwrap();
     let best = advice.best.clone().unwrap();
-    assert_eq!(best.checkpointing, Checkpointing::Never);
+    assert_eq!(best.checkpoint, Checkpoint::Never);
     assert!(advice.too_large.is_empty());
     assert!(advice.fitting.iter().all(|other| other.time >= best.time));
     assert!(best.time >= advice.work);
@@ -40,7 +40,7 @@ fn the_less_memory_the_slower() {
 #[test]
 fn the_reasons_are_said() {
     let (costs, mut options) = model();
-    options.methods = vec![Method::GPipe, Method::OneFOneB, Method::Zbv, Method::DualPipeV];
+    options.schedules = vec![ScheduleKind::GPipe, ScheduleKind::OneFOneB, ScheduleKind::Zbv, ScheduleKind::DualPipeV];
     options.micro_batches = vec![6];
     let advice = advise(&costs, 80., &options).unwrap();
     assert_eq!(
@@ -81,15 +81,13 @@ fn what_does_not_fit_at_all_says_what_would() {
 #[test]
 fn seconds_and_bytes_have_their_units_and_1f1b_its_quotes() {
     let (costs, mut options) = model();
-    options.methods = vec![Method::OneFOneB];
+    options.schedules = vec![ScheduleKind::OneFOneB];
     options.micro_batches = vec![8];
     options.units = Units::SecondsAndBytes;
     let text = advise(&costs, 3e9, &options).unwrap().to_string();
     assert!(text.starts_with("`1f1b` on 4 ranks with 1 stage each"), "{text}");
     assert!(
-        text.contains(
-            " s per step in 0.00006 MiB of 2.79 GiB\nwrite: schedule = \"1f1b\", chunks = 8, checkpoint = never\n"
-        ),
+        text.contains(" s per step in 64 B of 2.79 GiB\nwrite: schedule = \"1f1b\", chunks = 8, checkpoint = never\n"),
         "{text}"
     );
 }
@@ -100,12 +98,12 @@ fn stages_that_may_not_be_merged_decide_what_fits() {
     (options.ranks, options.stages) = (vec![2, 4, 8], Stages::Fixed);
     let advice = advise(&costs, f64::INFINITY, &options).unwrap();
     assert!(advice.fitting.iter().all(|candidate| candidate.ranks * candidate.stages_per_rank == 8));
-    let of = |method| advice.fitting.iter().filter(move |candidate| candidate.method == method);
+    let of = |kind| advice.fitting.iter().filter(move |candidate| candidate.kind == kind);
     assert!(
-        of(Method::Zbv).all(|candidate| candidate.ranks == 4)
-            && of(Method::OneFOneB).all(|candidate| candidate.ranks == 8)
+        of(ScheduleKind::Zbv).all(|candidate| candidate.ranks == 4)
+            && of(ScheduleKind::OneFOneB).all(|candidate| candidate.ranks == 8)
     );
-    assert!(of(Method::Interleaved).any(|candidate| candidate.ranks == 2));
+    assert!(of(ScheduleKind::Interleaved).any(|candidate| candidate.ranks == 2));
 }
 
 #[test]
@@ -113,8 +111,14 @@ fn stages_that_are_placed_stay_where_they_are() {
     let (costs, mut options) = model();
     options.stages = Stages::On(vec![0, 1, 2, 3, 3, 2, 1, 0]);
     let advice = advise(&costs, f64::INFINITY, &options).unwrap();
-    let methods: std::collections::BTreeSet<_> = advice.fitting.iter().map(|candidate| candidate.method).collect();
-    assert!(methods.into_iter().eq([Method::GPipe, Method::Zbv, Method::DualPipeV, Method::VHalf, Method::VMin]));
+    let schedules: std::collections::BTreeSet<_> = advice.fitting.iter().map(|candidate| candidate.kind).collect();
+    assert!(schedules.into_iter().eq([
+        ScheduleKind::GPipe,
+        ScheduleKind::Zbv,
+        ScheduleKind::DualPipeV,
+        ScheduleKind::VHalf,
+        ScheduleKind::VMin
+    ]));
 }
 
 #[test]

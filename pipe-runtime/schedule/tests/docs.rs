@@ -4,22 +4,23 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-use pipe_schedule::{Costs, Method, Simulation, simulate};
+use pipe_schedule::{Costs, ScheduleKind, Simulation, simulate};
 
 const RANKS: usize = 4;
 const MICRO_BATCHES: usize = 8;
 
 /// All pictures are of one model, so that they can be laid side by side: a rank's forward and each part of its backward take two units of time.
-fn run(method: Method, [forward, backward_input, backward_weight]: [f64; 3]) -> (usize, Simulation) {
-    let chunks = method.stages_per_rank().unwrap_or(if loops(method) { 2 } else { 1 });
-    let schedule = method.schedule(RANKS, chunks, MICRO_BATCHES).unwrap();
-    let of_stage = |time: f64| time / chunks as f64;
-    let costs = Costs::equal(RANKS * chunks, of_stage(forward), of_stage(backward_input), of_stage(backward_weight));
-    (chunks, simulate(&schedule, &costs).unwrap())
+fn run(kind: ScheduleKind, [forward, backward_input, backward_weight]: [f64; 3]) -> (usize, Simulation) {
+    let stages_per_rank = kind.stages_per_rank().unwrap_or(if loops(kind) { 2 } else { 1 });
+    let schedule = kind.schedule(RANKS, stages_per_rank, MICRO_BATCHES).unwrap();
+    let of_stage = |time: f64| time / stages_per_rank as f64;
+    let costs =
+        Costs::equal(RANKS * stages_per_rank, of_stage(forward), of_stage(backward_input), of_stage(backward_weight));
+    (stages_per_rank, simulate(&schedule, &costs).unwrap())
 }
 
-fn loops(method: Method) -> bool {
-    matches!(method, Method::Interleaved | Method::LoopedBfs)
+fn loops(kind: ScheduleKind) -> bool {
+    matches!(kind, ScheduleKind::Interleaved | ScheduleKind::LoopedBfs)
 }
 
 fn docs() -> PathBuf {
@@ -41,9 +42,9 @@ fn expect(path: &Path, expected: &str) -> bool {
 
 #[test]
 fn every_method_has_its_picture() {
-    for method in Method::ALL {
-        let path = docs().join(format!("schedules/{method}.svg"));
-        let (_, simulation) = run(method, [2., 2., 2.]);
+    for kind in ScheduleKind::ALL {
+        let path = docs().join(format!("schedules/{kind}.svg"));
+        let (_, simulation) = run(kind, [2., 2., 2.]);
         assert!(expect(&path, &simulation.to_svg()), "{}: UPDATE_EXPECT=1 draws it anew", path.display());
     }
 }
@@ -53,22 +54,25 @@ fn the_table_is_what_the_simulator_says() {
     let mut table = "| schedule | stages per rank | idle at 1 : 1 : 1 | idle at 1 : 1.2 : 0.8 | length of a single step at 1 : 1 : 1 | peak in flight |\n\
                      | --- | --- | --- | --- | --- | --- |\n"
         .to_owned();
-    for method in Method::ALL {
+    for kind in ScheduleKind::ALL {
         let work = 6. * MICRO_BATCHES as f64;
         let idle = |costs| {
-            let (_, simulation) = run(method, costs);
+            let (_, simulation) = run(kind, costs);
             let share = 100. * (1. - work / simulation.period());
             format!("{:.1} F ({share:.0} %)", (simulation.period() - work) / 2.)
         };
-        let (chunks, simulation) = run(method, [2., 2., 2.]);
-        let shares = simulation.held.iter().map(|&held| held as f64 / chunks as f64);
+        let (stages_per_rank, simulation) = run(kind, [2., 2., 2.]);
+        let shares = simulation.peak_in_flight.iter().map(|&peak| peak as f64 / stages_per_rank as f64);
         let (least, most) =
-            shares.fold((f64::INFINITY, 0_f64), |(least, most), held| (least.min(held), most.max(held)));
+            shares.fold((f64::INFINITY, 0_f64), |(least, most), peak| (least.min(peak), most.max(peak)));
         let peak = if least == most { most.to_string() } else { format!("{least} to {most}") };
         let (equal, other) = (idle([2., 2., 2.]), idle([2., 2.4, 1.6]));
         let length = format!("{:.1} F", simulation.makespan / 2.);
-        let _ =
-            writeln!(table, "| [`{method}`](#{}) | {chunks} | {equal} | {other} | {length} | {peak} |", anchor(method));
+        let _ = writeln!(
+            table,
+            "| [`{kind}`](#{}) | {stages_per_rank} | {equal} | {other} | {length} | {peak} |",
+            anchor(kind)
+        );
     }
     let path = docs().join("schedules.md");
     let text = fs::read_to_string(&path).unwrap();
@@ -82,13 +86,13 @@ fn the_table_is_what_the_simulator_says() {
 #[test]
 fn every_method_has_its_section() {
     let text = fs::read_to_string(docs().join("schedules.md")).unwrap();
-    for method in Method::ALL {
-        assert!(text.contains(&format!("(schedules/{method}.svg)")), "no picture of {method}");
-        assert!(text.contains(&format!("\n### `{method}`\n")), "no section on {method}");
+    for kind in ScheduleKind::ALL {
+        assert!(text.contains(&format!("(schedules/{kind}.svg)")), "no picture of {kind}");
+        assert!(text.contains(&format!("\n### `{kind}`\n")), "no section on {kind}");
     }
 }
 
 /// As GitHub makes it from the heading.
-fn anchor(method: Method) -> String {
-    method.to_string()
+fn anchor(kind: ScheduleKind) -> String {
+    kind.to_string()
 }

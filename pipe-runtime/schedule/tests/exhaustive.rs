@@ -1,47 +1,46 @@
-//! Every method for all small numbers of ranks, stages per rank and micro-batches: what is legal proves valid, the rest
+//! Every schedule for all small numbers of ranks, stages per rank and micro-batches: what is legal proves valid, the rest
 //! is refused for the right reason.
 
-use pipe_schedule::{Illegal, Limits, Method};
+use pipe_schedule::{Limits, ScheduleKind, ScheduleKindError};
 
 const RANKS: usize = 12;
 const STAGES_PER_RANK: usize = 4;
 const MICRO_BATCHES: usize = 48;
 
-fn check(method: Method) {
+fn check(kind: ScheduleKind) {
     for ranks in 1..=RANKS {
         for stages_per_rank in 1..=STAGES_PER_RANK {
             for micro_batches in 1..=MICRO_BATCHES {
-                check_one(method, ranks, stages_per_rank, micro_batches);
+                check_one(kind, ranks, stages_per_rank, micro_batches);
             }
         }
     }
 }
 
-fn check_one(method: Method, ranks: usize, stages_per_rank: usize, micro_batches: usize) {
-    let here =
-        format!("{method} on {ranks} ranks with {stages_per_rank} stages each and {micro_batches} micro-batches");
+fn check_one(kind: ScheduleKind, ranks: usize, stages_per_rank: usize, micro_batches: usize) {
+    let here = format!("{kind} on {ranks} ranks with {stages_per_rank} stages each and {micro_batches} micro-batches");
     let rounds = (micro_batches / ranks).max(1);
-    let in_rounds = matches!(method, Method::Interleaved | Method::ZbH1) && stages_per_rank > 1;
-    match method.schedule(ranks, stages_per_rank, micro_batches) {
+    let in_rounds = matches!(kind, ScheduleKind::Interleaved | ScheduleKind::ZbH1) && stages_per_rank > 1;
+    match kind.schedule(ranks, stages_per_rank, micro_batches) {
         Ok(schedule) => {
-            assert!(method.stages_per_rank().is_none_or(|needed| needed == stages_per_rank), "{here}");
+            assert!(kind.stages_per_rank().is_none_or(|needed| needed == stages_per_rank), "{here}");
             assert!(!in_rounds || micro_batches.is_multiple_of(rounds), "{here}");
-            assert!(method != Method::DualPipeV || micro_batches >= 2 * ranks, "{here}");
+            assert!(kind != ScheduleKind::DualPipeV || micro_batches >= 2 * ranks, "{here}");
             assert_eq!(schedule.ranks.len(), ranks, "{here}");
-            let limits = Limits::of(method, ranks, stages_per_rank, micro_batches).unwrap();
+            let limits = Limits::of(kind, ranks, stages_per_rank, micro_batches).unwrap();
             if let Err(faults) = schedule.validate(&limits) {
                 panic!("{here}:\n{faults}\n{}", schedule.to_csv());
             }
         }
-        Err(Illegal::StagesPerRank { needed, .. }) => assert_ne!(needed, stages_per_rank, "{here}"),
-        Err(Illegal::Rounds { below, above, .. }) => {
+        Err(ScheduleKindError::StagesPerRank { needed, .. }) => assert_ne!(needed, stages_per_rank, "{here}"),
+        Err(ScheduleKindError::Rounds { below, above, .. }) => {
             assert!(in_rounds && !micro_batches.is_multiple_of(rounds), "{here}");
             assert!(below < micro_batches && above > micro_batches, "{here}");
-            assert!(method.check(ranks, stages_per_rank, below).is_ok(), "{here}");
-            assert!(method.check(ranks, stages_per_rank, above).is_ok(), "{here}");
+            assert!(kind.check(ranks, stages_per_rank, below).is_ok(), "{here}");
+            assert!(kind.check(ranks, stages_per_rank, above).is_ok(), "{here}");
         }
-        Err(Illegal::TooFewMicroBatches { needed, .. }) => {
-            assert!(method == Method::DualPipeV && micro_batches < needed && needed == 2 * ranks, "{here}");
+        Err(ScheduleKindError::TooFewMicroBatches { needed, .. }) => {
+            assert!(kind == ScheduleKind::DualPipeV && micro_batches < needed && needed == 2 * ranks, "{here}");
         }
         Err(other) => panic!("{here}: {other}"),
     }
@@ -49,70 +48,70 @@ fn check_one(method: Method, ranks: usize, stages_per_rank: usize, micro_batches
 
 #[test]
 fn looped_bfs_and_gpipe() {
-    check(Method::LoopedBfs);
-    let both = [Method::GPipe, Method::LoopedBfs].map(|method| method.schedule(3, 2, 5).unwrap());
+    check(ScheduleKind::LoopedBfs);
+    let both = [ScheduleKind::GPipe, ScheduleKind::LoopedBfs].map(|kind| kind.schedule(3, 2, 5).unwrap());
     assert_eq!(both[0], both[1]);
 }
 
 #[test]
 fn one_f_one_b() {
-    check(Method::OneFOneB);
+    check(ScheduleKind::OneFOneB);
 }
 
 #[test]
 fn interleaved() {
-    check(Method::Interleaved);
+    check(ScheduleKind::Interleaved);
 }
 
 #[test]
 fn zb_h1() {
-    check(Method::ZbH1);
+    check(ScheduleKind::ZbH1);
 }
 
 #[test]
 fn zb_h2() {
-    check(Method::ZbH2);
+    check(ScheduleKind::ZbH2);
 }
 
 #[test]
 fn zbv() {
-    check(Method::Zbv);
+    check(ScheduleKind::Zbv);
 }
 
 #[test]
 fn dualpipe_v() {
-    check(Method::DualPipeV);
+    check(ScheduleKind::DualPipeV);
 }
 
 #[test]
 fn v_half() {
-    check(Method::VHalf);
+    check(ScheduleKind::VHalf);
 }
 
 #[test]
 fn v_min() {
-    check(Method::VMin);
+    check(ScheduleKind::VMin);
 }
 
 #[test]
 fn nothing_is_refused_as_nothing() {
-    for method in Method::ALL {
+    for kind in ScheduleKind::ALL {
         for (ranks, stages_per_rank, micro_batches) in [(0, 1, 1), (1, 0, 1), (1, 1, 0)] {
-            let error = method.schedule(ranks, stages_per_rank, micro_batches).unwrap_err();
-            assert!(matches!(error, Illegal::Zero { .. }), "{error}");
+            let error = kind.schedule(ranks, stages_per_rank, micro_batches).unwrap_err();
+            assert!(matches!(error, ScheduleKindError::Zero { .. }), "{error}");
         }
     }
 }
 
 #[test]
 fn what_would_not_fit_into_memory_is_refused() {
-    for method in Method::ALL {
-        let stages_per_rank = method.stages_per_rank().unwrap_or(3);
+    for kind in ScheduleKind::ALL {
+        let stages_per_rank = kind.stages_per_rank().unwrap_or(3);
         let huge = [(usize::MAX, stages_per_rank, usize::MAX), (1 << 20, stages_per_rank, 1 << 20)];
         for (ranks, stages_per_rank, micro_batches) in huge {
-            let error = method.schedule(ranks, stages_per_rank, micro_batches).unwrap_err();
-            assert!(matches!(error, Illegal::TooLarge { .. }), "{error}");
-            assert_eq!(method.peak(0, ranks, stages_per_rank, micro_batches), Err(error));
+            let error = kind.schedule(ranks, stages_per_rank, micro_batches).unwrap_err();
+            assert!(matches!(error, ScheduleKindError::TooLarge { .. }), "{error}");
+            assert_eq!(kind.peak_in_flight(0, ranks, stages_per_rank, micro_batches), Err(error));
         }
     }
 }
@@ -121,13 +120,13 @@ fn what_would_not_fit_into_memory_is_refused() {
 /// own or in a longer one without what is not there.
 #[test]
 fn fewer_micro_batches_than_reckoned_with() {
-    for method in Method::ALL {
+    for kind in ScheduleKind::ALL {
         for (ranks, per_rank) in (1..=4).flat_map(|ranks| (1..=3).map(move |per_rank| (ranks, per_rank))) {
-            let rank_of: Vec<_> = (0..ranks * per_rank).map(|stage| method.rank_of(stage, ranks, per_rank)).collect();
-            for chunks in (1..=16).filter(|&chunks| method.check(ranks, per_rank, chunks).is_ok()) {
+            let rank_of: Vec<_> = (0..ranks * per_rank).map(|stage| kind.rank_of(stage, ranks, per_rank)).collect();
+            for chunks in (1..=16).filter(|&chunks| kind.check(ranks, per_rank, chunks).is_ok()) {
                 for fewer in 1..=chunks {
-                    let here = format!("{method}, {ranks} x {per_rank}, {fewer} of {chunks}");
-                    let schedule = method.schedule_within(&rank_of, fewer, chunks).unwrap();
+                    let here = format!("{kind}, {ranks} x {per_rank}, {fewer} of {chunks}");
+                    let schedule = kind.schedule_within(&rank_of, fewer, chunks).unwrap();
                     assert_eq!(schedule.micro_batches, fewer, "{here}");
                     let recomputed = schedule.clone().with_recompute(|stage, i| (stage + i) % 2 == 0);
                     let limits = Limits { rank_of: Some(rank_of.clone()), ..Limits::default() };

@@ -1,39 +1,40 @@
 //! A valid list, damaged: every damage is caught, and said in words.
 
 use pipe_schedule::{
-    Action, Fault, Faults, Kind, Limits, MessageFault, Method, Missing, Op, Route, Schedule, Transport,
+    Action, ActionKind, Fault, Limits, MessageFault, Missing, Op, Route, Schedule, ScheduleKind, Transport,
+    ValidationError,
 };
 
-/// (schedule, what it declares), of every method, with skips.
-fn all() -> impl Iterator<Item = (Method, Schedule, Limits)> {
+/// (schedule, what it declares), of every schedule, with skips.
+fn all() -> impl Iterator<Item = (ScheduleKind, Schedule, Limits)> {
     let sizes = [(2, 4), (3, 6), (4, 8), (4, 9)];
     sizes.into_iter().flat_map(|(ranks, micro_batches)| {
-        Method::ALL.into_iter().filter_map(move |method| {
-            let chunks = method.stages_per_rank().unwrap_or(2);
-            let schedule = method.schedule(ranks, chunks, micro_batches).ok()?;
-            let limits = Limits::of(method, ranks, chunks, micro_batches).ok()?;
+        ScheduleKind::ALL.into_iter().filter_map(move |kind| {
+            let stages_per_rank = kind.stages_per_rank().unwrap_or(2);
+            let schedule = kind.schedule(ranks, stages_per_rank, micro_batches).ok()?;
+            let limits = Limits::of(kind, ranks, stages_per_rank, micro_batches).ok()?;
             let last = schedule.stages - 1;
-            Some((method, schedule, limits.with_skip(0, last).with_skip(0, 1)))
+            Some((kind, schedule, limits.with_skip(0, last).with_skip(0, 1)))
         })
     })
 }
 
-/// Damages each method's list in each place; `caught` says whether the right fault is among those found.
+/// Damages each schedule's list in each place; `caught` says whether the right fault is among those found.
 fn damage(
     places: impl Fn(&Schedule) -> Vec<(usize, usize)>,
     damage: impl Fn(&mut Schedule, usize, usize) -> Action,
     caught: impl Fn(&Fault, Action) -> bool,
 ) {
     let mut damages = 0;
-    for (method, schedule, limits) in all() {
+    for (kind, schedule, limits) in all() {
         schedule.validate(&limits).unwrap();
         for (rank, number) in places(&schedule) {
             let mut damaged = schedule.clone();
             let action = damage(&mut damaged, rank, number);
-            let Err(Faults { faults, .. }) = damaged.validate(&limits) else {
-                panic!("{method}: `{action}` is not caught\n{}", damaged.to_csv())
+            let Err(ValidationError { faults, .. }) = damaged.validate(&limits) else {
+                panic!("{kind}: `{action}` is not caught\n{}", damaged.to_csv())
             };
-            assert!(faults.iter().any(|fault| caught(fault, action)), "{method}, `{action}`: {faults:?}");
+            assert!(faults.iter().any(|fault| caught(fault, action)), "{kind}, `{action}`: {faults:?}");
             damages += 1;
         }
     }
@@ -199,7 +200,7 @@ fn the_backward_before_the_forward() {
 
 #[test]
 fn a_recomputation_after_its_backward_or_before_its_forward() {
-    let schedule = Method::ZbH1.schedule(2, 1, 3).unwrap().with_recompute(|_, i| i < 2);
+    let schedule = ScheduleKind::ZbH1.schedule(2, 1, 3).unwrap().with_recompute(|_, i| i < 2);
     schedule.validate(&Limits::default()).unwrap();
     let moved = |by: isize| {
         let mut damaged = schedule.clone();
@@ -215,9 +216,9 @@ fn a_recomputation_after_its_backward_or_before_its_forward() {
 /// Rank 0 wants the gradient of one micro-batch before it starts another, and the rank of stage 1 wants it the other way round.
 #[test]
 fn a_cycle_between_ranks() {
-    for (method, mut schedule, limits) in all() {
+    for (kind, mut schedule, limits) in all() {
         let at = |list: &[Action], action| list.iter().position(|&other| other == action);
-        let starts_backward = |action: &Action| matches!(action.kind, Kind::Backward | Kind::BackwardInput);
+        let starts_backward = |action: &Action| matches!(action.kind, ActionKind::Backward | ActionKind::BackwardInput);
         let backwards = |list: &[Action], stage| {
             let of_stage = |action: &&Action| action.stage == stage && starts_backward(action);
             list.iter().filter(of_stage).copied().collect::<Vec<_>>()
@@ -234,8 +235,8 @@ fn a_cycle_between_ranks() {
         let forward = list.remove(at(list, Action::forward(1, other.micro_batch)).unwrap());
         list.insert(at(list, gradient).unwrap(), forward);
 
-        let faults = schedule.validate(&Limits { held: None, ..limits }).unwrap_err().faults;
-        assert!(matches!(&faults[..], [Fault::Cycle(cycle)] if !cycle.0.is_empty()), "{method}: {faults:?}");
+        let faults = schedule.validate(&Limits { peak_in_flight: None, ..limits }).unwrap_err().faults;
+        assert!(matches!(&faults[..], [Fault::Cycle(cycle)] if !cycle.0.is_empty()), "{kind}: {faults:?}");
     }
 }
 
@@ -250,86 +251,86 @@ fn a_cycle_says_who_waits_for_whom() {
 
 #[test]
 fn more_in_flight_than_declared() {
-    for (method, schedule, limits) in all() {
-        let declared = limits.held.clone().unwrap();
+    for (kind, schedule, limits) in all() {
+        let declared = limits.peak_in_flight.clone().unwrap();
         for (rank, &declared) in declared.iter().enumerate() {
             let mut less = limits.clone();
-            less.held.as_mut().unwrap()[rank] = schedule.held()[rank] - 1;
+            less.peak_in_flight.as_mut().unwrap()[rank] = schedule.peak_in_flight()[rank] - 1;
             let faults = schedule.validate(&less).unwrap_err().faults;
             assert!(
-                matches!(faults[..], [Fault::Peak { rank: at, held, .. }] if at == rank && held <= declared),
-                "{method}"
+                matches!(faults[..], [Fault::Peak { rank: at, peak, .. }] if at == rank && peak <= declared),
+                "{kind}"
             );
         }
-        let too_few = Limits { held: Some(declared[1..].to_vec()), ..limits };
+        let too_few = Limits { peak_in_flight: Some(declared[1..].to_vec()), ..limits };
         let faults = schedule.validate(&too_few).unwrap_err().faults;
-        assert!(faults.contains(&Fault::Peaks { declared: declared.len() - 1, ranks: declared.len() }), "{method}");
+        assert!(faults.contains(&Fault::Peaks { declared: declared.len() - 1, ranks: declared.len() }), "{kind}");
     }
     // GPipe's order where 1F1B's memory is declared.
-    let gpipe = Method::GPipe.schedule(2, 1, 4).unwrap();
-    let error = gpipe.validate(&Limits::of(Method::OneFOneB, 2, 1, 4).unwrap()).unwrap_err();
+    let gpipe = ScheduleKind::GPipe.schedule(2, 1, 4).unwrap();
+    let error = gpipe.validate(&Limits::of(ScheduleKind::OneFOneB, 2, 1, 4).unwrap()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "rank 0 holds 4 micro-batches' stages from `0F3` on, and 2 are declared\n\
-         rank 1 holds 4 micro-batches' stages from `1F3` on, and 1 are declared"
+        "rank 0 has 4 pairs of a stage and a micro-batch in flight from `0F3` on, and 2 are declared\n\
+         rank 1 has 4 pairs of a stage and a micro-batch in flight from `1F3` on, and 1 are declared"
     );
 }
 
 #[test]
 fn a_device_with_fewer_stages_than_the_others() {
     // A list over uneven stages is a list like any other ...
-    let uneven = Method::GPipe.schedule_on(&[0, 1, 0], 3).unwrap();
+    let uneven = ScheduleKind::GPipe.schedule_on(&[0, 1, 0], 3).unwrap();
     uneven.validate(&Limits::default().with_skip(0, 2)).unwrap();
     // ... unless every rank must have as many.
     let limits = Limits { stages_per_rank: Some(2), ..Limits::default() };
     assert_eq!(uneven.validate(&limits).unwrap_err().faults, [Fault::FewerStages { rank: 1, stages: 1, needed: 2 }]);
-    for method in Method::ALL.into_iter().filter(|&method| method != Method::GPipe) {
-        let error = method.schedule_on(&[0, 1, 0], 4).unwrap_err().to_string();
+    for kind in ScheduleKind::ALL.into_iter().filter(|&kind| kind != ScheduleKind::GPipe) {
+        let error = kind.schedule_on(&[0, 1, 0], 4).unwrap_err().to_string();
         assert!(error.contains("rank 1 has 1 where another has 2"), "{error}");
     }
 }
 
 #[test]
 fn stages_on_other_ranks_than_the_methods() {
-    let error = Method::Zbv.schedule_on(&[0, 1, 0, 1], 4).unwrap_err().to_string();
+    let error = ScheduleKind::Zbv.schedule_on(&[0, 1, 0, 1], 4).unwrap_err().to_string();
     assert_eq!(
         error,
         "`zbv` has stage 2 on rank 1, not on rank 0: the stages go from the first rank to the last, then back to the first"
     );
-    let error = Method::Interleaved.schedule_on(&[0, 1, 1, 0], 4).unwrap_err().to_string();
+    let error = ScheduleKind::Interleaved.schedule_on(&[0, 1, 1, 0], 4).unwrap_err().to_string();
     assert!(error.starts_with("`interleaved` has stage 2 on rank 0, not on rank 1"), "{error}");
-    let error = Method::OneFOneB.schedule_on(&[0, 2], 4).unwrap_err().to_string();
+    let error = ScheduleKind::OneFOneB.schedule_on(&[0, 2], 4).unwrap_err().to_string();
     assert_eq!(error, "`1f1b` has no stage on rank 1: number the ranks without gaps from 0");
-    assert!(Method::Zbv.schedule_on(&[0, 1, 1, 0], 4).is_ok());
-    assert!(Method::OneFOneB.schedule_on(&[usize::MAX], 4).is_err());
+    assert!(ScheduleKind::Zbv.schedule_on(&[0, 1, 1, 0], 4).is_ok());
+    assert!(ScheduleKind::OneFOneB.schedule_on(&[usize::MAX], 4).is_err());
 }
 
 #[test]
 fn too_few_or_uneven_micro_batches() {
-    let message = |method: Method, ranks, chunks, micro_batches| {
-        method.schedule(ranks, chunks, micro_batches).unwrap_err().to_string()
+    let message = |kind: ScheduleKind, ranks, stages_per_rank, micro_batches| {
+        kind.schedule(ranks, stages_per_rank, micro_batches).unwrap_err().to_string()
     };
     assert_eq!(
-        message(Method::DualPipeV, 4, 2, 7),
+        message(ScheduleKind::DualPipeV, 4, 2, 7),
         "`dualpipe_v` needs at least 8 micro-batches on 4 ranks, not 7: use 8 micro-batches, or `gpipe`, `1f1b` or `zbv`"
     );
     assert_eq!(
-        message(Method::Interleaved, 4, 2, 9),
+        message(ScheduleKind::Interleaved, 4, 2, 9),
         "`interleaved` goes through the micro-batches in 2 rounds on 4 ranks, and 9 micro-batches are not a multiple of 2: use 8 or 10"
     );
     assert_eq!(
-        message(Method::OneFOneB, 4, 2, 9),
+        message(ScheduleKind::OneFOneB, 4, 2, 9),
         "`1f1b` needs exactly 1 stage per rank, not 2: use 4 stages on 4 ranks, or `interleaved`, `looped_bfs` or `zb_h1`"
     );
     assert_eq!(
-        message(Method::Zbv, 4, 1, 9),
+        message(ScheduleKind::Zbv, 4, 1, 9),
         "`zbv` needs exactly 2 stages per rank, not 1: use 8 stages on 4 ranks, or `1f1b`, `zb_h1` or `zb_h2`"
     );
 }
 
 #[test]
 fn a_skip_that_cannot_be_served() {
-    let schedule = Method::OneFOneB.schedule(3, 1, 4).unwrap();
+    let schedule = ScheduleKind::OneFOneB.schedule(3, 1, 4).unwrap();
     for (from, to) in [(1, 1), (2, 1), (0, 3), (usize::MAX, 0)] {
         let faults = schedule.validate(&Limits::default().with_skip(from, to)).unwrap_err().faults;
         assert_eq!(faults, [Fault::Unserved { from, to, stages: 3 }]);
@@ -338,7 +339,7 @@ fn a_skip_that_cannot_be_served() {
 
 #[test]
 fn more_of_a_skip_in_transit_than_declared() {
-    let schedule = Method::OneFOneB.schedule(4, 1, 8).unwrap();
+    let schedule = ScheduleKind::OneFOneB.schedule(4, 1, 8).unwrap();
     let skip = |transit| Limits { skips: vec![Route { from: 0, to: 3, transit: Some(transit) }], ..Limits::default() };
     assert!(schedule.validate(&skip(4)).is_ok());
     assert_eq!(
@@ -357,11 +358,11 @@ fn a_list_that_is_far_too_short_is_not_counted_out() {
     assert_eq!(nothing.to_string(), "");
 }
 
-/// Every damage to the messages themselves, of every method.
+/// Every damage to the messages themselves, of every schedule.
 #[test]
 fn damaged_messages() {
     let mut late = 0;
-    for (method, schedule, _) in all() {
+    for (kind, schedule, _) in all() {
         let skips = [(0, schedule.stages - 1), (0, 1)];
         let lowered = schedule.lower(&skips);
         let both = [Transport::Rendezvous, Transport::InOrder];
@@ -375,7 +376,7 @@ fn damaged_messages() {
                     both.map(|transport| damaged.check(transport).err().unwrap_or_default())
                 };
                 let found = |faults: [Vec<MessageFault>; 2], fault: &dyn Fn(&MessageFault) -> bool| {
-                    assert!(faults.iter().all(|faults| faults.iter().any(fault)), "{method}, {op:?}: {faults:?}");
+                    assert!(faults.iter().all(|faults| faults.iter().any(fault)), "{kind}, {op:?}: {faults:?}");
                 };
                 match op {
                     Op::Send(sent) => {
@@ -420,8 +421,8 @@ fn damaged_messages() {
                     && lowered.rank_of[&first.from] == lowered.rank_of[&second.to]
                 {
                     let [rendezvous, in_order] = caught(&|list| list.swap(number, number + 1));
-                    assert!(rendezvous.is_empty(), "{method}: {rendezvous:?}");
-                    assert!(matches!(in_order[..], [MessageFault::OutOfOrder { .. }]), "{method}: {in_order:?}");
+                    assert!(rendezvous.is_empty(), "{kind}: {rendezvous:?}");
+                    assert!(matches!(in_order[..], [MessageFault::OutOfOrder { .. }]), "{kind}: {in_order:?}");
                     late += 1;
                 }
             }
@@ -432,7 +433,7 @@ fn damaged_messages() {
 
 #[test]
 fn what_the_lower_rank_posts_first() {
-    let lowered = Method::OneFOneB.schedule(2, 1, 3).unwrap().lower(&[]);
+    let lowered = ScheduleKind::OneFOneB.schedule(2, 1, 3).unwrap().lower(&[]);
     assert_eq!(
         lowered.to_string(),
         "rank 0  0F0 >1.0 0F1 <1.0 >1.1 0B0 0F2 <1.1 >1.2 0B1 <1.2 0B2\n\

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 
 use any_schedule::schedule;
-use pipe_schedule::{Action, Fault, Kind, Limits, Method, Missing, Schedule};
+use pipe_schedule::{Action, ActionKind, Fault, Limits, Missing, Schedule, ScheduleKind};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
@@ -71,23 +71,23 @@ fn all() -> impl Iterator<Item = Dump> {
 
 impl Dump {
     /// Ours of the same name in the literature.
-    fn method(&self) -> Method {
+    fn kind(&self) -> ScheduleKind {
         match &*self.name {
-            "GPipe" => Method::GPipe,
-            "1F1B" => Method::OneFOneB,
-            "Interleaved1F1B" => Method::Interleaved,
-            "LoopedBFS" => Method::LoopedBfs,
-            "InterleavedZeroBubble" => Method::ZbH1,
-            "ZBVZeroBubble" => Method::Zbv,
-            "DualPipeV" => Method::DualPipeV,
-            other => panic!("{}: no method is {other}", self.path),
+            "GPipe" => ScheduleKind::GPipe,
+            "1F1B" => ScheduleKind::OneFOneB,
+            "Interleaved1F1B" => ScheduleKind::Interleaved,
+            "LoopedBFS" => ScheduleKind::LoopedBfs,
+            "InterleavedZeroBubble" => ScheduleKind::ZbH1,
+            "ZBVZeroBubble" => ScheduleKind::Zbv,
+            "DualPipeV" => ScheduleKind::DualPipeV,
+            other => panic!("{}: no kind is {other}", self.path),
         }
     }
 
     fn ours(&self) -> (Schedule, Limits) {
-        let method = self.method();
-        let schedule = method.schedule(self.ranks, self.stages_per_rank, self.micro_batches).unwrap();
-        (schedule, Limits::of(method, self.ranks, self.stages_per_rank, self.micro_batches).unwrap())
+        let kind = self.kind();
+        let schedule = kind.schedule(self.ranks, self.stages_per_rank, self.micro_batches).unwrap();
+        (schedule, Limits::of(kind, self.ranks, self.stages_per_rank, self.micro_batches).unwrap())
     }
 }
 
@@ -190,7 +190,7 @@ fn the_last_rank_of_1f1b_is_wrong_and_that_is_said() {
             |fault: &Fault| matches!(fault, Fault::Missing { action, why: Missing::Forward } if *action == missing);
         assert!(faults.iter().any(is_named), "{faults:?}");
         let mut repaired = dump.schedule;
-        for action in repaired.ranks[last].iter_mut().filter(|action| action.kind == Kind::Forward) {
+        for action in repaired.ranks[last].iter_mut().filter(|action| action.kind == ActionKind::Forward) {
             action.micro_batch -= 1;
         }
         repaired.micro_batches -= 1;
@@ -226,8 +226,8 @@ proptest! {
                     }
                     (None, Some(second))
                         if *roll < 14
-                            && first.kind == Kind::Forward
-                            && !matches!(second.kind, Kind::Forward | Kind::Recompute) =>
+                            && first.kind == ActionKind::Forward
+                            && !matches!(second.kind, ActionKind::Forward | ActionKind::Recompute) =>
                     {
                         cells.push(format!("({first};{second})OVERLAP_F_B"));
                         rest = &others[1..];

@@ -3,7 +3,7 @@
 mod any_schedule;
 
 use any_schedule::schedule;
-use pipe_schedule::{Action, Costs, Kind, Limits, Schedule, simulate};
+use pipe_schedule::{Action, ActionKind, Costs, Limits, Schedule, simulate};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
@@ -16,7 +16,7 @@ fn any_schedule() -> impl Strategy<Value = Schedule> {
 }
 
 fn any_action() -> impl Strategy<Value = Action> {
-    (0..5_usize, 0..4_usize, 0..4_usize).prop_map(|(kind, stage, i)| Action::new(Kind::ALL[kind], stage, i))
+    (0..5_usize, 0..4_usize, 0..4_usize).prop_map(|(kind, stage, i)| Action::new(ActionKind::ALL[kind], stage, i))
 }
 
 fn skips(stages: usize) -> Vec<(usize, usize)> {
@@ -28,7 +28,7 @@ proptest! {
     fn what_can_be_run_is_valid_with_every_skip(schedule in any_schedule()) {
         let skips = skips(schedule.stages);
         let limits = skips.iter().fold(Limits::default(), |limits, &(from, to)| limits.with_skip(from, to));
-        let limits = Limits { held: Some(schedule.held()), ..limits };
+        let limits = Limits { peak_in_flight: Some(schedule.peak_in_flight()), ..limits };
         if let Err(faults) = schedule.validate(&limits) {
             return Err(TestCaseError::fail(format!("{faults}\n{}", schedule.to_csv())));
         }
@@ -62,12 +62,12 @@ proptest! {
         }
         // What the lists prove is never exceeded by the clock, unless things take no time and all happen at once.
         for (skip, &in_transit) in costs.skips.iter().zip(&simulation.in_transit) {
-            prop_assert!(f == 0. || in_transit <= order.in_transit(Kind::Forward, skip.from, skip.to));
+            prop_assert!(f == 0. || in_transit <= order.in_transit(ActionKind::Forward, skip.from, skip.to));
         }
         let held: Vec<_> = simulation.memory.iter().map(|&memory| memory as usize).collect();
-        let recomputes = schedule.actions().any(|action| action.kind == Kind::Recompute);
+        let recomputes = schedule.actions().any(|action| action.kind == ActionKind::Recompute);
         // Nothing is held for no time, so times must not be zero for the two counts to agree.
-        prop_assert!(recomputes || f * i * w == 0. || held == simulation.held, "{:?} {:?}", held, simulation.held);
+        prop_assert!(recomputes || f * i * w == 0. || held == simulation.peak_in_flight, "{:?} {:?}", held, simulation.peak_in_flight);
     }
 
     /// Anything at all: no panic, and what passes has an order.
@@ -81,7 +81,7 @@ proptest! {
         let valid = schedule.validate(&Limits::default().with_skip(0, 1)).is_ok();
         prop_assert!(!valid || schedule.order().is_ok());
         let _ = simulate(&schedule, &Costs::equal(stages, 1., 1., 1.));
-        let _ = (schedule.to_string(), schedule.held(), schedule.held_by_stage());
+        let _ = (schedule.to_string(), schedule.peak_in_flight(), schedule.peak_in_flight_by_stage());
         for transport in [pipe_schedule::Transport::Rendezvous, pipe_schedule::Transport::InOrder] {
             let _ = schedule.lower(&[(0, 1), (1, 0), (7, 9)]).check(transport);
         }
@@ -106,6 +106,6 @@ proptest! {
             let _ = schedule.validate(&Limits::default());
             let _ = schedule.to_string();
         }
-        let _ = text.parse::<pipe_schedule::Method>();
+        let _ = text.parse::<pipe_schedule::ScheduleKind>();
     }
 }

@@ -1,6 +1,6 @@
 //! Small cases, worked out by hand: transfers, memory, recomputation.
 
-use pipe_schedule::{Costs, Method, Schedule, Simulation, Skip, StageCosts, Transfer, Unsimulated, simulate};
+use pipe_schedule::{Costs, Schedule, ScheduleKind, Simulation, SimulationError, Skip, StageCosts, Transfer, simulate};
 
 fn two_stages() -> Costs {
     let stage = StageCosts {
@@ -78,14 +78,14 @@ fn a_split_backward_holds_its_part_until_the_end() {
 #[test]
 fn what_is_recomputed_holds_little_until_then() {
     let costs = two_stages();
-    let recomputed = Method::GPipe.schedule(2, 1, 4).unwrap().with_recompute(|_, i| i < 3);
+    let recomputed = ScheduleKind::GPipe.schedule(2, 1, 4).unwrap().with_recompute(|_, i| i < 3);
     let simulation = simulate(&recomputed, &costs).unwrap();
     // Three of four as checkpoints; the fourth, or one that was recomputed, whole.
     assert_eq!(simulation.memory, [113., 113.]);
     assert_eq!(simulation.busy(0), 4. * 9. + 3.);
     // A recomputation does not wait for the gradient, and there is none right after its forward.
     let simulation =
-        simulate(&Method::OneFOneB.schedule(2, 1, 2).unwrap().with_recompute(|_, _| true), &costs).unwrap();
+        simulate(&ScheduleKind::OneFOneB.schedule(2, 1, 2).unwrap().with_recompute(|_, _| true), &costs).unwrap();
     let ends = times(&simulation, 0);
     assert_eq!(ends.len(), 6);
     assert_eq!(ends[2], (4., 5.), "{ends:?}");
@@ -104,9 +104,9 @@ fn outputs_and_gradients_wait_where_they_are_needed() {
 #[test]
 fn what_cannot_be_simulated_says_why() {
     let schedule: Schedule = "0B0,0F0\n1F0,1B0".parse().unwrap();
-    assert!(matches!(simulate(&schedule, &two_stages()), Err(Unsimulated::Stuck(_))));
+    assert!(matches!(simulate(&schedule, &two_stages()), Err(SimulationError::Deadlock(_))));
     let error = simulate(&schedule, &Costs::equal(3, 1., 1., 1.)).unwrap_err();
     assert_eq!(error.to_string(), "the schedule has 2 stages and the costs are for 3, with 2 boundaries between them");
     let error = simulate(&schedule, &two_stages().with_skip(1, 0)).unwrap_err();
-    assert!(matches!(error, Unsimulated::Skip { from: 1, to: 0, stages: 2 }));
+    assert!(matches!(error, SimulationError::Skip { from: 1, to: 0, stages: 2 }));
 }

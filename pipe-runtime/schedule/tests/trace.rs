@@ -1,6 +1,6 @@
 //! Traces as data: of runs that never ran, so that their times are known.
 
-use pipe_schedule::{Costs, Method, Run, Schedule, Timeline, Trace, TracedStep, Unsimulated, simulate};
+use pipe_schedule::{Costs, Run, Schedule, ScheduleKind, SimulationError, Timeline, Trace, TracedStep, simulate};
 
 /// What a run looks like that takes exactly what the simulator says, `at` that time, on `threads` threads.
 fn run(schedule: &Schedule, costs: &Costs, at: f64, threads: usize) -> Run {
@@ -30,24 +30,24 @@ fn near(a: f64, b: f64) -> bool {
 
 #[test]
 fn costs_that_were_measured_simulate_to_what_ran() {
-    for method in Method::ALL {
-        let per_rank = method.stages_per_rank().unwrap_or(2);
-        let schedule = method.schedule(3, per_rank, 6).unwrap().with_recompute(|_, i| i < 5);
+    for kind in ScheduleKind::ALL {
+        let per_rank = kind.stages_per_rank().unwrap_or(2);
+        let schedule = kind.schedule(3, per_rank, 6).unwrap().with_recompute(|_, i| i < 5);
         let mut costs = Costs::equal(3 * per_rank, 1., 1.5, 1.5).with_skip(0, 2);
         costs.stages[1].forward = 4.;
         costs.stages[1].recompute = 5.;
         costs.skips[0].transfer.size = 7.;
         let trace = trace(&schedule, &costs, 3);
         let (simulated, ran) = (trace.simulated().unwrap(), trace.typical().timeline());
-        assert!(near(simulated.makespan, ran.makespan) && near(simulated.efficiency(), ran.efficiency()), "{method}");
-        assert!((0..3).all(|rank| near(simulated.idle(rank), ran.idle(rank))), "{method}");
+        assert!(near(simulated.makespan, ran.makespan) && near(simulated.efficiency(), ran.efficiency()), "{kind}");
+        assert!((0..3).all(|rank| near(simulated.idle(rank), ran.idle(rank))), "{kind}");
         assert_eq!(trace.costs().skips, costs.skips);
     }
 }
 
 #[test]
 fn the_typical_run_is_a_whole_one_of_median_length() {
-    let schedule = Method::OneFOneB.schedule(2, 1, 2).unwrap();
+    let schedule = ScheduleKind::OneFOneB.schedule(2, 1, 2).unwrap();
     let of = |factor: f64| run(&schedule, &Costs::equal(2, factor, factor, factor), 0., 2);
     let forward_alone = run(&schedule.forward(), &Costs::equal(2, 50., 1., 1.), 0., 2);
     let runs = vec![of(9.), of(1.), forward_alone, of(2.)];
@@ -102,9 +102,9 @@ fn a_timeline_without_anything_is_all_idle() {
 
 #[test]
 fn a_trace_with_the_sizes_of_another_model_is_drawn_without_a_simulation() {
-    let schedule = Method::GPipe.schedule(2, 1, 2).unwrap();
+    let schedule = ScheduleKind::GPipe.schedule(2, 1, 2).unwrap();
     let mut trace = trace(&schedule, &Costs::equal(2, 1., 1., 1.), 2);
     trace.sizes = Costs::equal(5, 1., 1., 1.);
-    assert!(matches!(trace.simulated(), Err(Unsimulated::Stages { stages: 2, costs: 5, .. })));
+    assert!(matches!(trace.simulated(), Err(SimulationError::Stages { stages: 2, costs: 5, .. })));
     assert!(!trace.to_string().contains("simulated") && trace.to_svg().ends_with("</svg>\n"));
 }

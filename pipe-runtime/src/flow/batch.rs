@@ -3,14 +3,14 @@
 use tch::Tensor;
 
 use super::Sources;
-use super::parcel::{Item, Parcel, Rest, Split, Value};
+use super::packed::{PackedPlain, PackedTensor, PackedValue, Split, Value};
 use super::rows::{Part, in_rows, refuse_bare_lists};
 use crate::error::{Error, Result};
 
 /// A mini-batch in parts.
 #[derive(Debug)]
 pub(crate) struct Scattered {
-    pub(crate) micro_batches: Vec<Parcel>,
+    pub(crate) micro_batches: Vec<PackedValue>,
     pub(crate) shape: MiniBatch,
     pub(crate) sources: Sources,
 }
@@ -22,7 +22,7 @@ pub(crate) struct Scattered {
 /// A part of a tensor that wants a gradient (if `gradients` are recorded) belongs to the caller's
 /// graph. Any other is a tensor of its own on the same memory: an in-place operation on one
 /// micro-batch is none on the others.
-pub(crate) fn scatter(batch: &Parcel, chunks: usize, gradients: bool) -> Result<Scattered> {
+pub(crate) fn scatter(batch: &PackedValue, chunks: usize, gradients: bool) -> Result<Scattered> {
     refuse_bare_lists(batch, "inputs")?;
     let parts = Part::all(batch);
     let first = parts.iter().find(|part| part.per_row() == 1).or(parts.first());
@@ -45,7 +45,7 @@ pub(crate) fn scatter(batch: &Parcel, chunks: usize, gradients: bool) -> Result<
 
 /// Splits targets as the inputs were split. If there is nothing to split in them, each micro-batch
 /// gets all of them.
-pub(crate) fn scatter_targets(targets: &Parcel, batch: &MiniBatch) -> Result<Vec<Parcel>> {
+pub(crate) fn scatter_targets(targets: &PackedValue, batch: &MiniBatch) -> Result<Vec<PackedValue>> {
     refuse_bare_lists(targets, "targets")?;
     let rows = batch.rows.iter().sum();
     for part in Part::all(targets) {
@@ -57,9 +57,9 @@ pub(crate) fn scatter_targets(targets: &Parcel, batch: &MiniBatch) -> Result<Vec
 }
 
 /// Gives each micro-batch its parts of a value that has the rows of `shape`.
-fn deal(batch: &Parcel, shape: &MiniBatch, gradients: bool, sources: &mut Sources) -> Result<Vec<Parcel>> {
-    let mut parcels: Vec<Parcel> = shape.rows.iter().map(|_| Parcel::default()).collect();
-    for item in &batch.items {
+fn deal(batch: &PackedValue, shape: &MiniBatch, gradients: bool, sources: &mut Sources) -> Result<Vec<PackedValue>> {
+    let mut values: Vec<PackedValue> = shape.rows.iter().map(|_| PackedValue::default()).collect();
+    for item in &batch.tensors {
         match item.split {
             Split::Along { dim, per_row } => {
                 let mut split = cut(&item.tensor, dim, per_row, shape)?;
@@ -67,26 +67,26 @@ fn deal(batch: &Parcel, shape: &MiniBatch, gradients: bool, sources: &mut Source
                     split = split.iter().map(|part| part.f_data()).collect::<Result<_, _>>()?;
                     sources.add(&item.tensor, &split)?;
                 }
-                for (parcel, part) in parcels.iter_mut().zip(split) {
-                    parcel.items.push(Item::new(part, item));
+                for (value, part) in values.iter_mut().zip(split) {
+                    value.tensors.push(PackedTensor::new(part, item));
                 }
             }
-            Split::Whole => parcels.iter_mut().for_each(|parcel| parcel.items.push(item.share())),
-            Split::Row(row) => parcels[shape.micro_batch_of(row)].items.push(item.share()),
+            Split::Whole => values.iter_mut().for_each(|value| value.tensors.push(item.share())),
+            Split::Row(row) => values[shape.micro_batch_of(row)].tensors.push(item.share()),
         }
     }
-    for rest in &batch.rest {
+    for rest in &batch.plain {
         match (rest.row, &rest.value) {
-            (Some(row), _) => parcels[shape.micro_batch_of(row)].rest.push(rest.clone()),
+            (Some(row), _) => values[shape.micro_batch_of(row)].plain.push(rest.clone()),
             (None, Value::Rows(_)) => {
-                for (parcel, &rows) in parcels.iter_mut().zip(&shape.rows) {
-                    parcel.rest.push(Rest { value: Value::Length(rows as usize), row: None });
+                for (value, &rows) in values.iter_mut().zip(&shape.rows) {
+                    value.plain.push(PackedPlain { value: Value::Length(rows as usize), row: None });
                 }
             }
-            (None, _) => parcels.iter_mut().for_each(|parcel| parcel.rest.push(rest.clone())),
+            (None, _) => values.iter_mut().for_each(|value| value.plain.push(rest.clone())),
         }
     }
-    Ok(parcels)
+    Ok(values)
 }
 
 /// The tensor's parts, micro-batch by micro-batch: views of its memory.
@@ -146,7 +146,7 @@ mod tests {
     use tch::{Device, Kind};
 
     /// The micro-batches, and how many rows they have.
-    fn in_parts(batch: &Parcel, chunks: usize) -> (Vec<Parcel>, MiniBatch) {
+    fn in_parts(batch: &PackedValue, chunks: usize) -> (Vec<PackedValue>, MiniBatch) {
         let Scattered { micro_batches, shape, .. } = scatter(batch, chunks, true).unwrap();
         (micro_batches, shape)
     }
@@ -155,13 +155,13 @@ mod tests {
         Tensor::zeros([rows, 2], (Kind::Float, Device::Cpu))
     }
 
-    fn rows(parts: &[Parcel]) -> Vec<i64> {
-        parts.iter().map(|part| part.items[0].tensor.size()[0]).collect()
+    fn rows(parts: &[PackedValue]) -> Vec<i64> {
+        parts.iter().map(|part| part.tensors[0].tensor.size()[0]).collect()
     }
 
     #[test]
     fn splits_by_ceiling_division() {
-        let split = |rows_in, chunks| rows(&in_parts(&Parcel::of(zeros(rows_in)), chunks).0);
+        let split = |rows_in, chunks| rows(&in_parts(&PackedValue::of(zeros(rows_in)), chunks).0);
         assert_eq!(split(5, 4), [2, 2, 1]);
         assert_eq!(split(6, 4), [2, 2, 2]);
         assert_eq!(split(2, 4), [1, 1]);
@@ -171,7 +171,7 @@ mod tests {
     }
 
     fn refused(batch: impl Flow) -> String {
-        scatter(&Parcel::of(batch), 4, true).unwrap_err().to_string()
+        scatter(&PackedValue::of(batch), 4, true).unwrap_err().to_string()
     }
 
     #[test]
@@ -240,8 +240,8 @@ mod tests {
         ] {
             assert!(error.starts_with("a list in the inputs, of length 4, does not say"), "{error}");
         }
-        let (_, shape) = in_parts(&Parcel::of(zeros(4)), 2);
-        let error = scatter_targets(&Parcel::of(numbers()), &shape).unwrap_err().to_string();
+        let (_, shape) = in_parts(&PackedValue::of(zeros(4)), 2);
+        let error = scatter_targets(&PackedValue::of(numbers()), &shape).unwrap_err().to_string();
         assert!(error.starts_with("a list in the targets, of length 4, does not say"), "{error}");
 
         let known = (
@@ -252,10 +252,10 @@ mod tests {
             Replicate(Rows(numbers())),
             Some(Each(Vec::<Tensor>::new())),
         );
-        let (parts, _) = in_parts(&Parcel::of(known), 2);
+        let (parts, _) = in_parts(&PackedValue::of(known), 2);
         type Known =
             (Tensor, Replicate<Vec<i64>>, Rows<Vec<i64>>, Each<Vec<i64>>, Replicate<Rows<i64>>, Option<Each<Tensor>>);
-        for (x, all, rows, each, whole, empty) in Parcel::open_all::<Known>(parts) {
+        for (x, all, rows, each, whole, empty) in PackedValue::unpack_all::<Known>(parts) {
             assert_eq!(x.size(), [2, 2]);
             assert_eq!((all, whole), (Replicate(numbers()), Replicate(Rows(numbers()))));
             assert_eq!((rows, each), (Rows(vec![numbers(); 2]), Each(vec![numbers(); 2])));
@@ -265,18 +265,20 @@ mod tests {
 
     #[test]
     fn targets_are_split_as_the_inputs() {
-        let (_, shape) = in_parts(&Parcel::of(zeros(7)), 3);
+        let (_, shape) = in_parts(&PackedValue::of(zeros(7)), 3);
         let targets = (zeros(7), PerRow::<2>(zeros(14)), Rows((0..7).collect::<Vec<i64>>()), 5_i64);
-        let parts = scatter_targets(&Parcel::of(targets), &shape).unwrap();
+        let parts = scatter_targets(&PackedValue::of(targets), &shape).unwrap();
         let mut found = Vec::new();
-        for (y, PerRow(pairs), Rows(numbers), five) in Parcel::open_all::<(Tensor, PerRow<2>, Rows<i64>, i64)>(parts) {
+        for (y, PerRow(pairs), Rows(numbers), five) in
+            PackedValue::unpack_all::<(Tensor, PerRow<2>, Rows<i64>, i64)>(parts)
+        {
             assert_eq!((pairs.size()[0], five), (2 * y.size()[0], 5));
             found.push(numbers);
         }
         assert_eq!(found, [vec![0, 1, 2], vec![3, 4, 5], vec![6]]);
 
         for rows in [1, 6, 8, 9] {
-            let error = scatter_targets(&Parcel::of(zeros(rows)), &shape).unwrap_err().to_string();
+            let error = scatter_targets(&PackedValue::of(zeros(rows)), &shape).unwrap_err().to_string();
             let expected = format!(
                 "rows of the targets do not belong to those of the inputs: the inputs have 7 rows, and tensor 0, of shape \
                  [{rows}, 2] and split along dimension 0, has {} instead of 7. Wrap",
@@ -284,16 +286,16 @@ mod tests {
             );
             assert!(error.starts_with(&expected), "{error}");
         }
-        let whole = scatter_targets(&Parcel::of((Replicate(zeros(5)), 1_u8)), &shape).unwrap();
+        let whole = scatter_targets(&PackedValue::of((Replicate(zeros(5)), 1_u8)), &shape).unwrap();
         assert_eq!(rows(&whole), [5, 5, 5]);
-        assert_eq!(scatter_targets(&Parcel::of(()), &shape).unwrap().len(), 3);
+        assert_eq!(scatter_targets(&PackedValue::of(()), &shape).unwrap().len(), 3);
     }
 
     #[test]
     fn a_list_of_rows_is_enough_to_split_by() {
-        let (parts, shape) = in_parts(&Parcel::of(Rows(vec!["a".to_owned(), "b".into(), "c".into()])), 2);
+        let (parts, shape) = in_parts(&PackedValue::of(Rows(vec!["a".to_owned(), "b".into(), "c".into()])), 2);
         assert_eq!(shape.rows(), [2, 1]);
-        let parts = Parcel::open_all::<Rows<String>>(parts);
+        let parts = PackedValue::unpack_all::<Rows<String>>(parts);
         assert_eq!(parts, [Rows(vec!["a".into(), "b".into()]), Rows(vec!["c".into()])]);
     }
 
@@ -301,12 +303,12 @@ mod tests {
     fn parts_are_views_of_the_callers_memory() {
         let x = Tensor::zeros([3, 5, 2], (Kind::Float, Device::Cpu));
         let batch = (Along::<1>(x.shallow_clone()), PerRow::<2>(Tensor::zeros([10], (Kind::Float, Device::Cpu))));
-        let (parts, _) = in_parts(&Parcel::of(batch), 2);
+        let (parts, _) = in_parts(&PackedValue::of(batch), 2);
         let offsets = |index: usize| {
-            let start = parts[0].items[index].tensor.data_ptr() as usize;
-            parts.iter().map(|part| part.items[index].tensor.data_ptr() as usize - start).collect::<Vec<_>>()
+            let start = parts[0].tensors[index].tensor.data_ptr() as usize;
+            parts.iter().map(|part| part.tensors[index].tensor.data_ptr() as usize - start).collect::<Vec<_>>()
         };
-        assert_eq!(parts[0].items[0].tensor.data_ptr(), x.data_ptr());
+        assert_eq!(parts[0].tensors[0].tensor.data_ptr(), x.data_ptr());
         assert_eq!((offsets(0), offsets(1)), (vec![0, 3 * 2 * 4], vec![0, 6 * 4]));
     }
 
@@ -315,7 +317,7 @@ mod tests {
 
         #[test]
         fn the_rows_are_those_of_torch_chunk(rows_in in 0..=9_i64, chunks in 1..=5_usize) {
-            let (parts, shape) = in_parts(&Parcel::of(zeros(rows_in)), chunks);
+            let (parts, shape) = in_parts(&PackedValue::of(zeros(rows_in)), chunks);
             let expected: Vec<_> = match rows_in {
                 0 => vec![0],
                 _ => zeros(rows_in).chunk(chunks as i64, 0).iter().map(|part| part.size()[0]).collect(),
@@ -326,20 +328,20 @@ mod tests {
 
         #[test]
         fn rows_agree_or_both_numbers_are_in_the_error(a in 0..9_i64, b in 0..=9_i64, chunks in 1..=5_usize) {
-            let (_, shape) = in_parts(&Parcel::of(zeros(a)), chunks);
+            let (_, shape) = in_parts(&PackedValue::of(zeros(a)), chunks);
             let along = || Along::<1>(Tensor::zeros([3, b], (Kind::Float, Device::Cpu)));
             let list = || Rows(vec![7_i64; b as usize]);
-            let input = |batch: Parcel| scatter(&batch, chunks, true).map(|_| ());
+            let input = |batch: PackedValue| scatter(&batch, chunks, true).map(|_| ());
             let outcomes = [
-                (1, input(Parcel::of((zeros(a), zeros(b))))),
-                (1, input(Parcel::of((zeros(a), along())))),
-                (3, input(Parcel::of((zeros(a), PerRow::<3>(zeros(3 * b)))))),
-                (1, input(Parcel::of((zeros(a), list())))),
-                (1, input(Parcel::of(Each(vec![zeros(a), zeros(a), zeros(b)])))),
-                (1, scatter_targets(&Parcel::of(zeros(b)), &shape).map(|_| ())),
-                (1, scatter_targets(&Parcel::of(along()), &shape).map(|_| ())),
-                (3, scatter_targets(&Parcel::of(PerRow::<3>(zeros(3 * b))), &shape).map(|_| ())),
-                (1, scatter_targets(&Parcel::of(list()), &shape).map(|_| ())),
+                (1, input(PackedValue::of((zeros(a), zeros(b))))),
+                (1, input(PackedValue::of((zeros(a), along())))),
+                (3, input(PackedValue::of((zeros(a), PerRow::<3>(zeros(3 * b)))))),
+                (1, input(PackedValue::of((zeros(a), list())))),
+                (1, input(PackedValue::of(Each(vec![zeros(a), zeros(a), zeros(b)])))),
+                (1, scatter_targets(&PackedValue::of(zeros(b)), &shape).map(|_| ())),
+                (1, scatter_targets(&PackedValue::of(along()), &shape).map(|_| ())),
+                (3, scatter_targets(&PackedValue::of(PerRow::<3>(zeros(3 * b))), &shape).map(|_| ())),
+                (1, scatter_targets(&PackedValue::of(list()), &shape).map(|_| ())),
             ];
             for (per_row, outcome) in outcomes {
                 match outcome {
@@ -370,18 +372,18 @@ mod tests {
                     Each(vec![part(), part()]),
                 )
             };
-            let (parts, shape) = in_parts(&Parcel::of(all()), chunks);
+            let (parts, shape) = in_parts(&PackedValue::of(all()), chunks);
             prop_assert_eq!(parts.len(), shape.rows().len());
-            let joined = All::join(Parcel::open_all(parts), &shape).unwrap();
+            let joined = All::join(PackedValue::unpack_all(parts), &shape).unwrap();
             prop_assert_eq!(joined, all());
         }
     }
 
     #[test]
     fn what_is_replicated_goes_whole_to_each() {
-        let (parts, _) = in_parts(&Parcel::of((zeros(4), Replicate(zeros(3)), 7_i64, Some(zeros(4)))), 2);
+        let (parts, _) = in_parts(&PackedValue::of((zeros(4), Replicate(zeros(3)), 7_i64, Some(zeros(4)))), 2);
         for part in parts {
-            let (x, Replicate(mask), seven, tail) = part.open::<(Tensor, Replicate<Tensor>, i64, Option<Tensor>)>();
+            let (x, Replicate(mask), seven, tail) = part.unpack::<(Tensor, Replicate<Tensor>, i64, Option<Tensor>)>();
             assert_eq!((x.size()[0], mask.size()[0], seven, tail.unwrap().size()[0]), (2, 3, 7, 2));
         }
     }
@@ -390,9 +392,9 @@ mod tests {
     fn joins_what_it_split() {
         let x = Tensor::arange(10, (Kind::Float, Device::Cpu)).view([5, 2]);
         type Pair = (Tensor, String);
-        let (parts, batch) = in_parts(&Parcel::of((x.shallow_clone(), "same".to_owned())), 3);
+        let (parts, batch) = in_parts(&PackedValue::of((x.shallow_clone(), "same".to_owned())), 3);
         assert_eq!(batch.rows(), [2, 2, 1]);
-        let parts = Parcel::open_all::<Pair>(parts);
+        let parts = PackedValue::unpack_all::<Pair>(parts);
         let (y, text) = Pair::join(parts, &batch).unwrap();
         assert_eq!((y, text.as_str()), (x, "same"));
     }

@@ -33,7 +33,7 @@ macro_rules! wraps {
 
 mod batch;
 mod into_flow;
-mod parcel;
+mod packed;
 mod reduce;
 mod rows;
 mod sources;
@@ -42,12 +42,12 @@ mod wrappers;
 
 pub use batch::MiniBatch;
 pub use into_flow::IntoFlow;
-pub use parcel::{Packer, Unpacker};
+pub use packed::{Packer, Unpacker};
 pub use reduce::{List, Mean, Sum};
 pub use wrappers::{Along, Each, PerRow, Replicate, Rows};
 
 pub(crate) use batch::{Scattered, scatter, scatter_targets};
-pub(crate) use parcel::{Item, Parcel};
+pub(crate) use packed::{PackedTensor, PackedValue};
 pub(crate) use sources::Sources;
 
 use crate::error::Result;

@@ -16,7 +16,7 @@ use crate::error::Result;
 /// impl Layer<(Tensor, Tensor)> for SquaredError {
 ///     type Out = Sum;
 ///
-///     fn forward(&self, (x, y): (Tensor, Tensor), _cx: &Context) -> Sum {
+///     fn run(&self, (x, y): (Tensor, Tensor), _cx: &Context) -> Sum {
 ///         Sum((x - y).square().sum(Kind::Float))
 ///     }
 /// }
@@ -55,11 +55,11 @@ fn add(parts: impl Iterator<Item = std::result::Result<Tensor, tch::TchError>>) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::{Parcel, scatter};
+    use crate::flow::{PackedValue, scatter};
     use tch::{Device, Kind};
 
     fn batch(rows: i64, chunks: usize) -> MiniBatch {
-        scatter(&Parcel::of(Tensor::zeros([rows], (Kind::Float, Device::Cpu))), chunks, true).unwrap().shape
+        scatter(&PackedValue::of(Tensor::zeros([rows], (Kind::Float, Device::Cpu))), chunks, true).unwrap().shape
     }
 
     #[test]

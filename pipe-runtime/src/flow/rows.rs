@@ -4,13 +4,13 @@ use std::fmt;
 
 use tch::Tensor;
 
-use super::parcel::{Parcel, Split, Value};
+use super::packed::{PackedValue, Split, Value};
 use crate::error::{Error, Result};
 
 /// A list goes neither whole to each micro-batch nor is it split unless someone said so: either
 /// would be wrong in silence for the other.
-pub(super) fn refuse_bare_lists(parcel: &Parcel, what: &str) -> Result<()> {
-    let bare = parcel.rest.iter().find_map(|rest| match rest.value {
+pub(super) fn refuse_bare_lists(value: &PackedValue, what: &str) -> Result<()> {
+    let bare = value.plain.iter().find_map(|rest| match rest.value {
         Value::List(length) => Some(length),
         Value::Length(_) | Value::Rows(_) | Value::Plain(_) => None,
     });
@@ -31,14 +31,14 @@ pub(super) enum Part<'p> {
 
 impl<'p> Part<'p> {
     /// The tensors first: what the rest is compared with had better be one.
-    pub(super) fn all(parcel: &'p Parcel) -> Vec<Self> {
+    pub(super) fn all(value: &'p PackedValue) -> Vec<Self> {
         // The tensors of a list of rows have no number of their own.
-        let counted = parcel.items.iter().filter(|item| !matches!(item.split, Split::Row(_)));
+        let counted = value.tensors.iter().filter(|item| !matches!(item.split, Split::Row(_)));
         let tensors = counted.enumerate().filter_map(|(position, item)| match item.split {
             Split::Along { dim, per_row } => Some(Self::Tensor { position, tensor: &item.tensor, dim, per_row }),
             Split::Whole | Split::Row(_) => None,
         });
-        let lists = parcel.rest.iter().filter_map(|rest| match rest.value {
+        let lists = value.plain.iter().filter_map(|rest| match rest.value {
             Value::Rows(length) => Some(Self::List { length }),
             Value::Length(_) | Value::List(_) | Value::Plain(_) => None,
         });

@@ -235,11 +235,11 @@ tuples!(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::Parcel;
+    use crate::flow::PackedValue;
     use tch::{Device, Kind};
 
     fn two() -> MiniBatch {
-        crate::flow::scatter(&Parcel::of(zeros(2)), 2, true).unwrap().shape
+        crate::flow::scatter(&PackedValue::of(zeros(2)), 2, true).unwrap().shape
     }
 
     fn zeros(rows: i64) -> Tensor {

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 /// impl Layer<(Tensor, Replicate<Tensor>)> for Attend {
 ///     type Out = Tensor;
 ///
-///     fn forward(&self, (x, mask): (Tensor, Replicate<Tensor>), _cx: &Context) -> Tensor {
+///     fn run(&self, (x, mask): (Tensor, Replicate<Tensor>), _cx: &Context) -> Tensor {
 ///         (x.matmul(&x.transpose(1, 2)) + mask.0).softmax(-1, x.kind()).matmul(&x)
 ///     }
 /// }
@@ -39,7 +39,7 @@ pub struct Replicate<T>(pub T);
 /// impl Layer<In> for AddPositions {
 ///     type Out = Tensor;
 ///
-///     fn forward(&self, (x, Along(positions)): In, _cx: &Context) -> Tensor {
+///     fn run(&self, (x, Along(positions)): In, _cx: &Context) -> Tensor {
 ///         x + positions.sum_dim_intlist(0, false, Kind::Float)
 ///     }
 /// }
@@ -75,7 +75,7 @@ pub struct Along<const DIM: usize, T = Tensor>(pub T);
 /// impl Layer<Captioned> for Score {
 ///     type Out = Tensor;
 ///
-///     fn forward(&self, (images, PerRow(captions)): Captioned, _cx: &Context) -> Tensor {
+///     fn run(&self, (images, PerRow(captions)): Captioned, _cx: &Context) -> Tensor {
 ///         let width = images.size()[1];
 ///         captions.view([-1, 5, width]).matmul(&images.unsqueeze(-1)).squeeze_dim(-1)
 ///     }
@@ -97,7 +97,7 @@ pub struct PerRow<const K: usize, T = Tensor>(pub T);
 /// impl Layer<Rows<String>> for Embed {
 ///     type Out = Tensor;
 ///
-///     fn forward(&self, Rows(words): Rows<String>, _cx: &Context) -> Tensor {
+///     fn run(&self, Rows(words): Rows<String>, _cx: &Context) -> Tensor {
 ///         let lengths: Vec<_> = words.iter().map(|word| word.len() as f32).collect();
 ///         Tensor::from_slice(&lengths).unsqueeze(-1)
 ///     }
@@ -118,7 +118,7 @@ pub struct Rows<T>(pub Vec<T>);
 /// impl Layer<Each<Tensor>> for Total {
 ///     type Out = Tensor;
 ///
-///     fn forward(&self, Each(parts): Each<Tensor>, _cx: &Context) -> Tensor {
+///     fn run(&self, Each(parts): Each<Tensor>, _cx: &Context) -> Tensor {
 ///         parts.into_iter().sum()
 ///     }
 /// }
@@ -174,7 +174,7 @@ wraps!([T: Flow] Each<T>, Vec<T>,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::{IntoFlow, List, Parcel, scatter};
+    use crate::flow::{IntoFlow, List, PackedValue, scatter};
     use tch::{Device, Kind};
 
     fn zeros(size: &[i64]) -> Tensor {
@@ -182,7 +182,7 @@ mod tests {
     }
 
     fn two() -> MiniBatch {
-        scatter(&Parcel::of(zeros(&[2])), 2, true).unwrap().shape
+        scatter(&PackedValue::of(zeros(&[2])), 2, true).unwrap().shape
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::lock::lock;
 /// impl Layer<Tensor> for Drift {
 ///     type Out = Tensor;
 ///
-///     fn forward(&self, x: Tensor, cx: &Context) -> Tensor {
+///     fn run(&self, x: Tensor, cx: &Context) -> Tensor {
 ///         let before = self.0.get(cx);
 ///         self.0.set(cx, x.detach().mean(None));
 ///         before.map_or_else(|| x.shallow_clone(), |before| &x + before)

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::carried::{Cell as CarriedCell, Cells};
-use super::random::StreamKey;
-use crate::torch::restart_stream;
+use super::random::RngKey;
+use crate::torch::restart_rng;
 
 /// What a layer can know about the run it is part of.
 #[derive(Debug)]
@@ -15,8 +15,9 @@ pub struct Context {
     pass: Pass,
     number: u64,
     path: RefCell<Vec<Segment>>,
-    stream: Cell<StreamKey>,
-    /// How often each stream has been started: a layer that another one runs twice draws other numbers the second time.
+    rng: Cell<RngKey>,
+    /// By seed, how often it has been used: a layer that another one runs twice draws other numbers
+    /// the second time.
     started: RefCell<BTreeMap<u64, usize>>,
     observer: Option<Rc<dyn Observer>>,
     /// Where the call notes the cells that its layers use; nothing where no call will be undone
@@ -24,7 +25,8 @@ pub struct Context {
     cells: Option<Arc<Cells>>,
 }
 
-/// Is told when a layer of the model itself starts and ends; layers inside of it are part of it. One that panics does not end.
+/// Notified when a top-level layer starts and ends. Nested layers are not reported. `ends` is not
+/// called for a layer that panics.
 pub(crate) trait Observer: fmt::Debug {
     fn starts(&self, name: &'static str, index: Option<usize>);
 
@@ -39,7 +41,8 @@ pub(crate) struct Pass {
     pub(crate) stage: usize,
     pub(crate) micro_batch: usize,
     pub(crate) micro_batches: usize,
-    /// The number that the call drew: the root of its random streams. Two calls may have the same.
+    /// The number that the call drew, which the seeds of its layers are made of. Two calls may have
+    /// the same.
     pub(crate) call_seed: u64,
     /// Tells this call from all others.
     pub(crate) call: u64,
@@ -62,12 +65,12 @@ enum Segment {
 
 impl Context {
     pub(crate) fn new(pass: Pass) -> Self {
-        let stream = Cell::new(StreamKey::new(pass.call_seed, pass.micro_batch));
+        let rng = Cell::new(RngKey::new(pass.call_seed, pass.micro_batch));
         Self {
             pass,
             number: unique(),
             path: RefCell::default(),
-            stream,
+            rng,
             started: RefCell::default(),
             observer: None,
             cells: None,
@@ -152,7 +155,7 @@ impl Context {
     }
 }
 
-/// A child's place in the model: its random stream and its name in errors.
+/// A child's place in the model: its random number generator and its name in errors.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct At<'a> {
     cx: &'a Context,
@@ -161,7 +164,8 @@ pub(crate) struct At<'a> {
 }
 
 impl At<'_> {
-    /// Runs `layer` as this child: on its own random stream, and named in errors. A panic leaves the path as it was at that moment.
+    /// Runs `layer` as this child: with the child's random number generator, and named in errors.
+    /// A panic leaves the path as it was at that moment.
     pub(crate) fn enter<T>(self, layer: impl FnOnce(&Context) -> T) -> T {
         let outer = self.start();
         let result = layer(self.cx);
@@ -169,34 +173,34 @@ impl At<'_> {
         result
     }
 
-    /// Gives the outer layer's stream, for [`end`](Self::end).
-    pub(crate) fn start(self) -> StreamKey {
-        let outer = self.cx.stream.get();
-        let mut stream = outer.child(self.name);
+    /// Gives the outer layer's key, for [`end`](Self::end).
+    pub(crate) fn start(self) -> RngKey {
+        let outer = self.cx.rng.get();
+        let mut rng = outer.child(self.name);
         let observer = self.observer();
         {
             let mut path = self.cx.path.borrow_mut();
             path.push(Segment::Name(self.name));
             if let Some(index) = self.index {
-                stream = stream.element(index);
+                rng = rng.element(index);
                 path.push(Segment::Index(index));
             }
         }
         let times =
-            self.cx.started.borrow_mut().entry(stream.seed()).and_modify(|times| *times += 1).or_insert(0).to_owned();
+            self.cx.started.borrow_mut().entry(rng.seed()).and_modify(|times| *times += 1).or_insert(0).to_owned();
         if times > 0 {
-            stream = stream.element(times);
+            rng = rng.element(times);
         }
-        self.cx.stream.set(stream);
-        restart_stream(stream.seed());
+        self.cx.rng.set(rng);
+        restart_rng(rng.seed());
         if let Some(observer) = observer {
             observer.starts(self.name, self.index);
         }
         outer
     }
 
-    pub(crate) fn end(self, outer: StreamKey) {
-        self.cx.stream.set(outer);
+    pub(crate) fn end(self, outer: RngKey) {
+        self.cx.rng.set(outer);
         {
             let mut path = self.cx.path.borrow_mut();
             let above = path.len() - 1 - usize::from(self.index.is_some());

@@ -17,7 +17,7 @@ use super::context::Context;
 /// impl Layer<(Tensor, Tensor)> for Gate {
 ///     type Out = Tensor;
 ///
-///     fn forward(&self, (x, signal): (Tensor, Tensor), _cx: &Context) -> Tensor {
+///     fn run(&self, (x, signal): (Tensor, Tensor), _cx: &Context) -> Tensor {
 ///         x * signal.sigmoid()
 ///     }
 /// }
@@ -35,14 +35,14 @@ pub trait Layer<In> {
     type Out;
 
     /// Runs the layer on one micro-batch.
-    fn forward(&self, input: In, cx: &Context) -> Self::Out;
+    fn run(&self, input: In, cx: &Context) -> Self::Out;
 }
 
 #[diagnostic::do_not_recommend]
 impl<M: ModuleT> Layer<Tensor> for M {
     type Out = Tensor;
 
-    fn forward(&self, input: Tensor, cx: &Context) -> Tensor {
+    fn run(&self, input: Tensor, cx: &Context) -> Tensor {
         self.forward_t(&input, cx.is_training())
     }
 }
@@ -56,7 +56,7 @@ where
     // Not by `enter`: this is compiled for each layer type of a user's.
     let at = cx.layer(name);
     let outer = at.start();
-    let output = layer.forward(input, cx);
+    let output = layer.run(input, cx);
     at.end(outer);
     output
 }

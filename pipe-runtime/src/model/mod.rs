@@ -2,7 +2,6 @@
 //! devices and variables.
 
 mod carried;
-mod checkpoint;
 mod context;
 mod devices;
 mod layer;
@@ -14,7 +13,6 @@ mod tie;
 mod vars;
 
 pub use carried::Carried;
-pub use checkpoint::Checkpoint;
 pub use context::Context;
 pub use devices::Devices;
 pub use layer::{Layer, run};
@@ -23,11 +21,13 @@ pub use repeat::{Repeated, gather_parts, run_each, spread};
 pub use tie::{Tied, lend};
 pub use vars::{Vars, sub_paths, sub_paths_vec};
 
+pub use pipe_schedule::Checkpoint;
+
 pub(crate) use carried::Cells;
 pub(crate) use context::{Observer, Pass, unique};
 pub(crate) use state::{FirstPass, History, Next, Rewound, State, not_finite};
 
-use pipe_schedule::Method;
+use pipe_schedule::ScheduleKind;
 
 use crate::flow::Flow;
 
@@ -51,5 +51,5 @@ pub struct Defaults {
     /// `checkpoint = ...`.
     pub checkpoint: Option<Checkpoint>,
     /// `schedule = ...`.
-    pub schedule: Option<Method>,
+    pub schedule: Option<ScheduleKind>,
 }

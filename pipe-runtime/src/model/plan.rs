@@ -1,5 +1,7 @@
 use std::fmt;
 
+use pipe_schedule::support::table::Table;
+
 /// What the macro made of a struct: which layer runs in which stage, and where each skip goes. Prints as a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
@@ -169,7 +171,7 @@ impl fmt::Display for LayerPlan {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |items: Vec<String>| if items.is_empty() { "-".to_owned() } else { items.join(", ") };
-        let mut rows = vec![["stage", "device", "layers", "skips in", "skips out"].map(str::to_owned)];
+        let mut table = Table::left(&["stage", "device", "layers", "skips in", "skips out"]);
         for (index, stage) in self.stages.iter().enumerate() {
             let crossing = self.skips.iter().filter(|skip| skip.from != skip.to);
             let (mut incoming, mut outgoing) = (Vec::new(), Vec::new());
@@ -181,8 +183,8 @@ impl fmt::Display for Plan {
                     outgoing.push(format!("{} to {}", skip.name, skip.to));
                 }
             }
-            let device = if stage.device.is_empty() { "in place" } else { stage.device };
-            rows.push([
+            let device = if stage.device.is_empty() { "-" } else { stage.device };
+            table.push(vec![
                 index.to_string(),
                 device.to_owned(),
                 list(stage.layers.iter().map(LayerPlan::to_string).collect()),
@@ -190,18 +192,8 @@ impl fmt::Display for Plan {
                 list(outgoing),
             ]);
         }
-        let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-        let widths: Vec<_> = (0..5).map(width).collect();
         writeln!(f, "{}", self.name)?;
-        for (number, row) in rows.iter().enumerate() {
-            let cells: Vec<_> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-            writeln!(f, "  {}", cells.join("  ").trim_end())?;
-            if number == 0 {
-                let rules: Vec<_> = widths.iter().map(|&width| "-".repeat(width)).collect();
-                writeln!(f, "  {}", rules.join("  "))?;
-            }
-        }
-        Ok(())
+        table.lines().iter().try_for_each(|line| writeln!(f, "  {line}"))
     }
 }
 

@@ -1,19 +1,20 @@
 //! Which random numbers a layer sees.
 //!
-//! They belong to the model, not to the machine: each (call, layer path, micro-batch) has a stream of its own, seeded by one number
-//! that a call draws from the caller's generator. So masks are the same for every partitioning, schedule, interleaving and recomputation, and
-//! for the run in place, and nothing has to be saved or restored.
+//! They belong to the model, not to the machine: each (call, layer path, micro-batch) has a random
+//! number generator, seeded by one number that a call draws from the caller's generator. So masks
+//! are the same for every partitioning, schedule, interleaving and recomputation, and for the
+//! unpipelined run, and nothing has to be saved or restored.
 
-/// The position of a layer in the tree of streams: a hash of the call, the micro-batch and the path.
+/// Key of a layer's random number generator: a hash of the call, the micro-batch and the path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct StreamKey(u64);
+pub(crate) struct RngKey(u64);
 
-impl StreamKey {
+impl RngKey {
     pub(crate) fn new(call_seed: u64, micro_batch: usize) -> Self {
         Self(mix(call_seed)).element(micro_batch)
     }
 
-    /// The stream of a child.
+    /// The key of a child.
     pub(crate) fn child(self, name: &str) -> Self {
         // FNV-1a: short, and the same on every machine, so that a run can be repeated elsewhere.
         let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
@@ -22,7 +23,7 @@ impl StreamKey {
         Self(mix(self.0 ^ hash))
     }
 
-    /// The stream of one of many.
+    /// The key of one of many.
     pub(crate) fn element(self, index: usize) -> Self {
         Self(mix(self.0.wrapping_add((index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15))))
     }
@@ -45,11 +46,11 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn calls_micro_batches_children_and_elements_have_streams_of_their_own() {
+    fn calls_micro_batches_children_and_elements_have_different_seeds() {
         let mut seeds = HashSet::new();
         for call in 0..4 {
             for micro_batch in 0..8 {
-                let root = StreamKey::new(call, micro_batch);
+                let root = RngKey::new(call, micro_batch);
                 for name in ["a", "b", "ab"] {
                     let child = root.child(name);
                     seeds.insert(child.seed());

@@ -85,7 +85,7 @@ pub fn gather_parts<R: Repeat, const PARTS: usize>(parts: [Repeated<R::Layer>; P
     R::from_layers(parts.into_iter().flat_map(|part| part.layers).collect())
 }
 
-/// Something whose layers can be run one after the other: a part in a stage, or the whole in place.
+/// Something whose layers can be run one after the other: a part in a stage, or the whole in an unpipelined run.
 #[doc(hidden)]
 pub trait Each {
     type Layer;
@@ -138,7 +138,7 @@ where
     E::Layer: Layer<T, Out = T>,
 {
     let numbered = each.layers().iter().enumerate();
-    numbered.fold(input, |x, (offset, child)| cx.layer_at(name, each.first() + offset).enter(|cx| child.forward(x, cx)))
+    numbered.fold(input, |x, (offset, child)| cx.layer_at(name, each.first() + offset).enter(|cx| child.run(x, cx)))
 }
 
 #[cfg(test)]

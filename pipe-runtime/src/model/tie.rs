@@ -19,7 +19,7 @@ use crate::flow::Flow;
 /// impl Layer<(Tensor, Tensor)> for Head {
 ///     type Out = Tensor;
 ///
-///     fn forward(&self, (x, words): (Tensor, Tensor), _cx: &Context) -> Tensor {
+///     fn run(&self, (x, words): (Tensor, Tensor), _cx: &Context) -> Tensor {
 ///         x.matmul(&words.tr())
 ///     }
 /// }

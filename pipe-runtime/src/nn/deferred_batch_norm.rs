@@ -165,7 +165,7 @@ impl Moments {
 impl Layer<Tensor> for DeferredBatchNorm {
     type Out = Tensor;
 
-    fn forward(&self, x: Tensor, cx: &Context) -> Tensor {
+    fn run(&self, x: Tensor, cx: &Context) -> Tensor {
         let dims = x.dim();
         let fits = if self.norm.nd == 1 { dims == 2 || dims == 3 } else { dims == self.norm.nd + 2 };
         assert!(fits, "batch norm {}d: an input of {dims} dimensions, {:?}", self.norm.nd, x.size());

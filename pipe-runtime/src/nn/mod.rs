@@ -30,7 +30,7 @@ impl Default for Concat {
 impl Layer<(Tensor, Tensor)> for Concat {
     type Out = Tensor;
 
-    fn forward(&self, (x, skip): (Tensor, Tensor), _cx: &Context) -> Tensor {
+    fn run(&self, (x, skip): (Tensor, Tensor), _cx: &Context) -> Tensor {
         Tensor::cat(&[x, skip], self.dim)
     }
 }
@@ -42,7 +42,7 @@ pub struct Add;
 impl Layer<(Tensor, Tensor)> for Add {
     type Out = Tensor;
 
-    fn forward(&self, (x, skip): (Tensor, Tensor), _cx: &Context) -> Tensor {
+    fn run(&self, (x, skip): (Tensor, Tensor), _cx: &Context) -> Tensor {
         x + skip
     }
 }

@@ -22,7 +22,7 @@ impl<M: Pipeline> Pipe<M> {
     ///
     /// If the costs are those of another model.
     pub fn advise(&self, costs: &Costs, memory: Option<u64>) -> Result<Advice> {
-        let stages = &self.network().stages;
+        let stages = &self.built().stages;
         if costs.stages.len() != stages.len() {
             return Err(Error::Setting(format!(
                 "the costs are of {} stages and the model has {}: take them from a trace of this model",
@@ -30,7 +30,7 @@ impl<M: Pipeline> Pipe<M> {
                 stages.len()
             )));
         }
-        let rank_of = self.network().rank_of();
+        let rank_of = self.built().rank_of();
         let on_cpu = stages.iter().all(|slot| slot.device == Device::Cpu);
         let mut options = Options::new(rank_of.iter().max().map_or(1, |last| last + 1), self.chunks());
         if on_cpu {

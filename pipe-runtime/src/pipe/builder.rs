@@ -1,11 +1,12 @@
 use super::handle::Pipe;
 use crate::error::Result;
 use crate::model::{Checkpoint, Vars};
-use crate::run::{Choices, IntoScheduling, Runner};
+use crate::run::{Choices, IntoSchedule, PipelineCore};
 use crate::stages::{Graph, Pipeline};
 
 /// Settings of a pipeline that is about to be built; those left out are the annotated ones.
 #[derive(Debug)]
+#[must_use = "a builder does nothing until `build` is called"]
 pub struct PipeBuilder<'v, M> {
     model: M,
     vars: &'v Vars,
@@ -32,17 +33,17 @@ impl<'v, M: Pipeline> PipeBuilder<'v, M> {
         self
     }
 
-    /// The order in which [`Pipe::train_step`] works: a [`Method`](crate::Method), or a
-    /// [`Schedule`](pipe_schedule::Schedule) of one's own; `None` for the annotated one, or
-    /// GPipe's if none is. [`Pipe::forward`] and `backward()` are for GPipe's order: a pipeline
+    /// The order in which [`Pipe::train_step`] works: a [`ScheduleKind`](crate::ScheduleKind), or a
+    /// custom [`Schedule`](pipe_schedule::Schedule); `None` for the annotated one, or GPipe's if
+    /// none is. [`Pipe::forward`] and `backward()` are for GPipe's order: a pipeline
     /// that is built for another schedule refuses them where gradients are recorded.
     ///
-    /// A schedule of one's own is for its number of micro-batches, which [`chunks`](Self::chunks)
+    /// A custom schedule is for its number of micro-batches, which [`chunks`](Self::chunks)
     /// then is if it is not set; a mini-batch that gives fewer goes through it without the
     /// others' actions. It may place the stages on ranks as it likes, as far as devices let it.
     /// What recomputations it leaves out are put right before their backwards.
-    pub fn schedule(mut self, schedule: impl IntoScheduling) -> Self {
-        self.choices.schedule = schedule.into_scheduling();
+    pub fn schedule(mut self, schedule: impl IntoSchedule) -> Self {
+        self.choices.schedule = schedule.into_choice();
         self
     }
 
@@ -68,8 +69,8 @@ impl<'v, M: Pipeline> PipeBuilder<'v, M> {
     ///
     /// It is for the weights of `linear` and second factors of `matmul` with two dimensions, as
     /// they are or transposed by `tr`, of a real floating type, from a stage's second micro-batch
-    /// on. A weight that autocast converts is added up as ever, and so are all where tensors have
-    /// hooks. Their gradients then differ from those [in place](crate::InPlace) by rounding,
+    /// on. A weight that autocast converts is added up as without this, and so are all where tensors have
+    /// hooks. Their gradients then differ from those of the [unpipelined](crate::Unpipelined) run by rounding,
     /// where otherwise they are equal to the bit.
     pub fn fuse_gradient_accumulation(mut self, fuse: bool) -> Self {
         self.choices.fuse_gradient_accumulation = fuse;
@@ -95,6 +96,6 @@ impl<'v, M: Pipeline> PipeBuilder<'v, M> {
     pub fn build(self) -> Result<Pipe<M>> {
         let mut graph = Graph::new();
         let plain = self.model.disassemble(&mut graph)?;
-        Ok(Pipe { runner: Runner::new(graph, self.vars, self.choices, M::DEFAULTS)?, plain })
+        Ok(Pipe { core: PipelineCore::new(graph, self.vars, self.choices, M::DEFAULTS)?, plain })
     }
 }

@@ -2,17 +2,17 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::flow::{Flow, IntoFlow, Parcel};
+use crate::flow::{Flow, IntoFlow, PackedValue};
 use crate::lock::lock;
 use crate::model::{Checkpoint, Plan};
-use crate::run::{Network, Runner, Scheduling};
+use crate::run::{BuiltPipeline, PipelineCore, ScheduleChoice};
 use crate::stages::{Layers, Pipeline};
 
 /// A model that runs as a pipeline.
 ///
 /// It starts in training mode. The fields marked `#[not_a_layer]` are readable through it.
 pub struct Pipe<M: Pipeline> {
-    pub(super) runner: Runner,
+    pub(super) core: PipelineCore,
     pub(super) plain: M::Plain,
 }
 
@@ -32,49 +32,49 @@ impl<M: Pipeline> Pipe<M> {
     /// [`Failure`](crate::Failure) in the schedule's order. Parameters, gradients and statistics are as before, and the pipeline can be used
     /// again.
     pub fn forward(&mut self, inputs: impl IntoFlow<M::Input>) -> Result<M::Output> {
-        let mut forwarded = self.runner.forward(&Parcel::of(inputs.into_flow()))?;
-        let joined = M::Output::join(Parcel::open_all(forwarded.take_outputs()), &forwarded.shape);
+        let mut forwarded = self.core.forward(&PackedValue::of(inputs.into_flow()))?;
+        let joined = M::Output::join(PackedValue::unpack_all(forwarded.take_outputs()), &forwarded.shape);
         forwarded.end(joined.is_ok())?;
         joined
     }
 
-    pub(super) fn network(&self) -> &Arc<Network> {
-        &self.runner.network
+    pub(super) fn built(&self) -> &Arc<BuiltPipeline> {
+        &self.core.pipeline
     }
 
     /// Training mode: dropout is on, batch norm uses the batch's statistics and updates the running ones, checkpointing applies.
     pub fn train(&mut self) {
-        self.runner.training = true;
+        self.core.training = true;
     }
 
     /// Evaluation mode.
     pub fn eval(&mut self) {
-        self.runner.training = false;
+        self.core.training = false;
     }
 
     /// Whether the pipeline is in training mode.
     pub fn is_training(&self) -> bool {
-        self.runner.training
+        self.core.training
     }
 
     /// The greatest number of micro-batches into which a mini-batch is split.
     pub fn chunks(&self) -> usize {
-        self.runner.chunks
+        self.core.chunks
     }
 
     /// The order of training steps.
-    pub fn schedule(&self) -> &Scheduling {
-        &self.network().scheduling
+    pub fn schedule(&self) -> &ScheduleChoice {
+        &self.built().schedule
     }
 
     /// Which micro-batches are checkpointed.
     pub fn checkpoint(&self) -> Checkpoint {
-        self.network().checkpoint
+        self.built().checkpoint
     }
 
     /// The model, whole again. Graphs of earlier calls that would have to recompute a stage fail from now on.
     pub fn into_inner(self) -> M {
-        let stages = self.network().stages.iter().map(|slot| lock(&slot.body).take());
+        let stages = self.built().stages.iter().map(|slot| lock(&slot.body).take());
         let stages = stages.collect::<Option<Vec<_>>>().expect("only this handle takes the stages out");
         M::assemble(&mut Layers::new(stages), self.plain)
     }

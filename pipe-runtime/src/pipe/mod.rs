@@ -1,17 +1,19 @@
-//! What a user holds: a pipeline and its builder, training steps, traces and advice, the run in
-//! place, and the measuring of a model.
+//! What a user holds: a pipeline and its builder, training steps, traces and advice, the
+//! unpipelined run, and the measuring of a model.
 
 mod advise;
 pub mod balance;
 mod builder;
 mod handle;
-mod in_place;
-mod report;
+mod memory;
+mod step;
+mod step_report;
 mod trace;
-mod train_step;
+mod unpipelined;
 
 pub use builder::PipeBuilder;
 pub use handle::Pipe;
-pub use in_place::InPlace;
-pub use report::{DeviceMemory, PipeReport};
-pub use train_step::{Reduction, Report, StageReport};
+pub use memory::{DeviceMemory, MemoryReport};
+pub use step::{Reduction, TrainStep};
+pub use step_report::{StageReport, StepReport};
+pub use unpipelined::Unpipelined;

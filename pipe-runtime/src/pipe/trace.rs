@@ -13,7 +13,7 @@ impl<M: Pipeline> Pipe<M> {
     /// Recording takes some hundred nanoseconds per step, and one step of each stage is slowed down, in which its memory is measured. On accelerators, each
     /// step is waited for, so that its time is the device's and not that of launching it. A pipeline that is not traced pays nothing.
     pub fn start_trace(&mut self) {
-        self.network().recorder.start(self.network().stages.len(), self.network().routes.len());
+        self.built().recorder.start(self.built().stages.len(), self.built().routes.len());
     }
 
     /// Ends the recording and gives what ran since its start: training steps, and the forwards and backwards of ordinary calls as runs of their own. Those that
@@ -23,9 +23,9 @@ impl<M: Pipeline> Pipe<M> {
     ///
     /// If no trace was started, or nothing has run since.
     pub fn stop_trace(&mut self) -> Result<Trace> {
-        let recording = self.network().recorder.stop();
+        let recording = self.built().recorder.stop();
         let recording =
             recording.ok_or_else(|| Error::Setting("there is no trace to stop: call `start_trace` first".into()))?;
-        recording.finish(&self.network().routes, &self.runner.parameter_bytes)
+        recording.finish(&self.built().routes, &self.core.parameter_bytes)
     }
 }

@@ -1,16 +1,16 @@
 //! A built pipeline, and one call of it.
 
+mod built_pipeline;
 mod call;
-mod network;
+mod device_streams;
+mod pipeline_core;
 mod recorder;
-mod runner;
-mod scheduling;
+mod schedule_choice;
 mod settings;
-mod streams;
 
-pub use scheduling::{IntoScheduling, Scheduling};
+pub use schedule_choice::{IntoSchedule, ScheduleChoice};
 
+pub(crate) use built_pipeline::BuiltPipeline;
 pub(crate) use call::{Given, Loss, TrainRun, loss_is_not_finite};
-pub(crate) use network::Network;
-pub(crate) use runner::{Runner, check_targets};
+pub(crate) use pipeline_core::{PipelineCore, check_targets};
 pub(crate) use settings::{Choices, check_chunks, check_threads};

@@ -13,7 +13,7 @@ use crate::stages::{Crossing, Route, crossings};
 pub(crate) struct Recorder(Mutex<Option<Arc<Recording>>>);
 
 impl Recorder {
-    /// Begins anew.
+    /// Starts a recording; one that has not been stopped is lost.
     pub(crate) fn start(&self, stages: usize, routes: usize) {
         *lock(&self.0) = Some(Arc::new(Recording {
             begin: Instant::now(),

@@ -1,8 +1,8 @@
 //! The settings of a pipeline, and the checks of those that a user gives as numbers.
 
-use pipe_schedule::Method;
+use pipe_schedule::ScheduleKind;
 
-use super::scheduling::Scheduling;
+use super::schedule_choice::ScheduleChoice;
 use crate::error::{Error, Result};
 use crate::model::{Checkpoint, Defaults};
 
@@ -11,7 +11,7 @@ use crate::model::{Checkpoint, Defaults};
 pub(crate) struct Choices {
     pub(crate) chunks: Option<usize>,
     pub(crate) checkpoint: Option<Checkpoint>,
-    pub(crate) schedule: Option<Scheduling>,
+    pub(crate) schedule: Option<ScheduleChoice>,
     pub(crate) ranks: Option<usize>,
     pub(crate) intra_op_threads: Option<usize>,
     pub(crate) fuse_gradient_accumulation: bool,
@@ -22,7 +22,7 @@ pub(crate) struct Choices {
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) checkpoint: Checkpoint,
-    pub(crate) scheduling: Scheduling,
+    pub(crate) schedule: ScheduleChoice,
     pub(crate) ranks: Option<usize>,
     pub(crate) chunks: usize,
     pub(crate) intra_op_threads: Option<usize>,
@@ -46,18 +46,18 @@ impl Choices {
 
     /// All settings, checked as far as they can be by themselves.
     pub(super) fn settings(self, annotated: Defaults) -> Result<Settings> {
-        let method = annotated.schedule.unwrap_or(Method::GPipe);
-        let scheduling = self.schedule.unwrap_or(Scheduling::Method(method));
-        let own_chunks = match &scheduling {
-            Scheduling::Method(_) => None,
-            Scheduling::Own(schedule) => Some(schedule.micro_batches.max(1)),
+        let kind = annotated.schedule.unwrap_or(ScheduleKind::GPipe);
+        let schedule = self.schedule.unwrap_or(ScheduleChoice::Published(kind));
+        let own_chunks = match &schedule {
+            ScheduleChoice::Published(_) => None,
+            ScheduleChoice::Custom(schedule) => Some(schedule.micro_batches.max(1)),
         };
         let chunks = self.chunks.or(own_chunks).or(annotated.chunks).unwrap_or(1);
         check_chunks(chunks)?;
         check_threads(self.intra_op_threads)?;
         Ok(Settings {
             checkpoint: self.checkpoint.or(annotated.checkpoint).unwrap_or_default(),
-            scheduling,
+            schedule,
             ranks: self.ranks,
             chunks,
             intra_op_threads: self.intra_op_threads,

@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use crate::flow::{Flow, Parcel};
+use crate::flow::{Flow, PackedValue};
 use crate::lock::give_up;
 use crate::model::Model;
 use crate::torch::{StageGraph, version};
@@ -26,16 +26,16 @@ impl<T> Copy for Port<T> {}
 /// What a stage receives and sends while it runs one micro-batch.
 #[doc(hidden)]
 pub struct Io<'a> {
-    receive: &'a mut dyn FnMut(usize) -> Parcel,
+    receive: &'a mut dyn FnMut(usize) -> PackedValue,
     recorded: Option<Recorded>,
     sent: Vec<Sent>,
 }
 
 /// A port, and what goes through it.
-pub(crate) type Sent = (usize, Parcel);
+pub(crate) type Sent = (usize, PackedValue);
 
 /// The graph of one stage and micro-batch, and which values its ends are: (port, position of the
-/// tensor in the parcel).
+/// tensor in the value).
 #[derive(Debug)]
 pub(crate) struct Recorded {
     pub(crate) graph: StageGraph,
@@ -46,7 +46,7 @@ pub(crate) struct Recorded {
 impl<'a> Io<'a> {
     /// `receive` hands over what lies at a port, on the stage's device. With `record`, the graph
     /// of that stage is recorded.
-    pub(crate) fn new(receive: &'a mut dyn FnMut(usize) -> Parcel, record: Option<usize>) -> Self {
+    pub(crate) fn new(receive: &'a mut dyn FnMut(usize) -> PackedValue, record: Option<usize>) -> Self {
         let recorded = record.map(|stage| Recorded {
             graph: StageGraph::new(stage).unwrap_or_else(|error| give_up(error.to_string())),
             received: Vec::new(),
@@ -57,19 +57,19 @@ impl<'a> Io<'a> {
 
     /// The value that came through `port`.
     pub fn receive<T: Flow>(&mut self, port: Port<T>) -> T {
-        self.take(port.index).open()
+        self.take(port.index).unpack()
     }
 
     /// What came through the port, as a start of the stage's graph.
-    fn take(&mut self, port: usize) -> Parcel {
-        let mut parcel = (self.receive)(port);
-        for (position, item) in parcel.items.iter_mut().enumerate() {
+    fn take(&mut self, port: usize) -> PackedValue {
+        let mut value = (self.receive)(port);
+        for (position, item) in value.tensors.iter_mut().enumerate() {
             if let Some(recorded) = self.recorded.as_mut().filter(|_| item.needs_gradient) {
                 item.tensor = recorded.graph.receive(&item.tensor).unwrap_or_else(|error| give_up(error.to_string()));
                 recorded.received.push((port, position));
             }
         }
-        parcel
+        value
     }
 
     /// What the caller handed in. That it flows is known from the model.
@@ -85,20 +85,20 @@ impl<'a> Io<'a> {
     /// Sends a value through `port`. It leaves when the stage is done: a later in-place layer of
     /// the same stage still changes it, as it would without stages.
     pub fn send<T: Flow>(&mut self, port: Port<T>, value: T) {
-        self.give(port.index, Parcel::of(value));
+        self.give(port.index, PackedValue::of(value));
     }
 
-    fn give(&mut self, port: usize, parcel: Parcel) {
-        self.sent.push((port, parcel));
+    fn give(&mut self, port: usize, value: PackedValue) {
+        self.sent.push((port, value));
     }
 
     /// What was sent, cut off from the stage's graph, which comes back too if one was recorded.
     pub(crate) fn finish(mut self) -> (Vec<Sent>, Option<Recorded>) {
-        // The engine adds the gradients of one tensor in the order of its roots. In place, that of
-        // the value which is used last arrives first.
+        // The engine adds the gradients of one tensor in the order of its roots. Unpipelined, that
+        // of the value which is used last arrives first.
         self.sent.sort_by_key(|(port, _)| std::cmp::Reverse(*port));
-        for (port, parcel) in &mut self.sent {
-            for (position, item) in parcel.items.iter_mut().enumerate() {
+        for (port, value) in &mut self.sent {
+            for (position, item) in value.tensors.iter_mut().enumerate() {
                 match &mut self.recorded {
                     Some(recorded) => {
                         let sent = recorded.graph.send(&item.tensor).unwrap_or_else(|error| give_up(error.to_string()));

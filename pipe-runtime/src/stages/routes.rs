@@ -6,7 +6,7 @@ use std::collections::HashSet;
 pub(super) type Ends = (Option<usize>, Option<usize>);
 
 /// Which stage sends through a port and which receives. Ports are numbered in the order in which
-/// they are received, which is the order in which the run in place would use their values.
+/// they are received, which is the order in which the unpipelined run would use their values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Route {
     /// `None`: the caller.

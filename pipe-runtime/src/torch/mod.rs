@@ -26,10 +26,10 @@ pub(crate) use message::{panic_message, without_stack};
 pub(crate) use modes::{EnteredModes, GradMode, Modes, grad_enabled, version};
 pub(crate) use node::{Backward, attach};
 pub(crate) use profile::{BackwardClock, Observation, Read, sequence_number, synchronize};
-pub(crate) use random::{Draw, RandomStreams, restart_stream};
+pub(crate) use random::{Draw, LayerRng, restart_rng};
 pub(crate) use state::{Change, Variable, Variables, Watch, digest, is_finite};
 pub(crate) use stream::{Event, OnStream, Stream};
-pub(crate) use transfer::{Way, transfer};
+pub(crate) use transfer::{CopyStreams, transfer};
 
 /// A failed call into libtorch; the message is libtorch's own.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

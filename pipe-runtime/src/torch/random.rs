@@ -5,14 +5,15 @@ use std::sync::OnceLock;
 
 use super::{TorchError, ffi};
 
-/// While it lives, this thread's random operators draw from the stream last started by [`restart_stream`].
+/// Guard: while it lives, this thread's random operators draw from the generator that
+/// [`restart_rng`] last seeded.
 #[derive(Debug)]
-pub(crate) struct RandomStreams {
+pub(crate) struct LayerRng {
     before: c_int,
     _this_thread: PhantomData<*const ()>,
 }
 
-impl RandomStreams {
+impl LayerRng {
     pub(crate) fn enter() -> Result<Self, TorchError> {
         install()?;
         // SAFETY: sets a thread-local dispatch flag, whose kernels are installed.
@@ -33,15 +34,15 @@ fn install() -> Result<(usize, usize), TorchError> {
     installed.clone()
 }
 
-impl Drop for RandomStreams {
+impl Drop for LayerRng {
     fn drop(&mut self) {
         // SAFETY: puts the thread-local flag back.
         unsafe { ffi::pipe_random_leave(self.before) }
     }
 }
 
-/// Starts the stream `seed` on this thread. Cheap: a generator is seeded when something draws.
-pub(crate) fn restart_stream(seed: u64) {
+/// Seeds this thread's layer generator. Cheap: the generator is made when something draws.
+pub(crate) fn restart_rng(seed: u64) {
     // SAFETY: writes this thread's own state.
     unsafe { ffi::pipe_random_restart(seed) }
 }
@@ -51,8 +52,8 @@ pub(crate) fn restart_stream(seed: u64) {
 #[derive(Debug)]
 pub(crate) struct Draw {
     pub(crate) seed: u64,
-    /// The generator before; nothing if it was a layer that drew, whose stream starts again in
-    /// any case.
+    /// The generator before; nothing if it was a layer that drew, whose generator is seeded again
+    /// in any case.
     before: Option<NonNull<ffi::Generator>>,
 }
 

@@ -7,7 +7,7 @@ use super::{TorchError, ffi};
 
 /// The streams on which values are copied from one stage's device to another's; none on the side of the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Way {
+pub(crate) struct CopyStreams {
     pub(crate) from: Option<Stream>,
     pub(crate) to: Option<Stream>,
 }
@@ -18,7 +18,7 @@ pub(crate) struct Way {
 pub(crate) fn transfer(
     value: &Tensor,
     ready: Option<&Event>,
-    way: Way,
+    streams: CopyStreams,
     device: Device,
     consumer: Option<Stream>,
 ) -> Result<Tensor, TorchError> {
@@ -29,8 +29,8 @@ pub(crate) fn transfer(
         ffi::pipe_transfer(
             value.as_ptr(),
             ready.map_or(ptr::null(), |event| event.0.as_ptr()),
-            pointer(&way.from),
-            pointer(&way.to),
+            pointer(&streams.from),
+            pointer(&streams.to),
             pointer(&consumer),
             ffi::number(device),
             &mut arrived,

@@ -1,7 +1,7 @@
 //! Dropout on accelerators draws from the model's own streams: the same masks wherever the stages are, however they are run.
 
 use pipe_mock_device::{is_installed, log, violations};
-use pipe_runtime::{Checkpoint, Devices, Method, pipeline};
+use pipe_runtime::{Checkpoint, Devices, ScheduleKind, pipeline};
 use tch::nn::{self, Linear};
 use tch::{Device, Kind, Tensor};
 
@@ -19,7 +19,7 @@ struct Net {
 }
 
 /// The output of a training step and the gradients, from one seed.
-fn step(places: [Device; 2], checkpoint: Checkpoint, method: Method) -> Vec<Tensor> {
+fn step(places: [Device; 2], checkpoint: Checkpoint, method: ScheduleKind) -> Vec<Tensor> {
     let vars = Net::vars(&Devices::new(places)).unwrap();
     let dropout = || nn::func_t(|x, train| x.dropout(0.5, train));
     let net = Net {
@@ -28,7 +28,7 @@ fn step(places: [Device; 2], checkpoint: Checkpoint, method: Method) -> Vec<Tens
         second: nn::linear(vars.second(), 8, 8, Default::default()),
         drop_second: dropout(),
     };
-    let mut named: Vec<_> = vars.all().variables().into_iter().collect();
+    let mut named: Vec<_> = vars.var_store().variables().into_iter().collect();
     named.sort_by(|(a, _), (b, _)| a.cmp(b));
     tch::manual_seed(1);
     let uniform = |size: Vec<i64>| Tensor::rand(size, (Kind::Float, Device::Cpu)) - 0.5;
@@ -36,7 +36,8 @@ fn step(places: [Device; 2], checkpoint: Checkpoint, method: Method) -> Vec<Tens
     let x = uniform(vec![7, 8]).to_device(places[0]);
     let mut pipe = net.pipe(&vars).checkpoint(checkpoint).schedule(method).intra_op_threads(1).build().unwrap();
     tch::manual_seed(2);
-    let report = pipe.train_step(&x, (), |output: &Tensor, ()| output.square().mean(Kind::Float)).unwrap();
+    let report =
+        pipe.step().keep_output().run(&x, (), |output: &Tensor, ()| output.square().mean(Kind::Float)).unwrap();
     let gradients = named.iter().map(|(_, variable)| variable.grad());
     [report.output].into_iter().chain(gradients).map(|tensor| tensor.to_device(Device::Cpu)).collect()
 }
@@ -48,15 +49,15 @@ fn masks_depend_neither_on_placement_nor_on_checkpoints_nor_on_the_schedule() {
         return;
     }
     tch::set_num_threads(1);
-    let expected = step([GPU0; 2], Checkpoint::Never, Method::GPipe);
+    let expected = step([GPU0; 2], Checkpoint::Never, ScheduleKind::GPipe);
     let dropped = expected[0].eq(0.).sum(Kind::Int64).int64_value(&[]);
     assert!((10..46).contains(&dropped), "about half of 56 values are dropped, not {dropped}");
     for places in [[GPU0; 2], [GPU0, GPU1], [GPU1, GPU0]] {
         // 1F1B has one stage per device.
         let methods: &[_] = if places[0] == places[1] {
-            &[Method::GPipe, Method::ZbH1]
+            &[ScheduleKind::GPipe, ScheduleKind::ZbH1]
         } else {
-            &[Method::GPipe, Method::OneFOneB, Method::ZbH1]
+            &[ScheduleKind::GPipe, ScheduleKind::OneFOneB, ScheduleKind::ZbH1]
         };
         for checkpoint in [Checkpoint::Always, Checkpoint::ExceptLast, Checkpoint::Never] {
             for &method in methods {

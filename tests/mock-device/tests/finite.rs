@@ -19,7 +19,7 @@ struct Spread {
 impl Layer<Tensor> for Spread {
     type Out = Tensor;
 
-    fn forward(&self, x: Tensor, _cx: &Context) -> Tensor {
+    fn run(&self, x: Tensor, _cx: &Context) -> Tensor {
         let rows = x.size()[0] as f64;
         let deviations = (&x - x.mean_dim([0_i64].as_slice(), true, None)).square();
         let variance = tch::no_grad(|| deviations.sum_dim_intlist([0_i64].as_slice(), false, None) / (rows - 1.));
@@ -63,8 +63,9 @@ fn statistics_and_losses_that_stop_being_finite_fail_the_step_and_are_put_back()
     for checkpoint in [Checkpoint::Always, Checkpoint::Never] {
         // Micro-batches of 3, 3 and 1 rows: a single value has no unbiased variance.
         let (mut pipe, vars) = net(checkpoint, false);
-        let variance = || vars.all().variables()["norm.running_var"].to_device(Device::Cpu);
-        let trained = || vars.all().trainable_variables().iter().filter(|variable| variable.grad().defined()).count();
+        let variance = || vars.var_store().variables()["norm.running_var"].to_device(Device::Cpu);
+        let trained =
+            || vars.var_store().trainable_variables().iter().filter(|variable| variable.grad().defined()).count();
         let error = pipe.train_step(rows(7, GPU0), rows(7, GPU1), mse).unwrap_err().to_string();
         assert!(error.starts_with("stage 0: the variable `norm.running_var` is no longer finite"), "{error}");
         assert_eq!((variance().double_value(&[0]), trained()), (1., 0));

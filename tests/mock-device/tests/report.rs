@@ -30,7 +30,7 @@ fn the_report_tells_what_each_device_holds_now_and_at_most() {
     let mut pipe = net.pipe(&vars).checkpoint(Checkpoint::Never).build().unwrap();
 
     pipe.reset_peaks().unwrap();
-    let before = pipe.report().unwrap();
+    let before = pipe.memory().unwrap();
     let devices: Vec<_> = before.devices.iter().map(|memory| memory.device).collect();
     assert_eq!(devices, [Device::Cuda(0), Device::Cuda(1)]);
     let [first, second] = [&before.devices[0], &before.devices[1]];
@@ -39,7 +39,7 @@ fn the_report_tells_what_each_device_holds_now_and_at_most() {
 
     let x = Tensor::rand([32, 64], (Kind::Float, Device::Cuda(0)));
     let report = pipe.train_step(&x, (), |output: &Tensor, ()| output.square().mean(Kind::Float)).unwrap();
-    let after = pipe.report().unwrap();
+    let after = pipe.memory().unwrap();
     for (memory, (before, layers)) in after.devices.iter().zip(before.devices.iter().zip([1, 2])) {
         // The gradients stay; the activations are gone, but have been there.
         assert!(memory.allocated >= before.allocated + layers * LAYER, "{after:?}");

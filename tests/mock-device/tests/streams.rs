@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pipe_mock_device::{Entry, Kind, is_installed, log, violations};
-use pipe_runtime::{Checkpoint, Context, Devices, Layer, Method, Pipe, pipeline};
+use pipe_runtime::{Checkpoint, Context, Devices, Layer, Pipe, ScheduleKind, pipeline};
 use tch::nn::{self, Linear, OptimizerConfig};
 use tch::{Device, Tensor};
 
@@ -34,7 +34,7 @@ struct Merge;
 impl Layer<(Tensor, Tensor)> for Merge {
     type Out = Tensor;
 
-    fn forward(&self, (x, skip): (Tensor, Tensor), _cx: &Context) -> Tensor {
+    fn run(&self, (x, skip): (Tensor, Tensor), _cx: &Context) -> Tensor {
         x.tanh() + skip
     }
 }
@@ -44,7 +44,7 @@ struct MergeTwo;
 impl Layer<(Tensor, Tensor, Tensor)> for MergeTwo {
     type Out = Tensor;
 
-    fn forward(&self, (x, a, b): (Tensor, Tensor, Tensor), _cx: &Context) -> Tensor {
+    fn run(&self, (x, a, b): (Tensor, Tensor, Tensor), _cx: &Context) -> Tensor {
         x * a.sigmoid() + b
     }
 }
@@ -73,7 +73,7 @@ fn devices() -> Option<MutexGuard<'static, ()>> {
     Some(guard)
 }
 
-fn net(places: [Device; 4], mode: Checkpoint, method: Method) -> pipe_runtime::Result<(Pipe<Net>, NetVars)> {
+fn net(places: [Device; 4], mode: Checkpoint, method: ScheduleKind) -> pipe_runtime::Result<(Pipe<Net>, NetVars)> {
     tch::manual_seed(1);
     let vars = Net::vars(&Devices::new(places))?;
     let linear = |path: nn::Path<'_>| nn::linear(path, 6, 6, Default::default());
@@ -86,7 +86,7 @@ fn net(places: [Device; 4], mode: Checkpoint, method: Method) -> pipe_runtime::R
         last: linear(vars.last()),
     };
     // The initial values are drawn on each device; the same everywhere makes results comparable.
-    let mut named: Vec<_> = vars.all().variables().into_iter().collect();
+    let mut named: Vec<_> = vars.var_store().variables().into_iter().collect();
     named.sort_by(|(a, _), (b, _)| a.cmp(b));
     tch::manual_seed(2);
     tch::no_grad(|| {
@@ -108,20 +108,20 @@ fn squares(output: &Tensor, target: &Tensor) -> Tensor {
 }
 
 fn gradients(vars: &NetVars) -> Vec<Tensor> {
-    let mut named: Vec<_> = vars.all().variables().into_iter().collect();
+    let mut named: Vec<_> = vars.var_store().variables().into_iter().collect();
     named.sort_by(|(a, _), (b, _)| a.cmp(b));
     named.iter().map(|(_, variable)| variable.grad().to_device(Device::Cpu)).collect()
 }
 
 /// Two training steps, with the optimizer between: outputs, and the second step's gradients.
-fn train(places: [Device; 4], mode: Checkpoint, method: Method) -> pipe_runtime::Result<Vec<Tensor>> {
+fn train(places: [Device; 4], mode: Checkpoint, method: ScheduleKind) -> pipe_runtime::Result<Vec<Tensor>> {
     let (mut pipe, vars) = net(places, mode, method)?;
-    let mut optimizer = nn::Sgd::default().build(vars.all(), 0.1)?;
+    let mut optimizer = nn::Sgd::default().build(vars.var_store(), 0.1)?;
     let (x, y) = (rows().to_device(places[0]), (rows() * 2.).to_device(places[3]));
     let mut found = Vec::new();
     for _ in 0..2 {
         optimizer.zero_grad();
-        let report = pipe.train_step(&x, &y, squares)?;
+        let report = pipe.step().keep_output().run(&x, &y, squares)?;
         optimizer.step();
         found.push(report.output.to_device(Device::Cpu));
         found.push(report.loss.to_device(Device::Cpu));
@@ -132,8 +132,8 @@ fn train(places: [Device; 4], mode: Checkpoint, method: Method) -> pipe_runtime:
 
 /// Two steps of forward, loss and backward, the input wanting a gradient.
 fn forward_and_backward(places: [Device; 4], mode: Checkpoint) -> Vec<Tensor> {
-    let (mut pipe, vars) = net(places, mode, Method::GPipe).unwrap();
-    let mut optimizer = nn::Sgd::default().build(vars.all(), 0.1).unwrap();
+    let (mut pipe, vars) = net(places, mode, ScheduleKind::GPipe).unwrap();
+    let mut optimizer = nn::Sgd::default().build(vars.var_store(), 0.1).unwrap();
     let x = rows().to_device(places[0]).set_requires_grad(true);
     let mut found = Vec::new();
     for _ in 0..2 {
@@ -177,11 +177,11 @@ fn streams_of(log: &[Entry], operator: &str) -> Vec<i64> {
 #[test]
 fn every_placement_mode_and_schedule_trains_as_on_the_cpu_and_in_order() {
     let Some(_alone) = devices() else { return };
-    let expected = train([Device::Cpu; 4], Checkpoint::Never, Method::GPipe).unwrap();
+    let expected = train([Device::Cpu; 4], Checkpoint::Never, ScheduleKind::GPipe).unwrap();
     let mut runs = 0;
     for places in PLACES {
         for mode in MODES {
-            for method in Method::ALL {
+            for method in ScheduleKind::ALL {
                 let what = format!("{places:?}, {mode}, {method}");
                 let from = start();
                 // A schedule that these stages cannot run is refused when the pipeline is built.
@@ -214,7 +214,7 @@ fn forward_and_backward_give_what_they_give_on_the_cpu_and_in_order() {
 fn no_thread_waits_for_a_device_where_all_stages_are_on_accelerators() {
     let Some(_alone) = devices() else { return };
     for places in [PLACES[0], PLACES[1], PLACES[2]] {
-        let (mut pipe, _vars) = net(places, Checkpoint::Always, Method::GPipe).unwrap();
+        let (mut pipe, _vars) = net(places, Checkpoint::Always, ScheduleKind::GPipe).unwrap();
         let (x, y) = (rows().to_device(places[0]), rows().to_device(places[3]));
         let waits = |from| log(from).into_iter().filter(|entry| entry.kind.is_host_wait()).count();
         let from = start();
@@ -232,7 +232,7 @@ fn no_thread_waits_for_a_device_where_all_stages_are_on_accelerators() {
 fn the_cpu_waits_for_events_alone_and_not_for_whole_streams() {
     let Some(_alone) = devices() else { return };
     let places = PLACES[5];
-    let (mut pipe, _vars) = net(places, Checkpoint::Always, Method::GPipe).unwrap();
+    let (mut pipe, _vars) = net(places, Checkpoint::Always, ScheduleKind::GPipe).unwrap();
     let (x, y) = (rows().to_device(places[0]), rows().to_device(places[3]));
     let from = start();
     pipe.train_step(&x, &y, squares).unwrap();
@@ -243,7 +243,7 @@ fn the_cpu_waits_for_events_alone_and_not_for_whole_streams() {
 #[test]
 fn each_stage_computes_on_a_stream_of_its_own_and_copies_on_others() {
     let Some(_alone) = devices() else { return };
-    let (mut pipe, _vars) = net([GPU0, GPU0, GPU1, GPU1], Checkpoint::Never, Method::GPipe).unwrap();
+    let (mut pipe, _vars) = net([GPU0, GPU0, GPU1, GPU1], Checkpoint::Never, ScheduleKind::GPipe).unwrap();
     let x = rows().to_device(GPU0);
     let from = start();
     let _output = tch::no_grad(|| pipe.forward(&x)).unwrap();
@@ -268,7 +268,7 @@ fn a_pipeline_leaves_its_streams_to_the_next_one() {
         let _output = tch::no_grad(|| pipe.forward(&x)).unwrap();
         streams_of(&log(from), "aten::addmm")
     };
-    let make = || net([GPU0, GPU0, GPU1, GPU1], Checkpoint::Never, Method::GPipe).unwrap();
+    let make = || net([GPU0, GPU0, GPU1, GPU1], Checkpoint::Never, ScheduleKind::GPipe).unwrap();
     let (mut first, _vars) = make();
     let streams = computing(&mut first);
     let (mut beside, _vars) = make();
@@ -282,7 +282,7 @@ fn a_pipeline_leaves_its_streams_to_the_next_one() {
 #[test]
 fn a_failed_step_leaves_the_streams_in_order() {
     let Some(_alone) = devices() else { return };
-    let (mut pipe, vars) = net(PLACES[2], Checkpoint::ExceptLast, Method::Interleaved).unwrap();
+    let (mut pipe, vars) = net(PLACES[2], Checkpoint::ExceptLast, ScheduleKind::Interleaved).unwrap();
     let (x, y) = (rows().to_device(GPU0), rows().to_device(GPU1));
     let from = start();
     let failing = |output: &Tensor, y: &Tensor| {
@@ -293,7 +293,7 @@ fn a_failed_step_leaves_the_streams_in_order() {
     };
     let error = pipe.train_step(&x, &y, failing).unwrap_err().to_string();
     assert!(error.contains("no loss"), "{error}");
-    assert!(vars.all().trainable_variables().iter().all(|variable| !variable.grad().defined()));
+    assert!(vars.var_store().trainable_variables().iter().all(|variable| !variable.grad().defined()));
     pipe.train_step(&x, &y, squares).unwrap();
     assert_ordered(&log(from), "after a failure");
 }
@@ -301,7 +301,7 @@ fn a_failed_step_leaves_the_streams_in_order() {
 #[test]
 fn targets_that_are_not_on_the_last_stages_device_are_refused() {
     let Some(_alone) = devices() else { return };
-    let (mut pipe, _vars) = net(PLACES[2], Checkpoint::Never, Method::GPipe).unwrap();
+    let (mut pipe, _vars) = net(PLACES[2], Checkpoint::Never, ScheduleKind::GPipe).unwrap();
     let (first, last) = (PLACES[2][0], PLACES[2][3]);
     assert_ne!(first, last);
     let error = pipe.train_step(rows().to_device(first), rows().to_device(first), squares).unwrap_err().to_string();

@@ -83,8 +83,8 @@ pub struct Probed<L> {
 impl<In, L: Layer<In>> Layer<In> for Probed<L> {
     type Out = L::Out;
 
-    fn forward(&self, input: In, cx: &Context) -> L::Out {
-        let output = self.layer.forward(input, cx);
+    fn run(&self, input: In, cx: &Context) -> L::Out {
+        let output = self.layer.run(input, cx);
         self.probe.passed(self.number, cx);
         output
     }

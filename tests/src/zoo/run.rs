@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use pipe_runtime::schedule::{Action, Kind as ActionKind, Schedule};
-use pipe_runtime::{Checkpoint, Method, Pipe, PipeBuilder, Result};
+use pipe_runtime::schedule::{Action, ActionKind, Schedule};
+use pipe_runtime::{Checkpoint, Pipe, PipeBuilder, Result, ScheduleKind};
 use tch::{Kind, Tensor};
 
 use super::plain::{Named, Twin, gradients};
@@ -57,14 +57,14 @@ pub enum Call {
         wants_gradient: bool,
     },
     /// `train_step`.
-    Step(Method),
+    Step(ScheduleKind),
 }
 
 impl Call {
     /// The schedule that the pipeline is built for.
-    pub fn method(self) -> Method {
+    pub fn method(self) -> ScheduleKind {
         match self {
-            Self::Forward { .. } => Method::GPipe,
+            Self::Forward { .. } => ScheduleKind::GPipe,
             Self::Step(method) => method,
         }
     }
@@ -121,16 +121,16 @@ impl Order {
 
 /// How many ranks a method has for so many stages on the CPU, and how many stages each of them
 /// has.
-pub fn ranks(method: Method, stages: usize) -> (usize, usize) {
+pub fn ranks(method: ScheduleKind, stages: usize) -> (usize, usize) {
     let per_rank = match method {
-        Method::GPipe | Method::ZbH1 => 1,
+        ScheduleKind::GPipe | ScheduleKind::ZbH1 => 1,
         _ => method.stages_per_rank().unwrap_or(2),
     };
     (stages / per_rank, per_rank)
 }
 
 /// The lists that a training step goes through.
-fn lists(method: Method, stages: usize, chunks: usize, micro_batches: usize) -> Schedule {
+fn lists(method: ScheduleKind, stages: usize, chunks: usize, micro_batches: usize) -> Schedule {
     let (ranks, per_rank) = ranks(method, stages);
     let rank_of: Vec<_> = (0..stages).map(|stage| method.rank_of(stage, ranks, per_rank)).collect();
     method.schedule_within(&rank_of, micro_batches, chunks).expect("the pipeline has been built")
@@ -149,7 +149,7 @@ fn is_recomputed(lists: &Schedule, stage: usize, micro_batch: usize) -> bool {
 }
 
 /// Whether a method can run so many micro-batches through so many stages.
-pub fn runs(method: Method, stages: usize, chunks: usize) -> bool {
+pub fn runs(method: ScheduleKind, stages: usize, chunks: usize) -> bool {
     let (ranks, per_rank) = ranks(method, stages);
     stages.is_multiple_of(per_rank) && method.check(ranks, per_rank, chunks).is_ok()
 }
@@ -259,7 +259,7 @@ impl<M: ZooModel> Watched<M> {
         let (model, vars) = M::make(layers, &probe);
         let builder = PipeBuilder::new(model, &vars).chunks(chunks).checkpoint(checkpoint).schedule(call.method());
         let pipe = builder.intra_op_threads(1).build()?;
-        let twin = Twin::of(vars.all());
+        let twin = Twin::of(vars.var_store());
         Ok((Self { pipe, vars, probe, layers: layers.clone(), call }, twin))
     }
 
@@ -297,7 +297,7 @@ impl<M: ZooModel> Watched<M> {
                     calls += 1;
                     M::loss(output, target)
                 };
-                let report = self.pipe.train_step(M::input(&batch.input(false)), &batch.target, loss)?;
+                let report = self.pipe.step().keep_output().run(M::input(&batch.input(false)), &batch.target, loss)?;
                 assert_eq!(calls, report.losses.len(), "calls of the loss");
                 (report.output, report.losses, None)
             }
@@ -307,18 +307,18 @@ impl<M: ZooModel> Watched<M> {
 
     /// The variables' gradients, copied.
     pub fn gradients(&self) -> BTreeMap<String, Option<Tensor>> {
-        let found = gradients(&self.vars.all().variables().into_iter().collect());
+        let found = gradients(&self.vars.var_store().variables().into_iter().collect());
         found.into_iter().map(|(name, gradient)| (name, gradient.map(|gradient| gradient.copy()))).collect()
     }
 
     /// The variables' values, copied.
     pub fn state(&self) -> Named {
-        self.vars.all().variables().into_iter().map(|(name, tensor)| (name, tensor.detach().copy())).collect()
+        self.vars.var_store().variables().into_iter().map(|(name, tensor)| (name, tensor.detach().copy())).collect()
     }
 
     /// Sets all gradients to zero.
     pub fn zero_gradients(&self) {
-        self.vars.all().variables().into_values().for_each(|mut tensor| tensor.zero_grad());
+        self.vars.var_store().variables().into_values().for_each(|mut tensor| tensor.zero_grad());
     }
 
     /// Whether a stage recomputes a micro-batch, of so many, if it has a graph.

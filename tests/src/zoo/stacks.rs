@@ -82,7 +82,7 @@ impl ZooLayer {
         let body = body(spec.creature, path);
         if spec.frozen {
             let prefix = path.path("");
-            let variables = vars.all().variables();
+            let variables = vars.var_store().variables();
             for (_, tensor) in variables.iter().filter(|(name, _)| name.starts_with(&prefix)) {
                 let _ = tensor.set_requires_grad(false);
             }
@@ -94,7 +94,7 @@ impl ZooLayer {
 impl Layer<Tensor> for ZooLayer {
     type Out = Tensor;
 
-    fn forward(&self, x: Tensor, cx: &Context) -> Tensor {
+    fn run(&self, x: Tensor, cx: &Context) -> Tensor {
         (self.0)(&x, cx)
     }
 }

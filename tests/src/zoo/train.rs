@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use pipe_runtime::{Checkpoint, Method};
+use pipe_runtime::{Checkpoint, ScheduleKind};
 
 use super::run::{Batch, Call, Comparison, Nearness, Order, Outcome, Plain, Watched, plain, runs};
 use super::stacks::ZooModel;
@@ -16,7 +16,7 @@ pub const CHUNKS: usize = 4;
 /// The ways to train over so many stages.
 pub fn calls(stages: usize) -> Vec<Call> {
     let forwards = [false, true].map(|wants_gradient| Call::Forward { wants_gradient });
-    let calls = forwards.into_iter().chain(Method::ALL.map(Call::Step));
+    let calls = forwards.into_iter().chain(ScheduleKind::ALL.map(Call::Step));
     calls.filter(|call| runs(call.method(), stages, CHUNKS)).collect()
 }
 

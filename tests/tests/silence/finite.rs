@@ -41,7 +41,7 @@ fn a_loss_that_is_no_number_fails_the_step() {
         assert_eq!(trained(&vars), 0);
         // As it says: weighed by what counts, it is plain's.
         let counted = |y: &Tensor| y.ne(-100).sum(Kind::Double).double_value(&[]);
-        let report = pipe.train_step_with(Reduction::Weighted(&counted), &x, &labels, loss).unwrap();
+        let report = pipe.step().reduction(Reduction::Weighted(&counted)).run(&x, &labels, loss).unwrap();
         let model = pipe.into_inner();
         let plain = loss(&x.apply(&model.first).tanh().apply(&model.last), &labels);
         assert!(report.loss.allclose(&plain, 1e-6, 1e-7, false));

@@ -27,7 +27,7 @@ fn says_how_to_send_it(error: &str) {
 fn a_value_that_the_loss_takes_from_a_layers_cell_is_an_error_each_time() {
     let _serial = pipe_tests::serial();
     for (mode, chunks) in MODES.into_iter().flat_map(|mode| [1, 4].map(|chunks| (mode, chunks))) {
-        for method in [Method::GPipe, Method::OneFOneB, Method::ZbH1] {
+        for method in [ScheduleKind::GPipe, ScheduleKind::OneFOneB, ScheduleKind::ZbH1] {
             for _ in 0..20 {
                 let door = Door::default();
                 let (net, vars) = net(leaves(&door, false));
@@ -54,7 +54,7 @@ fn a_value_that_the_caller_takes_from_a_layers_cell_is_an_error_and_changes_noth
         let _ = pipe.forward(&x).unwrap();
         says_how_to_send_it(&taken(&door).f_backward().unwrap_err().to_string());
         let loss = pipe.forward(&x).unwrap().mean(Kind::Float) + taken(&door);
-        let variables = vars.all().trainable_variables();
+        let variables = vars.var_store().trainable_variables();
         says_how_to_send_it(&Tensor::f_run_backward(&[loss], &variables, false, false).unwrap_err().to_string());
         assert_eq!(trained(&vars), 0);
         assert!(!x.grad().defined());
@@ -85,7 +85,7 @@ fn a_penalty_on_the_variables_themselves_is_as_in_plain() {
         let penalty = move || ws.iter().map(|w| w.square().sum(Kind::Float) * 0.01).sum::<Tensor>();
         let (x, y) = (rows(8), rows(8));
         let plain = mse(&x.apply(&net.first).tanh().apply(&net.last), &y) + penalty();
-        let variables = vars.all().trainable_variables();
+        let variables = vars.var_store().trainable_variables();
         let expected = Tensor::run_backward(&[plain], &variables, false, false);
         let mut pipe = net.pipe(&vars).checkpoint(mode).build().unwrap();
         let close = |found: &[Tensor]| {
@@ -116,7 +116,7 @@ struct Measure;
 impl Layer<Tensor> for Measure {
     type Out = (Tensor, Tensor);
 
-    fn forward(&self, x: Tensor, _cx: &Context) -> Self::Out {
+    fn run(&self, x: Tensor, _cx: &Context) -> Self::Out {
         (x.tanh(), x.square().mean(Kind::Float))
     }
 }
@@ -126,7 +126,7 @@ struct End;
 impl Layer<(Tensor, Tensor)> for End {
     type Out = (Tensor, Mean);
 
-    fn forward(&self, (x, size): (Tensor, Tensor), _cx: &Context) -> Self::Out {
+    fn run(&self, (x, size): (Tensor, Tensor), _cx: &Context) -> Self::Out {
         (x, Mean(size))
     }
 }
@@ -141,7 +141,7 @@ fn what_is_sent_along_as_the_error_says_trains_as_in_plain() {
         let (x, y) = (rows(8), rows(8));
         let h = x.apply(&first);
         let plain = mse(&h.tanh().apply(&last), &y) + h.square().mean(Kind::Float) * 0.1;
-        let variables = vars.all().trainable_variables();
+        let variables = vars.var_store().trainable_variables();
         let expected = Tensor::run_backward(&[plain], &variables, false, false);
         let net = SendsItAlong { first, measure: Measure, last, end: End };
         let mut pipe = net.pipe(&vars).checkpoint(mode).build().unwrap();
@@ -177,7 +177,7 @@ struct Caches(Tensor, std::cell::OnceCell<Tensor>);
 impl Layer<Tensor> for Caches {
     type Out = Tensor;
 
-    fn forward(&self, x: Tensor, _cx: &Context) -> Tensor {
+    fn run(&self, x: Tensor, _cx: &Context) -> Tensor {
         x.matmul(self.1.get_or_init(|| self.0.tr()))
     }
 }
@@ -231,14 +231,16 @@ fn one_weight_with_a_sparse_and_a_dense_gradient_is_as_in_plain() {
         let token = scores.argmax(-1, false);
         x + Tensor::embedding(w, &token, -1, false, true) + scores.mean_dim([-1_i64].as_slice(), true, Kind::Float)
     };
-    for (mode, method) in MODES.into_iter().flat_map(|mode| [Method::GPipe, Method::OneFOneB].map(|m| (mode, m))) {
+    for (mode, method) in
+        MODES.into_iter().flat_map(|mode| [ScheduleKind::GPipe, ScheduleKind::OneFOneB].map(|m| (mode, m)))
+    {
         let vars = SavesNothing::vars(&Devices::cpu(2)).unwrap();
         let w = vars.first().randn("w", &[11, 8], 0., 1.);
         let last = linear(vars.last(), 8, 8);
         let (x, y) = (rows(4), rows(4));
         mse(&look(&x, &w).apply(&last), &y).backward();
         let expected = w.grad().copy();
-        vars.all().trainable_variables().iter().for_each(|variable| variable.shallow_clone().zero_grad());
+        vars.var_store().trainable_variables().iter().for_each(|variable| variable.shallow_clone().zero_grad());
         let own = w.shallow_clone();
         let net = SavesNothing { first: func(move |x| look(x, &own)), last };
         let mut pipe = net.pipe(&vars).checkpoint(mode).schedule(method).build().unwrap();

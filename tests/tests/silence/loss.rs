@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn the_loss_closure_runs_once_for_each_micro_batch_and_may_change_what_it_captures() {
     let _serial = pipe_tests::serial();
-    for method in [Method::GPipe, Method::OneFOneB, Method::ZbH1, Method::ZbH2] {
+    for method in [ScheduleKind::GPipe, ScheduleKind::OneFOneB, ScheduleKind::ZbH1, ScheduleKind::ZbH2] {
         for (mode, count) in MODES.into_iter().flat_map(|mode| [1, 3, 8].map(|count| (mode, count))) {
             let (net, vars) = net(func(Tensor::tanh));
             let mut pipe = net.pipe(&vars).checkpoint(mode).schedule(method).build().unwrap();
@@ -31,7 +31,7 @@ struct Counts(Arc<Mutex<[usize; 2]>>);
 impl Layer<Tensor> for Counts {
     type Out = Tensor;
 
-    fn forward(&self, x: Tensor, cx: &Context) -> Tensor {
+    fn run(&self, x: Tensor, cx: &Context) -> Tensor {
         self.0.lock().unwrap()[usize::from(cx.is_recomputing())] += 1;
         x * 1.
     }
@@ -48,7 +48,7 @@ struct Counting {
 #[test]
 fn a_backward_right_after_its_forward_recomputes_nothing() {
     let _serial = pipe_tests::serial();
-    for (method, recomputed) in [(Method::OneFOneB, 0), (Method::ZbH1, 0), (Method::GPipe, 3)] {
+    for (method, recomputed) in [(ScheduleKind::OneFOneB, 0), (ScheduleKind::ZbH1, 0), (ScheduleKind::GPipe, 3)] {
         let count = Arc::new(Mutex::new([0; 2]));
         let vars = Counting::vars(&Devices::cpu(2)).unwrap();
         let net = Counting { first: linear(vars.first(), 8, 8), counts: Counts(Arc::clone(&count)) };
@@ -73,7 +73,7 @@ fn a_step_that_trains_nothing_is_an_error() {
     for (mode, (name, loss)) in MODES.into_iter().flat_map(|mode| losses.map(|loss| (mode, loss))) {
         let (mut pipe, vars) = pipe(mode);
         if name == "all is frozen" {
-            vars.all().variables().values().for_each(|variable| drop(variable.set_requires_grad(false)));
+            vars.var_store().variables().values().for_each(|variable| drop(variable.set_requires_grad(false)));
         }
         let error = pipe.train_step(rows(4), rows(4), loss).unwrap_err().to_string();
         assert!(error.starts_with("the step would train nothing"), "{mode}, {name}: {error}");

@@ -11,7 +11,7 @@ use std::cell::Cell;
 use std::sync::{Arc, Mutex};
 
 use pipe_runtime::nn::DeferredBatchNorm;
-use pipe_runtime::{Carried, Checkpoint, Context, Devices, Layer, Mean, Method, Pipe, Reduction, pipeline};
+use pipe_runtime::{Carried, Checkpoint, Context, Devices, Layer, Mean, Pipe, Reduction, ScheduleKind, pipeline};
 use pipe_tests::compare::{leaf, rows};
 use pipe_tests::layers::{dropout, func, linear};
 use tch::nn::{self, BatchNorm, Func, FuncT, Linear};
@@ -41,7 +41,7 @@ fn pipe(mode: Checkpoint) -> (Pipe<Net>, NetVars) {
 
 /// How many variables have a gradient.
 fn trained(vars: &NetVars) -> usize {
-    vars.all().trainable_variables().iter().filter(|variable| variable.grad().defined()).count()
+    vars.var_store().trainable_variables().iter().filter(|variable| variable.grad().defined()).count()
 }
 
 fn mse(output: &Tensor, y: &Tensor) -> Tensor {

@@ -68,7 +68,7 @@ struct OnePart;
 impl Layer<(Tensor, Tensor)> for OnePart {
     type Out = Tensor;
 
-    fn forward(&self, (x, y): (Tensor, Tensor), _cx: &Context) -> Tensor {
+    fn run(&self, (x, y): (Tensor, Tensor), _cx: &Context) -> Tensor {
         let saved = Tensor::ones([8], (Kind::Float, x.device())).set_requires_grad(true) * &y;
         let _ = tch::no_grad(|| x.shallow_clone().fill_(0.));
         saved

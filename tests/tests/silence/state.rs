@@ -8,7 +8,7 @@ struct Centre(Tensor);
 impl Layer<Tensor> for Centre {
     type Out = Tensor;
 
-    fn forward(&self, x: Tensor, _cx: &Context) -> Tensor {
+    fn run(&self, x: Tensor, _cx: &Context) -> Tensor {
         let moved = tch::no_grad(|| &self.0 * 0.5 + x.mean_dim([0_i64].as_slice(), false, Kind::Float) * 0.5);
         self.0.data().copy_(&moved);
         (x - self.0.copy()).square()
@@ -54,7 +54,7 @@ fn a_frozen_variable_that_a_layer_moves_is_moved_once_and_put_back_after_a_failu
 #[test]
 fn a_variable_that_belongs_to_no_layer_is_an_error_that_names_it() {
     let vars = Normed::vars(&Devices::cpu(2)).unwrap();
-    let norm = nn::batch_norm1d(vars.all().root() / "bn1", 8, Default::default());
+    let norm = nn::batch_norm1d(vars.var_store().root() / "bn1", 8, Default::default());
     let net = Normed { norm, head: linear(vars.head(), 8, 2), end: func(Tensor::relu) };
     let error = net.pipe(&vars).build().unwrap_err().to_string();
     assert!(error.starts_with("the variable `bn1.bias` belongs to no layer of `Normed`"), "{error}");
@@ -163,7 +163,7 @@ fn the_statistics_of_a_failed_call_are_no_part_of_the_next_ones() {
         let mut pipe = Deferred { norm, fails: end }.pipe(&vars).checkpoint(mode).build().unwrap();
         assert!(pipe.forward(rows(6) * 100.).is_err());
         let _ = pipe.forward(&x).unwrap();
-        let found = vars.all().variables()["norm.running_var"].shallow_clone();
+        let found = vars.var_store().variables()["norm.running_var"].shallow_clone();
         assert!(found.allclose(&expected, 1e-5, 1e-6, false), "{mode}");
     }
 }
@@ -174,7 +174,7 @@ struct Updates([Tensor; 2]);
 impl Layer<Tensor> for Updates {
     type Out = Tensor;
 
-    fn forward(&self, x: Tensor, _cx: &Context) -> Tensor {
+    fn run(&self, x: Tensor, _cx: &Context) -> Tensor {
         let [mean, variance] = &self.0;
         let _ = tch::no_grad(|| Tensor::batch_norm_update_stats(&x.detach(), Some(mean), Some(variance), 0.1));
         x * 1.
@@ -219,7 +219,7 @@ struct Follows(Tensor);
 impl Layer<Tensor> for Follows {
     type Out = Tensor;
 
-    fn forward(&self, x: Tensor, _cx: &Context) -> Tensor {
+    fn run(&self, x: Tensor, _cx: &Context) -> Tensor {
         let mean = tch::no_grad(|| &self.0 * 0.5 + x.mean_dim([0_i64].as_slice(), false, Kind::Float));
         self.0.data().copy_(&mean);
         x * &self.0
@@ -238,8 +238,9 @@ struct Following {
 #[test]
 fn a_backward_sees_the_state_that_its_forward_left() {
     let _serial = pipe_tests::serial();
-    for (mode, method) in
-        MODES.into_iter().flat_map(|mode| [Method::GPipe, Method::OneFOneB, Method::ZbH1].map(|method| (mode, method)))
+    for (mode, method) in MODES
+        .into_iter()
+        .flat_map(|mode| [ScheduleKind::GPipe, ScheduleKind::OneFOneB, ScheduleKind::ZbH1].map(|method| (mode, method)))
     {
         tch::manual_seed(4);
         let vars = Following::vars(&Devices::cpu(2)).unwrap();

@@ -10,13 +10,13 @@ struct Model {
     #[device("cuda:1")]
     #[layer(name = "encode")]
     decode: Linear,
-    all: Linear,
+    save: Linear,
 }
 
 impl Model {
     fn new(vars: &ModelVars) -> Self {
-        let _ = (vars.decode(), vars.all());
-        Self { encode: Linear, decode: Linear, all: Linear }
+        let _ = (vars.decode(), vars.save());
+        Self { encode: Linear, decode: Linear, save: Linear }
     }
 }
 
@@ -24,7 +24,7 @@ fn run() -> Option<Tensor> {
     let vars = Model::vars(&Model::devices()).ok()?;
     let model = Model::new(&vars);
     let _ = (Model::PLAN.name, Model::STAGES, vars.encode());
-    model.in_place().forward(Tensor).ok()?;
+    model.unpipelined().forward(Tensor).ok()?;
     model.pipe(&vars).build().ok();
     Some(Tensor)
 }

@@ -8,12 +8,12 @@ struct Model {
     #[device("cuda:0")]
     first: Linear,
     #[device("cuda:1")]
-    all: Linear,
+    save: Linear,
 }
 
 #[pipeline]
 struct Block {
-    all: Linear,
+    save: Linear,
 }
 
 fn main() {}

@@ -1,4 +1,4 @@
-//! An array has a way to run: in place or spread.
+//! An array has a way to run: as one layer, or spread.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

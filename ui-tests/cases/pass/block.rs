@@ -41,7 +41,7 @@ fn main() {
     let _ = |path: Path<'_>, model: Model| {
         let _ = Block::<3>::new(&Block::vars_at(&path));
         let _ = Block::<3>::new(&Block::vars_at(path));
-        let _ = model.in_place().forward(Tensor);
+        let _ = model.unpipelined().forward(Tensor);
     };
     let _ = |vars: ModelVars| {
         let _ = (vars.block(), vars.blocks());

@@ -45,7 +45,7 @@ fn main() {
         let pipe = stack.pipe(&vars).build().ok()?;
         Some((pipe.widths[0], pipe.example.is_some()))
     };
-    let _ = |carry: Carry<i64, Number>| carry.in_place().forward(1);
+    let _ = |carry: Carry<i64, Number>| carry.unpipelined().forward(1);
     let _ = |vars: CarryVars| (vars.one(), vars.more(3)).1.len();
     let _ = |path: Path<'static>| Scoped::<Linear>::vars_at(path);
     let _ = |vars: ScopedVars<'static>| vars.layer();
@@ -55,7 +55,7 @@ struct Number;
 
 impl Layer<i64> for Number {
     type Out = i64;
-    fn forward(&self, input: i64, _: &pipe_runtime::Context) -> i64 {
+    fn run(&self, input: i64, _: &pipe_runtime::Context) -> i64 {
         input
     }
 }

@@ -51,7 +51,7 @@ struct Named<'a>(&'a str);
 
 impl Layer<Tensor> for Named<'_> {
     type Out = Tensor;
-    fn forward(&self, input: Tensor, _: &Context) -> Tensor {
+    fn run(&self, input: Tensor, _: &Context) -> Tensor {
         println!("{}", self.0);
         input
     }
@@ -60,7 +60,7 @@ impl Layer<Tensor> for Named<'_> {
 fn main() {
     let _ = |vars: yieldVars| [vars.r#struct(), vars.new(), vars.deref(), vars.layer(), vars.path()].len();
     let model = Generic { f: Named("f"), m: Linear, t: Linear, self_: Linear, more: [Linear, Linear] };
-    let _ = model.in_place().forward(Tensor);
+    let _ = model.unpipelined().forward(Tensor);
     let owned = Generic { f: Linear, m: Linear, t: Linear, self_: Linear, more: [Linear] };
     let _ = move |vars: GenericVars<1>| owned.pipe(&vars).build().is_ok();
 }

@@ -1,7 +1,7 @@
 //! All schedules by name, and placements that they take.
 #![deny(warnings)]
 
-use pipe_runtime::__rt::{self, Method};
+use pipe_runtime::__rt::{self, ScheduleKind};
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;
 
@@ -19,7 +19,7 @@ macro_rules! annotated {
             #[device("cpu")]
             fourth: Linear,
         }
-        assert!(matches!(<Model as __rt::Model>::DEFAULTS.schedule, Some(Method::$variant)));
+        assert!(matches!(<Model as __rt::Model>::DEFAULTS.schedule, Some(ScheduleKind::$variant)));
     }};
 }
 

@@ -8,7 +8,7 @@ pub struct Merge;
 
 impl Layer<(Tensor, Tensor, Tensor)> for Merge {
     type Out = (Tensor, Tensor);
-    fn forward(&self, (x, a, _): (Tensor, Tensor, Tensor), _: &Context) -> (Tensor, Tensor) {
+    fn run(&self, (x, a, _): (Tensor, Tensor, Tensor), _: &Context) -> (Tensor, Tensor) {
         (x, a)
     }
 }
@@ -17,7 +17,7 @@ pub struct Last;
 
 impl Layer<(Tensor, Tensor, Tensor, Tensor, Tensor)> for Last {
     type Out = Tensor;
-    fn forward(&self, x: (Tensor, Tensor, Tensor, Tensor, Tensor), _: &Context) -> Tensor {
+    fn run(&self, x: (Tensor, Tensor, Tensor, Tensor, Tensor), _: &Context) -> Tensor {
         x.0
     }
 }
@@ -39,7 +39,7 @@ pub struct Model {
 }
 
 fn main() {
-    let _ = |model: Model| model.in_place().forward(Tensor);
+    let _ = |model: Model| model.unpipelined().forward(Tensor);
     let _ = |vars: ModelVars| (vars.r#match(), vars.split(), vars.merge(), vars.blocks(3)).3.len();
     let skips: Vec<_> = Model::PLAN.skips.iter().map(|skip| (skip.name, skip.from, skip.to)).collect();
     assert_eq!(skips, [("a", 0, 1), ("b", 0, 1), ("c", 0, 2), ("first", 0, 2), ("last", 1, 2), ("type", 1, 2)]);

@@ -7,7 +7,7 @@ struct Head;
 
 impl Layer<(Tensor, Tensor)> for Head {
     type Out = Tensor;
-    fn forward(&self, _: (Tensor, Tensor), _: &Context) -> Tensor {
+    fn run(&self, _: (Tensor, Tensor), _: &Context) -> Tensor {
         unreachable!()
     }
 }

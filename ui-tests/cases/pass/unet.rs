@@ -50,7 +50,7 @@ fn main() {
             head: nn::Conv2D,
             config: Config,
         };
-        let _: Tensor = net.in_place().forward(Tensor).ok()?;
+        let _: Tensor = net.unpipelined().forward(Tensor).ok()?;
         let pipe = net.pipe(&vars).build().ok()?;
         let Config = pipe.config;
         Some(())

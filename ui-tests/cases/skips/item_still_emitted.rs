@@ -24,7 +24,7 @@ fn run() -> Option<Tensor> {
     let vars = Model::vars(&Model::devices()).ok()?;
     let model = Model::new(&vars);
     let _ = (Model::PLAN.name, Model::STAGES, vars.encode());
-    model.in_place().forward(Tensor).ok()?;
+    model.unpipelined().forward(Tensor).ok()?;
     model.pipe(&vars).build().ok();
     Some(Tensor)
 }

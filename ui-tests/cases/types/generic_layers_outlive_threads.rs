@@ -1,4 +1,4 @@
-//! What borrows runs in place, but not in threads that may outlive it.
+//! What borrows runs unpipelined, but not in threads that may outlive it.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::{Context, Layer, Tensor, pipeline};
@@ -7,7 +7,7 @@ struct Borrowed<'a>(&'a Tensor);
 
 impl Layer<Tensor> for Borrowed<'_> {
     type Out = Tensor;
-    fn forward(&self, x: Tensor, _: &Context) -> Tensor {
+    fn run(&self, x: Tensor, _: &Context) -> Tensor {
         x
     }
 }
@@ -22,7 +22,7 @@ struct Model<L: Layer<Tensor, Out = Tensor> + Send> {
 
 fn run(scale: &Tensor, vars: &ModelVars) {
     let model = Model { encode: Borrowed(scale), decode: Linear };
-    let _ = model.in_place().forward(Tensor);
+    let _ = model.unpipelined().forward(Tensor);
     let _ = model.pipe(vars).build();
 }
 

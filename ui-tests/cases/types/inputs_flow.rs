@@ -9,7 +9,7 @@ struct Take;
 
 impl Layer<Opaque> for Take {
     type Out = Tensor;
-    fn forward(&self, _: Opaque, _: &Context) -> Tensor {
+    fn run(&self, _: Opaque, _: &Context) -> Tensor {
         unreachable!()
     }
 }

@@ -7,7 +7,7 @@ struct Counter(*const u8);
 
 impl Layer<Tensor> for Counter {
     type Out = Tensor;
-    fn forward(&self, _: Tensor, _: &Context) -> Tensor {
+    fn run(&self, _: Tensor, _: &Context) -> Tensor {
         unreachable!()
     }
 }

@@ -7,7 +7,7 @@ struct Embed;
 
 impl Layer<i64> for Embed {
     type Out = Tensor;
-    fn forward(&self, _: i64, _: &Context) -> Tensor {
+    fn run(&self, _: i64, _: &Context) -> Tensor {
         unreachable!()
     }
 }

@@ -9,7 +9,7 @@ struct Make;
 
 impl Layer<Tensor> for Make {
     type Out = Opaque;
-    fn forward(&self, _: Tensor, _: &Context) -> Opaque {
+    fn run(&self, _: Tensor, _: &Context) -> Opaque {
         unreachable!()
     }
 }

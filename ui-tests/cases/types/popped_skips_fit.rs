@@ -7,7 +7,7 @@ struct Take;
 
 impl Layer<(Tensor, i64)> for Take {
     type Out = Tensor;
-    fn forward(&self, _: (Tensor, i64), _: &Context) -> Tensor {
+    fn run(&self, _: (Tensor, i64), _: &Context) -> Tensor {
         unreachable!()
     }
 }

@@ -7,7 +7,7 @@ struct Take;
 
 impl Layer<(Tensor, Tensor, i64)> for Take {
     type Out = Tensor;
-    fn forward(&self, _: (Tensor, Tensor, i64), _: &Context) -> Tensor {
+    fn run(&self, _: (Tensor, Tensor, i64), _: &Context) -> Tensor {
         unreachable!()
     }
 }
@@ -16,7 +16,7 @@ struct Make;
 
 impl Layer<Tensor> for Make {
     type Out = (Tensor, i64);
-    fn forward(&self, _: Tensor, _: &Context) -> (Tensor, i64) {
+    fn run(&self, _: Tensor, _: &Context) -> (Tensor, i64) {
         unreachable!()
     }
 }

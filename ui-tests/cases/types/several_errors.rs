@@ -9,7 +9,7 @@ struct Make;
 
 impl Layer<Tensor> for Make {
     type Out = Opaque;
-    fn forward(&self, _: Tensor, _: &Context) -> Opaque {
+    fn run(&self, _: Tensor, _: &Context) -> Opaque {
         unreachable!()
     }
 }
@@ -18,7 +18,7 @@ struct Take;
 
 impl Layer<Opaque> for Take {
     type Out = Tensor;
-    fn forward(&self, _: Opaque, _: &Context) -> Tensor {
+    fn run(&self, _: Opaque, _: &Context) -> Tensor {
         unreachable!()
     }
 }

@@ -8,7 +8,7 @@ struct Make;
 
 impl Layer<Tensor> for Make {
     type Out = (Tensor, Opaque);
-    fn forward(&self, _: Tensor, _: &Context) -> (Tensor, Opaque) {
+    fn run(&self, _: Tensor, _: &Context) -> (Tensor, Opaque) {
         unreachable!()
     }
 }
@@ -17,7 +17,7 @@ struct Take;
 
 impl Layer<(Tensor, Opaque)> for Take {
     type Out = Tensor;
-    fn forward(&self, _: (Tensor, Opaque), _: &Context) -> Tensor {
+    fn run(&self, _: (Tensor, Opaque), _: &Context) -> Tensor {
         unreachable!()
     }
 }

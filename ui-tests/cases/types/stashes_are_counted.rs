@@ -7,7 +7,7 @@ struct Make;
 
 impl Layer<Tensor> for Make {
     type Out = (Tensor, Tensor, Tensor);
-    fn forward(&self, _: Tensor, _: &Context) -> (Tensor, Tensor, Tensor) {
+    fn run(&self, _: Tensor, _: &Context) -> (Tensor, Tensor, Tensor) {
         unreachable!()
     }
 }

@@ -7,7 +7,7 @@ struct Relu;
 
 impl Layer<Tensor> for Relu {
     type Out = Tensor;
-    fn forward(&self, _: Tensor, _: &Context) -> Tensor {
+    fn run(&self, _: Tensor, _: &Context) -> Tensor {
         unreachable!()
     }
 }
@@ -16,7 +16,7 @@ struct Head;
 
 impl Layer<(Tensor, Tensor)> for Head {
     type Out = Tensor;
-    fn forward(&self, _: (Tensor, Tensor), _: &Context) -> Tensor {
+    fn run(&self, _: (Tensor, Tensor), _: &Context) -> Tensor {
         unreachable!()
     }
 }

@@ -47,7 +47,7 @@ pub struct Concat;
 
 impl Layer<(Tensor, Tensor)> for Concat {
     type Out = Tensor;
-    fn forward(&self, input: (Tensor, Tensor), cx: &Context) -> Tensor {
+    fn run(&self, input: (Tensor, Tensor), cx: &Context) -> Tensor {
         Tensor
     }
 }
@@ -58,7 +58,7 @@ pub struct Split;
 
 impl Layer<Tensor> for Split {
     type Out = (Tensor, Tensor);
-    fn forward(&self, input: Tensor, cx: &Context) -> (Tensor, Tensor) {
+    fn run(&self, input: Tensor, cx: &Context) -> (Tensor, Tensor) {
         (Tensor, Tensor)
     }
 }

@@ -22,13 +22,13 @@ pub struct Error;
 )]
 pub trait Layer<In> {
     type Out;
-    fn forward(&self, input: In, cx: &Context) -> Self::Out;
+    fn run(&self, input: In, cx: &Context) -> Self::Out;
 }
 
 #[diagnostic::do_not_recommend]
 impl<M: ModuleT> Layer<Tensor> for M {
     type Out = Tensor;
-    fn forward(&self, input: Tensor, cx: &Context) -> Tensor {
+    fn run(&self, input: Tensor, cx: &Context) -> Tensor {
         self.forward_t(&input, true)
     }
 }
@@ -51,7 +51,7 @@ pub fn run<L, In, Out>(input: In, layer: &L, cx: &Context, name: &'static str) -
 where
     L: Layer<In, Out = Out>,
 {
-    layer.forward(input, cx)
+    layer.run(input, cx)
 }
 
 pub fn run_each<T, E: Each>(input: T, each: &E, cx: &Context, name: &'static str) -> T
@@ -241,9 +241,9 @@ impl<M: Pipeline> Deref for Pipe<M> {
     }
 }
 
-pub struct InPlace<'m, M>(&'m M);
+pub struct Unpipelined<'m, M>(&'m M);
 
-impl<'m, M: Model> InPlace<'m, M> {
+impl<'m, M: Model> Unpipelined<'m, M> {
     pub fn new(model: &'m M) -> Self {
         Self(model)
     }
@@ -252,7 +252,7 @@ impl<'m, M: Model> InPlace<'m, M> {
     where
         M: Layer<M::Input, Out = M::Output>,
     {
-        Ok(self.0.forward(input, &Context))
+        Ok(self.0.run(input, &Context))
     }
 }
 
@@ -260,11 +260,11 @@ impl<'m, M: Model> InPlace<'m, M> {
 pub struct Defaults {
     pub chunks: Option<usize>,
     pub checkpoint: Option<Checkpoint>,
-    pub schedule: Option<Method>,
+    pub schedule: Option<ScheduleKind>,
 }
 
 #[derive(Clone, Copy)]
-pub enum Method {
+pub enum ScheduleKind {
     GPipe,
     OneFOneB,
     Interleaved,

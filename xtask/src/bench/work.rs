@@ -84,16 +84,16 @@ impl fmt::Display for Work {
 pub enum Who {
     /// Our `forward` and `backward()` in this checkpoint mode.
     Ours(&'static str),
-    /// Our `train_step` in this schedule.
+    /// Our training step in this schedule, which keeps the output.
     OurStep(&'static str),
-    /// Our `train_loss`, which keeps no output.
-    OurLoss(&'static str),
+    /// The same without the output.
+    OurStepWithoutOutput(&'static str),
     /// The same layers in plain tch, all in one go.
     PlainTch,
     /// Their forward.
     PlainForward,
-    /// In place, micro-batch after micro-batch.
-    InPlace,
+    /// Unpipelined, micro-batch after micro-batch.
+    Unpipelined,
     /// The schedule's makespan by the simulator, fed with op times.
     Simulated(&'static str),
     /// The makespan of equal stages.
@@ -116,10 +116,10 @@ impl fmt::Display for Who {
         match self {
             Self::Ours(checkpoint) => write!(f, "ours, {checkpoint}"),
             Self::OurStep(schedule) => write!(f, "our train_step, {schedule}"),
-            Self::OurLoss(schedule) => write!(f, "our train_loss, {schedule}"),
+            Self::OurStepWithoutOutput(schedule) => write!(f, "our train_step without the output, {schedule}"),
             Self::PlainTch => f.write_str("plain tch"),
             Self::PlainForward => f.write_str("plain tch forward"),
-            Self::InPlace => f.write_str("in place"),
+            Self::Unpipelined => f.write_str("unpipelined"),
             Self::Simulated(schedule) => write!(f, "simulated {schedule}"),
             Self::Bound => f.write_str("bubble bound"),
             Self::BareCut => f.write_str("bare libtorch, cut"),
@@ -152,11 +152,11 @@ impl Bench<'_> {
         let ours = || Command::new(ours);
         let (mut command, way, setting) = match who {
             Who::Ours(checkpoint) => (ours(), "forward-backward", Some(("--checkpoint", checkpoint))),
-            Who::OurStep(schedule) => (ours(), "train-step", Some(("--schedule", schedule))),
-            Who::OurLoss(schedule) => (ours(), "train-loss", Some(("--schedule", schedule))),
+            Who::OurStep(schedule) => (ours(), "train-step-output", Some(("--schedule", schedule))),
+            Who::OurStepWithoutOutput(schedule) => (ours(), "train-step", Some(("--schedule", schedule))),
             Who::PlainTch => (ours(), "plain", None),
             Who::PlainForward => (ours(), "plain-forward", None),
-            Who::InPlace => (ours(), "in-place", None),
+            Who::Unpipelined => (ours(), "unpipelined", None),
             Who::Simulated(schedule) => (ours(), "simulated", Some(("--schedule", schedule))),
             Who::Bound => (ours(), "bound", None),
             Who::BareCut => (Command::new(&self.programs.bare), "cut", None),

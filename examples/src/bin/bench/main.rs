@@ -17,7 +17,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use pipe_runtime::{Checkpoint, Method};
+use pipe_runtime::{Checkpoint, ScheduleKind};
 
 use crate::ways::{Contender, Way};
 
@@ -50,7 +50,7 @@ pub struct Args {
     pub checkpoint: Checkpoint,
     /// The order of a training step
     #[arg(long, default_value = "gpipe")]
-    pub schedule: Method,
+    pub schedule: ScheduleKind,
 }
 
 fn main() -> ExitCode {

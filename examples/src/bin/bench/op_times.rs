@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::{Result, anyhow};
-use pipe_runtime::Method;
+use pipe_runtime::ScheduleKind;
 use pipe_schedule::{Costs, simulate};
 use tch::{Kind, Tensor};
 
@@ -106,7 +106,7 @@ pub struct OpTimes(Vec<OpTime>);
 
 impl OpTimes {
     /// When the last op ends under this schedule, in ms, if nothing but the ops takes time.
-    pub fn makespan(&self, method: Method, micro_batches: usize) -> Result<f64> {
+    pub fn makespan(&self, method: ScheduleKind, micro_batches: usize) -> Result<f64> {
         let mut costs = Costs::equal(self.0.len(), 0., 0., 0.);
         for (stage, times) in costs.stages.iter_mut().zip(&self.0) {
             (stage.forward, stage.backward_input) = (times.forward, times.backward);

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::ValueEnum;
-use pipe_runtime::{InPlace, PipeBuilder};
+use pipe_runtime::{PipeBuilder, Unpipelined};
 use tch::nn::{self, OptimizerConfig, VarStore};
 use tch::{Device, Kind, Tensor};
 
@@ -17,12 +17,12 @@ use crate::{Args, values};
 pub enum Way {
     /// `forward`, a loss, `backward()`
     ForwardBackward,
-    /// `train_step`
+    /// `train_step`, which keeps no output
     TrainStep,
-    /// `train_loss`
-    TrainLoss,
-    /// In place, micro-batch after micro-batch
-    InPlace,
+    /// The same step with the output kept
+    TrainStepOutput,
+    /// Unpipelined, micro-batch after micro-batch
+    Unpipelined,
     /// Plain tch, the mini-batch as a whole
     Plain,
     /// The forward of that, with its graph
@@ -86,18 +86,18 @@ impl Contender {
 pub fn contender<S: Subject>(args: &Args) -> Result<Contender> {
     match args.way {
         Way::Plain | Way::PlainForward | Way::Simulated | Way::Bound => plain::<S>(args),
-        Way::ForwardBackward | Way::TrainStep | Way::TrainLoss | Way::InPlace => pipelined::<S>(args),
+        Way::ForwardBackward | Way::TrainStep | Way::TrainStepOutput | Way::Unpipelined => pipelined::<S>(args),
     }
 }
 
 fn pipelined<S: Subject>(args: &Args) -> Result<Contender> {
     let Task { input, target, loss } = S::task(args);
     let (model, vars) = S::make(args)?;
-    values::set(vars.all())?;
-    if args.way == Way::InPlace {
+    values::set(vars.var_store())?;
+    if args.way == Way::Unpipelined {
         let chunks = args.chunks;
-        return Contender::timed(vars.all(), move || {
-            let loss = loss(&InPlace::new(&model).chunks(chunks).forward(&input)?, &target);
+        return Contender::timed(vars.var_store(), move || {
+            let loss = loss(&Unpipelined::new(&model).chunks(chunks).forward(&input)?, &target);
             loss.f_backward()?;
             Ok(loss)
         });
@@ -105,9 +105,11 @@ fn pipelined<S: Subject>(args: &Args) -> Result<Contender> {
     let builder = PipeBuilder::new(model, &vars).chunks(args.chunks).checkpoint(args.checkpoint);
     let mut pipe = builder.schedule(args.schedule).intra_op_threads(1).fuse_gradient_accumulation(true).build()?;
     match args.way {
-        Way::TrainStep => Contender::timed(vars.all(), move || Ok(pipe.train_step(&input, &target, loss)?.loss)),
-        Way::TrainLoss => Contender::timed(vars.all(), move || Ok(pipe.train_loss(&input, &target, loss)?.loss)),
-        _ => Contender::timed(vars.all(), move || {
+        Way::TrainStep => Contender::timed(vars.var_store(), move || Ok(pipe.train_step(&input, &target, loss)?.loss)),
+        Way::TrainStepOutput => {
+            Contender::timed(vars.var_store(), move || Ok(pipe.step().keep_output().run(&input, &target, loss)?.loss))
+        }
+        _ => Contender::timed(vars.var_store(), move || {
             let loss = loss(&pipe.forward(&input)?, &target);
             loss.f_backward()?;
             Ok(loss)

@@ -1,4 +1,4 @@
-//! One training step as a pipeline and in place, compared bit by bit.
+//! One training step as a pipeline and unpipelined, compared bit by bit.
 
 use std::fmt;
 
@@ -19,7 +19,7 @@ pub enum Verdict {
     Different {
         first: String,
     },
-    /// The run in place needs all stages on one device.
+    /// The unpipelined run needs all stages on one device.
     SeveralDevices,
 }
 
@@ -42,9 +42,10 @@ pub fn compare(mut pipe: Pipe<Digits>, vars: &DigitsVars, batch: &Dataset, seed:
     let chunks = pipe.chunks();
     let pipelined = step(vars, batch, seed, |images| pipe.forward(images))?;
     let net = pipe.into_inner();
-    let in_place = step(vars, batch, seed, |images| net.in_place().chunks(chunks).intra_op_threads(1).forward(images))?;
+    let unpipelined =
+        step(vars, batch, seed, |images| net.unpipelined().chunks(chunks).intra_op_threads(1).forward(images))?;
 
-    let mut pairs = pipelined.into_iter().zip(&in_place);
+    let mut pairs = pipelined.into_iter().zip(&unpipelined);
     let different = pairs.find(|((_, ours), (_, theirs))| !same_bits(ours, theirs));
     Ok(different.map_or(Verdict::Identical, |((first, _), _)| Verdict::Different { first }))
 }
@@ -56,7 +57,7 @@ fn step(
     forward: impl FnOnce(&Tensor) -> pipe_runtime::Result<Tensor>,
 ) -> Result<Step> {
     let images = batch.images.detach().copy().set_requires_grad(true);
-    let mut parameters: Vec<_> = vars.all().variables().into_iter().collect();
+    let mut parameters: Vec<_> = vars.var_store().variables().into_iter().collect();
     parameters.sort_by(|(a, _), (b, _)| a.cmp(b));
     for (_, parameter) in &mut parameters {
         parameter.zero_grad();

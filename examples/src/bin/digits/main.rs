@@ -1,5 +1,5 @@
 //! Trains a small residual network on handwritten digits, as a pipeline of four stages on the CPU, and shows that one of its steps
-//! is bit by bit the step of the same network run in place.
+//! is bit by bit the step of the same network run unpipelined.
 //!
 //! Get the data with `cargo xtask data`, then: `cargo run --release -p pipe-examples --bin digits`.
 //!
@@ -76,12 +76,12 @@ fn run(args: &Args) -> Result<ExitCode> {
 
     let devices = args.devices.clone().unwrap_or_else(Digits::devices);
     let vars = Digits::vars(&devices)?;
-    let [train, test] = [train, test].map(|set| set.to_device(vars.all().device()));
+    let [train, test] = [train, test].map(|set| set.to_device(vars.var_store().device()));
     let chunks = args.chunks.map(NonZeroUsize::get);
     let builder = Digits::new(&vars).pipe(&vars).chunks(chunks).checkpoint(args.checkpoint);
     let mut pipe = builder.intra_op_threads(1).build()?;
 
-    let parameters: usize = vars.all().trainable_variables().iter().map(|parameter| parameter.numel()).sum();
+    let parameters: usize = vars.var_store().trainable_variables().iter().map(|parameter| parameter.numel()).sum();
     println!("{}", Digits::PLAN);
     println!(
         "devices {devices}; chunks {}; checkpoint {}; {parameters} parameters\n",
@@ -99,7 +99,7 @@ fn run(args: &Args) -> Result<ExitCode> {
     pictures::draw(&trace, &args.pictures.clone().unwrap_or_else(pictures::default_folder))?;
     let verdict = compare::compare(pipe, &vars, &batch, args.seed)?;
     println!(
-        "digits: test accuracy {accuracy:.3}, {stages} stages, {micro_batches} micro-batches, identical to in-place: {verdict}"
+        "digits: test accuracy {accuracy:.3}, {stages} stages, {micro_batches} micro-batches, identical to unpipelined: {verdict}"
     );
     Ok(if matches!(verdict, Verdict::Different { .. }) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

@@ -58,7 +58,7 @@ pub struct Course {
 impl Course {
     /// Trains, with a line for each epoch, and gives the last test accuracy.
     pub fn run(self, pipe: &mut Pipe<Digits>, vars: &DigitsVars, train: &Dataset, held_out: &Dataset) -> Result<f64> {
-        let mut optimizer = nn::Adam::default().build(vars.all(), self.rate)?;
+        let mut optimizer = nn::Adam::default().build(vars.var_store(), self.rate)?;
         let mut accuracy = 0.0;
         for number in 1..=self.epochs {
             let begin = Instant::now();

@@ -1,11 +1,11 @@
 //! What a pipeline holds on a GPU: less with checkpointing, and not more from step to step.
 
 use anyhow::Result;
-use pipe_runtime::{Checkpoint, Devices, Method, pipeline};
+use pipe_runtime::{Checkpoint, Devices, ScheduleKind, pipeline};
 use tch::nn::{self, SequentialT};
 use tch::{Device, Kind, Tensor};
 
-use crate::small::{self, STAGES, Way};
+use crate::small::{self, STAGES, Setup};
 use crate::table::{Table, Verdict};
 
 const WIDTH: i64 = 1024;
@@ -44,22 +44,22 @@ fn peak(gpu: Device, mode: Checkpoint) -> Result<f64> {
     let mut pipe = Chain { body }.pipe(&vars).checkpoint(mode).build()?;
     let x = Tensor::randn([ROWS, WIDTH], (Kind::Float, gpu));
     pipe.train_step(&x, (), |output, (): &()| output.square().mean(Kind::Float))?;
-    let report = pipe.report()?.devices;
+    let report = pipe.memory()?.devices;
     let before = report.first().map_or(0, |memory| memory.allocated);
     pipe.reset_peaks()?;
     pipe.train_step(&x, (), |output, (): &()| output.square().mean(Kind::Float))?;
-    let after = pipe.report()?.devices.first().map_or(0, |memory| memory.peak_allocated);
+    let after = pipe.memory()?.devices.first().map_or(0, |memory| memory.peak_allocated);
     Ok(after.saturating_sub(before) as f64 / f64::from(1 << 20))
 }
 
 fn leak(gpu: Device, steps: usize, table: &mut Table) -> Result<()> {
-    let way = Way { dropout: true, ..Way::new([gpu; STAGES], Checkpoint::ExceptLast, Method::GPipe) };
-    let (model, vars) = small::make(way)?;
-    let mut pipe = model.pipe(&vars).checkpoint(way.mode).build()?;
+    let setup = Setup { dropout: true, ..Setup::new([gpu; STAGES], Checkpoint::ExceptLast, ScheduleKind::GPipe) };
+    let (model, vars) = small::make(setup)?;
+    let mut pipe = model.pipe(&vars).checkpoint(setup.mode).build()?;
     let mut allocated = Vec::with_capacity(steps);
     for _ in 0..steps {
-        small::step(&mut pipe, &vars, way)?;
-        allocated.push(pipe.report()?.devices.first().map_or(0, |memory| memory.allocated));
+        small::step(&mut pipe, &vars, setup)?;
+        allocated.push(pipe.memory()?.devices.first().map_or(0, |memory| memory.allocated));
     }
     // The first steps set libtorch up.
     let settled = steps / 10;

@@ -1,10 +1,10 @@
 //! Does a step give the same numbers however its streams happen to be interleaved?
 
 use anyhow::Result;
-use pipe_runtime::{Checkpoint, Devices, Method};
+use pipe_runtime::{Checkpoint, Devices, ScheduleKind};
 use tch::Device;
 
-use crate::small::{self, Way};
+use crate::small::{self, Setup};
 use crate::table::{Table, Verdict};
 use crate::transparency::placements;
 
@@ -18,9 +18,9 @@ pub fn check(gpus: &[Device], repetitions: usize, table: &mut Table) -> Result<(
     }
     for places in placements(gpus) {
         for mode in [Checkpoint::Always, Checkpoint::Never] {
-            let way = Way::new(places, mode, Method::GPipe);
-            let Some(expected) = small::pipelined(way)? else { continue };
-            let rough = Way { rough: true, ..way };
+            let setup = Setup::new(places, mode, ScheduleKind::GPipe);
+            let Some(expected) = small::pipelined(setup)? else { continue };
+            let rough = Setup { rough: true, ..setup };
             let (model, vars) = small::make(rough)?;
             let mut pipe = model.pipe(&vars).checkpoint(mode).build()?;
             let mut worst = 0_f64;

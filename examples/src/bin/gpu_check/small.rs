@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Result;
 use pipe_runtime::nn::{Add, Concat};
-use pipe_runtime::{Checkpoint, Devices, Method, Pipe, pipeline};
+use pipe_runtime::{Checkpoint, Devices, Pipe, ScheduleKind, pipeline};
 use tch::nn::{self, Func, FuncT, Linear};
 use tch::{Device, Kind, Tensor};
 
@@ -38,10 +38,10 @@ pub struct Small {
 
 /// How a step is run.
 #[derive(Clone, Copy, Debug)]
-pub struct Way {
+pub struct Setup {
     pub places: [Device; STAGES],
     pub mode: Checkpoint,
-    pub method: Method,
+    pub method: ScheduleKind,
     /// With dropout, whose masks depend on the kind of the device.
     pub dropout: bool,
     /// With random delays and memory full of NaN between the layers.
@@ -50,12 +50,12 @@ pub struct Way {
     pub autocast: bool,
 }
 
-impl Way {
-    pub fn new(places: [Device; STAGES], mode: Checkpoint, method: Method) -> Self {
+impl Setup {
+    pub fn new(places: [Device; STAGES], mode: Checkpoint, method: ScheduleKind) -> Self {
         Self { places, mode, method, dropout: false, rough: false, autocast: false }
     }
 
-    /// Runs `body` under autocast if this way asks for it.
+    /// Runs `body` under autocast if this setup asks for it.
     fn cast<T>(self, body: impl FnOnce() -> T) -> Result<T> {
         Ok(if self.autocast { pipe_runtime::autocast(self.places[0], Kind::Half, body)? } else { body() })
     }
@@ -65,31 +65,31 @@ impl Way {
 pub type Found = Vec<Tensor>;
 
 /// As a pipeline. `None` if these stages cannot run this schedule.
-pub fn pipelined(way: Way) -> Result<Option<Found>> {
-    let (model, vars) = make(way)?;
-    let built = model.pipe(&vars).checkpoint(way.mode).schedule(way.method).build();
+pub fn pipelined(setup: Setup) -> Result<Option<Found>> {
+    let (model, vars) = make(setup)?;
+    let built = model.pipe(&vars).checkpoint(setup.mode).schedule(setup.method).build();
     let Ok(mut pipe) = built else { return Ok(None) };
-    step(&mut pipe, &vars, way).map(Some)
+    step(&mut pipe, &vars, setup).map(Some)
 }
 
 /// One training step of a pipeline that is there already.
-pub fn step(pipe: &mut Pipe<Small>, vars: &SmallVars, way: Way) -> Result<Found> {
-    for mut variable in vars.all().trainable_variables() {
+pub fn step(pipe: &mut Pipe<Small>, vars: &SmallVars, setup: Setup) -> Result<Found> {
+    for mut variable in vars.var_store().trainable_variables() {
         variable.zero_grad();
     }
     tch::manual_seed(7);
-    let (x, y) = batch(way.places[0], way.places[STAGES - 1]);
-    let report = way.cast(|| pipe.train_step(&x, &y, loss))??;
+    let (x, y) = batch(setup.places[0], setup.places[STAGES - 1]);
+    let report = setup.cast(|| pipe.step().keep_output().run(&x, &y, loss))??;
     Ok(collect(report.loss, report.output, vars))
 }
 
-/// The same step of the same model in place, on the first stage's device, where all stages must be.
-pub fn in_place(way: Way) -> Result<Found> {
-    let (model, vars) = make(way)?;
+/// The same step of the same model unpipelined, on the first stage's device, where all stages must be.
+pub fn unpipelined(setup: Setup) -> Result<Found> {
+    let (model, vars) = make(setup)?;
     tch::manual_seed(7);
-    let (x, y) = batch(way.places[0], way.places[0]);
-    let (output, value) = way.cast(|| {
-        let output = model.in_place().forward(&x)?;
+    let (x, y) = batch(setup.places[0], setup.places[0]);
+    let (output, value) = setup.cast(|| {
+        let output = model.unpipelined().forward(&x)?;
         let value = loss(&output, &y);
         anyhow::Ok((output, value))
     })??;
@@ -97,26 +97,26 @@ pub fn in_place(way: Way) -> Result<Found> {
     Ok(collect(value.detach(), output.detach(), &vars))
 }
 
-pub fn make(way: Way) -> Result<(Small, SmallVars)> {
-    let vars = Small::vars(&Devices::new(way.places))?;
+pub fn make(setup: Setup) -> Result<(Small, SmallVars)> {
+    let vars = Small::vars(&Devices::new(setup.places))?;
     let linear = |path, inputs| nn::linear(path, inputs, WIDTH, Default::default());
-    let p = if way.dropout { 0.3 } else { 0. };
+    let p = if setup.dropout { 0.3 } else { 0. };
     let model = Small {
         first: linear(vars.first(), WIDTH),
-        rough1: roughness(way.rough),
+        rough1: roughness(setup.rough),
         drop: nn::func_t(move |x, training| x.dropout(p, training)),
         second: linear(vars.second(), WIDTH),
-        rough2: roughness(way.rough),
+        rough2: roughness(setup.rough),
         add: Add,
         tanh: nn::func(Tensor::tanh),
         third: linear(vars.third(), WIDTH),
-        rough3: roughness(way.rough),
+        rough3: roughness(setup.rough),
         concat: Concat::default(),
         last: linear(vars.last(), 2 * WIDTH),
     };
     // Drawn on the CPU, so that they are the same wherever the stages are.
     tch::manual_seed(5);
-    let mut variables: Vec<_> = vars.all().variables().into_iter().collect();
+    let mut variables: Vec<_> = vars.var_store().variables().into_iter().collect();
     variables.sort_by(|(a, _), (b, _)| a.cmp(b));
     tch::no_grad(|| {
         for (_, variable) in &mut variables {
@@ -136,7 +136,7 @@ fn loss(output: &Tensor, target: &Tensor) -> Tensor {
 }
 
 fn collect(loss: Tensor, output: Tensor, vars: &SmallVars) -> Found {
-    let mut named: Vec<_> = vars.all().variables().into_iter().collect();
+    let mut named: Vec<_> = vars.var_store().variables().into_iter().collect();
     named.sort_by(|(a, _), (b, _)| a.cmp(b));
     let gradients = named.iter().map(|(_, variable)| variable.grad());
     [loss, output].into_iter().chain(gradients).map(|tensor| tensor.to_device(Device::Cpu)).collect()

@@ -112,7 +112,7 @@ fn one_step(on: Device, size: Size, layers: usize) -> Result<impl FnMut() -> Res
     let vars = One::vars(&Devices::new([on]))?;
     let body = chain(&vars.body(), layers, size.width);
     let pipe = settle(One { body }.pipe(&vars)).build()?;
-    let (x, parameters) = (input(on, size), vars.all().trainable_variables());
+    let (x, parameters) = (input(on, size), vars.var_store().trainable_variables());
     Ok(pipe_step(pipe, x, parameters))
 }
 
@@ -161,7 +161,7 @@ fn two(places: [Device; 2], size: Size, measurements: usize) -> Result<f64> {
     let model =
         Two { front: chain(&vars.front(), LAYERS / 2, size.width), back: chain(&vars.back(), LAYERS / 2, size.width) };
     let pipe = settle(model.pipe(&vars)).build()?;
-    median(measurements, &places, pipe_step(pipe, input(places[0], size), vars.all().trainable_variables()))
+    median(measurements, &places, pipe_step(pipe, input(places[0], size), vars.var_store().trainable_variables()))
 }
 
 /// The median time of a step in milliseconds, the devices' work included, after three that are not counted.

@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use pipe_runtime::{Checkpoint, Method};
+use pipe_runtime::{Checkpoint, ScheduleKind};
 use tch::Device;
 
-use crate::small::{self, Way};
+use crate::small::{self, Setup};
 use crate::table::{Table, Verdict};
 use crate::transparency::placements;
 
@@ -14,15 +14,15 @@ use crate::transparency::placements;
 pub fn write(gpus: &[Device], file: &Path, table: &mut Table) -> Result<()> {
     let places = placements(gpus).pop().context("there is always a placement")?;
     // A GPU that has more stages than the CPU has allows only this schedule.
-    let way = Way { dropout: true, ..Way::new(places, Checkpoint::Never, Method::GPipe) };
-    let (model, vars) = small::make(way)?;
-    let mut pipe = model.pipe(&vars).checkpoint(way.mode).schedule(way.method).build()?;
+    let setup = Setup { dropout: true, ..Setup::new(places, Checkpoint::Never, ScheduleKind::GPipe) };
+    let (model, vars) = small::make(setup)?;
+    let mut pipe = model.pipe(&vars).checkpoint(setup.mode).schedule(setup.method).build()?;
     for _ in 0..3 {
-        small::step(&mut pipe, &vars, way)?;
+        small::step(&mut pipe, &vars, setup)?;
     }
     pipe.start_trace();
     for _ in 0..3 {
-        small::step(&mut pipe, &vars, way)?;
+        small::step(&mut pipe, &vars, setup)?;
     }
     let trace = pipe.stop_trace()?;
     std::fs::write(file, trace.to_chrome()).with_context(|| format!("cannot write {}", file.display()))?;

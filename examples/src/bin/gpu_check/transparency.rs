@@ -1,10 +1,10 @@
 //! Is a pipelined step the step of the plain model?
 
 use anyhow::Result;
-use pipe_runtime::{Checkpoint, Devices, Method};
+use pipe_runtime::{Checkpoint, Devices, ScheduleKind};
 use tch::Device;
 
-use crate::small::{self, STAGES, Way};
+use crate::small::{self, STAGES, Setup};
 use crate::table::{Table, Verdict};
 
 pub const MODES: [Checkpoint; 3] = [Checkpoint::Always, Checkpoint::ExceptLast, Checkpoint::Never];
@@ -29,21 +29,21 @@ pub fn placements(gpus: &[Device]) -> Vec<[Device; STAGES]> {
 
 pub fn check(gpus: &[Device], table: &mut Table) -> Result<()> {
     for places in placements(gpus) {
-        let plain = |mode, method| Way::new(places, mode, method);
+        let plain = |mode, method| Setup::new(places, mode, method);
         let name = Devices::new(places).to_string();
-        let on_cpu = small::in_place(Way::new([Device::Cpu; STAGES], Checkpoint::Never, Method::GPipe))?;
-        report(table, format!("{name}: as in place on the CPU"), ACROSS, &on_cpu, plain)?;
+        let on_cpu = small::unpipelined(Setup::new([Device::Cpu; STAGES], Checkpoint::Never, ScheduleKind::GPipe))?;
+        report(table, format!("{name}: as unpipelined on the CPU"), ACROSS, &on_cpu, plain)?;
         // The masks of the CPU and of a GPU are not the same, nor is what they do in half precision.
         if places.iter().any(|&place| place != places[0]) {
             continue;
         }
-        let dropout = |mode, method| Way { dropout: true, ..plain(mode, method) };
-        let here = small::in_place(dropout(Checkpoint::Never, Method::GPipe))?;
-        report(table, format!("{name}: as in place there, with dropout"), WITHIN, &here, dropout)?;
+        let dropout = |mode, method| Setup { dropout: true, ..plain(mode, method) };
+        let here = small::unpipelined(dropout(Checkpoint::Never, ScheduleKind::GPipe))?;
+        report(table, format!("{name}: as unpipelined there, with dropout"), WITHIN, &here, dropout)?;
         if !gpus.is_empty() {
-            let autocast = |mode, method| Way { autocast: true, ..plain(mode, method) };
-            let here = small::in_place(autocast(Checkpoint::Never, Method::GPipe))?;
-            report(table, format!("{name}: as in place there, with autocast"), HALVES, &here, autocast)?;
+            let autocast = |mode, method| Setup { autocast: true, ..plain(mode, method) };
+            let here = small::unpipelined(autocast(Checkpoint::Never, ScheduleKind::GPipe))?;
+            report(table, format!("{name}: as unpipelined there, with autocast"), HALVES, &here, autocast)?;
         }
     }
     if gpus.len() < 2 {
@@ -57,12 +57,12 @@ fn report(
     name: String,
     bar: f64,
     expected: &small::Found,
-    way: impl Fn(Checkpoint, Method) -> Way,
+    setup: impl Fn(Checkpoint, ScheduleKind) -> Setup,
 ) -> Result<()> {
     let (mut runs, mut worst) = (0, (0., String::new()));
     for mode in MODES {
-        for method in Method::ALL {
-            let Some(found) = small::pipelined(way(mode, method))? else { continue };
+        for method in ScheduleKind::ALL {
+            let Some(found) = small::pipelined(setup(mode, method))? else { continue };
             runs += 1;
             let distance = small::distance(&found, expected);
             if distance >= worst.0 {

@@ -61,7 +61,7 @@ struct PadAndConcat;
 impl Layer<(Tensor, Tensor)> for PadAndConcat {
     type Out = Tensor;
 
-    fn forward(&self, (x, skip): (Tensor, Tensor), _cx: &Context) -> Tensor {
+    fn run(&self, (x, skip): (Tensor, Tensor), _cx: &Context) -> Tensor {
         let (size, wanted) = (x.size(), skip.size());
         let padding = [0, wanted[3] - size[3], 0, wanted[2] - size[2]];
         let x = if padding == [0; 4] { x } else { x.constant_pad_nd(padding) };
@@ -122,18 +122,18 @@ fn measure(on: Device, size: Size, measurements: usize) -> Result<(f64, f64)> {
     let x = Tensor::rand([size.batch, 3, size.image, size.image], (Kind::Float, on));
     let y = Tensor::ones([size.batch, 1, size.image, size.image], (Kind::Float, on));
     // Frees the gradients, as optimizers do between steps: the next step's become theirs then.
-    let mut optimizer = nn::Sgd::default().build(vars.all(), 0.1)?;
+    let mut optimizer = nn::Sgd::default().build(vars.var_store(), 0.1)?;
     finish(on);
     pipe.reset_peaks()?;
     let milliseconds = median(measurements, &[on], || {
         let loss = |output: &Tensor, y: &Tensor| {
             output.binary_cross_entropy_with_logits::<Tensor>(y, None, None, tch::Reduction::Mean)
         };
-        pipe.train_loss(&x, &y, loss)?;
+        pipe.train_step(&x, &y, loss)?;
         optimizer.zero_grad();
         Ok(())
     })?;
-    let peak = pipe.report()?.devices.first().map_or(0, |memory| memory.peak_allocated);
+    let peak = pipe.memory()?.devices.first().map_or(0, |memory| memory.peak_allocated);
     Ok((size.batch as f64 / milliseconds * 1e3, peak as f64 / f64::from(1 << 20)))
 }
 

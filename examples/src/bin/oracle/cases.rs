@@ -42,7 +42,7 @@ impl Case {
         };
 
         let (model, vars) = S::make()?;
-        let mut variables: Vec<_> = vars.all().variables().into_iter().collect();
+        let mut variables: Vec<_> = vars.var_store().variables().into_iter().collect();
         variables.sort_by(|(a, _), (b, _)| a.cmp(b));
         for (name, variable) in &variables {
             // As made, some are all ones or zeros, which would hide what they do. A variance is positive.
@@ -75,7 +75,7 @@ impl Case {
             note("input", &index.to_string(), input);
             note("input_gradient", &index.to_string(), &input.grad());
         }
-        let trained: HashSet<_> = vars.all().trainable_variables().iter().map(Tensor::data_ptr).collect();
+        let trained: HashSet<_> = vars.var_store().trainable_variables().iter().map(Tensor::data_ptr).collect();
         for (name, variable) in &variables {
             match trained.contains(&variable.data_ptr()) {
                 true => note("gradient", name, &variable.grad()),

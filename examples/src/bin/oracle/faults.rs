@@ -68,7 +68,7 @@ fn chain() -> Result<(Pipe<Chain>, ChainVars)> {
 
 /// `first.weight` and `last.weight`.
 fn parameters(vars: &ChainVars) -> [Tensor; 2] {
-    let variables = vars.all().variables();
+    let variables = vars.var_store().variables();
     ["first.weight", "last.weight"].map(|name| variables[name].shallow_clone())
 }
 
@@ -78,7 +78,7 @@ struct Recomputed(Arc<AtomicUsize>);
 impl Layer<Tensor> for Recomputed {
     type Out = Tensor;
 
-    fn forward(&self, x: Tensor, cx: &Context) -> Tensor {
+    fn run(&self, x: Tensor, cx: &Context) -> Tensor {
         self.0.fetch_add(usize::from(cx.is_recomputing()), Ordering::Relaxed);
         x * 2.
     }
@@ -112,7 +112,7 @@ fn deferred(x: &Tensor, chunks: usize) -> Result<(Vec<f64>, Vec<f64>)> {
     let vars = Net::vars(&Devices::cpu(2))?;
     let model = Net { norm: DeferredBatchNorm::new1d(vars.norm(), 2, Default::default()), last: linear(vars.last()) };
     model.pipe(&vars).chunks(chunks).build()?.forward(x)?.sum(Kind::Float).f_backward()?;
-    let variables = vars.all().variables();
+    let variables = vars.var_store().variables();
     Ok((numbers(&variables["norm.running_mean"])?, numbers(&variables["norm.running_var"])?))
 }
 
@@ -128,7 +128,7 @@ fn statistics_updated_twice() -> Result<Vec<f64>> {
     let vars = Net::vars(&Devices::cpu(2))?;
     let model = Net { norm: nn::batch_norm1d(vars.norm(), 2, Default::default()), last: linear(vars.last()) };
     model.pipe(&vars).build()?.forward(counting(4))?.sum(Kind::Float).f_backward()?;
-    numbers(&vars.all().variables()["norm.running_mean"])
+    numbers(&vars.var_store().variables()["norm.running_mean"])
 }
 
 /// What becomes of four rows and three rows in four chunks.
@@ -160,7 +160,7 @@ fn ignored_first_output() -> Result<Vec<f64>> {
     impl Layer<Tensor> for SineCosine {
         type Out = (Tensor, Tensor);
 
-        fn forward(&self, x: Tensor, _cx: &Context) -> (Tensor, Tensor) {
+        fn run(&self, x: Tensor, _cx: &Context) -> (Tensor, Tensor) {
             (x.sin(), x.cos())
         }
     }
@@ -168,7 +168,7 @@ fn ignored_first_output() -> Result<Vec<f64>> {
     let mut pipe = Net { first: linear(vars.first()), last: SineCosine }.pipe(&vars).build()?;
     let (_, cosine) = pipe.forward(counting(4))?;
     cosine.sum(Kind::Float).f_backward()?;
-    numbers(&vars.all().variables()["first.weight"].grad())
+    numbers(&vars.var_store().variables()["first.weight"].grad())
 }
 
 /// The gradient of the first layer where the outputs are a list.
@@ -186,7 +186,7 @@ fn list_outputs() -> Result<Vec<f64>> {
     impl Layer<Tensor> for List {
         type Out = Vec<Tensor>;
 
-        fn forward(&self, x: Tensor, _cx: &Context) -> Vec<Tensor> {
+        fn run(&self, x: Tensor, _cx: &Context) -> Vec<Tensor> {
             vec![x.sin(), x.cos()]
         }
     }
@@ -194,7 +194,7 @@ fn list_outputs() -> Result<Vec<f64>> {
     let mut pipe = Net { first: linear(vars.first()), last: List }.pipe(&vars).build()?;
     let outputs = pipe.forward(counting(4))?;
     (&outputs[0] * &outputs[1]).sum(Kind::Float).f_backward()?;
-    numbers(&vars.all().variables()["first.weight"].grad())
+    numbers(&vars.var_store().variables()["first.weight"].grad())
 }
 
 /// The gradient of the first layer where the first output has none.
@@ -212,7 +212,7 @@ fn integer_first_output() -> Result<Vec<f64>> {
     impl Layer<Tensor> for LabelAndSine {
         type Out = (Tensor, Tensor);
 
-        fn forward(&self, x: Tensor, _cx: &Context) -> (Tensor, Tensor) {
+        fn run(&self, x: Tensor, _cx: &Context) -> (Tensor, Tensor) {
             (x.argmax(-1, false), x.sin())
         }
     }
@@ -220,7 +220,7 @@ fn integer_first_output() -> Result<Vec<f64>> {
     let mut pipe = Net { first: linear(vars.first()), last: LabelAndSine }.pipe(&vars).build()?;
     let (_, sine) = pipe.forward(counting(4))?;
     sine.sum(Kind::Float).f_backward()?;
-    numbers(&vars.all().variables()["first.weight"].grad())
+    numbers(&vars.var_store().variables()["first.weight"].grad())
 }
 
 /// The gradient of the first layer where another stage pops integers that it stashed.
@@ -241,7 +241,7 @@ fn skip_without_gradient() -> Result<Vec<f64>> {
     impl Layer<Tensor> for Sort {
         type Out = (Tensor, Tensor);
 
-        fn forward(&self, x: Tensor, _cx: &Context) -> (Tensor, Tensor) {
+        fn run(&self, x: Tensor, _cx: &Context) -> (Tensor, Tensor) {
             let order = x.argsort(-1, false);
             (x, order)
         }
@@ -252,14 +252,14 @@ fn skip_without_gradient() -> Result<Vec<f64>> {
     impl Layer<(Tensor, Tensor)> for Gather {
         type Out = Tensor;
 
-        fn forward(&self, (x, order): (Tensor, Tensor), _cx: &Context) -> Tensor {
+        fn run(&self, (x, order): (Tensor, Tensor), _cx: &Context) -> Tensor {
             x.gather(-1, &order, false).sin()
         }
     }
     let vars = Net::vars(&Devices::cpu(2))?;
     let mut pipe = Net { first: linear(vars.first()), sort: Sort, last: Gather }.pipe(&vars).build()?;
     pipe.forward(counting(4))?.sum(Kind::Float).f_backward()?;
-    numbers(&vars.all().variables()["first.weight"].grad())
+    numbers(&vars.var_store().variables()["first.weight"].grad())
 }
 
 /// The kind of an output under autocast.
@@ -301,7 +301,7 @@ fn polluted_gradients() -> Result<usize> {
 /// The names in a saved file.
 fn names() -> Result<Vec<String>> {
     let (_pipe, vars) = chain()?;
-    let mut names: Vec<_> = vars.all().variables().into_keys().collect();
+    let mut names: Vec<_> = vars.var_store().variables().into_keys().collect();
     names.sort();
     Ok(names)
 }

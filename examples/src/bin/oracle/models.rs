@@ -179,7 +179,7 @@ pub struct Mix(Linear);
 impl Layer<Two> for Mix {
     type Out = Two;
 
-    fn forward(&self, (a, b): Two, _cx: &Context) -> Two {
+    fn run(&self, (a, b): Two, _cx: &Context) -> Two {
         (a.apply(&self.0) * &b, b.sin())
     }
 }
@@ -190,7 +190,7 @@ pub struct Both(Linear);
 impl Layer<Two> for Both {
     type Out = Two;
 
-    fn forward(&self, (a, b): Two, _cx: &Context) -> Two {
+    fn run(&self, (a, b): Two, _cx: &Context) -> Two {
         (&a + b, a.apply(&self.0))
     }
 }

@@ -11,7 +11,7 @@ use std::{env, fs};
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use pipe_runtime::{Method, Pipe, Pipeline, Trace};
+use pipe_runtime::{Pipe, Pipeline, ScheduleKind, Trace};
 use tch::{Device, Kind, Tensor};
 
 use crate::model::{Four, Two, WIDTH};
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<()> {
     tch::set_num_threads(1);
     tch::manual_seed(1);
-    let rows = Method::ALL.into_iter().map(|method| measure(method, args)).collect::<Result<Vec<_>>>()?;
+    let rows = ScheduleKind::ALL.into_iter().map(|method| measure(method, args)).collect::<Result<Vec<_>>>()?;
     let table = table::table(&rows);
     print!("{table}");
     if args.write {
@@ -61,7 +61,7 @@ fn run(args: &Args) -> Result<()> {
 }
 
 /// The model has two stages per rank, or one where the schedule wants that: the same layers, cut in fewer places.
-fn measure(method: Method, args: &Args) -> Result<Row> {
+fn measure(method: ScheduleKind, args: &Args) -> Result<Row> {
     match method.stages_per_rank() {
         Some(1) => {
             let vars = Two::vars(&Two::devices())?;
@@ -78,18 +78,22 @@ fn measure(method: Method, args: &Args) -> Result<Row> {
     }
 }
 
-fn trace<M: Pipeline<Input = Tensor, Output = Tensor>>(mut pipe: Pipe<M>, method: Method, args: &Args) -> Result<Row> {
+fn trace<M: Pipeline<Input = Tensor, Output = Tensor>>(
+    mut pipe: Pipe<M>,
+    method: ScheduleKind,
+    args: &Args,
+) -> Result<Row> {
     let x = Tensor::randn([args.batch, WIDTH], (Kind::Float, Device::Cpu));
     let step = |pipe: &mut Pipe<M>| pipe.train_step(&x, &x, |y, x: &Tensor| y.mse_loss(x, tch::Reduction::Mean));
     for _ in 0..3 {
         step(&mut pipe)?;
     }
     pipe.start_trace();
-    let mut kept = vec![0; M::PLAN.stages.len()];
+    let mut peaks = vec![0; M::PLAN.stages.len()];
     for _ in 0..args.steps {
         let report = step(&mut pipe)?;
-        kept.iter_mut().zip(&report.stages).for_each(|(most, stage)| *most = stage.kept.max(*most));
+        peaks.iter_mut().zip(&report.stages).for_each(|(most, stage)| *most = stage.peak_in_flight.max(*most));
     }
     let trace: Trace = pipe.stop_trace()?;
-    Row::new(method, &trace, &kept)
+    Row::new(method, &trace, &peaks)
 }

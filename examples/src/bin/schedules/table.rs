@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use anyhow::Result;
 use pipe_runtime::schedule::Timeline;
-use pipe_runtime::{Method, Trace};
+use pipe_runtime::{ScheduleKind, Trace};
 
 const BEGIN: &str = "<!-- measured: begin -->\n";
 const END: &str = "<!-- measured: end -->\n";
@@ -12,7 +12,7 @@ const END: &str = "<!-- measured: end -->\n";
 /// What one schedule took, and would take by the simulator.
 #[derive(Debug)]
 pub struct Row {
-    method: Method,
+    method: ScheduleKind,
     stages_per_rank: usize,
     measured: Numbers,
     simulated: Numbers,
@@ -23,23 +23,23 @@ struct Numbers {
     milliseconds: f64,
     /// Of the rank that waits longest, in percent of the step.
     idle: f64,
-    /// Of the stage that keeps most, for the backward, in MiB.
-    kept: f64,
+    /// Activations of the micro-batches in flight, at their peak, of the stage with most of them, in MiB.
+    in_flight: f64,
 }
 
 impl Row {
-    /// `kept` is the most micro-batches that each stage was seen to hold.
-    pub fn new(method: Method, trace: &Trace, kept: &[usize]) -> Result<Self> {
+    /// `peaks` are the peak numbers of micro-batches that were seen in flight, by stage.
+    pub fn new(method: ScheduleKind, trace: &Trace, peaks: &[usize]) -> Result<Self> {
         let run = trace.typical();
-        let declared: Vec<_> = run.schedule.held_by_stage().into_values().collect();
-        let most = |kept: &[usize]| {
-            let bytes = kept.iter().zip(&trace.sizes.stages).map(|(&kept, sizes)| kept as f64 * sizes.activation);
+        let declared: Vec<_> = run.schedule.peak_in_flight_by_stage().into_values().collect();
+        let most = |peaks: &[usize]| {
+            let bytes = peaks.iter().zip(&trace.sizes.stages).map(|(&peak, sizes)| peak as f64 * sizes.activation);
             bytes.fold(0., f64::max)
         };
         Ok(Self {
             method,
             stages_per_rank: run.schedule.stages / run.schedule.ranks.len(),
-            measured: Numbers::new(&run.timeline(), most(kept)),
+            measured: Numbers::new(&run.timeline(), most(peaks)),
             simulated: Numbers::new(&trace.simulated()?.timeline, most(&declared)),
         })
     }
@@ -51,21 +51,26 @@ impl Numbers {
         Self {
             milliseconds: timeline.makespan * 1e3,
             idle: 100. * idle.fold(0., f64::max),
-            kept: bytes / (1024. * 1024.),
+            in_flight: bytes / (1024. * 1024.),
         }
     }
 }
 
 /// All rows, in Markdown.
 pub fn table(rows: &[Row]) -> String {
-    let mut table = "| schedule | stages per rank | step: measured | simulated | idle: measured | simulated | kept: measured | by the lists |\n\
+    let mut table = "| schedule | stages per rank | step: measured | simulated | idle: measured | simulated | in flight: measured | by the lists |\n\
                      | --- | --- | --- | --- | --- | --- | --- | --- |\n"
         .to_owned();
     for Row { method, stages_per_rank, measured, simulated } in rows {
         let _ = writeln!(
             table,
             "| `{method}` | {stages_per_rank} | {:.1} ms | {:.1} ms | {:.0} % | {:.0} % | {:.1} MiB | {:.1} MiB |",
-            measured.milliseconds, simulated.milliseconds, measured.idle, simulated.idle, measured.kept, simulated.kept
+            measured.milliseconds,
+            simulated.milliseconds,
+            measured.idle,
+            simulated.idle,
+            measured.in_flight,
+            simulated.in_flight
         );
     }
     table

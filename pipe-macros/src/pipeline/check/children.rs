@@ -14,7 +14,7 @@ use crate::support::names::plain;
 const NAME: &str = "it is one segment of parameter paths such as `encode1.weight`";
 
 /// Methods for users on all variables of a model with devices.
-const METHODS_OF_VARS: [&str; 4] = ["all", "devices", "save", "load"];
+const METHODS_OF_VARS: [&str; 4] = ["var_store", "devices", "save", "load"];
 
 /// A name is one segment of a parameter path. `#[layer(name = "down.0")] down: Linear`
 pub fn names_are_one_segment(model: &Model, errors: &mut Errors) {
@@ -32,7 +32,7 @@ pub fn names_are_not_empty(model: &Model, errors: &mut Errors) {
 
 /// A layer's method does not hide one that the user needs on the same value.
 ///
-/// `#[device("cpu")] all: Linear`
+/// `#[device("cpu")] save: Linear`
 pub fn names_hide_no_method(model: &Model, errors: &mut Errors) {
     for layer in model.layers.iter().filter(|_| model.has_devices) {
         let name = plain(&layer.ident);

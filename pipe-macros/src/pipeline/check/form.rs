@@ -50,7 +50,7 @@ pub fn constants_are_not_called_as_locals(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// An array has a way to run: in place or spread. `blocks: [Block; 4]`
+/// An array has a way to run: as one layer, or spread. `blocks: [Block; 4]`
 pub fn arrays_say_how_they_run(model: &Model, errors: &mut Errors) {
     for layer in &model.layers {
         let what = match layer.shape {
@@ -82,13 +82,13 @@ pub fn only_arrays_repeat(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// An array runs in place or is spread, not both. `#[repeat] #[devices("cpu", "cpu")] blocks: [Block; 4]`
+/// An array runs as one layer or is spread, not both. `#[repeat] #[devices("cpu", "cpu")] blocks: [Block; 4]`
 pub fn one_way_to_run_an_array(model: &Model, errors: &mut Errors) {
     for layer in model.layers.iter().filter(|layer| layer.is_repeated()) {
         if let (Some(repeat), Some(devices)) = (&layer.marks.repeat, &layer.marks.devices) {
             errors.push(error_at_both(
                 &repeat.word,
-                format!("`{}` is to be run in place and to be spread", layer.ident),
+                format!("`{}` is to be run as one layer and to be spread", layer.ident),
                 "`#[devices(..)]` alone is enough; `#[device(..)] #[repeat]` runs them all on one",
                 &devices.word,
                 "it is spread here",

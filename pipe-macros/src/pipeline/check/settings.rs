@@ -1,12 +1,12 @@
 //! Rules of the settings.
 
-use pipe_schedule::{Illegal, Method, Placement, Unplaceable};
+use pipe_schedule::{Checkpoint, Placement, PlacementError, ScheduleKind, ScheduleKindError};
 use proc_macro2::{Ident, TokenStream};
 use quote::ToTokens;
 use syn::{Expr, ExprUnary, Lit, UnOp};
 
 use crate::pipeline::model::Model;
-use crate::pipeline::parse::{checkpointing, method, quoted, whole_number, word};
+use crate::pipeline::parse::{self, quoted, schedule_kind, whole_number, word};
 use crate::pipeline::plan::{Stage, stages};
 use crate::pipeline::prove::{self, Scheduled};
 use crate::support::errors::{Errors, error, error_at_both};
@@ -14,8 +14,8 @@ use crate::support::names::nearest;
 
 const SETTINGS: [&str; 8] = ["input", "output", "chunks", "checkpoint", "schedule", "balance", "allow", "crate"];
 
-/// The modes of checkpointing.
-const MODES: [&str; 3] = ["always", "except_last", "never"];
+/// The checkpoint modes.
+const MODES: [&str; 3] = [Checkpoint::Always.name(), Checkpoint::ExceptLast.name(), Checkpoint::Never.name()];
 
 const CHUNKS: &str = "number of chunks must be positive integer";
 
@@ -52,7 +52,7 @@ pub fn chunks_are_literals(model: &Model, errors: &mut Errors) {
 /// The mode is one of three. `#[pipeline(checkpoint = sometimes)]`
 pub fn checkpoint_is_known(model: &Model, errors: &mut Errors) {
     let Some(checkpoint) = model.settings.checkpoint.as_ref().filter(|mode| quoted(mode).is_none()) else { return };
-    if checkpointing(checkpoint).is_none() {
+    if parse::checkpoint(checkpoint).is_none() {
         let meant = word(checkpoint).and_then(|word| nearest_of(word, &MODES));
         let help = meant.unwrap_or_else(|| "write one of them, such as `checkpoint = except_last`".to_owned());
         errors.push(error(checkpoint, CHECKPOINT, help));
@@ -74,8 +74,8 @@ pub fn modes_are_words(model: &Model, errors: &mut Errors) {
 pub fn schedule_is_known(model: &Model, errors: &mut Errors) {
     let Some(schedule) = &model.settings.schedule else { return };
     let name = quoted(schedule).unwrap_or_else(|| schedule.to_token_stream().to_string());
-    if let Err(unknown) = name.parse::<Method>() {
-        let all = || format!("the schedules are {}", Method::ALL.map(as_written).join(", "));
+    if let Err(unknown) = name.parse::<ScheduleKind>() {
+        let all = || format!("the schedules are {}", ScheduleKind::ALL.map(as_written).join(", "));
         let help = unknown.nearest.map_or_else(all, |meant| format!("did you mean {}?", as_written(meant)));
         errors.push(error(schedule, "unknown schedule", help));
     }
@@ -84,19 +84,19 @@ pub fn schedule_is_known(model: &Model, errors: &mut Errors) {
 /// The name is a word, as all names are here. `#[pipeline(schedule = "zbv")]`
 pub fn schedules_are_words(model: &Model, errors: &mut Errors) {
     let Some(schedule) = &model.settings.schedule else { return };
-    let named = quoted(schedule).and_then(|text| text.parse::<Method>().ok());
-    if let Some(method) = named.filter(|&method| method != Method::OneFOneB) {
+    let named = quoted(schedule).and_then(|text| text.parse::<ScheduleKind>().ok());
+    if let Some(kind) = named.filter(|&kind| kind != ScheduleKind::OneFOneB) {
         let help = format!(
-            "write it without quotes: `schedule = {method}`; only `\"1f1b\"`, which begins with a digit, has them"
+            "write it without quotes: `schedule = {kind}`; only `\"1f1b\"`, which begins with a digit, has them"
         );
-        errors.push(error(schedule, format!("the schedule `{method}` is a word"), help));
+        errors.push(error(schedule, format!("the schedule `{kind}` is a word"), help));
     }
 }
 
 /// A word does not begin with a digit. `#[pipeline(schedule = 1f1b)]`
 pub fn one_f_one_b_is_quoted(model: &Model, errors: &mut Errors) {
     let Some(schedule) = &model.settings.schedule else { return };
-    if schedule.to_token_stream().to_string() == Method::OneFOneB.name() {
+    if schedule.to_token_stream().to_string() == ScheduleKind::OneFOneB.name() {
         let wrong = "the schedule `1f1b` begins with a digit, so it is no word";
         errors.push(error(schedule, wrong, "write it in quotes: `schedule = \"1f1b\"`"));
     }
@@ -105,7 +105,7 @@ pub fn one_f_one_b_is_quoted(model: &Model, errors: &mut Errors) {
 /// What has no stages has no steps to order. `#[pipeline(schedule = zbv)] struct Block { first: Linear }`
 pub fn schedules_need_stages(model: &Model, errors: &mut Errors) {
     let Some(schedule) = model.settings.schedule.as_ref().filter(|_| !model.has_devices) else { return };
-    if method(schedule).is_some() {
+    if schedule_kind(schedule).is_some() {
         let wrong = "a model without devices has no stages, so it has no schedule";
         let help = "give the first layer a device, for example `#[device(\"cuda:0\")]`, or remove the setting";
         errors.push(error(schedule, wrong, help));
@@ -118,15 +118,14 @@ pub fn schedules_need_stages(model: &Model, errors: &mut Errors) {
 ///
 /// Where there are accelerators, [`stages_are_spread_evenly`] speaks.
 pub fn stages_divide_over_ranks(model: &Model, errors: &mut Errors) {
-    let Some(Scheduled { method, written, ranks: Err(wrong), stages, .. }) = Scheduled::of(model) else { return };
-    let Unplaceable::StagesPerRank { stages_per_rank, .. } = wrong else { return };
+    let Some(Scheduled { kind, written, ranks: Err(wrong), stages, .. }) = Scheduled::of(model) else { return };
+    let PlacementError::StagesPerRank { stages_per_rank, .. } = wrong else { return };
     let stages = stages.len();
-    let wrong =
-        format!("`{method}` runs {stages_per_rank} stages on each rank, and the model's {stages} do not divide");
+    let wrong = format!("`{kind}` runs {stages_per_rank} stages on each rank, and the model's {stages} do not divide");
     let above = stages.next_multiple_of(stages_per_rank);
-    let ranks = (2..stages).find(|&ranks| stages.is_multiple_of(ranks)).filter(|_| method.stages_per_rank().is_none());
+    let ranks = (2..stages).find(|&ranks| stages.is_multiple_of(ranks)).filter(|_| kind.stages_per_rank().is_none());
     let or = match ranks {
-        Some(ranks) => format!("choose both when building: `.schedule(Method::{method:?}).ranks({ranks})`"),
+        Some(ranks) => format!("choose both when building: `.schedule(ScheduleKind::{kind:?}).ranks({ranks})`"),
         None => "use `gpipe`, `1f1b` or `zb_h1`".to_owned(),
     };
     errors.push(error(written, wrong, format!("make it {above} stages, or {or}")));
@@ -137,31 +136,31 @@ pub fn stages_divide_over_ranks(model: &Model, errors: &mut Errors) {
 /// `#[pipeline(schedule = zbv)] struct Model { #[device("cuda:0")] a: A, #[device("cuda:1")] b: B }`
 pub fn stages_are_spread_evenly(model: &Model, errors: &mut Errors) {
     let Some(scheduled) = Scheduled::of(model) else { return };
-    let Scheduled { method, written, .. } = scheduled;
+    let Scheduled { kind, written, .. } = scheduled;
     match scheduled.refusal() {
-        Some(Illegal::StagesPerRank { needed, stages_per_rank, ranks, .. }) => {
+        Some(ScheduleKindError::StagesPerRank { needed, stages_per_rank, ranks, .. }) => {
             let wrong = format!(
-                "`{method}` runs {} on each device, but each of the {ranks} devices has {stages_per_rank}",
+                "`{kind}` runs {} on each device, but each of the {ranks} devices has {stages_per_rank}",
                 number_of_stages(needed)
             );
             let others = match stages_per_rank {
                 1 => "`1f1b`, `zb_h1` or `zb_h2`",
                 _ => "`interleaved`, `looped_bfs` or `zb_h1`",
             };
-            let help = match (needed, method.placement()) {
-                (2.., Placement::V) => format!("{}, or use {others}", there_and_back(method)),
+            let help = match (needed, kind.placement()) {
+                (2.., Placement::V) => format!("{}, or use {others}", there_and_back(kind)),
                 _ => format!("give each stage a device of its own, or use {others}"),
             };
             errors.push(error(written, wrong, help));
         }
-        Some(Illegal::Uneven { rank, stages, most, .. }) => {
+        Some(ScheduleKindError::Uneven { rank, stages, most, .. }) => {
             let (Some(full), Some(short)) = (scheduled.fullest(most), scheduled.first_stage(rank)) else { return };
             let here = format!("{} has {}", rank_name(short), number_of_stages(stages));
             let full = rank_name(full);
             let wrong =
-                format!("`{method}` runs the same number of stages on each device, but {here}, and {full} has {most}");
-            let help = match method.placement() {
-                Placement::V => there_and_back(method),
+                format!("`{kind}` runs the same number of stages on each device, but {here}, and {full} has {most}");
+            let help = match kind.placement() {
+                Placement::V => there_and_back(kind),
                 Placement::Loop => "give all devices the same number of stages".to_owned(),
             };
             let opening = opening(model, short);
@@ -176,11 +175,11 @@ pub fn stages_are_spread_evenly(model: &Model, errors: &mut Errors) {
 /// `#[pipeline(schedule = zbv)] struct Model { #[device("cuda:0")] a: A, #[device("cuda:1")] b: B, #[device("cuda:0")] c: C, #[device("cuda:1")] d: D }`
 pub fn stages_are_in_the_schedules_order(model: &Model, errors: &mut Errors) {
     let Some(scheduled) = Scheduled::of(model) else { return };
-    let Some(Illegal::Placement { stage, needed, .. }) = scheduled.refusal() else { return };
-    let Scheduled { method, written, stages, .. } = &scheduled;
+    let Some(ScheduleKindError::Placement { stage, needed, .. }) = scheduled.refusal() else { return };
+    let Scheduled { kind, written, stages, .. } = &scheduled;
     let (Some(there), Some(meant)) = (stages.get(stage), scheduled.first_stage(needed)) else { return };
-    let (way, help) = match method.placement() {
-        Placement::V => ("to the last device and back", there_and_back(*method)),
+    let (way, help) = match kind.placement() {
+        Placement::V => ("to the last device and back", there_and_back(*kind)),
         Placement::Loop => (
             "from the first device to the last, again and again",
             "name the devices in the same order each time".to_owned(),
@@ -189,7 +188,7 @@ pub fn stages_are_in_the_schedules_order(model: &Model, errors: &mut Errors) {
     let (is, should) = (rank_name(there), rank_name(meant));
     errors.push(error_at_both(
         written,
-        format!("`{method}` goes {way}: stage {stage} would be on {should}, not on {is}"),
+        format!("`{kind}` goes {way}: stage {stage} would be on {should}, not on {is}"),
         format!("{help}, or use `gpipe`, which takes any order"),
         opening(model, there),
         format!("stage {stage} begins here"),
@@ -201,15 +200,15 @@ pub fn stages_are_in_the_schedules_order(model: &Model, errors: &mut Errors) {
 /// A mini-batch of fewer rows than chunks is the runtime's to refuse.
 pub fn chunks_fill_the_pipeline(model: &Model, errors: &mut Errors) {
     let Some(scheduled) = Scheduled::of(model) else { return };
-    let Some((Illegal::TooFewMicroBatches { needed, ranks, .. }, (chunks, place))) =
+    let Some((ScheduleKindError::TooFewMicroBatches { needed, ranks, .. }, (chunks, place))) =
         scheduled.refusal().zip(scheduled.chunks)
     else {
         return;
     };
-    let Scheduled { method, written, .. } = scheduled;
+    let Scheduled { kind, written, .. } = scheduled;
     errors.push(error_at_both(
         written,
-        format!("`{method}` on {ranks} ranks needs at least {needed} micro-batches, but `chunks = {chunks}`"),
+        format!("`{kind}` on {ranks} ranks needs at least {needed} micro-batches, but `chunks = {chunks}`"),
         format!("write `chunks = {needed}`, or use a schedule that takes fewer, such as `zbv`"),
         place,
         CHUNKS_HERE,
@@ -219,16 +218,16 @@ pub fn chunks_fill_the_pipeline(model: &Model, errors: &mut Errors) {
 /// Where the schedule goes through the micro-batches in rounds, they are equal. `#[pipeline(schedule = interleaved, chunks = 5)]`
 pub fn chunks_make_equal_rounds(model: &Model, errors: &mut Errors) {
     let Some(scheduled) = Scheduled::of(model) else { return };
-    let Some((Illegal::Rounds { rounds, ranks, below, above, .. }, (chunks, place))) =
+    let Some((ScheduleKindError::Rounds { rounds, ranks, below, above, .. }, (chunks, place))) =
         scheduled.refusal().zip(scheduled.chunks)
     else {
         return;
     };
-    let Scheduled { method, written, .. } = scheduled;
+    let Scheduled { kind, written, .. } = scheduled;
     errors.push(error_at_both(
         written,
         format!(
-            "`{method}` on {ranks} ranks goes through the micro-batches in {rounds} equal rounds, but `chunks = {chunks}` is no multiple of {rounds}"
+            "`{kind}` on {ranks} ranks goes through the micro-batches in {rounds} equal rounds, but `chunks = {chunks}` is no multiple of {rounds}"
         ),
         format!("write `chunks = {below}` or `chunks = {above}`, or use `looped_bfs`"),
         place,
@@ -242,7 +241,7 @@ pub fn chunks_make_equal_rounds(model: &Model, errors: &mut Errors) {
 pub fn chunks_fit_into_memory(model: &Model, errors: &mut Errors) {
     let Some((chunks, place)) = prove::chunks(model).filter(|_| model.has_devices) else { return };
     let stages = stages(model).len().max(1);
-    let most = Illegal::MOST_ACTIONS / 3 / stages;
+    let most = ScheduleKindError::MOST_ACTIONS / 3 / stages;
     if chunks > most {
         let wrong =
             format!("{} and {chunks} micro-batches are more steps than can be listed", number_of_stages(stages));
@@ -251,10 +250,10 @@ pub fn chunks_fit_into_memory(model: &Model, errors: &mut Errors) {
 }
 
 /// A schedule as it is written in the settings.
-fn as_written(method: Method) -> String {
-    match method {
-        Method::OneFOneB => "`\"1f1b\"`".to_owned(),
-        _ => format!("`{method}`"),
+fn as_written(kind: ScheduleKind) -> String {
+    match kind {
+        ScheduleKind::OneFOneB => "`\"1f1b\"`".to_owned(),
+        _ => format!("`{kind}`"),
     }
 }
 
@@ -263,8 +262,8 @@ fn number_of_stages(stages: usize) -> String {
 }
 
 /// How stages are placed like a V.
-fn there_and_back(method: Method) -> String {
-    format!("annotate the devices there and back, as `{method}` goes, with `#[stage]` for the turn on the last one")
+fn there_and_back(kind: ScheduleKind) -> String {
+    format!("annotate the devices there and back, as `{kind}` goes, with `#[stage]` for the turn on the last one")
 }
 
 /// The rank of which this is the first stage, in words. Beside accelerators, each stage on the CPU is a rank.

@@ -1,10 +1,10 @@
 //! What works but is a mistake more often than not. Each can be allowed by its name: `#[pipeline(allow(single_stage))]`.
 
-use pipe_schedule::Checkpointing;
+use pipe_schedule::Checkpoint;
 use proc_macro2::Span;
 
 use crate::pipeline::model::Model;
-use crate::pipeline::parse::{checkpointing, whole_number, word};
+use crate::pipeline::parse::{self, whole_number, word};
 use crate::pipeline::plan::{Plan, Route};
 use crate::support::errors::{Errors, error};
 use crate::support::names::{nearest, plain};
@@ -50,7 +50,7 @@ fn except_last_of_one_chunk(model: &Model) -> Option<Warning> {
     let chunks = model.settings.chunks.as_ref().and_then(whole_number)?;
     let checkpoint = model.settings.checkpoint.as_ref()?;
     let place = word(checkpoint)?.span();
-    (chunks == 1 && checkpointing(checkpoint) == Some(Checkpointing::ExceptLast)).then(|| Warning {
+    (chunks == 1 && parse::checkpoint(checkpoint) == Some(Checkpoint::ExceptLast)).then(|| Warning {
         name: "except_last_of_one_chunk",
         place,
         wrong: "the only micro-batch is the last one, so nothing is checkpointed".to_owned(),

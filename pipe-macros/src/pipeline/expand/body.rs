@@ -1,7 +1,7 @@
-//! The calls of the layers, one after the other: the body of a stage and of the in-place run.
+//! The calls of the layers, one after the other: the body of a stage and of the unpipelined run.
 //!
 //! All tokens of a call stand on the name of the layer's type, so that what does not fit is an
-//! error there. A stage and the in-place run must hold the same tokens on the same spans: rustc
+//! error there. A stage and the unpipelined run must hold the same tokens on the same spans: rustc
 //! then reports what is wrong with a layer once, not twice.
 
 use proc_macro2::{Ident, Literal, Span, TokenStream};

@@ -23,9 +23,9 @@ pub fn methods(model: &Model, plan: &Plan) -> TokenStream {
             /// Which layer runs in which stage, and where each skip goes. Prints as a table.
             pub const PLAN: __rt::Plan = #constant;
             #of_kind
-            /// Runs the same layers in place on one device, micro-batch by micro-batch.
-            pub fn in_place(&self) -> __rt::InPlace<'_, Self> {
-                __rt::InPlace::new(self)
+            /// Prepares the unpipelined run: the same layers on one device, micro-batch by micro-batch.
+            pub fn unpipelined(&self) -> __rt::Unpipelined<'_, Self> {
+                __rt::Unpipelined::new(self)
             }
         }
     }

@@ -4,7 +4,6 @@
 //! has in scope gets in the way.
 
 mod body;
-mod in_place;
 mod inherent;
 mod nesting;
 mod plain;
@@ -12,6 +11,7 @@ mod plan_constant;
 mod settings;
 mod stages;
 mod types;
+mod unpipelined;
 mod vars;
 mod warnings;
 
@@ -51,10 +51,10 @@ fn items(model: &Model, plan: &Plan, bodies: Bodies) -> TokenStream {
     let runtime = runtime(model);
     let inherent = inherent::methods(model, plan);
     let vars_impl = vars::accessors(model);
-    let model_impl = in_place::model_impl(model);
+    let model_impl = unpipelined::model_impl(model);
     let plain = model.has_devices.then(|| plain::definition(model));
     let pipeline_impl = model.has_devices.then(|| stages::pipeline_impl(model, plan, bodies));
-    let layer_impl = in_place::layer_impl(model, bodies);
+    let layer_impl = unpipelined::layer_impl(model, bodies);
     let watched = model.settings.balance.as_ref().filter(|_| matches!(bodies, Bodies::Written)).map(watched);
     let nesting = matches!(bodies, Bodies::Written).then(|| nesting::questions(model));
     quote! {

@@ -2,21 +2,21 @@
 
 use std::fmt::Debug;
 
-use pipe_schedule::{Checkpointing, Method};
+use pipe_schedule::{Checkpoint, ScheduleKind};
 use proc_macro2::{Ident, Literal, TokenStream};
 use quote::{ToTokens, format_ident, quote_spanned};
 
 use super::here;
 use crate::pipeline::model::Model;
-use crate::pipeline::parse::{checkpointing, method, whole_number};
+use crate::pipeline::parse::{self, schedule_kind, whole_number};
 
 /// The value of `DEFAULTS`.
 pub fn defaults(model: &Model) -> TokenStream {
     let chunks = model.settings.chunks.as_ref().and_then(whole_number);
     let chunks = option(chunks.map(Literal::usize_unsuffixed));
-    let checkpoint = model.settings.checkpoint.as_ref().and_then(checkpointing);
+    let checkpoint = model.settings.checkpoint.as_ref().and_then(parse::checkpoint);
     let checkpoint = option(checkpoint.map(checkpoint_variant));
-    let schedule = model.settings.schedule.as_ref().and_then(method);
+    let schedule = model.settings.schedule.as_ref().and_then(schedule_kind);
     let schedule = option(schedule.map(schedule_variant));
     quote_spanned!(here()=> __rt::Defaults { chunks: #chunks, checkpoint: #checkpoint, schedule: #schedule })
 }
@@ -28,12 +28,12 @@ fn option(value: Option<impl ToTokens>) -> TokenStream {
     }
 }
 
-fn schedule_variant(method: Method) -> TokenStream {
-    let variant = variant(method);
-    quote_spanned!(here()=> __rt::Method::#variant)
+fn schedule_variant(kind: ScheduleKind) -> TokenStream {
+    let variant = variant(kind);
+    quote_spanned!(here()=> __rt::ScheduleKind::#variant)
 }
 
-fn checkpoint_variant(mode: Checkpointing) -> TokenStream {
+fn checkpoint_variant(mode: Checkpoint) -> TokenStream {
     let variant = variant(mode);
     quote_spanned!(here()=> __rt::Checkpoint::#variant)
 }

@@ -5,9 +5,9 @@ use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::LitStr;
 
 use super::body::{self, binding, calls, on_type, port, site};
-use super::in_place::result;
 use super::plan_constant::split;
 use super::types::owning;
+use super::unpipelined::result;
 use super::{Bodies, here, plain};
 use crate::pipeline::model::{Layer, Model};
 use crate::pipeline::plan::{Plan, Route, Step};

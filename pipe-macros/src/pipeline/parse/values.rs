@@ -1,19 +1,18 @@
 //! What the values of settings stand for.
 
-use pipe_schedule::{Checkpointing, Method};
+use pipe_schedule::{Checkpoint, ScheduleKind};
 use proc_macro2::Ident;
 use syn::{Expr, ExprLit, Lit};
 
 /// The mode that a value names, as a word.
-pub fn checkpointing(value: &Expr) -> Option<Checkpointing> {
-    let word = word(value)?.to_string();
-    Checkpointing::ALL.into_iter().find(|mode| mode.to_string() == word)
+pub fn checkpoint(value: &Expr) -> Option<Checkpoint> {
+    word(value)?.to_string().parse().ok()
 }
 
 /// The schedule that a value names. All names are words but `1f1b`, which is in quotes.
-pub fn method(value: &Expr) -> Option<Method> {
+pub fn schedule_kind(value: &Expr) -> Option<ScheduleKind> {
     match quoted(value) {
-        Some(text) => text.parse().ok().filter(|&method| method == Method::OneFOneB),
+        Some(text) => text.parse().ok().filter(|&kind| kind == ScheduleKind::OneFOneB),
         None => word(value)?.to_string().parse().ok(),
     }
 }

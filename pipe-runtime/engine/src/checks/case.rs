@@ -1,6 +1,6 @@
 use std::ops::RangeInclusive;
 
-use pipe_schedule::{Method, Order};
+use pipe_schedule::{Order, ScheduleKind};
 use shuttle::rand::{Rng, thread_rng};
 
 use super::job::Error;
@@ -44,7 +44,7 @@ pub fn engine(cpu_ranks: Vec<usize>, accelerator_ranks: Vec<usize>, cores: usize
 
 /// Of any method that can be had with so many ranks and micro-batches: all of it, or one half.
 pub fn order(ranks: usize, micro_batches: usize) -> Order {
-    let legal: Vec<_> = Method::ALL
+    let legal: Vec<_> = ScheduleKind::ALL
         .iter()
         .flat_map(|&method| (1..=2).filter_map(move |stages| method.schedule(ranks, stages, micro_batches).ok()))
         .collect();

@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use shuttle::thread::{self, ThreadId};
 
 use super::job::{Checked, Error};
-use crate::Refusal;
+use crate::EngineError;
 
 /// Something that happened to a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ impl History {
             }
             Err(Error::Enter { job }) => assert!(*job == number && seen.shut_out_in_time, "nothing kept a thread out"),
             Err(Error::Undo { job }) => assert!(*job == number && (first.is_some() || seen.shut_out_in_time)),
-            Err(Error::Refused(Refusal::Stuck(steps))) => {
+            Err(Error::Refused(EngineError::Deadlock(steps))) => {
                 assert_eq!(*steps, job.order.steps.len() - seen.done.len());
             }
             Err(Error::Refused(refusal)) => panic!("{refusal}"),

@@ -7,7 +7,7 @@ use shuttle::sync::Mutex;
 use shuttle::thread;
 
 use super::history::{Event, History};
-use crate::{Engine, Job, Refusal};
+use crate::{Engine, EngineError, Job};
 
 /// How a run of a [`Checked`] job can fail.
 #[derive(Debug)]
@@ -15,11 +15,11 @@ pub enum Error {
     Step { job: usize, step: usize },
     Enter { job: usize },
     Undo { job: usize },
-    Refused(Refusal),
+    Refused(EngineError),
 }
 
-impl From<Refusal> for Error {
-    fn from(refusal: Refusal) -> Self {
+impl From<EngineError> for Error {
+    fn from(refusal: EngineError) -> Self {
         Self::Refused(refusal)
     }
 }
@@ -67,7 +67,7 @@ impl Checked {
         if let Some(engine) = &self.engine {
             let other = Self::new(self.number + 1, self.order.clone(), Faults::default(), None, &self.history);
             let refused = engine.run(Arc::new(other));
-            assert!(matches!(refused, Err(Error::Refused(Refusal::Nested))), "{refused:?}");
+            assert!(matches!(refused, Err(Error::Refused(EngineError::Nested))), "{refused:?}");
         }
         for &needed in &self.order.steps[step].after {
             assert_eq!(*self.messages[needed].lock().unwrap(), Some(needed), "step {step} lacks a message");

@@ -11,7 +11,7 @@ use pipe_schedule::gpipe;
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use shuttle::{Config, Runner, thread};
 
-use crate::{Engine, Local, Refusal};
+use crate::{Engine, EngineError, Local};
 use case::{Case, draw, engine, order};
 use history::History;
 use job::{Checked, Error, Faults};
@@ -111,7 +111,7 @@ fn a_job_whose_steps_wait_for_ever_is_undone_and_refused() {
         let job = Arc::new(Checked::new(0, order, Faults::default(), None, &history));
         let outcome = run(&engine, &job);
         drop(engine);
-        assert!(matches!(outcome, Err(Error::Refused(Refusal::Stuck(1..)))), "{outcome:?}");
+        assert!(matches!(outcome, Err(Error::Refused(EngineError::Deadlock(1..)))), "{outcome:?}");
         history.check_job(&job, &outcome);
     });
 }

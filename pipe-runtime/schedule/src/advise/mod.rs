@@ -2,48 +2,11 @@
 
 mod table;
 
-use std::fmt;
-
+use crate::checkpoint::Checkpoint;
 use crate::list::Schedule;
-use crate::methods::{Illegal, Method};
+use crate::methods::{ScheduleKind, ScheduleKindError};
 use crate::simulate::check_costs;
-use crate::simulate::{Costs, Unsimulated, simulate};
-
-/// Which micro-batches are recomputed before their backward instead of being held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Checkpointing {
-    /// None.
-    Never,
-    /// All but the last.
-    ExceptLast,
-    /// All.
-    Always,
-}
-
-impl Checkpointing {
-    /// All of them, from the fastest to the smallest.
-    pub const ALL: [Checkpointing; 3] = [Checkpointing::Never, Checkpointing::ExceptLast, Checkpointing::Always];
-
-    /// Whether micro-batch `micro_batch` of `micro_batches` is recomputed.
-    pub fn recomputes(self, micro_batch: usize, micro_batches: usize) -> bool {
-        match self {
-            Checkpointing::Never => false,
-            Checkpointing::ExceptLast => micro_batch + 1 < micro_batches,
-            Checkpointing::Always => true,
-        }
-    }
-}
-
-/// As in settings: `never`, `except_last`, `always`.
-impl fmt::Display for Checkpointing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Checkpointing::Never => "never",
-            Checkpointing::ExceptLast => "except_last",
-            Checkpointing::Always => "always",
-        })
-    }
-}
+use crate::simulate::{Costs, SimulationError, simulate};
 
 /// What [`advise`] may choose from.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,9 +21,9 @@ pub struct Options {
     /// The numbers of micro-batches to try.
     pub micro_batches: Vec<usize>,
     /// The schedules to try.
-    pub methods: Vec<Method>,
-    /// The kinds of checkpointing to try.
-    pub checkpointing: Vec<Checkpointing>,
+    pub schedules: Vec<ScheduleKind>,
+    /// The checkpoint modes to try.
+    pub checkpoints: Vec<Checkpoint>,
     /// Where the stages are.
     pub stages: Stages,
     /// What the costs are in, for the table.
@@ -89,7 +52,7 @@ pub enum Stages {
 }
 
 impl Options {
-    /// All schedules and checkpointings, with 1, 2, 4 and 8 micro-batches per rank and with as many as in the measurement.
+    /// All schedules and checkpoint modes, with 1, 2, 4 and 8 micro-batches per rank and with as many as in the measurement.
     pub fn new(ranks: usize, measured_with: usize) -> Self {
         let mut micro_batches: Vec<_> = [1, 2, 4, 8].map(|factor| ranks.saturating_mul(factor)).to_vec();
         micro_batches.push(measured_with);
@@ -100,8 +63,8 @@ impl Options {
             measured_with,
             overhead: 0.,
             micro_batches,
-            methods: Method::ALL.to_vec(),
-            checkpointing: Checkpointing::ALL.to_vec(),
+            schedules: ScheduleKind::ALL.to_vec(),
+            checkpoints: Checkpoint::ALL.to_vec(),
             stages: Stages::Free,
             units: Units::Plain,
         }
@@ -110,9 +73,10 @@ impl Options {
 
 /// One way to run the model.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Candidate {
     /// The schedule.
-    pub method: Method,
+    pub kind: ScheduleKind,
     /// On how many ranks.
     pub ranks: usize,
     /// How many stages each rank has.
@@ -120,7 +84,7 @@ pub struct Candidate {
     /// How many micro-batches.
     pub micro_batches: usize,
     /// Which of them are recomputed.
-    pub checkpointing: Checkpointing,
+    pub checkpoint: Checkpoint,
     /// Time of a step.
     pub time: f64,
     /// Memory of the rank that needs most.
@@ -129,6 +93,8 @@ pub struct Candidate {
 
 /// What [`advise`] found. Prints as a table with the reasons.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+#[must_use]
 pub struct Advice {
     /// The fastest that fits, if any does.
     pub best: Option<Candidate>,
@@ -137,7 +103,7 @@ pub struct Advice {
     /// All that need too much memory, the smallest first.
     pub too_large: Vec<Candidate>,
     /// What cannot run these stages and micro-batches at all, and why.
-    pub refused: Vec<(usize, Illegal)>,
+    pub refused: Vec<(usize, ScheduleKindError)>,
     /// How much memory a rank has.
     pub memory_limit: f64,
     /// What times and sizes are in.
@@ -146,38 +112,37 @@ pub struct Advice {
     pub work: f64,
 }
 
-/// Looks for the schedule, the number of micro-batches and the checkpointing with which a step is fastest, of those that need no more memory on any rank
+/// Looks for the schedule, the number of micro-batches and the checkpoint mode with which a step is fastest, of those that need no more memory on any rank
 /// than `memory_limit`; of equally fast ones for the one that needs least memory, then for the simplest.
 ///
 /// `costs` are those of one micro-batch of `options.measured_with`. Of as many stages as there are ranks, or a multiple of that.
-pub fn advise(costs: &Costs, memory_limit: f64, options: &Options) -> Result<Advice, Unsimulated> {
+pub fn advise(costs: &Costs, memory_limit: f64, options: &Options) -> Result<Advice, SimulationError> {
     check_costs(costs, costs.stages.len())?;
     let (mut fitting, mut too_large, mut refused) = (Vec::new(), Vec::new(), Vec::new());
     let mut work = f64::INFINITY;
     for &micro_batches in &options.micro_batches {
         let scaled = scaled(costs, options, micro_batches);
-        for &method in &options.methods {
+        for &kind in &options.schedules {
             let attempts =
-                options.ranks.iter().flat_map(|&ranks| schedules(method, &scaled, ranks, options, micro_batches));
+                options.ranks.iter().flat_map(|&ranks| schedules(kind, &scaled, ranks, options, micro_batches));
             for (schedule, costs, stages_per_rank) in attempts {
                 let schedule = match schedule {
                     Ok(schedule) => schedule,
-                    Err(illegal) => {
-                        refused.push((micro_batches, illegal));
+                    Err(error) => {
+                        refused.push((micro_batches, error));
                         continue;
                     }
                 };
-                for &checkpointing in &options.checkpointing {
-                    let schedule = schedule.clone().with_recompute(|_, i| checkpointing.recomputes(i, micro_batches));
+                for &checkpoint in &options.checkpoints {
+                    let schedule = schedule.clone().with_recompute(|_, i| checkpoint.applies(i, micro_batches));
                     let simulation = simulate(&schedule, &costs)?;
                     let memory = simulation.memory.iter().copied().fold(0., f64::max);
                     let time = simulation.makespan;
-                    if checkpointing == Checkpointing::Never {
+                    if checkpoint == Checkpoint::Never {
                         work = work.min((0..schedule.ranks.len()).map(|rank| simulation.busy(rank)).fold(0., f64::max));
                     }
                     let ranks = schedule.ranks.len();
-                    let candidate =
-                        Candidate { method, ranks, stages_per_rank, micro_batches, checkpointing, time, memory };
+                    let candidate = Candidate { kind, ranks, stages_per_rank, micro_batches, checkpoint, time, memory };
                     if memory <= memory_limit { fitting.push(candidate) } else { too_large.push(candidate) }
                 }
             }
@@ -185,7 +150,7 @@ pub fn advise(costs: &Costs, memory_limit: f64, options: &Options) -> Result<Adv
     }
     let by_time = |a: &Candidate, b: &Candidate| a.time.total_cmp(&b.time).then(a.memory.total_cmp(&b.memory));
     let simplest =
-        |candidate: &Candidate| (candidate.method, candidate.checkpointing, candidate.micro_batches, candidate.ranks);
+        |candidate: &Candidate| (candidate.kind, candidate.checkpoint, candidate.micro_batches, candidate.ranks);
     fitting.sort_by(|a, b| by_time(a, b).then(simplest(a).cmp(&simplest(b))));
     too_large.sort_by(|a, b| a.memory.total_cmp(&b.memory).then(a.time.total_cmp(&b.time)));
     let work = if work.is_finite() { work } else { 0. };
@@ -212,46 +177,51 @@ fn scaled(costs: &Costs, options: &Options, micro_batches: usize) -> Costs {
     costs
 }
 
-type Attempt = (Result<Schedule, Illegal>, Costs, usize);
+type Attempt = (Result<Schedule, ScheduleKindError>, Costs, usize);
 
-/// The method's schedule for every number of stages per rank that it can have.
-fn schedules(method: Method, costs: &Costs, ranks: usize, options: &Options, micro_batches: usize) -> Vec<Attempt> {
+/// The lists of a schedule for every number of stages per rank that it can have.
+fn schedules(kind: ScheduleKind, costs: &Costs, ranks: usize, options: &Options, micro_batches: usize) -> Vec<Attempt> {
     let stages = costs.stages.len();
     if let Stages::On(rank_of) = &options.stages {
-        // What is not said of a stage is that it is on a rank of its own, which no method but GPipe takes.
+        // What is not said of a stage is that it is on a rank of its own, which GPipe alone takes.
         let stages_per_rank = stages / ranks.max(1);
         let rank_of: Vec<_> = (0..stages).map(|stage| rank_of.get(stage).copied().unwrap_or(stage)).collect();
-        return vec![(method.schedule_on(&rank_of, micro_batches), costs.clone(), stages_per_rank)];
+        return vec![(kind.schedule_on(&rank_of, micro_batches), costs.clone(), stages_per_rank)];
     }
     let most = stages / ranks.max(1);
     let divides = |&fewer: &usize| fewer > 0 && fewer.checked_mul(ranks).is_some_and(|all| stages.is_multiple_of(all));
     let keeps = |&fewer: &usize| options.stages == Stages::Free || fewer * ranks == stages;
-    let suits = |&fewer: &usize| method.stages_per_rank().is_none_or(|needed| needed == fewer);
+    let suits = |&fewer: &usize| kind.stages_per_rank().is_none_or(|needed| needed == fewer);
     let attempt = |stages_per_rank| {
-        let schedule = method.schedule(ranks, stages_per_rank, micro_batches);
+        let schedule = kind.schedule(ranks, stages_per_rank, micro_batches);
         (schedule, costs.merged(ranks.saturating_mul(stages_per_rank)), stages_per_rank)
     };
     let attempts: Vec<_> = (1..=most)
         .filter(divides)
         .filter(keeps)
         .filter(suits)
-        .filter(|&v| v > 1 || !loops(method) || most == 1)
+        .filter(|&v| v > 1 || !loops(kind) || most == 1)
         .map(attempt)
         .collect();
     if attempts.is_empty() {
-        // To say why: the method's own number is not among those that the stages allow.
-        return vec![(refusal(method, ranks, most, micro_batches), costs.clone(), most)];
+        // To say why: the schedule's own number is not among those that the stages allow.
+        return vec![(refusal(kind, ranks, most, micro_batches), costs.clone(), most)];
     }
     attempts
 }
 
-/// Loops of one stage per rank are other methods' schedules.
-fn loops(method: Method) -> bool {
-    matches!(method, Method::Interleaved | Method::LoopedBfs)
+/// Whether the stages are looped over the ranks. With one stage per rank, such lists are those of another schedule.
+fn loops(kind: ScheduleKind) -> bool {
+    matches!(kind, ScheduleKind::Interleaved | ScheduleKind::LoopedBfs)
 }
 
-fn refusal(method: Method, ranks: usize, stages_per_rank: usize, micro_batches: usize) -> Result<Schedule, Illegal> {
-    let needed = method.stages_per_rank().unwrap_or(2);
-    method.check(ranks, stages_per_rank, micro_batches)?;
-    Err(Illegal::StagesPerRank { method, needed, stages_per_rank, ranks })
+fn refusal(
+    kind: ScheduleKind,
+    ranks: usize,
+    stages_per_rank: usize,
+    micro_batches: usize,
+) -> Result<Schedule, ScheduleKindError> {
+    let needed = kind.stages_per_rank().unwrap_or(2);
+    kind.check(ranks, stages_per_rank, micro_batches)?;
+    Err(ScheduleKindError::StagesPerRank { kind, needed, stages_per_rank, ranks })
 }

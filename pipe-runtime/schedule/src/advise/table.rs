@@ -2,6 +2,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use super::{Advice, Candidate, Units};
+use crate::support::table::{Side, Table};
+use crate::support::{bytes, short};
 
 /// How many of each kind are listed.
 const LISTED: usize = 12;
@@ -9,13 +11,13 @@ const LISTED: usize = 12;
 impl Candidate {
     /// What to write for it: `schedule = zbv, chunks = 6, checkpoint = except_last`.
     pub fn settings(&self) -> String {
-        let Candidate { method, micro_batches, checkpointing, .. } = self;
-        let name = match method.name() {
+        let Candidate { kind, micro_batches, checkpoint, .. } = self;
+        let name = match kind.name() {
             // No identifier starts with a digit.
             name if name.starts_with(|first: char| first.is_ascii_digit()) => format!("\"{name}\""),
             name => name.to_owned(),
         };
-        format!("schedule = {name}, chunks = {micro_batches}, checkpoint = {checkpointing}")
+        format!("schedule = {name}, chunks = {micro_batches}, checkpoint = {checkpoint}")
     }
 }
 
@@ -45,12 +47,11 @@ impl Advice {
         why
     }
 
-    fn row(&self, candidate: &Candidate, verdict: &str) -> String {
-        let Candidate { method, ranks, stages_per_rank, micro_batches, checkpointing, time, memory } = candidate;
+    fn row(&self, candidate: &Candidate, verdict: String) -> Vec<String> {
+        let Candidate { kind, ranks, stages_per_rank, micro_batches, checkpoint, time, memory } = candidate;
         let (time, memory) = (self.units.time(*time), self.units.memory(*memory));
-        format!(
-            "{method:<12} {ranks:>5} {stages_per_rank:>6} {micro_batches:>13}  {checkpointing:<11} {time:>10} {memory:>10}  {verdict}"
-        )
+        let [ranks, stages_per_rank, micro_batches] = [ranks, stages_per_rank, micro_batches].map(usize::to_string);
+        vec![kind.to_string(), ranks, stages_per_rank, micro_batches, checkpoint.to_string(), time, memory, verdict]
     }
 }
 
@@ -64,29 +65,23 @@ impl Units {
     }
 
     fn memory(self, value: f64) -> String {
-        const MIB: f64 = 1024. * 1024.;
         match self {
             Units::Plain => short(value),
-            Units::SecondsAndBytes if value >= 1024. * MIB => format!("{} GiB", short(value / (1024. * MIB))),
-            Units::SecondsAndBytes => format!("{} MiB", short(value / MIB)),
+            Units::SecondsAndBytes => bytes(value),
         }
     }
 }
 
 impl fmt::Display for Candidate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Candidate { method, ranks, stages_per_rank, micro_batches, checkpointing, .. } = self;
+        let Candidate { kind, ranks, stages_per_rank, micro_batches, checkpoint, .. } = self;
         let stages = if *stages_per_rank == 1 { "1 stage".to_owned() } else { format!("{stages_per_rank} stages") };
         let ranks = if *ranks == 1 { "1 rank".to_owned() } else { format!("{ranks} ranks") };
-        write!(
-            f,
-            "`{method}` on {ranks} with {stages} each, {micro_batches} micro-batches, checkpointing {checkpointing}"
-        )
+        write!(f, "`{kind}` on {ranks} with {stages} each, {micro_batches} micro-batches, checkpointing {checkpoint}")
     }
 }
 
-/// The reason in words, what to write, then a table: of each schedule and checkpointing the best that fits, then those that need too much memory, then what was
-/// refused.
+/// The reason in words, what to write, then a table: of each schedule and checkpoint mode the best that fits, then those that need too much memory. After it, what was refused, and why.
 impl fmt::Display for Advice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.why())?;
@@ -94,14 +89,20 @@ impl fmt::Display for Advice {
             writeln!(f, "write: {}", best.settings())?;
         }
         writeln!(f)?;
-        writeln!(
-            f,
-            "{:<12} {:>5} {:>6} {:>13}  {:<11} {:>10} {:>10}",
-            "schedule", "ranks", "stages", "micro-batches", "checkpoint", "time", "memory"
-        )?;
+        let (left, right) = (Side::Left, Side::Right);
+        let mut table = Table::new(&[
+            ("schedule", left),
+            ("ranks", right),
+            ("stages", right),
+            ("micro-batches", right),
+            ("checkpoint", left),
+            ("time", right),
+            ("memory", right),
+            ("", left),
+        ]);
         let mut seen = BTreeSet::new();
         let mut once = |candidate: &&Candidate| {
-            seen.insert((candidate.method, candidate.ranks, candidate.stages_per_rank, candidate.checkpointing))
+            seen.insert((candidate.kind, candidate.ranks, candidate.stages_per_rank, candidate.checkpoint))
         };
         for candidate in self.fitting.iter().filter(&mut once).take(LISTED) {
             let best = self.best.as_ref().map_or(candidate.time, |best| best.time);
@@ -110,35 +111,17 @@ impl fmt::Display for Advice {
                 _ if candidate.time == best => "as fast, but larger or less simple".to_owned(),
                 _ => format!("{} % slower", short(100. * (candidate.time / best - 1.))),
             };
-            writeln!(f, "{}", self.row(candidate, &verdict))?;
+            table.push(self.row(candidate, verdict));
         }
         for candidate in self.too_large.iter().filter(&mut once).take(LISTED) {
             let excess = 100. * (candidate.memory / self.memory_limit - 1.);
             let verdict =
                 if excess.is_finite() { format!("{} % too large", short(excess)) } else { "too large".to_owned() };
-            writeln!(f, "{}", self.row(candidate, &verdict))?;
+            table.push(self.row(candidate, verdict));
         }
+        table.lines().iter().try_for_each(|line| writeln!(f, "{line}"))?;
         let mut seen = BTreeSet::new();
-        for (_, illegal) in &self.refused {
-            if seen.insert(illegal.method()) {
-                writeln!(f, "{:<12} {illegal}", illegal.method())?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Three digits that count, or all before the point.
-fn short(value: f64) -> String {
-    let digits = match value.abs() {
-        value if value >= 100. => 0,
-        value if value >= 10. => 1,
-        value if value >= 0.1 || value == 0. => 2,
-        _ => 5,
-    };
-    let text = format!("{value:.digits$}");
-    match text.contains('.') {
-        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
-        false => text,
+        let mut refused = self.refused.iter().map(|(_, error)| error).filter(|error| seen.insert(error.kind()));
+        refused.try_for_each(|error| writeln!(f, "{error}"))
     }
 }

@@ -3,7 +3,7 @@ use std::str::FromStr;
 
 /// What is done with one micro-batch in one stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
+pub enum ActionKind {
     /// Forward (`F`).
     Forward,
     /// The forward again, with its graph, before the backward of a checkpointed micro-batch (`R`).
@@ -16,24 +16,29 @@ pub enum Kind {
     BackwardWeight,
 }
 
-impl Kind {
+impl ActionKind {
     /// All kinds, in the order of a micro-batch's life.
-    pub const ALL: [Kind; 5] =
-        [Kind::Forward, Kind::Recompute, Kind::Backward, Kind::BackwardInput, Kind::BackwardWeight];
+    pub const ALL: [ActionKind; 5] = [
+        ActionKind::Forward,
+        ActionKind::Recompute,
+        ActionKind::Backward,
+        ActionKind::BackwardInput,
+        ActionKind::BackwardWeight,
+    ];
 
     /// Whether it is a backward, whole or in part.
     pub const fn is_backward(self) -> bool {
-        matches!(self, Kind::Backward | Kind::BackwardInput | Kind::BackwardWeight)
+        matches!(self, ActionKind::Backward | ActionKind::BackwardInput | ActionKind::BackwardWeight)
     }
 
     /// `F`, `R`, `B`, `I` or `W`.
     pub const fn letter(self) -> char {
         match self {
-            Kind::Forward => 'F',
-            Kind::Recompute => 'R',
-            Kind::Backward => 'B',
-            Kind::BackwardInput => 'I',
-            Kind::BackwardWeight => 'W',
+            ActionKind::Forward => 'F',
+            ActionKind::Recompute => 'R',
+            ActionKind::Backward => 'B',
+            ActionKind::BackwardInput => 'I',
+            ActionKind::BackwardWeight => 'W',
         }
     }
 }
@@ -42,7 +47,7 @@ impl Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Action {
     /// What is done.
-    pub kind: Kind,
+    pub kind: ActionKind,
     /// In which stage, from 0.
     pub stage: usize,
     /// With which micro-batch, from 0.
@@ -51,33 +56,33 @@ pub struct Action {
 
 impl Action {
     /// `kind` of micro-batch `micro_batch` in `stage`.
-    pub const fn new(kind: Kind, stage: usize, micro_batch: usize) -> Self {
+    pub const fn new(kind: ActionKind, stage: usize, micro_batch: usize) -> Self {
         Self { kind, stage, micro_batch }
     }
 
     /// Micro-batch `micro_batch` forward through `stage`.
     pub const fn forward(stage: usize, micro_batch: usize) -> Self {
-        Self::new(Kind::Forward, stage, micro_batch)
+        Self::new(ActionKind::Forward, stage, micro_batch)
     }
 
     /// The recomputation of that forward.
     pub const fn recompute(stage: usize, micro_batch: usize) -> Self {
-        Self::new(Kind::Recompute, stage, micro_batch)
+        Self::new(ActionKind::Recompute, stage, micro_batch)
     }
 
     /// Its backward.
     pub const fn backward(stage: usize, micro_batch: usize) -> Self {
-        Self::new(Kind::Backward, stage, micro_batch)
+        Self::new(ActionKind::Backward, stage, micro_batch)
     }
 
     /// Its backward for the inputs alone.
     pub const fn backward_input(stage: usize, micro_batch: usize) -> Self {
-        Self::new(Kind::BackwardInput, stage, micro_batch)
+        Self::new(ActionKind::BackwardInput, stage, micro_batch)
     }
 
     /// Its backward for the parameters.
     pub const fn backward_weight(stage: usize, micro_batch: usize) -> Self {
-        Self::new(Kind::BackwardWeight, stage, micro_batch)
+        Self::new(ActionKind::BackwardWeight, stage, micro_batch)
     }
 
     /// The same kind of the same micro-batch elsewhere.
@@ -94,15 +99,15 @@ impl Action {
         let here = |kind| Some(Action::new(kind, stage, micro_batch));
         let after = (stage + 1 < stages).then(|| stage + 1);
         let needed = match kind {
-            Kind::Forward => [stage.checked_sub(1).map(|before| self.at(before)), None, None, None],
-            Kind::Recompute => [here(Kind::Forward), None, None, None],
-            Kind::Backward | Kind::BackwardInput => [
-                here(Kind::Forward),
-                here(Kind::Recompute),
+            ActionKind::Forward => [stage.checked_sub(1).map(|before| self.at(before)), None, None, None],
+            ActionKind::Recompute => [here(ActionKind::Forward), None, None, None],
+            ActionKind::Backward | ActionKind::BackwardInput => [
+                here(ActionKind::Forward),
+                here(ActionKind::Recompute),
                 after.map(|after| Action::backward(after, micro_batch)),
                 after.map(|after| Action::backward_input(after, micro_batch)),
             ],
-            Kind::BackwardWeight => [here(Kind::BackwardInput), None, None, None],
+            ActionKind::BackwardWeight => [here(ActionKind::BackwardInput), None, None, None],
         };
         needed.into_iter().flatten()
     }
@@ -118,24 +123,25 @@ impl fmt::Display for Action {
 /// The text is not an action.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not an action: write stage, kind (F, R, B, I or W) and micro-batch, as in `2F0`")]
-pub struct NotAnAction(
+#[non_exhaustive]
+pub struct ParseActionError(
     /// The text.
     pub String,
 );
 
 impl FromStr for Action {
-    type Err = NotAnAction;
+    type Err = ParseActionError;
 
-    fn from_str(text: &str) -> Result<Self, NotAnAction> {
+    fn from_str(text: &str) -> Result<Self, ParseActionError> {
         let parse = || {
             let split = text.find(|c: char| !c.is_ascii_digit())?;
             let (stage, rest) = text.split_at(split);
             let letter = rest.chars().next()?;
-            let kind = Kind::ALL.into_iter().find(|kind| kind.letter() == letter)?;
+            let kind = ActionKind::ALL.into_iter().find(|kind| kind.letter() == letter)?;
             let micro_batch = &rest[letter.len_utf8()..];
             Some(Action::new(kind, number(stage)?, number(micro_batch)?))
         };
-        parse().ok_or_else(|| NotAnAction(text.to_owned()))
+        parse().ok_or_else(|| ParseActionError(text.to_owned()))
     }
 }
 
@@ -150,7 +156,7 @@ mod tests {
 
     #[test]
     fn an_action_reads_as_it_prints() {
-        for kind in Kind::ALL {
+        for kind in ActionKind::ALL {
             let action = Action::new(kind, 12, 305);
             assert_eq!(action.to_string().parse(), Ok(action));
         }
@@ -159,7 +165,7 @@ mod tests {
     #[test]
     fn what_is_not_an_action_is_named() {
         for text in ["", "F0", "2F", "2X0", "2F0 ", "2F-1", "+2F1", "2F+1", "2f0", "2é0", "99999999999999999999F0"] {
-            assert_eq!(text.parse::<Action>(), Err(NotAnAction(text.to_owned())));
+            assert_eq!(text.parse::<Action>(), Err(ParseActionError(text.to_owned())));
         }
     }
 }

@@ -13,6 +13,7 @@ use super::{Action, Schedule};
 /// assert_eq!(schedule.to_csv(), "0F0,0F1,0B0,0B1\n1F0,1B0,1F1,1I1,1W1\n");
 /// ```
 #[derive(Clone, Debug, Default)]
+#[must_use = "a builder does nothing until its schedule is built"]
 pub struct Builder {
     ranks: Vec<Vec<Action>>,
 }

@@ -1,42 +1,43 @@
 use std::collections::BTreeMap;
 
-use super::{Action, Kind, Order, Schedule};
+use super::{Action, ActionKind, Order, Schedule};
 
 impl Schedule {
-    /// For each rank, of how many pairs of a stage of its and a micro-batch something is held at most for the backward: from the forward until the
-    /// backward, for the parameters if it is split. This is in the lists alone: it does not depend on any clock.
-    pub fn held(&self) -> Vec<usize> {
-        let peak = |list: &Vec<Action>| Held::default().peak(list).map_or(0, |(peak, _)| peak);
+    /// Peak number of in-flight (stage, micro-batch) pairs, per rank. A pair is in flight from its
+    /// forward until its backward, for the parameters if it is split. The peak follows from the
+    /// lists alone and does not depend on times.
+    pub fn peak_in_flight(&self) -> Vec<usize> {
+        let peak = |list: &Vec<Action>| InFlight::default().peak(list).map_or(0, |(peak, _)| peak);
         self.ranks.iter().map(peak).collect()
     }
 
-    /// The same for each stage alone: how many micro-batches it holds at most.
-    pub fn held_by_stage(&self) -> BTreeMap<usize, usize> {
-        let mut held: BTreeMap<usize, (Held, usize)> = BTreeMap::new();
+    /// Peak number of micro-batches in flight in each stage, as [`peak_in_flight`](Self::peak_in_flight).
+    pub fn peak_in_flight_by_stage(&self) -> BTreeMap<usize, usize> {
+        let mut stages: BTreeMap<usize, (InFlight, usize)> = BTreeMap::new();
         for action in self.actions() {
-            let (held, peak) = held.entry(action.stage).or_default();
-            *peak = held.after(action).max(*peak);
+            let (in_flight, peak) = stages.entry(action.stage).or_default();
+            *peak = in_flight.after(action).max(*peak);
         }
-        held.into_iter().map(|(stage, (_, peak))| (stage, peak)).collect()
+        stages.into_iter().map(|(stage, (_, peak))| (stage, peak)).collect()
     }
 }
 
-/// How many forwards of a list are open.
+/// Number of pairs in flight after the actions of a list that have been counted.
 #[derive(Default)]
-pub(crate) struct Held(usize);
+pub(crate) struct InFlight(usize);
 
-impl Held {
+impl InFlight {
     pub(crate) fn after(&mut self, action: Action) -> usize {
         match action.kind {
-            Kind::Forward => self.0 += 1,
+            ActionKind::Forward => self.0 += 1,
             // A list with more backwards than forwards is not valid, but not a reason to panic.
-            Kind::Backward | Kind::BackwardWeight => self.0 = self.0.saturating_sub(1),
-            Kind::Recompute | Kind::BackwardInput => {}
+            ActionKind::Backward | ActionKind::BackwardWeight => self.0 = self.0.saturating_sub(1),
+            ActionKind::Recompute | ActionKind::BackwardInput => {}
         }
         self.0
     }
 
-    /// The most that are open at once, and the action with which they are.
+    /// The peak over `list`, and the first action with which it is reached.
     pub(crate) fn peak(mut self, list: &[Action]) -> Option<(usize, Action)> {
         let counts = list.iter().map(|&action| (self.after(action), action));
         counts.reduce(|peak, next| if next.0 > peak.0 { next } else { peak })
@@ -45,11 +46,13 @@ impl Held {
 
 impl Order {
     /// How many micro-batches' values lie between the stages `from` and `to` at most, however long each action takes: done in `from`, not
-    /// yet started in `to`. `kind` is that of the values: [`Kind::Forward`], or [`Kind::Backward`] (whole or for the
+    /// yet started in `to`. `kind` is that of the values: [`ActionKind::Forward`], or [`ActionKind::Backward`] (whole or for the
     /// inputs) for gradients, which go from the later stage to the earlier one.
-    pub fn in_transit(&self, kind: Kind, from: usize, to: usize) -> usize {
-        let same = |other: Kind| match kind {
-            Kind::Backward | Kind::BackwardInput => matches!(other, Kind::Backward | Kind::BackwardInput),
+    pub fn in_transit(&self, kind: ActionKind, from: usize, to: usize) -> usize {
+        let same = |other: ActionKind| match kind {
+            ActionKind::Backward | ActionKind::BackwardInput => {
+                matches!(other, ActionKind::Backward | ActionKind::BackwardInput)
+            }
             _ => other == kind,
         };
         // What has been taken for certain once a step is done. A value that is put down can lie beside all that were put down before, but for these.
@@ -76,36 +79,36 @@ impl Order {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::methods::Method;
+    use crate::methods::ScheduleKind;
 
     #[test]
-    fn a_split_backward_holds_until_its_second_part() {
+    fn a_pair_is_in_flight_until_the_second_part_of_a_split_backward() {
         let whole = "0F0,0F1,0B0,0F2,0B1,0B2".parse::<Schedule>().unwrap();
         let split = "0F0,0F1,0I0,0F2,0I1,0W0,0I2,0W1,0W2".parse::<Schedule>().unwrap();
-        assert_eq!((whole.held(), split.held()), (vec![2], vec![3]));
+        assert_eq!((whole.peak_in_flight(), split.peak_in_flight()), (vec![2], vec![3]));
     }
 
     #[test]
-    fn a_stage_holds_its_part_of_what_its_rank_does() {
-        let schedule = Method::Interleaved.schedule(2, 2, 4).unwrap();
-        assert_eq!(schedule.held(), [5, 3]);
-        assert_eq!(schedule.held_by_stage().into_values().collect::<Vec<_>>(), [4, 3, 2, 1]);
+    fn the_pairs_in_flight_of_a_rank_are_those_of_its_stages() {
+        let schedule = ScheduleKind::Interleaved.schedule(2, 2, 4).unwrap();
+        assert_eq!(schedule.peak_in_flight(), [5, 3]);
+        assert_eq!(schedule.peak_in_flight_by_stage().into_values().collect::<Vec<_>>(), [4, 3, 2, 1]);
     }
 
     #[test]
     fn from_end_to_end_as_many_skips_lie_as_the_first_rank_may_run_ahead() {
-        let order = Method::OneFOneB.schedule(4, 1, 8).unwrap().order().unwrap();
-        let transit = |from, to| order.in_transit(Kind::Forward, from, to);
+        let order = ScheduleKind::OneFOneB.schedule(4, 1, 8).unwrap().order().unwrap();
+        let transit = |from, to| order.in_transit(ActionKind::Forward, from, to);
         assert_eq!((transit(0, 3), transit(0, 1), transit(2, 3)), (4, 4, 2));
-        let order = Method::GPipe.schedule(4, 1, 8).unwrap().order().unwrap();
-        assert_eq!(order.in_transit(Kind::Forward, 1, 2), 8);
-        assert_eq!(order.in_transit(Kind::Backward, 2, 1), 8);
+        let order = ScheduleKind::GPipe.schedule(4, 1, 8).unwrap().order().unwrap();
+        assert_eq!(order.in_transit(ActionKind::Forward, 1, 2), 8);
+        assert_eq!(order.in_transit(ActionKind::Backward, 2, 1), 8);
     }
 
     #[test]
     fn between_stages_of_one_rank_the_list_decides() {
-        let order = Method::Zbv.schedule(2, 2, 4).unwrap().order().unwrap();
-        assert_eq!(order.in_transit(Kind::Forward, 1, 2), 1);
-        assert_eq!(order.in_transit(Kind::Forward, 0, 3), 3);
+        let order = ScheduleKind::Zbv.schedule(2, 2, 4).unwrap().order().unwrap();
+        assert_eq!(order.in_transit(ActionKind::Forward, 1, 2), 1);
+        assert_eq!(order.in_transit(ActionKind::Forward, 0, 3), 3);
     }
 }

@@ -10,11 +10,11 @@ mod order;
 mod recompute;
 mod schedule;
 
-pub use action::{Action, Kind, NotAnAction};
+pub use action::{Action, ActionKind, ParseActionError};
 pub use builder::{Builder, RankBuilder};
-pub use csv::{BadCell, CellFault};
-pub use order::{Order, Step, Stuck};
+pub use csv::{CellError, CellFault};
+pub use order::{DeadlockError, Order, Step};
 pub use schedule::Schedule;
 
-pub(crate) use in_flight::Held;
+pub(crate) use in_flight::InFlight;
 pub(crate) use index::Index;

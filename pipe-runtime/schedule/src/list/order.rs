@@ -2,6 +2,7 @@ use super::{Action, Index, Schedule};
 
 /// One action of an [`Order`], with what it waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Step {
     /// What is done.
     pub action: Action,
@@ -17,6 +18,8 @@ pub struct Step {
 /// This is the order in which errors count: of several failures, the one that comes first here is
 /// reported, whatever the clock on the wall said.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+#[must_use]
 pub struct Order {
     /// The steps.
     pub steps: Vec<Step>,
@@ -27,7 +30,8 @@ pub struct Order {
 /// No order exists: each named action waits for one that never comes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the schedule cannot finish: {}", waiting(.0))]
-pub struct Stuck(
+#[non_exhaustive]
+pub struct DeadlockError(
     /// The first action on each rank that cannot start.
     pub Vec<(usize, Action)>,
 );
@@ -44,7 +48,7 @@ impl Schedule {
     /// if there is one in the lists) and for the backward of the stage after it, whole or for the inputs, whichever the lists have. A backward for the
     /// parameters waits for the one for the inputs. What is not in the lists at all counts as done: the backward half
     /// of a schedule can be ordered alone.
-    pub fn order(&self) -> Result<Order, Stuck> {
+    pub fn order(&self) -> Result<Order, DeadlockError> {
         const NOT_YET: usize = usize::MAX;
         let index = Index::new(self);
         let mut positions = vec![NOT_YET; index.len()];
@@ -65,7 +69,7 @@ impl Schedule {
             if tick.is_empty() {
                 let heads =
                     self.ranks.iter().enumerate().filter_map(|(rank, list)| Some((rank, *list.get(next[rank])?)));
-                return Err(Stuck(heads.collect()));
+                return Err(DeadlockError(heads.collect()));
             }
             tick.sort_by_key(|(_, action)| action.stage);
             for (rank, action) in tick.drain(..) {
@@ -86,7 +90,7 @@ impl Schedule {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::list::Kind;
+    use crate::list::ActionKind;
     use crate::methods::gpipe;
     use proptest::prelude::*;
 
@@ -127,7 +131,7 @@ mod tests {
             for (position, step) in order.steps.iter().enumerate() {
                 prop_assert!(step.after.iter().all(|&needed| needed < position));
                 // A recomputation starts before the gradient arrives: it needs nothing of other ranks.
-                prop_assert!(step.action.kind != Kind::Recompute || step.after.is_empty());
+                prop_assert!(step.action.kind != ActionKind::Recompute || step.after.is_empty());
             }
             for (rank, list) in order.ranks.iter().enumerate() {
                 prop_assert!(list.is_sorted());

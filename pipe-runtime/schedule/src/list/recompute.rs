@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use super::{Action, Kind, Schedule};
+use super::{Action, ActionKind, Schedule};
 
 impl Schedule {
     /// The same schedule with a recomputation right before the backward (`B` or `I`) of each micro-batch for which
@@ -9,13 +9,13 @@ impl Schedule {
     /// A backward that comes right after its own forward gets none: to keep the forward's graph
     /// takes the memory that the recomputation would take, at the same time.
     pub fn with_recompute(self, recomputed: impl Fn(usize, usize) -> bool) -> Self {
-        let already: BTreeSet<_> = self.actions().filter(|action| action.kind == Kind::Recompute).collect();
+        let already: BTreeSet<_> = self.actions().filter(|action| action.kind == ActionKind::Recompute).collect();
         let insert = |list: &[Action]| {
             let mut longer = Vec::with_capacity(2 * list.len());
             for &action in list {
                 let (stage, micro_batch) = (action.stage, action.micro_batch);
                 let first = Action::recompute(stage, micro_batch);
-                let starts_backward = matches!(action.kind, Kind::Backward | Kind::BackwardInput);
+                let starts_backward = matches!(action.kind, ActionKind::Backward | ActionKind::BackwardInput);
                 let gains = longer.last() != Some(&Action::forward(stage, micro_batch));
                 if starts_backward && gains && recomputed(stage, micro_batch) && !already.contains(&first) {
                     longer.push(first);
@@ -31,7 +31,7 @@ impl Schedule {
     /// The same schedule without the recomputations of the micro-batches for which `dropped`
     /// holds.
     pub fn without_recompute(mut self, dropped: impl Fn(usize) -> bool) -> Self {
-        let stays = |action: &Action| action.kind != Kind::Recompute || !dropped(action.micro_batch);
+        let stays = |action: &Action| action.kind != ActionKind::Recompute || !dropped(action.micro_batch);
         self.ranks.iter_mut().for_each(|list| list.retain(stays));
         self
     }

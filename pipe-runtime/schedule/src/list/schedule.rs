@@ -1,4 +1,4 @@
-use super::{Action, Kind};
+use super::{Action, ActionKind};
 
 /// Ordered op lists, one per rank, over `stages` stages and `micro_batches` micro-batches.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,12 +27,12 @@ impl Schedule {
 
     /// The forward actions alone, in the same order.
     pub fn forward(&self) -> Self {
-        self.only(|kind| kind == Kind::Forward)
+        self.only(|kind| kind == ActionKind::Forward)
     }
 
     /// Everything but the forward actions, in the same order.
     pub fn backward(&self) -> Self {
-        self.only(|kind| kind != Kind::Forward)
+        self.only(|kind| kind != ActionKind::Forward)
     }
 
     /// The actions of the first `micro_batches` micro-batches alone, in the same order.
@@ -45,7 +45,7 @@ impl Schedule {
         Self { ranks, micro_batches: micro_batches.min(self.micro_batches), ..*self }
     }
 
-    fn only(&self, keep: impl Fn(Kind) -> bool) -> Self {
+    fn only(&self, keep: impl Fn(ActionKind) -> bool) -> Self {
         let ranks = self.ranks.iter().map(|list| list.iter().copied().filter(|a| keep(a.kind)).collect()).collect();
         Self { ranks, ..*self }
     }

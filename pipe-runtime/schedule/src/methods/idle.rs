@@ -1,6 +1,6 @@
-use super::Method;
+use super::ScheduleKind;
 
-impl Method {
+impl ScheduleKind {
     /// For how long a rank idles in a step, where there is a formula for it: the time from its
     /// first action to the end of its last, less its work, on the rank where that is longest
     /// ([`Simulation::period`](crate::Timeline::period) less the work).
@@ -36,19 +36,21 @@ impl Method {
         let (p, v) = (ranks as f64, stages_per_rank as f64);
         let equal = f == i && i == w;
         match self {
-            Method::GPipe | Method::LoopedBfs | Method::Interleaved | Method::OneFOneB => {
+            ScheduleKind::GPipe | ScheduleKind::LoopedBfs | ScheduleKind::Interleaved | ScheduleKind::OneFOneB => {
                 let fills = stages_per_rank == 1 || micro_batches >= ranks;
                 fills.then_some((p - 1.) * (f + i + w) / v)
             }
-            Method::ZbH1 => (micro_batches >= ranks).then_some((p - 1.) * (f + i - w).max(i) / v),
-            Method::ZbH2 => (micro_batches >= 2 * ranks - 1).then_some((p - 1.) * (f + i - 2. * w).max(i - f).max(0.)),
-            Method::Zbv => (i >= f && f >= w && micro_batches >= 2 * ranks - 1).then_some((p - 1.) * (i - w)),
-            Method::DualPipeV => (f >= i && i >= w).then_some((p - 1.) * (f + i - w) / 2.),
-            Method::VHalf => {
+            ScheduleKind::ZbH1 => (micro_batches >= ranks).then_some((p - 1.) * (f + i - w).max(i) / v),
+            ScheduleKind::ZbH2 => {
+                (micro_batches >= 2 * ranks - 1).then_some((p - 1.) * (f + i - 2. * w).max(i - f).max(0.))
+            }
+            ScheduleKind::Zbv => (i >= f && f >= w && micro_batches >= 2 * ranks - 1).then_some((p - 1.) * (i - w)),
+            ScheduleKind::DualPipeV => (f >= i && i >= w).then_some((p - 1.) * (f + i - w) / 2.),
+            ScheduleKind::VHalf => {
                 let holds = equal && ranks >= 3 && micro_batches >= ranks;
                 holds.then_some((3. * p - if ranks.is_multiple_of(2) { 7. } else { 4. }) * f / 2.)
             }
-            Method::VMin => {
+            ScheduleKind::VMin => {
                 let holds = equal && ranks >= 3 && micro_batches >= ranks;
                 holds.then_some((4. * p - if ranks.is_multiple_of(3) { 7. } else { 5. }) * f / 2.)
             }

@@ -1,20 +1,20 @@
 //! The published schedules: their names, what each can run, and how its stages are placed.
 
+mod error;
 mod idle;
-mod illegal;
-mod lane;
 mod name;
+mod place;
 mod placement;
 mod published;
-mod ranks;
+mod rank_list;
 mod rounds;
 mod v_pattern;
 
-pub use illegal::Illegal;
-pub use name::UnknownMethod;
+pub use error::ScheduleKindError;
+pub use name::UnknownScheduleError;
+pub use place::PlacementError;
 pub use placement::Placement;
 pub use published::gpipe;
-pub use ranks::Unplaceable;
 
 use rounds::Rounds;
 
@@ -22,7 +22,7 @@ use crate::list::Schedule;
 
 /// A published schedule. Its name, which it prints as and is read from, is the paper's or PyTorch's: `1f1b`, `zb_h1`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Method {
+pub enum ScheduleKind {
     /// `gpipe` (Huang et al. 2019): all micro-batches forward, then all backward, the last one first.
     GPipe,
     /// `1f1b` (Narayanan et al. 2019): a backward as soon as there is a gradient, so that a rank holds no more micro-batches than there
@@ -46,34 +46,34 @@ pub enum Method {
     VMin,
 }
 
-impl Method {
+impl ScheduleKind {
     /// All of them.
-    pub const ALL: [Method; 10] = [
-        Method::GPipe,
-        Method::OneFOneB,
-        Method::Interleaved,
-        Method::LoopedBfs,
-        Method::ZbH1,
-        Method::ZbH2,
-        Method::Zbv,
-        Method::DualPipeV,
-        Method::VHalf,
-        Method::VMin,
+    pub const ALL: [ScheduleKind; 10] = [
+        ScheduleKind::GPipe,
+        ScheduleKind::OneFOneB,
+        ScheduleKind::Interleaved,
+        ScheduleKind::LoopedBfs,
+        ScheduleKind::ZbH1,
+        ScheduleKind::ZbH2,
+        ScheduleKind::Zbv,
+        ScheduleKind::DualPipeV,
+        ScheduleKind::VHalf,
+        ScheduleKind::VMin,
     ];
 
     /// How many stages a rank must have, where that is fixed.
     pub const fn stages_per_rank(self) -> Option<usize> {
         match self {
-            Method::GPipe | Method::Interleaved | Method::LoopedBfs | Method::ZbH1 => None,
-            Method::OneFOneB | Method::ZbH2 => Some(1),
-            Method::Zbv | Method::DualPipeV | Method::VHalf | Method::VMin => Some(2),
+            ScheduleKind::GPipe | ScheduleKind::Interleaved | ScheduleKind::LoopedBfs | ScheduleKind::ZbH1 => None,
+            ScheduleKind::OneFOneB | ScheduleKind::ZbH2 => Some(1),
+            ScheduleKind::Zbv | ScheduleKind::DualPipeV | ScheduleKind::VHalf | ScheduleKind::VMin => Some(2),
         }
     }
 
     /// How the stages are placed on the ranks.
     pub const fn placement(self) -> Placement {
         match self {
-            Method::Zbv | Method::DualPipeV | Method::VHalf | Method::VMin => Placement::V,
+            ScheduleKind::Zbv | ScheduleKind::DualPipeV | ScheduleKind::VHalf | ScheduleKind::VMin => Placement::V,
             _ => Placement::Loop,
         }
     }
@@ -85,88 +85,96 @@ impl Method {
 
     /// Whether it has the backward in two parts.
     pub const fn splits_backward(self) -> bool {
-        !matches!(self, Method::GPipe | Method::OneFOneB | Method::Interleaved | Method::LoopedBfs)
+        !matches!(
+            self,
+            ScheduleKind::GPipe | ScheduleKind::OneFOneB | ScheduleKind::Interleaved | ScheduleKind::LoopedBfs
+        )
     }
 
     /// The lists for stages that are on ranks already: stage `s` is on `rank_of[s]`. GPipe takes any placement.
-    pub fn schedule_on(self, rank_of: &[usize], micro_batches: usize) -> Result<Schedule, Illegal> {
+    pub fn schedule_on(self, rank_of: &[usize], micro_batches: usize) -> Result<Schedule, ScheduleKindError> {
         let (ranks, stages_per_rank) = self.check_on(rank_of, micro_batches)?;
         match self {
-            Method::GPipe => Ok(gpipe(rank_of, micro_batches, |_| false)),
+            ScheduleKind::GPipe => Ok(gpipe(rank_of, micro_batches, |_| false)),
             _ => self.schedule(ranks, stages_per_rank, micro_batches),
         }
     }
 
-    /// The lists for a mini-batch that gives `micro_batches` micro-batches where up to `chunks`
-    /// were reckoned with: the method's own where it can run so many, else those for the next
+    /// The lists for a mini-batch that gives `micro_batches` micro-batches where up to `most`
+    /// were reckoned with: the schedule's own where it can run so many, else those for the next
     /// number that it can run, without the micro-batches that are not there.
-    pub fn schedule_within(self, rank_of: &[usize], micro_batches: usize, chunks: usize) -> Result<Schedule, Illegal> {
+    pub fn schedule_within(
+        self,
+        rank_of: &[usize],
+        micro_batches: usize,
+        most: usize,
+    ) -> Result<Schedule, ScheduleKindError> {
         let lists = |count| self.schedule_on(rank_of, count);
-        match (micro_batches..=chunks).find_map(|count| lists(count).ok()) {
+        match (micro_batches..=most).find_map(|count| lists(count).ok()) {
             Some(schedule) => Ok(schedule.with_first(micro_batches)),
             None => lists(micro_batches),
         }
     }
 
-    /// Whether the method can run stages that are on ranks already, without making the lists. Gives the number of ranks, and how many stages
+    /// Whether the schedule can run stages that are on ranks already, without making the lists. Gives the number of ranks, and how many stages
     /// the ranks have, at most.
-    pub fn check_on(self, rank_of: &[usize], micro_batches: usize) -> Result<(usize, usize), Illegal> {
+    pub fn check_on(self, rank_of: &[usize], micro_batches: usize) -> Result<(usize, usize), ScheduleKindError> {
         let ranks = rank_of.iter().max().map_or(0, |&last| last.saturating_add(1));
         if ranks > rank_of.len() {
             let rank = (0..ranks).find(|rank| !rank_of.contains(rank)).unwrap_or(0);
-            return Err(Illegal::NoStages { method: self, rank });
+            return Err(ScheduleKindError::NoStages { kind: self, rank });
         }
         self.check_size(ranks.min(1), rank_of.len(), micro_batches)?;
         let mut stages = vec![0; ranks];
         rank_of.iter().for_each(|&rank| stages[rank] += 1);
         let most = stages.iter().copied().max().unwrap_or(0);
-        if self == Method::GPipe {
+        if self == ScheduleKind::GPipe {
             return Ok((ranks, most));
         }
         if let Some(rank) = stages.iter().position(|&stages| stages < most) {
-            return Err(Illegal::Uneven { method: self, rank, stages: stages[rank], most });
+            return Err(ScheduleKindError::Uneven { kind: self, rank, stages: stages[rank], most });
         }
         self.check(ranks, most, micro_batches)?;
         for (stage, &rank) in rank_of.iter().enumerate() {
             let needed = self.rank_of(stage, ranks, most);
             if rank != needed {
-                return Err(Illegal::Placement { method: self, stage, rank, needed });
+                return Err(ScheduleKindError::Placement { kind: self, stage, rank, needed });
             }
         }
         Ok((ranks, most))
     }
 
-    /// Whether the method can run this, and if not, why.
-    pub fn check(self, ranks: usize, stages_per_rank: usize, micro_batches: usize) -> Result<(), Illegal> {
+    /// Whether the schedule can run this, and if not, why.
+    pub fn check(self, ranks: usize, stages_per_rank: usize, micro_batches: usize) -> Result<(), ScheduleKindError> {
         self.check_size(ranks, stages_per_rank, micro_batches)?;
         if let Some(needed) = self.stages_per_rank().filter(|&needed| needed != stages_per_rank) {
-            return Err(Illegal::StagesPerRank { method: self, needed, stages_per_rank, ranks });
+            return Err(ScheduleKindError::StagesPerRank { kind: self, needed, stages_per_rank, ranks });
         }
-        if self == Method::DualPipeV && micro_batches < 2 * ranks {
-            return Err(Illegal::TooFewMicroBatches { method: self, needed: 2 * ranks, micro_batches, ranks });
+        if self == ScheduleKind::DualPipeV && micro_batches < 2 * ranks {
+            return Err(ScheduleKindError::TooFewMicroBatches { kind: self, needed: 2 * ranks, micro_batches, ranks });
         }
-        if matches!(self, Method::Interleaved | Method::ZbH1) && stages_per_rank > 1 {
+        if matches!(self, ScheduleKind::Interleaved | ScheduleKind::ZbH1) && stages_per_rank > 1 {
             let equal = |micro_batches: usize| micro_batches.is_multiple_of(Rounds::number(ranks, micro_batches));
             if !equal(micro_batches) {
                 let rounds = Rounds::number(ranks, micro_batches);
                 let below = (1..micro_batches).rev().find(|&fewer| equal(fewer)).unwrap_or(1);
                 // A multiple of the ranks always does.
                 let above = (micro_batches + 1..).find(|&more| equal(more)).unwrap_or(usize::MAX);
-                return Err(Illegal::Rounds { method: self, rounds, micro_batches, ranks, below, above });
+                return Err(ScheduleKindError::Rounds { kind: self, rounds, micro_batches, ranks, below, above });
             }
         }
         Ok(())
     }
 
-    fn check_size(self, ranks: usize, stages_per_rank: usize, micro_batches: usize) -> Result<(), Illegal> {
+    fn check_size(self, ranks: usize, stages_per_rank: usize, micro_batches: usize) -> Result<(), ScheduleKindError> {
         if ranks == 0 || stages_per_rank == 0 || micro_batches == 0 {
-            return Err(Illegal::Zero { method: self, ranks, stages_per_rank, micro_batches });
+            return Err(ScheduleKindError::Zero { kind: self, ranks, stages_per_rank, micro_batches });
         }
         let pairs = ranks.checked_mul(stages_per_rank).and_then(|stages| stages.checked_mul(micro_batches));
         match pairs {
             // Three actions per pair.
-            Some(pairs) if pairs <= Illegal::MOST_ACTIONS / 3 => Ok(()),
-            _ => Err(Illegal::TooLarge { method: self, ranks, stages_per_rank, micro_batches }),
+            Some(pairs) if pairs <= ScheduleKindError::MOST_ACTIONS / 3 => Ok(()),
+            _ => Err(ScheduleKindError::TooLarge { kind: self, ranks, stages_per_rank, micro_batches }),
         }
     }
 }

@@ -1,14 +1,14 @@
-/// Rounds of `size` micro-batches, in which they go through a rank's chunks: first all of a round
-/// through chunk 0, then all of it through chunk 1, and so on.
+/// Rounds of `size` micro-batches, in which they go through a rank's stages: first all of a round
+/// through the rank's first stage, then all of it through its second one, and so on.
 pub(super) struct Rounds {
     size: usize,
-    chunks: usize,
+    stages_per_rank: usize,
     micro_batches: usize,
 }
 
 impl Rounds {
-    pub(super) fn new(ranks: usize, chunks: usize, micro_batches: usize) -> Self {
-        Self { size: micro_batches / Self::number(ranks, micro_batches), chunks, micro_batches }
+    pub(super) fn new(ranks: usize, stages_per_rank: usize, micro_batches: usize) -> Self {
+        Self { size: micro_batches / Self::number(ranks, micro_batches), stages_per_rank, micro_batches }
     }
 
     /// How many rounds there are; the micro-batches must be a multiple of it.
@@ -19,16 +19,16 @@ impl Rounds {
     /// Number of forwards before the first backward, on a rank from which a micro-batch takes
     /// `steps` steps to the end of the pipeline and back.
     pub(super) fn warm_up(&self, steps: usize) -> usize {
-        (self.micro_batches * self.chunks).min((self.chunks - 1) * self.size + steps)
+        (self.micro_batches * self.stages_per_rank).min((self.stages_per_rank - 1) * self.size + steps)
     }
 
-    /// The chunk of the `step`-th forward.
-    pub(super) fn forward_chunk(&self, step: usize) -> usize {
-        step / self.size % self.chunks
+    /// The rank's stage of the `step`-th forward.
+    pub(super) fn forward_stage(&self, step: usize) -> usize {
+        step / self.size % self.stages_per_rank
     }
 
-    /// The chunk of the `step`-th backward.
-    pub(super) fn backward_chunk(&self, step: usize) -> usize {
-        self.chunks - 1 - self.forward_chunk(step)
+    /// The rank's stage of the `step`-th backward.
+    pub(super) fn backward_stage(&self, step: usize) -> usize {
+        self.stages_per_rank - 1 - self.forward_stage(step)
     }
 }

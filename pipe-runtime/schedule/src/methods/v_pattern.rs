@@ -4,7 +4,7 @@
 //! Qi et al. 2024, "Pipeline Parallelism with Controllable Memory", on building blocks, and on repeating, squeezing and reordering
 //! them.
 
-use super::lane::Lane;
+use super::rank_list::RankList;
 use crate::list::Schedule;
 
 /// When one micro-batch passes through a rank: forward through the rank's first and second stage, backward for the inputs through
@@ -31,31 +31,31 @@ pub(super) fn repeat(ranks: usize, micro_batches: usize, block: impl Fn(usize) -
     move_together(&mut grid, false);
     grid.iter_mut().for_each(Row::fill_in_weights);
 
-    let list = |(rank, row): (usize, Row)| {
-        let mut lane = Lane::new([rank, 2 * ranks - 1 - rank], micro_batches);
+    let list_of = |(rank, row): (usize, Row)| {
+        let mut list = RankList::new([rank, 2 * ranks - 1 - rank], micro_batches);
         for pass in row.slots.into_iter().flatten() {
             match pass {
-                F0 => lane.f(0),
-                F1 => lane.f(1),
-                I1 => lane.i(1),
-                I0 => lane.i(0),
-                _ => lane.oldest_w(),
+                F0 => list.f(0),
+                F1 => list.f(1),
+                I1 => list.i(1),
+                I0 => list.i(0),
+                _ => list.oldest_w(),
             }
         }
-        lane.flush()
+        list.flush()
     };
-    Schedule { stages: 2 * ranks, micro_batches, ranks: grid.into_iter().enumerate().map(list).collect() }
+    Schedule { stages: 2 * ranks, micro_batches, ranks: grid.into_iter().enumerate().map(list_of).collect() }
 }
 
-/// How many forwards are open at once, over both of a rank's stages, on the rank that has most of them.
-pub(super) fn peak(ranks: usize, micro_batches: usize, block: impl Fn(usize) -> Block) -> usize {
+/// Peak number of pairs in flight, over both of a rank's stages, on the rank that has the most.
+pub(super) fn peak_in_flight(ranks: usize, micro_batches: usize, block: impl Fn(usize) -> Block) -> usize {
     // The steady state is reached after as many micro-batches as a block is periods long.
     let longest = (0..ranks).map(|rank| block(rank)[I0]).max().unwrap_or(0);
     let enough = micro_batches.min(longest / PERIOD + 2);
     let peak = |rank| {
         let mut row = Row::repeated(block(rank), enough);
         row.fill_in_weights();
-        row.open()
+        row.peak_in_flight()
     };
     (0..ranks).map(peak).max().unwrap_or(0)
 }
@@ -85,44 +85,44 @@ impl Row {
         self.at[pass].push(slot);
     }
 
-    /// Each gap goes to a backward for the parameters, if one is open; what is left comes at the end.
+    /// Puts the backwards for the parameters into the gaps after the backwards for their inputs, and what is left at the end.
     fn fill_in_weights(&mut self) {
-        let mut open = 0;
+        let mut due = 0;
         for slot in 0..self.slots.len() {
             match self.slots[slot] {
-                Some(I1 | I0) => open += 1,
-                None if open > 0 => {
+                Some(I1 | I0) => due += 1,
+                None if due > 0 => {
                     self.put(W, slot);
-                    open -= 1;
+                    due -= 1;
                 }
                 _ => {}
             }
         }
-        (0..open).for_each(|_| self.put(W, self.slots.len()));
+        (0..due).for_each(|_| self.put(W, self.slots.len()));
     }
 
     fn take_out_weights(&mut self) {
         self.at[W].drain(..).for_each(|slot| self.slots[slot] = None);
     }
 
-    /// The most micro-batches that are open at once. Gaps count as if filled in.
-    fn open(&self) -> usize {
+    /// Peak number of pairs in flight. Gaps count as if filled in.
+    fn peak_in_flight(&self) -> usize {
         let filled_in = !self.at[W].is_empty();
-        let (mut open, mut most, mut weights) = (0, 0, 0);
+        let (mut in_flight, mut peak, mut weights) = (0, 0, 0);
         for pass in &self.slots {
             match *pass {
-                Some(F0 | F1) => open += 1,
-                Some(W) => open -= 1,
+                Some(F0 | F1) => in_flight += 1,
+                Some(W) => in_flight -= 1,
                 Some(_) => weights += 1,
                 None if !filled_in && weights > 0 => {
-                    open -= 1;
+                    in_flight -= 1;
                     weights -= 1;
                 }
                 None => {}
             }
-            most = most.max(open);
+            peak = peak.max(in_flight);
         }
-        most
+        peak
     }
 }
 
@@ -170,9 +170,9 @@ fn earliest(grid: &[Row], Pass { rank, kind, index, .. }: Pass) -> usize {
 }
 
 /// Moves each pass of the filling (if asked to) and of the draining into the first gap in which it may be and in which the rank does
-/// not hold more than any did before. In the steady state between the two the repeated block is left as it is.
+/// not have more in flight than any did before. In the steady state between the two the repeated block is left as it is.
 fn move_together(grid: &mut [Row], filling: bool) {
-    let limit = grid.iter().map(Row::open).max().unwrap_or(0);
+    let limit = grid.iter().map(Row::peak_in_flight).max().unwrap_or(0);
     let passes = by_time(grid);
     let steady = passes.iter().position(|pass| pass.kind == I0 && pass.rank == 0).unwrap_or(0);
     let draining = passes.iter().rposition(|pass| pass.kind == F0 && pass.rank == 0).unwrap_or(0);
@@ -188,7 +188,7 @@ fn move_together(grid: &mut [Row], filling: bool) {
             let row = &mut grid[pass.rank];
             row.slots[pass.slot] = None;
             row.slots[slot] = Some(pass.kind);
-            if row.open() <= limit {
+            if row.peak_in_flight() <= limit {
                 row.at[pass.kind][pass.index] = slot;
                 break;
             }

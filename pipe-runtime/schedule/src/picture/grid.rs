@@ -1,6 +1,6 @@
 use std::fmt;
 
-use crate::list::{Action, Kind, Schedule};
+use crate::list::{Action, ActionKind, Schedule};
 use crate::simulate::{Costs, Simulation, simulate};
 use crate::timeline::Span;
 
@@ -33,11 +33,11 @@ impl Schedule {
         if self.stages > actions {
             return None;
         }
-        let is_split = self.actions().any(|action| action.kind == Kind::BackwardInput);
+        let is_split = self.actions().any(|action| action.kind == ActionKind::BackwardInput);
         let weight = if is_split { 1. } else { 0. };
         let mut costs = Costs::equal(self.stages, 1., 1., weight);
         // A `W` without an `I` is not valid, but is to be seen too.
-        if !is_split && self.actions().any(|action| action.kind == Kind::BackwardWeight) {
+        if !is_split && self.actions().any(|action| action.kind == ActionKind::BackwardWeight) {
             costs = Costs::equal(self.stages, 1., 1., 1.);
         }
         simulate(self, &costs).ok()
@@ -67,11 +67,11 @@ fn grid(simulation: &Simulation, short: bool) -> Vec<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::methods::Method;
+    use crate::methods::ScheduleKind;
 
     #[test]
     fn ranks_with_several_stages_name_the_stage() {
-        let schedule = Method::Interleaved.schedule(2, 2, 2).unwrap();
+        let schedule = ScheduleKind::Interleaved.schedule(2, 2, 2).unwrap();
         assert_eq!(
             schedule.to_string(),
             "rank 0  0F0 0F1 2F0 2F1 .   2B0 .   2B1 0B0 0B1\n\

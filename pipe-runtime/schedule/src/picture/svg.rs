@@ -1,16 +1,16 @@
 use std::fmt::Write;
 
-use crate::list::Kind;
+use crate::list::ActionKind;
 use crate::simulate::Simulation;
 use crate::timeline::{Span, Timeline};
 
 /// Of each kind, the colour and what the legend says.
-const KINDS: [(Kind, [u8; 3], &str); 5] = [
-    (Kind::Forward, [0x2f, 0x6f, 0xb5], "F  forward"),
-    (Kind::Recompute, [0x83, 0x6b, 0xb8], "R  recomputation"),
-    (Kind::Backward, [0xc2, 0x4d, 0x3c], "B  backward"),
-    (Kind::BackwardInput, [0xd9, 0x7b, 0x1f], "I  backward for the inputs"),
-    (Kind::BackwardWeight, [0x3f, 0x93, 0x5f], "W  backward for the parameters"),
+const KINDS: [(ActionKind, [u8; 3], &str); 5] = [
+    (ActionKind::Forward, [0x2f, 0x6f, 0xb5], "F  forward"),
+    (ActionKind::Recompute, [0x83, 0x6b, 0xb8], "R  recomputation"),
+    (ActionKind::Backward, [0xc2, 0x4d, 0x3c], "B  backward"),
+    (ActionKind::BackwardInput, [0xd9, 0x7b, 0x1f], "I  backward for the inputs"),
+    (ActionKind::BackwardWeight, [0x3f, 0x93, 0x5f], "W  backward for the parameters"),
 ];
 
 const ROW: f64 = 26.;
@@ -34,7 +34,7 @@ impl Simulation {
     /// places where it waits. On the right, each rank's idle time, as a part of the whole, and the peak of what it holds for
     /// the backward, in micro-batches (a stage of a rank that has `v` of them counts as 1/v).
     pub fn to_svg(&self) -> String {
-        let panel = Panel { title: None, timeline: &self.timeline, held: Some(&self.held) };
+        let panel = Panel { title: None, timeline: &self.timeline, in_flight: Some(&self.peak_in_flight) };
         Picture::new(&[panel], "time", 2400.).draw()
     }
 }
@@ -44,8 +44,8 @@ pub(super) struct Panel<'a> {
     /// What is written above it.
     pub(super) title: Option<String>,
     pub(super) timeline: &'a Timeline,
-    /// How much each rank holds, if that is to be shown, as [`Simulation::held`].
-    pub(super) held: Option<&'a [usize]>,
+    /// Each rank's peak in flight, if that is to be shown: [`Simulation::peak_in_flight`].
+    pub(super) in_flight: Option<&'a [usize]>,
 }
 
 /// Timelines one below the other, on one axis of time.
@@ -53,7 +53,7 @@ pub(super) struct Picture<'a> {
     panels: &'a [Panel<'a>],
     /// What the axis is of.
     axis: &'a str,
-    kinds: Vec<Kind>,
+    kinds: Vec<ActionKind>,
     /// The most stages that a rank has.
     most: usize,
     end: f64,
@@ -85,7 +85,7 @@ impl<'a> Picture<'a> {
 
     pub(super) fn draw(mut self) -> String {
         let right = LEFT + self.end * self.scale;
-        let columns = if self.panels.iter().any(|panel| panel.held.is_some()) { IDLE + PEAK } else { IDLE };
+        let columns = if self.panels.iter().any(|panel| panel.in_flight.is_some()) { IDLE + PEAK } else { IDLE };
         let width = (right + columns).max(LEFT + self.legend_width() + MARGIN);
         let top = if self.panels.iter().any(|panel| panel.title.is_some()) { TITLED_TOP } else { TOP };
         let title = |panel: &Panel<'_>| if panel.title.is_some() { TITLE } else { 0. };
@@ -111,7 +111,7 @@ impl<'a> Picture<'a> {
                 number(y - 9.)
             );
         }
-        self.columns(panel.held.is_some(), y, right);
+        self.columns(panel.in_flight.is_some(), y, right);
         let stages = panel.timeline.stages();
         for rank in 0..panel.timeline.ranks.len() {
             self.row(panel, &stages, rank, y + rank as f64 * (ROW + GAP), right);
@@ -128,9 +128,9 @@ impl<'a> Picture<'a> {
              .e{{text-anchor:end}}.c{{text-anchor:middle}}\n"
         );
         for &kind in &self.kinds.clone() {
-            for chunk in 0..self.most {
+            for stage in 0..self.most {
                 let _ =
-                    write!(self.text, ".{}{chunk}{{fill:{}}}", kind.letter(), colour(shade(kind, chunk, self.most)));
+                    write!(self.text, ".{}{stage}{{fill:{}}}", kind.letter(), colour(shade(kind, stage, self.most)));
             }
         }
         let _ = write!(self.text, "\n</style>\n<rect width=\"{width}\" height=\"{height}\" rx=\"6\" fill=\"#fff\"/>\n");
@@ -162,8 +162,8 @@ impl<'a> Picture<'a> {
             x += entry_width(name(kind));
         }
         x += 16.;
-        for (chunk, text) in self.shades().into_iter().enumerate() {
-            let fill = colour(tint([0x4a, 0x55, 0x60], chunk, self.most));
+        for (stage, text) in self.shades().into_iter().enumerate() {
+            let fill = colour(tint([0x4a, 0x55, 0x60], stage, self.most));
             self.entry(x, &fill, &text);
             x += entry_width(&text);
         }
@@ -177,10 +177,10 @@ impl<'a> Picture<'a> {
         );
     }
 
-    fn columns(&mut self, held: bool, top: f64, right: f64) {
+    fn columns(&mut self, in_flight: bool, top: f64, right: f64) {
         let (y, idle, peak) = (number(top - 9.), number(right + 52.), number(right + 72.));
         let _ = write!(self.text, "<text class=\"m e\" x=\"{idle}\" y=\"{y}\">idle</text>");
-        if held {
+        if in_flight {
             let _ = write!(self.text, "<text class=\"m\" x=\"{peak}\" y=\"{y}\">peak in flight</text>");
         }
         self.text.push('\n');
@@ -196,14 +196,14 @@ impl<'a> Picture<'a> {
             number(y)
         );
         for span in &panel.timeline.ranks[rank] {
-            let chunk = stages[rank].iter().position(|&stage| stage == span.action.stage).unwrap_or(0);
-            self.cell(chunk, span, y);
+            let stage = stages[rank].iter().position(|&stage| stage == span.action.stage).unwrap_or(0);
+            self.cell(stage, span, y);
         }
         self.summary(panel, stages, rank, y, right);
         self.text.push_str("</g>\n");
     }
 
-    fn cell(&mut self, chunk: usize, span: &Span, y: f64) {
+    fn cell(&mut self, stage: usize, span: &Span, y: f64) {
         let width = (span.end - span.start) * self.scale;
         // Times that were measured may be anything.
         if !(width > 0. && width.is_finite() && span.start.is_finite()) {
@@ -215,7 +215,7 @@ impl<'a> Picture<'a> {
         let inset = if width > 6. { 0.5 } else { 0. };
         let _ = write!(
             self.text,
-            "<rect class=\"{}{chunk}\" x=\"{}\" y=\"{}\" width=\"{}\" height=\"{ROW}\" rx=\"{}\"><title>{}: {} to {}</title></rect>",
+            "<rect class=\"{}{stage}\" x=\"{}\" y=\"{}\" width=\"{}\" height=\"{ROW}\" rx=\"{}\"><title>{}: {} to {}</title></rect>",
             kind.letter(),
             number(x + inset),
             number(y),
@@ -227,7 +227,7 @@ impl<'a> Picture<'a> {
         );
         let label = span.action.micro_batch.to_string();
         if label.len() as f64 * CHARACTER + 2. <= width {
-            let dark = if is_light(shade(kind, chunk, self.most)) { " d" } else { "" };
+            let dark = if is_light(shade(kind, stage, self.most)) { " d" } else { "" };
             let (x, y) = (number(x + width / 2.), number(y + ROW / 2. + 4.));
             let _ = write!(self.text, "<text class=\"n{dark}\" x=\"{x}\" y=\"{y}\">{label}</text>");
         }
@@ -239,8 +239,8 @@ impl<'a> Picture<'a> {
         let idle = (100. * (1. - panel.timeline.busy(rank) / self.end_of(panel))).clamp(0., 100.).round();
         let middle = number(y + ROW / 2. + 4.);
         let _ = write!(self.text, "<text class=\"l e\" x=\"{}\" y=\"{middle}\">{idle}%</text>", number(right + 52.));
-        let Some(held) = panel.held else { return };
-        let share = |rank: usize| held.get(rank).copied().unwrap_or(0) as f64 / stages[rank].len().max(1) as f64;
+        let Some(in_flight) = panel.in_flight else { return };
+        let share = |rank: usize| in_flight.get(rank).copied().unwrap_or(0) as f64 / stages[rank].len().max(1) as f64;
         let most = (0..stages.len()).map(share).fold(1., f64::max);
         let bar = 64. * share(rank) / most;
         let _ = write!(
@@ -287,11 +287,11 @@ impl<'a> Picture<'a> {
     }
 }
 
-fn base(kind: Kind) -> [u8; 3] {
+fn base(kind: ActionKind) -> [u8; 3] {
     KINDS.iter().find(|other| other.0 == kind).map_or([0; 3], |kind| kind.1)
 }
 
-fn name(kind: Kind) -> &'static str {
+fn name(kind: ActionKind) -> &'static str {
     KINDS.iter().find(|other| other.0 == kind).map_or("", |kind| kind.2)
 }
 
@@ -299,13 +299,13 @@ fn entry_width(text: &str) -> f64 {
     17. + text.chars().count() as f64 * 6.3 + 18.
 }
 
-fn shade(kind: Kind, chunk: usize, chunks: usize) -> [u8; 3] {
-    tint(base(kind), chunk, chunks)
+fn shade(kind: ActionKind, stage: usize, stages: usize) -> [u8; 3] {
+    tint(base(kind), stage, stages)
 }
 
 /// The later one of a rank's stages, the lighter.
-fn tint(colour: [u8; 3], chunk: usize, chunks: usize) -> [u8; 3] {
-    let lighter = if chunks > 1 { 0.55 * chunk as f64 / (chunks - 1) as f64 } else { 0. };
+fn tint(colour: [u8; 3], stage: usize, stages: usize) -> [u8; 3] {
+    let lighter = if stages > 1 { 0.55 * stage as f64 / (stages - 1) as f64 } else { 0. };
     colour.map(|part| (f64::from(part) + (255. - f64::from(part)) * lighter).round() as u8)
 }
 
@@ -334,12 +334,12 @@ fn number(value: f64) -> String {
 mod tests {
     use super::*;
     use crate::list::Action;
-    use crate::methods::Method;
+    use crate::methods::ScheduleKind;
     use crate::simulate::{Costs, simulate};
 
     #[test]
     fn a_picture_has_a_box_per_action() {
-        let schedule = Method::Zbv.schedule(3, 2, 6).unwrap();
+        let schedule = ScheduleKind::Zbv.schedule(3, 2, 6).unwrap();
         let picture = simulate(&schedule, &Costs::equal(6, 1., 1., 1.)).unwrap().to_svg();
         assert_eq!(picture.matches("<title>").count(), schedule.actions().count());
         assert!(picture.contains("<title>5I2: ") && picture.contains("rank 2") && picture.contains("peak in flight"));
@@ -354,7 +354,7 @@ mod tests {
                 micro_batches: 1,
                 timeline: Timeline { ranks: vec![vec![span], vec![]], makespan: times.1 },
                 memory: vec![],
-                held: vec![],
+                peak_in_flight: vec![],
                 in_transit: vec![],
             };
             assert!(simulation.to_svg().ends_with("</svg>\n"));

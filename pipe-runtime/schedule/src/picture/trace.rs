@@ -12,8 +12,10 @@ impl Trace {
     /// of time, in milliseconds. Rows, boxes and columns are as in [`Simulation::to_svg`](crate::Simulation::to_svg).
     pub fn to_svg(&self) -> String {
         let lines = self.timelines();
-        let panels: Vec<_> =
-            lines.iter().map(|(title, timeline)| Panel { title: Some(title.clone()), timeline, held: None }).collect();
+        let panels: Vec<_> = lines
+            .iter()
+            .map(|(title, timeline)| Panel { title: Some(title.clone()), timeline, in_flight: None })
+            .collect();
         Picture::new(&panels, "ms", 1400.).draw()
     }
 

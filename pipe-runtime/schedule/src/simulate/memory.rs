@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 
 use super::Costs;
-use crate::list::{Action, Kind, Schedule};
+use crate::list::{Action, ActionKind, Schedule};
 use crate::timeline::Span;
 
 /// Each rank's peak memory, and each skip's peak of micro-batches in transit.
@@ -14,7 +14,7 @@ pub(super) fn peaks(
     let mut ledger = Ledger { ranks: vec![Vec::new(); schedule.ranks.len()] };
     let recomputed: HashMap<(usize, usize), ()> = schedule
         .actions()
-        .filter(|action| action.kind == Kind::Recompute)
+        .filter(|action| action.kind == ActionKind::Recompute)
         .map(|action| ((action.stage, action.micro_batch), ()))
         .collect();
     for (rank, list) in spans.iter().enumerate() {
@@ -25,11 +25,13 @@ pub(super) fn peaks(
             let checkpoint = if recomputed { cost.checkpoint } else { 0. };
             match kind {
                 // A forward that is done again later keeps nothing but what the stage was given.
-                Kind::Forward => ledger.change(rank, start, if recomputed { checkpoint } else { cost.activation }),
-                Kind::Recompute => ledger.change(rank, start, cost.activation),
-                Kind::Backward => ledger.change(rank, end, -cost.activation - checkpoint),
-                Kind::BackwardInput => ledger.change(rank, end, cost.for_weights - cost.activation - checkpoint),
-                Kind::BackwardWeight => ledger.change(rank, end, -cost.for_weights),
+                ActionKind::Forward => {
+                    ledger.change(rank, start, if recomputed { checkpoint } else { cost.activation })
+                }
+                ActionKind::Recompute => ledger.change(rank, start, cost.activation),
+                ActionKind::Backward => ledger.change(rank, end, -cost.activation - checkpoint),
+                ActionKind::BackwardInput => ledger.change(rank, end, cost.for_weights - cost.activation - checkpoint),
+                ActionKind::BackwardWeight => ledger.change(rank, end, -cost.for_weights),
             }
         }
     }
@@ -113,8 +115,8 @@ impl Times {
         let mut times = Self::default();
         for span in spans.iter().flatten() {
             let list = match span.action.kind {
-                Kind::Forward => &mut times.forward,
-                Kind::Backward | Kind::BackwardInput => &mut times.backward,
+                ActionKind::Forward => &mut times.forward,
+                ActionKind::Backward | ActionKind::BackwardInput => &mut times.backward,
                 _ => continue,
             };
             if list.len() <= span.action.stage {

@@ -8,11 +8,13 @@ pub use costs::{Costs, Skip, StageCosts, Transfer};
 use std::collections::HashMap;
 use std::ops::Deref;
 
-use crate::list::{Action, Index, Kind, Schedule, Stuck};
+use crate::list::{Action, ActionKind, DeadlockError, Index, Schedule};
 use crate::timeline::{Span, Timeline};
 
 /// When a schedule's actions run, each as soon as its rank is free and what it needs is there. Derefs to the [`Timeline`].
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+#[must_use]
 pub struct Simulation {
     /// How many stages there are.
     pub stages: usize,
@@ -22,8 +24,9 @@ pub struct Simulation {
     pub timeline: Timeline,
     /// How much memory each rank holds at most.
     pub memory: Vec<f64>,
-    /// How many pairs of a stage and a micro-batch each rank holds at most, as [`Schedule::held`].
-    pub held: Vec<usize>,
+    /// Peak number of in-flight (stage, micro-batch) pairs of each rank, as
+    /// [`Schedule::peak_in_flight`].
+    pub peak_in_flight: Vec<usize>,
     /// How many micro-batches' values of each skip wait between its stages at most.
     pub in_transit: Vec<usize>,
 }
@@ -31,10 +34,10 @@ pub struct Simulation {
 /// The schedule cannot be simulated.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Unsimulated {
+pub enum SimulationError {
     /// It cannot finish.
     #[error(transparent)]
-    Stuck(#[from] Stuck),
+    Deadlock(#[from] DeadlockError),
     /// The costs are those of another model.
     #[error(
         "the schedule has {stages} stages and the costs are for {costs}, with {boundaries} boundaries between them"
@@ -74,7 +77,7 @@ pub enum Unsimulated {
 /// Runs `schedule` by the clock.
 ///
 /// What is not in the lists counts as done at the start, as for [`Schedule::order`].
-pub fn simulate(schedule: &Schedule, costs: &Costs) -> Result<Simulation, Unsimulated> {
+pub fn simulate(schedule: &Schedule, costs: &Costs) -> Result<Simulation, SimulationError> {
     check(schedule, costs)?;
     let mut run = Run::new(schedule, costs);
     // A rank goes on until something is missing, and is woken when that is done.
@@ -92,30 +95,30 @@ pub fn simulate(schedule: &Schedule, costs: &Costs) -> Result<Simulation, Unsimu
     }
     if !waiting.is_empty() {
         let head = |(rank, list): (usize, &Vec<Action>)| Some((rank, *list.get(run.ranks[rank].len())?));
-        return Err(Stuck(schedule.ranks.iter().enumerate().filter_map(head).collect()).into());
+        return Err(DeadlockError(schedule.ranks.iter().enumerate().filter_map(head).collect()).into());
     }
     Ok(run.finish())
 }
 
-fn check(schedule: &Schedule, costs: &Costs) -> Result<(), Unsimulated> {
+fn check(schedule: &Schedule, costs: &Costs) -> Result<(), SimulationError> {
     let stages = schedule.stages;
     check_costs(costs, stages)?;
     for (rank, list) in schedule.ranks.iter().enumerate() {
         if let Some(&action) = list.iter().find(|action| action.stage >= stages) {
-            return Err(Unsimulated::OutOfRange { action, rank, stages });
+            return Err(SimulationError::OutOfRange { action, rank, stages });
         }
     }
     Ok(())
 }
 
 /// Whether the costs are those of `stages` stages.
-pub(crate) fn check_costs(costs: &Costs, stages: usize) -> Result<(), Unsimulated> {
+pub(crate) fn check_costs(costs: &Costs, stages: usize) -> Result<(), SimulationError> {
     if costs.stages.len() != stages || costs.boundaries.len() != stages.saturating_sub(1) {
         let boundaries = costs.boundaries.len();
-        return Err(Unsimulated::Stages { stages, costs: costs.stages.len(), boundaries });
+        return Err(SimulationError::Stages { stages, costs: costs.stages.len(), boundaries });
     }
     match costs.skips.iter().find(|skip| skip.from >= skip.to || skip.to >= stages) {
-        Some(skip) => Err(Unsimulated::Skip { from: skip.from, to: skip.to, stages }),
+        Some(skip) => Err(SimulationError::Skip { from: skip.from, to: skip.to, stages }),
         None => Ok(()),
     }
 }
@@ -193,18 +196,18 @@ impl<'a> Run<'a> {
     fn duration(&self, action: Action) -> f64 {
         let stage = &self.costs.stages[action.stage];
         match action.kind {
-            Kind::Forward => stage.forward,
-            Kind::Recompute => stage.recompute,
-            Kind::Backward => stage.backward_input + stage.backward_weight,
-            Kind::BackwardInput => stage.backward_input,
-            Kind::BackwardWeight => stage.backward_weight,
+            ActionKind::Forward => stage.forward,
+            ActionKind::Recompute => stage.recompute,
+            ActionKind::Backward => stage.backward_input + stage.backward_weight,
+            ActionKind::BackwardInput => stage.backward_input,
+            ActionKind::BackwardWeight => stage.backward_weight,
         }
     }
 
     fn skips_needed(&self, action: Action) -> impl Iterator<Item = f64> {
         let (routes, gradient): (&[usize], _) = match action.kind {
-            Kind::Forward => (&self.ending[action.stage], false),
-            Kind::Backward | Kind::BackwardInput => (&self.starting[action.stage], true),
+            ActionKind::Forward => (&self.ending[action.stage], false),
+            ActionKind::Backward | ActionKind::BackwardInput => (&self.starting[action.stage], true),
             _ => (&[], false),
         };
         routes.iter().filter_map(move |&skip| self.skips.get(&(skip, gradient, action.micro_batch)).copied())
@@ -214,8 +217,8 @@ impl<'a> Run<'a> {
     fn send(&mut self, number: usize, action: Action, end: f64) {
         let Action { kind, stage, micro_batch } = action;
         let gradient = match kind {
-            Kind::Forward => false,
-            Kind::Backward | Kind::BackwardInput => true,
+            ActionKind::Forward => false,
+            ActionKind::Backward | ActionKind::BackwardInput => true,
             _ => return,
         };
         let next = if gradient { stage.checked_sub(1) } else { Some(stage + 1) };
@@ -252,7 +255,7 @@ impl<'a> Run<'a> {
             micro_batches: self.schedule.micro_batches,
             timeline: Timeline { ranks: self.ranks, makespan },
             memory,
-            held: self.schedule.held(),
+            peak_in_flight: self.schedule.peak_in_flight(),
             in_transit,
         }
     }

@@ -1,7 +1,7 @@
 use std::fmt::Write;
 
 use super::Trace;
-use crate::list::Kind;
+use crate::list::ActionKind;
 
 impl Trace {
     /// All runs as Chrome's trace events (JSON), which <https://ui.perfetto.dev> and `chrome://tracing` show: one row per rank, an action as `F3 stage 1`,
@@ -41,12 +41,12 @@ impl Trace {
     }
 }
 
-fn word(kind: Kind) -> &'static str {
+fn word(kind: ActionKind) -> &'static str {
     match kind {
-        Kind::Forward => "forward",
-        Kind::Recompute => "recomputation",
-        Kind::Backward => "backward",
-        Kind::BackwardInput => "backward for the inputs",
-        Kind::BackwardWeight => "backward for the parameters",
+        ActionKind::Forward => "forward",
+        ActionKind::Recompute => "recomputation",
+        ActionKind::Backward => "backward",
+        ActionKind::BackwardInput => "backward for the inputs",
+        ActionKind::BackwardWeight => "backward for the parameters",
     }
 }

@@ -1,8 +1,9 @@
 use std::collections::BTreeMap;
 
 use super::Trace;
-use crate::list::Kind;
+use crate::list::ActionKind;
 use crate::simulate::Costs;
+use crate::support::median;
 
 impl Trace {
     /// What each stage costs per micro-batch: the medians of the times in all runs, and the sizes that were seen.
@@ -10,7 +11,7 @@ impl Trace {
     /// A backward that was only ever whole counts as half for the inputs and half for the parameters. A stage that recomputes nothing would
     /// recompute for as long as its forward takes. Transfers between devices are part of the step that receives.
     pub fn costs(&self) -> Costs {
-        let mut times: BTreeMap<(usize, Kind), Vec<f64>> = BTreeMap::new();
+        let mut times: BTreeMap<(usize, ActionKind), Vec<f64>> = BTreeMap::new();
         for step in self.runs.iter().flat_map(|run| &run.steps) {
             times.entry((step.action.stage, step.action.kind)).or_default().push(step.end - step.start);
         }
@@ -20,30 +21,12 @@ impl Trace {
         }
         for (stage, cost) in costs.stages.iter_mut().enumerate() {
             let median = |kind| times.get(&(stage, kind)).map(|times| median(times));
-            let half = median(Kind::Backward).map(|whole| whole / 2.);
-            cost.forward = median(Kind::Forward).unwrap_or(0.);
-            cost.recompute = median(Kind::Recompute).unwrap_or(cost.forward);
-            cost.backward_input = median(Kind::BackwardInput).or(half).unwrap_or(0.);
-            cost.backward_weight = median(Kind::BackwardWeight).or(half).unwrap_or(0.);
+            let half = median(ActionKind::Backward).map(|whole| whole / 2.);
+            cost.forward = median(ActionKind::Forward).unwrap_or(0.);
+            cost.recompute = median(ActionKind::Recompute).unwrap_or(cost.forward);
+            cost.backward_input = median(ActionKind::BackwardInput).or(half).unwrap_or(0.);
+            cost.backward_weight = median(ActionKind::BackwardWeight).or(half).unwrap_or(0.);
         }
         costs
-    }
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut values = values.to_vec();
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    if values.len().is_multiple_of(2) { (values[middle - 1] + values[middle]) / 2. } else { values[middle] }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_outlier_does_not_move_the_median() {
-        assert_eq!(median(&[2., 100., 1.]), 2.);
-        assert_eq!(median(&[2., 100., 1., 3.]), 2.5);
     }
 }

@@ -4,13 +4,14 @@ mod chrome;
 mod costs;
 
 use crate::list::{Action, Schedule};
-use crate::simulate::{Costs, Simulation, Unsimulated, simulate};
+use crate::simulate::{Costs, Simulation, SimulationError, simulate};
 use crate::timeline::{Span, Timeline};
 
 /// What ran when, over some runs of one pipeline. Times are in seconds, memory is in bytes.
 ///
 /// It prints as a grid, measured above simulated, and is drawn by [`to_svg`](Self::to_svg) and, for Perfetto, [`to_chrome`](Self::to_chrome).
 #[derive(Clone, Debug, PartialEq)]
+#[must_use]
 pub struct Trace {
     /// At least one.
     runs: Vec<Run>,
@@ -97,7 +98,7 @@ impl Trace {
     /// # Errors
     ///
     /// If the trace was changed so that it is none.
-    pub fn simulated(&self) -> Result<Simulation, Unsimulated> {
+    pub fn simulated(&self) -> Result<Simulation, SimulationError> {
         simulate(&self.typical().schedule, &self.costs())
     }
 }

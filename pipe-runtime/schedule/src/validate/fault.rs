@@ -101,14 +101,16 @@ pub enum Fault {
         /// Each waits for the next, and the last for the first.
         Cycle,
     ),
-    /// More is held for the backward than declared.
-    #[error("rank {rank} holds {held} micro-batches' stages from `{action}` on, and {declared} are declared")]
+    /// More is in flight than declared.
+    #[error(
+        "rank {rank} has {peak} pairs of a stage and a micro-batch in flight from `{action}` on, and {declared} are declared"
+    )]
     Peak {
         /// Which rank.
         rank: usize,
-        /// How many pairs of a stage and a micro-batch.
-        held: usize,
-        /// How many it may.
+        /// How many pairs of a stage and a micro-batch are in flight.
+        peak: usize,
+        /// How many may be.
         declared: usize,
         /// With which action it has that many for the first time.
         action: Action,
@@ -197,14 +199,15 @@ impl fmt::Display for Cycle {
 
 /// All that is wrong with a schedule, as far as it was looked at: one line each.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Faults {
+#[non_exhaustive]
+pub struct ValidationError {
     /// What was found.
     pub faults: Vec<Fault>,
     /// How many more there are of a kind that was cut off, so that a wholly wrong list does not fill the screen.
     pub more: usize,
 }
 
-impl fmt::Display for Faults {
+impl fmt::Display for ValidationError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lines: Vec<_> = self.faults.iter().map(|fault| fault.to_string()).collect();
         f.write_str(&lines.join("\n"))?;
@@ -215,4 +218,4 @@ impl fmt::Display for Faults {
     }
 }
 
-impl std::error::Error for Faults {}
+impl std::error::Error for ValidationError {}

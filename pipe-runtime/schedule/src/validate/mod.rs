@@ -2,19 +2,19 @@
 
 mod fault;
 
-pub use fault::{Cycle, Fault, Faults, Missing};
+pub use fault::{Cycle, Fault, Missing, ValidationError};
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::list::{Action, Held, Kind, Order, Schedule, Stuck};
+use crate::list::{Action, ActionKind, DeadlockError, InFlight, Order, Schedule};
 use crate::lower::Transport;
-use crate::methods::{Illegal, Method};
+use crate::methods::{ScheduleKind, ScheduleKindError};
 
 /// What a schedule is to keep to, besides being a schedule at all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// How many pairs of a stage and a micro-batch each rank may hold for the backward, if that is declared.
-    pub held: Option<Vec<usize>>,
+    /// How many (stage, micro-batch) pairs may be in flight on each rank, if that is declared.
+    pub peak_in_flight: Option<Vec<usize>>,
     /// How many stages every rank must have, if it must.
     pub stages_per_rank: Option<usize>,
     /// Which rank each stage is on, if that is given.
@@ -35,13 +35,23 @@ pub struct Route {
 }
 
 impl Limits {
-    /// What the method declares of itself.
-    pub fn of(method: Method, ranks: usize, stages_per_rank: usize, micro_batches: usize) -> Result<Self, Illegal> {
-        let held = (0..ranks).map(|rank| method.peak(rank, ranks, stages_per_rank, micro_batches));
-        let held = Some(held.collect::<Result<_, _>>()?);
-        method.check(ranks, stages_per_rank, micro_batches)?;
-        let rank_of = (0..ranks * stages_per_rank).map(|stage| method.rank_of(stage, ranks, stages_per_rank));
-        Ok(Self { held, stages_per_rank: Some(stages_per_rank), rank_of: Some(rank_of.collect()), skips: Vec::new() })
+    /// What the schedule declares of itself.
+    pub fn of(
+        kind: ScheduleKind,
+        ranks: usize,
+        stages_per_rank: usize,
+        micro_batches: usize,
+    ) -> Result<Self, ScheduleKindError> {
+        let peaks = (0..ranks).map(|rank| kind.peak_in_flight(rank, ranks, stages_per_rank, micro_batches));
+        let peak_in_flight = Some(peaks.collect::<Result<_, _>>()?);
+        kind.check(ranks, stages_per_rank, micro_batches)?;
+        let rank_of = (0..ranks * stages_per_rank).map(|stage| kind.rank_of(stage, ranks, stages_per_rank));
+        Ok(Self {
+            peak_in_flight,
+            stages_per_rank: Some(stages_per_rank),
+            rank_of: Some(rank_of.collect()),
+            skips: Vec::new(),
+        })
     }
 
     /// With a skip from stage `from` to stage `to`.
@@ -51,7 +61,7 @@ impl Limits {
     }
 }
 
-/// Faults of one kind that are listed at most.
+/// How many faults of one kind are listed.
 const LISTED: usize = 50;
 
 impl Schedule {
@@ -60,42 +70,42 @@ impl Schedule {
     /// In three steps, each looked at only if the ones before found nothing, because a list with a missing action has no meaningful
     /// order: every action is there once, in range, on its stage's rank; each stage's actions are in order; nothing waits for
     /// itself, neither by the lists nor, [lowered](Schedule::lower) to messages, over either [`Transport`]; skips are served; no more is
-    /// held than declared.
-    pub fn validate(&self, limits: &Limits) -> Result<(), Faults> {
-        let mut report = Report { faults: Faults { faults: Vec::new(), more: 0 } };
-        let places = self.places(&mut report);
-        self.present(&places, &mut report);
-        self.placed(limits, &mut report);
-        self.in_order(&places, &mut report);
-        self.routes_exist(limits, &mut report);
-        self.peaks(limits, &mut report);
-        if report.faults.faults.is_empty() {
+    /// in flight than declared.
+    pub fn validate(&self, limits: &Limits) -> Result<(), ValidationError> {
+        let mut findings = Findings { faults: ValidationError { faults: Vec::new(), more: 0 } };
+        let places = self.places(&mut findings);
+        self.present(&places, &mut findings);
+        self.placed(limits, &mut findings);
+        self.in_order(&places, &mut findings);
+        self.routes_exist(limits, &mut findings);
+        self.peaks(limits, &mut findings);
+        if findings.faults.faults.is_empty() {
             match self.order() {
-                Ok(order) => self.transits(&order, limits, &mut report),
-                Err(stuck) => report.push(Fault::Cycle(self.cycle(&stuck))),
+                Ok(order) => self.transits(&order, limits, &mut findings),
+                Err(stuck) => findings.push(Fault::Cycle(self.cycle(&stuck))),
             }
         }
-        if report.faults.faults.is_empty() {
-            self.messages(limits, &mut report);
+        if findings.faults.faults.is_empty() {
+            self.messages(limits, &mut findings);
         }
-        if report.faults.faults.is_empty() { Ok(()) } else { Err(report.faults) }
+        if findings.faults.faults.is_empty() { Ok(()) } else { Err(findings.faults) }
     }
 
     /// Every action once and in range.
-    fn places(&self, report: &mut Report) -> BTreeMap<Action, (usize, usize)> {
+    fn places(&self, findings: &mut Findings) -> BTreeMap<Action, (usize, usize)> {
         let mut places = BTreeMap::new();
-        let (mut out_of_range, mut twice) = (report.counter(), report.counter());
+        let (mut out_of_range, mut twice) = (findings.counter(), findings.counter());
         for (rank, list) in self.ranks.iter().enumerate() {
             for (number, &action) in list.iter().enumerate() {
                 if action.stage >= self.stages || action.micro_batch >= self.micro_batches {
                     let (stages, micro_batches) = (self.stages, self.micro_batches);
-                    out_of_range.push(report, Fault::OutOfRange { action, rank, stages, micro_batches });
+                    out_of_range.push(findings, Fault::OutOfRange { action, rank, stages, micro_batches });
                     continue;
                 }
                 let again = (rank, number);
                 let first = *places.entry(action).or_insert(again);
                 if first != again {
-                    twice.push(report, Fault::Twice { action, first, again });
+                    twice.push(findings, Fault::Twice { action, first, again });
                 }
             }
         }
@@ -103,83 +113,86 @@ impl Schedule {
     }
 
     /// None missing, and no backward both whole and split.
-    fn present(&self, places: &BTreeMap<Action, (usize, usize)>, report: &mut Report) {
+    fn present(&self, places: &BTreeMap<Action, (usize, usize)>, findings: &mut Findings) {
         if self.stages == 0 || self.micro_batches == 0 {
-            return report.push(Fault::Empty { stages: self.stages, micro_batches: self.micro_batches });
+            return findings.push(Fault::Empty { stages: self.stages, micro_batches: self.micro_batches });
         }
-        let mut missing = report.counter();
-        let mut mixed = report.counter();
+        let mut missing = findings.counter();
+        let mut mixed = findings.counter();
         let pairs = (0..self.stages).flat_map(|stage| (0..self.micro_batches).map(move |i| (stage, i)));
         for (seen, (stage, micro_batch)) in pairs.enumerate() {
             // A schedule may claim to be far larger than its lists are; what it lacks then is not counted one by one.
             if missing.found > LISTED && seen > places.len() + LISTED {
                 let pairs = self.stages.saturating_mul(self.micro_batches);
-                report.faults.more = report.faults.more.saturating_add(pairs.saturating_sub(seen + 1));
+                findings.faults.more = findings.faults.more.saturating_add(pairs.saturating_sub(seen + 1));
                 break;
             }
             let is_there = |kind| places.contains_key(&Action::new(kind, stage, micro_batch));
             let lacks = |kind, why| Fault::Missing { action: Action::new(kind, stage, micro_batch), why };
-            let (whole, input, weight) =
-                (is_there(Kind::Backward), is_there(Kind::BackwardInput), is_there(Kind::BackwardWeight));
-            if !is_there(Kind::Forward) {
-                missing.push(report, lacks(Kind::Forward, Missing::Forward));
+            let (whole, input, weight) = (
+                is_there(ActionKind::Backward),
+                is_there(ActionKind::BackwardInput),
+                is_there(ActionKind::BackwardWeight),
+            );
+            if !is_there(ActionKind::Forward) {
+                missing.push(findings, lacks(ActionKind::Forward, Missing::Forward));
             }
-            for (part, kind) in [(input, Kind::BackwardInput), (weight, Kind::BackwardWeight)] {
+            for (part, kind) in [(input, ActionKind::BackwardInput), (weight, ActionKind::BackwardWeight)] {
                 if whole && part {
                     let (whole, part) = (Action::backward(stage, micro_batch), Action::new(kind, stage, micro_batch));
-                    mixed.push(report, Fault::WholeAndSplit { whole, part });
+                    mixed.push(findings, Fault::WholeAndSplit { whole, part });
                 }
             }
             match (whole, input, weight) {
-                (false, false, false) => missing.push(report, lacks(Kind::Backward, Missing::Backward)),
-                (false, true, false) => missing.push(report, lacks(Kind::BackwardWeight, Missing::OtherPart)),
-                (false, false, true) => missing.push(report, lacks(Kind::BackwardInput, Missing::OtherPart)),
+                (false, false, false) => missing.push(findings, lacks(ActionKind::Backward, Missing::Backward)),
+                (false, true, false) => missing.push(findings, lacks(ActionKind::BackwardWeight, Missing::OtherPart)),
+                (false, false, true) => missing.push(findings, lacks(ActionKind::BackwardInput, Missing::OtherPart)),
                 _ => {}
             }
         }
     }
 
     /// A stage's actions are all on one rank, the one it was placed on; every rank has its stages.
-    fn placed(&self, limits: &Limits, report: &mut Report) {
+    fn placed(&self, limits: &Limits, findings: &mut Findings) {
         let mut owners: BTreeMap<usize, usize> = BTreeMap::new();
         if let Some(rank_of) = &limits.rank_of {
             owners.extend(rank_of.iter().copied().enumerate());
         }
         let mut stages = vec![BTreeSet::new(); self.ranks.len()];
-        let mut elsewhere = report.counter();
+        let mut elsewhere = findings.counter();
         for (rank, list) in self.ranks.iter().enumerate() {
             for &action in list.iter().filter(|action| action.stage < self.stages) {
                 let owner = *owners.entry(action.stage).or_insert(rank);
                 if owner != rank {
-                    elsewhere.push(report, Fault::Elsewhere { action, rank, owner });
+                    elsewhere.push(findings, Fault::Elsewhere { action, rank, owner });
                 }
                 stages[rank].insert(action.stage);
             }
         }
         let needed = limits.stages_per_rank.unwrap_or(0);
         for (rank, stages) in stages.iter().enumerate().filter(|(_, stages)| stages.len() < needed) {
-            report.push(Fault::FewerStages { rank, stages: stages.len(), needed });
+            findings.push(Fault::FewerStages { rank, stages: stages.len(), needed });
         }
     }
 
     /// Within a stage and a micro-batch: forward, recomputation, backward for the inputs (or whole), backward for the parameters.
-    fn in_order(&self, places: &BTreeMap<Action, (usize, usize)>, report: &mut Report) {
-        let mut early = report.counter();
+    fn in_order(&self, places: &BTreeMap<Action, (usize, usize)>, findings: &mut Findings) {
+        let mut early = findings.counter();
         for (&action, &(rank, number)) in places {
-            let earlier: &[Kind] = match action.kind {
-                Kind::Forward => &[],
-                Kind::Recompute => &[Kind::Forward],
-                Kind::Backward | Kind::BackwardInput => &[Kind::Forward, Kind::Recompute],
-                Kind::BackwardWeight => &[Kind::BackwardInput, Kind::Forward],
+            let earlier: &[ActionKind] = match action.kind {
+                ActionKind::Forward => &[],
+                ActionKind::Recompute => &[ActionKind::Forward],
+                ActionKind::Backward | ActionKind::BackwardInput => &[ActionKind::Forward, ActionKind::Recompute],
+                ActionKind::BackwardWeight => &[ActionKind::BackwardInput, ActionKind::Forward],
             };
             for &kind in earlier {
                 let needed = Action { kind, ..action };
                 let comes_later = |&&(other, place): &&(usize, usize)| other == rank && place > number;
                 if places.get(&needed).filter(comes_later).is_some() {
                     early.push(
-                        report,
+                        findings,
                         match kind {
-                            Kind::Recompute => Fault::LateRecompute { action: needed, user: action, rank },
+                            ActionKind::Recompute => Fault::LateRecompute { action: needed, user: action, rank },
                             _ => Fault::Early { action, needed, rank },
                         },
                     );
@@ -188,49 +201,49 @@ impl Schedule {
         }
     }
 
-    fn routes_exist(&self, limits: &Limits, report: &mut Report) {
+    fn routes_exist(&self, limits: &Limits, findings: &mut Findings) {
         for &Route { from, to, .. } in &limits.skips {
             if from >= to || to >= self.stages {
-                report.push(Fault::Unserved { from, to, stages: self.stages });
+                findings.push(Fault::Unserved { from, to, stages: self.stages });
             }
         }
     }
 
-    fn peaks(&self, limits: &Limits, report: &mut Report) {
-        let Some(declared) = &limits.held else { return };
+    fn peaks(&self, limits: &Limits, findings: &mut Findings) {
+        let Some(declared) = &limits.peak_in_flight else { return };
         if declared.len() != self.ranks.len() {
-            report.push(Fault::Peaks { declared: declared.len(), ranks: self.ranks.len() });
+            findings.push(Fault::Peaks { declared: declared.len(), ranks: self.ranks.len() });
         }
         for (rank, (list, &declared)) in self.ranks.iter().zip(declared).enumerate() {
-            if let Some((held, action)) = Held::default().peak(list).filter(|&(held, _)| held > declared) {
-                report.push(Fault::Peak { rank, held, declared, action });
+            if let Some((peak, action)) = InFlight::default().peak(list).filter(|&(peak, _)| peak > declared) {
+                findings.push(Fault::Peak { rank, peak, declared, action });
             }
         }
     }
 
-    fn transits(&self, order: &Order, limits: &Limits, report: &mut Report) {
+    fn transits(&self, order: &Order, limits: &Limits, findings: &mut Findings) {
         for route in &limits.skips {
             let Some(declared) = route.transit else { continue };
-            let peak = order.in_transit(Kind::Forward, route.from, route.to);
+            let peak = order.in_transit(ActionKind::Forward, route.from, route.to);
             if peak > declared {
-                report.push(Fault::Transit { from: route.from, to: route.to, peak, declared });
+                findings.push(Fault::Transit { from: route.from, to: route.to, peak, declared });
             }
         }
     }
 
-    fn messages(&self, limits: &Limits, report: &mut Report) {
+    fn messages(&self, limits: &Limits, findings: &mut Findings) {
         let routes: Vec<_> = limits.skips.iter().map(|route| (route.from, route.to)).collect();
         let lowered = self.lower(&routes);
         for transport in [Transport::Rendezvous, Transport::InOrder] {
-            let mut faulty = report.counter();
+            let mut faulty = findings.counter();
             for fault in lowered.check(transport).err().into_iter().flatten() {
-                faulty.push(report, Fault::Message { transport, fault });
+                faulty.push(findings, Fault::Message { transport, fault });
             }
         }
     }
 
     /// Follows what the first waiting action waits for until it comes round.
-    fn cycle(&self, stuck: &Stuck) -> Cycle {
+    fn cycle(&self, stuck: &DeadlockError) -> Cycle {
         let place = |action: Action| {
             let on =
                 |(rank, list): (usize, &Vec<Action>)| Some((rank, list.iter().position(|&other| other == action)?));
@@ -261,12 +274,12 @@ impl Schedule {
     }
 }
 
-/// What was found so far.
-struct Report {
-    faults: Faults,
+/// The faults that were found so far.
+struct Findings {
+    faults: ValidationError,
 }
 
-impl Report {
+impl Findings {
     fn push(&mut self, fault: Fault) {
         self.faults.faults.push(fault);
     }
@@ -282,8 +295,8 @@ struct Counter {
 }
 
 impl Counter {
-    fn push(&mut self, report: &mut Report, fault: Fault) {
+    fn push(&mut self, findings: &mut Findings, fault: Fault) {
         self.found += 1;
-        if self.found <= LISTED { report.push(fault) } else { report.faults.more += 1 }
+        if self.found <= LISTED { findings.push(fault) } else { findings.faults.more += 1 }
     }
 }

@@ -1,6 +1,6 @@
 //! Valid schedules at random.
 
-use pipe_schedule::{Action, Kind, Schedule};
+use pipe_schedule::{Action, ActionKind, Schedule};
 use proptest::sample::Index;
 
 /// A valid schedule: `styles` say of each stage and micro-batch whether it is recomputed (1) and whether its backward is split (2), and `choices` decide at each
@@ -26,10 +26,10 @@ pub fn schedule(rank_of: &[usize], micro_batches: usize, styles: &[u8], choices:
     let mut lists = vec![Vec::new(); ranks];
     let mut step = 0;
     while !todo.is_empty() {
-        let open = |stage: usize, i: usize, kinds: &[Kind]| {
+        let open = |stage: usize, i: usize, kinds: &[ActionKind]| {
             todo.iter().any(|action| action.stage == stage && action.micro_batch == i && kinds.contains(&action.kind))
         };
-        use Kind::{Backward, BackwardInput, Forward, Recompute};
+        use ActionKind::{Backward, BackwardInput, Forward, Recompute};
         let possible = |action: &&Action| {
             let Action { kind, stage, micro_batch: i } = **action;
             match kind {
@@ -40,7 +40,7 @@ pub fn schedule(rank_of: &[usize], micro_batches: usize, styles: &[u8], choices:
                         && !open(stage + 1, i, &[Backward, BackwardInput])
                         && (stage + 1 < stages || !open(stage, i, &[Forward]))
                 }
-                Kind::BackwardWeight => !open(stage, i, &[Forward, BackwardInput]),
+                ActionKind::BackwardWeight => !open(stage, i, &[Forward, BackwardInput]),
             }
         };
         let possible: Vec<_> = todo.iter().filter(possible).copied().collect();

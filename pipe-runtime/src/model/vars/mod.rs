@@ -17,7 +17,7 @@ use saved::{Saved, SavedTensor};
 
 /// The variables of a pipelined model: one store per stage's device, under names that do not depend on the partitioning.
 ///
-/// The stores share one set of variables, so that any tch optimizer built over [`all`](Vars::all) trains the whole model.
+/// The stores share one set of variables, so that any tch optimizer built over [`var_store`](Vars::var_store) trains the whole model.
 #[derive(Debug)]
 pub struct Vars {
     plan: Plan,
@@ -43,7 +43,7 @@ impl Vars {
     /// All variables, over all devices: what an optimizer is built over.
     ///
     /// The store's own `device` is the first stage's.
-    pub fn all(&self) -> &VarStore {
+    pub fn var_store(&self) -> &VarStore {
         &self.stages[0]
     }
 
@@ -114,7 +114,7 @@ impl Vars {
     ///
     /// If not: names the first that is elsewhere.
     pub(crate) fn check_devices(&self) -> Result<()> {
-        let variables: BTreeMap<_, _> = self.all().variables().into_iter().collect();
+        let variables: BTreeMap<_, _> = self.var_store().variables().into_iter().collect();
         for (name, variable) in variables {
             let Some(stage) = self.stage_of_variable(&name) else { continue };
             on_its_stages_device(&name, stage, self.stages[stage].device(), variable.device())?;
@@ -128,7 +128,7 @@ impl Vars {
     ///
     /// If one belongs to no layer.
     pub(crate) fn by_stage(&self) -> Result<Vec<Variable>> {
-        let mut named: Vec<_> = self.all().variables().into_iter().collect();
+        let mut named: Vec<_> = self.var_store().variables().into_iter().collect();
         named.sort_by(|(a, _), (b, _)| a.cmp(b));
         let with_stage = |(name, tensor): (String, Tensor)| match self.stage_of_variable(&name) {
             Some(stage) => Ok(Variable { name, tensor, stage }),
@@ -143,9 +143,9 @@ impl Vars {
 
     /// For each stage, the bytes of its layers' variables in training: those that are trained have a gradient beside them.
     pub(crate) fn training_bytes(&self) -> Vec<u64> {
-        let trainable: HashSet<_> = self.all().trainable_variables().iter().map(Tensor::data_ptr).collect();
+        let trainable: HashSet<_> = self.var_store().trainable_variables().iter().map(Tensor::data_ptr).collect();
         let mut bytes = vec![0; self.stages.len()];
-        for (name, tensor) in self.all().variables() {
+        for (name, tensor) in self.var_store().variables() {
             if let Some(stage) = self.stage_of_variable(&name) {
                 let copies = if trainable.contains(&tensor.data_ptr()) { 2 } else { 1 };
                 bytes[stage] += copies * (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64;
@@ -161,7 +161,7 @@ impl Vars {
     /// If the file cannot be written.
     pub fn save(&self, file: impl AsRef<FilePath>) -> Result<()> {
         let file = file.as_ref();
-        let mut named: Vec<_> = self.all().variables().into_iter().collect();
+        let mut named: Vec<_> = self.var_store().variables().into_iter().collect();
         named.sort_by(|(a, _), (b, _)| a.cmp(b));
         let on_cpu: Vec<_> = named
             .into_iter()
@@ -178,7 +178,7 @@ impl Vars {
     /// floats, and integers to integers. Of tied weights, Python's `safetensors.torch.save_model`
     /// saves one and notes the names of the others, which are found by that note.
     ///
-    /// tch's own `VarStore::load` on [`all`](Vars::all) changes the variables' kinds to the
+    /// tch's own `VarStore::load` on [`var_store`](Vars::var_store) changes the variables' kinds to the
     /// file's, without a word: load with this.
     ///
     /// # Errors
@@ -190,7 +190,7 @@ impl Vars {
         let file = file.as_ref();
         let unreadable = |reason| Error::File(format!("cannot read {}: {reason}", file.display()));
         let saved = Saved::read(file).map_err(unreadable)?;
-        let variables: BTreeMap<_, _> = self.all().variables().into_iter().collect();
+        let variables: BTreeMap<_, _> = self.var_store().variables().into_iter().collect();
 
         let mut misfits = Vec::new();
         let mut values = Vec::new();

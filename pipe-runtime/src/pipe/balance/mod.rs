@@ -1,6 +1,6 @@
 //! Which layers belong into which stage: measured, divided exactly, written down.
 //!
-//! [`Balance`] runs a model in place, layer by layer, and divides its layers into stages so that the slowest (or greatest) stage is as small as it can
+//! [`Balance`] runs a model unpipelined, layer by layer, and divides its layers into stages so that the slowest (or greatest) stage is as small as it can
 //! be. The result, a [`Profile`], prints as a table with the annotations to paste, and can be written to a file.
 
 mod file;
@@ -12,24 +12,24 @@ mod traffic;
 use std::collections::HashSet;
 use std::time::Duration;
 
+use pipe_schedule::support::bytes;
 use tch::nn::{Path, VarStore};
 use tch::{Device, Tensor};
 
 pub use report::{LayerProfile, Measure, Profile, SkipProfile, StageProfile};
 
 use crate::error::{Error, Result};
-use crate::flow::{IntoFlow, Parcel, Scattered, scatter};
+use crate::flow::{IntoFlow, PackedValue, Scattered, scatter};
 use crate::model::{Devices, Layer, Model, Vars};
-use crate::run::check_chunks;
+use crate::run::{check_chunks, check_threads};
 use crate::threads::IntraOpThreads;
 use partition::{Chain, Misfit, Skip};
 use profile::Bench;
-use report::bytes;
 use traffic::{LayerKey, Traffic};
 
 /// Divides a model's layers into stages by what they are measured to cost.
 ///
-/// The layers are measured in place, in training mode, on one micro-batch: all variables must lie on one device, the CPU or an accelerator. The
+/// The layers are measured unpipelined, in training mode, on one micro-batch: all variables must lie on one device, the CPU or an accelerator. The
 /// model stays as it is: parameters, gradients, running statistics and the caller's random numbers are not touched, whatever the layers do. Of a layer's own
 /// state outside the variables, nothing is known.
 ///
@@ -61,6 +61,7 @@ use traffic::{LayerKey, Traffic};
 /// # Ok::<(), pipe_runtime::Error>(())
 /// ```
 #[derive(Debug)]
+#[must_use = "nothing is measured until `by_time` or `by_size` is called"]
 pub struct Balance<'m, M> {
     model: &'m M,
     variables: Vec<Variable>,
@@ -102,7 +103,7 @@ where
     /// Of a model with devices, and its variables: make them on one device, with `Devices::new(vec![device; STAGES])` or
     /// [`Devices::cpu`].
     pub fn of(model: &'m M, vars: &Vars) -> Self {
-        Self::with(model, variables(vars.all(), &[]))
+        Self::with(model, variables(vars.var_store(), &[]))
     }
 
     /// Of a model without devices, whose variables were made below `path` in `store`.
@@ -210,12 +211,12 @@ where
     fn profile(self, measure: Measure, sample: M::Input) -> Result<Profile> {
         let Settings { stages, devices } = self.settings()?;
         let Scattered { micro_batches, shape: batch, .. } =
-            scatter(&Parcel::of(sample), self.chunks.or(M::DEFAULTS.chunks).unwrap_or(1), false)?;
+            scatter(&PackedValue::of(sample), self.chunks.or(M::DEFAULTS.chunks).unwrap_or(1), false)?;
         let first = micro_batches.first().ok_or_else(|| Error::Input("the sample is empty".into()))?;
         let rows = batch.rows().first().copied().unwrap_or_default();
 
         let (observed, timed) = {
-            let device = self.device(|| first.items.first().map_or(Device::Cpu, |item| item.tensor.device()))?;
+            let device = self.device(|| first.tensors.first().map_or(Device::Cpu, |item| item.tensor.device()))?;
             let handles = |wanted: fn(&Variable) -> bool| {
                 let wanted = self.variables.iter().filter(|variable| wanted(variable));
                 wanted.map(|variable| variable.tensor.shallow_clone()).collect()
@@ -274,9 +275,7 @@ where
     fn settings(&self) -> Result<Settings> {
         let setting = |text: &str| Err(Error::Setting(text.into()));
         self.chunks.map_or(Ok(()), check_chunks)?;
-        if self.intra_op_threads == Some(0) {
-            return setting("the number of intra-op threads must be positive");
-        }
+        check_threads(self.intra_op_threads)?;
         if !(self.param_scale.is_finite() && self.param_scale >= 0.) {
             return setting("the parameters' scale must be a number from 0 on");
         }

@@ -1,4 +1,4 @@
-//! Measuring a model layer by layer, in place, without leaving a trace in it.
+//! Measuring a model layer by layer, unpipelined, without leaving a trace in it.
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
@@ -6,14 +6,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use pipe_schedule::support::median;
 use tch::{Device, Kind, TchError, Tensor};
 
 use super::traffic::LayerKey;
 use crate::error::{Error, Failure, Phase, Result};
-use crate::flow::{Item, Parcel};
+use crate::flow::{PackedTensor, PackedValue};
 use crate::model::{Context, Layer, Model, Observer, Pass, unique};
 use crate::torch::{
-    BackwardClock, EnteredModes, GradMode, Modes, Observation, RandomStreams, Read, panic_message, sequence_number,
+    BackwardClock, EnteredModes, GradMode, LayerRng, Modes, Observation, Read, panic_message, sequence_number,
     synchronize, without_stack,
 };
 
@@ -38,18 +39,18 @@ pub(super) struct Times {
     pub(super) backward: Vec<f64>,
 }
 
-/// A model on a micro-batch that it can be run on again and again. Until it is dropped, the thread's grad mode, autocast cache and random streams are those of
+/// A model on a micro-batch that it can be run on again and again. Until it is dropped, the thread's grad mode, autocast cache and random numbers are those of
 /// a pipelined training step; then everything is as it was, the model's variables included.
 pub(super) struct Bench<'m, M> {
     model: &'m M,
-    sample: Parcel,
+    sample: PackedValue,
     /// A tensor on the device that is measured: the sample need not have one.
     device: Tensor,
     /// What gradients are asked for. They are handed over, not accumulated.
     leaves: Vec<Tensor>,
     calls: Cell<u64>,
     _restored: Restored,
-    _streams: RandomStreams,
+    _rng: LayerRng,
     _grad: GradMode,
     _modes: EnteredModes,
 }
@@ -61,27 +62,27 @@ where
     /// With `variables` to put back, and `trained` ones to ask gradients for.
     pub(super) fn new(
         model: &'m M,
-        sample: &Parcel,
+        sample: &PackedValue,
         device: Device,
         variables: Vec<Tensor>,
         trained: Vec<Tensor>,
     ) -> Result<Self> {
         let restored = Restored::new(variables)?;
         let modes = Modes::capture()?.enter()?;
-        let detached = |item: &Item| {
+        let detached = |item: &PackedTensor| {
             let tensor = item.tensor.f_detach()?.f_to_device(device)?;
-            Ok(Item::new(tensor.f_set_requires_grad(item.needs_gradient)?, item))
+            Ok(PackedTensor::new(tensor.f_set_requires_grad(item.needs_gradient)?, item))
         };
-        let items = sample.items.iter().map(detached).collect::<Result<Vec<_>, TchError>>()?;
-        let wanted = items.iter().filter(|item| item.needs_gradient).map(|item| item.tensor.shallow_clone());
+        let tensors = sample.tensors.iter().map(detached).collect::<Result<Vec<_>, TchError>>()?;
+        let wanted = tensors.iter().filter(|item| item.needs_gradient).map(|item| item.tensor.shallow_clone());
         Ok(Self {
             model,
             leaves: trained.into_iter().chain(wanted).collect(),
-            sample: Parcel { items, rest: sample.rest.clone(), ready: None },
+            sample: PackedValue { tensors, plain: sample.plain.clone(), ready: None },
             device: Tensor::f_empty([0], (Kind::Float, device))?,
             calls: Cell::default(),
             _restored: restored,
-            _streams: RandomStreams::enter()?,
+            _rng: LayerRng::enter()?,
             _grad: GradMode::set(true),
             _modes: modes,
         })
@@ -110,7 +111,7 @@ where
         }
         let medians = |times: fn(&Times) -> &[f64]| {
             let layers = times(&passes[0]).len();
-            (0..layers).map(|layer| median(passes.iter().map(|pass| times(pass)[layer]).collect())).collect()
+            (0..layers).map(|layer| median(&passes.iter().map(|pass| times(pass)[layer]).collect::<Vec<_>>())).collect()
         };
         Ok((passes.len(), Times { forward: medians(|pass| &pass.forward), backward: medians(|pass| &pass.backward) }))
     }
@@ -139,13 +140,13 @@ where
     /// Runs the model in training mode; gives the tensors of its output.
     fn forward(&self, observer: Option<Rc<dyn Observer>>) -> Result<Vec<Tensor>> {
         // A layer may change its input in place: each pass gets its own.
-        let fresh = |item: &Item| {
+        let fresh = |item: &PackedTensor| {
             let mut copy = item.tensor.f_empty_like()?;
             copy.f_copy_(&item.tensor)?;
-            Ok(Item::new(copy, item))
+            Ok(PackedTensor::new(copy, item))
         };
-        let items = self.sample.items.iter().map(fresh).collect::<Result<_, TchError>>()?;
-        let input = Parcel { items, rest: self.sample.rest.clone(), ready: None };
+        let tensors = self.sample.tensors.iter().map(fresh).collect::<Result<_, TchError>>()?;
+        let input = PackedValue { tensors, plain: self.sample.plain.clone(), ready: None };
 
         let call_seed = self.calls.replace(self.calls.get() + 1);
         let pass = Pass {
@@ -163,9 +164,9 @@ where
             Some(observer) => cx.observed(observer),
             None => cx,
         };
-        let outcome = catch_unwind(AssertUnwindSafe(|| Parcel::of(self.model.forward(input.open(), &cx))));
+        let outcome = catch_unwind(AssertUnwindSafe(|| PackedValue::of(self.model.run(input.unpack(), &cx))));
         match outcome {
-            Ok(output) => Ok(output.items.into_iter().map(|item| item.tensor).collect()),
+            Ok(output) => Ok(output.tensors.into_iter().map(|item| item.tensor).collect()),
             Err(panic) => Err(failure(Phase::Forward, cx.path(), panic_message(panic.as_ref()))),
         }
     }
@@ -178,15 +179,6 @@ where
 
 fn failure(phase: Phase, layer: String, cause: String) -> Error {
     Failure { phase, stage: 0, layer, micro_batch: 0, cause }.into()
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    match values.len() {
-        0 => 0.,
-        odd if odd % 2 == 1 => values[odd / 2],
-        even => (values[even / 2 - 1] + values[even / 2]) / 2.,
-    }
 }
 
 /// Tells the observation which layer runs.
@@ -267,16 +259,5 @@ impl Drop for Restored {
             // Through `data`: for graphs of the caller that saved the variable, nothing has changed. It fails only where libtorch itself is broken.
             let _ = variable.f_data().and_then(|mut data| data.f_copy_(saved));
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_outlier_does_not_move_the_median() {
-        assert_eq!(median(vec![2., 100., 1.]), 2.);
-        assert_eq!(median(vec![2., 100., 1., 3.]), 2.5);
     }
 }

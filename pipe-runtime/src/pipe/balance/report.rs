@@ -3,6 +3,9 @@ use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
+use pipe_schedule::support::bytes;
+use pipe_schedule::support::table::Table;
+
 use super::file;
 use super::traffic::LayerKey;
 use crate::error::{Error, Result};
@@ -232,39 +235,16 @@ impl fmt::Display for Profile {
     }
 }
 
+/// Writes a table and an empty line.
 fn table(f: &mut fmt::Formatter<'_>, heads: &[&str], rows: impl Iterator<Item = Vec<String>>) -> fmt::Result {
-    let heads = heads.iter().map(|&head| head.to_owned()).collect();
-    let mut rows: Vec<Vec<String>> = [heads].into_iter().chain(rows).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<_> = (0..rows[0].len()).map(width).collect();
-    rows.insert(
-        1,
-        widths.iter().zip(&rows[0]).map(|(&width, head)| "-".repeat(if head.is_empty() { 0 } else { width })).collect(),
-    );
-    for row in rows {
-        let cells: Vec<_> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        writeln!(f, "  {}", cells.join("  ").trim_end())?;
-    }
+    let mut table = Table::left(heads);
+    rows.for_each(|row| table.push(row));
+    table.lines().iter().try_for_each(|line| writeln!(f, "{}", format!("  {line}").trim_end()))?;
     writeln!(f)
 }
 
 fn seconds(time: Duration) -> String {
     format!("{time:.2?}")
-}
-
-pub(super) fn bytes(bytes: f64) -> String {
-    let units = ["KiB", "MiB", "GiB", "TiB"];
-    let mut scaled = (bytes, "B");
-    for unit in units {
-        if scaled.0 < 1024. {
-            break;
-        }
-        scaled = (scaled.0 / 1024., unit);
-    }
-    match scaled {
-        (bytes, "B") => format!("{bytes:.0} B"),
-        (scaled, unit) => format!("{scaled:.2} {unit}"),
-    }
 }
 
 fn annotations(profile: &Profile) -> String {
@@ -364,14 +344,14 @@ pub(super) mod tests {
         let expected = r#"Net: 2 stages by time, medians of 17 passes over a micro-batch of 4 rows
   stage  layer  forward  backward  activations  parameters  buffers  crossing
   -----  -----  -------  --------  -----------  ----------  -------  --------
-  0      a      1.00ms   2.00ms    1000 B       3.00 MiB    0 B      2.00 KiB
-  0      b[0]   1.00ms   2.00ms    1000 B       3.00 MiB    0 B      2.00 KiB
-  1      b[1]   1.00ms   2.00ms    1000 B       3.00 MiB    0 B      2.00 KiB
+  0      a      1.00ms   2.00ms    1000 B       3 MiB       0 B      2 KiB
+  0      b[0]   1.00ms   2.00ms    1000 B       3 MiB       0 B      2 KiB
+  1      b[1]   1.00ms   2.00ms    1000 B       3 MiB       0 B      2 KiB
 
   stage  device  layers  cost    memory
-  -----  ------  ------  ------  ---------
-  0      cuda:0  2       6.00ms  12.00 MiB  bottleneck, 1.33 x the mean
-  1      cuda:1  1       3.00ms  6.00 MiB
+  -----  ------  ------  ------  ------
+  0      cuda:0  2       6.00ms  12 MiB  bottleneck, 1.33 x the mean
+  1      cuda:1  1       3.00ms  6 MiB
 
   skip   from  to    crossing
   -----  ----  ----  --------
@@ -407,11 +387,5 @@ pub(super) mod tests {
         assert!(annotated(["cpu", "cpu"]).contains("// `cpu` opens a new stage here"));
         assert!(annotated(["cuda:0", "cuda:0"]).contains("// `cuda:0` twice in a row is one stage here"));
         assert!(!annotated(["cuda:0", "cpu"]).contains("//"));
-    }
-
-    #[test]
-    fn bytes_have_units() {
-        let texts = [0., 1023., 1024., 1536., 5e9].map(bytes);
-        assert_eq!(texts, ["0 B", "1023 B", "1.00 KiB", "1.50 KiB", "4.66 GiB"]);
     }
 }

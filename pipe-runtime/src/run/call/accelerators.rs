@@ -10,16 +10,16 @@ impl Call {
     /// Whether all statistics and `losses` on accelerators are as finite as they were: the CPU's
     /// have been looked at when they were made. One flag is read back from each device.
     pub(super) fn check_accelerators(&self, losses: &[(usize, Tensor)]) -> Result<()> {
-        let network = &self.network;
-        let all_on_cpu = network.stages.iter().all(|slot| slot.device == Device::Cpu);
-        if all_on_cpu || network.allow_non_finite || !self.is_training() {
+        let pipeline = &self.pipeline;
+        let all_on_cpu = pipeline.stages.iter().all(|slot| slot.device == Device::Cpu);
+        if all_on_cpu || pipeline.allow_non_finite || !self.is_training() {
             return Ok(());
         }
         let _constant = GradMode::set(false);
         let mut checks = Vec::new();
         for (stage, history) in self.histories.iter().enumerate() {
             for (variable, before) in lock(history).all_changes() {
-                let variables = network.state.variables(stage)?;
+                let variables = pipeline.state.variables(stage)?;
                 let variable = variables.get(variable);
                 let now = &variable.tensor;
                 if now.device() != Device::Cpu && (now.is_floating_point() || now.is_complex()) {

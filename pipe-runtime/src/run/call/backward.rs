@@ -2,18 +2,18 @@ use std::any::Any;
 use std::sync::{Arc, Mutex};
 
 use pipe_engine::Job;
-use pipe_schedule::{Action, Kind, Order};
+use pipe_schedule::{Action, ActionKind, Order};
 use tch::Tensor;
 
 use super::forward::Call;
 use super::{Table, step};
 use crate::error::{Error, Failure, Phase, Result};
 use crate::lock::lock;
-use crate::run::streams::Direction;
+use crate::run::device_streams::Direction;
 use crate::stages::Recorded;
 use crate::torch::{Event, Modes, Sums, TorchError};
 
-/// A gradient of one tensor of a parcel, with the tensor's position in it.
+/// A gradient of one tensor of a value, with the tensor's position in it.
 pub(super) type Slot = (usize, Tensor);
 
 /// The pipelined backward of a call.
@@ -47,10 +47,10 @@ impl BackwardRun {
         Ok(Self {
             joined: backwards.next().is_some_and(|first| first.micro_batch + 1 == call.micro_batches),
             order,
-            gradients: Table::new(call.network.routes.len(), call.micro_batches),
-            ready: Table::new(call.network.routes.len(), call.micro_batches),
+            gradients: Table::new(call.pipeline.routes.len(), call.micro_batches),
+            ready: Table::new(call.pipeline.routes.len(), call.micro_batches),
             sums: call
-                .network
+                .pipeline
                 .stages
                 .iter()
                 .map(|_| Mutex::new(StageSums { sums: None, left: call.micro_batches }))
@@ -77,11 +77,11 @@ impl BackwardRun {
     pub(super) fn perform_backward(&self, action: Action) -> Result<(), Failure> {
         let cx = self.call.context(action, false);
         step(Phase::Backward, &cx, || {
-            let _stream = self.call.network.streams.enter(action.stage).map_err(|error| error.to_string())?;
+            let _stream = self.call.pipeline.streams.enter(action.stage).map_err(|error| error.to_string())?;
             let state = self.call.state_after(action.stage, action.micro_batch);
             let _state = state.map_err(|error| error.to_string())?;
             match action.kind {
-                Kind::BackwardWeight => self.backward_weight(action),
+                ActionKind::BackwardWeight => self.backward_weight(action),
                 _ => self.backward(action),
             }
         })
@@ -89,12 +89,12 @@ impl BackwardRun {
 
     fn backward(&self, action: Action) -> Result<(), String> {
         let Action { kind, stage, micro_batch } = action;
-        let taken = self.call.held.at(stage, micro_batch).recorded.take();
+        let taken = self.call.backward_states.at(stage, micro_batch).recorded.take();
         let mut recorded = taken.ok_or("its state was freed by an earlier backward")?;
-        let again = self.keep_graph && self.call.held.at(stage, micro_batch).start.is_none();
+        let again = self.keep_graph && self.call.backward_states.at(stage, micro_batch).start.is_none();
         let seeds = self.seeds(action, &recorded)?;
         let found = match kind {
-            Kind::BackwardInput => {
+            ActionKind::BackwardInput => {
                 self.with_sums(action, |sums, _| recorded.graph.backward_input(&seeds, &self.call.parameters, sums))
             }
             _ => {
@@ -108,21 +108,21 @@ impl BackwardRun {
             Ok(found) => found,
             Err(error) => {
                 if again {
-                    self.call.held.at(stage, micro_batch).recorded = Some(recorded);
+                    self.call.backward_states.at(stage, micro_batch).recorded = Some(recorded);
                 }
                 return Err(error.to_string());
             }
         };
-        let ready = self.call.network.streams.mark(stage).map_err(|error| error.to_string())?;
+        let ready = self.call.pipeline.streams.mark(stage).map_err(|error| error.to_string())?;
         for (&(port, position), gradient) in recorded.received.iter().zip(found) {
             if let Some(gradient) = gradient {
                 self.ready.at(port, micro_batch).clone_from(&ready);
                 self.gradients.at(port, micro_batch).push((position, gradient));
             }
         }
-        // A recomputed graph is made anew for each backward; that of a split backward has its second half to come.
-        if again || kind == Kind::BackwardInput {
-            self.call.held.at(stage, micro_batch).recorded = Some(recorded);
+        // A recomputed graph is made for each backward; that of a split backward has its second half to come.
+        if again || kind == ActionKind::BackwardInput {
+            self.call.backward_states.at(stage, micro_batch).recorded = Some(recorded);
         } else {
             self.call.has_gone_backward(stage, micro_batch);
         }
@@ -131,7 +131,7 @@ impl BackwardRun {
 
     fn backward_weight(&self, action: Action) -> Result<(), String> {
         let Action { stage, micro_batch, .. } = action;
-        let taken = self.call.held.at(stage, micro_batch).recorded.take();
+        let taken = self.call.backward_states.at(stage, micro_batch).recorded.take();
         let mut recorded = taken.ok_or("the backward for its inputs has not run")?;
         self.with_sums(action, |sums, last| recorded.graph.backward_weight(&self.call.parameters, sums, last))
             .map_err(|error| error.to_string())?;
@@ -147,8 +147,9 @@ impl BackwardRun {
             let index = arrived.iter().position(|(at, _)| *at == position);
             let mut gradient = index.map(|index| arrived.swap_remove(index).1);
             let ready = self.ready.at(port, action.micro_batch);
-            let way = (port, Direction::Back);
-            let arrived = self.call.network.streams.arrive(action.stage, way, ready.as_deref(), gradient.iter_mut());
+            let route = (port, Direction::Back);
+            let arrived =
+                self.call.pipeline.streams.move_to_stage(action.stage, route, ready.as_deref(), gradient.iter_mut());
             arrived.map_err(|error| error.to_string())?;
             seeds.push(gradient);
         }
@@ -163,7 +164,7 @@ impl BackwardRun {
     ) -> Result<T, TorchError> {
         let mut stage = lock(&self.sums[action.stage]);
         let StageSums { sums, left } = &mut *stage;
-        if matches!(action.kind, Kind::Backward | Kind::BackwardWeight) {
+        if matches!(action.kind, ActionKind::Backward | ActionKind::BackwardWeight) {
             *left -= 1;
         }
         if sums.is_none() {
@@ -182,13 +183,13 @@ impl Job for BackwardRun {
 
     fn perform(&self, action: Action) -> Result<()> {
         match action.kind {
-            Kind::Recompute => self.call.recompute(action, self.keep_graph)?,
+            ActionKind::Recompute => self.call.recompute(action, self.keep_graph)?,
             _ => self.perform_backward(action)?,
         }
         Ok(())
     }
 
     fn enter(&self) -> Result<Box<dyn Any>> {
-        Ok(Box::new((self.modes.enter()?, self.call.network.threads.enter())))
+        Ok(Box::new((self.modes.enter()?, self.call.pipeline.threads.enter())))
     }
 }

@@ -2,21 +2,21 @@ use std::any::Any;
 use std::sync::{Arc, Mutex};
 
 use pipe_engine::Job;
-use pipe_schedule::{Action, Kind, Order};
+use pipe_schedule::{Action, ActionKind, Order};
 
-use super::gauge::Gauge;
+use super::peak_counter::PeakCounter;
 use super::{Table, step};
 use crate::error::{Error, Failure, Phase, Result};
-use crate::flow::{Item, Parcel};
+use crate::flow::{PackedTensor, PackedValue};
 use crate::lock::{give_up, lock};
 use crate::model::{Cells, Context, FirstPass, History, Next, Pass, Rewound, unique};
-use crate::run::network::{Network, StageSlot};
+use crate::run::built_pipeline::{BuiltPipeline, StageSlot};
 use crate::stages::{Io, Recorded, Sent};
-use crate::torch::{Draw, GradMode, Modes, Parameters, RandomStreams, digest, grad_enabled};
+use crate::torch::{Draw, GradMode, LayerRng, Modes, Parameters, digest, grad_enabled};
 
 /// One call: what flows between its stages, and what each stage keeps for the backward.
 pub(crate) struct Call {
-    pub(super) network: Arc<Network>,
+    pub(super) pipeline: Arc<BuiltPipeline>,
     pub(super) micro_batches: usize,
     training: bool,
     /// Whether gradients are wanted at all.
@@ -25,33 +25,33 @@ pub(crate) struct Call {
     grad_mode: bool,
     /// Tells it from all other calls.
     id: u64,
-    /// The number that the random streams come from.
+    /// The number that the layers' random number generators are seeded from.
     draw: Draw,
     /// The caller's modes at the time of the call; a recomputation runs under them too.
     modes: Modes,
     pub(super) parameters: Arc<Parameters>,
     /// Whether to note which variables the stages use.
     notes_uses: bool,
-    /// By stage and micro-batch: whether its backward makes its graph anew.
+    /// By stage and micro-batch: whether its backward runs the forward again.
     recomputed: Vec<bool>,
     /// By port and micro-batch: what was sent and not received yet.
-    pub(super) in_transit: Table<Option<Parcel>>,
-    /// By stage and micro-batch.
-    pub(super) held: Table<Held>,
+    pub(super) in_transit: Table<Option<PackedValue>>,
+    /// By stage and micro-batch: what the stage keeps for the backward.
+    pub(super) backward_states: Table<BackwardState>,
     /// By stage: what its layers have changed.
     pub(super) histories: Vec<Mutex<History>>,
     /// What layers carry from one micro-batch to the next.
     cells: Arc<Cells>,
     /// By port: how many values lie between the two stages.
-    pub(super) transit: Vec<Gauge>,
-    /// By stage: of how many micro-batches something is kept for the backward.
-    pub(super) kept: Vec<Gauge>,
+    pub(super) transit: Vec<PeakCounter>,
+    /// By stage: how many micro-batches are in flight.
+    pub(super) in_flight: Vec<PeakCounter>,
 }
 
 /// What a call is made with.
 pub(crate) struct Given {
     /// The micro-batches, at the first stage.
-    pub(crate) inputs: Vec<Parcel>,
+    pub(crate) inputs: Vec<PackedValue>,
     pub(crate) training: bool,
     /// Whether what the backward needs will be kept.
     pub(crate) gradients: bool,
@@ -87,7 +87,7 @@ impl Job for ForwardRun {
 
 /// What a stage keeps of a micro-batch for its backward.
 #[derive(Default)]
-pub(super) struct Held {
+pub(super) struct BackwardState {
     /// The graph, of the forward or of a recomputation.
     pub(super) recorded: Option<Recorded>,
     /// What its recomputation starts from, if it has one.
@@ -96,14 +96,14 @@ pub(super) struct Held {
 
 /// What a recomputation starts from, and what it must lead to.
 pub(super) struct Start {
-    inputs: Vec<Kept>,
+    inputs: Vec<ReceivedValue>,
     sent: Vec<Fingerprint>,
 }
 
 /// A received value, kept for the recomputation.
-struct Kept {
+struct ReceivedValue {
     port: usize,
-    parcel: Parcel,
+    value: PackedValue,
 }
 
 /// What tells a sent tensor from another one: its port, whether it has a gradient, and its bits
@@ -112,15 +112,15 @@ type Fingerprint = (usize, bool, Option<u64>);
 
 impl Call {
     /// A call whose micro-batches are recomputed where `order` says so.
-    pub(super) fn new(network: &Arc<Network>, given: Given, order: &Order) -> Result<Self> {
+    pub(super) fn new(pipeline: &Arc<BuiltPipeline>, given: Given, order: &Order) -> Result<Self> {
         let Given { inputs, training, gradients, parameters } = given;
         parameters.none_is_forgotten()?;
-        network.state.refresh()?;
-        let (stages, micro_batches) = (network.stages.len(), inputs.len());
-        let gauges = |count: usize| std::iter::repeat_with(Gauge::default).take(count).collect();
+        pipeline.state.refresh()?;
+        let (stages, micro_batches) = (pipeline.stages.len(), inputs.len());
+        let counters = |count: usize| std::iter::repeat_with(PeakCounter::default).take(count).collect();
         let mut recomputed = vec![false; stages * micro_batches];
         for Action { stage, micro_batch, .. } in
-            order.steps.iter().map(|step| step.action).filter(|action| action.kind == Kind::Recompute)
+            order.steps.iter().map(|step| step.action).filter(|action| action.kind == ActionKind::Recompute)
         {
             recomputed[stage * micro_batches + micro_batch] = gradients;
         }
@@ -133,27 +133,27 @@ impl Call {
             draw: Draw::new()?,
             modes: Modes::capture()?,
             parameters,
-            notes_uses: network.state.notes_uses(training),
+            notes_uses: pipeline.state.notes_uses(training),
             recomputed,
-            in_transit: Table::new(network.routes.len(), micro_batches),
-            held: Table::new(stages, micro_batches),
-            histories: network.stages.iter().map(|_| Mutex::default()).collect(),
+            in_transit: Table::new(pipeline.routes.len(), micro_batches),
+            backward_states: Table::new(stages, micro_batches),
+            histories: pipeline.stages.iter().map(|_| Mutex::default()).collect(),
             cells: Arc::default(),
-            transit: gauges(network.routes.len()),
-            kept: gauges(stages),
-            network: Arc::clone(network),
+            transit: counters(pipeline.routes.len()),
+            in_flight: counters(stages),
+            pipeline: Arc::clone(pipeline),
         };
-        let (input, _) = network.ends();
-        for (micro_batch, parcel) in inputs.into_iter().enumerate() {
-            *call.in_transit.at(input, micro_batch) = Some(parcel);
+        let (input, _) = pipeline.ends();
+        for (micro_batch, value) in inputs.into_iter().enumerate() {
+            *call.in_transit.at(input, micro_batch) = Some(value);
         }
         Ok(call)
     }
 
     /// Runs the micro-batches forward through all stages, and gives those of the output.
-    pub(crate) fn run(network: &Arc<Network>, given: Given) -> Result<(Arc<Self>, Vec<Parcel>)> {
-        let orders = network.orders(given.inputs.len(), given.training && given.gradients)?;
-        let call = Arc::new(Self::new(network, given, &orders.backward)?);
+    pub(crate) fn run(pipeline: &Arc<BuiltPipeline>, given: Given) -> Result<(Arc<Self>, Vec<PackedValue>)> {
+        let orders = pipeline.orders(given.inputs.len(), given.training && given.gradients)?;
+        let call = Arc::new(Self::new(pipeline, given, &orders.backward)?);
         let order = Arc::clone(&orders.forward);
         let ran = call.run_job(Arc::new(ForwardRun { call: Arc::clone(&call), order }), None);
         ran.and_then(|()| call.check_accelerators(&[]))
@@ -166,16 +166,16 @@ impl Call {
     }
 
     /// What the last stage gave, micro-batch by micro-batch.
-    pub(super) fn take_outputs(&self) -> Result<Vec<Parcel>> {
-        let (_, output) = self.network.ends();
+    pub(super) fn take_outputs(&self) -> Result<Vec<PackedValue>> {
+        let (_, output) = self.pipeline.ends();
         let parts = (0..self.micro_batches).map(|micro_batch| self.in_transit.take(output, micro_batch));
-        let parts: Option<Vec<Parcel>> = parts.collect();
+        let parts: Option<Vec<PackedValue>> = parts.collect();
         let parts = parts.ok_or_else(|| Error::Output("a stage sent no output".into()))?;
-        self.network.streams.used_here(parts.iter().flat_map(|parcel| &parcel.items).map(|item| &item.tensor))?;
+        self.pipeline.streams.used_here(parts.iter().flat_map(|value| &value.tensors).map(|item| &item.tensor))?;
         Ok(parts)
     }
 
-    /// Whether the backward of this micro-batch in this stage makes its graph anew.
+    /// Whether the backward of this micro-batch in this stage runs the forward again.
     pub(super) fn recomputes(&self, stage: usize, micro_batch: usize) -> bool {
         self.recomputed[stage * self.micro_batches + micro_batch]
     }
@@ -214,18 +214,18 @@ impl Call {
     /// differentiated must be what was computed. It holds no more than the recomputation will.
     fn first_pass(&self, action: Action, cx: &Context) -> Result<(), String> {
         let Action { stage, micro_batch, .. } = action;
-        let slot = &self.network.stages[stage];
+        let slot = &self.pipeline.stages[stage];
         let recomputes = self.recomputes(stage, micro_batch);
-        let _stream = self.network.streams.enter(stage).map_err(|error| error.to_string())?;
+        let _stream = self.pipeline.streams.enter(stage).map_err(|error| error.to_string())?;
         let mut inputs = Vec::new();
         let mut receive = |port: usize| {
-            let parcel = self.in_transit.take(port, micro_batch).expect("a value is sent before it is received");
+            let value = self.in_transit.take(port, micro_batch).expect("a value is sent before it is received");
             self.transit[port].fall();
-            let parcel = self.arrive(stage, port, parcel);
+            let value = self.receive(stage, port, value);
             if recomputes {
-                inputs.push(Kept { port, parcel: parcel.share() });
+                inputs.push(ReceivedValue { port, value: value.share() });
             }
-            parcel
+            value
         };
         let recording = match self.gradients {
             true => Recording::Graph,
@@ -244,43 +244,43 @@ impl Call {
         };
         self.end_pass(pass, micro_batch, next)?;
 
-        let mut held = Held { recorded, start: None };
+        let mut state = BackwardState { recorded, start: None };
         if next == Next::Recomputation {
-            held = Held { recorded: None, start: Some(Start { inputs, sent: fingerprints(&sent)? }) };
+            state = BackwardState { recorded: None, start: Some(Start { inputs, sent: fingerprints(&sent)? }) };
         }
-        let ready = self.network.streams.mark(stage).map_err(|error| error.to_string())?;
-        for (port, mut parcel) in sent {
-            parcel.ready.clone_from(&ready);
-            *self.in_transit.at(port, micro_batch) = Some(parcel);
+        let ready = self.pipeline.streams.mark(stage).map_err(|error| error.to_string())?;
+        for (port, mut value) in sent {
+            value.ready.clone_from(&ready);
+            *self.in_transit.at(port, micro_batch) = Some(value);
             self.transit[port].rise();
         }
         if self.gradients {
-            self.kept[stage].rise();
+            self.in_flight[stage].rise();
         }
-        *self.held.at(stage, micro_batch) = held;
+        *self.backward_states.at(stage, micro_batch) = state;
         Ok(())
     }
 
     /// Watches what a first pass of the stage changes, from now on.
     pub(super) fn watch(&self, stage: usize) -> Result<FirstPass<'_>> {
-        Ok(FirstPass::start(&self.network.state, &self.histories[stage], stage, self.notes_uses)?)
+        Ok(FirstPass::start(&self.pipeline.state, &self.histories[stage], stage, self.notes_uses)?)
     }
 
     /// The first pass has succeeded.
     pub(super) fn end_pass(&self, pass: FirstPass<'_>, micro_batch: usize, next: Next) -> Result<(), String> {
-        let must_be_finite = self.training && !self.network.allow_non_finite;
-        pass.finish(&self.network.state, micro_batch, next, must_be_finite)
+        let must_be_finite = self.training && !self.pipeline.allow_non_finite;
+        pass.finish(&self.pipeline.state, micro_batch, next, must_be_finite)
     }
 
     /// The stage's state as the micro-batch's first pass left it, if a later one has changed it,
     /// until the guard is dropped.
     pub(super) fn state_after(&self, stage: usize, micro_batch: usize) -> Result<Option<Rewound>> {
-        Rewound::after(&self.network.state, &self.histories[stage], stage, micro_batch)
+        Rewound::after(&self.pipeline.state, &self.histories[stage], stage, micro_batch)
     }
 
     /// The micro-batch has gone backward through the stage for the last time.
     pub(super) fn has_gone_backward(&self, stage: usize, micro_batch: usize) {
-        self.kept[stage].fall();
+        self.in_flight[stage].fall();
         lock(&self.histories[stage]).has_gone_backward(micro_batch);
     }
 
@@ -293,31 +293,31 @@ impl Call {
     fn second_pass(&self, action: Action, cx: &Context, keep: bool) -> Result<(), String> {
         let Action { stage, micro_batch, .. } = action;
         let _modes = self.modes.enter().map_err(|error| error.to_string())?;
-        let _stream = self.network.streams.enter(stage).map_err(|error| error.to_string())?;
+        let _stream = self.pipeline.streams.enter(stage).map_err(|error| error.to_string())?;
         let start = {
-            let mut held = self.held.at(stage, micro_batch);
-            if held.start.is_none() && held.recorded.is_some() {
+            let mut state = self.backward_states.at(stage, micro_batch);
+            if state.start.is_none() && state.recorded.is_some() {
                 return Ok(());
             }
-            let start = if keep { held.start.as_ref().map(Start::share) } else { held.start.take() };
+            let start = if keep { state.start.as_ref().map(Start::share) } else { state.start.take() };
             start.ok_or("its state was freed by an earlier backward")?
         };
         let mut inputs = start.inputs.into_iter();
         let mut receive = |port: usize| {
-            let kept = inputs.next().expect("a recomputation receives what the first pass received");
-            if kept.parcel.items.iter().any(Item::is_changed) {
+            let received = inputs.next().expect("a recomputation receives what the first pass received");
+            if received.value.tensors.iter().any(PackedTensor::is_changed) {
                 give_up(
                     "an input of the stage was modified by an in-place operation after its first pass, so the stage cannot be \
                      recomputed: let its first layer work on a copy, or use checkpoint = never",
                 );
             }
-            assert_eq!(kept.port, port, "a recomputation receives in the order of the first pass");
-            kept.parcel
+            assert_eq!(received.port, port, "a recomputation receives in the order of the first pass");
+            received.value
         };
         let history = &self.histories[stage];
         let rewound =
-            Rewound::before(&self.network.state, history, stage, micro_batch).map_err(|error| error.to_string())?;
-        let (sent, recorded) = run_stage(&self.network.stages[stage], cx, &mut receive, Recording::Graph)?;
+            Rewound::before(&self.pipeline.state, history, stage, micro_batch).map_err(|error| error.to_string())?;
+        let (sent, recorded) = run_stage(&self.pipeline.stages[stage], cx, &mut receive, Recording::Graph)?;
         if fingerprints(&sent)? != start.sent {
             return Err(
                 "the recomputation gave other values than the first pass, so the gradient would be that of another function. A layer keeps state in a cell of \
@@ -330,18 +330,18 @@ impl Call {
             rewound.finish(history, micro_batch);
             self.cells.recomputed(self.id, stage, micro_batch);
         }
-        self.held.at(stage, micro_batch).recorded = recorded;
+        self.backward_states.at(stage, micro_batch).recorded = recorded;
         Ok(())
     }
 
     /// The steps of the call's backward, where that is asked for later.
     pub(super) fn backward_order(&self) -> Result<Arc<Order>> {
-        Ok(Arc::clone(&self.network.orders(self.micro_batches, self.training)?.backward))
+        Ok(Arc::clone(&self.pipeline.orders(self.micro_batches, self.training)?.backward))
     }
 
     /// Prepares a thread for the call's forward.
     pub(super) fn enter(&self) -> Result<Box<dyn Any>> {
-        Ok(Box::new((self.modes.enter()?, self.network.threads.enter())))
+        Ok(Box::new((self.modes.enter()?, self.pipeline.threads.enter())))
     }
 
     /// After the call has succeeded as a whole: there is nothing to put back any more.
@@ -350,7 +350,7 @@ impl Call {
             lock(history).keep();
         }
         if self.notes_uses {
-            self.network.state.have_been_noted(self.training);
+            self.pipeline.state.have_been_noted(self.training);
         }
     }
 
@@ -358,12 +358,12 @@ impl Call {
     /// as it was before the call, and so is the caller's random generator.
     pub(crate) fn undo(&self) -> Result<()> {
         for (stage, history) in self.histories.iter().enumerate() {
-            let _stream = self.network.streams.enter(stage)?;
-            lock(history).undo(&*self.network.state.variables(stage)?)?;
+            let _stream = self.pipeline.streams.enter(stage)?;
+            lock(history).undo(&*self.pipeline.state.variables(stage)?)?;
         }
         self.cells.undo(self.id);
         self.draw.undo()?;
-        Ok(self.network.streams.join()?)
+        Ok(self.pipeline.streams.join()?)
     }
 }
 
@@ -384,11 +384,12 @@ enum Recording {
     Graph,
 }
 
-/// Runs a stage on one micro-batch: on its random streams, recording its graph or nothing at all.
+/// Runs a stage on one micro-batch with its layers' random number generators, recording its graph
+/// or nothing at all.
 fn run_stage(
     slot: &StageSlot,
     cx: &Context,
-    receive: &mut dyn FnMut(usize) -> Parcel,
+    receive: &mut dyn FnMut(usize) -> PackedValue,
     recording: Recording,
 ) -> Result<(Vec<Sent>, Option<Recorded>), String> {
     let body = lock(&slot.body);
@@ -396,7 +397,7 @@ fn run_stage(
     let _grad = GradMode::set(recording != Recording::Nothing);
     let mut io = Io::new(receive, (recording == Recording::Graph).then(|| cx.stage()));
     {
-        let _streams = RandomStreams::enter().map_err(|error| error.to_string())?;
+        let _rng = LayerRng::enter().map_err(|error| error.to_string())?;
         body.run(&mut io, cx);
     }
     Ok(io.finish())
@@ -404,15 +405,15 @@ fn run_stage(
 
 impl Start {
     fn share(&self) -> Self {
-        let share = |kept: &Kept| Kept { port: kept.port, parcel: kept.parcel.share() };
+        let share = |received: &ReceivedValue| ReceivedValue { port: received.port, value: received.value.share() };
         Self { inputs: self.inputs.iter().map(share).collect(), sent: self.sent.clone() }
     }
 }
 
 fn fingerprints(sent: &[Sent]) -> Result<Vec<Fingerprint>, String> {
-    let of = |(port, item): (usize, &Item)| {
+    let of = |(port, item): (usize, &PackedTensor)| {
         let bits = digest(&item.tensor).map_err(|error| error.to_string())?;
         Ok((port, item.needs_gradient, bits))
     };
-    sent.iter().flat_map(|(port, parcel)| parcel.items.iter().map(move |item| (*port, item))).map(of).collect()
+    sent.iter().flat_map(|(port, value)| value.tensors.iter().map(move |item| (*port, item))).map(of).collect()
 }

@@ -1,11 +1,11 @@
 //! One call of a pipeline: what its forward leaves behind, and the backward that uses it.
 
 mod accelerators;
-mod arrive;
 mod backward;
 mod forward;
-mod gauge;
 mod node;
+mod peak_counter;
+mod receive;
 mod traced;
 mod train;
 

@@ -6,7 +6,7 @@ use tch::Tensor;
 use super::backward::BackwardRun;
 use super::forward::Call;
 use crate::error::{Error, Result};
-use crate::flow::{Parcel, Sources};
+use crate::flow::{PackedValue, Sources};
 use crate::lock::lock;
 use crate::torch::{Backward, GradMode, attach, version};
 
@@ -21,16 +21,21 @@ struct CallNode {
     sources: Sources,
     /// How many tensors each micro-batch of the input has: ragged ones have fewer of `Rows`.
     inputs: Vec<usize>,
-    /// Which tensor each output is: (micro-batch, position in its parcel).
+    /// Which tensor each output is: (micro-batch, position in its value).
     outputs: Vec<(usize, usize)>,
 }
 
 /// Makes the tensors of `outputs` results of one autograd node over those of `inputs` and `parameters`, whose backward is the pipelined one.
 /// `sources` are the caller's tensors that the inputs are parts of.
-pub(crate) fn attach_node(call: Arc<Call>, outputs: &mut [Parcel], inputs: &[Parcel], sources: Sources) -> Result<()> {
+pub(crate) fn attach_node(
+    call: Arc<Call>,
+    outputs: &mut [PackedValue],
+    inputs: &[PackedValue],
+    sources: Sources,
+) -> Result<()> {
     let parameters = Arc::clone(&call.parameters);
-    let positions = |(micro_batch, parcel): (usize, &Parcel)| {
-        (0..parcel.items.len()).map(move |position| (micro_batch, position)).collect::<Vec<_>>()
+    let positions = |(micro_batch, value): (usize, &PackedValue)| {
+        (0..value.tensors.len()).map(move |position| (micro_batch, position)).collect::<Vec<_>>()
     };
     let node = CallNode {
         order: call.backward_order()?,
@@ -39,19 +44,19 @@ pub(crate) fn attach_node(call: Arc<Call>, outputs: &mut [Parcel], inputs: &[Par
             false => Vec::new(),
         }),
         sources,
-        inputs: inputs.iter().map(|parcel| parcel.items.len()).collect(),
+        inputs: inputs.iter().map(|value| value.tensors.len()).collect(),
         outputs: outputs.iter().enumerate().flat_map(positions).collect(),
         call,
     };
-    for item in outputs.iter_mut().flat_map(|parcel| &mut parcel.items) {
+    for item in outputs.iter_mut().flat_map(|value| &mut value.tensors) {
         // The tensor may be in the caller's hands already (an input that passed through): history goes on a handle of its own.
         item.tensor = item.tensor.f_detach()?;
     }
-    let results = outputs.iter().flat_map(|parcel| &parcel.items);
+    let results = outputs.iter().flat_map(|value| &value.tensors);
     let differentiable: Vec<_> = results.clone().map(|item| item.needs_gradient).collect();
     let results: Vec<_> = results.map(|item| &item.tensor).collect();
-    // In place, the last micro-batch's gradient of what all of them share arrives first; libtorch adds them in the order of the inputs.
-    let inputs = inputs.iter().rev().flat_map(|parcel| &parcel.items).map(|item| &item.tensor);
+    // Unpipelined, the last micro-batch's gradient of what all of them share arrives first; libtorch adds them in the order of the inputs.
+    let inputs = inputs.iter().rev().flat_map(|value| &value.tensors).map(|item| &item.tensor);
     let inputs: Vec<_> = inputs.chain(parameters.tensors()).collect();
     attach(&results, &differentiable, &inputs, Box::new(node))?;
     Ok(())
@@ -77,8 +82,8 @@ impl CallNode {
             ));
         }
         self.sources.tell_parts()?;
-        let network = &self.call.network;
-        let (input, output) = network.ends();
+        let pipeline = &self.call.pipeline;
+        let (input, output) = pipeline.ends();
         let (call, order) = (Arc::clone(&self.call), Arc::clone(&self.order));
         let run = Arc::new(BackwardRun::new(call, order, keep_graph)?);
         for (gradient, &(micro_batch, position)) in gradients.into_iter().zip(&self.outputs) {
@@ -95,7 +100,7 @@ impl CallNode {
                 results.push(index.map(|index| arrived.swap_remove(index).1));
             }
         }
-        network.streams.used_here(results.iter().flatten())?;
+        pipeline.streams.used_here(results.iter().flatten())?;
         let mut sums = run.take_sums()?;
         for index in 0..self.call.parameters.tensors().len() {
             results.push(sums.take(index)?);

@@ -2,12 +2,12 @@ use std::any::Any;
 use std::sync::{Arc, Mutex};
 
 use pipe_engine::{Job, Local};
-use pipe_schedule::{Action, Kind, Order, TracedStep};
+use pipe_schedule::{Action, ActionKind, Order, TracedStep};
 use tch::Tensor;
 
 use super::forward::Call;
 use crate::error::{Error, Result};
-use crate::flow::{Item, Parcel};
+use crate::flow::{PackedTensor, PackedValue};
 use crate::lock::lock;
 use crate::run::recorder::Recording;
 use crate::torch::{Observation, synchronize};
@@ -20,13 +20,13 @@ impl Call {
         local: Option<Local<'_, Error>>,
     ) -> Result<()> {
         let _ends = self.gradients.then(|| self.parameters.install()).transpose()?;
-        let Some(recording) = self.network.recorder.current() else { return self.network.run(job, local) };
+        let Some(recording) = self.pipeline.recorder.current() else { return self.pipeline.run(job, local) };
         let traced = Arc::new(TracedJob::new(Arc::clone(self), job, recording)?);
         match local {
-            None => self.network.run(traced.clone(), None)?,
+            None => self.pipeline.run(traced.clone(), None)?,
             Some(Local { rank, perform }) => {
                 let mut timed = |action| traced.time(action, || perform(action));
-                self.network.run(traced.clone(), Some(Local { rank, perform: &mut timed }))?;
+                self.pipeline.run(traced.clone(), Some(Local { rank, perform: &mut timed }))?;
             }
         }
         traced.finish();
@@ -47,13 +47,13 @@ struct TracedJob {
 impl TracedJob {
     fn new(call: Arc<Call>, job: Arc<dyn Job<Error = Error>>, recording: Arc<Recording>) -> Result<Self> {
         let empty = |device| Tensor::f_empty([0], (tch::Kind::Float, device)).map(Mutex::new);
-        let on = call.network.stages.iter().map(|slot| empty(slot.device)).collect::<Result<_, _>>()?;
+        let on = call.pipeline.stages.iter().map(|slot| empty(slot.device)).collect::<Result<_, _>>()?;
         Ok(Self { steps: Mutex::new(Vec::with_capacity(job.order().steps.len())), job, call, recording, on })
     }
 
     fn time<T>(&self, action: Action, perform: impl FnOnce() -> T) -> T {
         let stage = action.stage;
-        if action.kind == Kind::Forward {
+        if action.kind == ActionKind::Forward {
             self.note_given(action);
         }
         let observation = self.observe(action);
@@ -63,7 +63,7 @@ impl TracedJob {
         if let Some(bytes) = observation.and_then(|observation| observation.kept(1).ok()) {
             *lock(self.recording.activation(stage)) = Some(bytes[0]);
         }
-        let (rank, thread) = (self.call.network.rank_of()[stage], self.recording.thread());
+        let (rank, thread) = (self.call.pipeline.rank_of()[stage], self.recording.thread());
         lock(&self.steps).push(TracedStep { action, rank, thread, start, end });
         result
     }
@@ -76,7 +76,7 @@ impl TracedJob {
 
     /// What the stage is about to be given.
     fn note_given(&self, Action { stage, micro_batch, .. }: Action) {
-        for (port, route) in self.call.network.routes.iter().enumerate() {
+        for (port, route) in self.call.pipeline.routes.iter().enumerate() {
             if route.to == Some(stage) {
                 self.recording.carries(port, bytes(self.call.in_transit.at(port, micro_batch).as_ref()));
             }
@@ -86,8 +86,8 @@ impl TracedJob {
     /// Watches what the step allocates, if it makes a graph and no other one of its stage was watched. Where the user observes the thread already, nothing is.
     fn observe(&self, Action { kind, stage, micro_batch }: Action) -> Option<Observation> {
         let makes_graph = match kind {
-            Kind::Forward => self.call.gradients && !self.call.recomputes(stage, micro_batch),
-            Kind::Recompute => true,
+            ActionKind::Forward => self.call.gradients && !self.call.recomputes(stage, micro_batch),
+            ActionKind::Recompute => true,
             _ => false,
         };
         if !makes_graph || lock(self.recording.activation(stage)).is_some() {
@@ -100,13 +100,13 @@ impl TracedJob {
 
     fn finish(&self) {
         let steps = std::mem::take(&mut *lock(&self.steps));
-        self.recording.ran(self.job.order(), self.call.network.stages.len(), self.call.micro_batches, steps);
+        self.recording.ran(self.job.order(), self.call.pipeline.stages.len(), self.call.micro_batches, steps);
     }
 }
 
-fn bytes(parcel: Option<&Parcel>) -> u64 {
-    let bytes = |item: &Item| (item.tensor.numel() * item.tensor.kind().elt_size_in_bytes()) as u64;
-    parcel.map_or(0, |parcel| parcel.items.iter().map(bytes).sum())
+fn bytes(value: Option<&PackedValue>) -> u64 {
+    let bytes = |item: &PackedTensor| (item.tensor.numel() * item.tensor.kind().elt_size_in_bytes()) as u64;
+    value.map_or(0, |value| value.tensors.iter().map(bytes).sum())
 }
 
 impl Job for TracedJob {

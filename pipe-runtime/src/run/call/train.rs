@@ -3,17 +3,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use pipe_engine::{Job, Local};
-use pipe_schedule::{Action, Kind, Order};
+use pipe_schedule::{Action, ActionKind, Order};
 use tch::Tensor;
 
 use super::backward::BackwardRun;
 use super::forward::{Call, Given};
 use super::step;
 use crate::error::{Error, Failure, Phase, Result};
-use crate::flow::Parcel;
+use crate::flow::PackedValue;
 use crate::model::{Context, Next};
-use crate::run::network::Network;
-use crate::torch::{GradMode, RandomStreams, StageGraph};
+use crate::run::built_pipeline::BuiltPipeline;
+use crate::torch::{GradMode, LayerRng, StageGraph};
 
 /// A training step: forwards and backwards in the order of any schedule.
 pub(crate) struct TrainRun {
@@ -27,7 +27,7 @@ pub(crate) struct TrainRun {
 /// How a step's loss is made. It runs on the calling thread, once for each micro-batch.
 pub(crate) struct Loss<'l> {
     /// Makes one micro-batch's loss of its output.
-    pub(crate) make: &'l mut dyn FnMut(Parcel, &Context) -> Tensor,
+    pub(crate) make: &'l mut dyn FnMut(PackedValue, &Context) -> Tensor,
     /// By micro-batch: how much it counts in the mini-batch's.
     pub(crate) weights: &'l [f64],
     /// Whether the output is wanted after that.
@@ -37,31 +37,31 @@ pub(crate) struct Loss<'l> {
 /// What a training step leaves.
 pub(crate) struct Trained {
     /// The output, micro-batch by micro-batch, as constants; nothing if it is not wanted.
-    pub(crate) outputs: Vec<Parcel>,
-    /// By stage: of how many micro-batches something was kept for the backward at once.
-    pub(crate) kept: Vec<usize>,
-    /// By port: how many values lay between its stages at once.
+    pub(crate) outputs: Vec<PackedValue>,
+    /// By stage: the peak number of micro-batches in flight.
+    pub(crate) in_flight: Vec<usize>,
+    /// By port: the peak number of values between its stages.
     pub(crate) transit: Vec<usize>,
     run: Arc<TrainRun>,
 }
 
 impl TrainRun {
     /// Runs a step over the micro-batches that are given.
-    pub(crate) fn run(network: &Arc<Network>, given: Given, mut loss: Loss<'_>) -> Result<Trained> {
-        let order = network.train_order(given.inputs.len(), given.training)?;
-        let call = Arc::new(Call::new(network, given, &order)?);
+    pub(crate) fn run(pipeline: &Arc<BuiltPipeline>, given: Given, mut loss: Loss<'_>) -> Result<Trained> {
+        let order = pipeline.train_order(given.inputs.len(), given.training)?;
+        let call = Arc::new(Call::new(pipeline, given, &order)?);
         let backward = BackwardRun::new(Arc::clone(&call), Arc::clone(&order), false)?;
         let run = Arc::new(Self { call: Arc::clone(&call), backward, order, trains: AtomicBool::new(false) });
 
-        let last = network.stages.len() - 1;
+        let last = pipeline.stages.len() - 1;
         let mut perform = |action: Action| {
             run.perform_step(action)?;
-            if action.stage == last && action.kind == Kind::Forward {
+            if action.stage == last && action.kind == ActionKind::Forward {
                 run.make_loss(action, &mut loss)?;
             }
             Ok(())
         };
-        let local = Local { rank: network.last_rank(), perform: &mut perform };
+        let local = Local { rank: pipeline.last_rank(), perform: &mut perform };
         let ran = call.run_job(run.clone(), Some(local));
         ran.and_then(|()| run.ended(loss.keeps_output)).or_else(|error| {
             call.undo()?;
@@ -81,16 +81,16 @@ impl TrainRun {
         call.parameters.none_is_forgotten()?;
         Ok(Trained {
             outputs: if keeps_output { call.take_outputs()? } else { Vec::new() },
-            kept: call.kept.iter().map(|gauge| gauge.peak()).collect(),
-            transit: call.transit.iter().map(|gauge| gauge.peak()).collect(),
+            in_flight: call.in_flight.iter().map(|counter| counter.peak()).collect(),
+            transit: call.transit.iter().map(|counter| counter.peak()).collect(),
             run: self,
         })
     }
 
     fn perform_step(&self, action: Action) -> Result<(), Failure> {
         match action.kind {
-            Kind::Forward => self.call.forward(action),
-            Kind::Recompute => self.call.recompute(action, false),
+            ActionKind::Forward => self.call.forward(action),
+            ActionKind::Recompute => self.call.recompute(action, false),
             _ => self.backward.perform_backward(action),
         }
     }
@@ -106,25 +106,25 @@ impl TrainRun {
     fn loss_and_gradient(&self, action: Action, cx: &Context, loss: &mut Loss<'_>) -> Result<(), String> {
         let Action { stage, micro_batch, .. } = action;
         let words = |error: crate::torch::TorchError| error.to_string();
-        let network = &self.call.network;
-        let (_, port) = network.ends();
-        let _stream = network.streams.enter(stage).map_err(words)?;
-        let parcel = self.call.in_transit.take(port, micro_batch).ok_or("the last stage sent no output")?;
-        let mut output = parcel.share();
+        let pipeline = &self.call.pipeline;
+        let (_, port) = pipeline.ends();
+        let _stream = pipeline.streams.enter(stage).map_err(words)?;
+        let value = self.call.in_transit.take(port, micro_batch).ok_or("the last stage sent no output")?;
+        let mut output = value.share();
         if loss.keeps_output {
-            *self.call.in_transit.at(port, micro_batch) = Some(parcel);
+            *self.call.in_transit.at(port, micro_batch) = Some(value);
         }
 
         let pass = self.call.watch(stage).map_err(|error| error.to_string())?;
         let mut graph = StageGraph::new(stage).map_err(words)?;
         let mut received = Vec::new();
-        for (position, item) in output.items.iter_mut().enumerate().filter(|(_, item)| item.needs_gradient) {
+        for (position, item) in output.tensors.iter_mut().enumerate().filter(|(_, item)| item.needs_gradient) {
             item.tensor = graph.receive(&item.tensor).map_err(words)?;
             received.push(position);
         }
         let (value, carries_gradient) = {
             let _grad = GradMode::set(true);
-            let _streams = RandomStreams::enter().map_err(words)?;
+            let _rng = LayerRng::enter().map_err(words)?;
             let value = (loss.make)(output, cx);
             let (_, carries_gradient) = graph.send(&value).map_err(words)?;
             graph.end().map_err(words)?;
@@ -149,7 +149,7 @@ impl TrainRun {
             self.trains.store(true, Ordering::Relaxed);
         }
         self.backward.gradients.at(port, micro_batch).extend(gradients);
-        let ready = network.streams.mark(stage).map_err(words)?;
+        let ready = pipeline.streams.mark(stage).map_err(words)?;
         self.backward.ready.at(port, micro_batch).clone_from(&ready);
         Ok(())
     }

@@ -61,7 +61,7 @@ struct PipelineBackward : public shim::OwnNode {
     TORCH_CHECK(
         !at::GradMode::is_enabled(),
         "create_graph is not supported through a pipeline: a pipelined backward cannot itself be differentiated. "
-        "Run the model in place for a double backward");
+        "Run the model unpipelined for a double backward");
     if (goes_by_a_side_door()) {
       shim::refuse_side_door();
     }

@@ -149,7 +149,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {{
     let vars = Model::vars(&Devices::cpu(Model::STAGES))?;
     let model = Model {{
 {made}    }};
-    let mut optimizer = nn::Adam::default().build(vars.all(), 1e-3)?;
+    let mut optimizer = nn::Adam::default().build(vars.var_store(), 1e-3)?;
     let mut pipe = model.pipe(&vars).build()?;
 {training}    Ok(())
 }}

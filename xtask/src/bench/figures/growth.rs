@@ -38,7 +38,7 @@ fn ops(bench: &Bench<'_>, who: Who, name: &str, works: &[Work]) -> anyhow::Resul
     let mut contenders = Vec::new();
     for work in works {
         // Each work has a loss of its own.
-        let mut pair = bench.contenders(&[who, Who::InPlace], work)?;
+        let mut pair = bench.contenders(&[who, Who::Unpipelined], work)?;
         check(&mut pair)?;
         contenders.push(pair.swap_remove(0));
     }

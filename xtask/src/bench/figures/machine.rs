@@ -12,7 +12,9 @@ const TRIVIAL: Work = Work { model: Model::Trivial, stages: 2, rows: 64, chunks:
 
 pub fn measure(bench: &Bench<'_>) -> anyhow::Result<Table> {
     let mut rows = Vec::new();
-    for (who, work) in [(Who::BareCut, TRIVIAL), (Who::InPlace, MLP), (Who::InPlace, UNET), (Who::InPlace, GPT)] {
+    for (who, work) in
+        [(Who::BareCut, TRIVIAL), (Who::Unpipelined, MLP), (Who::Unpipelined, UNET), (Who::Unpipelined, GPT)]
+    {
         eprintln!("  {work}: {who}, alone and beside another");
         let mut pair = [bench.contender(who, &work)?, bench.contender(who, &work)?];
         let times = alone_and_at_once(&mut pair, bench.turns)?;

@@ -29,13 +29,15 @@ pub fn measure(bench: &Bench<'_>) -> anyhow::Result<Table> {
             }
         }
     }
-    for (who, name) in [(Who::OurLoss("1f1b"), "train_loss"), (Who::OurStep("1f1b"), "train_step, with the output")] {
+    for (who, name) in
+        [(Who::OurStepWithoutOutput("1f1b"), "train_step"), (Who::OurStep("1f1b"), "train_step, with the output")]
+    {
         let few = Work { rows: 2 * 8, chunks: 8, ..UNET };
         eprintln!("  {few}, 1F1B, {name}");
         let least = bench.peaks(who, &few)?;
         for chunks in [16, 32, 64] {
             let more = bench.peaks(who, &Work { rows: 2 * chunks, chunks, ..UNET })?;
-            let bar = matches!(who, Who::OurLoss(_)).then_some(FLAT);
+            let bar = matches!(who, Who::OurStepWithoutOutput(_)).then_some(FLAT);
             rows.extend(compare(&format!("1F1B, {name}, {chunks} micro-batches beside 8"), &more, &least, bar));
         }
     }

@@ -15,8 +15,8 @@ pub fn measure(bench: &Bench<'_>) -> anyhow::Result<Table> {
             let theirs = [Who::Torchgpipe(checkpoint), Who::TorchPipe(checkpoint)];
             let mut who = vec![Who::Ours(checkpoint), theirs[0], theirs[1]];
             if checkpoint == "never" {
-                // In place and in train_step there is no checkpointing here: they are shown beside their like only.
-                who.extend([Who::InPlace, STEP]);
+                // Unpipelined and in train_step there is no checkpointing here: they are shown beside their like only.
+                who.extend([Who::Unpipelined, STEP]);
             }
             let times = bench.duel(&who, &work)?;
             let row = |ours: usize, theirs: usize, case: String, bar| Row {
@@ -33,7 +33,7 @@ pub fn measure(bench: &Bench<'_>) -> anyhow::Result<Table> {
                 for (place, who) in theirs.iter().enumerate() {
                     rows.push(row(4, 1 + place, format!("the same, {STEP} on our side: {who}"), Some(BAR)));
                 }
-                rows.push(row(0, 3, format!("{work}: {}", Who::InPlace), None));
+                rows.push(row(0, 3, format!("{work}: {}", Who::Unpipelined), None));
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use crate::list::action::number;
-use crate::list::{Action, Kind, NotAnAction};
+use crate::list::{Action, ActionKind, ParseActionError};
 
 /// What PyTorch's lists have besides actions, and whether it is of one micro-batch. `WAIT_` is
 /// newer than torch 2.11.
@@ -43,7 +43,7 @@ pub(crate) enum Cell {
 pub enum CellFault {
     /// It is not an action.
     #[error(transparent)]
-    NotAnAction(#[from] NotAnAction),
+    ParseActionError(#[from] ParseActionError),
     /// It has a word that stands for nothing that is known.
     #[error("`{word}` in `{text}` is neither a kind of action (F, R, B, I or W) nor communication ({})", words())]
     UnknownWord {
@@ -113,8 +113,9 @@ fn communication(stage: &str, micro_batch: &str, of_micro_batch: bool) -> Option
 fn overlap(text: &str) -> Option<[Action; 2]> {
     let (forward, backward) = text.strip_suffix(OVERLAP)?.strip_prefix('(')?.strip_suffix(')')?.split_once(';')?;
     let [forward, backward]: [Action; 2] = [forward.trim().parse().ok()?, backward.trim().parse().ok()?];
-    let is_backward = matches!(backward.kind, Kind::Backward | Kind::BackwardInput | Kind::BackwardWeight);
-    (forward.kind == Kind::Forward && is_backward).then_some([forward, backward])
+    let is_backward =
+        matches!(backward.kind, ActionKind::Backward | ActionKind::BackwardInput | ActionKind::BackwardWeight);
+    (forward.kind == ActionKind::Forward && is_backward).then_some([forward, backward])
 }
 
 #[cfg(test)]
@@ -188,7 +189,9 @@ mod tests {
 
     #[test]
     fn an_overlap_is_its_two_actions() {
-        for (letter, kind) in [("B", Kind::Backward), ("I", Kind::BackwardInput), ("W", Kind::BackwardWeight)] {
+        for (letter, kind) in
+            [("B", ActionKind::Backward), ("I", ActionKind::BackwardInput), ("W", ActionKind::BackwardWeight)]
+        {
             let both = [Action::forward(0, 7), Action::new(kind, 7, 3)];
             for text in [format!("(0F7;7{letter}3)OVERLAP_F_B"), format!(" ( 0F7 ; 7{letter}3 )OVERLAP_F_B ")] {
                 assert_eq!(text.parse(), Ok(Cell::Overlap(both)), "{text}");

@@ -14,7 +14,8 @@ use crate::list::Schedule;
 /// A cell of the text is nothing that a schedule has.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("row {row}, column {column}: {source}")]
-pub struct BadCell {
+#[non_exhaustive]
+pub struct CellError {
     /// The row, from 1: the rank's number plus one.
     pub row: usize,
     /// The cell in its row, from 1.
@@ -51,14 +52,14 @@ impl Schedule {
 /// The numbers of stages and micro-batches are those that occur, in dropped cells too: what a file
 /// sends but does not compute is missed by [`Schedule::validate`].
 impl FromStr for Schedule {
-    type Err = BadCell;
+    type Err = CellError;
 
-    fn from_str(text: &str) -> Result<Self, BadCell> {
+    fn from_str(text: &str) -> Result<Self, CellError> {
         let (mut ranks, mut stages, mut micro_batches) = (Vec::new(), 0, 0);
         for (row, line) in text.lines().enumerate() {
             let mut list = Vec::new();
             for (column, text) in line.split(',').enumerate() {
-                let cell = text.parse().map_err(|source| BadCell { row: row + 1, column: column + 1, source })?;
+                let cell = text.parse().map_err(|source| CellError { row: row + 1, column: column + 1, source })?;
                 match cell {
                     Cell::Empty => {}
                     Cell::Action(action) => list.push(action),

@@ -1,5 +1,5 @@
 use crate::list::Schedule;
-use crate::methods::lane::Lane;
+use crate::methods::rank_list::RankList;
 
 /// DualPipeV (DeepSeek-AI 2025, <https://github.com/deepseek-ai/DualPipe>, "DualPipeV"; Qi and Wan's "cut-in-half" of DualPipe
 /// of DeepSeek-AI 2024, "DeepSeek-V3 Technical Report", section 3.2.1): two stages per rank, the model folded like a V. In the
@@ -16,46 +16,46 @@ use crate::methods::lane::Lane;
 /// rank 3  .   .   .   3F0 4F0 3F1 4F1 3F2 4F2 3F3 4F3 3F4 4B0 -   4F4 3B0 -   3F5 4B1 -   4F5 3B1 -   3F6 4B2 -   4F6 3B2 -   3F7 4B3 -   4F7 3B3 -   4B4 -   3B4 -   4B5 -   3B5 -   4I6 3I6 4I7 3I7 4W6 3W6 4W7 3W7
 /// ```
 pub(super) fn dualpipe_v(ranks: usize, micro_batches: usize) -> Schedule {
-    let list = |rank| {
-        let mut lane = Lane::new([rank, 2 * ranks - 1 - rank], micro_batches);
+    let list_of = |rank| {
+        let mut list = RankList::new([rank, 2 * ranks - 1 - rank], micro_batches);
         let above = ranks - 1 - rank;
-        (0..2 * above).for_each(|_| lane.f(0));
+        (0..2 * above).for_each(|_| list.f(0));
         for _ in 0..rank + 1 {
-            lane.f(0);
-            lane.f(1);
+            list.f(0);
+            list.f(1);
         }
         for _ in 0..above {
-            lane.i(1);
-            lane.oldest_w();
-            lane.f(1);
+            list.i(1);
+            list.oldest_w();
+            list.f(1);
         }
         for _ in 0..micro_batches + rank + 1 - 2 * ranks {
-            lane.f(0);
-            lane.b(1);
-            lane.f(1);
-            lane.b(0);
+            list.f(0);
+            list.b(1);
+            list.f(1);
+            list.b(0);
         }
         for _ in 0..above {
-            lane.b(1);
-            lane.f(1);
-            lane.b(0);
+            list.b(1);
+            list.f(1);
+            list.b(0);
         }
         // The second half is split, so that what the ranks above wait for comes first.
         for i in 0..=2 * rank + 1 {
             let split = i > rank;
-            let chunk = 1 - i % 2;
-            if split { lane.i(chunk) } else { lane.b(chunk) }
+            let stage = 1 - i % 2;
+            if split { list.i(stage) } else { list.b(stage) }
         }
         for _ in 0..above {
-            lane.oldest_w();
-            lane.i(0);
+            list.oldest_w();
+            list.i(0);
         }
-        lane.flush()
+        list.flush()
     };
-    Schedule { stages: 2 * ranks, micro_batches, ranks: (0..ranks).map(list).collect() }
+    Schedule { stages: 2 * ranks, micro_batches, ranks: (0..ranks).map(list_of).collect() }
 }
 
-/// How many forwards are open at once, over both of a rank's stages.
-pub(super) fn peak(ranks: usize) -> usize {
+/// Peak number of pairs in flight, over both of a rank's stages.
+pub(super) fn peak_in_flight(ranks: usize) -> usize {
     2 * ranks + 1
 }

@@ -1,5 +1,5 @@
 use crate::list::Schedule;
-use crate::methods::lane::Lane;
+use crate::methods::rank_list::RankList;
 use crate::methods::rounds::Rounds;
 
 /// Interleaved 1F1B (Narayanan et al. 2021, "Efficient Large-Scale Language Model Training on GPU Clusters Using Megatron-LM",
@@ -12,26 +12,26 @@ use crate::methods::rounds::Rounds;
 /// rank 2  .   .   2F0 2F1 2F2 2F3 6F0 6F1 6F2 6B0 6F3 6B1 .   6B2 .   6B3 2B0 2B1 2B2 2B3 .   .
 /// rank 3  .   .   .   3F0 3F1 3F2 3F3 7F0 7B0 7F1 7B1 7F2 7B2 7F3 7B3 3B0 3B1 3B2 3B3 .   .   .
 /// ```
-pub(super) fn interleaved(ranks: usize, chunks: usize, micro_batches: usize) -> Schedule {
-    let rounds = Rounds::new(ranks, chunks, micro_batches);
-    let list = |rank| {
-        let mut lane = Lane::new((0..chunks).map(|chunk| chunk * ranks + rank), micro_batches);
-        let (warm_up, all) = (rounds.warm_up(2 * (ranks - 1 - rank)), micro_batches * chunks);
+pub(super) fn interleaved(ranks: usize, stages_per_rank: usize, micro_batches: usize) -> Schedule {
+    let rounds = Rounds::new(ranks, stages_per_rank, micro_batches);
+    let list_of = |rank| {
+        let mut list = RankList::new((0..stages_per_rank).map(|round| round * ranks + rank), micro_batches);
+        let (warm_up, all) = (rounds.warm_up(2 * (ranks - 1 - rank)), micro_batches * stages_per_rank);
         for step in 0..all + warm_up {
             if step < all {
-                lane.f(rounds.forward_chunk(step));
+                list.f(rounds.forward_stage(step));
             }
             if step >= warm_up {
-                lane.b(rounds.backward_chunk(step - warm_up));
+                list.b(rounds.backward_stage(step - warm_up));
             }
         }
-        lane.flush()
+        list.flush()
     };
-    Schedule { stages: ranks * chunks, micro_batches, ranks: (0..ranks).map(list).collect() }
+    Schedule { stages: ranks * stages_per_rank, micro_batches, ranks: (0..ranks).map(list_of).collect() }
 }
 
-/// How many forwards are open at once, over all of a rank's stages.
-pub(super) fn peak(rank: usize, ranks: usize, chunks: usize, micro_batches: usize) -> usize {
-    let warm_up = Rounds::new(ranks, chunks, micro_batches).warm_up(2 * (ranks - 1 - rank));
-    (micro_batches * chunks).min(warm_up + 1)
+/// Peak number of pairs in flight, over all of a rank's stages.
+pub(super) fn peak_in_flight(rank: usize, ranks: usize, stages_per_rank: usize, micro_batches: usize) -> usize {
+    let warm_up = Rounds::new(ranks, stages_per_rank, micro_batches).warm_up(2 * (ranks - 1 - rank));
+    (micro_batches * stages_per_rank).min(warm_up + 1)
 }

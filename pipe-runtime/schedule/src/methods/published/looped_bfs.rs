@@ -10,7 +10,7 @@ use crate::list::Schedule;
 /// rank 2  .   .   2F0 2F1 2F2 2F3 6F0 6F1 6F2 6F3 .   .   6B3 6B2 6B1 6B0 2B3 2B2 2B1 2B0 .   .
 /// rank 3  .   .   .   3F0 3F1 3F2 3F3 7F0 7F1 7F2 7F3 7B3 7B2 7B1 7B0 3B3 3B2 3B1 3B0 .   .   .
 /// ```
-pub(super) fn looped_bfs(ranks: usize, chunks: usize, micro_batches: usize) -> Schedule {
-    let rank_of: Vec<_> = (0..ranks * chunks).map(|stage| stage % ranks).collect();
+pub(super) fn looped_bfs(ranks: usize, stages_per_rank: usize, micro_batches: usize) -> Schedule {
+    let rank_of: Vec<_> = (0..ranks * stages_per_rank).map(|stage| stage % ranks).collect();
     gpipe(&rank_of, micro_batches, |_| false)
 }

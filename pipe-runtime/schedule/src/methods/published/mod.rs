@@ -14,22 +14,29 @@ mod zbv;
 pub use gpipe::gpipe;
 
 use crate::list::Schedule;
-use crate::methods::{Illegal, Method};
+use crate::methods::{ScheduleKind, ScheduleKindError};
 
-impl Method {
+impl ScheduleKind {
     /// The lists of `ranks` ranks with `stages_per_rank` stages each.
-    pub fn schedule(self, ranks: usize, stages_per_rank: usize, micro_batches: usize) -> Result<Schedule, Illegal> {
+    pub fn schedule(
+        self,
+        ranks: usize,
+        stages_per_rank: usize,
+        micro_batches: usize,
+    ) -> Result<Schedule, ScheduleKindError> {
         self.check(ranks, stages_per_rank, micro_batches)?;
         Ok(match self {
-            Method::GPipe | Method::LoopedBfs => looped_bfs::looped_bfs(ranks, stages_per_rank, micro_batches),
-            Method::OneFOneB => one_f_one_b::one_f_one_b(ranks, micro_batches),
-            Method::Interleaved => interleaved::interleaved(ranks, stages_per_rank, micro_batches),
-            Method::ZbH1 => zb_h1::zb_h1(ranks, stages_per_rank, micro_batches),
-            Method::ZbH2 => zb_h2::zb_h2(ranks, micro_batches),
-            Method::Zbv => zbv::zbv(ranks, micro_batches),
-            Method::DualPipeV => dualpipe_v::dualpipe_v(ranks, micro_batches),
-            Method::VHalf => v_half::v_half(ranks, micro_batches),
-            Method::VMin => v_min::v_min(ranks, micro_batches),
+            ScheduleKind::GPipe | ScheduleKind::LoopedBfs => {
+                looped_bfs::looped_bfs(ranks, stages_per_rank, micro_batches)
+            }
+            ScheduleKind::OneFOneB => one_f_one_b::one_f_one_b(ranks, micro_batches),
+            ScheduleKind::Interleaved => interleaved::interleaved(ranks, stages_per_rank, micro_batches),
+            ScheduleKind::ZbH1 => zb_h1::zb_h1(ranks, stages_per_rank, micro_batches),
+            ScheduleKind::ZbH2 => zb_h2::zb_h2(ranks, micro_batches),
+            ScheduleKind::Zbv => zbv::zbv(ranks, micro_batches),
+            ScheduleKind::DualPipeV => dualpipe_v::dualpipe_v(ranks, micro_batches),
+            ScheduleKind::VHalf => v_half::v_half(ranks, micro_batches),
+            ScheduleKind::VMin => v_min::v_min(ranks, micro_batches),
         })
     }
 
@@ -38,27 +45,27 @@ impl Method {
     /// rank, this is a number of whole micro-batches.
     ///
     /// A recomputed micro-batch counts too, with what its stage was given.
-    pub fn peak(
+    pub fn peak_in_flight(
         self,
         rank: usize,
         ranks: usize,
         stages_per_rank: usize,
         micro_batches: usize,
-    ) -> Result<usize, Illegal> {
+    ) -> Result<usize, ScheduleKindError> {
         self.check(ranks, stages_per_rank, micro_batches)?;
         if rank >= ranks {
             return Ok(0);
         }
         Ok(match self {
-            Method::GPipe | Method::LoopedBfs => stages_per_rank * micro_batches,
-            Method::OneFOneB => one_f_one_b::peak(rank, ranks, micro_batches),
-            Method::Interleaved => interleaved::peak(rank, ranks, stages_per_rank, micro_batches),
-            Method::ZbH1 => zb_h1::peak(rank, ranks, stages_per_rank, micro_batches),
-            Method::ZbH2 => zb_h2::peak(ranks, micro_batches),
-            Method::Zbv => zbv::peak(ranks, micro_batches),
-            Method::DualPipeV => dualpipe_v::peak(ranks),
-            Method::VHalf => v_half::peak(ranks, micro_batches),
-            Method::VMin => v_min::peak(ranks, micro_batches),
+            ScheduleKind::GPipe | ScheduleKind::LoopedBfs => stages_per_rank * micro_batches,
+            ScheduleKind::OneFOneB => one_f_one_b::peak_in_flight(rank, ranks, micro_batches),
+            ScheduleKind::Interleaved => interleaved::peak_in_flight(rank, ranks, stages_per_rank, micro_batches),
+            ScheduleKind::ZbH1 => zb_h1::peak_in_flight(rank, ranks, stages_per_rank, micro_batches),
+            ScheduleKind::ZbH2 => zb_h2::peak_in_flight(ranks, micro_batches),
+            ScheduleKind::Zbv => zbv::peak_in_flight(ranks, micro_batches),
+            ScheduleKind::DualPipeV => dualpipe_v::peak_in_flight(ranks),
+            ScheduleKind::VHalf => v_half::peak_in_flight(ranks, micro_batches),
+            ScheduleKind::VMin => v_min::peak_in_flight(ranks, micro_batches),
         })
     }
 }

@@ -1,5 +1,5 @@
 use crate::list::Schedule;
-use crate::methods::lane::Lane;
+use crate::methods::rank_list::RankList;
 
 /// 1F1B (Narayanan et al. 2019, "PipeDream: Generalized Pipeline Parallelism for DNN Training", section 3.2; with a flush per step as in
 /// Fan et al. 2021, "DAPPLE: A Pipelined Data Parallel Approach for Training Large Models", "early backward scheduling"): as many
@@ -12,21 +12,21 @@ use crate::methods::lane::Lane;
 /// rank 3  .  .  .  F0 B0 F1 B1 F2 B2 F3 B3 F4 B4 F5 B5 .  .  .
 /// ```
 pub(super) fn one_f_one_b(ranks: usize, micro_batches: usize) -> Schedule {
-    let list = |rank| {
-        let mut lane = Lane::new([rank], micro_batches);
-        let warm_up = peak(rank, ranks, micro_batches);
-        (0..warm_up).for_each(|_| lane.f(0));
+    let list_of = |rank| {
+        let mut list = RankList::new([rank], micro_batches);
+        let warm_up = peak_in_flight(rank, ranks, micro_batches);
+        (0..warm_up).for_each(|_| list.f(0));
         for _ in warm_up..micro_batches {
-            lane.b(0);
-            lane.f(0);
+            list.b(0);
+            list.f(0);
         }
-        (0..warm_up).for_each(|_| lane.b(0));
-        lane.flush()
+        (0..warm_up).for_each(|_| list.b(0));
+        list.flush()
     };
-    Schedule { stages: ranks, micro_batches, ranks: (0..ranks).map(list).collect() }
+    Schedule { stages: ranks, micro_batches, ranks: (0..ranks).map(list_of).collect() }
 }
 
-/// The forwards of the warm-up.
-pub(super) fn peak(rank: usize, ranks: usize, micro_batches: usize) -> usize {
+/// Peak number of pairs in flight, which is also the number of forwards of the warm-up.
+pub(super) fn peak_in_flight(rank: usize, ranks: usize, micro_batches: usize) -> usize {
     micro_batches.min(ranks - rank)
 }

@@ -14,9 +14,9 @@ pub(super) fn v_min(ranks: usize, micro_batches: usize) -> Schedule {
     v_pattern::repeat(ranks, micro_batches, block(ranks))
 }
 
-/// How many forwards are open at once, over both of a rank's stages.
-pub(super) fn peak(ranks: usize, micro_batches: usize) -> usize {
-    v_pattern::peak(ranks, micro_batches, block(ranks))
+/// Peak number of pairs in flight, over both of a rank's stages.
+pub(super) fn peak_in_flight(ranks: usize, micro_batches: usize) -> usize {
+    v_pattern::peak_in_flight(ranks, micro_batches, block(ranks))
 }
 
 fn block(ranks: usize) -> impl Fn(usize) -> Block {

@@ -1,5 +1,5 @@
 use crate::list::Schedule;
-use crate::methods::lane::Lane;
+use crate::methods::rank_list::RankList;
 use crate::methods::rounds::Rounds;
 
 /// ZB-H1 (Qi et al. 2023, "Zero Bubble Pipeline Parallelism", section 2.1; for several stages per rank as PyTorch's
@@ -12,29 +12,29 @@ use crate::methods::rounds::Rounds;
 /// rank 2  .  .  F0 F1 .  I0 F2 I1 F3 I2 W0 F4 I3 W1 F5 I4 W2 I5 W3 W4 W5
 /// rank 3  .  .  .  F0 I0 F1 I1 F2 I2 F3 I3 W0 F4 I4 W1 F5 I5 W2 W3 W4 W5
 /// ```
-pub(super) fn zb_h1(ranks: usize, chunks: usize, micro_batches: usize) -> Schedule {
-    let rounds = Rounds::new(ranks, chunks, micro_batches);
-    let list = |rank| {
-        let mut lane = Lane::new((0..chunks).map(|chunk| chunk * ranks + rank), micro_batches);
-        let (warm_up, all) = (rounds.warm_up(ranks - 1 - rank), micro_batches * chunks);
+pub(super) fn zb_h1(ranks: usize, stages_per_rank: usize, micro_batches: usize) -> Schedule {
+    let rounds = Rounds::new(ranks, stages_per_rank, micro_batches);
+    let list_of = |rank| {
+        let mut list = RankList::new((0..stages_per_rank).map(|round| round * ranks + rank), micro_batches);
+        let (warm_up, all) = (rounds.warm_up(ranks - 1 - rank), micro_batches * stages_per_rank);
         for step in 0..all + warm_up {
             if step < all {
-                lane.f(rounds.forward_chunk(step));
+                list.f(rounds.forward_stage(step));
             }
             if let Some(backward) = step.checked_sub(warm_up) {
-                lane.i(rounds.backward_chunk(backward));
+                list.i(rounds.backward_stage(backward));
                 if backward >= rank {
-                    lane.oldest_w();
+                    list.oldest_w();
                 }
             }
         }
-        lane.flush()
+        list.flush()
     };
-    Schedule { stages: ranks * chunks, micro_batches, ranks: (0..ranks).map(list).collect() }
+    Schedule { stages: ranks * stages_per_rank, micro_batches, ranks: (0..ranks).map(list_of).collect() }
 }
 
-/// How many forwards are open at once, over all of a rank's stages.
-pub(super) fn peak(rank: usize, ranks: usize, chunks: usize, micro_batches: usize) -> usize {
-    let warm_up = Rounds::new(ranks, chunks, micro_batches).warm_up(ranks - 1 - rank);
-    (micro_batches * chunks).min(warm_up + 1 + rank)
+/// Peak number of pairs in flight, over all of a rank's stages.
+pub(super) fn peak_in_flight(rank: usize, ranks: usize, stages_per_rank: usize, micro_batches: usize) -> usize {
+    let warm_up = Rounds::new(ranks, stages_per_rank, micro_batches).warm_up(ranks - 1 - rank);
+    (micro_batches * stages_per_rank).min(warm_up + 1 + rank)
 }

@@ -1,5 +1,5 @@
 use crate::list::Schedule;
-use crate::methods::lane::Lane;
+use crate::methods::rank_list::RankList;
 
 /// ZB-H2 (Qi et al. 2023, "Zero Bubble Pipeline Parallelism", section 2.2): so many forwards first that no rank ever waits
 /// for a gradient, at twice the memory of 1F1B, and the backward for the parameters put off until the ranks' ends are as
@@ -12,22 +12,22 @@ use crate::methods::lane::Lane;
 /// rank 3  .  .  .  F0 I0 F1 I1 F2 I2 F3 I3 F4 I4 F5 I5 F6 I6 W0 F7 I7 W1 W2 W3 W4 W5 W6 W7
 /// ```
 pub(super) fn zb_h2(ranks: usize, micro_batches: usize) -> Schedule {
-    let list = |rank| {
-        let mut lane = Lane::new([rank], micro_batches);
-        (0..2 * (ranks - rank) - 1).for_each(|_| lane.f(0));
+    let list_of = |rank| {
+        let mut list = RankList::new([rank], micro_batches);
+        (0..2 * (ranks - rank) - 1).for_each(|_| list.f(0));
         for step in 0..micro_batches {
-            lane.i(0);
+            list.i(0);
             if step >= 2 * rank {
-                lane.w(0);
+                list.w(0);
             }
-            lane.f(0);
+            list.f(0);
         }
-        lane.flush()
+        list.flush()
     };
-    Schedule { stages: ranks, micro_batches, ranks: (0..ranks).map(list).collect() }
+    Schedule { stages: ranks, micro_batches, ranks: (0..ranks).map(list_of).collect() }
 }
 
-/// How many forwards are open at once.
-pub(super) fn peak(ranks: usize, micro_batches: usize) -> usize {
+/// Peak number of pairs in flight.
+pub(super) fn peak_in_flight(ranks: usize, micro_batches: usize) -> usize {
     micro_batches.min(2 * ranks - 1)
 }

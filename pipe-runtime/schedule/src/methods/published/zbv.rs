@@ -1,5 +1,5 @@
 use crate::list::Schedule;
-use crate::methods::lane::Lane;
+use crate::methods::rank_list::RankList;
 
 /// ZBV (Qi et al. 2024, "Pipeline Parallelism with Controllable Memory", on V-ZB; first in the arXiv version of Qi et al. 2023, "Zero
 /// Bubble Pipeline Parallelism", on ZB-V): two stages per rank, the model folded like a V, so that the last stage's gradient is at hand where it is
@@ -12,45 +12,45 @@ use crate::methods::lane::Lane;
 /// rank 3  .   .   .   3F0 4F0 3F1 4F1 3F2 4F2 3F3 4F3 4I0 4W0 3F4 3I0 3W0 4F4 4I1 4W1 3F5 3I1 3W1 4F5 4I2 4W2 3F6 3I2 3W2 4F6 4I3 4W3 3I3 4I4 3I4 4I5 3I5 4I6 3I6 3W3 4W4 4W5 4W6 3W4 3W5 3W6
 /// ```
 pub(super) fn zbv(ranks: usize, micro_batches: usize) -> Schedule {
-    let list = |rank| {
+    let list_of = |rank| {
         // The order is made for a pipeline that fills; of a shorter one, what is not there is left out.
         let full = micro_batches.max(2 * ranks - 1);
-        let mut lane = Lane::new([rank, 2 * ranks - 1 - rank], micro_batches);
-        (0..2 * (ranks - rank) - 1).for_each(|_| lane.f(0));
+        let mut list = RankList::new([rank, 2 * ranks - 1 - rank], micro_batches);
+        (0..2 * (ranks - rank) - 1).for_each(|_| list.f(0));
         for _ in 0..rank {
-            lane.f(1);
-            lane.f(0);
+            list.f(1);
+            list.f(0);
         }
         for _ in 0..ranks - rank {
-            lane.f(1);
-            lane.i(1);
-            lane.w(1);
+            list.f(1);
+            list.i(1);
+            list.w(1);
         }
-        while lane.forwards(1) < lane.forwards(0) || lane.forwards(0) < full {
-            if lane.forwards(0) < full {
-                lane.f(0);
+        while list.forwards(1) < list.forwards(0) || list.forwards(0) < full {
+            if list.forwards(0) < full {
+                list.f(0);
             }
-            lane.i(0);
-            lane.w(0);
-            lane.f(1);
-            lane.i(1);
-            lane.w(1);
+            list.i(0);
+            list.w(0);
+            list.f(1);
+            list.i(1);
+            list.w(1);
         }
         for _ in 0..rank {
-            lane.i(0);
-            lane.i(1);
+            list.i(0);
+            list.i(1);
         }
         for _ in 0..ranks - rank {
-            lane.i(0);
-            lane.w(0);
+            list.i(0);
+            list.w(0);
         }
-        (0..rank).for_each(|_| lane.w(1));
-        lane.flush()
+        (0..rank).for_each(|_| list.w(1));
+        list.flush()
     };
-    Schedule { stages: 2 * ranks, micro_batches, ranks: (0..ranks).map(list).collect() }
+    Schedule { stages: 2 * ranks, micro_batches, ranks: (0..ranks).map(list_of).collect() }
 }
 
-/// How many forwards are open at once, over both of a rank's stages.
-pub(super) fn peak(ranks: usize, micro_batches: usize) -> usize {
+/// Peak number of pairs in flight, over both of a rank's stages.
+pub(super) fn peak_in_flight(ranks: usize, micro_batches: usize) -> usize {
     2 * micro_batches.min(ranks)
 }

@@ -1,31 +1,31 @@
 use std::sync::{Arc, Mutex};
 
 use pipe_engine::{Engine, Job, Local};
-use pipe_schedule::{Illegal, Method, Order, Stuck, gpipe};
+use pipe_schedule::{DeadlockError, Order, ScheduleKind, ScheduleKindError, gpipe};
 use tch::Device;
 
+use super::device_streams::DeviceStreams;
 use super::recorder::Recorder;
-use super::scheduling::{Fit, Scheduling, own_ranks};
+use super::schedule_choice::{Requirements, ScheduleChoice, custom_ranks};
 use super::settings::Settings;
-use super::streams::Streams;
 use crate::error::{Error, Result};
 use crate::lock::lock;
 use crate::model::{Checkpoint, State};
 use crate::stages::{Route, Stage, crossings};
 use crate::threads::IntraOpThreads;
 
-/// A built pipeline: the stages, what lies between them, and the threads that run them. Outlives its handle as long as graphs
-/// of its calls wait for their backward.
-pub(crate) struct Network {
+/// A built pipeline: the stages, the routes between them, and the threads that run them. It
+/// outlives its handle as long as graphs of its calls wait for their backward.
+pub(crate) struct BuiltPipeline {
     pub(crate) stages: Vec<StageSlot>,
     pub(crate) routes: Vec<Route>,
     engine: Engine<Error>,
-    pub(crate) streams: Streams,
+    pub(crate) streams: DeviceStreams,
     /// Which rank (executor's op list) runs each stage.
     rank_of: Vec<usize>,
     pub(crate) checkpoint: Checkpoint,
     /// The order of training steps.
-    pub(crate) scheduling: Scheduling,
+    pub(crate) schedule: ScheduleChoice,
     pub(crate) threads: IntraOpThreads,
     pub(crate) fuse_gradient_accumulation: bool,
     pub(crate) allow_non_finite: bool,
@@ -56,7 +56,7 @@ struct OrderKey {
     checkpointed: bool,
 }
 
-impl Network {
+impl BuiltPipeline {
     pub(crate) fn new(
         stages: Vec<Box<dyn Stage>>,
         routes: Vec<Route>,
@@ -66,7 +66,7 @@ impl Network {
     ) -> Result<Self> {
         let Settings {
             checkpoint,
-            scheduling,
+            schedule,
             ranks,
             chunks,
             intra_op_threads,
@@ -74,16 +74,16 @@ impl Network {
             allow_non_finite,
         } = settings;
         // What no mini-batch could be run with is an error now.
-        let rank_of = match &scheduling {
-            Scheduling::Method(method) => {
-                let rank_of = ranks_of(&devices, *method, ranks)?;
-                method.schedule_on(&rank_of, chunks).map_err(illegal)?;
+        let rank_of = match &schedule {
+            ScheduleChoice::Published(kind) => {
+                let rank_of = ranks_of(&devices, *kind, ranks)?;
+                kind.schedule_on(&rank_of, chunks).map_err(not_possible)?;
                 rank_of
             }
-            Scheduling::Own(schedule) => {
+            ScheduleChoice::Custom(schedule) => {
                 let skips: Vec<_> =
                     crossings(&routes).filter(|crossing| crossing.is_skip).map(|skip| (skip.from, skip.to)).collect();
-                own_ranks(schedule, &Fit { devices: &devices, skips: &skips, ranks, chunks, checkpoint })?
+                custom_ranks(schedule, &Requirements { devices: &devices, skips: &skips, ranks, chunks, checkpoint })?
             }
         };
         let rank_device = |rank: usize| rank_of.iter().position(|&r| r == rank).map(|stage| devices[stage]);
@@ -93,7 +93,7 @@ impl Network {
         let threads = IntraOpThreads::choose(intra_op_threads, Engine::<Error>::cpu_executors(cpu_ranks.len(), cores));
         let start = move || threads.keep();
         let engine = IntraOpThreads::spare_caller(|| Engine::new(cpu_ranks, accelerator_ranks, cores, start))?;
-        let streams = Streams::new(&devices, &routes)?;
+        let streams = DeviceStreams::new(&devices, &routes)?;
         let slots = stages.into_iter().zip(devices);
         let slots = slots.map(|(body, device)| StageSlot { body: Mutex::new(Some(body)), device });
         Ok(Self {
@@ -103,7 +103,7 @@ impl Network {
             streams,
             rank_of,
             checkpoint,
-            scheduling,
+            schedule,
             threads,
             fuse_gradient_accumulation,
             allow_non_finite,
@@ -115,8 +115,8 @@ impl Network {
         })
     }
 
-    /// Runs a job to its end, between what the caller's streams have been given before and what they will be given later. The steps of one rank may be performed by `local` on the
-    /// calling thread.
+    /// Runs `job` to completion: after all work already queued on the caller's device streams, and
+    /// before any queued later. `local` may perform the steps of one rank on the calling thread.
     pub(crate) fn run(&self, job: Arc<dyn Job<Error = Error>>, local: Option<Local<'_, Error>>) -> Result<()> {
         self.streams.fork()?;
         let outcome = self.engine.run_with(job, local);
@@ -135,8 +135,8 @@ impl Network {
         let applies = |index| checkpointed && self.checkpoint.applies(index, micro_batches);
         let schedule = gpipe(&self.rank_of, micro_batches, applies);
         let orders = Arc::new(Orders {
-            forward: Arc::new(schedule.forward().order().map_err(stuck)?),
-            backward: Arc::new(schedule.backward().order().map_err(stuck)?),
+            forward: Arc::new(schedule.forward().order().map_err(deadlock)?),
+            backward: Arc::new(schedule.backward().order().map_err(deadlock)?),
         });
         *kept = Some((key, Arc::clone(&orders)));
         Ok(orders)
@@ -150,13 +150,15 @@ impl Network {
             return Ok(Arc::clone(order));
         }
         let applies = |index| checkpointed && self.checkpoint.applies(index, micro_batches);
-        let schedule = match &self.scheduling {
-            Scheduling::Method(method) => {
-                method.schedule_within(&self.rank_of, micro_batches, self.chunks).map_err(illegal)?
+        let schedule = match &self.schedule {
+            ScheduleChoice::Published(kind) => {
+                kind.schedule_within(&self.rank_of, micro_batches, self.chunks).map_err(not_possible)?
             }
-            Scheduling::Own(schedule) => schedule.with_first(micro_batches).without_recompute(|index| !applies(index)),
+            ScheduleChoice::Custom(schedule) => {
+                schedule.with_first(micro_batches).without_recompute(|index| !applies(index))
+            }
         };
-        let order = Arc::new(schedule.with_recompute(|_, index| applies(index)).order().map_err(stuck)?);
+        let order = Arc::new(schedule.with_recompute(|_, index| applies(index)).order().map_err(deadlock)?);
         *kept = Some((key, Arc::clone(&order)));
         Ok(order)
     }
@@ -178,16 +180,16 @@ impl Network {
     }
 }
 
-fn illegal(error: Illegal) -> Error {
+fn not_possible(error: ScheduleKindError) -> Error {
     Error::Setting(error.to_string())
 }
 
-fn stuck(error: Stuck) -> Error {
+fn deadlock(error: DeadlockError) -> Error {
     Error::Setting(error.to_string())
 }
 
 /// The rank of each stage.
-fn ranks_of(devices: &[Device], method: Method, wish: Option<usize>) -> Result<Vec<usize>> {
+fn ranks_of(devices: &[Device], kind: ScheduleKind, wish: Option<usize>) -> Result<Vec<usize>> {
     let accelerators: Vec<_> = devices.iter().map(|&device| (device != Device::Cpu).then_some(device)).collect();
-    method.place(&accelerators, wish).map_err(|error| Error::Setting(error.to_string()))
+    kind.place(&accelerators, wish).map_err(|error| Error::Setting(error.to_string()))
 }

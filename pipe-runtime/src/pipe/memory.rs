@@ -1,5 +1,6 @@
 use std::fmt;
 
+use pipe_schedule::support::bytes;
 use tch::Device;
 
 use super::handle::Pipe;
@@ -8,16 +9,18 @@ use crate::model::Devices;
 use crate::stages::Pipeline;
 use crate::torch::{memory, reset_peaks};
 
-/// What a pipeline holds on its devices.
+/// Memory of a pipeline's devices.
+#[must_use]
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct PipeReport {
+pub struct MemoryReport {
     /// The memory of each accelerator, in the order of the stages. The CPU's allocator keeps no count, so there is none of it.
     pub devices: Vec<DeviceMemory>,
 }
 
 /// What the allocator of one device has handed out, in bytes, to the whole process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DeviceMemory {
     /// The device.
     pub device: Device,
@@ -32,12 +35,12 @@ pub struct DeviceMemory {
 }
 
 impl<M: Pipeline> Pipe<M> {
-    /// What the pipeline's accelerators hold, now and at most.
+    /// Measures the memory of the pipeline's accelerators: what is in use now, and the peaks.
     ///
     /// # Errors
     ///
     /// If libtorch cannot say.
-    pub fn report(&self) -> Result<PipeReport> {
+    pub fn memory(&self) -> Result<MemoryReport> {
         let mut devices = Vec::new();
         for device in self.accelerators() {
             if let Some(found) = memory(device)? {
@@ -50,10 +53,10 @@ impl<M: Pipeline> Pipe<M> {
                 });
             }
         }
-        Ok(PipeReport { devices })
+        Ok(MemoryReport { devices })
     }
 
-    /// Lets the peaks of [`report`](Self::report) start again from what is in use now. They are the process's: `torch`'s own functions see this too.
+    /// Lets the peaks of [`memory`](Self::memory) start again from what is in use now. They are the process's: `torch`'s own functions see this too.
     ///
     /// # Errors
     ///
@@ -65,7 +68,7 @@ impl<M: Pipeline> Pipe<M> {
     /// Each once.
     fn accelerators(&self) -> Vec<Device> {
         let mut devices: Vec<Device> = Vec::new();
-        for stage in &self.network().stages {
+        for stage in &self.built().stages {
             if stage.device != Device::Cpu && !devices.contains(&stage.device) {
                 devices.push(stage.device);
             }
@@ -74,18 +77,18 @@ impl<M: Pipeline> Pipe<M> {
     }
 }
 
-impl fmt::Display for PipeReport {
+impl fmt::Display for MemoryReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        let text = |size: u64| bytes(size as f64);
         for memory in &self.devices {
             writeln!(
                 f,
-                "{}: {:.1} MiB in use, {:.1} at most; {:.1} MiB taken, {:.1} at most",
+                "{}: {} in use, at its peak {}; {} taken, at its peak {}",
                 Devices::new([memory.device]),
-                mib(memory.allocated),
-                mib(memory.peak_allocated),
-                mib(memory.reserved),
-                mib(memory.peak_reserved),
+                text(memory.allocated),
+                text(memory.peak_allocated),
+                text(memory.reserved),
+                text(memory.peak_reserved),
             )?;
         }
         Ok(())

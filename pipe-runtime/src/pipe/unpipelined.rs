@@ -1,24 +1,26 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::error::{Failure, Phase, Result};
-use crate::flow::{Flow, IntoFlow, Parcel, Scattered, scatter};
+use crate::flow::{Flow, IntoFlow, PackedValue, Scattered, scatter};
 use crate::model::{Context, Layer, Model, Pass, unique};
 use crate::quiet::Quiet;
 use crate::run::{check_chunks, check_threads};
 use crate::threads::IntraOpThreads;
-use crate::torch::{Draw, Modes, RandomStreams, grad_enabled, panic_message};
+use crate::torch::{Draw, LayerRng, Modes, grad_enabled, panic_message};
 
-/// The run that every pipelined run is compared with: the same layers one after the other on one device and one thread, with the same
-/// micro-batches, order and random streams, and libtorch's own backward.
+/// The run that every pipelined run is compared with: the same layers one after the other on one
+/// device and one thread, with the same micro-batches, order and random numbers, and libtorch's own
+/// backward.
 #[derive(Debug)]
-pub struct InPlace<'m, M> {
+#[must_use = "an unpipelined run does nothing until `forward` is called"]
+pub struct Unpipelined<'m, M> {
     model: &'m M,
     chunks: Option<usize>,
     training: bool,
     intra_op_threads: Option<usize>,
 }
 
-impl<'m, M: Model> InPlace<'m, M> {
+impl<'m, M: Model> Unpipelined<'m, M> {
     #[doc(hidden)]
     pub fn new(model: &'m M) -> Self {
         Self { model, chunks: None, training: true, intra_op_threads: None }
@@ -56,12 +58,12 @@ impl<'m, M: Model> InPlace<'m, M> {
         check_chunks(chunks)?;
         check_threads(self.intra_op_threads)?;
         let Scattered { micro_batches, shape, mut sources } =
-            scatter(&Parcel::of(inputs.into_flow()), chunks, grad_enabled())?;
+            scatter(&PackedValue::of(inputs.into_flow()), chunks, grad_enabled())?;
         let (seed, call) = (Draw::new()?.seed, unique());
         let _modes = Modes::capture()?.enter()?;
         let _threads = IntraOpThreads::choose(self.intra_op_threads, 1).enter();
 
-        let run = |(index, parcel): (usize, Parcel)| {
+        let run = |(index, value): (usize, PackedValue)| {
             let cx = Context::new(Pass {
                 training: self.training,
                 recomputing: false,
@@ -74,8 +76,8 @@ impl<'m, M: Model> InPlace<'m, M> {
             });
             let _quiet = Quiet::enter();
             let outcome = catch_unwind(AssertUnwindSafe(|| {
-                let _streams = RandomStreams::enter()?;
-                Ok(self.model.forward(parcel.open(), &cx))
+                let _rng = LayerRng::enter()?;
+                Ok(self.model.run(value.unpack(), &cx))
             }));
             outcome.unwrap_or_else(|panic| {
                 let cause = panic_message(panic.as_ref());

@@ -1,18 +1,20 @@
 //! Training steps under any schedule.
 
+use std::fmt;
+
 use tch::{Device, Kind, Tensor};
 
 use super::handle::Pipe;
+use super::step_report::{StepReport, stage_reports};
 use crate::error::{Error, Result};
-use crate::flow::{Flow, IntoFlow, MiniBatch, Parcel, Scattered, scatter_targets};
+use crate::flow::{Flow, IntoFlow, MiniBatch, PackedValue, Scattered, scatter_targets};
 use crate::lock::give_up;
 use crate::model::Context;
 use crate::run::{Given, Loss, TrainRun, check_targets, loss_is_not_finite};
-use crate::stages::{Pipeline, Route};
+use crate::stages::Pipeline;
 use crate::torch::{GradMode, grad_enabled, is_finite};
 
 /// How the mini-batch's loss is made of the micro-batches' losses.
-#[derive(Clone, Copy)]
 pub enum Reduction<'a, T> {
     /// The sum: for a loss that is a sum over rows.
     Sum,
@@ -23,33 +25,20 @@ pub enum Reduction<'a, T> {
     Weighted(&'a dyn Fn(&T) -> f64),
 }
 
-/// What a training step gives back.
-#[derive(Debug)]
-pub struct Report<O> {
-    /// The mini-batch's loss, a scalar.
-    pub loss: Tensor,
-    /// The micro-batches' own losses, scalars.
-    pub losses: Vec<Tensor>,
-    /// The output, joined; a constant. Nothing from [`Pipe::train_loss`].
-    pub output: O,
-    /// What was held at once, stage by stage.
-    pub stages: Vec<StageReport>,
+impl<T> Clone for Reduction<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
 }
 
-/// The most that a stage held at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StageReport {
-    /// Micro-batches of which activations (or inputs to recompute them from) were kept for the backward.
-    pub kept: usize,
-    /// Inputs that waited for the stage, the caller's own not counted.
-    pub queued: usize,
-    /// Skips that waited for it, of the one that had the most.
-    pub skips: usize,
-}
+impl<T> Copy for Reduction<'_, T> {}
 
 impl<M: Pipeline> Pipe<M> {
-    /// Runs a training step: forward, loss and backward, in the order of the pipeline's schedule. `loss` is given a micro-batch's output and targets and makes a
-    /// scalar, the mean over rows; use [`train_step_with`](Self::train_step_with) for another reduction. It runs on the calling thread and may borrow.
+    /// Runs a training step: forward, loss and backward, in the order of the pipeline's schedule.
+    ///
+    /// `loss` is given a micro-batch's output and targets and makes a scalar, the mean over rows.
+    /// It runs on the calling thread and may borrow. For another reduction, or to keep the output,
+    /// use [`step`](Self::step).
     ///
     /// Gradients are added to the parameters' own, so they accumulate over steps until they are
     /// zeroed. `optimizer.step()` comes next.
@@ -58,6 +47,10 @@ impl<M: Pipeline> Pipe<M> {
     /// captures. It sees the rows of one micro-batch: a loss that compares all rows of the batch
     /// with each other (a contrastive one) belongs into [`forward`](Self::forward) and
     /// `backward()`.
+    ///
+    /// A micro-batch's output is freed as soon as its loss is made, and its gradient, as large as
+    /// it is, waits for the last stage's backward. In 1F1B that comes right after, so what a step
+    /// holds does not grow with the number of micro-batches.
     ///
     /// # Errors
     ///
@@ -69,87 +62,88 @@ impl<M: Pipeline> Pipe<M> {
         inputs: impl IntoFlow<M::Input>,
         targets: impl IntoFlow<T>,
         loss: impl FnMut(&M::Output, &T) -> Tensor,
-    ) -> Result<Report<M::Output>> {
-        self.train_step_with(Reduction::MeanRows, inputs, targets, loss)
+    ) -> Result<StepReport> {
+        self.step().run(inputs, targets, loss)
     }
 
-    /// As [`train_step`](Self::train_step), with the reduction that fits the loss.
+    /// Prepares a training step with options: the reduction of the loss, and whether the output is
+    /// kept.
+    ///
+    /// ```no_run
+    /// # use pipe_runtime::{Pipe, Pipeline, Reduction};
+    /// # use tch::Tensor;
+    /// # fn step<M: Pipeline<Input = Tensor, Output = Tensor>>(
+    /// #     mut pipe: Pipe<M>, x: &Tensor, y: &Tensor,
+    /// # ) -> pipe_runtime::Result<()> {
+    /// let squares = |output: &Tensor, y: &Tensor| (output - y).square().sum(tch::Kind::Float);
+    /// let report = pipe.step().reduction(Reduction::Sum).keep_output().run(x, y, squares)?;
+    /// println!("{} for {:?}", report.loss, report.output.size());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn step<T: Flow>(&mut self) -> TrainStep<'_, M, T> {
+        TrainStep { pipe: self, reduction: Reduction::MeanRows, keeps_output: false, join: |_, _| Ok(()) }
+    }
+}
+
+/// A training step that is about to run. Made by [`Pipe::step`].
+///
+/// `T` is the type of the targets, `O` that of the report's output.
+#[must_use = "a training step does nothing until `run` is called"]
+pub struct TrainStep<'a, M: Pipeline, T, O = ()> {
+    pipe: &'a mut Pipe<M>,
+    reduction: Reduction<'a, T>,
+    keeps_output: bool,
+    /// Joins the micro-batches' outputs, of which there are none unless they are kept.
+    join: fn(Vec<M::Output>, &MiniBatch) -> Result<O>,
+}
+
+impl<'a, M: Pipeline, T: Flow, O> TrainStep<'a, M, T, O> {
+    /// Sets how the mini-batch's loss is made of the micro-batches' losses;
+    /// [`MeanRows`](Reduction::MeanRows) if not set.
+    pub fn reduction(mut self, reduction: Reduction<'a, T>) -> Self {
+        self.reduction = reduction;
+        self
+    }
+
+    /// Keeps the output: the report has it, joined over the micro-batches. It takes memory for the
+    /// whole mini-batch, which for a language model can be more than all else.
+    pub fn keep_output(self) -> TrainStep<'a, M, T, M::Output> {
+        TrainStep { pipe: self.pipe, reduction: self.reduction, keeps_output: true, join: M::Output::join }
+    }
+
+    /// Runs the step, as [`Pipe::train_step`] does.
     ///
     /// # Errors
     ///
-    /// As [`train_step`](Self::train_step).
-    pub fn train_step_with<T: Flow>(
-        &mut self,
-        reduction: Reduction<'_, T>,
-        inputs: impl IntoFlow<M::Input>,
-        targets: impl IntoFlow<T>,
-        loss: impl FnMut(&M::Output, &T) -> Tensor,
-    ) -> Result<Report<M::Output>> {
-        self.step(reduction, inputs, targets, loss, true, M::Output::join)
-    }
-
-    /// As [`train_step`](Self::train_step), without the output: each micro-batch's is freed as
-    /// soon as its loss is made, and its gradient, as large as it is, waits for the last stage's
-    /// backward. In 1F1B that comes right after, so what a step holds does not grow with the
-    /// number of micro-batches, which the output does (a language model's can be larger than all
-    /// else).
-    ///
-    /// # Errors
-    ///
-    /// As [`train_step`](Self::train_step).
-    pub fn train_loss<T: Flow>(
-        &mut self,
-        inputs: impl IntoFlow<M::Input>,
-        targets: impl IntoFlow<T>,
-        loss: impl FnMut(&M::Output, &T) -> Tensor,
-    ) -> Result<Report<()>> {
-        self.train_loss_with(Reduction::MeanRows, inputs, targets, loss)
-    }
-
-    /// As [`train_loss`](Self::train_loss), with the reduction that fits the loss.
-    ///
-    /// # Errors
-    ///
-    /// As [`train_step`](Self::train_step).
-    pub fn train_loss_with<T: Flow>(
-        &mut self,
-        reduction: Reduction<'_, T>,
-        inputs: impl IntoFlow<M::Input>,
-        targets: impl IntoFlow<T>,
-        loss: impl FnMut(&M::Output, &T) -> Tensor,
-    ) -> Result<Report<()>> {
-        self.step(reduction, inputs, targets, loss, false, |_, _: &_| Ok(()))
-    }
-
-    /// With `keep`, `join` gets the micro-batches' outputs.
-    fn step<T: Flow, O>(
-        &mut self,
-        reduction: Reduction<'_, T>,
+    /// As [`Pipe::train_step`]; besides, if the output is kept and cannot be joined, or if
+    /// [`Reduction::Weighted`] gives a negative number, one that is not finite, or zeros alone.
+    pub fn run(
+        self,
         inputs: impl IntoFlow<M::Input>,
         targets: impl IntoFlow<T>,
         mut loss: impl FnMut(&M::Output, &T) -> Tensor,
-        keep: bool,
-        join: impl FnOnce(Vec<M::Output>, &MiniBatch) -> Result<O>,
-    ) -> Result<Report<O>> {
+    ) -> Result<StepReport<O>> {
+        let Self { pipe, reduction, keeps_output, join } = self;
         if !grad_enabled() {
             return Err(Error::Setting("a training step needs gradients: call it outside of `no_grad`".into()));
         }
-        let batch = Parcel::of(inputs.into_flow());
-        if batch.items.iter().any(|item| item.needs_gradient) {
+        let batch = PackedValue::of(inputs.into_flow());
+        if batch.tensors.iter().any(|item| item.needs_gradient) {
             return Err(Error::Input(
                 "an input of a training step wants a gradient, which the step would not give: detach it, or use `forward` and `backward()`".into(),
             ));
         }
-        let Scattered { micro_batches, shape, mut sources } = self.runner.scatter(&batch)?;
-        let targets: Vec<T> = split_targets(&Parcel::of(targets.into_flow()), self.runner.last_device(), &shape)?;
+        let Scattered { micro_batches, shape, mut sources } = pipe.core.scatter(&batch)?;
+        let targets: Vec<T> = split_targets(&PackedValue::of(targets.into_flow()), pipe.core.last_device(), &shape)?;
         let weights = weights(reduction, &targets, &shape)?;
 
-        let allow_non_finite = self.network().allow_non_finite;
+        let allow_non_finite = pipe.built().allow_non_finite;
         let mut losses: Vec<Option<Tensor>> = targets.iter().map(|_| None).collect();
-        let mut make = |parcel: Parcel, cx: &Context| {
+        let mut make = |value: PackedValue, cx: &Context| {
             cx.layer("loss").enter(|cx| {
                 let micro_batch = cx.micro_batch();
-                let value = loss(&parcel.open(), &targets[micro_batch]);
+                let value = loss(&value.unpack(), &targets[micro_batch]);
                 // The closure may have filled the caller's tensors again, which stages still need.
                 sources.tell_parts().unwrap_or_else(|error| give_up(error.to_string()));
                 check_loss(&value, micro_batch, allow_non_finite || weights[micro_batch] == 0.)
@@ -161,29 +155,29 @@ impl<M: Pipeline> Pipe<M> {
         };
         let given = Given {
             inputs: micro_batches,
-            training: self.is_training(),
+            training: pipe.is_training(),
             gradients: true,
-            parameters: self.runner.parameters()?,
+            parameters: pipe.core.parameters()?,
         };
-        let loss = Loss { make: &mut make, weights: &weights, keeps_output: keep };
-        let trained = TrainRun::run(self.network(), given, loss);
+        let loss = Loss { make: &mut make, weights: &weights, keeps_output };
+        let trained = TrainRun::run(pipe.built(), given, loss);
         sources.note_changes()?;
         let trained = trained?;
 
-        self.network().streams.used_here(losses.iter().flatten())?;
+        pipe.built().streams.used_here(losses.iter().flatten())?;
         let _constant = GradMode::set(false);
         let report = || {
             let counted = losses.iter().enumerate().filter(|&(micro_batch, _)| weights[micro_batch] != 0.);
             let counted = counted.filter_map(|(micro_batch, loss)| Some((micro_batch, loss.as_ref()?.shallow_clone())));
             trained.check_accelerators(&counted.collect::<Vec<_>>())?;
-            let outputs = trained.outputs.iter().map(Parcel::share).collect();
+            let outputs = trained.outputs.iter().map(PackedValue::share).collect();
             let scalar = |loss: Tensor| loss.f_reshape([0_i64; 0]);
             let losses = losses.into_iter().flatten().map(scalar).collect::<Result<Vec<_>, _>>()?;
-            Ok(Report {
+            Ok(StepReport {
                 loss: total(&losses, &weights)?,
                 losses,
-                output: join(Parcel::open_all(outputs), &shape)?,
-                stages: stage_reports(&self.network().routes, &trained.kept, &trained.transit),
+                output: join(PackedValue::unpack_all(outputs), &shape)?,
+                stages: stage_reports(&pipe.built().routes, &trained.in_flight, &trained.transit),
             })
         };
         // The gradients come last: what fails before leaves none.
@@ -195,24 +189,20 @@ impl<M: Pipeline> Pipe<M> {
     }
 }
 
-/// What each stage held at once, from the peaks of what it `kept`, by stage, and of what was in
-/// `transit`, by route.
-fn stage_reports(routes: &[Route], kept: &[usize], transit: &[usize]) -> Vec<StageReport> {
-    let report = |(stage, &kept): (usize, &usize)| {
-        let most = |is_skip: bool| {
-            let into = |route: &Route| route.to == Some(stage) && route.is_skip == is_skip;
-            routes.iter().zip(transit).filter(|(route, _)| into(route)).map(|(_, &peak)| peak).max().unwrap_or(0)
-        };
-        StageReport { kept, queued: most(false), skips: most(true) }
-    };
-    kept.iter().enumerate().map(report).collect()
+impl<M: Pipeline, T, O> fmt::Debug for TrainStep<'_, M, T, O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TrainStep")
+            .field("pipe", &self.pipe)
+            .field("keeps_output", &self.keeps_output)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The targets of each micro-batch; without a part to split, all of them for each. They must be on
 /// the last stage's `device`, where the loss is made.
-fn split_targets<T: Flow>(targets: &Parcel, device: Device, shape: &MiniBatch) -> Result<Vec<T>> {
-    check_targets(device, targets.items.iter().map(|item| item.tensor.device()))?;
-    Ok(Parcel::open_all(scatter_targets(targets, shape)?))
+fn split_targets<T: Flow>(targets: &PackedValue, device: Device, shape: &MiniBatch) -> Result<Vec<T>> {
+    check_targets(device, targets.tensors.iter().map(|item| item.tensor.device()))?;
+    Ok(PackedValue::unpack_all(scatter_targets(targets, shape)?))
 }
 
 /// Whether the loss is one number, and a finite one unless it need not be (on an accelerator,

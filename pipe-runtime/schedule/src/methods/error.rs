@@ -1,16 +1,16 @@
-use super::Method;
+use super::ScheduleKind;
 
-/// The method cannot run these ranks, stages and micro-batches.
+/// Why a [`ScheduleKind`] cannot run some ranks, stages and micro-batches.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Illegal {
+pub enum ScheduleKindError {
     /// There is nothing to schedule.
     #[error(
-        "`{method}` over {ranks} ranks with {stages_per_rank} stages each and {micro_batches} micro-batches: none of them may be zero"
+        "`{kind}` over {ranks} ranks with {stages_per_rank} stages each and {micro_batches} micro-batches: none of them may be zero"
     )]
     Zero {
-        /// Which method.
-        method: Method,
+        /// Which schedule.
+        kind: ScheduleKind,
         /// How many ranks.
         ranks: usize,
         /// How many stages on each.
@@ -18,14 +18,14 @@ pub enum Illegal {
         /// How many micro-batches.
         micro_batches: usize,
     },
-    /// The method is defined for another number of stages per rank.
+    /// The schedule is defined for another number of stages per rank.
     #[error(
-        "`{method}` needs exactly {needed} stage{} per rank, not {stages_per_rank}: use {} stage{} on {ranks} rank{}, or {}",
+        "`{kind}` needs exactly {needed} stage{} per rank, not {stages_per_rank}: use {} stage{} on {ranks} rank{}, or {}",
         plural(*needed), needed.saturating_mul(*ranks), plural(needed.saturating_mul(*ranks)), plural(*ranks), other(*stages_per_rank)
     )]
     StagesPerRank {
-        /// Which method.
-        method: Method,
+        /// Which schedule.
+        kind: ScheduleKind,
         /// How many stages per rank it needs.
         needed: usize,
         /// How many were given.
@@ -35,12 +35,12 @@ pub enum Illegal {
     },
     /// The pipeline would not fill.
     #[error(
-        "`{method}` needs at least {needed} micro-batches on {ranks} ranks, not {micro_batches}: use {needed} micro-batches, \
+        "`{kind}` needs at least {needed} micro-batches on {ranks} ranks, not {micro_batches}: use {needed} micro-batches, \
          or `gpipe`, `1f1b` or `zbv`"
     )]
     TooFewMicroBatches {
-        /// Which method.
-        method: Method,
+        /// Which schedule.
+        kind: ScheduleKind,
         /// How many micro-batches it needs.
         needed: usize,
         /// How many there are.
@@ -50,12 +50,12 @@ pub enum Illegal {
     },
     /// The micro-batches do not divide into equal rounds.
     #[error(
-        "`{method}` goes through the micro-batches in {rounds} rounds on {ranks} ranks, and {micro_batches} micro-batches are not a multiple of \
+        "`{kind}` goes through the micro-batches in {rounds} rounds on {ranks} ranks, and {micro_batches} micro-batches are not a multiple of \
          {rounds}: use {below} or {above}"
     )]
     Rounds {
-        /// Which method.
-        method: Method,
+        /// Which schedule.
+        kind: ScheduleKind,
         /// How many rounds: as many as the ranks go into the micro-batches.
         rounds: usize,
         /// How many micro-batches there are.
@@ -67,11 +67,11 @@ pub enum Illegal {
         /// The next larger one.
         above: usize,
     },
-    /// The stages are not on the ranks on which the method has them.
-    #[error("`{method}` has stage {stage} on rank {needed}, not on rank {rank}: {}", method.placement().words())]
+    /// The stages are not on the ranks on which the schedule has them.
+    #[error("`{kind}` has stage {stage} on rank {needed}, not on rank {rank}: {}", kind.placement().words())]
     Placement {
-        /// Which method.
-        method: Method,
+        /// Which schedule.
+        kind: ScheduleKind,
         /// Which stage.
         stage: usize,
         /// Where it was put.
@@ -81,12 +81,12 @@ pub enum Illegal {
     },
     /// Some ranks have fewer stages than others.
     #[error(
-        "`{method}` needs as many stages on every rank, and rank {rank} has {stages} where another has {most}: move stages to it, or \
+        "`{kind}` needs as many stages on every rank, and rank {rank} has {stages} where another has {most}: move stages to it, or \
          use `gpipe`"
     )]
     Uneven {
-        /// Which method.
-        method: Method,
+        /// Which schedule.
+        kind: ScheduleKind,
         /// The first rank with fewer.
         rank: usize,
         /// How many it has.
@@ -95,21 +95,21 @@ pub enum Illegal {
         most: usize,
     },
     /// A rank has nothing to do.
-    #[error("`{method}` has no stage on rank {rank}: number the ranks without gaps from 0")]
+    #[error("`{kind}` has no stage on rank {rank}: number the ranks without gaps from 0")]
     NoStages {
-        /// Which method.
-        method: Method,
+        /// Which schedule.
+        kind: ScheduleKind,
         /// The first such rank.
         rank: usize,
     },
     /// The lists would not fit into memory.
     #[error(
-        "`{method}` over {ranks} ranks with {stages_per_rank} stages each and {micro_batches} micro-batches is more than {} actions",
+        "`{kind}` over {ranks} ranks with {stages_per_rank} stages each and {micro_batches} micro-batches is more than {} actions",
         Self::MOST_ACTIONS
     )]
     TooLarge {
-        /// Which method.
-        method: Method,
+        /// Which schedule.
+        kind: ScheduleKind,
         /// How many ranks.
         ranks: usize,
         /// How many stages on each.
@@ -119,21 +119,21 @@ pub enum Illegal {
     },
 }
 
-impl Illegal {
+impl ScheduleKindError {
     /// The longest schedule that is made.
     pub const MOST_ACTIONS: usize = 1 << 30;
 
-    /// The method that refuses.
-    pub fn method(&self) -> Method {
+    /// The schedule that cannot run them.
+    pub fn kind(&self) -> ScheduleKind {
         match *self {
-            Illegal::Zero { method, .. }
-            | Illegal::StagesPerRank { method, .. }
-            | Illegal::TooFewMicroBatches { method, .. }
-            | Illegal::Rounds { method, .. }
-            | Illegal::Placement { method, .. }
-            | Illegal::Uneven { method, .. }
-            | Illegal::NoStages { method, .. }
-            | Illegal::TooLarge { method, .. } => method,
+            ScheduleKindError::Zero { kind, .. }
+            | ScheduleKindError::StagesPerRank { kind, .. }
+            | ScheduleKindError::TooFewMicroBatches { kind, .. }
+            | ScheduleKindError::Rounds { kind, .. }
+            | ScheduleKindError::Placement { kind, .. }
+            | ScheduleKindError::Uneven { kind, .. }
+            | ScheduleKindError::NoStages { kind, .. }
+            | ScheduleKindError::TooLarge { kind, .. } => kind,
         }
     }
 }

@@ -1,13 +1,13 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// A number that rises and falls, and the most it has been.
+/// A counter that remembers its peak.
 #[derive(Debug, Default)]
-pub(super) struct Gauge {
+pub(super) struct PeakCounter {
     now: AtomicUsize,
     peak: AtomicUsize,
 }
 
-impl Gauge {
+impl PeakCounter {
     pub(super) fn rise(&self) {
         let now = self.now.fetch_add(1, Ordering::Relaxed) + 1;
         self.peak.fetch_max(now, Ordering::Relaxed);

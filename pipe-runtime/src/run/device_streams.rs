@@ -1,4 +1,4 @@
-//! The streams of a pipeline's accelerators.
+//! The device streams of a pipeline.
 //!
 //! Each stage on an accelerator computes on a stream of its own, so stages that share a device need not wait for each other. What goes from one device to
 //! another is copied on two more streams, one on each side, so that copies run beside computation. Order between streams is made by events alone: the
@@ -16,25 +16,25 @@ use tch::{Device, Tensor};
 use crate::error::Result;
 use crate::lock::lock;
 use crate::stages::Route;
-use crate::torch::{Event, OnStream, Stream, TorchError, Way, transfer};
+use crate::torch::{CopyStreams, Event, OnStream, Stream, TorchError, transfer};
 
-/// The streams of a pipeline.
+/// The device streams of a pipeline.
 #[derive(Debug)]
-pub(crate) struct Streams {
+pub(crate) struct DeviceStreams {
     /// Each of them once.
     _lent: Lent,
     devices: Vec<Device>,
     /// By stage: what it computes on; none on the CPU.
     stages: Vec<Option<Stream>>,
-    /// By route.
-    ways: Vec<Ways>,
+    /// By route: the streams that its values are copied on.
+    copies: Vec<RouteStreams>,
 }
 
-/// What a route's values are copied on, and what their gradients are on the way back.
+/// The streams on which a route's values are copied, and their gradients on the way back.
 #[derive(Clone, Copy, Debug)]
-struct Ways {
-    forward: Way,
-    back: Way,
+struct RouteStreams {
+    forward: CopyStreams,
+    back: CopyStreams,
 }
 
 /// Which way a value goes along a route.
@@ -46,36 +46,39 @@ pub(crate) enum Direction {
     Back,
 }
 
-impl Streams {
+impl DeviceStreams {
     pub(crate) fn new(devices: &[Device], routes: &[Route]) -> Result<Self> {
         let mut lent = Lent::default();
         let mut on = |device: Device| (device != Device::Cpu).then(|| lent.borrow(device)).transpose();
         let stages = devices.iter().map(|&device| on(device)).collect::<Result<_, _>>()?;
-        let mut ways = |(from, to): (usize, usize)| -> Result<Ways, TorchError> {
+        let mut streams_between = |(from, to): (usize, usize)| -> Result<RouteStreams, TorchError> {
             let (from, to) = (devices[from], devices[to]);
             if from == to {
-                let none = Way { from: None, to: None };
-                return Ok(Ways { forward: none, back: none });
+                let none = CopyStreams { from: None, to: None };
+                return Ok(RouteStreams { forward: none, back: none });
             }
-            Ok(Ways { forward: Way { from: on(from)?, to: on(to)? }, back: Way { from: on(to)?, to: on(from)? } })
+            Ok(RouteStreams {
+                forward: CopyStreams { from: on(from)?, to: on(to)? },
+                back: CopyStreams { from: on(to)?, to: on(from)? },
+            })
         };
         // An accelerator has a few tens of streams: all skips between two stages share theirs.
-        let mut known: Vec<((usize, usize), Ways)> = Vec::new();
+        let mut known: Vec<((usize, usize), RouteStreams)> = Vec::new();
         let mut by_route = Vec::with_capacity(routes.len());
         for route in routes {
             // A route from or to the caller has one end.
             let ends = (route.from.or(route.to).unwrap_or(0), route.to.or(route.from).unwrap_or(0));
-            let found = known.iter().find(|(known, _)| *known == ends).map(|(_, ways)| *ways);
+            let found = known.iter().find(|(known, _)| *known == ends).map(|(_, streams)| *streams);
             by_route.push(match found {
-                Some(ways) => ways,
+                Some(streams) => streams,
                 None => {
-                    let ways = ways(ends)?;
-                    known.push((ends, ways));
-                    ways
+                    let streams = streams_between(ends)?;
+                    known.push((ends, streams));
+                    streams
                 }
             });
         }
-        Ok(Self { _lent: lent, devices: devices.to_vec(), stages, ways: by_route })
+        Ok(Self { _lent: lent, devices: devices.to_vec(), stages, copies: by_route })
     }
 
     /// Gives what this thread does to the stage's stream, until the guard is dropped.
@@ -88,8 +91,9 @@ impl Streams {
         self.stages[stage].map(|stream| stream.record().map(Arc::new)).transpose()
     }
 
-    /// Brings `tensors`, which go along `route`, to the device of `stage`, for what it is given from now on. They are complete once `ready` has passed.
-    pub(crate) fn arrive<'t>(
+    /// Moves `tensors`, sent along `route`, to the device of `stage`. Work queued on the stage's
+    /// stream after this call may read them. They are complete once `ready` has passed.
+    pub(crate) fn move_to_stage<'t>(
         &self,
         stage: usize,
         (route, direction): (usize, Direction),
@@ -101,9 +105,9 @@ impl Streams {
         for tensor in tensors {
             match stream {
                 _ if tensor.device() != device => {
-                    let ways = self.ways[route];
-                    let way = if direction == Direction::Forward { ways.forward } else { ways.back };
-                    *tensor = transfer(tensor, ready, way, device, stream)?;
+                    let copies = self.copies[route];
+                    let streams = if direction == Direction::Forward { copies.forward } else { copies.back };
+                    *tensor = transfer(tensor, ready, streams, device, stream)?;
                 }
                 Some(stream) => {
                     if let Some(ready) = ready.filter(|_| std::mem::take(&mut waits)) {
@@ -140,12 +144,12 @@ impl Streams {
     }
 }
 
-/// Streams that no pipeline has any more.
+/// DeviceStreams that no pipeline has any more.
 ///
 /// libtorch takes memory for each stream that has multiplied matrices, and keeps it (32 MiB on a Hopper GPU): a pipeline that follows another one has its streams.
 static FREE: Mutex<Vec<(Device, Stream)>> = Mutex::new(Vec::new());
 
-/// Streams that are given back when this is dropped, also with work still to do: what comes next on them comes after it.
+/// DeviceStreams that are given back when this is dropped, also with work still to do: what comes next on them comes after it.
 #[derive(Debug, Default)]
 struct Lent(Vec<(Device, Stream)>);
 

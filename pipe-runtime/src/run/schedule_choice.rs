@@ -1,9 +1,9 @@
-//! Which order a pipeline's training steps go in: a published schedule, or one of the user's own.
+//! Which order a pipeline's training steps go in: a published schedule, or custom lists.
 
 use std::fmt;
 use std::sync::Arc;
 
-use pipe_schedule::{Kind, Limits, Method, Schedule};
+use pipe_schedule::{ActionKind, Limits, Schedule, ScheduleKind};
 use tch::Device;
 
 use crate::error::{Error, Result};
@@ -11,58 +11,58 @@ use crate::model::{Checkpoint, Devices};
 
 /// The order in which a pipeline's training steps go.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Scheduling {
-    /// A published schedule, made anew for each number of micro-batches.
-    Method(Method),
-    /// Lists of one's own, for their number of micro-batches. A mini-batch that gives fewer goes
+pub enum ScheduleChoice {
+    /// A published schedule, made for each number of micro-batches.
+    Published(ScheduleKind),
+    /// Custom lists, for their number of micro-batches. A mini-batch that gives fewer goes
     /// through them without the others' actions.
-    Own(Arc<Schedule>),
+    Custom(Arc<Schedule>),
 }
 
-impl From<Method> for Scheduling {
-    fn from(method: Method) -> Self {
-        Self::Method(method)
+impl From<ScheduleKind> for ScheduleChoice {
+    fn from(kind: ScheduleKind) -> Self {
+        Self::Published(kind)
     }
 }
 
 /// Made with a [`Builder`](pipe_schedule::Builder), or read from a text (`str::parse`).
-impl From<Schedule> for Scheduling {
+impl From<Schedule> for ScheduleChoice {
     fn from(schedule: Schedule) -> Self {
-        Self::Own(Arc::new(schedule))
+        Self::Custom(Arc::new(schedule))
     }
 }
 
-/// The method's name, or `own`.
-impl fmt::Display for Scheduling {
+/// Prints the published schedule's name, or `custom`.
+impl fmt::Display for ScheduleChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Method(method) => method.fmt(f),
-            Self::Own(_) => f.pad("own"),
+            Self::Published(kind) => kind.fmt(f),
+            Self::Custom(_) => f.pad("custom"),
         }
     }
 }
 
-/// What [`PipeBuilder::schedule`](crate::PipeBuilder::schedule) takes: a [`Method`], a [`Schedule`] of one's own, or an `Option` of either, where
+/// What [`PipeBuilder::schedule`](crate::PipeBuilder::schedule) takes: a [`ScheduleKind`], a [`Schedule`], or an `Option` of either, where
 /// `None` stands for the annotated one.
-pub trait IntoScheduling {
-    /// As the choice that it is.
-    fn into_scheduling(self) -> Option<Scheduling>;
+pub trait IntoSchedule {
+    /// Gives the choice; `None` for the annotated schedule.
+    fn into_choice(self) -> Option<ScheduleChoice>;
 }
 
-impl<T: Into<Scheduling>> IntoScheduling for T {
-    fn into_scheduling(self) -> Option<Scheduling> {
+impl<T: Into<ScheduleChoice>> IntoSchedule for T {
+    fn into_choice(self) -> Option<ScheduleChoice> {
         Some(self.into())
     }
 }
 
-impl<T: Into<Scheduling>> IntoScheduling for Option<T> {
-    fn into_scheduling(self) -> Option<Scheduling> {
+impl<T: Into<ScheduleChoice>> IntoSchedule for Option<T> {
+    fn into_choice(self) -> Option<ScheduleChoice> {
         self.map(Into::into)
     }
 }
 
-/// What lists of the user's own must fit.
-pub(crate) struct Fit<'a> {
+/// The pipeline that a custom schedule must required.
+pub(crate) struct Requirements<'a> {
     /// Each stage's device.
     pub(crate) devices: &'a [Device],
     /// The stages between which skips go.
@@ -74,44 +74,44 @@ pub(crate) struct Fit<'a> {
     pub(crate) checkpoint: Checkpoint,
 }
 
-/// The rank of each stage by the user's own lists, if they are valid and fit the pipeline.
-pub(crate) fn own_ranks(schedule: &Schedule, fit: &Fit<'_>) -> Result<Vec<usize>> {
-    let stages = fit.devices.len();
+/// The rank of each stage by custom lists, if they are valid and fit the pipeline.
+pub(crate) fn custom_ranks(schedule: &Schedule, required: &Requirements<'_>) -> Result<Vec<usize>> {
+    let stages = required.devices.len();
     if schedule.stages != stages {
         return Err(Error::Setting(format!(
             "the schedule has {} stages and the model has {stages}: every stage needs its actions",
             schedule.stages
         )));
     }
-    let limits = fit.skips.iter().fold(Limits::default(), |limits, &(from, to)| limits.with_skip(from, to));
+    let limits = required.skips.iter().fold(Limits::default(), |limits, &(from, to)| limits.with_skip(from, to));
     let limits = Limits { stages_per_rank: Some(1), ..limits };
     schedule.validate(&limits).map_err(|faults| Error::Setting(format!("the schedule is not valid:\n{faults}")))?;
-    if schedule.micro_batches != fit.chunks {
+    if schedule.micro_batches != required.chunks {
         return Err(Error::Setting(format!(
             "the schedule is for {0} micro-batches, and chunks is {1}: set chunks to {0}, or leave it out",
-            schedule.micro_batches, fit.chunks
+            schedule.micro_batches, required.chunks
         )));
     }
-    if let Some(ranks) = fit.ranks.filter(|&ranks| ranks != schedule.ranks.len()) {
+    if let Some(ranks) = required.ranks.filter(|&ranks| ranks != schedule.ranks.len()) {
         return Err(Error::Setting(format!(
             "the schedule has lists for {} ranks, and {ranks} were asked for: leave `ranks` out",
             schedule.ranks.len()
         )));
     }
     let surplus = schedule.actions().find(|action| {
-        action.kind == Kind::Recompute && !fit.checkpoint.applies(action.micro_batch, schedule.micro_batches)
+        action.kind == ActionKind::Recompute && !required.checkpoint.applies(action.micro_batch, schedule.micro_batches)
     });
     if let Some(action) = surplus {
         return Err(Error::Setting(format!(
             "the schedule has `{action}`, but checkpoint = {} does not checkpoint that micro-batch: leave the recomputation out, or set another mode",
-            fit.checkpoint
+            required.checkpoint
         )));
     }
     let mut rank_of = vec![0; stages];
     for (rank, list) in schedule.ranks.iter().enumerate() {
         list.iter().for_each(|action| rank_of[action.stage] = rank);
     }
-    fits_devices(&rank_of, fit.devices)?;
+    fits_devices(&rank_of, required.devices)?;
     Ok(rank_of)
 }
 
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn it_is_printed_as_in_settings() {
-        assert_eq!(Scheduling::from(Method::OneFOneB).to_string(), "1f1b");
-        assert_eq!(Scheduling::from("0F0,0B0".parse::<Schedule>().unwrap()).to_string(), "own");
+        assert_eq!(ScheduleChoice::from(ScheduleKind::OneFOneB).to_string(), "1f1b");
+        assert_eq!(ScheduleChoice::from("0F0,0B0".parse::<Schedule>().unwrap()).to_string(), "custom");
     }
 }

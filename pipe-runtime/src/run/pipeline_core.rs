@@ -3,24 +3,24 @@
 
 use std::sync::{Arc, Mutex};
 
-use pipe_schedule::Method;
+use pipe_schedule::ScheduleKind;
 use tch::nn::VarStore;
 use tch::{Device, Tensor};
 
+use super::built_pipeline::BuiltPipeline;
 use super::call::{Call, Given, attach_node};
-use super::network::Network;
-use super::scheduling::Scheduling;
+use super::schedule_choice::ScheduleChoice;
 use super::settings::Choices;
 use crate::error::{Error, Result};
-use crate::flow::{MiniBatch, Parcel, Scattered, scatter};
+use crate::flow::{MiniBatch, PackedValue, Scattered, scatter};
 use crate::lock::lock;
 use crate::model::{Defaults, Devices, State, Vars};
 use crate::stages::Graph;
 use crate::torch::{Parameters, grad_enabled};
 
-/// A pipeline's stages and settings.
-pub(crate) struct Runner {
-    pub(crate) network: Arc<Network>,
+/// The untyped core of a [`Pipe`](crate::Pipe).
+pub(crate) struct PipelineCore {
+    pub(crate) pipeline: Arc<BuiltPipeline>,
     /// The model's variables, over all devices.
     variables: VarStore,
     /// What of it was trained in the last call.
@@ -35,23 +35,23 @@ pub(crate) struct Runner {
 pub(crate) struct Forwarded {
     call: Arc<Call>,
     /// Micro-batch by micro-batch.
-    outputs: Vec<Parcel>,
+    outputs: Vec<PackedValue>,
     pub(crate) shape: MiniBatch,
 }
 
-impl Runner {
+impl PipelineCore {
     pub(crate) fn new(graph: Graph, vars: &Vars, choices: Choices, annotated: Defaults) -> Result<Self> {
         let settings = choices.settings(annotated)?;
         vars.check_devices()?;
         let (stages, routes) = graph.finish();
         let chunks = settings.chunks;
-        let network = Network::new(stages, routes, vars.devices(), State::new(vars)?, settings)?;
-        let mut variables = VarStore::new(vars.all().device());
-        variables.variables_ = vars.all().variables_.clone();
+        let pipeline = BuiltPipeline::new(stages, routes, vars.devices(), State::new(vars)?, settings)?;
+        let mut variables = VarStore::new(vars.var_store().device());
+        variables.variables_ = vars.var_store().variables_.clone();
         let parameter_bytes = vars.training_bytes();
         Ok(Self {
-            parameters: Mutex::new(Arc::new(Parameters::new(Vec::new(), network.fuse_gradient_accumulation)?)),
-            network: Arc::new(network),
+            parameters: Mutex::new(Arc::new(Parameters::new(Vec::new(), pipeline.fuse_gradient_accumulation)?)),
+            pipeline: Arc::new(pipeline),
             variables,
             parameter_bytes,
             chunks,
@@ -60,29 +60,29 @@ impl Runner {
     }
 
     /// Runs a mini-batch through the stages. If gradients can be asked for, the outputs carry autograd.
-    pub(crate) fn forward(&self, batch: &Parcel) -> Result<Forwarded> {
+    pub(crate) fn forward(&self, batch: &PackedValue) -> Result<Forwarded> {
         let parameters = self.parameters()?;
-        let wanted = !parameters.tensors().is_empty() || batch.items.iter().any(|item| item.needs_gradient);
+        let wanted = !parameters.tensors().is_empty() || batch.tensors.iter().any(|item| item.needs_gradient);
         let gradients = grad_enabled() && wanted;
-        if gradients && self.network.scheduling != Scheduling::Method(Method::GPipe) {
+        if gradients && self.pipeline.schedule != ScheduleChoice::Published(ScheduleKind::GPipe) {
             return Err(Error::Setting(format!(
-                "`forward` and `backward()` run GPipe's order, but this pipeline was built for {}: use `train_step`, or build it with `schedule(Method::GPipe)`. \
+                "`forward` and `backward()` run GPipe's order, but this pipeline was built for {}: use `train_step`, or build it with `schedule(ScheduleKind::GPipe)`. \
                  Under `no_grad`, `forward` works with every schedule",
-                match &self.network.scheduling {
-                    Scheduling::Method(method) => format!("`{method}`"),
-                    Scheduling::Own(_) => "a schedule of your own".to_owned(),
+                match &self.pipeline.schedule {
+                    ScheduleChoice::Published(kind) => format!("`{kind}`"),
+                    ScheduleChoice::Custom(_) => "a schedule of your own".to_owned(),
                 }
             )));
         }
 
         let Scattered { micro_batches, shape, mut sources } = self.scatter(batch)?;
-        let inputs: Vec<_> = micro_batches.iter().map(Parcel::share).collect();
+        let inputs: Vec<_> = micro_batches.iter().map(PackedValue::share).collect();
         let given = Given { inputs: micro_batches, training: self.training, gradients, parameters };
-        let outcome = Call::run(&self.network, given);
+        let outcome = Call::run(&self.pipeline, given);
         sources.note_changes()?;
         let (call, mut outputs) = outcome?;
-        let differentiable = outputs.iter().flat_map(|parcel| &parcel.items).any(|item| item.needs_gradient);
-        let mut given = inputs.iter().flat_map(|parcel| &parcel.items);
+        let differentiable = outputs.iter().flat_map(|value| &value.tensors).any(|item| item.needs_gradient);
+        let mut given = inputs.iter().flat_map(|value| &value.tensors);
         let outcome = if given.any(|item| gradients && item.needs_gradient && item.is_changed()) {
             Err(Error::Input(
                 "an input that wants a gradient was modified by an in-place operation of a layer, which the caller's graph cannot see: \
@@ -104,15 +104,15 @@ impl Runner {
     }
 
     /// The micro-batches of the mini-batch, which must be on the first stage's device.
-    pub(crate) fn scatter(&self, batch: &Parcel) -> Result<Scattered> {
-        let devices = batch.items.iter().map(|item| item.tensor.device());
-        check_devices(self.network.stages[0].device, devices)?;
+    pub(crate) fn scatter(&self, batch: &PackedValue) -> Result<Scattered> {
+        let devices = batch.tensors.iter().map(|item| item.tensor.device());
+        check_devices(self.pipeline.stages[0].device, devices)?;
         scatter(batch, self.chunks, grad_enabled())
     }
 
     /// The device on which outputs are made, and losses of them.
     pub(crate) fn last_device(&self) -> Device {
-        self.network.stages[self.network.stages.len() - 1].device
+        self.pipeline.stages[self.pipeline.stages.len() - 1].device
     }
 
     /// What is trained now.
@@ -120,14 +120,14 @@ impl Runner {
         let trained: Vec<_> = self.variables.trainable_variables().into_iter().filter(Tensor::requires_grad).collect();
         let mut parameters = lock(&self.parameters);
         if !parameters.are(&trained) {
-            *parameters = Arc::new(Parameters::new(trained, self.network.fuse_gradient_accumulation)?);
+            *parameters = Arc::new(Parameters::new(trained, self.pipeline.fuse_gradient_accumulation)?);
         }
         Ok(Arc::clone(&parameters))
     }
 }
 
 impl Forwarded {
-    pub(crate) fn take_outputs(&mut self) -> Vec<Parcel> {
+    pub(crate) fn take_outputs(&mut self) -> Vec<PackedValue> {
         std::mem::take(&mut self.outputs)
     }
 

@@ -1,56 +1,66 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::error::Error;
-
 /// Which micro-batches are checkpointed: their activations are dropped after the forward, which
 /// is run again when their backward is due (unless it comes right after). Counted on the
 /// micro-batches that exist, which may be fewer than `chunks`. In evaluation mode, or where no
 /// gradient is asked for, none is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Checkpoint {
-    /// All.
-    Always,
+    /// None.
+    Never,
     /// All but the last, whose backward comes right after its forward and would gain nothing.
     #[default]
     ExceptLast,
-    /// None.
-    Never,
+    /// All.
+    Always,
 }
 
 impl Checkpoint {
+    /// All modes, from the fastest to the one that needs the least memory.
+    pub const ALL: [Self; 3] = [Self::Never, Self::ExceptLast, Self::Always];
+
     /// Whether micro-batch `index` of `count` is checkpointed.
-    pub fn applies(self, index: usize, count: usize) -> bool {
+    pub const fn applies(self, index: usize, count: usize) -> bool {
         match self {
-            Self::Always => true,
-            Self::ExceptLast => index + 1 < count,
             Self::Never => false,
+            Self::ExceptLast => index + 1 < count,
+            Self::Always => true,
+        }
+    }
+
+    /// The name, as in settings.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Never => "never",
+            Self::ExceptLast => "except_last",
+            Self::Always => "always",
         }
     }
 }
 
+/// Prints as in settings: `never`, `except_last`, `always`.
 impl fmt::Display for Checkpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Always => "always",
-            Self::ExceptLast => "except_last",
-            Self::Never => "never",
-        })
+        f.pad(self.name())
     }
+}
+
+/// Error of reading a [`Checkpoint`]: no mode has this name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("checkpoint is not one of 'always', 'except_last', or 'never': '{name}'")]
+#[non_exhaustive]
+pub struct UnknownCheckpointError {
+    /// What was asked for.
+    pub name: String,
 }
 
 impl FromStr for Checkpoint {
-    type Err = Error;
+    type Err = UnknownCheckpointError;
 
-    fn from_str(text: &str) -> Result<Self, Error> {
-        match text {
-            "always" => Ok(Self::Always),
-            "except_last" => Ok(Self::ExceptLast),
-            "never" => Ok(Self::Never),
-            other => {
-                Err(Error::Setting(format!("checkpoint is not one of 'always', 'except_last', or 'never': '{other}'")))
-            }
-        }
+    fn from_str(name: &str) -> Result<Self, UnknownCheckpointError> {
+        let found = Self::ALL.into_iter().find(|mode| mode.name() == name);
+        found.ok_or_else(|| UnknownCheckpointError { name: name.to_owned() })
     }
 }
 
@@ -71,8 +81,8 @@ mod tests {
     fn an_unknown_mode_is_named() {
         let error = "sometimes".parse::<Checkpoint>().unwrap_err().to_string();
         assert_eq!(error, "checkpoint is not one of 'always', 'except_last', or 'never': 'sometimes'");
-        for mode in [Checkpoint::Always, Checkpoint::ExceptLast, Checkpoint::Never] {
-            assert_eq!(mode.to_string().parse::<Checkpoint>().unwrap(), mode);
+        for mode in Checkpoint::ALL {
+            assert_eq!(mode.to_string().parse(), Ok(mode));
         }
     }
 }

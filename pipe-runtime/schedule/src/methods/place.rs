@@ -1,67 +1,67 @@
-use super::Method;
+use super::ScheduleKind;
 
 /// The stages cannot be placed on ranks.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Unplaceable {
+pub enum PlacementError {
     /// Where a stage is on an accelerator, the devices are the ranks.
     #[error("the number of ranks can only be chosen where all stages are on the CPU")]
     RanksAreDevices,
     /// The stages do not divide over the ranks that were asked for.
     #[error(
-        "`{method}` needs the same number of stages on each rank, but the model has {stages} stages for {ranks} ranks: change the number of \
+        "`{kind}` needs the same number of stages on each rank, but the model has {stages} stages for {ranks} ranks: change the number of \
          stages or of ranks"
     )]
     Ranks {
-        /// Which method.
-        method: Method,
+        /// Which schedule.
+        kind: ScheduleKind,
         /// How many stages there are.
         stages: usize,
         /// How many ranks were asked for.
         ranks: usize,
     },
-    /// The stages do not divide into ranks of the method's size.
+    /// The stages do not divide into ranks of the schedule's size.
     #[error(
-        "`{method}` needs the same number of stages on each rank, but the model has {stages} stages for {stages_per_rank} per rank: change \
+        "`{kind}` needs the same number of stages on each rank, but the model has {stages} stages for {stages_per_rank} per rank: change \
          the number of stages or of ranks"
     )]
     StagesPerRank {
-        /// Which method.
-        method: Method,
+        /// Which schedule.
+        kind: ScheduleKind,
         /// How many stages there are.
         stages: usize,
-        /// How many the method has on each rank, if nothing else is asked for.
+        /// How many the schedule has on each rank, if nothing else is asked for.
         stages_per_rank: usize,
     },
 }
 
-impl Method {
+impl ScheduleKind {
     /// The rank of each stage, by the accelerators that the stages are on; `None` stands for the CPU.
     ///
     /// An accelerator is a rank, whichever stages it has, and beside accelerators each CPU stage is a rank of its own. Where all stages are on the
-    /// CPU, any executor can run any stage: they are placed as the method wants them, on `ranks` ranks if that is given.
+    /// CPU, any executor can run any stage: they are placed as the schedule wants them, on `ranks` ranks if that is given.
     ///
-    /// Whether the method takes the placement is [`Method::check_on`]'s question.
+    /// Whether the schedule takes the placement is [`ScheduleKind::check_on`]'s question.
     pub fn place<D: PartialEq>(
         self,
         accelerators: &[Option<D>],
         ranks: Option<usize>,
-    ) -> Result<Vec<usize>, Unplaceable> {
+    ) -> Result<Vec<usize>, PlacementError> {
         if accelerators.iter().any(Option::is_some) {
             return match ranks {
                 None => Ok(by_device(accelerators)),
-                Some(_) => Err(Unplaceable::RanksAreDevices),
+                Some(_) => Err(PlacementError::RanksAreDevices),
             };
         }
-        let (method, stages) = (self, accelerators.len());
+        let (kind, stages) = (self, accelerators.len());
         let stages_per_rank = self.usual_stages_per_rank();
         let ranks = match ranks {
             Some(ranks) if ranks == 0 || !stages.is_multiple_of(ranks) => {
-                return Err(Unplaceable::Ranks { method, stages, ranks });
+                return Err(PlacementError::Ranks { kind, stages, ranks });
             }
             Some(ranks) => ranks,
             None if stages == 0 || !stages.is_multiple_of(stages_per_rank) => {
-                return Err(Unplaceable::StagesPerRank { method, stages, stages_per_rank });
+                return Err(PlacementError::StagesPerRank { kind, stages, stages_per_rank });
             }
             None => stages / stages_per_rank,
         };
@@ -72,7 +72,7 @@ impl Method {
     const fn usual_stages_per_rank(self) -> usize {
         match (self.stages_per_rank(), self) {
             (Some(needed), _) => needed,
-            (None, Method::GPipe | Method::ZbH1) => 1,
+            (None, ScheduleKind::GPipe | ScheduleKind::ZbH1) => 1,
             (None, _) => 2,
         }
     }
@@ -100,21 +100,21 @@ mod tests {
     #[test]
     fn stages_of_one_accelerator_share_an_op_list_and_cpu_stages_do_not() {
         let devices = [Some("cuda:0"), CPU, Some("cuda:1"), CPU, Some("cuda:0")];
-        assert_eq!(Method::OneFOneB.place(&devices, None), Ok(vec![0, 1, 2, 3, 0]));
-        assert_eq!(Method::OneFOneB.place(&devices, Some(2)), Err(Unplaceable::RanksAreDevices));
+        assert_eq!(ScheduleKind::OneFOneB.place(&devices, None), Ok(vec![0, 1, 2, 3, 0]));
+        assert_eq!(ScheduleKind::OneFOneB.place(&devices, Some(2)), Err(PlacementError::RanksAreDevices));
     }
 
     #[test]
     fn cpu_stages_go_where_the_schedule_wants_them() {
-        let place = |stages, method: Method, ranks| method.place(&vec![CPU; stages], ranks);
-        assert_eq!(place(4, Method::OneFOneB, None), Ok(vec![0, 1, 2, 3]));
-        assert_eq!(place(4, Method::Zbv, None), Ok(vec![0, 1, 1, 0]));
-        assert_eq!(place(4, Method::Interleaved, None), Ok(vec![0, 1, 0, 1]));
-        assert_eq!(place(6, Method::Interleaved, Some(2)), Ok(vec![0, 1, 0, 1, 0, 1]));
-        let error = place(3, Method::Zbv, None).unwrap_err().to_string();
+        let place = |stages, kind: ScheduleKind, ranks| kind.place(&vec![CPU; stages], ranks);
+        assert_eq!(place(4, ScheduleKind::OneFOneB, None), Ok(vec![0, 1, 2, 3]));
+        assert_eq!(place(4, ScheduleKind::Zbv, None), Ok(vec![0, 1, 1, 0]));
+        assert_eq!(place(4, ScheduleKind::Interleaved, None), Ok(vec![0, 1, 0, 1]));
+        assert_eq!(place(6, ScheduleKind::Interleaved, Some(2)), Ok(vec![0, 1, 0, 1, 0, 1]));
+        let error = place(3, ScheduleKind::Zbv, None).unwrap_err().to_string();
         assert!(error.contains("the model has 3 stages for 2 per rank"), "{error}");
-        let error = place(5, Method::Interleaved, Some(2)).unwrap_err().to_string();
+        let error = place(5, ScheduleKind::Interleaved, Some(2)).unwrap_err().to_string();
         assert!(error.contains("the model has 5 stages for 2 ranks"), "{error}");
-        assert!(place(0, Method::GPipe, None).is_err() && place(4, Method::GPipe, Some(0)).is_err());
+        assert!(place(0, ScheduleKind::GPipe, None).is_err() && place(4, ScheduleKind::GPipe, Some(0)).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! The in-place run: the model as an ordinary layer, and what it says about itself.
+//! The unpipelined run: the model as an ordinary layer, and what it says about itself.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{quote, quote_spanned};
@@ -7,7 +7,7 @@ use super::body::{calls, site};
 use super::types::{input, output};
 use super::{Bodies, here, settings};
 use crate::pipeline::model::Model;
-use crate::pipeline::plan::in_place;
+use crate::pipeline::plan::unpipelined;
 
 /// `impl Model`: what it takes and returns, its plan and its annotated defaults.
 ///
@@ -34,8 +34,8 @@ pub fn layer_impl(model: &Model, bodies: Bodies) -> TokenStream {
     let ident = &model.ident;
     let (generics, arguments, bounds) = model.generics.split_for_impl();
     let (input, output) = (input(model), output(model));
-    let (x, cx, forward) = match bodies {
-        Bodies::Written => (quote_spanned!(here()=> x), quote_spanned!(here()=> cx), forward(model)),
+    let (x, cx, body) = match bodies {
+        Bodies::Written => (quote_spanned!(here()=> x), quote_spanned!(here()=> cx), body(model)),
         Bodies::Empty => (quote!(_), quote!(_), quote!(loop {})),
     };
     let silent = model.has_devices.then(|| quote!(#[diagnostic::do_not_recommend]));
@@ -43,17 +43,17 @@ pub fn layer_impl(model: &Model, bodies: Bodies) -> TokenStream {
         #silent
         impl #generics __rt::Layer<#input> for #ident #arguments #bounds {
             type Out = #output;
-            fn forward(&self, #x: #input, #cx: &__rt::Context) -> #output {
-                #forward
+            fn run(&self, #x: #input, #cx: &__rt::Context) -> #output {
+                #body
             }
         }
     }
 }
 
-fn forward(model: &Model) -> TokenStream {
+fn body(model: &Model) -> TokenStream {
     let fields = model.layers.iter().map(|layer| &layer.ident);
     let others = (!model.plain_fields.is_empty()).then(|| quote!(..));
-    let calls = calls(model, &in_place(model), 0);
+    let calls = calls(model, &unpipelined(model), 0);
     let at_end = model.layers.last().map_or_else(here, site);
     let result = result(at_end);
     quote_spanned! {here()=>
@@ -63,8 +63,8 @@ fn forward(model: &Model) -> TokenStream {
     }
 }
 
-/// What the last layer gives, which has to be what the model returns. A stage and the in-place run ask for it in the same
-/// words, so that rustc says once that it is not.
+/// What the last layer gives, which has to be what the model returns. A stage and the unpipelined run ask for it in the
+/// same words, so that rustc says once that it is not.
 pub fn result(at: Span) -> TokenStream {
     quote_spanned!(at=> __rt::output::<Self>(x))
 }

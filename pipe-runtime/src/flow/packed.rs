@@ -6,22 +6,22 @@ use tch::Tensor;
 use super::Flow;
 use crate::torch::{Event, version};
 
-/// A value taken apart, as it lies between two stages.
+/// A packed value: its tensors and its other parts, as they lie between two stages.
 #[derive(Debug, Default)]
-pub(crate) struct Parcel {
-    pub(crate) items: Vec<Item>,
-    pub(crate) rest: Vec<Rest>,
+pub(crate) struct PackedValue {
+    pub(crate) tensors: Vec<PackedTensor>,
+    pub(crate) plain: Vec<PackedPlain>,
     /// What marks the end of the work that makes it, if that is an accelerator's.
     pub(crate) ready: Option<Arc<Event>>,
 }
 
-/// One tensor of a parcel.
+/// One tensor of a packed value.
 #[derive(Debug)]
-pub(crate) struct Item {
+pub(crate) struct PackedTensor {
     pub(crate) tensor: Tensor,
-    /// Which of it each micro-batch gets.
+    /// What part of it each micro-batch gets.
     pub(crate) split: Split,
-    /// The one who made it wants its gradient.
+    /// Whether its maker wants its gradient.
     pub(crate) needs_gradient: bool,
     /// How often it had been changed in place when it was handed over.
     pub(crate) version: u64,
@@ -48,15 +48,15 @@ impl Split {
     pub(crate) const ROWS: Self = Self::Along { dim: 0, per_row: 1 };
 }
 
-/// What is not a tensor.
+/// A part of a packed value that is not a tensor.
 #[derive(Clone, Debug)]
-pub(crate) struct Rest {
+pub(crate) struct PackedPlain {
     pub(crate) value: Value,
     /// The row with which it goes, if not to every micro-batch.
     pub(crate) row: Option<usize>,
 }
 
-/// See [`Rest`].
+/// The content of a [`PackedPlain`].
 #[derive(Clone, Debug)]
 pub(crate) enum Value {
     /// How many values follow; of an `Option`, 0 or 1.
@@ -69,7 +69,7 @@ pub(crate) enum Value {
     Plain(Arc<dyn Any + Send + Sync>),
 }
 
-impl Item {
+impl PackedTensor {
     /// Part of a value, made of `tensor` as the whole is made of `whole`'s.
     pub(crate) fn new(tensor: Tensor, whole: &Self) -> Self {
         let version = version(&tensor);
@@ -86,38 +86,39 @@ impl Item {
     }
 }
 
-impl Parcel {
-    /// The parts of `value`.
+impl PackedValue {
+    /// Packs `value`.
     pub(crate) fn of(value: impl Flow) -> Self {
         let mut packer = Packer::new();
         value.pack(&mut packer);
-        packer.parcel
+        packer.packed
     }
 
-    /// The value again.
-    pub(crate) fn open<T: Flow>(self) -> T {
+    /// Makes the value again.
+    pub(crate) fn unpack<T: Flow>(self) -> T {
         T::unpack(&mut Unpacker::new(self))
     }
 
-    /// The values of several ones.
-    pub(crate) fn open_all<T: Flow>(parcels: Vec<Self>) -> Vec<T> {
+    /// Makes the values of several packed ones.
+    pub(crate) fn unpack_all<T: Flow>(packed: Vec<Self>) -> Vec<T> {
         // Not by `map` and `collect`, which are many functions more for each type of a user's.
-        let mut values = Vec::with_capacity(parcels.len());
-        for parcel in parcels {
-            values.push(parcel.open());
+        let mut values = Vec::with_capacity(packed.len());
+        for value in packed {
+            values.push(value.unpack());
         }
         values
     }
 
     pub(crate) fn share(&self) -> Self {
-        Self { items: self.items.iter().map(Item::share).collect(), rest: self.rest.clone(), ready: self.ready.clone() }
+        let tensors = self.tensors.iter().map(PackedTensor::share).collect();
+        Self { tensors, plain: self.plain.clone(), ready: self.ready.clone() }
     }
 }
 
 /// Collects the parts of a value, in order.
 #[derive(Debug)]
 pub struct Packer {
-    parcel: Parcel,
+    packed: PackedValue,
     /// How the tensors to come are split.
     split: Split,
     /// Whether a list to come is part of something that says how it is split.
@@ -126,7 +127,7 @@ pub struct Packer {
 
 impl Packer {
     fn new() -> Self {
-        Self { parcel: Parcel::default(), split: Split::ROWS, list_is_known: false }
+        Self { packed: PackedValue::default(), split: Split::ROWS, list_is_known: false }
     }
 
     /// A tensor: at the pipeline's input, it has a row (dimension 0) for each row of the batch.
@@ -141,7 +142,7 @@ impl Packer {
             whole => whole,
         };
         let (needs_gradient, version) = (tensor.requires_grad(), version(&tensor));
-        self.parcel.items.push(Item { tensor, split, needs_gradient, version });
+        self.packed.tensors.push(PackedTensor { tensor, split, needs_gradient, version });
     }
 
     /// How many values follow in a list, where the type does not say.
@@ -150,25 +151,25 @@ impl Packer {
     /// it belongs to the rows of the batch: pack it in [`Rows`](crate::Rows),
     /// [`Each`](crate::Each) or [`Replicate`](crate::Replicate), which say so.
     pub fn length(&mut self, length: usize) {
-        self.value(if self.list_is_known { Value::Length(length) } else { Value::List(length) });
+        self.push_plain(if self.list_is_known { Value::Length(length) } else { Value::List(length) });
     }
 
     /// Whether the value of an `Option` follows.
     pub(crate) fn is_some(&mut self, is_some: bool) {
-        self.value(Value::Length(usize::from(is_some)));
+        self.push_plain(Value::Length(usize::from(is_some)));
     }
 
     /// A value without tensors: every micro-batch gets it.
     pub fn plain<T: Any + Send + Sync>(&mut self, value: T) {
-        self.value(Value::Plain(Arc::new(value)));
+        self.push_plain(Value::Plain(Arc::new(value)));
     }
 
-    fn value(&mut self, value: Value) {
+    fn push_plain(&mut self, value: Value) {
         let row = match self.split {
             Split::Row(row) => Some(row),
             Split::Along { .. } | Split::Whole => None,
         };
-        self.parcel.rest.push(Rest { value, row });
+        self.packed.plain.push(PackedPlain { value, row });
     }
 
     /// Everything that `pack` adds goes whole to every micro-batch.
@@ -190,7 +191,7 @@ impl Packer {
         // Where no rows are split, as inside `Replicate` or an entry of another list of rows, it
         // is a list as any other.
         let splits = matches!(self.split, Split::Along { .. });
-        self.value(if splits { Value::Rows(entries.len()) } else { Value::Length(entries.len()) });
+        self.push_plain(if splits { Value::Rows(entries.len()) } else { Value::Length(entries.len()) });
         for (row, entry) in entries.into_iter().enumerate() {
             self.within(if splits { Split::Row(row) } else { self.split }, |packer| entry.pack(packer));
         }
@@ -210,32 +211,34 @@ impl Packer {
 /// implementation of [`Flow`](super::Flow) can cause.
 #[derive(Debug)]
 pub struct Unpacker {
-    items: std::vec::IntoIter<Item>,
-    rest: std::vec::IntoIter<Rest>,
+    tensors: std::vec::IntoIter<PackedTensor>,
+    plain: std::vec::IntoIter<PackedPlain>,
 }
 
 impl Unpacker {
-    fn new(parcel: Parcel) -> Self {
-        Self { items: parcel.items.into_iter(), rest: parcel.rest.into_iter() }
+    fn new(value: PackedValue) -> Self {
+        Self { tensors: value.tensors.into_iter(), plain: value.plain.into_iter() }
     }
 
     /// The next tensor.
     pub fn tensor(&mut self) -> Tensor {
-        self.items.next().expect("a tensor was packed here").tensor
+        self.tensors.next().expect("a tensor was packed here").tensor
     }
 
     /// The next length.
     pub fn length(&mut self) -> usize {
-        match self.rest.next() {
-            Some(Rest { value: Value::Length(length) | Value::List(length) | Value::Rows(length), .. }) => length,
+        match self.plain.next() {
+            Some(PackedPlain { value: Value::Length(length) | Value::List(length) | Value::Rows(length), .. }) => {
+                length
+            }
             other => panic!("a length was expected here, not {other:?}"),
         }
     }
 
     /// The next plain value.
     pub fn plain<T: Any + Clone>(&mut self) -> T {
-        match self.rest.next() {
-            Some(Rest { value: Value::Plain(value), .. }) => {
+        match self.plain.next() {
+            Some(PackedPlain { value: Value::Plain(value), .. }) => {
                 value.downcast_ref::<T>().expect("a value of another type was packed here").clone()
             }
             other => panic!("a plain value was expected here, not {other:?}"),
