@@ -74,8 +74,8 @@ pub fn assert_transparent<C: Case>(settings: Settings) {
     assert_eq!(pipelined.buffers, unpipelined.buffers, "statistics");
 }
 
-/// One step from the seed on: forward as given, a loss with a weight of its own for each output element that is differentiable unpipelined,
-/// backward.
+/// One step from the seed on: forward as given, a loss with a weight of its own for each output
+/// element that is differentiable unpipelined, backward.
 fn run<C: Case>(settings: Settings, forward: impl FnOnce(C, &Vars, C::Input) -> C::Output) -> Outcome {
     tch::manual_seed(settings.seed);
     let (model, vars) = C::make();

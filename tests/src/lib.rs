@@ -1,4 +1,5 @@
-//! What the tests share: the comparison of a pipelined run with the unpipelined run, and layers to build models from.
+//! What the tests share: the comparison of a pipelined run with the unpipelined run, and layers to
+//! build models from.
 
 #![deny(missing_docs)]
 

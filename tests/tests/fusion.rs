@@ -97,7 +97,8 @@ fn what_is_not_a_product_with_the_weight_is_as_ever() {
     }
 }
 
-/// Tied within a stage, wide, and in several dimensions: up to rounding as unpipelined, over several steps into the same gradients, from graphs walked twice.
+/// Tied within a stage, wide, and in several dimensions: up to rounding as unpipelined, over
+/// several steps into the same gradients, from graphs walked twice.
 #[test]
 fn fused_gradients_are_the_unpipelined_ones_up_to_rounding() {
     let _serial = pipe_tests::serial();

@@ -151,7 +151,8 @@ fn inputs_by_value_and_by_reference() {
     assert_eq!(pipe.forward((&a, None::<Tensor>)).unwrap(), a.relu());
 }
 
-/// Whoever implements `Layer` has it in scope beside tch's traits, whose methods must stay callable.
+/// Whoever implements `Layer` has it in scope beside tch's traits, whose methods must stay
+/// callable.
 #[test]
 fn the_methods_of_tchs_traits_can_be_called_where_layer_is_in_scope() {
     use tch::nn::Module;

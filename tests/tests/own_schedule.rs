@@ -1,4 +1,5 @@
-//! Custom schedules: valid ones train as the unpipelined run, others are refused in the validator's words.
+//! Custom schedules: valid ones train as the unpipelined run, others are refused in the validator's
+//! words.
 
 #[path = "../../pipe-runtime/schedule/tests/any_schedule/mod.rs"]
 mod any_schedule;
@@ -166,7 +167,7 @@ fn the_number_of_micro_batches_is_the_lists_own() {
     pipe.train_step(&x, &y, loss).unwrap();
 
     let error = pipe.forward(&x).unwrap_err().to_string();
-    assert!(error.contains("built for a schedule of your own: use `train_step`"), "{error}");
+    assert!(error.contains("built for a custom schedule: use `train_step`"), "{error}");
     assert_eq!(tch::no_grad(|| pipe.forward(&x)).unwrap().size(), [12, 8]);
 }
 

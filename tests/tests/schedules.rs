@@ -1,4 +1,5 @@
-//! Every schedule trains, with skips, dropout, checkpointing and ragged batches, and gives what the unpipelined run gives.
+//! Every schedule trains, with skips, dropout, checkpointing and ragged batches, and gives what the
+//! unpipelined run gives.
 
 use pipe_runtime::schedule::ActionKind;
 use pipe_runtime::{Checkpoint, Devices, Pipe, PipeBuilder, ScheduleKind, Unpipelined, pipeline};
@@ -128,7 +129,8 @@ proptest! {
         prop_assert!(kept.is_none_or(|kept| kept == output.detach()));
         prop_assert!(loss.allclose(&expected, 1e-6, 1e-7, false));
         for ((name, found), (_, expected)) in found.iter().zip(gradients(&vars)) {
-            // In GPipe's order micro-batches are summed as unpipelined, in any other one they are not.
+            // In GPipe's order micro-batches are summed as unpipelined, in any other one they are
+            // not.
             let same = match method {
                 ScheduleKind::GPipe => *found == expected,
                 _ => distance(found, &expected) < 1e-6,

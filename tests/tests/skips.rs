@@ -8,7 +8,7 @@ use pipe_tests::layers::linear;
 use tch::nn::Linear;
 use tch::{Kind, Tensor};
 
-/// A value that can be watched: it is alive as long as a parcel with the skip is.
+/// A value that can be watched: it is alive as long as a packed value with the skip is.
 #[derive(Debug)]
 struct Token;
 

@@ -1,5 +1,6 @@
-//! A pipelined step leaves the same behind as the unpipelined step, bit by bit: outputs, gradients of inputs and parameters, statistics.
-//! One struct per shape of pipeline; each is tried with random batch sizes, chunks and checkpoint modes.
+//! A pipelined step leaves the same behind as the unpipelined step, bit by bit: outputs, gradients
+//! of inputs and parameters, statistics. One struct per shape of pipeline; each is tried with
+//! random batch sizes, chunks and checkpoint modes.
 
 use pipe_runtime::{Checkpoint, Context, Devices, Layer, Replicate, pipeline};
 use pipe_tests::compare::{Case, Settings, assert_transparent, leaf, rows};
@@ -261,7 +262,8 @@ fn block(vars: BlockVars<'_>) -> Block {
     Block { linear: linear(vars.linear(), 8, 8), drop: dropout(0.3) }
 }
 
-/// Blocks nested and repeated: an array spread evenly, a `Vec` spread by counts, an array as one layer.
+/// Blocks nested and repeated: an array spread evenly, a `Vec` spread by counts, an array as one
+/// layer.
 #[pipeline(allow(short_skip))]
 struct Repeats {
     #[devices("cpu", "cpu")]

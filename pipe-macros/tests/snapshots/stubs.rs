@@ -54,7 +54,7 @@ const _: () = {
         pub fn pipe(self, vars: &BrokenVars) -> __rt::PipeBuilder<'_, Self> {
             __rt::PipeBuilder::new(self, vars)
         }
-        /// Runs the same layers in place on one device, micro-batch by micro-batch.
+        /// Prepares the unpipelined run: the same layers on one device, micro-batch by micro-batch.
         pub fn unpipelined(&self) -> __rt::Unpipelined<'_, Self> {
             __rt::Unpipelined::new(self)
         }

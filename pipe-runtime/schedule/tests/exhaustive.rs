@@ -1,5 +1,5 @@
-//! Every schedule for all small numbers of ranks, stages per rank and micro-batches: what is legal proves valid, the rest
-//! is refused for the right reason.
+//! Every schedule for all small numbers of ranks, stages per rank and micro-batches: what is legal
+//! proves valid, the rest is refused for the right reason.
 
 use pipe_schedule::{Limits, ScheduleKind, ScheduleKindError};
 

@@ -33,7 +33,8 @@ fn check(kind: ScheduleKind, stages_per_rank: &[usize]) {
     assert!(checked > 300, "{kind}: only {checked} cases have a formula");
 }
 
-/// As many micro-batches as fill the pipeline, and more: as many pairs are in flight as declared, neither more nor fewer.
+/// As many micro-batches as fill the pipeline, and more: as many pairs are in flight as declared,
+/// neither more nor fewer.
 fn check_peak(kind: ScheduleKind, stages_per_rank: usize, peak: impl Fn(usize, usize, usize) -> usize) {
     for ranks in RANKS {
         for micro_batches in [2 * ranks, 3 * ranks, 4 * ranks] {

@@ -19,7 +19,8 @@ fn all() -> impl Iterator<Item = (ScheduleKind, Schedule, Limits)> {
     })
 }
 
-/// Damages each schedule's list in each place; `caught` says whether the right fault is among those found.
+/// Damages each schedule's list in each place; `caught` says whether the right fault is among those
+/// found.
 fn damage(
     places: impl Fn(&Schedule) -> Vec<(usize, usize)>,
     damage: impl Fn(&mut Schedule, usize, usize) -> Action,

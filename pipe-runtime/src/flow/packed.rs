@@ -207,8 +207,8 @@ impl Packer {
 
 /// Gives the parts of a value back, in order.
 ///
-/// Its methods panic where the type that is put together is not the one that was taken apart, which only a wrong
-/// implementation of [`Flow`](super::Flow) can cause.
+/// Its methods panic where the type that is put together is not the one that was taken apart, which
+/// only a wrong implementation of [`Flow`](super::Flow) can cause.
 #[derive(Debug)]
 pub struct Unpacker {
     tensors: std::vec::IntoIter<PackedTensor>,

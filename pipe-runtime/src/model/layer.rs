@@ -49,7 +49,7 @@ impl<M: ModuleT> Layer<Tensor> for M {
 
 /// Runs the child layer `name` at its place in the model.
 #[doc(hidden)]
-pub fn run<L, In, Out>(input: In, layer: &L, cx: &Context, name: &'static str) -> Out
+pub fn call<L, In, Out>(input: In, layer: &L, cx: &Context, name: &'static str) -> Out
 where
     L: Layer<In, Out = Out>,
 {

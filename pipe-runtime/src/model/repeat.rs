@@ -85,7 +85,8 @@ pub fn gather_parts<R: Repeat, const PARTS: usize>(parts: [Repeated<R::Layer>; P
     R::from_layers(parts.into_iter().flat_map(|part| part.layers).collect())
 }
 
-/// Something whose layers can be run one after the other: a part in a stage, or the whole in an unpipelined run.
+/// Something whose layers can be run one after the other: a part in a stage, or the whole in an
+/// unpipelined run.
 #[doc(hidden)]
 pub trait Each {
     type Layer;

@@ -69,9 +69,10 @@ impl<'v, M: Pipeline> PipeBuilder<'v, M> {
     ///
     /// It is for the weights of `linear` and second factors of `matmul` with two dimensions, as
     /// they are or transposed by `tr`, of a real floating type, from a stage's second micro-batch
-    /// on. A weight that autocast converts is added up as without this, and so are all where tensors have
-    /// hooks. Their gradients then differ from those of the [unpipelined](crate::Unpipelined) run by rounding,
-    /// where otherwise they are equal to the bit.
+    /// on. A weight that autocast converts is added up as without this, and so are all where
+    /// tensors have hooks. Their gradients then differ from those of the
+    /// [unpipelined](crate::Unpipelined) run by rounding, where otherwise they are equal to the
+    /// bit.
     pub fn fuse_gradient_accumulation(mut self, fuse: bool) -> Self {
         self.choices.fuse_gradient_accumulation = fuse;
         self

@@ -14,7 +14,8 @@ use crate::torch::{memory, reset_peaks};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MemoryReport {
-    /// The memory of each accelerator, in the order of the stages. The CPU's allocator keeps no count, so there is none of it.
+    /// The memory of each accelerator, in the order of the stages. The CPU's allocator keeps no
+    /// count, so there is none of it.
     pub devices: Vec<DeviceMemory>,
 }
 
@@ -56,7 +57,8 @@ impl<M: Pipeline> Pipe<M> {
         Ok(MemoryReport { devices })
     }
 
-    /// Lets the peaks of [`memory`](Self::memory) start again from what is in use now. They are the process's: `torch`'s own functions see this too.
+    /// Lets the peaks of [`memory`](Self::memory) start again from what is in use now. They are the
+    /// process's: `torch`'s own functions see this too.
     ///
     /// # Errors
     ///

@@ -20,8 +20,8 @@ pub enum Reduction<'a, T> {
     Sum,
     /// The mean, each micro-batch weighted by its rows: for a loss that is a mean over rows.
     MeanRows,
-    /// The mean, each micro-batch weighted by this number, made of its targets: for a loss that is a mean over something else than
-    /// rows, such as those that are not ignored.
+    /// The mean, each micro-batch weighted by this number, made of its targets: for a loss that is
+    /// a mean over something else than rows, such as those that are not ignored.
     Weighted(&'a dyn Fn(&T) -> f64),
 }
 
@@ -148,7 +148,8 @@ impl<'a, M: Pipeline, T: Flow, O> TrainStep<'a, M, T, O> {
                 sources.tell_parts().unwrap_or_else(|error| give_up(error.to_string()));
                 check_loss(&value, micro_batch, allow_non_finite || weights[micro_batch] == 0.)
                     .unwrap_or_else(|words| give_up(words));
-                // A copy: some of libtorch's losses are one number in memory for as many as the output has.
+                // A copy: some of libtorch's losses are one number in memory for as many as the
+                // output has.
                 losses[micro_batch] = Some(value.detach().copy());
                 value
             })
@@ -237,7 +238,8 @@ fn weights<T>(reduction: Reduction<'_, T>, targets: &[T], shape: &MiniBatch) -> 
     }
 }
 
-/// The weighted sum. A micro-batch without weight does not count, whatever its loss is (a mean over nothing is NaN).
+/// The weighted sum. A micro-batch without weight does not count, whatever its loss is (a mean over
+/// nothing is NaN).
 fn total(losses: &[Tensor], weights: &[f64]) -> Result<Tensor> {
     let mut parts = Vec::with_capacity(losses.len());
     for (loss, &weight) in losses.iter().zip(weights) {

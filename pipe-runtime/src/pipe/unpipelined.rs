@@ -38,8 +38,8 @@ impl<'m, M: Model> Unpipelined<'m, M> {
         self
     }
 
-    /// How many threads libtorch uses inside one operator of the forward; the caller's if not set. The backward is libtorch's own and always
-    /// uses the caller's.
+    /// How many threads libtorch uses inside one operator of the forward; the caller's if not set.
+    /// The backward is libtorch's own and always uses the caller's.
     pub fn intra_op_threads(mut self, threads: usize) -> Self {
         self.intra_op_threads = Some(threads);
         self
@@ -49,7 +49,8 @@ impl<'m, M: Model> Unpipelined<'m, M> {
     ///
     /// # Errors
     ///
-    /// As [`Pipe::forward`](crate::Pipe::forward), but for running statistics, which stay as the failed layer left them.
+    /// As [`Pipe::forward`](crate::Pipe::forward), but for running statistics, which stay as the
+    /// failed layer left them.
     pub fn forward(self, inputs: impl IntoFlow<M::Input>) -> Result<M::Output>
     where
         M: Layer<M::Input, Out = M::Output>,

@@ -125,7 +125,8 @@ impl BuiltPipeline {
         outcome.and(joined.map_err(Error::from))
     }
 
-    /// The order of the steps for so many micro-batches. Kept from call to call: most have the same number.
+    /// The order of the steps for so many micro-batches. Kept from call to call: most have the same
+    /// number.
     pub(crate) fn orders(&self, micro_batches: usize, checkpointed: bool) -> Result<Arc<Orders>> {
         let key = OrderKey { micro_batches, checkpointed };
         let mut kept = lock(&self.orders);
@@ -173,7 +174,8 @@ impl BuiltPipeline {
         self.rank_of[self.rank_of.len() - 1]
     }
 
-    /// The port through which the caller's input comes, and the one through which the output leaves.
+    /// The port through which the caller's input comes, and the one through which the output
+    /// leaves.
     pub(crate) fn ends(&self) -> (usize, usize) {
         let end = |is: fn(&Route) -> bool| self.routes.iter().position(is).expect("generated code declares both ends");
         (end(|route| route.from.is_none()), end(|route| route.to.is_none()))

@@ -1,13 +1,16 @@
 //! The device streams of a pipeline.
 //!
-//! Each stage on an accelerator computes on a stream of its own, so stages that share a device need not wait for each other. What goes from one device to
-//! another is copied on two more streams, one on each side, so that copies run beside computation. Order between streams is made by events alone: the
-//! host waits nowhere but where a CPU stage takes what an accelerator has made.
+//! Each stage on an accelerator computes on a stream of its own, so stages that share a device need
+//! not wait for each other. What goes from one device to another is copied on two more streams, one
+//! on each side, so that copies run beside computation. Order between streams is made by events
+//! alone: the host waits nowhere but where a CPU stage takes what an accelerator has made.
 //!
-//! A caller's own streams are ordered with the stages' at both ends of a run: its work until then comes before the stages', theirs before its later work.
-//! Memory that one stream allocates and another one uses is marked as such in the allocator, or it could be handed out again too early.
+//! A caller's own streams are ordered with the stages' at both ends of a run: its work until then
+//! comes before the stages', theirs before its later work. Memory that one stream allocates and
+//! another one uses is marked as such in the allocator, or it could be handed out again too early.
 //!
-//! Where all stages are on the CPU, there are no streams, and each of these functions is a look at an empty list.
+//! Where all stages are on the CPU, there are no streams, and each of these functions is a look at
+//! an empty list.
 
 use std::sync::{Arc, Mutex};
 
@@ -121,12 +124,14 @@ impl DeviceStreams {
         Ok(())
     }
 
-    /// At the start of a run: what the stages are given from now on comes after what this thread's own streams have been given.
+    /// At the start of a run: what the stages are given from now on comes after what this thread's
+    /// own streams have been given.
     pub(crate) fn fork(&self) -> Result<(), TorchError> {
         self.stages.iter().flatten().try_for_each(|stage| stage.wait(&stage.current()?.record()?))
     }
 
-    /// At its end: what this thread's own streams are given from now on comes after all that the stages have been given.
+    /// At its end: what this thread's own streams are given from now on comes after all that the
+    /// stages have been given.
     pub(crate) fn join(&self) -> Result<(), TorchError> {
         self.stages.iter().flatten().try_for_each(|stage| stage.current()?.wait(&stage.record()?))
     }
@@ -144,12 +149,14 @@ impl DeviceStreams {
     }
 }
 
-/// DeviceStreams that no pipeline has any more.
+/// Streams that no pipeline has any more.
 ///
-/// libtorch takes memory for each stream that has multiplied matrices, and keeps it (32 MiB on a Hopper GPU): a pipeline that follows another one has its streams.
+/// libtorch takes memory for each stream that has multiplied matrices, and keeps it (32 MiB on a
+/// Hopper GPU): a pipeline that follows another one has its streams.
 static FREE: Mutex<Vec<(Device, Stream)>> = Mutex::new(Vec::new());
 
-/// DeviceStreams that are given back when this is dropped, also with work still to do: what comes next on them comes after it.
+/// Streams that are given back when this is dropped, also with work still to do: what comes next on
+/// them comes after it.
 #[derive(Debug, Default)]
 struct Lent(Vec<(Device, Stream)>);
 

@@ -59,7 +59,8 @@ impl PipelineCore {
         })
     }
 
-    /// Runs a mini-batch through the stages. If gradients can be asked for, the outputs carry autograd.
+    /// Runs a mini-batch through the stages. If gradients can be asked for, the outputs carry
+    /// autograd.
     pub(crate) fn forward(&self, batch: &PackedValue) -> Result<Forwarded> {
         let parameters = self.parameters()?;
         let wanted = !parameters.tensors().is_empty() || batch.tensors.iter().any(|item| item.needs_gradient);
@@ -70,7 +71,7 @@ impl PipelineCore {
                  Under `no_grad`, `forward` works with every schedule",
                 match &self.pipeline.schedule {
                     ScheduleChoice::Published(kind) => format!("`{kind}`"),
-                    ScheduleChoice::Custom(_) => "a schedule of your own".to_owned(),
+                    ScheduleChoice::Custom(_) => "a custom schedule".to_owned(),
                 }
             )));
         }
@@ -131,7 +132,8 @@ impl Forwarded {
         std::mem::take(&mut self.outputs)
     }
 
-    /// To be called when the outputs have been joined. If they could not be, the call has left nothing behind.
+    /// To be called when the outputs have been joined. If they could not be, the call has left
+    /// nothing behind.
     pub(crate) fn end(self, joined: bool) -> Result<()> {
         if joined {
             self.call.keep();

@@ -42,8 +42,8 @@ impl fmt::Display for ScheduleChoice {
     }
 }
 
-/// What [`PipeBuilder::schedule`](crate::PipeBuilder::schedule) takes: a [`ScheduleKind`], a [`Schedule`], or an `Option` of either, where
-/// `None` stands for the annotated one.
+/// What [`PipeBuilder::schedule`](crate::PipeBuilder::schedule) takes: a [`ScheduleKind`], a
+/// [`Schedule`], or an `Option` of either, where `None` stands for the annotated one.
 pub trait IntoSchedule {
     /// Gives the choice; `None` for the annotated schedule.
     fn into_choice(self) -> Option<ScheduleChoice>;
@@ -61,7 +61,7 @@ impl<T: Into<ScheduleChoice>> IntoSchedule for Option<T> {
     }
 }
 
-/// The pipeline that a custom schedule must required.
+/// The pipeline that a custom schedule must fit.
 pub(crate) struct Requirements<'a> {
     /// Each stage's device.
     pub(crate) devices: &'a [Device],
@@ -115,7 +115,8 @@ pub(crate) fn custom_ranks(schedule: &Schedule, required: &Requirements<'_>) -> 
     Ok(rank_of)
 }
 
-/// A rank's stages are on one device, and an accelerator's stages on one rank: a rank is a thread that feeds one device.
+/// A rank's stages are on one device, and an accelerator's stages on one rank: a rank is a thread
+/// that feeds one device.
 fn fits_devices(rank_of: &[usize], devices: &[Device]) -> Result<()> {
     let name = |device| Devices::new([device]);
     for (later, (&rank, &device)) in rank_of.iter().zip(devices).enumerate() {

@@ -83,7 +83,8 @@ pub fn step(pipe: &mut Pipe<Small>, vars: &SmallVars, setup: Setup) -> Result<Fo
     Ok(collect(report.loss, report.output, vars))
 }
 
-/// The same step of the same model unpipelined, on the first stage's device, where all stages must be.
+/// The same step of the same model unpipelined, on the first stage's device, where all stages must
+/// be.
 pub fn unpipelined(setup: Setup) -> Result<Found> {
     let (model, vars) = make(setup)?;
     tch::manual_seed(7);

@@ -23,7 +23,8 @@ struct Numbers {
     milliseconds: f64,
     /// Of the rank that waits longest, in percent of the step.
     idle: f64,
-    /// Activations of the micro-batches in flight, at their peak, of the stage with most of them, in MiB.
+    /// Activations of the micro-batches in flight, at their peak, of the stage with most of them,
+    /// in MiB.
     in_flight: f64,
 }
 

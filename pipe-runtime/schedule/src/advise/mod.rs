@@ -52,7 +52,8 @@ pub enum Stages {
 }
 
 impl Options {
-    /// All schedules and checkpoint modes, with 1, 2, 4 and 8 micro-batches per rank and with as many as in the measurement.
+    /// All schedules and checkpoint modes, with 1, 2, 4 and 8 micro-batches per rank and with as
+    /// many as in the measurement.
     pub fn new(ranks: usize, measured_with: usize) -> Self {
         let mut micro_batches: Vec<_> = [1, 2, 4, 8].map(|factor| ranks.saturating_mul(factor)).to_vec();
         micro_batches.push(measured_with);
@@ -112,8 +113,9 @@ pub struct Advice {
     pub work: f64,
 }
 
-/// Looks for the schedule, the number of micro-batches and the checkpoint mode with which a step is fastest, of those that need no more memory on any rank
-/// than `memory_limit`; of equally fast ones for the one that needs least memory, then for the simplest.
+/// Looks for the schedule, the number of micro-batches and the checkpoint mode with which a step is
+/// fastest, of those that need no more memory on any rank than `memory_limit`; of equally fast ones
+/// for the one that needs least memory, then for the simplest.
 ///
 /// `costs` are those of one micro-batch of `options.measured_with`. Of as many stages as there are ranks, or a multiple of that.
 pub fn advise(costs: &Costs, memory_limit: f64, options: &Options) -> Result<Advice, SimulationError> {
@@ -210,7 +212,8 @@ fn schedules(kind: ScheduleKind, costs: &Costs, ranks: usize, options: &Options,
     attempts
 }
 
-/// Whether the stages are looped over the ranks. With one stage per rank, such lists are those of another schedule.
+/// Whether the stages are looped over the ranks. With one stage per rank, such lists are those of
+/// another schedule.
 fn loops(kind: ScheduleKind) -> bool {
     matches!(kind, ScheduleKind::Interleaved | ScheduleKind::LoopedBfs)
 }

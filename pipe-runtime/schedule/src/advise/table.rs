@@ -81,7 +81,8 @@ impl fmt::Display for Candidate {
     }
 }
 
-/// The reason in words, what to write, then a table: of each schedule and checkpoint mode the best that fits, then those that need too much memory. After it, what was refused, and why.
+/// The reason in words, what to write, then a table: of each schedule and checkpoint mode the best
+/// that fits, then those that need too much memory. After it, what was refused, and why.
 impl fmt::Display for Advice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.why())?;

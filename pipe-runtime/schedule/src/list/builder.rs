@@ -1,6 +1,6 @@
 use super::{Action, Schedule};
 
-/// Makes a schedule of one's own, action by action.
+/// Builds a custom schedule, action by action.
 ///
 /// ```
 /// use pipe_schedule::{Action, Builder, Limits};

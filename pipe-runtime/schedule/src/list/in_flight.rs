@@ -11,7 +11,8 @@ impl Schedule {
         self.ranks.iter().map(peak).collect()
     }
 
-    /// Peak number of micro-batches in flight in each stage, as [`peak_in_flight`](Self::peak_in_flight).
+    /// Peak number of micro-batches in flight in each stage, as
+    /// [`peak_in_flight`](Self::peak_in_flight).
     pub fn peak_in_flight_by_stage(&self) -> BTreeMap<usize, usize> {
         let mut stages: BTreeMap<usize, (InFlight, usize)> = BTreeMap::new();
         for action in self.actions() {
@@ -45,9 +46,10 @@ impl InFlight {
 }
 
 impl Order {
-    /// How many micro-batches' values lie between the stages `from` and `to` at most, however long each action takes: done in `from`, not
-    /// yet started in `to`. `kind` is that of the values: [`ActionKind::Forward`], or [`ActionKind::Backward`] (whole or for the
-    /// inputs) for gradients, which go from the later stage to the earlier one.
+    /// How many micro-batches' values lie between the stages `from` and `to` at most, however long
+    /// each action takes: done in `from`, not yet started in `to`. `kind` is that of the values:
+    /// [`ActionKind::Forward`], or [`ActionKind::Backward`] (whole or for the inputs) for
+    /// gradients, which go from the later stage to the earlier one.
     pub fn in_transit(&self, kind: ActionKind, from: usize, to: usize) -> usize {
         let same = |other: ActionKind| match kind {
             ActionKind::Backward | ActionKind::BackwardInput => {

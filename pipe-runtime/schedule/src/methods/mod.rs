@@ -116,8 +116,8 @@ impl ScheduleKind {
         }
     }
 
-    /// Whether the schedule can run stages that are on ranks already, without making the lists. Gives the number of ranks, and how many stages
-    /// the ranks have, at most.
+    /// Whether the schedule can run stages that are on ranks already, without making the lists.
+    /// Gives the number of ranks, and how many stages the ranks have, at most.
     pub fn check_on(self, rank_of: &[usize], micro_batches: usize) -> Result<(usize, usize), ScheduleKindError> {
         let ranks = rank_of.iter().max().map_or(0, |&last| last.saturating_add(1));
         if ranks > rank_of.len() {

@@ -36,10 +36,12 @@ pub enum PlacementError {
 }
 
 impl ScheduleKind {
-    /// The rank of each stage, by the accelerators that the stages are on; `None` stands for the CPU.
+    /// The rank of each stage, by the accelerators that the stages are on; `None` stands for the
+    /// CPU.
     ///
-    /// An accelerator is a rank, whichever stages it has, and beside accelerators each CPU stage is a rank of its own. Where all stages are on the
-    /// CPU, any executor can run any stage: they are placed as the schedule wants them, on `ranks` ranks if that is given.
+    /// An accelerator is a rank, whichever stages it has, and beside accelerators each CPU stage is
+    /// a rank of its own. Where all stages are on the CPU, any executor can run any stage: they are
+    /// placed as the schedule wants them, on `ranks` ranks if that is given.
     ///
     /// Whether the schedule takes the placement is [`ScheduleKind::check_on`]'s question.
     pub fn place<D: PartialEq>(

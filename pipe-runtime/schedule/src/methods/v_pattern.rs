@@ -85,7 +85,8 @@ impl Row {
         self.at[pass].push(slot);
     }
 
-    /// Puts the backwards for the parameters into the gaps after the backwards for their inputs, and what is left at the end.
+    /// Puts the backwards for the parameters into the gaps after the backwards for their inputs,
+    /// and what is left at the end.
     fn fill_in_weights(&mut self) {
         let mut due = 0;
         for slot in 0..self.slots.len() {
@@ -169,8 +170,9 @@ fn earliest(grid: &[Row], Pass { rank, kind, index, .. }: Pass) -> usize {
     [neighbour, own, before].into_iter().flatten().max().unwrap_or(0)
 }
 
-/// Moves each pass of the filling (if asked to) and of the draining into the first gap in which it may be and in which the rank does
-/// not have more in flight than any did before. In the steady state between the two the repeated block is left as it is.
+/// Moves each pass of the filling (if asked to) and of the draining into the first gap in which it
+/// may be and in which the rank does not have more in flight than any did before. In the steady
+/// state between the two the repeated block is left as it is.
 fn move_together(grid: &mut [Row], filling: bool) {
     let limit = grid.iter().map(Row::peak_in_flight).max().unwrap_or(0);
     let passes = by_time(grid);

@@ -17,7 +17,8 @@ use saved::{Saved, SavedTensor};
 
 /// The variables of a pipelined model: one store per stage's device, under names that do not depend on the partitioning.
 ///
-/// The stores share one set of variables, so that any tch optimizer built over [`var_store`](Vars::var_store) trains the whole model.
+/// The stores share one set of variables, so that any tch optimizer built over
+/// [`var_store`](Vars::var_store) trains the whole model.
 #[derive(Debug)]
 pub struct Vars {
     plan: Plan,
@@ -178,8 +179,8 @@ impl Vars {
     /// floats, and integers to integers. Of tied weights, Python's `safetensors.torch.save_model`
     /// saves one and notes the names of the others, which are found by that note.
     ///
-    /// tch's own `VarStore::load` on [`var_store`](Vars::var_store) changes the variables' kinds to the
-    /// file's, without a word: load with this.
+    /// tch's own `VarStore::load` on [`var_store`](Vars::var_store) changes the variables' kinds to
+    /// the file's, without a word: load with this.
     ///
     /// # Errors
     ///

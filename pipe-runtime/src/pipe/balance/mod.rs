@@ -1,7 +1,8 @@
 //! Which layers belong into which stage: measured, divided exactly, written down.
 //!
-//! [`Balance`] runs a model unpipelined, layer by layer, and divides its layers into stages so that the slowest (or greatest) stage is as small as it can
-//! be. The result, a [`Profile`], prints as a table with the annotations to paste, and can be written to a file.
+//! [`Balance`] runs a model unpipelined, layer by layer, and divides its layers into stages so that
+//! the slowest (or greatest) stage is as small as it can be. The result, a [`Profile`], prints as a
+//! table with the annotations to paste, and can be written to a file.
 
 mod file;
 mod partition;
@@ -29,9 +30,10 @@ use traffic::{LayerKey, Traffic};
 
 /// Divides a model's layers into stages by what they are measured to cost.
 ///
-/// The layers are measured unpipelined, in training mode, on one micro-batch: all variables must lie on one device, the CPU or an accelerator. The
-/// model stays as it is: parameters, gradients, running statistics and the caller's random numbers are not touched, whatever the layers do. Of a layer's own
-/// state outside the variables, nothing is known.
+/// The layers are measured unpipelined, in training mode, on one micro-batch: all variables must
+/// lie on one device, the CPU or an accelerator. The model stays as it is: parameters, gradients,
+/// running statistics and the caller's random numbers are not touched, whatever the layers do. Of a
+/// layer's own state outside the variables, nothing is known.
 ///
 /// ```
 /// use pipe_runtime::{Devices, balance::Balance, pipeline};

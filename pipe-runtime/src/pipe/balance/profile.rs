@@ -39,8 +39,9 @@ pub(super) struct Times {
     pub(super) backward: Vec<f64>,
 }
 
-/// A model on a micro-batch that it can be run on again and again. Until it is dropped, the thread's grad mode, autocast cache and random numbers are those of
-/// a pipelined training step; then everything is as it was, the model's variables included.
+/// A model on a micro-batch that it can be run on again and again. Until it is dropped, the
+/// thread's grad mode, autocast cache and random numbers are those of a pipelined training step;
+/// then everything is as it was, the model's variables included.
 pub(super) struct Bench<'m, M> {
     model: &'m M,
     sample: PackedValue,

@@ -120,7 +120,8 @@ impl BackwardRun {
                 self.gradients.at(port, micro_batch).push((position, gradient));
             }
         }
-        // A recomputed graph is made for each backward; that of a split backward has its second half to come.
+        // A recomputed graph is made for each backward; that of a split backward has its second
+        // half to come.
         if again || kind == ActionKind::BackwardInput {
             self.call.backward_states.at(stage, micro_batch).recorded = Some(recorded);
         } else {

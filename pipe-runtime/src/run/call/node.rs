@@ -55,7 +55,8 @@ pub(crate) fn attach_node(
     let results = outputs.iter().flat_map(|value| &value.tensors);
     let differentiable: Vec<_> = results.clone().map(|item| item.needs_gradient).collect();
     let results: Vec<_> = results.map(|item| &item.tensor).collect();
-    // Unpipelined, the last micro-batch's gradient of what all of them share arrives first; libtorch adds them in the order of the inputs.
+    // Unpipelined, the last micro-batch's gradient of what all of them share arrives first;
+    // libtorch adds them in the order of the inputs.
     let inputs = inputs.iter().rev().flat_map(|value| &value.tensors).map(|item| &item.tensor);
     let inputs: Vec<_> = inputs.chain(parameters.tensors()).collect();
     attach(&results, &differentiable, &inputs, Box::new(node))?;
