@@ -123,14 +123,14 @@ fn annotated() -> String {
 
 /// The stages, and no more.
 fn stages_by_hand() -> String {
-    let uses = "use pipe_runtime::__rt::{Graph, keep, call};\nuse pipe_runtime::nn::{Concat, Linear, Tensor};\n\n";
+    let uses = "use pipe_runtime::__rt::{Graph, keep, pass};\nuse pipe_runtime::nn::{Concat, Linear, Tensor};\n\n";
     let stages = stages("model");
     format!("{uses}{}pub fn stages(model: Model, graph: &mut Graph) {{\n{stages}}}\n", model())
 }
 
 /// All that the annotated struct stands for: parameter paths, the plan, the stages and the way back, the unpipelined run.
 fn by_hand() -> String {
-    let uses = "use pipe_runtime::__rt::{self, Graph, Layers, LayerPlan, Path, SkipPlan, StagePlan, Vars, keep, call};\n\
+    let uses = "use pipe_runtime::__rt::{self, Graph, Layers, LayerPlan, Path, SkipPlan, StagePlan, Vars, keep, pass};\n\
          use pipe_runtime::nn::{Concat, Linear, Tensor};\nuse pipe_runtime::{Context, Layer};\n\n";
     let (model, paths, plan, unpipelined) = (model(), paths(), plan(), unpipelined());
     let (stages, layers) = (stages("self"), taken());
@@ -239,7 +239,7 @@ fn stages(owner: &str) -> String {
                 }
                 None => "x",
             };
-            let _ = writeln!(source, "        let x = call({input}, layer{layer}, cx, \"layer{layer}\");");
+            let _ = writeln!(source, "        let x = pass({input}, layer{layer}, cx, \"layer{layer}\");");
             if let Some(skip) = stash(layer) {
                 let _ = writeln!(source, "        io.send(skip{skip}, keep(&x));");
             }
@@ -261,7 +261,7 @@ fn unpipelined() -> String {
     let mut source = String::new();
     for layer in 0..LAYERS {
         let input = pop(layer).map_or_else(|| "x".to_owned(), |skip| format!("(x, skip{skip})"));
-        let _ = writeln!(source, "        let x = call({input}, &self.layer{layer}, cx, \"layer{layer}\");");
+        let _ = writeln!(source, "        let x = pass({input}, &self.layer{layer}, cx, \"layer{layer}\");");
         if let Some(skip) = stash(layer) {
             let _ = writeln!(source, "        let skip{skip} = keep(&x);");
         }

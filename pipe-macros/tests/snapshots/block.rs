@@ -95,9 +95,9 @@ const _: () = {
         fn run(&self, x: __rt::Tensor, cx: &__rt::Context) -> __rt::Tensor {
             let Self { conv, more, add } = self;
             let skip_residual = __rt::keep(&x);
-            let x = __rt::call(x, conv, cx, "conv");
+            let x = __rt::pass(x, conv, cx, "conv");
             let x = __rt::run_each(x, more, cx, "more");
-            let x = __rt::call((x, skip_residual), add, cx, "sum");
+            let x = __rt::pass((x, skip_residual), add, cx, "sum");
             __rt::output::<Self>(x)
         }
     }

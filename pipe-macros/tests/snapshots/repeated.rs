@@ -147,7 +147,7 @@ const _: () = {
                     (flow_0, flow_1),
                     |(embed, blocks_0), (flow_0, flow_1), io, cx| {
                         let x = io.receive_input::<Self>(flow_0);
-                        let x = __rt::call(x, embed, cx, "embed");
+                        let x = __rt::pass(x, embed, cx, "embed");
                         let x = __rt::run_each(x, blocks_0, cx, "blocks");
                         io.send(flow_1, x);
                     },
@@ -190,7 +190,7 @@ const _: () = {
         type Out = __rt::Tensor;
         fn run(&self, x: __rt::Tensor, cx: &__rt::Context) -> __rt::Tensor {
             let Self { embed, blocks, tail, .. } = self;
-            let x = __rt::call(x, embed, cx, "embed");
+            let x = __rt::pass(x, embed, cx, "embed");
             let x = __rt::run_each(x, blocks, cx, "blocks");
             let x = __rt::run_each(x, tail, cx, "tail");
             __rt::output::<Self>(x)

@@ -134,10 +134,10 @@ const _: () = {
                         let (x, skip_returned) = __rt::with_skips::<
                             1,
                             _,
-                        >(__rt::call(x, one, cx, "one"));
+                        >(__rt::pass(x, one, cx, "one"));
                         io.send(port_returned, skip_returned);
                         let skip_made = __rt::keep(&x);
-                        let x = __rt::call((x, skip_made), two, cx, "two");
+                        let x = __rt::pass((x, skip_made), two, cx, "two");
                         io.send(flow_1, x);
                     },
                 );
@@ -150,7 +150,7 @@ const _: () = {
                         let x = io.receive(flow_1);
                         let skip_taken = io.receive(port_taken);
                         let skip_returned = io.receive(port_returned);
-                        let x = __rt::call(
+                        let x = __rt::pass(
                             (x, skip_taken, skip_returned),
                             three,
                             cx,
@@ -176,10 +176,10 @@ const _: () = {
             let (x, skip_returned) = __rt::with_skips::<
                 1,
                 _,
-            >(__rt::call(x, one, cx, "one"));
+            >(__rt::pass(x, one, cx, "one"));
             let skip_made = __rt::keep(&x);
-            let x = __rt::call((x, skip_made), two, cx, "two");
-            let x = __rt::call((x, skip_taken, skip_returned), three, cx, "three");
+            let x = __rt::pass((x, skip_made), two, cx, "two");
+            let x = __rt::pass((x, skip_taken, skip_returned), three, cx, "three");
             __rt::output::<Self>(x)
         }
     }

@@ -179,11 +179,11 @@ const _: () = {
                         cx|
                     {
                         let x = io.receive_input::<Self>(flow_0);
-                        let x = __rt::call(x, encode1, cx, "encode1");
+                        let x = __rt::pass(x, encode1, cx, "encode1");
                         io.send(port_level1, __rt::keep(&x));
-                        let x = __rt::call(x, encode2, cx, "encode2");
+                        let x = __rt::pass(x, encode2, cx, "encode2");
                         io.send(port_level2, __rt::keep(&x));
-                        let x = __rt::call(x, bottleneck, cx, "bottleneck");
+                        let x = __rt::pass(x, bottleneck, cx, "bottleneck");
                         io.send(flow_1, x);
                     },
                 );
@@ -206,12 +206,12 @@ const _: () = {
                     {
                         let x = io.receive(flow_1);
                         let skip_level2 = io.receive(port_level2);
-                        let x = __rt::call((x, skip_level2), concat2, cx, "concat2");
-                        let x = __rt::call(x, decode2, cx, "decode2");
+                        let x = __rt::pass((x, skip_level2), concat2, cx, "concat2");
+                        let x = __rt::pass(x, decode2, cx, "decode2");
                         let skip_level1 = io.receive(port_level1);
-                        let x = __rt::call((x, skip_level1), concat1, cx, "concat1");
-                        let x = __rt::call(x, decode1, cx, "decode1");
-                        let x = __rt::call(x, head, cx, "head");
+                        let x = __rt::pass((x, skip_level1), concat1, cx, "concat1");
+                        let x = __rt::pass(x, decode1, cx, "decode1");
+                        let x = __rt::pass(x, head, cx, "head");
                         io.send_output::<Self>(flow_2, __rt::output::<Self>(x));
                     },
                 );
@@ -247,16 +247,16 @@ const _: () = {
                 decode1,
                 head,
             } = self;
-            let x = __rt::call(x, encode1, cx, "encode1");
+            let x = __rt::pass(x, encode1, cx, "encode1");
             let skip_level1 = __rt::keep(&x);
-            let x = __rt::call(x, encode2, cx, "encode2");
+            let x = __rt::pass(x, encode2, cx, "encode2");
             let skip_level2 = __rt::keep(&x);
-            let x = __rt::call(x, bottleneck, cx, "bottleneck");
-            let x = __rt::call((x, skip_level2), concat2, cx, "concat2");
-            let x = __rt::call(x, decode2, cx, "decode2");
-            let x = __rt::call((x, skip_level1), concat1, cx, "concat1");
-            let x = __rt::call(x, decode1, cx, "decode1");
-            let x = __rt::call(x, head, cx, "head");
+            let x = __rt::pass(x, bottleneck, cx, "bottleneck");
+            let x = __rt::pass((x, skip_level2), concat2, cx, "concat2");
+            let x = __rt::pass(x, decode2, cx, "decode2");
+            let x = __rt::pass((x, skip_level1), concat1, cx, "concat1");
+            let x = __rt::pass(x, decode1, cx, "decode1");
+            let x = __rt::pass(x, head, cx, "head");
             __rt::output::<Self>(x)
         }
     }

@@ -47,9 +47,9 @@ impl<M: ModuleT> Layer<Tensor> for M {
     }
 }
 
-/// Runs the child layer `name` at its place in the model.
+/// Passes `input` through the child layer `name`, at its place in the model.
 #[doc(hidden)]
-pub fn call<L, In, Out>(input: In, layer: &L, cx: &Context, name: &'static str) -> Out
+pub fn pass<L, In, Out>(input: In, layer: &L, cx: &Context, name: &'static str) -> Out
 where
     L: Layer<In, Out = Out>,
 {

@@ -47,7 +47,7 @@ impl<T: Flow> Flow for Option<T> {}
 
 pub struct Context;
 
-pub fn call<L, In, Out>(input: In, layer: &L, cx: &Context, name: &'static str) -> Out
+pub fn pass<L, In, Out>(input: In, layer: &L, cx: &Context, name: &'static str) -> Out
 where
     L: Layer<In, Out = Out>,
 {

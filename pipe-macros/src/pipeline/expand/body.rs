@@ -40,7 +40,7 @@ fn call(model: &Model, plan: &Plan, step: &Step) -> TokenStream {
     tokens
 }
 
-/// `let x = __rt::call(x, layer, cx, "layer");`, and if it returns skips,
+/// `let x = __rt::pass(x, layer, cx, "layer");`, and if it returns skips,
 /// `let (x, skip_a) = __rt::with_skips::<1, _>(..);`
 fn run(layer: &Layer, binding: &Ident) -> TokenStream {
     let (at, child) = (site(layer), layer.child());
@@ -48,7 +48,7 @@ fn run(layer: &Layer, binding: &Ident) -> TokenStream {
     let returned: Vec<Ident> = returned(layer).map(|name| skip(name, at)).collect();
     let input = with_skips(at, &popped);
     let output = with_skips(at, &returned);
-    let call = quote_spanned!(at=> __rt::call(#input, #binding, cx, #child));
+    let call = quote_spanned!(at=> __rt::pass(#input, #binding, cx, #child));
     match returned.len() {
         0 => quote_spanned!(at=> let #output = #call;),
         skips => {
