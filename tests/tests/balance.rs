@@ -390,7 +390,7 @@ fn stages_that_cannot_be_are_refused() {
     let memory = error(|b| b.stages(2).timeout(Duration::ZERO).memory_limit(2000));
     assert_eq!(memory, "no partition keeps every stage within 1.95 KiB: layer `layers[0]` alone takes 3.91 KiB");
     let memory = error(|b| b.stages(1).timeout(Duration::ZERO).memory_limit(4096));
-    assert_eq!(memory, "no partition keeps every stage within 4.00 KiB: the best of 1 stages take up to 7.81 KiB");
+    assert_eq!(memory, "no partition keeps every stage within 4 KiB: the best of 1 stages take up to 7.81 KiB");
 }
 
 #[test]

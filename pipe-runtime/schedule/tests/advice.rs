@@ -49,20 +49,21 @@ fn the_reasons_are_said() {
 `zbv` on 4 ranks with 2 stages each, 6 micro-batches, checkpointing except_last: 678 per step in 54.7 of 80; `zbv` on 4 ranks with 2 stages each, 6 micro-batches, checkpointing never would take 539 but needs 85.3
 write: schedule = zbv, chunks = 6, checkpoint = except_last
 
-schedule     ranks stages micro-batches  checkpoint        time     memory
-zbv              4      2             6  except_last        678       54.7  the best
-zbv              4      2             6  always             706       54.7  4.08 % slower
-gpipe            4      2             6  except_last        761       34.7  12.2 % slower
-gpipe            4      2             6  always             775       25.3  14.3 % slower
-1f1b             4      1             6  except_last        830       46.7  22.4 % slower
-1f1b             4      1             6  always             858       26.7  26.5 % slower
-gpipe            4      1             6  except_last        885         28  30.6 % slower
-gpipe            4      1             6  always             885         28  30.6 % slower
-zbv              4      2             6  never              539       85.3  6.67 % too large
-1f1b             4      1             6  never              747       85.3  6.67 % too large
-gpipe            4      1             6  never              747        128  60 % too large
-gpipe            4      2             6  never              623        128  60 % too large
-dualpipe_v   `dualpipe_v` needs at least 8 micro-batches on 4 ranks, not 6: use 8 micro-batches, or `gpipe`, `1f1b` or `zbv`
+schedule  ranks  stages  micro-batches  checkpoint   time  memory
+--------  -----  ------  -------------  -----------  ----  ------
+zbv           4       2              6  except_last   678    54.7  the best
+zbv           4       2              6  always        706    54.7  4.08 % slower
+gpipe         4       2              6  except_last   761    34.7  12.2 % slower
+gpipe         4       2              6  always        775    25.3  14.3 % slower
+1f1b          4       1              6  except_last   830    46.7  22.4 % slower
+1f1b          4       1              6  always        858    26.7  26.5 % slower
+gpipe         4       1              6  except_last   885      28  30.6 % slower
+gpipe         4       1              6  always        885      28  30.6 % slower
+zbv           4       2              6  never         539    85.3  6.67 % too large
+1f1b          4       1              6  never         747    85.3  6.67 % too large
+gpipe         4       1              6  never         747     128  60 % too large
+gpipe         4       2              6  never         623     128  60 % too large
+`dualpipe_v` needs at least 8 micro-batches on 4 ranks, not 6: use 8 micro-batches, or `gpipe`, `1f1b` or `zbv`
 "
     );
 }
