@@ -3,7 +3,7 @@
 //   --way cut     each stage and micro-batch has a graph of its own, as in a pipeline, and a backward of its own
 //   --way uncut   one graph over all micro-batches, and one backward
 //
-// Answers `check` and `turn N` as `examples/src/bin/bench/main.rs` says.
+// Answers `check` and `turn N` as `xtask/programs/src/bin/bench/main.rs` says.
 
 #include <torch/torch.h>
 
