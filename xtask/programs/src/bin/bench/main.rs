@@ -7,6 +7,8 @@
 //!
 //! Between lines it sleeps. It ends with its input.
 
+#![forbid(unsafe_code)]
+
 mod models;
 mod op_times;
 mod values;

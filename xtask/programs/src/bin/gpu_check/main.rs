@@ -3,6 +3,8 @@
 //! `cargo xtask gpu-check` builds and runs it here; with `--bundle DIR`, it makes a folder that runs on a machine with libtorch alone.
 //! What a machine without a GPU cannot tell is skipped, and the table says so.
 
+#![forbid(unsafe_code)]
+
 mod memory;
 mod races;
 mod small;

@@ -3,6 +3,8 @@
 //! In the given folder: for each case a safetensors file with weights, inputs and all that a step leaves behind, and `oracle.json`, which lists the cases and
 //! what we do where torchgpipe is wrong.
 
+#![forbid(unsafe_code)]
+
 mod cases;
 mod faults;
 mod models;

@@ -2,6 +2,8 @@
 //!
 //! `cargo run --release -p pipe-programs --bin schedules` prints it; `-- --write` puts it into the page. The numbers are of the machine it runs on.
 
+#![forbid(unsafe_code)]
+
 mod model;
 mod table;
 

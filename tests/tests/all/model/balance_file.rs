@@ -43,7 +43,7 @@ fn the_file_that_a_measurement_writes_is_the_one_that_the_struct_reads() {
     let file = folder.path().join("net.toml");
     profile.write(&file).unwrap();
     let written = std::fs::read_to_string(&file).unwrap();
-    assert_eq!(written, include_str!("../balance/net.toml"), "bytes are the same on every machine");
+    assert_eq!(written, include_str!("../../../balance/net.toml"), "bytes are the same on every machine");
 }
 
 #[test]

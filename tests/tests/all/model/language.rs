@@ -85,7 +85,7 @@ mod renamed {
     use pipes::pipeline;
     use tch::nn::Linear;
 
-    #[pipeline(crate = crate::renamed::pipes, allow(single_stage))]
+    #[pipeline(crate = crate::model::language::renamed::pipes, allow(single_stage))]
     pub(super) struct Inner {
         #[device("cpu")]
         pub(super) only: Linear,

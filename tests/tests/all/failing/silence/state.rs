@@ -53,6 +53,7 @@ fn a_frozen_variable_that_a_layer_moves_is_moved_once_and_put_back_after_a_failu
 
 #[test]
 fn a_variable_that_belongs_to_no_layer_is_an_error_that_names_it() {
+    let _serial = pipe_tests::serial();
     let vars = Normed::vars(&Devices::cpu(2)).unwrap();
     let norm = nn::batch_norm1d(vars.all().root() / "bn1", 8, Default::default());
     let net = Normed { norm, head: linear(vars.head(), 8, 2), end: func(Tensor::relu) };

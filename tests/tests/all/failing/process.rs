@@ -23,7 +23,8 @@ fn net(last: Func<'static>) -> (Net, NetVars) {
 /// Runs the test of this binary that calls it again, as a process of its own.
 fn again(name: &str, variables: &[(&str, &str)]) -> Output {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args([name, "--exact", "--nocapture"]).env(AGAIN, "1");
+    let name = format!("failing::process::{name}");
+    command.args([&*name, "--exact", "--nocapture"]).env(AGAIN, "1");
     command.env_remove("RUST_BACKTRACE").envs(variables.iter().copied());
     command.output().unwrap()
 }

@@ -1,6 +1,6 @@
 //! Schedules of the user's own: valid ones train as in place, others are refused in the validator's words.
 
-#[path = "../../pipe-runtime/schedule/tests/any_schedule/mod.rs"]
+#[path = "../../../../pipe-runtime/schedule/tests/any_schedule/mod.rs"]
 mod any_schedule;
 
 use pipe_runtime::schedule::Builder;
