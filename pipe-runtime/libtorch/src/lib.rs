@@ -3,6 +3,8 @@
 //! Used by build scripts and by `cargo xtask`. It depends on nothing, and needs no libtorch. A crate
 //! with a program that uses `pipe-runtime` calls [`link`] in its build script.
 
+#![forbid(unsafe_code)]
+
 pub mod compiler;
 pub mod fit;
 mod lock;
