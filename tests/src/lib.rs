@@ -1,6 +1,7 @@
 //! What the tests share: the comparison of a pipelined run with the run in place, and layers to build models from.
 
 #![deny(missing_docs)]
+#![forbid(unsafe_code)]
 
 pub mod compare;
 #[cfg(doctest)]
