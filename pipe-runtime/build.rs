@@ -16,6 +16,11 @@ fn main() {
 
 fn build() -> Result<(), String> {
     println!("cargo::rerun-if-changed={SHIM}");
+    if env::var_os("CARGO_FEATURE_DOC_ONLY").is_some() {
+        // Empty: a dependent's build script links to no libtorch either.
+        println!("cargo::metadata=LIBTORCH_LIB=");
+        return Ok(());
+    }
     let lib = env::var_os("DEP_TCH_LIBTORCH_LIB").map(PathBuf::from);
     let lib = lib.ok_or("torch-sys did not say where libtorch is: run `cargo xtask libtorch`, or set LIBTORCH")?;
     let folder = lib.parent().unwrap_or(&lib);
@@ -27,7 +32,8 @@ fn build() -> Result<(), String> {
     let mimalloc =
         env::var("DEP_MIMALLOC_INCLUDE_DIR").map_err(|_| "libmimalloc-sys did not say where its header is")?;
     let mut build = cc::Build::new();
-    build.cpp(true).pic(true).warnings(false).opt_level(2).debug(false).flag_if_supported("-fno-plt");
+    build.cpp(true).pic(true).opt_level(2).debug(false).flag_if_supported("-fno-plt");
+    build.warnings(true).extra_warnings(true);
     build.flags(pipe_libtorch::flags(folder)?);
     build.flag(format!("-isystem{mimalloc}")).file(format!("{SHIM}/shim.cpp")).compile("pipe_torch");
 

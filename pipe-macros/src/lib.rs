@@ -11,6 +11,7 @@
 //!     ─ plan ─▶ Plan ─ expand ─▶ items beside the struct
 //! ```
 #![deny(missing_docs)]
+#![forbid(unsafe_code)]
 
 mod derive_flow;
 mod pipeline;

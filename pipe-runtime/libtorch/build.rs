@@ -1,4 +1,5 @@
-//! With the feature `check`: refuses a libtorch or a compiler that does not fit.
+//! With the feature `check`, and without `doc-only`: refuses a libtorch or a compiler that does not
+//! fit.
 
 #[allow(dead_code, reason = "the parts for other crates")]
 #[path = "src/lib.rs"]
@@ -18,6 +19,7 @@ fn main() {
         println!("cargo::rerun-if-env-changed={name}");
     }
     if env::var_os("CARGO_FEATURE_CHECK").is_some()
+        && env::var_os("CARGO_FEATURE_DOC_ONLY").is_none()
         && let Some(folder) = folder()
         && let Err(fault) = check(&folder)
     {

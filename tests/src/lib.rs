@@ -2,6 +2,7 @@
 //! build models from.
 
 #![deny(missing_docs)]
+#![forbid(unsafe_code)]
 
 pub mod compare;
 #[cfg(doctest)]

@@ -34,7 +34,10 @@ fn write_crate(workspace: &Path, outside: &Path) {
     write("build.rs", block(section, "`build.rs`"));
     let example = readme.split_once("```rust\n").and_then(|(_, rest)| rest.split_once("```")).unwrap().0;
     write("src/main.rs", example);
-    fs::copy(workspace.join("Cargo.lock"), outside.join("Cargo.lock")).unwrap();
+    // And the same toolchain.
+    for file in ["Cargo.lock", "rust-toolchain.toml"] {
+        fs::copy(workspace.join(file), outside.join(file)).unwrap();
+    }
 }
 
 fn workspace() -> &'static Path {

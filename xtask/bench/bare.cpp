@@ -1,9 +1,11 @@
-// Bare libtorch doing what a pipeline of `trivial` layers does, on one thread: the floor of the dispatch row.
+// Bare libtorch doing what a pipeline of `trivial` layers does, on one thread: the floor of the
+// dispatch row.
 //
-//   --way cut     each stage and micro-batch has a graph of its own, as in a pipeline, and a backward of its own
+//   --way cut     each stage and micro-batch has a graph of its own, as in a pipeline, and a
+//   backward of its own
 //   --way uncut   one graph over all micro-batches, and one backward
 //
-// Answers `check` and `turn N` as `examples/src/bin/bench/main.rs` says.
+// Answers `check` and `turn N` as `xtask/programs/src/bin/bench/main.rs` says.
 
 #include <torch/torch.h>
 
@@ -25,9 +27,12 @@ struct Settings {
 // As in values.rs.
 Tensor uniform(const std::string& name, torch::IntArrayRef shape) {
   int64_t letters = 0, count = 1, place = 0;
-  for (unsigned char letter : name) letters += letter * ++place;
-  for (int64_t size : shape) count *= size;
-  Tensor waves = torch::arange(count, torch::kDouble) * 12.9898 + static_cast<double>(letters % 1000) * M_PI;
+  for (unsigned char letter : name)
+    letters += letter * ++place;
+  for (int64_t size : shape)
+    count *= size;
+  Tensor waves =
+      torch::arange(count, torch::kDouble) * 12.9898 + static_cast<double>(letters % 1000) * M_PI;
   waves = waves.sin() * 43758.5453;
   return ((waves - waves.floor()) * 2 - 1).to(torch::kFloat).reshape(shape);
 }
@@ -55,7 +60,8 @@ struct Model {
       made.emplace_back();
       Tensor x = part;
       for (const Tensor& weight : weights) {
-        if (!made.back().empty()) x = x.detach().requires_grad_();
+        if (!made.back().empty())
+          x = x.detach().requires_grad_();
         received.back().push_back(x);
         x = x * weight;
         made.back().push_back(x);
@@ -77,7 +83,8 @@ struct Model {
   Tensor uncut() {
     std::vector<Tensor> outputs;
     for (Tensor x : input.chunk(settings.chunks)) {
-      for (const Tensor& weight : weights) x = x * weight;
+      for (const Tensor& weight : weights)
+        x = x * weight;
       outputs.push_back(x);
     }
     Tensor loss = torch::mse_loss(torch::cat(outputs), target);
@@ -87,7 +94,8 @@ struct Model {
 
   // The milliseconds; the loss is left in `loss`.
   double step(double& loss) {
-    for (Tensor& weight : weights) weight.mutable_grad() = Tensor();
+    for (Tensor& weight : weights)
+      weight.mutable_grad() = Tensor();
     auto start = std::chrono::steady_clock::now();
     Tensor value = settings.way == "cut" ? cut() : uncut();
     std::chrono::duration<double, std::milli> time = std::chrono::steady_clock::now() - start;
@@ -97,7 +105,8 @@ struct Model {
 
   double gradient_norm() {
     double squares = 0;
-    for (const Tensor& weight : weights) squares += weight.grad().to(torch::kDouble).square().sum().item<double>();
+    for (const Tensor& weight : weights)
+      squares += weight.grad().to(torch::kDouble).square().sum().item<double>();
     return std::sqrt(squares);
   }
 };
@@ -106,11 +115,16 @@ int main(int count, char** words) {
   Settings settings;
   for (int word = 1; word + 1 < count; word += 2) {
     std::string name = words[word], value = words[word + 1];
-    if (name == "--way") settings.way = value;
-    if (name == "--stages") settings.stages = std::stoll(value);
-    if (name == "--width") settings.width = std::stoll(value);
-    if (name == "--rows") settings.rows = std::stoll(value);
-    if (name == "--chunks") settings.chunks = std::stoll(value);
+    if (name == "--way")
+      settings.way = value;
+    if (name == "--stages")
+      settings.stages = std::stoll(value);
+    if (name == "--width")
+      settings.width = std::stoll(value);
+    if (name == "--rows")
+      settings.rows = std::stoll(value);
+    if (name == "--chunks")
+      settings.chunks = std::stoll(value);
   }
   torch::set_num_threads(1);
   Model model(settings);
@@ -128,7 +142,8 @@ int main(int count, char** words) {
       std::cout << loss << ' ' << model.gradient_norm() << std::endl;
       continue;
     }
-    for (int64_t step = 0; step < steps; step++) std::cout << model.step(loss) << ' ';
+    for (int64_t step = 0; step < steps; step++)
+      std::cout << model.step(loss) << ' ';
     std::cout << loss << std::endl;
   }
 }

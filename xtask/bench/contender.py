@@ -1,6 +1,6 @@
 """What every contender in Python does: reads its arguments, then answers `check` and `turn N`.
 
-`examples/src/bin/bench/main.rs` says what they mean.
+`xtask/programs/src/bin/bench/main.rs` says what they mean.
 """
 
 import argparse

@@ -1,7 +1,8 @@
-// Counts what a process has allocated and not freed: loaded before libc (`LD_PRELOAD`), it passes every call on to glibc.
+// Counts what a process has allocated and not freed: loaded before libc (`LD_PRELOAD`), it passes
+// every call on to glibc.
 //
-// Only blocks of at least a KiB count, which all tensors of interest are. The counts lie in the file that `LIVE_BYTES`
-// names, where another process reads them: what is live now, then the peak.
+// Only blocks of at least a KiB count, which all tensors of interest are. The counts lie in the
+// file that `LIVE_BYTES` names, where another process reads them: what is live now, then the peak.
 
 #include <fcntl.h>
 #include <malloc.h>
@@ -35,16 +36,20 @@ std::atomic<Counts*> counts{&own};
 __attribute__((constructor)) void open_file() {
   const char* name = getenv("LIVE_BYTES");
   int file = name ? open(name, O_RDWR) : -1;
-  if (file < 0) return;
+  if (file < 0)
+    return;
   void* memory = mmap(nullptr, sizeof(Counts), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
   close(file);
-  if (memory != MAP_FAILED) counts = static_cast<Counts*>(memory);
+  if (memory != MAP_FAILED)
+    counts = static_cast<Counts*>(memory);
 }
 
 void* count(void* block) {
-  if (!block) return block;
+  if (!block)
+    return block;
   int64_t size = malloc_usable_size(block);
-  if (size < static_cast<int64_t>(SMALLEST)) return block;
+  if (size < static_cast<int64_t>(SMALLEST))
+    return block;
   Counts& all = *counts.load(std::memory_order_relaxed);
   int64_t live = all.live.fetch_add(size, std::memory_order_relaxed) + size;
   int64_t peak = all.peak.load(std::memory_order_relaxed);
@@ -54,19 +59,25 @@ void* count(void* block) {
 }
 
 void discount(void* block) {
-  if (!block) return;
+  if (!block)
+    return;
   int64_t size = malloc_usable_size(block);
-  if (size < static_cast<int64_t>(SMALLEST)) return;
+  if (size < static_cast<int64_t>(SMALLEST))
+    return;
   counts.load(std::memory_order_relaxed)->live.fetch_sub(size, std::memory_order_relaxed);
 }
 
-}  // namespace
+} // namespace
 
 extern "C" {
 
-void* malloc(size_t size) { return count(__libc_malloc(size)); }
+void* malloc(size_t size) {
+  return count(__libc_malloc(size));
+}
 
-void* calloc(size_t number, size_t size) { return count(__libc_calloc(number, size)); }
+void* calloc(size_t number, size_t size) {
+  return count(__libc_calloc(number, size));
+}
 
 void* realloc(void* block, size_t size) {
   discount(block);
@@ -76,13 +87,18 @@ void* realloc(void* block, size_t size) {
   return moved;
 }
 
-void* memalign(size_t alignment, size_t size) { return count(__libc_memalign(alignment, size)); }
+void* memalign(size_t alignment, size_t size) {
+  return count(__libc_memalign(alignment, size));
+}
 
-void* aligned_alloc(size_t alignment, size_t size) { return memalign(alignment, size); }
+void* aligned_alloc(size_t alignment, size_t size) {
+  return memalign(alignment, size);
+}
 
 int posix_memalign(void** block, size_t alignment, size_t size) {
   void* made = memalign(alignment, size);
-  if (!made) return ENOMEM;
+  if (!made)
+    return ENOMEM;
   *block = made;
   return 0;
 }
@@ -92,4 +108,4 @@ void free(void* block) {
   __libc_free(block);
 }
 
-}  // extern "C"
+} // extern "C"

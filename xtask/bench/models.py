@@ -1,4 +1,4 @@
-"""The models of `examples/src/bin/bench/models`, of torch's layers: each a list of layers and its cuts.
+"""The models of `xtask/programs/src/bin/bench/models`, of torch's layers: each a list of layers and its cuts.
 
 Weights and data are those of `values.rs`: both sides compute them by one formula, from a parameter's name.
 """

@@ -18,7 +18,8 @@ inline std::tuple<at::Tensor, at::Tensor> qr(const at::Tensor& self, bool some) 
   return at::linalg_qr(self, some ? "reduced" : "complete");
 }
 
-inline std::tuple<at::Tensor&, at::Tensor&> qr_out(at::Tensor& q, at::Tensor& r, const at::Tensor& self, bool some) {
+inline std::tuple<at::Tensor&, at::Tensor&>
+qr_out(at::Tensor& q, at::Tensor& r, const at::Tensor& self, bool some) {
   return at::linalg_qr_out(q, r, self, some ? "reduced" : "complete");
 }
 

@@ -1,23 +1,9 @@
 //! The project's own commands, run as `cargo xtask <command>`.
 
-mod bench;
-mod cache;
-mod cargo;
-mod checkout;
-mod data;
-mod demo;
-mod digits;
-mod disk;
-mod environment;
-mod fixtures;
-mod gpu_check;
-mod libtorch;
-mod oracle;
-mod pairs;
-mod pip;
-mod python;
-mod tally;
-mod test;
+#![forbid(unsafe_code)]
+
+mod commands;
+mod tools;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -25,8 +11,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::checkout::Checkout;
-use crate::libtorch::Flavour;
+use crate::commands::{bench, data, demo, fixtures, gpu_check, libtorch, oracle, pairs, test};
+use crate::tools::checkout::Checkout;
+use crate::tools::libtorch::Flavour;
 
 /// Sets up, tries out and tests this project.
 #[derive(Parser)]

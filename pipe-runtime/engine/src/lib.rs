@@ -9,6 +9,7 @@
 //! a counter of changes, where there are cores enough, and then sleeps.
 
 #![deny(missing_docs)]
+#![forbid(unsafe_code)]
 
 #[cfg(test)]
 mod checks;

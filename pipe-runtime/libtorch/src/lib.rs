@@ -3,6 +3,8 @@
 //! Used by build scripts and by `cargo xtask`. It depends on nothing, and needs no libtorch. A crate
 //! with a program that uses `pipe-runtime` calls [`link`] in its build script.
 
+#![forbid(unsafe_code)]
+
 pub mod compiler;
 pub mod fit;
 mod lock;
@@ -57,14 +59,16 @@ pub fn flags(folder: &Path) -> Result<Vec<String>, String> {
 }
 
 /// Lets the programs of the crate whose build script calls this find libtorch where the build has
-/// found it, without any environment variable.
+/// found it, without any environment variable. Does nothing with `pipe-runtime`'s feature `doc-only`.
 ///
 /// # Panics
 ///
 /// The crate does not depend on `pipe-runtime`, which says where that is.
 pub fn link() {
     let lib = env::var("DEP_PIPE_RUNTIME_LIBTORCH_LIB").expect("this crate depends on pipe-runtime");
-    println!("cargo::rustc-link-arg=-Wl,-rpath,{lib}");
+    if !lib.is_empty() {
+        println!("cargo::rustc-link-arg=-Wl,-rpath,{lib}");
+    }
 }
 
 #[cfg(test)]

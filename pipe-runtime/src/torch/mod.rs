@@ -1,5 +1,7 @@
 //! Everything that tch does not offer: a C++ shim (`shim/`) and its safe wrapper. The only `unsafe` of the workspace.
 
+#![allow(unsafe_code)]
+
 mod autocast;
 mod counter;
 mod cuda;

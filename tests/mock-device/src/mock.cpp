@@ -1,6 +1,7 @@
-// Two devices of the kind CUDA, in a process whose libtorch has none: memory is the host's, operators are the CPU's, done at once by the thread that asks for them.
-// What streams are for is only written down: each use of memory on the stream that is current, each event, each wait. The order that these
-// make is checked afterwards.
+// Two devices of the kind CUDA, in a process whose libtorch has none: memory is the host's,
+// operators are the CPU's, done at once by the thread that asks for them. What streams are for is
+// only written down: each use of memory on the stream that is current, each event, each wait. The
+// order that these make is checked afterwards.
 #include <ATen/ATen.h>
 #include <ATen/EmptyTensor.h>
 #include <ATen/NativeFunctions.h>
@@ -63,13 +64,16 @@ Log& log() {
   return *instance;
 }
 
-// `stream` is the device's number times 1000 plus the stream's, `object` the block of memory or the event.
+// `stream` is the device's number times 1000 plus the stream's, `object` the block of memory or the
+// event.
 void write(Kind kind, int64_t stream, int64_t object, const std::string& name) {
   std::ostringstream line;
   line << kind << ' ' << this_thread() << ' ' << stream << ' ' << object << ' ' << name << '\n';
   const std::string text = line.str();
   std::lock_guard<std::mutex> lock(log().mutex);
-  TORCH_CHECK(::write(log().file, text.data(), text.size()) == static_cast<ssize_t>(text.size()), "the mock's log cannot be written");
+  TORCH_CHECK(
+      ::write(log().file, text.data(), text.size()) == static_cast<ssize_t>(text.size()),
+      "the mock's log cannot be written");
 }
 
 thread_local c10::DeviceIndex current_device = 0;
@@ -128,7 +132,8 @@ struct Guard final : public c10::impl::DeviceGuardImplInterface {
     current_streams[stream.device_index()] = stream.id();
     return before;
   }
-  void record(void** event, const c10::Stream& stream, c10::DeviceIndex, c10::EventFlag) const override {
+  void record(void** event, const c10::Stream& stream, c10::DeviceIndex, c10::EventFlag)
+      const override {
     static std::atomic<int64_t> events{0};
     if (!*event) {
       *event = new int64_t(events++);
@@ -212,7 +217,11 @@ c10::DataPtr take(size_t bytes, int device) {
   block->memory = std::aligned_alloc(64, (bytes / 64 + 1) * 64);
   TORCH_CHECK(block->memory, "out of memory");
   std::memset(block->memory, kPoison, bytes);
-  write(kAllocate, device < 0 ? -1 : number_of(current(c10::Device(c10::kCUDA, device))), block->number, "allocate");
+  write(
+      kAllocate,
+      device < 0 ? -1 : number_of(current(c10::Device(c10::kCUDA, device))),
+      block->number,
+      "allocate");
   std::lock_guard<std::mutex> lock(memory_mutex);
   if (device < 0) {
     pinned.emplace(static_cast<char*>(block->memory), bytes);
@@ -220,11 +229,16 @@ c10::DataPtr take(size_t bytes, int device) {
   }
   stats[device].allocated_bytes[kAll].increase(bytes);
   stats[device].reserved_bytes[kAll].increase(bytes);
-  return {block->memory, block, &release, c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(device))};
+  return {
+      block->memory,
+      block,
+      &release,
+      c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(device))};
 }
 
 const Block* block_of(const c10::DataPtr& memory) {
-  return memory.get_deleter() == &release ? static_cast<const Block*>(memory.get_context()) : nullptr;
+  return memory.get_deleter() == &release ? static_cast<const Block*>(memory.get_context())
+                                          : nullptr;
 }
 
 const Block* block_of(const at::Tensor& tensor) {
@@ -323,7 +337,8 @@ struct Hooks final : public at::CUDAHooksInterface {
     std::lock_guard<std::mutex> lock(memory_mutex);
     auto at = static_cast<const char*>(memory);
     auto after = pinned.upper_bound(at);
-    return after != pinned.begin() && at < std::prev(after)->first + std::max<size_t>(std::prev(after)->second, 1);
+    return after != pinned.begin() &&
+        at < std::prev(after)->first + std::max<size_t>(std::prev(after)->second, 1);
   }
   c10::Allocator* getPinnedMemoryAllocator() const override {
     static auto* allocator = new PinnedMemory();
@@ -340,7 +355,11 @@ struct Hooks final : public at::CUDAHooksInterface {
   }
 };
 
-void access(bool writes, const at::Tensor& tensor, const c10::Stream& stream, const std::string& name) {
+void access(
+    bool writes,
+    const at::Tensor& tensor,
+    const c10::Stream& stream,
+    const std::string& name) {
   if (const Block* block = block_of(tensor)) {
     if (block->bytes > 0) {
       write(writes ? kWrite : kRead, number_of(stream), block->number, name);
@@ -370,7 +389,8 @@ at::Tensor on_cpu(const at::Tensor& tensor) {
   if (tensor.is_cpu()) {
     return tensor;
   }
-  return at::from_blob(tensor.data_ptr(), tensor.sizes(), tensor.strides(), tensor.options().device(c10::kCPU));
+  return at::from_blob(
+      tensor.data_ptr(), tensor.sizes(), tensor.strides(), tensor.options().device(c10::kCPU));
 }
 
 at::Tensor empty(
@@ -381,7 +401,12 @@ at::Tensor empty(
     std::optional<bool>,
     std::optional<at::MemoryFormat> format) {
   c10::DeviceGuard guard(whole(device.value_or(c10::Device(c10::kCUDA))));
-  return at::detail::empty_generic(size, device_memory(), c10::DispatchKeySet(c10::DispatchKey::CUDA), at::dtype_or_default(dtype), format);
+  return at::detail::empty_generic(
+      size,
+      device_memory(),
+      c10::DispatchKeySet(c10::DispatchKey::CUDA),
+      at::dtype_or_default(dtype),
+      format);
 }
 
 at::Tensor empty_strided(
@@ -392,10 +417,16 @@ at::Tensor empty_strided(
     std::optional<at::Device> device,
     std::optional<bool>) {
   c10::DeviceGuard guard(whole(device.value_or(c10::Device(c10::kCUDA))));
-  return at::detail::empty_strided_generic(size, stride, device_memory(), c10::DispatchKeySet(c10::DispatchKey::CUDA), at::dtype_or_default(dtype));
+  return at::detail::empty_strided_generic(
+      size,
+      stride,
+      device_memory(),
+      c10::DispatchKeySet(c10::DispatchKey::CUDA),
+      at::dtype_or_default(dtype));
 }
 
-const at::Tensor& resize(const at::Tensor& self, at::IntArrayRef size, std::optional<at::MemoryFormat>) {
+const at::Tensor&
+resize(const at::Tensor& self, at::IntArrayRef size, std::optional<at::MemoryFormat>) {
   self.unsafeGetTensorImpl()->set_sizes_contiguous(size);
   const size_t needed = (self.storage_offset() + self.numel()) * self.element_size();
   auto* storage = self.storage().unsafeGetStorageImpl();
@@ -407,7 +438,8 @@ const at::Tensor& resize(const at::Tensor& self, at::IntArrayRef size, std::opti
   return self;
 }
 
-// As CUDA's: on the current stream of the device that is not the CPU; between two devices on the source's, with an event before and one after.
+// As CUDA's: on the current stream of the device that is not the CPU; between two devices on the
+// source's, with an event before and one after.
 at::Tensor& copy(at::Tensor& self, const at::Tensor& source, bool non_blocking) {
   if (!inside) {
     const c10::Stream stream = current(source.is_cuda() ? source.device() : self.device());
@@ -490,19 +522,23 @@ std::unique_ptr<at::ObserverContext> watch_host(const at::RecordFunction& functi
   const auto schema = function.operator_schema();
   const auto inputs = function.inputs();
   for (size_t i = 0; i < inputs.size(); ++i) {
-    const auto* alias = schema && i < schema->arguments().size() ? schema->arguments()[i].alias_info() : nullptr;
+    const auto* alias =
+        schema && i < schema->arguments().size() ? schema->arguments()[i].alias_info() : nullptr;
     for_each_tensor(inputs[i], [&](const at::Tensor& tensor) {
       const Block* block = tensor.defined() && tensor.is_cpu() ? block_of(tensor) : nullptr;
       if (block && block->bytes > 0) {
-        write(alias && alias->isWrite() ? kHostWrite : kHostRead, 0, block->number, function.name());
+        write(
+            alias && alias->isWrite() ? kHostWrite : kHostRead, 0, block->number, function.name());
       }
     });
   }
   return nullptr;
 }
 
-// CUDA's alone, so the CPU's operators cannot stand in: the dropout that takes a generator, and its backward.
-std::tuple<at::Tensor, at::Tensor> fused_dropout(const at::Tensor& self, double keep, std::optional<at::Generator> generator) {
+// CUDA's alone, so the CPU's operators cannot stand in: the dropout that takes a generator, and its
+// backward.
+std::tuple<at::Tensor, at::Tensor>
+fused_dropout(const at::Tensor& self, double keep, std::optional<at::Generator> generator) {
   at::Tensor kept = at::empty_like(self);
   at::Tensor mask = at::empty_like(self, self.options().dtype(at::kByte));
   const c10::Stream stream = current(self.device());
@@ -546,18 +582,21 @@ struct Kernels {
   }
 };
 
-// Puts the devices in and says where the log is, before the program begins. Not if libtorch has CUDA of its own, or has found already that it has none.
+// Puts the devices in and says where the log is, before the program begins. Not if libtorch has
+// CUDA of its own, or has found already that it has none.
 __attribute__((constructor)) void install() {
   if (c10::impl::hasDeviceGuardImpl(c10::kCUDA)) {
     return;
   }
-  at::CUDAHooksRegistry()->Register(
-      "CUDAHooks", [](at::CUDAHooksArgs args) { return std::unique_ptr<at::CUDAHooksInterface>(new Hooks(args)); });
+  at::CUDAHooksRegistry()->Register("CUDAHooks", [](at::CUDAHooksArgs args) {
+    return std::unique_ptr<at::CUDAHooksInterface>(new Hooks(args));
+  });
   if (!at::detail::getCUDAHooks().hasCUDA()) {
     return;
   }
   const char* folder = getenv("TMPDIR");
-  static auto* path = new std::string(std::string(folder ? folder : "/tmp") + "/pipe-mock-device-XXXXXX");
+  static auto* path =
+      new std::string(std::string(folder ? folder : "/tmp") + "/pipe-mock-device-XXXXXX");
   log().file = mkstemp(path->data());
   if (log().file < 0 || setenv("PIPE_MOCK_DEVICE_LOG", path->c_str(), 1) != 0) {
     perror("the mock's log cannot be made");
@@ -567,7 +606,9 @@ __attribute__((constructor)) void install() {
   c10::impl::registerDeviceGuard(c10::kCUDA, new Guard());
   c10::SetAllocator(c10::kCUDA, device_memory());
   new Kernels();
-  at::addGlobalCallback(at::RecordFunctionCallback(&watch_host).needsInputs(true).scopes({at::RecordScope::FUNCTION}));
+  at::addGlobalCallback(at::RecordFunctionCallback(&watch_host)
+                            .needsInputs(true)
+                            .scopes({at::RecordScope::FUNCTION}));
 }
 
 } // namespace

@@ -1,6 +1,7 @@
 //! The types of the runtime without a runtime: enough to type-check what `#[pipeline]` generates,
 //! with the bounds and signatures of the real ones and nothing behind them.
 #![allow(dead_code, missing_docs, unused_variables)]
+#![forbid(unsafe_code)]
 
 #[path = "rt.rs"]
 pub mod __rt;

@@ -26,6 +26,6 @@ fn our_side_is_built_in_release_and_without_it_nothing_is_measured() {
     let error = fails(&mut bench(&workbench, &["--quick"]));
     assert!(error.contains("cargo does not say where it has put the contender"), "{error}");
     let runs = std::fs::read_to_string(workbench.path("bin/cargo-calls")).unwrap();
-    assert!(runs.contains("build --release --quiet -p pipe-examples --bin bench"), "{runs}");
+    assert!(runs.contains("build --release --quiet -p pipe-programs --bin bench"), "{runs}");
     assert!(workbench.pip_calls().is_empty());
 }

@@ -30,7 +30,7 @@ fn torchgpipe_is_installed_once_and_compares() {
     assert!(!installs[0].contains("--python-version"), "{installs:?}");
     assert_eq!(bench.cache_entries("pipe-oracle"), ["torchgpipe-0.0.7"]);
     let runs = fs::read_to_string(bench.path("bin/cargo-calls")).unwrap();
-    assert!(runs.contains("-p pipe-examples --bin oracle"), "{runs}");
+    assert!(runs.contains("-p pipe-programs --bin oracle"), "{runs}");
 }
 
 #[test]

@@ -5,6 +5,8 @@
 //!
 //! What is special to a pipeline is in `model.rs` (the annotated struct) and below, in `run`.
 
+#![forbid(unsafe_code)]
+
 mod compare;
 mod data;
 mod model;

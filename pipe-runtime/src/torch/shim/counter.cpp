@@ -16,7 +16,8 @@ extern "C" {
 
 // The tensor's counter. Tensors without one count nothing.
 int pipe_counter_of(const at::Tensor* tensor, Counter** counter) {
-  return shim::guarded([&] { *counter = new Counter{tensor->unsafeGetTensorImpl()->version_counter()}; });
+  return shim::guarded(
+      [&] { *counter = new Counter{tensor->unsafeGetTensorImpl()->version_counter()}; });
 }
 
 void pipe_counter_free(Counter* counter) {

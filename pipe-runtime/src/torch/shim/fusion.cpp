@@ -1,5 +1,6 @@
-// Gradient accumulation fusion (Megatron-LM's `gradient_accumulation_fusion`): the product that makes a weight's gradient adds it to the sum over the
-// micro-batches. Else it would be a tensor of the weight's size, written, read, added and freed, for each micro-batch.
+// Gradient accumulation fusion (Megatron-LM's `gradient_accumulation_fusion`): the product that
+// makes a weight's gradient adds it to the sum over the micro-batches. Else it would be a tensor of
+// the weight's size, written, read, added and freed, for each micro-batch.
 #include "walk.h"
 
 #include <torch/csrc/autograd/generated/Functions.h>
@@ -39,7 +40,8 @@ std::optional<Product> product_of(const Node& node) {
 
 // Whether a product of such factors can be added to the sum in place.
 bool takes(const at::Tensor& sum, const at::Tensor& factor) {
-  return factor.layout() == at::kStrided && factor.scalar_type() == sum.scalar_type() && factor.device() == sum.device();
+  return factor.layout() == at::kStrided && factor.scalar_type() == sum.scalar_type() &&
+      factor.device() == sum.device();
 }
 
 } // namespace
@@ -55,7 +57,8 @@ std::optional<uint32_t> Walk::add_product(uint32_t index, const variable_list& i
   }
   // The weight itself, or as in `linear`, transposed.
   Topology::Target weight = topology_.targets[topology_.first[index] + product->second];
-  bool transposed = weight.kind == Topology::Kind::node && typeid(*topology_.nodes[weight.index]) == typeid(TBackward0);
+  bool transposed = weight.kind == Topology::Kind::node &&
+      typeid(*topology_.nodes[weight.index]) == typeid(TBackward0);
   if (transposed) {
     weight = topology_.targets[topology_.first[weight.index]];
   }
@@ -64,7 +67,8 @@ std::optional<uint32_t> Walk::add_product(uint32_t index, const variable_list& i
   }
   const at::Tensor& gradient = inputs[0];
   at::Tensor& sum = leaves_.sums.gradients[weight.index];
-  if (!gradient.defined() || !sum.defined() || !at::isFloatingType(sum.scalar_type()) || !adds_in_place(sum) || !takes(sum, gradient)) {
+  if (!gradient.defined() || !sum.defined() || !at::isFloatingType(sum.scalar_type()) ||
+      !adds_in_place(sum) || !takes(sum, gradient)) {
     return std::nullopt;
   }
   at::Tensor first = product->first.unpack();

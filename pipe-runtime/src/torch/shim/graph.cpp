@@ -31,13 +31,15 @@ void refuse_side_door() {
 void Strangers::add(const at::Tensor& leaf) {
   std::ostringstream shape;
   shape << leaf.sizes();
-  strangers_.push_back({c10::weak_intrusive_ptr<c10::TensorImpl>(leaf.getIntrusivePtr()), shape.str()});
+  strangers_.push_back(
+      {c10::weak_intrusive_ptr<c10::TensorImpl>(leaf.getIntrusivePtr()), shape.str()});
 }
 
 std::string Strangers::forgotten(int64_t stage) const {
   for (const Stranger& stranger : strangers_) {
     if (!stranger.leaf.expired()) {
-      return "stage " + std::to_string(stage) + " uses a trainable tensor of shape " + stranger.shape +
+      return "stage " + std::to_string(stage) + " uses a trainable tensor of shape " +
+          stranger.shape +
           " that is not in the pipeline's vars and that outlives the forward: create it through the layer's path (`vars.layer().var(..)`) or call "
           "set_requires_grad(false)";
     }
@@ -82,9 +84,10 @@ class Passes {
 
   bool contain(uint64_t number) {
     std::lock_guard<std::mutex> lock(mutex_);
-    auto after = std::upper_bound(passes_.begin(), passes_.end(), number, [](uint64_t number, const auto& pass) {
-      return number < pass.first;
-    });
+    auto after = std::upper_bound(
+        passes_.begin(), passes_.end(), number, [](uint64_t number, const auto& pass) {
+          return number < pass.first;
+        });
     return after != passes_.begin() && number < std::prev(after)->second;
   }
 
@@ -123,7 +126,10 @@ Threads& threads() {
 
 } // namespace
 
-Graph::Graph(int64_t stage) : stage(stage), thread(at::RecordFunction::currentThreadId()), first(at::sequence_number::peek()) {}
+Graph::Graph(int64_t stage)
+    : stage(stage),
+      thread(at::RecordFunction::currentThreadId()),
+      first(at::sequence_number::peek()) {}
 
 void Graph::end() {
   if (!ended && thread == at::RecordFunction::currentThreadId()) {
@@ -157,9 +163,20 @@ Graph::~Graph() {
 // its weights, made in its first pass: they lead to the weights and have nothing to free.
 static bool is_view(const Node& node) {
   static const std::set<std::string> views = {
-      "AliasBackward0", "AsStridedBackward0", "ExpandBackward0", "PermuteBackward0", "ReshapeAliasBackward0", "SelectBackward0",
-      "SliceBackward0", "SplitBackward0", "SqueezeBackward0", "SqueezeBackward1", "TBackward0", "TransposeBackward0",
-      "UnsqueezeBackward0", "ViewBackward0"};
+      "AliasBackward0",
+      "AsStridedBackward0",
+      "ExpandBackward0",
+      "PermuteBackward0",
+      "ReshapeAliasBackward0",
+      "SelectBackward0",
+      "SliceBackward0",
+      "SplitBackward0",
+      "SqueezeBackward0",
+      "SqueezeBackward1",
+      "TBackward0",
+      "TransposeBackward0",
+      "UnsqueezeBackward0",
+      "ViewBackward0"};
   return views.count(node.name()) > 0;
 }
 
@@ -278,7 +295,8 @@ int pipe_parameters_has(const Parameters* parameters, size_t index, const at::Te
     return 0;
   }
   const auto& metadata = parameters->sinks[index]->input_metadata(0);
-  return metadata.dtype() == tensor->dtype() && metadata.device() == tensor->device() && metadata.is_same_shape(*tensor);
+  return metadata.dtype() == tensor->dtype() && metadata.device() == tensor->device() &&
+      metadata.is_same_shape(*tensor);
 }
 
 // From here to `pipe_parameters_remove`, graphs that are recorded on any thread end at the
@@ -332,13 +350,15 @@ int pipe_sums_used_here(const Sums* sums) {
   return shim::guarded([&] {
     for (const at::Tensor& sum : sums->gradients) {
       if (sum.defined() && !sum.device().is_cpu()) {
-        shim::record_use(sum, c10::impl::VirtualGuardImpl(sum.device().type()).getStream(sum.device()));
+        shim::record_use(
+            sum, c10::impl::VirtualGuardImpl(sum.device().type()).getStream(sum.device()));
       }
     }
   });
 }
 
-// Moves the gradient of parameter `index` out, so that the caller's engine may take its memory over; null if there is none.
+// Moves the gradient of parameter `index` out, so that the caller's engine may take its memory
+// over; null if there is none.
 int pipe_sums_take(Sums* sums, size_t index, at::Tensor** gradient) {
   return shim::guarded([&] {
     *gradient = nullptr;
@@ -348,8 +368,9 @@ int pipe_sums_take(Sums* sums, size_t index, at::Tensor** gradient) {
   });
 }
 
-// Runs the graph backwards from its roots. `gradients` holds one tensor or null per root; those of the parameters are added
-// to `sums`, for the last time if `last`; those of the received values are written to `received` (null where none arrived).
+// Runs the graph backwards from its roots. `gradients` holds one tensor or null per root; those of
+// the parameters are added to `sums`, for the last time if `last`; those of the received values are
+// written to `received` (null where none arrived).
 int pipe_graph_backward(
     Graph* graph,
     const at::Tensor* const* gradients,
@@ -373,13 +394,15 @@ int pipe_graph_backward(
 
     variable_list found(graph->received);
     sums->gradients.resize(parameters->tensors.size());
-    backward(*graph, roots, std::move(seeds), keep_graph != 0, {*parameters, *sums, last != 0}, found);
+    backward(
+        *graph, roots, std::move(seeds), keep_graph != 0, {*parameters, *sums, last != 0}, found);
     hand_over(std::move(found), received);
   });
 }
 
-// Adds the sums to the parameters' own gradients, as libtorch's AccumulateGrad would: where there is none, the sum becomes it if nobody else can
-// see its memory. All that can fail comes before anything is changed.
+// Adds the sums to the parameters' own gradients, as libtorch's AccumulateGrad would: where there
+// is none, the sum becomes it if nobody else can see its memory. All that can fail comes before
+// anything is changed.
 int pipe_sums_commit(Sums* sums, const Parameters* parameters) {
   return shim::guarded([&] {
     at::NoGradGuard no_grad;
@@ -390,7 +413,8 @@ int pipe_sums_commit(Sums* sums, const Parameters* parameters) {
       }
       if (const at::Tensor& gradient = parameters->tensors[i].grad(); gradient.defined()) {
         TORCH_CHECK(
-            gradient.sizes() == sum.sizes() && gradient.scalar_type() == sum.scalar_type() && gradient.device() == sum.device(),
+            gradient.sizes() == sum.sizes() && gradient.scalar_type() == sum.scalar_type() &&
+                gradient.device() == sum.device(),
             "a gradient that is there already, of shape ",
             gradient.sizes(),
             " and kind ",
@@ -398,8 +422,11 @@ int pipe_sums_commit(Sums* sums, const Parameters* parameters) {
             ", is not one for its variable: nothing has been added to any");
         continue;
       }
-      if (!is_alone(sum) || !torch::autograd::utils::obeys_layout_contract(sum, parameters->tensors[i])) {
-        sum = sum.is_sparse() ? sum.clone() : torch::autograd::utils::clone_obey_contract(sum, parameters->tensors[i]);
+      if (!is_alone(sum) ||
+          !torch::autograd::utils::obeys_layout_contract(sum, parameters->tensors[i])) {
+        sum = sum.is_sparse()
+            ? sum.clone()
+            : torch::autograd::utils::clone_obey_contract(sum, parameters->tensors[i]);
       }
     }
     for (size_t i = 0; i < sums->gradients.size(); ++i) {

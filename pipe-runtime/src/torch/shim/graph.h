@@ -1,5 +1,5 @@
-// One stage's autograd graph for one micro-batch: cut off at the values that the stage receives (the boundary)
-// and at the parameters; its roots are the values that the stage sends.
+// One stage's autograd graph for one micro-batch: cut off at the values that the stage receives
+// (the boundary) and at the parameters; its roots are the values that the stage sends.
 #pragma once
 
 #include "autograd.h"
@@ -33,7 +33,8 @@ struct ParameterSink : public OwnNode {
   // Also keeps the tensor, so that the address stays its own.
   at::Tensor parameter;
 
-  explicit ParameterSink(at::Tensor tensor) : OwnNode(/*sequence_nr=*/UINT64_MAX), parameter(std::move(tensor)) {
+  explicit ParameterSink(at::Tensor tensor)
+      : OwnNode(/*sequence_nr=*/UINT64_MAX), parameter(std::move(tensor)) {
     add_input_metadata(parameter);
   }
   variable_list apply(variable_list&&) override {
@@ -121,7 +122,8 @@ struct Parameters {
   mutable std::vector<NodePtr<Node>> leaves_;
 };
 
-// One stage's gradients, summed over micro-batches in private until they are committed. By number of the parameter; empty until the first backward.
+// One stage's gradients, summed over micro-batches in private until they are committed. By number
+// of the parameter; empty until the first backward.
 struct Sums {
   // Whether they are to be what one backward through all micro-batches would give, and not what
   // one after the other would add up.

@@ -43,8 +43,8 @@ bool is_statistic(const c10::Argument& argument) {
 
 // Those that have them and never do.
 bool only_reads_statistics(const std::string& name) {
-  return name.find("backward") != std::string::npos || name.find("no_update") != std::string::npos ||
-      name.find("quantized") != std::string::npos;
+  return name.find("backward") != std::string::npos ||
+      name.find("no_update") != std::string::npos || name.find("quantized") != std::string::npos;
 }
 
 bool says_whether(const c10::Argument& argument) {
@@ -53,7 +53,9 @@ bool says_whether(const c10::Argument& argument) {
 }
 
 // Whether the operator updates statistics, this time: those that do not say so always do.
-bool updates_statistics(const std::vector<c10::Argument>& declared, c10::ArrayRef<c10::IValue> values) {
+bool updates_statistics(
+    const std::vector<c10::Argument>& declared,
+    c10::ArrayRef<c10::IValue> values) {
   for (size_t i = 0; i < declared.size(); ++i) {
     if (says_whether(declared[i])) {
       return values[i].isBool() && values[i].toBool();
@@ -72,7 +74,9 @@ void about_to_write(const c10::IValue& value, bool statistic) {
   }
 }
 
-void announce_writes(const std::vector<c10::Argument>& declared, c10::ArrayRef<c10::IValue> values) {
+void announce_writes(
+    const std::vector<c10::Argument>& declared,
+    c10::ArrayRef<c10::IValue> values) {
   for (size_t i = 0; i < declared.size(); ++i) {
     bool statistic = is_statistic(declared[i]);
     if (is_written(declared[i]) || (statistic && updates_statistics(declared, values))) {
@@ -81,7 +85,10 @@ void announce_writes(const std::vector<c10::Argument>& declared, c10::ArrayRef<c
   }
 }
 
-void run_in_layer(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit::Stack* stack) {
+void run_in_layer(
+    const c10::OperatorHandle& op,
+    c10::DispatchKeySet keys,
+    torch::jit::Stack* stack) {
   const auto& declared = op.schema().arguments();
   const size_t first = stack->size() - declared.size();
   c10::ArrayRef<c10::IValue> values(stack->data() + first, declared.size());
@@ -106,7 +113,8 @@ std::tuple<at::Tensor, at::Tensor> dropout_from_rng(
   if (!input.device().is_cpu() && train.value_or(true) && p > 0. && p < 1. && input.numel() > 0) {
     return at::_fused_dropout(input, 1. - p, shim::rng_on(input.device()));
   }
-  return at::redispatch::native_dropout(keys & c10::DispatchKeySet(c10::DispatchKeySet::FULL_AFTER, kLayerKey), input, p, train);
+  return at::redispatch::native_dropout(
+      keys & c10::DispatchKeySet(c10::DispatchKeySet::FULL_AFTER, kLayerKey), input, p, train);
 }
 
 // Named tensors, which tch does not have, cannot be put on the interpreter's stack.
@@ -133,10 +141,12 @@ struct Registration {
       bool writes = false;
       for (const c10::Argument& argument : op->schema().arguments()) {
         draws |= takes_generator(argument);
-        writes |= is_written(argument) || (is_statistic(argument) && !only_reads_statistics(name.name));
+        writes |=
+            is_written(argument) || (is_statistic(argument) && !only_reads_statistics(name.name));
       }
       if (draws || writes) {
-        std::string full = name.name.substr(6) + (name.overload_name.empty() ? "" : "." + name.overload_name);
+        std::string full =
+            name.name.substr(6) + (name.overload_name.empty() ? "" : "." + name.overload_name);
         kernels.impl(full.c_str(), torch::CppFunction::makeFromBoxedFunction<&run_in_layer>());
         drawing += draws;
         writing += writes;

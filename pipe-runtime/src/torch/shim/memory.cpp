@@ -31,8 +31,10 @@ int pipe_memory(int device, int* counted, Memory* memory) {
     *counted = allocator != nullptr;
     if (allocator) {
       auto stats = allocator->getDeviceStats(on.index());
-      const auto& allocated = stats.allocated_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)];
-      const auto& reserved = stats.reserved_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)];
+      const auto& allocated =
+          stats.allocated_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)];
+      const auto& reserved =
+          stats.reserved_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)];
       *memory = {allocated.current, allocated.peak, reserved.current, reserved.peak};
     }
   });

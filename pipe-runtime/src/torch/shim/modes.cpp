@@ -1,4 +1,5 @@
-// The caller's modes (autocast, grad mode and everything else that libtorch keeps per thread), carried to the workers.
+// The caller's modes (autocast, grad mode and everything else that libtorch keeps per thread),
+// carried to the workers.
 #include "shim.h"
 
 #include <ATen/ThreadLocalState.h>
@@ -11,7 +12,8 @@ struct Entered {
   at::ThreadLocalStateGuard guard;
   bool cache;
 
-  explicit Entered(const at::ThreadLocalState& modes) : guard(modes), cache(at::autocast::is_autocast_cache_enabled()) {
+  explicit Entered(const at::ThreadLocalState& modes)
+      : guard(modes), cache(at::autocast::is_autocast_cache_enabled()) {
     // The cache of cast weights is one per process: shared between workers it gave wrong gradients.
     at::autocast::set_autocast_cache_enabled(false);
   }
@@ -40,7 +42,8 @@ void pipe_modes_leave(Entered* entered) {
   delete entered;
 }
 
-// Autocast for one kind of device on this thread: to float16 if `half`, else to bfloat16. Writes what was set before.
+// Autocast for one kind of device on this thread: to float16 if `half`, else to bfloat16. Writes
+// what was set before.
 int pipe_autocast_set(int cuda, int enabled, int half, int* enabled_before, int* half_before) {
   return shim::guarded([&] {
     auto device = cuda ? at::kCUDA : at::kCPU;

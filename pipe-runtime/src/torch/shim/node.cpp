@@ -1,5 +1,5 @@
-// The caller's graph sees one node per pipelined call: its inputs are the caller's tensors and the trainable parameters, its
-// `apply` runs the pipelined backward.
+// The caller's graph sees one node per pipelined call: its inputs are the caller's tensors and the
+// trainable parameters, its `apply` runs the pipelined backward.
 #include "graph.h"
 #include "layer_key.h"
 
@@ -12,9 +12,15 @@
 using shim::Node;
 using shim::variable_list;
 
-// Runs the backward of `state`: `gradients` holds one tensor or null per output; writes a new tensor or null per node input.
-// On failure it returns non-zero and `*message` is a string to be freed with the drop function of messages.
-using BackwardFn = int (*)(void* state, const at::Tensor* const* gradients, int keep_graph, at::Tensor** results, char** message);
+// Runs the backward of `state`: `gradients` holds one tensor or null per output; writes a new
+// tensor or null per node input. On failure it returns non-zero and `*message` is a string to be
+// freed with the drop function of messages.
+using BackwardFn = int (*)(
+    void* state,
+    const at::Tensor* const* gradients,
+    int keep_graph,
+    at::Tensor** results,
+    char** message);
 using DropStateFn = void (*)(void* state);
 using DropMessageFn = void (*)(char* message);
 
@@ -135,7 +141,9 @@ int pipe_node_attach(
     torch::autograd::edge_list edges;
     edges.reserve(input_count);
     for (size_t i = 0; i < input_count; ++i) {
-      edges.push_back(inputs[i]->requires_grad() ? torch::autograd::impl::gradient_edge(*inputs[i]) : torch::autograd::Edge());
+      edges.push_back(
+          inputs[i]->requires_grad() ? torch::autograd::impl::gradient_edge(*inputs[i])
+                                     : torch::autograd::Edge());
     }
     node->set_next_edges(std::move(edges));
     for (size_t i = 0; i < output_count; ++i) {

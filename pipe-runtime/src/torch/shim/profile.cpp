@@ -1,5 +1,6 @@
-// What one layer costs, seen from outside: which memory it allocates and keeps, whose memory it reads, and how long the
-// backward nodes that it made run. A layer is told from the next one by its index on the way forward, by sequence numbers on the way back.
+// What one layer costs, seen from outside: which memory it allocates and keeps, whose memory it
+// reads, and how long the backward nodes that it made run. A layer is told from the next one by its
+// index on the way forward, by sequence numbers on the way back.
 #include "shim.h"
 
 #include <ATen/SequenceNumber.h>
@@ -32,7 +33,8 @@ void synchronize(c10::Device device) {
 struct Callback {
   at::CallbackHandle handle;
 
-  explicit Callback(at::RecordFunctionCallback callback) : handle(at::addThreadLocalCallback(std::move(callback))) {}
+  explicit Callback(at::RecordFunctionCallback callback)
+      : handle(at::addThreadLocalCallback(std::move(callback))) {}
   ~Callback() {
     at::removeCallback(handle);
   }
@@ -126,7 +128,11 @@ struct Observation {
     // The model's input is the first layer's to hand on.
     const int64_t from = made ? std::max<int64_t>(made->written_by, 0) : kNone;
     if (made && from < layer) {
-      Read& read = reads.emplace(std::make_tuple(made->value, from, layer), Read{made->value, from, layer, 0, 0}).first->second;
+      Read& read =
+          reads
+              .emplace(
+                  std::make_tuple(made->value, from, layer), Read{made->value, from, layer, 0, 0})
+              .first->second;
       // An expanded tensor says more than there is.
       const int64_t bytes = std::min<int64_t>(tensor.numel() * tensor.element_size(), made->bytes);
       read.bytes = std::max(read.bytes, bytes);
@@ -179,20 +185,23 @@ struct Observation {
 Observation::Observation(c10::DeviceType device) : memory(std::make_shared<Memory>(device)) {
   TORCH_CHECK(!observing, "a model is being profiled inside another profile");
   reports = std::make_unique<c10::DebugInfoGuard>(c10::DebugInfoKind::PROFILER_STATE, memory);
-  at::RecordFunctionCallback callback([](const at::RecordFunction& op) -> std::unique_ptr<at::ObserverContext> {
-    if (observing) {
-      observing->operator_starts(op);
-    }
-    return nullptr;
-  });
-  operators = std::make_unique<Callback>(callback.needsInputs(true).scopes({at::RecordScope::FUNCTION}));
+  at::RecordFunctionCallback callback(
+      [](const at::RecordFunction& op) -> std::unique_ptr<at::ObserverContext> {
+        if (observing) {
+          observing->operator_starts(op);
+        }
+        return nullptr;
+      });
+  operators =
+      std::make_unique<Callback>(callback.needsInputs(true).scopes({at::RecordScope::FUNCTION}));
   observing = this;
 }
 
 struct BackwardClock;
 thread_local BackwardClock* ticking = nullptr;
 
-// One backward: from the start of a layer's node to the start of another layer's, time is the first one's.
+// One backward: from the start of a layer's node to the start of another layer's, time is the first
+// one's.
 struct BackwardClock {
   using Instant = std::chrono::steady_clock::time_point;
 
@@ -216,7 +225,8 @@ struct BackwardClock {
   }
 
   int64_t layer_of(uint64_t sequence) const {
-    const int64_t layer = std::upper_bound(firsts.begin(), firsts.end(), sequence) - firsts.begin() - 1;
+    const int64_t layer =
+        std::upper_bound(firsts.begin(), firsts.end(), sequence) - firsts.begin() - 1;
     return layer >= 0 && sequence < ends[layer] ? layer : kNone;
   }
 
@@ -241,7 +251,10 @@ struct BackwardClock {
   }
 };
 
-BackwardClock::BackwardClock(c10::Device device, std::vector<uint64_t> firsts, std::vector<uint64_t> ends)
+BackwardClock::BackwardClock(
+    c10::Device device,
+    std::vector<uint64_t> firsts,
+    std::vector<uint64_t> ends)
     : device(device),
       firsts(std::move(firsts)),
       ends(std::move(ends)),
@@ -335,7 +348,9 @@ int pipe_backward_clock_start(
     BackwardClock** clock) {
   return shim::guarded([&] {
     *clock = new BackwardClock(
-        on->device(), std::vector<uint64_t>(firsts, firsts + layers), std::vector<uint64_t>(ends, ends + layers));
+        on->device(),
+        std::vector<uint64_t>(firsts, firsts + layers),
+        std::vector<uint64_t>(ends, ends + layers));
   });
 }
 

@@ -12,10 +12,13 @@ namespace {
 
 struct Rng {
   uint64_t seed = 0;
-  // Generators of this thread, one per device, and which of them stand on `seed` already: seeding one costs
-  // microseconds, so it is left to the first operator that draws.
-  std::map<c10::Device, std::pair<at::Generator, bool>, bool (*)(const c10::Device&, const c10::Device&)> generators{
-      [](const c10::Device& a, const c10::Device& b) {
+  // Generators of this thread, one per device, and which of them stand on `seed` already: seeding
+  // one costs microseconds, so it is left to the first operator that draws.
+  std::map<
+      c10::Device,
+      std::pair<at::Generator, bool>,
+      bool (*)(const c10::Device&, const c10::Device&)>
+      generators{[](const c10::Device& a, const c10::Device& b) {
         return std::make_pair(a.type(), a.index()) < std::make_pair(b.type(), b.index());
       }};
 
@@ -29,7 +32,8 @@ struct Rng {
   at::Generator on(c10::Device device) {
     auto found = generators.find(device);
     if (found == generators.end()) {
-      at::Generator fresh = device.is_cpu() ? at::detail::createCPUGenerator() : at::globalContext().defaultGenerator(device).clone();
+      at::Generator fresh = device.is_cpu() ? at::detail::createCPUGenerator()
+                                            : at::globalContext().defaultGenerator(device).clone();
       found = generators.emplace(device, std::make_pair(std::move(fresh), false)).first;
     }
     auto& [generator, seeded] = found->second;
@@ -89,7 +93,8 @@ void pipe_random_restart(uint64_t seed) {
 int pipe_random_draw(uint64_t* number, at::Generator** before) {
   return shim::guarded([&] {
     *before = nullptr;
-    at::Generator generator = shim::in_layer() ? rng.on(c10::Device(c10::kCPU)) : at::detail::getDefaultCPUGenerator();
+    at::Generator generator =
+        shim::in_layer() ? rng.on(c10::Device(c10::kCPU)) : at::detail::getDefaultCPUGenerator();
     auto* cpu = at::check_generator<at::CPUGeneratorImpl>(generator);
     std::lock_guard<std::mutex> lock(cpu->mutex_);
     if (!shim::in_layer()) {

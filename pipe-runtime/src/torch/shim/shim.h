@@ -1,5 +1,6 @@
-// What the Rust side of `torch/` calls. Every function is `extern "C"`, catches every C++ exception,
-// and returns 0 on success; otherwise the message waits in `pipe_error()` on the same thread.
+// What the Rust side of `torch/` calls. Every function is `extern "C"`, catches every C++
+// exception, and returns 0 on success; otherwise the message waits in `pipe_error()` on the same
+// thread.
 #pragma once
 
 #include <ATen/ATen.h>

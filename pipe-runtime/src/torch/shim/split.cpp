@@ -1,14 +1,17 @@
-// A stage's backward in two halves: for the values that it received (I), which the stage before waits for, and for its parameters (W), which
-// nobody waits for (Qi et al. 2023, "Zero Bubble Pipeline Parallelism"). Both walk the same graph, and each node's two kinds of gradient are computed once:
-// a node that leads to both is a cut, and is run twice, first for the one, then for the other.
+// A stage's backward in two halves: for the values that it received (I), which the stage before
+// waits for, and for its parameters (W), which nobody waits for (Qi et al. 2023, "Zero Bubble
+// Pipeline Parallelism"). Both walk the same graph, and each node's two kinds of gradient are
+// computed once: a node that leads to both is a cut, and is run twice, first for the one, then for
+// the other.
 #include "walk.h"
 
 using namespace shim;
 
 extern "C" {
 
-// The first half: from the roots to the values received, whose gradients are written to `received` (null where none arrived). Keeps what the second half
-// starts from, and releases what neither needs any more. A graph that cannot be split is walked as a whole, into `sums`.
+// The first half: from the roots to the values received, whose gradients are written to `received`
+// (null where none arrived). Keeps what the second half starts from, and releases what neither
+// needs any more. A graph that cannot be split is walked as a whole, into `sums`.
 int pipe_graph_backward_input(
     Graph* graph,
     const at::Tensor* const* gradients,
@@ -30,12 +33,19 @@ int pipe_graph_backward_input(
     graph->complaint = parameters->complaint;
     Topology below(roots, *graph, *parameters);
     if (!below.plain || !below.splits) {
-      backward(*graph, roots, std::move(seeds), /*keep_graph=*/false, {*parameters, *sums, /*last=*/false}, found);
+      backward(
+          *graph,
+          roots,
+          std::move(seeds),
+          /*keep_graph=*/false,
+          {*parameters, *sums, /*last=*/false},
+          found);
       return hand_over(std::move(found), received);
     }
 
     size_t count = below.nodes.size();
-    auto cut = std::unique_ptr<Cut>(new Cut{std::move(below), std::vector<bool>(count), Arrived(count), {}});
+    auto cut = std::unique_ptr<Cut>(
+        new Cut{std::move(below), std::vector<bool>(count), Arrived(count), {}});
     const Topology& topology = cut->topology;
     Walk walk(topology, cut->arrived, {*parameters, *sums, /*last=*/false}, found);
     walk.start(roots, std::move(seeds));
@@ -43,7 +53,8 @@ int pipe_graph_backward_input(
     std::vector<bool> above = topology.above_boundary();
     auto leads_up = [&](uint32_t index, uint32_t edge) {
       Topology::Target target = topology.targets[topology.first[index] + edge];
-      return target.kind == Topology::Kind::boundary || (target.kind == Topology::Kind::node && above[target.index]);
+      return target.kind == Topology::Kind::boundary ||
+          (target.kind == Topology::Kind::node && above[target.index]);
     };
     for (uint32_t index : topology.order) {
       Node& node = *topology.nodes[index];
@@ -63,7 +74,8 @@ int pipe_graph_backward_input(
         walk.run(index, std::move(cut->arrived[index]), /*release=*/true);
       }
     }
-    // From here on, the cuts only lead down to the parameters. That lets go of the nodes above the boundary, so the pending ones are kept by hand.
+    // From here on, the cuts only lead down to the parameters. That lets go of the nodes above the
+    // boundary, so the pending ones are kept by hand.
     for (uint32_t index : topology.order) {
       if (cut->pending[index]) {
         cut->nodes.push_back(topology.nodes[index]->getptr());
@@ -85,7 +97,8 @@ int pipe_graph_backward_input(
   });
 }
 
-// The second half: from the cuts to the parameters, whose gradients are added to `sums`, for the last time if `last`.
+// The second half: from the cuts to the parameters, whose gradients are added to `sums`, for the
+// last time if `last`.
 int pipe_graph_backward_weight(Graph* graph, const Parameters* parameters, Sums* sums, int last) {
   return shim::guarded([&] {
     std::unique_ptr<Cut> cut = std::move(graph->cut);

@@ -83,17 +83,20 @@ struct Watch {
 
 static thread_local Watch* watching = nullptr;
 
-Watch::Watch(const Variables& variables, int64_t stage, bool uses) : variables(variables), stage(stage), outer(watching) {
+Watch::Watch(const Variables& variables, int64_t stage, bool uses)
+    : variables(variables), stage(stage), outer(watching) {
   if (uses) {
-    at::RecordFunctionCallback on_start([](const at::RecordFunction& op) -> std::unique_ptr<at::ObserverContext> {
-      if (watching && in_layer()) {
-        for (const c10::IValue& input : op.inputs()) {
-          watching->uses(input);
-        }
-      }
-      return nullptr;
-    });
-    callback = at::addThreadLocalCallback(on_start.needsInputs(true).scopes({at::RecordScope::FUNCTION}));
+    at::RecordFunctionCallback on_start(
+        [](const at::RecordFunction& op) -> std::unique_ptr<at::ObserverContext> {
+          if (watching && in_layer()) {
+            for (const c10::IValue& input : op.inputs()) {
+              watching->uses(input);
+            }
+          }
+          return nullptr;
+        });
+    callback =
+        at::addThreadLocalCallback(on_start.needsInputs(true).scopes({at::RecordScope::FUNCTION}));
   }
   watching = this;
 }
@@ -200,7 +203,8 @@ uint64_t digest_bytes(const void* data, size_t size) {
 }
 
 uint64_t digest(const at::Tensor& tensor) {
-  uint64_t hash = mixed(static_cast<uint64_t>(tensor.scalar_type()), static_cast<uint64_t>(tensor.layout()));
+  uint64_t hash =
+      mixed(static_cast<uint64_t>(tensor.scalar_type()), static_cast<uint64_t>(tensor.layout()));
   for (int64_t size : tensor.sizes()) {
     hash = mixed(hash, static_cast<uint64_t>(size));
   }
@@ -233,10 +237,12 @@ void pipe_variables_free(Variables* variables) {
   delete variables;
 }
 
-int pipe_variables_push(Variables* variables, const at::Tensor* tensor, const char* name, int64_t stage) {
-  return shim::guarded([&] {
-    variables->push(*tensor, name, stage, tensor->detach());
-  });
+int pipe_variables_push(
+    Variables* variables,
+    const at::Tensor* tensor,
+    const char* name,
+    int64_t stage) {
+  return shim::guarded([&] { variables->push(*tensor, name, stage, tensor->detach()); });
 }
 
 // Whether the variables of a stage (of all, if it is negative) have the memory that they had when
@@ -256,7 +262,11 @@ int pipe_variables_again(const Variables* variables, int64_t stage, Variables** 
     auto made = std::make_unique<Variables>();
     for (const auto& variable : variables->all) {
       bool look = stage < 0 || variable.stage == stage;
-      made->push(variable.tensor, variable.name, variable.stage, look ? variable.tensor.detach() : variable.seen);
+      made->push(
+          variable.tensor,
+          variable.name,
+          variable.stage,
+          look ? variable.tensor.detach() : variable.seen);
     }
     *fresh = made.release();
   });
@@ -283,7 +293,12 @@ int pipe_watch_counts(Watch* watch, size_t* moved, size_t* used) {
 
 // Writes the number of each variable that has been written to, with what it was before, and
 // whether only as a statistic; and the numbers of those that have been used.
-int pipe_watch_read(Watch* watch, size_t* moved, at::Tensor** before, uint8_t* statistic, size_t* used) {
+int pipe_watch_read(
+    Watch* watch,
+    size_t* moved,
+    at::Tensor** before,
+    uint8_t* statistic,
+    size_t* used) {
   return shim::guarded([&] {
     for (Watch::Moved& entry : watch->moved) {
       *moved++ = entry.index;

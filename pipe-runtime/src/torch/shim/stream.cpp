@@ -6,7 +6,9 @@ namespace shim {
 
 c10::Stream unpack(const Stream& stream) {
   return c10::Stream::unpack3(
-      stream.id, static_cast<c10::DeviceIndex>(stream.device_index), static_cast<c10::DeviceType>(stream.device_type));
+      stream.id,
+      static_cast<c10::DeviceIndex>(stream.device_index),
+      static_cast<c10::DeviceType>(stream.device_type));
 }
 
 Stream pack(const c10::Stream& stream) {
@@ -34,13 +36,17 @@ void record_use(const at::Tensor& tensor, const c10::Stream& stream) {
     record_use(tensor._indices(), stream);
     record_use(tensor._values(), stream);
   } else if (tensor.has_storage()) {
-    c10::impl::VirtualGuardImpl(stream.device_type()).recordDataPtrOnStream(tensor.storage().data_ptr(), stream);
+    c10::impl::VirtualGuardImpl(stream.device_type())
+        .recordDataPtrOnStream(tensor.storage().data_ptr(), stream);
   }
 }
 
 OnStream::OnStream(const c10::Stream& stream)
-    : guard(stream.device_type()), device_before(guard.exchangeDevice(stream.device())), stream_before(guard.exchangeStream(stream)) {
-  // A thread has no CUDA context until its first call that needs one. If that is cuBLAS's, libtorch warns and makes one; an event needs one too.
+    : guard(stream.device_type()),
+      device_before(guard.exchangeDevice(stream.device())),
+      stream_before(guard.exchangeStream(stream)) {
+  // A thread has no CUDA context until its first call that needs one. If that is cuBLAS's, libtorch
+  // warns and makes one; an event needs one too.
   thread_local bool has_context = false;
   if (!has_context) {
     c10::Event(stream.device_type()).record(stream);
@@ -65,8 +71,9 @@ int pipe_stream_new(int device, Stream* stream) {
   return shim::guarded([&] {
     c10::Device on = shim::device_of(device);
     at::globalContext().lazyInitDevice(on.type());
-    // A call's node lies on the caller's stream, its parameters' leaves on those of the stages that used them first: the engine makes the one wait for the
-    // other, as it should, and would warn of it.
+    // A call's node lies on the caller's stream, its parameters' leaves on those of the stages that
+    // used them first: the engine makes the one wait for the other, as it should, and would warn of
+    // it.
     at::globalContext().setWarnOnAccumulateGradStreamMismatch(false);
     c10::impl::VirtualGuardImpl guard(on.type());
     try {

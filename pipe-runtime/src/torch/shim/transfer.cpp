@@ -5,13 +5,15 @@
 
 namespace {
 
-// On the CPU, what the accelerator copies from or to without the host waiting lies in pinned memory.
+// On the CPU, what the accelerator copies from or to without the host waiting lies in pinned
+// memory.
 at::Tensor pinned_like(const at::Tensor& value) {
   return at::empty_like(value, value.options().device(c10::kCPU).pinned_memory(true));
 }
 
-// Where a value's way has no streams of its own (a layer gave a tensor on a device that is not its stage's), or the copy is made of several
-// (a sparse tensor): the host waits before and after, so nothing has to be marked.
+// Where a value's way has no streams of its own (a layer gave a tensor on a device that is not its
+// stage's), or the copy is made of several (a sparse tensor): the host waits before and after, so
+// nothing has to be marked.
 at::Tensor copy_and_wait(const at::Tensor& value, c10::Device device) {
   if (!value.device().is_cpu()) {
     c10::impl::VirtualGuardImpl(value.device().type()).synchronizeDevice(value.device().index());
@@ -27,8 +29,10 @@ at::Tensor copy_and_wait(const at::Tensor& value, c10::Device device) {
 
 extern "C" {
 
-// Brings `value`, complete once `ready` has passed (null: once the host is here), to `device`. An accelerator copies on `from` on the side that has the value, on `to`
-// on the side that gets it, and `consumer` waits for the end of the copy; where the CPU gets it, the host does, so that it can be read at once.
+// Brings `value`, complete once `ready` has passed (null: once the host is here), to `device`. An
+// accelerator copies on `from` on the side that has the value, on `to` on the side that gets it,
+// and `consumer` waits for the end of the copy; where the CPU gets it, the host does, so that it
+// can be read at once.
 int pipe_transfer(
     const at::Tensor* value,
     const c10::Event* ready,
@@ -48,7 +52,8 @@ int pipe_transfer(
     if (to && !target.is_cpu()) {
       destination = shim::unpack(*to);
     }
-    const bool has_way = (from_cpu || (source && source->device() == value->device())) && (target.is_cpu() || destination);
+    const bool has_way = (from_cpu || (source && source->device() == value->device())) &&
+        (target.is_cpu() || destination);
     if (!has_way || value->layout() != c10::kStrided) {
       *arrived = new at::Tensor(copy_and_wait(*value, target));
       return;
@@ -69,7 +74,8 @@ int pipe_transfer(
       staged = pinned_like(*value);
       staged.copy_(*value);
     }
-    at::Tensor result = target.is_cpu() ? pinned_like(*value) : at::empty_like(*value, value->options().device(target));
+    at::Tensor result = target.is_cpu() ? pinned_like(*value)
+                                        : at::empty_like(*value, value->options().device(target));
     result.copy_(staged, /*non_blocking=*/true);
 
     c10::Event copied(target.is_cpu() ? source->device_type() : target.type());

@@ -17,21 +17,23 @@ namespace shim {
 using torch::autograd::AccumulateGrad;
 using torch::autograd::InputMetadata;
 
-// Whether running the node is all that libtorch's engine would do with it. Hooks, and nodes that others have written, which may ask for the engine's
-// state, are left to the engine; so are those on another stream than this thread's.
+// Whether running the node is all that libtorch's engine would do with it. Hooks, and nodes that
+// others have written, which may ask for the engine's state, are left to the engine; so are those
+// on another stream than this thread's.
 static bool is_plain(Node& node) {
   static constexpr char generated[] = "N5torch8autograd9generated";
   const std::type_info& type = typeid(node);
-  bool known = std::strncmp(type.name(), generated, sizeof(generated) - 1) == 0 || type == typeid(torch::autograd::CopySlices) ||
-      type == typeid(torch::autograd::CopyBackwards);
-  if (!known || !node.pre_hooks().empty() || !node.tensor_pre_hooks().empty() || !node.retains_grad_hooks().empty() ||
-      !node.post_hooks().empty()) {
+  bool known = std::strncmp(type.name(), generated, sizeof(generated) - 1) == 0 ||
+      type == typeid(torch::autograd::CopySlices) || type == typeid(torch::autograd::CopyBackwards);
+  if (!known || !node.pre_hooks().empty() || !node.tensor_pre_hooks().empty() ||
+      !node.retains_grad_hooks().empty() || !node.post_hooks().empty()) {
     return false;
   }
   for (uint32_t input = 0; input < node.num_inputs(); ++input) {
     const InputMetadata& metadata = node.input_metadata(input);
     if (metadata.device().type() != at::kCPU &&
-        c10::impl::VirtualGuardImpl(metadata.device().type()).getStream(metadata.device()) != metadata.stream()) {
+        c10::impl::VirtualGuardImpl(metadata.device().type()).getStream(metadata.device()) !=
+            metadata.stream()) {
       return false;
     }
   }
@@ -39,11 +41,12 @@ static bool is_plain(Node& node) {
 }
 
 static bool has_hooks(AccumulateGrad& leaf) {
-  return !leaf.pre_hooks().empty() || !leaf.tensor_pre_hooks().empty() || !leaf.retains_grad_hooks().empty() || !leaf.post_hooks().empty();
+  return !leaf.pre_hooks().empty() || !leaf.tensor_pre_hooks().empty() ||
+      !leaf.retains_grad_hooks().empty() || !leaf.post_hooks().empty();
 }
 
-// Whether this thread is inside a walk of libtorch's engine that was asked for certain gradients only: nodes would take its word for which of theirs are
-// wanted.
+// Whether this thread is inside a walk of libtorch's engine that was asked for certain gradients
+// only: nodes would take its word for which of theirs are wanted.
 static bool engine_is_choosy() {
   const auto* wanted = torch::autograd::get_current_graph_task_exec_info();
   return wanted && !wanted->empty();
@@ -61,7 +64,8 @@ Topology::Topology(const edge_list& root_edges, Graph& graph, const Parameters& 
     if (node == boundary) {
       return {Kind::boundary, 0};
     }
-    auto [place, fresh] = found.emplace(node, Target{Kind::node, static_cast<uint32_t>(nodes.size())});
+    auto [place, fresh] =
+        found.emplace(node, Target{Kind::node, static_cast<uint32_t>(nodes.size())});
     if (!fresh) {
       return place->second;
     }
@@ -111,7 +115,8 @@ Topology::Topology(const edge_list& root_edges, Graph& graph, const Parameters& 
     first.push_back(targets.size());
     for (const Edge& edge : node->next_edges()) {
       Target below = target(edge);
-      plain = plain && (below.kind != Kind::node || nodes[below.index]->sequence_nr() < node->sequence_nr());
+      plain = plain &&
+          (below.kind != Kind::node || nodes[below.index]->sequence_nr() < node->sequence_nr());
       targets.push_back(below);
     }
   }
@@ -119,7 +124,9 @@ Topology::Topology(const edge_list& root_edges, Graph& graph, const Parameters& 
   for (uint32_t index = 0; index < nodes.size(); ++index) {
     order[index] = index;
   }
-  std::sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) { return nodes[a]->sequence_nr() > nodes[b]->sequence_nr(); });
+  std::sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) {
+    return nodes[a]->sequence_nr() > nodes[b]->sequence_nr();
+  });
 }
 
 std::vector<bool> Topology::above_boundary() const {
@@ -136,7 +143,11 @@ std::vector<bool> Topology::above_boundary() const {
   return above;
 }
 
-variable_list engine(const edge_list& roots, const variable_list& seeds, bool keep_graph, const edge_list& targets) {
+variable_list engine(
+    const edge_list& roots,
+    const variable_list& seeds,
+    bool keep_graph,
+    const edge_list& targets) {
   struct OnThisThread {
     bool before = c10::AutogradState::get_tls_state().get_multithreading_enabled();
     OnThisThread() {
@@ -151,7 +162,8 @@ variable_list engine(const edge_list& roots, const variable_list& seeds, bool ke
 }
 
 void Walk::start(const edge_list& roots, variable_list&& seeds) {
-  torch::autograd::validate_outputs(roots, seeds, [](const std::string& message) { return message; });
+  torch::autograd::validate_outputs(
+      roots, seeds, [](const std::string& message) { return message; });
   for (size_t root = 0; root < roots.size(); ++root) {
     arrive(topology_.roots[root], roots[root].input_nr, std::move(seeds[root]));
   }
@@ -182,7 +194,8 @@ void Walk::run(uint32_t index, variable_list&& arrived, bool release) {
   Node& node = *topology_.nodes[index];
   variable_list outputs;
   {
-    // Freed before the outputs are added up: the next tensors find memory that is still in the cache.
+    // Freed before the outputs are added up: the next tensors find memory that is still in the
+    // cache.
     variable_list inputs = std::move(arrived);
     inputs.resize(node.num_inputs());
     if (release) {
@@ -198,11 +211,15 @@ void Walk::run(uint32_t index, variable_list&& arrived, bool release) {
     }
   }
   const edge_list& edges = node.next_edges();
-  torch::autograd::validate_outputs(
-      edges, outputs, [&](const std::string& message) { return "Function " + node.name() + " returned an " + message; });
+  torch::autograd::validate_outputs(edges, outputs, [&](const std::string& message) {
+    return "Function " + node.name() + " returned an " + message;
+  });
   for (uint32_t edge = 0; edge < edges.size(); ++edge) {
     if (edges[edge].is_valid()) {
-      arrive(topology_.targets[topology_.first[index] + edge], edges[edge].input_nr, std::move(outputs[edge]));
+      arrive(
+          topology_.targets[topology_.first[index] + edge],
+          edges[edge].input_nr,
+          std::move(outputs[edge]));
     }
   }
 }
@@ -248,19 +265,23 @@ void backward(
   }
 }
 
-// The gradient in memory of its own: itself, unless somebody else may see it, or it is a part of something greater.
+// The gradient in memory of its own: itself, unless somebody else may see it, or it is a part of
+// something greater.
 static at::Tensor own(at::Tensor&& gradient) {
   if (gradient.is_sparse() || !gradient.has_storage()) {
     return std::move(gradient);
   }
-  // A view knows what it is a view of, and that keeps the memory. (The gradient of `linear`'s transposed weight is one of the product.)
-  at::Tensor plain = gradient.is_view() && gradient.use_count() == 1 ? gradient.variable_data() : gradient;
+  // A view knows what it is a view of, and that keeps the memory. (The gradient of `linear`'s
+  // transposed weight is one of the product.)
+  at::Tensor plain =
+      gradient.is_view() && gradient.use_count() == 1 ? gradient.variable_data() : gradient;
   gradient.reset();
   bool whole = is_alone(plain) && plain.storage().nbytes() == plain.nbytes();
   return whole ? plain : plain.clone();
 }
 
-// A sum owns its memory from the start. That others have let go of a gradient does not mean that they are done with it: on an accelerator, their streams may still have to read it.
+// A sum owns its memory from the start. That others have let go of a gradient does not mean that
+// they are done with it: on an accelerator, their streams may still have to read it.
 void Leaves::arrive(size_t parameter, at::Tensor&& gradient) {
   at::Tensor& sum = sums.gradients[parameter];
   if (sum.defined() && sum.is_sparse() && gradient.is_sparse() && !sums.joined) {
@@ -274,8 +295,9 @@ void Leaves::arrive(size_t parameter, at::Tensor&& gradient) {
   settle(parameter);
 }
 
-// The last gradient is in the cache now, and the other stages' threads have their own to look after: a sum that is laid out unlike its parameter (that of a matrix product
-// is transposed) is brought into order here, not in the end.
+// The last gradient is in the cache now, and the other stages' threads have their own to look
+// after: a sum that is laid out unlike its parameter (that of a matrix product is transposed) is
+// brought into order here, not in the end.
 void Leaves::settle(size_t parameter) {
   at::Tensor& sum = sums.gradients[parameter];
   const at::Tensor& variable = parameters.tensors[parameter];
@@ -291,7 +313,8 @@ void hand_over(variable_list&& found, at::Tensor** received) {
 }
 
 bool is_alone(const at::Tensor& sum) {
-  return !sum.is_sparse() && sum.use_count() == 1 && sum.has_storage() && sum.storage().use_count() == 1;
+  return !sum.is_sparse() && sum.use_count() == 1 && sum.has_storage() &&
+      sum.storage().use_count() == 1;
 }
 
 bool adds_in_place(const at::Tensor& sum) {

@@ -1,5 +1,6 @@
-// A walk of its own over a stage's autograd graph. libtorch's engine puts each node through a queue, three hash maps and a full switch of the thread's
-// state, for graphs that span devices and threads. A stage's graph is on one device and was made by one thread, and so is its walk.
+// A walk of its own over a stage's autograd graph. libtorch's engine puts each node through a
+// queue, three hash maps and a full switch of the thread's state, for graphs that span devices and
+// threads. A stage's graph is on one device and was made by one thread, and so is its walk.
 #pragma once
 
 #include "graph.h"
@@ -19,7 +20,8 @@ struct Topology {
   };
 
   std::vector<Node*> nodes;
-  // The numbers of the nodes in the order in which libtorch's engine runs them: the one made last first. Each comes before those that its edges lead to.
+  // The numbers of the nodes in the order in which libtorch's engine runs them: the one made last
+  // first. Each comes before those that its edges lead to.
   std::vector<uint32_t> order;
   // For each node, where its edges start in `targets`.
   std::vector<uint32_t> first;
@@ -30,7 +32,8 @@ struct Topology {
   std::vector<uint32_t> parameters;
   // Whether the graph can be walked here: see `walk.cpp`.
   bool plain = true;
-  // Whether it can also be walked in two halves: a node for a view that was changed in place wants all of its edges.
+  // Whether it can also be walked in two halves: a node for a view that was changed in place wants
+  // all of its edges.
   bool splits = true;
 
   // Below `roots`, in the graph that has them. A node that was made in another pass is an error.
@@ -40,7 +43,8 @@ struct Topology {
   std::vector<bool> above_boundary() const;
 };
 
-// The gradients on their way down: for each node those of its inputs, empty as long as none has arrived.
+// The gradients on their way down: for each node those of its inputs, empty as long as none has
+// arrived.
 using Arrived = std::vector<variable_list>;
 
 struct Cut {
@@ -52,9 +56,14 @@ struct Cut {
   std::vector<NodePtr<Node>> nodes;
 };
 
-// Runs libtorch's engine from `roots` to `targets`, on the calling thread for every device: a worker owns its stage, and the threads that
-// libtorch has for accelerators may be waiting for this very walk.
-variable_list engine(const edge_list& roots, const variable_list& seeds, bool keep_graph, const edge_list& targets);
+// Runs libtorch's engine from `roots` to `targets`, on the calling thread for every device: a
+// worker owns its stage, and the threads that libtorch has for accelerators may be waiting for this
+// very walk.
+variable_list engine(
+    const edge_list& roots,
+    const variable_list& seeds,
+    bool keep_graph,
+    const edge_list& targets);
 
 // Where the parameters' gradients go.
 struct Leaves {
@@ -98,13 +107,13 @@ class Walk {
   // Puts the gradients of the roots where they belong.
   void start(const edge_list& roots, variable_list&& seeds);
 
-  // Runs a node on what has arrived for it, and passes on what it gives along those of its edges that are there. With `release`, it lets go of what it has
-  // saved as soon as it has run.
+  // Runs a node on what has arrived for it, and passes on what it gives along those of its edges
+  // that are there. With `release`, it lets go of what it has saved as soon as it has run.
   void run(uint32_t index, variable_list&& inputs, bool release);
 
  private:
-  // If the node is a matrix product whose second factor is a parameter that has a sum already: adds that factor's gradient to the sum, and says which edge
-  // is thereby done with. See `fusion.cpp`.
+  // If the node is a matrix product whose second factor is a parameter that has a sum already: adds
+  // that factor's gradient to the sum, and says which edge is thereby done with. See `fusion.cpp`.
   std::optional<uint32_t> add_product(uint32_t index, const variable_list& inputs);
 
   // Puts a gradient where an edge leads.
@@ -128,7 +137,8 @@ void backward(
 // Gives the received values' gradients to the caller: null where none arrived.
 void hand_over(variable_list&& found, at::Tensor** received);
 
-// Whether something can be added to the sum in place: a gradient may be a view of another one, or repeat one number.
+// Whether something can be added to the sum in place: a gradient may be a view of another one, or
+// repeat one number.
 bool adds_in_place(const at::Tensor& sum);
 
 // Adds a gradient, in place where that is possible.

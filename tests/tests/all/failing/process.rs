@@ -1,0 +1,58 @@
+//! What a pipeline prints. In a process of its own: this test binary, called again.
+
+use std::process::{Command, Output};
+
+use pipe_runtime::{Devices, pipeline};
+use pipe_tests::compare::rows;
+use pipe_tests::layers::{func, linear};
+use tch::nn::{Func, Linear};
+
+#[pipeline(chunks = 2)]
+struct Net {
+    #[device("cpu")]
+    first: Linear,
+    #[device("cpu")]
+    last: Func<'static>,
+}
+
+fn net(last: Func<'static>) -> (Net, NetVars) {
+    let vars = Net::vars(&Devices::cpu(2)).unwrap();
+    (Net { first: linear(vars.first(), 8, 8), last }, vars)
+}
+
+/// Runs the test of this binary that calls it again, as a process of its own.
+fn again(name: &str, variables: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    let name = format!("failing::process::{name}");
+    command.args([&*name, "--exact", "--nocapture"]).env(AGAIN, "1");
+    command.env_remove("RUST_BACKTRACE").envs(variables.iter().copied());
+    command.output().unwrap()
+}
+
+/// Set in the process that [`again`] starts.
+const AGAIN: &str = "PIPE_TEST_AGAIN";
+
+#[test]
+fn a_panic_that_comes_back_as_an_error_is_not_printed_as_well() {
+    if std::env::var_os(AGAIN).is_some() {
+        return fails();
+    }
+    let run = |variables| again("a_panic_that_comes_back_as_an_error_is_not_printed_as_well", variables);
+    let quiet = run(&[]);
+    let text = String::from_utf8_lossy(&quiet.stderr).into_owned();
+    assert!(quiet.status.success(), "{text}");
+    assert!(!text.contains("frame #") && !text.contains("panicked"), "{text}");
+    // Who wants to see it, sees it.
+    let loud = run(&[("RUST_BACKTRACE", "1")]);
+    assert!(String::from_utf8_lossy(&loud.stderr).contains("panicked"));
+}
+
+fn fails() {
+    let (net, vars) = net(func(|x| x.matmul(x)));
+    let mut pipe = net.pipe(&vars).build().unwrap();
+    let error = pipe.forward(rows(6)).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "forward of micro-batch 0 in stage 1, layer `last`: mat1 and mat2 shapes cannot be multiplied (3x8 and 3x8)"
+    );
+}

@@ -1,0 +1,5 @@
+//! Values that go in, through and out.
+
+mod rows;
+mod several_values;
+mod values;

@@ -1,0 +1,14 @@
+//! What plain tch gives: `docs/same-as-plain.md`.
+
+mod autograd;
+mod batch_norm;
+mod first_pass;
+mod frozen;
+mod fusion;
+mod modes;
+mod operators;
+mod random;
+mod state;
+mod sums;
+mod transparency;
+mod zoo;

@@ -1,0 +1,5 @@
+//! Training steps and their schedules: `docs/schedules.md`.
+
+mod own_schedule;
+mod schedules;
+mod train_step;

@@ -1,0 +1,82 @@
+//! What our pipeline computes, written down for `cargo xtask oracle`, which computes the same in torchgpipe and compares.
+//!
+//! In the given folder: for each case a safetensors file with weights, inputs and all that a step leaves behind, and `oracle.json`, which lists the cases and
+//! what we do where torchgpipe is wrong.
+
+#![forbid(unsafe_code)]
+
+mod cases;
+mod faults;
+mod models;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use serde_json::{Value, json};
+
+use crate::models::{Conv, DropAll, DropInEvaluation, Mlp, Pair};
+
+/// Runs the cases that torchgpipe runs too
+#[derive(Debug, Parser)]
+struct Args {
+    /// Where the results go
+    folder: PathBuf,
+    /// Seed of the weights and inputs
+    #[arg(long, default_value = "1")]
+    seed: i64,
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("oracle: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<()> {
+    let folder = &args.folder;
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    tch::set_num_threads(1);
+    tch::manual_seed(args.seed);
+
+    let mut cases = Vec::new();
+    for case in cases::all(true) {
+        cases.push(case.run::<Mlp>(folder)?);
+        cases.push(case.run::<Conv>(folder)?);
+        cases.push(case.run::<Pair>(folder)?);
+        cases.push(case.run::<DropAll>(folder)?);
+    }
+    // Masks differ between any two libraries: only without them is there something to compare.
+    for case in cases::all(false) {
+        cases.push(case.run::<DropInEvaluation>(folder)?);
+        cases.push(case.run::<Conv>(folder)?);
+    }
+    cases.sort_by_key(|case| case["model"].as_str().map(str::to_owned));
+    write(&folder.join("oracle.json"), &json!({ "cases": cases, "faults": faults::all()? }))
+}
+
+fn write(file: &Path, value: &Value) -> Result<()> {
+    std::fs::write(file, format!("{value:#}\n")).with_context(|| format!("cannot write {}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_well_formed() {
+        use clap::CommandFactory;
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn cases_differ() {
+        let names: std::collections::BTreeSet<_> = cases::all(true).map(|case| format!("{case:?}")).collect();
+        assert_eq!(names.len(), cases::all(true).count());
+    }
+}

@@ -1,0 +1,153 @@
+//! A process that runs steps when asked to.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+
+use crate::tools::checkout::Checkout;
+
+/// For importing torch on a busy machine, or for the longest turn.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// It has said that it is ready, and waits.
+#[derive(Debug)]
+pub struct Contender {
+    pub name: String,
+    child: Child,
+    /// Taken when it is told to end.
+    requests: Option<ChildStdin>,
+    answers: Receiver<String>,
+    /// What it says beside its answers.
+    log: PathBuf,
+}
+
+/// What a step computed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Outcome {
+    pub loss: f64,
+    /// Of all gradients; `None` from a contender that makes none.
+    pub gradient_norm: Option<f64>,
+}
+
+impl Contender {
+    pub fn start(checkout: &Checkout, name: &str, mut command: Command) -> anyhow::Result<Self> {
+        let folder = checkout.bench();
+        fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        let log = folder.join(format!("{}.log", name.replace(|c: char| !c.is_ascii_alphanumeric(), "-")));
+        let messages = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(messages);
+        set_apart(&mut command);
+        let mut child = command.spawn().with_context(|| format!("cannot start {}", command.get_program().display()))?;
+        let requests = child.stdin.take();
+        let output = child.stdout.take().context("its output is piped")?;
+        let (sender, answers) = mpsc::channel();
+        thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        let contender = Self { name: name.to_owned(), child, requests, answers, log };
+        match contender.answer()?.as_str() {
+            "ready" => contender.signal(Signal::Stop),
+            other => bail!("{name} begins with `{other}` instead of `ready`"),
+        }
+        Ok(contender)
+    }
+
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Makes a step.
+    pub fn check(&mut self) -> anyhow::Result<Outcome> {
+        let numbers = self.ask("check")?;
+        let [loss, norm] = numbers[..] else { bail!("{} answers `check` with {numbers:?}", self.name) };
+        Ok(Outcome { loss, gradient_norm: Some(norm).filter(|norm| norm.is_finite()) })
+    }
+
+    /// Makes a step that does not count, then so many that do. Gives their milliseconds.
+    pub fn turn(&mut self, steps: usize) -> anyhow::Result<Vec<f64>> {
+        let mut times = self.ask(&format!("turn {steps}"))?;
+        // The loss.
+        times.pop();
+        if times.len() != steps {
+            bail!("{} gave {} times for {steps} steps", self.name, times.len());
+        }
+        Ok(times)
+    }
+
+    fn ask(&mut self, request: &str) -> anyhow::Result<Vec<f64>> {
+        self.signal(Signal::GoOn);
+        if let Some(requests) = &mut self.requests {
+            // That it has ended shows in the missing answer.
+            let _ = writeln!(requests, "{request}").and_then(|()| requests.flush());
+        }
+        let answer = self.answer()?;
+        self.signal(Signal::Stop);
+        let numbers = answer.split_whitespace().map(str::parse).collect::<Result<_, _>>();
+        numbers.with_context(|| format!("{} answers `{request}` with `{answer}`", self.name))
+    }
+
+    /// To the contender and its own processes: torch 2.3's Pipe keeps a core busy while it has nothing to do, which would be the others' loss.
+    fn signal(&self, signal: Signal) {
+        #[cfg(unix)]
+        if let Some(group) = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw) {
+            let signal = match signal {
+                Signal::Stop => rustix::process::Signal::STOP,
+                Signal::GoOn => rustix::process::Signal::CONT,
+            };
+            // That it has ended shows in the missing answer.
+            let _ = rustix::process::kill_process_group(group, signal);
+        }
+    }
+
+    fn answer(&self) -> anyhow::Result<String> {
+        self.answers.recv_timeout(PATIENCE).map_err(|error| {
+            let what = match error {
+                mpsc::RecvTimeoutError::Timeout => "gives no answer",
+                mpsc::RecvTimeoutError::Disconnected => "has ended",
+            };
+            let log = fs::read_to_string(&self.log).unwrap_or_default();
+            let lines: Vec<_> = log.trim_end().lines().collect();
+            let last = lines[lines.len().saturating_sub(5)..].join("\n");
+            anyhow!("{} {what}; the end of {}:\n{last}", self.name, self.log.display())
+        })
+    }
+}
+
+/// Who is not asked for anything does nothing.
+#[derive(Clone, Copy, Debug)]
+enum Signal {
+    Stop,
+    GoOn,
+}
+
+/// Makes the process and those that it starts a group of their own.
+fn set_apart(command: &mut Command) {
+    #[cfg(unix)]
+    std::os::unix::process::CommandExt::process_group(command, 0);
+}
+
+impl Drop for Contender {
+    fn drop(&mut self) {
+        self.signal(Signal::GoOn);
+        // It ends with its input, and lets its own processes end; one that hangs does not.
+        drop(self.requests.take());
+        for _ in 0..50 {
+            if matches!(self.child.try_wait(), Ok(Some(_))) {
+                return;
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

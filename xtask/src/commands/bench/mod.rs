@@ -1,0 +1,80 @@
+//! `cargo xtask bench`: our library and its peers, measured side by side.
+//!
+//! Each contender is a process that runs steps when asked to. Those of one comparison get the same work, which their losses and gradients prove, and take turns.
+
+mod beside;
+mod build;
+mod contender;
+mod duel;
+mod figures;
+mod memory;
+mod page;
+mod spread;
+mod table;
+mod work;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use crate::tools::checkout::Checkout;
+use crate::tools::libtorch::{self, Flavour};
+use build::Programs;
+use figures::Figure;
+
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Only what needs no peer and little time: dispatch and efficiency
+    #[arg(long, conflicts_with = "only")]
+    quick: bool,
+    /// Only this figure; may be given several times
+    #[arg(long, value_name = "FIGURE")]
+    only: Vec<Figure>,
+    /// Beside another checkout's library, instead of peers: what a change costs
+    #[arg(long, value_name = "CHECKOUT", conflicts_with_all = ["quick", "only", "write"])]
+    beside: Option<PathBuf>,
+    /// How many turns each contender has, of at least one timed step each
+    #[arg(long, value_name = "N", default_value = "15", value_parser = clap::value_parser!(u32).range(3..))]
+    turns: u32,
+    /// Writes the tables into docs/performance.md
+    #[arg(long)]
+    write: bool,
+}
+
+pub fn run(checkout: &Checkout, options: &Options) -> anyhow::Result<ExitCode> {
+    let libtorch = libtorch::set_up(checkout, Flavour::Cpu)?;
+    let programs = Programs::build(checkout, &libtorch)?;
+    let bench = Bench { checkout, programs, turns: options.turns as usize };
+    if let Some(other) = &options.beside {
+        println!("{}", beside::measure(&bench, other)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let chosen = match (options.quick, options.only.is_empty()) {
+        (true, _) => Figure::QUICK.to_vec(),
+        (false, true) => Figure::ALL.to_vec(),
+        (false, false) => options.only.clone(),
+    };
+    let mut tables = Vec::new();
+    for figure in chosen {
+        eprintln!("{}", figure.title());
+        let table = figure.measure(&bench)?;
+        println!("{}\n\n{table}", figure.title());
+        if options.write {
+            page::write(checkout, figure, &table)?;
+        }
+        tables.push(table);
+    }
+    let rows = tables.iter().flat_map(|table| &table.rows);
+    let (met, missed): (Vec<_>, Vec<_>) = rows.filter_map(|row| row.is_met()).partition(|&met| met);
+    println!("{} bars met, {} missed", met.len(), missed.len());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the figures are measured with.
+#[derive(Debug)]
+pub struct Bench<'c> {
+    checkout: &'c Checkout,
+    programs: Programs,
+    turns: usize,
+}

@@ -1,0 +1,195 @@
+//! What is to be done, and by whom.
+
+use std::fmt;
+use std::path::Path;
+use std::process::Command;
+
+use super::Bench;
+use super::contender::Contender;
+use crate::tools::environment::{self, Environment};
+
+/// A model, its mini-batch, and how both are cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Work {
+    pub model: Model,
+    pub stages: usize,
+    /// Rows of the mini-batch.
+    pub rows: usize,
+    /// Micro-batches.
+    pub chunks: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Model {
+    /// Linear and ReLU, so many times.
+    Mlp {
+        width: usize,
+        layers: usize,
+    },
+    /// A layer of next to no work per stage.
+    Trivial,
+    /// U-Net(3, 2, 8) on square images.
+    Unet {
+        side: usize,
+    },
+    Gpt,
+}
+
+/// Equal layers, with enough to do.
+pub const MLP: Work = Work { model: Model::Mlp { width: 512, layers: 8 }, stages: 2, rows: 256, chunks: 8 };
+/// So small that what surrounds the layers counts.
+pub const SMALL_MLP: Work = Work { model: Model::Mlp { width: 64, layers: 8 }, stages: 2, rows: 64, chunks: 8 };
+pub const UNET: Work = Work { model: Model::Unet { side: 96 }, stages: 2, rows: 16, chunks: 8 };
+pub const GPT: Work = Work { model: Model::Gpt, stages: 2, rows: 16, chunks: 8 };
+
+impl Work {
+    fn args(&self) -> Vec<String> {
+        let (model, layers, width) = match self.model {
+            Model::Mlp { width, layers } => ("mlp", layers, width),
+            Model::Trivial => ("trivial", self.stages, 4),
+            Model::Unet { side } => ("unet", 0, side),
+            Model::Gpt => ("gpt", 0, 0),
+        };
+        let numbers = [
+            ("--stages", self.stages),
+            ("--layers", layers),
+            ("--width", width),
+            ("--rows", self.rows),
+            ("--chunks", self.chunks),
+        ];
+        let model = ["--model".to_owned(), model.to_owned()];
+        let numbers = numbers.into_iter().flat_map(|(name, number)| [name.to_owned(), number.to_string()]);
+        model.into_iter().chain(numbers).collect()
+    }
+
+    /// Of a schedule: forwards and backwards.
+    pub fn ops(&self) -> f64 {
+        (2 * self.stages * self.chunks) as f64
+    }
+}
+
+impl fmt::Display for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.model {
+            Model::Mlp { width, layers } => write!(f, "{layers} × Linear({width})+ReLU, batch {}", self.rows),
+            Model::Trivial => write!(f, "{} stages, {} micro-batches", self.stages, self.chunks),
+            Model::Unet { side } => write!(f, "U-Net(3, 2, 8), {} images of {side}×{side}", self.rows),
+            Model::Gpt => write!(f, "GPT, {} × 128 tokens", self.rows),
+        }
+    }
+}
+
+/// Who does it, and in which way. Checkpoint modes and schedules have the same names everywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// Our `forward` and `backward()` in this checkpoint mode.
+    Ours(&'static str),
+    /// Our training step in this schedule, which keeps the output.
+    OurStep(&'static str),
+    /// The same without the output.
+    OurStepWithoutOutput(&'static str),
+    /// The same layers in plain tch, all in one go.
+    PlainTch,
+    /// Their forward.
+    PlainForward,
+    /// Unpipelined, micro-batch after micro-batch.
+    Unpipelined,
+    /// The schedule's makespan by the simulator, fed with op times.
+    Simulated(&'static str),
+    /// The makespan of equal stages.
+    Bound,
+    /// Libtorch in C++, each stage and micro-batch a graph of its own.
+    BareCut,
+    /// The same as one graph.
+    BareUncut,
+    Torchgpipe(&'static str),
+    /// `torch.distributed.pipeline.sync.Pipe` of torch 2.3.
+    TorchPipe(&'static str),
+    /// `torch.distributed.pipelining` in this schedule, of our libtorch's version.
+    Pipelining(&'static str),
+    /// The same of the newest torch.
+    NewestPipelining(&'static str),
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ours(checkpoint) => write!(f, "ours, {checkpoint}"),
+            Self::OurStep(schedule) => write!(f, "our train_step, {schedule}"),
+            Self::OurStepWithoutOutput(schedule) => write!(f, "our train_step without the output, {schedule}"),
+            Self::PlainTch => f.write_str("plain tch"),
+            Self::PlainForward => f.write_str("plain tch forward"),
+            Self::Unpipelined => f.write_str("unpipelined"),
+            Self::Simulated(schedule) => write!(f, "simulated {schedule}"),
+            Self::Bound => f.write_str("bubble bound"),
+            Self::BareCut => f.write_str("bare libtorch, cut"),
+            Self::BareUncut => f.write_str("bare libtorch, uncut"),
+            Self::Torchgpipe(checkpoint) => write!(f, "torchgpipe, {checkpoint}"),
+            Self::TorchPipe(checkpoint) => write!(f, "torch 2.3 Pipe, {checkpoint}"),
+            Self::Pipelining(schedule) => write!(f, "torch 2.11 pipelining, {schedule}"),
+            Self::NewestPipelining(schedule) => write!(f, "torch 2.15 pipelining, {schedule}"),
+        }
+    }
+}
+
+impl Bench<'_> {
+    /// Starts one contender.
+    pub fn contender(&self, who: Who, work: &Work) -> anyhow::Result<Contender> {
+        Contender::start(self.checkout, &who.to_string(), self.command(who, work)?)
+    }
+
+    /// Starts those that take turns at this work.
+    pub fn contenders(&self, who: &[Who], work: &Work) -> anyhow::Result<Vec<Contender>> {
+        who.iter().map(|&who| self.contender(who, work)).collect()
+    }
+
+    fn command(&self, who: Who, work: &Work) -> anyhow::Result<Command> {
+        self.command_of(&self.programs.ours, who, work)
+    }
+
+    /// The same, of which `ours` is our program.
+    pub fn command_of(&self, ours: &Path, who: Who, work: &Work) -> anyhow::Result<Command> {
+        let ours = || Command::new(ours);
+        let (mut command, way, setting) = match who {
+            Who::Ours(checkpoint) => (ours(), "forward-backward", Some(("--checkpoint", checkpoint))),
+            Who::OurStep(schedule) => (ours(), "train-step-output", Some(("--schedule", schedule))),
+            Who::OurStepWithoutOutput(schedule) => (ours(), "train-step", Some(("--schedule", schedule))),
+            Who::PlainTch => (ours(), "plain", None),
+            Who::PlainForward => (ours(), "plain-forward", None),
+            Who::Unpipelined => (ours(), "unpipelined", None),
+            Who::Simulated(schedule) => (ours(), "simulated", Some(("--schedule", schedule))),
+            Who::Bound => (ours(), "bound", None),
+            Who::BareCut => (Command::new(&self.programs.bare), "cut", None),
+            Who::BareUncut => (Command::new(&self.programs.bare), "uncut", None),
+            Who::Torchgpipe(checkpoint) => {
+                let python = self.python(&environment::TORCHGPIPE, "one_process.py")?;
+                (python, "torchgpipe", Some(("--checkpoint", checkpoint)))
+            }
+            Who::TorchPipe(checkpoint) => {
+                let python = self.python(&environment::TORCH_PIPE, "one_process.py")?;
+                (python, "pipe", Some(("--checkpoint", checkpoint)))
+            }
+            Who::Pipelining(schedule) => {
+                let python = self.python(&environment::TORCHGPIPE, "pipelining.py")?;
+                (python, "pipelining", Some(("--schedule", schedule)))
+            }
+            Who::NewestPipelining(schedule) => {
+                let python = self.python(&environment::NEWEST_TORCH, "pipelining.py")?;
+                (python, "pipelining", Some(("--schedule", schedule)))
+            }
+        };
+        command.args(["--way", way]).args(work.args());
+        if let Some((name, value)) = setting {
+            command.args([name, value]);
+        }
+        // Each thread of a stage is the only one that works for it.
+        command.env("OMP_NUM_THREADS", "1");
+        Ok(command)
+    }
+
+    fn python(&self, environment: &Environment, script: &str) -> anyhow::Result<Command> {
+        let mut python = environment.python()?;
+        python.arg(self.checkout.root.join("xtask/bench").join(script));
+        Ok(python)
+    }
+}

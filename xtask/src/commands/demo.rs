@@ -1,0 +1,35 @@
+//! `cargo xtask demo`: the digits example, with all it needs.
+
+use std::ffi::OsString;
+use std::process::{Command, ExitCode};
+
+use anyhow::Context;
+
+use crate::tools::checkout::Checkout;
+use crate::tools::libtorch::Flavour;
+use crate::tools::{cargo, digits, libtorch};
+
+pub fn run(checkout: &Checkout, args: &[OsString]) -> anyhow::Result<ExitCode> {
+    libtorch::set_up(checkout, Flavour::Cpu)?;
+    digits::set_up(checkout)?;
+    let status = cargo_run(checkout, args).status().context(cargo::CANNOT_START)?;
+    Ok(cargo::exit_code(status))
+}
+
+fn cargo_run(checkout: &Checkout, args: &[OsString]) -> Command {
+    let mut cargo = cargo::command(checkout);
+    cargo.args(["run", "--release", "-p", "pipe-examples", "--bin", "digits", "--"]).args(args);
+    cargo
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_reach_the_demo() {
+        let cargo = cargo_run(&Checkout { root: "/".into() }, &["--epochs".into(), "3".into()]);
+        let args: Vec<_> = cargo.get_args().collect();
+        assert!(args.ends_with(&["--".as_ref(), "--epochs".as_ref(), "3".as_ref()]), "{args:?}");
+    }
+}

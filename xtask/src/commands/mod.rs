@@ -1,0 +1,11 @@
+//! The commands, each a file or a folder.
+
+pub mod bench;
+pub mod data;
+pub mod demo;
+pub mod fixtures;
+pub mod gpu_check;
+pub mod libtorch;
+pub mod oracle;
+pub mod pairs;
+pub mod test;

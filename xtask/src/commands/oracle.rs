@@ -1,0 +1,31 @@
+//! `cargo xtask oracle`: the same steps here and in torchgpipe, compared. Not one of the tests: it needs some gigabytes more.
+
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use anyhow::Context;
+
+use crate::tools::checkout::Checkout;
+use crate::tools::libtorch::Flavour;
+use crate::tools::{cargo, environment, libtorch};
+
+pub fn run(checkout: &Checkout) -> anyhow::Result<ExitCode> {
+    libtorch::set_up(checkout, Flavour::Cpu)?;
+    let mut python = environment::TORCHGPIPE.python()?;
+    let results = checkout.oracle();
+    let status = cargo_run(checkout, &results).status().context(cargo::CANNOT_START)?;
+    if !status.success() {
+        return Ok(cargo::exit_code(status));
+    }
+    python.arg(checkout.root.join("xtask/oracle/compare.py")).arg(&results);
+    let status = python.status().with_context(|| format!("cannot start {}", python.get_program().display()))?;
+    Ok(cargo::exit_code(status))
+}
+
+/// Writes down what our side computes.
+fn cargo_run(checkout: &Checkout, results: &Path) -> Command {
+    let mut cargo = cargo::command(checkout);
+    // Not in release: the tests have built all but the last step.
+    cargo.args(["run", "--quiet", "-p", "pipe-programs", "--bin", "oracle", "--"]).arg(results);
+    cargo
+}

@@ -1,0 +1,72 @@
+//! Installs PyPI's wheels into the per-user cache.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow, bail};
+
+use super::{Flavour, Wheel, found};
+use crate::tools::pip::Pip;
+use crate::tools::{cache, disk, python};
+
+const FOLDER: &str = "pipe-libtorch";
+
+/// The file in which the archives of pytorch.org say their version, and wheels do not. torch-sys
+/// looks at nothing else.
+const BUILD_VERSION: &str = "torch/build-version";
+
+/// Where the installation of this wheel is, if it is there.
+pub fn cached(wheel: &Wheel, flavour: Flavour) -> Option<PathBuf> {
+    let home = cache::home().ok()?.join(FOLDER).join(name(wheel, flavour));
+    check(&home, wheel, flavour).is_ok().then_some(home)
+}
+
+fn name(wheel: &Wheel, flavour: Flavour) -> String {
+    format!("{}-{flavour}", wheel.version)
+}
+
+/// The cached installation, made now if there is none.
+pub fn installed(wheel: &Wheel, flavour: Flavour) -> anyhow::Result<PathBuf> {
+    if flavour == Flavour::Cuda && !cfg!(target_os = "linux") {
+        bail!("libtorch with CUDA exists for Linux only: leave `--cuda` out");
+    }
+    let is_whole = |home: &Path| check(home, wheel, flavour).is_ok();
+    let install = |partial: &Path, home: &Path| install(wheel, flavour, partial, home);
+    let home = cache::get(FOLDER, &name(wheel, flavour), is_whole, install)?;
+    // Here and not in `install`: an earlier version of this program did not write it.
+    let stamp = home.join(BUILD_VERSION);
+    if !stamp.is_file() {
+        fs::write(&stamp, format!("{}\n", wheel.version))
+            .with_context(|| format!("cannot write {}", stamp.display()))?;
+    }
+    Ok(home)
+}
+
+fn install(wheel: &Wheel, flavour: Flavour, partial: &Path, home: &Path) -> anyhow::Result<()> {
+    python::check()?;
+    disk::check(home.parent().unwrap_or(home), flavour.space_needed())?;
+    eprintln!("installing libtorch {} ({flavour}) into {}", wheel.version, home.display());
+
+    let target = partial.join("home");
+    let mut pip = Pip::new("install", partial)?;
+    pip.arg("--no-compile").arg("--target").arg(&target);
+    if !flavour.with_dependencies() {
+        pip.arg("--no-deps");
+    }
+    pip.args(flavour.requirements(wheel)).run("libtorch")?;
+
+    check(&target, wheel, flavour).map_err(|fault| {
+        anyhow!("pip's installation of libtorch {fault}: check that pip's index is PyPI, and run this again")
+    })?;
+    if home.exists() {
+        // A damaged one: a whole one would have been used.
+        fs::remove_dir_all(home)
+            .with_context(|| format!("cannot replace {}: remove it and run this again", home.display()))?;
+    }
+    fs::rename(&target, home).with_context(|| format!("cannot create {}: make its folder writable", home.display()))
+}
+
+fn check(home: &Path, wheel: &Wheel, flavour: Flavour) -> Result<(), String> {
+    found::check(&home.join("torch"), wheel.minor())?;
+    found::check_companions(home, flavour)
+}

@@ -1,0 +1,12 @@
+//! What the commands share. Nothing here imports a command.
+
+pub mod cache;
+pub mod cargo;
+pub mod checkout;
+pub mod digits;
+pub mod disk;
+pub mod environment;
+pub mod libtorch;
+pub mod pip;
+pub mod python;
+pub mod tally;
