@@ -26,7 +26,7 @@ pub(super) fn peaks(
             match kind {
                 // A forward that is done again later keeps nothing but what the stage was given.
                 ActionKind::Forward => {
-                    ledger.change(rank, start, if recomputed { checkpoint } else { cost.activation })
+                    ledger.change(rank, start, if recomputed { checkpoint } else { cost.activation });
                 }
                 ActionKind::Recompute => ledger.change(rank, start, cost.activation),
                 ActionKind::Backward => ledger.change(rank, end, -cost.activation - checkpoint),
