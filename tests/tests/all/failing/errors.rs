@@ -160,7 +160,8 @@ proptest! {
         prop_assert_eq!((failed.phase, failed.stage, failed.micro_batch), (Phase::Forward, stage, micro_batch));
         prop_assert_eq!(failed.layer, format!("fuse{stage}"));
         let cause = if panics { "the fuse blew" } else { "mat1 and mat2 shapes cannot be multiplied (2x8 and 5x5)" };
-        prop_assert_eq!(failed.cause, cause);
+        // libtorch 2.15 says which operator it was, before.
+        prop_assert_eq!(failed.cause.trim_start_matches("mm: "), cause);
 
         triggers.lock().unwrap().clear();
         next_step_is_right(&mut pipe, &vars, mode);
