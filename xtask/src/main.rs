@@ -1,6 +1,7 @@
 //! The project's own commands, run as `cargo xtask <command>`.
 
 mod bench;
+mod book;
 mod cache;
 mod cargo;
 mod checkout;
@@ -70,6 +71,8 @@ enum Command {
     Fixtures,
     /// Measures speed and memory beside torchgpipe's and torch's own pipelines', installing them if need be
     Bench(bench::Options),
+    /// Builds the book, `docs`, as a website
+    Book,
     /// Runs all tests with each pair of tch and libtorch, and writes down what passed
     Pairs {
         /// Only with these libtorches
@@ -113,6 +116,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Oracle => oracle::run(&checkout),
         Command::Fixtures => fixtures::run(&checkout),
         Command::Bench(options) => bench::run(&checkout, &options),
+        Command::Book => book::run(&checkout),
         Command::Pairs { only } => pairs::run(&checkout, &only),
         Command::Test { bless, tch: None, .. } => test::run(&checkout, bless),
         Command::Test { tch: Some(tch), libtorch, .. } => {
