@@ -24,7 +24,8 @@ fn build() -> Result<(), String> {
     let lib = env::var_os("DEP_TCH_LIBTORCH_LIB").map(PathBuf::from);
     let lib = lib.ok_or("torch-sys did not say where libtorch is: run `cargo xtask libtorch`, or set LIBTORCH")?;
     let folder = lib.parent().unwrap_or(&lib);
-    // Once more, after pipe-libtorch: torch-sys may have asked Python for a libtorch, or downloaded one.
+    // Once more, after pipe-libtorch: torch-sys may have asked Python for a libtorch, or downloaded
+    // one.
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
     fit::check(folder, Lock::above(&out).as_ref())?;
     compiler::check(folder)?;

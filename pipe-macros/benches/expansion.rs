@@ -1,9 +1,11 @@
 //! How the time of an expansion grows with the number of layers: `cargo bench -p pipe-macros`.
 //!
-//! A crate of procedural macros exports nothing else, so its phases are compiled into this benchmark. Tokens are
-//! `proc_macro2`'s own here; `docs/compile-time.md` has the times inside rustc.
+//! A crate of procedural macros exports nothing else, so its phases are compiled into this
+//! benchmark. Tokens are `proc_macro2`'s own here; `docs/compile-time.md` has the times inside
+//! rustc.
 
-// Cargo sets `cfg(test)` for benchmarks, so the phases bring their tests along, which nothing calls here.
+// Cargo sets `cfg(test)` for benchmarks, so the phases bring their tests along, which nothing calls
+// here.
 #![allow(dead_code, unused_imports)]
 
 #[path = "../src/pipeline/mod.rs"]

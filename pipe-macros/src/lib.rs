@@ -37,8 +37,9 @@ use proc_macro::TokenStream;
 /// | `#[layer(name = "..")]` | the layer's name in parameter paths |
 /// | `#[not_a_layer]` | a plain field |
 ///
-/// Some things work but are mistakes more often than not. They are warnings, and `allow(..)` names those that are meant:
-/// `single_stage`, `short_skip`, `except_last_of_one_chunk`, `name_differs_by_case`.
+/// Some things work but are mistakes more often than not. They are warnings, and `allow(..)` names
+/// those that are meant: `single_stage`, `short_skip`, `except_last_of_one_chunk`,
+/// `name_differs_by_case`.
 #[proc_macro_attribute]
 pub fn pipeline(args: TokenStream, item: TokenStream) -> TokenStream {
     pipeline::attach_derive(args.into(), item.into()).into()
@@ -51,8 +52,8 @@ pub fn derive_pipeline(item: TokenStream) -> TokenStream {
     pipeline::derive(item.into()).into()
 }
 
-/// Lets a struct flow through a pipeline, if its fields do: across stage boundaries, split into micro-batches at the
-/// input and joined at the output.
+/// Lets a struct flow through a pipeline, if its fields do: across stage boundaries, split into
+/// micro-batches at the input and joined at the output.
 ///
 /// `#[flow(crate = path)]` says where the runtime is, if it was renamed.
 #[proc_macro_derive(Flow, attributes(flow))]

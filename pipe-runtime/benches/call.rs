@@ -1,6 +1,7 @@
 //! The pieces of a call, in layers that do nothing: `cargo bench -p pipe-runtime`.
 //!
-//! Each benchmark has one piece more than the one before it, per micro-batch; the difference is what the piece costs.
+//! Each benchmark has one piece more than the one before it, per micro-batch; the difference is
+//! what the piece costs.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use pipe_runtime::{Checkpoint, Devices, List, Pipe, PipeBuilder, Pipeline, ScheduleKind, pipeline};
@@ -108,7 +109,8 @@ fn gather(criterion: &mut Criterion) {
     });
 }
 
-/// And a second stage: one more op, what is sent between the two, and the threads that find their work.
+/// And a second stage: one more op, what is sent between the two, and the threads that find their
+/// work.
 fn second_stage(criterion: &mut Criterion) {
     let vars = Two::vars(&Devices::cpu(2)).expect("as many devices as stages");
     bench(criterion, "second_stage", |chunks, input| {

@@ -56,7 +56,8 @@ pub struct Failure {
     pub phase: Phase,
     /// The stage, from 0.
     pub stage: usize,
-    /// The path of the layer that was running, as in parameter names; empty if it was none (a transfer, or libtorch's backward).
+    /// The path of the layer that was running, as in parameter names; empty if it was none (a
+    /// transfer, or libtorch's backward).
     pub layer: String,
     /// The micro-batch, from 0.
     pub micro_batch: usize,

@@ -23,8 +23,8 @@ impl IntraOpThreads {
         tch::set_num_threads(self.0);
     }
 
-    /// Puts the caller's own count back once `start` has started threads that set theirs: libtorch keeps the count
-    /// in a global too, which new threads start from.
+    /// Puts the caller's own count back once `start` has started threads that set theirs: libtorch
+    /// keeps the count in a global too, which new threads start from.
     pub(crate) fn spare_caller<T>(start: impl FnOnce() -> T) -> T {
         let before = tch::get_num_threads();
         let result = start();

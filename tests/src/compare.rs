@@ -51,6 +51,16 @@ pub struct Outcome {
     pub buffers: BTreeMap<String, Tensor>,
 }
 
+/// The gradients of the trainable variables, in the order in which they were made.
+pub fn gradients(vars: &Vars) -> Vec<Tensor> {
+    vars.var_store().trainable_variables().iter().map(Tensor::grad).collect()
+}
+
+/// The mean squared error, a loss.
+pub fn mse(output: &Tensor, target: &Tensor) -> Tensor {
+    output.mse_loss(target, tch::Reduction::Mean)
+}
+
 /// Asserts that a pipelined step and the same step unpipelined leave the same behind, bit by bit.
 pub fn assert_transparent<C: Case>(settings: Settings) {
     let _serial = crate::serial();

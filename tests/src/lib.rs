@@ -12,8 +12,9 @@ pub mod zoo;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Held by every test that seeds libtorch's default generator or looks at the process's threads: both are one per process.
-/// Also sets one intra-op thread, without which sums differ from run to run.
+/// Held by every test that seeds libtorch's default generator or looks at the process's threads:
+/// both are one per process. Also sets one intra-op thread, without which sums differ from run to
+/// run.
 pub fn serial() -> MutexGuard<'static, ()> {
     static LOCK: Mutex<()> = Mutex::new(());
     let guard = LOCK.lock().unwrap_or_else(PoisonError::into_inner);

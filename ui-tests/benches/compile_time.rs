@@ -1,8 +1,9 @@
 //! How long `cargo check` takes on an annotated model, and on what it stands for, written by hand:
 //! `cargo bench -p pipe-ui-tests --bench compile_time`.
 //!
-//! Each is a crate in a workspace of its own below `target`, against the mock of the runtime. They are checked in turn, and the
-//! least time of each counts, which other work on the machine disturbs least.
+//! Each is a crate in a workspace of its own below `target`, against the mock of the runtime. They
+//! are checked in turn, and the least time of each counts, which other work on the machine disturbs
+//! least.
 
 use std::fmt::Write;
 use std::fs;
@@ -128,7 +129,8 @@ fn stages_by_hand() -> String {
     format!("{uses}{}pub fn stages(model: Model, graph: &mut Graph) {{\n{stages}}}\n", model())
 }
 
-/// All that the annotated struct stands for: parameter paths, the plan, the stages and the way back, the unpipelined run.
+/// All that the annotated struct stands for: parameter paths, the plan, the stages and the way
+/// back, the unpipelined run.
 fn by_hand() -> String {
     let uses = "use pipe_runtime::__rt::{self, Graph, Layers, LayerPlan, Path, SkipPlan, StagePlan, Vars, keep, pass};\n\
          use pipe_runtime::nn::{Concat, Linear, Tensor};\nuse pipe_runtime::{Context, Layer};\n\n";

@@ -55,7 +55,8 @@ enum Command {
     Oracle,
     /// Writes down torch's own schedules, which tests read, installing torch if need be
     Fixtures,
-    /// Measures speed and memory beside torchgpipe's and torch's own pipelines', installing them if need be
+    /// Measures speed and memory beside torchgpipe's and torch's own pipelines', installing them if
+    /// need be
     Bench(bench::Options),
     /// Runs all tests with each pair of tch and libtorch, and writes down what passed
     Pairs {

@@ -1,7 +1,9 @@
-//! `#[pipeline(balance = "balance.toml")]`: the stages that a measurement has found, read at compile time.
+//! `#[pipeline(balance = "balance.toml")]`: the stages that a measurement has found, read at
+//! compile time.
 //!
-//! What the file says is put on the fields as if it were written there, so that everything after this phase treats it as
-//! annotations. A file that was made for another model, or for this one as it was, is an error on the field that does not fit.
+//! What the file says is put on the fields as if it were written there, so that everything after
+//! this phase treats it as annotations. A file that was made for another model, or for this one as
+//! it was, is an error on the field that does not fit.
 
 use std::path::PathBuf;
 

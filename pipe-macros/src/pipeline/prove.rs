@@ -8,8 +8,8 @@ use crate::pipeline::parse::{schedule_kind, whole_number};
 use crate::pipeline::plan::{Plan, Stage, plan, stages};
 use crate::support::errors::{Errors, error};
 
-/// The pairs of a stage and a micro-batch up to which the steps are made and proved: for as many, that takes about 50 ms in a debug build of the
-/// macro.
+/// The pairs of a stage and a micro-batch up to which the steps are made and proved: for as many,
+/// that takes about 50 ms in a debug build of the macro.
 const PROVED: usize = 1 << 9;
 
 /// A schedule and the stages that it is to run.
@@ -38,8 +38,8 @@ impl<'m> Scheduled<'m> {
         Some(Self { kind, written, chunks: chunks(model), stages, ranks })
     }
 
-    /// Why the ranks or the micro-batches do not suit the schedule, if so. Without an annotated number of micro-batches, the placement alone is
-    /// looked at.
+    /// Why the ranks or the micro-batches do not suit the schedule, if so. Without an annotated
+    /// number of micro-batches, the placement alone is looked at.
     pub fn refusal(&self) -> Option<ScheduleKindError> {
         // Twice as many micro-batches as stages suit every schedule.
         let micro_batches = self.chunks.map_or(2 * self.stages.len(), |(chunks, _)| chunks);
@@ -66,8 +66,8 @@ pub fn chunks(model: &Model) -> Option<(usize, &Expr)> {
     Some((whole_number(written).filter(|&chunks| chunks > 0)?, written))
 }
 
-/// Makes the steps that a model without mistakes asks for, and proves them. What is found is a mistake of the schedule's generator, which would
-/// otherwise show at run time.
+/// Makes the steps that a model without mistakes asks for, and proves them. What is found is a
+/// mistake of the schedule's generator, which would otherwise show at run time.
 pub fn prove(model: &Model, errors: &mut Errors) {
     let Some(Scheduled { kind, written, chunks: Some((chunks, _)), ranks: Ok(ranks), .. }) = Scheduled::of(model)
     else {
@@ -83,7 +83,8 @@ pub fn prove(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// The stages are where they were placed, the schedule keeps to what it declares, and the skips are served.
+/// The stages are where they were placed, the schedule keeps to what it declares, and the skips are
+/// served.
 fn proof(schedule: &Schedule, kind: ScheduleKind, ranks: &[usize], plan: &Plan) -> Result<(), ValidationError> {
     let per_rank = schedule.stages / schedule.ranks.len().max(1);
     let declared = match kind {

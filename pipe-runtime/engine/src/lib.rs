@@ -1,12 +1,13 @@
 //! Executors: the threads that run op lists.
 //!
-//! A run is a [`Job`]: an order of steps and a body that performs one. Executors claim whatever step is ready on the ranks they serve: the CPU's ranks
-//! are served by a pool, the calling thread among it; each accelerator has an executor of its own, so that one thread feeds
-//! each device. There is no global tick: a step starts when the one before it on its rank, and those it waits
+//! A run is a [`Job`]: an order of steps and a body that performs one. Executors claim whatever
+//! step is ready on the ranks they serve: the CPU's ranks are served by a pool, the calling thread
+//! among it; each accelerator has an executor of its own, so that one thread feeds each device.
+//! There is no global tick: a step starts when the one before it on its rank, and those it waits
 //! for, are done.
 //!
-//! All bookkeeping is under one lock, held for tens of nanoseconds per step. Who finds nothing to do spins for a moment on
-//! a counter of changes, where there are cores enough, and then sleeps.
+//! All bookkeeping is under one lock, held for tens of nanoseconds per step. Who finds nothing to
+//! do spins for a moment on a counter of changes, where there are cores enough, and then sleeps.
 
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
@@ -30,7 +31,8 @@ use pipe_schedule::{Action, Order, Step};
 use progress::{Ended, Progress};
 use sync::{AtomicU64, Condvar, JoinHandle, Mutex, MutexGuard, mpsc, thread};
 
-/// How long an executor without work watches for some before it sleeps. A woken thread is back after some 20 µs, a watching one after 0.4.
+/// How long an executor without work watches for some before it sleeps. A woken thread is back
+/// after some 20 µs, a watching one after 0.4.
 const SPIN: Duration = Duration::from_micros(50);
 
 /// What a run does.
@@ -49,8 +51,8 @@ pub trait Job: Send + Sync {
         Ok(())
     }
 
-    /// Prepares the thread that is about to perform steps of this job (modes, intra-op threads); what it returns puts everything back when dropped.
-    /// An error ends the run.
+    /// Prepares the thread that is about to perform steps of this job (modes, intra-op threads);
+    /// what it returns puts everything back when dropped. An error ends the run.
     fn enter(&self) -> Result<Box<dyn Any>, Self::Error>;
 }
 
@@ -116,7 +118,8 @@ struct Run<E> {
     over: bool,
 }
 
-/// What the calling thread does itself: all steps of one rank. Unlike a [`Job`], it may borrow from the caller.
+/// What the calling thread does itself: all steps of one rank. Unlike a [`Job`], it may borrow from
+/// the caller.
 pub struct Local<'a, E> {
     /// The rank.
     pub rank: usize,
@@ -131,8 +134,9 @@ struct Executor {
 }
 
 impl<E: From<EngineError> + Send + 'static> Engine<E> {
-    /// Starts the executors for these ranks: a pool over `cpu_ranks` of at most `cores` threads, the caller included, and one thread for each of
-    /// `accelerator_ranks`. `start` is run first on each new thread; all have done so on return.
+    /// Starts the executors for these ranks: a pool over `cpu_ranks` of at most `cores` threads,
+    /// the caller included, and one thread for each of `accelerator_ranks`. `start` is run first on
+    /// each new thread; all have done so on return.
     pub fn new(
         cpu_ranks: Vec<usize>,
         accelerator_ranks: Vec<usize>,
@@ -173,7 +177,8 @@ impl<E: From<EngineError> + Send + 'static> Engine<E> {
         cpu_ranks.min(cores).max(1)
     }
 
-    /// Runs a job to its end, the calling thread helping. One job at a time: a second caller waits for the first.
+    /// Runs a job to its end, the calling thread helping. One job at a time: a second caller waits
+    /// for the first.
     pub fn run(&self, job: Arc<dyn Job<Error = E>>) -> Result<(), E> {
         self.run_with(job, None)
     }
@@ -258,7 +263,8 @@ impl<E> Drop for Engine<E> {
         self.shared.announce(&state);
         drop(state);
         for thread in self.threads.drain(..) {
-            // The last handle on a pipeline may be dropped by a graph that a worker frees: it cannot wait for itself.
+            // The last handle on a pipeline may be dropped by a graph that a worker frees: it
+            // cannot wait for itself.
             if thread.thread().id() != thread::current().id() {
                 let _ = thread.join();
             }
@@ -267,7 +273,8 @@ impl<E> Drop for Engine<E> {
 }
 
 sync::thread_local! {
-    /// The engines of whose jobs this thread performs steps, the innermost last. A step that started another run of one of them would wait for itself.
+    /// The engines of whose jobs this thread performs steps, the innermost last. A step that
+    /// started another run of one of them would wait for itself.
     static PERFORMING: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -319,7 +326,8 @@ impl<E> Shared<E> {
         let mut entered: Option<(u64, Option<Box<dyn Any>>)> = None;
         while !state.closing {
             let current = state.run.as_ref().filter(|run| !run.over);
-            // A job's modes are left as soon as it is over, so that an idle worker holds nothing of it.
+            // A job's modes are left as soon as it is over, so that an idle worker holds nothing of
+            // it.
             if entered.as_ref().map(|(number, _)| *number) != current.map(|run| run.number) {
                 let next = current.map(|run| (run.number, Arc::clone(&run.job)));
                 drop(state);
@@ -343,7 +351,8 @@ impl<E> Shared<E> {
         }
     }
 
-    /// Ends a run because a thread could not be prepared for it. It may have ended without that thread, and another have begun: then nothing happens.
+    /// Ends a run because a thread could not be prepared for it. It may have ended without that
+    /// thread, and another have begun: then nothing happens.
     fn abort(&self, state: &mut State<E>, number: u64, error: E) {
         if let Some(run) = state.run.as_mut().filter(|run| run.number == number && !run.over) {
             run.progress.abort(error);
@@ -352,8 +361,8 @@ impl<E> Shared<E> {
         }
     }
 
-    /// Performs one step of the current run, if one is ready for this executor: rather on the rank that it alone serves, then on the one it served
-    /// last, whose memory is in its cache.
+    /// Performs one step of the current run, if one is ready for this executor: rather on the rank
+    /// that it alone serves, then on the one it served last, whose memory is in its cache.
     fn step<'a>(
         &'a self,
         mut state: MutexGuard<'a, State<E>>,

@@ -1,6 +1,7 @@
 use pipe_schedule::Order;
 
-/// How far a run of ordered op lists has come: which step may start, which error counts. Knows nothing of threads or tensors.
+/// How far a run of ordered op lists has come: which step may start, which error counts. Knows
+/// nothing of threads or tensors.
 #[derive(Debug)]
 pub(crate) struct Progress<E> {
     /// For each rank, how many of its steps have been started.
@@ -24,10 +25,11 @@ impl<E> Progress<E> {
         }
     }
 
-    /// Starts the next step (its position in the order) of one of `ranks`, the first that has one ready. The caller must end it with [`finish`](Self::finish).
+    /// Starts the next step (its position in the order) of one of `ranks`, the first that has one
+    /// ready. The caller must end it with [`finish`](Self::finish).
     ///
-    /// After a failure, only steps that come before it in the order still start: one of them may fail too, and then it is the one that counts,
-    /// as if the steps had been run one by one.
+    /// After a failure, only steps that come before it in the order still start: one of them may
+    /// fail too, and then it is the one that counts, as if the steps had been run one by one.
     pub(crate) fn start(&mut self, order: &Order, ranks: impl IntoIterator<Item = usize>) -> Option<usize> {
         let rank = ranks.into_iter().find(|&rank| self.ready(order, rank).is_some())?;
         let step = self.ready(order, rank)?;
@@ -103,7 +105,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Runs a GPipe schedule with `picks` deciding who goes next, and the steps in `failing` failing.
+    /// Runs a GPipe schedule with `picks` deciding who goes next, and the steps in `failing`
+    /// failing.
     fn run(stages: usize, micro_batches: usize, failing: &[usize], picks: &[usize]) -> Result<(), Ended<usize>> {
         let rank_of: Vec<_> = (0..stages).collect();
         let order = pipe_schedule::gpipe(&rank_of, micro_batches, |_| true).order().unwrap();

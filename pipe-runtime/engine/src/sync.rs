@@ -1,4 +1,5 @@
-//! Where locks, counters and threads come from: the standard library, or, in this crate's own tests, a model checker that decides who runs next.
+//! Where locks, counters and threads come from: the standard library, or, in this crate's own
+//! tests, a model checker that decides who runs next.
 
 #[cfg(test)]
 pub(crate) use checked::*;
@@ -39,7 +40,8 @@ mod checked {
     pub(crate) use shuttle::thread_local;
     use std::time::Duration;
 
-    /// The checker has no clock. Between any two looks all other threads may do anything, so two of them stand for all numbers of looks.
+    /// The checker has no clock. Between any two looks all other threads may do anything, so two of
+    /// them stand for all numbers of looks.
     pub(crate) fn watch(_: Duration, changed: impl Fn() -> bool) -> bool {
         (0..2).any(|_| {
             thread::yield_now();

@@ -159,8 +159,8 @@ mod tests {
 
     use super::*;
 
-    /// A folder with headers that ask for `standard`, and for GCC 9 if `oldest`, and a compiler that
-    /// defines `macros`, one on a line.
+    /// A folder with headers that ask for `standard`, and for GCC 9 if `oldest`, and a compiler
+    /// that defines `macros`, one on a line.
     struct Machine(PathBuf);
 
     impl Machine {
@@ -189,8 +189,8 @@ mod tests {
 
         fn check(&self) -> Result<(), String> {
             let compiler = self.0.join("c++").display().to_string();
-            // Through the shell: a file that another thread's child still holds open for writing cannot
-            // be started itself.
+            // Through the shell: a file that another thread's child still holds open for writing
+            // cannot be started itself.
             let words = vec!["/bin/sh".to_owned(), compiler];
             Compiler { words, is_chosen: false }.check(&self.0)
         }

@@ -1,7 +1,7 @@
 //! Which libtorch goes with which tch, and what a build against it needs.
 //!
-//! Used by build scripts and by `cargo xtask`. It depends on nothing, and needs no libtorch. A crate
-//! with a program that uses `pipe-runtime` calls [`link`] in its build script.
+//! Used by build scripts and by `cargo xtask`. It depends on nothing, and needs no libtorch. A
+//! crate with a program that uses `pipe-runtime` calls [`link`] in its build script.
 
 #![forbid(unsafe_code)]
 
@@ -59,7 +59,8 @@ pub fn flags(folder: &Path) -> Result<Vec<String>, String> {
 }
 
 /// Lets the programs of the crate whose build script calls this find libtorch where the build has
-/// found it, without any environment variable. Does nothing with `pipe-runtime`'s feature `doc-only`.
+/// found it, without any environment variable. Does nothing with `pipe-runtime`'s feature
+/// `doc-only`.
 ///
 /// # Panics
 ///

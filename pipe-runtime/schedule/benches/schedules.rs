@@ -1,4 +1,5 @@
-//! How the time to make, order, validate and simulate a schedule grows with its actions: `cargo bench -p pipe-schedule`.
+//! How the time to make, order, validate and simulate a schedule grows with its actions:
+//! `cargo bench -p pipe-schedule`.
 
 use std::hint::black_box;
 

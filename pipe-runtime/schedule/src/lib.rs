@@ -1,12 +1,16 @@
 //! Pipeline schedules as data.
 //!
-//! A [`Schedule`] is one ordered list of [`Action`]s per rank (a device, or an executor that stands for one). It says
-//! nothing about time: an action runs as soon as the one before it on its rank is done and its inputs are there.
+//! A [`Schedule`] is one ordered list of [`Action`]s per rank (a device, or an executor that stands
+//! for one). It says nothing about time: an action runs as soon as the one before it on its rank is
+//! done and its inputs are there.
 //!
-//! * Made by a [`ScheduleKind`] (the published schedules), a [`Builder`], or from text (`str::parse`).
+//! * Made by a [`ScheduleKind`] (the published schedules), a [`Builder`], or from text
+//!   (`str::parse`).
 //! * Proved by [`Schedule::validate`], down to the messages of [`Schedule::lower`].
-//! * Turned into one total order by [`Schedule::order`], which exists exactly if the lists can finish.
-//! * Timed by [`simulate`], compared by [`advise`], drawn by `to_string` and [`Simulation::to_svg`].
+//! * Turned into one total order by [`Schedule::order`], which exists exactly if the lists can
+//!   finish.
+//! * Timed by [`simulate`], compared by [`advise`], drawn by `to_string` and
+//!   [`Simulation::to_svg`].
 //! * Laid beside what really ran: a [`Trace`].
 //!
 //! Nothing here panics on what a user may write, and all output is the same in every run.

@@ -12,7 +12,8 @@ pub struct Message {
     pub from: usize,
     /// The stage that needs it: a later one for a value, an earlier one for its gradient.
     pub to: usize,
-    /// The number of the skip in the list of skips; none for what each stage hands to its neighbour.
+    /// The number of the skip in the list of skips; none for what each stage hands to its
+    /// neighbour.
     pub skip: Option<usize>,
     /// Of which micro-batch.
     pub micro_batch: usize,
@@ -64,13 +65,16 @@ pub struct Lowered {
 }
 
 impl Schedule {
-    /// The lists with sends and receives. `skips` are pairs of stages: the one that stashes and the later one that pops.
+    /// The lists with sends and receives. `skips` are pairs of stages: the one that stashes and the
+    /// later one that pops.
     ///
-    /// * Whatever an action makes is sent right after it: first what the neighbour waits for, then the skips.
-    /// * A receive is posted right before the action that needs it, after those for all that its sender sends earlier: between two
-    ///   ranks everything arrives in the order in which it was sent.
-    /// * Of two ranks the lower one, before it sends, posts the receives for all that the other one sends before
-    ///   receiving this. So both post what is between them in the same order.
+    /// * Whatever an action makes is sent right after it: first what the neighbour waits for, then
+    ///   the skips.
+    /// * A receive is posted right before the action that needs it, after those for all that its
+    ///   sender sends earlier: between two ranks everything arrives in the order in which it was
+    ///   sent.
+    /// * Of two ranks the lower one, before it sends, posts the receives for all that the other one
+    ///   sends before receiving this. So both post what is between them in the same order.
     /// * Nobody waits for a send. What passes between two stages of one rank is no message.
     pub fn lower(&self, skips: &[(usize, usize)]) -> Lowered {
         let mut lowered = Lowered {
@@ -89,11 +93,13 @@ impl Schedule {
                 channels.entry((rank, lowered.rank_of[&message.to])).or_default().push_back(message);
             }
         }
-        // From the last rank to the first: a rank's own order must be known before the lower ones' follow it.
+        // From the last rank to the first: a rank's own order must be known before the lower ones'
+        // follow it.
         let mut leads: HashMap<(usize, usize), HashMap<Message, usize>> = HashMap::new();
         for rank in (0..self.ranks.len()).rev() {
             let ops = lowered.rank(rank, &self.ranks[rank], &channels, &leads);
-            // For each lower peer: how many messages go there before each of its messages is received.
+            // For each lower peer: how many messages go there before each of its messages is
+            // received.
             let mut sent: HashMap<usize, usize> = HashMap::new();
             for op in &ops {
                 match op {
@@ -219,13 +225,15 @@ fn post(ops: &mut Vec<Op>, posted: &mut HashSet<Message>, messages: impl IntoIte
     }
 }
 
-/// How messages travel. In either way nothing is buffered: a message moves once both its send and its receive are posted.
+/// How messages travel. In either way nothing is buffered: a message moves once both its send and
+/// its receive are posted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Transport {
-    /// One channel per directed pair of ranks, each in order: the first receive takes what was sent first (MPI with one tag).
+    /// One channel per directed pair of ranks, each in order: the first receive takes what was sent
+    /// first (MPI with one tag).
     Rendezvous,
-    /// One channel per pair of ranks, for both directions in one order: what is posted later waits for what was posted earlier (a communicator
-    /// of NCCL's).
+    /// One channel per pair of ranks, for both directions in one order: what is posted later waits
+    /// for what was posted earlier (a communicator of NCCL's).
     InOrder,
 }
 
@@ -310,8 +318,8 @@ pub enum MessageFault {
 type Post = (bool, Message);
 
 impl Lowered {
-    /// Whether every message is sent once and received once, before what needs it, and everything finishes on `transport`. All that is
-    /// wrong is returned.
+    /// Whether every message is sent once and received once, before what needs it, and everything
+    /// finishes on `transport`. All that is wrong is returned.
     pub fn check(&self, transport: Transport) -> Result<(), Vec<MessageFault>> {
         let mut faults = self.unmatched();
         if faults.is_empty() {
@@ -400,7 +408,8 @@ impl Lowered {
     }
 }
 
-/// One line per rank, as `0F0 >1.0 <1.0 0B0`: what is sent to and received from which stage, for which micro-batch.
+/// One line per rank, as `0F0 >1.0 <1.0 0B0`: what is sent to and received from which stage, for
+/// which micro-batch.
 impl fmt::Display for Lowered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (rank, list) in self.ranks.iter().enumerate() {

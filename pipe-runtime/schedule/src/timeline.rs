@@ -35,8 +35,8 @@ impl Timeline {
 
     /// For how long a rank does nothing between its first action and its last.
     ///
-    /// Step after step this is what counts: a rank may start the next step while later ones still finish this one, unless the optimizer
-    /// holds all of them together.
+    /// Step after step this is what counts: a rank may start the next step while later ones still
+    /// finish this one, unless the optimizer holds all of them together.
     pub fn idle_within(&self, rank: usize) -> f64 {
         match (self.ranks[rank].first(), self.ranks[rank].last()) {
             (Some(first), Some(last)) => last.end - first.start - self.busy(rank),
@@ -44,13 +44,15 @@ impl Timeline {
         }
     }
 
-    /// The time from a rank's first action to the end of its last, on the rank where that is longest: what one step of many costs.
+    /// The time from a rank's first action to the end of its last, on the rank where that is
+    /// longest: what one step of many costs.
     pub fn period(&self) -> f64 {
         let within = |list: &Vec<Span>| Some(list.last()?.end - list.first()?.start);
         self.ranks.iter().filter_map(within).fold(0., f64::max)
     }
 
-    /// Which part of the ranks' time is work: 1 where no rank ever waits, 0 where there is nothing to do.
+    /// Which part of the ranks' time is work: 1 where no rank ever waits, 0 where there is nothing
+    /// to do.
     pub fn efficiency(&self) -> f64 {
         let busy: f64 = (0..self.ranks.len()).map(|rank| self.busy(rank)).sum();
         let all = self.makespan * self.ranks.len() as f64;

@@ -4,8 +4,9 @@ use pipe_schedule::{ActionKind, Costs, ScheduleKind, simulate};
 
 const RANKS: std::ops::RangeInclusive<usize> = 2..=16;
 const MICRO_BATCHES: std::ops::RangeInclusive<usize> = 1..=64;
-/// Forward, backward for the inputs, backward for the parameters of one stage: equal ones, the table's (1, 1.2, 0.8) in fifths, and others, so that
-/// each formula meets costs inside and at the edge of where it holds.
+/// Forward, backward for the inputs, backward for the parameters of one stage: equal ones, the
+/// table's (1, 1.2, 0.8) in fifths, and others, so that each formula meets costs inside and at the
+/// edge of where it holds.
 const COSTS: [[u32; 3]; 5] = [[1, 1, 1], [5, 6, 4], [3, 2, 2], [2, 1, 3], [1, 3, 2]];
 
 /// Every formula that there is for the schedule, and that there is one at all.
@@ -97,8 +98,8 @@ fn dualpipe_v() {
     check_peak(ScheduleKind::DualPipeV, 2, |p, _, _| 2 * p + 1);
 }
 
-/// Published as half of 1F1B's idle time and memory, up to terms of one micro-batch: neither is exact, but for equal costs it is never more
-/// than half of 1F1B's idle time.
+/// Published as half of 1F1B's idle time and memory, up to terms of one micro-batch: neither is
+/// exact, but for equal costs it is never more than half of 1F1B's idle time.
 #[test]
 fn v_half() {
     check(ScheduleKind::VHalf, &[2]);

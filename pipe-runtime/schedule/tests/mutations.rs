@@ -47,7 +47,8 @@ fn everywhere(schedule: &Schedule) -> Vec<(usize, usize)> {
     schedule.ranks.iter().enumerate().flat_map(|rank| -> Vec<_> { of_rank(rank) }).collect()
 }
 
-/// The places of actions whose `other` exists; `other` makes the action that must come before from one.
+/// The places of actions whose `other` exists; `other` makes the action that must come before from
+/// one.
 fn pairs(schedule: &Schedule, other: impl Fn(Action) -> Option<Action>) -> Vec<(usize, usize)> {
     let has = |&(rank, number): &(usize, usize)| {
         other(schedule.ranks[rank][number]).is_some_and(|other| schedule.ranks[rank].contains(&other))
@@ -214,7 +215,8 @@ fn a_recomputation_after_its_backward_or_before_its_forward() {
     assert!(moved(-5).contains("`0R1` comes before `0F1` on rank 0, which it needs"), "{}", moved(-5));
 }
 
-/// Rank 0 wants the gradient of one micro-batch before it starts another, and the rank of stage 1 wants it the other way round.
+/// Rank 0 wants the gradient of one micro-batch before it starts another, and the rank of stage 1
+/// wants it the other way round.
 #[test]
 fn a_cycle_between_ranks() {
     for (kind, mut schedule, limits) in all() {
@@ -417,7 +419,8 @@ fn damaged_messages() {
                     let faults = caught(&|list| list.swap(number, number + 1));
                     found(faults, &|fault| matches!(fault, MessageFault::OutOfOrder { .. }));
                 }
-                // A send before the receives that the other end expects first: only one order per channel forgives that.
+                // A send before the receives that the other end expects first: only one order per
+                // channel forgives that.
                 if let (Op::Receive(first), Some(&Op::Send(second))) = (op, lowered.ranks[rank].get(number + 1))
                     && lowered.rank_of[&first.from] == lowered.rank_of[&second.to]
                 {

@@ -1,4 +1,5 @@
-//! Lists that nobody would write: random placements, orders, mixtures of whole and split backwards, recomputations, skips.
+//! Lists that nobody would write: random placements, orders, mixtures of whole and split backwards,
+//! recomputations, skips.
 
 mod any_schedule;
 
@@ -60,7 +61,8 @@ proptest! {
                 prop_assert!(end + transfer <= spans[&step.action].0);
             }
         }
-        // What the lists prove is never exceeded by the clock, unless things take no time and all happen at once.
+        // What the lists prove is never exceeded by the clock, unless things take no time and all
+        // happen at once.
         for (skip, &in_transit) in costs.skips.iter().zip(&simulation.in_transit) {
             prop_assert!(f == 0. || in_transit <= order.in_transit(ActionKind::Forward, skip.from, skip.to));
         }
@@ -87,7 +89,8 @@ proptest! {
         }
     }
 
-    /// Two neighbours of a valid list, turned round: either nothing depends on their order, or it is caught; never a hang.
+    /// Two neighbours of a valid list, turned round: either nothing depends on their order, or it
+    /// is caught; never a hang.
     #[test]
     fn neighbours_turned_round(schedule in any_schedule(), rank in any::<Index>(), number in any::<Index>()) {
         let mut damaged = schedule;

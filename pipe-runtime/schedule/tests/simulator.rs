@@ -96,7 +96,8 @@ fn what_is_recomputed_holds_little_until_then() {
 fn outputs_and_gradients_wait_where_they_are_needed() {
     let mut costs = Costs::equal(2, 1., 1., 1.);
     costs.boundaries[0].size = 5.;
-    // Rank 1 works on the first of three outputs while the two others come in; of its gradients, none waits long.
+    // Rank 1 works on the first of three outputs while the two others come in; of its gradients,
+    // none waits long.
     let simulation = run("0F0,0F1,0F2,0B0,0B1,0B2\n1F0,1B0,1F1,1B1,1F2,1B2", &costs);
     assert_eq!(simulation.memory, [3., 11.]);
 }

@@ -2,7 +2,8 @@
 
 use pipe_schedule::{Costs, Run, Schedule, ScheduleKind, SimulationError, Timeline, Trace, TracedStep, simulate};
 
-/// What a run looks like that takes exactly what the simulator says, `at` that time, on `threads` threads.
+/// What a run looks like that takes exactly what the simulator says, `at` that time, on `threads`
+/// threads.
 fn run(schedule: &Schedule, costs: &Costs, at: f64, threads: usize) -> Run {
     let simulation = simulate(schedule, costs).unwrap();
     let of_rank = |(rank, list): (usize, &Vec<_>)| {

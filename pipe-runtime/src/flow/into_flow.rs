@@ -4,8 +4,8 @@ use tch::Tensor;
 
 use super::{Along, Each, Flow, PerRow, Replicate, Rows};
 
-/// What a caller may hand over where a `T` flows in: a `T`, or the same by reference, so that `forward(&x)`, `forward(x)` and
-/// `forward((&a, Some(&b)))` all read naturally.
+/// What a caller may hand over where a `T` flows in: a `T`, or the same by reference, so that
+/// `forward(&x)`, `forward(x)` and `forward((&a, Some(&b)))` all read naturally.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an input of this pipeline, which takes `{T}`",
     label = "expected `{T}`, or references to its tensors"

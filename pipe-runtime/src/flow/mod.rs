@@ -1,7 +1,7 @@
 //! Values that flow: through a pipeline, across its stage boundaries, in and out of it.
 
-/// How a tuple struct around one value flows: as that value, but for how it is packed and joined. `parts` are the
-/// values of the micro-batches, without what is around them.
+/// How a tuple struct around one value flows: as that value, but for how it is packed and joined.
+/// `parts` are the values of the micro-batches, without what is around them.
 macro_rules! wraps {
     (
         [$($generics:tt)*] $name:ty, $inner:ty,
@@ -76,8 +76,9 @@ pub trait Flow: Sized + Send + 'static {
     /// A second handle on the same value: tensors share their memory and their gradients.
     fn share(&self) -> Self;
 
-    /// The whole mini-batch's value, from those of its micro-batches (at least one). A single one is taken as it is; of several, tensors are joined along
-    /// dimension 0 and plain values must agree, unless the type says otherwise ([`Sum`], [`Mean`], [`List`]).
+    /// The whole mini-batch's value, from those of its micro-batches (at least one). A single one
+    /// is taken as it is; of several, tensors are joined along dimension 0 and plain values must
+    /// agree, unless the type says otherwise ([`Sum`], [`Mean`], [`List`]).
     ///
     /// # Errors
     ///

@@ -24,11 +24,13 @@ use crate::error::Result;
 #[derive(Debug)]
 pub struct Sum(pub Tensor);
 
-/// An output that is averaged over micro-batches, each weighted by its rows: a mean over the rows of each is the mean over all rows.
+/// An output that is averaged over micro-batches, each weighted by its rows: a mean over the rows
+/// of each is the mean over all rows.
 #[derive(Debug)]
 pub struct Mean(pub Tensor);
 
-/// An output of which the pipeline gives a list, in the order of the micro-batches. A layer gives a list of one.
+/// An output of which the pipeline gives a list, in the order of the micro-batches. A layer gives a
+/// list of one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct List<T>(pub Vec<T>);
 

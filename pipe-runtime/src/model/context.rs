@@ -115,7 +115,8 @@ impl Context {
         self.pass.training
     }
 
-    /// Whether this is the second forward of a checkpointed micro-batch: what the first one did outside the graph must not be done again.
+    /// Whether this is the second forward of a checkpointed micro-batch: what the first one did
+    /// outside the graph must not be done again.
     pub fn is_recomputing(&self) -> bool {
         self.pass.recomputing
     }
@@ -211,7 +212,8 @@ impl At<'_> {
         }
     }
 
-    /// Who is to be told of this child, if it is one of the model itself. To be asked when it is not on the path.
+    /// Who is to be told of this child, if it is one of the model itself. To be asked when it is
+    /// not on the path.
     fn observer(&self) -> Option<&Rc<dyn Observer>> {
         self.cx.observer.as_ref().filter(|_| self.cx.path.borrow().is_empty())
     }

@@ -35,7 +35,8 @@ impl Devices {
 
     /// The devices of this machine: the CPU, then its accelerators.
     ///
-    /// libtorch's CUDA part is found when the program starts: it lies beside the CPU part that the program is linked to, or it does not.
+    /// libtorch's CUDA part is found when the program starts: it lies beside the CPU part that the
+    /// program is linked to, or it does not.
     pub fn here() -> Self {
         let cuda = usize::try_from(Cuda::device_count()).unwrap_or(0);
         let mps = tch::utils::has_mps().then_some(Device::Mps);
@@ -61,7 +62,8 @@ impl Devices {
     ///
     /// # Errors
     ///
-    /// If there are more or fewer of them, or one that is not on this machine or that tch cannot address.
+    /// If there are more or fewer of them, or one that is not on this machine or that tch cannot
+    /// address.
     pub(crate) fn for_stages(&self, count: usize) -> Result<&[Device]> {
         if let Some(name) = self.unsupported {
             return Err(Error::Setting(format!(
@@ -90,7 +92,8 @@ fn is_here(device: Device) -> bool {
     device == Device::Cpu || Devices::here().stages.contains(&device)
 }
 
-/// What stands in the way of CUDA where the machine seems to have it; nothing if that is not what is missing.
+/// What stands in the way of CUDA where the machine seems to have it; nothing if that is not what
+/// is missing.
 fn why_no_cuda(missing: Device) -> String {
     match cuda_fault().filter(|_| missing.is_cuda()) {
         Some(fault) => format!(" (there is a CUDA driver, but libtorch's CUDA part cannot be opened: {fault})"),

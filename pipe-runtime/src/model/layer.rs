@@ -4,8 +4,8 @@ use super::context::Context;
 
 /// A layer of a pipeline: takes what reaches it, gives what the next layer takes.
 ///
-/// Every [`tch::nn::Module`] and [`ModuleT`] is a `Layer<Tensor>`. Layers that take a popped skip, return a stashed one, or
-/// work on other values than one tensor implement this trait:
+/// Every [`tch::nn::Module`] and [`ModuleT`] is a `Layer<Tensor>`. Layers that take a popped skip,
+/// return a stashed one, or work on other values than one tensor implement this trait:
 ///
 /// ```
 /// use pipe_runtime::{Context, Layer};
@@ -23,8 +23,8 @@ use super::context::Context;
 /// }
 /// ```
 ///
-/// A layer panics where it cannot go on, as tch's own functions do; the pipeline turns that into an error that names stage, layer and
-/// micro-batch.
+/// A layer panics where it cannot go on, as tch's own functions do; the pipeline turns that into an
+/// error that names stage, layer and micro-batch.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a layer that takes `{In}`",
     label = "this layer would have to take `{In}`",

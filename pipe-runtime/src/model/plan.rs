@@ -2,7 +2,8 @@ use std::fmt;
 
 use pipe_schedule::support::table::Table;
 
-/// What the macro made of a struct: which layer runs in which stage, and where each skip goes. Prints as a table.
+/// What the macro made of a struct: which layer runs in which stage, and where each skip goes.
+/// Prints as a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// The struct's name.
@@ -115,7 +116,8 @@ impl Split {
         }
     }
 
-    /// The indices of part `part` out of `length` layers. Counts that do not add up leave the rest to the last part.
+    /// The indices of part `part` out of `length` layers. Counts that do not add up leave the rest
+    /// to the last part.
     pub fn range(self, part: usize, length: usize) -> std::ops::Range<usize> {
         match self {
             Self::Evenly(parts) => {
@@ -167,7 +169,8 @@ impl fmt::Display for LayerPlan {
     }
 }
 
-/// A table with one row per stage: its device, its layers, the skips that come in (with the stage they come from) and go out (with the stage they go to).
+/// A table with one row per stage: its device, its layers, the skips that come in (with the stage
+/// they come from) and go out (with the stage they go to).
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |items: Vec<String>| if items.is_empty() { "-".to_owned() } else { items.join(", ") };

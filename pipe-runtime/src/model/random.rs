@@ -33,7 +33,8 @@ impl RngKey {
     }
 }
 
-/// SplitMix64's finalizer (Steele et al. 2014, "Fast splittable pseudorandom number generators"): every input bit reaches every output bit.
+/// SplitMix64's finalizer (Steele et al. 2014, "Fast splittable pseudorandom number generators"):
+/// every input bit reaches every output bit.
 fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

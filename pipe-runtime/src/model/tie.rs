@@ -3,11 +3,13 @@ use tch::nn::{Embedding, Linear};
 
 use crate::flow::Flow;
 
-/// A layer that lends a value of its own, usually a weight, to another one: `#[stash(words = tied)] embed: Embedding` keeps what `embed` lends, and
+/// A layer that lends a value of its own, usually a weight, to another one:
+/// `#[stash(words = tied)] embed: Embedding` keeps what `embed` lends, and
 /// `#[pop(words)] head: Head` makes `head` take `(input, words)`.
 ///
-/// The owner keeps the parameter, on its own device; the other layer's stage is sent the value with each micro-batch and sends its gradient back, straight
-/// from stage to stage as a skip goes. So a tied weight has one variable, one gradient and one place in a saved file.
+/// The owner keeps the parameter, on its own device; the other layer's stage is sent the value with
+/// each micro-batch and sends its gradient back, straight from stage to stage as a skip goes. So a
+/// tied weight has one variable, one gradient and one place in a saved file.
 ///
 /// ```
 /// use pipe_runtime::{Context, Layer};

@@ -8,12 +8,15 @@ use crate::model::{Context, Layer};
 
 /// Batch norm whose running statistics are those of the mini-batch, not of its micro-batches.
 ///
-/// In training, each micro-batch is normalised by its own mean and (biased) variance, as batch norm in a pipeline must. The running mean and the running,
-/// unbiased, variance are updated once per mini-batch, when the last of its micro-batches has passed, with the statistics of all of its rows: what plain batch
-/// norm does on the whole mini-batch. The parts are combined by their counts, means and sums of squared deviations (Chan, Golub and LeVeque 1979,
-/// "Updating formulae and a pairwise algorithm for computing sample variances"), which stays exact for large means.
+/// In training, each micro-batch is normalised by its own mean and (biased) variance, as batch norm
+/// in a pipeline must. The running mean and the running, unbiased, variance are updated once per
+/// mini-batch, when the last of its micro-batches has passed, with the statistics of all of its
+/// rows: what plain batch norm does on the whole mini-batch. The parts are combined by their
+/// counts, means and sums of squared deviations (Chan, Golub and LeVeque 1979, "Updating formulae
+/// and a pairwise algorithm for computing sample variances"), which stays exact for large means.
 ///
-/// In evaluation, the running statistics are used. Variables have the names that [`tch::nn::BatchNorm`]'s have.
+/// In evaluation, the running statistics are used. Variables have the names that
+/// [`tch::nn::BatchNorm`]'s have.
 #[derive(Debug)]
 pub struct DeferredBatchNorm {
     norm: BatchNorm,
@@ -28,8 +31,8 @@ pub struct DeferredBatchNorm {
 pub struct DeferredBatchNormConfig {
     /// Added to the variance; 1e-5 by default.
     pub eps: f64,
-    /// Weight of a mini-batch in the running statistics, 0.1 by default; `None` for the cumulative average over all of them, which adds a variable
-    /// `num_batches_tracked`.
+    /// Weight of a mini-batch in the running statistics, 0.1 by default; `None` for the cumulative
+    /// average over all of them, which adds a variable `num_batches_tracked`.
     pub momentum: Option<f64>,
     /// Whether there are a trainable weight and bias; by default there are.
     pub affine: bool,
@@ -77,8 +80,9 @@ impl DeferredBatchNorm {
         Self::from_batch_norm(path, nn::batch_norm3d(path, channels, config.plain()), config)
     }
 
-    /// From a batch norm that was made at `path`, whose variables it takes over. tch does not tell `eps` and `momentum` of a batch norm, so
-    /// they are given in `config`; `affine` is the batch norm's own.
+    /// From a batch norm that was made at `path`, whose variables it takes over. tch does not tell
+    /// `eps` and `momentum` of a batch norm, so they are given in `config`; `affine` is the batch
+    /// norm's own.
     pub fn from_batch_norm<'a>(path: impl Borrow<Path<'a>>, norm: BatchNorm, config: DeferredBatchNormConfig) -> Self {
         let cumulative = config.momentum.is_none();
         let batches = cumulative.then(|| path.borrow().zeros_no_train("num_batches_tracked", &[]));

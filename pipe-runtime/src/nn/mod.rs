@@ -8,7 +8,8 @@ use tch::Tensor;
 
 use crate::model::{Context, Layer};
 
-/// Joins the input and a popped skip along one dimension: `[N, C, ...]` and `[N, D, ...]` to `[N, C + D, ...]` for the default, dimension 1.
+/// Joins the input and a popped skip along one dimension: `[N, C, ...]` and `[N, D, ...]` to
+/// `[N, C + D, ...]` for the default, dimension 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Concat {
     dim: i64,

@@ -7,16 +7,21 @@ use super::handle::Pipe;
 use crate::error::{Error, Result};
 use crate::stages::Pipeline;
 
-/// What an action takes besides its work, in seconds: it is handed from one thread to another, which may have to be woken.
+/// What an action takes besides its work, in seconds: it is handed from one thread to another,
+/// which may have to be woken.
 const HAND_OFF: f64 = 20e-6;
 
 impl<M: Pipeline> Pipe<M> {
-    /// The schedule, number of micro-batches and checkpointing with which a training step of this model is fastest, of those that need no more than `memory`
-    /// bytes on any rank (a device; on the CPU, one of as many as it has cores at most), by the simulator: with what to write, why, and what else there is.
+    /// The schedule, number of micro-batches and checkpointing with which a training step of this
+    /// model is fastest, of those that need no more than `memory` bytes on any rank (a device; on
+    /// the CPU, one of as many as it has cores at most), by the simulator: with what to write, why,
+    /// and what else there is.
     ///
-    /// `costs` are those of this pipeline as it is, from a trace: [`Trace::costs`](pipe_schedule::Trace::costs). The stages stay as they are annotated. Half and
-    /// twice as many micro-batches are looked at besides as many as there are, because the times of others cannot be known from these: trace again there. What
-    /// the optimizer keeps is not in a trace: add it to the stages' `parameters`.
+    /// `costs` are those of this pipeline as it is, from a trace:
+    /// [`Trace::costs`](pipe_schedule::Trace::costs). The stages stay as they are annotated. Half
+    /// and twice as many micro-batches are looked at besides as many as there are, because the
+    /// times of others cannot be known from these: trace again there. What the optimizer keeps is
+    /// not in a trace: add it to the stages' `parameters`.
     ///
     /// # Errors
     ///

@@ -20,17 +20,18 @@ impl<M: Pipeline> Pipe<M> {
     /// What runs where.
     pub const PLAN: Plan = M::PLAN;
 
-    /// Runs a mini-batch through the stages, micro-batch by micro-batch, and gives the joined output.
+    /// Runs a mini-batch through the stages, micro-batch by micro-batch, and gives the joined
+    /// output.
     ///
-    /// It is transparent: the output carries autograd as the plain model's would, and `backward()` on anything made from
-    /// it runs the pipelined backward. Where no gradient can be asked for (under [`tch::no_grad`], or with nothing that requires one), nothing is
-    /// kept.
+    /// It is transparent: the output carries autograd as the plain model's would, and `backward()`
+    /// on anything made from it runs the pipelined backward. Where no gradient can be asked for
+    /// (under [`tch::no_grad`], or with nothing that requires one), nothing is kept.
     ///
     /// # Errors
     ///
-    /// If the inputs cannot be split or the outputs cannot be joined, or a layer fails: then the first
-    /// [`Failure`](crate::Failure) in the schedule's order. Parameters, gradients and statistics are as before, and the pipeline can be used
-    /// again.
+    /// If the inputs cannot be split or the outputs cannot be joined, or a layer fails: then the
+    /// first [`Failure`](crate::Failure) in the schedule's order. Parameters, gradients and
+    /// statistics are as before, and the pipeline can be used again.
     pub fn forward(&mut self, inputs: impl IntoFlow<M::Input>) -> Result<M::Output> {
         let mut forwarded = self.core.forward(&PackedValue::of(inputs.into_flow()))?;
         let joined = M::Output::join(PackedValue::unpack_all(forwarded.take_outputs()), &forwarded.shape);
@@ -42,7 +43,8 @@ impl<M: Pipeline> Pipe<M> {
         &self.core.pipeline
     }
 
-    /// Training mode: dropout is on, batch norm uses the batch's statistics and updates the running ones, checkpointing applies.
+    /// Training mode: dropout is on, batch norm uses the batch's statistics and updates the running
+    /// ones, checkpointing applies.
     pub fn train(&mut self) {
         self.core.training = true;
     }
@@ -72,7 +74,8 @@ impl<M: Pipeline> Pipe<M> {
         self.built().checkpoint
     }
 
-    /// The model, whole again. Graphs of earlier calls that would have to recompute a stage fail from now on.
+    /// The model, whole again. Graphs of earlier calls that would have to recompute a stage fail
+    /// from now on.
     pub fn into_inner(self) -> M {
         let stages = self.built().stages.iter().map(|slot| lock(&slot.body).take());
         let stages = stages.collect::<Option<Vec<_>>>().expect("only this handle takes the stages out");

@@ -7,17 +7,20 @@ use crate::error::{Error, Result};
 use crate::stages::Pipeline;
 
 impl<M: Pipeline> Pipe<M> {
-    /// From now on, records when each step of the schedule runs, until [`stop_trace`](Self::stop_trace). Run a few training steps before, so that libtorch has set
+    /// From now on, records when each step of the schedule runs, until
+    /// [`stop_trace`](Self::stop_trace). Run a few training steps before, so that libtorch has set
     /// itself up, and some in between: medians are taken over them.
     ///
-    /// Recording takes some hundred nanoseconds per step, and one step of each stage is slowed down, in which its memory is measured. On accelerators, each
-    /// step is waited for, so that its time is the device's and not that of launching it. A pipeline that is not traced pays nothing.
+    /// Recording takes some hundred nanoseconds per step, and one step of each stage is slowed
+    /// down, in which its memory is measured. On accelerators, each step is waited for, so that its
+    /// time is the device's and not that of launching it. A pipeline that is not traced pays
+    /// nothing.
     pub fn start_trace(&mut self) {
         self.built().recorder.start(self.built().stages.len(), self.built().routes.len());
     }
 
-    /// Ends the recording and gives what ran since its start: training steps, and the forwards and backwards of ordinary calls as runs of their own. Those that
-    /// failed are left out.
+    /// Ends the recording and gives what ran since its start: training steps, and the forwards and
+    /// backwards of ordinary calls as runs of their own. Those that failed are left out.
     ///
     /// # Errors
     ///

@@ -62,7 +62,8 @@ impl Recording {
         })
     }
 
-    /// The bytes of a stage's graph of one micro-batch: where they are to be put, if they are still to be measured.
+    /// The bytes of a stage's graph of one micro-batch: where they are to be put, if they are still
+    /// to be measured.
     pub(crate) fn activation(&self, stage: usize) -> &Mutex<Option<u64>> {
         &self.activations[stage]
     }

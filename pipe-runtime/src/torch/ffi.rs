@@ -247,7 +247,8 @@ pub(super) fn check(status: c_int) -> Result<(), TorchError> {
     Err(TorchError(message.to_string_lossy().into_owned()))
 }
 
-/// Takes over a tensor that the shim made with `new at::Tensor`, which is what tch holds too; `None` for null.
+/// Takes over a tensor that the shim made with `new at::Tensor`, which is what tch holds too;
+/// `None` for null.
 pub(super) fn take(tensor: *mut C_tensor) -> Option<Tensor> {
     // SAFETY: the shim hands each such pointer out once and never frees it.
     (!tensor.is_null()).then(|| unsafe { Tensor::from_ptr(tensor) })

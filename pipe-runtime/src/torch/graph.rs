@@ -10,7 +10,8 @@ fn owned<T>(pointer: *mut T) -> Result<NonNull<T>, TorchError> {
     NonNull::new(pointer).ok_or_else(|| TorchError("out of memory".into()))
 }
 
-/// The autograd graph of one stage and one micro-batch, from the values it sends back to those it received.
+/// The autograd graph of one stage and one micro-batch, from the values it sends back to those it
+/// received.
 #[derive(Debug)]
 pub(crate) struct StageGraph {
     graph: NonNull<ffi::Graph>,
@@ -18,7 +19,8 @@ pub(crate) struct StageGraph {
     roots: usize,
 }
 
-// SAFETY: the graph is only reached through `&mut self`, and libtorch's graphs may move between threads.
+// SAFETY: the graph is only reached through `&mut self`, and libtorch's graphs may move between
+// threads.
 unsafe impl Send for StageGraph {}
 
 impl StageGraph {
@@ -38,7 +40,8 @@ impl StageGraph {
         Ok(ffi::take(received).expect("the shim wrote a tensor"))
     }
 
-    /// A detached handle on `value` for its receiver, and whether `value` carries a gradient: then it is the next root.
+    /// A detached handle on `value` for its receiver, and whether `value` carries a gradient: then
+    /// it is the next root.
     pub(crate) fn send(&mut self, value: &Tensor) -> Result<(Tensor, bool), TorchError> {
         let (mut sent, mut is_root) = (ptr::null_mut(), 0);
         // SAFETY: as in `receive`.
@@ -59,8 +62,8 @@ impl StageGraph {
         unsafe { ffi::pipe_graph_reaches_parameters(self.graph.as_ptr()) != 0 }
     }
 
-    /// Backward from the roots, with one gradient (or none) for each; returns those of the received values, adds the parameters' to `sums`. With `last`, nothing
-    /// more will be added.
+    /// Backward from the roots, with one gradient (or none) for each; returns those of the received
+    /// values, adds the parameters' to `sums`. With `last`, nothing more will be added.
     pub(crate) fn backward(
         &mut self,
         gradients: &[Option<Tensor>],
@@ -72,7 +75,8 @@ impl StageGraph {
         assert_eq!(gradients.len(), self.roots, "one gradient for each root");
         let handed: Vec<_> = gradients.iter().map(|g| g.as_ref().map_or(ptr::null(), Tensor::as_ptr)).collect();
         let mut received: Vec<*mut C_tensor> = vec![ptr::null_mut(); self.received];
-        // SAFETY: `handed` has an entry for each root and `received` one for each slot, which is what the shim reads and writes.
+        // SAFETY: `handed` has an entry for each root and `received` one for each slot, which is
+        // what the shim reads and writes.
         ffi::check(unsafe {
             ffi::pipe_graph_backward(
                 self.graph.as_ptr(),
@@ -88,9 +92,11 @@ impl StageGraph {
     }
 }
 
-/// The backward in two halves: first for what was received, which the stage before waits for, then for the parameters.
+/// The backward in two halves: first for what was received, which the stage before waits for, then
+/// for the parameters.
 impl StageGraph {
-    /// As [`backward`](Self::backward), for the received values alone. The graph then holds what the other half needs, and no more.
+    /// As [`backward`](Self::backward), for the received values alone. The graph then holds what
+    /// the other half needs, and no more.
     pub(crate) fn backward_input(
         &mut self,
         gradients: &[Option<Tensor>],
@@ -113,7 +119,8 @@ impl StageGraph {
         Ok(received.into_iter().map(ffi::take).collect())
     }
 
-    /// Adds the parameters' gradients to `sums`, after [`backward_input`](Self::backward_input). With `last`, nothing more will be added.
+    /// Adds the parameters' gradients to `sums`, after [`backward_input`](Self::backward_input).
+    /// With `last`, nothing more will be added.
     pub(crate) fn backward_weight(
         &mut self,
         parameters: &Parameters,
@@ -235,7 +242,8 @@ impl Sums {
         ffi::check(unsafe { ffi::pipe_sums_merge(self.0.as_ptr(), other.0.as_ptr()) })
     }
 
-    /// This thread will use the sums on its own current streams, which wait for those of the stages.
+    /// This thread will use the sums on its own current streams, which wait for those of the
+    /// stages.
     pub(crate) fn used_here(&self) -> Result<(), TorchError> {
         // SAFETY: the handle is alive; the shim reads it and tells the allocators.
         ffi::check(unsafe { ffi::pipe_sums_used_here(self.0.as_ptr()) })
@@ -284,8 +292,8 @@ mod tests {
         ("joined", |x, w| Tensor::cat(&[x.matmul(w), x * 2.], 1).transpose(0, 1).contiguous()),
     ];
 
-    /// A node that the walk does not know leaves the graph to libtorch's engine: right, but slow, and
-    /// without halves. So this fails where a newer libtorch names its nodes otherwise.
+    /// A node that the walk does not know leaves the graph to libtorch's engine: right, but slow,
+    /// and without halves. So this fails where a newer libtorch names its nodes otherwise.
     #[test]
     fn graphs_of_ordinary_operators_are_walked_in_two_halves() {
         for (name, body) in BODIES {

@@ -1,4 +1,5 @@
-//! Everything that tch does not offer: a C++ shim (`shim/`) and its safe wrapper. The only `unsafe` of the workspace.
+//! Everything that tch does not offer: a C++ shim (`shim/`) and its safe wrapper. The only `unsafe`
+//! of the workspace.
 
 #![allow(unsafe_code)]
 

@@ -5,11 +5,13 @@ use tch::Tensor;
 
 use super::{TorchError, ffi};
 
-/// A thread's modes at one moment: autocast, grad mode, and whatever else libtorch keeps per thread.
+/// A thread's modes at one moment: autocast, grad mode, and whatever else libtorch keeps per
+/// thread.
 #[derive(Debug)]
 pub(crate) struct Modes(NonNull<ffi::ThreadLocalState>);
 
-// SAFETY: a value that libtorch itself hands from thread to thread; it is only read after `capture`.
+// SAFETY: a value that libtorch itself hands from thread to thread; it is only read after
+// `capture`.
 unsafe impl Send for Modes {}
 // SAFETY: as above.
 unsafe impl Sync for Modes {}
@@ -23,7 +25,8 @@ impl Modes {
         Ok(Self(NonNull::new(modes).expect("the shim wrote the modes")))
     }
 
-    /// Puts this thread into these modes, with autocast's cache of weights off, until the guard is dropped.
+    /// Puts this thread into these modes, with autocast's cache of weights off, until the guard is
+    /// dropped.
     pub(crate) fn enter(&self) -> Result<EnteredModes, TorchError> {
         let mut entered = ptr::null_mut();
         // SAFETY: the captured state is alive; the guard owns what it needs to go back.
@@ -40,7 +43,8 @@ impl Drop for Modes {
     }
 }
 
-/// Puts the thread's own modes back when dropped. Not `Send`: it belongs to the thread that entered.
+/// Puts the thread's own modes back when dropped. Not `Send`: it belongs to the thread that
+/// entered.
 #[derive(Debug)]
 pub(crate) struct EnteredModes {
     entered: NonNull<ffi::EnteredState>,

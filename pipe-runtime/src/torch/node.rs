@@ -20,8 +20,9 @@ pub(crate) trait Backward: Send + Sync {
 
 type State = Box<dyn Backward>;
 
-/// Makes `outputs` results of one autograd node over `inputs`, whose backward is `backward`. Those not marked as differentiable stay constants.
-/// The caller's graph owns `backward` from now on, and frees it with the graph.
+/// Makes `outputs` results of one autograd node over `inputs`, whose backward is `backward`. Those
+/// not marked as differentiable stay constants. The caller's graph owns `backward` from now on, and
+/// frees it with the graph.
 pub(crate) fn attach(
     outputs: &[&Tensor],
     differentiable: &[bool],
@@ -33,7 +34,8 @@ pub(crate) fn attach(
     let inputs: Vec<_> = inputs.iter().map(|t| t.as_ptr()).collect();
     let differentiable: Vec<u8> = differentiable.iter().map(|&d| d.into()).collect();
     let state: *mut State = Box::into_raw(Box::new(backward));
-    // SAFETY: the arrays have the lengths that are passed; the shim owns `state` from here on and gives it to `drop_state` exactly once.
+    // SAFETY: the arrays have the lengths that are passed; the shim owns `state` from here on and
+    // gives it to `drop_state` exactly once.
     ffi::check(unsafe {
         ffi::pipe_node_attach(
             outputs.as_ptr(),
@@ -57,11 +59,13 @@ extern "C" fn run(
     message: *mut *mut c_char,
 ) -> c_int {
     let outcome = catch_unwind(AssertUnwindSafe(|| {
-        // SAFETY: made in `attach`, and the node holds on to it while this runs; it is only ever shared.
+        // SAFETY: made in `attach`, and the node holds on to it while this runs; it is only ever
+        // shared.
         let state = unsafe { &*state.cast::<State>() };
         let (outputs, inputs) = state.arity();
         let gradients = (0..outputs).map(|i| {
-            // SAFETY: the shim passes one pointer per output; a shallow clone keeps the tensor alive beyond the call.
+            // SAFETY: the shim passes one pointer per output; a shallow clone keeps the tensor
+            // alive beyond the call.
             unsafe { (*gradients.add(i)).as_mut().map(|g| Tensor::clone_from_ptr(g)) }
         });
         let found = state.backward(gradients.collect(), keep_graph != 0)?;

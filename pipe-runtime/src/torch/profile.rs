@@ -20,8 +20,8 @@ pub(crate) fn synchronize(on: &Tensor) -> Result<(), TorchError> {
     ffi::check(unsafe { ffi::pipe_synchronize(on.as_ptr()) })
 }
 
-/// While it lives, it sees what this thread's operators allocate and read on one kind of device. Not `Send`: what it
-/// installs is the thread's own.
+/// While it lives, it sees what this thread's operators allocate and read on one kind of device.
+/// Not `Send`: what it installs is the thread's own.
 #[derive(Debug)]
 pub(crate) struct Observation {
     observation: NonNull<ffi::Observation>,
@@ -63,7 +63,8 @@ impl Observation {
         // SAFETY: the observation is alive.
         let count = unsafe { ffi::pipe_observation_read_count(self.observation.as_ptr()) };
         let mut reads = vec![Read::default(); count];
-        // SAFETY: `reads` has as many entries as there are; nothing has been observed in between, being this thread's.
+        // SAFETY: `reads` has as many entries as there are; nothing has been observed in between,
+        // being this thread's.
         ffi::check(unsafe { ffi::pipe_observation_reads(self.observation.as_ptr(), reads.as_mut_ptr()) })?;
         Ok(reads)
     }
@@ -76,7 +77,8 @@ impl Drop for Observation {
     }
 }
 
-/// While it lives, it tells apart how long this thread's backward works for each layer. Not `Send`, as above.
+/// While it lives, it tells apart how long this thread's backward works for each layer. Not `Send`,
+/// as above.
 #[derive(Debug)]
 pub(crate) struct BackwardClock {
     clock: NonNull<ffi::BackwardClock>,
@@ -90,7 +92,8 @@ impl BackwardClock {
         let firsts: Vec<_> = nodes.iter().map(|range| range.start).collect();
         let ends: Vec<_> = nodes.iter().map(|range| range.end).collect();
         let mut clock = ptr::null_mut();
-        // SAFETY: the handle is alive, both arrays have the length that is passed; the result is a new clock.
+        // SAFETY: the handle is alive, both arrays have the length that is passed; the result is a
+        // new clock.
         ffi::check(unsafe {
             ffi::pipe_backward_clock_start(on.as_ptr(), firsts.as_ptr(), ends.as_ptr(), nodes.len(), &mut clock)
         })?;

@@ -108,8 +108,8 @@ mod tests {
             .collect()
     }
 
-    /// They are found in libtorch's register, and here in its headers. (None writes to a tensor whose
-    /// dimensions have names: tch cannot make one.)
+    /// They are found in libtorch's register, and here in its headers. (None writes to a tensor
+    /// whose dimensions have names: tch cannot make one.)
     #[test]
     fn every_operator_of_libtorch_that_takes_a_generator_or_writes_is_covered() {
         let schemas = schemas();

@@ -23,7 +23,8 @@ impl Stream {
         Ok(current)
     }
 
-    /// Gives what this thread does to the stream, until the guard is dropped. Its device becomes the current one.
+    /// Gives what this thread does to the stream, until the guard is dropped. Its device becomes
+    /// the current one.
     pub(crate) fn enter(&self) -> Result<OnStream, TorchError> {
         let mut entered = ptr::null_mut();
         // SAFETY: the guard owns what it needs to go back.
@@ -40,13 +41,15 @@ impl Stream {
         Ok(Event(NonNull::new(event).expect("the shim wrote the event")))
     }
 
-    /// What the stream is given from now on runs after what the event marks. The host does not wait.
+    /// What the stream is given from now on runs after what the event marks. The host does not
+    /// wait.
     pub(crate) fn wait(&self, event: &Event) -> Result<(), TorchError> {
         // SAFETY: the event is alive.
         ffi::check(unsafe { ffi::pipe_stream_wait(self, event.0.as_ptr()) })
     }
 
-    /// Work on this stream uses the tensor, so its memory must not be handed out again before that is done. Nothing where it is on another device.
+    /// Work on this stream uses the tensor, so its memory must not be handed out again before that
+    /// is done. Nothing where it is on another device.
     pub(crate) fn uses(&self, tensor: &Tensor) -> Result<(), TorchError> {
         // SAFETY: the tensor is alive.
         ffi::check(unsafe { ffi::pipe_stream_uses(self, tensor.as_ptr()) })
@@ -57,7 +60,8 @@ impl Stream {
 #[derive(Debug)]
 pub(crate) struct Event(pub(super) NonNull<ffi::Event>);
 
-// SAFETY: recorded once, by `Stream::record`; afterwards it is only waited for, which accelerators allow from any thread.
+// SAFETY: recorded once, by `Stream::record`; afterwards it is only waited for, which accelerators
+// allow from any thread.
 unsafe impl Send for Event {}
 // SAFETY: as above.
 unsafe impl Sync for Event {}
@@ -69,7 +73,8 @@ impl Drop for Event {
     }
 }
 
-/// Puts the thread's own stream and device back when dropped. Not `Send`: it belongs to the thread that entered.
+/// Puts the thread's own stream and device back when dropped. Not `Send`: it belongs to the thread
+/// that entered.
 #[derive(Debug)]
 pub(crate) struct OnStream {
     entered: NonNull<ffi::OnStream>,

@@ -61,7 +61,8 @@ pub struct Entry {
     pub kind: Kind,
     /// The thread that did it or asked for it.
     pub thread: i64,
-    /// The stream: the device's index times 1000, plus the stream's number on it, 0 being the default one. -1 for pinned memory.
+    /// The stream: the device's index times 1000, plus the stream's number on it, 0 being the
+    /// default one. -1 for pinned memory.
     pub stream: i64,
     /// The block of memory, or the event.
     pub object: i64,
@@ -79,7 +80,8 @@ struct Log {
 
 static LOG: Mutex<Option<Log>> = Mutex::new(None);
 
-/// Whether the devices are in this process. `mock.cpp` puts them in before the program begins, if that can be: not where libtorch has CUDA of its own.
+/// Whether the devices are in this process. `mock.cpp` puts them in before the program begins, if
+/// that can be: not where libtorch has CUDA of its own.
 pub fn is_installed() -> bool {
     env::var_os(FILE).is_some()
 }

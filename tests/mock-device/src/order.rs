@@ -1,8 +1,11 @@
-//! Which uses of memory the log's events put in order, by vector clocks (Mattern 1989, "Virtual Time and Global States of Distributed Systems").
+//! Which uses of memory the log's events put in order, by vector clocks (Mattern 1989, "Virtual
+//! Time and Global States of Distributed Systems").
 //!
-//! Each stream counts its uses; its clock says how many of each other's are certainly over when its next one starts. A stream learns from an event that it waits for,
-//! and from the thread that gives it work, which knows what it has itself waited for. Two uses of one block, at least one of them writing, must be in
-//! order. A block that is freed goes back to the stream that allocated it: the uses on other streams must be over for it by then, or known to the allocator.
+//! Each stream counts its uses; its clock says how many of each other's are certainly over when its
+//! next one starts. A stream learns from an event that it waits for, and from the thread that gives
+//! it work, which knows what it has itself waited for. Two uses of one block, at least one of them
+//! writing, must be in order. A block that is freed goes back to the stream that allocated it: the
+//! uses on other streams must be over for it by then, or known to the allocator.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +15,8 @@ use crate::{Entry, Kind};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Agent {
     Stream(i64),
-    /// All threads together: locks put their uses of memory in order, which is not what is checked here.
+    /// All threads together: locks put their uses of memory in order, which is not what is checked
+    /// here.
     Host,
 }
 
@@ -51,7 +55,8 @@ struct Used {
 #[derive(Debug, Default)]
 struct Block {
     owner: Option<Agent>,
-    /// The last of each agent, of those that write and those that do not: who knows it knows those before.
+    /// The last of each agent, of those that write and those that do not: who knows it knows those
+    /// before.
     uses: BTreeMap<(Agent, bool), Used>,
     told: BTreeSet<Agent>,
 }

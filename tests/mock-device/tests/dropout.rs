@@ -1,4 +1,5 @@
-//! Dropout on accelerators draws from the model's own streams: the same masks wherever the stages are, however they are run.
+//! Dropout on accelerators draws from the model's own streams: the same masks wherever the stages
+//! are, however they are run.
 
 use pipe_mock_device::{is_installed, log, violations};
 use pipe_runtime::{Checkpoint, Devices, ScheduleKind, pipeline};

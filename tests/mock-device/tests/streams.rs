@@ -1,4 +1,5 @@
-//! Pipelines on accelerators: the same results as on the CPU, and streams that wait for each other wherever they must.
+//! Pipelines on accelerators: the same results as on the CPU, and streams that wait for each other
+//! wherever they must.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -61,7 +62,8 @@ const PLACES: [[Device; 4]; 7] = [
 ];
 const MODES: [Checkpoint; 3] = [Checkpoint::Always, Checkpoint::ExceptLast, Checkpoint::Never];
 
-/// The log is the process's, so one test at a time. `None` where the mock cannot be: libtorch has CUDA.
+/// The log is the process's, so one test at a time. `None` where the mock cannot be: libtorch has
+/// CUDA.
 fn devices() -> Option<MutexGuard<'static, ()>> {
     static LOCK: Mutex<()> = Mutex::new(());
     let guard = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
@@ -192,7 +194,8 @@ fn every_placement_mode_and_schedule_trains_as_on_the_cpu_and_in_order() {
             }
         }
     }
-    // GPipe runs everywhere; the schedules with two stages per rank and those of one device where they fit.
+    // GPipe runs everywhere; the schedules with two stages per rank and those of one device where
+    // they fit.
     assert!(runs >= PLACES.len() * MODES.len() + 12, "{runs}");
 }
 

@@ -65,8 +65,8 @@ impl Block {
     }
 }
 
-/// The lines of the source, with their numbers, under which there is a `^`; of the first excerpt alone, what comes later
-/// explains.
+/// The lines of the source, with their numbers, under which there is a `^`; of the first excerpt
+/// alone, what comes later explains.
 fn marked(text: &str) -> Vec<(usize, String)> {
     let excerpt = || text.lines().skip_while(|line| !line.trim_start().starts_with("-->"));
     let excerpt = excerpt().skip(1).take_while(|line| !line.starts_with("note:") && !line.starts_with("help:"));

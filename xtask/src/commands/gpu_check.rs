@@ -1,4 +1,5 @@
-//! `cargo xtask gpu-check`: does pipelining work on this machine's GPUs? Or, with `--bundle`, on one without Rust.
+//! `cargo xtask gpu-check`: does pipelining work on this machine's GPUs? Or, with `--bundle`, on
+//! one without Rust.
 
 use std::ffi::OsString;
 use std::fs;
@@ -44,7 +45,8 @@ fn cargo_command(checkout: &Checkout, command: &str) -> Command {
     cargo
 }
 
-/// The program's path, from cargo's messages: a line of JSON each, in which a program's has its path.
+/// The program's path, from cargo's messages: a line of JSON each, in which a program's has its
+/// path.
 fn built(messages: &str) -> Option<PathBuf> {
     let path = |line: &str| Some(PathBuf::from(line.split_once("\"executable\":\"")?.1.split_once('"')?.0));
     messages.lines().filter_map(path).find(|path| path.file_stem().is_some_and(|name| name == PROGRAM))

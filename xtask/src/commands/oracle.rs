@@ -1,4 +1,5 @@
-//! `cargo xtask oracle`: the same steps here and in torchgpipe, compared. Not one of the tests: it needs some gigabytes more.
+//! `cargo xtask oracle`: the same steps here and in torchgpipe, compared. Not one of the tests: it
+//! needs some gigabytes more.
 
 use std::path::Path;
 use std::process::{Command, ExitCode};

@@ -1,7 +1,7 @@
 //! Cargo, started as the user would start it.
 //!
-//! `cargo run` sets variables for this process. Passed on, they would make `cargo xtask test` differ
-//! from `cargo test`, and rebuild what looks at them.
+//! `cargo run` sets variables for this process. Passed on, they would make `cargo xtask test`
+//! differ from `cargo test`, and rebuild what looks at them.
 
 use std::env;
 use std::ffi::OsString;
@@ -21,7 +21,8 @@ pub fn command(checkout: &Checkout) -> Command {
             cargo.env_remove(name);
         }
     }
-    // What `.cargo/config.toml` says, of this checkout or of the one that this program was called in.
+    // What `.cargo/config.toml` says, of this checkout or of the one that this program was called
+    // in.
     let configured = [checkout.linked_libtorch(), Checkout::find().linked_libtorch()];
     if env::var_os("LIBTORCH").is_some_and(|value| configured.contains(&value.into())) {
         cargo.env_remove("LIBTORCH");

@@ -33,6 +33,11 @@ impl Checkout {
         self.root.join("target").join("oracle")
     }
 
+    /// The programs that commands start.
+    pub fn programs(&self) -> PathBuf {
+        self.root.join("xtask").join("programs")
+    }
+
     /// The copies in which `cargo xtask pairs` tests other pairs of tch and libtorch.
     pub fn pairs(&self) -> PathBuf {
         self.root.join("target").join("pairs")

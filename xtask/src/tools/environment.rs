@@ -19,7 +19,8 @@ pub struct Environment {
     name: &'static str,
     /// The variable that names a Python of the user's own.
     own: &'static str,
-    /// With all that they depend on: Python's part of torch links to CUDA's libraries, on a machine without CUDA too.
+    /// With all that they depend on: Python's part of torch links to CUDA's libraries, on a machine
+    /// without CUDA too.
     wheels: &'static [&'static str],
     /// Python that fails if what is needed is not there.
     check: &'static str,

@@ -1,4 +1,5 @@
-//! Python is needed for pip alone: its version does not matter, as pip is told which wheels to take.
+//! Python is needed for pip alone: its version does not matter, as pip is told which wheels to
+//! take.
 
 use std::io;
 use std::process::{Command, Stdio};

@@ -12,7 +12,8 @@ use crate::model::{Digits, DigitsVars};
 /// What a step leaves behind, by name: the output, the input's gradient, and each parameter's.
 type Step = Vec<(String, Tensor)>;
 
-/// How the two steps compare. Prints as `yes`, or `no` and the name of the first tensor that differs on the next line.
+/// How the two steps compare. Prints as `yes`, or `no` and the name of the first tensor that
+/// differs on the next line.
 #[derive(Debug)]
 pub enum Verdict {
     Identical,
@@ -33,7 +34,8 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// Runs one step on `batch` both ways, from the same weights and the same state of the random generator.
+/// Runs one step on `batch` both ways, from the same weights and the same state of the random
+/// generator.
 pub fn compare(mut pipe: Pipe<Digits>, vars: &DigitsVars, batch: &Dataset, seed: i64) -> Result<Verdict> {
     let devices = vars.devices();
     if devices.iter().any(|&device| device != devices[0]) {
@@ -79,7 +81,8 @@ fn gradient(tensor: &Tensor) -> Tensor {
     if gradient.defined() { gradient.copy() } else { gradient }
 }
 
-/// Whether shapes, kinds and all bits agree. Read as integers, so that NaN equals itself and 0 does not equal -0.
+/// Whether shapes, kinds and all bits agree. Read as integers, so that NaN equals itself and 0 does
+/// not equal -0.
 fn same_bits(a: &Tensor, b: &Tensor) -> bool {
     match (a.defined(), b.defined()) {
         (true, true) => {

@@ -54,8 +54,8 @@ impl Dataset {
     }
 }
 
-/// 1,437 images to train on, and the rest to test with, 360 of them: drawn at random, always the same ones. In the file's own order, the
-/// last images are harder than the first.
+/// 1,437 images to train on, and the rest to test with, 360 of them: drawn at random, always the
+/// same ones. In the file's own order, the last images are harder than the first.
 pub fn split(digits: &Dataset) -> Result<(Dataset, Dataset)> {
     let rows = digits.rows();
     ensure!(rows > TRAIN_ROWS, "the data has {rows} images, too few to train on {TRAIN_ROWS} and test on the rest");

@@ -1,5 +1,5 @@
-//! Trains a small residual network on handwritten digits, as a pipeline of four stages on the CPU, and shows that one of its steps
-//! is bit by bit the step of the same network run unpipelined.
+//! Trains a small residual network on handwritten digits, as a pipeline of four stages on the CPU,
+//! and shows that one of its steps is bit by bit the step of the same network run unpipelined.
 //!
 //! Get the data with `cargo xtask data`, then: `cargo run --release -p pipe-examples --bin digits`.
 //!
@@ -46,10 +46,12 @@ struct Args {
     /// Seed of the weights, the order of the images, and dropout
     #[arg(long, default_value = "1", allow_negative_numbers = true)]
     seed: i64,
-    /// Where to write pictures of a training step, and its trace [default: target/digits in the checkout]
+    /// Where to write pictures of a training step, and its trace [default: target/digits in the
+    /// checkout]
     #[arg(long)]
     pictures: Option<PathBuf>,
-    /// The digits, as gzipped lines of 64 pixels and a label [default: where `cargo xtask data` puts them]
+    /// The digits, as gzipped lines of 64 pixels and a label [default: where `cargo xtask data`
+    /// puts them]
     #[arg(long)]
     data: Option<PathBuf>,
 }

@@ -9,13 +9,14 @@ use crate::data::{CLASSES, SIDE};
 /// Channels of the 8x8 half of the network, and of the 4x4 half.
 const FINE: i64 = 24;
 const COARSE: i64 = 48;
-/// Group norm does not look across images, so the result does not depend on how a batch is cut into micro-batches.
+/// Group norm does not look across images, so the result does not depend on how a batch is cut into
+/// micro-batches.
 const GROUPS: i64 = 6;
 
 /// `[N, 1, 8, 8]` images to `[N, 10]` logits.
 ///
-/// The skips show the three ways there are: `local` stays inside a stage, `fine` and `coarse` go to the next one, and `strokes` goes
-/// from the first stage straight to the last.
+/// The skips show the three ways there are: `local` stays inside a stage, `fine` and `coarse` go to
+/// the next one, and `strokes` goes from the first stage straight to the last.
 #[pipeline(chunks = 8, checkpoint = except_last)]
 pub struct Digits {
     #[device("cpu")]

@@ -36,7 +36,8 @@ fn step(pipe: &mut Pipe<Digits>, images: &Tensor, labels: &Tensor) -> Result<()>
     Ok(())
 }
 
-/// Draws a step as its schedule has it, and as it ran beside that, and writes the trace for Perfetto. Says where.
+/// Draws a step as its schedule has it, and as it ran beside that, and writes the trace for
+/// Perfetto. Says where.
 pub fn draw(trace: &Trace, folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let lists = &trace.typical().schedule;

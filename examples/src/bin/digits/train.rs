@@ -1,4 +1,5 @@
-//! Training and testing: what one would write for a plain tch model, with `pipe.forward` for `model.forward_t`.
+//! Training and testing: what one would write for a plain tch model, with `pipe.forward` for
+//! `model.forward_t`.
 
 use std::f64::consts::PI;
 use std::time::Instant;

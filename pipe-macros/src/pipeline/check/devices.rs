@@ -164,8 +164,8 @@ pub fn counts_are_numbers(model: &Model, errors: &mut Errors) {
 ///
 /// `#[devices("cuda:0" = 2, "cuda:1" = 3)] blocks: [Block; 4]`
 ///
-/// Where the length is not a literal, the runtime checks it when it builds the pipe. Counts of zero are
-/// [`counts_are_positive`]'s.
+/// Where the length is not a literal, the runtime checks it when it builds the pipe. Counts of zero
+/// are [`counts_are_positive`]'s.
 pub fn counts_add_up(model: &Model, errors: &mut Errors) {
     for layer in &model.layers {
         let Some((len, len_tokens)) = literal_len(layer) else { continue };

@@ -33,7 +33,8 @@ pub fn plain_fields_say_nothing_about_layers(model: &Model, errors: &mut Errors)
     }
 }
 
-/// A const parameter is not called as a field or a local: rustc would take the local for the constant.
+/// A const parameter is not called as a field or a local: rustc would take the local for the
+/// constant.
 ///
 /// `struct Model<const blocks: usize> { #[repeat] blocks: [Block; blocks] }`
 pub fn constants_are_not_called_as_locals(model: &Model, errors: &mut Errors) {
@@ -82,7 +83,8 @@ pub fn only_arrays_repeat(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// An array runs as one layer or is spread, not both. `#[repeat] #[devices("cpu", "cpu")] blocks: [Block; 4]`
+/// An array runs as one layer or is spread, not both.
+/// `#[repeat] #[devices("cpu", "cpu")] blocks: [Block; 4]`
 pub fn one_way_to_run_an_array(model: &Model, errors: &mut Errors) {
     for layer in model.layers.iter().filter(|layer| layer.is_repeated()) {
         if let (Some(repeat), Some(devices)) = (&layer.marks.repeat, &layer.marks.devices) {

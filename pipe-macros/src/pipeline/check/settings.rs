@@ -102,7 +102,8 @@ pub fn one_f_one_b_is_quoted(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// What has no stages has no steps to order. `#[pipeline(schedule = zbv)] struct Block { first: Linear }`
+/// What has no stages has no steps to order.
+/// `#[pipeline(schedule = zbv)] struct Block { first: Linear }`
 pub fn schedules_need_stages(model: &Model, errors: &mut Errors) {
     let Some(schedule) = model.settings.schedule.as_ref().filter(|_| !model.has_devices) else { return };
     if schedule_kind(schedule).is_some() {
@@ -114,7 +115,8 @@ pub fn schedules_need_stages(model: &Model, errors: &mut Errors) {
 
 /// On the CPU, a rank has as many stages as the schedule wants.
 ///
-/// `#[pipeline(schedule = zbv)] struct Model { #[device("cpu")] a: A, #[device("cpu")] b: B, #[device("cpu")] c: C }`
+/// `#[pipeline(schedule = zbv)] struct Model { #[device("cpu")] a: A, #[device("cpu")] b: B,
+/// #[device("cpu")] c: C }`
 ///
 /// Where there are accelerators, [`stages_are_spread_evenly`] speaks.
 pub fn stages_divide_over_ranks(model: &Model, errors: &mut Errors) {
@@ -133,7 +135,8 @@ pub fn stages_divide_over_ranks(model: &Model, errors: &mut Errors) {
 
 /// Each device has as many stages as every other one, and as many as the schedule wants.
 ///
-/// `#[pipeline(schedule = zbv)] struct Model { #[device("cuda:0")] a: A, #[device("cuda:1")] b: B }`
+/// `#[pipeline(schedule = zbv)] struct Model { #[device("cuda:0")] a: A, #[device("cuda:1")] b: B
+/// }`
 pub fn stages_are_spread_evenly(model: &Model, errors: &mut Errors) {
     let Some(scheduled) = Scheduled::of(model) else { return };
     let Scheduled { kind, written, .. } = scheduled;
@@ -172,7 +175,8 @@ pub fn stages_are_spread_evenly(model: &Model, errors: &mut Errors) {
 
 /// The stages go through the devices in the schedule's order.
 ///
-/// `#[pipeline(schedule = zbv)] struct Model { #[device("cuda:0")] a: A, #[device("cuda:1")] b: B, #[device("cuda:0")] c: C, #[device("cuda:1")] d: D }`
+/// `#[pipeline(schedule = zbv)] struct Model { #[device("cuda:0")] a: A, #[device("cuda:1")] b: B,
+/// #[device("cuda:0")] c: C, #[device("cuda:1")] d: D }`
 pub fn stages_are_in_the_schedules_order(model: &Model, errors: &mut Errors) {
     let Some(scheduled) = Scheduled::of(model) else { return };
     let Some(ScheduleKindError::Placement { stage, needed, .. }) = scheduled.refusal() else { return };
@@ -195,7 +199,8 @@ pub fn stages_are_in_the_schedules_order(model: &Model, errors: &mut Errors) {
     ));
 }
 
-/// There are enough micro-batches to fill the pipeline from both ends. `#[pipeline(schedule = dualpipe_v, chunks = 2)]`
+/// There are enough micro-batches to fill the pipeline from both ends.
+/// `#[pipeline(schedule = dualpipe_v, chunks = 2)]`
 ///
 /// A mini-batch of fewer rows than chunks is the runtime's to refuse.
 pub fn chunks_fill_the_pipeline(model: &Model, errors: &mut Errors) {
@@ -215,7 +220,8 @@ pub fn chunks_fill_the_pipeline(model: &Model, errors: &mut Errors) {
     ));
 }
 
-/// Where the schedule goes through the micro-batches in rounds, they are equal. `#[pipeline(schedule = interleaved, chunks = 5)]`
+/// Where the schedule goes through the micro-batches in rounds, they are equal.
+/// `#[pipeline(schedule = interleaved, chunks = 5)]`
 pub fn chunks_make_equal_rounds(model: &Model, errors: &mut Errors) {
     let Some(scheduled) = Scheduled::of(model) else { return };
     let Some((ScheduleKindError::Rounds { rounds, ranks, below, above, .. }, (chunks, place))) =
@@ -266,7 +272,8 @@ fn there_and_back(kind: ScheduleKind) -> String {
     format!("annotate the devices there and back, as `{kind}` goes, with `#[stage]` for the turn on the last one")
 }
 
-/// The rank of which this is the first stage, in words. Beside accelerators, each stage on the CPU is a rank.
+/// The rank of which this is the first stage, in words. Beside accelerators, each stage on the CPU
+/// is a rank.
 fn rank_name(stage: &Stage) -> String {
     match stage.accelerator() {
         Some(device) => format!("`{device}`"),

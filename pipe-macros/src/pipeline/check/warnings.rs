@@ -1,4 +1,5 @@
-//! What works but is a mistake more often than not. Each can be allowed by its name: `#[pipeline(allow(single_stage))]`.
+//! What works but is a mistake more often than not. Each can be allowed by its name:
+//! `#[pipeline(allow(single_stage))]`.
 
 use pipe_schedule::Checkpoint;
 use proc_macro2::Span;
@@ -88,13 +89,13 @@ fn name_differs_by_case(model: &Model) -> impl Iterator<Item = Warning> {
     })
 }
 
-/// A skip from a stage's last layer to the next stage's first one skips no layer: only the boundary between the two
-/// sends a second value over. One layer up or down, and it is a local of its stage.
+/// A skip from a stage's last layer to the next stage's first one skips no layer: only the boundary
+/// between the two sends a second value over. One layer up or down, and it is a local of its stage.
 ///
 /// `#[stash(a)] encode: Encode, #[device("cuda:1")] #[pop(a)] decode: Decode`
 ///
-/// Only where the boundary can move: one of the two stages has other layers, and the layer next to the boundary is not
-/// part of a spread array, whose cuts are its own.
+/// Only where the boundary can move: one of the two stages has other layers, and the layer next to
+/// the boundary is not part of a spread array, whose cuts are its own.
 fn short_skip(model: &Model, plan: &Plan) -> impl Iterator<Item = Warning> {
     plan.routes.iter().filter(|route| route.pop == route.stash + 1 && route.crosses()).filter_map(|route| {
         let (stash, pop) = (&model.layers[route.stash].ident, &model.layers[route.pop].ident);

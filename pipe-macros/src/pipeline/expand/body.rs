@@ -71,7 +71,8 @@ fn run_each(layer: &Layer, binding: &Ident) -> TokenStream {
     quote_spanned!(site(layer)=> let x = __rt::run_each(x, #binding, cx, #child);)
 }
 
-/// `#[stash(a = input)]` and `#[stash(a = output)]`: another handle to what `x` is here. `#[stash(a = tied)]`: what the layer lends.
+/// `#[stash(a = input)]` and `#[stash(a = output)]`: another handle to what `x` is here.
+/// `#[stash(a = tied)]`: what the layer lends.
 fn keep(layer: &Layer, plan: &Plan, what: Kept, value: &TokenStream) -> TokenStream {
     let at = site(layer);
     let kept = layer.stashes().iter().filter(|stash| stash.kept == what);

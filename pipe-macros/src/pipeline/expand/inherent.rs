@@ -23,7 +23,8 @@ pub fn methods(model: &Model, plan: &Plan) -> TokenStream {
             /// Which layer runs in which stage, and where each skip goes. Prints as a table.
             pub const PLAN: __rt::Plan = #constant;
             #of_kind
-            /// Prepares the unpipelined run: the same layers on one device, micro-batch by micro-batch.
+            /// Prepares the unpipelined run: the same layers on one device, micro-batch by
+            /// micro-batch.
             pub fn unpipelined(&self) -> __rt::Unpipelined<'_, Self> {
                 __rt::Unpipelined::new(self)
             }

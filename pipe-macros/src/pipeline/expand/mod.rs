@@ -31,8 +31,8 @@ pub fn expand(model: &Model) -> TokenStream {
     quote!(#items #warnings)
 }
 
-/// The same names and types with nothing in them, for a model with mistakes: what else the crate does
-/// with it stays free of errors.
+/// The same names and types with nothing in them, for a model with mistakes: what else the crate
+/// does with it stays free of errors.
 pub fn stubs(mut model: Model) -> TokenStream {
     // Stages own their layers, so `impl Pipeline` would be one more error.
     model.has_devices &= model.generics.lifetimes().next().is_none();

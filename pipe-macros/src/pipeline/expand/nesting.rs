@@ -1,5 +1,5 @@
-//! The question whether a layer is a model with devices, which only its type can answer. Types with parameters are not
-//! known yet here, so nothing is asked of them.
+//! The question whether a layer is a model with devices, which only its type can answer. Types with
+//! parameters are not known yet here, so nothing is asked of them.
 
 use std::collections::HashSet;
 

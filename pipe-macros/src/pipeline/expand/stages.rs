@@ -68,10 +68,12 @@ fn part_bindings(model: &Model, layer: usize) -> impl Iterator<Item = Ident> {
     (0..parts).map(move |part| binding(model, &Step { layer, part, parts }))
 }
 
-/// The ports, numbered in the order in which values are received: the main flow into each stage, then the skips that are popped in it.
+/// The ports, numbered in the order in which values are received: the main flow into each stage,
+/// then the skips that are popped in it.
 ///
-/// Each is declared right before the stage that sends through it, whose body tells rustc its type: types that stay open are looked at
-/// again and again, and make the time of a function grow faster than its length.
+/// Each is declared right before the stage that sends through it, whose body tells rustc its type:
+/// types that stay open are looked at again and again, and make the time of a function grow faster
+/// than its length.
 struct Ports<'p> {
     model: &'p Model,
     plan: &'p Plan,
@@ -146,9 +148,11 @@ fn source_site(model: &Model, plan: &Plan, stage: usize) -> Span {
     last_layer.map_or_else(here, |step| site(&model.layers[step.layer]))
 }
 
-/// `graph.stage((__rt::movable(encode1), ..), (flow_0, ..), |(encode1, ..), (flow_0, ..), io, cx| { .. });`
+/// `graph.stage((__rt::movable(encode1), ..), (flow_0, ..), |(encode1, ..), (flow_0, ..), io, cx| {
+/// .. });`
 ///
-/// The body borrows nothing around it, so it is a plain function: rustc need not ask what a closure captures.
+/// The body borrows nothing around it, so it is a plain function: rustc need not ask what a closure
+/// captures.
 fn stage_body(model: &Model, plan: &Plan, ports: &Ports<'_>, stage: usize) -> TokenStream {
     let layers = stage_bindings(model, plan, stage);
     let movable = plan.stages[stage].steps.iter().map(|step| movable(model, step));

@@ -63,8 +63,8 @@ fn body(model: &Model) -> TokenStream {
     }
 }
 
-/// What the last layer gives, which has to be what the model returns. A stage and the unpipelined run ask for it in the
-/// same words, so that rustc says once that it is not.
+/// What the last layer gives, which has to be what the model returns. A stage and the unpipelined
+/// run ask for it in the same words, so that rustc says once that it is not.
 pub fn result(at: Span) -> TokenStream {
     quote_spanned!(at=> __rt::output::<Self>(x))
 }

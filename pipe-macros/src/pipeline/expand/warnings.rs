@@ -1,4 +1,5 @@
-//! Warnings, as uses of deprecated constants on the user's tokens: a derive on stable Rust has no other way to warn.
+//! Warnings, as uses of deprecated constants on the user's tokens: a derive on stable Rust has no
+//! other way to warn.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::quote;
@@ -14,7 +15,8 @@ pub fn uses(warnings: &[Warning]) -> TokenStream {
 fn used(warning: &Warning) -> TokenStream {
     let Warning { name, place, wrong, help } = warning;
     let note = with_help(wrong, format!("{help}, or say `allow({name})`"));
-    // Not `mixed_site`: rustc lints what is the user's, and nothing that a macro of another crate made.
+    // Not `mixed_site`: rustc lints what is the user's, and nothing that a macro of another crate
+    // made.
     let name = Ident::new(name, *place);
     quote! {
         const _: () = {

@@ -1,4 +1,5 @@
-//! What is generated, to be read. `UPDATE_EXPECT=1 cargo test -p pipe-macros` writes the files anew.
+//! What is generated, to be read. `UPDATE_EXPECT=1 cargo test -p pipe-macros` writes the files
+//! anew.
 
 use expect_test::{ExpectFile, expect_file};
 

@@ -6,7 +6,8 @@ use shuttle::rand::{Rng, thread_rng};
 use super::job::Error;
 use crate::Engine;
 
-/// A small order and an engine's threads. Drawn from the checker's random numbers, so that a replayed schedule has the same.
+/// A small order and an engine's threads. Drawn from the checker's random numbers, so that a
+/// replayed schedule has the same.
 pub struct Case {
     pub order: Order,
     cpu_ranks: Vec<usize>,

@@ -17,7 +17,8 @@ pub enum Event {
     Undone,
 }
 
-/// What happened, in this order, to which job and on which thread. Its lock is none of the checker's: writing gives no other thread the chance to run.
+/// What happened, in this order, to which job and on which thread. Its lock is none of the
+/// checker's: writing gives no other thread the chance to run.
 #[derive(Default)]
 pub struct History(Mutex<Vec<(usize, ThreadId, Event)>>);
 
@@ -26,7 +27,8 @@ impl History {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push((job, thread::current().id(), event));
     }
 
-    /// One job at a time: between its first and its last step, and its being undone, no other job's.
+    /// One job at a time: between its first and its last step, and its being undone, no other
+    /// job's.
     pub fn check_serial(&self) {
         let events = self.0.lock().unwrap();
         let mut jobs: Vec<_> = events
@@ -49,7 +51,8 @@ impl History {
         assert!(seen.inside.is_empty(), "threads are still prepared for job {}", job.number);
         assert!(seen.running.is_empty(), "steps are still running: {:?}", seen.running);
         let number = job.number;
-        // Every step before the first failing one can run, whatever the threads do: it is the failure that counts.
+        // Every step before the first failing one can run, whatever the threads do: it is the
+        // failure that counts.
         let first = job.faults.steps.first().copied();
         match outcome {
             Ok(()) => {

@@ -34,7 +34,8 @@ pub struct Checked {
     /// The engine itself: kept alive, as by a call, and asked by each step to run another job.
     pub engine: Option<Arc<Engine<Error>>>,
     pub history: Arc<History>,
-    /// What each step leaves for those that wait for it: a cell whose lock is held for a moment only.
+    /// What each step leaves for those that wait for it: a cell whose lock is held for a moment
+    /// only.
     messages: Vec<Mutex<Option<usize>>>,
 }
 

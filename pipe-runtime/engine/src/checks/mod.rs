@@ -1,5 +1,6 @@
-//! The engine under a model checker, [shuttle](https://docs.rs/shuttle): each test runs a small case thousands of times, the checker deciding at each lock, counter
-//! and wait who goes on. A deadlock, a lost wake-up among them, fails the test with a schedule to replay. Seeds are fixed.
+//! The engine under a model checker, [shuttle](https://docs.rs/shuttle): each test runs a small
+//! case thousands of times, the checker deciding at each lock, counter and wait who goes on. A
+//! deadlock, a lost wake-up among them, fails the test with a schedule to replay. Seeds are fixed.
 
 mod case;
 mod history;
@@ -20,12 +21,14 @@ use job::{Checked, Error, Faults};
 const ITERATIONS: usize = 1500;
 const SEED: u64 = 7;
 
-/// Under a scheduler that picks at random, and under one that lets few threads overtake (PCT, Burckhardt et al. 2010), which finds what takes long delays.
+/// Under a scheduler that picks at random, and under one that lets few threads overtake (PCT,
+/// Burckhardt et al. 2010), which finds what takes long delays.
 fn explore(body: fn()) {
     fn run(scheduler: impl Scheduler + 'static, body: fn()) {
         let mut config = Config::new();
         config.stack_size = 1 << 17;
-        // It warns that it knows sequentially consistent atomics only. The engine has one counter, changed under a lock.
+        // It warns that it knows sequentially consistent atomics only. The engine has one counter,
+        // changed under a lock.
         config.silence_warnings = true;
         Runner::new(scheduler, config).run(body);
     }
@@ -130,7 +133,8 @@ fn a_job_may_keep_its_engine_alive_but_not_run_on_it() {
         job.engine = Some(Arc::clone(&engine));
         engine.run(Arc::new(job)).unwrap();
         drop(engine);
-        // A worker may hold the job, and with it the engine, a little longer. Each holds the token until it ends.
+        // A worker may hold the job, and with it the engine, a little longer. Each holds the token
+        // until it ends.
         while Arc::strong_count(&alive) > 1 {
             thread::yield_now();
         }

@@ -13,10 +13,11 @@ use crate::simulate::{Costs, SimulationError, simulate};
 pub struct Options {
     /// The numbers of ranks to try.
     pub ranks: Vec<usize>,
-    /// Into how many micro-batches the mini-batch was split when the costs were measured. With twice as many, each takes half of the time and
-    /// of the memory.
+    /// Into how many micro-batches the mini-batch was split when the costs were measured. With
+    /// twice as many, each takes half of the time and of the memory.
     pub measured_with: usize,
-    /// What each action takes besides, however small its micro-batch: it is what keeps very many micro-batches from being the best.
+    /// What each action takes besides, however small its micro-batch: it is what keeps very many
+    /// micro-batches from being the best.
     pub overhead: f64,
     /// The numbers of micro-batches to try.
     pub micro_batches: Vec<usize>,
@@ -43,7 +44,8 @@ pub enum Units {
 /// What [`advise`] may do with the stages that the costs are of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stages {
-    /// Each schedule places them as it likes, and one that has fewer of them per rank runs neighbours as one.
+    /// Each schedule places them as it likes, and one that has fewer of them per rank runs
+    /// neighbours as one.
     Free,
     /// Each schedule places them as it likes, and none are run as one.
     Fixed,
@@ -109,7 +111,8 @@ pub struct Advice {
     pub memory_limit: f64,
     /// What times and sizes are in.
     pub units: Units,
-    /// The time of a step in which the busiest rank never waits and nothing is recomputed, with the fewest micro-batches.
+    /// The time of a step in which the busiest rank never waits and nothing is recomputed, with the
+    /// fewest micro-batches.
     pub work: f64,
 }
 
@@ -117,7 +120,8 @@ pub struct Advice {
 /// fastest, of those that need no more memory on any rank than `memory_limit`; of equally fast ones
 /// for the one that needs least memory, then for the simplest.
 ///
-/// `costs` are those of one micro-batch of `options.measured_with`. Of as many stages as there are ranks, or a multiple of that.
+/// `costs` are those of one micro-batch of `options.measured_with`. Of as many stages as there are
+/// ranks, or a multiple of that.
 pub fn advise(costs: &Costs, memory_limit: f64, options: &Options) -> Result<Advice, SimulationError> {
     check_costs(costs, costs.stages.len())?;
     let (mut fitting, mut too_large, mut refused) = (Vec::new(), Vec::new(), Vec::new());

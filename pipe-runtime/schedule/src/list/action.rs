@@ -92,8 +92,9 @@ impl Action {
 
     /// What must be done before this may start, as far as a schedule has it at all.
     ///
-    /// A forward waits for the stage before it; a backward for its own forward, its own recomputation and the next
-    /// stage's backward, whole or for the inputs; a backward for the parameters for its own one for the inputs.
+    /// A forward waits for the stage before it; a backward for its own forward, its own
+    /// recomputation and the next stage's backward, whole or for the inputs; a backward for the
+    /// parameters for its own one for the inputs.
     pub(crate) fn needs(self, stages: usize) -> impl Iterator<Item = Action> + use<> {
         let Action { kind, stage, micro_batch } = self;
         let here = |kind| Some(Action::new(kind, stage, micro_batch));

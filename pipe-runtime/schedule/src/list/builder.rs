@@ -28,7 +28,8 @@ impl Builder {
         Self { ranks: vec![Vec::new(); ranks] }
     }
 
-    /// The end of the list of `rank`. There are as many lists as the highest rank that was asked for.
+    /// The end of the list of `rank`. There are as many lists as the highest rank that was asked
+    /// for.
     pub fn rank(&mut self, rank: usize) -> RankBuilder<'_> {
         if self.ranks.len() <= rank {
             self.ranks.resize(rank + 1, Vec::new());
@@ -36,7 +37,8 @@ impl Builder {
         RankBuilder(&mut self.ranks[rank])
     }
 
-    /// The schedule, with as many stages and micro-batches as occur. [`Schedule::validate`] says what is wrong with it.
+    /// The schedule, with as many stages and micro-batches as occur. [`Schedule::validate`] says
+    /// what is wrong with it.
     pub fn build(self) -> Schedule {
         Schedule::of_lists(self.ranks)
     }

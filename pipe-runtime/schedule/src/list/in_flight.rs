@@ -57,7 +57,8 @@ impl Order {
             }
             _ => other == kind,
         };
-        // What has been taken for certain once a step is done. A value that is put down can lie beside all that were put down before, but for these.
+        // What has been taken for certain once a step is done. A value that is put down can lie
+        // beside all that were put down before, but for these.
         let mut taken_before = vec![0; self.steps.len()];
         let mut last_of_rank = vec![None; self.ranks.len()];
         let (mut put, mut taken, mut peak) = (0, 0, 0);

@@ -2,10 +2,12 @@ use std::collections::BTreeMap;
 
 use super::{Action, Schedule};
 
-/// Where each action of a schedule stands, as a number that counts through the ranks' lists one after the other.
+/// Where each action of a schedule stands, as a number that counts through the ranks' lists one
+/// after the other.
 ///
-/// A table where the schedule is about as large as its numbers of stages and micro-batches say; a map for the few actions
-/// outside of them, and for a schedule that claims to be far larger than it is.
+/// A table where the schedule is about as large as its numbers of stages and micro-batches say; a
+/// map for the few actions outside of them, and for a schedule that claims to be far larger than it
+/// is.
 pub(crate) struct Index {
     stages: usize,
     micro_batches: usize,

@@ -8,12 +8,13 @@ pub struct Step {
     pub action: Action,
     /// By which rank.
     pub rank: usize,
-    /// Steps (positions in the order) on other ranks that come first. The rank's own earlier steps do so anyway.
+    /// Steps (positions in the order) on other ranks that come first. The rank's own earlier steps
+    /// do so anyway.
     pub after: Vec<usize>,
 }
 
-/// All actions of a schedule in one total order in which each comes after everything it waits for: by the tick at
-/// which it would start if each action took one tick, then by stage.
+/// All actions of a schedule in one total order in which each comes after everything it waits for:
+/// by the tick at which it would start if each action took one tick, then by stage.
 ///
 /// This is the order in which errors count: of several failures, the one that comes first here is
 /// reported, whatever the clock on the wall said.
@@ -44,10 +45,11 @@ fn waiting(heads: &[(usize, Action)]) -> String {
 impl Schedule {
     /// The total order of the actions.
     ///
-    /// A forward waits for the stage before it. A backward, whole or for the inputs, waits for its own graph (the forward, and the recomputation
-    /// if there is one in the lists) and for the backward of the stage after it, whole or for the inputs, whichever the lists have. A backward for the
-    /// parameters waits for the one for the inputs. What is not in the lists at all counts as done: the backward half
-    /// of a schedule can be ordered alone.
+    /// A forward waits for the stage before it. A backward, whole or for the inputs, waits for its
+    /// own graph (the forward, and the recomputation if there is one in the lists) and for the
+    /// backward of the stage after it, whole or for the inputs, whichever the lists have. A
+    /// backward for the parameters waits for the one for the inputs. What is not in the lists at
+    /// all counts as done: the backward half of a schedule can be ordered alone.
     pub fn order(&self) -> Result<Order, DeadlockError> {
         const NOT_YET: usize = usize::MAX;
         let index = Index::new(self);
@@ -130,7 +132,8 @@ mod tests {
             prop_assert_eq!(order.steps.len(), stages * loops * (2 * micro_batches + recomputed));
             for (position, step) in order.steps.iter().enumerate() {
                 prop_assert!(step.after.iter().all(|&needed| needed < position));
-                // A recomputation starts before the gradient arrives: it needs nothing of other ranks.
+                // A recomputation starts before the gradient arrives: it needs nothing of other
+                // ranks.
                 prop_assert!(step.action.kind != ActionKind::Recompute || step.after.is_empty());
             }
             for (rank, list) in order.ranks.iter().enumerate() {

@@ -3,8 +3,9 @@ use std::collections::BTreeSet;
 use super::{Action, ActionKind, Schedule};
 
 impl Schedule {
-    /// The same schedule with a recomputation right before the backward (`B` or `I`) of each micro-batch for which
-    /// `recomputed(stage, micro_batch)` holds. What is recomputed already stays as it is.
+    /// The same schedule with a recomputation right before the backward (`B` or `I`) of each
+    /// micro-batch for which `recomputed(stage, micro_batch)` holds. What is recomputed already
+    /// stays as it is.
     ///
     /// A backward that comes right after its own forward gets none: to keep the forward's graph
     /// takes the memory that the recomputation would take, at the same time.

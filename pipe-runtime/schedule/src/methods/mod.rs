@@ -20,25 +20,31 @@ use rounds::Rounds;
 
 use crate::list::Schedule;
 
-/// A published schedule. Its name, which it prints as and is read from, is the paper's or PyTorch's: `1f1b`, `zb_h1`.
+/// A published schedule. Its name, which it prints as and is read from, is the paper's or
+/// PyTorch's: `1f1b`, `zb_h1`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ScheduleKind {
-    /// `gpipe` (Huang et al. 2019): all micro-batches forward, then all backward, the last one first.
+    /// `gpipe` (Huang et al. 2019): all micro-batches forward, then all backward, the last one
+    /// first.
     GPipe,
-    /// `1f1b` (Narayanan et al. 2019): a backward as soon as there is a gradient, so that a rank holds no more micro-batches than there
-    /// are ranks from it on.
+    /// `1f1b` (Narayanan et al. 2019): a backward as soon as there is a gradient, so that a rank
+    /// holds no more micro-batches than there are ranks from it on.
     OneFOneB,
-    /// `interleaved` (Narayanan et al. 2021): 1F1B over looped stages, with less idle time the more stages a rank has.
+    /// `interleaved` (Narayanan et al. 2021): 1F1B over looped stages, with less idle time the more
+    /// stages a rank has.
     Interleaved,
     /// `looped_bfs` (Lamy-Poirier 2023): GPipe over looped stages.
     LoopedBfs,
-    /// `zb_h1` (Qi et al. 2023): 1F1B with the backward split, for less idle time at the memory of 1F1B's first rank.
+    /// `zb_h1` (Qi et al. 2023): 1F1B with the backward split, for less idle time at the memory of
+    /// 1F1B's first rank.
     ZbH1,
     /// `zb_h2` (Qi et al. 2023): no idle time for equal costs, at twice that memory.
     ZbH2,
-    /// `zbv` (Qi et al. 2024): no idle time for equal costs at that memory, with two stages per rank.
+    /// `zbv` (Qi et al. 2024): no idle time for equal costs at that memory, with two stages per
+    /// rank.
     Zbv,
-    /// `dualpipe_v` (DeepSeek-AI 2025): forwards paired with backwards of the other direction, with two stages per rank.
+    /// `dualpipe_v` (DeepSeek-AI 2025): forwards paired with backwards of the other direction, with
+    /// two stages per rank.
     DualPipeV,
     /// `v_half` (Qi et al. 2024): half of the memory of 1F1B, with two stages per rank.
     VHalf,
@@ -91,7 +97,8 @@ impl ScheduleKind {
         )
     }
 
-    /// The lists for stages that are on ranks already: stage `s` is on `rank_of[s]`. GPipe takes any placement.
+    /// The lists for stages that are on ranks already: stage `s` is on `rank_of[s]`. GPipe takes
+    /// any placement.
     pub fn schedule_on(self, rank_of: &[usize], micro_batches: usize) -> Result<Schedule, ScheduleKindError> {
         let (ranks, stages_per_rank) = self.check_on(rank_of, micro_batches)?;
         match self {

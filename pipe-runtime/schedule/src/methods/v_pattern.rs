@@ -1,14 +1,16 @@
-//! Schedules made from a building block: the slots of one micro-batch, repeated every six units of time (one for each of F, I and
-//! W of either stage of a rank), then moved together where the pipeline fills and drains.
+//! Schedules made from a building block: the slots of one micro-batch, repeated every six units of
+//! time (one for each of F, I and W of either stage of a rank), then moved together where the
+//! pipeline fills and drains.
 //!
-//! Qi et al. 2024, "Pipeline Parallelism with Controllable Memory", on building blocks, and on repeating, squeezing and reordering
-//! them.
+//! Qi et al. 2024, "Pipeline Parallelism with Controllable Memory", on building blocks, and on
+//! repeating, squeezing and reordering them.
 
 use super::rank_list::RankList;
 use crate::list::Schedule;
 
-/// When one micro-batch passes through a rank: forward through the rank's first and second stage, backward for the inputs through
-/// the second and the first. In between, two of six slots stay free for the parameters.
+/// When one micro-batch passes through a rank: forward through the rank's first and second stage,
+/// backward for the inputs through the second and the first. In between, two of six slots stay free
+/// for the parameters.
 pub(super) type Block = [usize; 4];
 
 const PERIOD: usize = 6;
@@ -20,8 +22,8 @@ const I1: usize = 2;
 const I0: usize = 3;
 const W: usize = 4;
 
-/// Repeats `block(rank)` for every micro-batch, closes the gaps without letting more micro-batches in than the
-/// repeated block does, and reads off each rank's order.
+/// Repeats `block(rank)` for every micro-batch, closes the gaps without letting more micro-batches
+/// in than the repeated block does, and reads off each rank's order.
 pub(super) fn repeat(ranks: usize, micro_batches: usize, block: impl Fn(usize) -> Block) -> Schedule {
     let mut grid: Vec<_> = (0..ranks).map(|rank| Row::repeated(block(rank), micro_batches)).collect();
     grid.iter_mut().for_each(Row::fill_in_weights);
@@ -64,7 +66,8 @@ pub(super) fn peak_in_flight(ranks: usize, micro_batches: usize, block: impl Fn(
 struct Row {
     /// What is done in each slot.
     slots: Vec<Option<usize>>,
-    /// The slots of each kind of pass, by micro-batch (the parameters': in the order of their inputs').
+    /// The slots of each kind of pass, by micro-batch (the parameters': in the order of their
+    /// inputs').
     at: [Vec<usize>; 5],
 }
 
@@ -146,7 +149,8 @@ fn by_time(grid: &[Row]) -> Vec<Pass> {
     passes
 }
 
-/// The first slot in which the pass may be: after the neighbour's, after the micro-batch's own one before, after the one of the micro-batch before.
+/// The first slot in which the pass may be: after the neighbour's, after the micro-batch's own one
+/// before, after the one of the micro-batch before.
 fn earliest(grid: &[Row], Pass { rank, kind, index, .. }: Pass) -> usize {
     let at =
         |rank: Option<usize>, kind: Option<usize>, index: Option<usize>| Some(grid.get(rank?)?.at[kind?][index?] + 1);

@@ -4,11 +4,12 @@ use crate::list::{Action, ActionKind, Schedule};
 use crate::simulate::{Costs, Simulation, simulate};
 use crate::timeline::Span;
 
-/// The lists as a grid in time, one row per rank, for a terminal: what each rank does while every action takes one column, or a whole backward
-/// two if the lists have split ones too (`-` is its second half). A dot is a column in which the rank waits.
+/// The lists as a grid in time, one row per rank, for a terminal: what each rank does while every
+/// action takes one column, or a whole backward two if the lists have split ones too (`-` is its
+/// second half). A dot is a column in which the rank waits.
 ///
-/// An action is kind and micro-batch, as `F3`, or with its stage before that, as `5F3`, where a rank has several stages. Lists that cannot finish are
-/// drawn without time.
+/// An action is kind and micro-batch, as `F3`, or with its stage before that, as `5F3`, where a
+/// rank has several stages. Lists that cannot finish are drawn without time.
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rows = match self.columns() {

@@ -30,9 +30,10 @@ const PEAK: f64 = 120.;
 const CHARACTER: f64 = 6.7;
 
 impl Simulation {
-    /// The schedule in time, as a picture: one row per rank, colours for what is done, micro-batch numbers in the boxes, shades for a rank's stages, empty
-    /// places where it waits. On the right, each rank's idle time, as a part of the whole, and the peak of what it holds for
-    /// the backward, in micro-batches (a stage of a rank that has `v` of them counts as 1/v).
+    /// The schedule in time, as a picture: one row per rank, colours for what is done, micro-batch
+    /// numbers in the boxes, shades for a rank's stages, empty places where it waits. On the right,
+    /// each rank's idle time, as a part of the whole, and the peak of what it holds for the
+    /// backward, in micro-batches (a stage of a rank that has `v` of them counts as 1/v).
     pub fn to_svg(&self) -> String {
         let panel = Panel { title: None, timeline: &self.timeline, in_flight: Some(&self.peak_in_flight) };
         Picture::new(&[panel], "time", 2400.).draw()
@@ -255,7 +256,8 @@ impl<'a> Picture<'a> {
         );
     }
 
-    /// When a panel's last action ends; the axis may be longer. Where that is nothing to divide by, the axis.
+    /// When a panel's last action ends; the axis may be longer. Where that is nothing to divide by,
+    /// the axis.
     fn end_of(&self, panel: &Panel<'_>) -> f64 {
         let makespan = panel.timeline.makespan;
         if makespan.is_finite() && makespan > 0. { makespan } else { self.end }

@@ -8,8 +8,9 @@ use crate::trace::Trace;
 const COLUMNS: usize = 96;
 
 impl Trace {
-    /// The [typical](Trace::typical) run as a picture: what was measured above what the simulator makes of the same lists with the measured costs, on one axis
-    /// of time, in milliseconds. Rows, boxes and columns are as in [`Simulation::to_svg`](crate::Simulation::to_svg).
+    /// The [typical](Trace::typical) run as a picture: what was measured above what the simulator
+    /// makes of the same lists with the measured costs, on one axis of time, in milliseconds. Rows,
+    /// boxes and columns are as in [`Simulation::to_svg`](crate::Simulation::to_svg).
     pub fn to_svg(&self) -> String {
         let lines = self.timelines();
         let panels: Vec<_> = lines
@@ -41,8 +42,9 @@ fn summary(timeline: &Timeline) -> String {
     format!("{:.2} ms, {:.0} % of it work", timeline.makespan, 100. * timeline.efficiency())
 }
 
-/// Measured above simulated, on one axis of time: an action is kind and micro-batch, drawn out to its length with `-`, or without its number where that is
-/// too short; a dot is a column in which the rank waits. Then how long each rank waits.
+/// Measured above simulated, on one axis of time: an action is kind and micro-batch, drawn out to
+/// its length with `-`, or without its number where that is too short; a dot is a column in which
+/// the rank waits. Then how long each rank waits.
 impl fmt::Display for Trace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lines = self.timelines();

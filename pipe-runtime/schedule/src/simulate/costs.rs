@@ -1,9 +1,11 @@
-/// What each part of a model costs, per micro-batch. Any unit of time and any unit of memory will do.
+/// What each part of a model costs, per micro-batch. Any unit of time and any unit of memory will
+/// do.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Costs {
     /// One per stage.
     pub stages: Vec<StageCosts>,
-    /// From each stage to the next; one less than there are stages. Between stages on one rank the time counts as zero.
+    /// From each stage to the next; one less than there are stages. Between stages on one rank the
+    /// time counts as zero.
     pub boundaries: Vec<Transfer>,
     /// The skips.
     pub skips: Vec<Skip>,
@@ -20,11 +22,13 @@ pub struct StageCosts {
     pub backward_weight: f64,
     /// Time of the recomputation.
     pub recompute: f64,
-    /// Memory held from the forward (or the recomputation) on, until the backward for the inputs or the whole one.
+    /// Memory held from the forward (or the recomputation) on, until the backward for the inputs or
+    /// the whole one.
     pub activation: f64,
     /// The part of it that is held on until the backward for the parameters.
     pub for_weights: f64,
-    /// Memory held instead, of a micro-batch that is recomputed, until its backward: what the stage was given.
+    /// Memory held instead, of a micro-batch that is recomputed, until its backward: what the stage
+    /// was given.
     pub checkpoint: f64,
     /// Memory of the parameters, their gradients and the optimizer's state: held all the time.
     pub parameters: f64,
@@ -50,13 +54,15 @@ impl StageCosts {
 /// What it takes to hand something on.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Transfer {
-    /// Time, from the end of the one action until the other may start. Of several things from one rank to another, one goes after the other.
+    /// Time, from the end of the one action until the other may start. Of several things from one
+    /// rank to another, one goes after the other.
     pub time: f64,
     /// Memory held while it waits to be used.
     pub size: f64,
 }
 
-/// A value that goes from one stage to a later one, past those between; its gradient takes the way back.
+/// A value that goes from one stage to a later one, past those between; its gradient takes the way
+/// back.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Skip {
     /// The stage that stashes it.
@@ -68,8 +74,9 @@ pub struct Skip {
 }
 
 impl Costs {
-    /// Equal stages: the given times (forward, backward for the inputs, backward for the parameters), recomputation as long as the forward,
-    /// one unit of memory per stage and micro-batch, all of it until the end, and transfers that cost nothing.
+    /// Equal stages: the given times (forward, backward for the inputs, backward for the
+    /// parameters), recomputation as long as the forward, one unit of memory per stage and
+    /// micro-batch, all of it until the end, and transfers that cost nothing.
     pub fn equal(stages: usize, forward: f64, backward_input: f64, backward_weight: f64) -> Self {
         let stage = StageCosts {
             forward,
@@ -85,7 +92,8 @@ impl Costs {
         Self { stages: vec![stage; stages], boundaries, skips: Vec::new() }
     }
 
-    /// The same model with `stages` stages: as many neighbours are run as one as it takes. Unchanged if that does not come out even.
+    /// The same model with `stages` stages: as many neighbours are run as one as it takes.
+    /// Unchanged if that does not come out even.
     pub fn merged(&self, stages: usize) -> Self {
         if stages == 0 || !self.stages.len().is_multiple_of(stages) {
             return self.clone();

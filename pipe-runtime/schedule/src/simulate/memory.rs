@@ -130,7 +130,8 @@ impl Times {
         times
     }
 
-    /// Calls `each` with whether it is a gradient, the time at which a value is made and the one at which it is used.
+    /// Calls `each` with whether it is a gradient, the time at which a value is made and the one at
+    /// which it is used.
     fn between(&self, from: usize, to: usize, mut each: impl FnMut(bool, f64, f64)) {
         for (gradient, list, maker, user) in [(false, &self.forward, from, to), (true, &self.backward, to, from)] {
             let (Some(made), Some(used)) = (list.get(maker), list.get(user)) else { continue };

@@ -1,4 +1,5 @@
-//! A schedule with times: what each action starts and ends at, how long the ranks idle, how much they hold.
+//! A schedule with times: what each action starts and ends at, how long the ranks idle, how much
+//! they hold.
 
 mod costs;
 mod memory;
@@ -11,7 +12,8 @@ use std::ops::Deref;
 use crate::list::{Action, ActionKind, DeadlockError, Index, Schedule};
 use crate::timeline::{Span, Timeline};
 
-/// When a schedule's actions run, each as soon as its rank is free and what it needs is there. Derefs to the [`Timeline`].
+/// When a schedule's actions run, each as soon as its rank is free and what it needs is there.
+/// Derefs to the [`Timeline`].
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 #[must_use]
@@ -130,7 +132,8 @@ struct Run<'a> {
     index: Index,
     rank_of: Vec<Option<usize>>,
     ranks: Vec<Vec<Span>>,
-    /// By the actions' numbers: when each is done, and when what it makes is where the next stage (for a backward: the one before) needs it.
+    /// By the actions' numbers: when each is done, and when what it makes is where the next stage
+    /// (for a backward: the one before) needs it.
     ends: Vec<f64>,
     arrivals: Vec<f64>,
     /// When a skip's value (`true`: its gradient) of a micro-batch is there.

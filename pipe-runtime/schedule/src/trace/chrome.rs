@@ -4,8 +4,9 @@ use super::Trace;
 use crate::list::ActionKind;
 
 impl Trace {
-    /// All runs as Chrome's trace events (JSON), which <https://ui.perfetto.dev> and `chrome://tracing` show: one row per rank, an action as `F3 stage 1`,
-    /// with the thread that it ran on. Times are in microseconds there.
+    /// All runs as Chrome's trace events (JSON), which <https://ui.perfetto.dev> and
+    /// `chrome://tracing` show: one row per rank, an action as `F3 stage 1`, with the thread that
+    /// it ran on. Times are in microseconds there.
     pub fn to_chrome(&self) -> String {
         // All that is written are numbers and words of our own: nothing needs escaping.
         let mut text = "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n".to_owned();

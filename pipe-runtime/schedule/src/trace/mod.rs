@@ -9,13 +9,15 @@ use crate::timeline::{Span, Timeline};
 
 /// What ran when, over some runs of one pipeline. Times are in seconds, memory is in bytes.
 ///
-/// It prints as a grid, measured above simulated, and is drawn by [`to_svg`](Self::to_svg) and, for Perfetto, [`to_chrome`](Self::to_chrome).
+/// It prints as a grid, measured above simulated, and is drawn by [`to_svg`](Self::to_svg) and, for
+/// Perfetto, [`to_chrome`](Self::to_chrome).
 #[derive(Clone, Debug, PartialEq)]
 #[must_use]
 pub struct Trace {
     /// At least one.
     runs: Vec<Run>,
-    /// What the parts of the model hold and hand on, per micro-batch; the times in it are of no meaning.
+    /// What the parts of the model hold and hand on, per micro-batch; the times in it are of no
+    /// meaning.
     pub sizes: Costs,
 }
 
@@ -84,7 +86,8 @@ impl Trace {
         &self.runs
     }
 
-    /// The run that stands for all of them: of those with the most actions, the one of median length.
+    /// The run that stands for all of them: of those with the most actions, the one of median
+    /// length.
     pub fn typical(&self) -> &Run {
         let most = self.runs.iter().map(|run| run.steps.len()).max().unwrap_or(0);
         let mut longest: Vec<_> = self.runs.iter().filter(|run| run.steps.len() == most).collect();
@@ -92,8 +95,9 @@ impl Trace {
         longest[(longest.len() - 1) / 2]
     }
 
-    /// The lists of the [typical](Self::typical) run by the simulator, with the [measured costs](Self::costs). It has a processor for each rank; where
-    /// fewer threads served the ranks, what was measured is longer.
+    /// The lists of the [typical](Self::typical) run by the simulator, with the [measured
+    /// costs](Self::costs). It has a processor for each rank; where fewer threads served the ranks,
+    /// what was measured is longer.
     ///
     /// # Errors
     ///

@@ -183,7 +183,8 @@ impl fmt::Display for Missing {
 /// Actions that wait for each other in a ring.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cycle(
-    /// Each rank's next action, with what of another rank it waits for, which comes later in that rank's list.
+    /// Each rank's next action, with what of another rank it waits for, which comes later in that
+    /// rank's list.
     pub Vec<(usize, Action, Action)>,
 );
 
@@ -203,7 +204,8 @@ impl fmt::Display for Cycle {
 pub struct ValidationError {
     /// What was found.
     pub faults: Vec<Fault>,
-    /// How many more there are of a kind that was cut off, so that a wholly wrong list does not fill the screen.
+    /// How many more there are of a kind that was cut off, so that a wholly wrong list does not
+    /// fill the screen.
     pub more: usize,
 }
 

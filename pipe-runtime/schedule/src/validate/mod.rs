@@ -67,10 +67,11 @@ const LISTED: usize = 50;
 impl Schedule {
     /// Proves that the lists are a schedule and keep to `limits`, or says all that is wrong.
     ///
-    /// In three steps, each looked at only if the ones before found nothing, because a list with a missing action has no meaningful
-    /// order: every action is there once, in range, on its stage's rank; each stage's actions are in order; nothing waits for
-    /// itself, neither by the lists nor, [lowered](Schedule::lower) to messages, over either [`Transport`]; skips are served; no more is
-    /// in flight than declared.
+    /// In three steps, each looked at only if the ones before found nothing, because a list with a
+    /// missing action has no meaningful order: every action is there once, in range, on its stage's
+    /// rank; each stage's actions are in order; nothing waits for itself, neither by the lists nor,
+    /// [lowered](Schedule::lower) to messages, over either [`Transport`]; skips are served; no more
+    /// is in flight than declared.
     pub fn validate(&self, limits: &Limits) -> Result<(), ValidationError> {
         let mut findings = Findings { faults: ValidationError { faults: Vec::new(), more: 0 } };
         let places = self.places(&mut findings);
@@ -121,7 +122,8 @@ impl Schedule {
         let mut mixed = findings.counter();
         let pairs = (0..self.stages).flat_map(|stage| (0..self.micro_batches).map(move |i| (stage, i)));
         for (seen, (stage, micro_batch)) in pairs.enumerate() {
-            // A schedule may claim to be far larger than its lists are; what it lacks then is not counted one by one.
+            // A schedule may claim to be far larger than its lists are; what it lacks then is not
+            // counted one by one.
             if missing.found > LISTED && seen > places.len() + LISTED {
                 let pairs = self.stages.saturating_mul(self.micro_batches);
                 findings.faults.more = findings.faults.more.saturating_add(pairs.saturating_sub(seen + 1));
@@ -175,7 +177,8 @@ impl Schedule {
         }
     }
 
-    /// Within a stage and a micro-batch: forward, recomputation, backward for the inputs (or whole), backward for the parameters.
+    /// Within a stage and a micro-batch: forward, recomputation, backward for the inputs (or
+    /// whole), backward for the parameters.
     fn in_order(&self, places: &BTreeMap<Action, (usize, usize)>, findings: &mut Findings) {
         let mut early = findings.counter();
         for (&action, &(rank, number)) in places {

@@ -15,7 +15,8 @@ use crate::model::{Devices, LayerPlan, Plan};
 use crate::torch::Variable;
 use saved::{Saved, SavedTensor};
 
-/// The variables of a pipelined model: one store per stage's device, under names that do not depend on the partitioning.
+/// The variables of a pipelined model: one store per stage's device, under names that do not depend
+/// on the partitioning.
 ///
 /// The stores share one set of variables, so that any tch optimizer built over
 /// [`var_store`](Vars::var_store) trains the whole model.
@@ -142,7 +143,8 @@ impl Vars {
         named.into_iter().map(with_stage).collect()
     }
 
-    /// For each stage, the bytes of its layers' variables in training: those that are trained have a gradient beside them.
+    /// For each stage, the bytes of its layers' variables in training: those that are trained have
+    /// a gradient beside them.
     pub(crate) fn training_bytes(&self) -> Vec<u64> {
         let trainable: HashSet<_> = self.var_store().trainable_variables().iter().map(Tensor::data_ptr).collect();
         let mut bytes = vec![0; self.stages.len()];

@@ -15,7 +15,8 @@ pub(super) fn toml(profile: &Profile) -> String {
         profile.stages.len()
     );
     let list = |items: Vec<String>| format!("[{}]", items.join(", "));
-    // Names are identifiers and devices are device strings: nothing in them has to be escaped. Writing to a `String` cannot fail.
+    // Names are identifiers and devices are device strings: nothing in them has to be escaped.
+    // Writing to a `String` cannot fail.
     if profile.devices_known {
         let devices = profile.stages.iter().map(|stage| format!("\"{}\"", stage.device)).collect();
         let _ = writeln!(text, "devices = {}", list(devices));

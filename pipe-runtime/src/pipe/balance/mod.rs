@@ -102,8 +102,8 @@ impl<'m, M> Balance<'m, M>
 where
     M: Model + Layer<M::Input, Out = M::Output>,
 {
-    /// Of a model with devices, and its variables: make them on one device, with `Devices::new(vec![device; STAGES])` or
-    /// [`Devices::cpu`].
+    /// Of a model with devices, and its variables: make them on one device, with
+    /// `Devices::new(vec![device; STAGES])` or [`Devices::cpu`].
     pub fn of(model: &'m M, vars: &Vars) -> Self {
         Self::with(model, variables(vars.var_store(), &[]))
     }
@@ -134,62 +134,70 @@ where
         self
     }
 
-    /// The device of each stage, for the annotations and the file. They need not be on this machine. If not set: the annotated ones, if there are as many
-    /// as stages, or else `cuda:0`, `cuda:1` and so on.
+    /// The device of each stage, for the annotations and the file. They need not be on this
+    /// machine. If not set: the annotated ones, if there are as many as stages, or else `cuda:0`,
+    /// `cuda:1` and so on.
     pub fn devices(mut self, devices: &Devices) -> Self {
         self.devices = Some(devices.clone());
         self
     }
 
-    /// Into how many micro-batches the sample is split; one of them is measured. The annotated number, or 1, if not set.
+    /// Into how many micro-batches the sample is split; one of them is measured. The annotated
+    /// number, or 1, if not set.
     pub fn chunks(mut self, chunks: usize) -> Self {
         self.chunks = Some(chunks);
         self
     }
 
-    /// For how long passes are repeated; a second if not set. At least three are made, after one that does not count.
+    /// For how long passes are repeated; a second if not set. At least three are made, after one
+    /// that does not count.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// How much memory training takes per byte of a trained parameter: itself, its gradient, and what the optimizer keeps. 2 if not set. Usual are 2 to 3 for
-    /// SGD, 4 to 5 for Adam, 4 for Adadelta, 3 for Adagrad, 3 to 5 for RMSprop. Other variables count once.
+    /// How much memory training takes per byte of a trained parameter: itself, its gradient, and
+    /// what the optimizer keeps. 2 if not set. Usual are 2 to 3 for SGD, 4 to 5 for Adam, 4 for
+    /// Adadelta, 3 for Adagrad, 3 to 5 for RMSprop. Other variables count once.
     pub fn param_scale(mut self, scale: f64) -> Self {
         self.param_scale = scale;
         self
     }
 
-    /// How many bytes a stage may take: its variables as [`param_scale`](Self::param_scale) says, and the activations of one
-    /// micro-batch. For a run without checkpointing, which keeps those of all micro-batches, set [`chunks`](Self::chunks) to 1. No
-    /// limit if not set.
+    /// How many bytes a stage may take: its variables as [`param_scale`](Self::param_scale) says,
+    /// and the activations of one micro-batch. For a run without checkpointing, which keeps those
+    /// of all micro-batches, set [`chunks`](Self::chunks) to 1. No limit if not set.
     pub fn memory_limit(mut self, bytes: u64) -> Self {
         self.memory_limit = Some(bytes);
         self
     }
 
-    /// What it costs both of its stages that a byte crosses from one to the other, in seconds: the inverse of a bandwidth. Values
-    /// on their way forward count and gradients on their way back, skips straight from the stage that stashes to the one that pops.
-    /// 0 if not set, as for transfers that hide behind computation. Of no effect on [`by_size`](Self::by_size).
+    /// What it costs both of its stages that a byte crosses from one to the other, in seconds: the
+    /// inverse of a bandwidth. Values on their way forward count and gradients on their way back,
+    /// skips straight from the stage that stashes to the one that pops. 0 if not set, as for
+    /// transfers that hide behind computation. Of no effect on [`by_size`](Self::by_size).
     pub fn seconds_per_byte(mut self, seconds: f64) -> Self {
         self.seconds_per_byte = seconds;
         self
     }
 
-    /// How many threads libtorch uses inside one operator; the caller's number if not set. A stage of a pipeline on the CPU has its share of them only.
+    /// How many threads libtorch uses inside one operator; the caller's number if not set. A stage
+    /// of a pipeline on the CPU has its share of them only.
     pub fn intra_op_threads(mut self, threads: usize) -> Self {
         self.intra_op_threads = Some(threads);
         self
     }
 
-    /// Divides by time: a layer costs the median of its forward plus that of its backward, in seconds.
+    /// Divides by time: a layer costs the median of its forward plus that of its backward, in
+    /// seconds.
     ///
     /// The backward of a layer is that of the autograd nodes that its forward made.
     ///
     /// # Errors
     ///
-    /// If there are more stages than layers or none, if a setting is out of range, if some parameter already has a gradient, if the variables lie on several
-    /// devices, if no partition keeps to the memory limit, or if a layer fails.
+    /// If there are more stages than layers or none, if a setting is out of range, if some
+    /// parameter already has a gradient, if the variables lie on several devices, if no partition
+    /// keeps to the memory limit, or if a layer fails.
     #[doc(alias = "balance_by_time")]
     pub fn by_time(self, sample: impl IntoFlow<M::Input>) -> Result<Profile> {
         if self.variables.iter().any(|variable| variable.trained && variable.tensor.grad().defined()) {
@@ -199,8 +207,9 @@ where
         self.profile(Measure::Time, sample.into_flow())
     }
 
-    /// Divides by memory: a layer costs the bytes of its variables, the trained ones times [`param_scale`](Self::param_scale), plus
-    /// those that its forward of one micro-batch keeps for the backward.
+    /// Divides by memory: a layer costs the bytes of its variables, the trained ones times
+    /// [`param_scale`](Self::param_scale), plus those that its forward of one micro-batch keeps for
+    /// the backward.
     ///
     /// # Errors
     ///

@@ -1,8 +1,10 @@
-//! The linear partition problem, exactly: a sequence of layers into contiguous stages whose greatest cost is the least possible.
+//! The linear partition problem, exactly: a sequence of layers into contiguous stages whose
+//! greatest cost is the least possible.
 //!
-//! By dynamic programming over the ends of stages, O(stages · layers²) (Skiena, "The Algorithm Design Manual", section "The partition
-//! problem"), twice: first for the least greatest cost, then, of all partitions that reach it, for the most even one. A bisection over costs
-//! would be faster, but transfers make a longer stage cheaper at times, and then it is no longer exact.
+//! By dynamic programming over the ends of stages, O(stages · layers²) (Skiena, "The Algorithm
+//! Design Manual", section "The partition problem"), twice: first for the least greatest cost,
+//! then, of all partitions that reach it, for the most even one. A bisection over costs would be
+//! faster, but transfers make a longer stage cheaper at times, and then it is no longer exact.
 
 /// What is divided. All numbers are finite and not negative.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -36,8 +38,9 @@ pub(super) enum Misfit {
 }
 
 impl Chain {
-    /// How many layers each stage gets: the partition with the least greatest cost of a stage. Of several, the one with the least sum of squared
-    /// costs, and of these the one with the least sum of squared numbers of layers.
+    /// How many layers each stage gets: the partition with the least greatest cost of a stage. Of
+    /// several, the one with the least sum of squared costs, and of these the one with the least
+    /// sum of squared numbers of layers.
     pub(super) fn partition(&self, stages: usize) -> Result<Vec<usize>, Misfit> {
         if stages == 0 {
             return Err(Misfit::NoStages);
@@ -69,7 +72,8 @@ impl Chain {
         received + sent + self.skips.iter().filter(crosses).map(|skip| skip.cost).sum::<f64>()
     }
 
-    /// The cost of every stage that could be, by its first layer and its number of layers less one; `None` if it is over the limit.
+    /// The cost of every stage that could be, by its first layer and its number of layers less one;
+    /// `None` if it is over the limit.
     fn stage_costs(&self) -> Vec<Vec<Option<f64>>> {
         let layers = self.costs.len();
         let from = |first: usize| {
@@ -92,7 +96,8 @@ impl Chain {
     }
 }
 
-/// The partition with the least value: that of its stages, each from its cost and its number of layers, `join`ed. A stage without a value does not exist.
+/// The partition with the least value: that of its stages, each from its cost and its number of
+/// layers, `join`ed. A stage without a value does not exist.
 fn least<T: Copy + PartialOrd>(
     table: &[Vec<Option<f64>>],
     stages: usize,
@@ -101,7 +106,8 @@ fn least<T: Copy + PartialOrd>(
 ) -> Option<(T, Vec<usize>)> {
     let layers = table.len();
     let stage = |first: usize, end: usize| value(table[first][end - first - 1]?, end - first);
-    // `best[count - 1][end]`: of the first `end` layers in `count` stages, and where the last of these begins.
+    // `best[count - 1][end]`: of the first `end` layers in `count` stages, and where the last of
+    // these begins.
     let mut best: Vec<Vec<Option<(T, usize)>>> = Vec::with_capacity(stages);
     for count in 1..=stages {
         let best_of = |end: usize| {
@@ -177,8 +183,9 @@ mod tests {
         (costs.into_iter().fold(0., f64::max), squares, sizes.into_iter().fold(0., f64::max))
     }
 
-    /// torchgpipe's partitioning ("Block Partitions of Sequences", Bárány and Grinberg 2013): moves single elements towards the least block, of several the
-    /// one closest to the greatest, until blocks differ by no more than the greatest element.
+    /// torchgpipe's partitioning ("Block Partitions of Sequences", Bárány and Grinberg 2013): moves
+    /// single elements towards the least block, of several the one closest to the greatest, until
+    /// blocks differ by no more than the greatest element.
     fn block_partition(costs: &[f64], stages: usize) -> Vec<usize> {
         let least = costs.iter().copied().fold(f64::INFINITY, f64::min);
         let range = costs.iter().copied().fold(0., f64::max) - least;

@@ -89,7 +89,8 @@ where
         })
     }
 
-    /// One forward under observation, after one that is not: what libraries set up at first use is nobody's activation.
+    /// One forward under observation, after one that is not: what libraries set up at first use is
+    /// nobody's activation.
     pub(super) fn observe(&self) -> Result<Observed> {
         self.forward(None)?;
         let watch = Rc::new(Watch { observation: Observation::start(self.device())?, layers: RefCell::default() });
@@ -102,7 +103,8 @@ where
         Ok(Observed { layers, kept, reads: watch.observation.reads()? })
     }
 
-    /// Forwards and backwards until `timeout` is spent, after one that does not count: how many, and the medians of their times.
+    /// Forwards and backwards until `timeout` is spent, after one that does not count: how many,
+    /// and the medians of their times.
     pub(super) fn time(&self, timeout: Duration) -> Result<(usize, Times)> {
         self.pass()?;
         let begun = Instant::now();
@@ -239,7 +241,8 @@ impl Observer for Stopwatch {
     }
 }
 
-/// Puts variables back when dropped, from copies in the host's memory: the device may have no room for them.
+/// Puts variables back when dropped, from copies in the host's memory: the device may have no room
+/// for them.
 struct Restored(Vec<(Tensor, Tensor)>);
 
 impl Restored {
@@ -257,7 +260,8 @@ impl Drop for Restored {
     fn drop(&mut self) {
         let _constant = GradMode::set(false);
         for (variable, saved) in &self.0 {
-            // Through `data`: for graphs of the caller that saved the variable, nothing has changed. It fails only where libtorch itself is broken.
+            // Through `data`: for graphs of the caller that saved the variable, nothing has
+            // changed. It fails only where libtorch itself is broken.
             let _ = variable.f_data().and_then(|mut data| data.f_copy_(saved));
         }
     }

@@ -10,7 +10,8 @@ use super::file;
 use super::traffic::LayerKey;
 use crate::error::{Error, Result};
 
-/// What the layers of a model cost, and which stage each belongs to. Prints as a table, with the annotations to paste.
+/// What the layers of a model cost, and which stage each belongs to. Prints as a table, with the
+/// annotations to paste.
 #[derive(Clone, Debug)]
 pub struct Profile {
     pub(super) model: &'static str,
@@ -46,14 +47,16 @@ pub struct LayerProfile {
     pub forward: Duration,
     /// Median time of the backward; zero if divided by size.
     pub backward: Duration,
-    /// What the forward of one micro-batch allocates and keeps: what the backward needs, and the model's output. Memory belongs to
-    /// the layer that allocated it, also where a later one keeps it.
+    /// What the forward of one micro-batch allocates and keeps: what the backward needs, and the
+    /// model's output. Memory belongs to the layer that allocated it, also where a later one keeps
+    /// it.
     pub activation_bytes: u64,
     /// Of trained variables.
     pub parameter_bytes: u64,
     /// Of other variables: running statistics, frozen parameters.
     pub buffer_bytes: u64,
-    /// What would cross a boundary right behind the layer, for one micro-batch: values forward, and gradients of those that carry one backward. Without skips.
+    /// What would cross a boundary right behind the layer, for one micro-batch: values forward, and
+    /// gradients of those that carry one backward. Without skips.
     pub crossing_bytes: u64,
     /// The stage that it belongs to.
     pub stage: usize,
@@ -103,7 +106,8 @@ impl Profile {
         &self.skips
     }
 
-    /// How many layers each stage gets: what torchgpipe's `balance_by_time` and `balance_by_size` return.
+    /// How many layers each stage gets: what torchgpipe's `balance_by_time` and `balance_by_size`
+    /// return.
     pub fn balance(&self) -> Vec<usize> {
         self.stages.iter().map(|stage| stage.layers.len()).collect()
     }
@@ -114,7 +118,8 @@ impl Profile {
         costs.reduce(|most, stage| if stage.1 > most.1 { stage } else { most }).map_or(0, |(stage, _)| stage)
     }
 
-    /// The layers with the attributes that make these stages, to be pasted into the struct. Layers go by their names in parameter paths.
+    /// The layers with the attributes that make these stages, to be pasted into the struct. Layers
+    /// go by their names in parameter paths.
     pub fn annotations(&self) -> String {
         annotations(self)
     }

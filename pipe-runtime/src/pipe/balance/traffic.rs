@@ -1,7 +1,8 @@
 //! What would cross a cut, found out from which layer reads what another one has made.
 //!
-//! Types would not tell: a layer's output need not be a [`Flow`](crate::Flow), as it may never leave its stage. Memory does, whatever
-//! it is part of: an operator of a later layer that reads what an earlier one allocated needs it on its own device.
+//! Types would not tell: a layer's output need not be a [`Flow`](crate::Flow), as it may never
+//! leave its stage. Memory does, whatever it is part of: an operator of a later layer that reads
+//! what an earlier one allocated needs it on its own device.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +17,8 @@ pub(super) struct LayerKey {
     pub(super) index: Option<usize>,
 }
 
-/// Bytes that would cross a cut: values on their way forward, and gradients of those that carry one on their way back.
+/// Bytes that would cross a cut: values on their way forward, and gradients of those that carry one
+/// on their way back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Traffic {
     /// Behind each layer but the last, on the way from layer to layer.
@@ -35,8 +37,8 @@ pub(super) struct SkipTraffic {
 }
 
 impl Traffic {
-    /// A value goes from layer to layer until it is read for the last time, except where a layer pops it: there it comes straight
-    /// from the layer that stashed it.
+    /// A value goes from layer to layer until it is read for the last time, except where a layer
+    /// pops it: there it comes straight from the layer that stashed it.
     pub(super) fn new(reads: &[Read], layers: &[LayerKey], skips: &[SkipPlan]) -> Self {
         let mut hops: BTreeMap<(usize, u64), u64> = BTreeMap::new();
         let mut popped: BTreeMap<(usize, usize, usize, u64), u64> = BTreeMap::new();
@@ -72,7 +74,8 @@ impl Traffic {
     }
 }
 
-/// The layer from which a skip with a value made by layer `made` starts. Repeated layers stash what goes into the first one, or what the last one gives.
+/// The layer from which a skip with a value made by layer `made` starts. Repeated layers stash what
+/// goes into the first one, or what the last one gives.
 fn stashed_at(skip: &SkipPlan, layers: &[LayerKey], made: usize) -> Option<usize> {
     let first = layers.iter().position(|layer| layer.name == skip.stash)?;
     let last = layers.iter().rposition(|layer| layer.name == skip.stash)?;

@@ -27,7 +27,8 @@ pub(super) struct BackwardRun {
     modes: Modes,
     /// By port and micro-batch: the gradients of what went through, on their way back.
     pub(super) gradients: Table<Vec<Slot>>,
-    /// By port and micro-batch: what marks the end of the work that makes them, if that is an accelerator's.
+    /// By port and micro-batch: what marks the end of the work that makes them, if that is an
+    /// accelerator's.
     pub(super) ready: Table<Option<Arc<Event>>>,
     /// By stage.
     sums: Vec<Mutex<StageSums>>,
@@ -61,7 +62,8 @@ impl BackwardRun {
         })
     }
 
-    /// The parameters' gradients, summed over micro-batches within each stage and then over stages, the last one first.
+    /// The parameters' gradients, summed over micro-batches within each stage and then over stages,
+    /// the last one first.
     pub(super) fn take_sums(&self) -> Result<Sums> {
         let mut total = Sums::new(self.joined)?;
         for stage in self.sums.iter().rev() {

@@ -21,7 +21,8 @@ pub(crate) struct Call {
     training: bool,
     /// Whether gradients are wanted at all.
     pub(super) gradients: bool,
-    /// Whether the caller's grad mode is on: where nothing is recorded, layers may still differentiate inside.
+    /// Whether the caller's grad mode is on: where nothing is recorded, layers may still
+    /// differentiate inside.
     grad_mode: bool,
     /// Tells it from all other calls.
     id: u64,
@@ -229,7 +230,8 @@ impl Call {
         };
         let recording = match self.gradients {
             true => Recording::Graph,
-            // There is nothing to record, but a layer may differentiate inside as far as the caller's mode lets it.
+            // There is nothing to record, but a layer may differentiate inside as far as the
+            // caller's mode lets it.
             false if self.grad_mode => Recording::LayersOwn,
             false => Recording::Nothing,
         };
@@ -284,7 +286,8 @@ impl Call {
         lock(&self.histories[stage]).has_gone_backward(micro_batch);
     }
 
-    /// The second pass of a checkpointed micro-batch, which leaves the graph for its backward. With `keep`, a third one can follow.
+    /// The second pass of a checkpointed micro-batch, which leaves the graph for its backward. With
+    /// `keep`, a third one can follow.
     pub(super) fn recompute(&self, action: Action, keep: bool) -> Result<(), Failure> {
         let cx = self.context(action, true);
         step(Phase::Recomputation, &cx, || self.second_pass(action, &cx, keep))

@@ -10,12 +10,14 @@ use crate::flow::{PackedValue, Sources};
 use crate::lock::lock;
 use crate::torch::{Backward, GradMode, attach, version};
 
-/// The call as one node of the caller's graph: between the micro-batches that the caller's mini-batch was split into, with the parameters, and
-/// the micro-batches' outputs. Splitting and joining are ordinary operators of the caller's graph.
+/// The call as one node of the caller's graph: between the micro-batches that the caller's
+/// mini-batch was split into, with the parameters, and the micro-batches' outputs. Splitting and
+/// joining are ordinary operators of the caller's graph.
 struct CallNode {
     call: Arc<Call>,
     order: Arc<Order>,
-    /// The parameters and how often they had been changed in place, if something is to be recomputed with them.
+    /// The parameters and how often they had been changed in place, if something is to be
+    /// recomputed with them.
     versions: Mutex<Vec<(Tensor, u64)>>,
     /// The caller's tensors that the micro-batches are parts of.
     sources: Sources,
@@ -25,8 +27,9 @@ struct CallNode {
     outputs: Vec<(usize, usize)>,
 }
 
-/// Makes the tensors of `outputs` results of one autograd node over those of `inputs` and `parameters`, whose backward is the pipelined one.
-/// `sources` are the caller's tensors that the inputs are parts of.
+/// Makes the tensors of `outputs` results of one autograd node over those of `inputs` and
+/// `parameters`, whose backward is the pipelined one. `sources` are the caller's tensors that the
+/// inputs are parts of.
 pub(crate) fn attach_node(
     call: Arc<Call>,
     outputs: &mut [PackedValue],
@@ -49,7 +52,8 @@ pub(crate) fn attach_node(
         call,
     };
     for item in outputs.iter_mut().flat_map(|value| &mut value.tensors) {
-        // The tensor may be in the caller's hands already (an input that passed through): history goes on a handle of its own.
+        // The tensor may be in the caller's hands already (an input that passed through): history
+        // goes on a handle of its own.
         item.tensor = item.tensor.f_detach()?;
     }
     let results = outputs.iter().flat_map(|value| &value.tensors);

@@ -68,7 +68,8 @@ impl TracedJob {
         result
     }
 
-    /// The time once the stage's device has done what it was asked for. An error of the device is for the step itself to find.
+    /// The time once the stage's device has done what it was asked for. An error of the device is
+    /// for the step itself to find.
     fn now(&self, stage: usize) -> f64 {
         let _ = synchronize(&lock(&self.on[stage]));
         self.recording.now()
@@ -83,7 +84,8 @@ impl TracedJob {
         }
     }
 
-    /// Watches what the step allocates, if it makes a graph and no other one of its stage was watched. Where the user observes the thread already, nothing is.
+    /// Watches what the step allocates, if it makes a graph and no other one of its stage was
+    /// watched. Where the user observes the thread already, nothing is.
     fn observe(&self, Action { kind, stage, micro_batch }: Action) -> Option<Observation> {
         let makes_graph = match kind {
             ActionKind::Forward => self.call.gradients && !self.call.recomputes(stage, micro_batch),

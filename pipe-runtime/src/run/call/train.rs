@@ -161,7 +161,8 @@ impl Trained {
         self.run.call.check_accelerators(losses)
     }
 
-    /// Adds the gradients to the parameters' own. If the step fails as a whole after it has run, [`undo`](Self::undo) is called in its place.
+    /// Adds the gradients to the parameters' own. If the step fails as a whole after it has run,
+    /// [`undo`](Self::undo) is called in its place.
     pub(crate) fn commit(&self) -> Result<()> {
         self.run.backward.take_sums()?.commit(&self.run.call.parameters)?;
         self.run.call.keep();

@@ -1,4 +1,5 @@
-//! A failure anywhere is returned with its place and cause; nothing hangs, nothing has changed, and the pipeline goes on.
+//! A failure anywhere is returned with its place and cause; nothing hangs, nothing has changed, and
+//! the pipeline goes on.
 
 use std::sync::{Arc, Mutex};
 

@@ -4,11 +4,11 @@
 use pipe_runtime::{
     Along, Checkpoint, Context, Devices, Each, Flow, Layer, PerRow, Pipe, Pipeline, Replicate, Rows, Vars, pipeline,
 };
-use pipe_tests::compare::{leaf, rows};
+use pipe_tests::compare::{leaf, mse, rows};
 use pipe_tests::layers::linear;
 use proptest::prelude::*;
 use tch::nn::Linear;
-use tch::{Device, Kind, Reduction, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// What a gradient or a loss is compared with is made on the whole batch: it is rounded elsewhere.
 fn assert_close(found: &Tensor, expected: &Tensor, what: &str) {
@@ -45,10 +45,6 @@ fn assert_as_plain<M: Pipeline, O>(
         assert_close(&parameter.grad(), expected, &format!("{name}: gradient of the step"));
     }
     output
-}
-
-fn mse(output: &Tensor, target: &Tensor) -> Tensor {
-    output.mse_loss(target, Reduction::Mean)
 }
 
 fn random(size: &[i64]) -> Tensor {

@@ -3,7 +3,7 @@
 //! that go first, and values that nobody looks at.
 
 use pipe_runtime::{Checkpoint, Context, Devices, Flow, IntoFlow, Layer, Replicate, ScheduleKind, pipeline};
-use pipe_tests::compare::rows;
+use pipe_tests::compare::{mse, rows};
 use pipe_tests::layers::linear;
 use pipe_tests::zoo::train::{MODES, calls, train};
 use pipe_tests::zoo::{Nearness, Order, Passed, Probe, Probed, Twin, ZooModel};
@@ -652,10 +652,6 @@ fn gradients(vars: &ManyHeadsVars) -> Vec<(String, Tensor)> {
     let mut found: Vec<_> = came.map(|(name, variable)| (name, variable.grad().copy())).collect();
     found.sort_by(|(a, _), (b, _)| a.cmp(b));
     found
-}
-
-fn mse(output: &Tensor, target: &Tensor) -> Tensor {
-    output.mse_loss(target, Reduction::Mean)
 }
 
 #[test]

@@ -12,7 +12,8 @@ struct Net {
     second: Func<'static>,
 }
 
-/// libtorch's allocator for the CPU keeps no count, so there is nothing to say and nothing to reset. (`gpu-check` looks at a GPU's.)
+/// libtorch's allocator for the CPU keeps no count, so there is nothing to say and nothing to
+/// reset. (`gpu-check` looks at a GPU's.)
 #[test]
 fn stages_on_the_cpu_have_no_line() {
     let _serial = pipe_tests::serial();

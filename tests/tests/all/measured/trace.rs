@@ -101,7 +101,8 @@ fn costs_are_what_was_measured() {
     assert!(costs.stages[1].forward >= 4e-3, "{costs:?}");
     assert!(costs.stages[1].forward > costs.stages[0].forward && costs.stages[1].recompute == costs.stages[1].forward);
     assert!(costs.stages.iter().all(|stage| stage.backward_input > 0. && stage.backward_weight > 0.));
-    // Micro-batches of two rows, of eight numbers of four bytes or, into the last stage, sixteen; the skip of eight.
+    // Micro-batches of two rows, of eight numbers of four bytes or, into the last stage, sixteen;
+    // the skip of eight.
     assert_eq!(costs.boundaries.iter().map(|boundary| boundary.size).collect::<Vec<_>>(), [64., 128.]);
     assert_eq!(
         costs.skips.iter().map(|skip| (skip.from, skip.to, skip.transfer.size)).collect::<Vec<_>>(),

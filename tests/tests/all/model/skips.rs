@@ -1,4 +1,5 @@
-//! Skips travel once, from the stage that stashes to the stage that pops, and are freed right after use.
+//! Skips travel once, from the stage that stashes to the stage that pops, and are freed right after
+//! use.
 
 use std::sync::{Arc, Mutex, Weak};
 

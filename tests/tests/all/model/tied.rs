@@ -1,4 +1,5 @@
-//! Tied weights: one owner; the other stage gets the value with each micro-batch and sends its gradient back.
+//! Tied weights: one owner; the other stage gets the value with each micro-batch and sends its
+//! gradient back.
 
 use pipe_runtime::{Checkpoint, Context, Devices, Layer, ScheduleKind, Tied, pipeline};
 use pipe_tests::layers::linear;

@@ -1,5 +1,5 @@
-//! Variables: names that do not depend on the partitioning, files that move between partitionings and to plain models, optimizers over
-//! all of them.
+//! Variables: names that do not depend on the partitioning, files that move between partitionings
+//! and to plain models, optimizers over all of them.
 
 use pipe_runtime::{Devices, pipeline};
 use pipe_tests::compare::rows;

@@ -1,7 +1,7 @@
 //! The output of a pipeline is an ordinary differentiable tensor.
 
 use pipe_runtime::{Checkpoint, Devices, Pipe, pipeline};
-use pipe_tests::compare::{leaf, rows};
+use pipe_tests::compare::{gradients, leaf, rows};
 use pipe_tests::layers::{Merge, dropout, linear};
 use tch::nn::{self, FuncT, Linear, OptimizerConfig};
 use tch::{Kind, Tensor};
@@ -52,7 +52,8 @@ fn each_mode(check: Check) {
     compare(check, |found, expected| found == expected);
 }
 
-/// The same where a parameter is used outside the call too: its gradients are added in another order.
+/// The same where a parameter is used outside the call too: its gradients are added in another
+/// order.
 fn each_mode_up_to_rounding(check: Check) {
     compare(check, |found, expected| found.allclose(expected, 1e-6, 1e-6, false));
 }
@@ -77,10 +78,6 @@ fn pipe(mode: Checkpoint, seed: i64) -> (Pipe<Net>, NetVars) {
     let vars = Net::vars(&Devices::cpu(Net::STAGES)).unwrap();
     let pipe = net(&vars).pipe(&vars).checkpoint(mode).intra_op_threads(1).build().unwrap();
     (pipe, vars)
-}
-
-fn gradients(vars: &NetVars) -> Vec<Tensor> {
-    vars.var_store().trainable_variables().iter().map(Tensor::grad).collect()
 }
 
 fn input() -> Tensor {

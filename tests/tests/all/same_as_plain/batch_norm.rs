@@ -34,7 +34,8 @@ fn modes() -> impl Strategy<Value = Checkpoint> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Also for means that are large beside the deviations, and for mini-batches that do not divide evenly.
+    /// Also for means that are large beside the deviations, and for mini-batches that do not divide
+    /// evenly.
     #[test]
     fn running_statistics_are_those_of_full_batch_batch_norm(
         mode in modes(),

@@ -1,4 +1,5 @@
-//! `fuse_gradient_accumulation`: a weight's gradient is added to its sum by the product that makes it.
+//! `fuse_gradient_accumulation`: a weight's gradient is added to its sum by the product that makes
+//! it.
 
 use pipe_runtime::{Checkpoint, Context, Devices, Layer, PipeBuilder, Reduction, ScheduleKind, pipeline};
 use tch::{Device, Kind, Tensor};
@@ -21,7 +22,8 @@ impl Layer<Tensor> for Product {
     }
 }
 
-/// The second stage's product is where its backward is cut in two, if the schedule splits it: it leads to the weight and to the stage before.
+/// The second stage's product is where its backward is cut in two, if the schedule splits it: it
+/// leads to the weight and to the stage before.
 #[pipeline(chunks = 2, checkpoint = never)]
 struct Net {
     #[device("cpu")]
@@ -55,8 +57,10 @@ const NOT_FUSED: [(&str, Body); 4] = [
     ("a function of it", |x, w, b| x.linear(&(w * 1.), Some(b))),
 ];
 
-/// What is left of a bit in the weight's gradient. Of two micro-batches with a row each, one has the product -1.000001 (binary), and the other 1.000001 and a bit far behind, which
-/// numbers of eight bits lose if it is rounded before it is added to the first. In which order the two go depends on the schedule: the better of both.
+/// What is left of a bit in the weight's gradient. Of two micro-batches with a row each, one has
+/// the product -1.000001 (binary), and the other 1.000001 and a bit far behind, which numbers of
+/// eight bits lose if it is rounded before it is added to the first. In which order the two go
+/// depends on the schedule: the better of both.
 fn bit_left(body: Body, method: ScheduleKind, fuse: bool) -> f64 {
     let (near, nearer) = (1. + 2f64.powi(-7), 1. + 2f64.powi(-6));
     let column = |values: [f64; 2]| Tensor::from_slice(&values).to_kind(Kind::BFloat16).unsqueeze(1);

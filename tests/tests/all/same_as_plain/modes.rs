@@ -8,7 +8,8 @@ use pipe_tests::layers::{dropout, linear};
 use tch::nn::{FuncT, Linear};
 use tch::{Device, Kind, Tensor};
 
-/// What a layer saw: kind of its output, grad mode, training, recomputing, whether it made graph nodes.
+/// What a layer saw: kind of its output, grad mode, training, recomputing, whether it made graph
+/// nodes.
 type Seen = (Kind, bool, bool, bool);
 
 struct Witness(Linear, Arc<Mutex<Vec<Seen>>>);

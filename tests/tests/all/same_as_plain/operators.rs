@@ -1,4 +1,5 @@
-//! The backward of one stage, whole and in two halves, over graphs of every kind: what the pipeline's own walk gives is what libtorch's engine gives.
+//! The backward of one stage, whole and in two halves, over graphs of every kind: what the
+//! pipeline's own walk gives is what libtorch's engine gives.
 
 use std::sync::Mutex;
 
@@ -41,8 +42,9 @@ struct Net {
     last: Linear,
 }
 
-/// Operators whose nodes differ in what matters to a walk: how many outputs and inputs they have, which of them have no gradient, views, changes in place, shared and
-/// unused tensors, and parameters that are reached in several ways.
+/// Operators whose nodes differ in what matters to a walk: how many outputs and inputs they have,
+/// which of them have no gradient, views, changes in place, shared and unused tensors, and
+/// parameters that are reached in several ways.
 const BODIES: [(&str, Body); 30] = [
     ("product", |x, w, v| x.matmul(w) * v),
     ("linear", |x, w, v| x.linear(w, Some(v))),
@@ -184,7 +186,8 @@ fn the_whole_backward_is_libtorchs() {
     }
 }
 
-/// Whatever leads to a weight: what `fuse_gradient_accumulation` takes over, and what it must leave alone.
+/// Whatever leads to a weight: what `fuse_gradient_accumulation` takes over, and what it must leave
+/// alone.
 #[test]
 fn a_fused_backward_is_libtorchs_up_to_rounding() {
     let _serial = pipe_tests::serial();
@@ -232,7 +235,8 @@ fn the_two_halves_are_the_whole() {
     }
 }
 
-/// A layer with a trainable recurrent network, whose operator has a gradient for each of its many parameters in one node.
+/// A layer with a trainable recurrent network, whose operator has a gradient for each of its many
+/// parameters in one node.
 #[test]
 fn a_recurrent_layer() {
     struct Recurrent(nn::LSTM);
@@ -281,7 +285,8 @@ fn a_recurrent_layer() {
     assert_eq!(train(Some(ScheduleKind::ZbH1)), expected);
 }
 
-/// A layer that runs a pipeline of its own: its node is not one of libtorch's, so the stage's graph is left to the engine, also where the backward is to be split.
+/// A layer that runs a pipeline of its own: its node is not one of libtorch's, so the stage's graph
+/// is left to the engine, also where the backward is to be split.
 #[test]
 fn a_pipeline_in_a_layer() {
     #[pipeline]

@@ -1,4 +1,5 @@
-//! Random numbers belong to the model: to the call, the layer's path and the micro-batch, and to nothing else.
+//! Random numbers belong to the model: to the call, the layer's path and the micro-batch, and to
+//! nothing else.
 
 use pipe_runtime::{Checkpoint, Context, Devices, Layer, pipeline};
 use pipe_tests::compare::leaf;
@@ -52,7 +53,8 @@ partitioned!(One, OneVars, [], [], []);
 partitioned!(Two, TwoVars, [], [#[device("cpu")]], []);
 partitioned!(Four, FourVars, [#[device("cpu")]], [#[device("cpu")]], [#[device("cpu")]]);
 
-/// Draws in many ways: operators with and without a generator argument, in place, of torch's own layers.
+/// Draws in many ways: operators with and without a generator argument, in place, of torch's own
+/// layers.
 #[derive(Debug)]
 struct Draws {
     lstm: nn::LSTM,

@@ -11,7 +11,8 @@ use tch::{Device, Kind, Tensor};
 
 const MODES: [Checkpoint; 3] = [Checkpoint::Always, Checkpoint::ExceptLast, Checkpoint::Never];
 
-/// Takes the running mean of what has passed away, itself included: its output depends on a statistic that it updates.
+/// Takes the running mean of what has passed away, itself included: its output depends on a
+/// statistic that it updates.
 struct Centre {
     mean: Tensor,
 }

@@ -358,7 +358,8 @@ case!(Statistics, StatisticsVars, |vars| {
 type Inputs = (Tensor, Option<Tensor>, Replicate<Tensor>, f64);
 type Outputs = (Tensor, Tensor, (Tensor, Tensor), f64);
 
-/// Several inputs, one of them whole for every micro-batch; several outputs, one of them of integers and one constant.
+/// Several inputs, one of them whole for every micro-batch; several outputs, one of them of
+/// integers and one constant.
 #[pipeline(input = Inputs, output = Outputs)]
 struct ManyEnds {
     #[device("cpu")]
@@ -440,7 +441,8 @@ case!(ConstantSkips, ConstantSkipsVars, |vars| {
     gather: Gather,
 });
 
-/// A first stage without parameters, over an input that wants no gradient; a stage that passes its input through.
+/// A first stage without parameters, over an input that wants no gradient; a stage that passes its
+/// input through.
 #[pipeline]
 struct NoGradients {
     #[device("cpu")]
@@ -474,7 +476,8 @@ transparent! {
     stages_without_gradients: NoGradients,
 }
 
-/// The first layer of a stage may work in place. Checkpointing such a stage is an error, see `errors.rs`.
+/// The first layer of a stage may work in place. Checkpointing such a stage is an error, see
+/// `errors.rs`.
 #[pipeline]
 struct InPlaceFirst {
     #[device("cpu")]

@@ -6,7 +6,7 @@ mod any_schedule;
 
 use pipe_runtime::schedule::Builder;
 use pipe_runtime::{Checkpoint, Devices, PipeBuilder, Schedule, ScheduleChoice, ScheduleKind, pipeline};
-use pipe_tests::compare::rows;
+use pipe_tests::compare::{gradients, mse as loss, rows};
 use pipe_tests::layers::{Merge, dropout, linear};
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -42,16 +42,6 @@ fn net() -> (Net, NetVars, [Tensor; 2]) {
         last: linear(vars.last(), 8, 8),
     };
     (net, vars, [rows(12), rows(12)])
-}
-
-fn gradients(vars: &NetVars) -> Vec<Tensor> {
-    let mut named: Vec<_> = vars.var_store().variables().into_iter().collect();
-    named.sort_by(|(a, _), (b, _)| a.cmp(b));
-    named.into_iter().map(|(_, tensor)| tensor.grad()).collect()
-}
-
-fn loss(output: &Tensor, y: &Tensor) -> Tensor {
-    output.mse_loss(y, tch::Reduction::Mean)
 }
 
 /// The gradients after a step, or why there is none.

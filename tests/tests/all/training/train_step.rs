@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use pipe_runtime::{Checkpoint, Context, Devices, Layer, Pipe, Reduction, pipeline};
-use pipe_tests::compare::{leaf, rows};
+use pipe_tests::compare::{gradients, leaf, rows};
 use pipe_tests::layers::{Merge, dropout, linear};
 use tch::nn::{FuncT, Linear};
 use tch::{Kind, Tensor};
@@ -38,11 +38,8 @@ fn net(mode: Checkpoint) -> (Pipe<Net>, NetVars) {
     (net.pipe(&vars).checkpoint(mode).intra_op_threads(1).build().unwrap(), vars)
 }
 
-fn gradients(vars: &NetVars) -> Vec<Tensor> {
-    vars.var_store().trainable_variables().iter().map(Tensor::grad).collect()
-}
-
-/// Labels of which some are ignored (-100): in seven rows of three chunks (3, 3, 1), two of the first three.
+/// Labels of which some are ignored (-100): in seven rows of three chunks (3, 3, 1), two of the
+/// first three.
 fn labels() -> Tensor {
     Tensor::from_slice(&[-100_i64, 3, -100, 0, 1, 7, 2])
 }

@@ -28,10 +28,13 @@ pub fn countable(checkout: &Checkout) -> anyhow::Result<PathBuf> {
     ours(checkout, "countable", &["--no-default-features"])
 }
 
-/// Built as a user's program would be, and put under a name of its own: cargo has one place for all of its variants.
+/// Built as a user's program would be, and put under a name of its own: cargo has one place for all
+/// of its variants.
 pub fn ours(checkout: &Checkout, name: &str, flags: &[&str]) -> anyhow::Result<PathBuf> {
+    // Another checkout may be older than the package: then it has the program among its examples.
+    let package = if checkout.programs().is_dir() { "pipe-programs" } else { "pipe-examples" };
     let mut cargo = cargo::command(checkout);
-    cargo.args(["build", "--release", "--quiet", "-p", "pipe-programs", "--bin", "bench"]).args(flags);
+    cargo.args(["build", "--release", "--quiet", "-p", package, "--bin", "bench"]).args(flags);
     cargo.arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
     let output = cargo.output().context(cargo::CANNOT_START)?;
     if !output.status.success() {

@@ -96,7 +96,8 @@ impl Contender {
         numbers.with_context(|| format!("{} answers `{request}` with `{answer}`", self.name))
     }
 
-    /// To the contender and its own processes: torch 2.3's Pipe keeps a core busy while it has nothing to do, which would be the others' loss.
+    /// To the contender and its own processes: torch 2.3's Pipe keeps a core busy while it has
+    /// nothing to do, which would be the others' loss.
     fn signal(&self, signal: Signal) {
         #[cfg(unix)]
         if let Some(group) = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw) {

@@ -10,7 +10,8 @@ use super::spread::{Spread, digits};
 /// How far losses and gradients may differ: other libraries add up in another order.
 const TOLERANCE: f64 = 1e-4;
 
-/// How long the timed part of a turn takes, in ms: short steps are repeated, each turn counts with its median.
+/// How long the timed part of a turn takes, in ms: short steps are repeated, each turn counts with
+/// its median.
 const TURN: f64 = 20.;
 const MOST_STEPS: f64 = 20.;
 
@@ -39,7 +40,8 @@ pub fn take_turns(contenders: &mut [Contender], turns: usize) -> anyhow::Result<
     Ok(Times(times))
 }
 
-/// Two that do the same, in turns: first one of them alone, then both at once, which counts with the mean of the two.
+/// Two that do the same, in turns: first one of them alone, then both at once, which counts with
+/// the mean of the two.
 pub fn alone_and_at_once(pair: &mut [Contender; 2], turns: usize) -> anyhow::Result<Times> {
     let steps = steps_of_a_turn(&mut pair[0])?;
     let mut times = vec![Vec::new(), Vec::new()];

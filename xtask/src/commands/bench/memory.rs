@@ -24,7 +24,8 @@ pub struct Peak {
 }
 
 impl Bench<'_> {
-    /// Of several processes one after the other: where threads meet, and which pages they touch, differs. Fails on systems other than Linux, which do not tell.
+    /// Of several processes one after the other: where threads meet, and which pages they touch,
+    /// differs. Fails on systems other than Linux, which do not tell.
     pub fn peaks(&self, who: Who, work: &Work) -> anyhow::Result<Vec<Peak>> {
         let peak = |_| Ok(Peak { resident: self.peak_resident(who, work)?, live: self.peak_live(who, work)? });
         (0..STARTS).map(peak).collect()

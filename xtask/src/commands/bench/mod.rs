@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: our library and its peers, measured side by side.
 //!
-//! Each contender is a process that runs steps when asked to. Those of one comparison get the same work, which their losses and gradients prove, and take turns.
+//! Each contender is a process that runs steps when asked to. Those of one comparison get the same
+//! work, which their losses and gradients prove, and take turns.
 
 mod beside;
 mod build;

@@ -11,8 +11,9 @@ use crate::tools::libtorch::{self, Flavour};
 /// Sets libtorch up for the checkout, or for the crate in `user`.
 pub fn run(checkout: &Checkout, flavour: Flavour, user: Option<&Path>) -> anyhow::Result<ExitCode> {
     let user = user.map(user::workspace).transpose()?;
-    let folder = libtorch::set_up(user.as_ref().unwrap_or(checkout), flavour)?;
-    println!("libtorch {} is ready: {}", libtorch::wheel(user.as_ref().unwrap_or(checkout))?.minor(), folder.display());
+    let chosen = user.as_ref().unwrap_or(checkout);
+    let folder = libtorch::set_up(chosen, flavour)?;
+    println!("libtorch {} is ready: {}", libtorch::wheel(chosen)?.minor(), folder.display());
     if let Some(user) = user
         && folder == user.linked_libtorch()
     {

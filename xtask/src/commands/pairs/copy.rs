@@ -11,11 +11,12 @@ use anyhow::{Context, bail};
 
 use crate::tools::checkout::Checkout;
 
-/// The names of what was copied, one on a line: what is gone from the checkout goes from the copy too.
+/// The names of what was copied, one on a line: what is gone from the checkout goes from the copy
+/// too.
 const COPIED: &str = ".copied";
 
-/// Brings the copy in `root` up to date. Files that have not changed keep their times, so that cargo
-/// builds no more than it must. The lock file is not copied.
+/// Brings the copy in `root` up to date. Files that have not changed keep their times, so that
+/// cargo builds no more than it must. The lock file is not copied.
 pub fn update(checkout: &Checkout, root: &Path) -> anyhow::Result<Checkout> {
     fs::create_dir_all(root).with_context(|| format!("cannot create {}", root.display()))?;
     let before = fs::read_to_string(root.join(COPIED)).unwrap_or_default();

@@ -1,5 +1,6 @@
-//! Other pairs of tch and libtorch than the pinned one. Each is tested in a copy of the checkout with
-//! a lock file, a libtorch and a target folder of its own, so that nothing is built back and forth.
+//! Other pairs of tch and libtorch than the pinned one. Each is tested in a copy of the checkout
+//! with a lock file, a libtorch and a target folder of its own, so that nothing is built back and
+//! forth.
 //!
 //! `cargo xtask pairs` runs the whole test suite on each pair, and writes down what passed.
 
@@ -118,7 +119,8 @@ impl Trial {
     }
 }
 
-/// Runs the test suite on all pairs, or on those with the libtorches in `only`, and writes the table.
+/// Runs the test suite on all pairs, or on those with the libtorches in `only`, and writes the
+/// table.
 pub fn run(checkout: &Checkout, only: &[String]) -> anyhow::Result<ExitCode> {
     let wanted =
         |trial: &Trial| only.is_empty() || only.iter().any(|only| Version::parse(only) == Some(trial.wheel.minor()));

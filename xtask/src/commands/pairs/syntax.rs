@@ -1,5 +1,5 @@
-//! The shim's syntax against the headers of each libtorch that is in the cache: a change that only the
-//! pinned one would take is seen before the pairs are run.
+//! The shim's syntax against the headers of each libtorch that is in the cache: a change that only
+//! the pinned one would take is seen before the pairs are run.
 
 use std::path::Path;
 

@@ -1,8 +1,8 @@
 //! A libtorch that the build can use.
 //!
 //! Which one is needed depends on the tch in the lock file. The user's own `LIBTORCH` comes first,
-//! then what `.libtorch` links to, then the per-user cache, which is filled from PyPI's wheels if it
-//! has to be.
+//! then what `.libtorch` links to, then the per-user cache, which is filled from PyPI's wheels if
+//! it has to be.
 
 mod flavour;
 mod found;
@@ -30,7 +30,8 @@ pub fn set_up(checkout: &Checkout, flavour: Flavour) -> anyhow::Result<PathBuf> 
 /// As [`set_up`], with this libtorch, whichever tch it is for.
 pub fn set_up_wheel(checkout: &Checkout, wheel: &Wheel, flavour: Flavour) -> anyhow::Result<PathBuf> {
     let linked = checkout.linked_libtorch();
-    // Cargo passes the value in `.cargo/config.toml` on to this process: that one is not the user's.
+    // Cargo passes the value in `.cargo/config.toml` on to this process: that one is not the
+    // user's.
     let configured = [&linked, &Checkout::find().linked_libtorch()].map(Clone::clone);
     let own = env::var_os("LIBTORCH").map(PathBuf::from);
     if let Some(own) = own.filter(|own| !configured.contains(own)) {

@@ -2,8 +2,8 @@
 
 use pipe_libtorch::Version;
 
-/// One version of PyPI's `torch`, with what its CPU part links to on Linux. The wheel itself names a
-/// `cuda-toolkit`, and that one these versions.
+/// One version of PyPI's `torch`, with what its CPU part links to on Linux. The wheel itself names
+/// a `cuda-toolkit`, and that one these versions.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Wheel {
     pub version: &'static str,

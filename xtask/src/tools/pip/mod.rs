@@ -14,7 +14,8 @@ use anyhow::{Context, anyhow};
 
 use crate::tools::python;
 
-/// Where only the files in the wheels are used, they are those for this Python, whichever one runs pip.
+/// Where only the files in the wheels are used, they are those for this Python, whichever one runs
+/// pip.
 const WHEELS_FOR: &str = "3.12";
 
 pub struct Pip {
@@ -32,7 +33,8 @@ impl Pip {
         Ok(pip)
     }
 
-    /// `pip install` into the virtual environment of this interpreter, whose wheels are its own version's.
+    /// `pip install` into the virtual environment of this interpreter, whose wheels are its own
+    /// version's.
     pub fn into_environment(python: &Path, folder: &Path) -> anyhow::Result<Self> {
         Self::start(&["--python".as_ref(), python.as_ref(), "install".as_ref()], folder)
     }

@@ -2,9 +2,10 @@ use crate::list::Schedule;
 use crate::methods::rank_list::RankList;
 use crate::methods::rounds::Rounds;
 
-/// Interleaved 1F1B (Narayanan et al. 2021, "Efficient Large-Scale Language Model Training on GPU Clusters Using Megatron-LM",
-/// section 2.2.2; with PyTorch's rounds, which allow for micro-batch counts that the ranks do not divide): the stages
-/// are looped over the ranks, and the micro-batches go through a rank's stages round by round.
+/// Interleaved 1F1B (Narayanan et al. 2021, "Efficient Large-Scale Language Model Training on GPU
+/// Clusters Using Megatron-LM", section 2.2.2; with PyTorch's rounds, which allow for micro-batch
+/// counts that the ranks do not divide): the stages are looped over the ranks, and the
+/// micro-batches go through a rank's stages round by round.
 ///
 /// ```text
 /// rank 0  0F0 0F1 0F2 0F3 4F0 4F1 4F2 4F3 .   .   .   4B0 .   4B1 .   4B2 .   4B3 0B0 0B1 0B2 0B3

@@ -1,8 +1,9 @@
 use crate::list::Schedule;
 use crate::methods::v_pattern::{self, Block};
 
-/// V-Half (Qi et al. 2024, "Pipeline Parallelism with Controllable Memory", on V-shaped building blocks): half the memory of 1F1B and half its
-/// idle time, with two stages per rank, the model folded like a V.
+/// V-Half (Qi et al. 2024, "Pipeline Parallelism with Controllable Memory", on V-shaped building
+/// blocks): half the memory of 1F1B and half its idle time, with two stages per rank, the model
+/// folded like a V.
 ///
 /// ```text
 /// rank 0  0F0 0F1 0F2 0F3 0F4 .   .   7F0 7I0 7W0 7F1 7I1 7W1 7F2 .   .   0I0 7I2 0W0 7F3 7W2 0F5 0I1 7I3 0W1 7F4 7I4 7W3 0I2 7W4 0W2 7F5 7I5 0I3 7W5 0I4 0W3 0W4 .   0I5 0W5

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 
 use pipe_runtime::nn::DeferredBatchNorm;
 use pipe_runtime::{Carried, Checkpoint, Context, Devices, Layer, Mean, Pipe, Reduction, ScheduleKind, pipeline};
-use pipe_tests::compare::{leaf, rows};
+use pipe_tests::compare::{leaf, mse, rows};
 use pipe_tests::layers::{dropout, func, linear};
 use tch::nn::{self, BatchNorm, Func, FuncT, Linear};
 use tch::{Kind, Tensor};
@@ -42,10 +42,6 @@ fn pipe(mode: Checkpoint) -> (Pipe<Net>, NetVars) {
 /// How many variables have a gradient.
 fn trained(vars: &NetVars) -> usize {
     vars.var_store().trainable_variables().iter().filter(|variable| variable.grad().defined()).count()
-}
-
-fn mse(output: &Tensor, y: &Tensor) -> Tensor {
-    output.mse_loss(y, tch::Reduction::Mean)
 }
 
 #[pipeline(chunks = 2)]

@@ -1,9 +1,12 @@
 //! A contender of `cargo xtask bench`: our library, or plain tch, on one of the models.
 //!
-//! It sets itself up from its arguments and says `ready`. Then each line on its standard input asks for something:
+//! It sets itself up from its arguments and says `ready`. Then each line on its standard input asks
+//! for something:
 //!
-//! * `check`: a step, of which it tells the loss and the norm of all gradients (`nan` if it makes none);
-//! * `turn N`: a step that does not count, and N that do, of which it tells the milliseconds, then the last one's loss.
+//! * `check`: a step, of which it tells the loss and the norm of all gradients (`nan` if it makes
+//!   none);
+//! * `turn N`: a step that does not count, and N that do, of which it tells the milliseconds, then
+//!   the last one's loss.
 //!
 //! Between lines it sleeps. It ends with its input.
 

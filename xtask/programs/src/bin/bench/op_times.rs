@@ -1,4 +1,5 @@
-//! What each op of a schedule costs while all stages are busy, and what the schedule could make of that.
+//! What each op of a schedule costs while all stages are busy, and what the schedule could make of
+//! that.
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -40,7 +41,8 @@ impl Stages {
             let inputs = values;
             let outputs = tch::no_grad(|| run(inputs.iter().map(Tensor::shallow_clone).collect()));
             values = outputs.iter().map(|output| output.detach().set_requires_grad(true)).collect();
-            // tch starts a backward from scalars only: this product costs two passes over the boundary's values.
+            // tch starts a backward from scalars only: this product costs two passes over the
+            // boundary's values.
             let gradients: Vec<_> = outputs.iter().map(Tensor::randn_like).collect();
             let dot = |(output, gradient): (&Tensor, &Tensor)| (output * gradient).sum(Kind::Float);
             let root = move |outputs: &[Tensor]| outputs.iter().zip(&gradients).map(dot).sum();
@@ -52,7 +54,8 @@ impl Stages {
         Self { stages: made, micro_batches }
     }
 
-    /// Every stage runs all its forwards, then all its backwards, on a thread of its own, all at the same time.
+    /// Every stage runs all its forwards, then all its backwards, on a thread of its own, all at
+    /// the same time.
     pub fn measure(&mut self) -> Result<OpTimes> {
         let (start, busy) = (&Barrier::new(self.stages.len()), &AtomicUsize::new(self.stages.len()));
         let micro_batches = self.micro_batches;

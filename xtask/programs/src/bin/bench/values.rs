@@ -16,7 +16,8 @@ pub fn uniform(name: &str, shape: &[i64]) -> Tensor {
     numbers.to_kind(Kind::Float).reshape(shape)
 }
 
-/// Sets all variables: matrices by their number of inputs, so that activations neither vanish nor grow; weights of norms and scales about 1, biases about 0.
+/// Sets all variables: matrices by their number of inputs, so that activations neither vanish nor
+/// grow; weights of norms and scales about 1, biases about 0.
 pub fn set(store: &VarStore) -> Result<()> {
     for (name, mut variable) in store.variables() {
         // torch's names have no dot where a model is one list of layers.

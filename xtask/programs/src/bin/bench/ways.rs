@@ -27,7 +27,8 @@ pub enum Way {
     Plain,
     /// The forward of that, with its graph
     PlainForward,
-    /// Not run but simulated, from op times that are measured while all stages are busy: the schedule's makespan
+    /// Not run but simulated, from op times that are measured while all stages are busy: the
+    /// schedule's makespan
     Simulated,
     /// Computed from the same op times: the makespan if all stages took the same time
     Bound,

@@ -1,7 +1,9 @@
-//! Does pipelining work on this machine's GPUs, and what does it cost? Runs the same small models in many ways, and prints a table.
+//! Does pipelining work on this machine's GPUs, and what does it cost? Runs the same small models
+//! in many ways, and prints a table.
 //!
-//! `cargo xtask gpu-check` builds and runs it here; with `--bundle DIR`, it makes a folder that runs on a machine with libtorch alone.
-//! What a machine without a GPU cannot tell is skipped, and the table says so.
+//! `cargo xtask gpu-check` builds and runs it here; with `--bundle DIR`, it makes a folder that
+//! runs on a machine with libtorch alone. What a machine without a GPU cannot tell is skipped, and
+//! the table says so.
 
 #![forbid(unsafe_code)]
 
@@ -69,7 +71,8 @@ fn run(args: &Args) -> Result<bool> {
     }
 
     let mut table = Table::default();
-    // First, while nothing else has memory of the device: libtorch keeps a workspace of cuBLAS for each stream that has been used.
+    // First, while nothing else has memory of the device: libtorch keeps a workspace of cuBLAS for
+    // each stream that has been used.
     unet::check(&gpus, args.unet_batch, args.measurements, args.torchgpipe.as_deref(), &mut table)?;
     transparency::check(&gpus, &mut table)?;
     races::check(&gpus, args.repetitions, &mut table)?;

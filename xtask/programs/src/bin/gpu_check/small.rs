@@ -143,8 +143,9 @@ fn collect(loss: Tensor, output: Tensor, vars: &SmallVars) -> Found {
     [loss, output].into_iter().chain(gradients).map(|tensor| tensor.to_device(Device::Cpu)).collect()
 }
 
-/// The identity. On an accelerator it keeps its stream busy for a random time first, and leaves NaN in memory that was free: who reads memory too early, or what
-/// somebody else's memory has become, gets other numbers.
+/// The identity. On an accelerator it keeps its stream busy for a random time first, and leaves NaN
+/// in memory that was free: who reads memory too early, or what somebody else's memory has become,
+/// gets other numbers.
 fn roughness(rough: bool) -> FuncT<'static> {
     let drawn = Arc::new(AtomicU64::new(1));
     nn::func_t(move |x, _| {
@@ -166,7 +167,8 @@ fn roughness(rough: bool) -> FuncT<'static> {
     })
 }
 
-/// The largest difference, relative to the size of what is expected; infinite where something is not a number, or of another kind.
+/// The largest difference, relative to the size of what is expected; infinite where something is
+/// not a number, or of another kind.
 pub fn distance(found: &Found, expected: &Found) -> f64 {
     let of = |(found, expected): (&Tensor, &Tensor)| {
         if found.kind() != expected.kind() {

@@ -65,7 +65,8 @@ pub fn check(gpus: &[Device], measurements: usize, table: &mut Table) -> Result<
     Ok(())
 }
 
-/// A CPU stage and a GPU stage: does the copying between them, and the GPU's work, run beside the CPU's?
+/// A CPU stage and a GPU stage: does the copying between them, and the GPU's work, run beside the
+/// CPU's?
 fn overlap(gpu: Device, measurements: usize, table: &mut Table) -> Result<()> {
     let size = Size { width: 512, rows: 2048 };
     let half = |on| median(measurements, &[on], one_step(on, size, LAYERS / 2)?);
@@ -116,7 +117,8 @@ fn one_step(on: Device, size: Size, layers: usize) -> Result<impl FnMut() -> Res
     Ok(pipe_step(pipe, x, parameters))
 }
 
-/// What all have in common, so that they can be compared: a CPU stage has the same threads, whatever is beside it.
+/// What all have in common, so that they can be compared: a CPU stage has the same threads,
+/// whatever is beside it.
 fn settle<M: Pipeline>(builder: PipeBuilder<'_, M>) -> PipeBuilder<'_, M> {
     let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1).clamp(1, THREADS);
     builder.chunks(CHUNKS).checkpoint(Checkpoint::Never).intra_op_threads(threads)
@@ -164,7 +166,8 @@ fn two(places: [Device; 2], size: Size, measurements: usize) -> Result<f64> {
     median(measurements, &places, pipe_step(pipe, input(places[0], size), vars.var_store().trainable_variables()))
 }
 
-/// The median time of a step in milliseconds, the devices' work included, after three that are not counted.
+/// The median time of a step in milliseconds, the devices' work included, after three that are not
+/// counted.
 pub fn median(measurements: usize, devices: &[Device], mut step: impl FnMut() -> Result<()>) -> Result<f64> {
     let mut times = Vec::with_capacity(measurements);
     for number in 0..measurements + 3 {

@@ -33,7 +33,8 @@ pub fn check(gpus: &[Device], table: &mut Table) -> Result<()> {
         let name = Devices::new(places).to_string();
         let on_cpu = small::unpipelined(Setup::new([Device::Cpu; STAGES], Checkpoint::Never, ScheduleKind::GPipe))?;
         report(table, format!("{name}: as unpipelined on the CPU"), ACROSS, &on_cpu, plain)?;
-        // The masks of the CPU and of a GPU are not the same, nor is what they do in half precision.
+        // The masks of the CPU and of a GPU are not the same, nor is what they do in half
+        // precision.
         if places.iter().any(|&place| place != places[0]) {
             continue;
         }

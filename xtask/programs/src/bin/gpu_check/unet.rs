@@ -1,4 +1,5 @@
-//! torchgpipe's own benchmark: U-Net(5, 5, 64) on 3x192x192 images, as one checkpointed stage (Kim et al. 2020, "torchgpipe: On-the-fly Pipeline Parallelism").
+//! torchgpipe's own benchmark: U-Net(5, 5, 64) on 3x192x192 images, as one checkpointed stage (Kim
+//! et al. 2020, "torchgpipe: On-the-fly Pipeline Parallelism").
 
 use std::path::Path as FilePath;
 
@@ -55,7 +56,8 @@ struct UNet {
     segment: Conv2D,
 }
 
-/// Pads the input at the bottom and the right to the size of the skip, and joins the two along the channels.
+/// Pads the input at the bottom and the right to the size of the skip, and joins the two along the
+/// channels.
 struct PadAndConcat;
 
 impl Layer<(Tensor, Tensor)> for PadAndConcat {
@@ -180,7 +182,8 @@ fn make(vars: &UNetVars, Size { channels, convolutions, .. }: Size) -> UNet {
     }
 }
 
-/// `count` convolutions, each with dropout, normalisation and a leaky ReLU: `input` to `middle` channels, on to `output`.
+/// `count` convolutions, each with dropout, normalisation and a leaky ReLU: `input` to `middle`
+/// channels, on to `output`.
 fn cell(path: Path<'_>, count: usize, input: i64, middle: i64, output: i64) -> SequentialT {
     let config = nn::ConvConfig { padding: 1, bias: false, ..Default::default() };
     let mut cell = nn::seq_t();

@@ -19,7 +19,8 @@ pub struct Case {
     training: bool,
 }
 
-/// In one micro-batch and in several: even, ragged (3, 3, 1), fewer than chunks (2, 2, 1), one row each.
+/// In one micro-batch and in several: even, ragged (3, 3, 1), fewer than chunks (2, 2, 1), one row
+/// each.
 const BATCHES: [(i64, usize); 5] = [(8, 1), (8, 4), (7, 3), (5, 4), (2, 4)];
 
 const MODES: [Checkpoint; 3] = [Checkpoint::Always, Checkpoint::ExceptLast, Checkpoint::Never];
@@ -45,7 +46,8 @@ impl Case {
         let mut variables: Vec<_> = vars.var_store().variables().into_iter().collect();
         variables.sort_by(|(a, _), (b, _)| a.cmp(b));
         for (name, variable) in &variables {
-            // As made, some are all ones or zeros, which would hide what they do. A variance is positive.
+            // As made, some are all ones or zeros, which would hide what they do. A variance is
+            // positive.
             let mut values = variable.randn_like() * 0.5;
             if name.ends_with("running_var") {
                 values = values.square() + 0.5;

@@ -1,5 +1,5 @@
-//! What we do where torchgpipe is wrong: for each fault a value, or the words of an error. `compare.py` has a function of the same name that makes torchgpipe
-//! do the same.
+//! What we do where torchgpipe is wrong: for each fault a value, or the words of an error.
+//! `compare.py` has a function of the same name that makes torchgpipe do the same.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,7 +1,9 @@
-//! What our pipeline computes, written down for `cargo xtask oracle`, which computes the same in torchgpipe and compares.
+//! What our pipeline computes, written down for `cargo xtask oracle`, which computes the same in
+//! torchgpipe and compares.
 //!
-//! In the given folder: for each case a safetensors file with weights, inputs and all that a step leaves behind, and `oracle.json`, which lists the cases and
-//! what we do where torchgpipe is wrong.
+//! In the given folder: for each case a safetensors file with weights, inputs and all that a step
+//! leaves behind, and `oracle.json`, which lists the cases and what we do where torchgpipe is
+//! wrong.
 
 #![forbid(unsafe_code)]
 

@@ -1,6 +1,8 @@
-//! Measures every schedule on one model, beside what the simulator makes of the measured costs: the second table of `docs/schedules.md`.
+//! Measures every schedule on one model, beside what the simulator makes of the measured costs: the
+//! second table of `docs/schedules.md`.
 //!
-//! `cargo run --release -p pipe-programs --bin schedules` prints it; `-- --write` puts it into the page. The numbers are of the machine it runs on.
+//! `cargo run --release -p pipe-programs --bin schedules` prints it; `-- --write` puts it into the
+//! page. The numbers are of the machine it runs on.
 
 #![forbid(unsafe_code)]
 
@@ -62,7 +64,8 @@ fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// The model has two stages per rank, or one where the schedule wants that: the same layers, cut in fewer places.
+/// The model has two stages per rank, or one where the schedule wants that: the same layers, cut in
+/// fewer places.
 fn measure(method: ScheduleKind, args: &Args) -> Result<Row> {
     match method.stages_per_rank() {
         Some(1) => {

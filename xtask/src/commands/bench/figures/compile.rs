@@ -1,4 +1,5 @@
-//! How long `cargo build` takes after a change to a model of 12 layers: annotated, and the same in plain tch.
+//! How long `cargo build` takes after a change to a model of 12 layers: annotated, and the same in
+//! plain tch.
 
 use std::fmt::Write;
 use std::fs;

@@ -6,7 +6,8 @@ use crate::commands::bench::spread::digits;
 use crate::commands::bench::table::{Bar, Row, Table};
 use crate::commands::bench::work::{Model, Who, Work};
 
-/// µs beyond bare libtorch's on the same cut graph. An op is the forward or the backward of a micro-batch in a stage.
+/// µs beyond bare libtorch's on the same cut graph. An op is the forward or the backward of a
+/// micro-batch in a stage.
 const BAR: Bar = Bar::AtMost(5.);
 
 const OURS: [(Who, &str); 2] =

@@ -1,4 +1,5 @@
-//! The peak of a step in each checkpoint mode beside torchgpipe's, and of 1F1B with more and more micro-batches.
+//! The peak of a step in each checkpoint mode beside torchgpipe's, and of 1F1B with more and more
+//! micro-batches.
 
 use crate::commands::bench::Bench;
 use crate::commands::bench::memory::Peak;
@@ -23,7 +24,8 @@ pub fn measure(bench: &Bench<'_>) -> anyhow::Result<Table> {
             let ours = bench.peaks(Who::Ours(checkpoint), &work)?;
             rows.extend(compare(&format!("{work}, {checkpoint}"), &ours, &theirs, Some(BAR)));
             if checkpoint == "never" {
-                // In GPipe's order, any library holds all that autograd saves: what can be won is another order.
+                // In GPipe's order, any library holds all that autograd saves: what can be won is
+                // another order.
                 let ours = bench.peaks(Who::OurStep("1f1b"), &work)?;
                 rows.extend(compare("the same, train_step in 1F1B", &ours, &theirs, Some(BAR)));
             }

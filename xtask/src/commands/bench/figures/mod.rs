@@ -107,7 +107,8 @@ impl Figure {
     }
 }
 
-/// How often the contenders of a comparison are started: where a process's memory happens to lie is worth some percent to all of its turns.
+/// How often the contenders of a comparison are started: where a process's memory happens to lie is
+/// worth some percent to all of its turns.
 pub const STARTS: usize = 3;
 
 impl Bench<'_> {

@@ -1,4 +1,5 @@
-//! A backward in two parts, for the inputs and for the parameters, beside the whole one: one stage, one micro-batch, small layers.
+//! A backward in two parts, for the inputs and for the parameters, beside the whole one: one stage,
+//! one micro-batch, small layers.
 
 use crate::commands::bench::Bench;
 use crate::commands::bench::spread::digits;

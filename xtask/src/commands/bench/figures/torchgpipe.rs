@@ -15,7 +15,8 @@ pub fn measure(bench: &Bench<'_>) -> anyhow::Result<Table> {
             let theirs = [Who::Torchgpipe(checkpoint), Who::TorchPipe(checkpoint)];
             let mut who = vec![Who::Ours(checkpoint), theirs[0], theirs[1]];
             if checkpoint == "never" {
-                // Unpipelined and in train_step there is no checkpointing here: they are shown beside their like only.
+                // Unpipelined and in train_step there is no checkpointing here: they are shown
+                // beside their like only.
                 who.extend([Who::Unpipelined, STEP]);
             }
             let times = bench.duel(&who, &work)?;

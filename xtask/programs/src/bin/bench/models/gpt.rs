@@ -1,4 +1,5 @@
-//! A character-level GPT: width 128, 4 heads, 8 pre-norm blocks, context 128, no dropout (masks differ between any two libraries).
+//! A character-level GPT: width 128, 4 heads, 8 pre-norm blocks, context 128, no dropout (masks
+//! differ between any two libraries).
 
 use anyhow::Result;
 use pipe_runtime::{Devices, pipeline};

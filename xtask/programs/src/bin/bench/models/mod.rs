@@ -36,14 +36,16 @@ pub trait Subject: Pipeline<Input = Tensor, Output = Tensor> + Layer<Tensor, Out
     /// On CPU stages.
     fn make(args: &Args) -> Result<(Self, Self::Vars)>;
 
-    /// The same layers without a pipeline, with variables in `store` under the same names: plain tch.
+    /// The same layers without a pipeline, with variables in `store` under the same names: plain
+    /// tch.
     fn plain(args: &Args, store: &VarStore) -> Vec<PlainStage>;
 
     /// A mini-batch and its loss, a mean over rows.
     fn task(args: &Args) -> Task;
 }
 
-/// A stage of a plain model: what it is given (the output of the stage before, then skips) to what it gives.
+/// A stage of a plain model: what it is given (the output of the stage before, then skips) to what
+/// it gives.
 pub type PlainStage = Box<dyn Fn(Vec<Tensor>) -> Vec<Tensor> + Send>;
 
 /// The output of all stages, one after the other.

@@ -1,4 +1,5 @@
-//! U-Net(3, 2, 8): three levels, two convolutions each, eight channels at the top; 69 layers if each operator counts.
+//! U-Net(3, 2, 8): three levels, two convolutions each, eight channels at the top; 69 layers if
+//! each operator counts.
 
 use anyhow::Result;
 use pipe_runtime::nn::Concat;
@@ -9,7 +10,8 @@ use tch::nn::{self, Conv2D, Func, Module, ModuleT, VarStore};
 use super::{PlainStage, Subject, Task};
 use crate::Args;
 
-/// A cell of two units: convolution, dropout (off: masks differ between any two libraries), instance norm, leaky ReLU.
+/// A cell of two units: convolution, dropout (off: masks differ between any two libraries),
+/// instance norm, leaky ReLU.
 #[derive(Debug)]
 pub struct Cell([Conv2D; 2]);
 
