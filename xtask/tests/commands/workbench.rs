@@ -41,7 +41,7 @@ impl Workbench {
 
     pub fn clone_named(&self, name: &str) -> PathBuf {
         let root = self.path(name);
-        fs::create_dir_all(root.join("xtask")).unwrap();
+        fs::create_dir_all(root.join("xtask/programs")).unwrap();
         self.lock(name, "0.24.0");
         root
     }
