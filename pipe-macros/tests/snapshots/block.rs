@@ -60,7 +60,7 @@ const _: () = {
                 ),
             }
         }
-        /// Prepares the unpipelined run: the same layers on one device, micro-batch by micro-batch.
+        /// Prepares the unpipelined run: all layers on one device, one micro-batch at a time.
         pub fn unpipelined(&self) -> __rt::Unpipelined<'_, Self> {
             __rt::Unpipelined::new(self)
         }

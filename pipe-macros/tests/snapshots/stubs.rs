@@ -54,7 +54,7 @@ const _: () = {
         pub fn pipe(self, vars: &BrokenVars) -> __rt::PipeBuilder<'_, Self> {
             __rt::PipeBuilder::new(self, vars)
         }
-        /// Prepares the unpipelined run: the same layers on one device, micro-batch by micro-batch.
+        /// Prepares the unpipelined run: all layers on one device, one micro-batch at a time.
         pub fn unpipelined(&self) -> __rt::Unpipelined<'_, Self> {
             __rt::Unpipelined::new(self)
         }

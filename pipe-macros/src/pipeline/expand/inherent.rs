@@ -23,8 +23,7 @@ pub fn methods(model: &Model, plan: &Plan) -> TokenStream {
             /// Which layer runs in which stage, and where each skip goes. Prints as a table.
             pub const PLAN: __rt::Plan = #constant;
             #of_kind
-            /// Prepares the unpipelined run: the same layers on one device, micro-batch by
-            /// micro-batch.
+            /// Prepares the unpipelined run: all layers on one device, one micro-batch at a time.
             pub fn unpipelined(&self) -> __rt::Unpipelined<'_, Self> {
                 __rt::Unpipelined::new(self)
             }
