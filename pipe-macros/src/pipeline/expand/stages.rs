@@ -148,7 +148,7 @@ fn source_site(model: &Model, plan: &Plan, stage: usize) -> Span {
     last_layer.map_or_else(here, |step| site(&model.layers[step.layer]))
 }
 
-/// `graph.stage((movable(encode1), ..), (flow_0, ..), |(encode1, ..), (flow_0, ..), io, cx| { .. });`
+/// `graph.stage((movable(encode1), ..), (flow_0, ..), |(encode1, ..), (flow_0, ..), io, cx| ..);`
 ///
 /// The body borrows nothing around it, so it is a plain function: rustc need not ask what a closure
 /// captures.
