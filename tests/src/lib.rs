@@ -31,3 +31,23 @@ pub struct Readme;
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/language.md")]
 pub struct Language;
+
+/// The examples of the book's guides.
+#[cfg(doctest)]
+pub mod guides {
+    /// A schedule that you write.
+    #[doc = include_str!("../../docs/guides/custom-schedule.md")]
+    pub struct CustomSchedule;
+
+    /// Coming from torchgpipe.
+    #[doc = include_str!("../../docs/guides/from-torchgpipe.md")]
+    pub struct FromTorchgpipe;
+
+    /// Coming from torch.distributed.pipelining.
+    #[doc = include_str!("../../docs/guides/from-pipelining.md")]
+    pub struct FromPipelining;
+
+    /// Troubleshooting.
+    #[doc = include_str!("../../docs/troubleshooting.md")]
+    pub struct Troubleshooting;
+}

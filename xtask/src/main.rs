@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, data, demo, fixtures, gpu_check, libtorch, oracle, pairs, test};
+use crate::commands::{bench, book, data, demo, fixtures, gpu_check, libtorch, oracle, pairs, test};
 use crate::tools::checkout::Checkout;
 use crate::tools::libtorch::Flavour;
 
@@ -58,6 +58,8 @@ enum Command {
     /// Measures speed and memory beside torchgpipe's and torch's own pipelines', installing them if
     /// need be
     Bench(bench::Options),
+    /// Builds the book, `docs`, as a website
+    Book,
     /// Runs all tests with each pair of tch and libtorch, and writes down what passed
     Pairs {
         /// Only with these libtorches
@@ -101,6 +103,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Oracle => oracle::run(&checkout),
         Command::Fixtures => fixtures::run(&checkout),
         Command::Bench(options) => bench::run(&checkout, &options),
+        Command::Book => book::run(&checkout),
         Command::Pairs { only } => pairs::run(&checkout, &only),
         Command::Test { bless, tch: None, .. } => test::run(&checkout, bless),
         Command::Test { tch: Some(tch), libtorch, .. } => {

@@ -75,13 +75,30 @@ fn the_table_is_what_the_simulator_says() {
             anchor(kind)
         );
     }
+    assert_table("simulated", &table);
+}
+
+#[test]
+fn the_names_are_those_of_settings_and_of_rust() {
+    let mut table = "| setting | Rust | stages per rank |\n| --- | --- | --- |\n".to_owned();
+    for method in Method::ALL {
+        assert_eq!(method.to_string().parse(), Ok(method));
+        let stages = method.stages_per_rank().map_or("any".to_owned(), |stages| stages.to_string());
+        let setting = if method == Method::OneFOneB { format!("\"{method}\"") } else { method.to_string() };
+        let _ = writeln!(table, "| [`{setting}`](#{}) | `Method::{method:?}` | {stages} |", anchor(method));
+    }
+    assert_table("names", &table);
+}
+
+/// Compares the table between the marks of this name with the page, or writes it.
+fn assert_table(name: &str, table: &str) {
     let path = docs().join("schedules.md");
     let text = fs::read_to_string(&path).unwrap();
-    let (begin, end) = ("<!-- simulated: begin -->\n", "<!-- simulated: end -->\n");
-    let (before, rest) = text.split_once(begin).expect("the table's beginning");
-    let (_, after) = rest.split_once(end).expect("the table's end");
+    let [begin, end] = ["begin", "end"].map(|mark| format!("<!-- {name}: {mark} -->\n"));
+    let (before, rest) = text.split_once(&begin).expect("the table's beginning");
+    let (_, after) = rest.split_once(&end).expect("the table's end");
     let expected = format!("{before}{begin}{table}{end}{after}");
-    assert!(expect(&path, &expected), "{}: UPDATE_EXPECT=1 writes the table anew", path.display());
+    assert!(expect(&path, &expected), "{}: UPDATE_EXPECT=1 writes the table again", path.display());
 }
 
 #[test]

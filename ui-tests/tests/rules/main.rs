@@ -1,10 +1,10 @@
-//! `docs/rules.md`: every rule with an example, its message, and what others do with the same
-//! mistake. Written from the cases, so that it says what the compiler says.
+//! `docs/rules.md`: a section for every rule, with an example, its message, and what others do with
+//! the same mistake. It is written from the cases, so that it says what the compiler says.
 //! `UPDATE_EXPECT=1 cargo test -p pipe-ui-tests --test rules` rewrites it.
 
 mod case;
 mod peers;
-mod table;
+mod sections;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,7 +29,7 @@ const ABOUT_ALL: [&str; 2] = ["item_still_emitted", "several_errors"];
 
 #[test]
 fn the_book_lists_every_rule() {
-    expect_file!["../../../docs/rules.md"].assert_eq(&table::page(&classes(), &Peers::read(&folder())));
+    expect_file!["../../../docs/rules.md"].assert_eq(&sections::page(&classes(), &Peers::read(&folder())));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The commands, each a file or a folder.
 
 pub mod bench;
+pub mod book;
 pub mod data;
 pub mod demo;
 pub mod fixtures;

@@ -53,8 +53,13 @@ impl Checkout {
         self.root.join("pipe-runtime/schedule/tests/pytorch")
     }
 
+    /// The pages of the book.
+    pub fn docs(&self) -> PathBuf {
+        self.root.join("docs")
+    }
+
     pub fn performance(&self) -> PathBuf {
-        self.root.join("docs").join("performance.md")
+        self.docs().join("performance.md")
     }
 
     pub fn digits(&self) -> PathBuf {

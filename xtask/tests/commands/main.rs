@@ -2,6 +2,7 @@
 #![cfg(unix)]
 
 mod bench;
+mod book;
 mod data;
 mod fixtures;
 mod libtorch;

@@ -5,12 +5,11 @@ use expect_test::{ExpectFile, expect_file};
 
 use super::derived;
 
-/// The README's example, as it stands there.
-fn unet() -> &'static str {
-    const README: &str = include_str!("../../../../README.md");
-    let start = README.find("/// A small U-Net over two devices.").expect("the README has a U-Net");
-    let end = README[start..].find("\n}\n").expect("which ends");
-    &README[start..start + end + 2]
+/// The struct in `text` that begins with the line `first`.
+fn structure(text: &'static str, first: &str) -> &'static str {
+    let start = text.find(first).expect("the text has the struct");
+    let end = text[start..].find("\n}\n").expect("the struct ends");
+    &text[start..start + end + 2]
 }
 
 fn check(source: &str, expected: &ExpectFile) -> String {
@@ -22,8 +21,17 @@ fn check(source: &str, expected: &ExpectFile) -> String {
 }
 
 #[test]
-fn the_readmes_unet_expands_to_less_than_250_lines() {
-    let generated = check(unet(), &expect_file!["../../../tests/snapshots/unet.rs"]);
+fn the_readmes_first_example_expands_to_less_than_120_lines() {
+    let source = structure(include_str!("../../../../README.md"), "#[pipeline(chunks");
+    let generated = check(source, &expect_file!["../../../tests/snapshots/readme.rs"]);
+    assert!(generated.lines().count() < 120);
+}
+
+#[test]
+fn the_tutorials_unet_expands_to_less_than_250_lines() {
+    let unet = include_str!("../../../../examples/src/bin/skips.rs");
+    let source = structure(unet, "/// A small U-Net over two devices.");
+    let generated = check(source, &expect_file!["../../../tests/snapshots/unet.rs"]);
     assert!(generated.lines().count() < 250);
 }
 

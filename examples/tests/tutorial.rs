@@ -1,0 +1,76 @@
+//! The programs of the tutorial run, and print what its pages show.
+//!
+//! A block after `<!-- output NAME -->` is compared with what the program `NAME` prints, but for the
+//! numbers, which differ between machines.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+use std::{env, fs};
+
+const PROGRAMS: [(&str, &str); 8] = [
+    ("balance", env!("CARGO_BIN_EXE_balance")),
+    ("checkpointing", env!("CARGO_BIN_EXE_checkpointing")),
+    ("devices", env!("CARGO_BIN_EXE_devices")),
+    ("first_pipeline", env!("CARGO_BIN_EXE_first_pipeline")),
+    ("save_and_load", env!("CARGO_BIN_EXE_save_and_load")),
+    ("skips", env!("CARGO_BIN_EXE_skips")),
+    ("trace", env!("CARGO_BIN_EXE_trace")),
+    ("train_step", env!("CARGO_BIN_EXE_train_step")),
+];
+
+#[test]
+fn the_programs_print_what_the_pages_show() {
+    let pages = pages();
+    let mut shown = BTreeSet::new();
+    for (name, program) in PROGRAMS {
+        let output = Command::new(program).output().expect("the program starts");
+        let printed = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{name}: {printed}{}", String::from_utf8_lossy(&output.stderr));
+        for (page, block) in pages.iter().flat_map(|(page, text)| blocks(text, name).map(move |block| (page, block))) {
+            let (expected, found) = (without_numbers(block), without_numbers(&printed));
+            assert!(found.contains(&expected), "{page} shows\n{block}\nand `{name}` prints\n{printed}");
+            shown.insert(name);
+        }
+    }
+    // What the others print is times, and how they come out is not the same twice.
+    let timed = ["balance", "trace"];
+    assert!(PROGRAMS.iter().all(|(name, _)| timed.contains(name) != shown.contains(name)), "{shown:?}");
+}
+
+#[test]
+fn every_program_of_the_tutorial_is_run() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/bin");
+    let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let names: BTreeSet<String> = names.filter_map(|name| Some(name.strip_suffix(".rs")?.to_owned())).collect();
+    assert_eq!(names.iter().map(String::as_str).collect::<Vec<_>>(), PROGRAMS.map(|(name, _)| name));
+}
+
+/// The pages of the tutorial, with their names.
+fn pages() -> Vec<(String, String)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/tutorial");
+    let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    files.map(|file| (file.display().to_string(), fs::read_to_string(&file).unwrap())).collect()
+}
+
+/// The blocks that show what the program prints.
+fn blocks<'a>(page: &'a str, name: &str) -> impl Iterator<Item = &'a str> + use<'a> {
+    let mark = format!("<!-- output {name} -->\n\n```text\n");
+    let starts: Vec<usize> = page.match_indices(&mark).map(|(start, _)| start + mark.len()).collect();
+    starts.into_iter().filter_map(|start| page[start..].split_once("```").map(|(block, _)| block))
+}
+
+/// Each number becomes `0`, and spaces and lines in tables do not count.
+fn without_numbers(text: &str) -> String {
+    let mut result = String::new();
+    for letter in text.chars() {
+        let is_number = letter.is_ascii_digit() || (letter == '.' && result.ends_with('0'));
+        let repeats = [' ', '-'].contains(&letter) && result.ends_with(letter);
+        match letter {
+            _ if repeats || (is_number && result.ends_with('0')) => {}
+            _ if is_number => result.push('0'),
+            _ => result.push(letter),
+        }
+    }
+    result
+}

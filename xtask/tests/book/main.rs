@@ -1,0 +1,70 @@
+//! The book is what it says it is: its links lead somewhere, its table of contents lists every page,
+//! and its listings are the files that they show.
+//!
+//! A listing is a fenced block after a mark. The mark names a file, a part of it between two anchors
+//! (lines with `ANCHOR: name` and `ANCHOR_END: name`), or some of its lines:
+//!
+//! ```text
+//! <!-- listing examples/src/bin/skips.rs -->
+//! <!-- listing examples/src/bin/skips.rs#model -->
+//! <!-- listing ui-tests/cases/skips/stashed_once.rs#L6-L11 -->
+//! ```
+//!
+//! `UPDATE_EXPECT=1 cargo test -p xtask --test book` writes the listings again.
+
+mod links;
+mod listings;
+mod page;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use links::Fault;
+use page::{Page, pages, root};
+
+#[test]
+fn every_link_leads_to_a_file_and_a_heading() {
+    let faults: Vec<Fault> = pages().iter().flat_map(links::faults).collect();
+    assert!(faults.is_empty(), "{}", faults.iter().map(|fault| format!("\n{fault}")).collect::<String>());
+}
+
+#[test]
+fn the_table_of_contents_lists_every_page_once() {
+    let summary = Page::read("docs/SUMMARY.md");
+    let listed: Vec<String> = links::targets(&summary.text).into_iter().map(|link| format!("docs/{link}")).collect();
+    let once: BTreeSet<&str> = listed.iter().map(String::as_str).collect();
+    assert_eq!(once.len(), listed.len(), "a page is listed twice: {listed:?}");
+    let pages = pages();
+    let wanted = pages.iter().map(|page| page.path.as_str());
+    let wanted: BTreeSet<&str> =
+        wanted.filter(|path| path.starts_with("docs/") && *path != "docs/SUMMARY.md").collect();
+    assert_eq!(once, wanted);
+}
+
+#[test]
+fn every_listing_is_the_file_that_it_shows() {
+    let faults: Vec<String> = pages().iter().flat_map(listings::check).collect();
+    assert!(faults.is_empty(), "{faults:#?}\n`UPDATE_EXPECT=1 cargo test -p xtask --test book` writes them again");
+}
+
+/// A page of the tutorial is about one program, and each program is shown.
+#[test]
+fn each_page_of_the_tutorial_shows_one_example() {
+    let mut shown = Vec::new();
+    for page in pages().iter().filter(|page| page.path.starts_with("docs/tutorial/")) {
+        let listings = listings::marks(&page.text);
+        let files: BTreeSet<&str> = listings.iter().map(|mark| mark.file.as_str()).collect();
+        let [file] = files.into_iter().collect::<Vec<_>>()[..] else { panic!("{} shows several files", page.path) };
+        let name = Path::new(file).file_stem().unwrap().to_string_lossy().into_owned();
+        let command = format!("cargo run -p pipe-examples --bin {name}\n");
+        assert!(page.text.contains(&command), "{} does not say `{command}`", page.path);
+        shown.push(file.to_owned());
+    }
+    shown.sort();
+    let examples = fs::read_dir(root().join("examples/src/bin")).unwrap().map(|entry| entry.unwrap().file_name());
+    let examples = examples.map(|name| format!("examples/src/bin/{}", name.to_string_lossy()));
+    let mut examples: Vec<String> = examples.filter(|name| name.ends_with(".rs")).collect();
+    examples.sort();
+    assert_eq!(shown, examples);
+}
