@@ -68,3 +68,26 @@ fn each_page_of_the_tutorial_shows_one_example() {
     examples.sort();
     assert_eq!(shown, examples);
 }
+
+/// The README shows some rows of the tables that `cargo xtask bench` writes.
+#[test]
+fn the_numbers_of_the_readme_are_those_of_the_benchmarks() {
+    let (readme, performance) = (Page::read("README.md"), Page::read("docs/performance.md"));
+    let section = readme.text.split_once("\n## Three numbers\n").expect("the README has the section").1;
+    let rows: Vec<&str> = section.lines().skip_while(|line| !line.starts_with("|---")).skip(1).collect();
+    let rows = rows.iter().map_while(|row| row.strip_prefix("| "));
+    let cells = |row: &str| row.split(" |").map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
+    let mut count = 0;
+    for row in rows {
+        let [what, ours, theirs, ratio, command, ..] = &cells(row)[..] else { panic!("{row}") };
+        let start = format!("| {what} ");
+        let measured = performance.text.lines().find(|line| line.starts_with(&start));
+        let measured = measured.unwrap_or_else(|| panic!("docs/performance.md has no row `{what}`"));
+        let found = cells(measured.trim_start_matches("| "));
+        assert!([ours, theirs].iter().all(|cell| found.contains(cell)), "{row}\n{measured}");
+        assert!(found.iter().any(|cell| cell.split(' ').next() == Some(ratio)), "{row}\n{measured}");
+        assert!(performance.text.contains(command.as_str()), "{command}");
+        count += 1;
+    }
+    assert_eq!(count, 3);
+}
