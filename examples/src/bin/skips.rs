@@ -51,7 +51,7 @@ impl UNet {
         let block = |path, inputs, outputs, finish: fn(&Tensor) -> Tensor| {
             Block::new(Block::vars_at(path), inputs, outputs, finish)
         };
-        let double = |x: &Tensor| x.relu().upsample_nearest2d_vec(None::<&[i64]>, &[2., 2.]);
+        let double = |x: &Tensor| x.relu().upsample_nearest2d_vec(None::<&[i64]>, [2., 2.]);
         Self {
             encode1: block(vars.encode1(), 1, 8, Tensor::relu),
             encode2: block(vars.encode2(), 8, 16, |x| x.relu().max_pool2d_default(2)),
