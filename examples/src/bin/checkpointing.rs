@@ -19,7 +19,7 @@ struct Wide {
 impl Layer<Tensor> for Wide {
     type Out = Tensor;
 
-    fn forward(&self, x: Tensor, cx: &Context) -> Tensor {
+    fn run(&self, x: Tensor, cx: &Context) -> Tensor {
         if cx.is_recomputing() {
             RECOMPUTED.fetch_add(1, Ordering::Relaxed);
         }
@@ -59,7 +59,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         loss.backward();
         let again = RECOMPUTED.load(Ordering::Relaxed);
 
-        let gradient = vars.all().variables()["first.up.weight"].grad();
+        let gradient = vars.var_store().variables()["first.up.weight"].grad();
         let equal = first_gradient.get_or_insert_with(|| gradient.copy()).equal(&gradient);
         println!("{mode}: {again} of 8 forwards run again, the same gradient bit by bit: {equal}");
     }

@@ -50,7 +50,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let vars = Net::vars(&devices)?;
     let mut pipe = Net::new(&vars).pipe(&vars).build()?;
-    let mut optimizer = nn::Adam::default().build(vars.all(), 1e-3)?;
+    let mut optimizer = nn::Adam::default().build(vars.var_store(), 1e-3)?;
 
     // Inputs are on the first stage's device, targets on the last one's.
     let (first, last) = (vars.devices()[0], vars.devices()[Net::STAGES - 1]);

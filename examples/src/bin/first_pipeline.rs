@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let vars = Net::vars(&Devices::cpu(Net::STAGES))?;
     let mut pipe = Net::new(&vars).pipe(&vars).build()?;
-    let mut optimizer = nn::Adam::default().build(vars.all(), 1e-2)?;
+    let mut optimizer = nn::Adam::default().build(vars.var_store(), 1e-2)?;
 
     let points = Tensor::randn([64, 2], (Kind::Float, Device::Cpu));
     let squares = points.square().sum_dim_intlist(1, false, Kind::Float);

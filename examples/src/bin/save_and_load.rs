@@ -37,7 +37,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let mut pipe = net.pipe(&vars).build()?;
     // Any optimizer of tch, over the variables of all stages.
-    let mut optimizer = nn::Adam { wd: 1e-4, ..Default::default() }.build(vars.all(), 1e-2)?;
+    let mut optimizer = nn::Adam { wd: 1e-4, ..Default::default() }.build(vars.var_store(), 1e-2)?;
     let loss = |output: &Tensor, y: &Tensor| output.mse_loss(y, tch::Reduction::Mean);
     for step in 0..20 {
         optimizer.set_lr(1e-2 * (1. - f64::from(step) / 20.));
@@ -64,7 +64,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let served = tch::no_grad(|| pipe.forward(&x))?;
     let same = served.allclose(&trained, 1e-5, 1e-6, false);
     println!("the loaded model gives the same output: {same}");
-    let mut names: Vec<_> = vars.all().variables().into_keys().collect();
+    let mut names: Vec<_> = vars.var_store().variables().into_keys().collect();
     names.sort();
     println!("names in the file: {}", names.join(", "));
     std::fs::remove_file(&file)?;

@@ -71,7 +71,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let devices = Devices::cpu(UNet::STAGES); // runs anywhere; `UNet::devices()`: the annotated ones
     let vars = UNet::vars(&devices)?;
-    let mut optimizer = nn::Adam::default().build(vars.all(), 1e-3)?;
+    let mut optimizer = nn::Adam::default().build(vars.var_store(), 1e-3)?;
     // What is chosen here wins over what is annotated.
     let mut pipe = UNet::new(&vars).pipe(&vars).chunks(4).build()?;
 

@@ -2,7 +2,7 @@
 //!
 //! `cargo run -p pipe-examples --bin train_step`
 
-use pipe_runtime::{Checkpoint, Devices, Method, Reduction, pipeline};
+use pipe_runtime::{Checkpoint, Devices, Reduction, ScheduleKind, pipeline};
 use tch::nn::{self, Linear, OptimizerConfig};
 use tch::{Device, Kind, Tensor};
 
@@ -34,26 +34,26 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let x = Tensor::rand([64, 16], (Kind::Float, Device::Cpu));
     let labels = Tensor::randint(4, [64], (Kind::Int64, Device::Cpu));
 
-    for method in [Method::GPipe, Method::OneFOneB, Method::ZbH1, Method::Zbv] {
+    for method in [ScheduleKind::GPipe, ScheduleKind::OneFOneB, ScheduleKind::ZbH1, ScheduleKind::Zbv] {
         tch::manual_seed(1);
         let vars = Net::vars(&Devices::cpu(Net::STAGES))?;
         let pipe = Net::new(&vars).pipe(&vars).schedule(method);
         let mut pipe = pipe.checkpoint(Checkpoint::Never).build()?;
         let loss = |logits: &Tensor, y: &Tensor| logits.cross_entropy_for_logits(y);
         let report = pipe.train_step(&x, &labels, loss)?;
-        let kept: Vec<usize> = report.stages.iter().map(|stage| stage.kept).collect();
-        println!("{method}: loss {:.4}, in flight {kept:?}", f64::try_from(report.loss)?);
+        let in_flight: Vec<usize> = report.stages.iter().map(|stage| stage.peak_in_flight).collect();
+        println!("{method}: loss {:.4}, in flight {in_flight:?}", f64::try_from(report.loss)?);
     }
 
     // Rows with the label -1 do not count: the loss is a mean over the others.
     let vars = Net::vars(&Devices::cpu(Net::STAGES))?;
-    let mut pipe = Net::new(&vars).pipe(&vars).schedule(Method::OneFOneB).build()?;
-    let mut optimizer = nn::Adam::default().build(vars.all(), 1e-2)?;
+    let mut pipe = Net::new(&vars).pipe(&vars).schedule(ScheduleKind::OneFOneB).build()?;
+    let mut optimizer = nn::Adam::default().build(vars.var_store(), 1e-2)?;
     let labels = labels.masked_fill(&x.select(1, 0).lt(0.3), -1);
     let counted = |y: &Tensor| y.ne(-1).sum(Kind::Int64).int64_value(&[]) as f64;
     let loss = |logits: &Tensor, y: &Tensor| logits.cross_entropy_loss::<Tensor>(y, None, tch::Reduction::Mean, -1, 0.);
     for step in 0..3 {
-        let report = pipe.train_step_with(Reduction::Weighted(&counted), &x, &labels, loss)?;
+        let report = pipe.step().reduction(Reduction::Weighted(&counted)).run(&x, &labels, loss)?;
         optimizer.step();
         optimizer.zero_grad();
         println!("step {step}: loss {:.4}", f64::try_from(report.loss)?);

@@ -21,10 +21,10 @@ fn check(source: &str, expected: &ExpectFile) -> String {
 }
 
 #[test]
-fn the_readmes_first_example_expands_to_less_than_130_lines() {
+fn the_readmes_first_example_expands_to_less_than_120_lines() {
     let source = structure(include_str!("../../../../README.md"), "#[pipeline(chunks");
     let generated = check(source, &expect_file!["../../../tests/snapshots/readme.rs"]);
-    assert!(generated.lines().count() < 130);
+    assert!(generated.lines().count() < 120);
 }
 
 #[test]
