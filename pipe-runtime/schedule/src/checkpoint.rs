@@ -1,18 +1,28 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// Which micro-batches are checkpointed: their activations are dropped after the forward, which
-/// is run again when their backward is due (unless it comes right after). Counted on the
-/// micro-batches that exist, which may be fewer than `chunks`. In evaluation mode, or where no
-/// gradient is asked for, none is.
+/// Which micro-batches are checkpointed. The activations of a checkpointed micro-batch are dropped
+/// after its forward, and the forward is run again when its backward is due (unless the backward
+/// comes right after the forward).
+///
+/// The mode counts the micro-batches that exist, which may be fewer than `chunks`. In evaluation
+/// mode, or where no gradient is needed, no micro-batch is checkpointed.
+///
+/// ```
+/// use pipe_schedule::Checkpoint;
+///
+/// let checkpointed = [0, 1, 2, 3].map(|index| Checkpoint::ExceptLast.applies(index, 4));
+/// assert_eq!(checkpointed, [true, true, true, false]);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Checkpoint {
-    /// None.
+    /// No micro-batch.
     Never,
-    /// All but the last, whose backward comes right after its forward and would gain nothing.
+    /// All but the last micro-batch. Its backward comes right after its forward, so checkpointing
+    /// it would save nothing.
     #[default]
     ExceptLast,
-    /// All.
+    /// Every micro-batch.
     Always,
 }
 
@@ -29,7 +39,7 @@ impl Checkpoint {
         }
     }
 
-    /// The name, as in settings.
+    /// The name, as written in settings.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Never => "never",
@@ -39,19 +49,19 @@ impl Checkpoint {
     }
 }
 
-/// Prints as in settings: `never`, `except_last`, `always`.
+/// Prints the name as written in settings: `never`, `except_last`, `always`.
 impl fmt::Display for Checkpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
     }
 }
 
-/// Error of reading a [`Checkpoint`]: no mode has this name.
+/// Error of parsing a [`Checkpoint`]: no mode has this name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("checkpoint is not one of 'always', 'except_last', or 'never': '{name}'")]
 #[non_exhaustive]
 pub struct UnknownCheckpointError {
-    /// What was asked for.
+    /// The name that was given.
     pub name: String,
 }
 

@@ -1,21 +1,20 @@
-//! From op lists to messages.
+//! Adds messages between ranks to op lists.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt;
 
 use crate::list::{Action, ActionKind, Schedule};
 
-/// What goes over the wire once per micro-batch.
+/// A value or a gradient of one micro-batch that one stage sends to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Message {
-    /// The stage that makes it.
+    /// The stage that produces it.
     pub from: usize,
     /// The stage that needs it: a later one for a value, an earlier one for its gradient.
     pub to: usize,
-    /// The number of the skip in the list of skips; none for what each stage hands to its
-    /// neighbour.
+    /// Index in the list of skips, or `None` for what a stage passes to its neighbour.
     pub skip: Option<usize>,
-    /// Of which micro-batch.
+    /// The micro-batch.
     pub micro_batch: usize,
 }
 
@@ -38,44 +37,45 @@ impl fmt::Display for Message {
     }
 }
 
-/// One entry of a rank's list of what it does and says.
+/// One entry of a rank's lowered list: an action or one end of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// Runs an action, once what it needs has arrived.
+    /// Runs an action, once the messages that it needs have arrived.
     Run(Action),
-    /// Posts a send. Nothing waits for it.
+    /// Posts a send and does not wait for it.
     Send(Message),
     /// Posts a receive.
     Receive(Message),
 }
 
-/// A schedule's lists with its messages. Made by [`Schedule::lower`].
+/// A schedule's lists with their messages, made by [`Schedule::lower`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 #[must_use]
 pub struct Lowered {
-    /// What each rank does, in this order.
+    /// Each rank's entries, in order.
     pub ranks: Vec<Vec<Op>>,
-    /// The rank of each stage that is in the lists.
+    /// The rank of each stage that occurs in the lists.
     pub rank_of: BTreeMap<usize, usize>,
-    /// The skips.
+    /// The skips, as pairs of the stage that stashes and the stage that pops.
     pub skips: Vec<(usize, usize)>,
-    /// How many stages there are.
+    /// Number of stages.
     pub stages: usize,
 }
 
 impl Schedule {
-    /// The lists with sends and receives. `skips` are pairs of stages: the one that stashes and the
-    /// later one that pops.
+    /// Adds sends and receives to the lists. `skips` are pairs of stages: the one that stashes and
+    /// the later one that pops.
     ///
-    /// * Whatever an action makes is sent right after it: first what the neighbour waits for, then
+    /// * What an action produces is sent right after it: first what the neighbour waits for, then
     ///   the skips.
-    /// * A receive is posted right before the action that needs it, after those for all that its
-    ///   sender sends earlier: between two ranks everything arrives in the order in which it was
-    ///   sent.
-    /// * Of two ranks the lower one, before it sends, posts the receives for all that the other one
-    ///   sends before receiving this. So both post what is between them in the same order.
-    /// * Nobody waits for a send. What passes between two stages of one rank is no message.
+    /// * A receive is posted right before the action that needs it, after the receives for
+    ///   everything that the same sender sends earlier. Between two ranks, everything arrives in
+    ///   the order in which it was sent.
+    /// * Before the lower of two ranks sends a message, it posts the receives for everything that
+    ///   the other rank sends before it receives that message. So both ranks post their messages to
+    ///   each other in the same order.
+    /// * No rank waits for a send. What passes between two stages of one rank is not a message.
     pub fn lower(&self, skips: &[(usize, usize)]) -> Lowered {
         let mut lowered = Lowered {
             ranks: vec![Vec::new(); self.ranks.len()],
@@ -86,19 +86,20 @@ impl Schedule {
         for (rank, list) in self.ranks.iter().enumerate() {
             list.iter().for_each(|action| _ = lowered.rank_of.entry(action.stage).or_insert(rank));
         }
-        // Each channel (from one rank to another) in the order in which it is written.
+        // The messages of each channel (from one rank to another), in the order in which they are
+        // sent.
         let mut channels: HashMap<(usize, usize), VecDeque<Message>> = HashMap::new();
         for (rank, list) in self.ranks.iter().enumerate() {
             for message in list.iter().flat_map(|&action| lowered.made(action)) {
                 channels.entry((rank, lowered.rank_of[&message.to])).or_default().push_back(message);
             }
         }
-        // From the last rank to the first: a rank's own order must be known before the lower ones'
-        // follow it.
+        // From the last rank to the first, because a rank's order must be known before the lower
+        // ranks can follow it.
         let mut leads: HashMap<(usize, usize), HashMap<Message, usize>> = HashMap::new();
         for rank in (0..self.ranks.len()).rev() {
             let ops = lowered.rank(rank, &self.ranks[rank], &channels, &leads);
-            // For each lower peer: how many messages go there before each of its messages is
+            // For each lower peer, how many messages are sent to it before each of its messages is
             // received.
             let mut sent: HashMap<usize, usize> = HashMap::new();
             for op in &ops {
@@ -148,7 +149,7 @@ impl Lowered {
                         *received.entry(from).or_default() += position + 1;
                         post(&mut ops, &mut posted, waiting.drain(..=position));
                     }
-                    // It never comes, which `check` says.
+                    // The message is never sent, which `check` reports.
                     None => post(&mut ops, &mut posted, [message]),
                 }
             }
@@ -168,7 +169,7 @@ impl Lowered {
         ops
     }
 
-    /// What other ranks must send before the action may run.
+    /// The messages from other ranks that the action needs.
     fn needed(&self, action: Action) -> Vec<Message> {
         let Action { kind, stage, micro_batch } = action;
         let message = |from, skip| Message { from, to: stage, skip, micro_batch };
@@ -190,7 +191,7 @@ impl Lowered {
         messages
     }
 
-    /// What other ranks need of what the action makes.
+    /// The messages to other ranks that the action produces.
     fn made(&self, action: Action) -> Vec<Message> {
         let Action { kind, stage, micro_batch } = action;
         let message = |to, skip| Message { from: stage, to, skip, micro_batch };
@@ -225,15 +226,15 @@ fn post(ops: &mut Vec<Op>, posted: &mut HashSet<Message>, messages: impl IntoIte
     }
 }
 
-/// How messages travel. In either way nothing is buffered: a message moves once both its send and
-/// its receive are posted.
+/// How messages travel between ranks. Neither transport buffers anything: a message moves once both
+/// its send and its receive are posted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Transport {
-    /// One channel per directed pair of ranks, each in order: the first receive takes what was sent
-    /// first (MPI with one tag).
+    /// One channel per directed pair of ranks. Each channel keeps its order: the first receive
+    /// takes what was sent first (as in MPI with one tag).
     Rendezvous,
-    /// One channel per pair of ranks, for both directions in one order: what is posted later waits
-    /// for what was posted earlier (a communicator of NCCL's).
+    /// One channel per pair of ranks, with one order for both directions: what is posted later
+    /// waits for what was posted earlier (as in an NCCL communicator).
     InOrder,
 }
 
@@ -246,80 +247,85 @@ impl fmt::Display for Transport {
     }
 }
 
-/// What is wrong with a lowered schedule's messages.
+/// A fault in a lowered schedule's messages.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MessageFault {
-    /// The same message leaves twice.
+    /// A message is sent twice.
     #[error("{message} is sent twice by rank {rank}")]
     SentTwice {
-        /// Which message.
+        /// The message.
         message: Message,
-        /// By whom.
+        /// The rank that sends it.
         rank: usize,
     },
-    /// Somebody waits for it, and nobody sends it.
+    /// A rank waits for a message that no rank sends.
     #[error("{message} is never sent, and rank {rank} waits for it")]
     NeverSent {
-        /// Which message.
+        /// The message.
         message: Message,
-        /// Who waits.
+        /// The rank that waits.
         rank: usize,
     },
-    /// It is taken twice.
+    /// A message is received twice.
     #[error("{message} is received twice by rank {rank}")]
     ReceivedTwice {
-        /// Which message.
+        /// The message.
         message: Message,
-        /// By whom.
+        /// The rank that receives it.
         rank: usize,
     },
-    /// It is sent, and nobody takes it.
+    /// A message is sent and never received.
     #[error("{message} is sent by rank {rank} and never received")]
     NeverReceived {
-        /// Which message.
+        /// The message.
         message: Message,
-        /// By whom it is sent.
+        /// The rank that sends it.
         rank: usize,
     },
-    /// An action runs before what it needs has been asked for.
+    /// An action runs before a message that it needs is received.
     #[error("`{action}` on rank {rank} runs before {message} is received")]
     Unreceived {
-        /// Which action.
+        /// The action.
         action: Action,
-        /// Where.
+        /// The rank that runs it.
         rank: usize,
-        /// What it needs.
+        /// The message that it needs.
         message: Message,
     },
-    /// The two ends do not agree on the order.
+    /// Two ranks do not agree on the order of their messages.
     #[error("between rank {rank} and rank {peer}, one posts {here} where the other posts {there}")]
     OutOfOrder {
-        /// One end.
+        /// One rank.
         rank: usize,
-        /// The other.
+        /// The other rank.
         peer: usize,
-        /// What the one posts.
+        /// The message that `rank` posts.
         here: Message,
-        /// What the other posts at the same place.
+        /// The message that `peer` posts at the same place.
         there: Message,
     },
-    /// Everybody waits.
+    /// A rank waits for ever.
     #[error("rank {rank} waits for ever to run `{action}`")]
     Deadlock {
-        /// Who.
+        /// The rank.
         rank: usize,
-        /// For what.
+        /// The action that it waits to run.
         action: Action,
     },
 }
 
-/// Whether it is a send, and of what.
+/// A message that one end has posted, and whether that end sends it.
 type Post = (bool, Message);
 
 impl Lowered {
-    /// Whether every message is sent once and received once, before what needs it, and everything
-    /// finishes on `transport`. All that is wrong is returned.
+    /// Checks that every message is sent once and received once, before the action that needs it,
+    /// and that all lists finish on `transport`.
+    ///
+    /// # Errors
+    ///
+    /// The faults that were found. The lists are run on `transport` only if every message is sent
+    /// and received once.
     pub fn check(&self, transport: Transport) -> Result<(), Vec<MessageFault>> {
         let mut faults = self.unmatched();
         if faults.is_empty() {
@@ -356,10 +362,10 @@ impl Lowered {
         faults
     }
 
-    /// Runs the lists. A rank only ever waits at an action, for what that needs.
+    /// Runs the lists. A rank waits only at an action, for the messages that the action needs.
     fn play(&self, transport: Transport) -> Vec<MessageFault> {
         let mut next = vec![0; self.ranks.len()];
-        // For each channel, what either end has posted and the other has not.
+        // For each channel, what each end has posted and the other has not.
         let mut channels: HashMap<(usize, usize), [VecDeque<Post>; 2]> = HashMap::new();
         let mut arrived = HashSet::new();
         let mut ready: Vec<usize> = (0..self.ranks.len()).rev().collect();
@@ -378,7 +384,7 @@ impl Lowered {
                     Op::Receive(message) => (false, message, self.rank_of.get(&message.from)),
                 };
                 next[rank] += 1;
-                // Every message has two ends, or there was a fault before.
+                // Every message has two ends here, or a fault was found before.
                 let Some(&peer) = peer else { continue };
                 let (key, end) = match transport {
                     Transport::Rendezvous if sends => ((rank, peer), 0),
@@ -408,8 +414,8 @@ impl Lowered {
     }
 }
 
-/// One line per rank, as `0F0 >1.0 <1.0 0B0`: what is sent to and received from which stage, for
-/// which micro-batch.
+/// Prints one line per rank, such as `0F0 >1.0 <1.0 0B0`. There, `>1.0` sends to stage 1 for
+/// micro-batch 0, and `<1.0` receives from stage 1 for micro-batch 0.
 impl fmt::Display for Lowered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (rank, list) in self.ranks.iter().enumerate() {

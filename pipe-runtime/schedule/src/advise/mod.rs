@@ -1,4 +1,5 @@
-//! Which schedule, how many micro-batches, what to recompute: by trying them all in the simulator.
+//! Chooses the schedule, the number of micro-batches and what to recompute, by trying all
+//! combinations in the simulator.
 
 mod table;
 
@@ -8,16 +9,16 @@ use crate::methods::{ScheduleKind, ScheduleKindError};
 use crate::simulate::check_costs;
 use crate::simulate::{Costs, SimulationError, simulate};
 
-/// What [`advise`] may choose from.
+/// What [`advise`] may choose from, and how the costs were measured.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
     /// The numbers of ranks to try.
     pub ranks: Vec<usize>,
-    /// Into how many micro-batches the mini-batch was split when the costs were measured. With
-    /// twice as many, each takes half of the time and of the memory.
+    /// Number of micro-batches in the mini-batch when the costs were measured. With twice as many,
+    /// each is assumed to take half the time and half the memory.
     pub measured_with: usize,
-    /// What each action takes besides, however small its micro-batch: it is what keeps very many
-    /// micro-batches from being the best.
+    /// Fixed time that each action takes in addition, however small its micro-batch. It keeps very
+    /// large numbers of micro-batches from being the best.
     pub overhead: f64,
     /// The numbers of micro-batches to try.
     pub micro_batches: Vec<usize>,
@@ -25,37 +26,37 @@ pub struct Options {
     pub schedules: Vec<ScheduleKind>,
     /// The checkpoint modes to try.
     pub checkpoints: Vec<Checkpoint>,
-    /// Where the stages are.
+    /// How the stages may be placed on the ranks.
     pub stages: Stages,
-    /// What the costs are in, for the table.
+    /// Units of the costs, for the printed table.
     pub units: Units,
 }
 
-/// What times and sizes are in.
+/// Units of times and sizes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Units {
     /// Numbers without a unit.
     #[default]
     Plain,
-    /// Seconds and bytes, as of a [`Trace`](crate::Trace).
+    /// Seconds and bytes, as in a [`Trace`](crate::Trace).
     SecondsAndBytes,
 }
 
-/// What [`advise`] may do with the stages that the costs are of.
+/// How [`advise`] may place and merge the stages that the costs describe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stages {
-    /// Each schedule places them as it likes, and one that has fewer of them per rank runs
-    /// neighbours as one.
+    /// Each schedule places the stages as it likes. A schedule with fewer stages per rank merges
+    /// neighbouring stages into one.
     Free,
-    /// Each schedule places them as it likes, and none are run as one.
+    /// Each schedule places the stages as it likes, and none are merged.
     Fixed,
-    /// They are on these ranks.
+    /// The stages are already placed: this is the rank of each.
     On(Vec<usize>),
 }
 
 impl Options {
-    /// All schedules and checkpoint modes, with 1, 2, 4 and 8 micro-batches per rank and with as
-    /// many as in the measurement.
+    /// Tries all schedules and checkpoint modes, with 1, 2, 4 and 8 micro-batches per rank and with
+    /// as many as in the measurement.
     pub fn new(ranks: usize, measured_with: usize) -> Self {
         let mut micro_batches: Vec<_> = [1, 2, 4, 8].map(|factor| ranks.saturating_mul(factor)).to_vec();
         micro_batches.push(measured_with);
@@ -80,48 +81,54 @@ impl Options {
 pub struct Candidate {
     /// The schedule.
     pub kind: ScheduleKind,
-    /// On how many ranks.
+    /// Number of ranks.
     pub ranks: usize,
-    /// How many stages each rank has.
+    /// Number of stages on each rank.
     pub stages_per_rank: usize,
-    /// How many micro-batches.
+    /// Number of micro-batches.
     pub micro_batches: usize,
-    /// Which of them are recomputed.
+    /// Which micro-batches are recomputed.
     pub checkpoint: Checkpoint,
     /// Time of a step.
     pub time: f64,
-    /// Memory of the rank that needs most.
+    /// Peak memory of the rank that needs the most.
     pub memory: f64,
 }
 
-/// What [`advise`] found. Prints as a table with the reasons.
+/// The result of [`advise`]. It prints as a table with reasons.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 #[must_use]
 pub struct Advice {
-    /// The fastest that fits, if any does.
+    /// The fastest candidate that fits, or `None` if none does.
     pub best: Option<Candidate>,
-    /// All that fit, the best first.
+    /// All candidates that fit, the best first.
     pub fitting: Vec<Candidate>,
-    /// All that need too much memory, the smallest first.
+    /// All candidates that need too much memory, the smallest first.
     pub too_large: Vec<Candidate>,
-    /// What cannot run these stages and micro-batches at all, and why.
+    /// The schedules that cannot run these stages and micro-batches at all: the number of
+    /// micro-batches and the reason.
     pub refused: Vec<(usize, ScheduleKindError)>,
-    /// How much memory a rank has.
+    /// Memory of each rank, as given to [`advise`].
     pub memory_limit: f64,
-    /// What times and sizes are in.
+    /// Units of times and sizes.
     pub units: Units,
-    /// The time of a step in which the busiest rank never waits and nothing is recomputed, with the
-    /// fewest micro-batches.
+    /// Work of the busiest rank in a step without recomputation, in the combination where it is
+    /// smallest: no step can be faster. It is 0 if no combination without recomputation was tried.
     pub work: f64,
 }
 
-/// Looks for the schedule, the number of micro-batches and the checkpoint mode with which a step is
-/// fastest, of those that need no more memory on any rank than `memory_limit`; of equally fast ones
-/// for the one that needs least memory, then for the simplest.
+/// Finds the schedule, the number of micro-batches and the checkpoint mode with the fastest step,
+/// among those that need no more than `memory_limit` on any rank. Of equally fast ones, it takes
+/// the one that needs the least memory, then the simplest.
 ///
-/// `costs` are those of one micro-batch of `options.measured_with`. Of as many stages as there are
-/// ranks, or a multiple of that.
+/// `costs` are per micro-batch, with the mini-batch split into `options.measured_with` of them.
+/// They describe as many stages as there are ranks, or a multiple of that number.
+///
+/// # Errors
+///
+/// If `costs` does not have one boundary less than stages, or a skip does not lead from a stage to
+/// a later one. A schedule that cannot run is not an error: it is listed in [`Advice::refused`].
 pub fn advise(costs: &Costs, memory_limit: f64, options: &Options) -> Result<Advice, SimulationError> {
     check_costs(costs, costs.stages.len())?;
     let (mut fitting, mut too_large, mut refused) = (Vec::new(), Vec::new(), Vec::new());
@@ -163,7 +170,7 @@ pub fn advise(costs: &Costs, memory_limit: f64, options: &Options) -> Result<Adv
     Ok(Advice { best: fitting.first().cloned(), fitting, too_large, refused, memory_limit, units: options.units, work })
 }
 
-/// The costs of one micro-batch of `micro_batches`.
+/// The costs per micro-batch if the mini-batch is split into `micro_batches`.
 fn scaled(costs: &Costs, options: &Options, micro_batches: usize) -> Costs {
     let part = options.measured_with.max(1) as f64 / micro_batches.max(1) as f64;
     let mut costs = costs.clone();
@@ -185,11 +192,11 @@ fn scaled(costs: &Costs, options: &Options, micro_batches: usize) -> Costs {
 
 type Attempt = (Result<Schedule, ScheduleKindError>, Costs, usize);
 
-/// The lists of a schedule for every number of stages per rank that it can have.
+/// The schedules of `kind` for every number of stages per rank that it can have.
 fn schedules(kind: ScheduleKind, costs: &Costs, ranks: usize, options: &Options, micro_batches: usize) -> Vec<Attempt> {
     let stages = costs.stages.len();
     if let Stages::On(rank_of) = &options.stages {
-        // What is not said of a stage is that it is on a rank of its own, which GPipe alone takes.
+        // A stage without a given rank is put on a rank by itself, which only GPipe accepts.
         let stages_per_rank = stages / ranks.max(1);
         let rank_of: Vec<_> = (0..stages).map(|stage| rank_of.get(stage).copied().unwrap_or(stage)).collect();
         return vec![(kind.schedule_on(&rank_of, micro_batches), costs.clone(), stages_per_rank)];
@@ -210,14 +217,15 @@ fn schedules(kind: ScheduleKind, costs: &Costs, ranks: usize, options: &Options,
         .map(attempt)
         .collect();
     if attempts.is_empty() {
-        // To say why: the schedule's own number is not among those that the stages allow.
+        // None of the numbers of stages per rank that the stages allow suits the schedule; the
+        // error says so.
         return vec![(refusal(kind, ranks, most, micro_batches), costs.clone(), most)];
     }
     attempts
 }
 
-/// Whether the stages are looped over the ranks. With one stage per rank, such lists are those of
-/// another schedule.
+/// Whether the schedule loops its stages over the ranks. With one stage per rank, its lists are
+/// those of another schedule.
 fn loops(kind: ScheduleKind) -> bool {
     matches!(kind, ScheduleKind::Interleaved | ScheduleKind::LoopedBfs)
 }

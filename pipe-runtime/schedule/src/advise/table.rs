@@ -5,15 +5,15 @@ use super::{Advice, Candidate, Units};
 use crate::support::table::{Side, Table};
 use crate::support::{bytes, short};
 
-/// How many of each kind are listed.
+/// How many fitting candidates are listed, and how many that are too large.
 const LISTED: usize = 12;
 
 impl Candidate {
-    /// What to write for it: `schedule = zbv, chunks = 6, checkpoint = except_last`.
+    /// The settings that select it: `schedule = zbv, chunks = 6, checkpoint = except_last`.
     pub fn settings(&self) -> String {
         let Candidate { kind, micro_batches, checkpoint, .. } = self;
         let name = match kind.name() {
-            // No identifier starts with a digit.
+            // An identifier cannot start with a digit.
             name if name.starts_with(|first: char| first.is_ascii_digit()) => format!("\"{name}\""),
             name => name.to_owned(),
         };
@@ -22,7 +22,7 @@ impl Candidate {
 }
 
 impl Advice {
-    /// Why the best one is the best, or why there is none.
+    /// Why the best candidate is the best, or why there is none.
     pub fn why(&self) -> String {
         let limit = match self.memory_limit {
             limit if limit.is_finite() => self.units.memory(limit),
@@ -81,8 +81,9 @@ impl fmt::Display for Candidate {
     }
 }
 
-/// The reason in words, what to write, then a table: of each schedule and checkpoint mode the best
-/// that fits, then those that need too much memory. After it, what was refused, and why.
+/// Prints the reason in words and the settings to write, then a table with the best candidate for
+/// each schedule, its ranks and stages, and each checkpoint mode: first those that fit, then those
+/// that need too much memory. The refused schedules follow, with the reasons.
 impl fmt::Display for Advice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.why())?;

@@ -1,23 +1,24 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// What is done with one micro-batch in one stage.
+/// Kind of work that a stage does for one micro-batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ActionKind {
     /// Forward (`F`).
     Forward,
-    /// The forward again, with its graph, before the backward of a checkpointed micro-batch (`R`).
+    /// The forward run again, with its graph, before the backward of a checkpointed micro-batch
+    /// (`R`).
     Recompute,
-    /// Backward, for the inputs and the parameters at once (`B`).
+    /// Whole backward, for the inputs and the parameters at once (`B`).
     Backward,
-    /// Backward for the inputs alone (`I`), which the stage before waits for.
+    /// Backward for the inputs alone (`I`). The previous stage waits for it.
     BackwardInput,
-    /// Backward for the parameters (`W`), some time after the one for the inputs.
+    /// Backward for the parameters alone (`W`), some time after the one for the inputs.
     BackwardWeight,
 }
 
 impl ActionKind {
-    /// All kinds, in the order of a micro-batch's life.
+    /// All kinds, in the order in which a micro-batch goes through them.
     pub const ALL: [ActionKind; 5] = [
         ActionKind::Forward,
         ActionKind::Recompute,
@@ -31,7 +32,7 @@ impl ActionKind {
         matches!(self, ActionKind::Backward | ActionKind::BackwardInput | ActionKind::BackwardWeight)
     }
 
-    /// `F`, `R`, `B`, `I` or `W`.
+    /// The letter of the kind: `F`, `R`, `B`, `I` or `W`.
     pub const fn letter(self) -> char {
         match self {
             ActionKind::Forward => 'F',
@@ -43,58 +44,59 @@ impl ActionKind {
     }
 }
 
-/// One entry of an op list: `Action::forward(1, 3)` is micro-batch 3 through stage 1.
+/// One entry of a rank's list: `Action::forward(1, 3)` is the forward of micro-batch 3 through
+/// stage 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Action {
-    /// What is done.
+    /// The kind of work.
     pub kind: ActionKind,
-    /// In which stage, from 0.
+    /// The stage, from 0.
     pub stage: usize,
-    /// With which micro-batch, from 0.
+    /// The micro-batch, from 0.
     pub micro_batch: usize,
 }
 
 impl Action {
-    /// `kind` of micro-batch `micro_batch` in `stage`.
+    /// The action of `kind` for micro-batch `micro_batch` in `stage`.
     pub const fn new(kind: ActionKind, stage: usize, micro_batch: usize) -> Self {
         Self { kind, stage, micro_batch }
     }
 
-    /// Micro-batch `micro_batch` forward through `stage`.
+    /// The forward of micro-batch `micro_batch` through `stage`.
     pub const fn forward(stage: usize, micro_batch: usize) -> Self {
         Self::new(ActionKind::Forward, stage, micro_batch)
     }
 
-    /// The recomputation of that forward.
+    /// The recomputation of micro-batch `micro_batch` in `stage`.
     pub const fn recompute(stage: usize, micro_batch: usize) -> Self {
         Self::new(ActionKind::Recompute, stage, micro_batch)
     }
 
-    /// Its backward.
+    /// The whole backward of micro-batch `micro_batch` through `stage`.
     pub const fn backward(stage: usize, micro_batch: usize) -> Self {
         Self::new(ActionKind::Backward, stage, micro_batch)
     }
 
-    /// Its backward for the inputs alone.
+    /// The backward of micro-batch `micro_batch` through `stage`, for the inputs alone.
     pub const fn backward_input(stage: usize, micro_batch: usize) -> Self {
         Self::new(ActionKind::BackwardInput, stage, micro_batch)
     }
 
-    /// Its backward for the parameters.
+    /// The backward of micro-batch `micro_batch` through `stage`, for the parameters alone.
     pub const fn backward_weight(stage: usize, micro_batch: usize) -> Self {
         Self::new(ActionKind::BackwardWeight, stage, micro_batch)
     }
 
-    /// The same kind of the same micro-batch elsewhere.
+    /// The same action in another stage.
     pub(crate) const fn at(self, stage: usize) -> Self {
         Self { stage, ..self }
     }
 
-    /// What must be done before this may start, as far as a schedule has it at all.
+    /// The actions that must be done before this one may start, where a schedule has them.
     ///
-    /// A forward waits for the stage before it; a backward for its own forward, its own
-    /// recomputation and the next stage's backward, whole or for the inputs; a backward for the
-    /// parameters for its own one for the inputs.
+    /// A forward waits for the forward of the previous stage. A recomputation waits for its
+    /// forward. A backward waits for its forward, its recomputation and the next stage's backward,
+    /// whole or for the inputs. A backward for the parameters waits for the one for the inputs.
     pub(crate) fn needs(self, stages: usize) -> impl Iterator<Item = Action> + use<> {
         let Action { kind, stage, micro_batch } = self;
         let here = |kind| Some(Action::new(kind, stage, micro_batch));
@@ -114,14 +116,14 @@ impl Action {
     }
 }
 
-/// As in PyTorch's schedule files: stage, kind, micro-batch (`1F3`).
+/// Prints as in PyTorch's schedule files: stage, kind, micro-batch (`1F3`).
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{}{}", self.stage, self.kind.letter(), self.micro_batch)
     }
 }
 
-/// The text is not an action.
+/// Error of parsing an [`Action`]: the text is not one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not an action: write stage, kind (F, R, B, I or W) and micro-batch, as in `2F0`")]
 #[non_exhaustive]
@@ -146,7 +148,7 @@ impl FromStr for Action {
     }
 }
 
-/// Digits and nothing else: `usize::from_str` would take a sign.
+/// Parses digits and nothing else: `usize::from_str` would accept a sign.
 pub(crate) fn number(digits: &str) -> Option<usize> {
     digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())?
 }

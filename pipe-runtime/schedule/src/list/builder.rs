@@ -18,18 +18,25 @@ pub struct Builder {
     ranks: Vec<Vec<Action>>,
 }
 
-/// The end of one rank's list, as [`Builder::rank`] gives it.
+/// Appends actions to one rank's list. It is made by [`Builder::rank`].
 #[derive(Debug)]
 pub struct RankBuilder<'a>(&'a mut Vec<Action>);
 
 impl Builder {
-    /// Empty lists for `ranks` ranks.
+    /// Starts with empty lists for `ranks` ranks.
+    ///
+    /// # Panics
+    ///
+    /// If so many lists exceed the capacity of a `Vec`.
     pub fn new(ranks: usize) -> Self {
         Self { ranks: vec![Vec::new(); ranks] }
     }
 
-    /// The end of the list of `rank`. There are as many lists as the highest rank that was asked
-    /// for.
+    /// Returns the builder of the list of `rank`. Missing lists up to this rank are added, empty.
+    ///
+    /// # Panics
+    ///
+    /// If so many lists exceed the capacity of a `Vec`.
     pub fn rank(&mut self, rank: usize) -> RankBuilder<'_> {
         if self.ranks.len() <= rank {
             self.ranks.resize(rank + 1, Vec::new());
@@ -37,8 +44,8 @@ impl Builder {
         RankBuilder(&mut self.ranks[rank])
     }
 
-    /// The schedule, with as many stages and micro-batches as occur. [`Schedule::validate`] says
-    /// what is wrong with it.
+    /// Makes the schedule, with as many stages and micro-batches as occur in the lists. It may be
+    /// invalid: [`Schedule::validate`] finds what is wrong with it.
     pub fn build(self) -> Schedule {
         Schedule::of_lists(self.ranks)
     }

@@ -2,18 +2,18 @@ use std::collections::BTreeMap;
 
 use super::{Action, Schedule};
 
-/// Where each action of a schedule stands, as a number that counts through the ranks' lists one
+/// Maps each action of a schedule to its number. The numbers count through the ranks' lists, one
 /// after the other.
 ///
-/// A table where the schedule is about as large as its numbers of stages and micro-batches say; a
-/// map for the few actions outside of them, and for a schedule that claims to be far larger than it
-/// is.
+/// It is a table if the schedule is about as large as its numbers of stages and micro-batches say.
+/// A map holds the few actions outside of them, and all actions of a schedule that claims to be far
+/// larger than it is.
 pub(crate) struct Index {
     stages: usize,
     micro_batches: usize,
     table: Vec<u32>,
     outside: BTreeMap<Action, usize>,
-    /// The number of each rank's first action, and that of all actions at the end.
+    /// The number of each rank's first action, then the total number of actions.
     first: Vec<usize>,
 }
 
@@ -65,7 +65,7 @@ impl Index {
         self.first[rank]
     }
 
-    /// How many actions there are.
+    /// The total number of actions.
     pub(crate) fn len(&self) -> usize {
         self.first[self.first.len() - 1]
     }

@@ -4,20 +4,21 @@ use super::{Action, Index, Schedule};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Step {
-    /// What is done.
+    /// The action.
     pub action: Action,
-    /// By which rank.
+    /// The rank that runs it.
     pub rank: usize,
-    /// Steps (positions in the order) on other ranks that come first. The rank's own earlier steps
-    /// do so anyway.
+    /// Steps on other ranks that it waits for, as positions in the order. The earlier steps of its
+    /// own rank always come first and are not listed.
     pub after: Vec<usize>,
 }
 
-/// All actions of a schedule in one total order in which each comes after everything it waits for:
-/// by the tick at which it would start if each action took one tick, then by stage.
+/// All actions of a schedule in one total order, in which each comes after everything it waits for.
+/// They are sorted by the tick at which each would start if every action took one tick, then by
+/// stage.
 ///
-/// This is the order in which errors count: of several failures, the one that comes first here is
-/// reported, whatever the clock on the wall said.
+/// Errors are ranked by this order: of several failures, the one that comes first here is reported,
+/// whichever happened first in time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 #[must_use]
@@ -28,12 +29,12 @@ pub struct Order {
     pub ranks: Vec<Vec<usize>>,
 }
 
-/// No order exists: each named action waits for one that never comes.
+/// Error of [`Schedule::order`]: each of the actions waits for one that never comes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the schedule cannot finish: {}", waiting(.0))]
 #[non_exhaustive]
 pub struct DeadlockError(
-    /// The first action on each rank that cannot start.
+    /// For each unfinished rank, the rank and its first action that cannot start.
     pub Vec<(usize, Action)>,
 );
 
@@ -43,13 +44,17 @@ fn waiting(heads: &[(usize, Action)]) -> String {
 }
 
 impl Schedule {
-    /// The total order of the actions.
+    /// Returns the total order of the actions.
     ///
-    /// A forward waits for the stage before it. A backward, whole or for the inputs, waits for its
-    /// own graph (the forward, and the recomputation if there is one in the lists) and for the
-    /// backward of the stage after it, whole or for the inputs, whichever the lists have. A
-    /// backward for the parameters waits for the one for the inputs. What is not in the lists at
-    /// all counts as done: the backward half of a schedule can be ordered alone.
+    /// A forward waits for the forward of the previous stage. A backward, whole or for the inputs,
+    /// waits for its own graph (its forward, and its recomputation if the lists have one) and for
+    /// the backward of the next stage, whole or for the inputs. A backward for the parameters waits
+    /// for the one for the inputs. Actions that are not in the lists count as done, so the backward
+    /// half of a schedule can be ordered alone.
+    ///
+    /// # Errors
+    ///
+    /// If the lists cannot finish because actions wait for each other in a cycle.
     pub fn order(&self) -> Result<Order, DeadlockError> {
         const NOT_YET: usize = usize::MAX;
         let index = Index::new(self);
@@ -132,8 +137,8 @@ mod tests {
             prop_assert_eq!(order.steps.len(), stages * loops * (2 * micro_batches + recomputed));
             for (position, step) in order.steps.iter().enumerate() {
                 prop_assert!(step.after.iter().all(|&needed| needed < position));
-                // A recomputation starts before the gradient arrives: it needs nothing of other
-                // ranks.
+                // A recomputation may start before the gradient arrives: it needs nothing from
+                // other ranks.
                 prop_assert!(step.action.kind != ActionKind::Recompute || step.after.is_empty());
             }
             for (rank, list) in order.ranks.iter().enumerate() {

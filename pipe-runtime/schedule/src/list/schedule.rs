@@ -3,16 +3,16 @@ use super::{Action, ActionKind};
 /// Ordered op lists, one per rank, over `stages` stages and `micro_batches` micro-batches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schedule {
-    /// How many stages the model has.
+    /// Number of stages of the model.
     pub stages: usize,
-    /// How many micro-batches the mini-batch is split into.
+    /// Number of micro-batches in the mini-batch.
     pub micro_batches: usize,
-    /// What each rank does, in this order.
+    /// Each rank's actions, in the order in which it runs them.
     pub ranks: Vec<Vec<Action>>,
 }
 
 impl Schedule {
-    /// With as many stages and micro-batches as occur in the lists.
+    /// Makes a schedule with as many stages and micro-batches as occur in the lists.
     pub(crate) fn of_lists(ranks: Vec<Vec<Action>>) -> Self {
         let count = |number: fn(&Action) -> usize| {
             ranks.iter().flatten().map(number).max().map_or(0, |last| last.saturating_add(1))
@@ -37,8 +37,8 @@ impl Schedule {
 
     /// The actions of the first `micro_batches` micro-batches alone, in the same order.
     ///
-    /// What is valid stays so: an action waits for others of its own micro-batch and for those
-    /// before it in its list, and lists only become shorter.
+    /// A valid schedule stays valid: an action waits only for actions of its own micro-batch and
+    /// for those before it in its list, and the lists only become shorter.
     pub fn with_first(&self, micro_batches: usize) -> Self {
         let there = |action: &Action| action.micro_batch < micro_batches;
         let ranks = self.ranks.iter().map(|list| list.iter().copied().filter(there).collect()).collect();

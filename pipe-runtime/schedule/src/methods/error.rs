@@ -1,6 +1,7 @@
 use super::ScheduleKind;
 
-/// Why a [`ScheduleKind`] cannot run some ranks, stages and micro-batches.
+/// Why a [`ScheduleKind`] cannot run with some numbers or placement of ranks, stages and
+/// micro-batches.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ScheduleKindError {
@@ -9,13 +10,13 @@ pub enum ScheduleKindError {
         "`{kind}` over {ranks} ranks with {stages_per_rank} stages each and {micro_batches} micro-batches: none of them may be zero"
     )]
     Zero {
-        /// Which schedule.
+        /// The schedule.
         kind: ScheduleKind,
-        /// How many ranks.
+        /// Number of ranks.
         ranks: usize,
-        /// How many stages on each.
+        /// Number of stages on each rank.
         stages_per_rank: usize,
-        /// How many micro-batches.
+        /// Number of micro-batches.
         micro_batches: usize,
     },
     /// The schedule is defined for another number of stages per rank.
@@ -24,28 +25,28 @@ pub enum ScheduleKindError {
         plural(*needed), needed.saturating_mul(*ranks), plural(needed.saturating_mul(*ranks)), plural(*ranks), other(*stages_per_rank)
     )]
     StagesPerRank {
-        /// Which schedule.
+        /// The schedule.
         kind: ScheduleKind,
-        /// How many stages per rank it needs.
+        /// Number of stages per rank that it needs.
         needed: usize,
-        /// How many were given.
+        /// Number of stages per rank that was given.
         stages_per_rank: usize,
-        /// How many ranks.
+        /// Number of ranks.
         ranks: usize,
     },
-    /// The pipeline would not fill.
+    /// There are too few micro-batches to fill the pipeline.
     #[error(
         "`{kind}` needs at least {needed} micro-batches on {ranks} ranks, not {micro_batches}: use {needed} micro-batches, \
          or `gpipe`, `1f1b` or `zbv`"
     )]
     TooFewMicroBatches {
-        /// Which schedule.
+        /// The schedule.
         kind: ScheduleKind,
-        /// How many micro-batches it needs.
+        /// Smallest number of micro-batches that it can run.
         needed: usize,
         /// How many there are.
         micro_batches: usize,
-        /// How many ranks.
+        /// Number of ranks.
         ranks: usize,
     },
     /// The micro-batches do not divide into equal rounds.
@@ -54,29 +55,29 @@ pub enum ScheduleKindError {
          {rounds}: use {below} or {above}"
     )]
     Rounds {
-        /// Which schedule.
+        /// The schedule.
         kind: ScheduleKind,
-        /// How many rounds: as many as the ranks go into the micro-batches.
+        /// Number of rounds: the micro-batches divided by the ranks, rounded down, and at least 1.
         rounds: usize,
-        /// How many micro-batches there are.
+        /// Number of micro-batches that was given.
         micro_batches: usize,
-        /// How many ranks.
+        /// Number of ranks.
         ranks: usize,
-        /// The next smaller number of micro-batches that would do.
+        /// The next smaller number of micro-batches that is possible.
         below: usize,
-        /// The next larger one.
+        /// The next larger number of micro-batches that is possible.
         above: usize,
     },
-    /// The stages are not on the ranks on which the schedule has them.
+    /// A stage is not on the rank where the schedule has it.
     #[error("`{kind}` has stage {stage} on rank {needed}, not on rank {rank}: {}", kind.placement().words())]
     Placement {
-        /// Which schedule.
+        /// The schedule.
         kind: ScheduleKind,
-        /// Which stage.
+        /// The stage.
         stage: usize,
-        /// Where it was put.
+        /// The rank that it was put on.
         rank: usize,
-        /// Where it must be.
+        /// The rank that it must be on.
         needed: usize,
     },
     /// Some ranks have fewer stages than others.
@@ -85,19 +86,19 @@ pub enum ScheduleKindError {
          use `gpipe`"
     )]
     Uneven {
-        /// Which schedule.
+        /// The schedule.
         kind: ScheduleKind,
-        /// The first rank with fewer.
+        /// The first rank with fewer stages.
         rank: usize,
-        /// How many it has.
+        /// Number of stages on that rank.
         stages: usize,
-        /// How many the others have.
+        /// Largest number of stages on a rank.
         most: usize,
     },
-    /// A rank has nothing to do.
+    /// A rank has no stages.
     #[error("`{kind}` has no stage on rank {rank}: number the ranks without gaps from 0")]
     NoStages {
-        /// Which schedule.
+        /// The schedule.
         kind: ScheduleKind,
         /// The first such rank.
         rank: usize,
@@ -108,22 +109,22 @@ pub enum ScheduleKindError {
         Self::MOST_ACTIONS
     )]
     TooLarge {
-        /// Which schedule.
+        /// The schedule.
         kind: ScheduleKind,
-        /// How many ranks.
+        /// Number of ranks.
         ranks: usize,
-        /// How many stages on each.
+        /// Number of stages on each rank.
         stages_per_rank: usize,
-        /// How many micro-batches.
+        /// Number of micro-batches.
         micro_batches: usize,
     },
 }
 
 impl ScheduleKindError {
-    /// The longest schedule that is made.
+    /// Largest number of actions in a schedule.
     pub const MOST_ACTIONS: usize = 1 << 30;
 
-    /// The schedule that cannot run them.
+    /// The schedule that cannot run.
     pub fn kind(&self) -> ScheduleKind {
         match *self {
             ScheduleKindError::Zero { kind, .. }
@@ -142,7 +143,7 @@ fn plural(number: usize) -> &'static str {
     if number == 1 { "" } else { "s" }
 }
 
-/// What runs that many stages on a rank.
+/// The schedules that can run this number of stages per rank.
 fn other(stages_per_rank: usize) -> &'static str {
     match stages_per_rank {
         1 => "`1f1b`, `zb_h1` or `zb_h2`",

@@ -20,40 +20,40 @@ use rounds::Rounds;
 
 use crate::list::Schedule;
 
-/// A published schedule. Its name, which it prints as and is read from, is the paper's or
-/// PyTorch's: `1f1b`, `zb_h1`.
+/// A published schedule. It prints as, and is parsed from, its name in the paper or in PyTorch:
+/// `1f1b`, `zb_h1`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ScheduleKind {
     /// `gpipe` (Huang et al. 2019): all micro-batches forward, then all backward, the last one
     /// first.
     GPipe,
     /// `1f1b` (Narayanan et al. 2019): a backward as soon as there is a gradient, so that a rank
-    /// holds no more micro-batches than there are ranks from it on.
+    /// holds no more micro-batches than there are ranks from it to the last one.
     OneFOneB,
     /// `interleaved` (Narayanan et al. 2021): 1F1B over looped stages, with less idle time the more
     /// stages a rank has.
     Interleaved,
     /// `looped_bfs` (Lamy-Poirier 2023): GPipe over looped stages.
     LoopedBfs,
-    /// `zb_h1` (Qi et al. 2023): 1F1B with the backward split, for less idle time at the memory of
+    /// `zb_h1` (Qi et al. 2023): 1F1B with a split backward, for less idle time with the memory of
     /// 1F1B's first rank.
     ZbH1,
-    /// `zb_h2` (Qi et al. 2023): no idle time for equal costs, at twice that memory.
+    /// `zb_h2` (Qi et al. 2023): no idle time for equal costs, with twice that memory.
     ZbH2,
-    /// `zbv` (Qi et al. 2024): no idle time for equal costs at that memory, with two stages per
+    /// `zbv` (Qi et al. 2024): no idle time for equal costs with that memory and two stages per
     /// rank.
     Zbv,
     /// `dualpipe_v` (DeepSeek-AI 2025): forwards paired with backwards of the other direction, with
     /// two stages per rank.
     DualPipeV,
-    /// `v_half` (Qi et al. 2024): half of the memory of 1F1B, with two stages per rank.
+    /// `v_half` (Qi et al. 2024): half the memory of 1F1B, with two stages per rank.
     VHalf,
     /// `v_min` (Qi et al. 2024): a third of the memory of 1F1B, with two stages per rank.
     VMin,
 }
 
 impl ScheduleKind {
-    /// All of them.
+    /// All schedules.
     pub const ALL: [ScheduleKind; 10] = [
         ScheduleKind::GPipe,
         ScheduleKind::OneFOneB,
@@ -67,7 +67,7 @@ impl ScheduleKind {
         ScheduleKind::VMin,
     ];
 
-    /// How many stages a rank must have, where that is fixed.
+    /// Number of stages that each rank must have, or `None` if any number is possible.
     pub const fn stages_per_rank(self) -> Option<usize> {
         match self {
             ScheduleKind::GPipe | ScheduleKind::Interleaved | ScheduleKind::LoopedBfs | ScheduleKind::ZbH1 => None,
@@ -84,12 +84,12 @@ impl ScheduleKind {
         }
     }
 
-    /// The rank of `stage`.
+    /// The rank of `stage` on `ranks` ranks.
     pub const fn rank_of(self, stage: usize, ranks: usize, _stages_per_rank: usize) -> usize {
         self.placement().rank_of(stage, ranks)
     }
 
-    /// Whether it has the backward in two parts.
+    /// Whether the schedule splits the backward into two parts.
     pub const fn splits_backward(self) -> bool {
         !matches!(
             self,
@@ -97,8 +97,12 @@ impl ScheduleKind {
         )
     }
 
-    /// The lists for stages that are on ranks already: stage `s` is on `rank_of[s]`. GPipe takes
-    /// any placement.
+    /// Makes the schedule for stages that are already placed: stage `s` is on rank `rank_of[s]`.
+    /// GPipe accepts any placement.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`check_on`](Self::check_on).
     pub fn schedule_on(self, rank_of: &[usize], micro_batches: usize) -> Result<Schedule, ScheduleKindError> {
         let (ranks, stages_per_rank) = self.check_on(rank_of, micro_batches)?;
         match self {
@@ -107,9 +111,14 @@ impl ScheduleKind {
         }
     }
 
-    /// The lists for a mini-batch that gives `micro_batches` micro-batches where up to `most`
-    /// were reckoned with: the schedule's own where it can run so many, else those for the next
-    /// number that it can run, without the micro-batches that are not there.
+    /// Makes the schedule for a mini-batch with `micro_batches` micro-batches, where up to `most`
+    /// were expected. If the schedule cannot run that number, it is made for the next larger number
+    /// that it can run, and the micro-batches that do not exist are left out.
+    ///
+    /// # Errors
+    ///
+    /// The error of [`schedule_on`](Self::schedule_on) for `micro_batches`, if the schedule can run
+    /// no number from there to `most`.
     pub fn schedule_within(
         self,
         rank_of: &[usize],
@@ -123,8 +132,17 @@ impl ScheduleKind {
         }
     }
 
-    /// Whether the schedule can run stages that are on ranks already, without making the lists.
-    /// Gives the number of ranks, and how many stages the ranks have, at most.
+    /// Checks whether the schedule can run stages that are already placed, without making the
+    /// lists. Returns the number of ranks and the largest number of stages on a rank.
+    ///
+    /// # Errors
+    ///
+    /// * [`ScheduleKindError::NoStages`] if there are more ranks than stages.
+    /// * [`ScheduleKindError::Zero`] and [`ScheduleKindError::TooLarge`] as for
+    ///   [`check`](Self::check).
+    /// * Except for GPipe: [`ScheduleKindError::Uneven`] if the ranks have different numbers of
+    ///   stages, [`ScheduleKindError::Placement`] if a stage is on the wrong rank, and the other
+    ///   errors of [`check`](Self::check).
     pub fn check_on(self, rank_of: &[usize], micro_batches: usize) -> Result<(usize, usize), ScheduleKindError> {
         let ranks = rank_of.iter().max().map_or(0, |&last| last.saturating_add(1));
         if ranks > rank_of.len() {
@@ -151,7 +169,17 @@ impl ScheduleKind {
         Ok((ranks, most))
     }
 
-    /// Whether the schedule can run this, and if not, why.
+    /// Checks whether the schedule can run with these numbers of ranks, stages per rank and
+    /// micro-batches.
+    ///
+    /// # Errors
+    ///
+    /// * [`ScheduleKindError::Zero`] if a number is zero.
+    /// * [`ScheduleKindError::TooLarge`] if the lists would not fit into memory.
+    /// * [`ScheduleKindError::StagesPerRank`] if the schedule is defined for another number of
+    ///   stages per rank.
+    /// * [`ScheduleKindError::TooFewMicroBatches`] if the pipeline would not fill.
+    /// * [`ScheduleKindError::Rounds`] if the micro-batches do not divide into equal rounds.
     pub fn check(self, ranks: usize, stages_per_rank: usize, micro_batches: usize) -> Result<(), ScheduleKindError> {
         self.check_size(ranks, stages_per_rank, micro_batches)?;
         if let Some(needed) = self.stages_per_rank().filter(|&needed| needed != stages_per_rank) {
@@ -165,7 +193,7 @@ impl ScheduleKind {
             if !equal(micro_batches) {
                 let rounds = Rounds::number(ranks, micro_batches);
                 let below = (1..micro_batches).rev().find(|&fewer| equal(fewer)).unwrap_or(1);
-                // A multiple of the ranks always does.
+                // A multiple of the ranks is always possible.
                 let above = (micro_batches + 1..).find(|&more| equal(more)).unwrap_or(usize::MAX);
                 return Err(ScheduleKindError::Rounds { kind: self, rounds, micro_batches, ranks, below, above });
             }
@@ -179,7 +207,7 @@ impl ScheduleKind {
         }
         let pairs = ranks.checked_mul(stages_per_rank).and_then(|stages| stages.checked_mul(micro_batches));
         match pairs {
-            // Three actions per pair.
+            // A pair has up to three actions.
             Some(pairs) if pairs <= ScheduleKindError::MOST_ACTIONS / 3 => Ok(()),
             _ => Err(ScheduleKindError::TooLarge { kind: self, ranks, stages_per_rank, micro_batches }),
         }

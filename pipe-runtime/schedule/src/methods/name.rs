@@ -4,11 +4,11 @@ use std::str::FromStr;
 use super::ScheduleKind;
 use crate::support::spelling::distance;
 
-/// Cost of two exchanged letters: as much as two other ones.
+/// Cost of two exchanged letters: the same as for two replaced letters.
 const SWAP: usize = 2;
 
 impl ScheduleKind {
-    /// The name, as in settings.
+    /// The name, as written in settings.
     pub const fn name(self) -> &'static str {
         match self {
             ScheduleKind::GPipe => "gpipe",
@@ -31,13 +31,13 @@ impl fmt::Display for ScheduleKind {
     }
 }
 
-/// Error of reading a [`ScheduleKind`]: no schedule has this name.
+/// Error of parsing a [`ScheduleKind`]: no schedule has this name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UnknownScheduleError {
-    /// What was asked for.
+    /// The name that was given.
     pub name: String,
-    /// The schedule whose name is nearest, if one is near.
+    /// The schedule with the most similar name, if one is similar enough.
     pub nearest: Option<ScheduleKind>,
 }
 
@@ -63,8 +63,8 @@ impl FromStr for ScheduleKind {
     }
 }
 
-/// The schedule whose variant is meant, in whatever case. Otherwise the one with the fewest letters
-/// to change, where capital letters, `-` and ` ` are as good as small letters and `_`.
+/// The schedule whose variant has this name, in any case. Otherwise, the one with the fewest
+/// letters to change, where a capital letter matches its small letter, and `-` and ` ` match `_`.
 fn nearest(name: &str) -> Option<ScheduleKind> {
     let letters =
         |text: &str| text.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
@@ -72,7 +72,7 @@ fn nearest(name: &str) -> Option<ScheduleKind> {
         return Some(spelt);
     }
     let same = |c: char| if c == '-' || c == ' ' { '_' } else { c.to_ascii_lowercase() };
-    // A name much longer than any is near to none; it is not looked at in full.
+    // A name much longer than all others is similar to none, so only its beginning is compared.
     let name: String = name.chars().take(32).map(same).collect();
     let distance = |kind: &ScheduleKind| distance(&name, kind.name(), SWAP);
     let nearest = ScheduleKind::ALL.into_iter().min_by_key(distance)?;

@@ -1,49 +1,57 @@
 use super::ScheduleKind;
 
-/// The stages cannot be placed on ranks.
+/// Why stages cannot be placed on ranks.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PlacementError {
-    /// Where a stage is on an accelerator, the devices are the ranks.
+    /// A number of ranks was given, and a stage is on an accelerator. The devices are then the
+    /// ranks.
     #[error("the number of ranks can only be chosen where all stages are on the CPU")]
     RanksAreDevices,
-    /// The stages do not divide over the ranks that were asked for.
+    /// The stages do not divide evenly over the given number of ranks.
     #[error(
         "`{kind}` needs the same number of stages on each rank, but the model has {stages} stages for {ranks} ranks: change the number of \
          stages or of ranks"
     )]
     Ranks {
-        /// Which schedule.
+        /// The schedule.
         kind: ScheduleKind,
-        /// How many stages there are.
+        /// Number of stages.
         stages: usize,
-        /// How many ranks were asked for.
+        /// Number of ranks that was given.
         ranks: usize,
     },
-    /// The stages do not divide into ranks of the schedule's size.
+    /// The number of stages is not a multiple of the schedule's stages per rank.
     #[error(
         "`{kind}` needs the same number of stages on each rank, but the model has {stages} stages for {stages_per_rank} per rank: change \
          the number of stages or of ranks"
     )]
     StagesPerRank {
-        /// Which schedule.
+        /// The schedule.
         kind: ScheduleKind,
-        /// How many stages there are.
+        /// Number of stages.
         stages: usize,
-        /// How many the schedule has on each rank, if nothing else is asked for.
+        /// Number of stages that the schedule has on each rank by default.
         stages_per_rank: usize,
     },
 }
 
 impl ScheduleKind {
-    /// The rank of each stage, by the accelerators that the stages are on; `None` stands for the
-    /// CPU.
+    /// Finds the rank of each stage from the accelerators that the stages are on. `None` stands for
+    /// the CPU.
     ///
-    /// An accelerator is a rank, whichever stages it has, and beside accelerators each CPU stage is
-    /// a rank of its own. Where all stages are on the CPU, any executor can run any stage: they are
-    /// placed as the schedule wants them, on `ranks` ranks if that is given.
+    /// Each accelerator is one rank, whichever stages it has. Next to accelerators, each CPU stage
+    /// is a rank by itself. If all stages are on the CPU, any executor can run any stage. They are
+    /// then placed as the schedule needs them, on `ranks` ranks if that is given.
     ///
-    /// Whether the schedule takes the placement is [`ScheduleKind::check_on`]'s question.
+    /// [`ScheduleKind::check_on`] checks whether the schedule can run with the placement.
+    ///
+    /// # Errors
+    ///
+    /// * [`PlacementError::RanksAreDevices`] if `ranks` is given and a stage is on an accelerator.
+    /// * [`PlacementError::Ranks`] if `ranks` is zero or does not divide the number of stages.
+    /// * [`PlacementError::StagesPerRank`] if `ranks` is not given and the number of stages is zero
+    ///   or not a multiple of the schedule's stages per rank.
     pub fn place<D: PartialEq>(
         self,
         accelerators: &[Option<D>],
@@ -70,7 +78,7 @@ impl ScheduleKind {
         Ok((0..stages).map(|stage| self.rank_of(stage, ranks, stages / ranks)).collect())
     }
 
-    /// How many stages a rank of the CPU has, if nothing else is asked for.
+    /// Number of stages that a CPU rank has by default.
     const fn usual_stages_per_rank(self) -> usize {
         match (self.stages_per_rank(), self) {
             (Some(needed), _) => needed,
@@ -80,7 +88,7 @@ impl ScheduleKind {
     }
 }
 
-/// Each CPU stage has a rank of its own; an accelerator has one for all of its stages.
+/// Gives each CPU stage a separate rank, and each accelerator one rank for all of its stages.
 fn by_device<'a, D: PartialEq>(accelerators: &'a [Option<D>]) -> Vec<usize> {
     let mut ranks: Vec<Option<&'a D>> = Vec::new();
     let rank_of = |accelerator: &'a Option<D>| {

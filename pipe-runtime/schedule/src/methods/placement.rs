@@ -1,14 +1,15 @@
-/// Which rank runs which stage.
+/// How stages are placed on ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Placement {
-    /// From the first rank to the last, and again from the first.
+    /// The stages go from the first rank to the last, then again from the first.
     Loop,
-    /// From the first rank to the last, and back: the first and the last stage are on one rank.
+    /// The stages go from the first rank to the last, then back to the first. With two stages per
+    /// rank, the first and the last stage are on one rank.
     V,
 }
 
 impl Placement {
-    /// The rank of `stage`. Without ranks it is 0.
+    /// The rank of `stage` on `ranks` ranks. It is 0 if there are no ranks.
     pub const fn rank_of(self, stage: usize, ranks: usize) -> usize {
         if ranks == 0 {
             return 0;

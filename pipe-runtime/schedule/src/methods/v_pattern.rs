@@ -1,16 +1,16 @@
-//! Schedules made from a building block: the slots of one micro-batch, repeated every six units of
-//! time (one for each of F, I and W of either stage of a rank), then moved together where the
-//! pipeline fills and drains.
+//! Schedules made from a building block. A block holds the slots of one micro-batch. It is repeated
+//! every six units of time (one for each of F, I and W of each of a rank's two stages). Then the
+//! passes are moved together where the pipeline fills and drains.
 //!
-//! Qi et al. 2024, "Pipeline Parallelism with Controllable Memory", on building blocks, and on
-//! repeating, squeezing and reordering them.
+//! Source: Qi et al. 2024, "Pipeline Parallelism with Controllable Memory", on building blocks, and
+//! on repeating, squeezing and reordering them.
 
 use super::rank_list::RankList;
 use crate::list::Schedule;
 
-/// When one micro-batch passes through a rank: forward through the rank's first and second stage,
-/// backward for the inputs through the second and the first. In between, two of six slots stay free
-/// for the parameters.
+/// The slots in which one micro-batch passes through a rank: the forward through the rank's first
+/// and second stage, then the backward for the inputs through the second and the first. In between,
+/// two of every six slots stay free for the parameters.
 pub(super) type Block = [usize; 4];
 
 const PERIOD: usize = 6;
@@ -22,8 +22,8 @@ const I1: usize = 2;
 const I0: usize = 3;
 const W: usize = 4;
 
-/// Repeats `block(rank)` for every micro-batch, closes the gaps without letting more micro-batches
-/// in than the repeated block does, and reads off each rank's order.
+/// Repeats `block(rank)` for every micro-batch, closes the gaps without a higher peak in flight
+/// than that of the repeated block, and reads off each rank's order.
 pub(super) fn repeat(ranks: usize, micro_batches: usize, block: impl Fn(usize) -> Block) -> Schedule {
     let mut grid: Vec<_> = (0..ranks).map(|rank| Row::repeated(block(rank), micro_batches)).collect();
     grid.iter_mut().for_each(Row::fill_in_weights);
@@ -62,12 +62,12 @@ pub(super) fn peak_in_flight(ranks: usize, micro_batches: usize, block: impl Fn(
     (0..ranks).map(peak).max().unwrap_or(0)
 }
 
-/// One rank's time.
+/// One rank's slots.
 struct Row {
-    /// What is done in each slot.
+    /// The kind of pass in each slot.
     slots: Vec<Option<usize>>,
-    /// The slots of each kind of pass, by micro-batch (the parameters': in the order of their
-    /// inputs').
+    /// The slots of each kind of pass, by micro-batch. Those for the parameters are in the order of
+    /// the passes for the inputs.
     at: [Vec<usize>; 5],
 }
 
@@ -89,7 +89,7 @@ impl Row {
     }
 
     /// Puts the backwards for the parameters into the gaps after the backwards for their inputs,
-    /// and what is left at the end.
+    /// and the remaining ones at the end.
     fn fill_in_weights(&mut self) {
         let mut due = 0;
         for slot in 0..self.slots.len() {
@@ -109,7 +109,7 @@ impl Row {
         self.at[W].drain(..).for_each(|slot| self.slots[slot] = None);
     }
 
-    /// Peak number of pairs in flight. Gaps count as if filled in.
+    /// Peak number of pairs in flight. Gaps count as if they were filled in.
     fn peak_in_flight(&self) -> usize {
         let filled_in = !self.at[W].is_empty();
         let (mut in_flight, mut peak, mut weights) = (0, 0, 0);
@@ -130,7 +130,7 @@ impl Row {
     }
 }
 
-/// The pass is that of micro-batch `index` (for the parameters: the `index`-th of the rank).
+/// A pass of micro-batch `index`. For the parameters, it is the `index`-th pass of the rank.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Pass {
     slot: usize,
@@ -149,8 +149,9 @@ fn by_time(grid: &[Row]) -> Vec<Pass> {
     passes
 }
 
-/// The first slot in which the pass may be: after the neighbour's, after the micro-batch's own one
-/// before, after the one of the micro-batch before.
+/// The first slot in which the pass may be. It comes after the same pass on the neighbouring rank,
+/// after the micro-batch's previous pass on this rank, and after the same pass of the previous
+/// micro-batch.
 fn earliest(grid: &[Row], Pass { rank, kind, index, .. }: Pass) -> usize {
     let at =
         |rank: Option<usize>, kind: Option<usize>, index: Option<usize>| Some(grid.get(rank?)?.at[kind?][index?] + 1);
@@ -174,9 +175,10 @@ fn earliest(grid: &[Row], Pass { rank, kind, index, .. }: Pass) -> usize {
     [neighbour, own, before].into_iter().flatten().max().unwrap_or(0)
 }
 
-/// Moves each pass of the filling (if asked to) and of the draining into the first gap in which it
-/// may be and in which the rank does not have more in flight than any did before. In the steady
-/// state between the two the repeated block is left as it is.
+/// Moves each pass of the draining phase, and of the filling phase if `filling` is set, into the
+/// first gap that is allowed. A gap is allowed if the rank then has no more pairs in flight than
+/// any rank had before. The repeated block stays as it is in the steady state between the two
+/// phases.
 fn move_together(grid: &mut [Row], filling: bool) {
     let limit = grid.iter().map(Row::peak_in_flight).max().unwrap_or(0);
     let passes = by_time(grid);
@@ -204,7 +206,7 @@ fn move_together(grid: &mut [Row], filling: bool) {
     }
 }
 
-/// Starts each pass as early as its rank's order and what it waits for allow.
+/// Starts each pass as early as its rank's order and its dependencies allow.
 fn squeeze(grid: &mut [Row]) {
     let passes = by_time(grid);
     let mut next = vec![0; grid.len()];

@@ -13,11 +13,16 @@ use crate::list::{Action, Schedule};
 /// rank 3  .  .  .  F0 F1 F2 F3 B3 B2 B1 B0 .  .  .
 /// ```
 ///
-/// `rank_of[stage]` says which rank runs a stage; ranks that have several of them go through them
-/// in order (looped stages). A micro-batch for which `checkpointed` holds is recomputed right
-/// before its backward.
+/// `rank_of[stage]` is the rank that runs a stage. A rank with several stages goes through them in
+/// order (looped stages). A micro-batch for which `checkpointed` holds is recomputed right before
+/// its backward.
 ///
-/// Idle time per rank is `(p - 1)(F + B)`; each rank holds up to all `m` micro-batches.
+/// With `p` ranks, the idle time per rank is `(p - 1)(F + B)`. Each rank holds up to all `m`
+/// micro-batches.
+///
+/// # Panics
+///
+/// If the lists up to the highest rank exceed the capacity of a `Vec`.
 pub fn gpipe(rank_of: &[usize], micro_batches: usize, checkpointed: impl Fn(usize) -> bool) -> Schedule {
     let mut ranks = vec![Vec::new(); rank_of.iter().max().map_or(0, |last| last + 1)];
     for (stage, &rank) in rank_of.iter().enumerate() {

@@ -3,8 +3,8 @@ use crate::methods::rank_list::RankList;
 use crate::methods::rounds::Rounds;
 
 /// Interleaved 1F1B (Narayanan et al. 2021, "Efficient Large-Scale Language Model Training on GPU
-/// Clusters Using Megatron-LM", section 2.2.2; with PyTorch's rounds, which allow for micro-batch
-/// counts that the ranks do not divide): the stages are looped over the ranks, and the
+/// Clusters Using Megatron-LM", section 2.2.2; with PyTorch's rounds, which allow numbers of
+/// micro-batches that the ranks do not divide): the stages are looped over the ranks, and the
 /// micro-batches go through a rank's stages round by round.
 ///
 /// ```text

@@ -1,4 +1,4 @@
-//! The ten published schedules, one file each: the lists, and how much each rank holds.
+//! The ten published schedules, one file each: the lists, and how much each rank has in flight.
 
 mod dualpipe_v;
 mod gpipe;
@@ -17,7 +17,11 @@ use crate::list::Schedule;
 use crate::methods::{ScheduleKind, ScheduleKindError};
 
 impl ScheduleKind {
-    /// The lists of `ranks` ranks with `stages_per_rank` stages each.
+    /// Makes the schedule for `ranks` ranks with `stages_per_rank` stages each.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`check`](Self::check).
     pub fn schedule(
         self,
         ranks: usize,
@@ -41,10 +45,15 @@ impl ScheduleKind {
     }
 
     /// Peak number of in-flight (stage, micro-batch) pairs on `rank`. A pair is in flight from its
-    /// forward until its backward, for the parameters if it is split. Divided by the stages per
-    /// rank, this is a number of whole micro-batches.
+    /// forward until its backward (the one for the parameters, if it is split). Divided by the
+    /// stages per rank, this is a number of whole micro-batches.
     ///
-    /// A recomputed micro-batch counts too, with what its stage was given.
+    /// A recomputed micro-batch also counts, although only its stage's inputs are kept. For a rank
+    /// that does not exist, the peak is 0.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`check`](Self::check).
     pub fn peak_in_flight(
         self,
         rank: usize,

@@ -3,8 +3,8 @@ use crate::methods::rank_list::RankList;
 
 /// 1F1B (Narayanan et al. 2019, "PipeDream: Generalized Pipeline Parallelism for DNN Training",
 /// section 3.2; with a flush per step as in Fan et al. 2021, "DAPPLE: A Pipelined Data Parallel
-/// Approach for Training Large Models", "early backward scheduling"): as many forwards as it takes
-/// until the first gradient arrives, then one backward and one forward in turn.
+/// Approach for Training Large Models", "early backward scheduling"): each rank runs forwards until
+/// the first gradient arrives, then one backward and one forward in turn.
 ///
 /// ```text
 /// rank 0  F0 F1 F2 F3 .  .  .  B0 F4 B1 F5 B2 .  B3 .  B4 .  B5

@@ -2,7 +2,7 @@ use crate::list::Schedule;
 use crate::methods::v_pattern::{self, Block};
 
 /// V-Half (Qi et al. 2024, "Pipeline Parallelism with Controllable Memory", on V-shaped building
-/// blocks): half the memory of 1F1B and half its idle time, with two stages per rank, the model
+/// blocks): half the memory of 1F1B and half its idle time, with two stages per rank and the model
 /// folded like a V.
 ///
 /// ```text
@@ -21,7 +21,7 @@ pub(super) fn peak_in_flight(ranks: usize, micro_batches: usize) -> usize {
 }
 
 fn block(ranks: usize) -> impl Fn(usize) -> Block {
-    // Keeps two passes out of one slot.
+    // Keeps two passes from taking the same slot.
     let delay = if ranks.is_multiple_of(2) { 3 } else { 0 };
     move |rank| [2 * rank, 3 * ranks - rank - 2, 3 * ranks + delay + 2 * rank - 1, 6 * ranks + delay - rank - 2]
 }

@@ -3,9 +3,9 @@ use crate::methods::rank_list::RankList;
 use crate::methods::rounds::Rounds;
 
 /// ZB-H1 (Qi et al. 2023, "Zero Bubble Pipeline Parallelism", section 2.1; for several stages per
-/// rank as PyTorch's interleaved zero bubble): 1F1B with the backward split, the part for the
-/// parameters put off by as many micro-batches as the rank's number, so that it fills the gaps at
-/// the end and every rank holds as much as the first one.
+/// rank as PyTorch's interleaved zero bubble): 1F1B with a split backward. The part for the
+/// parameters is put off by as many micro-batches as the rank's number, so that it fills the gaps
+/// at the end and every rank holds as much as the first one.
 ///
 /// ```text
 /// rank 0  F0 F1 F2 F3 .  .  .  I0 W0 F4 I1 W1 F5 I2 W2 I3 W3 I4 W4 I5 W5
