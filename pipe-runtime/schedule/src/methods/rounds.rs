@@ -16,8 +16,8 @@ impl Rounds {
         (micro_batches / ranks).max(1)
     }
 
-    /// Number of forwards of the warm-up, after which a backward follows each forward. The warm-up
-    /// is as long as all earlier stages of the rank take in a round, and `steps` longer.
+    /// Number of warm-up forwards, after which each forward is followed by a backward. It is the
+    /// number of forwards in a round that come before the rank's last stage, plus `steps`.
     pub(super) fn warm_up(&self, steps: usize) -> usize {
         (self.micro_batches * self.stages_per_rank).min((self.stages_per_rank - 1) * self.size + steps)
     }

@@ -1,4 +1,4 @@
-//! A schedule, or what ran of it, to look at.
+//! Drawings of schedules and traces.
 
 mod grid;
 mod svg;

@@ -1,17 +1,16 @@
-/// What each part of a model costs, per micro-batch. Any unit of time and any unit of memory will
-/// do.
+/// Costs of the parts of a model, per micro-batch, in any unit of time and any unit of memory.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Costs {
-    /// One per stage.
+    /// The costs of each stage.
     pub stages: Vec<StageCosts>,
-    /// From each stage to the next; one less than there are stages. Between stages on one rank the
-    /// time counts as zero.
+    /// The transfers from each stage to the next, one less than there are stages. Between stages on
+    /// one rank, the time counts as zero.
     pub boundaries: Vec<Transfer>,
-    /// The skips.
+    /// The skips and what their transfers cost.
     pub skips: Vec<Skip>,
 }
 
-/// What a stage costs.
+/// Costs of a stage, per micro-batch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StageCosts {
     /// Time of the forward.
@@ -22,20 +21,21 @@ pub struct StageCosts {
     pub backward_weight: f64,
     /// Time of the recomputation.
     pub recompute: f64,
-    /// Memory held from the forward (or the recomputation) on, until the backward for the inputs or
-    /// the whole one.
+    /// Memory held from the start of the forward (or of the recomputation) until the end of the
+    /// backward, whole or for the inputs.
     pub activation: f64,
-    /// The part of it that is held on until the backward for the parameters.
+    /// The part of `activation` that is held until the end of the backward for the parameters.
     pub for_weights: f64,
-    /// Memory held instead, of a micro-batch that is recomputed, until its backward: what the stage
-    /// was given.
+    /// Memory held instead of `activation` by a micro-batch that is recomputed, until its backward:
+    /// the stage's inputs.
     pub checkpoint: f64,
-    /// Memory of the parameters, their gradients and the optimizer's state: held all the time.
+    /// Memory of the parameters, their gradients and the optimizer's state, held all the time.
     pub parameters: f64,
 }
 
 impl StageCosts {
-    /// Of stages that are run as one. What one of them is given is not kept apart.
+    /// Costs of several stages merged into one. Only the inputs of the first one are kept for the
+    /// recomputation.
     fn sum(stages: &[StageCosts]) -> Self {
         let all = |cost: fn(&StageCosts) -> f64| stages.iter().map(cost).sum();
         Self {
@@ -51,32 +51,32 @@ impl StageCosts {
     }
 }
 
-/// What it takes to hand something on.
+/// Cost of passing a value or a gradient on.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Transfer {
-    /// Time, from the end of the one action until the other may start. Of several things from one
-    /// rank to another, one goes after the other.
+    /// Time from the end of the action that produces it until the one that needs it may start.
+    /// Several transfers from one rank to another go one after the other.
     pub time: f64,
-    /// Memory held while it waits to be used.
+    /// Memory held while the value waits to be used.
     pub size: f64,
 }
 
-/// A value that goes from one stage to a later one, past those between; its gradient takes the way
-/// back.
+/// A value that goes from one stage to a later one, past those in between. Its gradient goes the
+/// opposite way.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Skip {
     /// The stage that stashes it.
     pub from: usize,
     /// The stage that pops it.
     pub to: usize,
-    /// What that takes. The memory is held where the value is made, until it is used.
+    /// Cost of the transfer. The memory is held on the rank that makes the value, until it is used.
     pub transfer: Transfer,
 }
 
 impl Costs {
-    /// Equal stages: the given times (forward, backward for the inputs, backward for the
-    /// parameters), recomputation as long as the forward, one unit of memory per stage and
-    /// micro-batch, all of it until the end, and transfers that cost nothing.
+    /// Costs of equal stages: the given times (forward, backward for the inputs, backward for the
+    /// parameters), a recomputation as long as the forward, and transfers that cost nothing. Each
+    /// stage holds one unit of memory per micro-batch until the end of the backward.
     pub fn equal(stages: usize, forward: f64, backward_input: f64, backward_weight: f64) -> Self {
         let stage = StageCosts {
             forward,
@@ -92,8 +92,12 @@ impl Costs {
         Self { stages: vec![stage; stages], boundaries, skips: Vec::new() }
     }
 
-    /// The same model with `stages` stages: as many neighbours are run as one as it takes.
-    /// Unchanged if that does not come out even.
+    /// The costs of the same model with neighbouring stages merged, so that `stages` stages remain.
+    /// They are unchanged if the number of stages is not a multiple of `stages`.
+    ///
+    /// # Panics
+    ///
+    /// If there are no stages and `stages` is not zero.
     pub fn merged(&self, stages: usize) -> Self {
         if stages == 0 || !self.stages.len().is_multiple_of(stages) {
             return self.clone();
@@ -104,7 +108,7 @@ impl Costs {
         for &skip in &self.skips {
             let (from, to) = (skip.from / run, skip.to / run);
             match merged.get_mut(from) {
-                // It does not leave the stage, which holds it like anything else.
+                // The skip does not leave the stage, which holds it like its activations.
                 Some(stage) if from == to => stage.activation += skip.transfer.size,
                 _ => skips.push(Skip { from, to, ..skip }),
             }
@@ -113,7 +117,7 @@ impl Costs {
         Self { stages: merged, boundaries, skips }
     }
 
-    /// With a skip from stage `from` to stage `to` that costs nothing.
+    /// Adds a skip from stage `from` to stage `to` that costs nothing.
     pub fn with_skip(mut self, from: usize, to: usize) -> Self {
         self.skips.push(Skip { from, to, transfer: Transfer::default() });
         self

@@ -1,9 +1,10 @@
-//! What the crates of this workspace share. Not for users: it changes without notice.
+//! Code that the crates of this workspace share. It is not for users and changes without notice.
 
 pub mod spelling;
 pub mod table;
 
-/// The median; of an even number of values, the mean of the two in the middle; 0 of none.
+/// The median. For an even number of values it is the mean of the two in the middle; for none it is
+/// 0.
 pub fn median(values: &[f64]) -> f64 {
     let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);
@@ -26,7 +27,8 @@ pub fn bytes(bytes: f64) -> String {
     format!("{} {}", short(scaled.0), scaled.1)
 }
 
-/// A number with three significant digits, or with all digits before the point if there are more.
+/// Formats a number with up to three significant digits, or with all digits before the point if
+/// there are more.
 pub fn short(value: f64) -> String {
     let digits = match value.abs() {
         value if value >= 100. => 0,

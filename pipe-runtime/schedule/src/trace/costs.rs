@@ -6,12 +6,13 @@ use crate::simulate::Costs;
 use crate::support::median;
 
 impl Trace {
-    /// What each stage costs per micro-batch: the medians of the times in all runs, and the sizes
-    /// that were seen.
+    /// Costs of each stage, per micro-batch: the medians of the times in all runs, in seconds, and
+    /// the recorded sizes, in bytes.
     ///
-    /// A backward that was only ever whole counts as half for the inputs and half for the
-    /// parameters. A stage that recomputes nothing would recompute for as long as its forward
-    /// takes. Transfers between devices are part of the step that receives.
+    /// If all backwards of a stage were whole, half of their time counts for the inputs and half
+    /// for the parameters. If a stage recomputed nothing, its recomputation counts as long as its
+    /// forward. Transfers between devices are part of the step that receives and count as zero
+    /// here.
     pub fn costs(&self) -> Costs {
         let mut times: BTreeMap<(usize, ActionKind), Vec<f64>> = BTreeMap::new();
         for step in self.runs.iter().flat_map(|run| &run.steps) {

@@ -1,4 +1,4 @@
-//! What really ran, beside what the simulator says of the same lists.
+//! What really ran, to be compared with the simulation of the same lists.
 
 mod chrome;
 mod costs;
@@ -7,46 +7,47 @@ use crate::list::{Action, Schedule};
 use crate::simulate::{Costs, Simulation, SimulationError, simulate};
 use crate::timeline::{Span, Timeline};
 
-/// What ran when, over some runs of one pipeline. Times are in seconds, memory is in bytes.
+/// When each action ran, in one or more runs of a pipeline. Times are in seconds, memory is in
+/// bytes.
 ///
-/// It prints as a grid, measured above simulated, and is drawn by [`to_svg`](Self::to_svg) and, for
-/// Perfetto, [`to_chrome`](Self::to_chrome).
+/// It prints as a grid, measured above simulated. [`to_svg`](Self::to_svg) draws it, and
+/// [`to_chrome`](Self::to_chrome) writes it for Perfetto.
 #[derive(Clone, Debug, PartialEq)]
 #[must_use]
 pub struct Trace {
-    /// At least one.
+    /// The runs, of which there is at least one.
     runs: Vec<Run>,
-    /// What the parts of the model hold and hand on, per micro-batch; the times in it are of no
-    /// meaning.
+    /// Memory that the parts of the model hold and pass on, per micro-batch. The times in it have
+    /// no meaning.
     pub sizes: Costs,
 }
 
 /// One run of a pipeline's lists: a training step, or a forward or a backward alone.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Run {
-    /// What was to run.
+    /// The lists that were to run.
     pub schedule: Schedule,
-    /// What did, in the order in which it ended.
+    /// The actions that ran, in the order in which they ended.
     pub steps: Vec<TracedStep>,
 }
 
 /// One action as it ran.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TracedStep {
-    /// What was done.
+    /// The action.
     pub action: Action,
-    /// On which rank.
+    /// The rank that it ran on.
     pub rank: usize,
-    /// By which thread, from 0.
+    /// The thread that ran it, from 0.
     pub thread: usize,
-    /// When it started, after the trace did.
+    /// When it started, in seconds from the start of the trace.
     pub start: f64,
-    /// When it ended.
+    /// When it ended, in seconds from the start of the trace.
     pub end: f64,
 }
 
 impl Run {
-    /// When each rank did what. Time 0 is the start of the first action.
+    /// When each rank ran which action. Time 0 is the start of the first action.
     pub fn timeline(&self) -> Timeline {
         let begin = self.begin();
         let mut ranks = vec![Vec::new(); self.schedule.ranks.len()];
@@ -58,7 +59,7 @@ impl Run {
         Timeline { ranks, makespan }
     }
 
-    /// How many threads worked on it.
+    /// Number of threads that ran its actions.
     pub fn threads(&self) -> usize {
         let mut threads: Vec<_> = self.steps.iter().map(|step| step.thread).collect();
         threads.sort_unstable();
@@ -76,17 +77,17 @@ impl Run {
 }
 
 impl Trace {
-    /// Of these runs, the earliest first; none if there are none.
+    /// Makes a trace of these runs, the earliest first. Returns `None` if there are no runs.
     pub fn new(runs: Vec<Run>, sizes: Costs) -> Option<Self> {
         if runs.is_empty() { None } else { Some(Self { runs, sizes }) }
     }
 
-    /// The runs, in order: at least one.
+    /// The runs, in order. There is at least one.
     pub fn runs(&self) -> &[Run] {
         &self.runs
     }
 
-    /// The run that stands for all of them: of those with the most actions, the one of median
+    /// The run that represents all of them: among those with the most actions, the one of median
     /// length.
     pub fn typical(&self) -> &Run {
         let most = self.runs.iter().map(|run| run.steps.len()).max().unwrap_or(0);
@@ -95,13 +96,14 @@ impl Trace {
         longest[(longest.len() - 1) / 2]
     }
 
-    /// The lists of the [typical](Self::typical) run by the simulator, with the [measured
-    /// costs](Self::costs). It has a processor for each rank; where fewer threads served the ranks,
-    /// what was measured is longer.
+    /// Simulates the lists of the [typical](Self::typical) run with the [measured
+    /// costs](Self::costs). The simulator has one processor per rank. Where fewer threads served
+    /// the ranks, the measured times are longer.
     ///
     /// # Errors
     ///
-    /// If the trace was changed so that it is none.
+    /// If the lists of the run cannot finish, or [`sizes`](Self::sizes) are for another number of
+    /// stages. Neither occurs in a trace that was recorded and not changed.
     pub fn simulated(&self) -> Result<Simulation, SimulationError> {
         simulate(&self.typical().schedule, &self.costs())
     }

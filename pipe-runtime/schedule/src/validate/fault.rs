@@ -3,158 +3,158 @@ use std::fmt;
 use crate::list::Action;
 use crate::lower::{MessageFault, Transport};
 
-/// Something wrong with a list.
+/// A fault in a schedule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Fault {
-    /// There is no such stage or micro-batch.
+    /// An action has a stage or a micro-batch that does not exist.
     #[error(
         "`{action}` on rank {rank} is out of range: there are {stages} stages and {micro_batches} micro-batches, from 0"
     )]
     OutOfRange {
-        /// Which action.
+        /// The action.
         action: Action,
-        /// Where.
+        /// The rank whose list it is.
         rank: usize,
-        /// How many stages there are.
+        /// Number of stages.
         stages: usize,
-        /// How many micro-batches.
+        /// Number of micro-batches.
         micro_batches: usize,
     },
-    /// There is nothing to do.
+    /// There are no stages or no micro-batches.
     #[error("{stages} stages and {micro_batches} micro-batches: neither may be zero")]
     Empty {
-        /// How many stages there are.
+        /// Number of stages.
         stages: usize,
-        /// How many micro-batches.
+        /// Number of micro-batches.
         micro_batches: usize,
     },
-    /// It is done more than once.
+    /// An action is in the lists more than once.
     #[error("`{action}` is done twice: by rank {} as number {} and by rank {} as number {}", first.0, first.1 + 1, again.0, again.1 + 1)]
     Twice {
-        /// Which action.
+        /// The action.
         action: Action,
-        /// The rank, and the place in its list, from 0.
+        /// The rank of one occurrence, and its place in the rank's list, from 0.
         first: (usize, usize),
-        /// The other place.
+        /// The rank and the place of another occurrence.
         again: (usize, usize),
     },
-    /// It is not done at all.
+    /// An action is missing.
     #[error("`{action}` is missing: {why}")]
     Missing {
-        /// Which action.
+        /// The action.
         action: Action,
-        /// What needs it.
+        /// Why it must be there.
         why: Missing,
     },
-    /// One micro-batch's backward is there both whole and in parts.
+    /// A micro-batch has both a whole and a split backward in one stage.
     #[error("`{whole}` and `{part}` are both there: a backward is either whole (`B`) or split (`I` and `W`)")]
     WholeAndSplit {
-        /// The whole one.
+        /// The whole backward.
         whole: Action,
-        /// The part.
+        /// The part of the split backward.
         part: Action,
     },
-    /// Two actions of one micro-batch in one stage in the wrong order.
+    /// Two actions of one micro-batch in one stage are in the wrong order.
     #[error("`{action}` comes before `{needed}` on rank {rank}, which it needs")]
     Early {
-        /// What comes too early.
+        /// The action that comes too early.
         action: Action,
-        /// What must come before.
+        /// The action that must come before it.
         needed: Action,
-        /// Where.
+        /// The rank whose list it is.
         rank: usize,
     },
-    /// A recomputation that comes after what it is for.
+    /// A recomputation comes after the backward that it is for.
     #[error("`{action}` comes after `{user}` on rank {rank}, which it is for")]
     LateRecompute {
         /// The recomputation.
         action: Action,
-        /// What uses it.
+        /// The backward that uses it.
         user: Action,
-        /// Where.
+        /// The rank whose list it is.
         rank: usize,
     },
-    /// A stage is on two ranks.
+    /// A stage is on two ranks, or on another rank than the given one.
     #[error("`{action}` is on rank {rank}, and stage {} belongs to rank {owner}", action.stage)]
     Elsewhere {
-        /// Which action.
+        /// The action.
         action: Action,
-        /// Where it is.
+        /// The rank that it is on.
         rank: usize,
-        /// Where the stage's first action is, or where the stage was placed.
+        /// The rank of the stage's first action, or the rank that the stage was placed on.
         owner: usize,
     },
-    /// A rank has fewer stages than it should.
+    /// A rank has fewer stages than it must have.
     #[error("rank {rank} has {stages} stages and needs {needed}: its peers would wait for what it does not do")]
     FewerStages {
-        /// Which rank.
+        /// The rank.
         rank: usize,
-        /// How many it has.
+        /// Number of stages on it.
         stages: usize,
-        /// How many every rank must have.
+        /// Number of stages that every rank must have.
         needed: usize,
     },
-    /// Actions that wait for each other.
+    /// Actions wait for each other.
     #[error("these wait for each other: {0}")]
     Cycle(
         /// Each waits for the next, and the last for the first.
         Cycle,
     ),
-    /// More is in flight than declared.
+    /// A rank has more pairs in flight than declared.
     #[error(
         "rank {rank} has {peak} pairs of a stage and a micro-batch in flight from `{action}` on, and {declared} are declared"
     )]
     Peak {
-        /// Which rank.
+        /// The rank.
         rank: usize,
-        /// How many pairs of a stage and a micro-batch are in flight.
+        /// Peak number of in-flight (stage, micro-batch) pairs.
         peak: usize,
-        /// How many may be.
+        /// The declared peak.
         declared: usize,
-        /// With which action it has that many for the first time.
+        /// The first action that reaches the peak.
         action: Action,
     },
-    /// The declaration is for another number of ranks.
+    /// The peaks are declared for another number of ranks.
     #[error("{declared} peaks are declared for {ranks} ranks")]
     Peaks {
-        /// How many are declared.
+        /// Number of declared peaks.
         declared: usize,
-        /// How many ranks there are.
+        /// Number of ranks.
         ranks: usize,
     },
-    /// A skip that leads nowhere.
+    /// A skip does not lead from a stage to a later one.
     #[error(
         "the skip from stage {from} to stage {to} cannot be served: it must lead to a later one of {stages} stages"
     )]
     Unserved {
-        /// Where it starts.
+        /// The stage where it starts.
         from: usize,
-        /// Where it ends.
+        /// The stage where it ends.
         to: usize,
-        /// How many stages there are.
+        /// Number of stages.
         stages: usize,
     },
-    /// More of a skip lies between its stages than declared.
+    /// More micro-batches of a skip may be in transit than declared.
     #[error(
         "up to {peak} micro-batches' values of the skip from stage {from} to stage {to} may wait, and {declared} are declared"
     )]
     Transit {
-        /// Where it starts.
+        /// The stage where it starts.
         from: usize,
-        /// Where it ends.
+        /// The stage where it ends.
         to: usize,
-        /// How many may wait at once, whatever the clock says.
+        /// Largest possible number of micro-batches in transit, whatever the times are.
         peak: usize,
-        /// How many it may be.
+        /// The declared number.
         declared: usize,
     },
-    /// The messages between the ranks do not fit.
+    /// There is a fault in the messages between the ranks.
     #[error("{transport}: {fault}")]
     Message {
-        /// Over which transport.
+        /// The transport for which it was found.
         transport: Transport,
-        /// What is wrong.
+        /// The fault.
         fault: MessageFault,
     },
 }
@@ -162,11 +162,11 @@ pub enum Fault {
 /// Why an action must be there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missing {
-    /// Each micro-batch goes through each stage.
+    /// Every micro-batch goes forward through every stage.
     Forward,
-    /// What went forward must come back.
+    /// Every micro-batch goes backward through every stage.
     Backward,
-    /// The rest of a split backward.
+    /// A split backward has both parts.
     OtherPart,
 }
 
@@ -180,11 +180,11 @@ impl fmt::Display for Missing {
     }
 }
 
-/// Actions that wait for each other in a ring.
+/// Actions that wait for each other in a cycle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cycle(
-    /// Each rank's next action, with what of another rank it waits for, which comes later in that
-    /// rank's list.
+    /// A rank, its next action, and the action that it waits for, which comes later in the list of
+    /// its rank.
     pub Vec<(usize, Action, Action)>,
 );
 
@@ -198,14 +198,14 @@ impl fmt::Display for Cycle {
     }
 }
 
-/// All that is wrong with a schedule, as far as it was looked at: one line each.
+/// The faults of a schedule. It prints one line per fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ValidationError {
-    /// What was found.
+    /// The faults that were found.
     pub faults: Vec<Fault>,
-    /// How many more there are of a kind that was cut off, so that a wholly wrong list does not
-    /// fill the screen.
+    /// Number of further faults that are not listed, so that an entirely wrong list does not fill
+    /// the screen.
     pub more: usize,
 }
 

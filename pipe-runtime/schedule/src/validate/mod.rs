@@ -1,4 +1,4 @@
-//! Proofs about a list, whoever wrote it.
+//! Proofs that a schedule is valid, wherever it comes from.
 
 mod fault;
 
@@ -10,32 +10,36 @@ use crate::list::{Action, ActionKind, DeadlockError, InFlight, Order, Schedule};
 use crate::lower::Transport;
 use crate::methods::{ScheduleKind, ScheduleKindError};
 
-/// What a schedule is to keep to, besides being a schedule at all.
+/// Limits that a schedule must keep to, besides being valid.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// How many (stage, micro-batch) pairs may be in flight on each rank, if that is declared.
+    /// Largest allowed number of in-flight (stage, micro-batch) pairs, per rank, if declared.
     pub peak_in_flight: Option<Vec<usize>>,
-    /// How many stages every rank must have, if it must.
+    /// Smallest allowed number of stages per rank, if required.
     pub stages_per_rank: Option<usize>,
-    /// Which rank each stage is on, if that is given.
+    /// The rank of each stage, if given.
     pub rank_of: Option<Vec<usize>>,
-    /// The skips that it must serve.
+    /// The skips that the schedule must serve.
     pub skips: Vec<Route>,
 }
 
-/// A skip.
+/// A skip from one stage to a later one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
     /// The stage that stashes it.
     pub from: usize,
     /// The stage that pops it.
     pub to: usize,
-    /// How many micro-batches' values may wait in between, if that is declared.
+    /// Largest allowed number of micro-batches in transit, if declared.
     pub transit: Option<usize>,
 }
 
 impl Limits {
-    /// What the schedule declares of itself.
+    /// The limits that a published schedule declares for itself.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`ScheduleKind::check`].
     pub fn of(
         kind: ScheduleKind,
         ranks: usize,
@@ -54,24 +58,33 @@ impl Limits {
         })
     }
 
-    /// With a skip from stage `from` to stage `to`.
+    /// Adds a skip from stage `from` to stage `to`, with any number of micro-batches in transit.
     pub fn with_skip(mut self, from: usize, to: usize) -> Self {
         self.skips.push(Route { from, to, transit: None });
         self
     }
 }
 
-/// How many faults of one kind are listed.
+/// Largest number of faults of one kind that are listed.
 const LISTED: usize = 50;
 
 impl Schedule {
-    /// Proves that the lists are a schedule and keep to `limits`, or says all that is wrong.
+    /// Proves that the lists form a valid schedule that keeps to `limits`.
     ///
-    /// In three steps, each looked at only if the ones before found nothing, because a list with a
-    /// missing action has no meaningful order: every action is there once, in range, on its stage's
-    /// rank; each stage's actions are in order; nothing waits for itself, neither by the lists nor,
-    /// [lowered](Schedule::lower) to messages, over either [`Transport`]; skips are served; no more
-    /// is in flight than declared.
+    /// There are three steps. Each is done only if the ones before found nothing, because a list
+    /// with a missing action has no meaningful order.
+    ///
+    /// 1. Every action is there once, in range, and on its stage's rank. Each stage's actions are
+    ///    in order. Every skip leads to a later stage. No more pairs are in flight than declared.
+    /// 2. The lists have an order: no actions wait for each other. No more micro-batches of a skip
+    ///    are in transit than declared.
+    /// 3. The messages of the [lowered](Schedule::lower) lists are complete, and all lists finish
+    ///    over either [`Transport`].
+    ///
+    /// # Errors
+    ///
+    /// The faults of the first step that finds any: up to 50 of each kind, and the number of
+    /// further ones.
     pub fn validate(&self, limits: &Limits) -> Result<(), ValidationError> {
         let mut findings = Findings { faults: ValidationError { faults: Vec::new(), more: 0 } };
         let places = self.places(&mut findings);
@@ -92,7 +105,7 @@ impl Schedule {
         if findings.faults.faults.is_empty() { Ok(()) } else { Err(findings.faults) }
     }
 
-    /// Every action once and in range.
+    /// Checks that every action is there once and in range. Returns where each action is.
     fn places(&self, findings: &mut Findings) -> BTreeMap<Action, (usize, usize)> {
         let mut places = BTreeMap::new();
         let (mut out_of_range, mut twice) = (findings.counter(), findings.counter());
@@ -113,7 +126,7 @@ impl Schedule {
         places
     }
 
-    /// None missing, and no backward both whole and split.
+    /// Checks that no action is missing, and that no backward is both whole and split.
     fn present(&self, places: &BTreeMap<Action, (usize, usize)>, findings: &mut Findings) {
         if self.stages == 0 || self.micro_batches == 0 {
             return findings.push(Fault::Empty { stages: self.stages, micro_batches: self.micro_batches });
@@ -122,8 +135,8 @@ impl Schedule {
         let mut mixed = findings.counter();
         let pairs = (0..self.stages).flat_map(|stage| (0..self.micro_batches).map(move |i| (stage, i)));
         for (seen, (stage, micro_batch)) in pairs.enumerate() {
-            // A schedule may claim to be far larger than its lists are; what it lacks then is not
-            // counted one by one.
+            // A schedule may claim to be far larger than its lists are. Its missing actions are
+            // then not counted one by one.
             if missing.found > LISTED && seen > places.len() + LISTED {
                 let pairs = self.stages.saturating_mul(self.micro_batches);
                 findings.faults.more = findings.faults.more.saturating_add(pairs.saturating_sub(seen + 1));
@@ -154,7 +167,8 @@ impl Schedule {
         }
     }
 
-    /// A stage's actions are all on one rank, the one it was placed on; every rank has its stages.
+    /// Checks that a stage's actions are all on the rank that it was placed on, or else on one
+    /// rank, and that every rank has enough stages.
     fn placed(&self, limits: &Limits, findings: &mut Findings) {
         let mut owners: BTreeMap<usize, usize> = BTreeMap::new();
         if let Some(rank_of) = &limits.rank_of {
@@ -177,8 +191,8 @@ impl Schedule {
         }
     }
 
-    /// Within a stage and a micro-batch: forward, recomputation, backward for the inputs (or
-    /// whole), backward for the parameters.
+    /// Checks the order within a stage and a micro-batch: forward, recomputation, backward for the
+    /// inputs (or whole), backward for the parameters.
     fn in_order(&self, places: &BTreeMap<Action, (usize, usize)>, findings: &mut Findings) {
         let mut early = findings.counter();
         for (&action, &(rank, number)) in places {
@@ -245,7 +259,7 @@ impl Schedule {
         }
     }
 
-    /// Follows what the first waiting action waits for until it comes round.
+    /// Follows the chain of waiting actions from the first one until it closes.
     fn cycle(&self, stuck: &DeadlockError) -> Cycle {
         let place = |action: Action| {
             let on =
@@ -277,7 +291,7 @@ impl Schedule {
     }
 }
 
-/// The faults that were found so far.
+/// The faults found so far.
 struct Findings {
     faults: ValidationError,
 }
