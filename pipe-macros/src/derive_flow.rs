@@ -29,7 +29,7 @@ fn expand(item: &DeriveInput) -> syn::Result<TokenStream> {
     for field in fields {
         let ty = &field.ty;
         // On the type, so that one that does not flow is an error there.
-        where_clause.predicates.push(parse_quote_spanned!(ty.span()=> #ty: __rt::Flow));
+        where_clause.predicates.push(parse_quote_spanned!(Span::mixed_site().located_at(ty.span())=> #ty: __rt::Flow));
     }
     let (params, arguments, bounds) = generics.split_for_impl();
     let mut by_reference = generics.clone();

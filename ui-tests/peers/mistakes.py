@@ -586,11 +586,6 @@ def fields_are_layers():
 
 
 @mistake("types")
-def optional_layers_are_not_layers():
-    train(nn.Sequential(linear(), None))
-
-
-@mistake("types")
 def functions_are_not_layers():
     train(nn.Sequential(linear(), torch.relu))
 

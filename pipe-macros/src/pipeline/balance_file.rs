@@ -126,7 +126,7 @@ fn run_where_they_stand(fields: &mut [Field], named: &LitStr) {
     for (index, field) in layers(fields).enumerate() {
         field.marks.devices = None;
         field.marks.device = (index == 0).then(|| Mark { word: word(), value: LitStr::new("cpu", named.span()) });
-        if !matches!(field.shape, Shape::Single) && field.marks.repeat.is_none() {
+        if field.shape.is_repeated() && field.marks.repeat.is_none() {
             field.marks.repeat = Some(Mark { word: word(), value: () });
         }
     }
@@ -209,7 +209,7 @@ fn place(field: &mut Field, entry: &Entry, named: &LitStr, assigned: &Assigned, 
         }
     };
     let length = match &field.shape {
-        Shape::Single => None,
+        Shape::Single | Shape::Optional { .. } => None,
         Shape::List { .. } => Some(each.len()),
         Shape::Array { len, .. } => Some(literal(len).unwrap_or(each.len())),
     };

@@ -1,7 +1,7 @@
 //! The struct as it is written: what `parse` and `balance_file` fill in, and `model` takes apart.
 
 use proc_macro2::Ident;
-use syn::{Expr, Generics, LitInt, LitStr, Path, Type, Visibility};
+use syn::{Expr, Generics, LitInt, LitStr, Member, Path, Type, Visibility};
 
 /// The whole struct. Fields are in source order.
 pub struct Declaration {
@@ -54,15 +54,24 @@ pub enum Shape {
     List {
         layer: Box<Type>,
     },
+    /// `Option<L>`
+    Optional {
+        layer: Box<Type>,
+    },
 }
 
 impl Shape {
-    /// The type of one of the repeated layers.
+    /// The type of the layers inside an array, a `Vec` or an `Option`.
     pub fn layer(&self) -> Option<&Type> {
         match self {
             Shape::Single => None,
-            Shape::Array { layer, .. } | Shape::List { layer } => Some(layer),
+            Shape::Array { layer, .. } | Shape::List { layer } | Shape::Optional { layer } => Some(layer),
         }
+    }
+
+    /// Whether the field can hold several layers.
+    pub fn is_repeated(&self) -> bool {
+        matches!(self, Shape::Array { .. } | Shape::List { .. })
     }
 }
 
@@ -133,6 +142,8 @@ impl Part {
 pub struct Stash {
     pub name: Ident,
     pub kept: Kept,
+    /// The way to a part of that value: `1` of `input.1`.
+    pub part: Vec<Member>,
 }
 
 /// Which value is kept.

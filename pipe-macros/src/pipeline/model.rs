@@ -129,7 +129,7 @@ impl Layer {
     }
 
     pub fn is_repeated(&self) -> bool {
-        self.shape.layer().is_some()
+        self.shape.is_repeated()
     }
 
     pub fn pops(&self) -> &[Ident] {

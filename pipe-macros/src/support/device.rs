@@ -1,6 +1,6 @@
 //! Torch device strings.
 
-use crate::support::names::nearest;
+use pipe_schedule::support::spelling::nearest;
 
 /// Why a string is not a device.
 #[derive(Debug, PartialEq, Eq)]

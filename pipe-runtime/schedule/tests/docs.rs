@@ -81,11 +81,11 @@ fn the_table_is_what_the_simulator_says() {
 #[test]
 fn the_names_are_those_of_settings_and_of_rust() {
     let mut table = "| setting | Rust | stages per rank |\n| --- | --- | --- |\n".to_owned();
-    for method in Method::ALL {
-        assert_eq!(method.to_string().parse(), Ok(method));
-        let stages = method.stages_per_rank().map_or("any".to_owned(), |stages| stages.to_string());
-        let setting = if method == Method::OneFOneB { format!("\"{method}\"") } else { method.to_string() };
-        let _ = writeln!(table, "| [`{setting}`](#{}) | `Method::{method:?}` | {stages} |", anchor(method));
+    for kind in ScheduleKind::ALL {
+        assert_eq!(kind.to_string().parse(), Ok(kind));
+        let stages = kind.stages_per_rank().map_or("any".to_owned(), |stages| stages.to_string());
+        let setting = if kind == ScheduleKind::OneFOneB { format!("\"{kind}\"") } else { kind.to_string() };
+        let _ = writeln!(table, "| [`{setting}`](#{}) | `ScheduleKind::{kind:?}` | {stages} |", anchor(kind));
     }
     assert_table("names", &table);
 }

@@ -47,6 +47,19 @@ impl<M: ModuleT> Layer<Tensor> for M {
     }
 }
 
+/// Passes `input` through the child layer `name` if it is there. An absent one is the identity, at
+/// its place in the model all the same.
+#[doc(hidden)]
+pub fn pass_if_some<L, T>(input: T, layer: &Option<L>, cx: &Context, name: &'static str) -> T
+where
+    L: Layer<T, Out = T>,
+{
+    match layer {
+        Some(layer) => pass(input, layer, cx, name),
+        None => cx.layer(name).enter(|_| input),
+    }
+}
+
 /// Passes `input` through the child layer `name`, at its place in the model.
 #[doc(hidden)]
 pub fn pass<L, In, Out>(input: In, layer: &L, cx: &Context, name: &'static str) -> Out

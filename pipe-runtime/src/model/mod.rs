@@ -15,7 +15,7 @@ mod vars;
 pub use carried::Carried;
 pub use context::Context;
 pub use devices::Devices;
-pub use layer::{Layer, pass};
+pub use layer::{Layer, pass, pass_if_some};
 pub use plan::{LayerPlan, Plan, Repeat, SkipPlan, Split, StagePlan};
 pub use repeat::{Repeated, gather_parts, run_each, spread};
 pub use tie::{Tied, lend};

@@ -8,6 +8,19 @@ use tch::Tensor;
 
 use crate::model::{Context, Layer};
 
+/// Gives what it takes, of any type: a place for a stage boundary or a skip, or for a layer that is
+/// not there yet. A layer that may be absent is an `Option` of a layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Identity;
+
+impl<T> Layer<T> for Identity {
+    type Out = T;
+
+    fn run(&self, input: T, _cx: &Context) -> T {
+        input
+    }
+}
+
 /// Joins the input and a popped skip along one dimension: `[N, C, ...]` and `[N, D, ...]` to
 /// `[N, C + D, ...]` for the default, dimension 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

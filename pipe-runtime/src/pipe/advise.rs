@@ -43,6 +43,7 @@ impl<M: Pipeline> Pipe<M> {
             options.ranks =
                 (1..=cores.min(stages.len())).rev().filter(|ranks| stages.len().is_multiple_of(*ranks)).collect();
             options.stages = Stages::Fixed;
+            options.cores = Some(cores);
         } else {
             options.stages = Stages::On(rank_of.to_vec());
         }

@@ -39,6 +39,41 @@ impl<M: Pipeline> Pipe<M> {
         joined
     }
 
+    /// The output for `inputs` in evaluation mode, without anything that a backward would need. The
+    /// mode is the one before again when this returns, and so is tch's grad mode. Works with every
+    /// schedule.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`forward`](Pipe::forward).
+    pub fn predict(&mut self, inputs: impl IntoFlow<M::Input>) -> Result<M::Output> {
+        self.evaluating(|pipe| {
+            let _no_grad = tch::no_grad_guard();
+            pipe.forward(inputs)
+        })
+    }
+
+    /// Runs `evaluate` in [evaluation mode](Pipe::eval). The mode is the one before again when it
+    /// returns, also with an error or by a panic.
+    ///
+    /// It leaves grad mode as it is: [`predict`](Pipe::predict) records nothing for a backward.
+    pub fn evaluating<T>(&mut self, evaluate: impl FnOnce(&mut Self) -> T) -> T {
+        /// Puts the mode back when dropped.
+        struct Evaluation<'p, M: Pipeline> {
+            pipe: &'p mut Pipe<M>,
+            was_training: bool,
+        }
+        impl<M: Pipeline> Drop for Evaluation<'_, M> {
+            fn drop(&mut self) {
+                self.pipe.core.training = self.was_training;
+            }
+        }
+        let was_training = self.is_training();
+        self.eval();
+        let guard = Evaluation { pipe: self, was_training };
+        evaluate(&mut *guard.pipe)
+    }
+
     pub(super) fn built(&self) -> &Arc<BuiltPipeline> {
         &self.core.pipeline
     }

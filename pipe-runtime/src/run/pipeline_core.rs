@@ -68,7 +68,7 @@ impl PipelineCore {
         if gradients && self.pipeline.schedule != ScheduleChoice::Published(ScheduleKind::GPipe) {
             return Err(Error::Setting(format!(
                 "`forward` and `backward()` run GPipe's order, but this pipeline was built for {}: use `train_step`, or build it with `schedule(ScheduleKind::GPipe)`. \
-                 Under `no_grad`, `forward` works with every schedule",
+                 `predict` works with every schedule",
                 match &self.pipeline.schedule {
                     ScheduleChoice::Published(kind) => format!("`{kind}`"),
                     ScheduleChoice::Custom(_) => "a custom schedule".to_owned(),

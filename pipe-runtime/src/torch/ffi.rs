@@ -170,6 +170,7 @@ unsafe extern "C" {
         name: *const c_char,
         stage: i64,
     ) -> c_int;
+    pub(super) fn pipe_gradient_drop(variable: *const C_tensor) -> c_int;
     pub(super) fn pipe_variables_stand(variables: *const Variables, stage: i64) -> c_int;
     pub(super) fn pipe_variables_again(variables: *const Variables, stage: i64, fresh: *mut *mut Variables) -> c_int;
     pub(super) fn pipe_watch_start(

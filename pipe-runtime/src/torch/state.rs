@@ -73,6 +73,12 @@ impl Drop for Variables {
     }
 }
 
+/// Frees the gradient of a variable, if it has one.
+pub(crate) fn drop_gradient(variable: &Tensor) -> Result<(), TorchError> {
+    // SAFETY: the handle is alive; the shim replaces the variable's handle on its gradient.
+    ffi::check(unsafe { ffi::pipe_gradient_drop(variable.as_ptr()) })
+}
+
 /// While it lives, each variable that a layer on this thread is about to change is copied before.
 #[derive(Debug)]
 pub(crate) struct Watch {

@@ -14,7 +14,7 @@ use crate::support::names::plain;
 const NAME: &str = "it is one segment of parameter paths such as `encode1.weight`";
 
 /// Methods for users on all variables of a model with devices.
-const METHODS_OF_VARS: [&str; 4] = ["var_store", "devices", "save", "load"];
+const METHODS_OF_VARS: [&str; 7] = ["var_store", "devices", "select", "freeze", "unfreeze", "save", "load"];
 
 /// A name is one segment of a parameter path. `#[layer(name = "down.0")] down: Linear`
 pub fn names_are_one_segment(model: &Model, errors: &mut Errors) {

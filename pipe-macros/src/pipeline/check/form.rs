@@ -55,7 +55,7 @@ pub fn constants_are_not_called_as_locals(model: &Model, errors: &mut Errors) {
 pub fn arrays_say_how_they_run(model: &Model, errors: &mut Errors) {
     for layer in &model.layers {
         let what = match layer.shape {
-            Shape::Single => continue,
+            Shape::Single | Shape::Optional { .. } => continue,
             Shape::Array { .. } => "an array",
             Shape::List { .. } => "a `Vec`",
         };

@@ -82,4 +82,5 @@ pub fn check(model: &Model, errors: &mut Errors) {
     skips::misspelt_pops_suggest_a_name(model, errors);
     skips::arrays_keep_only_their_ends(model, errors);
     skips::arrays_pop_nothing(model, errors);
+    skips::optional_layers_have_no_skips(model, errors);
 }

@@ -1,5 +1,6 @@
 //! Rules of the settings.
 
+use pipe_schedule::support::spelling::nearest;
 use pipe_schedule::{Checkpoint, Placement, PlacementError, ScheduleKind, ScheduleKindError};
 use proc_macro2::{Ident, TokenStream};
 use quote::ToTokens;
@@ -10,7 +11,6 @@ use crate::pipeline::parse::{self, quoted, schedule_kind, whole_number, word};
 use crate::pipeline::plan::{Stage, stages};
 use crate::pipeline::prove::{self, Scheduled};
 use crate::support::errors::{Errors, error, error_at_both};
-use crate::support::names::nearest;
 
 const SETTINGS: [&str; 8] = ["input", "output", "chunks", "checkpoint", "schedule", "balance", "allow", "crate"];
 

@@ -1,9 +1,11 @@
 //! Rules of skips: every value that is kept is used once, later.
 
-use crate::pipeline::declaration::{Kept, Marks};
+use pipe_schedule::support::spelling::nearest;
+
+use crate::pipeline::declaration::{Kept, Marks, Shape};
 use crate::pipeline::model::{End, Layer, Model, Skip};
 use crate::support::errors::{Errors, error, error_at_both};
-use crate::support::names::{nearest, plain};
+use crate::support::names::plain;
 
 /// A name stands for one value. `#[stash(a)] one: One, #[stash(a)] two: Two`
 pub fn stashed_once(model: &Model, errors: &mut Errors) {
@@ -168,6 +170,34 @@ pub fn arrays_pop_nothing(model: &Model, errors: &mut Errors) {
                 pop,
                 format!("`{}` repeats one layer, so none of them can take `{}`", layer.ident, plain(pop)),
                 "pop it in a layer of its own, before or after",
+            ));
+        }
+    }
+}
+
+/// A layer that may be absent takes one value and gives one of the same type: absent, it is the
+/// identity, which takes and returns no skip. `#[pop(a)] concat: Option<Concat>`
+pub fn optional_layers_have_no_skips(model: &Model, errors: &mut Errors) {
+    for layer in model.layers.iter().filter(|layer| matches!(layer.shape, Shape::Optional { .. })) {
+        let nothing = format!("`{}` may be absent, and then nothing", layer.ident);
+        for pop in layer.pops() {
+            errors.push(error(
+                pop,
+                format!("{nothing} takes `{}`", plain(pop)),
+                "pop it in a layer of its own, or in one that is always there",
+            ));
+        }
+        for stash in layer.stashes() {
+            let name = plain(&stash.name);
+            let what = match stash.kept {
+                Kept::Input | Kept::Output => continue,
+                Kept::Returned => format!("returns `{name}`"),
+                Kept::Tied => format!("lends `{name}`"),
+            };
+            errors.push(error(
+                &stash.name,
+                format!("{nothing} {what}"),
+                format!("write `{name} = input` for what goes into it, `{name} = output` for what comes out of it"),
             ));
         }
     }

@@ -2,13 +2,14 @@
 //! `#[pipeline(allow(single_stage))]`.
 
 use pipe_schedule::Checkpoint;
+use pipe_schedule::support::spelling::nearest;
 use proc_macro2::Span;
 
 use crate::pipeline::model::Model;
 use crate::pipeline::parse::{self, whole_number, word};
 use crate::pipeline::plan::{Plan, Route};
 use crate::support::errors::{Errors, error};
-use crate::support::names::{nearest, plain};
+use crate::support::names::plain;
 
 const WARNINGS: [&str; 4] = ["single_stage", "short_skip", "except_last_of_one_chunk", "name_differs_by_case"];
 

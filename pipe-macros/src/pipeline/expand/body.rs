@@ -8,7 +8,7 @@ use proc_macro2::{Ident, Literal, Span, TokenStream};
 use quote::{format_ident, quote_spanned};
 
 use super::here;
-use crate::pipeline::declaration::Kept;
+use crate::pipeline::declaration::{Kept, Shape, Stash};
 use crate::pipeline::model::{Layer, Model};
 use crate::pipeline::plan::{Plan, Route, Step};
 use crate::support::names::plain;
@@ -25,17 +25,18 @@ fn call(model: &Model, plan: &Plan, step: &Step) -> TokenStream {
     let (is_first, is_last) = (step.part == 0, step.part + 1 == step.parts);
     let mut tokens = TokenStream::new();
     if is_first {
-        tokens.extend(keep(layer, plan, Kept::Input, &quote_spanned!(site(layer)=> __rt::keep(&x))));
-        tokens.extend(keep(layer, plan, Kept::Tied, &quote_spanned!(site(layer)=> __rt::lend(#binding))));
+        tokens.extend(keep(layer, plan, Kept::Input, |stash| kept(layer, stash)));
+        tokens.extend(keep(layer, plan, Kept::Tied, |_| quote_spanned!(site(layer)=> __rt::lend(#binding))));
         tokens.extend(receive(model, layer, plan));
     }
-    tokens.extend(match layer.is_repeated() {
-        true => run_each(layer, &binding),
-        false => run(layer, &binding),
+    tokens.extend(match layer.shape {
+        Shape::Single => run(layer, &binding),
+        Shape::Array { .. } | Shape::List { .. } => run_all(layer, &binding, &format_ident!("run_each")),
+        Shape::Optional { .. } => run_all(layer, &binding, &format_ident!("pass_if_some")),
     });
     if is_last {
         tokens.extend(send_returned(layer, plan));
-        tokens.extend(keep(layer, plan, Kept::Output, &quote_spanned!(site(layer)=> __rt::keep(&x))));
+        tokens.extend(keep(layer, plan, Kept::Output, |stash| kept(layer, stash)));
     }
     tokens
 }
@@ -66,17 +67,24 @@ fn with_skips(at: Span, skips: &[Ident]) -> TokenStream {
     }
 }
 
-fn run_each(layer: &Layer, binding: &Ident) -> TokenStream {
+/// `let x = __rt::run_each(x, layers, cx, "layers");`, by `function`.
+fn run_all(layer: &Layer, binding: &Ident, function: &Ident) -> TokenStream {
     let child = layer.child();
-    quote_spanned!(site(layer)=> let x = __rt::run_each(x, #binding, cx, #child);)
+    quote_spanned!(site(layer)=> let x = __rt::#function(x, #binding, cx, #child);)
 }
 
-/// `#[stash(a = input)]` and `#[stash(a = output)]`: another handle to what `x` is here.
-/// `#[stash(a = tied)]`: what the layer lends.
-fn keep(layer: &Layer, plan: &Plan, what: Kept, value: &TokenStream) -> TokenStream {
+/// `#[stash(a = input)]` and `#[stash(a = output)]`: another handle to what `x` is here, or a part
+/// of it. `#[stash(a = tied)]`: what the layer lends.
+fn keep(layer: &Layer, plan: &Plan, what: Kept, value: impl Fn(&Stash) -> TokenStream) -> TokenStream {
     let at = site(layer);
-    let kept = layer.stashes().iter().filter(|stash| stash.kept == what);
-    kept.filter_map(|stash| plan.route(&stash.name)).map(|route| store(route, at, value)).collect()
+    let stashes = layer.stashes().iter().filter(|stash| stash.kept == what);
+    stashes.filter_map(|stash| Some(store(plan.route(&stash.name)?, at, &value(stash)))).collect()
+}
+
+/// `__rt::keep(&x)`, or `__rt::keep(&x.1)`. The number stands where it is written.
+fn kept(layer: &Layer, stash: &Stash) -> TokenStream {
+    let part = &stash.part;
+    quote_spanned!(site(layer)=> __rt::keep(&x #(.#part)*))
 }
 
 /// What a layer pops comes late: a value that waits takes memory on two devices.

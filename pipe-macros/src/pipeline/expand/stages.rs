@@ -237,8 +237,8 @@ fn assemble(model: &Model, plan: &Plan) -> TokenStream {
 /// What a stage owns of a field.
 fn owned_type(layer: &Layer) -> TokenStream {
     match layer.shape.layer() {
-        Some(repeated) => quote_spanned!(site(layer)=> __rt::Repeated<#repeated>),
-        None => layer.ty.to_token_stream(),
+        Some(repeated) if layer.is_repeated() => quote_spanned!(site(layer)=> __rt::Repeated<#repeated>),
+        _ => layer.ty.to_token_stream(),
     }
 }
 

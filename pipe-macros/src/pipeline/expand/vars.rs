@@ -1,6 +1,6 @@
 //! `UNetVars`: the parameter paths of the layers.
 
-use proc_macro2::{Span, TokenStream};
+use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, quote_spanned};
 use syn::{GenericParam, Lifetime};
 
@@ -52,6 +52,19 @@ pub fn lifetime(model: &Model) -> TokenStream {
     Lifetime::new(&name, Span::mixed_site()).to_token_stream()
 }
 
+/// A name for a type parameter that the user has not taken.
+pub fn unused_parameter(model: &Model, name: &str) -> Ident {
+    let mut name = name.to_owned();
+    let taken = |name: &str| {
+        let constants = model.generics.const_params().map(|param| &param.ident);
+        model.generics.type_params().map(|param| &param.ident).chain(constants).any(|ident| ident == name)
+    };
+    while taken(&name) {
+        name.push('_');
+    }
+    Ident::new(&name, Span::mixed_site())
+}
+
 fn of_a_pipeline(model: &Model) -> TokenStream {
     let generics = vars_generics(model);
     let (generics, _, _) = generics.split_for_impl();
@@ -59,7 +72,7 @@ fn of_a_pipeline(model: &Model) -> TokenStream {
     let methods = model.layers.iter().map(|layer| {
         let (name, doc, child) = (&layer.ident, doc(layer), layer.child());
         match &layer.shape {
-            Shape::Single => quote_spanned! {here()=>
+            Shape::Single | Shape::Optional { .. } => quote_spanned! {here()=>
                 #[doc = #doc]
                 pub fn #name(&self) -> __rt::Path<'_> { self.vars.layer(#child) }
             },
@@ -99,7 +112,7 @@ fn of_a_block(model: &Model) -> TokenStream {
     let methods = model.layers.iter().map(|layer| {
         let (name, doc, child) = (&layer.ident, doc(layer), layer.child());
         match &layer.shape {
-            Shape::Single => quote_spanned! {here()=>
+            Shape::Single | Shape::Optional { .. } => quote_spanned! {here()=>
                 #[doc = #doc]
                 pub fn #name(&self) -> __rt::Path<#lifetime> { self.path.sub(#child) }
             },
@@ -126,7 +139,7 @@ fn of_a_block(model: &Model) -> TokenStream {
 
 fn doc(layer: &Layer) -> String {
     match &layer.shape {
-        Shape::Single => format!(" Path of layer `{}`.", layer.child()),
+        Shape::Single | Shape::Optional { .. } => format!(" Path of layer `{}`.", layer.child()),
         Shape::Array { .. } => format!(" Paths of the layers `{}`.", layer.child()),
         Shape::List { .. } => format!(" Paths of `len` layers `{}`.", layer.child()),
     }

@@ -5,7 +5,7 @@ use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::parse::ParseStream;
 use syn::punctuated::Punctuated;
-use syn::{Attribute, LitStr, Meta, Token};
+use syn::{Attribute, Index, LitFloat, LitStr, Member, Meta, Token};
 
 use super::skip_to_comma;
 use crate::pipeline::declaration::{Kept, Mark, Marks, Part, Stash};
@@ -26,7 +26,10 @@ fn example(attr: &Attribute) -> Option<&'static str> {
         ("devices", "#[devices(\"cuda:0\", \"cuda:1\")]` or `#[devices(\"cuda:0\" = 5, \"cuda:1\" = 7)]"),
         ("stage", "#[stage]"),
         ("repeat", "#[repeat]"),
-        ("stash", "#[stash(name)]`, `#[stash(name = input)]`, `#[stash(name = output)]` or `#[stash(name = tied)]"),
+        (
+            "stash",
+            "#[stash(name)]`, `#[stash(name = input)]`, `#[stash(name = input.1)]`, `#[stash(name = output)]` or `#[stash(name = tied)]",
+        ),
         ("pop", "#[pop(name)]"),
         ("layer", "#[layer(name = \"child\")]"),
         ("not_a_layer", "#[not_a_layer]"),
@@ -164,14 +167,36 @@ fn part(tokens: ParseStream) -> syn::Result<Part> {
     Ok(Part { device, count })
 }
 
-/// `a`, `a = input` or `a = output`
+/// `a`, `a = input`, `a = input.1` or `a = output`
 fn stash(tokens: ParseStream) -> syn::Result<Stash> {
     let name = skip_name(tokens)?;
     let kept = match tokens.parse::<Option<Token![=]>>()? {
         Some(_) => kept(tokens)?,
         None => Kept::Returned,
     };
-    Ok(Stash { name, kept })
+    let part = match kept {
+        Kept::Input | Kept::Output => part_of_value(tokens)?,
+        Kept::Returned | Kept::Tied => Vec::new(),
+    };
+    Ok(Stash { name, kept, part })
+}
+
+/// `.1`, `.noise`, `.1.0`, or nothing. Rust's tokens have `1.0` as one number.
+fn part_of_value(tokens: ParseStream) -> syn::Result<Vec<Member>> {
+    const WHAT: &str = "the number or the name of a part";
+    let mut part = Vec::new();
+    while tokens.parse::<Option<Token![.]>>()?.is_some() {
+        if tokens.peek(LitFloat) {
+            let both: LitFloat = tokens.parse()?;
+            for digits in both.to_string().split('.') {
+                let index = digits.parse().map_err(|_| expected(&syn::Error::new(both.span(), ""), WHAT))?;
+                part.push(Member::Unnamed(Index { index, span: both.span() }));
+            }
+        } else {
+            part.push(tokens.parse().map_err(|wrong| expected(&wrong, WHAT))?);
+        }
+    }
+    Ok(part)
 }
 
 fn kept(tokens: ParseStream) -> syn::Result<Kept> {
@@ -246,7 +271,9 @@ fn at_end_of_item(tokens: ParseStream) -> syn::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use crate::pipeline::declaration::Kept;
+    use quote::ToTokens;
+
+    use crate::pipeline::declaration::{Kept, Stash};
     use crate::pipeline::tests::{mistakes, model};
 
     #[test]
@@ -254,6 +281,27 @@ mod tests {
         let model = model("struct M { #[stash(a, b = output, c = input,)] one: One, #[pop(c, a, b)] two: Two }");
         let kept: Vec<_> = model.layers[0].stashes().iter().map(|stash| stash.kept).collect();
         assert_eq!(kept, [Kept::Returned, Kept::Output, Kept::Input]);
+    }
+
+    #[test]
+    fn a_part_of_a_value_has_numbers_and_names() {
+        let model = model("struct M { #[stash(a = input.1, b = output.0.2.mask)] one: One, #[pop(a, b)] two: Two }");
+        let part = |stash: &Stash| {
+            let members = stash.part.iter().map(|member| member.to_token_stream().to_string());
+            members.collect::<Vec<_>>().join(".")
+        };
+        let parts: Vec<_> = model.layers[0].stashes().iter().map(part).collect();
+        assert_eq!(parts, ["1", "0.2.mask"]);
+        for (source, what) in [
+            ("a = input.", "expected the number or the name of a part"),
+            ("a = input.-1", "expected the number or the name of a part"),
+            ("a = input.1e3", "expected the number or the name of a part"),
+            ("a = input.1.", "expected the number or the name of a part"),
+            ("a = tied.1", "expected `,` before this"),
+        ] {
+            let source = format!("struct M {{ #[stash({source})] one: One, #[pop(a)] two: Two }}");
+            assert_eq!(mistakes(&source), format!("1: {what}\n"), "{source}");
+        }
     }
 
     #[test]

@@ -49,12 +49,17 @@ impl FieldSource {
     fn is_repeated(&self) -> bool {
         self.ty.starts_with('[') || self.ty.starts_with("Vec")
     }
+
+    fn is_optional(&self) -> bool {
+        self.ty.starts_with("Option")
+    }
 }
 
 /// What a field is before it is known which fields are around it.
 #[derive(Clone, Debug)]
 enum Kind {
     Single,
+    Optional,
     Repeated(&'static str),
     Spread(&'static str, &'static str),
     Plain,
@@ -70,6 +75,7 @@ fn kind() -> impl Strategy<Value = Kind> {
     ];
     prop_oneof![
         6 => Just(Kind::Single),
+        1 => Just(Kind::Optional),
         1 => select(&["[Block; 3]", "[Block; N]", "Vec<Block>"][..]).prop_map(Kind::Repeated),
         1 => select(spread.to_vec()).prop_map(|(ty, devices)| Kind::Spread(ty, devices)),
         1 => Just(Kind::Plain),
@@ -93,7 +99,10 @@ fn settings() -> impl Strategy<Value = Vec<String>> {
 
 /// A struct without mistakes.
 fn valid() -> impl Strategy<Value = Source> {
-    let routes = vec((any::<Index>(), any::<Index>(), select(&["", " = input", " = output"][..])), 0..6);
+    let routes = vec(
+        (any::<Index>(), any::<Index>(), select(&["", " = input", " = input.1", " = output", " = output.0.mask"][..])),
+        0..6,
+    );
     (settings(), vec(field(), 1..12), any::<bool>(), routes).prop_map(|(mut settings, kinds, has_devices, routes)| {
         let mut fields: Vec<FieldSource> = Vec::new();
         for (kind, device, stage) in kinds {
@@ -126,6 +135,7 @@ fn field_source(
             "Config"
         }
         Kind::Single => "nn::Linear",
+        Kind::Optional => "Option<nn::Linear>",
         Kind::Repeated(ty) => {
             attributes.push("#[repeat]".to_owned());
             ty
@@ -149,10 +159,19 @@ fn add_route(source: &mut Source, number: usize, one: Index, other: Index, kept:
     let (one, other) = (one.index(source.fields.len()), other.index(source.fields.len()));
     let (stash, pop) = (one.min(other), one.max(other));
     let fields = &mut source.fields;
-    if stash == pop || !fields[stash].is_layer() || !fields[pop].is_layer() || fields[pop].is_repeated() {
+    if stash == pop
+        || !fields[stash].is_layer()
+        || !fields[pop].is_layer()
+        || fields[pop].is_repeated()
+        || fields[pop].is_optional()
+    {
         return;
     }
-    let kept = if kept.is_empty() && fields[stash].is_repeated() { " = output" } else { kept };
+    let kept = if kept.is_empty() && (fields[stash].is_repeated() || fields[stash].is_optional()) {
+        " = output"
+    } else {
+        kept
+    };
     fields[stash].stashes.push(format!("skip{number}{kept}"));
     fields[pop].pops.push(format!("skip{number}"));
 }

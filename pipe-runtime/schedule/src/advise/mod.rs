@@ -29,6 +29,9 @@ pub struct Options {
     pub stages: Stages,
     /// What the costs are in, for the table.
     pub units: Units,
+    /// How many cores the ranks share, if they run on the cores of one machine; only for what is
+    /// printed. The times are those of ranks that have a core each.
+    pub cores: Option<usize>,
 }
 
 /// What times and sizes are in.
@@ -70,6 +73,7 @@ impl Options {
             checkpoints: Checkpoint::ALL.to_vec(),
             stages: Stages::Free,
             units: Units::Plain,
+            cores: None,
         }
     }
 }
@@ -111,6 +115,8 @@ pub struct Advice {
     pub memory_limit: f64,
     /// What times and sizes are in.
     pub units: Units,
+    /// How many cores the ranks share, if that is known.
+    pub cores: Option<usize>,
     /// The time of a step in which the busiest rank never waits and nothing is recomputed, with the
     /// fewest micro-batches.
     pub work: f64,
@@ -160,7 +166,16 @@ pub fn advise(costs: &Costs, memory_limit: f64, options: &Options) -> Result<Adv
     fitting.sort_by(|a, b| by_time(a, b).then(simplest(a).cmp(&simplest(b))));
     too_large.sort_by(|a, b| a.memory.total_cmp(&b.memory).then(a.time.total_cmp(&b.time)));
     let work = if work.is_finite() { work } else { 0. };
-    Ok(Advice { best: fitting.first().cloned(), fitting, too_large, refused, memory_limit, units: options.units, work })
+    Ok(Advice {
+        best: fitting.first().cloned(),
+        fitting,
+        too_large,
+        refused,
+        memory_limit,
+        units: options.units,
+        cores: options.cores,
+        work,
+    })
 }
 
 /// The costs of one micro-batch of `micro_batches`.

@@ -88,6 +88,15 @@ impl fmt::Display for Advice {
         writeln!(f, "{}", self.why())?;
         if let Some(best) = &self.best {
             writeln!(f, "write: {}", best.settings())?;
+            if let Some(cores) = self.cores {
+                let ranks = best.ranks;
+                let each = if ranks == 1 {
+                    "1 rank on 1 free core".to_owned()
+                } else {
+                    format!("{ranks} ranks on {ranks} free cores")
+                };
+                writeln!(f, "time: that of {each}, of {cores} here; what else runs on them adds to it")?;
+            }
         }
         writeln!(f)?;
         let (left, right) = (Side::Left, Side::Right);

@@ -25,6 +25,18 @@ pub fn distance(a: &str, b: &str, swap: usize) -> usize {
     table[a.len()][b.len()]
 }
 
+/// The candidate closest to `name`, if one is close enough to be what was meant. Two exchanged
+/// letters count as one slip.
+pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let length = |name: &str| name.chars().count();
+    candidates
+        .into_iter()
+        .map(|candidate| (distance(name, candidate, 1), candidate))
+        .filter(|(distance, candidate)| *distance <= length(name).max(length(candidate)) / 3)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -34,5 +46,17 @@ mod tests {
         assert_eq!([1, 2, 3].map(|swap| distance("zvb", "zbv", swap)), [1, 2, 2]);
         assert_eq!([1, 2].map(|swap| distance("kitten", "sitting", swap)), [3, 3]);
         assert_eq!([distance("", "abc", 1), distance("abc", "", 1), distance("é", "e", 1)], [3, 3, 1]);
+    }
+
+    #[test]
+    fn the_nearest_name_is_found_through_a_typo() {
+        assert_eq!(nearest("chunk", ["chunks", "checkpoint"]), Some("chunks"));
+        assert_eq!(nearest("levle1", ["level1", "level2"]), Some("level1"));
+    }
+
+    #[test]
+    fn a_name_unlike_all_others_has_no_nearest() {
+        assert_eq!(nearest("banana", ["chunks", "checkpoint"]), None);
+        assert_eq!(nearest("a", ["b"]), None);
     }
 }

@@ -1,4 +1,5 @@
 mod saved;
+mod select;
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Div;
@@ -146,11 +147,10 @@ impl Vars {
     /// For each stage, the bytes of its layers' variables in training: those that are trained have
     /// a gradient beside them.
     pub(crate) fn training_bytes(&self) -> Vec<u64> {
-        let trainable: HashSet<_> = self.var_store().trainable_variables().iter().map(Tensor::data_ptr).collect();
         let mut bytes = vec![0; self.stages.len()];
         for (name, tensor) in self.var_store().variables() {
             if let Some(stage) = self.stage_of_variable(&name) {
-                let copies = if trainable.contains(&tensor.data_ptr()) { 2 } else { 1 };
+                let copies = if tensor.requires_grad() { 2 } else { 1 };
                 bytes[stage] += copies * (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64;
             }
         }

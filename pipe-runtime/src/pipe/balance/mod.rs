@@ -244,10 +244,11 @@ where
         let traffic = Traffic::new(&observed.reads, &observed.layers, M::PLAN.skips);
         let mut layers: Vec<_> =
             observed.layers.iter().zip(&observed.kept).map(|(&key, &kept)| self.layer(key, kept)).collect();
-        if let Some((_, times)) = &timed {
-            for ((layer, &forward), &backward) in layers.iter_mut().zip(&times.forward).zip(&times.backward) {
-                layer.forward = Duration::from_secs_f64(forward);
-                layer.backward = Duration::from_secs_f64(backward);
+        if let Some(timed) = &timed {
+            for (index, layer) in layers.iter_mut().enumerate() {
+                layer.forward = Duration::from_secs_f64(timed.medians.forward[index]);
+                layer.backward = Duration::from_secs_f64(timed.medians.backward[index]);
+                layer.spread = Duration::from_secs_f64(timed.spread[index]);
             }
         }
         for (layer, &bytes) in layers.iter_mut().zip(&traffic.boundaries) {
@@ -274,7 +275,7 @@ where
         Ok(Profile {
             model: M::PLAN.name,
             measure,
-            passes: timed.map_or(1, |(passes, _)| passes),
+            passes: timed.map_or(1, |timed| timed.passes),
             rows,
             layers,
             stages,
@@ -346,6 +347,7 @@ where
             index: key.index,
             forward: Duration::ZERO,
             backward: Duration::ZERO,
+            spread: Duration::ZERO,
             activation_bytes,
             parameter_bytes,
             buffer_bytes,

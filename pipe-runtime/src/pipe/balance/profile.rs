@@ -39,6 +39,15 @@ pub(super) struct Times {
     pub(super) backward: Vec<f64>,
 }
 
+/// Seconds, by layer, of several passes.
+#[derive(Debug)]
+pub(super) struct Measured {
+    pub(super) passes: usize,
+    pub(super) medians: Times,
+    /// Between the quartiles of forward and backward together.
+    pub(super) spread: Vec<f64>,
+}
+
 /// A model on a micro-batch that it can be run on again and again. Until it is dropped, the
 /// thread's grad mode, autocast cache and random numbers are those of a pipelined training step;
 /// then everything is as it was, the model's variables included.
@@ -103,20 +112,22 @@ where
         Ok(Observed { layers, kept, reads: watch.observation.reads()? })
     }
 
-    /// Forwards and backwards until `timeout` is spent, after one that does not count: how many,
-    /// and the medians of their times.
-    pub(super) fn time(&self, timeout: Duration) -> Result<(usize, Times)> {
+    /// Runs forwards and backwards until `timeout` is spent, after one that does not count.
+    pub(super) fn time(&self, timeout: Duration) -> Result<Measured> {
         self.pass()?;
         let begun = Instant::now();
         let mut passes = Vec::new();
         while passes.len() < LEAST_PASSES || (passes.len() < MOST_PASSES && begun.elapsed() < timeout) {
             passes.push(self.pass()?);
         }
-        let medians = |times: fn(&Times) -> &[f64]| {
-            let layers = times(&passes[0]).len();
-            (0..layers).map(|layer| median(&passes.iter().map(|pass| times(pass)[layer]).collect::<Vec<_>>())).collect()
+        let of_layers = |value: fn(&[f64]) -> f64, time: fn(&Times, usize) -> f64| {
+            let times = |layer| passes.iter().map(|pass| time(pass, layer)).collect::<Vec<_>>();
+            (0..passes[0].forward.len()).map(|layer| value(&times(layer))).collect()
         };
-        Ok((passes.len(), Times { forward: medians(|pass| &pass.forward), backward: medians(|pass| &pass.backward) }))
+        let forward = of_layers(median, |pass, layer| pass.forward[layer]);
+        let backward = of_layers(median, |pass, layer| pass.backward[layer]);
+        let spread = of_layers(between_quartiles, |pass, layer| pass.forward[layer] + pass.backward[layer]);
+        Ok(Measured { passes: passes.len(), medians: Times { forward, backward }, spread })
     }
 
     fn pass(&self) -> Result<Times> {
@@ -178,6 +189,14 @@ where
     fn device(&self) -> &Tensor {
         &self.device
     }
+}
+
+/// The range in which the middle half of the values lies.
+fn between_quartiles(values: &[f64]) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    let quarter = values.len() / 4;
+    values[values.len() - 1 - quarter] - values[quarter]
 }
 
 fn failure(phase: Phase, layer: String, cause: String) -> Error {

@@ -47,6 +47,9 @@ pub struct LayerProfile {
     pub forward: Duration,
     /// Median time of the backward; zero if divided by size.
     pub backward: Duration,
+    /// How far the passes differ: the range in which forward and backward together took the middle
+    /// half of their times. Zero if divided by size.
+    pub spread: Duration,
     /// What the forward of one micro-batch allocates and keeps: what the backward needs, and the
     /// model's output. Memory belongs to the layer that allocated it, also where a later one keeps
     /// it.
@@ -156,12 +159,32 @@ impl Profile {
         self.layers.chunk_by(|a, b| a.name == b.name && a.index.is_some() && b.index.is_some())
     }
 
+    /// Repeated layers of equal sizes whose times differ by more than a tenth.
+    fn told_apart(&self) -> impl Iterator<Item = Alike> {
+        let sizes = |layer: &LayerProfile| (layer.activation_bytes, layer.parameter_bytes, layer.buffer_bytes);
+        let alike = self.fields().flat_map(move |field| field.chunk_by(move |a, b| sizes(a) == sizes(b)));
+        alike.filter_map(|layers| {
+            let times = layers.iter().map(|layer| layer.forward + layer.backward);
+            let (fastest, slowest) = (times.clone().min()?, times.max()?);
+            let (first, last) = (layers.first()?.key(), layers.last()?.key());
+            (slowest > fastest.mul_f64(1.1)).then_some(Alike { first, last, times: fastest..slowest })
+        })
+    }
+
     fn cost(&self, cost: f64) -> String {
         match self.measure {
             Measure::Time => seconds(Duration::from_secs_f64(cost)),
             Measure::Size => bytes(cost),
         }
     }
+}
+
+/// Layers that ought to take the same time.
+struct Alike {
+    first: LayerKey,
+    last: LayerKey,
+    /// Of the fastest and the slowest one.
+    times: Range<Duration>,
 }
 
 impl LayerProfile {
@@ -196,13 +219,15 @@ impl fmt::Display for Profile {
                 layer.key().to_string(),
                 times(layer.forward),
                 times(layer.backward),
+                times(layer.spread),
                 bytes(layer.activation_bytes as f64),
                 bytes(layer.parameter_bytes as f64),
                 bytes(layer.buffer_bytes as f64),
                 bytes(layer.crossing_bytes as f64),
             ]
         };
-        let heads = ["stage", "layer", "forward", "backward", "activations", "parameters", "buffers", "crossing"];
+        let heads =
+            ["stage", "layer", "forward", "backward", "spread", "activations", "parameters", "buffers", "crossing"];
         table(f, &heads, self.layers.iter().map(layer))?;
 
         let bottleneck = self.bottleneck();
@@ -235,6 +260,15 @@ impl fmt::Display for Profile {
         }
         for line in self.annotations().lines() {
             writeln!(f, "  {line}")?;
+        }
+        for alike in self.told_apart() {
+            let (fastest, slowest) = (seconds(alike.times.start), seconds(alike.times.end));
+            writeln!(
+                f,
+                "\n  note: {} to {} have equal sizes and took {fastest} to {slowest}: if they do the same work, that is \
+                 noise, and so is\n  a cut that rests on it; measure longer (`timeout`), on a machine that does nothing else",
+                alike.first, alike.last
+            )?;
         }
         Ok(())
     }
@@ -314,6 +348,7 @@ pub(super) mod tests {
             index,
             forward: Duration::from_millis(1),
             backward: Duration::from_millis(2),
+            spread: Duration::from_micros(40),
             activation_bytes: 1000,
             parameter_bytes: 3 << 20,
             buffer_bytes: 0,
@@ -347,11 +382,11 @@ pub(super) mod tests {
     fn prints_layers_stages_skips_and_annotations() {
         let profile = profile(&[("a", None, 0), ("b", Some(0), 0), ("b", Some(1), 1)], &["cuda:0", "cuda:1"]);
         let expected = r#"Net: 2 stages by time, medians of 17 passes over a micro-batch of 4 rows
-  stage  layer  forward  backward  activations  parameters  buffers  crossing
-  -----  -----  -------  --------  -----------  ----------  -------  --------
-  0      a      1.00ms   2.00ms    1000 B       3 MiB       0 B      2 KiB
-  0      b[0]   1.00ms   2.00ms    1000 B       3 MiB       0 B      2 KiB
-  1      b[1]   1.00ms   2.00ms    1000 B       3 MiB       0 B      2 KiB
+  stage  layer  forward  backward  spread   activations  parameters  buffers  crossing
+  -----  -----  -------  --------  -------  -----------  ----------  -------  --------
+  0      a      1.00ms   2.00ms    40.00µs  1000 B       3 MiB       0 B      2 KiB
+  0      b[0]   1.00ms   2.00ms    40.00µs  1000 B       3 MiB       0 B      2 KiB
+  1      b[1]   1.00ms   2.00ms    40.00µs  1000 B       3 MiB       0 B      2 KiB
 
   stage  device  layers  cost    memory
   -----  ------  ------  ------  ------
@@ -368,6 +403,24 @@ pub(super) mod tests {
   b,
 "#;
         assert_eq!(profile.to_string(), expected);
+    }
+
+    #[test]
+    fn equal_layers_that_came_out_apart_are_noted() {
+        let mut profile =
+            profile(&[("a", None, 0), ("b", Some(0), 0), ("b", Some(1), 1), ("b", Some(2), 1)], &["cpu", "cpu"]);
+        assert!(!profile.to_string().contains("note:"));
+        profile.layers[2].backward = Duration::from_micros(2400);
+        let text = profile.to_string();
+        let note = text.split_once("note: ").expect("a note").1;
+        assert!(
+            note.starts_with("b[0] to b[2] have equal sizes and took 3.00ms to 3.40ms: if they do the same work"),
+            "{note}"
+        );
+        // Layers of other sizes may well take other times, and so may other fields.
+        profile.layers[2].parameter_bytes += 4;
+        profile.layers[0].backward = Duration::from_millis(9);
+        assert!(!profile.to_string().contains("note:"));
     }
 
     #[test]

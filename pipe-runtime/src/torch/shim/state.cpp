@@ -245,6 +245,11 @@ int pipe_variables_push(
   return shim::guarded([&] { variables->push(*tensor, name, stage, tensor->detach()); });
 }
 
+// Frees the gradient of a variable, if it has one.
+int pipe_gradient_drop(const at::Tensor* variable) {
+  return shim::guarded([&] { variable->mutable_grad() = at::Tensor(); });
+}
+
 // Whether the variables of a stage (of all, if it is negative) have the memory that they had when
 // they were looked at: a cast gives them other one.
 int pipe_variables_stand(const Variables* variables, int64_t stage) {
