@@ -9,6 +9,7 @@
 #include <c10/core/Allocator.h>
 #include <c10/core/AutogradState.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
+#include <c10/util/Logging.h>
 #include <c10/util/ThreadLocalDebugInfo.h>
 
 #include <algorithm>
@@ -60,6 +61,32 @@ struct Read {
 
 namespace {
 
+// While one lives, libtorch logs errors and no warnings: its CPU allocator would warn of memory that
+// is older than an observation and is freed during it, which is no fault. The threshold is the
+// process's, so those that live are counted.
+class ErrorsAlone {
+  inline static std::mutex mutex;
+  inline static int living = 0;
+  inline static int before = 0;
+
+ public:
+  ErrorsAlone() {
+    std::lock_guard<std::mutex> lock(mutex);
+    if (living++ == 0) {
+      before = FLAGS_caffe2_log_level;
+      FLAGS_caffe2_log_level = std::max<int>(before, c10::GLOG_ERROR);
+    }
+  }
+  ~ErrorsAlone() {
+    std::lock_guard<std::mutex> lock(mutex);
+    if (--living == 0) {
+      FLAGS_caffe2_log_level = before;
+    }
+  }
+  ErrorsAlone(const ErrorsAlone&) = delete;
+  ErrorsAlone& operator=(const ErrorsAlone&) = delete;
+};
+
 struct Observation;
 thread_local Observation* observing = nullptr;
 
@@ -101,6 +128,7 @@ struct Memory : public c10::MemoryReportingInfoBase {
 struct Observation {
   std::shared_ptr<Memory> memory;
   std::map<std::tuple<uint64_t, int64_t, int64_t>, Read> reads;
+  ErrorsAlone quiet;
   std::unique_ptr<c10::DebugInfoGuard> reports;
   std::unique_ptr<Callback> operators;
 
