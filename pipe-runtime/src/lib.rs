@@ -69,7 +69,129 @@ pub use model::{
 pub use pipe::{
     DeviceMemory, MemoryReport, Pipe, PipeBuilder, Reduction, StageReport, StepReport, TrainStep, Unpipelined, balance,
 };
-pub use pipe_macros::{Flow, pipeline};
+/// ```
+/// use pipe_runtime::{Flow, nn::Identity, pipeline};
+/// use tch::Tensor;
+///
+/// #[derive(Flow)]
+/// struct Tokens {
+///     ids: Tensor,  // `[N, length]`
+///     mask: Tensor, // `[N, length]`
+/// }
+///
+/// #[pipeline(input = Tokens, output = Tokens)]
+/// struct Net {
+///     #[device("cuda:0")]
+///     first: Identity,
+///     #[device("cuda:1")]
+///     second: Identity,
+/// }
+/// ```
+pub use pipe_macros::Flow;
+/// # Examples
+///
+/// `#[device]` opens a stage, which goes on until the next one. `#[stage]` opens one on the same
+/// device.
+///
+/// ```
+/// # use pipe_runtime::pipeline;
+/// # use tch::nn;
+/// #[pipeline(chunks = 8, checkpoint = except_last, schedule = zbv)]
+/// struct Net {
+///     #[device("cuda:0")]
+///     embed: nn::Embedding,
+///     first: nn::Linear, // in the stage of `embed`
+///     #[device("cuda:1")]
+///     second: nn::Linear,
+///     #[stage]
+///     third: nn::Linear,
+///     #[device("cuda:0")]
+///     last: nn::Linear,
+/// }
+/// assert_eq!(Net::STAGES, 4); // a V over two devices, as `zbv` wants them
+/// ```
+///
+/// `#[devices]` spreads an array or a `Vec` of layers over stages, evenly or by counts. `#[repeat]`
+/// runs one in the stage where it stands.
+///
+/// ```
+/// # use pipe_runtime::pipeline;
+/// # use tch::nn;
+/// #[pipeline]
+/// struct Net {
+///     #[device("cuda:0")]
+///     #[repeat]
+///     early: [nn::Linear; 2],
+///     #[devices("cuda:0" = 5, "cuda:1" = 7)]
+///     blocks: [nn::Linear; 12],
+/// }
+/// assert_eq!(Net::STAGES, 2);
+/// ```
+///
+/// `#[stash]` keeps a value for a later layer, and `#[pop]` takes it: what the layer takes (`input`),
+/// gives (`output`), a part of that (`input.1`), a weight that it lends (`tied`), or what it returns
+/// beside its output (the name alone). A layer that pops takes `(input, popped)`.
+///
+/// ```
+/// # use pipe_runtime::{nn::Add, pipeline};
+/// # use tch::nn;
+/// #[pipeline]
+/// struct Net {
+///     #[device("cuda:0")]
+///     #[stash(residual = input)]
+///     first: nn::Linear,
+///     #[device("cuda:1")]
+///     #[pop(residual)]
+///     add: Add,
+/// }
+/// ```
+///
+/// `#[layer(name = "..")]` gives a layer another name in parameter paths, such as the one that it has
+/// in a file of PyTorch's. `#[not_a_layer]` keeps a field out of the pipeline. A field of type
+/// `Option<L>` is a layer that may be absent.
+///
+/// ```
+/// # use pipe_runtime::pipeline;
+/// # use tch::nn;
+/// #[pipeline]
+/// struct Net {
+///     #[device("cpu")]
+///     #[layer(name = "0")]
+///     first: nn::Linear,
+///     #[device("cpu")]
+///     norm: Option<nn::LayerNorm>,
+///     #[not_a_layer]
+///     vocabulary: Vec<String>,
+/// }
+/// ```
+///
+/// A struct without devices is a block, which nests as one layer of another one:
+///
+/// ```
+/// # use pipe_runtime::{Devices, pipeline};
+/// # use tch::nn;
+/// #[pipeline]
+/// struct Block {
+///     linear: nn::Linear,
+///     norm: nn::LayerNorm,
+/// }
+///
+/// #[pipeline]
+/// struct Net {
+///     #[devices("cpu", "cpu")]
+///     blocks: [Block; 4],
+/// }
+///
+/// let vars = Net::vars(&Devices::cpu(Net::STAGES))?;
+/// let blocks = vars.blocks().map(|path| {
+///     let vars = Block::vars_at(path);
+///     let linear = nn::linear(vars.linear(), 8, 8, Default::default());
+///     Block { linear, norm: nn::layer_norm(vars.norm(), vec![8], Default::default()) }
+/// });
+/// let pipe = Net { blocks }.pipe(&vars).build()?;
+/// # Ok::<(), pipe_runtime::Error>(())
+/// ```
+pub use pipe_macros::pipeline;
 #[doc(no_inline)]
 pub use pipe_schedule as schedule;
 pub use pipe_schedule::{Schedule, ScheduleKind, Trace};

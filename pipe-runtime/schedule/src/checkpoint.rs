@@ -5,6 +5,14 @@ use std::str::FromStr;
 /// is run again when their backward is due (unless it comes right after). Counted on the
 /// micro-batches that exist, which may be fewer than `chunks`. In evaluation mode, or where no
 /// gradient is asked for, none is.
+///
+/// ```
+/// use pipe_schedule::Checkpoint;
+///
+/// let all_but_the_last = Checkpoint::ExceptLast;
+/// assert!(all_but_the_last.applies(2, 4) && !all_but_the_last.applies(3, 4));
+/// assert_eq!("always".parse(), Ok(Checkpoint::Always));
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Checkpoint {
     /// None.

@@ -8,6 +8,18 @@ use crate::error::{Error, Result};
 use crate::torch::cuda_fault;
 
 /// One device per stage.
+///
+/// ```
+/// use pipe_runtime::Devices;
+/// use tch::Device;
+///
+/// let anywhere = Devices::cpu(2);
+/// let mixed = Devices::new([Device::Cuda(0), Device::Cpu]);
+/// assert_eq!(mixed, "cuda:0, cpu".parse()?);
+/// assert_eq!(mixed.to_string(), "cuda:0,cpu");
+/// assert_eq!(anywhere.as_slice(), [Device::Cpu, Device::Cpu]);
+/// # Ok::<(), pipe_runtime::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Devices {
     stages: Vec<Device>,

@@ -23,6 +23,17 @@ impl<M: Pipeline> Pipe<M> {
     /// times of others cannot be known from these: trace again there. What the optimizer keeps is
     /// not in a trace: add it to the stages' `parameters`.
     ///
+    /// ```no_run
+    /// # use pipe_runtime::{Pipe, Pipeline, Trace};
+    /// # fn example<M: Pipeline>(pipe: &Pipe<M>, trace: &Trace) -> pipe_runtime::Result<()> {
+    /// let advice = pipe.advise(&trace.costs(), Some(8 << 30))?; // in 8 GiB per device
+    /// if let Some(best) = &advice.best {
+    ///     println!("#[pipeline({})]", best.settings());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// If the costs are those of another model.

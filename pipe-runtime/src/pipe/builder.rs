@@ -5,6 +5,16 @@ use crate::run::{Choices, IntoSchedule, PipelineCore};
 use crate::stages::{Graph, Pipeline};
 
 /// Settings of a pipeline that is about to be built; those left out are the annotated ones.
+///
+/// ```no_run
+/// # use pipe_runtime::{Checkpoint, PipeBuilder, Pipeline, ScheduleKind};
+/// # fn example<M: Pipeline>(builder: PipeBuilder<'_, M>) -> pipe_runtime::Result<()> {
+/// // `net.pipe(&vars)` makes the builder.
+/// let pipe = builder.chunks(8).checkpoint(Checkpoint::Never).schedule(ScheduleKind::OneFOneB).build()?;
+/// assert_eq!(pipe.chunks(), 8);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct PipeBuilder<'v, M> {

@@ -10,6 +10,24 @@ use crate::stages::{Layers, Pipeline};
 
 /// A model that runs as a pipeline.
 ///
+/// ```no_run
+/// # use pipe_runtime::{Pipe, Pipeline};
+/// # use tch::{Tensor, nn, nn::OptimizerConfig};
+/// # fn example<M: Pipeline<Input = Tensor, Output = Tensor>>(
+/// #     mut pipe: Pipe<M>, vars: &pipe_runtime::Vars, batches: Vec<(Tensor, Tensor)>, test: &Tensor,
+/// # ) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut optimizer = nn::Adam::default().build(vars.var_store(), 1e-3)?;
+/// for (x, y) in &batches {
+///     pipe.train_step(x, y, |output, y: &Tensor| output.cross_entropy_for_logits(y))?;
+///     optimizer.step();
+///     optimizer.zero_grad();
+/// }
+/// let logits = pipe.predict(test)?;
+/// let model: M = pipe.into_inner(); // whole again
+/// # Ok(())
+/// # }
+/// ```
+///
 /// It starts in training mode. The fields marked `#[not_a_layer]` are readable through it.
 pub struct Pipe<M: Pipeline> {
     pub(super) core: PipelineCore,
@@ -26,6 +44,19 @@ impl<M: Pipeline> Pipe<M> {
     /// It is transparent: the output carries autograd as the plain model's would, and `backward()`
     /// on anything made from it runs the pipelined backward. Where no gradient can be asked for
     /// (under [`tch::no_grad`], or with nothing that requires one), nothing is kept.
+    ///
+    /// ```no_run
+    /// # use pipe_runtime::{Pipe, Pipeline};
+    /// # use tch::Tensor;
+    /// # fn example<M: Pipeline<Input = Tensor, Output = Tensor>>(
+    /// #     mut pipe: Pipe<M>, x: &Tensor, y: &Tensor,
+    /// # ) -> pipe_runtime::Result<()> {
+    /// let output = pipe.forward(x)?;
+    /// let loss = (output - y).square().mean(tch::Kind::Float); // over the whole batch
+    /// loss.backward(); // adds to the gradients of the variables
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///

@@ -15,6 +15,20 @@ use crate::stages::Pipeline;
 use crate::torch::{GradMode, grad_enabled, is_finite};
 
 /// How the mini-batch's loss is made of the micro-batches' losses.
+///
+/// ```no_run
+/// # use pipe_runtime::{Pipe, Pipeline, Reduction};
+/// # use tch::{Kind, Tensor};
+/// # fn example<M: Pipeline<Input = Tensor, Output = Tensor>>(
+/// #     mut pipe: Pipe<M>, x: &Tensor, labels: &Tensor,
+/// # ) -> pipe_runtime::Result<()> {
+/// // `cross_entropy_for_logits` leaves out the rows with the label -100, and is the mean of the others.
+/// let counted = |labels: &Tensor| labels.ne(-100).sum(Kind::Int64).int64_value(&[]) as f64;
+/// let loss = |output: &Tensor, labels: &Tensor| output.cross_entropy_for_logits(labels);
+/// pipe.step().reduction(Reduction::Weighted(&counted)).run(x, labels, loss)?;
+/// # Ok(())
+/// # }
+/// ```
 pub enum Reduction<'a, T> {
     /// The sum: for a loss that is a sum over rows.
     Sum,
@@ -39,6 +53,18 @@ impl<M: Pipeline> Pipe<M> {
     /// `loss` is given a micro-batch's output and targets and makes a scalar, the mean over rows.
     /// It runs on the calling thread and may borrow. For another reduction, or to keep the output,
     /// use [`step`](Self::step).
+    ///
+    /// ```no_run
+    /// # use pipe_runtime::{Pipe, Pipeline};
+    /// # use tch::Tensor;
+    /// # fn example<M: Pipeline<Input = Tensor, Output = Tensor>>(
+    /// #     mut pipe: Pipe<M>, x: &Tensor, y: &Tensor,
+    /// # ) -> pipe_runtime::Result<()> {
+    /// let report = pipe.train_step(x, y, |output, y: &Tensor| output.mse_loss(y, tch::Reduction::Mean))?;
+    /// println!("loss {}", f64::try_from(report.loss)?);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// Gradients are added to the parameters' own, so they accumulate over steps until they are
     /// zeroed. `optimizer.step()` comes next.

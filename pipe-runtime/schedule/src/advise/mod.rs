@@ -126,6 +126,17 @@ pub struct Advice {
 /// fastest, of those that need no more memory on any rank than `memory_limit`; of equally fast ones
 /// for the one that needs least memory, then for the simplest.
 ///
+/// ```
+/// use pipe_schedule::{Costs, Options, advise};
+///
+/// let costs = Costs::equal(4, 1., 1., 1.); // 4 stages, times of F, I and W
+/// let advice = advise(&costs, f64::INFINITY, &Options::new(2, 8))?; // 2 ranks, measured with 8 chunks
+/// let best = advice.best.as_ref().expect("something fits into any memory");
+/// assert_eq!(best.ranks, 2);
+/// println!("{advice}");
+/// # Ok::<(), pipe_schedule::SimulationError>(())
+/// ```
+///
 /// `costs` are those of one micro-batch of `options.measured_with`. Of as many stages as there are
 /// ranks, or a multiple of that.
 pub fn advise(costs: &Costs, memory_limit: f64, options: &Options) -> Result<Advice, SimulationError> {

@@ -11,6 +11,16 @@ use crate::timeline::{Span, Timeline};
 ///
 /// It prints as a grid, measured above simulated, and is drawn by [`to_svg`](Self::to_svg) and, for
 /// Perfetto, [`to_chrome`](Self::to_chrome).
+///
+/// ```no_run
+/// # fn example(trace: &pipe_schedule::Trace) -> Result<(), Box<dyn std::error::Error>> {
+/// println!("{trace}");
+/// std::fs::write("step.svg", trace.to_svg())?;
+/// std::fs::write("steps.pipe-trace.json", trace.to_chrome())?;
+/// let costs = trace.costs(); // medians, for `simulate` and `advise`
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[must_use]
 pub struct Trace {

@@ -19,6 +19,30 @@ use saved::{Saved, SavedTensor};
 /// The variables of a pipelined model: one store per stage's device, under names that do not depend
 /// on the partitioning.
 ///
+/// A struct's generated `vars(&devices)` makes them, with a method per layer for its path:
+///
+/// ```
+/// # use pipe_runtime::{Devices, pipeline};
+/// # use tch::nn;
+/// # #[pipeline]
+/// # struct Net {
+/// #     #[device("cpu")]
+/// #     encoder: nn::Linear,
+/// #     #[device("cpu")]
+/// #     head: nn::Linear,
+/// # }
+/// let vars = Net::vars(&Devices::cpu(Net::STAGES))?;
+/// let net = Net {
+///     encoder: nn::linear(vars.encoder(), 16, 8, Default::default()),
+///     head: nn::linear(vars.head(), 8, 2, Default::default()),
+/// };
+/// let file = std::env::temp_dir().join("pipe-vars.safetensors");
+/// vars.save(&file)?; // under the names of the plain model, `encoder.weight` and so on
+/// vars.load(&file)?;
+/// assert_eq!(vars.freeze("encoder")?, 2);
+/// # Ok::<(), pipe_runtime::Error>(())
+/// ```
+///
 /// The stores share one set of variables, so that any tch optimizer built over
 /// [`var_store`](Vars::var_store) trains the whole model.
 #[derive(Debug)]
