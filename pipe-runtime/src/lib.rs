@@ -1,7 +1,8 @@
 //! Pipeline parallelism for [tch](https://docs.rs/tch) models, compiled.
 //!
-//! [`#[pipeline]`](pipeline) on a struct of layers checks stages, devices and skips at compile time,
-//! and generates what runs them. The model then trains over micro-batches, stages and devices:
+//! [`#[pipeline]`](pipeline) on a struct of layers checks stages, devices and skips at compile
+//! time, and generates what runs them. The model then trains over micro-batches, stages and
+//! devices:
 //!
 //! ```
 //! use pipe_runtime::{Devices, pipeline};
@@ -30,7 +31,8 @@
 //! Where to go on:
 //!
 //! * [`pipeline`]: the attributes of the struct and of its fields. [`Layer`]: what a field can be.
-//! * [`Vars`] and [`Devices`]: the variables, one store per stage's device, and where the stages are.
+//! * [`Vars`] and [`Devices`]: the variables, one store per stage's device, and where the stages
+//!   are.
 //! * [`PipeBuilder`]: chunks, checkpointing, schedule. [`Pipe`]: the model as it runs, by
 //!   [`forward`](Pipe::forward) and `backward()` or by [`train_step`](Pipe::train_step).
 //! * [`Flow`](trait@Flow): what can cross a stage boundary, and how a mini-batch is split.
@@ -128,9 +130,9 @@ pub use pipe_macros::Flow;
 /// assert_eq!(Net::STAGES, 2);
 /// ```
 ///
-/// `#[stash]` keeps a value for a later layer, and `#[pop]` takes it: what the layer takes (`input`),
-/// gives (`output`), a part of that (`input.1`), a weight that it lends (`tied`), or what it returns
-/// beside its output (the name alone). A layer that pops takes `(input, popped)`.
+/// `#[stash]` keeps a value for a later layer, and `#[pop]` takes it: what the layer takes
+/// (`input`), gives (`output`), a part of that (`input.1`), a weight that it lends (`tied`), or
+/// what it returns beside its output (the name alone). A layer that pops takes `(input, popped)`.
 ///
 /// ```
 /// # use pipe_runtime::{nn::Add, pipeline};
@@ -146,8 +148,8 @@ pub use pipe_macros::Flow;
 /// }
 /// ```
 ///
-/// `#[layer(name = "..")]` gives a layer another name in parameter paths, such as the one that it has
-/// in a file of PyTorch's. `#[not_a_layer]` keeps a field out of the pipeline. A field of type
+/// `#[layer(name = "..")]` gives a layer another name in parameter paths, such as the one that it
+/// has in a file of PyTorch's. `#[not_a_layer]` keeps a field out of the pipeline. A field of type
 /// `Option<L>` is a layer that may be absent.
 ///
 /// ```

@@ -72,7 +72,7 @@ def mistake(group, *peers, ranks=2):
     return register
 
 
-# ---------------------------------------------------------------- all cases, each in processes of its own
+# ---------------------------------------- all cases, each in processes of its own
 
 def main():
     if sys.argv[2:3] == ["--case"]:

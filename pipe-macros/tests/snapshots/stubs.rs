@@ -40,7 +40,8 @@ const _: () = {
         pub fn devices() -> __rt::Devices {
             __rt::Devices::annotated(&Self::PLAN)
         }
-        /// Makes the variable stores, one per stage. Fails if a device is missing or not on this machine.
+        /// Makes the variable stores, one per stage. Fails if a device is missing or not on this
+        /// machine.
         pub fn vars(devices: &__rt::Devices) -> __rt::Result<BrokenVars> {
             __rt::Vars::new(&Self::PLAN, devices).map(|vars| BrokenVars { vars })
         }

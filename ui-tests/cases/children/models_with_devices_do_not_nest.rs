@@ -1,4 +1,5 @@
-//! A model that chooses its devices cannot run where another one says. Behind an alias and repeated it is the same.
+//! A model that chooses its devices cannot run where another one says. Behind an alias and repeated
+//! it is the same.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

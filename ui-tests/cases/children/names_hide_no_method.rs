@@ -1,4 +1,5 @@
-//! A layer's method on the variables does not hide one of theirs. In a block, which has no such methods, it may.
+//! A layer's method on the variables does not hide one of theirs. In a block, which has no such
+//! methods, it may.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

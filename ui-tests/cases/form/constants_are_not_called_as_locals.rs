@@ -1,4 +1,5 @@
-//! A const parameter is not called as a field or a local: rustc would take the local for the constant.
+//! A const parameter is not called as a field or a local: rustc would take the local for the
+//! constant.
 
 #![allow(non_upper_case_globals)]
 

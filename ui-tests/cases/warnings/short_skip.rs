@@ -1,4 +1,5 @@
-//! A skip between neighbours skips nothing: only the boundary between them sends a second value over.
+//! A skip between neighbours skips nothing: only the boundary between them sends a second value
+//! over.
 #![deny(deprecated)]
 
 use pipe_runtime::nn::{Concat, Linear};

@@ -43,7 +43,8 @@ fn of_a_pipeline(model: &Model, plan: &Plan) -> TokenStream {
         pub fn devices() -> __rt::Devices {
             __rt::Devices::annotated(&Self::PLAN)
         }
-        /// Makes the variable stores, one per stage. Fails if a device is missing or not on this machine.
+        /// Makes the variable stores, one per stage. Fails if a device is missing or not on this
+        /// machine.
         pub fn vars(devices: &__rt::Devices) -> __rt::Result<#vars> {
             __rt::Vars::new(&Self::PLAN, devices).map(|vars| #vars_ident { vars })
         }

@@ -61,8 +61,8 @@ struct Read {
 
 namespace {
 
-// While one lives, libtorch logs errors and no warnings: its CPU allocator would warn of memory that
-// is older than an observation and is freed during it, which is no fault. The threshold is the
+// While one lives, libtorch logs errors and no warnings: its CPU allocator would warn of memory
+// that is older than an observation and is freed during it, which is no fault. The threshold is the
 // process's, so those that live are counted.
 class ErrorsAlone {
   inline static std::mutex mutex;

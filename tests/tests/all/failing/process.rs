@@ -96,7 +96,7 @@ fn measures() {
     let vars = Kept::vars(&Devices::cpu(2)).unwrap();
     let keeps = |path| Keeps(linear(path, 8, 8), RefCell::default());
     let model = Kept { first: keeps(vars.first()), last: keeps(vars.last()) };
-    let _profile = Balance::of(&model, &vars).by_size(&rows(6)).unwrap();
+    let _profile = Balance::of(&model, &vars).by_size(rows(6)).unwrap();
     let mut pipe = model.pipe(&vars).build().unwrap();
     pipe.train_step(rows(6), rows(6), mse).unwrap();
     pipe.start_trace();
