@@ -84,6 +84,7 @@ struct Kept {
 
 #[test]
 fn measuring_prints_no_warning_of_memory_that_is_older() {
+    let _serial = pipe_tests::serial();
     if std::env::var_os(AGAIN).is_some() {
         return measures();
     }
