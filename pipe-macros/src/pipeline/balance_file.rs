@@ -156,7 +156,7 @@ fn read(named: &LitStr, model: &Ident) -> syn::Result<File> {
 
 /// One per stage; no more stages than layers, whatever the file says.
 ///
-/// What is no device is reported once, however many stages are on it.
+/// A name that is not a device is reported once, however many stages are on it.
 fn devices(file: &File, named: &LitStr, errors: &mut Errors) -> Vec<String> {
     let known = file.devices.as_deref().unwrap_or_default();
     let mut unreadable: Vec<&String> = Vec::new();

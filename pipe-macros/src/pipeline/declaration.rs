@@ -29,7 +29,7 @@ pub struct Settings {
     pub allowed: Vec<Ident>,
     /// The path of the runtime crate.
     pub krate: Path,
-    /// Names that are no setting.
+    /// Names that are not settings.
     pub unknown: Vec<Ident>,
 }
 

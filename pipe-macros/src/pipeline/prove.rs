@@ -38,8 +38,8 @@ impl<'m> Scheduled<'m> {
         Some(Self { kind, written, chunks: chunks(model), stages, ranks })
     }
 
-    /// Why the ranks or the micro-batches do not suit the schedule, if so. Without an annotated
-    /// number of micro-batches, the placement alone is looked at.
+    /// The reason why the ranks or the micro-batches do not suit the schedule; `None` if they do.
+    /// Without an annotated number of micro-batches, the placement alone is looked at.
     pub fn refusal(&self) -> Option<ScheduleKindError> {
         // Twice as many micro-batches as stages suit every schedule.
         let micro_batches = self.chunks.map_or(2 * self.stages.len(), |(chunks, _)| chunks);

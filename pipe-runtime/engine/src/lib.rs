@@ -253,7 +253,7 @@ impl<E> Engine<E> {
 impl<E> Drop for Engine<E> {
     fn drop(&mut self) {
         if self.is_forked() {
-            // There is nobody to wait for, and a lock may have been held by a thread that is not
+            // There is no thread to wait for, and a lock may have been held by a thread that is not
             // here.
             self.threads.drain(..).for_each(std::mem::forget);
             return;

@@ -105,7 +105,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Runs a GPipe schedule with `picks` deciding who goes next, and the steps in `failing`
+    /// Runs a GPipe schedule where `picks` decides which rank goes next, and the steps in `failing`
     /// failing.
     fn run(stages: usize, micro_batches: usize, failing: &[usize], picks: &[usize]) -> Result<(), Ended<usize>> {
         let rank_of: Vec<_> = (0..stages).collect();

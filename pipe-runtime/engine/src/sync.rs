@@ -1,5 +1,5 @@
 //! Where locks, counters and threads come from: the standard library, or, in this crate's own
-//! tests, a model checker that decides who runs next.
+//! tests, a model checker that decides which thread runs next.
 
 #[cfg(test)]
 pub(crate) use checked::*;

@@ -19,8 +19,8 @@ impl Lock {
         Some(Self { path, tch })
     }
 
-    /// The lock file of the build that writes to `folder`: a build script is told no more. `None`
-    /// if the target folder lies elsewhere.
+    /// The lock file of the build that writes to `folder`: a build script knows nothing else about
+    /// it. `None` if the target folder lies elsewhere.
     pub fn above(folder: &Path) -> Option<Self> {
         folder.ancestors().find_map(Self::in_folder)
     }

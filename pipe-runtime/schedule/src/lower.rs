@@ -258,7 +258,7 @@ pub enum MessageFault {
         /// By whom.
         rank: usize,
     },
-    /// Somebody waits for it, and nobody sends it.
+    /// An action waits for it, and no action sends it.
     #[error("{message} is never sent, and rank {rank} waits for it")]
     NeverSent {
         /// Which message.
@@ -274,7 +274,7 @@ pub enum MessageFault {
         /// By whom.
         rank: usize,
     },
-    /// It is sent, and nobody takes it.
+    /// It is sent, and no action receives it.
     #[error("{message} is sent by rank {rank} and never received")]
     NeverReceived {
         /// Which message.

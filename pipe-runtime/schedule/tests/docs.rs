@@ -1,4 +1,4 @@
-//! The pictures and the tables of `docs/schedules.md`. `UPDATE_EXPECT=1` makes them anew.
+//! The pictures and the tables of `docs/schedules.md`. `UPDATE_EXPECT=1` writes them again.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,6 @@
 //! What torch.distributed.pipelining writes is read: all its schedules, in all forms, of two
 //! versions.
-//! `cargo xtask fixtures` writes the files anew.
+//! `cargo xtask fixtures` writes the files.
 
 mod any_schedule;
 

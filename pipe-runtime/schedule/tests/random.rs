@@ -1,4 +1,4 @@
-//! Lists that nobody would write: random placements, orders, mixtures of whole and split backwards,
+//! Unusual lists: random placements, orders, mixtures of whole and split backwards,
 //! recomputations, skips.
 
 mod any_schedule;

@@ -211,7 +211,7 @@ mod tests {
         let part = "tensor 0, of shape [7, 2] and split along dimension 0 by 2 for each row of the batch,";
         assert!(error.contains(&format!("{part} has 7 rows instead of 8")), "{error}");
         let error = refused(PerRow::<2>(zeros(7)));
-        assert_eq!(error, format!("{part} has 7 rows, which is no multiple of 2"));
+        assert_eq!(error, format!("{part} has 7 rows, which is not a multiple of 2"));
         let error = refused((zeros(4), Along::<1>(zeros(4))));
         assert!(error.contains("of shape [4, 2] and split along dimension 1, has 2 rows instead of 4"), "{error}");
         // The tensors of the list do not count.

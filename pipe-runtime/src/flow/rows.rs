@@ -76,7 +76,7 @@ impl<'p> Part<'p> {
     pub(super) fn rows(&self) -> Result<i64> {
         let (length, per_row) = (self.length()?, self.per_row());
         if length % per_row != 0 {
-            return Err(Error::Input(format!("{self} has {}, which is no multiple of {per_row}", in_rows(length))));
+            return Err(Error::Input(format!("{self} has {}, which is not a multiple of {per_row}", in_rows(length))));
         }
         Ok(length / per_row)
     }

@@ -132,7 +132,7 @@ impl Split {
         }
     }
 
-    /// Why these parts cannot be made of `length` layers, if so.
+    /// The reason why these parts cannot be made of `length` layers; `None` if they can.
     pub fn misfit(self, name: &str, length: usize) -> Option<String> {
         match self {
             Self::Counts(counts) if counts.iter().sum::<usize>() != length => Some(format!(

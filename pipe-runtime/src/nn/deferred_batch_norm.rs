@@ -92,7 +92,7 @@ impl DeferredBatchNorm {
     /// Adds a micro-batch to the mini-batch's statistics; the last one commits them.
     fn track(&self, x: &Tensor, cx: &Context) {
         let mut pending = self.pending.borrow_mut();
-        // What a call that failed half-way left behind belongs to no mini-batch.
+        // The remains of a call that failed half-way belong to no mini-batch.
         let mut current = pending.take().filter(|pending| pending.call == cx.call()).unwrap_or(Pending {
             call: cx.call(),
             passed: vec![false; cx.micro_batches()],
@@ -119,7 +119,7 @@ impl DeferredBatchNorm {
             }
             (None, None) => return,
         };
-        // Through `data`: as plain batch norm's own update, this is no change in autograd's eyes.
+        // Through `data`, so that autograd sees no change, as with plain batch norm's own update.
         let update = |running: &Tensor, new: &Tensor| {
             let mut running = running.data();
             let weight = weight.to_kind(running.kind()).to_device(running.device());

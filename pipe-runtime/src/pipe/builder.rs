@@ -29,8 +29,8 @@ impl<'v, M: Pipeline> PipeBuilder<'v, M> {
         Self { model, vars, choices: Choices::new() }
     }
 
-    /// Into how many micro-batches a mini-batch is split, at most; `None` for the annotated number,
-    /// or 1 if none is.
+    /// The greatest number of micro-batches that a mini-batch is split into; `None` for the
+    /// annotated number, or 1 if none is.
     pub fn chunks(mut self, chunks: impl Into<Option<usize>>) -> Self {
         self.choices.chunks = chunks.into();
         self
@@ -50,7 +50,7 @@ impl<'v, M: Pipeline> PipeBuilder<'v, M> {
     ///
     /// A custom schedule is for its number of micro-batches, which [`chunks`](Self::chunks)
     /// then is if it is not set; a mini-batch that gives fewer goes through it without the
-    /// others' actions. It may place the stages on ranks as it likes, as far as devices let it.
+    /// others' actions. It may place the stages on any ranks that the devices allow.
     /// What recomputations it leaves out are put right before their backwards.
     pub fn schedule(mut self, schedule: impl IntoSchedule) -> Self {
         self.choices.schedule = schedule.into_choice();

@@ -31,7 +31,7 @@ pub struct DeviceMemory {
     pub peak_allocated: u64,
     /// Taken from the device now, in use or kept for later.
     pub reserved: u64,
-    /// Taken from the device at most.
+    /// Peak of what is taken from the device.
     pub peak_reserved: u64,
 }
 

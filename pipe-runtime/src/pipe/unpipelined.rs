@@ -26,7 +26,8 @@ impl<'m, M: Model> Unpipelined<'m, M> {
         Self { model, chunks: None, training: true, intra_op_threads: None }
     }
 
-    /// Into how many micro-batches a mini-batch is split, at most. 1 if neither set nor annotated.
+    /// The greatest number of micro-batches that a mini-batch is split into. 1 if it is neither set
+    /// nor annotated.
     pub fn chunks(mut self, chunks: usize) -> Self {
         self.chunks = Some(chunks);
         self

@@ -50,7 +50,7 @@ impl StageGraph {
         Ok((ffi::take(sent).expect("the shim wrote a tensor"), is_root != 0))
     }
 
-    /// The pass is over: what this thread computes from now on is no part of it.
+    /// Ends the pass: what this thread computes from now on does not belong to it.
     pub(crate) fn end(&mut self) -> Result<(), TorchError> {
         // SAFETY: the handle is alive and borrowed exclusively.
         ffi::check(unsafe { ffi::pipe_graph_end(self.graph.as_ptr()) })

@@ -7,7 +7,7 @@ use super::ffi;
 /// [mimalloc](https://github.com/microsoft/mimalloc) hands it out.
 ///
 /// A training step allocates and frees the same sizes over and over. The C library hands large
-/// blocks back to the system and takes them anew, and each fresh page is a fault: up to a fifth of
+/// blocks back to the system and takes them again, and each fresh page is a fault: up to a fifth of
 /// a step's time for medium-sized layers. What mimalloc keeps is in large pages where the system
 /// has them, and each thread takes its own without a lock. The price: what tensors have used at
 /// their peak, the process keeps. Nothing else changes.

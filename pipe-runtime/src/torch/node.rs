@@ -98,7 +98,7 @@ fn into_raw(tensor: Tensor) -> *mut C_tensor {
 extern "C" fn drop_state(state: *mut c_void) {
     // SAFETY: made by `Box::into_raw` in `attach`; the shim calls this once.
     let state = unsafe { Box::from_raw(state.cast::<State>()) };
-    // A panic while freeing must not cross into C++; there is nobody left to tell.
+    // A panic while freeing must not cross into C++, and there is no caller left to report it to.
     let _ = catch_unwind(AssertUnwindSafe(|| drop(state)));
 }
 

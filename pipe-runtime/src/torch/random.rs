@@ -57,7 +57,7 @@ pub(crate) struct Draw {
     before: Option<NonNull<ffi::Generator>>,
 }
 
-// SAFETY: a copy of a generator that nobody else has; it is only read.
+// SAFETY: a copy of a generator that has no other owner; it is only read.
 unsafe impl Send for Draw {}
 // SAFETY: as above.
 unsafe impl Sync for Draw {}
@@ -71,7 +71,7 @@ impl Draw {
         Ok(Self { seed, before: NonNull::new(before) })
     }
 
-    /// Gives the number back to the generator, unless somebody has drawn since.
+    /// Gives the number back to the generator, unless another number has been drawn since.
     pub(crate) fn undo(&self) -> Result<(), TorchError> {
         match self.before {
             // SAFETY: the copy is alive; the default generator's own lock is held inside.

@@ -1,4 +1,4 @@
-//! A layer is owned by its model, not borrowed from somebody else.
+//! A layer is owned by its model, not borrowed.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

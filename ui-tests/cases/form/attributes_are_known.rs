@@ -1,4 +1,4 @@
-//! An attribute that nobody knows is rustc's to report.
+//! rustc reports an attribute that does not exist.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -69,7 +69,7 @@ pub fn names_differ(model: &Model, errors: &mut Errors) {
 
 /// One stage owns a layer and its parameters. `head: Arc<Linear>`
 ///
-/// Only by syntax, for a better message: behind an alias it is still no `Layer`.
+/// Found by syntax, for a better message. Behind an alias, it is still not a `Layer`.
 pub fn layers_are_owned(model: &Model, errors: &mut Errors) {
     for (layer, ty) in layer_types(model) {
         if let Some(owned) = shared(ty) {
@@ -85,7 +85,7 @@ pub fn layers_are_owned(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// So a layer is not somebody else's. `head: &'static Linear`
+/// A layer is not borrowed. `head: &'static Linear`
 pub fn layers_are_not_borrowed(model: &Model, errors: &mut Errors) {
     for (layer, ty) in layer_types(model) {
         if let Type::Reference(reference) = bare(ty) {
@@ -103,7 +103,7 @@ fn layer_types(model: &Model) -> impl Iterator<Item = (&Layer, &Type)> {
     model.layers.iter().map(|layer| (layer, layer.shape.layer().unwrap_or(&layer.ty)))
 }
 
-/// What is behind the pointer, if it is one that others can hold too.
+/// The type that the pointer points to, if the pointer can be shared.
 fn shared(ty: &Type) -> Option<&Type> {
     let Type::Path(path) = bare(ty) else { return None };
     let last = path.path.segments.last()?;

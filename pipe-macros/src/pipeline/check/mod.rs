@@ -2,7 +2,7 @@
 //! `ui-tests/cases`.
 //!
 //! A rule says what it wants above its function, with an example that breaks it. Each mistake is
-//! one rule's: where two could speak, the doc says who does.
+//! one rule's: where two rules could report it, the doc comment says which one does.
 
 mod children;
 mod devices;

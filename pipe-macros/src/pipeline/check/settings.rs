@@ -233,7 +233,7 @@ pub fn chunks_make_equal_rounds(model: &Model, errors: &mut Errors) {
     errors.push(error_at_both(
         written,
         format!(
-            "`{kind}` on {ranks} ranks goes through the micro-batches in {rounds} equal rounds, but `chunks = {chunks}` is no multiple of {rounds}"
+            "`{kind}` on {ranks} ranks goes through the micro-batches in {rounds} equal rounds, but `chunks = {chunks}` is not a multiple of {rounds}"
         ),
         format!("write `chunks = {below}` or `chunks = {above}`, or use `looped_bfs`"),
         place,

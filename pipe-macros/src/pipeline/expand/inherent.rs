@@ -1,4 +1,4 @@
-//! What the struct itself gains: `UNet::PLAN`, `UNet::vars(..)`, `net.pipe(..)` and the like.
+//! The methods and constants that the struct gains: `UNet::PLAN`, `UNet::vars(..)`, `net.pipe(..)`.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{quote, quote_spanned};

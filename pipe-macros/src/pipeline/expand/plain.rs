@@ -1,4 +1,4 @@
-//! The fields that are no layers, as a value of their own: `UNetPlain { config }`.
+//! The fields that are not layers, as a separate value: `UNetPlain { config }`.
 //!
 //! A struct and not a tuple, because a public trait's type must not be a tuple of private ones.
 

@@ -29,7 +29,7 @@ pub fn model_impl(model: &Model) -> TokenStream {
 
 /// `impl Layer`: runs all layers where they are.
 ///
-/// A model with devices does not nest, so rustc need not propose it to who looks for a layer.
+/// A model with devices does not nest, so rustc should not propose it where a layer is wanted.
 pub fn layer_impl(model: &Model, bodies: Bodies) -> TokenStream {
     let ident = &model.ident;
     let (generics, arguments, bounds) = model.generics.split_for_impl();

@@ -1,6 +1,7 @@
 //! The engine under a model checker, [shuttle](https://docs.rs/shuttle): each test runs a small
-//! case thousands of times, the checker deciding at each lock, counter and wait who goes on. A
-//! deadlock, a lost wake-up among them, fails the test with a schedule to replay. Seeds are fixed.
+//! case thousands of times, and the checker decides at each lock, counter and wait which thread
+//! goes on. A deadlock, a lost wake-up among them, fails the test with a schedule to replay. Seeds
+//! are fixed.
 
 mod case;
 mod history;

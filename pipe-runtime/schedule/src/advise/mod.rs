@@ -16,8 +16,8 @@ pub struct Options {
     /// Into how many micro-batches the mini-batch was split when the costs were measured. With
     /// twice as many, each takes half of the time and of the memory.
     pub measured_with: usize,
-    /// What each action takes besides, however small its micro-batch: it is what keeps very many
-    /// micro-batches from being the best.
+    /// Time that each action takes on top of its work, however small its micro-batch. It keeps very
+    /// many micro-batches from being the best.
     pub overhead: f64,
     /// The numbers of micro-batches to try.
     pub micro_batches: Vec<usize>,

@@ -90,7 +90,7 @@ impl Action {
         Self { stage, ..self }
     }
 
-    /// What must be done before this may start, as far as a schedule has it at all.
+    /// The actions that must end before this one may start, of those that a schedule has.
     ///
     /// A forward waits for the stage before it; a backward for its own forward, its own
     /// recomputation and the next stage's backward, whole or for the inputs; a backward for the

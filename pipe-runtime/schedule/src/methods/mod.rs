@@ -124,7 +124,7 @@ impl ScheduleKind {
     }
 
     /// Whether the schedule can run stages that are on ranks already, without making the lists.
-    /// Gives the number of ranks, and how many stages the ranks have, at most.
+    /// Returns the number of ranks, and the greatest number of stages of a rank.
     pub fn check_on(self, rank_of: &[usize], micro_batches: usize) -> Result<(usize, usize), ScheduleKindError> {
         let ranks = rank_of.iter().max().map_or(0, |&last| last.saturating_add(1));
         if ranks > rank_of.len() {

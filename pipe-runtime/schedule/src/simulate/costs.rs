@@ -54,8 +54,8 @@ impl StageCosts {
 /// What it takes to hand something on.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Transfer {
-    /// Time, from the end of the one action until the other may start. Of several things from one
-    /// rank to another, one goes after the other.
+    /// Time from the end of the sending action until the receiving action may start. Of several
+    /// things from one rank to another, one goes after the other.
     pub time: f64,
     /// Memory held while it waits to be used.
     pub size: f64,

@@ -24,12 +24,12 @@ pub struct Simulation {
     pub micro_batches: usize,
     /// When each rank does what.
     pub timeline: Timeline,
-    /// How much memory each rank holds at most.
+    /// Peak memory, by rank.
     pub memory: Vec<f64>,
     /// Peak number of in-flight (stage, micro-batch) pairs of each rank, as
     /// [`Schedule::peak_in_flight`].
     pub peak_in_flight: Vec<usize>,
-    /// How many micro-batches' values of each skip wait between its stages at most.
+    /// Peak number of values that wait between the stages of a skip, by skip.
     pub in_transit: Vec<usize>,
 }
 

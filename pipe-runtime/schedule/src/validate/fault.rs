@@ -183,8 +183,8 @@ impl fmt::Display for Missing {
 /// Actions that wait for each other in a ring.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cycle(
-    /// Each rank's next action, with what of another rank it waits for, which comes later in that
-    /// rank's list.
+    /// Each rank's next action, with the action of another rank that it waits for, which comes
+    /// later in that rank's list.
     pub Vec<(usize, Action, Action)>,
 );
 
@@ -198,7 +198,7 @@ impl fmt::Display for Cycle {
     }
 }
 
-/// All that is wrong with a schedule, as far as it was looked at: one line each.
+/// The faults that were found in a schedule, one per line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ValidationError {

@@ -17,7 +17,7 @@ pub(crate) enum Next {
     Recomputation,
 }
 
-/// What the passes of one stage have changed in one call, as long as somebody may ask for it.
+/// What the passes of one stage have changed in one call, as long as it may be needed.
 #[derive(Debug, Default)]
 pub(crate) struct History {
     passes: usize,
@@ -94,7 +94,7 @@ impl History {
         self.forget();
     }
 
-    /// Frees the copies that nobody will ask for.
+    /// Frees the copies that are not needed any more.
     pub(super) fn forget(&mut self) {
         if self.changes.is_empty() {
             return;

@@ -49,7 +49,7 @@ use saved::{Saved, SavedTensor};
 pub struct Vars {
     plan: Plan,
     stages: Vec<VarStore>,
-    /// For how many layers each repeated child was given paths, at most.
+    /// The greatest number of layers for which paths of a repeated child were made, by child.
     lengths: Mutex<Vec<(String, usize)>>,
 }
 

@@ -88,7 +88,7 @@ fn header_length(bytes: &[u8]) -> Option<u64> {
 fn refusal(file: &Path, bytes: &[u8], error: &SafeTensorError) -> String {
     let (length, rest) = bytes.split_at(bytes.len().min(LENGTH));
     let length = header_length(length).unwrap_or_default();
-    // Of safetensors, the header begins behind its length.
+    // A safetensors file begins with the length of its header.
     if !rest.starts_with(b"{") {
         return no_header(file, bytes);
     }
@@ -105,8 +105,8 @@ fn refusal(file: &Path, bytes: &[u8], error: &SafeTensorError) -> String {
             let tensors = serde_json::from_slice::<Metadata>(header).map_or(0, |metadata| metadata.data_len());
             let told = (LENGTH + header.len()).saturating_add(tensors);
             match told > found {
-                true => format!("it is cut off: its header tells of {told} bytes, and it has {found}"),
-                false => format!("it is damaged: it has {found} bytes, and its header tells of {told}"),
+                true => format!("it is cut off: its header describes {told} bytes, and it has {found}"),
+                false => format!("it is damaged: it has {found} bytes, and its header describes {told}"),
             }
         }
         SafeTensorError::InvalidHeaderDeserialization(_) => match unknown_kind(header) {
@@ -193,8 +193,8 @@ mod tests {
         assert_eq!(said(&whole[..5]), "it is not a safetensors file: it has no header");
         assert_eq!(said(&whole[..8]), "it is not a safetensors file: it has no header");
         assert_eq!(said(&whole[..20]), "it is cut off: its header alone has 54 bytes, and the whole file 20");
-        assert_eq!(said(&whole[..69]), "it is cut off: its header tells of 70 bytes, and it has 69");
-        assert_eq!(said(&with_header(ONE, 9)), "it is damaged: it has 71 bytes, and its header tells of 70");
+        assert_eq!(said(&whole[..69]), "it is cut off: its header describes 70 bytes, and it has 69");
+        assert_eq!(said(&with_header(ONE, 9)), "it is damaged: it has 71 bytes, and its header describes 70");
     }
 
     #[test]
@@ -254,7 +254,7 @@ mod tests {
             format!("{invalid}overflow computing buffer size from shape and/or element type")
         );
         assert_eq!(tensor("[1099511627776]", 8), format!("{invalid}invalid shape, data type, or offset for tensor"));
-        assert!(tensor("[1099511627776]", 4 << 40).starts_with("it is cut off: its header tells of 4398046511"));
+        assert!(tensor("[1099511627776]", 4 << 40).starts_with("it is cut off: its header describes 4398046511"));
     }
 
     #[test]

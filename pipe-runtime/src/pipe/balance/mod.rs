@@ -175,7 +175,7 @@ where
     /// What it costs both of its stages that a byte crosses from one to the other, in seconds: the
     /// inverse of a bandwidth. Values on their way forward count and gradients on their way back,
     /// skips straight from the stage that stashes to the one that pops. 0 if not set, as for
-    /// transfers that hide behind computation. Of no effect on [`by_size`](Self::by_size).
+    /// transfers that overlap with computation. It has no effect on [`by_size`](Self::by_size).
     pub fn seconds_per_byte(mut self, seconds: f64) -> Self {
         self.seconds_per_byte = seconds;
         self

@@ -13,7 +13,8 @@ pub(super) struct Chain {
     pub(super) costs: Vec<f64>,
     /// Of each layer: its share of its stage's memory.
     pub(super) sizes: Vec<f64>,
-    /// What a cut behind each layer costs both of its stages. None behind the last layer.
+    /// What a cut after each layer costs each of its two stages; there is none after the last
+    /// layer.
     pub(super) boundaries: Vec<f64>,
     pub(super) skips: Vec<Skip>,
     /// What a stage's sizes may add up to.
@@ -160,7 +161,8 @@ mod tests {
         (1..=layers + 1 - stages).flat_map(with_first).collect()
     }
 
-    /// Greatest cost, evenness and greatest size of a partition, counted anew.
+    /// Greatest cost, evenness and greatest size of a partition, counted independently of the
+    /// search.
     fn judge(chain: &Chain, partition: &[usize]) -> (f64, (f64, f64), f64) {
         let stage_of: Vec<usize> =
             partition.iter().enumerate().flat_map(|(stage, &layers)| vec![stage; layers]).collect();

@@ -98,8 +98,8 @@ where
         })
     }
 
-    /// One forward under observation, after one that is not: what libraries set up at first use is
-    /// nobody's activation.
+    /// One forward under observation, after one that is not: what libraries set up at their first
+    /// use does not count as an activation.
     pub(super) fn observe(&self) -> Result<Observed> {
         self.forward(None)?;
         let watch = Rc::new(Watch { observation: Observation::start(self.device())?, layers: RefCell::default() });

@@ -58,7 +58,7 @@ pub struct LayerProfile {
     pub parameter_bytes: u64,
     /// Of other variables: running statistics, frozen parameters.
     pub buffer_bytes: u64,
-    /// What would cross a boundary right behind the layer, for one micro-batch: values forward, and
+    /// What would cross a boundary right after the layer, for one micro-batch: values forward, and
     /// gradients of those that carry one backward. Without skips.
     pub crossing_bytes: u64,
     /// The stage that it belongs to.
@@ -325,7 +325,7 @@ fn annotations(profile: &Profile) -> String {
     text
 }
 
-/// Why `#[devices]` would not cut a repeated layer into these stages, if so.
+/// The reason why `#[devices]` cannot cut a repeated layer into these stages; `None` if it can.
 fn inexpressible(profile: &Profile, stages: Range<usize>, opens: bool) -> Option<String> {
     let stages = &profile.stages[stages];
     if stages[0].device == "cpu" && !opens {

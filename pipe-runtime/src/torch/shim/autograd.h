@@ -32,13 +32,13 @@ NodePtr<T> make_node(Arguments&&... arguments) {
 struct OwnNode : public Node {
   using Node::Node;
 
-  // Drops what the node holds, once nobody holds the node. The destructor comes right after.
+  // Drops what the node holds, once the node has no holder. The destructor comes right after.
   virtual void drop_contents() {}
 };
 
 #else
 
-// Nodes count those who hold them.
+// Nodes count their holders.
 template <typename T>
 using NodePtr = c10::intrusive_ptr<T>;
 using WeakNodePtr = c10::weak_intrusive_ptr<Node>;
@@ -52,7 +52,7 @@ NodePtr<T> make_node(Arguments&&... arguments) {
 struct OwnNode : public Node {
   using Node::Node;
 
-  // Drops what the node holds, once nobody holds the node. The destructor waits for the last weak
+  // Drops what the node holds, once the node has no holder. The destructor waits for the last weak
   // pointer, which may lie in what the node holds.
   virtual void drop_contents() {}
 

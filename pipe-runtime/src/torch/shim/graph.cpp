@@ -76,7 +76,7 @@ class Passes {
     } else {
       passes_.emplace_back(first, end);
     }
-    // One for each call, at the most: so many calls later, nobody has kept anything.
+    // At most one per call: so many calls later, none is kept.
     if (passes_.size() > 65536) {
       passes_.pop_front();
     }
@@ -146,7 +146,7 @@ Graph::~Graph() {
   try {
     end();
   } catch (...) {
-    // Without memory for one more pass, its nodes count as nobody's.
+    // Without memory for one more pass, its nodes count as belonging to no pass.
   }
   roots.clear();
   cut.reset();
@@ -401,7 +401,7 @@ int pipe_graph_backward(
 }
 
 // Adds the sums to the parameters' own gradients, as libtorch's AccumulateGrad would: where there
-// is none, the sum becomes it if nobody else can see its memory. All that can fail comes before
+// is none, the sum becomes it if no other tensor uses its memory. All that can fail comes before
 // anything is changed.
 int pipe_sums_commit(Sums* sums, const Parameters* parameters) {
   return shim::guarded([&] {

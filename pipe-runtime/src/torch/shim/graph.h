@@ -48,7 +48,7 @@ struct ParameterSink : public OwnNode {
   }
 };
 
-// Leaves that a graph ends at and that are no parameters. A layer may make one for itself in each
+// Leaves that a graph ends at and that are not parameters. A layer may make one for itself in each
 // forward, which dies with the graph. One that outlives the graph is held by a layer: somebody has
 // forgotten to make it a variable.
 class Strangers {

@@ -1,4 +1,4 @@
-// What an accelerator's allocator has handed out, now and at most.
+// What an accelerator's allocator has handed out, now and at its peak.
 #include "stream.h"
 
 #include <c10/core/CachingDeviceAllocator.h>

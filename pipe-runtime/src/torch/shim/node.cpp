@@ -28,7 +28,7 @@ namespace {
 
 // Whether the backward that runs now would come to the inside of a stage's graph past the
 // pipeline's node: by a value that a layer has kept. It must not even begin, because it may reach
-// other leaves first. A node whose gradients are only captured is asked for by somebody inside of
+// other leaves first. A node whose gradients are only captured was asked for from inside of
 // the stage.
 bool goes_by_a_side_door() {
   const auto* nodes = torch::autograd::get_current_graph_task_nodes_in_graph();

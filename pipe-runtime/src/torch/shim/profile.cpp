@@ -1,6 +1,6 @@
 // What one layer costs, seen from outside: which memory it allocates and keeps, whose memory it
-// reads, and how long the backward nodes that it made run. A layer is told from the next one by its
-// index on the way forward, by sequence numbers on the way back.
+// reads, and how long the backward nodes that it made run. Layers are told apart by their
+// index in the forward, and by sequence numbers in the backward.
 #include "shim.h"
 
 #include <ATen/SequenceNumber.h>

@@ -104,7 +104,7 @@ int pipe_random_draw(uint64_t* number, at::Generator** before) {
   });
 }
 
-// Takes back the number that was drawn, unless somebody has drawn another one since.
+// Takes back the number that was drawn, unless another one has been drawn since.
 int pipe_random_undo(const at::Generator* before) {
   return shim::guarded([&] {
     at::Generator expected = before->clone();

@@ -1,5 +1,5 @@
 // A stage's backward in two halves: for the values that it received (I), which the stage before
-// waits for, and for its parameters (W), which nobody waits for (Qi et al. 2023, "Zero Bubble
+// waits for, and for its parameters (W), which no stage waits for (Qi et al. 2023, "Zero Bubble
 // Pipeline Parallelism"). Both walk the same graph, and each node's two kinds of gradient are
 // computed once: a node that leads to both is a cut, and is run twice, first for the one, then for
 // the other.

@@ -265,8 +265,8 @@ void backward(
   }
 }
 
-// The gradient in memory of its own: itself, unless somebody else may see it, or it is a part of
-// something greater.
+// The gradient in memory that it does not share: itself, unless another tensor may use it, or it is
+// a part of something greater.
 static at::Tensor own(at::Tensor&& gradient) {
   if (gradient.is_sparse() || !gradient.has_storage()) {
     return std::move(gradient);

@@ -113,7 +113,7 @@ class Walk {
 
  private:
   // If the node is a matrix product whose second factor is a parameter that has a sum already: adds
-  // that factor's gradient to the sum, and says which edge is thereby done with. See `fusion.cpp`.
+  // that factor's gradient to the sum, and says which edge that settles. See `fusion.cpp`.
   std::optional<uint32_t> add_product(uint32_t index, const variable_list& inputs);
 
   // Puts a gradient where an edge leads.
@@ -144,7 +144,7 @@ bool adds_in_place(const at::Tensor& sum);
 // Adds a gradient, in place where that is possible.
 void accumulate(at::Tensor& sum, at::Tensor&& gradient);
 
-// Whether a parameter could have the sum as its gradient: nobody else can see its memory.
+// Whether the sum could become a parameter's gradient: no other tensor uses its memory.
 bool is_alone(const at::Tensor& sum);
 
 } // namespace shim

@@ -384,7 +384,7 @@ fn files_of_another_kind_are_told_in_words() {
     assert_eq!(said("text.safetensors", b"some other text"), "not a safetensors file: it has no header");
     let whole = std::fs::read(small_file(Vec::new()).path()).unwrap();
     let cut = said("cut.safetensors", &whole[..whole.len() - 1]);
-    assert_eq!(cut, format!("cut off: its header tells of {} bytes, and it has {}", whole.len(), whole.len() - 1));
+    assert_eq!(cut, format!("cut off: its header describes {} bytes, and it has {}", whole.len(), whole.len() - 1));
 
     let store = VarStore::new(Device::Cpu);
     let _net = plain(&store);

@@ -84,7 +84,7 @@ pub fn check(contenders: &mut [Contender]) -> anyhow::Result<()> {
 }
 
 impl Times {
-    /// Adds the turns of the same contenders, started anew.
+    /// Adds the turns of the same contenders after a restart.
     pub fn extend(&mut self, more: Self) {
         self.0.resize(more.0.len(), Vec::new());
         for (times, more) in self.0.iter_mut().zip(more.0) {
