@@ -28,22 +28,21 @@ use crate::stages::{Layers, Pipeline};
 /// # }
 /// ```
 ///
-/// It starts in training mode. The fields marked `#[not_a_layer]` are readable through it.
+/// It starts in training mode. Fields marked `#[not_a_layer]` can be read through it.
 pub struct Pipe<M: Pipeline> {
     pub(super) core: PipelineCore,
     pub(super) plain: M::Plain,
 }
 
 impl<M: Pipeline> Pipe<M> {
-    /// What runs where.
+    /// The plan: which layer runs in which stage, and where skips go.
     pub const PLAN: Plan = M::PLAN;
 
-    /// Runs a mini-batch through the stages, micro-batch by micro-batch, and gives the joined
-    /// output.
+    /// Runs a mini-batch through the stages, in micro-batches, and returns the joined output.
     ///
-    /// It is transparent: the output carries autograd as the plain model's would, and `backward()`
-    /// on anything made from it runs the pipelined backward. Where no gradient can be asked for
-    /// (under [`tch::no_grad`], or with nothing that requires one), nothing is kept.
+    /// The output carries autograd as the plain model's would: `backward()` on anything computed
+    /// from it runs the pipelined backward. Nothing is kept where no gradient can be asked for
+    /// (under [`tch::no_grad`], or if nothing requires one).
     ///
     /// ```no_run
     /// # use pipe_runtime::{Pipe, Pipeline};
@@ -60,9 +59,9 @@ impl<M: Pipeline> Pipe<M> {
     ///
     /// # Errors
     ///
-    /// If the inputs cannot be split or the outputs cannot be joined, or a layer fails: then the
-    /// first [`Failure`](crate::Failure) in the schedule's order. Parameters, gradients and
-    /// statistics are as before, and the pipeline can be used again.
+    /// Fails if the inputs cannot be split, if the outputs cannot be joined, or if a layer fails:
+    /// then with the first [`Failure`](crate::Failure) in the schedule's order. Parameters,
+    /// gradients and statistics are unchanged, and the pipeline can be used again.
     pub fn forward(&mut self, inputs: impl IntoFlow<M::Input>) -> Result<M::Output> {
         let mut forwarded = self.core.forward(&PackedValue::of(inputs.into_flow()))?;
         let joined = M::Output::join(PackedValue::unpack_all(forwarded.take_outputs()), &forwarded.shape);
@@ -70,13 +69,13 @@ impl<M: Pipeline> Pipe<M> {
         joined
     }
 
-    /// The output for `inputs` in evaluation mode, without anything that a backward would need. The
-    /// mode is the one before again when this returns, and so is tch's grad mode. Works with every
-    /// schedule.
+    /// Returns the output for `inputs` in evaluation mode, and keeps nothing for a backward.
+    /// Afterwards, the pipeline's mode and tch's grad mode are what they were before. It works with
+    /// every schedule.
     ///
     /// # Errors
     ///
-    /// As those of [`forward`](Pipe::forward).
+    /// Fails in the same cases as [`forward`](Pipe::forward).
     pub fn predict(&mut self, inputs: impl IntoFlow<M::Input>) -> Result<M::Output> {
         self.evaluating(|pipe| {
             let _no_grad = tch::no_grad_guard();
@@ -84,12 +83,12 @@ impl<M: Pipeline> Pipe<M> {
         })
     }
 
-    /// Runs `evaluate` in [evaluation mode](Pipe::eval). The mode is the one before again when it
-    /// returns, also with an error or by a panic.
+    /// Runs `evaluate` in [evaluation mode](Pipe::eval). Afterwards, the mode is what it was
+    /// before, even after an error or a panic.
     ///
-    /// It leaves grad mode as it is: [`predict`](Pipe::predict) records nothing for a backward.
+    /// Grad mode is not changed. [`predict`](Pipe::predict) also switches that off.
     pub fn evaluating<T>(&mut self, evaluate: impl FnOnce(&mut Self) -> T) -> T {
-        /// Puts the mode back when dropped.
+        /// Restores the mode when dropped.
         struct Evaluation<'p, M: Pipeline> {
             pipe: &'p mut Pipe<M>,
             was_training: bool,
@@ -109,13 +108,13 @@ impl<M: Pipeline> Pipe<M> {
         &self.core.pipeline
     }
 
-    /// Training mode: dropout is on, batch norm uses the batch's statistics and updates the running
-    /// ones, checkpointing applies.
+    /// Sets training mode: dropout is on, batch norm uses the batch's statistics and updates the
+    /// running ones, and checkpointing applies.
     pub fn train(&mut self) {
         self.core.training = true;
     }
 
-    /// Evaluation mode.
+    /// Sets evaluation mode: dropout is off, and batch norm uses the running statistics.
     pub fn eval(&mut self) {
         self.core.training = false;
     }
@@ -130,7 +129,7 @@ impl<M: Pipeline> Pipe<M> {
         self.core.chunks
     }
 
-    /// The order of training steps.
+    /// The schedule of training steps.
     pub fn schedule(&self) -> &ScheduleChoice {
         &self.built().schedule
     }
@@ -140,8 +139,7 @@ impl<M: Pipeline> Pipe<M> {
         self.built().checkpoint
     }
 
-    /// The model, whole again. Graphs of earlier calls that would have to recompute a stage fail
-    /// from now on.
+    /// Returns the model. Graphs of earlier calls that need to recompute a stage fail from now on.
     pub fn into_inner(self) -> M {
         let stages = self.built().stages.iter().map(|slot| lock(&slot.body).take());
         let stages = stages.collect::<Option<Vec<_>>>().expect("only this handle takes the stages out");
