@@ -1,9 +1,9 @@
-//! Names, as the user reads them.
+//! Names, as users read them.
 
 use proc_macro2::Ident;
 use syn::ext::IdentExt;
 
-/// The name as it is read: without `r#`.
+/// The identifier without `r#`.
 pub fn plain(ident: &Ident) -> String {
     ident.unraw().to_string()
 }

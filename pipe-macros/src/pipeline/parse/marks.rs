@@ -19,7 +19,7 @@ pub fn is_device(attr: &Attribute) -> bool {
     attr.path().is_ident("device") || attr.path().is_ident("devices")
 }
 
-/// How the attribute is written; `None` if it is not this crate's.
+/// An example of the attribute; `None` if it does not belong to this crate.
 fn example(attr: &Attribute) -> Option<&'static str> {
     let examples = [
         ("device", "#[device(\"cuda:0\")]"),
@@ -37,7 +37,8 @@ fn example(attr: &Attribute) -> Option<&'static str> {
     examples.into_iter().find(|(word, _)| attr.path().is_ident(word)).map(|(_, example)| example)
 }
 
-/// What can be read. What cannot is reported here, and remembered so that it is reported once.
+/// Reads the attributes. Reports what cannot be read, and records it, so that it is reported only
+/// once.
 pub fn parse(attrs: &[Attribute], errors: &mut Errors) -> Marks {
     let mut marks = Marks::default();
     for attr in attrs {
@@ -87,7 +88,7 @@ fn read(
                 _ => &mut marks.not_a_layer,
             };
             fill(place, word, (), errors);
-            // It is clear what is meant even if it says more.
+            // The meaning is clear even if there are arguments.
             wrong.extend(arguments(attr));
         }
     }
@@ -101,7 +102,7 @@ fn fill<T>(place: &mut Option<Mark<T>>, word: &Ident, value: T, errors: &mut Err
     }
 }
 
-/// Of lists, the second counts too: the names in it are not missing elsewhere.
+/// A second list counts too, so that its names are not reported as missing elsewhere.
 fn fill_list<T>(place: &mut Option<Mark<Vec<T>>>, word: &Ident, value: Vec<T>, errors: &mut Errors) {
     match place {
         Some(first) => {
@@ -112,7 +113,7 @@ fn fill_list<T>(place: &mut Option<Mark<Vec<T>>>, word: &Ident, value: Vec<T>, e
     }
 }
 
-/// Each attribute stands once on a field. `#[pop(a)] #[pop(b)] decode: Decode`
+/// Rejects an attribute that is repeated on a field: `#[pop(a)] #[pop(b)] decode: Decode`
 fn repeated(word: &Ident, first: &Ident) -> syn::Error {
     error_at_both(
         word,
@@ -123,7 +124,7 @@ fn repeated(word: &Ident, first: &Ident) -> syn::Error {
     )
 }
 
-/// What is wrong with `#[stage(2)]`.
+/// The error of an attribute with arguments that takes none: `#[stage(2)]`.
 fn arguments(attr: &Attribute) -> Option<syn::Error> {
     match &attr.meta {
         Meta::Path(_) => None,
@@ -132,7 +133,7 @@ fn arguments(attr: &Attribute) -> Option<syn::Error> {
     }
 }
 
-/// Points at the arguments, or at the word if the parentheses are empty.
+/// Points at the arguments, or at the attribute's name if the parentheses are empty.
 fn error_no_arguments(arguments: &TokenStream, attr: &Attribute) -> syn::Error {
     let message = "this attribute takes no arguments";
     match arguments.is_empty() {
@@ -181,7 +182,7 @@ fn stash(tokens: ParseStream) -> syn::Result<Stash> {
     Ok(Stash { name, kept, part })
 }
 
-/// `.1`, `.noise`, `.1.0`, or nothing. Rust's tokens have `1.0` as one number.
+/// Reads `.1`, `.noise`, `.1.0`, or nothing. Rust's lexer reads `1.0` as one number.
 fn part_of_value(tokens: ParseStream) -> syn::Result<Vec<Member>> {
     const WHAT: &str = "the number or the name of a part";
     let mut part = Vec::new();
@@ -239,7 +240,7 @@ fn expected(wrong: &syn::Error, what: &str) -> syn::Error {
     syn::Error::new(wrong.span(), format!("expected {what}"))
 }
 
-/// The names that can be read; what is `wrong` with one does not hide the next.
+/// Reads the names. An error in one name goes to `wrong` and does not hide the next name.
 fn names<T>(
     tokens: ParseStream,
     one: fn(ParseStream) -> syn::Result<T>,

@@ -1,4 +1,4 @@
-//! Repeated and optional layers, by the syntax of a field's type.
+//! Recognizes repeated and optional layers by the syntax of a field's type.
 
 use proc_macro2::Ident;
 use syn::{GenericArgument, PathArguments, Type};
@@ -17,7 +17,7 @@ pub fn shape(ty: &Type) -> Shape {
     }
 }
 
-/// The type without parentheses, written ones or those of a `macro_rules!` fragment.
+/// The type without its parentheses, or the invisible ones of a `macro_rules!` fragment.
 pub fn bare(ty: &Type) -> &Type {
     match ty {
         Type::Paren(inner) => bare(&inner.elem),
