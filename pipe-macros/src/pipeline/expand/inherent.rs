@@ -8,7 +8,7 @@ use super::{here, plan_constant};
 use crate::pipeline::model::Model;
 use crate::pipeline::plan::Plan;
 
-/// The inherent `impl`, of a model with devices or of a block.
+/// The inherent `impl` of a model with devices, or of a block.
 pub fn methods(model: &Model, plan: &Plan) -> TokenStream {
     let ident = &model.ident;
     let (generics, arguments, bounds) = model.generics.split_for_impl();
@@ -67,7 +67,8 @@ fn of_a_block(model: &Model) -> TokenStream {
     }
 }
 
-/// A method of the user's with one of these names is reported at both, so this must be a place.
+/// rustc reports a method of the user's with the same name at both places, so this must be a place
+/// in the source.
 fn on_name(model: &Model) -> Span {
     here().located_at(model.ident.span())
 }
