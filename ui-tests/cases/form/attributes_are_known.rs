@@ -1,4 +1,4 @@
-//! rustc reports an attribute that does not exist.
+//! An attribute that does not exist is reported by rustc.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,5 +1,5 @@
-//! A layer that may be absent takes one value and gives one of the same type: absent, it is the
-//! identity, which takes and returns no skip.
+//! A layer that may be absent pops nothing, and returns and lends no skip: absent, it is the
+//! identity.
 
 use pipe_runtime::nn::{Concat, Linear, Split};
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! A layer that may be absent gives what it takes, because without it the input goes on.
+//! A layer that may be absent returns the type that it takes: without it, its input goes on.
 
 use pipe_runtime::nn::{Concat, Linear};
 use pipe_runtime::pipeline;

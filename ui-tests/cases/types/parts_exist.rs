@@ -1,4 +1,4 @@
-//! A part that is stashed is a part of the value.
+//! A part that is stashed exists in the value.
 
 use pipe_runtime::nn::{Concat, Linear};
 use pipe_runtime::pipeline;
