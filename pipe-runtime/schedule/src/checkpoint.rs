@@ -1,10 +1,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// Which micro-batches are checkpointed: their activations are dropped after the forward, which
-/// is run again when their backward is due (unless it comes right after). Counted on the
-/// micro-batches that exist, which may be fewer than `chunks`. In evaluation mode, or where no
-/// gradient is asked for, none is.
+/// Which micro-batches are checkpointed. The activations of a checkpointed micro-batch are dropped
+/// after its forward, and its forward is run again right before its backward (unless the backward
+/// comes right after the forward). Only micro-batches that exist are counted, which may be fewer
+/// than `chunks`. In evaluation mode, and where no gradient is asked for, none is checkpointed.
 ///
 /// ```
 /// use pipe_schedule::Checkpoint;
@@ -17,7 +17,8 @@ use std::str::FromStr;
 pub enum Checkpoint {
     /// None.
     Never,
-    /// All but the last, whose backward comes right after its forward and would gain nothing.
+    /// All but the last. Its backward comes right after its forward, so checkpointing it would gain
+    /// nothing.
     #[default]
     ExceptLast,
     /// All.
@@ -47,19 +48,19 @@ impl Checkpoint {
     }
 }
 
-/// Prints as in settings: `never`, `except_last`, `always`.
+/// Prints the name, as in settings: `never`, `except_last`, `always`.
 impl fmt::Display for Checkpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
     }
 }
 
-/// Error of reading a [`Checkpoint`]: no mode has this name.
+/// The error of parsing a [`Checkpoint`]: no mode has this name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("checkpoint is not one of 'always', 'except_last', or 'never': '{name}'")]
 #[non_exhaustive]
 pub struct UnknownCheckpointError {
-    /// What was asked for.
+    /// The name that was parsed.
     pub name: String,
 }
 

@@ -1,8 +1,8 @@
 //! Pipeline schedules as data.
 //!
 //! A [`Schedule`] is one ordered list of [`Action`]s per rank (a device, or an executor that stands
-//! for one). It says nothing about time: an action runs as soon as the one before it on its rank is
-//! done and its inputs are there.
+//! for one). It contains no times: an action runs as soon as the action before it on its rank has
+//! ended and its inputs have arrived.
 //!
 //! * Made by a [`ScheduleKind`] (the published schedules), a [`Builder`], or from text
 //!   (`str::parse`).

@@ -1,21 +1,20 @@
-//! From op lists to messages.
+//! Turns lists of actions into lists with messages.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt;
 
 use crate::list::{Action, ActionKind, Schedule};
 
-/// What goes over the wire once per micro-batch.
+/// A kind of message between two stages. One is sent for each micro-batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Message {
-    /// The stage that makes it.
+    /// The stage that sends it.
     pub from: usize,
-    /// The stage that needs it: a later one for a value, an earlier one for its gradient.
+    /// The stage that receives it: a later one for a value, an earlier one for a gradient.
     pub to: usize,
-    /// The number of the skip in the list of skips; none for what each stage hands to its
-    /// neighbour.
+    /// The index of the skip in the list of skips; `None` for the main flow between neighbours.
     pub skip: Option<usize>,
-    /// Of which micro-batch.
+    /// The micro-batch.
     pub micro_batch: usize,
 }
 
@@ -38,35 +37,35 @@ impl fmt::Display for Message {
     }
 }
 
-/// One entry of a rank's list of what it does and says.
+/// One entry of a rank's list of actions and messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// Runs an action, once what it needs has arrived.
+    /// Runs an action, once its inputs have arrived.
     Run(Action),
-    /// Posts a send. Nothing waits for it.
+    /// Posts a send. No action waits for it.
     Send(Message),
     /// Posts a receive.
     Receive(Message),
 }
 
-/// A schedule's lists with its messages. Made by [`Schedule::lower`].
+/// A schedule's lists with messages. Made by [`Schedule::lower`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 #[must_use]
 pub struct Lowered {
-    /// What each rank does, in this order.
+    /// The entries of each rank's list, in order.
     pub ranks: Vec<Vec<Op>>,
-    /// The rank of each stage that is in the lists.
+    /// The rank of each stage that occurs in the lists.
     pub rank_of: BTreeMap<usize, usize>,
     /// The skips.
     pub skips: Vec<(usize, usize)>,
-    /// How many stages there are.
+    /// The number of stages.
     pub stages: usize,
 }
 
 impl Schedule {
-    /// The lists with sends and receives. `skips` are pairs of stages: the one that stashes and the
-    /// later one that pops.
+    /// Adds sends and receives to the lists. `skips` are pairs of stages: the stage that stashes
+    /// and the later one that pops.
     ///
     /// * Whatever an action makes is sent right after it: first what the neighbour waits for, then
     ///   the skips.
@@ -75,7 +74,7 @@ impl Schedule {
     ///   sent.
     /// * Of two ranks the lower one, before it sends, posts the receives for all that the other one
     ///   sends before receiving this. So both post what is between them in the same order.
-    /// * Nobody waits for a send. What passes between two stages of one rank is no message.
+    /// * No action waits for a send. Values between two stages of one rank are not messages.
     pub fn lower(&self, skips: &[(usize, usize)]) -> Lowered {
         let mut lowered = Lowered {
             ranks: vec![Vec::new(); self.ranks.len()],
@@ -86,15 +85,15 @@ impl Schedule {
         for (rank, list) in self.ranks.iter().enumerate() {
             list.iter().for_each(|action| _ = lowered.rank_of.entry(action.stage).or_insert(rank));
         }
-        // Each channel (from one rank to another) in the order in which it is written.
+        // Each channel (from one rank to another) in the order in which it is filled.
         let mut channels: HashMap<(usize, usize), VecDeque<Message>> = HashMap::new();
         for (rank, list) in self.ranks.iter().enumerate() {
             for message in list.iter().flat_map(|&action| lowered.made(action)) {
                 channels.entry((rank, lowered.rank_of[&message.to])).or_default().push_back(message);
             }
         }
-        // From the last rank to the first: a rank's own order must be known before the lower ones'
-        // follow it.
+        // From the last rank to the first, because the receives of lower ranks depend on the order
+        // of higher ones.
         let mut leads: HashMap<(usize, usize), HashMap<Message, usize>> = HashMap::new();
         for rank in (0..self.ranks.len()).rev() {
             let ops = lowered.rank(rank, &self.ranks[rank], &channels, &leads);
@@ -148,7 +147,7 @@ impl Lowered {
                         *received.entry(from).or_default() += position + 1;
                         post(&mut ops, &mut posted, waiting.drain(..=position));
                     }
-                    // It never comes, which `check` says.
+                    // The message is never sent; `check` reports that.
                     None => post(&mut ops, &mut posted, [message]),
                 }
             }
@@ -168,7 +167,7 @@ impl Lowered {
         ops
     }
 
-    /// What other ranks must send before the action may run.
+    /// The messages that the action needs from other ranks.
     fn needed(&self, action: Action) -> Vec<Message> {
         let Action { kind, stage, micro_batch } = action;
         let message = |from, skip| Message { from, to: stage, skip, micro_batch };
@@ -190,7 +189,7 @@ impl Lowered {
         messages
     }
 
-    /// What other ranks need of what the action makes.
+    /// The messages that other ranks need from the action.
     fn made(&self, action: Action) -> Vec<Message> {
         let Action { kind, stage, micro_batch } = action;
         let message = |to, skip| Message { from: stage, to, skip, micro_batch };
@@ -225,15 +224,15 @@ fn post(ops: &mut Vec<Op>, posted: &mut HashSet<Message>, messages: impl IntoIte
     }
 }
 
-/// How messages travel. In either way nothing is buffered: a message moves once both its send and
-/// its receive are posted.
+/// How messages are transported. Neither way buffers: a message moves once both its send and its
+/// receive are posted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Transport {
-    /// One channel per directed pair of ranks, each in order: the first receive takes what was sent
-    /// first (MPI with one tag).
+    /// One ordered channel per directed pair of ranks: the first receive takes the first send (MPI
+    /// with one tag).
     Rendezvous,
-    /// One channel per pair of ranks, for both directions in one order: what is posted later waits
-    /// for what was posted earlier (a communicator of NCCL's).
+    /// One ordered channel per pair of ranks, for both directions: an operation waits for those
+    /// posted before it (a communicator of NCCL's).
     InOrder,
 }
 
@@ -246,80 +245,80 @@ impl fmt::Display for Transport {
     }
 }
 
-/// What is wrong with a lowered schedule's messages.
+/// A fault in the messages of a lowered schedule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MessageFault {
-    /// The same message leaves twice.
+    /// A message is sent twice.
     #[error("{message} is sent twice by rank {rank}")]
     SentTwice {
-        /// Which message.
+        /// The message.
         message: Message,
-        /// By whom.
+        /// The rank that does it.
         rank: usize,
     },
-    /// An action waits for it, and no action sends it.
+    /// A message that an action waits for is never sent.
     #[error("{message} is never sent, and rank {rank} waits for it")]
     NeverSent {
-        /// Which message.
+        /// The message.
         message: Message,
-        /// Who waits.
+        /// The rank that waits.
         rank: usize,
     },
-    /// It is taken twice.
+    /// A message is received twice.
     #[error("{message} is received twice by rank {rank}")]
     ReceivedTwice {
-        /// Which message.
+        /// The message.
         message: Message,
-        /// By whom.
+        /// The rank that does it.
         rank: usize,
     },
-    /// It is sent, and no action receives it.
+    /// A message is sent and never received.
     #[error("{message} is sent by rank {rank} and never received")]
     NeverReceived {
-        /// Which message.
+        /// The message.
         message: Message,
-        /// By whom it is sent.
+        /// The rank that sends it.
         rank: usize,
     },
-    /// An action runs before what it needs has been asked for.
+    /// An action runs before its message is asked for.
     #[error("`{action}` on rank {rank} runs before {message} is received")]
     Unreceived {
-        /// Which action.
+        /// The action.
         action: Action,
-        /// Where.
+        /// The rank of the action.
         rank: usize,
-        /// What it needs.
+        /// The message that it needs.
         message: Message,
     },
-    /// The two ends do not agree on the order.
+    /// The two ends of a channel do not agree on the order.
     #[error("between rank {rank} and rank {peer}, one posts {here} where the other posts {there}")]
     OutOfOrder {
-        /// One end.
+        /// The rank at one end.
         rank: usize,
-        /// The other.
+        /// The rank at the other end.
         peer: usize,
-        /// What the one posts.
+        /// What the first rank posts.
         here: Message,
-        /// What the other posts at the same place.
+        /// What the other rank posts at the same position.
         there: Message,
     },
-    /// Everybody waits.
+    /// All ranks wait.
     #[error("rank {rank} waits for ever to run `{action}`")]
     Deadlock {
-        /// Who.
+        /// The ranks that wait.
         rank: usize,
-        /// For what.
+        /// The message that each of them waits for.
         action: Action,
     },
 }
 
-/// Whether it is a send, and of what.
+/// An operation: whether it is a send, and its message.
 type Post = (bool, Message);
 
 impl Lowered {
-    /// Whether every message is sent once and received once, before what needs it, and everything
-    /// finishes on `transport`. All that is wrong is returned.
+    /// Checks that every message is sent once and received once, before the action that needs it,
+    /// and that everything finishes on `transport`. Returns all faults.
     pub fn check(&self, transport: Transport) -> Result<(), Vec<MessageFault>> {
         let mut faults = self.unmatched();
         if faults.is_empty() {
@@ -356,10 +355,10 @@ impl Lowered {
         faults
     }
 
-    /// Runs the lists. A rank only ever waits at an action, for what that needs.
+    /// Runs the lists. A rank waits only at an action, for the messages that the action needs.
     fn play(&self, transport: Transport) -> Vec<MessageFault> {
         let mut next = vec![0; self.ranks.len()];
-        // For each channel, what either end has posted and the other has not.
+        // For each channel, the operations that one end has posted and the other has not.
         let mut channels: HashMap<(usize, usize), [VecDeque<Post>; 2]> = HashMap::new();
         let mut arrived = HashSet::new();
         let mut ready: Vec<usize> = (0..self.ranks.len()).rev().collect();
@@ -378,7 +377,7 @@ impl Lowered {
                     Op::Receive(message) => (false, message, self.rank_of.get(&message.from)),
                 };
                 next[rank] += 1;
-                // Every message has two ends, or there was a fault before.
+                // Every message has two ends; otherwise there was a fault before.
                 let Some(&peer) = peer else { continue };
                 let (key, end) = match transport {
                     Transport::Rendezvous if sends => ((rank, peer), 0),

@@ -2,41 +2,41 @@ use std::collections::BTreeSet;
 
 use crate::list::Action;
 
-/// An action with its time.
+/// An action with its times.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Span {
-    /// What is done.
+    /// The action.
     pub action: Action,
-    /// From when on.
+    /// When it starts.
     pub start: f64,
-    /// Until when.
+    /// When it ends.
     pub end: f64,
 }
 
-/// When each rank did what, or would do it.
+/// The times of the actions of each rank, measured or simulated.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Timeline {
-    /// Each rank's actions, in order. The first starts at 0.
+    /// The actions of each rank, in order. The first one starts at 0.
     pub ranks: Vec<Vec<Span>>,
     /// When the last action ends.
     pub makespan: f64,
 }
 
 impl Timeline {
-    /// For how long a rank works.
+    /// The time that a rank works.
     pub fn busy(&self, rank: usize) -> f64 {
         self.ranks[rank].iter().map(|span| span.end - span.start).sum()
     }
 
-    /// For how long a rank does nothing, from the start of the step to its end.
+    /// The time that a rank is idle, from the start of the step to its end.
     pub fn idle(&self, rank: usize) -> f64 {
         self.makespan - self.busy(rank)
     }
 
-    /// For how long a rank does nothing between its first action and its last.
+    /// The time that a rank is idle between its first action and its last.
     ///
-    /// Step after step this is what counts: a rank may start the next step while later ones still
-    /// finish this one, unless the optimizer holds all of them together.
+    /// In a sequence of steps, this time counts: a rank may start the next step while later ranks
+    /// still finish this one, unless the optimizer makes all of them wait.
     pub fn idle_within(&self, rank: usize) -> f64 {
         match (self.ranks[rank].first(), self.ranks[rank].last()) {
             (Some(first), Some(last)) => last.end - first.start - self.busy(rank),
@@ -44,28 +44,27 @@ impl Timeline {
         }
     }
 
-    /// The time from a rank's first action to the end of its last, on the rank where that is
-    /// longest: what one step of many costs.
+    /// The time from a rank's first action to the end of its last, for the rank where that is
+    /// longest: what one step in a sequence costs.
     pub fn period(&self) -> f64 {
         let within = |list: &Vec<Span>| Some(list.last()?.end - list.first()?.start);
         self.ranks.iter().filter_map(within).fold(0., f64::max)
     }
 
-    /// Which part of the ranks' time is work: 1 where no rank ever waits, 0 where there is nothing
-    /// to do.
+    /// The part of the ranks' time that is work: 1 if no rank waits, 0 if there are no actions.
     pub fn efficiency(&self) -> f64 {
         let busy: f64 = (0..self.ranks.len()).map(|rank| self.busy(rank)).sum();
         let all = self.makespan * self.ranks.len() as f64;
         if all > 0. { busy / all } else { 0. }
     }
 
-    /// Each rank's stages, in order.
+    /// The stages of each rank, in order.
     pub(crate) fn stages(&self) -> Vec<Vec<usize>> {
         let stages = |list: &Vec<Span>| list.iter().map(|span| span.action.stage).collect::<BTreeSet<_>>();
         self.ranks.iter().map(|list| stages(list).into_iter().collect()).collect()
     }
 
-    /// The same in another unit of time, of which one of this one's has `factor`.
+    /// The same timeline in another unit of time: all times are multiplied by `factor`.
     pub(crate) fn scaled(&self, factor: f64) -> Self {
         let scale = |span: &Span| Span { start: span.start * factor, end: span.end * factor, ..*span };
         Self {

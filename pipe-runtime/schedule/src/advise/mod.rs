@@ -1,4 +1,5 @@
-//! Which schedule, how many micro-batches, what to recompute: by trying them all in the simulator.
+//! Advice on the schedule, the number of micro-batches and the checkpoint mode, by simulating all
+//! of them.
 
 mod table;
 
@@ -8,13 +9,13 @@ use crate::methods::{ScheduleKind, ScheduleKindError};
 use crate::simulate::check_costs;
 use crate::simulate::{Costs, SimulationError, simulate};
 
-/// What [`advise`] may choose from.
+/// The choices of [`advise`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
     /// The numbers of ranks to try.
     pub ranks: Vec<usize>,
-    /// Into how many micro-batches the mini-batch was split when the costs were measured. With
-    /// twice as many, each takes half of the time and of the memory.
+    /// The number of micro-batches with which the costs were measured. With twice as many, each
+    /// takes half of the time and of the memory.
     pub measured_with: usize,
     /// Time that each action takes on top of its work, however small its micro-batch. It keeps very
     /// many micro-batches from being the best.
@@ -25,39 +26,39 @@ pub struct Options {
     pub schedules: Vec<ScheduleKind>,
     /// The checkpoint modes to try.
     pub checkpoints: Vec<Checkpoint>,
-    /// Where the stages are.
+    /// How the stages are placed.
     pub stages: Stages,
-    /// What the costs are in, for the table.
+    /// The units of the costs, for the table.
     pub units: Units,
-    /// How many cores the ranks share, if they run on the cores of one machine; only for what is
-    /// printed. The times are those of ranks that have a core each.
+    /// The number of cores that the ranks share, if they run on the cores of one machine. It is
+    /// only printed: the times are those of ranks that have one core each.
     pub cores: Option<usize>,
 }
 
-/// What times and sizes are in.
+/// The units of times and sizes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Units {
     /// Numbers without a unit.
     #[default]
     Plain,
-    /// Seconds and bytes, as of a [`Trace`](crate::Trace).
+    /// Seconds and bytes, as in a [`Trace`](crate::Trace).
     SecondsAndBytes,
 }
 
-/// What [`advise`] may do with the stages that the costs are of.
+/// How [`advise`] may place the stages that the costs are for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stages {
-    /// Each schedule places them as it likes, and one that has fewer of them per rank runs
-    /// neighbours as one.
+    /// Each schedule places them itself. A schedule with fewer stages per rank runs neighbours as
+    /// one.
     Free,
-    /// Each schedule places them as it likes, and none are run as one.
+    /// Each schedule places them itself, and none are run as one.
     Fixed,
     /// They are on these ranks.
     On(Vec<usize>),
 }
 
 impl Options {
-    /// All schedules and checkpoint modes, with 1, 2, 4 and 8 micro-batches per rank and with as
+    /// All schedules and checkpoint modes, with 1, 2, 4 and 8 micro-batches per rank, and with as
     /// many as in the measurement.
     pub fn new(ranks: usize, measured_with: usize) -> Self {
         let mut micro_batches: Vec<_> = [1, 2, 4, 8].map(|factor| ranks.saturating_mul(factor)).to_vec();
@@ -84,47 +85,48 @@ impl Options {
 pub struct Candidate {
     /// The schedule.
     pub kind: ScheduleKind,
-    /// On how many ranks.
+    /// The number of ranks.
     pub ranks: usize,
-    /// How many stages each rank has.
+    /// The number of stages per rank.
     pub stages_per_rank: usize,
-    /// How many micro-batches.
+    /// The number of micro-batches.
     pub micro_batches: usize,
-    /// Which of them are recomputed.
+    /// The micro-batches that are recomputed.
     pub checkpoint: Checkpoint,
     /// Time of a step.
     pub time: f64,
-    /// Memory of the rank that needs most.
+    /// Peak memory of the rank that needs most.
     pub memory: f64,
 }
 
-/// What [`advise`] found. Prints as a table with the reasons.
+/// The result of [`advise`]. Prints as a table, with the reasons.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 #[must_use]
 pub struct Advice {
-    /// The fastest that fits, if any does.
+    /// The fastest candidate that fits; `None` if there is none.
     pub best: Option<Candidate>,
-    /// All that fit, the best first.
+    /// All candidates that fit, the best first.
     pub fitting: Vec<Candidate>,
-    /// All that need too much memory, the smallest first.
+    /// All candidates that need too much memory, the smallest first.
     pub too_large: Vec<Candidate>,
-    /// What cannot run these stages and micro-batches at all, and why.
+    /// The schedules that cannot run these stages and micro-batches, with the number of
+    /// micro-batches and the reason.
     pub refused: Vec<(usize, ScheduleKindError)>,
-    /// How much memory a rank has.
+    /// The memory of a rank.
     pub memory_limit: f64,
-    /// What times and sizes are in.
+    /// The units of times and sizes.
     pub units: Units,
-    /// How many cores the ranks share, if that is known.
+    /// The number of cores that the ranks share, if it is known.
     pub cores: Option<usize>,
     /// The time of a step in which the busiest rank never waits and nothing is recomputed, with the
     /// fewest micro-batches.
     pub work: f64,
 }
 
-/// Looks for the schedule, the number of micro-batches and the checkpoint mode with which a step is
-/// fastest, of those that need no more memory on any rank than `memory_limit`; of equally fast ones
-/// for the one that needs least memory, then for the simplest.
+/// Finds the schedule, the number of micro-batches and the checkpoint mode with which a step is
+/// fastest, of those that need at most `memory_limit` on each rank. Ties go to the one that needs
+/// least memory, then to the simplest.
 ///
 /// ```
 /// use pipe_schedule::{Costs, Options, advise};
@@ -137,8 +139,12 @@ pub struct Advice {
 /// # Ok::<(), pipe_schedule::SimulationError>(())
 /// ```
 ///
-/// `costs` are those of one micro-batch of `options.measured_with`. Of as many stages as there are
-/// ranks, or a multiple of that.
+/// `costs` are the costs of one micro-batch, measured with `options.measured_with` of them. The
+/// number of stages is a multiple of the number of ranks.
+///
+/// # Errors
+///
+/// Fails if the costs are not numbers, or do not fit each other.
 pub fn advise(costs: &Costs, memory_limit: f64, options: &Options) -> Result<Advice, SimulationError> {
     check_costs(costs, costs.stages.len())?;
     let (mut fitting, mut too_large, mut refused) = (Vec::new(), Vec::new(), Vec::new());
@@ -189,7 +195,7 @@ pub fn advise(costs: &Costs, memory_limit: f64, options: &Options) -> Result<Adv
     })
 }
 
-/// The costs of one micro-batch of `micro_batches`.
+/// The costs of one micro-batch if there are `micro_batches` of them.
 fn scaled(costs: &Costs, options: &Options, micro_batches: usize) -> Costs {
     let part = options.measured_with.max(1) as f64 / micro_batches.max(1) as f64;
     let mut costs = costs.clone();
@@ -211,11 +217,11 @@ fn scaled(costs: &Costs, options: &Options, micro_batches: usize) -> Costs {
 
 type Attempt = (Result<Schedule, ScheduleKindError>, Costs, usize);
 
-/// The lists of a schedule for every number of stages per rank that it can have.
+/// The lists of a schedule, for each possible number of stages per rank.
 fn schedules(kind: ScheduleKind, costs: &Costs, ranks: usize, options: &Options, micro_batches: usize) -> Vec<Attempt> {
     let stages = costs.stages.len();
     if let Stages::On(rank_of) = &options.stages {
-        // What is not said of a stage is that it is on a rank of its own, which GPipe alone takes.
+        // A stage without a rank counts as on a rank of its own, which only GPipe accepts.
         let stages_per_rank = stages / ranks.max(1);
         let rank_of: Vec<_> = (0..stages).map(|stage| rank_of.get(stage).copied().unwrap_or(stage)).collect();
         return vec![(kind.schedule_on(&rank_of, micro_batches), costs.clone(), stages_per_rank)];
@@ -236,14 +242,14 @@ fn schedules(kind: ScheduleKind, costs: &Costs, ranks: usize, options: &Options,
         .map(attempt)
         .collect();
     if attempts.is_empty() {
-        // To say why: the schedule's own number is not among those that the stages allow.
+        // To give the reason: the schedule's number of stages per rank is not possible here.
         return vec![(refusal(kind, ranks, most, micro_batches), costs.clone(), most)];
     }
     attempts
 }
 
-/// Whether the stages are looped over the ranks. With one stage per rank, such lists are those of
-/// another schedule.
+/// Whether the stages are looped over the ranks. With one stage per rank, such lists are the same
+/// as another schedule's.
 fn loops(kind: ScheduleKind) -> bool {
     matches!(kind, ScheduleKind::Interleaved | ScheduleKind::LoopedBfs)
 }

@@ -5,11 +5,11 @@ use super::{Advice, Candidate, Units};
 use crate::support::table::{Side, Table};
 use crate::support::{bytes, short};
 
-/// How many of each kind are listed.
+/// The number of listed candidates of each kind.
 const LISTED: usize = 12;
 
 impl Candidate {
-    /// What to write for it: `schedule = zbv, chunks = 6, checkpoint = except_last`.
+    /// The settings to write for it: `schedule = zbv, chunks = 6, checkpoint = except_last`.
     pub fn settings(&self) -> String {
         let Candidate { kind, micro_batches, checkpoint, .. } = self;
         let name = match kind.name() {
@@ -22,7 +22,7 @@ impl Candidate {
 }
 
 impl Advice {
-    /// Why the best one is the best, or why there is none.
+    /// The reason why the best candidate is the best, or why there is none.
     pub fn why(&self) -> String {
         let limit = match self.memory_limit {
             limit if limit.is_finite() => self.units.memory(limit),
@@ -81,8 +81,9 @@ impl fmt::Display for Candidate {
     }
 }
 
-/// The reason in words, what to write, then a table: of each schedule and checkpoint mode the best
-/// that fits, then those that need too much memory. After it, what was refused, and why.
+/// The reason, the settings to write, and a table: for each schedule and checkpoint mode the best
+/// candidate that fits, then those that need too much memory. Schedules that were refused follow,
+/// with the reasons.
 impl fmt::Display for Advice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.why())?;

@@ -1,23 +1,24 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// What is done with one micro-batch in one stage.
+/// The kind of an action on one micro-batch in one stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ActionKind {
     /// Forward (`F`).
     Forward,
-    /// The forward again, with its graph, before the backward of a checkpointed micro-batch (`R`).
+    /// The forward again, which records the graph, before the backward of a checkpointed
+    /// micro-batch (`R`).
     Recompute,
-    /// Backward, for the inputs and the parameters at once (`B`).
+    /// Whole backward, for the inputs and the parameters at once (`B`).
     Backward,
-    /// Backward for the inputs alone (`I`), which the stage before waits for.
+    /// Backward for the inputs only (`I`), which the stage before waits for.
     BackwardInput,
-    /// Backward for the parameters (`W`), some time after the one for the inputs.
+    /// Backward for the parameters (`W`), after the one for the inputs.
     BackwardWeight,
 }
 
 impl ActionKind {
-    /// All kinds, in the order of a micro-batch's life.
+    /// All kinds, in the order in which they happen to a micro-batch.
     pub const ALL: [ActionKind; 5] = [
         ActionKind::Forward,
         ActionKind::Recompute,
@@ -43,58 +44,58 @@ impl ActionKind {
     }
 }
 
-/// One entry of an op list: `Action::forward(1, 3)` is micro-batch 3 through stage 1.
+/// One entry of a rank's list: `Action::forward(1, 3)` is the forward of micro-batch 3 in stage 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Action {
-    /// What is done.
+    /// The kind.
     pub kind: ActionKind,
-    /// In which stage, from 0.
+    /// The stage, from 0.
     pub stage: usize,
-    /// With which micro-batch, from 0.
+    /// The micro-batch, from 0.
     pub micro_batch: usize,
 }
 
 impl Action {
-    /// `kind` of micro-batch `micro_batch` in `stage`.
+    /// Makes an action of kind `kind` on `micro_batch` in `stage`.
     pub const fn new(kind: ActionKind, stage: usize, micro_batch: usize) -> Self {
         Self { kind, stage, micro_batch }
     }
 
-    /// Micro-batch `micro_batch` forward through `stage`.
+    /// The forward of `micro_batch` in `stage`.
     pub const fn forward(stage: usize, micro_batch: usize) -> Self {
         Self::new(ActionKind::Forward, stage, micro_batch)
     }
 
-    /// The recomputation of that forward.
+    /// The recomputation of `micro_batch` in `stage`.
     pub const fn recompute(stage: usize, micro_batch: usize) -> Self {
         Self::new(ActionKind::Recompute, stage, micro_batch)
     }
 
-    /// Its backward.
+    /// The whole backward of `micro_batch` in `stage`.
     pub const fn backward(stage: usize, micro_batch: usize) -> Self {
         Self::new(ActionKind::Backward, stage, micro_batch)
     }
 
-    /// Its backward for the inputs alone.
+    /// The backward for the inputs of `micro_batch` in `stage`.
     pub const fn backward_input(stage: usize, micro_batch: usize) -> Self {
         Self::new(ActionKind::BackwardInput, stage, micro_batch)
     }
 
-    /// Its backward for the parameters.
+    /// The backward for the parameters of `micro_batch` in `stage`.
     pub const fn backward_weight(stage: usize, micro_batch: usize) -> Self {
         Self::new(ActionKind::BackwardWeight, stage, micro_batch)
     }
 
-    /// The same kind of the same micro-batch elsewhere.
+    /// The action of the same kind on the same micro-batch in another stage.
     pub(crate) const fn at(self, stage: usize) -> Self {
         Self { stage, ..self }
     }
 
     /// The actions that must end before this one may start, of those that a schedule has.
     ///
-    /// A forward waits for the stage before it; a backward for its own forward, its own
-    /// recomputation and the next stage's backward, whole or for the inputs; a backward for the
-    /// parameters for its own one for the inputs.
+    /// A forward waits for the forward of the stage before. A backward waits for its own forward,
+    /// its own recomputation, and the next stage's backward, whole or for the inputs. A backward
+    /// for the parameters waits for its own backward for the inputs.
     pub(crate) fn needs(self, stages: usize) -> impl Iterator<Item = Action> + use<> {
         let Action { kind, stage, micro_batch } = self;
         let here = |kind| Some(Action::new(kind, stage, micro_batch));
@@ -114,7 +115,7 @@ impl Action {
     }
 }
 
-/// As in PyTorch's schedule files: stage, kind, micro-batch (`1F3`).
+/// Prints as in PyTorch's schedule files: stage, kind, micro-batch (`1F3`).
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{}{}", self.stage, self.kind.letter(), self.micro_batch)
@@ -146,7 +147,7 @@ impl FromStr for Action {
     }
 }
 
-/// Digits and nothing else: `usize::from_str` would take a sign.
+/// Only digits are accepted; `usize::from_str` would accept a sign.
 pub(crate) fn number(digits: &str) -> Option<usize> {
     digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())?
 }

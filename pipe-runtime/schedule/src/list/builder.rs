@@ -18,18 +18,17 @@ pub struct Builder {
     ranks: Vec<Vec<Action>>,
 }
 
-/// The end of one rank's list, as [`Builder::rank`] gives it.
+/// The end of one rank's list, returned by [`Builder::rank`].
 #[derive(Debug)]
 pub struct RankBuilder<'a>(&'a mut Vec<Action>);
 
 impl Builder {
-    /// Empty lists for `ranks` ranks.
+    /// Makes a builder with empty lists for `ranks` ranks.
     pub fn new(ranks: usize) -> Self {
         Self { ranks: vec![Vec::new(); ranks] }
     }
 
-    /// The end of the list of `rank`. There are as many lists as the highest rank that was asked
-    /// for.
+    /// The end of the list of `rank`. Lists are added up to this rank if there are fewer.
     pub fn rank(&mut self, rank: usize) -> RankBuilder<'_> {
         if self.ranks.len() <= rank {
             self.ranks.resize(rank + 1, Vec::new());
@@ -37,8 +36,8 @@ impl Builder {
         RankBuilder(&mut self.ranks[rank])
     }
 
-    /// The schedule, with as many stages and micro-batches as occur. [`Schedule::validate`] says
-    /// what is wrong with it.
+    /// Returns the schedule. The highest stage and micro-batch that occur give its numbers of
+    /// stages and micro-batches. [`Schedule::validate`] checks it.
     pub fn build(self) -> Schedule {
         Schedule::of_lists(self.ranks)
     }

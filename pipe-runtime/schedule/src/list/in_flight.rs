@@ -11,7 +11,7 @@ impl Schedule {
         self.ranks.iter().map(peak).collect()
     }
 
-    /// Peak number of micro-batches in flight in each stage, as
+    /// Peak number of micro-batches in flight, per stage, defined as for
     /// [`peak_in_flight`](Self::peak_in_flight).
     pub fn peak_in_flight_by_stage(&self) -> BTreeMap<usize, usize> {
         let mut stages: BTreeMap<usize, (InFlight, usize)> = BTreeMap::new();
@@ -23,7 +23,7 @@ impl Schedule {
     }
 }
 
-/// Number of pairs in flight after the actions of a list that have been counted.
+/// The number of pairs in flight after the actions that have been counted.
 #[derive(Default)]
 pub(crate) struct InFlight(usize);
 
@@ -31,14 +31,14 @@ impl InFlight {
     pub(crate) fn after(&mut self, action: Action) -> usize {
         match action.kind {
             ActionKind::Forward => self.0 += 1,
-            // A list with more backwards than forwards is not valid, but not a reason to panic.
+            // A list with more backwards than forwards is not valid, but must not panic.
             ActionKind::Backward | ActionKind::BackwardWeight => self.0 = self.0.saturating_sub(1),
             ActionKind::Recompute | ActionKind::BackwardInput => {}
         }
         self.0
     }
 
-    /// The peak over `list`, and the first action with which it is reached.
+    /// The peak over `list`, and the first action that reaches it.
     pub(crate) fn peak(mut self, list: &[Action]) -> Option<(usize, Action)> {
         let counts = list.iter().map(|&action| (self.after(action), action));
         counts.reduce(|peak, next| if next.0 > peak.0 { next } else { peak })
@@ -46,10 +46,10 @@ impl InFlight {
 }
 
 impl Order {
-    /// How many micro-batches' values lie between the stages `from` and `to` at most, however long
-    /// each action takes: done in `from`, not yet started in `to`. `kind` is that of the values:
-    /// [`ActionKind::Forward`], or [`ActionKind::Backward`] (whole or for the inputs) for
-    /// gradients, which go from the later stage to the earlier one.
+    /// The greatest possible number of values between the stages `from` and `to`: of micro-batches
+    /// that have left `from` and not yet started in `to`, for any durations of the actions. `kind`
+    /// says which values: [`ActionKind::Forward`], or [`ActionKind::Backward`] (whole or for the
+    /// inputs) for gradients, which go from the later stage to the earlier one.
     pub fn in_transit(&self, kind: ActionKind, from: usize, to: usize) -> usize {
         let same = |other: ActionKind| match kind {
             ActionKind::Backward | ActionKind::BackwardInput => {
@@ -57,8 +57,8 @@ impl Order {
             }
             _ => other == kind,
         };
-        // What has been taken for certain once a step is done. A value that is put down can lie
-        // beside all that were put down before, but for these.
+        // The values that are certainly received once a step has ended. A value that is sent may
+        // coexist with all those sent before it, except these.
         let mut taken_before = vec![0; self.steps.len()];
         let mut last_of_rank = vec![None; self.ranks.len()];
         let (mut put, mut taken, mut peak) = (0, 0, 0);

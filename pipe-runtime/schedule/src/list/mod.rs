@@ -1,5 +1,5 @@
-//! Ordered op lists, one per rank: what is in them, how they are made and written, and what can be
-//! read from them without a clock.
+//! Ordered lists of actions, one per rank: their contents, how they are made and written, and what
+//! follows from them without times.
 
 mod action;
 mod builder;

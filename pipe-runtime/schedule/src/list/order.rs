@@ -1,39 +1,40 @@
 use super::{Action, Index, Schedule};
 
-/// One action of an [`Order`], with what it waits for.
+/// One action of an [`Order`], and what it waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Step {
-    /// What is done.
+    /// The action.
     pub action: Action,
-    /// By which rank.
+    /// The rank.
     pub rank: usize,
-    /// Steps (positions in the order) on other ranks that come first. The rank's own earlier steps
-    /// do so anyway.
+    /// The steps on other ranks that it waits for, as positions in the order. The rank's own
+    /// earlier steps come first anyway.
     pub after: Vec<usize>,
 }
 
-/// All actions of a schedule in one total order in which each comes after everything it waits for:
-/// by the tick at which it would start if each action took one tick, then by stage.
+/// All actions of a schedule in one total order, in which each action comes after everything that
+/// it waits for. They are ordered by the tick at which they would start if every action took one
+/// tick, then by stage.
 ///
-/// This is the order in which errors count: of several failures, the one that comes first here is
-/// reported, whatever the clock on the wall said.
+/// This order decides which of several failures is reported: the first one in it, whichever
+/// happened first in time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 #[must_use]
 pub struct Order {
     /// The steps.
     pub steps: Vec<Step>,
-    /// For each rank, its steps as positions in `steps`, in the order of its list.
+    /// The steps of each rank, as positions in `steps`, in the order of its list.
     pub ranks: Vec<Vec<usize>>,
 }
 
-/// No order exists: each named action waits for one that never comes.
+/// The error if no order exists: each of these actions waits for one that never ends.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the schedule cannot finish: {}", waiting(.0))]
 #[non_exhaustive]
 pub struct DeadlockError(
-    /// The first action on each rank that cannot start.
+    /// The first action of each rank that cannot start.
     pub Vec<(usize, Action)>,
 );
 
@@ -43,13 +44,13 @@ fn waiting(heads: &[(usize, Action)]) -> String {
 }
 
 impl Schedule {
-    /// The total order of the actions.
+    /// Returns the total order of the actions.
     ///
-    /// A forward waits for the stage before it. A backward, whole or for the inputs, waits for its
-    /// own graph (the forward, and the recomputation if there is one in the lists) and for the
-    /// backward of the stage after it, whole or for the inputs, whichever the lists have. A
-    /// backward for the parameters waits for the one for the inputs. What is not in the lists at
-    /// all counts as done: the backward half of a schedule can be ordered alone.
+    /// A forward waits for the stage before. A backward, whole or for the inputs, waits for its own
+    /// graph (the forward, and the recomputation if the lists have one) and for the backward of the
+    /// next stage, whole or for the inputs. A backward for the parameters waits for the one for the
+    /// inputs. An action that the lists do not have counts as done, so that the backward half of a
+    /// schedule can be ordered by itself.
     pub fn order(&self) -> Result<Order, DeadlockError> {
         const NOT_YET: usize = usize::MAX;
         let index = Index::new(self);
@@ -132,8 +133,7 @@ mod tests {
             prop_assert_eq!(order.steps.len(), stages * loops * (2 * micro_batches + recomputed));
             for (position, step) in order.steps.iter().enumerate() {
                 prop_assert!(step.after.iter().all(|&needed| needed < position));
-                // A recomputation starts before the gradient arrives: it needs nothing of other
-                // ranks.
+                // A recomputation starts before the gradient arrives: it waits for no other rank.
                 prop_assert!(step.action.kind != ActionKind::Recompute || step.after.is_empty());
             }
             for (rank, list) in order.ranks.iter().enumerate() {

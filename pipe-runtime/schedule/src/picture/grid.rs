@@ -4,12 +4,12 @@ use crate::list::{Action, ActionKind, Schedule};
 use crate::simulate::{Costs, Simulation, simulate};
 use crate::timeline::Span;
 
-/// The lists as a grid in time, one row per rank, for a terminal: what each rank does while every
-/// action takes one column, or a whole backward two if the lists have split ones too (`-` is its
-/// second half). A dot is a column in which the rank waits.
+/// Draws the lists as a grid in time for a terminal, with one row per rank. Every action takes one
+/// column; if the lists have split backwards, a whole backward takes two (`-` is its second half).
+/// A dot is a column in which the rank waits.
 ///
-/// An action is kind and micro-batch, as `F3`, or with its stage before that, as `5F3`, where a
-/// rank has several stages. Lists that cannot finish are drawn without time.
+/// An action is its kind and micro-batch, as `F3`. If a rank has several stages, its stage comes
+/// first, as `5F3`. Lists that cannot finish are drawn without times.
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rows = match self.columns() {
@@ -29,7 +29,7 @@ impl fmt::Display for Schedule {
 
 impl Schedule {
     fn columns(&self) -> Option<Simulation> {
-        // A schedule may claim more stages than its lists could have, and than there is memory.
+        // A schedule may claim to have more stages than its lists could hold, and than memory can.
         let actions = self.actions().count();
         if self.stages > actions {
             return None;
@@ -37,7 +37,7 @@ impl Schedule {
         let is_split = self.actions().any(|action| action.kind == ActionKind::BackwardInput);
         let weight = if is_split { 1. } else { 0. };
         let mut costs = Costs::equal(self.stages, 1., 1., weight);
-        // A `W` without an `I` is not valid, but is to be seen too.
+        // A `W` without an `I` is not valid, but must be visible.
         if !is_split && self.actions().any(|action| action.kind == ActionKind::BackwardWeight) {
             costs = Costs::equal(self.stages, 1., 1., 1.);
         }

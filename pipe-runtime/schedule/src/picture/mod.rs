@@ -1,4 +1,4 @@
-//! A schedule, or what ran of it, to look at.
+//! Pictures of schedules and traces.
 
 mod grid;
 mod svg;

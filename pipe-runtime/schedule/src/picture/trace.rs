@@ -4,13 +4,13 @@ use super::svg::{Panel, Picture};
 use crate::timeline::Timeline;
 use crate::trace::Trace;
 
-/// Columns of the grid in the terminal.
+/// The number of columns of the grid in the terminal.
 const COLUMNS: usize = 96;
 
 impl Trace {
-    /// The [typical](Trace::typical) run as a picture: what was measured above what the simulator
-    /// makes of the same lists with the measured costs, on one axis of time, in milliseconds. Rows,
-    /// boxes and columns are as in [`Simulation::to_svg`](crate::Simulation::to_svg).
+    /// Draws the [typical](Trace::typical) run above the simulation of the same lists with the
+    /// measured costs, on one axis of time, in milliseconds. Rows, boxes and columns are as in
+    /// [`Simulation::to_svg`](crate::Simulation::to_svg).
     pub fn to_svg(&self) -> String {
         let lines = self.timelines();
         let panels: Vec<_> = lines
@@ -20,7 +20,7 @@ impl Trace {
         Picture::new(&panels, "ms", 1400.).draw()
     }
 
-    /// Measured and simulated, with their titles, in milliseconds.
+    /// The measured and the simulated timeline, with titles, in milliseconds.
     fn timelines(&self) -> Vec<(String, Timeline)> {
         let run = self.typical();
         let measured = run.timeline().scaled(1e3);
@@ -42,9 +42,9 @@ fn summary(timeline: &Timeline) -> String {
     format!("{:.2} ms, {:.0} % of it work", timeline.makespan, 100. * timeline.efficiency())
 }
 
-/// Measured above simulated, on one axis of time: an action is kind and micro-batch, drawn out to
-/// its length with `-`, or without its number where that is too short; a dot is a column in which
-/// the rank waits. Then how long each rank waits.
+/// Prints the measured run above the simulated one, on one axis of time. An action is its kind and
+/// micro-batch, filled up to its length with `-`; its number is left out if it is too short. A dot
+/// is a column in which the rank waits. The idle time of each rank follows.
 impl fmt::Display for Trace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lines = self.timelines();

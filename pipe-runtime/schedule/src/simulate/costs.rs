@@ -1,17 +1,17 @@
-/// What each part of a model costs, per micro-batch. Any unit of time and any unit of memory will
-/// do.
+/// The costs of the parts of a model, per micro-batch. Any unit of time and any unit of memory may
+/// be used.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Costs {
-    /// One per stage.
+    /// The costs of each stage.
     pub stages: Vec<StageCosts>,
-    /// From each stage to the next; one less than there are stages. Between stages on one rank the
-    /// time counts as zero.
+    /// The transfers from each stage to the next: one less than there are stages. Between stages on
+    /// one rank, the time counts as zero.
     pub boundaries: Vec<Transfer>,
     /// The skips.
     pub skips: Vec<Skip>,
 }
 
-/// What a stage costs.
+/// The costs of a stage.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StageCosts {
     /// Time of the forward.
@@ -22,20 +22,21 @@ pub struct StageCosts {
     pub backward_weight: f64,
     /// Time of the recomputation.
     pub recompute: f64,
-    /// Memory held from the forward (or the recomputation) on, until the backward for the inputs or
-    /// the whole one.
+    /// Memory that is held from the forward (or the recomputation) until the backward for the
+    /// inputs, or the whole backward.
     pub activation: f64,
-    /// The part of it that is held on until the backward for the parameters.
+    /// The part of it that is held until the backward for the parameters.
     pub for_weights: f64,
-    /// Memory held instead, of a micro-batch that is recomputed, until its backward: what the stage
-    /// was given.
+    /// Memory that is held instead for a micro-batch that is recomputed, until its backward: the
+    /// inputs of the stage.
     pub checkpoint: f64,
-    /// Memory of the parameters, their gradients and the optimizer's state: held all the time.
+    /// Memory of the parameters, their gradients and the optimizer's state, which is held all the
+    /// time.
     pub parameters: f64,
 }
 
 impl StageCosts {
-    /// Of stages that are run as one. What one of them is given is not kept apart.
+    /// The costs of stages that run as one. The inputs of the later ones are not kept.
     fn sum(stages: &[StageCosts]) -> Self {
         let all = |cost: fn(&StageCosts) -> f64| stages.iter().map(cost).sum();
         Self {
@@ -51,32 +52,32 @@ impl StageCosts {
     }
 }
 
-/// What it takes to hand something on.
+/// The costs of a transfer.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Transfer {
     /// Time from the end of the sending action until the receiving action may start. Of several
     /// things from one rank to another, one goes after the other.
     pub time: f64,
-    /// Memory held while it waits to be used.
+    /// Memory that is held until the value is used.
     pub size: f64,
 }
 
-/// A value that goes from one stage to a later one, past those between; its gradient takes the way
-/// back.
+/// A value that goes from one stage directly to a later one. Its gradient takes the way back.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Skip {
     /// The stage that stashes it.
     pub from: usize,
     /// The stage that pops it.
     pub to: usize,
-    /// What that takes. The memory is held where the value is made, until it is used.
+    /// The costs of the transfer. The memory is held by the stage that made the value, until it is
+    /// used.
     pub transfer: Transfer,
 }
 
 impl Costs {
-    /// Equal stages: the given times (forward, backward for the inputs, backward for the
-    /// parameters), recomputation as long as the forward, one unit of memory per stage and
-    /// micro-batch, all of it until the end, and transfers that cost nothing.
+    /// Costs of equal stages: the given times of the forward, of the backward for the inputs and of
+    /// the backward for the parameters; a recomputation as long as the forward; one unit of memory
+    /// per stage and micro-batch, held until the last backward; free transfers.
     pub fn equal(stages: usize, forward: f64, backward_input: f64, backward_weight: f64) -> Self {
         let stage = StageCosts {
             forward,
@@ -92,8 +93,8 @@ impl Costs {
         Self { stages: vec![stage; stages], boundaries, skips: Vec::new() }
     }
 
-    /// The same model with `stages` stages: as many neighbours are run as one as it takes.
-    /// Unchanged if that does not come out even.
+    /// The costs of the same model with `stages` stages, where neighbouring stages run as one.
+    /// Unchanged if the number of stages does not divide evenly.
     pub fn merged(&self, stages: usize) -> Self {
         if stages == 0 || !self.stages.len().is_multiple_of(stages) {
             return self.clone();
@@ -104,7 +105,7 @@ impl Costs {
         for &skip in &self.skips {
             let (from, to) = (skip.from / run, skip.to / run);
             match merged.get_mut(from) {
-                // It does not leave the stage, which holds it like anything else.
+                // The value does not leave the stage, which holds it as part of its activations.
                 Some(stage) if from == to => stage.activation += skip.transfer.size,
                 _ => skips.push(Skip { from, to, ..skip }),
             }
@@ -113,7 +114,7 @@ impl Costs {
         Self { stages: merged, boundaries, skips }
     }
 
-    /// With a skip from stage `from` to stage `to` that costs nothing.
+    /// Adds a skip from stage `from` to stage `to` that costs nothing.
     pub fn with_skip(mut self, from: usize, to: usize) -> Self {
         self.skips.push(Skip { from, to, transfer: Transfer::default() });
         self

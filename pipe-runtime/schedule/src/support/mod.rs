@@ -1,9 +1,10 @@
-//! What the crates of this workspace share. Not for users: it changes without notice.
+//! Helpers that the crates of this workspace share. Not for users: they change without notice.
 
 pub mod spelling;
 pub mod table;
 
-/// The median; of an even number of values, the mean of the two in the middle; 0 of none.
+/// The median. For an even number of values, it is the mean of the two in the middle; for none, it
+/// is 0.
 pub fn median(values: &[f64]) -> f64 {
     let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);

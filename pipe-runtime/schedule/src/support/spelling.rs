@@ -1,6 +1,6 @@
-//! Distance between names, for what a message suggests. `pipe-macros` uses it too.
+//! The distance between names, for suggestions in messages. `pipe-macros` uses it too.
 
-/// Cost of turning `a` into `b` (optimal string alignment): 1 for each letter that is inserted,
+/// The cost of turning `a` into `b` (optimal string alignment): 1 for each letter that is inserted,
 /// deleted or replaced, and `swap` for each exchange of two neighbours. Two replacements do the
 /// same for 2, so a `swap` of 2 gives Levenshtein's distance.
 pub fn distance(a: &str, b: &str, swap: usize) -> usize {
@@ -25,8 +25,8 @@ pub fn distance(a: &str, b: &str, swap: usize) -> usize {
     table[a.len()][b.len()]
 }
 
-/// The candidate closest to `name`, if one is close enough to be what was meant. Two exchanged
-/// letters count as one slip.
+/// The candidate closest to `name`, if one is close enough to be a misspelling. Two exchanged
+/// letters count as one error.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let length = |name: &str| name.chars().count();
     candidates

@@ -1,11 +1,11 @@
-//! Tables of text, with columns as wide as they need to be.
+//! Tables of text, with columns as wide as their cells.
 
-/// On which side of a column its cells stand.
+/// The alignment of the cells of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// On the left.
+    /// Left.
     Left,
-    /// On the right, as numbers do.
+    /// Right, for numbers.
     Right,
 }
 
@@ -18,14 +18,14 @@ pub struct Table {
 }
 
 impl Table {
-    /// A table with these columns: a head, and the side of the cells. A column without a head has
-    /// no rule under it.
+    /// Makes a table with these columns, each with a head and an alignment. A column without a head
+    /// has no rule under it.
     pub fn new(columns: &[(&str, Side)]) -> Self {
         let (heads, sides) = columns.iter().map(|&(head, side)| (head.to_owned(), side)).unzip();
         Self { heads, sides, rows: Vec::new() }
     }
 
-    /// A table whose cells all stand on the left.
+    /// Makes a table whose cells are all aligned to the left.
     pub fn left(heads: &[&str]) -> Self {
         Self::new(&heads.iter().map(|&head| (head, Side::Left)).collect::<Vec<_>>())
     }
@@ -35,7 +35,7 @@ impl Table {
         self.rows.push(row);
     }
 
-    /// The heads, the rule under them, and the rows.
+    /// The lines of the table: the heads, the rule under them, and the rows.
     pub fn lines(&self) -> Vec<String> {
         let width = |cell: &String| cell.chars().count();
         let widths: Vec<_> = (0..self.heads.len())

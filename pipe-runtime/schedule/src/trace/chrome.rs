@@ -4,11 +4,11 @@ use super::Trace;
 use crate::list::ActionKind;
 
 impl Trace {
-    /// All runs as Chrome's trace events (JSON), which <https://ui.perfetto.dev> and
-    /// `chrome://tracing` show: one row per rank, an action as `F3 stage 1`, with the thread that
-    /// it ran on. Times are in microseconds there.
+    /// Writes all runs as Chrome's trace events (JSON), for <https://ui.perfetto.dev> and
+    /// `chrome://tracing`. There is one row per rank. An action is called `F3 stage 1` and has the
+    /// thread that ran it. Times are in microseconds.
     pub fn to_chrome(&self) -> String {
-        // All that is written are numbers and words of our own: nothing needs escaping.
+        // Only numbers and fixed words are written, so nothing needs escaping.
         let mut text = "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n".to_owned();
         text.push_str("{\"ph\":\"M\",\"pid\":0,\"name\":\"process_name\",\"args\":{\"name\":\"pipeline\"}}");
         for rank in 0..self.runs.iter().map(|run| run.schedule.ranks.len()).max().unwrap_or(0) {

@@ -6,12 +6,12 @@ use crate::simulate::Costs;
 use crate::support::median;
 
 impl Trace {
-    /// What each stage costs per micro-batch: the medians of the times in all runs, and the sizes
-    /// that were seen.
+    /// The costs of each stage per micro-batch: the medians of the times in all runs, and the
+    /// observed sizes.
     ///
-    /// A backward that was only ever whole counts as half for the inputs and half for the
-    /// parameters. A stage that recomputes nothing would recompute for as long as its forward
-    /// takes. Transfers between devices are part of the step that receives.
+    /// If a backward was never split, half of its time counts for the inputs and half for the
+    /// parameters. For a stage without recomputations, a recomputation counts as long as its
+    /// forward. Transfers between devices count for the action that receives.
     pub fn costs(&self) -> Costs {
         let mut times: BTreeMap<(usize, ActionKind), Vec<f64>> = BTreeMap::new();
         for step in self.runs.iter().flat_map(|run| &run.steps) {

@@ -1,4 +1,4 @@
-//! What really ran, beside what the simulator says of the same lists.
+//! What really ran, compared with the simulation of the same lists.
 
 mod chrome;
 mod costs;
@@ -7,10 +7,10 @@ use crate::list::{Action, Schedule};
 use crate::simulate::{Costs, Simulation, SimulationError, simulate};
 use crate::timeline::{Span, Timeline};
 
-/// What ran when, over some runs of one pipeline. Times are in seconds, memory is in bytes.
+/// The times of all actions in some runs of one pipeline. Times are in seconds, sizes in bytes.
 ///
-/// It prints as a grid, measured above simulated, and is drawn by [`to_svg`](Self::to_svg) and, for
-/// Perfetto, [`to_chrome`](Self::to_chrome).
+/// It prints as a grid, with the measured step above the simulated one. [`to_svg`](Self::to_svg)
+/// draws it, and [`to_chrome`](Self::to_chrome) writes it for Perfetto.
 ///
 /// ```no_run
 /// # fn example(trace: &pipe_schedule::Trace) -> Result<(), Box<dyn std::error::Error>> {
@@ -26,37 +26,37 @@ use crate::timeline::{Span, Timeline};
 pub struct Trace {
     /// At least one.
     runs: Vec<Run>,
-    /// What the parts of the model hold and hand on, per micro-batch; the times in it are of no
-    /// meaning.
+    /// The sizes of what the parts of the model hold and transfer, per micro-batch. Its times have
+    /// no meaning.
     pub sizes: Costs,
 }
 
-/// One run of a pipeline's lists: a training step, or a forward or a backward alone.
+/// One run of a pipeline's lists: a training step, or a forward or a backward of an ordinary call.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Run {
-    /// What was to run.
+    /// The lists that ran.
     pub schedule: Schedule,
-    /// What did, in the order in which it ended.
+    /// The actions as they ran, in the order in which they ended.
     pub steps: Vec<TracedStep>,
 }
 
 /// One action as it ran.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TracedStep {
-    /// What was done.
+    /// The action.
     pub action: Action,
-    /// On which rank.
+    /// The rank.
     pub rank: usize,
-    /// By which thread, from 0.
+    /// The thread, from 0.
     pub thread: usize,
-    /// When it started, after the trace did.
+    /// When it started, from the start of the trace.
     pub start: f64,
     /// When it ended.
     pub end: f64,
 }
 
 impl Run {
-    /// When each rank did what. Time 0 is the start of the first action.
+    /// The times of the actions of each rank. Time 0 is the start of the first action.
     pub fn timeline(&self) -> Timeline {
         let begin = self.begin();
         let mut ranks = vec![Vec::new(); self.schedule.ranks.len()];
@@ -68,7 +68,7 @@ impl Run {
         Timeline { ranks, makespan }
     }
 
-    /// How many threads worked on it.
+    /// The number of threads that took part.
     pub fn threads(&self) -> usize {
         let mut threads: Vec<_> = self.steps.iter().map(|step| step.thread).collect();
         threads.sort_unstable();
@@ -86,7 +86,7 @@ impl Run {
 }
 
 impl Trace {
-    /// Of these runs, the earliest first; none if there are none.
+    /// Makes a trace of these runs, the earliest first; `None` if there are none.
     pub fn new(runs: Vec<Run>, sizes: Costs) -> Option<Self> {
         if runs.is_empty() { None } else { Some(Self { runs, sizes }) }
     }
@@ -96,8 +96,7 @@ impl Trace {
         &self.runs
     }
 
-    /// The run that stands for all of them: of those with the most actions, the one of median
-    /// length.
+    /// A typical run: the one of median length, of those with the most actions.
     pub fn typical(&self) -> &Run {
         let most = self.runs.iter().map(|run| run.steps.len()).max().unwrap_or(0);
         let mut longest: Vec<_> = self.runs.iter().filter(|run| run.steps.len() == most).collect();
@@ -105,13 +104,13 @@ impl Trace {
         longest[(longest.len() - 1) / 2]
     }
 
-    /// The lists of the [typical](Self::typical) run by the simulator, with the [measured
-    /// costs](Self::costs). It has a processor for each rank; where fewer threads served the ranks,
-    /// what was measured is longer.
+    /// Simulates the lists of the [typical](Self::typical) run with the [measured
+    /// costs](Self::costs). The simulator has a processor for each rank; if fewer threads served
+    /// the ranks, the measured run is longer.
     ///
     /// # Errors
     ///
-    /// If the trace was changed so that it is none.
+    /// Fails if the trace was changed by hand and is not valid.
     pub fn simulated(&self) -> Result<Simulation, SimulationError> {
         simulate(&self.typical().schedule, &self.costs())
     }
