@@ -9,8 +9,8 @@ use pipe_schedule::{Costs, ScheduleKind, Simulation, simulate};
 const RANKS: usize = 4;
 const MICRO_BATCHES: usize = 8;
 
-/// All pictures are of one model, so that they can be laid side by side: a rank's forward and each
-/// part of its backward take two units of time.
+/// All pictures are of one model, so that they can be compared: a rank's forward and each part of
+/// its backward take two units of time.
 fn run(kind: ScheduleKind, [forward, backward_input, backward_weight]: [f64; 3]) -> (usize, Simulation) {
     let stages_per_rank = kind.stages_per_rank().unwrap_or(if loops(kind) { 2 } else { 1 });
     let schedule = kind.schedule(RANKS, stages_per_rank, MICRO_BATCHES).unwrap();
@@ -110,7 +110,7 @@ fn every_method_has_its_section() {
     }
 }
 
-/// As GitHub makes it from the heading.
+/// The anchor that GitHub makes from a heading.
 fn anchor(kind: ScheduleKind) -> String {
     kind.to_string()
 }

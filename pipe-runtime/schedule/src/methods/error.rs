@@ -1,51 +1,51 @@
 use super::ScheduleKind;
 
-/// Why a [`ScheduleKind`] cannot run some ranks, stages and micro-batches.
+/// The reason why a [`ScheduleKind`] cannot run certain ranks, stages and micro-batches.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ScheduleKindError {
-    /// There is nothing to schedule.
+    /// There are no ranks, stages or micro-batches.
     #[error(
         "`{kind}` over {ranks} ranks with {stages_per_rank} stages each and {micro_batches} micro-batches: none of them may be zero"
     )]
     Zero {
-        /// Which schedule.
+        /// The schedule.
         kind: ScheduleKind,
-        /// How many ranks.
+        /// The number of ranks.
         ranks: usize,
-        /// How many stages on each.
+        /// The number of stages per rank.
         stages_per_rank: usize,
-        /// How many micro-batches.
+        /// The number of micro-batches.
         micro_batches: usize,
     },
-    /// The schedule is defined for another number of stages per rank.
+    /// The schedule needs another number of stages per rank.
     #[error(
         "`{kind}` needs exactly {needed} stage{} per rank, not {stages_per_rank}: use {} stage{} on {ranks} rank{}, or {}",
         plural(*needed), needed.saturating_mul(*ranks), plural(needed.saturating_mul(*ranks)), plural(*ranks), other(*stages_per_rank)
     )]
     StagesPerRank {
-        /// Which schedule.
+        /// The schedule.
         kind: ScheduleKind,
-        /// How many stages per rank it needs.
+        /// The number of stages per rank that it needs.
         needed: usize,
-        /// How many were given.
+        /// The number of stages per rank that was given.
         stages_per_rank: usize,
-        /// How many ranks.
+        /// The number of ranks.
         ranks: usize,
     },
-    /// The pipeline would not fill.
+    /// There are too few micro-batches to fill the pipeline.
     #[error(
         "`{kind}` needs at least {needed} micro-batches on {ranks} ranks, not {micro_batches}: use {needed} micro-batches, \
          or `gpipe`, `1f1b` or `zbv`"
     )]
     TooFewMicroBatches {
-        /// Which schedule.
+        /// The schedule.
         kind: ScheduleKind,
-        /// How many micro-batches it needs.
+        /// The least number of micro-batches.
         needed: usize,
-        /// How many there are.
+        /// The number that was given.
         micro_batches: usize,
-        /// How many ranks.
+        /// The number of ranks.
         ranks: usize,
     },
     /// The micro-batches do not divide into equal rounds.
@@ -54,50 +54,51 @@ pub enum ScheduleKindError {
          {rounds}: use {below} or {above}"
     )]
     Rounds {
-        /// Which schedule.
+        /// The schedule.
         kind: ScheduleKind,
-        /// How many rounds: as many as the ranks go into the micro-batches.
+        /// The number of rounds: how often the number of ranks fits into the number of
+        /// micro-batches.
         rounds: usize,
-        /// How many micro-batches there are.
+        /// The number of micro-batches.
         micro_batches: usize,
-        /// How many ranks.
+        /// The number of ranks.
         ranks: usize,
-        /// The next smaller number of micro-batches that would do.
+        /// The next smaller number of micro-batches that divides.
         below: usize,
-        /// The next larger one.
+        /// The next larger number that divides.
         above: usize,
     },
-    /// The stages are not on the ranks on which the schedule has them.
+    /// A stage is not on the rank where the schedule has it.
     #[error("`{kind}` has stage {stage} on rank {needed}, not on rank {rank}: {}", kind.placement().words())]
     Placement {
-        /// Which schedule.
+        /// The schedule.
         kind: ScheduleKind,
-        /// Which stage.
+        /// The stage.
         stage: usize,
-        /// Where it was put.
+        /// The rank that was given.
         rank: usize,
-        /// Where it must be.
+        /// The rank that the schedule needs.
         needed: usize,
     },
-    /// Some ranks have fewer stages than others.
+    /// The ranks have different numbers of stages.
     #[error(
         "`{kind}` needs as many stages on every rank, and rank {rank} has {stages} where another has {most}: move stages to it, or \
          use `gpipe`"
     )]
     Uneven {
-        /// Which schedule.
+        /// The schedule.
         kind: ScheduleKind,
-        /// The first rank with fewer.
+        /// The first rank with fewer stages.
         rank: usize,
-        /// How many it has.
+        /// Its number of stages.
         stages: usize,
-        /// How many the others have.
+        /// The number of stages of the others.
         most: usize,
     },
-    /// A rank has nothing to do.
+    /// A rank has no stage.
     #[error("`{kind}` has no stage on rank {rank}: number the ranks without gaps from 0")]
     NoStages {
-        /// Which schedule.
+        /// The schedule.
         kind: ScheduleKind,
         /// The first such rank.
         rank: usize,
@@ -108,22 +109,22 @@ pub enum ScheduleKindError {
         Self::MOST_ACTIONS
     )]
     TooLarge {
-        /// Which schedule.
+        /// The schedule.
         kind: ScheduleKind,
-        /// How many ranks.
+        /// The number of ranks.
         ranks: usize,
-        /// How many stages on each.
+        /// The number of stages per rank.
         stages_per_rank: usize,
-        /// How many micro-batches.
+        /// The number of micro-batches.
         micro_batches: usize,
     },
 }
 
 impl ScheduleKindError {
-    /// The longest schedule that is made.
+    /// The greatest number of actions of a schedule.
     pub const MOST_ACTIONS: usize = 1 << 30;
 
-    /// The schedule that cannot run them.
+    /// The schedule that cannot run.
     pub fn kind(&self) -> ScheduleKind {
         match *self {
             ScheduleKindError::Zero { kind, .. }
@@ -142,7 +143,7 @@ fn plural(number: usize) -> &'static str {
     if number == 1 { "" } else { "s" }
 }
 
-/// What runs that many stages on a rank.
+/// The schedules that run this number of stages per rank, for a message.
 fn other(stages_per_rank: usize) -> &'static str {
     match stages_per_rank {
         1 => "`1f1b`, `zb_h1` or `zb_h2`",

@@ -1,13 +1,13 @@
 use super::ScheduleKind;
 
 impl ScheduleKind {
-    /// For how long a rank idles in a step, where there is a formula for it: the time from its
-    /// first action to the end of its last, less its work, on the rank where that is longest
-    /// ([`Simulation::period`](crate::Timeline::period) less the work).
+    /// The idle time of a rank in a step, if there is a formula for it: the time from its first
+    /// action to the end of its last, minus its work, for the rank where that is longest
+    /// ([`Simulation::period`](crate::Timeline::period) minus the work).
     ///
     /// `forward`, `backward_input` and `backward_weight` (F, I and W; B is I + W) are the times of
-    /// a whole rank, the same for all, spread evenly over its stages; transfers take no time. `p`
-    /// ranks, `v` stages on each, `m` micro-batches:
+    /// a whole rank. They are the same for all ranks, and spread evenly over the stages of a rank.
+    /// Transfers take no time. There are `p` ranks, `v` stages on each, and `m` micro-batches:
     ///
     /// | | idle | where |
     /// |---|---|---|
@@ -20,9 +20,9 @@ impl ScheduleKind {
     /// | V-Half | (3p - 7) F / 2 for even p, (3p - 4) F / 2 for odd p | F = I = W, p >= 3, m >= p |
     /// | V-Min | (4p - 7) F / 2 if 3 divides p, else (4p - 5) F / 2 | F = I = W, p >= 3, m >= p |
     ///
-    /// The formulas for GPipe to ZB-H2 are published, without the second and third terms of the
-    /// maxima, which count where W is long. Those for ZBV, DualPipeV, V-Half and V-Min were found
-    /// by simulation, and hold exactly for p from 2 to 16 and m up to 64.
+    /// The formulas for GPipe to ZB-H2 are published, but without the second and third terms of the
+    /// maxima, which matter if W is long. Those for ZBV, DualPipeV, V-Half and V-Min were found by
+    /// simulation, and hold exactly for p from 2 to 16 and m up to 64.
     pub fn idle(
         self,
         ranks: usize,

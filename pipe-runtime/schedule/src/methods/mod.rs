@@ -20,18 +20,18 @@ use rounds::Rounds;
 
 use crate::list::Schedule;
 
-/// A published schedule. Its name, which it prints as and is read from, is the paper's or
+/// A published schedule. It prints as its name and is parsed from it. The name is the paper's or
 /// PyTorch's: `1f1b`, `zb_h1`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ScheduleKind {
     /// `gpipe` (Huang et al. 2019): all micro-batches forward, then all backward, the last one
     /// first.
     GPipe,
-    /// `1f1b` (Narayanan et al. 2019): a backward as soon as there is a gradient, so that a rank
-    /// holds no more micro-batches than there are ranks from it on.
+    /// `1f1b` (Narayanan et al. 2019): each backward runs as soon as its gradient is there, so a
+    /// rank has no more micro-batches in flight than there are ranks from it to the end.
     OneFOneB,
-    /// `interleaved` (Narayanan et al. 2021): 1F1B over looped stages, with less idle time the more
-    /// stages a rank has.
+    /// `interleaved` (Narayanan et al. 2021): 1F1B over looped stages. The more stages a rank has,
+    /// the less it is idle.
     Interleaved,
     /// `looped_bfs` (Lamy-Poirier 2023): GPipe over looped stages.
     LoopedBfs,
@@ -53,7 +53,7 @@ pub enum ScheduleKind {
 }
 
 impl ScheduleKind {
-    /// All of them.
+    /// All published schedules.
     pub const ALL: [ScheduleKind; 10] = [
         ScheduleKind::GPipe,
         ScheduleKind::OneFOneB,
@@ -67,7 +67,7 @@ impl ScheduleKind {
         ScheduleKind::VMin,
     ];
 
-    /// How many stages a rank must have, where that is fixed.
+    /// The number of stages that a rank must have, if the schedule fixes it.
     pub const fn stages_per_rank(self) -> Option<usize> {
         match self {
             ScheduleKind::GPipe | ScheduleKind::Interleaved | ScheduleKind::LoopedBfs | ScheduleKind::ZbH1 => None,
@@ -76,7 +76,7 @@ impl ScheduleKind {
         }
     }
 
-    /// How the stages are placed on the ranks.
+    /// The placement of the stages on the ranks.
     pub const fn placement(self) -> Placement {
         match self {
             ScheduleKind::Zbv | ScheduleKind::DualPipeV | ScheduleKind::VHalf | ScheduleKind::VMin => Placement::V,
@@ -89,7 +89,7 @@ impl ScheduleKind {
         self.placement().rank_of(stage, ranks)
     }
 
-    /// Whether it has the backward in two parts.
+    /// Whether it splits the backward.
     pub const fn splits_backward(self) -> bool {
         !matches!(
             self,
@@ -97,8 +97,13 @@ impl ScheduleKind {
         )
     }
 
-    /// The lists for stages that are on ranks already: stage `s` is on `rank_of[s]`. GPipe takes
-    /// any placement.
+    /// Makes the lists for stages that are already placed: stage `s` is on rank `rank_of[s]`. GPipe
+    /// takes any placement.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the schedule cannot run these stages on these ranks, or this number of
+    /// micro-batches.
     pub fn schedule_on(self, rank_of: &[usize], micro_batches: usize) -> Result<Schedule, ScheduleKindError> {
         let (ranks, stages_per_rank) = self.check_on(rank_of, micro_batches)?;
         match self {
@@ -107,9 +112,13 @@ impl ScheduleKind {
         }
     }
 
-    /// The lists for a mini-batch that gives `micro_batches` micro-batches where up to `most`
-    /// were reckoned with: the schedule's own where it can run so many, else those for the next
-    /// number that it can run, without the micro-batches that are not there.
+    /// Makes the lists for a mini-batch with `micro_batches` micro-batches, in a pipeline for up to
+    /// `most`. If the schedule cannot run so few, the lists are those of the next number that it
+    /// can run, without the actions of the missing micro-batches.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the schedule cannot run these stages on these ranks.
     pub fn schedule_within(
         self,
         rank_of: &[usize],
@@ -123,8 +132,12 @@ impl ScheduleKind {
         }
     }
 
-    /// Whether the schedule can run stages that are on ranks already, without making the lists.
-    /// Returns the number of ranks, and the greatest number of stages of a rank.
+    /// Checks whether the schedule can run stages that are already placed, without making the
+    /// lists. Returns the number of ranks, and the greatest number of stages of a rank.
+    ///
+    /// # Errors
+    ///
+    /// Fails in the same cases as [`schedule_on`](Self::schedule_on).
     pub fn check_on(self, rank_of: &[usize], micro_batches: usize) -> Result<(usize, usize), ScheduleKindError> {
         let ranks = rank_of.iter().max().map_or(0, |&last| last.saturating_add(1));
         if ranks > rank_of.len() {
@@ -151,7 +164,11 @@ impl ScheduleKind {
         Ok((ranks, most))
     }
 
-    /// Whether the schedule can run this, and if not, why.
+    /// Checks whether the schedule can run these ranks, stages and micro-batches.
+    ///
+    /// # Errors
+    ///
+    /// Fails with the reason if it cannot.
     pub fn check(self, ranks: usize, stages_per_rank: usize, micro_batches: usize) -> Result<(), ScheduleKindError> {
         self.check_size(ranks, stages_per_rank, micro_batches)?;
         if let Some(needed) = self.stages_per_rank().filter(|&needed| needed != stages_per_rank) {
@@ -165,7 +182,7 @@ impl ScheduleKind {
             if !equal(micro_batches) {
                 let rounds = Rounds::number(ranks, micro_batches);
                 let below = (1..micro_batches).rev().find(|&fewer| equal(fewer)).unwrap_or(1);
-                // A multiple of the ranks always does.
+                // A multiple of the number of ranks always divides.
                 let above = (micro_batches + 1..).find(|&more| equal(more)).unwrap_or(usize::MAX);
                 return Err(ScheduleKindError::Rounds { kind: self, rounds, micro_batches, ranks, below, above });
             }
@@ -179,7 +196,7 @@ impl ScheduleKind {
         }
         let pairs = ranks.checked_mul(stages_per_rank).and_then(|stages| stages.checked_mul(micro_batches));
         match pairs {
-            // Three actions per pair.
+            // Three actions per (stage, micro-batch) pair.
             Some(pairs) if pairs <= ScheduleKindError::MOST_ACTIONS / 3 => Ok(()),
             _ => Err(ScheduleKindError::TooLarge { kind: self, ranks, stages_per_rank, micro_batches }),
         }

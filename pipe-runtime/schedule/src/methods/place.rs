@@ -1,49 +1,55 @@
 use super::ScheduleKind;
 
-/// The stages cannot be placed on ranks.
+/// The reason why stages cannot be placed on ranks.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PlacementError {
-    /// Where a stage is on an accelerator, the devices are the ranks.
+    /// A number of ranks was given although a stage is on an accelerator: then each device is a
+    /// rank.
     #[error("the number of ranks can only be chosen where all stages are on the CPU")]
     RanksAreDevices,
-    /// The stages do not divide over the ranks that were asked for.
+    /// The stages do not divide over the given number of ranks.
     #[error(
         "`{kind}` needs the same number of stages on each rank, but the model has {stages} stages for {ranks} ranks: change the number of \
          stages or of ranks"
     )]
     Ranks {
-        /// Which schedule.
+        /// The schedule.
         kind: ScheduleKind,
-        /// How many stages there are.
+        /// The number of stages.
         stages: usize,
-        /// How many ranks were asked for.
+        /// The number of ranks that was given.
         ranks: usize,
     },
-    /// The stages do not divide into ranks of the schedule's size.
+    /// The stages do not divide into ranks with as many stages as the schedule needs.
     #[error(
         "`{kind}` needs the same number of stages on each rank, but the model has {stages} stages for {stages_per_rank} per rank: change \
          the number of stages or of ranks"
     )]
     StagesPerRank {
-        /// Which schedule.
+        /// The schedule.
         kind: ScheduleKind,
-        /// How many stages there are.
+        /// The number of stages.
         stages: usize,
-        /// How many the schedule has on each rank, if nothing else is asked for.
+        /// The number of stages per rank, by default.
         stages_per_rank: usize,
     },
 }
 
 impl ScheduleKind {
-    /// The rank of each stage, by the accelerators that the stages are on; `None` stands for the
-    /// CPU.
+    /// Places stages on ranks: returns the rank of each stage. `accelerators` has the accelerator of
+    /// each stage; `None` is the CPU.
     ///
-    /// An accelerator is a rank, whichever stages it has, and beside accelerators each CPU stage is
-    /// a rank of its own. Where all stages are on the CPU, any executor can run any stage: they are
-    /// placed as the schedule wants them, on `ranks` ranks if that is given.
+    /// An accelerator is a rank, with all of its stages. Beside accelerators, each CPU stage is a
+    /// rank. If all stages are on the CPU, any executor can run any stage: the stages are placed as
+    /// the schedule needs, on `ranks` ranks if that is given.
     ///
-    /// Whether the schedule takes the placement is [`ScheduleKind::check_on`]'s question.
+    /// [`ScheduleKind::check_on`] checks whether the schedule can run with this placement.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the stages do not divide over the ranks, or if `ranks` is given although a stage is
+    /// on an accelerator.
     pub fn place<D: PartialEq>(
         self,
         accelerators: &[Option<D>],
@@ -70,7 +76,7 @@ impl ScheduleKind {
         Ok((0..stages).map(|stage| self.rank_of(stage, ranks, stages / ranks)).collect())
     }
 
-    /// How many stages a rank of the CPU has, if nothing else is asked for.
+    /// The number of stages of a CPU rank, by default.
     const fn usual_stages_per_rank(self) -> usize {
         match (self.stages_per_rank(), self) {
             (Some(needed), _) => needed,
@@ -80,7 +86,7 @@ impl ScheduleKind {
     }
 }
 
-/// Each CPU stage has a rank of its own; an accelerator has one for all of its stages.
+/// Each CPU stage is a rank, and each accelerator is one rank for all of its stages.
 fn by_device<'a, D: PartialEq>(accelerators: &'a [Option<D>]) -> Vec<usize> {
     let mut ranks: Vec<Option<&'a D>> = Vec::new();
     let rank_of = |accelerator: &'a Option<D>| {

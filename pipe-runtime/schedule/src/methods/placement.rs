@@ -1,14 +1,14 @@
-/// Which rank runs which stage.
+/// How stages are assigned to ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Placement {
-    /// From the first rank to the last, and again from the first.
+    /// From the first rank to the last, then again from the first.
     Loop,
-    /// From the first rank to the last, and back: the first and the last stage are on one rank.
+    /// From the first rank to the last, then back: the first and the last stage are on one rank.
     V,
 }
 
 impl Placement {
-    /// The rank of `stage`. Without ranks it is 0.
+    /// The rank of `stage`; 0 if there are no ranks.
     pub const fn rank_of(self, stage: usize, ranks: usize) -> usize {
         if ranks == 0 {
             return 0;

@@ -1,5 +1,5 @@
-/// Rounds of `size` micro-batches, in which they go through a rank's stages: first all of a round
-/// through the rank's first stage, then all of it through its second one, and so on.
+/// Rounds of `size` micro-batches. All micro-batches of a round go through the rank's first stage,
+/// then all of them through its second stage, and so on.
 pub(super) struct Rounds {
     size: usize,
     stages_per_rank: usize,
@@ -11,12 +11,12 @@ impl Rounds {
         Self { size: micro_batches / Self::number(ranks, micro_batches), stages_per_rank, micro_batches }
     }
 
-    /// How many rounds there are; the micro-batches must be a multiple of it.
+    /// The number of rounds; the number of micro-batches must be a multiple of it.
     pub(super) fn number(ranks: usize, micro_batches: usize) -> usize {
         (micro_batches / ranks).max(1)
     }
 
-    /// Number of forwards before the first backward, on a rank from which a micro-batch takes
+    /// The number of forwards before the first backward, on a rank from which a micro-batch takes
     /// `steps` steps to the end of the pipeline and back.
     pub(super) fn warm_up(&self, steps: usize) -> usize {
         (self.micro_batches * self.stages_per_rank).min((self.stages_per_rank - 1) * self.size + steps)

@@ -1,5 +1,5 @@
-//! A schedule with times: what each action starts and ends at, how long the ranks idle, how much
-//! they hold.
+//! Simulates a schedule: when each action starts and ends, how long ranks are idle, and how much
+//! memory they hold.
 
 mod costs;
 mod memory;
@@ -12,77 +12,81 @@ use std::ops::Deref;
 use crate::list::{Action, ActionKind, DeadlockError, Index, Schedule};
 use crate::timeline::{Span, Timeline};
 
-/// When a schedule's actions run, each as soon as its rank is free and what it needs is there.
-/// Derefs to the [`Timeline`].
+/// The times of a schedule's actions, where each runs as soon as its rank is free and its inputs
+/// have arrived. Dereferences to the [`Timeline`].
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 #[must_use]
 pub struct Simulation {
-    /// How many stages there are.
+    /// The number of stages.
     pub stages: usize,
-    /// How many micro-batches.
+    /// The number of micro-batches.
     pub micro_batches: usize,
-    /// When each rank does what.
+    /// The times of each rank's actions.
     pub timeline: Timeline,
     /// Peak memory, by rank.
     pub memory: Vec<f64>,
-    /// Peak number of in-flight (stage, micro-batch) pairs of each rank, as
+    /// Peak number of in-flight (stage, micro-batch) pairs of each rank, as defined for
     /// [`Schedule::peak_in_flight`].
     pub peak_in_flight: Vec<usize>,
     /// Peak number of values that wait between the stages of a skip, by skip.
     pub in_transit: Vec<usize>,
 }
 
-/// The schedule cannot be simulated.
+/// The reason why a schedule cannot be simulated.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SimulationError {
-    /// It cannot finish.
+    /// Its lists cannot finish.
     #[error(transparent)]
     Deadlock(#[from] DeadlockError),
-    /// The costs are those of another model.
+    /// The costs are for another model.
     #[error(
         "the schedule has {stages} stages and the costs are for {costs}, with {boundaries} boundaries between them"
     )]
     Stages {
-        /// How many stages the schedule has.
+        /// The number of stages of the schedule.
         stages: usize,
-        /// For how many there are costs.
+        /// The number of stages in the costs.
         costs: usize,
-        /// For how many boundaries.
+        /// The number of boundaries in the costs.
         boundaries: usize,
     },
-    /// A skip does not go from a stage to a later one.
+    /// A skip does not lead from a stage to a later one.
     #[error(
         "there is no skip from stage {from} to stage {to}: it must lead from one of {stages} stages to a later one"
     )]
     Skip {
-        /// Where it starts.
+        /// The stage where it starts.
         from: usize,
-        /// Where it ends.
+        /// The stage where it ends.
         to: usize,
-        /// How many stages there are.
+        /// The number of stages.
         stages: usize,
     },
-    /// The action is of a stage that does not exist.
+    /// An action has a stage that does not exist.
     #[error("`{action}` on rank {rank}: there are {stages} stages, from 0")]
     OutOfRange {
-        /// Which action.
+        /// The action.
         action: Action,
-        /// Where.
+        /// The rank.
         rank: usize,
-        /// How many stages there are.
+        /// The number of stages.
         stages: usize,
     },
 }
 
-/// Runs `schedule` by the clock.
+/// Simulates `schedule` with `costs`.
 ///
-/// What is not in the lists counts as done at the start, as for [`Schedule::order`].
+/// An action that the lists do not have counts as done at the start, as for [`Schedule::order`].
+///
+/// # Errors
+///
+/// Fails if the lists cannot finish, or if the costs or the actions do not fit the stages.
 pub fn simulate(schedule: &Schedule, costs: &Costs) -> Result<Simulation, SimulationError> {
     check(schedule, costs)?;
     let mut run = Run::new(schedule, costs);
-    // A rank goes on until something is missing, and is woken when that is done.
+    // A rank runs until an input is missing, and goes on when that arrives.
     let mut ready: Vec<usize> = (0..schedule.ranks.len()).rev().collect();
     let mut waiting: HashMap<usize, Vec<usize>> = HashMap::new();
     while let Some(rank) = ready.pop() {
@@ -113,7 +117,7 @@ fn check(schedule: &Schedule, costs: &Costs) -> Result<(), SimulationError> {
     Ok(())
 }
 
-/// Whether the costs are those of `stages` stages.
+/// Checks that the costs are for `stages` stages.
 pub(crate) fn check_costs(costs: &Costs, stages: usize) -> Result<(), SimulationError> {
     if costs.stages.len() != stages || costs.boundaries.len() != stages.saturating_sub(1) {
         let boundaries = costs.boundaries.len();
@@ -125,23 +129,23 @@ pub(crate) fn check_costs(costs: &Costs, stages: usize) -> Result<(), Simulation
     }
 }
 
-/// A simulation under way.
+/// The state of a running simulation.
 struct Run<'a> {
     schedule: &'a Schedule,
     costs: &'a Costs,
     index: Index,
     rank_of: Vec<Option<usize>>,
     ranks: Vec<Vec<Span>>,
-    /// By the actions' numbers: when each is done, and when what it makes is where the next stage
-    /// (for a backward: the one before) needs it.
+    /// For each action: when it ends, and when its result has arrived at the next stage (for a
+    /// backward, at the stage before).
     ends: Vec<f64>,
     arrivals: Vec<f64>,
-    /// When a skip's value (`true`: its gradient) of a micro-batch is there.
+    /// When a skip's value (`true`: its gradient) of a micro-batch has arrived.
     skips: HashMap<(usize, bool, usize), f64>,
     /// For each stage, the skips that start there, and those that end there.
     starting: Vec<Vec<usize>>,
     ending: Vec<Vec<usize>>,
-    /// When the way from one rank to another is free again.
+    /// When the connection from one rank to another is free again.
     links: HashMap<(usize, usize), f64>,
 }
 
@@ -174,7 +178,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Something that the action needs and that is not done yet.
+    /// An input of the action that has not arrived.
     fn missing(&self, action: Action) -> Option<usize> {
         let numbers = action.needs(self.schedule.stages).filter_map(|needed| self.index.find(needed));
         numbers.into_iter().find(|&number| self.ends[number] == NOT_YET)
@@ -216,7 +220,7 @@ impl<'a> Run<'a> {
         routes.iter().filter_map(move |&skip| self.skips.get(&(skip, gradient, action.micro_batch)).copied())
     }
 
-    /// Hands on what the action made: first to the neighbour, then along the skips.
+    /// Sends the results of the action: first to the neighbour, then along the skips.
     fn send(&mut self, number: usize, action: Action, end: f64) {
         let Action { kind, stage, micro_batch } = action;
         let gradient = match kind {

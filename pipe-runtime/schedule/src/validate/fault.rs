@@ -3,170 +3,170 @@ use std::fmt;
 use crate::list::Action;
 use crate::lower::{MessageFault, Transport};
 
-/// Something wrong with a list.
+/// A fault in the lists of a schedule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Fault {
-    /// There is no such stage or micro-batch.
+    /// An action has a stage or a micro-batch that does not exist.
     #[error(
         "`{action}` on rank {rank} is out of range: there are {stages} stages and {micro_batches} micro-batches, from 0"
     )]
     OutOfRange {
-        /// Which action.
+        /// The action.
         action: Action,
-        /// Where.
+        /// The rank.
         rank: usize,
-        /// How many stages there are.
+        /// The number of stages.
         stages: usize,
-        /// How many micro-batches.
+        /// The number of micro-batches.
         micro_batches: usize,
     },
-    /// There is nothing to do.
+    /// The schedule has no stages or no micro-batches.
     #[error("{stages} stages and {micro_batches} micro-batches: neither may be zero")]
     Empty {
-        /// How many stages there are.
+        /// The number of stages.
         stages: usize,
-        /// How many micro-batches.
+        /// The number of micro-batches.
         micro_batches: usize,
     },
-    /// It is done more than once.
+    /// An action occurs more than once.
     #[error("`{action}` is done twice: by rank {} as number {} and by rank {} as number {}", first.0, first.1 + 1, again.0, again.1 + 1)]
     Twice {
-        /// Which action.
+        /// The action.
         action: Action,
-        /// The rank, and the place in its list, from 0.
+        /// The rank, and the position in its list, from 0.
         first: (usize, usize),
-        /// The other place.
+        /// The rank and the position of the other occurrence.
         again: (usize, usize),
     },
-    /// It is not done at all.
+    /// An action is missing.
     #[error("`{action}` is missing: {why}")]
     Missing {
-        /// Which action.
+        /// The action.
         action: Action,
-        /// What needs it.
+        /// The reason why it is needed.
         why: Missing,
     },
-    /// One micro-batch's backward is there both whole and in parts.
+    /// A micro-batch's backward occurs both whole and split.
     #[error("`{whole}` and `{part}` are both there: a backward is either whole (`B`) or split (`I` and `W`)")]
     WholeAndSplit {
-        /// The whole one.
+        /// The whole backward.
         whole: Action,
-        /// The part.
+        /// The part of a split one.
         part: Action,
     },
-    /// Two actions of one micro-batch in one stage in the wrong order.
+    /// Two actions of one micro-batch in one stage are in the wrong order.
     #[error("`{action}` comes before `{needed}` on rank {rank}, which it needs")]
     Early {
-        /// What comes too early.
+        /// The action that comes too early.
         action: Action,
-        /// What must come before.
+        /// The action that must come before it.
         needed: Action,
-        /// Where.
+        /// The rank.
         rank: usize,
     },
-    /// A recomputation that comes after what it is for.
+    /// A recomputation comes after the backward that needs it.
     #[error("`{action}` comes after `{user}` on rank {rank}, which it is for")]
     LateRecompute {
         /// The recomputation.
         action: Action,
-        /// What uses it.
+        /// The backward that needs it.
         user: Action,
-        /// Where.
+        /// The rank.
         rank: usize,
     },
-    /// A stage is on two ranks.
+    /// A stage is on two ranks, or not on its own.
     #[error("`{action}` is on rank {rank}, and stage {} belongs to rank {owner}", action.stage)]
     Elsewhere {
-        /// Which action.
+        /// The action.
         action: Action,
-        /// Where it is.
+        /// The rank of the action.
         rank: usize,
-        /// Where the stage's first action is, or where the stage was placed.
+        /// The rank of the stage's first action, or the rank where the stage was placed.
         owner: usize,
     },
-    /// A rank has fewer stages than it should.
+    /// A rank has too few stages.
     #[error("rank {rank} has {stages} stages and needs {needed}: its peers would wait for what it does not do")]
     FewerStages {
-        /// Which rank.
+        /// The rank.
         rank: usize,
-        /// How many it has.
+        /// Its number of stages.
         stages: usize,
-        /// How many every rank must have.
+        /// The number of stages that every rank must have.
         needed: usize,
     },
-    /// Actions that wait for each other.
+    /// Actions wait for each other.
     #[error("these wait for each other: {0}")]
     Cycle(
-        /// Each waits for the next, and the last for the first.
+        /// The actions: each waits for the next, and the last for the first.
         Cycle,
     ),
-    /// More is in flight than declared.
+    /// More pairs are in flight than declared.
     #[error(
         "rank {rank} has {peak} pairs of a stage and a micro-batch in flight from `{action}` on, and {declared} are declared"
     )]
     Peak {
-        /// Which rank.
+        /// The rank.
         rank: usize,
-        /// How many pairs of a stage and a micro-batch are in flight.
+        /// The peak number of (stage, micro-batch) pairs in flight.
         peak: usize,
-        /// How many may be.
+        /// The declared number.
         declared: usize,
-        /// With which action it has that many for the first time.
+        /// The first action that reaches the peak.
         action: Action,
     },
-    /// The declaration is for another number of ranks.
+    /// The limits are declared for another number of ranks.
     #[error("{declared} peaks are declared for {ranks} ranks")]
     Peaks {
-        /// How many are declared.
+        /// The declared number of ranks.
         declared: usize,
-        /// How many ranks there are.
+        /// The number of ranks.
         ranks: usize,
     },
-    /// A skip that leads nowhere.
+    /// A skip does not lead from a stage to a later one.
     #[error(
         "the skip from stage {from} to stage {to} cannot be served: it must lead to a later one of {stages} stages"
     )]
     Unserved {
-        /// Where it starts.
+        /// The stage where it starts.
         from: usize,
-        /// Where it ends.
+        /// The stage where it ends.
         to: usize,
-        /// How many stages there are.
+        /// The number of stages.
         stages: usize,
     },
-    /// More of a skip lies between its stages than declared.
+    /// More values of a skip wait between its stages than declared.
     #[error(
         "up to {peak} micro-batches' values of the skip from stage {from} to stage {to} may wait, and {declared} are declared"
     )]
     Transit {
-        /// Where it starts.
+        /// The stage where it starts.
         from: usize,
-        /// Where it ends.
+        /// The stage where it ends.
         to: usize,
-        /// How many may wait at once, whatever the clock says.
+        /// The greatest number that can wait at once.
         peak: usize,
-        /// How many it may be.
+        /// The declared number.
         declared: usize,
     },
-    /// The messages between the ranks do not fit.
+    /// The messages between the ranks have a fault.
     #[error("{transport}: {fault}")]
     Message {
-        /// Over which transport.
+        /// The transport.
         transport: Transport,
-        /// What is wrong.
+        /// The fault.
         fault: MessageFault,
     },
 }
 
-/// Why an action must be there.
+/// The reason why an action is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missing {
     /// Each micro-batch goes through each stage.
     Forward,
-    /// What went forward must come back.
+    /// A forward needs a backward.
     Backward,
-    /// The rest of a split backward.
+    /// It is the other part of a split backward.
     OtherPart,
 }
 
@@ -202,10 +202,9 @@ impl fmt::Display for Cycle {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ValidationError {
-    /// What was found.
+    /// The faults that are listed.
     pub faults: Vec<Fault>,
-    /// How many more there are of a kind that was cut off, so that a wholly wrong list does not
-    /// fill the screen.
+    /// The number of faults that are not listed, because there are many of one kind.
     pub more: usize,
 }
 

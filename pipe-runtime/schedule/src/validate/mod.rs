@@ -1,4 +1,4 @@
-//! Proofs about a list, whoever wrote it.
+//! Proves properties of the lists of a schedule, whoever made it.
 
 mod fault;
 
@@ -10,16 +10,16 @@ use crate::list::{Action, ActionKind, DeadlockError, InFlight, Order, Schedule};
 use crate::lower::Transport;
 use crate::methods::{ScheduleKind, ScheduleKindError};
 
-/// What a schedule is to keep to, besides being a schedule at all.
+/// Limits that a schedule must keep, in addition to being valid.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// How many (stage, micro-batch) pairs may be in flight on each rank, if that is declared.
+    /// The greatest number of (stage, micro-batch) pairs in flight on each rank, if it is declared.
     pub peak_in_flight: Option<Vec<usize>>,
-    /// How many stages every rank must have, if it must.
+    /// The number of stages of every rank, if it is fixed.
     pub stages_per_rank: Option<usize>,
-    /// Which rank each stage is on, if that is given.
+    /// The rank of each stage, if it is given.
     pub rank_of: Option<Vec<usize>>,
-    /// The skips that it must serve.
+    /// The skips that the schedule must serve.
     pub skips: Vec<Route>,
 }
 
@@ -30,12 +30,16 @@ pub struct Route {
     pub from: usize,
     /// The stage that pops it.
     pub to: usize,
-    /// How many micro-batches' values may wait in between, if that is declared.
+    /// The greatest number of values that may wait in between, if it is declared.
     pub transit: Option<usize>,
 }
 
 impl Limits {
-    /// What the schedule declares of itself.
+    /// The limits that the schedule declares.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the schedule cannot run these ranks, stages and micro-batches.
     pub fn of(
         kind: ScheduleKind,
         ranks: usize,
@@ -54,24 +58,28 @@ impl Limits {
         })
     }
 
-    /// With a skip from stage `from` to stage `to`.
+    /// Adds a skip from stage `from` to stage `to`.
     pub fn with_skip(mut self, from: usize, to: usize) -> Self {
         self.skips.push(Route { from, to, transit: None });
         self
     }
 }
 
-/// How many faults of one kind are listed.
+/// The number of faults of one kind that are listed.
 const LISTED: usize = 50;
 
 impl Schedule {
-    /// Proves that the lists are a schedule and keep to `limits`, or says all that is wrong.
+    /// Proves that the lists are a valid schedule and keep `limits`.
     ///
-    /// In three steps, each looked at only if the ones before found nothing, because a list with a
-    /// missing action has no meaningful order: every action is there once, in range, on its stage's
-    /// rank; each stage's actions are in order; nothing waits for itself, neither by the lists nor,
-    /// [lowered](Schedule::lower) to messages, over either [`Transport`]; skips are served; no more
-    /// is in flight than declared.
+    /// There are three steps; each runs only if the ones before found no fault, because lists with
+    /// a missing action have no meaningful order. First, every action occurs once, within range, on
+    /// its stage's rank. Second, the actions of each stage are in order. Third, no actions wait for
+    /// each other, neither in the lists nor, [lowered](Schedule::lower) to messages, over either
+    /// [`Transport`]; skips are served; and no more is in flight than declared.
+    ///
+    /// # Errors
+    ///
+    /// Fails with the faults that were found.
     pub fn validate(&self, limits: &Limits) -> Result<(), ValidationError> {
         let mut findings = Findings { faults: ValidationError { faults: Vec::new(), more: 0 } };
         let places = self.places(&mut findings);
@@ -92,7 +100,7 @@ impl Schedule {
         if findings.faults.faults.is_empty() { Ok(()) } else { Err(findings.faults) }
     }
 
-    /// Every action once and in range.
+    /// Every action occurs once, and within range.
     fn places(&self, findings: &mut Findings) -> BTreeMap<Action, (usize, usize)> {
         let mut places = BTreeMap::new();
         let (mut out_of_range, mut twice) = (findings.counter(), findings.counter());
@@ -113,7 +121,7 @@ impl Schedule {
         places
     }
 
-    /// None missing, and no backward both whole and split.
+    /// No action is missing, and no backward is both whole and split.
     fn present(&self, places: &BTreeMap<Action, (usize, usize)>, findings: &mut Findings) {
         if self.stages == 0 || self.micro_batches == 0 {
             return findings.push(Fault::Empty { stages: self.stages, micro_batches: self.micro_batches });
@@ -122,7 +130,7 @@ impl Schedule {
         let mut mixed = findings.counter();
         let pairs = (0..self.stages).flat_map(|stage| (0..self.micro_batches).map(move |i| (stage, i)));
         for (seen, (stage, micro_batch)) in pairs.enumerate() {
-            // A schedule may claim to be far larger than its lists are; what it lacks then is not
+            // A schedule may claim to be far larger than its lists. Missing actions are then not
             // counted one by one.
             if missing.found > LISTED && seen > places.len() + LISTED {
                 let pairs = self.stages.saturating_mul(self.micro_batches);
@@ -154,7 +162,8 @@ impl Schedule {
         }
     }
 
-    /// A stage's actions are all on one rank, the one it was placed on; every rank has its stages.
+    /// All actions of a stage are on one rank, the one where it was placed, and every rank has its
+    /// stages.
     fn placed(&self, limits: &Limits, findings: &mut Findings) {
         let mut owners: BTreeMap<usize, usize> = BTreeMap::new();
         if let Some(rank_of) = &limits.rank_of {
@@ -177,8 +186,8 @@ impl Schedule {
         }
     }
 
-    /// Within a stage and a micro-batch: forward, recomputation, backward for the inputs (or
-    /// whole), backward for the parameters.
+    /// Within a stage and a micro-batch, the order is: forward, recomputation, backward for the
+    /// inputs (or whole), backward for the parameters.
     fn in_order(&self, places: &BTreeMap<Action, (usize, usize)>, findings: &mut Findings) {
         let mut early = findings.counter();
         for (&action, &(rank, number)) in places {
@@ -245,7 +254,7 @@ impl Schedule {
         }
     }
 
-    /// Follows what the first waiting action waits for until it comes round.
+    /// Follows the chain of waits from the first waiting action until it closes.
     fn cycle(&self, stuck: &DeadlockError) -> Cycle {
         let place = |action: Action| {
             let on =
@@ -292,7 +301,7 @@ impl Findings {
     }
 }
 
-/// Lists the first faults of a kind and counts the rest.
+/// Lists the first faults of a kind, and counts the rest.
 struct Counter {
     found: usize,
 }

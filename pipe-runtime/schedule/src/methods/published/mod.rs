@@ -1,4 +1,4 @@
-//! The ten published schedules, one file each: the lists, and how much each rank holds.
+//! The ten published schedules, one per file: the lists, and the peak in flight of each rank.
 
 mod dualpipe_v;
 mod gpipe;
@@ -17,7 +17,11 @@ use crate::list::Schedule;
 use crate::methods::{ScheduleKind, ScheduleKindError};
 
 impl ScheduleKind {
-    /// The lists of `ranks` ranks with `stages_per_rank` stages each.
+    /// Makes the lists for `ranks` ranks with `stages_per_rank` stages each.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the schedule cannot run these ranks, stages and micro-batches.
     pub fn schedule(
         self,
         ranks: usize,
@@ -44,7 +48,11 @@ impl ScheduleKind {
     /// forward until its backward, for the parameters if it is split. Divided by the stages per
     /// rank, this is a number of whole micro-batches.
     ///
-    /// A recomputed micro-batch counts too, with what its stage was given.
+    /// A recomputed micro-batch counts too, because the inputs of its stage are held.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the schedule cannot run these ranks, stages and micro-batches.
     pub fn peak_in_flight(
         self,
         rank: usize,
