@@ -75,7 +75,7 @@ pub enum Fault {
         /// The rank.
         rank: usize,
     },
-    /// A stage is on two ranks, or not on its own.
+    /// A stage is on two ranks, or not on the rank where it was placed.
     #[error("`{action}` is on rank {rank}, and stage {} belongs to rank {owner}", action.stage)]
     Elsewhere {
         /// The action.
