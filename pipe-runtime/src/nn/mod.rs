@@ -1,4 +1,4 @@
-//! Layers that pipelines need and tch does not have.
+//! Layers for pipelines that tch does not have.
 
 mod deferred_batch_norm;
 
@@ -8,8 +8,8 @@ use tch::Tensor;
 
 use crate::model::{Context, Layer};
 
-/// Gives what it takes, of any type: a place for a stage boundary or a skip, or for a layer that is
-/// not there yet. A layer that may be absent is an `Option` of a layer.
+/// The identity, for any type: a place for a stage boundary or a skip. For a layer that may be
+/// absent, use an `Option` of the layer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Identity;
 
@@ -29,7 +29,7 @@ pub struct Concat {
 }
 
 impl Concat {
-    /// Along dimension `dim`.
+    /// Joins along dimension `dim`.
     pub fn new(dim: i64) -> Self {
         Self { dim }
     }

@@ -1,6 +1,6 @@
-//! What a layer that stashes returns: a tuple of its output and the skips.
+//! The return type of a layer that stashes: a tuple of its output and the skips.
 
-/// An output with `SKIPS` skips beside it.
+/// A tuple of an output and `SKIPS` skips.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
     message = "this layer stashes {SKIPS} and returns `{Self}`",
@@ -39,7 +39,7 @@ with_skips!(9: A B C D E F G H I);
 with_skips!(10: A B C D E F G H I J);
 with_skips!(11: A B C D E F G H I J K);
 
-/// What a layer returns, as the tuple that its skips are taken from.
+/// Returns the result of a layer, as the tuple from which its skips are taken.
 #[doc(hidden)]
 pub fn with_skips<const SKIPS: usize, T: WithSkips<SKIPS>>(returned: T) -> T::Tuple {
     returned.same()

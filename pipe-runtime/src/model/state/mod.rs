@@ -36,7 +36,7 @@ pub(crate) struct State {
 
 #[derive(Debug)]
 struct Uses {
-    /// For each variable, its stage.
+    /// For each variable, whether a layer has changed it.
     changed: Vec<bool>,
     /// For each variable, the stages whose layers were seen to use it.
     users: Vec<BTreeSet<usize>>,
