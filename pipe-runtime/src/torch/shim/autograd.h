@@ -1,5 +1,5 @@
-// Everything that differs between the versions of libtorch: how autograd's nodes are made, held and
-// linked. No other file asks for the version.
+// Everything that differs between versions of libtorch: how autograd's nodes are made, held and
+// linked. No other file depends on the version.
 #pragma once
 
 #include <torch/csrc/autograd/function.h>
@@ -28,7 +28,7 @@ NodePtr<T> make_node(Arguments&&... arguments) {
   return NodePtr<T>(new T(std::forward<Arguments>(arguments)...), torch::autograd::deleteNode);
 }
 
-// A node of the shim's own.
+// Makes a node of the shim.
 struct OwnNode : public Node {
   using Node::Node;
 
@@ -48,7 +48,7 @@ NodePtr<T> make_node(Arguments&&... arguments) {
   return c10::make_intrusive<T>(std::forward<Arguments>(arguments)...);
 }
 
-// A node of the shim's own.
+// Makes a node of the shim.
 struct OwnNode : public Node {
   using Node::Node;
 
