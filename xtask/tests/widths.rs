@@ -18,7 +18,7 @@ fn comments_and_pages_have_at_most_100_columns() {
     for file in files {
         let lines = match file.extension().and_then(|extension| extension.to_str()) {
             Some("md") if file.ends_with("rules.md") => continue,
-            Some("md") => wide_lines(&read(&file), |line| Some(line)),
+            Some("md") => wide_lines(&read(&file), Some),
             Some("rs" | "h" | "cpp") => wide_lines(&read(&file), |line| comment(line, "//")),
             Some("py" | "toml") => wide_lines(&read(&file), |line| comment(line, "#")),
             _ => continue,

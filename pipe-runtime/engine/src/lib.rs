@@ -44,15 +44,27 @@ pub trait Job: Send + Sync {
     fn order(&self) -> &Order;
 
     /// Performs a step. Panics must be caught inside.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the step fails.
     fn perform(&self, action: Action) -> Result<(), Self::Error>;
 
     /// Undoes the changes of the job, after it failed and before another one starts.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a change cannot be undone.
     fn undo(&self) -> Result<(), Self::Error> {
         Ok(())
     }
 
     /// Prepares a thread that will perform steps of this job (modes, intra-op threads). The
-    /// returned value restores everything when dropped. An error ends the run.
+    /// returned value restores everything when dropped.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the thread cannot be prepared, which ends the run.
     fn enter(&self) -> Result<Box<dyn Any>, Self::Error>;
 }
 

@@ -319,6 +319,10 @@ type Post = (bool, Message);
 impl Lowered {
     /// Checks that every message is sent once and received once, before the action that needs it,
     /// and that everything finishes on `transport`. Returns all faults.
+    ///
+    /// # Errors
+    ///
+    /// Fails with all faults that were found.
     pub fn check(&self, transport: Transport) -> Result<(), Vec<MessageFault>> {
         let mut faults = self.unmatched();
         if faults.is_empty() {

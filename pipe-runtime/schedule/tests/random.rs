@@ -61,8 +61,8 @@ proptest! {
                 prop_assert!(end + transfer <= spans[&step.action].0);
             }
         }
-        // The simulation never exceeds the peaks that follow from the lists, unless forwards take no
-        // time, so that all of them happen at once.
+        // The simulation never exceeds the peaks that follow from the lists, unless forwards take
+        // no time, so that all of them happen at once.
         for (skip, &in_transit) in costs.skips.iter().zip(&simulation.in_transit) {
             prop_assert!(f == 0. || in_transit <= order.in_transit(ActionKind::Forward, skip.from, skip.to));
         }

@@ -51,6 +51,10 @@ impl Schedule {
     /// next stage, whole or for the inputs. A backward for the parameters waits for the one for the
     /// inputs. An action that the lists do not have counts as done, so that the backward half of a
     /// schedule can be ordered by itself.
+    ///
+    /// # Errors
+    ///
+    /// Fails if actions wait for each other.
     pub fn order(&self) -> Result<Order, DeadlockError> {
         const NOT_YET: usize = usize::MAX;
         let index = Index::new(self);

@@ -37,8 +37,8 @@ pub enum PlacementError {
 }
 
 impl ScheduleKind {
-    /// Places stages on ranks: returns the rank of each stage. `accelerators` has the accelerator of
-    /// each stage; `None` is the CPU.
+    /// Places stages on ranks: returns the rank of each stage. `accelerators` has the accelerator
+    /// of each stage; `None` is the CPU.
     ///
     /// An accelerator is a rank, with all of its stages. Beside accelerators, each CPU stage is a
     /// rank. If all stages are on the CPU, any executor can run any stage: the stages are placed as
