@@ -1,4 +1,4 @@
-//! `cargo xtask new`: a crate of the user's own that builds and trains.
+//! `cargo xtask new`: makes a crate for a user that builds and trains.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use pipe_libtorch::{PAIRS, Pair};
 use crate::tools::checkout::Checkout;
 use crate::tools::libtorch::{self, Flavour, Wheel};
 
-/// What the crate is made of. The README shows the first three, and a test compares them.
+/// The files of the crate. The README shows the first three, and a test compares them.
 const FILES: [(&str, &str); 6] = [
     ("Cargo.toml", include_str!("../../new/manifest.toml")),
     (".cargo/config.toml", include_str!("../../new/config.toml")),
@@ -77,7 +77,7 @@ fn check_is_free(checkout: &Checkout, folder: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// The folder's name, if cargo takes it.
+/// The name of the folder, if it is a valid crate name.
 fn package_name(folder: &Path) -> anyhow::Result<&str> {
     let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let is_letter = |letter: char| letter.is_ascii_alphanumeric() || letter == '-' || letter == '_';
@@ -87,7 +87,8 @@ fn package_name(folder: &Path) -> anyhow::Result<&str> {
     Ok(name)
 }
 
-/// Relative to its neighbour, so that both can move together; otherwise absolute.
+/// The path from `folder` to the checkout: relative if they are neighbours, so that both can move
+/// together; otherwise absolute.
 fn path_from(folder: &Path, checkout: &Path) -> PathBuf {
     match (folder.parent(), checkout.parent(), checkout.file_name()) {
         (Some(one), Some(other), Some(name)) if one == other => Path::new("..").join(name),
