@@ -1,7 +1,7 @@
 //! The programs of the tutorial run, and print what its pages show.
 //!
-//! A block after `<!-- output NAME -->` is compared with what the program `NAME` prints, but for the
-//! numbers, which differ between machines.
+//! A block after `<!-- output NAME -->` is compared with what the program `NAME` prints, but for
+//! the numbers, which differ between machines.
 
 use std::collections::BTreeSet;
 use std::path::Path;

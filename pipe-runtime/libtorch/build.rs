@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use libtorch::{Lock, compiler, fit};
 
-/// Where torch-sys looks when it has been told nothing.
+/// Where torch-sys looks by default.
 const SYSTEM: &str = "/usr/lib/libtorch.so";
 
 fn main() {
@@ -27,8 +27,8 @@ fn main() {
     }
 }
 
-/// The folder that torch-sys will take its headers from, if that is known before it runs: else it
-/// asks Python for one, or downloads one, and says itself what is missing.
+/// The folder from which torch-sys will take its headers, if that is known before it runs.
+/// Otherwise it asks Python for a folder or downloads one, and reports itself what is missing.
 fn folder() -> Option<PathBuf> {
     if env::var_os("LIBTORCH_USE_PYTORCH").is_some() {
         return None;

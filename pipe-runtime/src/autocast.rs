@@ -3,16 +3,16 @@ use tch::{Device, Kind};
 use crate::error::{Error, Result};
 use crate::torch::Autocast;
 
-/// Runs `body` with autocast on: operators that gain by it compute in `kind`, on devices of the
-/// kind of `device`.
+/// Runs `body` with autocast: on devices of the kind of `device`, operators that profit from it
+/// compute in `kind`.
 ///
-/// tch's own [`tch::autocast`] does nothing without CUDA; this one works on the CPU too.
-/// (libtorch 2.11 has no LSTM in bfloat16 on the CPU: it is an error of the layer, where a GRU
-/// stays in float32.)
+/// Unlike [`tch::autocast`], which does nothing without CUDA, this works on the CPU too. (libtorch
+/// 2.11 has no LSTM in bfloat16 on the CPU, so that is an error of the layer; a GRU stays in
+/// float32.)
 ///
 /// # Errors
 ///
-/// If autocast does not exist for this kind or device; `body` has not run then.
+/// Fails if autocast does not exist for this kind or device. Then `body` has not run.
 ///
 /// ```
 /// use tch::{Device, Kind, Tensor};

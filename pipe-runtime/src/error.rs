@@ -5,7 +5,7 @@ use pipe_schedule::UnknownCheckpointError;
 
 use crate::torch::{TorchError, without_stack};
 
-/// What can go wrong in setting a pipeline up or running it.
+/// An error of building a pipeline or running it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -15,10 +15,10 @@ pub enum Error {
     /// The inputs cannot be split into micro-batches.
     #[error("{0}")]
     Input(String),
-    /// The micro-batches' outputs cannot be joined into one.
+    /// The outputs of the micro-batches cannot be joined.
     #[error("{0}")]
     Output(String),
-    /// A saved file does not fit the model; nothing was changed.
+    /// A saved file does not fit the model. Nothing was changed.
     #[error("{0}")]
     File(String),
     /// A layer failed while it ran.
@@ -44,24 +44,24 @@ impl From<UnknownCheckpointError> for Error {
     }
 }
 
-/// What the fallible functions of this crate return.
+/// The result of fallible functions of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// The first failure of a run: of several, the one that comes first in the schedule's order.
+/// The first failure of a run, in the order of its schedule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{phase} of micro-batch {micro_batch} in stage {stage}{}: {cause}", in_layer(.layer))]
 #[non_exhaustive]
 pub struct Failure {
-    /// What was being done.
+    /// What was running.
     pub phase: Phase,
     /// The stage, from 0.
     pub stage: usize,
-    /// The path of the layer that was running, as in parameter names; empty if it was none (a
-    /// transfer, or libtorch's backward).
+    /// The path of the layer that was running, as in parameter names; empty for a transfer or
+    /// libtorch's backward.
     pub layer: String,
     /// The micro-batch, from 0.
     pub micro_batch: usize,
-    /// The panic's or libtorch's message.
+    /// The message of the panic or of libtorch.
     pub cause: String,
 }
 
@@ -69,13 +69,13 @@ fn in_layer(layer: &str) -> String {
     if layer.is_empty() { String::new() } else { format!(", layer `{layer}`") }
 }
 
-/// The part of a step in which something failed.
+/// The part of a step that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Phase {
     /// The forward.
     Forward,
-    /// The forward again, before the backward of a checkpointed micro-batch.
+    /// The recomputation, before the backward of a checkpointed micro-batch.
     Recomputation,
     /// The backward.
     Backward,

@@ -1,23 +1,22 @@
-//! Panics that come back as errors are not printed as well.
+//! Keeps panics that are returned as errors from being printed as well.
 //!
-//! tch panics with libtorch's message, some forty lines of C++ frames among it. In a stage, a
-//! panic becomes a [`Failure`](crate::Failure) with the place and the sentence that counts, so
-//! what the panic hook would print is noise. With `RUST_BACKTRACE` set, it is printed all the
-//! same.
+//! tch panics with libtorch's message, which includes some forty lines of C++ frames. In a stage, a
+//! panic becomes a [`Failure`](crate::Failure) with its place and the relevant sentence, so the
+//! output of the panic hook would be noise. With `RUST_BACKTRACE` set, it is printed all the same.
 
 use std::cell::{Cell, RefCell};
 use std::panic;
 use std::sync::Once;
 
 thread_local! {
-    /// How many steps this thread is in, one inside the other.
+    /// The number of nested steps that this thread is in.
     static STEPS: Cell<usize> = const { Cell::new(0) };
-    /// What was not printed. A second panic before the first one is caught ends the process: then
-    /// both are.
+    /// The message that was not printed. If a second panic happens before the first one is caught,
+    /// the process ends; then both are printed.
     static HELD_BACK: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// While it lives, panics of this thread are not printed.
+/// While it exists, panics of this thread are not printed.
 #[derive(Debug)]
 pub(crate) struct Quiet(());
 
@@ -26,7 +25,7 @@ impl Quiet {
         static HOOK: Once = Once::new();
         HOOK.call_once(|| {
             let wants_all = std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
-            // Where panics end the process, nothing comes back.
+            // If panics end the process, they are not returned.
             if wants_all || cfg!(panic = "abort") {
                 return;
             }

@@ -4,7 +4,7 @@ pub use crate::error::Result;
 pub use crate::flow::{Flow, IntoFlow, MiniBatch, Packer, Unpacker};
 pub use crate::model::{
     Checkpoint, Context, Defaults, Devices, Layer, LayerPlan, Model, Plan, Repeated, SkipPlan, Split, StagePlan, Vars,
-    gather_parts, lend, pass, run_each, spread, sub_paths, sub_paths_vec,
+    gather_parts, lend, pass, pass_if_some, run_each, spread, sub_paths, sub_paths_vec,
 };
 pub use crate::pipe::{PipeBuilder, Unpipelined};
 pub use crate::stages::{

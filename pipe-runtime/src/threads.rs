@@ -1,15 +1,15 @@
-/// How many threads libtorch uses inside one operator, per executor.
+/// The number of threads that libtorch uses inside one operator, per executor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct IntraOpThreads(i32);
 
 impl IntraOpThreads {
-    /// The wish, or an equal share of the caller's threads for each of `executors`.
+    /// The number that was set, or an equal share of the caller's threads for each of `executors`.
     pub(crate) fn choose(wish: Option<usize>, executors: usize) -> Self {
         let share = (tch::get_num_threads() as usize / executors).max(1);
         Self(wish.unwrap_or(share).max(1) as i32)
     }
 
-    /// Sets this count on the calling thread until the guard is dropped.
+    /// Sets this number on the calling thread until the guard is dropped.
     pub(crate) fn enter(self) -> EnteredThreads {
         let before = tch::get_num_threads();
         if before != self.0 {
@@ -18,13 +18,13 @@ impl IntraOpThreads {
         EnteredThreads { before, now: self.0 }
     }
 
-    /// Sets this count on a thread of our own, for good.
+    /// Sets this number permanently, on a thread of this crate.
     pub(crate) fn keep(self) {
         tch::set_num_threads(self.0);
     }
 
-    /// Puts the caller's own count back once `start` has started threads that set theirs: libtorch
-    /// keeps the count in a global too, which new threads start from.
+    /// Restores the caller's number after `start` has started threads that set theirs: libtorch
+    /// keeps the number in a global too, from which new threads start.
     pub(crate) fn spare_caller<T>(start: impl FnOnce() -> T) -> T {
         let before = tch::get_num_threads();
         let result = start();
@@ -33,7 +33,7 @@ impl IntraOpThreads {
     }
 }
 
-/// Puts the thread's own count back when dropped.
+/// Restores the thread's number when dropped.
 #[derive(Debug)]
 pub(crate) struct EnteredThreads {
     before: i32,

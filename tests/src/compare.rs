@@ -26,7 +26,7 @@ pub trait Case: Pipeline<Input: IntoFlow<Self::Input>> + Layer<Self::Input, Out 
 pub struct Settings {
     /// Rows of the mini-batch.
     pub rows: i64,
-    /// Micro-batches at most.
+    /// The greatest number of micro-batches.
     pub chunks: usize,
     /// Which are checkpointed.
     pub checkpoint: Checkpoint,

@@ -16,7 +16,7 @@
 /// }
 /// ```
 ///
-/// Casts are no moves.
+/// Casts are not moves.
 ///
 /// ```
 /// fn cast(vars: &pipe_runtime::Vars) {

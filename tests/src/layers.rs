@@ -85,7 +85,7 @@ impl Layer<(Tensor, Option<Tensor>)> for MergeSome {
     }
 }
 
-/// What [`Split`] gives: integers first, then what carries gradients, and what is no tensor.
+/// What [`Split`] gives: integers, then tensors with gradients, then values that are not tensors.
 pub type Mixed = (Tensor, (Tensor, Vec<Tensor>), [Tensor; 2], String, Option<i64>);
 
 /// One tensor into a value of many parts.

@@ -72,7 +72,7 @@ def mistake(group, *peers, ranks=2):
     return register
 
 
-# ---------------------------------------------------------------- all cases, each in processes of its own
+# ---------------------------------------- all cases, each in processes of its own
 
 def main():
     if sys.argv[2:3] == ["--case"]:
@@ -583,11 +583,6 @@ def the_first_layer_ends_no_stage():
 @mistake("types")
 def fields_are_layers():
     train(nn.Sequential(linear(), Config()))
-
-
-@mistake("types")
-def optional_layers_are_not_layers():
-    train(nn.Sequential(linear(), None))
 
 
 @mistake("types")

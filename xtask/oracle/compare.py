@@ -27,7 +27,7 @@ TOLERANCE = 1e-5  # of the largest number in a tensor, or of 1 if all are smalle
 KINDS = {"F32": torch.float32, "F64": torch.float64, "I64": torch.int64}
 
 
-# ---------------------------------------------------------------- models: layers by name, and their number in each stage
+# ---------------------------------------- models: layers by name, and their number in each stage
 
 def keep(name):
     @skippable(stash=[name])
@@ -169,7 +169,7 @@ def compare_case(case, folder):
     return agrees
 
 
-# ---------------------------------------------------------------- faults: what is right, and what torchgpipe does
+# ---------------------------------------- faults: what is right, and what torchgpipe does
 
 FAULTS = []
 

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, book, data, demo, fixtures, gpu_check, libtorch, oracle, pairs, test};
+use crate::commands::{bench, book, data, demo, fixtures, gpu_check, libtorch, new, oracle, pairs, test};
 use crate::tools::checkout::Checkout;
 use crate::tools::libtorch::Flavour;
 
@@ -33,6 +33,14 @@ enum Command {
         /// Installs the libraries that CUDA devices need as well
         #[arg(long)]
         cuda: bool,
+    },
+    /// Makes a crate of your own that depends on this checkout, builds and trains
+    New {
+        /// The folder that it is made in; its name is the crate's
+        folder: PathBuf,
+        /// With this tch; the latest that was tested, if not given
+        #[arg(long, value_name = "VERSION")]
+        tch: Option<String>,
     },
     /// Fetches the handwritten digits that the demo learns
     Data,
@@ -97,6 +105,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             let flavour = if cuda { Flavour::Cuda } else { Flavour::Cpu };
             libtorch::run(&checkout, flavour, user.as_deref())
         }
+        Command::New { folder, tch } => new::run(&checkout, &folder, tch.as_deref()),
         Command::Data => data::run(&checkout),
         Command::Demo { args } => demo::run(&checkout, &args),
         Command::GpuCheck { bundle, args } => gpu_check::run(&checkout, bundle.as_deref(), &args),

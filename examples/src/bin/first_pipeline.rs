@@ -47,8 +47,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
 
-    pipe.eval();
-    let logits = tch::no_grad(|| pipe.forward(&points))?;
+    let logits = pipe.predict(&points)?;
     println!("accuracy {:.2}", f64::try_from(logits.accuracy_for_logits(&outside))?);
     Ok(())
 }

@@ -50,8 +50,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     vars.save(&file)?;
-    pipe.eval();
-    let trained = tch::no_grad(|| pipe.forward(&x))?;
+    let trained = pipe.predict(&x)?;
 
     let vars = Serving::vars(&Devices::cpu(Serving::STAGES))?;
     let net = Serving {
@@ -60,8 +59,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     vars.load(&file)?; // names, shapes and kinds must fit, or nothing changes
     let mut pipe = net.pipe(&vars).build()?;
-    pipe.eval();
-    let served = tch::no_grad(|| pipe.forward(&x))?;
+    let served = pipe.predict(&x)?;
     let same = served.allclose(&trained, 1e-5, 1e-6, false);
     println!("the loaded model gives the same output: {same}");
     let mut names: Vec<_> = vars.var_store().variables().into_keys().collect();

@@ -34,15 +34,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let x = Tensor::rand([64, 16], (Kind::Float, Device::Cpu));
     let labels = Tensor::randint(4, [64], (Kind::Int64, Device::Cpu));
 
-    for method in [ScheduleKind::GPipe, ScheduleKind::OneFOneB, ScheduleKind::ZbH1, ScheduleKind::Zbv] {
+    for kind in [ScheduleKind::GPipe, ScheduleKind::OneFOneB, ScheduleKind::ZbH1, ScheduleKind::Zbv] {
         tch::manual_seed(1);
         let vars = Net::vars(&Devices::cpu(Net::STAGES))?;
-        let pipe = Net::new(&vars).pipe(&vars).schedule(method);
+        let pipe = Net::new(&vars).pipe(&vars).schedule(kind);
         let mut pipe = pipe.checkpoint(Checkpoint::Never).build()?;
         let loss = |logits: &Tensor, y: &Tensor| logits.cross_entropy_for_logits(y);
         let report = pipe.train_step(&x, &labels, loss)?;
         let in_flight: Vec<usize> = report.stages.iter().map(|stage| stage.peak_in_flight).collect();
-        println!("{method}: loss {:.4}, in flight {in_flight:?}", f64::try_from(report.loss)?);
+        println!("{kind}: loss {:.4}, in flight {in_flight:?}", f64::try_from(report.loss)?);
     }
 
     // Rows with the label -1 do not count: the loss is a mean over the others.

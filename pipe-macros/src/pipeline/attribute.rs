@@ -1,4 +1,4 @@
-//! `#[pipeline(..)]` itself: leaves the item as it is and puts the private derive on it.
+//! The attribute `#[pipeline(..)]`: leaves the item as it is, and puts the private derive on it.
 
 use proc_macro2::{Delimiter, Group, Span, TokenStream, TokenTree};
 use quote::quote;
@@ -7,7 +7,7 @@ use syn::{DeriveInput, Path, parse_quote};
 
 use crate::support::errors::with_help;
 
-/// The item with the derive and, for the derive to read, the attribute's arguments.
+/// Returns the item with the derive and an attribute that holds the arguments for it.
 pub fn attach_derive(args: TokenStream, item: TokenStream) -> TokenStream {
     match why_not_derivable(&item) {
         Some(wrong) => {
@@ -26,7 +26,8 @@ pub fn attach_derive(args: TokenStream, item: TokenStream) -> TokenStream {
     }
 }
 
-/// The parentheses stand where the arguments end, so that what is missing there is said there.
+/// The parentheses get the span of the end of the arguments, so that rustc reports there what is
+/// missing.
 fn in_parentheses(args: TokenStream) -> Group {
     let end = args.clone().into_iter().last().map(|last| match last {
         TokenTree::Group(group) => group.span_close(),
@@ -63,8 +64,8 @@ fn first_token(item: &TokenStream) -> Option<TokenTree> {
     item.clone().into_iter().next()
 }
 
-/// The path given as `crate = path`. Reads past anything it does not know: mistakes in the
-/// arguments are the derive's to report, and this finds the derive.
+/// The path in `crate = path`. Skips anything that it cannot read: the derive reports errors in the
+/// arguments, and this path leads to the derive.
 pub fn crate_path(args: &TokenStream) -> Path {
     let mut rest = args.clone().into_iter();
     while let Some(token) = rest.next() {

@@ -1,7 +1,7 @@
-//! The struct as it is written: what `parse` and `balance_file` fill in, and `model` takes apart.
+//! The struct as it is written. `parse` and `balance_file` fill it in, and `model` takes it apart.
 
 use proc_macro2::Ident;
-use syn::{Expr, Generics, LitInt, LitStr, Path, Type, Visibility};
+use syn::{Expr, Generics, LitInt, LitStr, Member, Path, Type, Visibility};
 
 /// The whole struct. Fields are in source order.
 pub struct Declaration {
@@ -9,31 +9,31 @@ pub struct Declaration {
     pub vis: Visibility,
     pub generics: Generics,
     pub settings: Settings,
-    /// Whether a field says on which device it runs, readable or not.
+    /// Whether a field has an attribute for devices, readable or not.
     pub has_devices: bool,
     pub fields: Vec<Field>,
-    /// The stages, if a balance file lists them.
+    /// The stages of the balance file, if there is one.
     pub assigned: Option<Assigned>,
 }
 
-/// All settings as they are written; `check::settings` says which values there are.
+/// All settings as they are written. `check::settings` checks their values.
 pub struct Settings {
     pub input: Option<Type>,
     pub output: Option<Type>,
     pub chunks: Option<Expr>,
     pub checkpoint: Option<Expr>,
     pub schedule: Option<Expr>,
-    /// The file that says which layer runs in which stage.
+    /// The balance file, which lists the stage of each layer.
     pub balance: Option<LitStr>,
-    /// The warnings that are switched off.
+    /// The warnings in `allow(..)`.
     pub allowed: Vec<Ident>,
     /// The path of the runtime crate.
     pub krate: Path,
-    /// Names that are no setting.
+    /// Names that are not settings.
     pub unknown: Vec<Ident>,
 }
 
-/// One field with what its attributes say.
+/// One field and its attributes.
 pub struct Field {
     pub ident: Ident,
     pub vis: Visibility,
@@ -54,19 +54,28 @@ pub enum Shape {
     List {
         layer: Box<Type>,
     },
+    /// `Option<L>`
+    Optional {
+        layer: Box<Type>,
+    },
 }
 
 impl Shape {
-    /// The type of one of the repeated layers.
+    /// The type of the layers inside an array, a `Vec` or an `Option`.
     pub fn layer(&self) -> Option<&Type> {
         match self {
             Shape::Single => None,
-            Shape::Array { layer, .. } | Shape::List { layer } => Some(layer),
+            Shape::Array { layer, .. } | Shape::List { layer } | Shape::Optional { layer } => Some(layer),
         }
+    }
+
+    /// Whether the field can hold several layers.
+    pub fn is_repeated(&self) -> bool {
+        matches!(self, Shape::Array { .. } | Shape::List { .. })
     }
 }
 
-/// All attributes of one field that are this crate's.
+/// All attributes of one field that belong to this crate.
 #[derive(Default)]
 pub struct Marks {
     pub device: Option<Mark<LitStr>>,
@@ -77,12 +86,12 @@ pub struct Marks {
     pub pop: Option<Mark<Vec<Ident>>>,
     pub layer: Option<Mark<LitStr>>,
     pub not_a_layer: Option<Mark<()>>,
-    /// The words of attributes that could not be read, or not to the end.
+    /// The names of attributes that could not be read completely.
     pub unreadable: Vec<Ident>,
 }
 
 impl Marks {
-    /// The words of all attributes that only mean something on a layer.
+    /// The names of all attributes that have a meaning only on layers.
     pub fn words_for_layers(&self) -> Vec<&Ident> {
         let Self { device, devices, stage, repeat, stash, pop, layer, not_a_layer: _, unreadable: _ } = self;
         let words = [
@@ -97,20 +106,19 @@ impl Marks {
         words.into_iter().flatten().collect()
     }
 
-    /// Whether there is more to `#[word(..)]` than could be read: then nothing can be said about
-    /// what it lacks.
+    /// Whether `#[word(..)]` could not be read completely. Then rules cannot tell what it lacks.
     pub fn is_unreadable(&self, word: &str) -> bool {
         self.unreadable.iter().any(|unreadable| unreadable == word)
     }
 
-    /// Whether a device is asked for, readable or not.
+    /// Whether a device is given, readable or not.
     pub fn asks_for_a_device(&self) -> bool {
         let unreadable = self.is_unreadable("device") || self.is_unreadable("devices");
         self.device.is_some() || self.devices.is_some() || unreadable
     }
 }
 
-/// What an attribute says, and the word it says it with, to point at.
+/// The value of an attribute, and its name, for the place of an error.
 pub struct Mark<T> {
     pub word: Ident,
     pub value: T,
@@ -123,7 +131,7 @@ pub struct Part {
 }
 
 impl Part {
-    /// The number of layers, if it is given and is one.
+    /// The number of layers, if it is given and readable.
     pub fn count(&self) -> Option<usize> {
         self.count.as_ref()?.base10_parse().ok()
     }
@@ -133,20 +141,22 @@ impl Part {
 pub struct Stash {
     pub name: Ident,
     pub kept: Kept,
+    /// The path to a part of that value: `1` for `input.1`.
+    pub part: Vec<Member>,
 }
 
-/// Which value is kept.
+/// The value that is stashed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kept {
-    /// One that the layer returns beside its output.
+    /// A value that the layer returns beside its output.
     Returned,
     Input,
     Output,
-    /// What the layer lends: its own weight, for a layer that is tied to it.
+    /// What the layer lends: its weight, for a layer that is tied to it.
     Tied,
 }
 
-/// The stages that a balance file lists. An array without layers is in no stage.
+/// The stages of a balance file. An array without layers is in no stage.
 pub struct Assigned {
     /// The stage of each part of each layer, by layer and part.
     pub stages: Vec<Vec<usize>>,

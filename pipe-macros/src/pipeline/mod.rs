@@ -33,7 +33,8 @@ use syn::DeriveInput;
 use crate::support::errors::Errors;
 use model::Model;
 
-/// Everything `#[pipeline]` adds beside the struct; on a mistake, the errors and stubs.
+/// Generates everything that `#[pipeline]` adds beside the struct. If there are errors, it
+/// generates the errors and stubs.
 pub fn derive(item: TokenStream) -> TokenStream {
     let item = match syn::parse2::<DeriveInput>(item) {
         Ok(item) => item,
@@ -48,7 +49,7 @@ pub fn derive(item: TokenStream) -> TokenStream {
     tokens
 }
 
-/// The model, as much of it as could be read, and its mistakes.
+/// The part of the model that could be read, and the errors.
 pub fn checked(item: &DeriveInput) -> (Model, Errors) {
     let mut errors = Errors::default();
     let mut declaration = parse::parse(item, &mut errors);

@@ -1,4 +1,4 @@
-//! What the struct means: layers, plain fields and skips, each with the place where it is written.
+//! The meaning of the struct: layers, plain fields and skips, each with its place in the source.
 
 use std::collections::HashMap;
 
@@ -17,16 +17,16 @@ pub struct Model {
     pub vis: Visibility,
     pub generics: Generics,
     pub settings: Settings,
-    /// Without devices the struct is a block: it nests as one layer of another model.
+    /// A struct without devices is a block: it nests as one layer of another model.
     pub has_devices: bool,
     pub layers: Vec<Layer>,
     pub plain_fields: Vec<Field>,
     pub skips: Vec<Skip>,
-    /// The stages, if a file says them and not the annotations.
+    /// The stages of the balance file, if there is one.
     pub assigned: Option<Assigned>,
 }
 
-/// A field that is a layer, or several repeated ones.
+/// A field that is a layer or holds several.
 pub struct Layer {
     pub ident: Ident,
     pub ty: Type,
@@ -34,14 +34,14 @@ pub struct Layer {
     pub marks: Marks,
 }
 
-/// All places that name one skip. A right one has one stash and one pop.
+/// All places that name one skip. A valid skip has one stash and one pop.
 pub struct Skip {
     pub name: String,
     pub stashes: Vec<End<Kept>>,
     pub pops: Vec<End<()>>,
 }
 
-/// One end of a skip: which layer, and the name as it is written there.
+/// One end of a skip: the layer, and the name as it is written there.
 pub struct End<What> {
     pub layer: usize,
     pub name: Ident,
@@ -77,7 +77,7 @@ fn skips(layers: &[Layer]) -> Vec<Skip> {
     skips.in_order
 }
 
-/// Skips in the order of their first place, found by name.
+/// Skips in the order of their first occurrence, with a lookup by name.
 #[derive(Default)]
 struct Skips {
     in_order: Vec<Skip>,
@@ -96,7 +96,7 @@ impl Skips {
 }
 
 impl Model {
-    /// Layers first, then plain fields.
+    /// The names of the fields: layers first, then plain fields.
     pub fn field_names(&self) -> impl Iterator<Item = &Ident> {
         let layers = self.layers.iter().map(|layer| &layer.ident);
         layers.chain(self.plain_fields.iter().map(|field| &field.ident))
@@ -112,7 +112,7 @@ impl Layer {
         }
     }
 
-    /// Where the child's name is written.
+    /// The tokens of the child's name, for the place of an error.
     pub fn child_tokens(&self) -> TokenStream {
         match &self.marks.layer {
             Some(name) => name.value.to_token_stream(),
@@ -120,7 +120,7 @@ impl Layer {
         }
     }
 
-    /// Where type errors of this layer belong: on the name of its type.
+    /// The place for type errors of this layer: the name of its type.
     pub fn span(&self) -> Span {
         match bare(self.shape.layer().unwrap_or(&self.ty)) {
             Type::Path(path) => path.path.segments.last().map_or_else(|| path.span(), |last| last.ident.span()),
@@ -129,7 +129,7 @@ impl Layer {
     }
 
     pub fn is_repeated(&self) -> bool {
-        self.shape.layer().is_some()
+        self.shape.is_repeated()
     }
 
     pub fn pops(&self) -> &[Ident] {
@@ -140,12 +140,12 @@ impl Layer {
         self.marks.stash.as_ref().map_or(&[], |mark| &mark.value)
     }
 
-    /// The parts over which repeated layers are spread; none if they run as one layer.
+    /// The parts over which repeated layers are spread; empty if they run as one layer.
     pub fn parts(&self) -> &[Part] {
         self.marks.devices.as_ref().map_or(&[], |mark| &mark.value)
     }
 
-    /// The device that this field opens, or its first one.
+    /// The device of the stage that this field opens, or of the first one.
     pub fn first_device(&self) -> Option<&LitStr> {
         let single = self.marks.device.as_ref().map(|Mark { value, .. }| value);
         single.or_else(|| self.parts().first().map(|part| &part.device))

@@ -1,4 +1,4 @@
-//! Which layer runs in which stage, and which way each skip goes.
+//! Assigns layers to stages, and finds the route of each skip.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,7 @@ use syn::LitStr;
 pub struct Plan {
     pub stages: Vec<Stage>,
     pub routes: Vec<Route>,
-    /// Which route has a name.
+    /// The index of the route with a name.
     by_name: HashMap<String, usize>,
 }
 
@@ -32,7 +32,7 @@ pub struct Step {
 /// A skip from the layer that stashes to the one that pops.
 pub struct Route {
     pub name: String,
-    /// The name at the stash, to point at.
+    /// The name at the stash, for the place of an error.
     pub ident: Ident,
     /// The name at the pop.
     pub pop_ident: Ident,
@@ -42,19 +42,19 @@ pub struct Route {
     pub to: usize,
 }
 
-/// How a field's layers are split over its parts.
+/// How the layers of a field are split into parts.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Split {
     Evenly(usize),
     Counts(Vec<usize>),
 }
 
-/// The plan that the annotations make, or a file.
+/// Makes the plan, from the annotations or from a balance file.
 pub fn plan(model: &Model) -> Plan {
     with_routes(model, stages(model))
 }
 
-/// Its stages alone.
+/// Makes only the stages of the plan.
 pub fn stages(model: &Model) -> Vec<Stage> {
     match &model.assigned {
         Some(assigned) => assigned_stages(model, assigned),
@@ -69,7 +69,7 @@ fn assigned_stages(model: &Model, assigned: &Assigned) -> Vec<Stage> {
     for (index, layer) in model.layers.iter().enumerate() {
         let parts = layer.part_count();
         for part in 0..parts {
-            // Layers that the file does not count run where they stand.
+            // Layers that the file does not list run in the stage where they stand.
             running = assigned.stages.get(index).and_then(|stages| stages.get(part)).copied().unwrap_or(running);
             if let Some(stage) = stages.get_mut(running) {
                 stage.steps.push(Step { layer: index, part, parts });
@@ -98,7 +98,7 @@ fn annotated_stages(model: &Model) -> Vec<Stage> {
     stages
 }
 
-/// The plan of an unpipelined run: everything in one stage, repeated layers in one piece.
+/// Makes the plan of an unpipelined run: one stage, with repeated layers in one part.
 pub fn unpipelined(model: &Model) -> Plan {
     let steps = (0..model.layers.len()).map(|layer| Step { layer, part: 0, parts: 1 }).collect();
     let stages = vec![Stage { device: String::new(), steps }];
@@ -111,9 +111,9 @@ fn with_routes(model: &Model, stages: Vec<Stage>) -> Plan {
     Plan { stages, routes, by_name }
 }
 
-/// The device of the stage that starts here, if one does. The same accelerator goes on in the
-/// running stage: one stream of work has nothing to gain from being cut. Two stages on `cpu` run
-/// at the same time on different cores.
+/// The device of the stage that starts here, if one does. The same accelerator again continues the
+/// current stage, because cutting one stream of work gains nothing. Two stages on `cpu` run at the
+/// same time on different cores.
 fn opens(running: Option<String>, asked: Option<String>, forced: bool) -> Option<String> {
     match (running, asked) {
         (None, asked) => Some(asked.unwrap_or_default()),
@@ -129,7 +129,7 @@ fn routes(model: &Model, stages: &[Stage]) -> Vec<Route> {
     routes
 }
 
-/// The first and last stage of each layer.
+/// The first and the last stage of each layer.
 fn spans(model: &Model, stages: &[Stage]) -> Vec<(usize, usize)> {
     let mut spans = vec![(usize::MAX, 0); model.layers.len()];
     for (index, stage) in stages.iter().enumerate() {
@@ -160,7 +160,7 @@ fn route(skip: &Skip, spans: &[(usize, usize)]) -> Option<Route> {
 }
 
 impl Layer {
-    /// In how many pieces the field is run.
+    /// The number of parts of the field.
     pub fn part_count(&self) -> usize {
         self.parts().len().max(1)
     }
@@ -175,7 +175,7 @@ impl Layer {
         }
     }
 
-    /// The device that is asked for where part `part` starts.
+    /// The device given for the start of part `part`.
     pub fn device_of_part(&self, part: usize) -> Option<&LitStr> {
         let of_part = self.parts().get(part).map(|Part { device, .. }| device);
         of_part.or(self.first_device())
@@ -183,14 +183,14 @@ impl Layer {
 }
 
 impl Stage {
-    /// The device, if it is not the CPU.
+    /// The device, unless it is the CPU.
     pub fn accelerator(&self) -> Option<&str> {
         Some(self.device.as_str()).filter(|&device| device != "cpu")
     }
 }
 
 impl Plan {
-    /// The way of the skip that is written `name`.
+    /// The route of the skip with the name `name`.
     pub fn route(&self, name: &Ident) -> Option<&Route> {
         let index = *self.by_name.get(&plain(name))?;
         self.routes.get(index)

@@ -1,4 +1,4 @@
-//! The annotated schedule on the annotated stages: where it has them run, and whether it can.
+//! Places the annotated schedule on the annotated stages, and proves that its steps can run.
 
 use pipe_schedule::{Limits, PlacementError, Schedule, ScheduleKind, ScheduleKindError, ValidationError};
 use syn::Expr;
@@ -8,16 +8,16 @@ use crate::pipeline::parse::{schedule_kind, whole_number};
 use crate::pipeline::plan::{Plan, Stage, plan, stages};
 use crate::support::errors::{Errors, error};
 
-/// The pairs of a stage and a micro-batch up to which the steps are made and proved: for as many,
-/// that takes about 50 ms in a debug build of the macro.
+/// The greatest number of (stage, micro-batch) pairs for which the steps are made and proved. It
+/// takes about 50 ms for that many, in a debug build of the macro.
 const PROVED: usize = 1 << 9;
 
-/// A schedule and the stages that it is to run.
+/// A schedule, and the stages that it runs.
 pub struct Scheduled<'m> {
     pub kind: ScheduleKind,
-    /// Where the schedule is written.
+    /// The place of the schedule in the source.
     pub written: &'m Expr,
-    /// The annotated number of micro-batches, and where it is written.
+    /// The annotated number of micro-batches, and its place.
     pub chunks: Option<(usize, &'m Expr)>,
     pub stages: Vec<Stage>,
     /// The rank of each stage, as the runtime places them.
@@ -25,7 +25,8 @@ pub struct Scheduled<'m> {
 }
 
 impl<'m> Scheduled<'m> {
-    /// What the model says, if it has a schedule that exists and stages to run.
+    /// Reads the model's schedule and stages; `None` if the schedule does not exist or there are no
+    /// stages.
     pub fn of(model: &'m Model) -> Option<Self> {
         let written = model.settings.schedule.as_ref()?;
         let kind = schedule_kind(written)?;
@@ -38,8 +39,8 @@ impl<'m> Scheduled<'m> {
         Some(Self { kind, written, chunks: chunks(model), stages, ranks })
     }
 
-    /// Why the ranks or the micro-batches do not suit the schedule, if so. Without an annotated
-    /// number of micro-batches, the placement alone is looked at.
+    /// The reason why the ranks or the micro-batches do not suit the schedule; `None` if they do.
+    /// Without an annotated number of micro-batches, only the placement is checked.
     pub fn refusal(&self) -> Option<ScheduleKindError> {
         // Twice as many micro-batches as stages suit every schedule.
         let micro_batches = self.chunks.map_or(2 * self.stages.len(), |(chunks, _)| chunks);
@@ -60,14 +61,14 @@ impl<'m> Scheduled<'m> {
     }
 }
 
-/// The annotated number of micro-batches, if it is one.
+/// The annotated number of micro-batches, if it is valid.
 pub fn chunks(model: &Model) -> Option<(usize, &Expr)> {
     let written = model.settings.chunks.as_ref()?;
     Some((whole_number(written).filter(|&chunks| chunks > 0)?, written))
 }
 
-/// Makes the steps that a model without mistakes asks for, and proves them. What is found is a
-/// mistake of the schedule's generator, which would otherwise show at run time.
+/// Makes the steps of a model without errors, and proves them. A fault found here is a bug in the
+/// schedule's generator, which would otherwise show at run time.
 pub fn prove(model: &Model, errors: &mut Errors) {
     let Some(Scheduled { kind, written, chunks: Some((chunks, _)), ranks: Ok(ranks), .. }) = Scheduled::of(model)
     else {
@@ -83,12 +84,12 @@ pub fn prove(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// The stages are where they were placed, the schedule keeps to what it declares, and the skips are
-/// served.
+/// Checks that the stages are on the ranks where they were placed, that the schedule stays within
+/// the limits that it declares, and that it serves the skips.
 fn proof(schedule: &Schedule, kind: ScheduleKind, ranks: &[usize], plan: &Plan) -> Result<(), ValidationError> {
     let per_rank = schedule.stages / schedule.ranks.len().max(1);
     let declared = match kind {
-        // It takes any placement, and so declares nothing.
+        // GPipe takes any placement, so it declares no limits.
         ScheduleKind::GPipe => Limits::default(),
         _ => Limits::of(kind, schedule.ranks.len(), per_rank, schedule.micro_batches).unwrap_or_default(),
     };

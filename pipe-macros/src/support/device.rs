@@ -1,15 +1,15 @@
-//! Torch device strings.
+//! Device strings, as torch writes them.
 
-use crate::support::names::nearest;
+use pipe_schedule::support::spelling::nearest;
 
-/// Why a string is not a device.
+/// The reason why a string is not a device.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Unreadable {
-    /// Such as `cuda`, with the first one for the message.
+    /// The index is missing, as in `cuda`. Holds the first device of this kind, for the message.
     NoIndex(String),
-    /// Close to this device.
+    /// Misspelt; holds the device that was probably meant.
     Meant(String),
-    /// More than torch can count.
+    /// The index is greater than torch can count.
     TooMany,
     Unknown,
 }
@@ -29,7 +29,7 @@ pub fn read(text: &str) -> Result<(), Unreadable> {
     }
 }
 
-/// Torch counts devices in a signed byte.
+/// Torch stores the index of a device in a signed byte.
 fn is_index(text: &str) -> bool {
     text.parse::<i8>().is_ok_and(|index| index >= 0 && index.to_string() == text)
 }
@@ -45,7 +45,7 @@ fn without_zeros(index: &str) -> &str {
     }
 }
 
-/// The device that is nearest to the text, if any is near.
+/// The device that is nearest to `text`, if one is near.
 fn meant(text: &str) -> Option<String> {
     let text = text.trim().to_lowercase();
     let (family, index) = text.split_once(':').unwrap_or((&text, "0"));

@@ -1,4 +1,5 @@
-//! What the phases of `#[pipeline]` and `#[derive(Flow)]` share. Imports nothing from them.
+//! Helpers that the phases of `#[pipeline]` and `#[derive(Flow)]` share. They import nothing from
+//! the phases.
 
 pub mod device;
 pub mod errors;

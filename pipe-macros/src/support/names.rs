@@ -1,43 +1,16 @@
-//! Names: compared as the user reads them, and the nearest one to a misspelt one.
+//! Names, as users read them.
 
-use pipe_schedule::support::spelling::distance;
 use proc_macro2::Ident;
 use syn::ext::IdentExt;
 
-/// Cost of two exchanged letters: one slip.
-const SWAP: usize = 1;
-
-/// The name as it is read: without `r#`.
+/// The identifier without `r#`.
 pub fn plain(ident: &Ident) -> String {
     ident.unraw().to_string()
-}
-
-/// The candidate closest to `name`, if one is close enough to be what was meant.
-pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let length = |name: &str| name.chars().count();
-    candidates
-        .into_iter()
-        .map(|candidate| (distance(name, candidate, SWAP), candidate))
-        .filter(|(distance, candidate)| *distance <= length(name).max(length(candidate)) / 3)
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_nearest_name_is_found_through_a_typo() {
-        assert_eq!(nearest("chunk", ["chunks", "checkpoint"]), Some("chunks"));
-        assert_eq!(nearest("levle1", ["level1", "level2"]), Some("level1"));
-    }
-
-    #[test]
-    fn a_name_unlike_all_others_has_no_nearest() {
-        assert_eq!(nearest("banana", ["chunks", "checkpoint"]), None);
-        assert_eq!(nearest("a", ["b"]), None);
-    }
 
     #[test]
     fn a_raw_name_reads_without_its_prefix() {

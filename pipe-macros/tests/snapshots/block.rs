@@ -51,13 +51,11 @@ const _: () = {
             ],
         };
         /// The parameter paths of the layers below `path`.
-        pub fn vars_at<'vars>(
-            path: impl ::core::borrow::Borrow<__rt::Path<'vars>>,
+        pub fn vars_at<'vars, Path: ::core::borrow::Borrow<__rt::Path<'vars>>>(
+            path: Path,
         ) -> BlockVars<'vars> {
             BlockVars {
-                path: ::core::clone::Clone::clone(
-                    ::core::borrow::Borrow::<__rt::Path<'vars>>::borrow(&path),
-                ),
+                path: ::core::clone::Clone::clone(path.borrow()),
             }
         }
         /// Prepares the unpipelined run: all layers on one device, one micro-batch at a time.

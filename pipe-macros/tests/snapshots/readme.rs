@@ -40,23 +40,18 @@ const _: () = {
         pub fn devices() -> __rt::Devices {
             __rt::Devices::annotated(&Self::PLAN)
         }
-        /// Makes the variable stores, one per stage, for a model that is to be made with them.
-        ///
-        /// # Errors
-        ///
-        /// If there are not as many devices as stages, or one of them does not exist here.
+        /// Makes the variable stores, one per stage. Fails if a device is missing or not on this
+        /// machine.
         pub fn vars(devices: &__rt::Devices) -> __rt::Result<NetVars> {
-            ::core::result::Result::Ok(NetVars {
-                vars: __rt::Vars::new(&Self::PLAN, devices)?,
-            })
+            __rt::Vars::new(&Self::PLAN, devices).map(|vars| NetVars { vars })
         }
         /// Prepares the pipelined run. What is set on the result wins over the annotations.
         pub fn pipe(self, vars: &NetVars) -> __rt::PipeBuilder<'_, Self> {
             __rt::PipeBuilder::new(self, vars)
         }
-        /// Runs the same layers in place on one device, micro-batch by micro-batch.
-        pub fn in_place(&self) -> __rt::InPlace<'_, Self> {
-            __rt::InPlace::new(self)
+        /// Prepares the unpipelined run: all layers on one device, one micro-batch at a time.
+        pub fn unpipelined(&self) -> __rt::Unpipelined<'_, Self> {
+            __rt::Unpipelined::new(self)
         }
     }
     #[allow(dead_code)]
@@ -83,7 +78,7 @@ const _: () = {
         const DEFAULTS: __rt::Defaults = __rt::Defaults {
             chunks: ::core::option::Option::Some(8),
             checkpoint: ::core::option::Option::None,
-            schedule: ::core::option::Option::Some(__rt::Method::OneFOneB),
+            schedule: ::core::option::Option::Some(__rt::ScheduleKind::OneFOneB),
         };
     }
     impl __rt::Pipeline for Net {
@@ -98,7 +93,7 @@ const _: () = {
                     (flow_0, flow_1),
                     |(encode,), (flow_0, flow_1), io, cx| {
                         let x = io.receive_input::<Self>(flow_0);
-                        let x = __rt::run(x, encode, cx, "encode");
+                        let x = __rt::pass(x, encode, cx, "encode");
                         io.send(flow_1, x);
                     },
                 );
@@ -109,7 +104,7 @@ const _: () = {
                     (flow_1, flow_2),
                     |(decode,), (flow_1, flow_2), io, cx| {
                         let x = io.receive(flow_1);
-                        let x = __rt::run(x, decode, cx, "decode");
+                        let x = __rt::pass(x, decode, cx, "decode");
                         io.send_output::<Self>(flow_2, __rt::output::<Self>(x));
                     },
                 );
@@ -124,10 +119,10 @@ const _: () = {
     #[diagnostic::do_not_recommend]
     impl __rt::Layer<__rt::Tensor> for Net {
         type Out = __rt::Tensor;
-        fn forward(&self, x: __rt::Tensor, cx: &__rt::Context) -> __rt::Tensor {
+        fn run(&self, x: __rt::Tensor, cx: &__rt::Context) -> __rt::Tensor {
             let Self { encode, decode } = self;
-            let x = __rt::run(x, encode, cx, "encode");
-            let x = __rt::run(x, decode, cx, "decode");
+            let x = __rt::pass(x, encode, cx, "encode");
+            let x = __rt::pass(x, decode, cx, "decode");
             __rt::output::<Self>(x)
         }
     }

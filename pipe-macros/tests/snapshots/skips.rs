@@ -66,15 +66,10 @@ const _: () = {
         pub fn devices() -> __rt::Devices {
             __rt::Devices::annotated(&Self::PLAN)
         }
-        /// Makes the variable stores, one per stage, for a model that is to be made with them.
-        ///
-        /// # Errors
-        ///
-        /// If there are not as many devices as stages, or one of them does not exist here.
+        /// Makes the variable stores, one per stage. Fails if a device is missing or not on this
+        /// machine.
         pub fn vars(devices: &__rt::Devices) -> __rt::Result<SkipsVars> {
-            ::core::result::Result::Ok(SkipsVars {
-                vars: __rt::Vars::new(&Self::PLAN, devices)?,
-            })
+            __rt::Vars::new(&Self::PLAN, devices).map(|vars| SkipsVars { vars })
         }
         /// Prepares the pipelined run. What is set on the result wins over the annotations.
         pub fn pipe(self, vars: &SkipsVars) -> __rt::PipeBuilder<'_, Self> {

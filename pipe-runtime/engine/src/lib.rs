@@ -1,13 +1,13 @@
-//! Executors: the threads that run op lists.
+//! Executors: the threads that run lists of actions.
 //!
-//! A run is a [`Job`]: an order of steps and a body that performs one. Executors claim whatever
-//! step is ready on the ranks they serve: the CPU's ranks are served by a pool, the calling thread
-//! among it; each accelerator has an executor of its own, so that one thread feeds each device.
-//! There is no global tick: a step starts when the one before it on its rank, and those it waits
-//! for, are done.
+//! A run is a [`Job`]: an order of steps, and a function that performs a step. Executors take any
+//! step that is ready on the ranks that they serve. The CPU's ranks are served by a pool, which
+//! includes the calling thread; each accelerator has its own executor, so that one thread feeds
+//! each device. There is no global tick: a step starts when the step before it on its rank, and the
+//! steps that it waits for, have ended.
 //!
-//! All bookkeeping is under one lock, held for tens of nanoseconds per step. Who finds nothing to
-//! do spins for a moment on a counter of changes, where there are cores enough, and then sleeps.
+//! One lock guards all state, and is held for tens of nanoseconds per step. An executor that finds
+//! no work watches a counter of changes for a moment, if there are enough cores, and then sleeps.
 
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
@@ -31,42 +31,54 @@ use pipe_schedule::{Action, Order, Step};
 use progress::{Ended, Progress};
 use sync::{AtomicU64, Condvar, JoinHandle, Mutex, MutexGuard, mpsc, thread};
 
-/// How long an executor without work watches for some before it sleeps. A woken thread is back
-/// after some 20 µs, a watching one after 0.4.
+/// How long an executor without work watches for changes before it sleeps. A thread that sleeps
+/// needs about 20 µs to continue, one that watches 0.4 µs.
 const SPIN: Duration = Duration::from_micros(50);
 
-/// What a run does.
+/// The work of a run.
 pub trait Job: Send + Sync {
-    /// What goes wrong in it.
+    /// The error of a failed step.
     type Error;
 
     /// The steps.
     fn order(&self) -> &Order;
 
-    /// Performs one. Panics inside it must have been caught.
+    /// Performs a step. Panics must be caught inside.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the step fails.
     fn perform(&self, action: Action) -> Result<(), Self::Error>;
 
-    /// Puts back what the job has changed, after it failed and before another one starts.
+    /// Undoes the changes of the job, after it failed and before another one starts.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a change cannot be undone.
     fn undo(&self) -> Result<(), Self::Error> {
         Ok(())
     }
 
-    /// Prepares the thread that is about to perform steps of this job (modes, intra-op threads);
-    /// what it returns puts everything back when dropped. An error ends the run.
+    /// Prepares a thread that will perform steps of this job (modes, intra-op threads). The
+    /// returned value restores everything when dropped.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the thread cannot be prepared, which ends the run.
     fn enter(&self) -> Result<Box<dyn Any>, Self::Error>;
 }
 
-/// What an engine cannot do, whatever the job.
+/// An error of the engine, independent of the job.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {
-    /// The system gives no more threads.
+    /// The system cannot start another thread.
     #[error("cannot start a worker thread: {0}")]
     Thread(#[from] io::Error),
-    /// A step has started a run of the engine that runs it, and would wait for itself.
+    /// A step has started a run of its own engine, and would wait for itself.
     #[error("a layer cannot run the pipeline that it is part of")]
     Nested,
-    /// The engine's threads are in the process that this one was forked from.
+    /// The engine's threads are in the process that this process was forked from.
     #[error(
         "this pipeline was built in process {built}, and this is process {here}, forked from it: its threads have not come along. Build another one here \
          (leaving this one and dropping it are fine)"
@@ -77,7 +89,7 @@ pub enum EngineError {
         /// This process.
         here: u32,
     },
-    /// So many steps wait for others that never come.
+    /// This many steps wait for steps that never end.
     #[error("the schedule cannot finish: {0} steps wait for others that never come")]
     Deadlock(usize),
 }
@@ -87,22 +99,22 @@ pub struct Engine<E> {
     shared: Arc<Shared<E>>,
     threads: Vec<JoinHandle<()>>,
     caller: Executor,
-    /// The process that has the threads: a forked one has a copy of this, and no thread but one.
+    /// The process that has the threads. A forked process has a copy of this, and only one thread.
     process: u32,
 }
 
 struct Shared<E> {
     state: Mutex<State<E>>,
-    /// Wakes executors that sleep.
+    /// Wakes sleeping executors.
     changed: Condvar,
-    /// Counts the changes of `state`: what watching executors watch.
+    /// Counts the changes of `state`, for executors that watch.
     changes: AtomicU64,
     spin: Duration,
 }
 
 struct State<E> {
     run: Option<Run<E>>,
-    /// Numbers the runs.
+    /// The number of the run.
     runs: u64,
     sleeping: usize,
     closing: bool,
@@ -112,18 +124,18 @@ struct Run<E> {
     number: u64,
     job: Arc<dyn Job<Error = E>>,
     progress: Progress<E>,
-    /// The rank that only the caller serves.
+    /// The rank that only the calling thread serves.
     reserved: Option<usize>,
-    /// Set when it is over, for its caller to take.
+    /// Set when the run is over; the caller takes it.
     over: bool,
 }
 
-/// What the calling thread does itself: all steps of one rank. Unlike a [`Job`], it may borrow from
-/// the caller.
+/// The part of a run that the calling thread performs: all steps of one rank. Unlike a [`Job`], it
+/// may borrow from the caller.
 pub struct Local<'a, E> {
     /// The rank.
     pub rank: usize,
-    /// Performs a step of it, as [`Job::perform`] does.
+    /// Performs a step of the rank, as [`Job::perform`] does.
     pub perform: &'a mut dyn FnMut(Action) -> Result<(), E>,
 }
 
@@ -134,9 +146,13 @@ struct Executor {
 }
 
 impl<E: From<EngineError> + Send + 'static> Engine<E> {
-    /// Starts the executors for these ranks: a pool over `cpu_ranks` of at most `cores` threads,
-    /// the caller included, and one thread for each of `accelerator_ranks`. `start` is run first on
-    /// each new thread; all have done so on return.
+    /// Starts the executors for these ranks: a pool of at most `cores` threads, including the
+    /// caller, for `cpu_ranks`, and one thread for each of `accelerator_ranks`. Each new thread
+    /// runs `start` first; all have done so when this returns.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the system cannot start a thread.
     pub fn new(
         cpu_ranks: Vec<usize>,
         accelerator_ranks: Vec<usize>,
@@ -166,24 +182,33 @@ impl<E: From<EngineError> + Send + 'static> Engine<E> {
             });
             engine.threads.push(thread?);
         }
-        // Ends when every thread has dropped its sender.
+        // This loop ends when every thread has dropped its sender.
         drop(started);
         let _ = all_started.recv();
         Ok(engine)
     }
 
-    /// How many threads run CPU stages at once, the caller included.
+    /// The number of threads that run CPU stages at the same time, including the caller.
     pub fn cpu_executors(cpu_ranks: usize, cores: usize) -> usize {
         cpu_ranks.min(cores).max(1)
     }
 
-    /// Runs a job to its end, the calling thread helping. One job at a time: a second caller waits
-    /// for the first.
+    /// Runs a job to completion, with the calling thread as an executor. Jobs run one at a time: a
+    /// second caller waits for the first.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a step fails, if steps wait for each other, or if the engine cannot run here.
     pub fn run(&self, job: Arc<dyn Job<Error = E>>) -> Result<(), E> {
         self.run_with(job, None)
     }
 
-    /// As [`run`](Self::run); the steps of one rank are performed by `local` on the calling thread.
+    /// Runs a job as [`run`](Self::run) does, where `local` performs the steps of one rank on the
+    /// calling thread.
+    ///
+    /// # Errors
+    ///
+    /// Fails in the same cases as [`run`](Self::run).
     pub fn run_with(&self, job: Arc<dyn Job<Error = E>>, mut local: Option<Local<'_, E>>) -> Result<(), E> {
         let shared = &*self.shared;
         if PERFORMING.with(|engines| engines.borrow().contains(&shared.address())) {
@@ -224,7 +249,7 @@ impl<E: From<EngineError> + Send + 'static> Engine<E> {
             match (undone, &mut state.run) {
                 (Ok(Err(error)), Some(run)) => run.progress.abort(error),
                 (Err(panic), _) => {
-                    // Others wait for the run to be taken.
+                    // Other callers wait until the run is taken.
                     state.run = None;
                     shared.announce(&state);
                     drop(state);
@@ -253,8 +278,8 @@ impl<E> Engine<E> {
 impl<E> Drop for Engine<E> {
     fn drop(&mut self) {
         if self.is_forked() {
-            // There is nobody to wait for, and a lock may have been held by a thread that is not
-            // here.
+            // There is no thread to wait for, and a thread that does not exist here may have held a
+            // lock.
             self.threads.drain(..).for_each(std::mem::forget);
             return;
         }
@@ -263,8 +288,8 @@ impl<E> Drop for Engine<E> {
         self.shared.announce(&state);
         drop(state);
         for thread in self.threads.drain(..) {
-            // The last handle on a pipeline may be dropped by a graph that a worker frees: it
-            // cannot wait for itself.
+            // A worker may drop the last handle to a pipeline when it frees a graph. It cannot wait
+            // for itself.
             if thread.thread().id() != thread::current().id() {
                 let _ = thread.join();
             }
@@ -273,8 +298,8 @@ impl<E> Drop for Engine<E> {
 }
 
 sync::thread_local! {
-    /// The engines of whose jobs this thread performs steps, the innermost last. A step that
-    /// started another run of one of them would wait for itself.
+    /// The engines whose steps this thread is performing, the innermost last. A step that starts
+    /// another run of one of them would wait for itself.
     static PERFORMING: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -287,7 +312,7 @@ impl<E> Shared<E> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells the others that something changed. The lock is held.
+    /// Notifies other threads of a change. The lock is held.
     fn announce(&self, state: &State<E>) {
         self.changes.fetch_add(1, Ordering::Release);
         if state.sleeping > 0 {
@@ -295,7 +320,7 @@ impl<E> Shared<E> {
         }
     }
 
-    /// Until something changes: watches for a moment, then sleeps.
+    /// Waits for a change: watches for a moment, then sleeps.
     fn wait<'a>(&'a self, state: MutexGuard<'a, State<E>>) -> MutexGuard<'a, State<E>> {
         if self.spin.is_zero() {
             return self.sleep(state);
@@ -318,16 +343,16 @@ impl<E> Shared<E> {
         state
     }
 
-    /// An executor's life: performs steps of whatever run there is, until the engine closes.
+    /// The loop of an executor: performs steps of any run until the engine closes.
     fn serve(&self, executor: &Executor) {
         let mut state = self.lock();
         let mut last = None;
-        // The run that the thread is prepared for, or could not be.
+        // The run for which the thread was prepared, or could not be.
         let mut entered: Option<(u64, Option<Box<dyn Any>>)> = None;
         while !state.closing {
             let current = state.run.as_ref().filter(|run| !run.over);
-            // A job's modes are left as soon as it is over, so that an idle worker holds nothing of
-            // it.
+            // The thread leaves a job's modes as soon as the job is over, so that an idle thread
+            // keeps nothing of it alive.
             if entered.as_ref().map(|(number, _)| *number) != current.map(|run| run.number) {
                 let next = current.map(|run| (run.number, Arc::clone(&run.job)));
                 drop(state);
@@ -351,8 +376,8 @@ impl<E> Shared<E> {
         }
     }
 
-    /// Ends a run because a thread could not be prepared for it. It may have ended without that
-    /// thread, and another have begun: then nothing happens.
+    /// Ends a run because a thread could not be prepared for it. If the run has ended without that
+    /// thread, and another one has begun, nothing happens.
     fn abort(&self, state: &mut State<E>, number: u64, error: E) {
         if let Some(run) = state.run.as_mut().filter(|run| run.number == number && !run.over) {
             run.progress.abort(error);
@@ -361,8 +386,8 @@ impl<E> Shared<E> {
         }
     }
 
-    /// Performs one step of the current run, if one is ready for this executor: rather on the rank
-    /// that it alone serves, then on the one it served last, whose memory is in its cache.
+    /// Performs one step of the current run, if one is ready for this executor. It prefers the rank
+    /// that only it serves, then the rank that it served last, whose memory is in its cache.
     fn step<'a>(
         &'a self,
         mut state: MutexGuard<'a, State<E>>,

@@ -1,4 +1,4 @@
-//! Whether the C++ compiler is there and new enough, in libtorch's own words.
+//! Checks that there is a C++ compiler, and that it is new enough for libtorch's headers.
 
 use std::env;
 use std::fmt;
@@ -13,14 +13,14 @@ use super::{Version, version};
 pub struct Standard(u32);
 
 impl Standard {
-    /// The two digits by which it is known.
+    /// The two digits of its name: 17 for C++17.
     pub fn year(self) -> u32 {
         self.0 / 100 % 100
     }
 }
 
-/// What a libtorch asks of a compiler. Two of its headers say so: `ATen/ATen.h` names the standard,
-/// and that of libtorch 2.11, `c10/util/C++17.h`, the oldest GCC and Clang.
+/// The requirements of a libtorch on the compiler, from two of its headers: `ATen/ATen.h` has the
+/// C++ standard and, in libtorch 2.11, `c10/util/C++17.h` has the oldest GCC and Clang.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Needs {
     pub standard: Standard,
@@ -29,11 +29,11 @@ pub struct Needs {
 }
 
 impl Needs {
-    /// Reads what the libtorch in `folder` asks for.
+    /// Reads the requirements of the libtorch in `folder`.
     ///
     /// # Errors
     ///
-    /// `ATen/ATen.h` cannot be read, or does not say which C++ it needs.
+    /// Fails if `ATen/ATen.h` cannot be read, or does not say which C++ it needs.
     pub fn of(folder: &Path) -> Result<Self, String> {
         let aten = folder.join("include/ATen/ATen.h");
         let text = fs::read_to_string(&aten).map_err(|error| format!("cannot read {}: {error}", aten.display()))?;
@@ -48,7 +48,7 @@ impl Needs {
     }
 }
 
-/// The number below which a header refuses the value of a macro: `NAME < number`.
+/// The least value of a macro that a header accepts: the number in `NAME < number`.
 fn compared(header: &str, name: &str) -> Option<u32> {
     let words: Vec<_> = header.split_whitespace().collect();
     let number = words.windows(3).find_map(|three| (three[..2] == [name, "<"]).then_some(three[2]))?;
@@ -58,9 +58,9 @@ fn compared(header: &str, name: &str) -> Option<u32> {
 /// The compiler that builds will use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compiler {
-    /// With what wraps it: `ccache g++`.
+    /// The command, with its wrapper: `ccache g++`.
     words: Vec<String>,
-    /// It was chosen by the variable CXX.
+    /// Whether the variable CXX names it.
     is_chosen: bool,
 }
 
@@ -69,7 +69,7 @@ impl Compiler {
     ///
     /// # Errors
     ///
-    /// There is none, or what CXX names does not run.
+    /// Fails if there is none, or if the one that CXX names does not run.
     pub fn find() -> Result<Self, String> {
         let chosen = env::var("CXX").ok().filter(|chosen| !chosen.trim().is_empty());
         let words = chosen.as_deref().unwrap_or("c++").split_whitespace().map(str::to_owned).collect();
@@ -88,14 +88,14 @@ impl Compiler {
         })
     }
 
-    /// A command that starts it.
+    /// Makes a command that starts it.
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.words[0]);
         command.args(&self.words[1..]).stdin(Stdio::null());
         command
     }
 
-    /// What it defines when it is asked for this standard; empty if it does not know it.
+    /// The macros that it defines for this standard; empty if it does not know the standard.
     fn macros(&self, standard: Standard) -> String {
         let flag = format!("-std=c++{}", standard.year());
         let output = self.command().args([&flag, "-x", "c++", "-dM", "-E", "/dev/null"]).output();
@@ -106,7 +106,8 @@ impl Compiler {
     ///
     /// # Errors
     ///
-    /// It is too old: a sentence that says which one is needed, and which header says so.
+    /// Fails if it is too old. The error says which version is needed, and which header requires
+    /// it.
     pub fn check(&self, folder: &Path) -> Result<(), String> {
         let needs = Needs::of(folder)?;
         let libtorch = Version::of_libtorch(folder).map_or("libtorch".to_owned(), |found| format!("libtorch {found}"));
@@ -147,7 +148,7 @@ impl fmt::Display for Compiler {
 ///
 /// # Errors
 ///
-/// As [`Compiler::find`] and [`Compiler::check`].
+/// Fails in the same cases as [`Compiler::find`] and [`Compiler::check`].
 pub fn check(folder: &Path) -> Result<(), String> {
     Compiler::find()?.check(folder)
 }
@@ -159,8 +160,8 @@ mod tests {
 
     use super::*;
 
-    /// A folder with headers that ask for `standard`, and for GCC 9 if `oldest`, and a compiler
-    /// that defines `macros`, one on a line.
+    /// Makes a folder with headers that need `standard` and, with `oldest`, GCC 9, and a compiler
+    /// that defines `macros`, one per line.
     struct Machine(PathBuf);
 
     impl Machine {
@@ -189,8 +190,8 @@ mod tests {
 
         fn check(&self) -> Result<(), String> {
             let compiler = self.0.join("c++").display().to_string();
-            // Through the shell: a file that another thread's child still holds open for writing
-            // cannot be started itself.
+            // It is started through the shell, because a file that another thread's child still has
+            // open for writing cannot be executed.
             let words = vec!["/bin/sh".to_owned(), compiler];
             Compiler { words, is_chosen: false }.check(&self.0)
         }
@@ -231,7 +232,7 @@ mod tests {
         );
         assert_eq!(Machine::new("gcc-8-unasked", 201_703, false, gcc).check(), Ok(()));
 
-        // Clang passes for an old GCC as well.
+        // Clang also pretends to be an old GCC.
         let clang = "#define __GNUC__ 4\\n#define __clang_major__ 9\\n#define __cplusplus 201703L\\n";
         assert_eq!(Machine::new("clang-9", 201_703, true, clang).check(), Ok(()));
     }

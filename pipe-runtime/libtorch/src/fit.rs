@@ -1,19 +1,19 @@
-//! Whether a libtorch goes with a tch.
+//! Checks that a libtorch fits a tch.
 
 use std::env;
 use std::path::Path;
 
 use super::{Lock, PAIRS, Pair, Version};
 
-/// The variable with which torch-sys takes any libtorch, and so does this library.
+/// The variable that makes torch-sys, and this library, accept any libtorch.
 pub const BYPASS: &str = "LIBTORCH_BYPASS_VERSION_CHECK";
 
-/// Checks that `folder` holds the libtorch that the lock file's tch is made for, or without a lock
-/// file, one that some tch is made for.
+/// Checks that `folder` holds the libtorch that the lock file's tch is made for. Without a lock
+/// file, a libtorch of any tested tch is accepted.
 ///
 /// # Errors
 ///
-/// It does not: a sentence with both versions and the command that installs the right one.
+/// Fails with both versions, and the command that installs the right one.
 pub fn check(folder: &Path, lock: Option<&Lock>) -> Result<(), String> {
     judge(folder, lock, env::var_os(BYPASS).is_some())
 }
@@ -47,7 +47,7 @@ fn way_out(pair: Option<Pair>, lock: Option<&Lock>) -> String {
         Some(pair) => format!("set LIBTORCH to a libtorch {}", pair.libtorch_version()),
         None => "set LIBTORCH to the one for your tch".to_owned(),
     };
-    // Absent in a published crate.
+    // This does not exist in a published crate.
     let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize();
     match checkout.ok().filter(|checkout| checkout.join("xtask").is_dir()) {
         None => own,
@@ -66,7 +66,7 @@ mod tests {
 
     use super::*;
 
-    /// A folder with the header that says the version.
+    /// Makes a folder with the header that has the version.
     fn libtorch(test: &str, major: u32, minor: u32) -> PathBuf {
         let folder = env::temp_dir().join(format!("pipe-libtorch-{}-{test}", std::process::id()));
         let header = folder.join("include").join(super::super::VERSION_HEADERS[0]);

@@ -1,4 +1,4 @@
-//! The lock file, which says which tch a build takes.
+//! The lock file, which has the version of tch of a build.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,25 +7,25 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lock {
     pub path: PathBuf,
-    /// The version of torch-sys, and so of tch.
+    /// The version of torch-sys, which is that of tch.
     pub tch: String,
 }
 
 impl Lock {
-    /// Reads the lock file in `folder`. `None` if there is none, or no tch in it.
+    /// Reads the lock file in `folder`. `None` if it does not exist, or has no tch.
     pub fn in_folder(folder: &Path) -> Option<Self> {
         let path = folder.join("Cargo.lock");
         let tch = version_of("torch-sys", &fs::read_to_string(&path).ok()?)?;
         Some(Self { path, tch })
     }
 
-    /// The lock file of the build that writes to `folder`: a build script is told no more. `None`
-    /// if the target folder lies elsewhere.
+    /// Finds the lock file of the build that writes to `folder`, which is all that a build script
+    /// knows of it. `None` if the target folder is somewhere else.
     pub fn above(folder: &Path) -> Option<Self> {
         folder.ancestors().find_map(Self::in_folder)
     }
 
-    /// The folder that it lies in.
+    /// The folder of the file.
     pub fn folder(&self) -> &Path {
         self.path.parent().unwrap_or(Path::new(""))
     }

@@ -1,10 +1,10 @@
-//! A version, as far as it matters.
+//! Versions of libtorch and tch.
 
 use std::fmt;
 use std::fs;
 use std::path::Path;
 
-/// Where libtorch says its version, in its `include` folder. Older ones have the second file alone.
+/// The headers with libtorch's version, in its `include` folder. Older ones have only the second.
 pub const VERSION_HEADERS: [&str; 2] = ["torch/headeronly/version.h", "torch/csrc/api/include/torch/version.h"];
 
 /// The first two numbers of a version.
@@ -21,7 +21,7 @@ impl Version {
         Some(Self { major: numbers.next()?.ok()?, minor: numbers.next()?.ok()? })
     }
 
-    /// The version of the libtorch in `folder`, which its headers say.
+    /// Reads the version of the libtorch in `folder` from its headers.
     pub fn of_libtorch(folder: &Path) -> Option<Self> {
         VERSION_HEADERS.iter().find_map(|header| {
             let text = fs::read_to_string(folder.join("include").join(header)).ok()?;
@@ -36,7 +36,7 @@ impl fmt::Display for Version {
     }
 }
 
-/// The number that a line `#define NAME number` gives.
+/// The number in a line `#define NAME number`.
 pub(super) fn defined(source: &str, name: &str) -> Option<u32> {
     source.lines().find_map(|line| {
         let mut words = line.split_whitespace();

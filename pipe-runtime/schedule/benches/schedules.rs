@@ -1,5 +1,5 @@
-//! How the time to make, order, validate and simulate a schedule grows with its actions:
-//! `cargo bench -p pipe-schedule`.
+//! Measures how the time to make, order, validate and simulate a schedule grows with its number of
+//! actions: `cargo bench -p pipe-schedule`.
 
 use std::hint::black_box;
 

@@ -2,27 +2,26 @@ use std::fmt;
 use std::str::FromStr;
 
 /// Which micro-batches are checkpointed. The activations of a checkpointed micro-batch are dropped
-/// after its forward, and the forward is run again when its backward is due (unless the backward
-/// comes right after the forward).
-///
-/// The mode counts the micro-batches that exist, which may be fewer than `chunks`. In evaluation
-/// mode, or where no gradient is needed, no micro-batch is checkpointed.
+/// after its forward, and its forward is run again right before its backward (unless the backward
+/// comes right after the forward). Only micro-batches that exist are counted, which may be fewer
+/// than `chunks`. In evaluation mode, and where no gradient is asked for, none is checkpointed.
 ///
 /// ```
 /// use pipe_schedule::Checkpoint;
 ///
-/// let checkpointed = [0, 1, 2, 3].map(|index| Checkpoint::ExceptLast.applies(index, 4));
-/// assert_eq!(checkpointed, [true, true, true, false]);
+/// let all_but_the_last = Checkpoint::ExceptLast;
+/// assert!(all_but_the_last.applies(2, 4) && !all_but_the_last.applies(3, 4));
+/// assert_eq!("always".parse(), Ok(Checkpoint::Always));
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Checkpoint {
-    /// No micro-batch.
+    /// None.
     Never,
-    /// All but the last micro-batch. Its backward comes right after its forward, so checkpointing
-    /// it would save nothing.
+    /// All but the last. Its backward comes right after its forward, so checkpointing it would gain
+    /// nothing.
     #[default]
     ExceptLast,
-    /// Every micro-batch.
+    /// All.
     Always,
 }
 
@@ -39,7 +38,7 @@ impl Checkpoint {
         }
     }
 
-    /// The name, as written in settings.
+    /// The name, as in settings.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Never => "never",
@@ -49,19 +48,19 @@ impl Checkpoint {
     }
 }
 
-/// Prints the name as written in settings: `never`, `except_last`, `always`.
+/// Prints the name, as in settings: `never`, `except_last`, `always`.
 impl fmt::Display for Checkpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
     }
 }
 
-/// Error of parsing a [`Checkpoint`]: no mode has this name.
+/// The error of parsing a [`Checkpoint`]: no mode has this name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("checkpoint is not one of 'always', 'except_last', or 'never': '{name}'")]
 #[non_exhaustive]
 pub struct UnknownCheckpointError {
-    /// The name that was given.
+    /// The name that was parsed.
     pub name: String,
 }
 

@@ -1,19 +1,19 @@
 //! Pipeline schedules as data.
 //!
 //! A [`Schedule`] is one ordered list of [`Action`]s per rank (a device, or an executor that stands
-//! for one). It contains no times: an action starts as soon as the previous action on its rank is
-//! done and its inputs have arrived.
+//! for one). It contains no times: an action runs as soon as the action before it on its rank has
+//! ended and its inputs have arrived.
 //!
-//! * It is made by a [`ScheduleKind`] (one of the published schedules), by a [`Builder`], or from
-//!   text (`str::parse`).
-//! * [`Schedule::validate`] proves it correct, down to the messages of [`Schedule::lower`].
-//! * [`Schedule::order`] turns it into one total order, which exists exactly if the lists can
+//! * Made by a [`ScheduleKind`] (the published schedules), a [`Builder`], or from text
+//!   (`str::parse`).
+//! * Proved by [`Schedule::validate`], down to the messages of [`Schedule::lower`].
+//! * Turned into one total order by [`Schedule::order`], which exists exactly if the lists can
 //!   finish.
-//! * [`simulate`] times it, [`advise`] compares schedules, and `to_string` and
-//!   [`Simulation::to_svg`] draw it.
-//! * A [`Trace`] records what really ran, for comparison.
+//! * Timed by [`simulate`], compared by [`advise`], drawn by `to_string` and
+//!   [`Simulation::to_svg`].
+//! * Laid beside what really ran: a [`Trace`].
 //!
-//! No malformed schedule or setting makes anything here panic, and all output is deterministic.
+//! Nothing here panics on what a user may write, and all output is the same in every run.
 //!
 //! ```
 //! use pipe_schedule::{Costs, Limits, ScheduleKind, simulate};

@@ -1,18 +1,18 @@
-//! Adds messages between ranks to op lists.
+//! Turns lists of actions into lists with messages.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt;
 
 use crate::list::{Action, ActionKind, Schedule};
 
-/// A value or a gradient of one micro-batch that one stage sends to another.
+/// A kind of message between two stages. One is sent for each micro-batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Message {
-    /// The stage that produces it.
+    /// The stage that sends it.
     pub from: usize,
-    /// The stage that needs it: a later one for a value, an earlier one for its gradient.
+    /// The stage that receives it: a later one for a value, an earlier one for a gradient.
     pub to: usize,
-    /// Index in the list of skips, or `None` for what a stage passes to its neighbour.
+    /// The index of the skip in the list of skips; `None` for the main flow between neighbours.
     pub skip: Option<usize>,
     /// The micro-batch.
     pub micro_batch: usize,
@@ -37,45 +37,44 @@ impl fmt::Display for Message {
     }
 }
 
-/// One entry of a rank's lowered list: an action or one end of a message.
+/// One entry of a rank's list of actions and messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// Runs an action, once the messages that it needs have arrived.
+    /// Runs an action, once its inputs have arrived.
     Run(Action),
-    /// Posts a send and does not wait for it.
+    /// Posts a send. No action waits for it.
     Send(Message),
     /// Posts a receive.
     Receive(Message),
 }
 
-/// A schedule's lists with their messages, made by [`Schedule::lower`].
+/// A schedule's lists with messages. Made by [`Schedule::lower`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 #[must_use]
 pub struct Lowered {
-    /// Each rank's entries, in order.
+    /// The entries of each rank's list, in order.
     pub ranks: Vec<Vec<Op>>,
     /// The rank of each stage that occurs in the lists.
     pub rank_of: BTreeMap<usize, usize>,
-    /// The skips, as pairs of the stage that stashes and the stage that pops.
+    /// The skips.
     pub skips: Vec<(usize, usize)>,
-    /// Number of stages.
+    /// The number of stages.
     pub stages: usize,
 }
 
 impl Schedule {
-    /// Adds sends and receives to the lists. `skips` are pairs of stages: the one that stashes and
-    /// the later one that pops.
+    /// Adds sends and receives to the lists. `skips` are pairs of stages: the stage that stashes
+    /// and the later one that pops.
     ///
-    /// * What an action produces is sent right after it: first what the neighbour waits for, then
+    /// * Whatever an action makes is sent right after it: first what the neighbour waits for, then
     ///   the skips.
-    /// * A receive is posted right before the action that needs it, after the receives for
-    ///   everything that the same sender sends earlier. Between two ranks, everything arrives in
-    ///   the order in which it was sent.
-    /// * Before the lower of two ranks sends a message, it posts the receives for everything that
-    ///   the other rank sends before it receives that message. So both ranks post their messages to
-    ///   each other in the same order.
-    /// * No rank waits for a send. What passes between two stages of one rank is not a message.
+    /// * A receive is posted right before the action that needs it, after those for all that its
+    ///   sender sends earlier: between two ranks everything arrives in the order in which it was
+    ///   sent.
+    /// * Of two ranks the lower one, before it sends, posts the receives for all that the other one
+    ///   sends before receiving this. So both post what is between them in the same order.
+    /// * No action waits for a send. Values between two stages of one rank are not messages.
     pub fn lower(&self, skips: &[(usize, usize)]) -> Lowered {
         let mut lowered = Lowered {
             ranks: vec![Vec::new(); self.ranks.len()],
@@ -86,20 +85,19 @@ impl Schedule {
         for (rank, list) in self.ranks.iter().enumerate() {
             list.iter().for_each(|action| _ = lowered.rank_of.entry(action.stage).or_insert(rank));
         }
-        // The messages of each channel (from one rank to another), in the order in which they are
-        // sent.
+        // Each channel (from one rank to another) in the order in which it is filled.
         let mut channels: HashMap<(usize, usize), VecDeque<Message>> = HashMap::new();
         for (rank, list) in self.ranks.iter().enumerate() {
             for message in list.iter().flat_map(|&action| lowered.made(action)) {
                 channels.entry((rank, lowered.rank_of[&message.to])).or_default().push_back(message);
             }
         }
-        // From the last rank to the first, because a rank's order must be known before the lower
-        // ranks can follow it.
+        // From the last rank to the first, because the receives of lower ranks depend on the order
+        // of higher ones.
         let mut leads: HashMap<(usize, usize), HashMap<Message, usize>> = HashMap::new();
         for rank in (0..self.ranks.len()).rev() {
             let ops = lowered.rank(rank, &self.ranks[rank], &channels, &leads);
-            // For each lower peer, how many messages are sent to it before each of its messages is
+            // For each lower peer: how many messages go there before each of its messages is
             // received.
             let mut sent: HashMap<usize, usize> = HashMap::new();
             for op in &ops {
@@ -149,7 +147,7 @@ impl Lowered {
                         *received.entry(from).or_default() += position + 1;
                         post(&mut ops, &mut posted, waiting.drain(..=position));
                     }
-                    // The message is never sent, which `check` reports.
+                    // The message is never sent; `check` reports that.
                     None => post(&mut ops, &mut posted, [message]),
                 }
             }
@@ -169,7 +167,7 @@ impl Lowered {
         ops
     }
 
-    /// The messages from other ranks that the action needs.
+    /// The messages that the action needs from other ranks.
     fn needed(&self, action: Action) -> Vec<Message> {
         let Action { kind, stage, micro_batch } = action;
         let message = |from, skip| Message { from, to: stage, skip, micro_batch };
@@ -191,7 +189,7 @@ impl Lowered {
         messages
     }
 
-    /// The messages to other ranks that the action produces.
+    /// The messages that other ranks need from the action.
     fn made(&self, action: Action) -> Vec<Message> {
         let Action { kind, stage, micro_batch } = action;
         let message = |to, skip| Message { from: stage, to, skip, micro_batch };
@@ -226,15 +224,15 @@ fn post(ops: &mut Vec<Op>, posted: &mut HashSet<Message>, messages: impl IntoIte
     }
 }
 
-/// How messages travel between ranks. Neither transport buffers anything: a message moves once both
-/// its send and its receive are posted.
+/// How messages are transported. Neither way buffers: a message moves once both its send and its
+/// receive are posted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Transport {
-    /// One channel per directed pair of ranks. Each channel keeps its order: the first receive
-    /// takes what was sent first (as in MPI with one tag).
+    /// One ordered channel per directed pair of ranks: the first receive takes the first send (MPI
+    /// with one tag).
     Rendezvous,
-    /// One channel per pair of ranks, with one order for both directions: what is posted later
-    /// waits for what was posted earlier (as in an NCCL communicator).
+    /// One ordered channel per pair of ranks, for both directions: an operation waits for those
+    /// posted before it (a communicator of NCCL's).
     InOrder,
 }
 
@@ -247,7 +245,7 @@ impl fmt::Display for Transport {
     }
 }
 
-/// A fault in a lowered schedule's messages.
+/// A fault in the messages of a lowered schedule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MessageFault {
@@ -256,10 +254,10 @@ pub enum MessageFault {
     SentTwice {
         /// The message.
         message: Message,
-        /// The rank that sends it.
+        /// The rank that does it.
         rank: usize,
     },
-    /// A rank waits for a message that no rank sends.
+    /// A message that an action waits for is never sent.
     #[error("{message} is never sent, and rank {rank} waits for it")]
     NeverSent {
         /// The message.
@@ -272,7 +270,7 @@ pub enum MessageFault {
     ReceivedTwice {
         /// The message.
         message: Message,
-        /// The rank that receives it.
+        /// The rank that does it.
         rank: usize,
     },
     /// A message is sent and never received.
@@ -283,49 +281,48 @@ pub enum MessageFault {
         /// The rank that sends it.
         rank: usize,
     },
-    /// An action runs before a message that it needs is received.
+    /// An action runs before its message is asked for.
     #[error("`{action}` on rank {rank} runs before {message} is received")]
     Unreceived {
         /// The action.
         action: Action,
-        /// The rank that runs it.
+        /// The rank of the action.
         rank: usize,
         /// The message that it needs.
         message: Message,
     },
-    /// Two ranks do not agree on the order of their messages.
+    /// The two ends of a channel do not agree on the order.
     #[error("between rank {rank} and rank {peer}, one posts {here} where the other posts {there}")]
     OutOfOrder {
-        /// One rank.
+        /// The rank at one end.
         rank: usize,
-        /// The other rank.
+        /// The rank at the other end.
         peer: usize,
-        /// The message that `rank` posts.
+        /// What the first rank posts.
         here: Message,
-        /// The message that `peer` posts at the same place.
+        /// What the other rank posts at the same position.
         there: Message,
     },
-    /// A rank waits for ever.
+    /// All ranks wait.
     #[error("rank {rank} waits for ever to run `{action}`")]
     Deadlock {
-        /// The rank.
+        /// The ranks that wait.
         rank: usize,
-        /// The action that it waits to run.
+        /// The message that each of them waits for.
         action: Action,
     },
 }
 
-/// A message that one end has posted, and whether that end sends it.
+/// An operation: whether it is a send, and its message.
 type Post = (bool, Message);
 
 impl Lowered {
     /// Checks that every message is sent once and received once, before the action that needs it,
-    /// and that all lists finish on `transport`.
+    /// and that everything finishes on `transport`. Returns all faults.
     ///
     /// # Errors
     ///
-    /// The faults that were found. The lists are run on `transport` only if every message is sent
-    /// and received once.
+    /// Fails with all faults that were found.
     pub fn check(&self, transport: Transport) -> Result<(), Vec<MessageFault>> {
         let mut faults = self.unmatched();
         if faults.is_empty() {
@@ -365,7 +362,7 @@ impl Lowered {
     /// Runs the lists. A rank waits only at an action, for the messages that the action needs.
     fn play(&self, transport: Transport) -> Vec<MessageFault> {
         let mut next = vec![0; self.ranks.len()];
-        // For each channel, what each end has posted and the other has not.
+        // For each channel, the operations that one end has posted and the other has not.
         let mut channels: HashMap<(usize, usize), [VecDeque<Post>; 2]> = HashMap::new();
         let mut arrived = HashSet::new();
         let mut ready: Vec<usize> = (0..self.ranks.len()).rev().collect();
@@ -384,7 +381,7 @@ impl Lowered {
                     Op::Receive(message) => (false, message, self.rank_of.get(&message.from)),
                 };
                 next[rank] += 1;
-                // Every message has two ends here, or a fault was found before.
+                // Every message has two ends; otherwise there was a fault before.
                 let Some(&peer) = peer else { continue };
                 let (key, end) = match transport {
                     Transport::Rendezvous if sends => ((rank, peer), 0),
@@ -414,8 +411,8 @@ impl Lowered {
     }
 }
 
-/// Prints one line per rank, such as `0F0 >1.0 <1.0 0B0`. There, `>1.0` sends to stage 1 for
-/// micro-batch 0, and `<1.0` receives from stage 1 for micro-batch 0.
+/// One line per rank, as `0F0 >1.0 <1.0 0B0`: what is sent to and received from which stage, for
+/// which micro-batch.
 impl fmt::Display for Lowered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (rank, list) in self.ranks.iter().enumerate() {

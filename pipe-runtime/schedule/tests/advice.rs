@@ -1,4 +1,4 @@
-//! What is recommended, and why.
+//! What `advise` recommends, and why.
 
 use pipe_schedule::{Checkpoint, Costs, Options, ScheduleKind, Stages, Units, advise};
 

@@ -1,4 +1,4 @@
-//! The pictures and the tables of `docs/schedules.md`. `UPDATE_EXPECT=1` makes them anew.
+//! The pictures and the tables of `docs/schedules.md`. `UPDATE_EXPECT=1` writes them again.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -9,8 +9,8 @@ use pipe_schedule::{Costs, ScheduleKind, Simulation, simulate};
 const RANKS: usize = 4;
 const MICRO_BATCHES: usize = 8;
 
-/// All pictures are of one model, so that they can be laid side by side: a rank's forward and each
-/// part of its backward take two units of time.
+/// All pictures are of one model, so that they can be compared: a rank's forward and each part of
+/// its backward take two units of time.
 fn run(kind: ScheduleKind, [forward, backward_input, backward_weight]: [f64; 3]) -> (usize, Simulation) {
     let stages_per_rank = kind.stages_per_rank().unwrap_or(if loops(kind) { 2 } else { 1 });
     let schedule = kind.schedule(RANKS, stages_per_rank, MICRO_BATCHES).unwrap();
@@ -81,11 +81,11 @@ fn the_table_is_what_the_simulator_says() {
 #[test]
 fn the_names_are_those_of_settings_and_of_rust() {
     let mut table = "| setting | Rust | stages per rank |\n| --- | --- | --- |\n".to_owned();
-    for method in Method::ALL {
-        assert_eq!(method.to_string().parse(), Ok(method));
-        let stages = method.stages_per_rank().map_or("any".to_owned(), |stages| stages.to_string());
-        let setting = if method == Method::OneFOneB { format!("\"{method}\"") } else { method.to_string() };
-        let _ = writeln!(table, "| [`{setting}`](#{}) | `Method::{method:?}` | {stages} |", anchor(method));
+    for kind in ScheduleKind::ALL {
+        assert_eq!(kind.to_string().parse(), Ok(kind));
+        let stages = kind.stages_per_rank().map_or("any".to_owned(), |stages| stages.to_string());
+        let setting = if kind == ScheduleKind::OneFOneB { format!("\"{kind}\"") } else { kind.to_string() };
+        let _ = writeln!(table, "| [`{setting}`](#{}) | `ScheduleKind::{kind:?}` | {stages} |", anchor(kind));
     }
     assert_table("names", &table);
 }
@@ -110,7 +110,7 @@ fn every_method_has_its_section() {
     }
 }
 
-/// As GitHub makes it from the heading.
+/// The anchor that GitHub makes from a heading.
 fn anchor(kind: ScheduleKind) -> String {
     kind.to_string()
 }

@@ -1,4 +1,4 @@
-//! The table above each generator is what `to_string` draws. `UPDATE_EXPECT=1` draws them anew.
+//! The table above each generator is what `to_string` draws. `UPDATE_EXPECT=1` draws them again.
 
 use std::path::Path;
 use std::{env, fs};

@@ -1,5 +1,5 @@
-//! Every schedule for all small numbers of ranks, stages per rank and micro-batches: what is legal
-//! proves valid, the rest is refused for the right reason.
+//! Every schedule for all small numbers of ranks, stages per rank and micro-batches: valid ones are
+//! proved valid, and the others are refused for the right reason.
 
 use pipe_schedule::{Limits, ScheduleKind, ScheduleKindError};
 
@@ -116,8 +116,8 @@ fn what_would_not_fit_into_memory_is_refused() {
     }
 }
 
-/// An epoch's last mini-batch is smaller: it goes over the same placement, in a schedule of its
-/// own or in a longer one without what is not there.
+/// The last mini-batch of an epoch is smaller. It uses the same placement, and either a schedule
+/// for its size or a longer one without the missing micro-batches.
 #[test]
 fn fewer_micro_batches_than_reckoned_with() {
     for kind in ScheduleKind::ALL {

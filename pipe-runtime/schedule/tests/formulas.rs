@@ -1,15 +1,15 @@
-//! The simulator against the closed formulas, exactly: all times are whole numbers.
+//! Compares the simulator with the closed formulas, exactly: all times are whole numbers.
 
 use pipe_schedule::{ActionKind, Costs, ScheduleKind, simulate};
 
 const RANKS: std::ops::RangeInclusive<usize> = 2..=16;
 const MICRO_BATCHES: std::ops::RangeInclusive<usize> = 1..=64;
-/// Forward, backward for the inputs, backward for the parameters of one stage: equal ones, the
-/// table's (1, 1.2, 0.8) in fifths, and others, so that each formula meets costs inside and at the
-/// edge of where it holds.
+/// Times of the forward, the backward for the inputs and the backward for the parameters of one
+/// stage: equal ones, the table's (1, 1.2, 0.8) in fifths, and others, so that each formula is
+/// tested inside and at the edge of its range.
 const COSTS: [[u32; 3]; 5] = [[1, 1, 1], [5, 6, 4], [3, 2, 2], [2, 1, 3], [1, 3, 2]];
 
-/// Every formula that there is for the schedule, and that there is one at all.
+/// Tests every formula for the schedule, and that there is one.
 fn check(kind: ScheduleKind, stages_per_rank: &[usize]) {
     let mut checked = 0;
     for ranks in RANKS {
@@ -34,8 +34,8 @@ fn check(kind: ScheduleKind, stages_per_rank: &[usize]) {
     assert!(checked > 300, "{kind}: only {checked} cases have a formula");
 }
 
-/// As many micro-batches as fill the pipeline, and more: as many pairs are in flight as declared,
-/// neither more nor fewer.
+/// For enough micro-batches to fill the pipeline, and more, exactly as many pairs are in flight as
+/// declared.
 fn check_peak(kind: ScheduleKind, stages_per_rank: usize, peak: impl Fn(usize, usize, usize) -> usize) {
     for ranks in RANKS {
         for micro_batches in [2 * ranks, 3 * ranks, 4 * ranks] {
@@ -98,8 +98,8 @@ fn dualpipe_v() {
     check_peak(ScheduleKind::DualPipeV, 2, |p, _, _| 2 * p + 1);
 }
 
-/// Published as half of 1F1B's idle time and memory, up to terms of one micro-batch: neither is
-/// exact, but for equal costs it is never more than half of 1F1B's idle time.
+/// Published as half of 1F1B's idle time and memory, up to terms of one micro-batch. Neither is
+/// exact, but for equal costs the idle time is never more than half of 1F1B's.
 #[test]
 fn v_half() {
     check(ScheduleKind::VHalf, &[2]);
@@ -128,7 +128,8 @@ fn check_greedy_peak(kind: ScheduleKind, ranks: usize, peak: usize) {
     assert_eq!(kind.peak_in_flight(0, ranks, 2, 3 * ranks), Ok(peak), "{kind}, p = {ranks}");
 }
 
-/// With zero idle time a single step still costs the way of the first micro-batch to the last rank.
+/// Even without idle time, a single step takes the time for the first micro-batch to reach the last
+/// rank.
 #[test]
 fn the_skew_of_a_single_step() {
     for ranks in RANKS {
@@ -139,7 +140,7 @@ fn the_skew_of_a_single_step() {
             simulation.makespan - work * stages_per_rank as f64
         };
         assert_eq!(skew(ScheduleKind::ZbH2, 1), (ranks - 1) as f64);
-        // Half of (p - 1) F, where F is the time of both of a rank's stages.
+        // Half of (p - 1) F, where F is the time of both stages of a rank.
         assert_eq!(skew(ScheduleKind::Zbv, 2), (ranks - 1) as f64);
     }
 }
@@ -152,7 +153,7 @@ fn zbv_idles_little_for_costs_close_to_equal() {
     }
 }
 
-/// At no cost of communication skips do not delay anything.
+/// If communication is free, skips delay nothing.
 #[test]
 fn skips_leave_the_makespan_as_it_is() {
     for kind in ScheduleKind::ALL {
@@ -165,7 +166,7 @@ fn skips_leave_the_makespan_as_it_is() {
     }
 }
 
-/// From the first stage to the last, with equal costs.
+/// From the first stage to the last, for equal costs.
 #[test]
 fn how_many_skips_are_in_transit() {
     for ranks in RANKS {
@@ -176,7 +177,7 @@ fn how_many_skips_are_in_transit() {
         };
         assert_eq!(transit(ScheduleKind::OneFOneB, 1), ranks - 1);
         assert_eq!(transit(ScheduleKind::Zbv, 2), 2 * ranks - 1);
-        // And for any costs.
+        // For any costs.
         let most = |kind: ScheduleKind, stages_per_rank: usize| {
             let order = kind.schedule(ranks, stages_per_rank, 64).unwrap().order().unwrap();
             order.in_transit(ActionKind::Forward, 0, ranks * stages_per_rank - 1)

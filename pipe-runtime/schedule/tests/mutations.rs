@@ -1,11 +1,11 @@
-//! A valid list, damaged: every damage is caught, and said in words.
+//! Damages valid lists: every damage is found, and described in words.
 
 use pipe_schedule::{
     Action, ActionKind, Fault, Limits, MessageFault, Missing, Op, Route, Schedule, ScheduleKind, Transport,
     ValidationError,
 };
 
-/// (schedule, what it declares), of every schedule, with skips.
+/// Every schedule with skips, and its declared limits.
 fn all() -> impl Iterator<Item = (ScheduleKind, Schedule, Limits)> {
     let sizes = [(2, 4), (3, 6), (4, 8), (4, 9)];
     sizes.into_iter().flat_map(|(ranks, micro_batches)| {
@@ -19,8 +19,8 @@ fn all() -> impl Iterator<Item = (ScheduleKind, Schedule, Limits)> {
     })
 }
 
-/// Damages each schedule's list in each place; `caught` says whether the right fault is among those
-/// found.
+/// Damages each schedule's lists in each place; `caught` says whether the right fault is among
+/// those that are found.
 fn damage(
     places: impl Fn(&Schedule) -> Vec<(usize, usize)>,
     damage: impl Fn(&mut Schedule, usize, usize) -> Action,
@@ -47,7 +47,7 @@ fn everywhere(schedule: &Schedule) -> Vec<(usize, usize)> {
     schedule.ranks.iter().enumerate().flat_map(|rank| -> Vec<_> { of_rank(rank) }).collect()
 }
 
-/// The places of actions whose `other` exists; `other` makes the action that must come before from
+/// The places of actions for which `other` exists; `other` returns the action that must come before
 /// one.
 fn pairs(schedule: &Schedule, other: impl Fn(Action) -> Option<Action>) -> Vec<(usize, usize)> {
     let has = |&(rank, number): &(usize, usize)| {
@@ -56,7 +56,7 @@ fn pairs(schedule: &Schedule, other: impl Fn(Action) -> Option<Action>) -> Vec<(
     everywhere(schedule).into_iter().filter(has).collect()
 }
 
-/// Moves an action right before the one of its list that must come before it.
+/// Moves an action right before the action of its list that must come before it.
 fn move_before(schedule: &mut Schedule, rank: usize, number: usize, other: Action) -> Action {
     let list = &mut schedule.ranks[rank];
     let action = list.remove(number);
@@ -215,8 +215,8 @@ fn a_recomputation_after_its_backward_or_before_its_forward() {
     assert!(moved(-5).contains("`0R1` comes before `0F1` on rank 0, which it needs"), "{}", moved(-5));
 }
 
-/// Rank 0 wants the gradient of one micro-batch before it starts another, and the rank of stage 1
-/// wants it the other way round.
+/// Rank 0 needs the gradient of one micro-batch before it starts another; the rank of stage 1 needs
+/// the reverse.
 #[test]
 fn a_cycle_between_ranks() {
     for (kind, mut schedule, limits) in all() {
@@ -269,7 +269,7 @@ fn more_in_flight_than_declared() {
         let faults = schedule.validate(&too_few).unwrap_err().faults;
         assert!(faults.contains(&Fault::Peaks { declared: declared.len() - 1, ranks: declared.len() }), "{kind}");
     }
-    // GPipe's order where 1F1B's memory is declared.
+    // GPipe's order with the declared memory of 1F1B.
     let gpipe = ScheduleKind::GPipe.schedule(2, 1, 4).unwrap();
     let error = gpipe.validate(&Limits::of(ScheduleKind::OneFOneB, 2, 1, 4).unwrap()).unwrap_err();
     assert_eq!(
@@ -281,10 +281,10 @@ fn more_in_flight_than_declared() {
 
 #[test]
 fn a_device_with_fewer_stages_than_the_others() {
-    // A list over uneven stages is a list like any other ...
+    // A list over uneven stages is valid ...
     let uneven = ScheduleKind::GPipe.schedule_on(&[0, 1, 0], 3).unwrap();
     uneven.validate(&Limits::default().with_skip(0, 2)).unwrap();
-    // ... unless every rank must have as many.
+    // ... unless every rank must have the same number.
     let limits = Limits { stages_per_rank: Some(2), ..Limits::default() };
     assert_eq!(uneven.validate(&limits).unwrap_err().faults, [Fault::FewerStages { rank: 1, stages: 1, needed: 2 }]);
     for kind in ScheduleKind::ALL.into_iter().filter(|&kind| kind != ScheduleKind::GPipe) {
@@ -361,7 +361,7 @@ fn a_list_that_is_far_too_short_is_not_counted_out() {
     assert_eq!(nothing.to_string(), "");
 }
 
-/// Every damage to the messages themselves, of every schedule.
+/// Every damage to the messages of every schedule.
 #[test]
 fn damaged_messages() {
     let mut late = 0;
@@ -412,15 +412,15 @@ fn damaged_messages() {
                     }
                     Op::Run(_) => {}
                 }
-                // Two that go to the same peer, turned round: neither transport forgives that.
+                // Two messages to the same peer, exchanged: neither transport allows that.
                 if let (Op::Receive(first), Some(&Op::Receive(second))) = (op, lowered.ranks[rank].get(number + 1))
                     && lowered.rank_of[&first.from] == lowered.rank_of[&second.from]
                 {
                     let faults = caught(&|list| list.swap(number, number + 1));
                     found(faults, &|fault| matches!(fault, MessageFault::OutOfOrder { .. }));
                 }
-                // A send before the receives that the other end expects first: only one order per
-                // channel forgives that.
+                // A send before the receives that the other end expects first: only one ordered
+                // channel per direction allows that.
                 if let (Op::Receive(first), Some(&Op::Send(second))) = (op, lowered.ranks[rank].get(number + 1))
                     && lowered.rank_of[&first.from] == lowered.rank_of[&second.to]
                 {

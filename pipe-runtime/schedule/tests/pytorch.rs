@@ -1,6 +1,5 @@
-//! What torch.distributed.pipelining writes is read: all its schedules, in all forms, of two
-//! versions.
-//! `cargo xtask fixtures` writes the files anew.
+//! Reads what torch.distributed.pipelining writes: all its schedules, in all forms, of two
+//! versions. `cargo xtask fixtures` writes the files.
 
 mod any_schedule;
 
@@ -15,7 +14,7 @@ use proptest::sample::Index;
 
 const VERSIONS: [&str; 2] = ["2.11", "2.15"];
 
-/// What is dropped, and whether it is of one micro-batch.
+/// The actions that are dropped, and whether they belong to one micro-batch.
 const COMMUNICATION: [(&str, bool); 10] = [
     ("UNSHARD", false),
     ("RESHARD", false),
@@ -29,7 +28,7 @@ const COMMUNICATION: [(&str, bool); 10] = [
     ("WAIT_SEND_B", true),
 ];
 
-/// A file, and what its name says of it.
+/// A file, and the settings in its name.
 struct Dump {
     path: String,
     text: String,
@@ -70,7 +69,7 @@ fn all() -> impl Iterator<Item = Dump> {
 }
 
 impl Dump {
-    /// Ours of the same name in the literature.
+    /// Our schedule of the same name in the literature.
     fn kind(&self) -> ScheduleKind {
         match &*self.name {
             "GPipe" => ScheduleKind::GPipe,
@@ -98,7 +97,7 @@ fn every_schedule_is_there_in_every_form() {
         let mut expected = BTreeSet::from(["GPipe order", "1F1B order"].map(str::to_owned));
         for name in ["Interleaved1F1B", "LoopedBFS", "InterleavedZeroBubble", "ZBVZeroBubble", "DualPipeV"] {
             expected.extend(["compute_only", "compute_comms"].map(|form| format!("{name} {form}")));
-            // 2.11 has no settings that change what is written.
+            // 2.11 has no settings that change the file.
             expected.extend((version != "2.11").then(|| format!("{name} settings")));
         }
         assert_eq!(found, expected, "{version}");
@@ -120,7 +119,7 @@ fn the_files_have_all_that_is_dropped_and_split() {
     }
 }
 
-/// A second reading, by hand.
+/// A second reader, written independently.
 #[test]
 fn the_actions_are_those_of_the_text() {
     for dump in all() {
@@ -164,7 +163,8 @@ fn what_follows_the_same_paper_is_ours_to_the_last_action() {
     assert_eq!(same, 28 + 33, "all but GPipe and 1F1B");
 }
 
-/// torch goes back from the first micro-batch on, torchgpipe and we from the last one.
+/// In torch, the backward starts with the first micro-batch; in torchgpipe and here, with the last
+/// one.
 #[test]
 fn gpipe_has_our_actions_in_another_order() {
     for dump in all().filter(|dump| dump.name == "GPipe") {
@@ -177,7 +177,7 @@ fn gpipe_has_our_actions_in_another_order() {
     }
 }
 
-/// torch numbers the last rank's forwards from 1 on in this list, which it draws but never runs.
+/// In this list, which torch draws but never runs, the last rank's forwards are numbered from 1.
 #[test]
 fn the_last_rank_of_1f1b_is_wrong_and_that_is_said() {
     for dump in all().filter(|dump| dump.name == "1F1B") {
@@ -245,7 +245,7 @@ proptest! {
         prop_assert_eq!(text.parse::<Schedule>(), Ok(schedule), "{}", text);
     }
 
-    /// Of all that can be put together from the words, what is read is written again as it was.
+    /// Any text made of the words of the format that is read is written again unchanged.
     #[test]
     fn nothing_is_read_that_would_not_be_written(
         words in prop::collection::vec(

@@ -1,5 +1,5 @@
-//! Lists that nobody would write: random placements, orders, mixtures of whole and split backwards,
-//! recomputations, skips.
+//! Random schedules: placements, orders, mixtures of whole and split backwards, recomputations,
+//! skips.
 
 mod any_schedule;
 
@@ -61,18 +61,19 @@ proptest! {
                 prop_assert!(end + transfer <= spans[&step.action].0);
             }
         }
-        // What the lists prove is never exceeded by the clock, unless things take no time and all
-        // happen at once.
+        // The simulation never exceeds the peaks that follow from the lists, unless forwards take
+        // no time, so that all of them happen at once.
         for (skip, &in_transit) in costs.skips.iter().zip(&simulation.in_transit) {
             prop_assert!(f == 0. || in_transit <= order.in_transit(ActionKind::Forward, skip.from, skip.to));
         }
         let held: Vec<_> = simulation.memory.iter().map(|&memory| memory as usize).collect();
         let recomputes = schedule.actions().any(|action| action.kind == ActionKind::Recompute);
-        // Nothing is held for no time, so times must not be zero for the two counts to agree.
+        // Times must not be zero for the two counts to agree, because a value that is held for no
+        // time does not count in the simulation.
         prop_assert!(recomputes || f * i * w == 0. || held == simulation.peak_in_flight, "{:?} {:?}", held, simulation.peak_in_flight);
     }
 
-    /// Anything at all: no panic, and what passes has an order.
+    /// Any text: there is no panic, and what is valid has an order.
     #[test]
     fn whatever_is_valid_can_be_run(
         ranks in prop::collection::vec(prop::collection::vec(any_action(), 0..12), 0..4),
@@ -89,8 +90,8 @@ proptest! {
         }
     }
 
-    /// Two neighbours of a valid list, turned round: either nothing depends on their order, or it
-    /// is caught; never a hang.
+    /// Exchanges two neighbours of a valid list: either their order does not matter, or it is
+    /// reported; nothing hangs.
     #[test]
     fn neighbours_turned_round(schedule in any_schedule(), rank in any::<Index>(), number in any::<Index>()) {
         let mut damaged = schedule;

@@ -1,4 +1,4 @@
-//! Small cases, worked out by hand: transfers, memory, recomputation.
+//! Small cases, computed by hand: transfers, memory, recomputation.
 
 use pipe_schedule::{Costs, Schedule, ScheduleKind, Simulation, SimulationError, Skip, StageCosts, Transfer, simulate};
 
@@ -40,7 +40,7 @@ fn a_transfer_takes_its_time_and_one_goes_after_the_other() {
     let mut costs = two_stages();
     costs.boundaries[0].time = 5.;
     let simulation = run("0F0,0F1,0B0,0B1\n1F0,1F1,1B0,1B1", &costs);
-    // The second output is ready at 4 and leaves at 7, when the first has arrived.
+    // The second output is ready at 4 and leaves at 7, when the first one has arrived.
     assert_eq!(times(&simulation, 1), [(7., 9.), (12., 14.), (14., 21.), (21., 28.)]);
     assert_eq!(times(&simulation, 0)[2..], [(26., 33.), (33., 40.)]);
 }
@@ -61,7 +61,8 @@ fn a_skip_arrives_after_the_output_and_takes_its_way_back() {
     let simulation = run("0F0,0B0\n1F0,1B0\n2F0,2B0", &costs);
     assert_eq!(times(&simulation, 2), [(10., 11.), (11., 13.)]);
     assert_eq!(times(&simulation, 0)[1], (22., 24.));
-    // The value waits where it was made, beside the activation; its gradient where that was made.
+    // The value waits where it was made, beside the activation; its gradient waits where that was
+    // made.
     assert_eq!(simulation.memory, [8., 1., 7.]);
     assert_eq!(simulation.in_transit, [1]);
 }
@@ -69,7 +70,8 @@ fn a_skip_arrives_after_the_output_and_takes_its_way_back() {
 #[test]
 fn a_split_backward_holds_its_part_until_the_end() {
     let costs = two_stages();
-    // 100 for the parameters; 10 per open forward, 6 of them once the inputs' part is done.
+    // 100 for the parameters, and 10 per micro-batch in flight, of which 6 remain after the
+    // backward for the inputs.
     assert_eq!(run("0F0,0B0,0F1,0B1\n1F0,1B0,1F1,1B1", &costs).memory, [110., 110.]);
     assert_eq!(run("0F0,0F1,0B0,0B1\n1F0,1F1,1B0,1B1", &costs).memory, [120., 120.]);
     assert_eq!(run("0F0,0I0,0F1,0I1,0W0,0W1\n1F0,1I0,1F1,1W0,1I1,1W1", &costs).memory, [116., 116.]);
@@ -80,7 +82,8 @@ fn what_is_recomputed_holds_little_until_then() {
     let costs = two_stages();
     let recomputed = ScheduleKind::GPipe.schedule(2, 1, 4).unwrap().with_recompute(|_, i| i < 3);
     let simulation = simulate(&recomputed, &costs).unwrap();
-    // Three of four as checkpoints; the fourth, or one that was recomputed, whole.
+    // Three of four are held as checkpoints; the fourth, or one that was recomputed, is held as a
+    // whole.
     assert_eq!(simulation.memory, [113., 113.]);
     assert_eq!(simulation.busy(0), 4. * 9. + 3.);
     // A recomputation does not wait for the gradient, and there is none right after its forward.
@@ -96,8 +99,8 @@ fn what_is_recomputed_holds_little_until_then() {
 fn outputs_and_gradients_wait_where_they_are_needed() {
     let mut costs = Costs::equal(2, 1., 1., 1.);
     costs.boundaries[0].size = 5.;
-    // Rank 1 works on the first of three outputs while the two others come in; of its gradients,
-    // none waits long.
+    // Rank 1 works on the first of three outputs while the other two arrive; no gradient waits
+    // long.
     let simulation = run("0F0,0F1,0F2,0B0,0B1,0B2\n1F0,1B0,1F1,1B1,1F2,1B2", &costs);
     assert_eq!(simulation.memory, [3., 11.]);
 }

@@ -1,9 +1,8 @@
-//! Traces as data: of runs that never ran, so that their times are known.
+//! Traces of runs that are made up, so that their times are known.
 
 use pipe_schedule::{Costs, Run, Schedule, ScheduleKind, SimulationError, Timeline, Trace, TracedStep, simulate};
 
-/// What a run looks like that takes exactly what the simulator says, `at` that time, on `threads`
-/// threads.
+/// A run that takes exactly the simulated times, starting at `at`, on `threads` threads.
 fn run(schedule: &Schedule, costs: &Costs, at: f64, threads: usize) -> Run {
     let simulation = simulate(schedule, costs).unwrap();
     let of_rank = |(rank, list): (usize, &Vec<_>)| {
@@ -62,7 +61,7 @@ fn it_prints_measured_above_simulated_on_one_axis() {
     let schedule: Schedule = "0F0,0F1,0B0,0B1\n1F0,1I0,1W0,1F1,1B1".parse().unwrap();
     let costs = Costs::equal(2, 1e-3, 1e-3, 1e-3);
     let mut late = run(&schedule, &costs, 3., 1);
-    // The last step was held up.
+    // The last step was delayed.
     let last = late.steps.iter_mut().max_by(|a, b| a.end.total_cmp(&b.end)).unwrap();
     (last.start, last.end) = (last.start + 2e-3, last.end + 2e-3);
     let late = Trace::new(vec![late], costs).unwrap();

@@ -1,4 +1,4 @@
-//! A mini-batch into micro-batches. The way back is [`Flow::join`](super::Flow::join).
+//! Splits a mini-batch into micro-batches. The way back is [`Flow::join`](super::Flow::join).
 
 use tch::Tensor;
 
@@ -7,7 +7,7 @@ use super::packed::{PackedPlain, PackedTensor, PackedValue, Split, Value};
 use super::rows::{Part, in_rows, refuse_bare_lists};
 use crate::error::{Error, Result};
 
-/// A mini-batch in parts.
+/// A mini-batch, split into micro-batches.
 #[derive(Debug)]
 pub(crate) struct Scattered {
     pub(crate) micro_batches: Vec<PackedValue>,
@@ -15,13 +15,13 @@ pub(crate) struct Scattered {
     pub(crate) sources: Sources,
 }
 
-/// Splits a mini-batch into at most `chunks` micro-batches, as `torch.chunk` does: all of
-/// `ceil(rows / chunks)` rows but the last ones. An empty mini-batch is one empty micro-batch.
-/// What is not a tensor, or is wrapped in `Replicate`, goes whole to each.
+/// Splits a mini-batch into at most `chunks` micro-batches, as `torch.chunk` does: all have
+/// `ceil(rows / chunks)` rows except the last ones. An empty mini-batch is one empty micro-batch.
+/// Values that are not tensors, or are wrapped in `Replicate`, go whole to each micro-batch.
 ///
-/// A part of a tensor that wants a gradient (if `gradients` are recorded) belongs to the caller's
-/// graph. Any other is a tensor of its own on the same memory: an in-place operation on one
-/// micro-batch is none on the others.
+/// A part of a tensor that requires a gradient (if `gradients` are recorded) belongs to the
+/// caller's graph. Any other part is a new tensor on the same memory, so that autograd does not
+/// take an in-place operation on one micro-batch for a change of the others.
 pub(crate) fn scatter(batch: &PackedValue, chunks: usize, gradients: bool) -> Result<Scattered> {
     refuse_bare_lists(batch, "inputs")?;
     let parts = Part::all(batch);
@@ -56,7 +56,7 @@ pub(crate) fn scatter_targets(targets: &PackedValue, batch: &MiniBatch) -> Resul
     deal(targets, batch, true, &mut Sources::default())
 }
 
-/// Gives each micro-batch its parts of a value that has the rows of `shape`.
+/// Splits a value that has the rows of `shape`: returns the part of each micro-batch.
 fn deal(batch: &PackedValue, shape: &MiniBatch, gradients: bool, sources: &mut Sources) -> Result<Vec<PackedValue>> {
     let mut values: Vec<PackedValue> = shape.rows.iter().map(|_| PackedValue::default()).collect();
     for item in &batch.tensors {
@@ -89,7 +89,7 @@ fn deal(batch: &PackedValue, shape: &MiniBatch, gradients: bool, sources: &mut S
     Ok(values)
 }
 
-/// The tensor's parts, micro-batch by micro-batch: views of its memory.
+/// The parts of the tensor, one per micro-batch: views of its memory.
 fn cut(tensor: &Tensor, dim: usize, per_row: usize, shape: &MiniBatch) -> Result<Vec<Tensor>> {
     match shape.rows.as_slice() {
         [_] => Ok(vec![tensor.shallow_clone()]),
@@ -104,7 +104,8 @@ pub struct MiniBatch {
 }
 
 impl MiniBatch {
-    /// As `torch.chunk`: at most `chunks` parts of `ceil(rows / chunks)` rows but the last.
+    /// Splits as `torch.chunk` does: into at most `chunks` parts of `ceil(rows / chunks)` rows,
+    /// except the last.
     fn new(rows: i64, chunks: usize) -> Self {
         let chunks = i64::try_from(chunks).unwrap_or(i64::MAX).min(rows);
         if chunks <= 1 {
@@ -115,22 +116,22 @@ impl MiniBatch {
         Self { rows: (0..(rows - 1) / size + 1).map(part).collect() }
     }
 
-    /// The rows of every micro-batch but the last, which may have fewer.
+    /// The number of rows of every micro-batch except the last, which may have fewer.
     fn size(&self) -> i64 {
         self.rows.first().copied().unwrap_or_default()
     }
 
-    /// The micro-batch of this row.
+    /// The micro-batch that has this row.
     fn micro_batch_of(&self, row: usize) -> usize {
         row / self.size() as usize
     }
 
-    /// For each micro-batch, its number of rows.
+    /// The number of rows of each micro-batch.
     pub fn rows(&self) -> &[i64] {
         &self.rows
     }
 
-    /// The share of each micro-batch in the rows of the whole; equal shares of an empty mini-batch.
+    /// The share of each micro-batch in all rows; equal shares for an empty mini-batch.
     pub fn weights(&self) -> Vec<f64> {
         let total: i64 = self.rows.iter().sum();
         let share = |&rows: &i64| if total == 0 { 1. / self.rows.len() as f64 } else { rows as f64 / total as f64 };
@@ -145,7 +146,7 @@ mod tests {
     use proptest::prelude::*;
     use tch::{Device, Kind};
 
-    /// The micro-batches, and how many rows they have.
+    /// The micro-batches, and their numbers of rows.
     fn in_parts(batch: &PackedValue, chunks: usize) -> (Vec<PackedValue>, MiniBatch) {
         let Scattered { micro_batches, shape, .. } = scatter(batch, chunks, true).unwrap();
         (micro_batches, shape)
@@ -194,7 +195,7 @@ mod tests {
 
     #[test]
     fn the_way_out_that_would_fit_is_named() {
-        // What is whole counts as a tensor, but is not looked at.
+        // A whole tensor counts in the numbering, but its rows are not checked.
         let error = refused((zeros(6), Replicate(zeros(5)), Tensor::zeros([3, 6], (Kind::Float, Device::Cpu))));
         assert!(error.contains("tensor 2, of shape [3, 6] and split along dimension 0, has 3 rows instead"), "{error}");
         assert!(error.contains("`Along::<1>`") && error.contains("`PerRow::<K>`"), "{error}");
@@ -211,10 +212,10 @@ mod tests {
         let part = "tensor 0, of shape [7, 2] and split along dimension 0 by 2 for each row of the batch,";
         assert!(error.contains(&format!("{part} has 7 rows instead of 8")), "{error}");
         let error = refused(PerRow::<2>(zeros(7)));
-        assert_eq!(error, format!("{part} has 7 rows, which is no multiple of 2"));
+        assert_eq!(error, format!("{part} has 7 rows, which is not a multiple of 2"));
         let error = refused((zeros(4), Along::<1>(zeros(4))));
         assert!(error.contains("of shape [4, 2] and split along dimension 1, has 2 rows instead of 4"), "{error}");
-        // The tensors of the list do not count.
+        // The tensors of the list do not count in the numbering.
         let error = refused((Rows(vec![zeros(9), zeros(1)]), zeros(3)));
         assert!(error.contains("tensor 0, of shape [3, 2]"), "{error}");
         assert!(error.contains("a list in `Rows`, split by its entries, has 2 rows instead of 3"), "{error}");

@@ -1,7 +1,7 @@
-//! Values that flow: through a pipeline, across its stage boundaries, in and out of it.
+//! Values that flow through a pipeline: across its stage boundaries, in and out.
 
-/// How a tuple struct around one value flows: as that value, but for how it is packed and joined.
-/// `parts` are the values of the micro-batches, without what is around them.
+/// Implements `Flow` for a tuple struct around one value: it flows as that value, except for
+/// packing and joining. `parts` are the inner values of the micro-batches.
 macro_rules! wraps {
     (
         [$($generics:tt)*] $name:ty, $inner:ty,
@@ -54,34 +54,35 @@ use crate::error::Result;
 
 /// A value that can cross a stage boundary, be split into micro-batches and joined again.
 ///
-/// Tensors, tuples, arrays, `Vec`, `Option`, numbers, `bool`, `String` and `Arc<T>` flow, and so
-/// does what says how it belongs to the rows of the batch: [`Replicate`], [`Along`], [`PerRow`],
-/// [`Rows`] and [`Each`]. A value takes itself apart into tensors and the rest, and is put
-/// together from them in the same order.
+/// Tensors, tuples, arrays, `Vec`, `Option`, numbers, `bool`, `String` and `Arc<T>` are `Flow`, and
+/// so are the wrappers that say how a value belongs to the rows of the batch: [`Replicate`],
+/// [`Along`], [`PerRow`], [`Rows`] and [`Each`]. A value is packed into tensors and other parts,
+/// and unpacked from them in the same order.
 ///
-/// At the pipeline's input and in targets, tensors are split along dimension 0, of which all must
-/// have as many rows. A bare `Vec` is refused there: it does not say how it belongs to the rows.
+/// At the pipeline's input and in targets, tensors are split along dimension 0, and all must have
+/// the same number of rows. A bare `Vec` is refused there, because it does not say how it belongs
+/// to the rows.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot cross a stage boundary or be kept for a later layer",
     label = "this value would have to be `Flow`",
     note = "tensors, tuples, arrays, `Vec`, `Option`, numbers, `bool`, `String`, `Arc<T>`, `Replicate`, `Along`, `PerRow`, `Rows` and `Each` are, and by `#[derive(Flow)]` structs of them"
 )]
 pub trait Flow: Sized + Send + 'static {
-    /// Takes the value apart.
+    /// Packs the value.
     fn pack(self, packer: &mut Packer);
 
-    /// Puts a value together from what [`pack`](Flow::pack) made of one, in the same order.
+    /// Unpacks a value from what [`pack`](Flow::pack) added, in the same order.
     fn unpack(unpacker: &mut Unpacker) -> Self;
 
-    /// A second handle on the same value: tensors share their memory and their gradients.
+    /// Returns a second handle to the same value. Tensors share their memory and their gradients.
     fn share(&self) -> Self;
 
-    /// The whole mini-batch's value, from those of its micro-batches (at least one). A single one
-    /// is taken as it is; of several, tensors are joined along dimension 0 and plain values must
-    /// agree, unless the type says otherwise ([`Sum`], [`Mean`], [`List`]).
+    /// Joins the values of the micro-batches (at least one) into the value of the mini-batch. A
+    /// single one is returned as it is. Otherwise, tensors are joined along dimension 0 and plain
+    /// values must be equal, unless the type says otherwise ([`Sum`], [`Mean`], [`List`]).
     ///
     /// # Errors
     ///
-    /// If the parts cannot be joined.
+    /// Fails if the parts cannot be joined.
     fn join(parts: Vec<Self>, batch: &MiniBatch) -> Result<Self>;
 }

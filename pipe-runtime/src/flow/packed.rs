@@ -6,12 +6,12 @@ use tch::Tensor;
 use super::Flow;
 use crate::torch::{Event, version};
 
-/// A packed value: its tensors and its other parts, as they lie between two stages.
+/// A value in flat form, as it is passed between two stages: its tensors and its other parts.
 #[derive(Debug, Default)]
 pub(crate) struct PackedValue {
     pub(crate) tensors: Vec<PackedTensor>,
     pub(crate) plain: Vec<PackedPlain>,
-    /// What marks the end of the work that makes it, if that is an accelerator's.
+    /// The event after which the value is complete, if it is computed on an accelerator.
     pub(crate) ready: Option<Arc<Event>>,
 }
 
@@ -19,32 +19,33 @@ pub(crate) struct PackedValue {
 #[derive(Debug)]
 pub(crate) struct PackedTensor {
     pub(crate) tensor: Tensor,
-    /// What part of it each micro-batch gets.
+    /// How it is divided among the micro-batches.
     pub(crate) split: Split,
-    /// Whether its maker wants its gradient.
+    /// Whether the producer of the tensor needs its gradient.
     pub(crate) needs_gradient: bool,
-    /// How often it had been changed in place when it was handed over.
+    /// The version of the tensor (its count of in-place changes) when it was packed.
     pub(crate) version: u64,
 }
 
 /// How a tensor of a mini-batch is divided among its micro-batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Split {
-    /// Along a dimension, which has `per_row` consecutive indices for each row of the batch.
+    /// Along dimension `dim`, which has `per_row` consecutive indices for each row of the batch.
     Along {
         /// The dimension.
         dim: usize,
-        /// How many indices belong to a row.
+        /// The number of consecutive indices per row of the batch.
         per_row: usize,
     },
-    /// Not: every micro-batch gets all of it ([`Replicate`](super::Replicate)).
+    /// Not divided: every micro-batch gets all of it ([`Replicate`](super::Replicate)).
     Whole,
-    /// Not: it goes with this row, to whose entry in a [`Rows`](super::Rows) it belongs.
+    /// Not divided: it belongs to this row's entry in a [`Rows`](super::Rows), and goes to the
+    /// micro-batch that has the row.
     Row(usize),
 }
 
 impl Split {
-    /// Along dimension 0, one index for each row.
+    /// Along dimension 0, with one index per row.
     pub(crate) const ROWS: Self = Self::Along { dim: 0, per_row: 1 };
 }
 
@@ -52,25 +53,27 @@ impl Split {
 #[derive(Clone, Debug)]
 pub(crate) struct PackedPlain {
     pub(crate) value: Value,
-    /// The row with which it goes, if not to every micro-batch.
+    /// The row that it belongs to; `None` if every micro-batch gets it.
     pub(crate) row: Option<usize>,
 }
 
 /// The content of a [`PackedPlain`].
 #[derive(Clone, Debug)]
 pub(crate) enum Value {
-    /// How many values follow; of an `Option`, 0 or 1.
+    /// The number of values that follow, in a list whose type says how it is divided; 0 or 1 for an
+    /// `Option`.
     Length(usize),
-    /// How many values follow in a list that does not say how it is split.
+    /// The number of values that follow, in a list whose type does not say how it is divided.
     List(usize),
-    /// How many values follow in a list that has one for each row of the batch.
+    /// The number of values that follow, in a list with one entry per row of the batch.
     Rows(usize),
     /// A plain value.
     Plain(Arc<dyn Any + Send + Sync>),
 }
 
 impl PackedTensor {
-    /// Part of a value, made of `tensor` as the whole is made of `whole`'s.
+    /// Wraps `tensor`, a part of `whole`'s tensor, with the same division and gradient flag as
+    /// `whole`.
     pub(crate) fn new(tensor: Tensor, whole: &Self) -> Self {
         let version = version(&tensor);
         Self { tensor, version, ..*whole }
@@ -80,7 +83,7 @@ impl PackedTensor {
         Self { tensor: self.tensor.shallow_clone(), ..*self }
     }
 
-    /// Whether an in-place operation has changed it since it was handed over.
+    /// Whether an in-place operation has changed the tensor since it was packed.
     pub(crate) fn is_changed(&self) -> bool {
         version(&self.tensor) != self.version
     }
@@ -94,14 +97,14 @@ impl PackedValue {
         packer.packed
     }
 
-    /// Makes the value again.
+    /// Unpacks the value.
     pub(crate) fn unpack<T: Flow>(self) -> T {
         T::unpack(&mut Unpacker::new(self))
     }
 
-    /// Makes the values of several packed ones.
+    /// Unpacks several values.
     pub(crate) fn unpack_all<T: Flow>(packed: Vec<Self>) -> Vec<T> {
-        // Not by `map` and `collect`, which are many functions more for each type of a user's.
+        // A plain loop: `map` and `collect` would instantiate many more functions per user type.
         let mut values = Vec::with_capacity(packed.len());
         for value in packed {
             values.push(value.unpack());
@@ -119,9 +122,9 @@ impl PackedValue {
 #[derive(Debug)]
 pub struct Packer {
     packed: PackedValue,
-    /// How the tensors to come are split.
+    /// How the tensors packed next are divided.
     split: Split,
-    /// Whether a list to come is part of something that says how it is split.
+    /// Whether an enclosing type says how the lists packed next are divided.
     list_is_known: bool,
 }
 
@@ -130,12 +133,12 @@ impl Packer {
         Self { packed: PackedValue::default(), split: Split::ROWS, list_is_known: false }
     }
 
-    /// A tensor: at the pipeline's input, it has a row (dimension 0) for each row of the batch.
+    /// Packs a tensor. At the pipeline's input, its dimension 0 must be the batch dimension.
     pub fn tensor(&mut self, tensor: Tensor) {
         self.tensor_along(tensor, 0, 1);
     }
 
-    /// A tensor with `per_row` consecutive indices of dimension `dim` for each row of the batch.
+    /// Packs a tensor whose dimension `dim` has `per_row` consecutive indices per row of the batch.
     pub(crate) fn tensor_along(&mut self, tensor: Tensor, dim: usize, per_row: usize) {
         let split = match self.split {
             Split::Along { .. } => Split::Along { dim, per_row },
@@ -145,21 +148,22 @@ impl Packer {
         self.packed.tensors.push(PackedTensor { tensor, split, needs_gradient, version });
     }
 
-    /// How many values follow in a list, where the type does not say.
+    /// Packs the length of a list, before its entries, if the type does not fix it.
     ///
-    /// At the pipeline's input and in targets, such a list is refused, because nobody knows how
-    /// it belongs to the rows of the batch: pack it in [`Rows`](crate::Rows),
+    /// At the pipeline's input and in targets, such a list is refused, because it is unknown how
+    /// its entries belong to the rows of the batch. Pack it in [`Rows`](crate::Rows),
     /// [`Each`](crate::Each) or [`Replicate`](crate::Replicate), which say so.
     pub fn length(&mut self, length: usize) {
         self.push_plain(if self.list_is_known { Value::Length(length) } else { Value::List(length) });
     }
 
-    /// Whether the value of an `Option` follows.
+    /// Packs whether the value of an `Option` follows.
     pub(crate) fn is_some(&mut self, is_some: bool) {
         self.push_plain(Value::Length(usize::from(is_some)));
     }
 
-    /// A value without tensors: every micro-batch gets it.
+    /// Packs a value without tensors. Every micro-batch gets it; inside an entry of `Rows`, it goes
+    /// with its row.
     pub fn plain<T: Any + Send + Sync>(&mut self, value: T) {
         self.push_plain(Value::Plain(Arc::new(value)));
     }
@@ -172,7 +176,8 @@ impl Packer {
         self.packed.plain.push(PackedPlain { value, row });
     }
 
-    /// Everything that `pack` adds goes whole to every micro-batch.
+    /// Packs with `pack`, and sends everything whole to every micro-batch; inside an entry of
+    /// `Rows`, with its row.
     pub fn whole(&mut self, pack: impl FnOnce(&mut Self)) {
         let split = match self.split {
             Split::Along { .. } => Split::Whole,
@@ -181,15 +186,15 @@ impl Packer {
         self.within(split, pack);
     }
 
-    /// The parts of each list that `pack` adds are split as they would be outside of it.
+    /// Packs with `pack`. The entries of lists are divided as if they were not in a list.
     pub(crate) fn each(&mut self, pack: impl FnOnce(&mut Self)) {
         self.within(self.split, pack);
     }
 
-    /// A list that has an entry for each row of the batch.
+    /// Packs a list with one entry per row of the batch.
     pub(crate) fn rows<T: Flow>(&mut self, entries: Vec<T>) {
-        // Where no rows are split, as inside `Replicate` or an entry of another list of rows, it
-        // is a list as any other.
+        // Where rows are not divided (inside `Replicate`, or inside an entry of another list of
+        // rows), this is an ordinary list.
         let splits = matches!(self.split, Split::Along { .. });
         self.push_plain(if splits { Value::Rows(entries.len()) } else { Value::Length(entries.len()) });
         for (row, entry) in entries.into_iter().enumerate() {
@@ -205,10 +210,10 @@ impl Packer {
     }
 }
 
-/// Gives the parts of a value back, in order.
+/// Returns the parts of a packed value, in order.
 ///
-/// Its methods panic where the type that is put together is not the one that was taken apart, which
-/// only a wrong implementation of [`Flow`](super::Flow) can cause.
+/// The methods panic if `unpack` does not ask for the parts that `pack` added, which only a wrong
+/// implementation of [`Flow`](super::Flow) can cause.
 #[derive(Debug)]
 pub struct Unpacker {
     tensors: std::vec::IntoIter<PackedTensor>,
@@ -220,12 +225,20 @@ impl Unpacker {
         Self { tensors: value.tensors.into_iter(), plain: value.plain.into_iter() }
     }
 
-    /// The next tensor.
+    /// Returns the next tensor.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the next part is not a tensor.
     pub fn tensor(&mut self) -> Tensor {
         self.tensors.next().expect("a tensor was packed here").tensor
     }
 
-    /// The next length.
+    /// Returns the next length.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the next part is not a length.
     pub fn length(&mut self) -> usize {
         match self.plain.next() {
             Some(PackedPlain { value: Value::Length(length) | Value::List(length) | Value::Rows(length), .. }) => {
@@ -235,7 +248,11 @@ impl Unpacker {
         }
     }
 
-    /// The next plain value.
+    /// Returns the next plain value.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the next part is not a plain value of this type.
     pub fn plain<T: Any + Clone>(&mut self) -> T {
         match self.plain.next() {
             Some(PackedPlain { value: Value::Plain(value), .. }) => {

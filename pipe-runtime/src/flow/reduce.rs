@@ -5,7 +5,8 @@ use tch::Tensor;
 use super::{Flow, MiniBatch, Packer, Unpacker};
 use crate::error::Result;
 
-/// An output that is summed over micro-batches: a sum over rows of each is the sum over all rows.
+/// An output that is summed over micro-batches: for a sum over the rows of each, it is the sum over
+/// all rows.
 ///
 /// ```
 /// # use pipe_runtime::{Context, Layer, Sum};
@@ -24,13 +25,13 @@ use crate::error::Result;
 #[derive(Debug)]
 pub struct Sum(pub Tensor);
 
-/// An output that is averaged over micro-batches, each weighted by its rows: a mean over the rows
-/// of each is the mean over all rows.
+/// An output that is averaged over micro-batches, weighted by their numbers of rows: for a mean
+/// over the rows of each, it is the mean over all rows.
 #[derive(Debug)]
 pub struct Mean(pub Tensor);
 
-/// An output of which the pipeline gives a list, in the order of the micro-batches. A layer gives a
-/// list of one.
+/// An output that the pipeline returns as a list, in the order of the micro-batches. A layer
+/// returns a list with one entry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct List<T>(pub Vec<T>);
 

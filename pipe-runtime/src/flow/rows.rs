@@ -1,4 +1,4 @@
-//! Which parts of a value have rows, and whether they are those of the batch.
+//! Finds the parts of a value that have rows, and checks that their rows belong together.
 
 use std::fmt;
 
@@ -7,8 +7,8 @@ use tch::Tensor;
 use super::packed::{PackedValue, Split, Value};
 use crate::error::{Error, Result};
 
-/// A list goes neither whole to each micro-batch nor is it split unless someone said so: either
-/// would be wrong in silence for the other.
+/// A bare list is refused: it could be meant to go whole to each micro-batch, or to be divided, and
+/// either guess would be wrong in silence for the other case.
 pub(super) fn refuse_bare_lists(value: &PackedValue, what: &str) -> Result<()> {
     let bare = value.plain.iter().find_map(|rest| match rest.value {
         Value::List(length) => Some(length),
@@ -30,9 +30,9 @@ pub(super) enum Part<'p> {
 }
 
 impl<'p> Part<'p> {
-    /// The tensors first: what the rest is compared with had better be one.
+    /// Tensors come first, because the other parts are best compared with a tensor.
     pub(super) fn all(value: &'p PackedValue) -> Vec<Self> {
-        // The tensors of a list of rows have no number of their own.
+        // The tensors of a list of rows are not numbered.
         let counted = value.tensors.iter().filter(|item| !matches!(item.split, Split::Row(_)));
         let tensors = counted.enumerate().filter_map(|(position, item)| match item.split {
             Split::Along { dim, per_row } => Some(Self::Tensor { position, tensor: &item.tensor, dim, per_row }),
@@ -45,7 +45,7 @@ impl<'p> Part<'p> {
         tensors.chain(lists).collect()
     }
 
-    /// How many consecutive ones belong to one row of the batch.
+    /// The number of consecutive indices per row of the batch.
     pub(super) fn per_row(&self) -> i64 {
         match self {
             Self::Tensor { per_row, .. } => *per_row as i64,
@@ -53,7 +53,7 @@ impl<'p> Part<'p> {
         }
     }
 
-    /// How many there are.
+    /// The number of indices.
     pub(super) fn length(&self) -> Result<i64> {
         let (tensor, dim) = match self {
             Self::Tensor { tensor, dim, .. } => (tensor, *dim),
@@ -72,16 +72,17 @@ impl<'p> Part<'p> {
         })
     }
 
-    /// How many rows the batch has by this part alone.
+    /// The number of rows of the batch, according to this part.
     pub(super) fn rows(&self) -> Result<i64> {
         let (length, per_row) = (self.length()?, self.per_row());
         if length % per_row != 0 {
-            return Err(Error::Input(format!("{self} has {}, which is no multiple of {per_row}", in_rows(length))));
+            return Err(Error::Input(format!("{self} has {}, which is not a multiple of {per_row}", in_rows(length))));
         }
         Ok(length / per_row)
     }
 
-    /// Whether it is a part of a batch of so many rows; `known` says how we know their number.
+    /// Checks that the part belongs to a batch with this number of rows; `known` says where the
+    /// number comes from.
     pub(super) fn check(&self, rows: i64, known: impl FnOnce() -> String) -> Result<()> {
         let (length, wanted) = (self.length()?, rows.saturating_mul(self.per_row()));
         if length == wanted {

@@ -3,15 +3,15 @@ use tch::Tensor;
 use crate::error::Result;
 use crate::torch::Counter;
 
-/// The caller's tensors whose parts count their changes by themselves. A change of the one is a
-/// change of the others: they share their memory. Holds counters, and no memory.
+/// The caller's tensors whose parts have their own version counters. They share memory, so a change
+/// of the one is a change of the others. This holds counters, and no memory.
 #[derive(Debug, Default)]
 pub(crate) struct Sources(Vec<Source>);
 
 #[derive(Debug)]
 struct Source {
     whole: Counter,
-    /// How often the whole had been changed when this was last compared.
+    /// The version of the whole tensor at the last comparison.
     seen: u64,
     parts: Vec<(Counter, u64)>,
 }
@@ -25,8 +25,8 @@ impl Sources {
         Ok(())
     }
 
-    /// After the forward: if a layer has changed a part in place, so has it changed the caller's
-    /// tensor.
+    /// Runs after the forward: if a layer changed a part in place, the change is counted for the
+    /// caller's tensor too.
     pub(crate) fn note_changes(&mut self) -> Result<()> {
         let is_changed = |source: &Source| source.parts.iter().any(|(part, seen)| part.now() != *seen);
         let changed: Vec<bool> = self.0.iter().map(is_changed).collect();
@@ -34,8 +34,8 @@ impl Sources {
             source.whole.bump()?;
         }
         for (source, changed) in self.0.iter_mut().zip(changed) {
-            // The same tensor may have been given twice: what was changed through the one is
-            // changed for the other.
+            // The caller may have passed the same tensor twice: a change through one handle counts
+            // for the other.
             if !changed && source.whole.now() != source.seen {
                 source.parts.iter().try_for_each(|(part, _)| part.bump())?;
             }
@@ -45,8 +45,8 @@ impl Sources {
         Ok(())
     }
 
-    /// Before the backward: if the caller has changed a tensor in place, so has it changed the
-    /// parts. Whoever has saved one finds out.
+    /// Runs before the backward: if the caller changed a tensor in place, the change is counted for
+    /// its parts too, so that whatever saved one notices it.
     pub(crate) fn tell_parts(&self) -> Result<()> {
         for source in self.0.iter().filter(|source| source.whole.now() != source.seen) {
             source.parts.iter().try_for_each(|(part, _)| part.bump())?;

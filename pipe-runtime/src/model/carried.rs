@@ -6,13 +6,15 @@ use super::context::Context;
 use crate::flow::Flow;
 use crate::lock::lock;
 
-/// What a layer carries from one micro-batch to the next: a cache, a hidden state, a running sum.
+/// State that a layer carries from one micro-batch to the next: a cache, a hidden state, a running
+/// sum.
 ///
-/// A plain cell of a layer's own would hold the last micro-batch's value when an earlier one is
-/// recomputed. This one gives each recomputation what its first pass was given, and a call that
-/// fails leaves what it found. Micro-batches come in order. Tensors in it must be detached: a
-/// gradient does not go from one micro-batch to another. What `get` gives shares its memory with
-/// what a recomputation will be given: set a new tensor rather than change that one in place.
+/// In a plain cell, the recomputation of a micro-batch would find the value that the last
+/// micro-batch left. Here, each recomputation gets the value that its first pass got, and a call
+/// that fails restores the value from before it. Micro-batches come in order. Tensors in a
+/// `Carried` must be detached, because gradients do not go from one micro-batch to another. The
+/// value that `get` returns shares its memory with the value for a recomputation, so set a new
+/// tensor instead of changing it in place.
 ///
 /// ```
 /// use pipe_runtime::{Carried, Context, Layer};
@@ -33,34 +35,36 @@ use crate::lock::lock;
 /// }
 /// ```
 ///
-/// A value that is kept over calls and saved with the model belongs into a variable
-/// (`path.zeros_no_train(..)`), which is looked after in the same way.
+/// Keep a value that lasts over calls and is saved with the model in a variable
+/// (`path.zeros_no_train(..)`), for which the same holds.
 pub struct Carried<T>(Arc<Mutex<Values<T>>>);
 
 struct Values<T> {
     now: Option<T>,
-    /// By call: what its passes were given, as long as one of them may be recomputed or undone.
+    /// For each call, the values that its passes got, as long as one of them may be recomputed or
+    /// undone.
     calls: HashMap<u64, Passes<T>>,
 }
 
 struct Passes<T> {
-    /// Before the call.
+    /// The value before the call.
     before: Option<T>,
-    /// By micro-batch: what its first pass was given.
+    /// For each micro-batch, the value that its first pass got.
     given: HashMap<usize, Option<T>>,
-    /// What a recomputation has set, with the number of the pass. There is one at a time.
+    /// The value that a recomputation has set, with the number of the pass. There is at most one at
+    /// a time.
     recomputing: Option<(u64, Option<T>)>,
 }
 
-/// A cell that a call has used, whatever its type.
+/// A cell that a call has used, of any type.
 pub(crate) trait Cell: Send + Sync {
-    /// Puts back what was there before the call.
+    /// Restores the value from before the call.
     fn undo(&self, call: u64);
 
-    /// The micro-batch will not be recomputed again.
+    /// Frees what a recomputation of the micro-batch would need, because there will be none.
     fn recomputed(&self, call: u64, micro_batch: usize);
 
-    /// The call is over: nothing of it will be recomputed.
+    /// Frees what recomputations of the call would need, because there will be none.
     fn forget(&self, call: u64);
 }
 
@@ -81,12 +85,13 @@ fn share<T: Flow>(value: &Option<T>) -> Option<T> {
 }
 
 impl<T: Flow> Carried<T> {
-    /// With nothing in it.
+    /// Makes an empty cell.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// What was set last, by this micro-batch or one before it: a second handle on it.
+    /// Returns the value that was set last, by this micro-batch or an earlier one: a second handle
+    /// to it.
     pub fn get(&self, cx: &Context) -> Option<T> {
         self.enter(cx, |values, recomputing| match recomputing {
             Some(value) => share(value),
@@ -99,7 +104,7 @@ impl<T: Flow> Carried<T> {
         self.replace(cx, Some(value));
     }
 
-    /// Takes the value away.
+    /// Takes the value out.
     pub fn clear(&self, cx: &Context) {
         self.replace(cx, None);
     }
@@ -111,7 +116,7 @@ impl<T: Flow> Carried<T> {
         });
     }
 
-    /// Hands `body` the values and, in a recomputation, the one that it works on.
+    /// Calls `body` with the values and, in a recomputation, with the value that it works on.
     fn enter<R>(&self, cx: &Context, body: impl FnOnce(&mut Values<T>, Option<&mut Option<T>>) -> R) -> R {
         let (call, micro_batch) = (cx.call(), cx.micro_batch());
         let mut values = lock(&self.0);
@@ -163,7 +168,7 @@ where
     }
 }
 
-/// The cells that a call has used, each with the stage whose layer it belongs to.
+/// The cells that a call has used, each with the stage of its layer.
 #[derive(Default)]
 pub(crate) struct Cells(Mutex<Vec<(usize, Arc<dyn Cell>)>>);
 

@@ -7,16 +7,28 @@ use super::plan::Plan;
 use crate::error::{Error, Result};
 use crate::torch::cuda_fault;
 
-/// One device per stage.
+/// The devices of the stages, one per stage.
+///
+/// ```
+/// use pipe_runtime::Devices;
+/// use tch::Device;
+///
+/// let anywhere = Devices::cpu(2);
+/// let mixed = Devices::new([Device::Cuda(0), Device::Cpu]);
+/// assert_eq!(mixed, "cuda:0, cpu".parse()?);
+/// assert_eq!(mixed.to_string(), "cuda:0,cpu");
+/// assert_eq!(anywhere.as_slice(), [Device::Cpu, Device::Cpu]);
+/// # Ok::<(), pipe_runtime::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Devices {
     stages: Vec<Device>,
-    /// An annotated device that tch has no name for (`xpu:N`); making variables on it is an error.
+    /// An annotated device that tch cannot address (`xpu:N`). Making variables on it is an error.
     unsupported: Option<&'static str>,
 }
 
 impl Devices {
-    /// The devices that the struct's annotations name.
+    /// The annotated devices of the struct.
     pub fn annotated(plan: &Plan) -> Self {
         let mut devices = Self::new([]);
         for stage in plan.stages {
@@ -28,42 +40,42 @@ impl Devices {
         devices
     }
 
-    /// All of `stages` stages on the CPU: the same stages and micro-batches, on any machine.
+    /// Puts all of `stages` stages on the CPU, which works on any machine.
     pub fn cpu(stages: usize) -> Self {
         Self::new(vec![Device::Cpu; stages])
     }
 
     /// The devices of this machine: the CPU, then its accelerators.
     ///
-    /// libtorch's CUDA part is found when the program starts: it lies beside the CPU part that the
-    /// program is linked to, or it does not.
+    /// libtorch's CUDA part is looked for when the program starts, beside the CPU part that the
+    /// program is linked to.
     pub fn here() -> Self {
         let cuda = usize::try_from(Cuda::device_count()).unwrap_or(0);
         let mps = tch::utils::has_mps().then_some(Device::Mps);
         Self::new([Device::Cpu].into_iter().chain((0..cuda).map(Device::Cuda)).chain(mps).collect::<Vec<_>>())
     }
 
-    /// These devices, stage by stage.
+    /// Makes a list of devices, one per stage.
     pub fn new(devices: impl Into<Vec<Device>>) -> Self {
         Self { stages: devices.into(), unsupported: None }
     }
 
-    /// The devices, stage by stage.
+    /// The devices, one per stage.
     pub fn as_slice(&self) -> &[Device] {
         &self.stages
     }
 
-    /// The name of each stage's device, as in annotations.
+    /// The names of the devices, as in annotations.
     pub(crate) fn names(&self) -> Vec<String> {
         self.stages.iter().copied().map(name).collect()
     }
 
-    /// The devices, one for each of `count` stages.
+    /// Returns the devices, one for each of `count` stages.
     ///
     /// # Errors
     ///
-    /// If there are more or fewer of them, or one that is not on this machine or that tch cannot
-    /// address.
+    /// Fails if their number is not `count`, or if one is not on this machine or cannot be
+    /// addressed by tch.
     pub(crate) fn for_stages(&self, count: usize) -> Result<&[Device]> {
         if let Some(name) = self.unsupported {
             return Err(Error::Setting(format!(
@@ -92,8 +104,7 @@ fn is_here(device: Device) -> bool {
     device == Device::Cpu || Devices::here().stages.contains(&device)
 }
 
-/// What stands in the way of CUDA where the machine seems to have it; nothing if that is not what
-/// is missing.
+/// The reason why CUDA cannot be used, if the machine seems to have it; empty otherwise.
 fn why_no_cuda(missing: Device) -> String {
     match cuda_fault().filter(|_| missing.is_cuda()) {
         Some(fault) => format!(" (there is a CUDA driver, but libtorch's CUDA part cannot be opened: {fault})"),
@@ -101,7 +112,7 @@ fn why_no_cuda(missing: Device) -> String {
     }
 }
 
-/// As torch writes it.
+/// The name of a device, as torch writes it.
 fn name(device: Device) -> String {
     match device {
         Device::Cpu => "cpu".to_owned(),
@@ -110,7 +121,7 @@ fn name(device: Device) -> String {
     }
 }
 
-/// The device that a torch device string names: `cpu`, `cuda:N`, `mps`, `xpu:N`.
+/// Parses a torch device string: `cpu`, `cuda:N`, `mps`, `xpu:N`.
 fn parse(text: &str) -> Result<Device> {
     match text.split_once(':') {
         None if text == "cpu" => Ok(Device::Cpu),
@@ -124,7 +135,7 @@ fn unknown(text: &str) -> Error {
     Error::Setting(format!("unknown device `{text}`: use `cpu`, `cuda:N` or `mps`"))
 }
 
-/// A comma-separated list, one for each stage: `cpu,cpu` or `cuda:0,cuda:1`.
+/// Parses a comma-separated list, one device per stage: `cpu,cpu` or `cuda:0,cuda:1`.
 impl FromStr for Devices {
     type Err = Error;
 

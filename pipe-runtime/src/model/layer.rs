@@ -2,10 +2,10 @@ use tch::{Tensor, nn::ModuleT};
 
 use super::context::Context;
 
-/// A layer of a pipeline: takes what reaches it, gives what the next layer takes.
+/// A layer of a pipeline: a function from its input to its output, with parameters.
 ///
-/// Every [`tch::nn::Module`] and [`ModuleT`] is a `Layer<Tensor>`. Layers that take a popped skip,
-/// return a stashed one, or work on other values than one tensor implement this trait:
+/// Every [`tch::nn::Module`] and [`ModuleT`] is a `Layer<Tensor>`. Implement this trait for layers
+/// that take a popped skip, return a stashed one, or work on other values than one tensor:
 ///
 /// ```
 /// use pipe_runtime::{Context, Layer};
@@ -23,15 +23,15 @@ use super::context::Context;
 /// }
 /// ```
 ///
-/// A layer panics where it cannot go on, as tch's own functions do; the pipeline turns that into an
-/// error that names stage, layer and micro-batch.
+/// A layer that cannot continue panics, as tch's functions do. The pipeline turns the panic into an
+/// error that names the stage, the layer and the micro-batch.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a layer that takes `{In}`",
     label = "this layer would have to take `{In}`",
     note = "a layer is a `tch::nn::Module` or `ModuleT` (takes and gives a `Tensor`), or implements `pipe_runtime::Layer<Input>`"
 )]
 pub trait Layer<In> {
-    /// What the layer gives.
+    /// The type of the output.
     type Out;
 
     /// Runs the layer on one micro-batch.
@@ -47,13 +47,26 @@ impl<M: ModuleT> Layer<Tensor> for M {
     }
 }
 
-/// Passes `input` through the child layer `name`, at its place in the model.
+/// Passes `input` through the child layer `name` if it is present. An absent layer is the identity.
+/// Both count as a layer of the model.
+#[doc(hidden)]
+pub fn pass_if_some<L, T>(input: T, layer: &Option<L>, cx: &Context, name: &'static str) -> T
+where
+    L: Layer<T, Out = T>,
+{
+    match layer {
+        Some(layer) => pass(input, layer, cx, name),
+        None => cx.layer(name).enter(|_| input),
+    }
+}
+
+/// Passes `input` through the child layer `name`, and enters its place in the model.
 #[doc(hidden)]
 pub fn pass<L, In, Out>(input: In, layer: &L, cx: &Context, name: &'static str) -> Out
 where
     L: Layer<In, Out = Out>,
 {
-    // Not by `enter`: this is compiled for each layer type of a user's.
+    // This does not use `enter`, which would be compiled again for each layer type of the user.
     let at = cx.layer(name);
     let outer = at.start();
     let output = layer.run(input, cx);

@@ -1,5 +1,5 @@
-//! An annotated struct as the library sees it: its plan, its layers and what they are given, its
-//! devices and variables.
+//! The annotated struct as the library sees it: its plan, its layers and their context, its devices
+//! and variables.
 
 mod carried;
 mod context;
@@ -15,7 +15,7 @@ mod vars;
 pub use carried::Carried;
 pub use context::Context;
 pub use devices::Devices;
-pub use layer::{Layer, pass};
+pub use layer::{Layer, pass, pass_if_some};
 pub use plan::{LayerPlan, Plan, Repeat, SkipPlan, Split, StagePlan};
 pub use repeat::{Repeated, gather_parts, run_each, spread};
 pub use tie::{Tied, lend};
@@ -33,17 +33,17 @@ use crate::flow::Flow;
 
 /// A struct of layers, annotated with `#[pipeline]`.
 pub trait Model {
-    /// What flows in.
+    /// The input of the model.
     type Input: Flow;
-    /// What flows out.
+    /// The output of the model.
     type Output: Flow;
-    /// Which layer runs where.
+    /// Which layer runs in which stage, and where skips go.
     const PLAN: Plan;
     /// The annotated settings.
     const DEFAULTS: Defaults;
 }
 
-/// The settings that are annotated; `None` where nothing is.
+/// The annotated settings; `None` for those that are not annotated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Defaults {
     /// `chunks = N`.

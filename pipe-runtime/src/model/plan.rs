@@ -2,13 +2,14 @@ use std::fmt;
 
 use pipe_schedule::support::table::Table;
 
-/// What the macro made of a struct: which layer runs in which stage, and where each skip goes.
-/// Prints as a table.
+/// The plan that the macro makes of a struct: which layer runs in which stage, and where each skip
+/// goes. Prints as a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// The struct's name.
     pub name: &'static str,
-    /// The stages, in data-flow order. One without a device if nothing is annotated.
+    /// The stages, in the order in which data flows. Without annotations, there is one stage
+    /// without a device.
     pub stages: &'static [StagePlan],
     /// The skips, in the order in which they are stashed.
     pub skips: &'static [SkipPlan],
@@ -17,7 +18,7 @@ pub struct Plan {
 /// One stage: the layers between two boundaries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StagePlan {
-    /// The annotated device; empty if none is.
+    /// The annotated device; empty if there is none.
     pub device: &'static str,
     /// Its layers, in order.
     pub layers: &'static [LayerPlan],
@@ -28,25 +29,25 @@ pub struct StagePlan {
 pub struct LayerPlan {
     /// The child's name, as in parameter paths.
     pub name: &'static str,
-    /// For arrays and `Vec`s of layers: which part of them.
+    /// The part of an array or `Vec` of layers.
     pub repeat: Option<Repeat>,
 }
 
 /// Part `part` of a repeated layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Repeat {
-    /// Which part, from 0.
+    /// The number of the part, from 0.
     pub part: usize,
     /// How the layers are divided into parts.
     pub split: Split,
-    /// How many layers there are, if the type says so.
+    /// The number of layers, if the type fixes it.
     pub length: Option<usize>,
 }
 
 /// How repeated layers are divided into parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Split {
-    /// Into this many parts, whose sizes differ by at most one; the first ones get more.
+    /// Into this many parts, whose sizes differ by at most one. The first parts are larger.
     Evenly(usize),
     /// Into parts of these sizes.
     Counts(&'static [usize]),
@@ -59,26 +60,26 @@ pub struct SkipPlan {
     pub name: &'static str,
     /// The layer that stashes it.
     pub stash: &'static str,
-    /// That layer's stage.
+    /// The stage of that layer.
     pub from: usize,
     /// The layer that pops it.
     pub pop: &'static str,
-    /// That layer's stage.
+    /// The stage of that layer.
     pub to: usize,
 }
 
 impl Plan {
-    /// All layers with their stages, in order; a repeated layer comes once for each of its parts.
+    /// All layers with their stages, in order. A repeated layer occurs once for each of its parts.
     pub fn layers(&self) -> impl Iterator<Item = (usize, &'static LayerPlan)> + use<> {
         self.stages.iter().enumerate().flat_map(|(stage, plan)| plan.layers.iter().map(move |layer| (stage, layer)))
     }
 
-    /// The layer of this name (of a repeated one, its first part), with its stage.
+    /// The layer with this name, and its stage. For a repeated layer, it is the first part.
     pub fn layer(&self, name: &str) -> Option<(usize, &'static LayerPlan)> {
         self.layers().find(|(_, layer)| layer.name == name)
     }
 
-    /// The skip of this name.
+    /// The skip with this name.
     pub fn skip(&self, name: &str) -> Option<&'static SkipPlan> {
         self.skips.iter().find(|skip| skip.name == name)
     }
@@ -108,7 +109,7 @@ impl LayerPlan {
 }
 
 impl Split {
-    /// How many parts there are.
+    /// The number of parts.
     pub const fn parts(self) -> usize {
         match self {
             Self::Evenly(parts) => parts,
@@ -116,8 +117,8 @@ impl Split {
         }
     }
 
-    /// The indices of part `part` out of `length` layers. Counts that do not add up leave the rest
-    /// to the last part.
+    /// The indices of part `part` of `length` layers. If the counts do not add up, the last part
+    /// gets the rest.
     pub fn range(self, part: usize, length: usize) -> std::ops::Range<usize> {
         match self {
             Self::Evenly(parts) => {
@@ -132,7 +133,7 @@ impl Split {
         }
     }
 
-    /// Why these parts cannot be made of `length` layers, if so.
+    /// The reason why these parts cannot be made of `length` layers; `None` if they can.
     pub fn misfit(self, name: &str, length: usize) -> Option<String> {
         match self {
             Self::Counts(counts) if counts.iter().sum::<usize>() != length => Some(format!(
@@ -169,8 +170,8 @@ impl fmt::Display for LayerPlan {
     }
 }
 
-/// A table with one row per stage: its device, its layers, the skips that come in (with the stage
-/// they come from) and go out (with the stage they go to).
+/// Prints a table with one row per stage: its device, its layers, the skips that come in (with the
+/// stage that they come from) and the skips that go out (with the stage that they go to).
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |items: Vec<String>| if items.is_empty() { "-".to_owned() } else { items.join(", ") };

@@ -1,4 +1,4 @@
-//! Arrays and `Vec`s of layers, run in order, in parts if they are spread over stages.
+//! Arrays and `Vec`s of layers. They run in order, and in parts if they are spread over stages.
 
 use super::context::Context;
 use super::layer::Layer;
@@ -13,7 +13,7 @@ pub trait Repeat {
     /// The layers, in order.
     fn into_layers(self) -> Vec<Self::Layer>;
 
-    /// The container, whole again; as many layers as `into_layers` gave.
+    /// Makes the container again, from as many layers as `into_layers` returned.
     fn from_layers(layers: Vec<Self::Layer>) -> Self;
 }
 
@@ -44,23 +44,23 @@ impl<L, const N: usize> Repeat for [L; N] {
     }
 }
 
-/// One part of a repeated layer, as a stage owns it.
+/// The part of a repeated layer that a stage owns.
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct Repeated<L> {
-    /// Index of the first one.
+    /// The index of its first layer.
     first: usize,
     layers: Vec<L>,
 }
 
 impl<L> Repeated<L> {
-    /// The same part of other layers.
+    /// The same part, with converted layers.
     pub(crate) fn map<K>(self, change: impl FnMut(L) -> K) -> Repeated<K> {
         Repeated { first: self.first, layers: self.layers.into_iter().map(change).collect() }
     }
 }
 
-/// Divides repeated layers into parts, one for each stage that runs some.
+/// Divides repeated layers into parts, one for each stage that runs some of them.
 #[doc(hidden)]
 pub fn spread<R: Repeat, const PARTS: usize>(
     repeated: R,
@@ -79,13 +79,13 @@ pub fn spread<R: Repeat, const PARTS: usize>(
     }))
 }
 
-/// The opposite of [`spread`].
+/// Joins the parts again: the inverse of [`spread`].
 #[doc(hidden)]
 pub fn gather_parts<R: Repeat, const PARTS: usize>(parts: [Repeated<R::Layer>; PARTS]) -> R {
     R::from_layers(parts.into_iter().flat_map(|part| part.layers).collect())
 }
 
-/// Something whose layers can be run one after the other: a part in a stage, or the whole in an
+/// A collection of layers that run one after the other: a part in a stage, or all of them in an
 /// unpipelined run.
 #[doc(hidden)]
 pub trait Each {

@@ -1,4 +1,4 @@
-//! Layers that pipelines need and tch does not have.
+//! Layers for pipelines that tch does not have.
 
 mod deferred_batch_norm;
 
@@ -8,6 +8,19 @@ use tch::Tensor;
 
 use crate::model::{Context, Layer};
 
+/// The identity, for any type: a place for a stage boundary or a skip. For a layer that may be
+/// absent, use an `Option` of the layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Identity;
+
+impl<T> Layer<T> for Identity {
+    type Out = T;
+
+    fn run(&self, input: T, _cx: &Context) -> T {
+        input
+    }
+}
+
 /// Joins the input and a popped skip along one dimension: `[N, C, ...]` and `[N, D, ...]` to
 /// `[N, C + D, ...]` for the default, dimension 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +29,7 @@ pub struct Concat {
 }
 
 impl Concat {
-    /// Along dimension `dim`.
+    /// Joins along dimension `dim`.
     pub fn new(dim: i64) -> Self {
         Self { dim }
     }

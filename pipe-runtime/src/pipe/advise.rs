@@ -1,4 +1,4 @@
-//! Advice: which settings would be better, by the simulator.
+//! Advice by simulation: which settings would make a training step faster.
 
 use pipe_schedule::{Advice, Costs, Options, Stages, Units, advise};
 use tch::Device;
@@ -7,25 +7,36 @@ use super::handle::Pipe;
 use crate::error::{Error, Result};
 use crate::stages::Pipeline;
 
-/// What an action takes besides its work, in seconds: it is handed from one thread to another,
-/// which may have to be woken.
+/// Time that an action takes on top of its work, in seconds: another thread takes it over, and may
+/// have to be woken.
 const HAND_OFF: f64 = 20e-6;
 
 impl<M: Pipeline> Pipe<M> {
-    /// The schedule, number of micro-batches and checkpointing with which a training step of this
-    /// model is fastest, of those that need no more than `memory` bytes on any rank (a device; on
-    /// the CPU, one of as many as it has cores at most), by the simulator: with what to write, why,
-    /// and what else there is.
+    /// Finds the schedule, number of micro-batches and checkpoint mode with which a training step
+    /// of this model is fastest, by simulation. Only settings that need at most `memory` bytes on
+    /// each rank are considered. A rank is a device; on the CPU, there are at most as many ranks as
+    /// cores. The advice has the settings to write, the reason, and the alternatives.
     ///
-    /// `costs` are those of this pipeline as it is, from a trace:
-    /// [`Trace::costs`](pipe_schedule::Trace::costs). The stages stay as they are annotated. Half
-    /// and twice as many micro-batches are looked at besides as many as there are, because the
-    /// times of others cannot be known from these: trace again there. What the optimizer keeps is
-    /// not in a trace: add it to the stages' `parameters`.
+    /// `costs` are the costs of this pipeline as it is, from a trace:
+    /// [`Trace::costs`](pipe_schedule::Trace::costs). The stages stay as annotated. Half and twice
+    /// the present number of micro-batches are tried too. The costs of other numbers cannot be
+    /// derived from these: trace again with them. A trace does not have the optimizer's state: add
+    /// it to the stages' `parameters`.
+    ///
+    /// ```no_run
+    /// # use pipe_runtime::{Pipe, Pipeline, Trace};
+    /// # fn example<M: Pipeline>(pipe: &Pipe<M>, trace: &Trace) -> pipe_runtime::Result<()> {
+    /// let advice = pipe.advise(&trace.costs(), Some(8 << 30))?; // in 8 GiB per device
+    /// if let Some(best) = &advice.best {
+    ///     println!("#[pipeline({})]", best.settings());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
-    /// If the costs are those of another model.
+    /// Fails if the costs are for another number of stages.
     pub fn advise(&self, costs: &Costs, memory: Option<u64>) -> Result<Advice> {
         let stages = &self.built().stages;
         if costs.stages.len() != stages.len() {
@@ -43,6 +54,7 @@ impl<M: Pipeline> Pipe<M> {
             options.ranks =
                 (1..=cores.min(stages.len())).rev().filter(|ranks| stages.len().is_multiple_of(*ranks)).collect();
             options.stages = Stages::Fixed;
+            options.cores = Some(cores);
         } else {
             options.stages = Stages::On(rank_of.to_vec());
         }

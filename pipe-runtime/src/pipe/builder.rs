@@ -4,7 +4,18 @@ use crate::model::{Checkpoint, Vars};
 use crate::run::{Choices, IntoSchedule, PipelineCore};
 use crate::stages::{Graph, Pipeline};
 
-/// Settings of a pipeline that is about to be built; those left out are the annotated ones.
+/// The settings of a pipeline that is about to be built. Settings that are not made are those of
+/// the annotations.
+///
+/// ```no_run
+/// # use pipe_runtime::{Checkpoint, PipeBuilder, Pipeline, ScheduleKind};
+/// # fn example<M: Pipeline>(builder: PipeBuilder<'_, M>) -> pipe_runtime::Result<()> {
+/// // `net.pipe(&vars)` makes the builder.
+/// let pipe = builder.chunks(8).checkpoint(Checkpoint::Never).schedule(ScheduleKind::OneFOneB).build()?;
+/// assert_eq!(pipe.chunks(), 8);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct PipeBuilder<'v, M> {
@@ -19,81 +30,80 @@ impl<'v, M: Pipeline> PipeBuilder<'v, M> {
         Self { model, vars, choices: Choices::new() }
     }
 
-    /// Into how many micro-batches a mini-batch is split, at most; `None` for the annotated number,
-    /// or 1 if none is.
+    /// Sets the greatest number of micro-batches that a mini-batch is split into. `None` is the
+    /// annotated number, or 1 if there is none.
     pub fn chunks(mut self, chunks: impl Into<Option<usize>>) -> Self {
         self.choices.chunks = chunks.into();
         self
     }
 
-    /// Which micro-batches are checkpointed; `None` for the annotated mode, or all but the last if
-    /// none is.
+    /// Sets which micro-batches are checkpointed. `None` is the annotated mode, or all but the last
+    /// if there is none.
     pub fn checkpoint(mut self, checkpoint: impl Into<Option<Checkpoint>>) -> Self {
         self.choices.checkpoint = checkpoint.into();
         self
     }
 
-    /// The order in which [`Pipe::train_step`] works: a [`ScheduleKind`](crate::ScheduleKind), or a
-    /// custom [`Schedule`](pipe_schedule::Schedule); `None` for the annotated one, or GPipe's if
-    /// none is. [`Pipe::forward`] and `backward()` are for GPipe's order: a pipeline
-    /// that is built for another schedule refuses them where gradients are recorded.
+    /// Sets the schedule of [`Pipe::train_step`]: a [`ScheduleKind`](crate::ScheduleKind), or a
+    /// custom [`Schedule`](pipe_schedule::Schedule). `None` is the annotated schedule, or GPipe's
+    /// if there is none. [`Pipe::forward`] with `backward()` works in GPipe's order only: a
+    /// pipeline that is built for another schedule refuses it where gradients are recorded.
     ///
-    /// A custom schedule is for its number of micro-batches, which [`chunks`](Self::chunks)
-    /// then is if it is not set; a mini-batch that gives fewer goes through it without the
-    /// others' actions. It may place the stages on ranks as it likes, as far as devices let it.
-    /// What recomputations it leaves out are put right before their backwards.
+    /// A custom schedule has a number of micro-batches, which is the default of
+    /// [`chunks`](Self::chunks). For a mini-batch with fewer of them, the actions of the others are
+    /// left out. The schedule may place the stages on any ranks that the devices allow.
+    /// Recomputations that it lacks are put right before their backwards.
     pub fn schedule(mut self, schedule: impl IntoSchedule) -> Self {
         self.choices.schedule = schedule.into_choice();
         self
     }
 
-    /// Over how many ranks a schedule with several stages per rank loops, where all stages are on
-    /// the CPU; by default, each rank has two (or as many as the schedule wants). On accelerators,
-    /// a rank is a device.
+    /// Sets the number of ranks of a schedule with several stages per rank, if all stages are on
+    /// the CPU. By default, each rank has two stages, or as many as the schedule needs. On
+    /// accelerators, each device is a rank.
     pub fn ranks(mut self, ranks: usize) -> Self {
         self.choices.ranks = Some(ranks);
         self
     }
 
-    /// How many threads libtorch uses inside one operator of a stage. An equal share of the
-    /// caller's ([`tch::get_num_threads`]) if not set.
+    /// Sets the number of threads that libtorch uses inside one operator of a stage. The default is
+    /// an equal share of the caller's threads ([`tch::get_num_threads`]).
     pub fn intra_op_threads(mut self, threads: usize) -> Self {
         self.choices.intra_op_threads = Some(threads);
         self
     }
 
-    /// Whether matrix products add a weight's gradient straight to its sum over the micro-batches,
-    /// as Megatron-LM's `gradient_accumulation_fusion` does; off by default. It saves a tensor of
-    /// the weight's size per micro-batch, and the time to write and read it: the wider the layers
-    /// and the fewer rows a micro-batch has, the more.
+    /// Sets whether matrix products add a weight's gradient directly to its sum over the
+    /// micro-batches, as Megatron-LM's `gradient_accumulation_fusion` does. Off by default. It
+    /// saves a tensor of the weight's size per micro-batch, and the time to write and read it. The
+    /// gain grows with the width of the layers, and as micro-batches have fewer rows.
     ///
-    /// It is for the weights of `linear` and second factors of `matmul` with two dimensions, as
-    /// they are or transposed by `tr`, of a real floating type, from a stage's second micro-batch
-    /// on. A weight that autocast converts is added up as without this, and so are all where
-    /// tensors have hooks. Their gradients then differ from those of the
-    /// [unpipelined](crate::Unpipelined) run by rounding, where otherwise they are equal to the
-    /// bit.
+    /// It applies to the weights of `linear` and to second factors of `matmul` with two dimensions,
+    /// as they are or transposed by `tr`, of a real floating type, from a stage's second
+    /// micro-batch on. It does not apply to a weight that autocast converts, nor where tensors have
+    /// hooks. The gradients differ by rounding from those of the [unpipelined](crate::Unpipelined)
+    /// run; without this setting, they are equal to the bit.
     pub fn fuse_gradient_accumulation(mut self, fuse: bool) -> Self {
         self.choices.fuse_gradient_accumulation = fuse;
         self
     }
 
-    /// Whether a step may leave numbers that are not finite; off by default. A training step
-    /// whose loss is infinite or NaN fails then, and so does every call in training mode whose
-    /// layers make a variable so that was finite (running statistics); what has been changed is
-    /// put back. A loss scaler that skips such steps itself switches this on. On an accelerator,
-    /// the check reads one flag back per call.
+    /// Sets whether a step may leave numbers that are not finite. Off by default: then a training
+    /// step whose loss is infinite or NaN fails, and so does a call in training mode whose layers
+    /// make a finite variable (running statistics) infinite or NaN. All changes are undone. Switch
+    /// it on for a loss scaler that skips such steps itself. On an accelerator, the check reads
+    /// back one flag per call.
     pub fn allow_non_finite(mut self, allow: bool) -> Self {
         self.choices.allow_non_finite = allow;
         self
     }
 
-    /// Takes the model apart into stages and starts the threads that run them.
+    /// Splits the model into stages and starts the threads that run them.
     ///
     /// # Errors
     ///
-    /// If a setting is out of range, the schedule is not valid or does not fit the model, repeated
-    /// layers do not fit their devices, or a thread cannot be started.
+    /// Fails if a setting is out of range, if the schedule is not valid or does not fit the model,
+    /// if repeated layers do not fit their devices, or if a thread cannot be started.
     pub fn build(self) -> Result<Pipe<M>> {
         let mut graph = Graph::new();
         let plain = self.model.disassemble(&mut graph)?;

@@ -10,28 +10,58 @@ use crate::stages::{Layers, Pipeline};
 
 /// A model that runs as a pipeline.
 ///
-/// It starts in training mode. The fields marked `#[not_a_layer]` are readable through it.
+/// ```no_run
+/// # use pipe_runtime::{Pipe, Pipeline};
+/// # use tch::{Tensor, nn, nn::OptimizerConfig};
+/// # fn example<M: Pipeline<Input = Tensor, Output = Tensor>>(
+/// #     mut pipe: Pipe<M>, vars: &pipe_runtime::Vars, batches: Vec<(Tensor, Tensor)>, test: &Tensor,
+/// # ) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut optimizer = nn::Adam::default().build(vars.var_store(), 1e-3)?;
+/// for (x, y) in &batches {
+///     pipe.train_step(x, y, |output, y: &Tensor| output.cross_entropy_for_logits(y))?;
+///     optimizer.step();
+///     optimizer.zero_grad();
+/// }
+/// let logits = pipe.predict(test)?;
+/// let model: M = pipe.into_inner(); // whole again
+/// # Ok(())
+/// # }
+/// ```
+///
+/// It starts in training mode. Fields marked `#[not_a_layer]` can be read through it.
 pub struct Pipe<M: Pipeline> {
     pub(super) core: PipelineCore,
     pub(super) plain: M::Plain,
 }
 
 impl<M: Pipeline> Pipe<M> {
-    /// What runs where.
+    /// The plan: which layer runs in which stage, and where skips go.
     pub const PLAN: Plan = M::PLAN;
 
-    /// Runs a mini-batch through the stages, micro-batch by micro-batch, and gives the joined
-    /// output.
+    /// Runs a mini-batch through the stages, in micro-batches, and returns the joined output.
     ///
-    /// It is transparent: the output carries autograd as the plain model's would, and `backward()`
-    /// on anything made from it runs the pipelined backward. Where no gradient can be asked for
-    /// (under [`tch::no_grad`], or with nothing that requires one), nothing is kept.
+    /// The output carries autograd as the plain model's would: `backward()` on anything computed
+    /// from it runs the pipelined backward. Nothing is kept where no gradient can be asked for
+    /// (under [`tch::no_grad`], or if nothing requires one).
+    ///
+    /// ```no_run
+    /// # use pipe_runtime::{Pipe, Pipeline};
+    /// # use tch::Tensor;
+    /// # fn example<M: Pipeline<Input = Tensor, Output = Tensor>>(
+    /// #     mut pipe: Pipe<M>, x: &Tensor, y: &Tensor,
+    /// # ) -> pipe_runtime::Result<()> {
+    /// let output = pipe.forward(x)?;
+    /// let loss = (output - y).square().mean(tch::Kind::Float); // over the whole batch
+    /// loss.backward(); // adds to the gradients of the variables
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
-    /// If the inputs cannot be split or the outputs cannot be joined, or a layer fails: then the
-    /// first [`Failure`](crate::Failure) in the schedule's order. Parameters, gradients and
-    /// statistics are as before, and the pipeline can be used again.
+    /// Fails if the inputs cannot be split, if the outputs cannot be joined, or if a layer fails:
+    /// then with the first [`Failure`](crate::Failure) in the schedule's order. Parameters,
+    /// gradients and statistics are unchanged, and the pipeline can be used again.
     pub fn forward(&mut self, inputs: impl IntoFlow<M::Input>) -> Result<M::Output> {
         let mut forwarded = self.core.forward(&PackedValue::of(inputs.into_flow()))?;
         let joined = M::Output::join(PackedValue::unpack_all(forwarded.take_outputs()), &forwarded.shape);
@@ -39,17 +69,52 @@ impl<M: Pipeline> Pipe<M> {
         joined
     }
 
+    /// Returns the output for `inputs` in evaluation mode, and keeps nothing for a backward.
+    /// Afterwards, the pipeline's mode and tch's grad mode are what they were before. It works with
+    /// every schedule.
+    ///
+    /// # Errors
+    ///
+    /// Fails in the same cases as [`forward`](Pipe::forward).
+    pub fn predict(&mut self, inputs: impl IntoFlow<M::Input>) -> Result<M::Output> {
+        self.evaluating(|pipe| {
+            let _no_grad = tch::no_grad_guard();
+            pipe.forward(inputs)
+        })
+    }
+
+    /// Runs `evaluate` in [evaluation mode](Pipe::eval). Afterwards, the mode is what it was
+    /// before, even after an error or a panic.
+    ///
+    /// Grad mode is not changed. [`predict`](Pipe::predict) also switches that off.
+    pub fn evaluating<T>(&mut self, evaluate: impl FnOnce(&mut Self) -> T) -> T {
+        /// Restores the mode when dropped.
+        struct Evaluation<'p, M: Pipeline> {
+            pipe: &'p mut Pipe<M>,
+            was_training: bool,
+        }
+        impl<M: Pipeline> Drop for Evaluation<'_, M> {
+            fn drop(&mut self) {
+                self.pipe.core.training = self.was_training;
+            }
+        }
+        let was_training = self.is_training();
+        self.eval();
+        let guard = Evaluation { pipe: self, was_training };
+        evaluate(&mut *guard.pipe)
+    }
+
     pub(super) fn built(&self) -> &Arc<BuiltPipeline> {
         &self.core.pipeline
     }
 
-    /// Training mode: dropout is on, batch norm uses the batch's statistics and updates the running
-    /// ones, checkpointing applies.
+    /// Sets training mode: dropout is on, batch norm uses the batch's statistics and updates the
+    /// running ones, and checkpointing applies.
     pub fn train(&mut self) {
         self.core.training = true;
     }
 
-    /// Evaluation mode.
+    /// Sets evaluation mode: dropout is off, and batch norm uses the running statistics.
     pub fn eval(&mut self) {
         self.core.training = false;
     }
@@ -64,7 +129,7 @@ impl<M: Pipeline> Pipe<M> {
         self.core.chunks
     }
 
-    /// The order of training steps.
+    /// The schedule of training steps.
     pub fn schedule(&self) -> &ScheduleChoice {
         &self.built().schedule
     }
@@ -74,8 +139,7 @@ impl<M: Pipeline> Pipe<M> {
         self.built().checkpoint
     }
 
-    /// The model, whole again. Graphs of earlier calls that would have to recompute a stage fail
-    /// from now on.
+    /// Returns the model. Graphs of earlier calls that need to recompute a stage fail from now on.
     pub fn into_inner(self) -> M {
         let stages = self.built().stages.iter().map(|slot| lock(&slot.body).take());
         let stages = stages.collect::<Option<Vec<_>>>().expect("only this handle takes the stages out");

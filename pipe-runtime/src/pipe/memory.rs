@@ -14,12 +14,12 @@ use crate::torch::{memory, reset_peaks};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MemoryReport {
-    /// The memory of each accelerator, in the order of the stages. The CPU's allocator keeps no
-    /// count, so there is none of it.
+    /// The memory of each accelerator, in the order of the stages. CPU stages are not listed,
+    /// because the CPU's allocator does not count.
     pub devices: Vec<DeviceMemory>,
 }
 
-/// What the allocator of one device has handed out, in bytes, to the whole process.
+/// Memory that one device's allocator has handed out to the whole process, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeviceMemory {
@@ -27,11 +27,12 @@ pub struct DeviceMemory {
     pub device: Device,
     /// In use now.
     pub allocated: u64,
-    /// In use at most, since the process started or the last [`reset_peaks`](Pipe::reset_peaks).
+    /// Peak of what is in use, since the process started or since the last
+    /// [`reset_peaks`](Pipe::reset_peaks).
     pub peak_allocated: u64,
-    /// Taken from the device now, in use or kept for later.
+    /// Taken from the device now: in use, or cached by the allocator.
     pub reserved: u64,
-    /// Taken from the device at most.
+    /// Peak of what is taken from the device.
     pub peak_reserved: u64,
 }
 
@@ -40,7 +41,7 @@ impl<M: Pipeline> Pipe<M> {
     ///
     /// # Errors
     ///
-    /// If libtorch cannot say.
+    /// Fails if libtorch cannot read the allocator's numbers.
     pub fn memory(&self) -> Result<MemoryReport> {
         let mut devices = Vec::new();
         for device in self.accelerators() {
@@ -57,17 +58,17 @@ impl<M: Pipeline> Pipe<M> {
         Ok(MemoryReport { devices })
     }
 
-    /// Lets the peaks of [`memory`](Self::memory) start again from what is in use now. They are the
-    /// process's: `torch`'s own functions see this too.
+    /// Restarts the peaks of [`memory`](Self::memory) from what is in use now. The peaks are those
+    /// of the process, so `torch`'s own functions see the restart too.
     ///
     /// # Errors
     ///
-    /// If libtorch cannot.
+    /// Fails if libtorch cannot reset the allocator's numbers.
     pub fn reset_peaks(&self) -> Result<()> {
         Ok(self.accelerators().into_iter().try_for_each(reset_peaks)?)
     }
 
-    /// Each once.
+    /// The accelerators of the pipeline, without duplicates.
     fn accelerators(&self) -> Vec<Device> {
         let mut devices: Vec<Device> = Vec::new();
         for stage in &self.built().stages {

@@ -14,14 +14,29 @@ use crate::run::{Given, Loss, TrainRun, check_targets, loss_is_not_finite};
 use crate::stages::Pipeline;
 use crate::torch::{GradMode, grad_enabled, is_finite};
 
-/// How the mini-batch's loss is made of the micro-batches' losses.
+/// How the loss of the mini-batch is computed from the losses of the micro-batches.
+///
+/// ```no_run
+/// # use pipe_runtime::{Pipe, Pipeline, Reduction};
+/// # use tch::{Kind, Tensor};
+/// # fn example<M: Pipeline<Input = Tensor, Output = Tensor>>(
+/// #     mut pipe: Pipe<M>, x: &Tensor, labels: &Tensor,
+/// # ) -> pipe_runtime::Result<()> {
+/// // `cross_entropy_for_logits` leaves out the rows with the label -100, and is the mean of the others.
+/// let counted = |labels: &Tensor| labels.ne(-100).sum(Kind::Int64).int64_value(&[]) as f64;
+/// let loss = |output: &Tensor, labels: &Tensor| output.cross_entropy_for_logits(labels);
+/// pipe.step().reduction(Reduction::Weighted(&counted)).run(x, labels, loss)?;
+/// # Ok(())
+/// # }
+/// ```
 pub enum Reduction<'a, T> {
     /// The sum: for a loss that is a sum over rows.
     Sum,
-    /// The mean, each micro-batch weighted by its rows: for a loss that is a mean over rows.
+    /// The mean, where each micro-batch is weighted by its number of rows: for a loss that is a
+    /// mean over rows.
     MeanRows,
-    /// The mean, each micro-batch weighted by this number, made of its targets: for a loss that is
-    /// a mean over something else than rows, such as those that are not ignored.
+    /// The mean, where each micro-batch is weighted by this number, computed from its targets. For
+    /// a loss that is a mean over something other than rows, such as the rows that are not ignored.
     Weighted(&'a dyn Fn(&T) -> f64),
 }
 
@@ -36,27 +51,38 @@ impl<T> Copy for Reduction<'_, T> {}
 impl<M: Pipeline> Pipe<M> {
     /// Runs a training step: forward, loss and backward, in the order of the pipeline's schedule.
     ///
-    /// `loss` is given a micro-batch's output and targets and makes a scalar, the mean over rows.
-    /// It runs on the calling thread and may borrow. For another reduction, or to keep the output,
-    /// use [`step`](Self::step).
+    /// `loss` gets the output and the targets of one micro-batch and returns a scalar, the mean
+    /// over its rows. It runs on the calling thread and may borrow from it. For another reduction,
+    /// or to keep the output, use [`step`](Self::step).
     ///
-    /// Gradients are added to the parameters' own, so they accumulate over steps until they are
-    /// zeroed. `optimizer.step()` comes next.
+    /// ```no_run
+    /// # use pipe_runtime::{Pipe, Pipeline};
+    /// # use tch::Tensor;
+    /// # fn example<M: Pipeline<Input = Tensor, Output = Tensor>>(
+    /// #     mut pipe: Pipe<M>, x: &Tensor, y: &Tensor,
+    /// # ) -> pipe_runtime::Result<()> {
+    /// let report = pipe.train_step(x, y, |output, y: &Tensor| output.mse_loss(y, tch::Reduction::Mean))?;
+    /// println!("loss {}", f64::try_from(report.loss)?);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
-    /// `loss` is called once for each micro-batch, whatever is recomputed, and may change what it
-    /// captures. It sees the rows of one micro-batch: a loss that compares all rows of the batch
-    /// with each other (a contrastive one) belongs into [`forward`](Self::forward) and
-    /// `backward()`.
+    /// Gradients are added to those that the parameters already have, so they accumulate over steps
+    /// until they are zeroed. Call `optimizer.step()` next.
     ///
-    /// A micro-batch's output is freed as soon as its loss is made, and its gradient, as large as
-    /// it is, waits for the last stage's backward. In 1F1B that comes right after, so what a step
-    /// holds does not grow with the number of micro-batches.
+    /// `loss` is called once per micro-batch, even if stages are recomputed, and may change what it
+    /// captures. It sees the rows of one micro-batch only. For a loss that compares all rows of the
+    /// batch with each other (a contrastive loss), use [`forward`](Self::forward) and `backward()`.
+    ///
+    /// The output of a micro-batch is freed as soon as its loss is computed. Its gradient, which is
+    /// as large, waits for the backward of the last stage. In 1F1B that comes right after, so the
+    /// memory of a step does not grow with the number of micro-batches.
     ///
     /// # Errors
     ///
-    /// As [`forward`](Self::forward); besides, if no micro-batch's loss carries a gradient, or
-    /// one that counts is not finite. On failure, parameters, gradients and statistics are as
-    /// before.
+    /// Fails in the same cases as [`forward`](Self::forward), if no micro-batch's loss has a
+    /// gradient, or if the loss of a micro-batch with a nonzero weight is not finite. After a
+    /// failure, parameters, gradients and statistics are unchanged.
     pub fn train_step<T: Flow>(
         &mut self,
         inputs: impl IntoFlow<M::Input>,
@@ -66,8 +92,8 @@ impl<M: Pipeline> Pipe<M> {
         self.step().run(inputs, targets, loss)
     }
 
-    /// Prepares a training step with options: the reduction of the loss, and whether the output is
-    /// kept.
+    /// Prepares a training step with options: the reduction of the loss, and whether to keep the
+    /// output.
     ///
     /// ```no_run
     /// # use pipe_runtime::{Pipe, Pipeline, Reduction};
@@ -86,28 +112,28 @@ impl<M: Pipeline> Pipe<M> {
     }
 }
 
-/// A training step that is about to run. Made by [`Pipe::step`].
+/// A training step that is being prepared. Made by [`Pipe::step`].
 ///
-/// `T` is the type of the targets, `O` that of the report's output.
+/// `T` is the type of the targets, `O` the type of the report's output.
 #[must_use = "a training step does nothing until `run` is called"]
 pub struct TrainStep<'a, M: Pipeline, T, O = ()> {
     pipe: &'a mut Pipe<M>,
     reduction: Reduction<'a, T>,
     keeps_output: bool,
-    /// Joins the micro-batches' outputs, of which there are none unless they are kept.
+    /// Joins the outputs of the micro-batches. There are none unless they are kept.
     join: fn(Vec<M::Output>, &MiniBatch) -> Result<O>,
 }
 
 impl<'a, M: Pipeline, T: Flow, O> TrainStep<'a, M, T, O> {
-    /// Sets how the mini-batch's loss is made of the micro-batches' losses;
-    /// [`MeanRows`](Reduction::MeanRows) if not set.
+    /// Sets how the loss of the mini-batch is computed from the losses of the micro-batches;
+    /// [`MeanRows`](Reduction::MeanRows) is the default.
     pub fn reduction(mut self, reduction: Reduction<'a, T>) -> Self {
         self.reduction = reduction;
         self
     }
 
-    /// Keeps the output: the report has it, joined over the micro-batches. It takes memory for the
-    /// whole mini-batch, which for a language model can be more than all else.
+    /// Keeps the output: the report has it, joined over the micro-batches. This takes memory for
+    /// the whole mini-batch. For a language model, that can be more than everything else.
     pub fn keep_output(self) -> TrainStep<'a, M, T, M::Output> {
         TrainStep { pipe: self.pipe, reduction: self.reduction, keeps_output: true, join: M::Output::join }
     }
@@ -116,8 +142,8 @@ impl<'a, M: Pipeline, T: Flow, O> TrainStep<'a, M, T, O> {
     ///
     /// # Errors
     ///
-    /// As [`Pipe::train_step`]; besides, if the output is kept and cannot be joined, or if
-    /// [`Reduction::Weighted`] gives a negative number, one that is not finite, or zeros alone.
+    /// Fails in the same cases as [`Pipe::train_step`], if the output is kept and cannot be joined,
+    /// or if the numbers of [`Reduction::Weighted`] are negative, not finite, or all zero.
     pub fn run(
         self,
         inputs: impl IntoFlow<M::Input>,
@@ -144,12 +170,13 @@ impl<'a, M: Pipeline, T: Flow, O> TrainStep<'a, M, T, O> {
             cx.layer("loss").enter(|cx| {
                 let micro_batch = cx.micro_batch();
                 let value = loss(&value.unpack(), &targets[micro_batch]);
-                // The closure may have filled the caller's tensors again, which stages still need.
+                // The closure may have changed the caller's tensors in place, and stages may still
+                // need them.
                 sources.tell_parts().unwrap_or_else(|error| give_up(error.to_string()));
                 check_loss(&value, micro_batch, allow_non_finite || weights[micro_batch] == 0.)
                     .unwrap_or_else(|words| give_up(words));
-                // A copy: some of libtorch's losses are one number in memory for as many as the
-                // output has.
+                // A copy, because some of libtorch's losses are one number in memory that was
+                // allocated for the whole output.
                 losses[micro_batch] = Some(value.detach().copy());
                 value
             })
@@ -181,7 +208,7 @@ impl<'a, M: Pipeline, T: Flow, O> TrainStep<'a, M, T, O> {
                 stages: stage_reports(&pipe.built().routes, &trained.in_flight, &trained.transit),
             })
         };
-        // The gradients come last: what fails before leaves none.
+        // Gradients are committed last, so that an earlier failure leaves none.
         let report = report().and_then(|report| trained.commit().map(|()| report));
         if report.is_err() {
             trained.undo()?;
@@ -199,15 +226,15 @@ impl<M: Pipeline, T, O> fmt::Debug for TrainStep<'_, M, T, O> {
     }
 }
 
-/// The targets of each micro-batch; without a part to split, all of them for each. They must be on
-/// the last stage's `device`, where the loss is made.
+/// Splits the targets into micro-batches; targets without a part to split go whole to each. They
+/// must be on the last stage's `device`, where the loss is computed.
 fn split_targets<T: Flow>(targets: &PackedValue, device: Device, shape: &MiniBatch) -> Result<Vec<T>> {
     check_targets(device, targets.tensors.iter().map(|item| item.tensor.device()))?;
     Ok(PackedValue::unpack_all(scatter_targets(targets, shape)?))
 }
 
-/// Whether the loss is one number, and a finite one unless it need not be (on an accelerator,
-/// that is looked at later).
+/// Checks that the loss is one number and, unless `any_number`, that it is finite. On an
+/// accelerator, the second check happens later.
 fn check_loss(value: &Tensor, micro_batch: usize, any_number: bool) -> Result<(), String> {
     if value.numel() != 1 {
         return Err(format!(
@@ -238,8 +265,8 @@ fn weights<T>(reduction: Reduction<'_, T>, targets: &[T], shape: &MiniBatch) -> 
     }
 }
 
-/// The weighted sum. A micro-batch without weight does not count, whatever its loss is (a mean over
-/// nothing is NaN).
+/// Computes the weighted sum. A micro-batch of weight 0 does not count, even if its loss is NaN
+/// (the mean over no elements).
 fn total(losses: &[Tensor], weights: &[f64]) -> Result<Tensor> {
     let mut parts = Vec::with_capacity(losses.len());
     for (loss, &weight) in losses.iter().zip(weights) {

@@ -2,36 +2,36 @@ use tch::Tensor;
 
 use crate::stages::Route;
 
-/// Result of a training step.
+/// The result of a training step.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct StepReport<O = ()> {
-    /// The mini-batch's loss, a scalar.
+    /// The loss of the mini-batch, a scalar.
     pub loss: Tensor,
-    /// The micro-batches' own losses, scalars.
+    /// The loss of each micro-batch, scalars.
     pub losses: Vec<Tensor>,
-    /// The output, joined over the micro-batches and without a gradient, if the step
-    /// [keeps it](crate::TrainStep::keep_output); otherwise nothing.
+    /// The output, joined over the micro-batches and without a gradient, if the step [keeps
+    /// it](crate::TrainStep::keep_output); `()` otherwise.
     pub output: O,
-    /// What each stage held at once, from the first stage to the last.
+    /// The peaks of each stage, from the first stage to the last.
     pub stages: Vec<StageReport>,
 }
 
-/// Peaks of what a stage held in a training step.
+/// Peaks of one stage in a training step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StageReport {
-    /// Peak number of micro-batches in flight: from a micro-batch's forward until its backward, the
+    /// Peak number of micro-batches in flight. From a micro-batch's forward until its backward, the
     /// stage holds its activations, or the inputs to recompute them from.
     pub peak_in_flight: usize,
-    /// Peak number of inputs that waited for the stage, the caller's own not counted.
+    /// Peak number of inputs that waited for the stage. The caller's own inputs are not counted.
     pub peak_queued: usize,
-    /// Peak number of values that waited for the stage on one skip, of the skip with the most.
+    /// Peak number of values that waited for the stage on one skip, for the skip with the most.
     pub peak_skips: usize,
 }
 
-/// What each stage held at once, from the peaks of the micro-batches `in_flight`, by stage, and of
-/// the values in `transit`, by route.
+/// Builds the report of each stage from the peaks of the micro-batches `in_flight` (by stage) and
+/// of the values in `transit` (by route).
 pub(super) fn stage_reports(routes: &[Route], in_flight: &[usize], transit: &[usize]) -> Vec<StageReport> {
     let report = |(stage, &peak_in_flight): (usize, &usize)| {
         let most = |is_skip: bool| {

@@ -8,9 +8,9 @@ use crate::run::{check_chunks, check_threads};
 use crate::threads::IntraOpThreads;
 use crate::torch::{Draw, LayerRng, Modes, grad_enabled, panic_message};
 
-/// The run that every pipelined run is compared with: the same layers one after the other on one
-/// device and one thread, with the same micro-batches, order and random numbers, and libtorch's own
-/// backward.
+/// The reference for pipelined runs: the same layers, run one after the other on one device and one
+/// thread. Micro-batches, their order and random numbers are the same; the backward is libtorch's
+/// own.
 #[derive(Debug)]
 #[must_use = "an unpipelined run does nothing until `forward` is called"]
 pub struct Unpipelined<'m, M> {
@@ -26,31 +26,33 @@ impl<'m, M: Model> Unpipelined<'m, M> {
         Self { model, chunks: None, training: true, intra_op_threads: None }
     }
 
-    /// Into how many micro-batches a mini-batch is split, at most. 1 if neither set nor annotated.
+    /// The greatest number of micro-batches that a mini-batch is split into. 1 if it is neither set
+    /// nor annotated.
     pub fn chunks(mut self, chunks: usize) -> Self {
         self.chunks = Some(chunks);
         self
     }
 
-    /// Training or evaluation mode; training if not set.
+    /// Sets training or evaluation mode; training is the default.
     pub fn training(mut self, training: bool) -> Self {
         self.training = training;
         self
     }
 
-    /// How many threads libtorch uses inside one operator of the forward; the caller's if not set.
-    /// The backward is libtorch's own and always uses the caller's.
+    /// Sets the number of threads that libtorch uses inside one operator of the forward; the
+    /// caller's number is the default. The backward is libtorch's own and always uses the caller's
+    /// number.
     pub fn intra_op_threads(mut self, threads: usize) -> Self {
         self.intra_op_threads = Some(threads);
         self
     }
 
-    /// Runs a mini-batch, micro-batch by micro-batch, and gives the joined output.
+    /// Runs a mini-batch, one micro-batch after the other, and returns the joined output.
     ///
     /// # Errors
     ///
-    /// As [`Pipe::forward`](crate::Pipe::forward), but for running statistics, which stay as the
-    /// failed layer left them.
+    /// Fails in the same cases as [`Pipe::forward`](crate::Pipe::forward). Running statistics then
+    /// stay as the failed layer left them.
     pub fn forward(self, inputs: impl IntoFlow<M::Input>) -> Result<M::Output>
     where
         M: Layer<M::Input, Out = M::Output>,

@@ -14,17 +14,17 @@ use crate::model::{Checkpoint, State};
 use crate::stages::{Route, Stage, crossings};
 use crate::threads::IntraOpThreads;
 
-/// A built pipeline: the stages, the routes between them, and the threads that run them. It
-/// outlives its handle as long as graphs of its calls wait for their backward.
+/// A built pipeline: the stages, the routes between them, and the threads that run them. Graphs of
+/// its calls keep it alive until their backward.
 pub(crate) struct BuiltPipeline {
     pub(crate) stages: Vec<StageSlot>,
     pub(crate) routes: Vec<Route>,
     engine: Engine<Error>,
     pub(crate) streams: DeviceStreams,
-    /// Which rank (executor's op list) runs each stage.
+    /// The rank (a list of actions of an executor) of each stage.
     rank_of: Vec<usize>,
     pub(crate) checkpoint: Checkpoint,
-    /// The order of training steps.
+    /// The schedule of training steps.
     pub(crate) schedule: ScheduleChoice,
     pub(crate) threads: IntraOpThreads,
     pub(crate) fuse_gradient_accumulation: bool,
@@ -37,14 +37,14 @@ pub(crate) struct BuiltPipeline {
     train_orders: Mutex<Option<(OrderKey, Arc<Order>)>>,
 }
 
-/// One stage on its device.
+/// A stage and its device.
 pub(crate) struct StageSlot {
-    /// Empty once the model was taken out of the pipeline.
+    /// `None` after the model was taken out of the pipeline.
     pub(crate) body: Mutex<Option<Box<dyn Stage>>>,
     pub(crate) device: Device,
 }
 
-/// The two halves of a training step's schedule.
+/// The forward half and the backward half of a training step's schedule.
 pub(crate) struct Orders {
     pub(crate) forward: Arc<Order>,
     pub(crate) backward: Arc<Order>,
@@ -73,7 +73,7 @@ impl BuiltPipeline {
             fuse_gradient_accumulation,
             allow_non_finite,
         } = settings;
-        // What no mini-batch could be run with is an error now.
+        // A schedule that cannot run any mini-batch is an error now.
         let rank_of = match &schedule {
             ScheduleChoice::Published(kind) => {
                 let rank_of = ranks_of(&devices, *kind, ranks)?;
@@ -120,13 +120,13 @@ impl BuiltPipeline {
     pub(crate) fn run(&self, job: Arc<dyn Job<Error = Error>>, local: Option<Local<'_, Error>>) -> Result<()> {
         self.streams.fork()?;
         let outcome = self.engine.run_with(job, local);
-        // Also after a failure: the caller frees what the stages still use.
+        // This is also needed after a failure, because the caller frees what the stages still use.
         let joined = self.streams.join();
         outcome.and(joined.map_err(Error::from))
     }
 
-    /// The order of the steps for so many micro-batches. Kept from call to call: most have the same
-    /// number.
+    /// Returns the order of the steps for this number of micro-batches. It is kept between calls,
+    /// because most have the same number.
     pub(crate) fn orders(&self, micro_batches: usize, checkpointed: bool) -> Result<Arc<Orders>> {
         let key = OrderKey { micro_batches, checkpointed };
         let mut kept = lock(&self.orders);
@@ -143,7 +143,7 @@ impl BuiltPipeline {
         Ok(orders)
     }
 
-    /// The order of a whole training step.
+    /// Returns the order of a whole training step.
     pub(crate) fn train_order(&self, micro_batches: usize, checkpointed: bool) -> Result<Arc<Order>> {
         let key = OrderKey { micro_batches, checkpointed };
         let mut kept = lock(&self.train_orders);
@@ -174,7 +174,7 @@ impl BuiltPipeline {
         self.rank_of[self.rank_of.len() - 1]
     }
 
-    /// The port through which the caller's input comes, and the one through which the output
+    /// The port through which the caller's input arrives, and the port through which the output
     /// leaves.
     pub(crate) fn ends(&self) -> (usize, usize) {
         let end = |is: fn(&Route) -> bool| self.routes.iter().position(is).expect("generated code declares both ends");

@@ -1,16 +1,15 @@
 //! The device streams of a pipeline.
 //!
-//! Each stage on an accelerator computes on a stream of its own, so stages that share a device need
-//! not wait for each other. What goes from one device to another is copied on two more streams, one
-//! on each side, so that copies run beside computation. Order between streams is made by events
-//! alone: the host waits nowhere but where a CPU stage takes what an accelerator has made.
+//! Each stage on an accelerator computes on its own stream, so that stages on one device do not
+//! wait for each other. Transfers from one device to another are copied on two more streams, one on
+//! each side, so that copies overlap with computation. Only events order the streams. The host
+//! waits in one case: if a CPU stage receives a value from an accelerator.
 //!
-//! A caller's own streams are ordered with the stages' at both ends of a run: its work until then
-//! comes before the stages', theirs before its later work. Memory that one stream allocates and
-//! another one uses is marked as such in the allocator, or it could be handed out again too early.
+//! The caller's streams are ordered with the stages' streams at both ends of a run: the caller's
+//! earlier work comes before the run, and its later work after it. Memory that one stream allocates
+//! and another one uses is recorded in the allocator, which could otherwise reuse it too early.
 //!
-//! Where all stages are on the CPU, there are no streams, and each of these functions is a look at
-//! an empty list.
+//! If all stages are on the CPU, there are no streams, and these functions do nothing.
 
 use std::sync::{Arc, Mutex};
 
@@ -24,28 +23,29 @@ use crate::torch::{CopyStreams, Event, OnStream, Stream, TorchError, transfer};
 /// The device streams of a pipeline.
 #[derive(Debug)]
 pub(crate) struct DeviceStreams {
-    /// Each of them once.
+    /// All streams, without duplicates.
     _lent: Lent,
     devices: Vec<Device>,
-    /// By stage: what it computes on; none on the CPU.
+    /// For each stage, the stream on which it computes; `None` on the CPU.
     stages: Vec<Option<Stream>>,
-    /// By route: the streams that its values are copied on.
+    /// For each route, the streams on which its values are copied.
     copies: Vec<RouteStreams>,
 }
 
-/// The streams on which a route's values are copied, and their gradients on the way back.
+/// The streams on which a route's values are copied, and those for gradients in the other
+/// direction.
 #[derive(Clone, Copy, Debug)]
 struct RouteStreams {
     forward: CopyStreams,
     back: CopyStreams,
 }
 
-/// Which way a value goes along a route.
+/// The direction of a transfer along a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Direction {
-    /// A value, to the stage that receives.
+    /// A value, from the sending stage to the receiving stage.
     Forward,
-    /// A gradient, to the stage that has sent.
+    /// A gradient, from the receiving stage to the sending stage.
     Back,
 }
 
@@ -65,7 +65,8 @@ impl DeviceStreams {
                 back: CopyStreams { from: on(to)?, to: on(from)? },
             })
         };
-        // An accelerator has a few tens of streams: all skips between two stages share theirs.
+        // An accelerator has only a few dozen streams, so all skips between two stages share
+        // theirs.
         let mut known: Vec<((usize, usize), RouteStreams)> = Vec::new();
         let mut by_route = Vec::with_capacity(routes.len());
         for route in routes {
@@ -84,12 +85,13 @@ impl DeviceStreams {
         Ok(Self { _lent: lent, devices: devices.to_vec(), stages, copies: by_route })
     }
 
-    /// Gives what this thread does to the stage's stream, until the guard is dropped.
+    /// Makes the stage's stream current for this thread, until the guard is dropped.
     pub(crate) fn enter(&self, stage: usize) -> Result<Option<OnStream>, TorchError> {
         self.stages[stage].map(|stream| stream.enter()).transpose()
     }
 
-    /// Marks what the stage has been given to do until now; nothing on the CPU, where it is done.
+    /// Records an event after the work that is queued on the stage's stream; `None` on the CPU,
+    /// where the work is done already.
     pub(crate) fn mark(&self, stage: usize) -> Result<Option<Arc<Event>>, TorchError> {
         self.stages[stage].map(|stream| stream.record().map(Arc::new)).transpose()
     }
@@ -124,22 +126,23 @@ impl DeviceStreams {
         Ok(())
     }
 
-    /// At the start of a run: what the stages are given from now on comes after what this thread's
-    /// own streams have been given.
+    /// Starts a run: work queued on the stages' streams from now on runs after all work queued on
+    /// this thread's streams.
     pub(crate) fn fork(&self) -> Result<(), TorchError> {
         self.stages.iter().flatten().try_for_each(|stage| stage.wait(&stage.current()?.record()?))
     }
 
-    /// At its end: what this thread's own streams are given from now on comes after all that the
-    /// stages have been given.
+    /// Ends a run: work queued on this thread's streams from now on runs after all work queued on
+    /// the stages' streams.
     pub(crate) fn join(&self) -> Result<(), TorchError> {
         self.stages.iter().flatten().try_for_each(|stage| stage.current()?.wait(&stage.record()?))
     }
 
-    /// This thread will use what a stage made, on its own streams, after [`join`](Self::join).
+    /// Records that this thread's streams will use the results of a stage, after
+    /// [`join`](Self::join).
     pub(crate) fn used_here<'t>(&self, tensors: impl Iterator<Item = &'t Tensor>) -> Result<(), TorchError> {
         for tensor in tensors {
-            // One stage's stream is enough to ask for the current one of its device.
+            // The stream of any stage on a device gives the current stream of that device.
             let stage = self.devices.iter().position(|&device| device == tensor.device());
             if let Some(stream) = stage.and_then(|stage| self.stages[stage]) {
                 stream.current()?.uses(tensor)?;
@@ -149,14 +152,14 @@ impl DeviceStreams {
     }
 }
 
-/// Streams that no pipeline has any more.
+/// Streams of pipelines that no longer exist.
 ///
-/// libtorch takes memory for each stream that has multiplied matrices, and keeps it (32 MiB on a
-/// Hopper GPU): a pipeline that follows another one has its streams.
+/// libtorch allocates a workspace for each stream that multiplies matrices, and keeps it (32 MiB on
+/// a Hopper GPU). So new pipelines reuse the streams of earlier ones.
 static FREE: Mutex<Vec<(Device, Stream)>> = Mutex::new(Vec::new());
 
-/// Streams that are given back when this is dropped, also with work still to do: what comes next on
-/// them comes after it.
+/// Streams that are returned when this is dropped, even if work is still queued on them: later work
+/// on them runs after it.
 #[derive(Debug, Default)]
 struct Lent(Vec<(Device, Stream)>);
 
@@ -174,7 +177,7 @@ impl Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        // The last one is taken first, so each has the same task in the next pipeline.
+        // The last stream is taken first, so that each has the same task in the next pipeline.
         lock(&FREE).extend(self.0.drain(..).rev());
     }
 }

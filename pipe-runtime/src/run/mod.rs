@@ -1,4 +1,4 @@
-//! A built pipeline, and one call of it.
+//! A built pipeline, and a call of it.
 
 mod built_pipeline;
 mod call;

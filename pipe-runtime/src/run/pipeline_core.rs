@@ -21,20 +21,20 @@ use crate::torch::{Parameters, grad_enabled};
 /// The untyped core of a [`Pipe`](crate::Pipe).
 pub(crate) struct PipelineCore {
     pub(crate) pipeline: Arc<BuiltPipeline>,
-    /// The model's variables, over all devices.
+    /// The model's variables, on all devices.
     variables: VarStore,
-    /// What of it was trained in the last call.
+    /// The parameters that were trained in the last call.
     parameters: Mutex<Arc<Parameters>>,
-    /// By stage, what [`Vars::training_bytes`] says.
+    /// For each stage, the result of [`Vars::training_bytes`].
     pub(crate) parameter_bytes: Vec<u64>,
     pub(crate) chunks: usize,
     pub(crate) training: bool,
 }
 
-/// A mini-batch that has gone through all stages.
+/// A mini-batch after all stages.
 pub(crate) struct Forwarded {
     call: Arc<Call>,
-    /// Micro-batch by micro-batch.
+    /// The output of each micro-batch.
     outputs: Vec<PackedValue>,
     pub(crate) shape: MiniBatch,
 }
@@ -68,7 +68,7 @@ impl PipelineCore {
         if gradients && self.pipeline.schedule != ScheduleChoice::Published(ScheduleKind::GPipe) {
             return Err(Error::Setting(format!(
                 "`forward` and `backward()` run GPipe's order, but this pipeline was built for {}: use `train_step`, or build it with `schedule(ScheduleKind::GPipe)`. \
-                 Under `no_grad`, `forward` works with every schedule",
+                 `predict` works with every schedule",
                 match &self.pipeline.schedule {
                     ScheduleChoice::Published(kind) => format!("`{kind}`"),
                     ScheduleChoice::Custom(_) => "a custom schedule".to_owned(),
@@ -104,19 +104,19 @@ impl PipelineCore {
         }
     }
 
-    /// The micro-batches of the mini-batch, which must be on the first stage's device.
+    /// Splits the mini-batch, which must be on the first stage's device, into micro-batches.
     pub(crate) fn scatter(&self, batch: &PackedValue) -> Result<Scattered> {
         let devices = batch.tensors.iter().map(|item| item.tensor.device());
         check_devices(self.pipeline.stages[0].device, devices)?;
         scatter(batch, self.chunks, grad_enabled())
     }
 
-    /// The device on which outputs are made, and losses of them.
+    /// The device of the last stage, where outputs and losses are computed.
     pub(crate) fn last_device(&self) -> Device {
         self.pipeline.stages[self.pipeline.stages.len() - 1].device
     }
 
-    /// What is trained now.
+    /// The parameters that are trained now.
     pub(crate) fn parameters(&self) -> Result<Arc<Parameters>> {
         let trained: Vec<_> = self.variables.trainable_variables().into_iter().filter(Tensor::requires_grad).collect();
         let mut parameters = lock(&self.parameters);
@@ -132,8 +132,8 @@ impl Forwarded {
         std::mem::take(&mut self.outputs)
     }
 
-    /// To be called when the outputs have been joined. If they could not be, the call has left
-    /// nothing behind.
+    /// Ends the call after the outputs were joined. If joining failed, all changes of the call are
+    /// undone.
     pub(crate) fn end(self, joined: bool) -> Result<()> {
         if joined {
             self.call.keep();
@@ -143,7 +143,7 @@ impl Forwarded {
     }
 }
 
-/// Inputs are not moved behind the caller's back: a copy in each step is for the caller to see.
+/// Inputs are not moved automatically, so that the caller sees the copy in each step.
 fn check_devices(first: Device, inputs: impl IntoIterator<Item = Device>) -> Result<()> {
     all_on(first, inputs, |expected, found| {
         format!(
@@ -152,7 +152,7 @@ fn check_devices(first: Device, inputs: impl IntoIterator<Item = Device>) -> Res
     })
 }
 
-/// The same of targets, which meet the last stage's output.
+/// Checks the targets in the same way: they are used with the output of the last stage.
 pub(crate) fn check_targets(last: Device, targets: impl IntoIterator<Item = Device>) -> Result<()> {
     all_on(last, targets, |expected, found| {
         format!(

@@ -1,4 +1,4 @@
-//! Which order a pipeline's training steps go in: a published schedule, or custom lists.
+//! The choice of a schedule: a published one, or custom lists.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,13 +9,13 @@ use tch::Device;
 use crate::error::{Error, Result};
 use crate::model::{Checkpoint, Devices};
 
-/// The order in which a pipeline's training steps go.
+/// The schedule of a pipeline's training steps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ScheduleChoice {
-    /// A published schedule, made for each number of micro-batches.
+    /// A published schedule, whose lists are made for each number of micro-batches.
     Published(ScheduleKind),
-    /// Custom lists, for their number of micro-batches. A mini-batch that gives fewer goes
-    /// through them without the others' actions.
+    /// Custom lists, for their number of micro-batches. For a mini-batch with fewer of them, the
+    /// actions of the others are left out.
     Custom(Arc<Schedule>),
 }
 
@@ -25,14 +25,14 @@ impl From<ScheduleKind> for ScheduleChoice {
     }
 }
 
-/// Made with a [`Builder`](pipe_schedule::Builder), or read from a text (`str::parse`).
+/// Made with a [`Builder`](pipe_schedule::Builder), or parsed from text (`str::parse`).
 impl From<Schedule> for ScheduleChoice {
     fn from(schedule: Schedule) -> Self {
         Self::Custom(Arc::new(schedule))
     }
 }
 
-/// Prints the published schedule's name, or `custom`.
+/// Prints the name of the published schedule, or `custom`.
 impl fmt::Display for ScheduleChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -42,10 +42,10 @@ impl fmt::Display for ScheduleChoice {
     }
 }
 
-/// What [`PipeBuilder::schedule`](crate::PipeBuilder::schedule) takes: a [`ScheduleKind`], a
-/// [`Schedule`], or an `Option` of either, where `None` stands for the annotated one.
+/// The argument of [`PipeBuilder::schedule`](crate::PipeBuilder::schedule): a [`ScheduleKind`], a
+/// [`Schedule`], or an `Option` of either, where `None` is the annotated schedule.
 pub trait IntoSchedule {
-    /// Gives the choice; `None` for the annotated schedule.
+    /// Returns the choice; `None` for the annotated schedule.
     fn into_choice(self) -> Option<ScheduleChoice>;
 }
 
@@ -63,18 +63,18 @@ impl<T: Into<ScheduleChoice>> IntoSchedule for Option<T> {
 
 /// The pipeline that a custom schedule must fit.
 pub(crate) struct Requirements<'a> {
-    /// Each stage's device.
+    /// The device of each stage.
     pub(crate) devices: &'a [Device],
-    /// The stages between which skips go.
+    /// The stages that skips connect.
     pub(crate) skips: &'a [(usize, usize)],
-    /// The number of ranks that was asked for, if any was.
+    /// The number of ranks that was set, if any.
     pub(crate) ranks: Option<usize>,
-    /// Into how many micro-batches a mini-batch is split.
+    /// The number of micro-batches of a mini-batch.
     pub(crate) chunks: usize,
     pub(crate) checkpoint: Checkpoint,
 }
 
-/// The rank of each stage by custom lists, if they are valid and fit the pipeline.
+/// Checks that custom lists are valid and fit the pipeline. Returns the rank of each stage.
 pub(crate) fn custom_ranks(schedule: &Schedule, required: &Requirements<'_>) -> Result<Vec<usize>> {
     let stages = required.devices.len();
     if schedule.stages != stages {
@@ -115,8 +115,8 @@ pub(crate) fn custom_ranks(schedule: &Schedule, required: &Requirements<'_>) -> 
     Ok(rank_of)
 }
 
-/// A rank's stages are on one device, and an accelerator's stages on one rank: a rank is a thread
-/// that feeds one device.
+/// The stages of a rank must be on one device, and the stages of an accelerator on one rank,
+/// because a rank is a thread that feeds one device.
 fn fits_devices(rank_of: &[usize], devices: &[Device]) -> Result<()> {
     let name = |device| Devices::new([device]);
     for (later, (&rank, &device)) in rank_of.iter().zip(devices).enumerate() {

@@ -1,4 +1,4 @@
-//! Stages that own layers, the ports and routes between them, and what generated code calls.
+//! Stages that own layers, the ports and routes between them, and functions for generated code.
 
 mod generated;
 mod graph;

@@ -1,12 +1,12 @@
-//! Whether a layer can move to the thread of its stage.
+//! Checks whether a layer can move to the thread of its stage.
 //!
-//! A plain `L: Send` would be said of the whole stage, in words about the standard library's types.
-//! This says it of one layer, once: rustc drops the impl that can never hold, so a layer that is
-//! `Send` has one way left and any other has none.
+//! With a plain bound `L: Send`, rustc would report the whole stage, in terms of standard library
+//! types. This reports one layer, once: rustc discards the impl that can never hold, so that a
+//! layer that is `Send` has one impl left, and another layer has none.
 
 use crate::model::Repeated;
 
-/// A layer that can move `M`: to a worker, or nowhere.
+/// A layer that can move `M`: to a worker thread, or nowhere.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot move to another thread",
@@ -14,7 +14,7 @@ use crate::model::Repeated;
     note = "`Rc` and raw pointers are not `Send`: let the layer own its data; a type parameter needs the bound `Send`"
 )]
 pub trait Movable<M> {
-    /// `Self`. What cannot move has none, which keeps later errors about it away.
+    /// `Self`. A layer that cannot move has none, which avoids later errors about it.
     type Layer;
 
     fn same(self) -> Self::Layer;
@@ -48,7 +48,7 @@ impl<L: sealed::Impossible> Movable<Nowhere> for L {
     }
 }
 
-/// The layer, on its way to its stage.
+/// Returns the layer, which moves to its stage.
 #[doc(hidden)]
 pub fn movable<M, L: Movable<M>>(layer: L) -> L::Layer {
     layer.same()

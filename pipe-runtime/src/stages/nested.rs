@@ -1,11 +1,10 @@
-//! Models with devices do not nest as layers, which their types say at compile time.
+//! Checks at compile time, by types, that models with devices do not nest as layers.
 
 use std::marker::PhantomData;
 
 use super::pipeline::Pipeline;
 
-/// What a layer's type alone says at compile time: whether it is a model with devices, which does
-/// not nest.
+/// Tells from a layer's type whether it is a model with devices, which does not nest.
 #[doc(hidden)]
 pub struct Nested<L>(PhantomData<L>);
 
@@ -13,8 +12,8 @@ impl<M: Pipeline> Nested<M> {
     pub const HAS_DEVICES: bool = true;
 }
 
-/// The answer for all other types. It is found by the same path, but only where the constant of
-/// [`Nested`] is not there.
+/// The answer for all other types. It has the same path, and is found only if the constant of
+/// [`Nested`] does not exist.
 #[doc(hidden)]
 pub trait NestedByDefault {
     const HAS_DEVICES: bool = false;
@@ -26,7 +25,7 @@ impl<L> NestedByDefault for Nested<L> {}
 ///
 /// # Panics
 ///
-/// If it has devices.
+/// Panics at compile time if the layer has devices.
 #[doc(hidden)]
 #[track_caller]
 pub const fn nests(has_devices: bool) {

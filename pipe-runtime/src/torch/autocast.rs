@@ -3,7 +3,7 @@ use std::marker::PhantomData;
 
 use super::{TorchError, ffi};
 
-/// Puts autocast back as it was when dropped, also by a panic.
+/// Restores autocast when dropped, even by a panic.
 pub(crate) struct Autocast {
     cuda: bool,
     before: State,
@@ -17,7 +17,7 @@ struct State {
 }
 
 impl Autocast {
-    /// Switches autocast on for this thread, on CUDA devices or on the CPU, in half precision or in
+    /// Switches on autocast for this thread, for CUDA devices or for the CPU, in float16 or
     /// bfloat16.
     pub(crate) fn enter(cuda: bool, half: bool) -> Result<Self, TorchError> {
         let before = set(cuda, State { enabled: true, half })?;

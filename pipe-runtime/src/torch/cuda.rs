@@ -2,8 +2,8 @@ use std::ffi::CStr;
 
 use super::ffi;
 
-/// Why there is no CUDA although the machine has its driver; `None` if there is, or the machine has
-/// no driver.
+/// The reason why CUDA cannot be used although the machine has its driver; `None` if it can be
+/// used, or if there is no driver.
 ///
 /// The shim opens `libtorch_cuda` before `main`, if there is a driver.
 pub(crate) fn cuda_fault() -> Option<String> {

@@ -1,4 +1,4 @@
-//! The shim's functions, and what turns their statuses and pointers into Rust.
+//! The functions of the shim, and the conversion of their statuses and pointers.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
@@ -32,13 +32,13 @@ opaque!(
     Watch
 );
 
-/// A layer read what another one had made.
+/// A read, by one layer, of a value that another layer made.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Read {
-    /// Tells values apart.
+    /// A unique number of the value.
     pub(crate) value: u64,
-    /// The layer that made it, or changed it last; the first one for what the model takes.
+    /// The layer that made it or changed it last; the first layer for the model's input.
     pub(crate) from: i64,
     /// The layer that read it.
     pub(crate) to: i64,
@@ -170,6 +170,7 @@ unsafe extern "C" {
         name: *const c_char,
         stage: i64,
     ) -> c_int;
+    pub(super) fn pipe_gradient_drop(variable: *const C_tensor) -> c_int;
     pub(super) fn pipe_variables_stand(variables: *const Variables, stage: i64) -> c_int;
     pub(super) fn pipe_variables_again(variables: *const Variables, stage: i64, fresh: *mut *mut Variables) -> c_int;
     pub(super) fn pipe_watch_start(
@@ -237,7 +238,7 @@ unsafe extern "C" {
     pub(super) fn pipe_backward_clock_read(clock: *mut BackwardClock, seconds: *mut f64) -> c_int;
 }
 
-/// Status of a shim call as a `Result`.
+/// Converts the status of a shim call into a `Result`.
 pub(super) fn check(status: c_int) -> Result<(), TorchError> {
     if status == 0 {
         return Ok(());
@@ -247,14 +248,14 @@ pub(super) fn check(status: c_int) -> Result<(), TorchError> {
     Err(TorchError(message.to_string_lossy().into_owned()))
 }
 
-/// Takes over a tensor that the shim made with `new at::Tensor`, which is what tch holds too;
-/// `None` for null.
+/// Takes ownership of a tensor that the shim made with `new at::Tensor`, as tch does; `None` for
+/// null.
 pub(super) fn take(tensor: *mut C_tensor) -> Option<Tensor> {
     // SAFETY: the shim hands each such pointer out once and never frees it.
     (!tensor.is_null()).then(|| unsafe { Tensor::from_ptr(tensor) })
 }
 
-/// tch's number for a device, which the shim understands too.
+/// tch's number of a device, which the shim also uses.
 pub(super) fn number(device: Device) -> c_int {
     match device {
         Device::Cpu => -1,

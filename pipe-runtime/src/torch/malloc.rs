@@ -3,17 +3,17 @@ use libmimalloc_sys as _;
 
 use super::ffi;
 
-/// Lets the process keep the memory that tensors on the CPU free, for the next ones: from now on,
-/// [mimalloc](https://github.com/microsoft/mimalloc) hands it out.
+/// Makes the process keep the memory that CPU tensors free, for later tensors: from now on,
+/// [mimalloc](https://github.com/microsoft/mimalloc) allocates it.
 ///
-/// A training step allocates and frees the same sizes over and over. The C library hands large
-/// blocks back to the system and takes them anew, and each fresh page is a fault: up to a fifth of
-/// a step's time for medium-sized layers. What mimalloc keeps is in large pages where the system
-/// has them, and each thread takes its own without a lock. The price: what tensors have used at
-/// their peak, the process keeps. Nothing else changes.
+/// A training step allocates and frees the same sizes again and again. The C library returns large
+/// blocks to the system and allocates them again, and each fresh page is a fault: up to a fifth of
+/// a step's time for medium-sized layers. mimalloc keeps memory in large pages, if the system has
+/// them, and each thread allocates without a lock. The price is that the process keeps the memory
+/// that tensors used at their peak. Nothing else changes.
 ///
-/// It is for programs to call, at their start; this library never does, since the setting is the
-/// whole process's.
+/// Programs should call it at their start. This library never calls it, because the setting is that
+/// of the whole process.
 pub fn keep_freed_memory() {
     // SAFETY: no arguments; nothing in it fails. Tensors that are there already keep the function
     // that frees them.
@@ -34,7 +34,7 @@ mod tests {
         fn mi_option_get(option: c_int) -> c_long;
     }
 
-    /// Its number in mimalloc 3's header, which the binding leaves out.
+    /// The number of the option in mimalloc 3's header, which the binding leaves out.
     const PURGE_DELAY: c_int = 15;
 
     #[test]
@@ -47,7 +47,7 @@ mod tests {
         assert!(unsafe { mi_is_in_heap_region(after.data_ptr()) });
         // SAFETY: an option's number.
         assert_eq!(unsafe { mi_option_get(PURGE_DELAY) }, -1, "never");
-        // A tensor that was there before is freed by whoever made its memory.
+        // A tensor that existed before is freed by the allocator that made it.
         assert_eq!(f64::try_from((before + after).sum(Kind::Double)).unwrap(), f64::from(2 << 20));
     }
 }

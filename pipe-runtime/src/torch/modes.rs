@@ -5,8 +5,8 @@ use tch::Tensor;
 
 use super::{TorchError, ffi};
 
-/// A thread's modes at one moment: autocast, grad mode, and whatever else libtorch keeps per
-/// thread.
+/// The modes of a thread at one moment: autocast, grad mode, and everything else that libtorch
+/// keeps per thread.
 #[derive(Debug)]
 pub(crate) struct Modes(NonNull<ffi::ThreadLocalState>);
 
@@ -17,7 +17,7 @@ unsafe impl Send for Modes {}
 unsafe impl Sync for Modes {}
 
 impl Modes {
-    /// Those of this thread, now.
+    /// Captures the modes of this thread.
     pub(crate) fn capture() -> Result<Self, TorchError> {
         let mut modes = ptr::null_mut();
         // SAFETY: writes a new value on success.
@@ -43,8 +43,7 @@ impl Drop for Modes {
     }
 }
 
-/// Puts the thread's own modes back when dropped. Not `Send`: it belongs to the thread that
-/// entered.
+/// Restores the thread's modes when dropped. Not `Send`, because it belongs to one thread.
 #[derive(Debug)]
 pub(crate) struct EnteredModes {
     entered: NonNull<ffi::EnteredState>,
@@ -64,7 +63,7 @@ pub(crate) fn grad_enabled() -> bool {
     unsafe { ffi::pipe_grad_mode() != 0 }
 }
 
-/// Sets whether this thread records gradients; puts it back when dropped, also by a panic.
+/// Sets whether this thread records gradients. Restores the setting when dropped, even by a panic.
 #[derive(Debug)]
 pub(crate) struct GradMode {
     before: bool,
@@ -87,7 +86,7 @@ impl Drop for GradMode {
     }
 }
 
-/// How often `tensor` has been changed in place.
+/// The version of `tensor`: the number of its in-place changes.
 pub(crate) fn version(tensor: &Tensor) -> u64 {
     // SAFETY: the handle is alive.
     unsafe { ffi::pipe_version(tensor.as_ptr()) }

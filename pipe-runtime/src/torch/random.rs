@@ -5,8 +5,8 @@ use std::sync::OnceLock;
 
 use super::{TorchError, ffi};
 
-/// Guard: while it lives, this thread's random operators draw from the generator that
-/// [`restart_rng`] last seeded.
+/// A guard: while it exists, this thread's random operators draw from the generator that
+/// [`restart_rng`] seeded last.
 #[derive(Debug)]
 pub(crate) struct LayerRng {
     before: c_int,
@@ -22,8 +22,8 @@ impl LayerRng {
     }
 }
 
-/// Puts the kernels in place, once per process; gives how many operators that draw and how many
-/// that write they cover.
+/// Installs the kernels, once per process. Returns how many operators that draw and how many that
+/// write they cover.
 fn install() -> Result<(usize, usize), TorchError> {
     static INSTALLED: OnceLock<Result<(usize, usize), TorchError>> = OnceLock::new();
     let installed = INSTALLED.get_or_init(|| {
@@ -41,23 +41,24 @@ impl Drop for LayerRng {
     }
 }
 
-/// Seeds this thread's layer generator. Cheap: the generator is made when something draws.
+/// Seeds this thread's layer generator. This is cheap: the generator is made when an operator
+/// draws.
 pub(crate) fn restart_rng(seed: u64) {
     // SAFETY: writes this thread's own state.
     unsafe { ffi::pipe_random_restart(seed) }
 }
 
-/// A number that was drawn from the process's default CPU generator: what `tch::manual_seed`
-/// fixes.
+/// A number that was drawn from the process's default CPU generator, which `tch::manual_seed`
+/// seeds.
 #[derive(Debug)]
 pub(crate) struct Draw {
     pub(crate) seed: u64,
-    /// The generator before; nothing if it was a layer that drew, whose generator is seeded again
-    /// in any case.
+    /// The generator before the draw; `None` if a layer drew it, because a layer's generator is
+    /// seeded again anyway.
     before: Option<NonNull<ffi::Generator>>,
 }
 
-// SAFETY: a copy of a generator that nobody else has; it is only read.
+// SAFETY: a copy of a generator that has no other owner; it is only read.
 unsafe impl Send for Draw {}
 // SAFETY: as above.
 unsafe impl Sync for Draw {}
@@ -71,7 +72,7 @@ impl Draw {
         Ok(Self { seed, before: NonNull::new(before) })
     }
 
-    /// Gives the number back to the generator, unless somebody has drawn since.
+    /// Returns the number to the generator, unless another number has been drawn since.
     pub(crate) fn undo(&self) -> Result<(), TorchError> {
         match self.before {
             // SAFETY: the copy is alive; the default generator's own lock is held inside.
@@ -108,8 +109,8 @@ mod tests {
             .collect()
     }
 
-    /// They are found in libtorch's register, and here in its headers. (None writes to a tensor
-    /// whose dimensions have names: tch cannot make one.)
+    /// Compares libtorch's register of operators with its headers. (No operator writes to a tensor
+    /// with named dimensions, because tch cannot make one.)
     #[test]
     fn every_operator_of_libtorch_that_takes_a_generator_or_writes_is_covered() {
         let schemas = schemas();
@@ -117,7 +118,7 @@ mod tests {
         let (drawing, writing) = install().unwrap();
         assert!(drawing > 0);
         assert_eq!(drawing, count(|schema| schema.contains("Generator? ")));
-        // Norms' statistics are written too, which their schemas do not say.
+        // The statistics of norms are written too, although their schemas do not say so.
         let said = count(|schema| schema.contains("!)") && !schema.contains("Dimname"));
         assert!(writing >= said && said > 1000, "{writing} of {said}");
     }

@@ -8,8 +8,8 @@ use torch_sys::C_tensor;
 
 use super::{TorchError, ffi};
 
-/// The variables of a model, numbered, each with its name and the stage that it belongs to, as
-/// they were when they were looked at.
+/// The variables of a model, numbered, with their names and stages, and with the memory that they
+/// had when they were looked at.
 #[derive(Debug)]
 pub(crate) struct Variables {
     variables: NonNull<ffi::Variables>,
@@ -20,7 +20,7 @@ pub(crate) struct Variables {
 pub(crate) struct Variable {
     pub(crate) name: String,
     pub(crate) tensor: Tensor,
-    /// The stage that it belongs to by its name.
+    /// The stage to which it belongs by its name.
     pub(crate) stage: usize,
 }
 
@@ -50,8 +50,8 @@ impl Variables {
         &self.list[index]
     }
 
-    /// The same variables, looked at again, if some of `stage` (of any, if none is given) have
-    /// got other memory: a cast and `set_data` do that.
+    /// Looks at the variables again if the memory of some variables of `stage` (or of any stage)
+    /// was replaced, which a cast and `set_data` do.
     pub(crate) fn again(&self, stage: Option<usize>) -> Result<Option<Self>, TorchError> {
         let stage = stage.map_or(-1, |stage| stage as i64);
         // SAFETY: the handle is alive.
@@ -73,7 +73,13 @@ impl Drop for Variables {
     }
 }
 
-/// While it lives, each variable that a layer on this thread is about to change is copied before.
+/// Frees the gradient of a variable, if it has one.
+pub(crate) fn drop_gradient(variable: &Tensor) -> Result<(), TorchError> {
+    // SAFETY: the handle is alive; the shim replaces the variable's handle on its gradient.
+    ffi::check(unsafe { ffi::pipe_gradient_drop(variable.as_ptr()) })
+}
+
+/// Copies, while it exists, each variable that a layer on this thread is about to change.
 #[derive(Debug)]
 pub(crate) struct Watch {
     watch: NonNull<ffi::Watch>,
@@ -81,12 +87,12 @@ pub(crate) struct Watch {
     _this_thread: PhantomData<*const ()>,
 }
 
-/// A variable that has been changed.
+/// A variable that was changed.
 #[derive(Debug)]
 pub(crate) struct Change {
     pub(crate) variable: usize,
     pub(crate) before: Tensor,
-    /// Only as a statistic of a norm, which no backward reads.
+    /// Whether it was changed only as a statistic of a norm, which no backward reads.
     pub(crate) statistic: bool,
 }
 
@@ -94,13 +100,13 @@ pub(crate) struct Change {
 #[derive(Debug)]
 pub(crate) struct Seen {
     pub(crate) changed: Vec<Change>,
-    /// What has been an argument of some operator, if that was asked for.
+    /// The variables that were arguments of operators, if these are recorded.
     pub(crate) used: Vec<usize>,
 }
 
 impl Watch {
-    /// Of the layers of `stage`. A change of another stage's variable is an error of the operator
-    /// that would make it. With `uses`, all that is used is noted.
+    /// Starts to watch the layers of `stage`. An operator that would change a variable of another
+    /// stage fails. With `uses`, all variables that are used are recorded.
     pub(crate) fn start(variables: Arc<Variables>, stage: usize, uses: bool) -> Result<Self, TorchError> {
         let mut watch = ptr::null_mut();
         // SAFETY: the watch keeps the variables; the result is a new one.
@@ -115,7 +121,7 @@ impl Watch {
         &self.variables
     }
 
-    /// What has been seen until now.
+    /// Returns what was seen so far.
     pub(crate) fn read(&mut self) -> Result<Seen, TorchError> {
         let (mut moved, mut used) = (0, 0);
         // SAFETY: the handle is alive and borrowed exclusively; two numbers are written.
@@ -152,8 +158,7 @@ impl Drop for Watch {
     }
 }
 
-/// Whether a tensor has neither infinite numbers nor NaNs. The CPU's are looked at; for a tensor
-/// on an accelerator this gives `None`.
+/// Whether all numbers of a tensor on the CPU are finite; `None` for a tensor on an accelerator.
 pub(crate) fn is_finite(tensor: &Tensor) -> Result<Option<bool>, TorchError> {
     if tensor.device() != Device::Cpu {
         return Ok(None);
@@ -164,8 +169,8 @@ pub(crate) fn is_finite(tensor: &Tensor) -> Result<Option<bool>, TorchError> {
     Ok(Some(finite != 0))
 }
 
-/// A number that tells a tensor's values, kind and layout from others. Only the CPU computes to
-/// the bit: none for a tensor elsewhere.
+/// A digest of the values, kind and layout of a tensor. `None` for a tensor that is not on the CPU,
+/// because only the CPU's results are reproducible to the bit.
 pub(crate) fn digest(tensor: &Tensor) -> Result<Option<u64>, TorchError> {
     if tensor.device() != Device::Cpu {
         return Ok(None);

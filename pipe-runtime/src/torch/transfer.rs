@@ -5,19 +5,18 @@ use tch::{Device, Tensor};
 use super::stream::{Event, Stream};
 use super::{TorchError, ffi};
 
-/// The streams on which values are copied from one stage's device to another's; none on the side of
-/// the CPU.
+/// The streams on which values are copied from one stage's device to another's; `None` for a CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CopyStreams {
     pub(crate) from: Option<Stream>,
     pub(crate) to: Option<Stream>,
 }
 
-/// A copy of `value` on `device`, whose stage works on `consumer`. The value is complete once
-/// `ready` has passed, or at once.
+/// Copies `value` to `device`, whose stage computes on `consumer`. The value is complete after
+/// `ready`, or now if that is `None`.
 ///
-/// The copy starts as soon as the value is complete, beside whatever the two stages do. `consumer`
-/// waits for its end; on the CPU, the host does.
+/// The copy starts as soon as the value is complete, and overlaps with the work of both stages.
+/// `consumer` waits for its end; on the CPU, the host waits.
 pub(crate) fn transfer(
     value: &Tensor,
     ready: Option<&Event>,

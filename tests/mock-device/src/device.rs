@@ -70,7 +70,7 @@ pub struct Entry {
     pub name: String,
 }
 
-/// What the mock has written, as far as it has been read.
+/// The part of the mock's log that has been read.
 struct Log {
     file: BufReader<File>,
     /// A line whose end was not there yet.

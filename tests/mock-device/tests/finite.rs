@@ -9,8 +9,8 @@ use tch::{Device, Reduction, Tensor};
 const GPU0: Device = Device::Cuda(0);
 const GPU1: Device = Device::Cuda(1);
 
-/// Keeps the variance of what passes, as batch norm does: that of a single row is no number. (The
-/// mock's batch norm, which runs on the CPU, leaves its statistics there.)
+/// Keeps the variance of what passes, as batch norm does: that of a single row is not a number.
+/// (The mock's batch norm, which runs on the CPU, leaves its statistics there.)
 struct Spread {
     weight: Tensor,
     variance: Tensor,

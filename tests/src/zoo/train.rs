@@ -10,7 +10,8 @@ use super::stacks::ZooModel;
 /// The checkpoint modes.
 pub const MODES: [Checkpoint; 3] = [Checkpoint::Never, Checkpoint::ExceptLast, Checkpoint::Always];
 
-/// Micro-batches at most; the fewest with which every method runs over four stages.
+/// The greatest number of micro-batches: the fewest with which every schedule runs over four
+/// stages.
 pub const CHUNKS: usize = 4;
 
 /// The ways to train over so many stages.

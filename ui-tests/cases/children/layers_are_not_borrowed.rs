@@ -1,4 +1,4 @@
-//! A layer is owned by its model, not borrowed from somebody else.
+//! A model owns its layers; it does not borrow them.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! One stage owns a layer and its parameters.
+//! One stage owns a layer and its parameters, so a layer is not behind a shared pointer.
 
 use std::rc::Rc;
 

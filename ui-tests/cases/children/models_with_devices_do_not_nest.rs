@@ -1,4 +1,5 @@
-//! A model that chooses its devices cannot run where another one says. Behind an alias and repeated it is the same.
+//! A model that chooses its devices cannot be a layer of another model, which has its own devices.
+//! An alias or a repetition does not change that.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! Two layers have two names, or one would load the other's parameters.
+//! No two layers have the same name: one would load the parameters of the other.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,5 @@
-//! A layer's method on the variables does not hide one of theirs. In a block, which has no such methods, it may.
+//! The method for a layer's path must not hide a method of the variables. In a block, whose
+//! variables have no such methods, any name is allowed.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! A raw name is the word without `r#`, in parameter paths too.
+//! A raw name counts without its `r#`, in parameter paths too.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! A count can be counted.
+//! A number of layers is not too large to be counted.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

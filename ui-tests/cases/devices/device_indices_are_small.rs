@@ -1,4 +1,4 @@
-//! Torch counts devices in a signed byte.
+//! An index is at most 127, because torch stores it in a signed byte.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

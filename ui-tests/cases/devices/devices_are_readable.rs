@@ -1,4 +1,4 @@
-//! A device is one that torch can have.
+//! A device is one that torch knows.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

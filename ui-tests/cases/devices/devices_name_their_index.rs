@@ -1,4 +1,4 @@
-//! Of several accelerators, a device says which.
+//! An accelerator has an index, because there can be several.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

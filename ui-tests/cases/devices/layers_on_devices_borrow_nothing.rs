@@ -1,4 +1,5 @@
-//! Layers move to threads that may outlive what they borrow.
+//! A model with devices borrows nothing: its layers move to threads that may outlive what they
+//! borrow.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! What is nearly a device says which it is likely to be.
+//! The message about a misspelt device suggests the nearest one.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

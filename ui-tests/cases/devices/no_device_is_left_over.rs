@@ -1,4 +1,4 @@
-//! An even split gives every device a layer.
+//! There are at least as many layers as devices: every stage needs a layer.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,5 @@
-//! `#[devices(..)]` names the first device too.
+//! A field has `#[device(..)]` or `#[devices(..)]`, not both: the second names the first device
+//! too.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! A layer runs on one device.
+//! `#[device(..)]` has one device, because a layer runs on one device.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! A plain field begins no stage.
+//! A plain field opens no stage, because it does not run.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

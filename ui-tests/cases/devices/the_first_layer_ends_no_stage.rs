@@ -1,4 +1,4 @@
-//! Before the first layer there is no stage to end.
+//! The first layer has no `#[stage]`: there is no stage before it to end.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,5 @@
-//! Once there are devices, the first layer has one: later ones go on where it runs.
+//! In a model with devices, the first layer has one. Later layers continue on the device of the
+//! layer before.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! An array has a way to run: as one layer, or spread.
+//! An array says how its layers run: with `#[repeat]` as one layer, with `#[devices(..)]` spread.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

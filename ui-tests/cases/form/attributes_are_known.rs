@@ -1,4 +1,4 @@
-//! An attribute that nobody knows is rustc's to report.
+//! An attribute that does not exist is reported by rustc.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! An attribute that only marks says no more.
+//! An attribute that takes no arguments has none.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,5 @@
-//! A const parameter is not called as a field or a local: rustc would take the local for the constant.
+//! A const parameter does not have the name of a field or of a local variable of generated code:
+//! rustc would take the variable for the constant.
 
 #![allow(non_upper_case_globals)]
 

@@ -1,4 +1,4 @@
-//! The user's own method cannot have a generated name.
+//! A method of the user's cannot have the name of a generated one.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! A struct with such a mistake is there all the same, with all that is generated for it.
+//! The struct and its generated items exist even if such a mistake is reported.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::{Tensor, pipeline};

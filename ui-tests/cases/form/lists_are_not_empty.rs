@@ -1,4 +1,4 @@
-//! A list names something.
+//! A list of names has at least one name.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

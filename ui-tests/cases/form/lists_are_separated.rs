@@ -1,4 +1,4 @@
-//! A comma stands between two names.
+//! The names of a list are separated by commas.
 
 use pipe_runtime::nn::{Concat, Linear};
 use pipe_runtime::pipeline;

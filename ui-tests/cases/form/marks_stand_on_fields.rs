@@ -1,4 +1,4 @@
-//! What is said of a layer is not said of the struct.
+//! An attribute about a layer is on a field, not on the struct.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

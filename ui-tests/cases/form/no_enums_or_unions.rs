@@ -1,4 +1,4 @@
-//! A model is all of its layers, not one of them.
+//! A model is a struct: it has all of its layers, where an enum has one of them.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! `#[repeat]` needs something to repeat.
+//! `#[repeat]` is on an array or a `Vec`: a single layer has nothing to repeat.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! Layers have names: those of tuple structs have none.
+//! The struct has named fields, because layers have names.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

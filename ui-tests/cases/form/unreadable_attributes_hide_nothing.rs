@@ -1,4 +1,5 @@
-//! What cannot be read is one mistake: the others are found, and nothing follows from it.
+//! An attribute that cannot be read is one mistake. The other mistakes are found, and no errors
+//! follow from it.
 
 use pipe_runtime::nn::{Concat, Linear};
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! Warnings are allowed by a list of names.
+//! `allow(..)` has a list of names of warnings.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

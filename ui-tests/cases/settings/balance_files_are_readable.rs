@@ -1,4 +1,4 @@
-//! The file that places the layers is there.
+//! The balance file exists and can be read.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

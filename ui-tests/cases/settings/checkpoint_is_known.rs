@@ -1,4 +1,4 @@
-//! The mode is one of three.
+//! The checkpoint mode is one of the three that exist.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! The number is written here, so that it can be checked here.
+//! The number of micro-batches is a literal, because it is checked at compile time.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! A batch is cut into one or more micro-batches.
+//! The number of micro-batches is positive.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

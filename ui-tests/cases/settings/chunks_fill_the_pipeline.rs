@@ -1,4 +1,4 @@
-//! There are enough micro-batches to fill the pipeline from both ends.
+//! A schedule that fills the pipeline from both ends has enough micro-batches to do so.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

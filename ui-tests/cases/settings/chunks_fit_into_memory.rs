@@ -1,4 +1,4 @@
-//! The list of steps fits into memory.
+//! The list of steps for all micro-batches fits into memory.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

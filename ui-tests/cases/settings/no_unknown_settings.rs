@@ -1,4 +1,4 @@
-//! Every name is one of a setting.
+//! A setting is one that exists.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! The name is a word, as all names are here.
+//! A schedule is a word without quotes, as other names are.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! A value says what it is for.
+//! A value has the name of its setting.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

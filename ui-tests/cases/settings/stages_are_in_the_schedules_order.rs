@@ -1,4 +1,4 @@
-//! The stages go through the devices in the schedule's order.
+//! The stages go through the devices in the order of the schedule.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! On the CPU, a rank has as many stages as the schedule wants.
+//! On the CPU, the stages divide into ranks that have as many stages as the schedule needs.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

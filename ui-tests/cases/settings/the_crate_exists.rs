@@ -1,4 +1,4 @@
-//! The runtime is where it is said to be.
+//! The runtime is at the path in `crate = ..`.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! What flows is said by a type.
+//! The input and the output are types.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

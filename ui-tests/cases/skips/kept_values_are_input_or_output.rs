@@ -1,4 +1,4 @@
-//! A layer has an input and an output to keep.
+//! A stash keeps the layer's input, its output, or what it lends.
 
 use pipe_runtime::nn::{Concat, Linear};
 use pipe_runtime::pipeline;

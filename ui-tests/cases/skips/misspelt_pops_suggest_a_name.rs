@@ -1,4 +1,4 @@
-//! A name that is nearly that of a stash above is one mistake, not two.
+//! A pop that misspells the name of a stash is one mistake, not two.
 
 use pipe_runtime::nn::{Concat, Linear};
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! A skip skips at least the way between two layers.
+//! A skip leads from one layer to a later one, so no layer both stashes and pops it.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! What is kept is wanted by a layer.
+//! A name that is stashed is popped.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! A value is handed over, not lent.
+//! A name is popped by one layer: a pop takes the value.
 
 use pipe_runtime::nn::{Concat, Linear};
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! A skip is named by a word, not by a string.
+//! The name of a skip is a word, not a string.
 
 use pipe_runtime::nn::{Concat, Linear};
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! A layer takes all that it pops: there is no `_`.
+//! A skip has a name: `_` is none, because a layer takes all that it pops.
 
 use pipe_runtime::nn::{Concat, Linear};
 use pipe_runtime::pipeline;

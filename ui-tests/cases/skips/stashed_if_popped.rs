@@ -1,4 +1,4 @@
-//! What a layer pops was kept.
+//! A name that is popped is stashed.
 
 use pipe_runtime::nn::{Concat, Linear};
 use pipe_runtime::pipeline;

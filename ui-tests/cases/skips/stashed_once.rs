@@ -1,4 +1,4 @@
-//! A name stands for one value.
+//! A name is stashed by one layer: it stands for one value.
 
 use pipe_runtime::nn::{Concat, Linear};
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! One layer does not stash two values under one name.
+//! A layer stashes one value under a name.
 
 use pipe_runtime::nn::{Concat, Linear};
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! One level of an array is repeated.
+//! An array of arrays is not a layer: only one level is repeated.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! Closures and functions come as `nn::func(..)`.
+//! A closure or a function is not a layer: wrap it in `nn::func(..)`.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::{Tensor, pipeline};

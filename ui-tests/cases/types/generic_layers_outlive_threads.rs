@@ -1,4 +1,4 @@
-//! What borrows runs unpipelined, but not in threads that may outlive it.
+//! A model that borrows runs unpipelined, but not in threads that may outlive what it borrows.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::{Context, Layer, Tensor, pipeline};

@@ -1,4 +1,4 @@
-//! What rustc finds in a layer leaves the struct as it is.
+//! The struct exists even if rustc reports one of its layers.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::{Tensor, pipeline};

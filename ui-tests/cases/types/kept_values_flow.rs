@@ -1,4 +1,4 @@
-//! A value that is kept has a second handle, which only `Flow` gives.
+//! A value that is kept is `Flow`, because a second handle to it is made.
 
 use pipe_runtime::{Context, Layer, Tensor, pipeline};
 

@@ -1,4 +1,4 @@
-//! Repeated layers move to other threads, too.
+//! Repeated layers are `Send` too.
 
 use pipe_runtime::{Context, Layer, Tensor, pipeline};
 

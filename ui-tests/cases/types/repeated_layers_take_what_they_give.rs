@@ -1,4 +1,4 @@
-//! Repeated layers are run one after the other, so they give what they take.
+//! Repeated layers return the type that they take, because they run one after the other.
 
 use pipe_runtime::nn::Concat;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! A warning is about a struct that is there and runs.
+//! The struct of a warning exists and runs.
 #![deny(deprecated)]
 
 use pipe_runtime::nn::Linear;

@@ -1,4 +1,5 @@
-//! A name that is the field's but for its case is a slip, and parameter files know it.
+//! A name that differs from the field's only by case is probably a slip, and ends up in parameter
+//! files.
 #![deny(deprecated)]
 
 use pipe_runtime::nn::Linear;

@@ -1,4 +1,5 @@
-//! A skip between neighbours skips nothing: only the boundary between them sends a second value over.
+//! A skip from a stage's last layer to the next stage's first layer skips no layer, and makes the
+//! boundary between them send a second value.
 #![deny(deprecated)]
 
 use pipe_runtime::nn::{Concat, Linear};

@@ -1,4 +1,4 @@
-//! A pipeline of one stage overlaps nothing.
+//! A pipeline with one stage overlaps nothing.
 #![deny(deprecated)]
 
 use pipe_runtime::nn::Linear;

@@ -1,6 +1,6 @@
 //! The types of the runtime without a runtime: enough to type-check what `#[pipeline]` generates,
-//! with the bounds and signatures of the real ones and nothing behind them.
-#![allow(dead_code, missing_docs, unused_variables)]
+//! with the bounds and signatures of the real ones, and empty bodies.
+#![allow(dead_code, missing_docs, unused_variables, clippy::missing_errors_doc)]
 #![forbid(unsafe_code)]
 
 #[path = "rt.rs"]

@@ -4,14 +4,14 @@ use std::marker::PhantomData;
 
 use crate::__rt::Repeated;
 
-/// A layer that can move `M`: to a worker, or nowhere.
+/// A layer that can move `M`: to a worker thread, or nowhere.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot move to another thread",
     label = "a stage owns its layers and runs on a thread of its own, so they must be `Send`",
     note = "`Rc` and raw pointers are not `Send`: let the layer own its data; a type parameter needs the bound `Send`"
 )]
 pub trait Movable<M> {
-    /// `Self`. What cannot move has none, which keeps later errors about it away.
+    /// `Self`. A layer that cannot move has none, which avoids later errors about it.
     type Layer;
 
     fn same(self) -> Self::Layer;
@@ -43,7 +43,7 @@ impl<L: sealed::Impossible> Movable<Nowhere> for L {
     }
 }
 
-/// The layer, on its way to its stage.
+/// Returns the layer, which moves to its stage.
 pub fn movable<M, L: Movable<M>>(layer: L) -> L::Layer {
     layer.same()
 }

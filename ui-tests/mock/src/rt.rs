@@ -54,6 +54,13 @@ where
     layer.run(input, cx)
 }
 
+pub fn pass_if_some<T, L>(input: T, layer: &Option<L>, cx: &Context, name: &'static str) -> T
+where
+    L: Layer<T, Out = T>,
+{
+    input
+}
+
 pub fn run_each<T, E: Each>(input: T, each: &E, cx: &Context, name: &'static str) -> T
 where
     E::Layer: Layer<T, Out = T>,

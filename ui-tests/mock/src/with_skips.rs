@@ -6,7 +6,7 @@
     note = "`#[stash(a = input)]` and `#[stash(a = output)]` keep a value without a layer that returns it"
 )]
 pub trait WithSkips<const SKIPS: usize> {
-    /// `Self`. What is no such tuple has none, which keeps later errors about it away.
+    /// `Self`. A value that is not such a tuple has none, which avoids later errors about it.
     type Tuple;
 
     fn same(self) -> Self::Tuple;

@@ -1,5 +1,5 @@
-//! `cargo xtask fixtures`: torch's own schedules, written down for the tests that read them. Not
-//! one of the tests: it needs some gigabytes more.
+//! `cargo xtask fixtures`: writes torch's own schedules to files, for the tests that read them. It
+//! is not a test, because it needs some gigabytes more.
 
 use std::process::ExitCode;
 

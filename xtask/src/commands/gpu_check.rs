@@ -1,5 +1,5 @@
-//! `cargo xtask gpu-check`: does pipelining work on this machine's GPUs? Or, with `--bundle`, on
-//! one without Rust.
+//! `cargo xtask gpu-check`: checks that pipelining works on this machine's GPUs or, with
+//! `--bundle`, on a machine without Rust.
 
 use std::ffi::OsString;
 use std::fs;
@@ -13,7 +13,7 @@ use crate::tools::libtorch::Flavour;
 use crate::tools::{cargo, libtorch};
 
 const PROGRAM: &str = "gpu_check";
-/// What goes into the bundle beside the program.
+/// The files of the bundle beside the program.
 const SCRIPTS: [&str; 2] = ["run", "unet_torchgpipe.py"];
 
 pub fn run(checkout: &Checkout, bundle: Option<&Path>, args: &[OsString]) -> anyhow::Result<ExitCode> {
@@ -45,7 +45,7 @@ fn cargo_command(checkout: &Checkout, command: &str) -> Command {
     cargo
 }
 
-/// The program's path, from cargo's messages: a line of JSON each, in which a program's has its
+/// The program's path, from cargo's messages: one line of JSON each, of which the program's has the
 /// path.
 fn built(messages: &str) -> Option<PathBuf> {
     let path = |line: &str| Some(PathBuf::from(line.split_once("\"executable\":\"")?.1.split_once('"')?.0));

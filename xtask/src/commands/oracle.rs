@@ -1,5 +1,5 @@
-//! `cargo xtask oracle`: the same steps here and in torchgpipe, compared. Not one of the tests: it
-//! needs some gigabytes more.
+//! `cargo xtask oracle`: runs the same steps here and in torchgpipe, and compares them. It is not a
+//! test, because it needs some gigabytes more.
 
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -23,10 +23,10 @@ pub fn run(checkout: &Checkout) -> anyhow::Result<ExitCode> {
     Ok(cargo::exit_code(status))
 }
 
-/// Writes down what our side computes.
+/// Writes the results of our side to files.
 fn cargo_run(checkout: &Checkout, results: &Path) -> Command {
     let mut cargo = cargo::command(checkout);
-    // Not in release: the tests have built all but the last step.
+    // Not in release mode, because the tests have built everything except the last step.
     cargo.args(["run", "--quiet", "-p", "pipe-programs", "--bin", "oracle", "--"]).arg(results);
     cargo
 }

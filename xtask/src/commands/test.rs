@@ -1,4 +1,4 @@
-//! `cargo xtask test`: all tests of the workspace, and one line at the end that sums them up.
+//! `cargo xtask test`: runs all tests of the workspace, and sums them up in one line at the end.
 
 use std::io::{self, Read, Write};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
@@ -11,7 +11,7 @@ use crate::tools::libtorch::Flavour;
 use crate::tools::tally::Tally;
 use crate::tools::{cargo, digits, libtorch};
 
-/// What makes trybuild and expect-test rewrite what they expect.
+/// The variables that make trybuild and expect-test rewrite their expected output.
 const BLESS: [(&str, &str); 2] = [("TRYBUILD", "overwrite"), ("UPDATE_EXPECT", "1")];
 
 pub fn run(checkout: &Checkout, bless: bool) -> anyhow::Result<ExitCode> {
@@ -23,7 +23,7 @@ pub fn run(checkout: &Checkout, bless: bool) -> anyhow::Result<ExitCode> {
     Ok(if status.success() && tally.has_failures() { ExitCode::FAILURE } else { code })
 }
 
-/// The tests with another tch or libtorch than the pinned ones.
+/// Runs the tests with another tch or libtorch than the pinned ones.
 pub fn run_trial(checkout: &Checkout, trial: &Trial) -> anyhow::Result<ExitCode> {
     let (status, tally) = trial.test(checkout)?;
     println!("{tally}");
@@ -42,7 +42,7 @@ pub fn run_in(checkout: &Checkout, trial: Option<&Trial>, bless: bool) -> anyhow
 
 fn cargo_test(checkout: &Checkout, bless: bool) -> Command {
     let mut cargo = cargo::command(checkout);
-    // Without `--no-fail-fast` the sum would leave out what comes after the first failure.
+    // Without `--no-fail-fast`, the sum would lack everything after the first failure.
     cargo.args(["test", "--workspace", "--no-fail-fast"]);
     if bless {
         cargo.envs(BLESS);
@@ -50,7 +50,7 @@ fn cargo_test(checkout: &Checkout, bless: bool) -> Command {
     cargo
 }
 
-/// Runs to the end and counts the tests.
+/// Runs cargo to its end, and counts the tests.
 fn watch(cargo: &mut Command, stdout: &mut impl Write) -> anyhow::Result<(ExitStatus, Tally)> {
     let mut child = cargo.stdout(Stdio::piped()).spawn().context(cargo::CANNOT_START)?;
     let mut tally = Tally::default();
@@ -61,7 +61,7 @@ fn watch(cargo: &mut Command, stdout: &mut impl Write) -> anyhow::Result<(ExitSt
     Ok((status, tally))
 }
 
-/// Shows output as it comes, not by lines: a test's name appears before its result.
+/// Passes output on as it arrives, not line by line: a test's name appears before its result.
 fn pass_on(mut output: impl Read, stdout: &mut impl Write, tally: &mut Tally) -> io::Result<()> {
     let mut chunk = [0; 4096];
     loop {

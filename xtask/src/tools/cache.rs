@@ -1,4 +1,4 @@
-//! The per-user cache, which all checkouts share: what it holds is whole.
+//! The per-user cache, which all checkouts share. Its entries are always complete.
 
 use std::env;
 use std::ffi::OsString;
@@ -8,10 +8,11 @@ use std::process;
 
 use anyhow::Context;
 
-/// The path of `name` in the cache's folder `folder`, made now if it is not there as it should be.
+/// Returns the path of `name` in the cache's folder `folder`, and makes it if it does not exist or
+/// is damaged.
 ///
-/// `is_whole` looks at that path. `make` is given an empty path to work in and the path itself, on
-/// which it puts the outcome in one step. Of several runs at a time only one makes it.
+/// `is_whole` checks the path. `make` gets an empty path to work in and the path itself, where it
+/// puts the result in one step. Of several runs at a time, only one makes it.
 pub fn get(
     folder: &str,
     name: &str,
@@ -22,7 +23,7 @@ pub fn get(
     let path = folder.join(name);
     let partial = format!("{name}.partial-");
     if is_whole(&path) {
-        // No other run is at it: a killed run's pip may have outlived its successor's clean-up.
+        // No other run is working on it. (The pip of a killed run may still write to its folder.)
         remove_leftovers(&folder, &partial);
         return Ok(path);
     }
@@ -32,7 +33,8 @@ pub fn get(
     // Another run may have finished while this one waited.
     if !is_whole(&path) {
         remove_leftovers(&folder, &partial);
-        // The process's number keeps this apart from what a killed run's pip still writes to.
+        // The number of the process distinguishes this from the folder that a killed run's pip
+        // still writes to.
         let partial = folder.join(format!("{partial}{}", process::id()));
         let outcome = make(&partial, &path);
         let _ = fs::remove_dir_all(&partial);
@@ -41,7 +43,7 @@ pub fn get(
     Ok(path)
 }
 
-/// Locks a file, until it is dropped; the system lets go of it if the process dies.
+/// Locks a file until the value is dropped. The system unlocks it if the process dies.
 pub fn lock(path: &Path) -> anyhow::Result<File> {
     let cannot = || format!("cannot lock {}: put it into a writable folder on a local disk", path.display());
     let file = File::create(path).with_context(cannot)?;
@@ -56,7 +58,7 @@ pub fn lock(path: &Path) -> anyhow::Result<File> {
     Ok(file)
 }
 
-/// Removes what interrupted runs left. One that cannot be removed now does no harm.
+/// Removes what interrupted runs left. A folder that cannot be removed now does no harm.
 fn remove_leftovers(folder: &Path, start: &str) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with(start) {
@@ -70,7 +72,7 @@ pub fn home() -> anyhow::Result<PathBuf> {
         .context("there is no place for a cache: set HOME or XDG_CACHE_HOME to an absolute path")
 }
 
-/// The XDG base directory rule, by which a relative path counts as unset.
+/// The XDG base directory, where a relative path counts as unset.
 fn home_of(xdg: Option<OsString>, home: Option<OsString>) -> Option<PathBuf> {
     let absolute = |path: &PathBuf| path.is_absolute();
     xdg.map(PathBuf::from).filter(absolute).or_else(|| {

@@ -1,7 +1,7 @@
-//! Cargo, started as the user would start it.
+//! Starts cargo as the user would.
 //!
-//! `cargo run` sets variables for this process. Passed on, they would make `cargo xtask test`
-//! differ from `cargo test`, and rebuild what looks at them.
+//! `cargo run` sets variables for this process. If they were passed on, `cargo xtask test` would
+//! differ from `cargo test`, and rebuild what depends on them.
 
 use std::env;
 use std::ffi::OsString;
@@ -21,8 +21,8 @@ pub fn command(checkout: &Checkout) -> Command {
             cargo.env_remove(name);
         }
     }
-    // What `.cargo/config.toml` says, of this checkout or of the one that this program was called
-    // in.
+    // The settings of `.cargo/config.toml`, of this checkout or of the one where this program was
+    // called.
     let configured = [checkout.linked_libtorch(), Checkout::find().linked_libtorch()];
     if env::var_os("LIBTORCH").is_some_and(|value| configured.contains(&value.into())) {
         cargo.env_remove("LIBTORCH");
@@ -42,21 +42,22 @@ fn is_set_by_cargo_run(name: &str) -> bool {
     name.starts_with("CARGO_PKG_") || matches!(name, "CARGO" | "CARGO_MANIFEST_DIR" | "CARGO_MANIFEST_PATH")
 }
 
-/// Where this program was built, and the libraries of the toolchain, which has `bin/cargo`.
+/// The folder where this program was built, and the libraries of the toolchain, which has
+/// `bin/cargo`.
 fn cargos_folders(cargo: &Path) -> Vec<PathBuf> {
     let built = env::current_exe().ok().and_then(|exe| Some(exe.parent()?.to_path_buf()));
     let toolchain = cargo.parent().and_then(Path::parent).filter(|folder| folder.is_absolute());
     built.into_iter().chain(toolchain.map(|folder| folder.join("lib"))).collect()
 }
 
-/// A search path less what lies in `folders`, `None` if nothing is left.
+/// A search path without the entries in `folders`; `None` if nothing remains.
 fn without(search_path: &OsString, folders: &[PathBuf]) -> Option<OsString> {
     let is_users = |path: &PathBuf| !folders.iter().any(|folder| path.starts_with(folder));
     let rest = env::join_paths(env::split_paths(search_path).filter(is_users)).ok()?;
     (!rest.is_empty()).then_some(rest)
 }
 
-/// The code to pass on; 1 if a signal ended the command.
+/// The exit code to pass on; 1 if a signal ended the command.
 pub fn exit_code(status: ExitStatus) -> ExitCode {
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     code.map_or(ExitCode::FAILURE, ExitCode::from)

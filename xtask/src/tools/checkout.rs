@@ -1,4 +1,4 @@
-//! Where things lie in a checkout.
+//! The paths of a checkout.
 
 use std::env;
 use std::path::PathBuf;
@@ -9,8 +9,8 @@ pub struct Checkout {
 }
 
 impl Checkout {
-    /// The checkout that `cargo xtask` was called in. Cargo says so at run time; what was true at
-    /// compile time goes stale when a checkout is moved.
+    /// The checkout where `cargo xtask` was called, which cargo passes at run time. The path at
+    /// compile time is outdated when a checkout is moved.
     pub fn find() -> Self {
         let xtask =
             env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
@@ -28,7 +28,7 @@ impl Checkout {
         self.libtorch_link().join("torch")
     }
 
-    /// What `cargo xtask oracle` compares.
+    /// The folder for the results that `cargo xtask oracle` compares.
     pub fn oracle(&self) -> PathBuf {
         self.root.join("target").join("oracle")
     }
@@ -43,12 +43,12 @@ impl Checkout {
         self.root.join("target").join("pairs")
     }
 
-    /// What `cargo xtask bench` builds and what its contenders say.
+    /// The folder for what `cargo xtask bench` builds and its contenders print.
     pub fn bench(&self) -> PathBuf {
         self.root.join("target").join("bench")
     }
 
-    /// What `cargo xtask fixtures` writes, a folder for each torch.
+    /// The folder for what `cargo xtask fixtures` writes, with a folder for each torch.
     pub fn torchs_schedules(&self) -> PathBuf {
         self.root.join("pipe-runtime/schedule/tests/pytorch")
     }

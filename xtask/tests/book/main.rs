@@ -91,3 +91,16 @@ fn the_numbers_of_the_readme_are_those_of_the_benchmarks() {
     }
     assert_eq!(count, 3);
 }
+
+/// The first thing that users see is the same in both places.
+#[test]
+fn the_page_of_the_crate_shows_the_readmes_example() {
+    let readme = Page::read("README.md").text;
+    let example = readme.split_once("```rust\n").and_then(|(_, rest)| rest.split_once("```")).expect("an example").0;
+    let library = fs::read_to_string(root().join("pipe-runtime/src/lib.rs")).unwrap();
+    let shown: String = library
+        .lines()
+        .map_while(|line| line.strip_prefix("//!"))
+        .fold(String::new(), |text, line| text + line.strip_prefix(' ').unwrap_or(line) + "\n");
+    assert!(shown.contains(example), "pipe-runtime/src/lib.rs shows another example than the README");
+}

@@ -6,5 +6,6 @@ mod book;
 mod data;
 mod fixtures;
 mod libtorch;
+mod new;
 mod oracle;
 mod workbench;

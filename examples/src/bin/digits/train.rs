@@ -40,10 +40,7 @@ fn epoch(pipe: &mut Pipe<Digits>, optimizer: &mut nn::Optimizer, data: &Dataset,
 
 /// The share of images that are recognized in evaluation mode.
 fn test(pipe: &mut Pipe<Digits>, data: &Dataset) -> Result<f64> {
-    pipe.eval();
-    let logits = tch::no_grad(|| pipe.forward(&data.images));
-    pipe.train();
-    let logits = logits?;
+    let logits = pipe.predict(&data.images)?;
     Ok(logits.accuracy_for_logits(&data.labels.to_device(logits.device())).double_value(&[]))
 }
 

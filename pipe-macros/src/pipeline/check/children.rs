@@ -1,4 +1,4 @@
-//! Rules of the layers as children with names and parameters.
+//! Rules for layers as children, which have names and parameters.
 
 use std::collections::HashMap;
 
@@ -10,27 +10,28 @@ use crate::pipeline::parse::bare;
 use crate::support::errors::{Errors, error, error_at_both};
 use crate::support::names::plain;
 
-/// What a name is for.
+/// The help about names.
 const NAME: &str = "it is one segment of parameter paths such as `encode1.weight`";
 
-/// Methods for users on all variables of a model with devices.
-const METHODS_OF_VARS: [&str; 4] = ["var_store", "devices", "save", "load"];
+/// The methods of a model's variables, which a layer's method must not hide.
+const METHODS_OF_VARS: [&str; 7] = ["var_store", "devices", "select", "freeze", "unfreeze", "save", "load"];
 
-/// A name is one segment of a parameter path. `#[layer(name = "down.0")] down: Linear`
+/// Rejects a name with a `.`, because a name is one segment of a parameter path:
+/// `#[layer(name = "down.0")] down: Linear`
 pub fn names_are_one_segment(model: &Model, errors: &mut Errors) {
     for layer in model.layers.iter().filter(|layer| layer.child().contains('.')) {
         errors.push(error(layer.child_tokens(), "the name of a layer cannot contain a `.`", NAME));
     }
 }
 
-/// A name is there. `#[layer(name = "")] down: Linear`
+/// Rejects an empty name: `#[layer(name = "")] down: Linear`
 pub fn names_are_not_empty(model: &Model, errors: &mut Errors) {
     for layer in model.layers.iter().filter(|layer| layer.child().is_empty()) {
         errors.push(error(layer.child_tokens(), "the name of a layer cannot be empty", NAME));
     }
 }
 
-/// A layer's method does not hide one that the user needs on the same value.
+/// Rejects a layer whose generated method would hide a method of the variables:
 ///
 /// `#[device("cpu")] save: Linear`
 pub fn names_hide_no_method(model: &Model, errors: &mut Errors) {
@@ -46,7 +47,7 @@ pub fn names_hide_no_method(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// Two layers have two names, or one would load the other's parameters.
+/// Rejects two layers with one name, because one would load the parameters of the other:
 ///
 /// `down: Linear, #[layer(name = "down")] up: Linear`
 pub fn names_differ(model: &Model, errors: &mut Errors) {
@@ -67,9 +68,11 @@ pub fn names_differ(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// One stage owns a layer and its parameters. `head: Arc<Linear>`
+/// Rejects a layer behind a shared pointer, because one stage owns a layer and its parameters:
+/// `head: Arc<Linear>`
 ///
-/// Only by syntax, for a better message: behind an alias it is still no `Layer`.
+/// This looks at the syntax of the type, for a better message. A pointer behind an alias is still
+/// not a `Layer`.
 pub fn layers_are_owned(model: &Model, errors: &mut Errors) {
     for (layer, ty) in layer_types(model) {
         if let Some(owned) = shared(ty) {
@@ -85,7 +88,7 @@ pub fn layers_are_owned(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// So a layer is not somebody else's. `head: &'static Linear`
+/// Rejects a borrowed layer, because the model owns its layers: `head: &'static Linear`
 pub fn layers_are_not_borrowed(model: &Model, errors: &mut Errors) {
     for (layer, ty) in layer_types(model) {
         if let Type::Reference(reference) = bare(ty) {
@@ -98,12 +101,12 @@ pub fn layers_are_not_borrowed(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// The types of the layers; of repeated ones, that of each.
+/// The types of the layers; for repeated and optional layers, the type of one of them.
 fn layer_types(model: &Model) -> impl Iterator<Item = (&Layer, &Type)> {
     model.layers.iter().map(|layer| (layer, layer.shape.layer().unwrap_or(&layer.ty)))
 }
 
-/// What is behind the pointer, if it is one that others can hold too.
+/// The type that the pointer points to, if the pointer can be shared.
 fn shared(ty: &Type) -> Option<&Type> {
     let Type::Path(path) = bare(ty) else { return None };
     let last = path.path.segments.last()?;

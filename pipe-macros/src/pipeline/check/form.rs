@@ -1,19 +1,19 @@
-//! Rules of where an attribute may stand.
+//! Rules for the places of attributes.
 
 use crate::pipeline::declaration::Shape;
 use crate::pipeline::model::Model;
 use crate::support::errors::{Errors, error, error_at_both};
 use crate::support::names::plain;
 
-/// Where a device may not stand is `devices`' to say.
+/// The attributes that the rules in `devices` report.
 const DEVICE_WORDS: [&str; 3] = ["device", "devices", "stage"];
 
-/// What values are called where layers run.
+/// The names of local variables in generated code.
 const LOCALS: [&str; 5] = ["x", "cx", "io", "graph", "layers"];
 
 const LOCAL_PREFIXES: [&str; 3] = ["flow_", "port_", "skip_"];
 
-/// What is said of layers is said on layers.
+/// Rejects attributes of layers on a plain field:
 ///
 /// `#[not_a_layer] #[stash(a)] config: Config`
 pub fn plain_fields_say_nothing_about_layers(model: &Model, errors: &mut Errors) {
@@ -33,8 +33,8 @@ pub fn plain_fields_say_nothing_about_layers(model: &Model, errors: &mut Errors)
     }
 }
 
-/// A const parameter is not called as a field or a local: rustc would take the local for the
-/// constant.
+/// Rejects a const parameter with the name of a field or of a local variable, because rustc would
+/// take the local variable for the constant:
 ///
 /// `struct Model<const blocks: usize> { #[repeat] blocks: [Block; blocks] }`
 pub fn constants_are_not_called_as_locals(model: &Model, errors: &mut Errors) {
@@ -51,11 +51,12 @@ pub fn constants_are_not_called_as_locals(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// An array has a way to run: as one layer, or spread. `blocks: [Block; 4]`
+/// Rejects an array without `#[repeat]` or `#[devices(..)]`, because nothing says how its layers
+/// run: `blocks: [Block; 4]`
 pub fn arrays_say_how_they_run(model: &Model, errors: &mut Errors) {
     for layer in &model.layers {
         let what = match layer.shape {
-            Shape::Single => continue,
+            Shape::Single | Shape::Optional { .. } => continue,
             Shape::Array { .. } => "an array",
             Shape::List { .. } => "a `Vec`",
         };
@@ -70,7 +71,7 @@ pub fn arrays_say_how_they_run(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// `#[repeat]` needs something to repeat. `#[repeat] head: Linear`
+/// Rejects `#[repeat]` on a single layer: `#[repeat] head: Linear`
 pub fn only_arrays_repeat(model: &Model, errors: &mut Errors) {
     for layer in model.layers.iter().filter(|layer| !layer.is_repeated()) {
         if let Some(repeat) = &layer.marks.repeat {
@@ -83,8 +84,7 @@ pub fn only_arrays_repeat(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// An array runs as one layer or is spread, not both.
-/// `#[repeat] #[devices("cpu", "cpu")] blocks: [Block; 4]`
+/// Rejects both ways to run an array: `#[repeat] #[devices("cpu", "cpu")] blocks: [Block; 4]`
 pub fn one_way_to_run_an_array(model: &Model, errors: &mut Errors) {
     for layer in model.layers.iter().filter(|layer| layer.is_repeated()) {
         if let (Some(repeat), Some(devices)) = (&layer.marks.repeat, &layer.marks.devices) {

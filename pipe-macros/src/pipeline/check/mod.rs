@@ -1,8 +1,8 @@
-//! The rules that a struct must keep, one function each, in files named as the folders of
+//! The rules for a struct, one function each, in files with the names of the folders of
 //! `ui-tests/cases`.
 //!
-//! A rule says what it wants above its function, with an example that breaks it. Each mistake is
-//! one rule's: where two could speak, the doc says who does.
+//! The comment above a function says what it rejects, with an example that breaks the rule. One
+//! rule reports each mistake: where two rules could report it, the comment says which one does.
 
 mod children;
 mod devices;
@@ -43,7 +43,7 @@ pub fn check(model: &Model, errors: &mut Errors) {
     devices::the_first_layer_ends_no_stage(model, errors);
     devices::layers_on_devices_borrow_nothing(model, errors);
 
-    // With no mistake so far, the stages are what is meant.
+    // Without errors so far, the stages are what the user means.
     if errors.is_empty() {
         settings::stages_divide_over_ranks(model, errors);
         settings::stages_are_spread_evenly(model, errors);
@@ -82,4 +82,5 @@ pub fn check(model: &Model, errors: &mut Errors) {
     skips::misspelt_pops_suggest_a_name(model, errors);
     skips::arrays_keep_only_their_ends(model, errors);
     skips::arrays_pop_nothing(model, errors);
+    skips::optional_layers_have_no_skips(model, errors);
 }

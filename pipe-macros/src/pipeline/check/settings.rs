@@ -1,5 +1,6 @@
-//! Rules of the settings.
+//! Rules for settings.
 
+use pipe_schedule::support::spelling::nearest;
 use pipe_schedule::{Checkpoint, Placement, PlacementError, ScheduleKind, ScheduleKindError};
 use proc_macro2::{Ident, TokenStream};
 use quote::ToTokens;
@@ -10,7 +11,6 @@ use crate::pipeline::parse::{self, quoted, schedule_kind, whole_number, word};
 use crate::pipeline::plan::{Stage, stages};
 use crate::pipeline::prove::{self, Scheduled};
 use crate::support::errors::{Errors, error, error_at_both};
-use crate::support::names::nearest;
 
 const SETTINGS: [&str; 8] = ["input", "output", "chunks", "checkpoint", "schedule", "balance", "allow", "crate"];
 
@@ -23,7 +23,7 @@ const CHUNKS_HERE: &str = "the number of chunks is set here";
 
 const CHECKPOINT: &str = "checkpoint is not one of 'always', 'except_last', or 'never'";
 
-/// Every name is one of a setting. `#[pipeline(chunk = 8)]`
+/// Rejects a setting that does not exist: `#[pipeline(chunk = 8)]`
 pub fn no_unknown_settings(model: &Model, errors: &mut Errors) {
     for name in &model.settings.unknown {
         let help = match nearest(&name.to_string(), SETTINGS) {
@@ -34,7 +34,7 @@ pub fn no_unknown_settings(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// A batch is cut into one or more micro-batches. `#[pipeline(chunks = 0)]`
+/// Rejects a number of micro-batches that is not positive: `#[pipeline(chunks = 0)]`
 pub fn chunks_are_positive(model: &Model, errors: &mut Errors) {
     let Some(chunks) = &model.settings.chunks else { return };
     if is_number(chunks) && whole_number(chunks).is_none_or(|number| number == 0) {
@@ -42,14 +42,15 @@ pub fn chunks_are_positive(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// The number is written here, so that it can be checked here. `#[pipeline(chunks = CHUNKS)]`
+/// Rejects a number of micro-batches that is not a literal, because it is checked at compile time:
+/// `#[pipeline(chunks = CHUNKS)]`
 pub fn chunks_are_literals(model: &Model, errors: &mut Errors) {
     let Some(chunks) = model.settings.chunks.as_ref().filter(|chunks| !is_number(chunks)) else { return };
     let help = "write a literal number such as `chunks = 8`; `.chunks(n)` on the pipe takes any value";
     errors.push(error(chunks, CHUNKS, help));
 }
 
-/// The mode is one of three. `#[pipeline(checkpoint = sometimes)]`
+/// Rejects a checkpoint mode that does not exist: `#[pipeline(checkpoint = sometimes)]`
 pub fn checkpoint_is_known(model: &Model, errors: &mut Errors) {
     let Some(checkpoint) = model.settings.checkpoint.as_ref().filter(|mode| quoted(mode).is_none()) else { return };
     if parse::checkpoint(checkpoint).is_none() {
@@ -59,7 +60,8 @@ pub fn checkpoint_is_known(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// The mode is a word, as all names are here. `#[pipeline(checkpoint = "never")]`
+/// Rejects a checkpoint mode in quotes, because names are words here:
+/// `#[pipeline(checkpoint = "never")]`
 pub fn modes_are_words(model: &Model, errors: &mut Errors) {
     let Some(checkpoint) = &model.settings.checkpoint else { return };
     if let Some(text) = quoted(checkpoint) {
@@ -68,9 +70,9 @@ pub fn modes_are_words(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// The schedule is one that exists. `#[pipeline(schedule = gpip)]`
+/// Rejects a schedule that does not exist: `#[pipeline(schedule = gpip)]`
 ///
-/// `1f1b` without quotes is [`one_f_one_b_is_quoted`]'s.
+/// `1f1b` without quotes is reported by [`one_f_one_b_is_quoted`].
 pub fn schedule_is_known(model: &Model, errors: &mut Errors) {
     let Some(schedule) = &model.settings.schedule else { return };
     let name = quoted(schedule).unwrap_or_else(|| schedule.to_token_stream().to_string());
@@ -81,7 +83,7 @@ pub fn schedule_is_known(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// The name is a word, as all names are here. `#[pipeline(schedule = "zbv")]`
+/// Rejects a schedule in quotes, because names are words here: `#[pipeline(schedule = "zbv")]`
 pub fn schedules_are_words(model: &Model, errors: &mut Errors) {
     let Some(schedule) = &model.settings.schedule else { return };
     let named = quoted(schedule).and_then(|text| text.parse::<ScheduleKind>().ok());
@@ -93,7 +95,8 @@ pub fn schedules_are_words(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// A word does not begin with a digit. `#[pipeline(schedule = 1f1b)]`
+/// Rejects `1f1b` without quotes, because a word cannot begin with a digit:
+/// `#[pipeline(schedule = 1f1b)]`
 pub fn one_f_one_b_is_quoted(model: &Model, errors: &mut Errors) {
     let Some(schedule) = &model.settings.schedule else { return };
     if schedule.to_token_stream().to_string() == ScheduleKind::OneFOneB.name() {
@@ -102,7 +105,7 @@ pub fn one_f_one_b_is_quoted(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// What has no stages has no steps to order.
+/// Rejects a schedule for a struct without devices, which has no stages:
 /// `#[pipeline(schedule = zbv)] struct Block { first: Linear }`
 pub fn schedules_need_stages(model: &Model, errors: &mut Errors) {
     let Some(schedule) = model.settings.schedule.as_ref().filter(|_| !model.has_devices) else { return };
@@ -113,12 +116,12 @@ pub fn schedules_need_stages(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// On the CPU, a rank has as many stages as the schedule wants.
+/// Rejects a number of CPU stages that does not divide into ranks as the schedule needs:
 ///
 /// `#[pipeline(schedule = zbv)] struct Model { #[device("cpu")] a: A, #[device("cpu")] b: B,
 /// #[device("cpu")] c: C }`
 ///
-/// Where there are accelerators, [`stages_are_spread_evenly`] speaks.
+/// With accelerators, [`stages_are_spread_evenly`] reports it.
 pub fn stages_divide_over_ranks(model: &Model, errors: &mut Errors) {
     let Some(Scheduled { kind, written, ranks: Err(wrong), stages, .. }) = Scheduled::of(model) else { return };
     let PlacementError::StagesPerRank { stages_per_rank, .. } = wrong else { return };
@@ -133,7 +136,8 @@ pub fn stages_divide_over_ranks(model: &Model, errors: &mut Errors) {
     errors.push(error(written, wrong, format!("make it {above} stages, or {or}")));
 }
 
-/// Each device has as many stages as every other one, and as many as the schedule wants.
+/// Rejects devices with different numbers of stages, or with another number than the schedule
+/// needs:
 ///
 /// `#[pipeline(schedule = zbv)] struct Model { #[device("cuda:0")] a: A, #[device("cuda:1")] b: B
 /// }`
@@ -173,7 +177,7 @@ pub fn stages_are_spread_evenly(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// The stages go through the devices in the schedule's order.
+/// Rejects stages that go through the devices in another order than the schedule's:
 ///
 /// `#[pipeline(schedule = zbv)] struct Model { #[device("cuda:0")] a: A, #[device("cuda:1")] b: B,
 /// #[device("cuda:0")] c: C, #[device("cuda:1")] d: D }`
@@ -199,10 +203,10 @@ pub fn stages_are_in_the_schedules_order(model: &Model, errors: &mut Errors) {
     ));
 }
 
-/// There are enough micro-batches to fill the pipeline from both ends.
+/// Rejects too few micro-batches for a schedule that fills the pipeline from both ends:
 /// `#[pipeline(schedule = dualpipe_v, chunks = 2)]`
 ///
-/// A mini-batch of fewer rows than chunks is the runtime's to refuse.
+/// The runtime handles a mini-batch with fewer rows than chunks.
 pub fn chunks_fill_the_pipeline(model: &Model, errors: &mut Errors) {
     let Some(scheduled) = Scheduled::of(model) else { return };
     let Some((ScheduleKindError::TooFewMicroBatches { needed, ranks, .. }, (chunks, place))) =
@@ -220,8 +224,8 @@ pub fn chunks_fill_the_pipeline(model: &Model, errors: &mut Errors) {
     ));
 }
 
-/// Where the schedule goes through the micro-batches in rounds, they are equal.
-/// `#[pipeline(schedule = interleaved, chunks = 5)]`
+/// Rejects a number of micro-batches that does not divide into equal rounds, for schedules with
+/// rounds: `#[pipeline(schedule = interleaved, chunks = 5)]`
 pub fn chunks_make_equal_rounds(model: &Model, errors: &mut Errors) {
     let Some(scheduled) = Scheduled::of(model) else { return };
     let Some((ScheduleKindError::Rounds { rounds, ranks, below, above, .. }, (chunks, place))) =
@@ -233,7 +237,7 @@ pub fn chunks_make_equal_rounds(model: &Model, errors: &mut Errors) {
     errors.push(error_at_both(
         written,
         format!(
-            "`{kind}` on {ranks} ranks goes through the micro-batches in {rounds} equal rounds, but `chunks = {chunks}` is no multiple of {rounds}"
+            "`{kind}` on {ranks} ranks goes through the micro-batches in {rounds} equal rounds, but `chunks = {chunks}` is not a multiple of {rounds}"
         ),
         format!("write `chunks = {below}` or `chunks = {above}`, or use `looped_bfs`"),
         place,
@@ -241,9 +245,10 @@ pub fn chunks_make_equal_rounds(model: &Model, errors: &mut Errors) {
     ));
 }
 
-/// The list of steps fits into memory. `#[pipeline(chunks = 1000000000)]`
+/// Rejects so many micro-batches that the list of steps would not fit into memory:
+/// `#[pipeline(chunks = 1000000000)]`
 ///
-/// Whether a schedule is set or not: all of them go through every micro-batch in every stage.
+/// This holds without a schedule too: every schedule runs each micro-batch in each stage.
 pub fn chunks_fit_into_memory(model: &Model, errors: &mut Errors) {
     let Some((chunks, place)) = prove::chunks(model).filter(|_| model.has_devices) else { return };
     let stages = stages(model).len().max(1);
@@ -267,13 +272,13 @@ fn number_of_stages(stages: usize) -> String {
     format!("{stages} stage{}", if stages == 1 { "" } else { "s" })
 }
 
-/// How stages are placed like a V.
+/// The help about stages in a V.
 fn there_and_back(kind: ScheduleKind) -> String {
     format!("annotate the devices there and back, as `{kind}` goes, with `#[stage]` for the turn on the last one")
 }
 
-/// The rank of which this is the first stage, in words. Beside accelerators, each stage on the CPU
-/// is a rank.
+/// A description of the rank whose first stage this is. Beside accelerators, each CPU stage is a
+/// rank.
 fn rank_name(stage: &Stage) -> String {
     match stage.accelerator() {
         Some(device) => format!("`{device}`"),
@@ -281,7 +286,7 @@ fn rank_name(stage: &Stage) -> String {
     }
 }
 
-/// Where a stage is opened.
+/// The place where a stage is opened.
 fn opening(model: &Model, stage: &Stage) -> TokenStream {
     let Some(step) = stage.steps.first() else { return TokenStream::new() };
     let layer = &model.layers[step.layer];

@@ -1,11 +1,13 @@
-//! Rules of skips: every value that is kept is used once, later.
+//! Rules for skips: every stashed value is popped exactly once, by a later layer.
 
-use crate::pipeline::declaration::{Kept, Marks};
+use pipe_schedule::support::spelling::nearest;
+
+use crate::pipeline::declaration::{Kept, Marks, Shape};
 use crate::pipeline::model::{End, Layer, Model, Skip};
 use crate::support::errors::{Errors, error, error_at_both};
-use crate::support::names::{nearest, plain};
+use crate::support::names::plain;
 
-/// A name stands for one value. `#[stash(a)] one: One, #[stash(a)] two: Two`
+/// Rejects a name that two layers stash: `#[stash(a)] one: One, #[stash(a)] two: Two`
 pub fn stashed_once(model: &Model, errors: &mut Errors) {
     for (name, first, end) in model.skips.iter().flat_map(|skip| again(&skip.name, &skip.stashes)) {
         if first.layer != end.layer {
@@ -20,7 +22,7 @@ pub fn stashed_once(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// Also if both are one layer's. `#[stash(a = input, a = output)] one: One`
+/// Rejects a name that one layer stashes twice: `#[stash(a = input, a = output)] one: One`
 pub fn stashed_once_by_a_layer(model: &Model, errors: &mut Errors) {
     for (name, first, end) in model.skips.iter().flat_map(|skip| again(&skip.name, &skip.stashes)) {
         if first.layer == end.layer {
@@ -35,7 +37,8 @@ pub fn stashed_once_by_a_layer(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// A value is handed over, not lent. `#[pop(a)] one: One, #[pop(a)] two: Two`
+/// Rejects a name that two layers pop, because a pop takes the value:
+/// `#[pop(a)] one: One, #[pop(a)] two: Two`
 pub fn popped_once(model: &Model, errors: &mut Errors) {
     for (name, first, end) in model.skips.iter().flat_map(|skip| again(&skip.name, &skip.pops)) {
         if first.layer != end.layer {
@@ -50,7 +53,7 @@ pub fn popped_once(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// A layer is handed a value once, too. `#[pop(a, a)] one: One`
+/// Rejects a name that one layer pops twice: `#[pop(a, a)] one: One`
 pub fn popped_once_by_a_layer(model: &Model, errors: &mut Errors) {
     for (name, first, end) in model.skips.iter().flat_map(|skip| again(&skip.name, &skip.pops)) {
         if first.layer == end.layer {
@@ -65,7 +68,7 @@ pub fn popped_once_by_a_layer(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// A skip skips at least the way between two layers. `#[stash(a)] #[pop(a)] one: One`
+/// Rejects a skip that one layer both stashes and pops: `#[stash(a)] #[pop(a)] one: One`
 pub fn not_stashed_and_popped_by_one_layer(model: &Model, errors: &mut Errors) {
     for (skip, stash, pop) in pairs(model).filter(|(_, stash, pop)| stash.layer == pop.layer) {
         errors.push(error_at_both(
@@ -78,7 +81,8 @@ pub fn not_stashed_and_popped_by_one_layer(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// Layers run in the order of the fields. `#[pop(a)] one: One, #[stash(a)] two: Two`
+/// Rejects a pop before its stash, because layers run in the order of the fields:
+/// `#[pop(a)] one: One, #[stash(a)] two: Two`
 pub fn stashed_before_popped(model: &Model, errors: &mut Errors) {
     for (skip, stash, pop) in pairs(model).filter(|(_, stash, pop)| stash.layer > pop.layer) {
         let (stashing, popping) = (layer(model, stash), layer(model, pop));
@@ -92,9 +96,9 @@ pub fn stashed_before_popped(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// What is kept is wanted by a layer. `#[stash(a)] one: One`
+/// Rejects a stash that no layer pops: `#[stash(a)] one: One`
 ///
-/// If a pop misspells the name, [`misspelt_pops_suggest_a_name`] speaks.
+/// If a pop seems to misspell the name, [`misspelt_pops_suggest_a_name`] reports it.
 pub fn popped_if_stashed(model: &Model, errors: &mut Errors) {
     for skip in unpopped(model).filter(|skip| !said_elsewhere(model, "pop", skip)) {
         let is_misspelt = unstashed(model)
@@ -109,7 +113,7 @@ pub fn popped_if_stashed(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// What a layer pops was kept. `#[pop(a)] one: One`
+/// Rejects a pop of a name that no layer stashes: `#[pop(a)] one: One`
 pub fn stashed_if_popped(model: &Model, errors: &mut Errors) {
     for (skip, pop) in unstashed(model).filter(|(skip, pop)| meant(model, skip, pop).is_none()) {
         let name = &skip.name;
@@ -121,7 +125,8 @@ pub fn stashed_if_popped(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// A name that is nearly that of a stash above says so.
+/// Rejects a pop of an unknown name that is close to the name of an earlier stash that no layer
+/// pops, and suggests that name:
 ///
 /// `#[stash(level1)] one: One, #[pop(levle1)] two: Two`
 pub fn misspelt_pops_suggest_a_name(model: &Model, errors: &mut Errors) {
@@ -137,7 +142,8 @@ pub fn misspelt_pops_suggest_a_name(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// Repeated layers are one type, so no single one of them can return more.
+/// Rejects stashes other than `input` and `output` on repeated layers: they have one type, so no
+/// single one can return or lend a value:
 ///
 /// `#[repeat] #[stash(a)] blocks: [Block; 4]`
 pub fn arrays_keep_only_their_ends(model: &Model, errors: &mut Errors) {
@@ -160,7 +166,8 @@ pub fn arrays_keep_only_their_ends(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// Nor can a single one of them take more. `#[repeat] #[pop(a)] blocks: [Block; 4]`
+/// Rejects pops on repeated layers: they have one type, so no single one can take another value:
+/// `#[repeat] #[pop(a)] blocks: [Block; 4]`
 pub fn arrays_pop_nothing(model: &Model, errors: &mut Errors) {
     for layer in model.layers.iter().filter(|layer| layer.is_repeated()) {
         for pop in layer.pops() {
@@ -173,7 +180,35 @@ pub fn arrays_pop_nothing(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// Skips that are right but perhaps in the wrong order.
+/// Rejects pops, and stashes other than `input` and `output`, on optional layers: an absent layer
+/// is the identity, which takes and returns no skip: `#[pop(a)] concat: Option<Concat>`
+pub fn optional_layers_have_no_skips(model: &Model, errors: &mut Errors) {
+    for layer in model.layers.iter().filter(|layer| matches!(layer.shape, Shape::Optional { .. })) {
+        let nothing = format!("`{}` may be absent, and then nothing", layer.ident);
+        for pop in layer.pops() {
+            errors.push(error(
+                pop,
+                format!("{nothing} takes `{}`", plain(pop)),
+                "pop it in a layer of its own, or in one that is always there",
+            ));
+        }
+        for stash in layer.stashes() {
+            let name = plain(&stash.name);
+            let what = match stash.kept {
+                Kept::Input | Kept::Output => continue,
+                Kept::Returned => format!("returns `{name}`"),
+                Kept::Tied => format!("lends `{name}`"),
+            };
+            errors.push(error(
+                &stash.name,
+                format!("{nothing} {what}"),
+                format!("write `{name} = input` for what goes into it, `{name} = output` for what comes out of it"),
+            ));
+        }
+    }
+}
+
+/// Skips with exactly one stash and one pop, whose order is still to be checked.
 fn pairs(model: &Model) -> impl Iterator<Item = (&Skip, &End<Kept>, &End<()>)> {
     model.skips.iter().filter_map(|skip| match (skip.stashes.as_slice(), skip.pops.as_slice()) {
         ([stash], [pop]) => Some((skip, stash, pop)),
@@ -181,7 +216,7 @@ fn pairs(model: &Model) -> impl Iterator<Item = (&Skip, &End<Kept>, &End<()>)> {
     })
 }
 
-/// The first place of a name, with each later one.
+/// Pairs the first occurrence of a name with each later one.
 fn again<'a, What>(
     name: &'a str,
     ends: &'a [End<What>],
@@ -199,7 +234,8 @@ fn unstashed(model: &Model) -> impl Iterator<Item = (&Skip, &End<()>)> {
     unstashed.filter(|skip| !said_elsewhere(model, "stash", skip)).filter_map(|skip| Some((skip, skip.pops.first()?)))
 }
 
-/// The stash that a pop without one is likely to mean: near in name, earlier, and not popped.
+/// The stash that a pop without a stash probably means: one in an earlier layer, with a similar
+/// name, that no layer pops.
 fn meant<'a>(model: &'a Model, skip: &Skip, pop: &End<()>) -> Option<(&'a Skip, &'a End<Kept>)> {
     let earlier = unpopped(model).filter(|other| other.stashes.first().is_some_and(|stash| stash.layer < pop.layer));
     let name = nearest(&skip.name, earlier.map(|skip| skip.name.as_str()))?;
@@ -207,8 +243,8 @@ fn meant<'a>(model: &'a Model, skip: &Skip, pop: &End<()>) -> Option<(&'a Skip, 
     Some((meant, meant.stashes.first()?))
 }
 
-/// Whether the missing end of a skip may be there, in an attribute that is itself a mistake: one
-/// that could not be read, or that stands on a plain field.
+/// Whether the missing end of a skip may be in an attribute that is reported as an error anyway,
+/// because it cannot be read or is on a plain field.
 fn said_elsewhere(model: &Model, word: &str, skip: &Skip) -> bool {
     let unreadable = |marks: &Marks| marks.is_unreadable(word);
     let on_plain_field = |marks: &Marks| match word {

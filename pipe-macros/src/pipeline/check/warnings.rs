@@ -1,18 +1,19 @@
-//! What works but is a mistake more often than not. Each can be allowed by its name:
+//! Warnings about structs that work but are rarely meant. Each can be allowed by its name:
 //! `#[pipeline(allow(single_stage))]`.
 
 use pipe_schedule::Checkpoint;
+use pipe_schedule::support::spelling::nearest;
 use proc_macro2::Span;
 
 use crate::pipeline::model::Model;
 use crate::pipeline::parse::{self, whole_number, word};
 use crate::pipeline::plan::{Plan, Route};
 use crate::support::errors::{Errors, error};
-use crate::support::names::{nearest, plain};
+use crate::support::names::plain;
 
 const WARNINGS: [&str; 4] = ["single_stage", "short_skip", "except_last_of_one_chunk", "name_differs_by_case"];
 
-/// A warning by name, at its place.
+/// A warning, with its name and place.
 pub struct Warning {
     pub name: &'static str,
     pub place: Span,
@@ -20,7 +21,7 @@ pub struct Warning {
     pub help: String,
 }
 
-/// The names in `allow(..)` are those of warnings. `#[pipeline(allow(single_stag))]`
+/// Rejects a name in `allow(..)` that is not a warning: `#[pipeline(allow(single_stag))]`
 pub fn allow_names_warnings(model: &Model, errors: &mut Errors) {
     for name in model.settings.allowed.iter().filter(|name| !WARNINGS.iter().any(|known| name == known)) {
         let help = match nearest(&name.to_string(), WARNINGS) {
@@ -31,7 +32,7 @@ pub fn allow_names_warnings(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// All warnings about a model without mistakes, but those that it allows.
+/// All warnings about a model without errors, except those that it allows.
 pub fn warnings(model: &Model, plan: &Plan) -> Vec<Warning> {
     let mut warnings = Vec::new();
     warnings.extend(except_last_of_one_chunk(model));
@@ -42,11 +43,11 @@ pub fn warnings(model: &Model, plan: &Plan) -> Vec<Warning> {
     warnings
 }
 
-/// Of one micro-batch, the last is all: nothing is checkpointed.
+/// Warns of `except_last` with one micro-batch, which checkpoints nothing:
 ///
 /// `#[pipeline(chunks = 1, checkpoint = except_last)]`
 ///
-/// Only if both are written: where `chunks` is left out, it is chosen at run time.
+/// Both must be written: if `chunks` is left out, it is chosen at run time.
 fn except_last_of_one_chunk(model: &Model) -> Option<Warning> {
     let chunks = model.settings.chunks.as_ref().and_then(whole_number)?;
     let checkpoint = model.settings.checkpoint.as_ref()?;
@@ -59,7 +60,7 @@ fn except_last_of_one_chunk(model: &Model) -> Option<Warning> {
     })
 }
 
-/// A pipeline of one stage overlaps nothing.
+/// Warns of a pipeline with one stage, which overlaps nothing:
 ///
 /// `#[device("cuda:0")] encode: Encode, decode: Decode`
 fn single_stage(model: &Model, plan: &Plan) -> Option<Warning> {
@@ -73,7 +74,8 @@ fn single_stage(model: &Model, plan: &Plan) -> Option<Warning> {
     })
 }
 
-/// A name that is the field's but for its case is a slip, and parameter files know it.
+/// Warns of a name that differs from the field's only by case, which is probably a slip that ends
+/// up in parameter files:
 ///
 /// `#[layer(name = "Encode")] encode: Encode`
 fn name_differs_by_case(model: &Model) -> impl Iterator<Item = Warning> {
@@ -89,13 +91,14 @@ fn name_differs_by_case(model: &Model) -> impl Iterator<Item = Warning> {
     })
 }
 
-/// A skip from a stage's last layer to the next stage's first one skips no layer: only the boundary
-/// between the two sends a second value over. One layer up or down, and it is a local of its stage.
+/// Warns of a skip from a stage's last layer to the next stage's first layer. It skips no layer,
+/// and makes the boundary send a second value. If the boundary were one layer earlier or later, the
+/// skip would be local to a stage.
 ///
 /// `#[stash(a)] encode: Encode, #[device("cuda:1")] #[pop(a)] decode: Decode`
 ///
-/// Only where the boundary can move: one of the two stages has other layers, and the layer next to
-/// the boundary is not part of a spread array, whose cuts are its own.
+/// This is reported only if the boundary can move: one of the two stages has other layers, and the
+/// layer next to the boundary is not part of a spread array, which has its own cuts.
 fn short_skip(model: &Model, plan: &Plan) -> impl Iterator<Item = Warning> {
     plan.routes.iter().filter(|route| route.pop == route.stash + 1 && route.crosses()).filter_map(|route| {
         let (stash, pop) = (&model.layers[route.stash].ident, &model.layers[route.pop].ident);
@@ -111,7 +114,7 @@ fn short_skip(model: &Model, plan: &Plan) -> impl Iterator<Item = Warning> {
     })
 }
 
-/// How the boundary would move so that the skip stays in one stage, if it can.
+/// How the boundary could move so that the skip stays in one stage; `None` if it cannot.
 fn moved(model: &Model, plan: &Plan, route: &Route) -> Option<String> {
     let (from, to) = (plan.stages.get(route.from)?, plan.stages.get(route.to)?);
     let stash_is_whole = from.steps.last().is_some_and(|step| step.parts == 1);

@@ -1,46 +1,49 @@
-//! The calls of the layers, one after the other: the body of a stage and of the unpipelined run.
+//! Generates the calls of the layers, in order. They are the body of a stage, and of the
+//! unpipelined run.
 //!
-//! All tokens of a call stand on the name of the layer's type, so that what does not fit is an
-//! error there. A stage and the unpipelined run must hold the same tokens on the same spans: rustc
-//! then reports what is wrong with a layer once, not twice.
+//! All tokens of a call have the span of the layer's type, so that rustc reports a type mismatch
+//! there. A stage and the unpipelined run must have the same tokens with the same spans: rustc then
+//! reports each problem of a layer once, not twice.
 
 use proc_macro2::{Ident, Literal, Span, TokenStream};
 use quote::{format_ident, quote_spanned};
 
 use super::here;
-use crate::pipeline::declaration::Kept;
+use crate::pipeline::declaration::{Kept, Shape, Stash};
 use crate::pipeline::model::{Layer, Model};
 use crate::pipeline::plan::{Plan, Route, Step};
 use crate::support::names::plain;
 
-/// The calls of all layers of stage `stage`. The flow is in `x` before and after.
+/// The calls of all layers of stage `stage`. The variable `x` holds their input before them, and
+/// their output after them.
 pub fn calls(model: &Model, plan: &Plan, stage: usize) -> TokenStream {
     plan.stages[stage].steps.iter().map(|step| call(model, plan, step)).collect()
 }
 
-/// The call of one layer, with what is kept and popped around it.
+/// The call of the layer of one step, with the code around it that stashes and pops.
 fn call(model: &Model, plan: &Plan, step: &Step) -> TokenStream {
     let layer = &model.layers[step.layer];
     let binding = on_type(layer, binding(model, step));
     let (is_first, is_last) = (step.part == 0, step.part + 1 == step.parts);
     let mut tokens = TokenStream::new();
     if is_first {
-        tokens.extend(keep(layer, plan, Kept::Input, &quote_spanned!(site(layer)=> __rt::keep(&x))));
-        tokens.extend(keep(layer, plan, Kept::Tied, &quote_spanned!(site(layer)=> __rt::lend(#binding))));
+        tokens.extend(keep(layer, plan, Kept::Input, |stash| kept(layer, stash)));
+        tokens.extend(keep(layer, plan, Kept::Tied, |_| quote_spanned!(site(layer)=> __rt::lend(#binding))));
         tokens.extend(receive(model, layer, plan));
     }
-    tokens.extend(match layer.is_repeated() {
-        true => run_each(layer, &binding),
-        false => run(layer, &binding),
+    tokens.extend(match layer.shape {
+        Shape::Single => run(layer, &binding),
+        Shape::Array { .. } | Shape::List { .. } => run_all(layer, &binding, &format_ident!("run_each")),
+        Shape::Optional { .. } => run_all(layer, &binding, &format_ident!("pass_if_some")),
     });
     if is_last {
         tokens.extend(send_returned(layer, plan));
-        tokens.extend(keep(layer, plan, Kept::Output, &quote_spanned!(site(layer)=> __rt::keep(&x))));
+        tokens.extend(keep(layer, plan, Kept::Output, |stash| kept(layer, stash)));
     }
     tokens
 }
 
-/// `let x = __rt::pass(x, layer, cx, "layer");`, and if it returns skips,
+/// `let x = __rt::pass(x, layer, cx, "layer");`, or, if the layer returns skips,
 /// `let (x, skip_a) = __rt::with_skips::<1, _>(..);`
 fn run(layer: &Layer, binding: &Ident) -> TokenStream {
     let (at, child) = (site(layer), layer.child());
@@ -66,20 +69,30 @@ fn with_skips(at: Span, skips: &[Ident]) -> TokenStream {
     }
 }
 
-fn run_each(layer: &Layer, binding: &Ident) -> TokenStream {
+/// `let x = __rt::run_each(x, layers, cx, "layers");`, where `function` is the name of the callee.
+fn run_all(layer: &Layer, binding: &Ident, function: &Ident) -> TokenStream {
     let child = layer.child();
-    quote_spanned!(site(layer)=> let x = __rt::run_each(x, #binding, cx, #child);)
+    quote_spanned!(site(layer)=> let x = __rt::#function(x, #binding, cx, #child);)
 }
 
-/// `#[stash(a = input)]` and `#[stash(a = output)]`: another handle to what `x` is here.
-/// `#[stash(a = tied)]`: what the layer lends.
-fn keep(layer: &Layer, plan: &Plan, what: Kept, value: &TokenStream) -> TokenStream {
+/// The code for the layer's stashes of the kind `what`. `#[stash(a = input)]` and
+/// `#[stash(a = output)]` stash another handle to `x` as it is here, or to a part of it.
+/// `#[stash(a = tied)]` stashes what the layer lends.
+fn keep(layer: &Layer, plan: &Plan, what: Kept, value: impl Fn(&Stash) -> TokenStream) -> TokenStream {
     let at = site(layer);
-    let kept = layer.stashes().iter().filter(|stash| stash.kept == what);
-    kept.filter_map(|stash| plan.route(&stash.name)).map(|route| store(route, at, value)).collect()
+    let stashes = layer.stashes().iter().filter(|stash| stash.kept == what);
+    stashes.filter_map(|stash| Some(store(plan.route(&stash.name)?, at, &value(stash)))).collect()
 }
 
-/// What a layer pops comes late: a value that waits takes memory on two devices.
+/// `__rt::keep(&x)`, or `__rt::keep(&x.1)`. The part keeps its span in the user's attribute, so
+/// that rustc reports there that it does not exist.
+fn kept(layer: &Layer, stash: &Stash) -> TokenStream {
+    let part = &stash.part;
+    quote_spanned!(site(layer)=> __rt::keep(&x #(.#part)*))
+}
+
+/// Receives the skips that `layer` pops right before the layer runs. A skip that is received
+/// earlier takes memory on two devices for longer.
 fn receive(model: &Model, layer: &Layer, plan: &Plan) -> TokenStream {
     arriving(layer, plan)
         .map(|route| {
@@ -90,7 +103,7 @@ fn receive(model: &Model, layer: &Layer, plan: &Plan) -> TokenStream {
         .collect()
 }
 
-/// Skips that `layer` pops and another stage stashes.
+/// The skips that `layer` pops and that another stage stashes.
 pub fn arriving<'a>(layer: &'a Layer, plan: &'a Plan) -> impl Iterator<Item = &'a Route> {
     layer.pops().iter().filter_map(|name| plan.route(name)).filter(|route| route.crosses())
 }
@@ -107,7 +120,7 @@ fn send_returned(layer: &Layer, plan: &Plan) -> TokenStream {
         .collect()
 }
 
-/// Sends the value on its way, or holds it in a local if it is popped in the same stage.
+/// Sends `value` to another stage, or stores it in a local variable if the same stage pops it.
 fn store(route: &Route, at: Span, value: &TokenStream) -> TokenStream {
     match route.crosses() {
         true => {
@@ -125,7 +138,7 @@ fn returned(layer: &Layer) -> impl Iterator<Item = &Ident> {
     layer.stashes().iter().filter(|stash| stash.kept == Kept::Returned).map(|stash| &stash.name)
 }
 
-/// The local that holds a skip.
+/// The local variable that holds a skip.
 fn skip(name: &Ident, at: Span) -> Ident {
     Ident::new(&format!("skip_{}", plain(name)), at)
 }
@@ -134,13 +147,14 @@ fn route_skip(route: &Route, at: Span) -> Ident {
     skip(&route.ident, at)
 }
 
-/// The port on which a skip crosses stages.
+/// The variable of the port through which a skip crosses stages.
 pub fn port(route: &Route, at: Span) -> Ident {
     Ident::new(&format!("port_{}", route.name), at)
 }
 
-/// The binding of the layers of a step: the field's name, numbered if there are several parts. It
-/// looks like the user's own to rustc, so it must not be the name of another field.
+/// The variable that holds the layers of a step: the field's name, with a number if there are
+/// several parts. To rustc it looks like a name of the user's, so it must not be the name of
+/// another field.
 pub fn binding(model: &Model, step: &Step) -> Ident {
     let field = &model.layers[step.layer].ident;
     if step.parts == 1 {
@@ -153,13 +167,13 @@ pub fn binding(model: &Model, step: &Step) -> Ident {
     part
 }
 
-/// The same name where the layer's type is.
+/// The name, with the span of the layer's type.
 pub fn on_type(layer: &Layer, mut name: Ident) -> Ident {
     name.set_span(name.span().located_at(layer.span()));
     name
 }
 
-/// Generated code that is the layer's.
+/// The span of generated code that belongs to the layer.
 pub fn site(layer: &Layer) -> Span {
     here().located_at(layer.span())
 }

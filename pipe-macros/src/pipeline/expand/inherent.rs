@@ -1,4 +1,4 @@
-//! What the struct itself gains: `UNet::PLAN`, `UNet::vars(..)`, `net.pipe(..)` and the like.
+//! The methods and constants that the struct gains: `UNet::PLAN`, `UNet::vars(..)`, `net.pipe(..)`.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{quote, quote_spanned};
@@ -8,7 +8,7 @@ use super::{here, plan_constant};
 use crate::pipeline::model::Model;
 use crate::pipeline::plan::Plan;
 
-/// The inherent `impl`, of a model with devices or of a block.
+/// The inherent `impl` of a model with devices, or of a block.
 pub fn methods(model: &Model, plan: &Plan) -> TokenStream {
     let ident = &model.ident;
     let (generics, arguments, bounds) = model.generics.split_for_impl();
@@ -43,13 +43,10 @@ fn of_a_pipeline(model: &Model, plan: &Plan) -> TokenStream {
         pub fn devices() -> __rt::Devices {
             __rt::Devices::annotated(&Self::PLAN)
         }
-        /// Makes the variable stores, one per stage, for a model that is to be made with them.
-        ///
-        /// # Errors
-        ///
-        /// If there are not as many devices as stages, or one of them does not exist here.
+        /// Makes the variable stores, one per stage. Fails if a device is missing or not on this
+        /// machine.
         pub fn vars(devices: &__rt::Devices) -> __rt::Result<#vars> {
-            ::core::result::Result::Ok(#vars_ident { vars: __rt::Vars::new(&Self::PLAN, devices)? })
+            __rt::Vars::new(&Self::PLAN, devices).map(|vars| #vars_ident { vars })
         }
         /// Prepares the pipelined run. What is set on the result wins over the annotations.
         pub fn pipe(self, vars: &#vars) -> __rt::PipeBuilder<'_, Self> #owned {
@@ -61,15 +58,17 @@ fn of_a_pipeline(model: &Model, plan: &Plan) -> TokenStream {
 fn of_a_block(model: &Model) -> TokenStream {
     let lifetime = super::vars::lifetime(model);
     let (vars_ident, vars) = (vars_ident(model), vars_type(model, Some(lifetime.clone())));
+    let path = super::vars::unused_parameter(model, "Path");
     quote_spanned! {on_name(model)=>
         /// The parameter paths of the layers below `path`.
-        pub fn vars_at<#lifetime>(path: impl ::core::borrow::Borrow<__rt::Path<#lifetime>>) -> #vars {
-            #vars_ident { path: ::core::clone::Clone::clone(::core::borrow::Borrow::<__rt::Path<#lifetime>>::borrow(&path)) }
+        pub fn vars_at<#lifetime, #path: ::core::borrow::Borrow<__rt::Path<#lifetime>>>(path: #path) -> #vars {
+            #vars_ident { path: ::core::clone::Clone::clone(path.borrow()) }
         }
     }
 }
 
-/// A method of the user's with one of these names is reported at both, so this must be a place.
+/// rustc reports a method of the user's with the same name at both places, so this must be a place
+/// in the source.
 fn on_name(model: &Model) -> Span {
     here().located_at(model.ident.span())
 }

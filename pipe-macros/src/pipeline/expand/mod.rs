@@ -1,7 +1,7 @@
-//! Writes what `#[pipeline]` generates. Plain calls of run-time functions, short enough to read.
+//! Generates the code of `#[pipeline]`: calls of functions of the runtime, short enough to read.
 //!
-//! All paths start at the runtime crate, and all locals are `mixed_site`, so nothing that the user
-//! has in scope gets in the way.
+//! All paths start at the runtime crate, and all local variables are `mixed_site`, so that no name
+//! in the user's scope interferes.
 
 mod body;
 mod inherent;
@@ -23,7 +23,7 @@ use crate::pipeline::check;
 use crate::pipeline::model::Model;
 use crate::pipeline::plan::{Plan, plan};
 
-/// All items beside the struct, and the warnings about it.
+/// Generates all items beside the struct, and the warnings about it.
 pub fn expand(model: &Model) -> TokenStream {
     let plan = plan(model);
     let items = items(model, &plan, Bodies::Written);
@@ -31,15 +31,15 @@ pub fn expand(model: &Model) -> TokenStream {
     quote!(#items #warnings)
 }
 
-/// The same names and types with nothing in them, for a model with mistakes: what else the crate
-/// does with it stays free of errors.
+/// Generates stubs for a model with errors: the same names and types without a body, so that other
+/// code that uses the model causes no errors.
 pub fn stubs(mut model: Model) -> TokenStream {
-    // Stages own their layers, so `impl Pipeline` would be one more error.
+    // Stages own their layers, so `impl Pipeline` would cause another error here.
     model.has_devices &= model.generics.lifetimes().next().is_none();
     items(&model, &plan(&model), Bodies::Empty)
 }
 
-/// Whether the layers are run, or nothing is.
+/// Whether bodies run the layers or are stubs.
 #[derive(Clone, Copy)]
 enum Bodies {
     Written,
@@ -73,7 +73,7 @@ fn items(model: &Model, plan: &Plan, bodies: Bodies) -> TokenStream {
     }
 }
 
-/// Makes rustc look at the balance file too when it asks what has changed.
+/// Makes rustc compile the crate again if the balance file changes.
 fn watched(file: &syn::LitStr) -> TokenStream {
     let path = balance_file::path(file).display().to_string();
     quote!(
@@ -87,7 +87,7 @@ fn runtime(model: &Model) -> TokenStream {
     quote!(use #krate::__rt;)
 }
 
-/// Where generated code that belongs to no layer stands.
+/// The span of generated code that belongs to no layer.
 fn here() -> Span {
     Span::mixed_site()
 }

@@ -1,5 +1,6 @@
-//! The question whether a layer is a model with devices, which only its type can answer. Types with
-//! parameters are not known yet here, so nothing is asked of them.
+//! Generates compile-time checks that no layer is itself a model with devices. The macro cannot
+//! tell; only rustc, which knows the layer's type, can. A type that mentions a generic parameter of
+//! the struct is not concrete here, so it is not checked.
 
 use std::collections::HashSet;
 
@@ -10,7 +11,8 @@ use super::body::site;
 use super::here;
 use crate::pipeline::model::{Layer, Model};
 
-/// `const _: () = __rt::nests(__rt::Nested::<Encode>::HAS_DEVICES);`, once per type.
+/// One check per distinct layer type:
+/// `const _: () = __rt::nests(__rt::Nested::<Encode>::HAS_DEVICES);`
 pub fn questions(model: &Model) -> TokenStream {
     let parameters: HashSet<String> = parameters(model).collect();
     let mut asked = HashSet::new();
@@ -35,7 +37,7 @@ fn question(layer: &Layer, ty: &TokenStream) -> TokenStream {
     quote_spanned!(here()=> const _: () = #answer;)
 }
 
-/// All names that stand for something only inside the struct.
+/// All names that have a meaning only inside the struct: its generic parameters and `Self`.
 fn parameters(model: &Model) -> impl Iterator<Item = String> {
     let generics = &model.generics;
     let types = generics.type_params().map(|param| &param.ident);

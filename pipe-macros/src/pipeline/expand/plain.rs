@@ -1,6 +1,7 @@
-//! The fields that are no layers, as a value of their own: `UNetPlain { config }`.
+//! The fields that are not layers, as a separate value: `UNetPlain { config }`.
 //!
-//! A struct and not a tuple, because a public trait's type must not be a tuple of private ones.
+//! It is a struct and not a tuple, because a public trait's type must not be a tuple of private
+//! types.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
@@ -18,7 +19,7 @@ pub fn type_name(model: &Model) -> TokenStream {
     quote!(#ident #arguments)
 }
 
-/// The struct, with the visibilities of the fields.
+/// The struct; its fields have the visibility of the user's fields.
 pub fn definition(model: &Model) -> Option<TokenStream> {
     if model.plain_fields.is_empty() {
         return None;
@@ -38,7 +39,7 @@ pub fn definition(model: &Model) -> Option<TokenStream> {
     })
 }
 
-/// The value or pattern `UNetPlain { config }`, of fields that are locals.
+/// The value or pattern `UNetPlain { config }`, where the fields are local variables.
 pub fn value(model: &Model) -> TokenStream {
     if model.plain_fields.is_empty() {
         return quote!(());

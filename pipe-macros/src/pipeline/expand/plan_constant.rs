@@ -1,4 +1,4 @@
-//! `PLAN`: the stages, layers and skips as a constant.
+//! Generates `PLAN`: the stages, layers and skips as a constant.
 
 use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
@@ -19,7 +19,7 @@ pub fn plan_constant(model: &Model, plan: &Plan) -> TokenStream {
     }
 }
 
-/// `Split::Evenly(parts)`, or the layers of each part.
+/// `Split::Evenly(parts)`, or `Split::Counts` with the number of layers of each part.
 pub fn split(split: &Split) -> TokenStream {
     match split {
         Split::Evenly(parts) => {
@@ -41,7 +41,8 @@ fn stage_plan(model: &Model, stage: &Stage) -> TokenStream {
             let layers = stage.steps.iter().map(|step| layer_plan(&model.layers[step.layer], step));
             quote_spanned!(here()=> [#(#layers),*])
         }
-        // One call and not one per layer: they are most of what rustc has to check here.
+        // One call rather than one per layer, because rustc spends most of its time here on these
+        // calls.
         false => {
             let children = layers.map(Layer::child);
             quote_spanned!(here()=> __rt::LayerPlan::layers([#(#children),*]))

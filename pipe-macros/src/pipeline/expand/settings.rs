@@ -1,4 +1,4 @@
-//! The annotated settings as the defaults of a run.
+//! Generates `DEFAULTS`: the annotated settings as the defaults of a run.
 
 use std::fmt::Debug;
 
@@ -38,7 +38,7 @@ fn checkpoint_variant(mode: Checkpoint) -> TokenStream {
     quote_spanned!(here()=> __rt::Checkpoint::#variant)
 }
 
-/// The name of a variant without fields, which `Debug` gives.
+/// The name of a variant without fields, which is its `Debug` text.
 fn variant(value: impl Debug) -> Ident {
     format_ident!("{}", format!("{value:?}"), span = here())
 }

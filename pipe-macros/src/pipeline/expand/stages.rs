@@ -1,4 +1,4 @@
-//! The stages: a typed graph of functions with the layers that they own.
+//! Generates the stages: a typed graph of functions, with the layers that they own.
 
 use proc_macro2::{Ident, Literal, Span, TokenStream};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
@@ -12,7 +12,7 @@ use super::{Bodies, here, plain};
 use crate::pipeline::model::{Layer, Model};
 use crate::pipeline::plan::{Plan, Route, Step};
 
-/// `impl Pipeline`: takes the model apart into stages and puts it together again.
+/// `impl Pipeline`: splits the model into stages, and puts it together again.
 pub fn pipeline_impl(model: &Model, plan: &Plan, bodies: Bodies) -> TokenStream {
     let ident = &model.ident;
     let (generics, arguments, _) = model.generics.split_for_impl();
@@ -68,18 +68,18 @@ fn part_bindings(model: &Model, layer: usize) -> impl Iterator<Item = Ident> {
     (0..parts).map(move |part| binding(model, &Step { layer, part, parts }))
 }
 
-/// The ports, numbered in the order in which values are received: the main flow into each stage,
-/// then the skips that are popped in it.
+/// The ports, numbered in the order in which values are received: for each stage, its main input,
+/// then the skips that it pops.
 ///
-/// Each is declared right before the stage that sends through it, whose body tells rustc its type:
-/// types that stay open are looked at again and again, and make the time of a function grow faster
-/// than its length.
+/// Each port is declared right before the stage that sends through it, whose body determines its
+/// type. rustc revisits undetermined types again and again, so that its time would grow faster than
+/// the length of the function.
 struct Ports<'p> {
     model: &'p Model,
     plan: &'p Plan,
-    /// By stage, and at the end for the model's output.
+    /// The port of the main input of each stage, and of the model's output.
     flows: Vec<usize>,
-    /// By stage, the skips that it pops, and those that it stashes for another one.
+    /// For each stage, the skips that it pops, and those that it stashes for another stage.
     arriving: Vec<Vec<(usize, &'p Route)>>,
     leaving: Vec<Vec<(usize, &'p Route)>>,
 }
@@ -121,7 +121,7 @@ impl<'p> Ports<'p> {
         [main].into_iter().chain(skips).collect()
     }
 
-    /// `flow_0, flow_1, port_level1,`: what stage `stage` receives and sends through.
+    /// `flow_0, flow_1, port_level1,`: the ports of stage `stage`, for receiving and sending.
     fn used(&self, stage: usize) -> TokenStream {
         let [input, output] = [stage, stage + 1].map(|end| flow(end, source_site(self.model, self.plan, end)));
         let skips = self.arriving[stage].iter().chain(&self.leaving[stage]);
@@ -129,7 +129,7 @@ impl<'p> Ports<'p> {
         quote!(#input, #output, #(#skips,)*)
     }
 
-    /// If the value cannot cross, that is the place to say so.
+    /// rustc reports there that the value cannot cross.
     fn stash_site(&self, route: &Route) -> Span {
         site(&self.model.layers[route.stash])
     }
@@ -140,8 +140,9 @@ fn open_port(name: &Ident, number: usize, (from, to): (usize, usize), at: Span) 
     quote_spanned!(at=> let #name = graph.port(#number, #from, #to);)
 }
 
-/// Where the main flow into stage `stage`, or out of the last one, is made. If the value cannot
-/// cross, that is the place to say so, at both ends of the port: rustc then says it once.
+/// The place where the main input of stage `stage`, or the output of the last one, is made. If the
+/// value cannot cross, rustc reports it there. Both ends of the port have this span, so it is
+/// reported once.
 fn source_site(model: &Model, plan: &Plan, stage: usize) -> Span {
     let before = stage.checked_sub(1).and_then(|before| plan.stages.get(before));
     let last_layer = before.and_then(|stage| stage.steps.last());
@@ -150,7 +151,7 @@ fn source_site(model: &Model, plan: &Plan, stage: usize) -> Span {
 
 /// `graph.stage((movable(encode1), ..), (flow_0, ..), |(encode1, ..), (flow_0, ..), io, cx| ..);`
 ///
-/// The body borrows nothing around it, so it is a plain function: rustc need not ask what a closure
+/// The body borrows nothing, so it is a plain function, and rustc does not have to analyze
 /// captures.
 fn stage_body(model: &Model, plan: &Plan, ports: &Ports<'_>, stage: usize) -> TokenStream {
     let layers = stage_bindings(model, plan, stage);
@@ -169,7 +170,7 @@ fn stage_body(model: &Model, plan: &Plan, ports: &Ports<'_>, stage: usize) -> To
     }
 }
 
-/// `__rt::movable(encode1)`: what cannot move to the stage's thread is an error at the layer.
+/// `__rt::movable(encode1)`: rustc reports at the layer that it cannot move to the stage's thread.
 fn movable(model: &Model, step: &Step) -> TokenStream {
     let layer = &model.layers[step.layer];
     let binding = on_type(layer, binding(model, step));
@@ -179,7 +180,7 @@ fn movable(model: &Model, step: &Step) -> TokenStream {
     }
 }
 
-/// The main flow into stage `stage`.
+/// Receives the main input of stage `stage`.
 fn receive(model: &Model, plan: &Plan, stage: usize) -> TokenStream {
     let at = source_site(model, plan, stage);
     let port = flow(stage, at);
@@ -189,7 +190,7 @@ fn receive(model: &Model, plan: &Plan, stage: usize) -> TokenStream {
     }
 }
 
-/// The main flow out of stage `stage`.
+/// Sends the main output of stage `stage`.
 fn send(model: &Model, plan: &Plan, stage: usize) -> TokenStream {
     let at = source_site(model, plan, stage + 1);
     let port = flow(stage + 1, at);
@@ -200,7 +201,8 @@ fn send(model: &Model, plan: &Plan, stage: usize) -> TokenStream {
     quote_spanned!(at=> io.send_output::<Self>(#port, #result);)
 }
 
-/// Where the stage is opened in the struct: what is wrong with its layers as a whole is said there.
+/// The place in the struct where the stage is opened. Errors about its layers as a whole are
+/// reported there.
 fn opening_site(model: &Model, plan: &Plan, stage: usize) -> Span {
     let Some(step) = plan.stages[stage].steps.first() else { return here() };
     let layer = &model.layers[step.layer];
@@ -215,7 +217,7 @@ fn stage_bindings(model: &Model, plan: &Plan, stage: usize) -> TokenStream {
     quote!(#(#bindings,)*)
 }
 
-/// The port of the main flow into stage `stage`.
+/// The variable of the port of the main input of stage `stage`.
 fn flow(stage: usize, at: Span) -> Ident {
     format_ident!("flow_{}", stage, span = at)
 }
@@ -234,11 +236,11 @@ fn assemble(model: &Model, plan: &Plan) -> TokenStream {
     }
 }
 
-/// What a stage owns of a field.
+/// The type of the part of a field that a stage owns.
 fn owned_type(layer: &Layer) -> TokenStream {
     match layer.shape.layer() {
-        Some(repeated) => quote_spanned!(site(layer)=> __rt::Repeated<#repeated>),
-        None => layer.ty.to_token_stream(),
+        Some(repeated) if layer.is_repeated() => quote_spanned!(site(layer)=> __rt::Repeated<#repeated>),
+        _ => layer.ty.to_token_stream(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The types that several parts of the expansion name.
+//! Types that several parts of the expansion use.
 
 use proc_macro2::{Ident, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
@@ -7,7 +7,7 @@ use syn::{GenericParam, Generics, WhereClause, WherePredicate, parse_quote_spann
 use super::here;
 use crate::pipeline::model::Model;
 
-/// What the model takes: `input = T`, or a tensor.
+/// The input type: `input = T`, or a tensor.
 pub fn input(model: &Model) -> TokenStream {
     match &model.settings.input {
         Some(ty) => ty.to_token_stream(),
@@ -15,7 +15,7 @@ pub fn input(model: &Model) -> TokenStream {
     }
 }
 
-/// What the model returns: `output = T`, or a tensor.
+/// The output type: `output = T`, or a tensor.
 pub fn output(model: &Model) -> TokenStream {
     match &model.settings.output {
         Some(ty) => ty.to_token_stream(),
@@ -23,7 +23,7 @@ pub fn output(model: &Model) -> TokenStream {
     }
 }
 
-/// The bounds of what needs a model that can move to workers: nothing in it is borrowed.
+/// The bounds for a model that can move to other threads: it borrows nothing.
 pub fn owning(model: &Model) -> Option<WhereClause> {
     let mut generics = model.generics.clone();
     let params: Vec<Ident> = generics.type_params().map(|param| param.ident.clone()).collect();
@@ -43,7 +43,7 @@ pub fn vars_ident(model: &Model) -> Ident {
     format_ident!("{}Vars", model.ident)
 }
 
-/// The parameters of `UNetVars`: array lengths may need the constants, nothing needs the types.
+/// The parameters of `UNetVars`: the constants, which array lengths may need. Types are not needed.
 pub fn vars_generics(model: &Model) -> Generics {
     let constants = model.generics.params.iter().filter(|param| matches!(param, GenericParam::Const(_)));
     Generics { params: constants.cloned().collect(), ..Generics::default() }
@@ -60,7 +60,7 @@ pub fn vars_type(model: &Model, lifetime: Option<TokenStream>) -> TokenStream {
     }
 }
 
-/// An array's length where `Self` is another type than the struct.
+/// The length of an array, for a place where `Self` is another type than the struct.
 pub fn outside_of_self(len: &impl ToTokens, model: &Model) -> TokenStream {
     let ident = &model.ident;
     len.to_token_stream()

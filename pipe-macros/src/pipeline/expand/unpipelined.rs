@@ -1,4 +1,4 @@
-//! The unpipelined run: the model as an ordinary layer, and what it says about itself.
+//! Generates the unpipelined run: the model as an ordinary layer, and its description.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{quote, quote_spanned};
@@ -9,9 +9,9 @@ use super::{Bodies, here, settings};
 use crate::pipeline::model::Model;
 use crate::pipeline::plan::unpipelined;
 
-/// `impl Model`: what it takes and returns, its plan and its annotated defaults.
+/// `impl Model`: its input and output types, its plan and its annotated defaults.
 ///
-/// That input and output can flow is asked here alone: the stages know it from here.
+/// Only this impl requires that input and output are `Flow`; the stages rely on it.
 pub fn model_impl(model: &Model) -> TokenStream {
     let ident = &model.ident;
     let (generics, arguments, bounds) = model.generics.split_for_impl();
@@ -27,9 +27,9 @@ pub fn model_impl(model: &Model) -> TokenStream {
     }
 }
 
-/// `impl Layer`: runs all layers where they are.
+/// `impl Layer`: runs all layers, one after the other.
 ///
-/// A model with devices does not nest, so rustc need not propose it to who looks for a layer.
+/// A model with devices does not nest, so rustc should not propose it where a layer is wanted.
 pub fn layer_impl(model: &Model, bodies: Bodies) -> TokenStream {
     let ident = &model.ident;
     let (generics, arguments, bounds) = model.generics.split_for_impl();
@@ -63,8 +63,8 @@ fn body(model: &Model) -> TokenStream {
     }
 }
 
-/// What the last layer gives, which has to be what the model returns. A stage and the unpipelined
-/// run ask for it in the same words, so that rustc says once that it is not.
+/// The output of the last layer, which must have the model's output type. A stage and the
+/// unpipelined run check this with the same tokens, so that rustc reports a mismatch once.
 pub fn result(at: Span) -> TokenStream {
     quote_spanned!(at=> __rt::output::<Self>(x))
 }

@@ -1,6 +1,6 @@
-//! `UNetVars`: the parameter paths of the layers.
+//! Generates `UNetVars`: the parameter paths of the layers.
 
-use proc_macro2::{Span, TokenStream};
+use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, quote_spanned};
 use syn::{GenericParam, Lifetime};
 
@@ -9,7 +9,7 @@ use super::types::{outside_of_self, vars_generics, vars_ident, vars_type};
 use crate::pipeline::declaration::Shape;
 use crate::pipeline::model::{Layer, Model};
 
-/// The struct, beside the user's and as visible as it.
+/// The struct, with the visibility of the user's struct.
 pub fn definition(model: &Model) -> TokenStream {
     let (ident, vis, krate) = (vars_ident(model), &model.vis, &model.settings.krate);
     let generics = vars_generics(model);
@@ -35,7 +35,7 @@ pub fn definition(model: &Model) -> TokenStream {
     }
 }
 
-/// The methods, one per layer.
+/// Its methods, one per layer.
 pub fn accessors(model: &Model) -> TokenStream {
     match model.has_devices {
         true => of_a_pipeline(model),
@@ -43,13 +43,26 @@ pub fn accessors(model: &Model) -> TokenStream {
     }
 }
 
-/// `'vars`, or what the user has not taken.
+/// The lifetime `'vars`, or another name if the user has taken that.
 pub fn lifetime(model: &Model) -> TokenStream {
     let mut name = String::from("'vars");
     while model.generics.lifetimes().any(|param| param.lifetime.to_string() == name) {
         name.push('_');
     }
     Lifetime::new(&name, Span::mixed_site()).to_token_stream()
+}
+
+/// A name for a type parameter that the user has not taken.
+pub fn unused_parameter(model: &Model, name: &str) -> Ident {
+    let mut name = name.to_owned();
+    let taken = |name: &str| {
+        let constants = model.generics.const_params().map(|param| &param.ident);
+        model.generics.type_params().map(|param| &param.ident).chain(constants).any(|ident| ident == name)
+    };
+    while taken(&name) {
+        name.push('_');
+    }
+    Ident::new(&name, Span::mixed_site())
 }
 
 fn of_a_pipeline(model: &Model) -> TokenStream {
@@ -59,7 +72,7 @@ fn of_a_pipeline(model: &Model) -> TokenStream {
     let methods = model.layers.iter().map(|layer| {
         let (name, doc, child) = (&layer.ident, doc(layer), layer.child());
         match &layer.shape {
-            Shape::Single => quote_spanned! {here()=>
+            Shape::Single | Shape::Optional { .. } => quote_spanned! {here()=>
                 #[doc = #doc]
                 pub fn #name(&self) -> __rt::Path<'_> { self.vars.layer(#child) }
             },
@@ -99,7 +112,7 @@ fn of_a_block(model: &Model) -> TokenStream {
     let methods = model.layers.iter().map(|layer| {
         let (name, doc, child) = (&layer.ident, doc(layer), layer.child());
         match &layer.shape {
-            Shape::Single => quote_spanned! {here()=>
+            Shape::Single | Shape::Optional { .. } => quote_spanned! {here()=>
                 #[doc = #doc]
                 pub fn #name(&self) -> __rt::Path<#lifetime> { self.path.sub(#child) }
             },
@@ -126,7 +139,7 @@ fn of_a_block(model: &Model) -> TokenStream {
 
 fn doc(layer: &Layer) -> String {
     match &layer.shape {
-        Shape::Single => format!(" Path of layer `{}`.", layer.child()),
+        Shape::Single | Shape::Optional { .. } => format!(" Path of layer `{}`.", layer.child()),
         Shape::Array { .. } => format!(" Paths of the layers `{}`.", layer.child()),
         Shape::List { .. } => format!(" Paths of `len` layers `{}`.", layer.child()),
     }

@@ -5,7 +5,7 @@ use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::parse::ParseStream;
 use syn::punctuated::Punctuated;
-use syn::{Attribute, LitStr, Meta, Token};
+use syn::{Attribute, Index, LitFloat, LitStr, Member, Meta, Token};
 
 use super::skip_to_comma;
 use crate::pipeline::declaration::{Kept, Mark, Marks, Part, Stash};
@@ -19,14 +19,17 @@ pub fn is_device(attr: &Attribute) -> bool {
     attr.path().is_ident("device") || attr.path().is_ident("devices")
 }
 
-/// How the attribute is written; `None` if it is not this crate's.
+/// An example of the attribute; `None` if it does not belong to this crate.
 fn example(attr: &Attribute) -> Option<&'static str> {
     let examples = [
         ("device", "#[device(\"cuda:0\")]"),
         ("devices", "#[devices(\"cuda:0\", \"cuda:1\")]` or `#[devices(\"cuda:0\" = 5, \"cuda:1\" = 7)]"),
         ("stage", "#[stage]"),
         ("repeat", "#[repeat]"),
-        ("stash", "#[stash(name)]`, `#[stash(name = input)]`, `#[stash(name = output)]` or `#[stash(name = tied)]"),
+        (
+            "stash",
+            "#[stash(name)]`, `#[stash(name = input)]`, `#[stash(name = input.1)]`, `#[stash(name = output)]` or `#[stash(name = tied)]",
+        ),
         ("pop", "#[pop(name)]"),
         ("layer", "#[layer(name = \"child\")]"),
         ("not_a_layer", "#[not_a_layer]"),
@@ -34,7 +37,8 @@ fn example(attr: &Attribute) -> Option<&'static str> {
     examples.into_iter().find(|(word, _)| attr.path().is_ident(word)).map(|(_, example)| example)
 }
 
-/// What can be read. What cannot is reported here, and remembered so that it is reported once.
+/// Reads the attributes. Reports what cannot be read, and records it, so that it is reported only
+/// once.
 pub fn parse(attrs: &[Attribute], errors: &mut Errors) -> Marks {
     let mut marks = Marks::default();
     for attr in attrs {
@@ -84,7 +88,7 @@ fn read(
                 _ => &mut marks.not_a_layer,
             };
             fill(place, word, (), errors);
-            // It is clear what is meant even if it says more.
+            // The meaning is clear even if there are arguments.
             wrong.extend(arguments(attr));
         }
     }
@@ -98,7 +102,7 @@ fn fill<T>(place: &mut Option<Mark<T>>, word: &Ident, value: T, errors: &mut Err
     }
 }
 
-/// Of lists, the second counts too: the names in it are not missing elsewhere.
+/// A second list counts too, so that its names are not reported as missing elsewhere.
 fn fill_list<T>(place: &mut Option<Mark<Vec<T>>>, word: &Ident, value: Vec<T>, errors: &mut Errors) {
     match place {
         Some(first) => {
@@ -109,7 +113,7 @@ fn fill_list<T>(place: &mut Option<Mark<Vec<T>>>, word: &Ident, value: Vec<T>, e
     }
 }
 
-/// Each attribute stands once on a field. `#[pop(a)] #[pop(b)] decode: Decode`
+/// Rejects an attribute that is repeated on a field: `#[pop(a)] #[pop(b)] decode: Decode`
 fn repeated(word: &Ident, first: &Ident) -> syn::Error {
     error_at_both(
         word,
@@ -120,7 +124,7 @@ fn repeated(word: &Ident, first: &Ident) -> syn::Error {
     )
 }
 
-/// What is wrong with `#[stage(2)]`.
+/// The error of an attribute with arguments that takes none: `#[stage(2)]`.
 fn arguments(attr: &Attribute) -> Option<syn::Error> {
     match &attr.meta {
         Meta::Path(_) => None,
@@ -129,7 +133,7 @@ fn arguments(attr: &Attribute) -> Option<syn::Error> {
     }
 }
 
-/// Points at the arguments, or at the word if the parentheses are empty.
+/// Points at the arguments, or at the attribute's name if the parentheses are empty.
 fn error_no_arguments(arguments: &TokenStream, attr: &Attribute) -> syn::Error {
     let message = "this attribute takes no arguments";
     match arguments.is_empty() {
@@ -164,14 +168,36 @@ fn part(tokens: ParseStream) -> syn::Result<Part> {
     Ok(Part { device, count })
 }
 
-/// `a`, `a = input` or `a = output`
+/// `a`, `a = input`, `a = input.1` or `a = output`
 fn stash(tokens: ParseStream) -> syn::Result<Stash> {
     let name = skip_name(tokens)?;
     let kept = match tokens.parse::<Option<Token![=]>>()? {
         Some(_) => kept(tokens)?,
         None => Kept::Returned,
     };
-    Ok(Stash { name, kept })
+    let part = match kept {
+        Kept::Input | Kept::Output => part_of_value(tokens)?,
+        Kept::Returned | Kept::Tied => Vec::new(),
+    };
+    Ok(Stash { name, kept, part })
+}
+
+/// Reads `.1`, `.noise`, `.1.0`, or nothing. Rust's lexer reads `1.0` as one number.
+fn part_of_value(tokens: ParseStream) -> syn::Result<Vec<Member>> {
+    const WHAT: &str = "the number or the name of a part";
+    let mut part = Vec::new();
+    while tokens.parse::<Option<Token![.]>>()?.is_some() {
+        if tokens.peek(LitFloat) {
+            let both: LitFloat = tokens.parse()?;
+            for digits in both.to_string().split('.') {
+                let index = digits.parse().map_err(|_| expected(&syn::Error::new(both.span(), ""), WHAT))?;
+                part.push(Member::Unnamed(Index { index, span: both.span() }));
+            }
+        } else {
+            part.push(tokens.parse().map_err(|wrong| expected(&wrong, WHAT))?);
+        }
+    }
+    Ok(part)
 }
 
 fn kept(tokens: ParseStream) -> syn::Result<Kept> {
@@ -214,7 +240,7 @@ fn expected(wrong: &syn::Error, what: &str) -> syn::Error {
     syn::Error::new(wrong.span(), format!("expected {what}"))
 }
 
-/// The names that can be read; what is `wrong` with one does not hide the next.
+/// Reads the names. An error in one name goes to `wrong` and does not hide the next name.
 fn names<T>(
     tokens: ParseStream,
     one: fn(ParseStream) -> syn::Result<T>,
@@ -246,7 +272,9 @@ fn at_end_of_item(tokens: ParseStream) -> syn::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use crate::pipeline::declaration::Kept;
+    use quote::ToTokens;
+
+    use crate::pipeline::declaration::{Kept, Stash};
     use crate::pipeline::tests::{mistakes, model};
 
     #[test]
@@ -254,6 +282,27 @@ mod tests {
         let model = model("struct M { #[stash(a, b = output, c = input,)] one: One, #[pop(c, a, b)] two: Two }");
         let kept: Vec<_> = model.layers[0].stashes().iter().map(|stash| stash.kept).collect();
         assert_eq!(kept, [Kept::Returned, Kept::Output, Kept::Input]);
+    }
+
+    #[test]
+    fn a_part_of_a_value_has_numbers_and_names() {
+        let model = model("struct M { #[stash(a = input.1, b = output.0.2.mask)] one: One, #[pop(a, b)] two: Two }");
+        let part = |stash: &Stash| {
+            let members = stash.part.iter().map(|member| member.to_token_stream().to_string());
+            members.collect::<Vec<_>>().join(".")
+        };
+        let parts: Vec<_> = model.layers[0].stashes().iter().map(part).collect();
+        assert_eq!(parts, ["1", "0.2.mask"]);
+        for (source, what) in [
+            ("a = input.", "expected the number or the name of a part"),
+            ("a = input.-1", "expected the number or the name of a part"),
+            ("a = input.1e3", "expected the number or the name of a part"),
+            ("a = input.1.", "expected the number or the name of a part"),
+            ("a = tied.1", "expected `,` before this"),
+        ] {
+            let source = format!("struct M {{ #[stash({source})] one: One, #[pop(a)] two: Two }}");
+            assert_eq!(mistakes(&source), format!("1: {what}\n"), "{source}");
+        }
     }
 
     #[test]

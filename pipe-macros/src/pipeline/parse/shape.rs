@@ -1,5 +1,6 @@
-//! Repeated layers, by the syntax of a field's type.
+//! Recognizes repeated and optional layers by the syntax of a field's type.
 
+use proc_macro2::Ident;
 use syn::{GenericArgument, PathArguments, Type};
 
 use crate::pipeline::declaration::Shape;
@@ -8,14 +9,15 @@ use crate::pipeline::declaration::Shape;
 pub fn shape(ty: &Type) -> Shape {
     match bare(ty) {
         Type::Array(array) => Shape::Array { layer: array.elem.clone(), len: Box::new(array.len.clone()) },
-        ty => match vec_element(ty) {
-            Some(layer) => Shape::List { layer: Box::new(layer.clone()) },
-            None => Shape::Single,
+        ty => match generic(ty) {
+            Some((name, layer)) if name == "Vec" => Shape::List { layer: Box::new(layer.clone()) },
+            Some((name, layer)) if name == "Option" => Shape::Optional { layer: Box::new(layer.clone()) },
+            _ => Shape::Single,
         },
     }
 }
 
-/// The type without parentheses, written ones or those of a `macro_rules!` fragment.
+/// The type without its parentheses, or the invisible ones of a `macro_rules!` fragment.
 pub fn bare(ty: &Type) -> &Type {
     match ty {
         Type::Paren(inner) => bare(&inner.elem),
@@ -24,15 +26,15 @@ pub fn bare(ty: &Type) -> &Type {
     }
 }
 
-/// `L` of `Vec<L>`, by syntax.
-fn vec_element(ty: &Type) -> Option<&Type> {
+/// `Vec` and `L` of `std::vec::Vec<L>`.
+fn generic(ty: &Type) -> Option<(&Ident, &Type)> {
     let Type::Path(path) = ty else { return None };
     let last = path.path.segments.last()?;
     let PathArguments::AngleBracketed(arguments) = &last.arguments else {
         return None;
     };
     match arguments.args.first()? {
-        GenericArgument::Type(layer) if last.ident == "Vec" => Some(layer),
+        GenericArgument::Type(argument) => Some((&last.ident, argument)),
         _ => None,
     }
 }
@@ -48,6 +50,7 @@ mod tests {
             Shape::Single => "single".to_owned(),
             Shape::Array { layer, len } => format!("{} x {}", layer.to_token_stream(), len.to_token_stream()),
             Shape::List { layer } => format!("{} x ?", layer.to_token_stream()),
+            Shape::Optional { layer } => format!("{} or none", layer.to_token_stream()),
         }
     }
 
@@ -56,6 +59,12 @@ mod tests {
         assert_eq!(shape_of("[Block; N]"), "Block x N");
         assert_eq!(shape_of("([Block; 2])"), "Block x 2");
         assert_eq!(shape_of("std::vec::Vec<Block>"), "Block x ?");
+    }
+
+    #[test]
+    fn an_option_is_a_layer_that_may_be_absent() {
+        assert_eq!(shape_of("(Option<Block>)"), "Block or none");
+        assert_eq!(shape_of("::core::option::Option<nn::Linear>"), "nn :: Linear or none");
     }
 
     #[test]

@@ -1,15 +1,15 @@
-//! What the values of settings stand for.
+//! The meaning of the values of settings.
 
 use pipe_schedule::{Checkpoint, ScheduleKind};
 use proc_macro2::Ident;
 use syn::{Expr, ExprLit, Lit};
 
-/// The mode that a value names, as a word.
+/// The checkpoint mode that a value names by a word.
 pub fn checkpoint(value: &Expr) -> Option<Checkpoint> {
     word(value)?.to_string().parse().ok()
 }
 
-/// The schedule that a value names. All names are words but `1f1b`, which is in quotes.
+/// The schedule that a value names. All names are words, except `1f1b`, which is in quotes.
 pub fn schedule_kind(value: &Expr) -> Option<ScheduleKind> {
     match quoted(value) {
         Some(text) => text.parse().ok().filter(|&kind| kind == ScheduleKind::OneFOneB),
@@ -35,7 +35,7 @@ pub fn quoted(value: &Expr) -> Option<String> {
     }
 }
 
-/// The number that a value is, if it is a literal one.
+/// The number, if the value is a literal.
 pub fn whole_number(value: &Expr) -> Option<usize> {
     match value {
         Expr::Lit(ExprLit { lit: Lit::Int(number), .. }) => number.base10_parse().ok(),

@@ -1,4 +1,4 @@
-//! What holds for all structs, tried on random ones.
+//! Properties of all structs, tested on random ones.
 
 use proc_macro2::TokenStream;
 use proptest::collection::vec;
@@ -49,12 +49,17 @@ impl FieldSource {
     fn is_repeated(&self) -> bool {
         self.ty.starts_with('[') || self.ty.starts_with("Vec")
     }
+
+    fn is_optional(&self) -> bool {
+        self.ty.starts_with("Option")
+    }
 }
 
-/// What a field is before it is known which fields are around it.
+/// The kind of a field, chosen before its neighbours are known.
 #[derive(Clone, Debug)]
 enum Kind {
     Single,
+    Optional,
     Repeated(&'static str),
     Spread(&'static str, &'static str),
     Plain,
@@ -70,6 +75,7 @@ fn kind() -> impl Strategy<Value = Kind> {
     ];
     prop_oneof![
         6 => Just(Kind::Single),
+        1 => Just(Kind::Optional),
         1 => select(&["[Block; 3]", "[Block; N]", "Vec<Block>"][..]).prop_map(Kind::Repeated),
         1 => select(spread.to_vec()).prop_map(|(ty, devices)| Kind::Spread(ty, devices)),
         1 => Just(Kind::Plain),
@@ -91,9 +97,12 @@ fn settings() -> impl Strategy<Value = Vec<String>> {
         .prop_map(|chosen| chosen.into_iter().map(str::to_owned).collect())
 }
 
-/// A struct without mistakes.
+/// A struct without errors.
 fn valid() -> impl Strategy<Value = Source> {
-    let routes = vec((any::<Index>(), any::<Index>(), select(&["", " = input", " = output"][..])), 0..6);
+    let routes = vec(
+        (any::<Index>(), any::<Index>(), select(&["", " = input", " = input.1", " = output", " = output.0.mask"][..])),
+        0..6,
+    );
     (settings(), vec(field(), 1..12), any::<bool>(), routes).prop_map(|(mut settings, kinds, has_devices, routes)| {
         let mut fields: Vec<FieldSource> = Vec::new();
         for (kind, device, stage) in kinds {
@@ -101,7 +110,7 @@ fn valid() -> impl Strategy<Value = Source> {
             fields.push(field_source(&kind, device, stage && !is_first, has_devices, is_first));
         }
         if has_devices && fields.iter().any(FieldSource::is_layer) {
-            // It takes any placement.
+            // GPipe takes any placement.
             settings.push("schedule = gpipe".to_owned());
         }
         let mut source = Source { settings, fields };
@@ -126,6 +135,7 @@ fn field_source(
             "Config"
         }
         Kind::Single => "nn::Linear",
+        Kind::Optional => "Option<nn::Linear>",
         Kind::Repeated(ty) => {
             attributes.push("#[repeat]".to_owned());
             ty
@@ -144,20 +154,29 @@ fn field_source(
     FieldSource { ty: ty.to_owned(), attributes, stashes: Vec::new(), pops: Vec::new() }
 }
 
-/// Adds a skip between two layers, if there are two that may have one.
+/// Adds a skip between two layers, if both may have one.
 fn add_route(source: &mut Source, number: usize, one: Index, other: Index, kept: &str) {
     let (one, other) = (one.index(source.fields.len()), other.index(source.fields.len()));
     let (stash, pop) = (one.min(other), one.max(other));
     let fields = &mut source.fields;
-    if stash == pop || !fields[stash].is_layer() || !fields[pop].is_layer() || fields[pop].is_repeated() {
+    if stash == pop
+        || !fields[stash].is_layer()
+        || !fields[pop].is_layer()
+        || fields[pop].is_repeated()
+        || fields[pop].is_optional()
+    {
         return;
     }
-    let kept = if kept.is_empty() && fields[stash].is_repeated() { " = output" } else { kept };
+    let kept = if kept.is_empty() && (fields[stash].is_repeated() || fields[stash].is_optional()) {
+        " = output"
+    } else {
+        kept
+    };
     fields[stash].stashes.push(format!("skip{number}{kept}"));
     fields[pop].pops.push(format!("skip{number}"));
 }
 
-/// One mistake. Each is wrong in any struct.
+/// One mistake, which is wrong in any struct.
 fn damage() -> impl Strategy<Value = fn(&mut Source)> {
     let damages: Vec<fn(&mut Source)> = vec![
         |source| source.settings.push("chunks = 0, chunks = 1".to_owned()),
@@ -194,7 +213,7 @@ fn damage() -> impl Strategy<Value = fn(&mut Source)> {
     select(damages)
 }
 
-/// Tokens that mean something to the macro, in no order.
+/// Tokens that have a meaning for the macro, in random order.
 fn words() -> impl Strategy<Value = String> {
     let words = [
         "device",
@@ -253,7 +272,7 @@ fn words() -> impl Strategy<Value = String> {
     vec(select(words.to_vec()), 0..8).prop_map(|words| words.join(" "))
 }
 
-/// The messages of mistakes that stand on no tokens of the source.
+/// The messages of errors whose place is not in the source.
 fn places_elsewhere(text: &str) -> Vec<String> {
     let (_, errors) = pipeline::checked(&item(text));
     let parts = errors.in_source_order().into_iter().flatten();

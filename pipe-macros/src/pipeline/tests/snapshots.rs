@@ -1,5 +1,5 @@
-//! What is generated, to be read. `UPDATE_EXPECT=1 cargo test -p pipe-macros` writes the files
-//! anew.
+//! Snapshots of generated code, to be read. `UPDATE_EXPECT=1 cargo test -p pipe-macros` writes the
+//! files again.
 
 use expect_test::{ExpectFile, expect_file};
 

@@ -6,8 +6,8 @@ use shuttle::rand::{Rng, thread_rng};
 use super::job::Error;
 use crate::Engine;
 
-/// A small order and an engine's threads. Drawn from the checker's random numbers, so that a
-/// replayed schedule has the same.
+/// A small order and an engine's threads, drawn from the checker's random numbers, so that a
+/// replayed schedule has the same ones.
 pub struct Case {
     pub order: Order,
     cpu_ranks: Vec<usize>,
@@ -18,7 +18,7 @@ pub struct Case {
 impl Case {
     pub fn draw() -> Self {
         let ranks = draw(2..=3);
-        // At most one accelerator, so that no more than two threads help the caller.
+        // At most one accelerator, so that at most two threads help the caller.
         let accelerators = draw(0..=1);
         Self {
             order: order(ranks, draw(2..=4)),
@@ -32,7 +32,7 @@ impl Case {
         engine(self.cpu_ranks.clone(), self.accelerator_ranks.clone(), self.cores)
     }
 
-    /// A rank for the caller, in half of the cases.
+    /// A rank that the caller performs, in half of the cases.
     pub fn local(&self) -> Option<usize> {
         let ranks = self.order.ranks.len();
         Some(draw(0..=2 * ranks - 1)).filter(|&rank| rank < ranks)
@@ -43,7 +43,8 @@ pub fn engine(cpu_ranks: Vec<usize>, accelerator_ranks: Vec<usize>, cores: usize
     Engine::new(cpu_ranks, accelerator_ranks, cores, || {}).unwrap()
 }
 
-/// Of any method that can be had with so many ranks and micro-batches: all of it, or one half.
+/// An order of any schedule that exists for this number of ranks and micro-batches: the whole
+/// order, or one half.
 pub fn order(ranks: usize, micro_batches: usize) -> Order {
     let legal: Vec<_> = ScheduleKind::ALL
         .iter()

@@ -1,5 +1,5 @@
-//! Chooses the schedule, the number of micro-batches and what to recompute, by trying all
-//! combinations in the simulator.
+//! Advice on the schedule, the number of micro-batches and the checkpoint mode, by simulating all
+//! of them.
 
 mod table;
 
@@ -9,16 +9,16 @@ use crate::methods::{ScheduleKind, ScheduleKindError};
 use crate::simulate::check_costs;
 use crate::simulate::{Costs, SimulationError, simulate};
 
-/// What [`advise`] may choose from, and how the costs were measured.
+/// The choices of [`advise`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
     /// The numbers of ranks to try.
     pub ranks: Vec<usize>,
-    /// Number of micro-batches in the mini-batch when the costs were measured. With twice as many,
-    /// each is assumed to take half the time and half the memory.
+    /// The number of micro-batches with which the costs were measured. With twice as many, each
+    /// takes half of the time and of the memory.
     pub measured_with: usize,
-    /// Fixed time that each action takes in addition, however small its micro-batch. It keeps very
-    /// large numbers of micro-batches from being the best.
+    /// Time that each action takes on top of its work, however small its micro-batch. It keeps very
+    /// many micro-batches from being the best.
     pub overhead: f64,
     /// The numbers of micro-batches to try.
     pub micro_batches: Vec<usize>,
@@ -26,13 +26,16 @@ pub struct Options {
     pub schedules: Vec<ScheduleKind>,
     /// The checkpoint modes to try.
     pub checkpoints: Vec<Checkpoint>,
-    /// How the stages may be placed on the ranks.
+    /// How the stages are placed.
     pub stages: Stages,
-    /// Units of the costs, for the printed table.
+    /// The units of the costs, for the table.
     pub units: Units,
+    /// The number of cores that the ranks share, if they run on the cores of one machine. It is
+    /// only printed: the times are those of ranks that have one core each.
+    pub cores: Option<usize>,
 }
 
-/// Units of times and sizes.
+/// The units of times and sizes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Units {
     /// Numbers without a unit.
@@ -42,21 +45,21 @@ pub enum Units {
     SecondsAndBytes,
 }
 
-/// How [`advise`] may place and merge the stages that the costs describe.
+/// How [`advise`] may place the stages that the costs are for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stages {
-    /// Each schedule places the stages as it likes. A schedule with fewer stages per rank merges
-    /// neighbouring stages into one.
+    /// Each schedule places them itself. A schedule with fewer stages per rank runs neighbours as
+    /// one.
     Free,
-    /// Each schedule places the stages as it likes, and none are merged.
+    /// Each schedule places them itself, and none are run as one.
     Fixed,
-    /// The stages are already placed: this is the rank of each.
+    /// They are on these ranks.
     On(Vec<usize>),
 }
 
 impl Options {
-    /// Tries all schedules and checkpoint modes, with 1, 2, 4 and 8 micro-batches per rank and with
-    /// as many as in the measurement.
+    /// All schedules and checkpoint modes, with 1, 2, 4 and 8 micro-batches per rank, and with as
+    /// many as in the measurement.
     pub fn new(ranks: usize, measured_with: usize) -> Self {
         let mut micro_batches: Vec<_> = [1, 2, 4, 8].map(|factor| ranks.saturating_mul(factor)).to_vec();
         micro_batches.push(measured_with);
@@ -71,6 +74,7 @@ impl Options {
             checkpoints: Checkpoint::ALL.to_vec(),
             stages: Stages::Free,
             units: Units::Plain,
+            cores: None,
         }
     }
 }
@@ -81,54 +85,66 @@ impl Options {
 pub struct Candidate {
     /// The schedule.
     pub kind: ScheduleKind,
-    /// Number of ranks.
+    /// The number of ranks.
     pub ranks: usize,
-    /// Number of stages on each rank.
+    /// The number of stages per rank.
     pub stages_per_rank: usize,
-    /// Number of micro-batches.
+    /// The number of micro-batches.
     pub micro_batches: usize,
-    /// Which micro-batches are recomputed.
+    /// The micro-batches that are recomputed.
     pub checkpoint: Checkpoint,
     /// Time of a step.
     pub time: f64,
-    /// Peak memory of the rank that needs the most.
+    /// Peak memory of the rank that needs most.
     pub memory: f64,
 }
 
-/// The result of [`advise`]. It prints as a table with reasons.
+/// The result of [`advise`]. Prints as a table, with the reasons.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 #[must_use]
 pub struct Advice {
-    /// The fastest candidate that fits, or `None` if none does.
+    /// The fastest candidate that fits; `None` if there is none.
     pub best: Option<Candidate>,
     /// All candidates that fit, the best first.
     pub fitting: Vec<Candidate>,
     /// All candidates that need too much memory, the smallest first.
     pub too_large: Vec<Candidate>,
-    /// The schedules that cannot run these stages and micro-batches at all: the number of
+    /// The schedules that cannot run these stages and micro-batches, with the number of
     /// micro-batches and the reason.
     pub refused: Vec<(usize, ScheduleKindError)>,
-    /// Memory of each rank, as given to [`advise`].
+    /// The memory of a rank.
     pub memory_limit: f64,
-    /// Units of times and sizes.
+    /// The units of times and sizes.
     pub units: Units,
-    /// Work of the busiest rank in a step without recomputation, in the combination where it is
-    /// smallest: no step can be faster. It is 0 if no combination without recomputation was tried.
+    /// The number of cores that the ranks share, if it is known.
+    pub cores: Option<usize>,
+    /// The time of a step in which the busiest rank never waits and nothing is recomputed, with the
+    /// fewest micro-batches.
     pub work: f64,
 }
 
-/// Finds the schedule, the number of micro-batches and the checkpoint mode with the fastest step,
-/// among those that need no more than `memory_limit` on any rank. Of equally fast ones, it takes
-/// the one that needs the least memory, then the simplest.
+/// Finds the schedule, the number of micro-batches and the checkpoint mode with which a step is
+/// fastest, of those that need at most `memory_limit` on each rank. Ties go to the one that needs
+/// least memory, then to the simplest.
 ///
-/// `costs` are per micro-batch, with the mini-batch split into `options.measured_with` of them.
-/// They describe as many stages as there are ranks, or a multiple of that number.
+/// ```
+/// use pipe_schedule::{Costs, Options, advise};
+///
+/// let costs = Costs::equal(4, 1., 1., 1.); // 4 stages, times of F, I and W
+/// let advice = advise(&costs, f64::INFINITY, &Options::new(2, 8))?; // 2 ranks, measured with 8 chunks
+/// let best = advice.best.as_ref().expect("something fits into any memory");
+/// assert_eq!(best.ranks, 2);
+/// println!("{advice}");
+/// # Ok::<(), pipe_schedule::SimulationError>(())
+/// ```
+///
+/// `costs` are the costs of one micro-batch, measured with `options.measured_with` of them. The
+/// number of stages is a multiple of the number of ranks.
 ///
 /// # Errors
 ///
-/// If `costs` does not have one boundary less than stages, or a skip does not lead from a stage to
-/// a later one. A schedule that cannot run is not an error: it is listed in [`Advice::refused`].
+/// Fails if the costs are not numbers, or do not fit each other.
 pub fn advise(costs: &Costs, memory_limit: f64, options: &Options) -> Result<Advice, SimulationError> {
     check_costs(costs, costs.stages.len())?;
     let (mut fitting, mut too_large, mut refused) = (Vec::new(), Vec::new(), Vec::new());
@@ -167,10 +183,19 @@ pub fn advise(costs: &Costs, memory_limit: f64, options: &Options) -> Result<Adv
     fitting.sort_by(|a, b| by_time(a, b).then(simplest(a).cmp(&simplest(b))));
     too_large.sort_by(|a, b| a.memory.total_cmp(&b.memory).then(a.time.total_cmp(&b.time)));
     let work = if work.is_finite() { work } else { 0. };
-    Ok(Advice { best: fitting.first().cloned(), fitting, too_large, refused, memory_limit, units: options.units, work })
+    Ok(Advice {
+        best: fitting.first().cloned(),
+        fitting,
+        too_large,
+        refused,
+        memory_limit,
+        units: options.units,
+        cores: options.cores,
+        work,
+    })
 }
 
-/// The costs per micro-batch if the mini-batch is split into `micro_batches`.
+/// The costs of one micro-batch if there are `micro_batches` of them.
 fn scaled(costs: &Costs, options: &Options, micro_batches: usize) -> Costs {
     let part = options.measured_with.max(1) as f64 / micro_batches.max(1) as f64;
     let mut costs = costs.clone();
@@ -192,11 +217,11 @@ fn scaled(costs: &Costs, options: &Options, micro_batches: usize) -> Costs {
 
 type Attempt = (Result<Schedule, ScheduleKindError>, Costs, usize);
 
-/// The schedules of `kind` for every number of stages per rank that it can have.
+/// The lists of a schedule, for each possible number of stages per rank.
 fn schedules(kind: ScheduleKind, costs: &Costs, ranks: usize, options: &Options, micro_batches: usize) -> Vec<Attempt> {
     let stages = costs.stages.len();
     if let Stages::On(rank_of) = &options.stages {
-        // A stage without a given rank is put on a rank by itself, which only GPipe accepts.
+        // A stage without a rank counts as on a rank of its own, which only GPipe accepts.
         let stages_per_rank = stages / ranks.max(1);
         let rank_of: Vec<_> = (0..stages).map(|stage| rank_of.get(stage).copied().unwrap_or(stage)).collect();
         return vec![(kind.schedule_on(&rank_of, micro_batches), costs.clone(), stages_per_rank)];
@@ -217,15 +242,14 @@ fn schedules(kind: ScheduleKind, costs: &Costs, ranks: usize, options: &Options,
         .map(attempt)
         .collect();
     if attempts.is_empty() {
-        // None of the numbers of stages per rank that the stages allow suits the schedule; the
-        // error says so.
+        // To give the reason: the schedule's number of stages per rank is not possible here.
         return vec![(refusal(kind, ranks, most, micro_batches), costs.clone(), most)];
     }
     attempts
 }
 
-/// Whether the schedule loops its stages over the ranks. With one stage per rank, its lists are
-/// those of another schedule.
+/// Whether the stages are looped over the ranks. With one stage per rank, such lists are the same
+/// as another schedule's.
 fn loops(kind: ScheduleKind) -> bool {
     matches!(kind, ScheduleKind::Interleaved | ScheduleKind::LoopedBfs)
 }

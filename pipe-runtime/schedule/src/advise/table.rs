@@ -5,15 +5,15 @@ use super::{Advice, Candidate, Units};
 use crate::support::table::{Side, Table};
 use crate::support::{bytes, short};
 
-/// How many fitting candidates are listed, and how many that are too large.
+/// The number of listed candidates of each kind.
 const LISTED: usize = 12;
 
 impl Candidate {
-    /// The settings that select it: `schedule = zbv, chunks = 6, checkpoint = except_last`.
+    /// The settings to write for it: `schedule = zbv, chunks = 6, checkpoint = except_last`.
     pub fn settings(&self) -> String {
         let Candidate { kind, micro_batches, checkpoint, .. } = self;
         let name = match kind.name() {
-            // An identifier cannot start with a digit.
+            // No identifier starts with a digit.
             name if name.starts_with(|first: char| first.is_ascii_digit()) => format!("\"{name}\""),
             name => name.to_owned(),
         };
@@ -22,7 +22,7 @@ impl Candidate {
 }
 
 impl Advice {
-    /// Why the best candidate is the best, or why there is none.
+    /// The reason why the best candidate is the best, or why there is none.
     pub fn why(&self) -> String {
         let limit = match self.memory_limit {
             limit if limit.is_finite() => self.units.memory(limit),
@@ -81,14 +81,23 @@ impl fmt::Display for Candidate {
     }
 }
 
-/// Prints the reason in words and the settings to write, then a table with the best candidate for
-/// each schedule, its ranks and stages, and each checkpoint mode: first those that fit, then those
-/// that need too much memory. The refused schedules follow, with the reasons.
+/// The reason, the settings to write, and a table: for each schedule and checkpoint mode the best
+/// candidate that fits, then those that need too much memory. Schedules that were refused follow,
+/// with the reasons.
 impl fmt::Display for Advice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.why())?;
         if let Some(best) = &self.best {
             writeln!(f, "write: {}", best.settings())?;
+            if let Some(cores) = self.cores {
+                let ranks = best.ranks;
+                let each = if ranks == 1 {
+                    "1 rank on 1 free core".to_owned()
+                } else {
+                    format!("{ranks} ranks on {ranks} free cores")
+                };
+                writeln!(f, "time: that of {each}, of {cores} here; what else runs on them adds to it")?;
+            }
         }
         writeln!(f)?;
         let (left, right) = (Side::Left, Side::Right);

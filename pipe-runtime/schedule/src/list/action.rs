@@ -1,24 +1,24 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// Kind of work that a stage does for one micro-batch.
+/// The kind of an action on one micro-batch in one stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ActionKind {
     /// Forward (`F`).
     Forward,
-    /// The forward run again, with its graph, before the backward of a checkpointed micro-batch
-    /// (`R`).
+    /// The forward again, which records the graph, before the backward of a checkpointed
+    /// micro-batch (`R`).
     Recompute,
     /// Whole backward, for the inputs and the parameters at once (`B`).
     Backward,
-    /// Backward for the inputs alone (`I`). The previous stage waits for it.
+    /// Backward for the inputs only (`I`), which the stage before waits for.
     BackwardInput,
-    /// Backward for the parameters alone (`W`), some time after the one for the inputs.
+    /// Backward for the parameters (`W`), after the one for the inputs.
     BackwardWeight,
 }
 
 impl ActionKind {
-    /// All kinds, in the order in which a micro-batch goes through them.
+    /// All kinds, in the order in which they happen to a micro-batch.
     pub const ALL: [ActionKind; 5] = [
         ActionKind::Forward,
         ActionKind::Recompute,
@@ -32,7 +32,7 @@ impl ActionKind {
         matches!(self, ActionKind::Backward | ActionKind::BackwardInput | ActionKind::BackwardWeight)
     }
 
-    /// The letter of the kind: `F`, `R`, `B`, `I` or `W`.
+    /// `F`, `R`, `B`, `I` or `W`.
     pub const fn letter(self) -> char {
         match self {
             ActionKind::Forward => 'F',
@@ -44,11 +44,10 @@ impl ActionKind {
     }
 }
 
-/// One entry of a rank's list: `Action::forward(1, 3)` is the forward of micro-batch 3 through
-/// stage 1.
+/// One entry of a rank's list: `Action::forward(1, 3)` is the forward of micro-batch 3 in stage 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Action {
-    /// The kind of work.
+    /// The kind.
     pub kind: ActionKind,
     /// The stage, from 0.
     pub stage: usize,
@@ -57,46 +56,46 @@ pub struct Action {
 }
 
 impl Action {
-    /// The action of `kind` for micro-batch `micro_batch` in `stage`.
+    /// Makes an action of kind `kind` on `micro_batch` in `stage`.
     pub const fn new(kind: ActionKind, stage: usize, micro_batch: usize) -> Self {
         Self { kind, stage, micro_batch }
     }
 
-    /// The forward of micro-batch `micro_batch` through `stage`.
+    /// The forward of `micro_batch` in `stage`.
     pub const fn forward(stage: usize, micro_batch: usize) -> Self {
         Self::new(ActionKind::Forward, stage, micro_batch)
     }
 
-    /// The recomputation of micro-batch `micro_batch` in `stage`.
+    /// The recomputation of `micro_batch` in `stage`.
     pub const fn recompute(stage: usize, micro_batch: usize) -> Self {
         Self::new(ActionKind::Recompute, stage, micro_batch)
     }
 
-    /// The whole backward of micro-batch `micro_batch` through `stage`.
+    /// The whole backward of `micro_batch` in `stage`.
     pub const fn backward(stage: usize, micro_batch: usize) -> Self {
         Self::new(ActionKind::Backward, stage, micro_batch)
     }
 
-    /// The backward of micro-batch `micro_batch` through `stage`, for the inputs alone.
+    /// The backward for the inputs of `micro_batch` in `stage`.
     pub const fn backward_input(stage: usize, micro_batch: usize) -> Self {
         Self::new(ActionKind::BackwardInput, stage, micro_batch)
     }
 
-    /// The backward of micro-batch `micro_batch` through `stage`, for the parameters alone.
+    /// The backward for the parameters of `micro_batch` in `stage`.
     pub const fn backward_weight(stage: usize, micro_batch: usize) -> Self {
         Self::new(ActionKind::BackwardWeight, stage, micro_batch)
     }
 
-    /// The same action in another stage.
+    /// The action of the same kind on the same micro-batch in another stage.
     pub(crate) const fn at(self, stage: usize) -> Self {
         Self { stage, ..self }
     }
 
-    /// The actions that must be done before this one may start, where a schedule has them.
+    /// The actions that must end before this one may start, of those that a schedule has.
     ///
-    /// A forward waits for the forward of the previous stage. A recomputation waits for its
-    /// forward. A backward waits for its forward, its recomputation and the next stage's backward,
-    /// whole or for the inputs. A backward for the parameters waits for the one for the inputs.
+    /// A forward waits for the forward of the stage before. A backward waits for its own forward,
+    /// its own recomputation, and the next stage's backward, whole or for the inputs. A backward
+    /// for the parameters waits for its own backward for the inputs.
     pub(crate) fn needs(self, stages: usize) -> impl Iterator<Item = Action> + use<> {
         let Action { kind, stage, micro_batch } = self;
         let here = |kind| Some(Action::new(kind, stage, micro_batch));
@@ -123,7 +122,7 @@ impl fmt::Display for Action {
     }
 }
 
-/// Error of parsing an [`Action`]: the text is not one.
+/// The text is not an action.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not an action: write stage, kind (F, R, B, I or W) and micro-batch, as in `2F0`")]
 #[non_exhaustive]
@@ -148,7 +147,7 @@ impl FromStr for Action {
     }
 }
 
-/// Parses digits and nothing else: `usize::from_str` would accept a sign.
+/// Only digits are accepted; `usize::from_str` would accept a sign.
 pub(crate) fn number(digits: &str) -> Option<usize> {
     digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())?
 }

@@ -18,25 +18,17 @@ pub struct Builder {
     ranks: Vec<Vec<Action>>,
 }
 
-/// Appends actions to one rank's list. It is made by [`Builder::rank`].
+/// The end of one rank's list, returned by [`Builder::rank`].
 #[derive(Debug)]
 pub struct RankBuilder<'a>(&'a mut Vec<Action>);
 
 impl Builder {
-    /// Starts with empty lists for `ranks` ranks.
-    ///
-    /// # Panics
-    ///
-    /// If so many lists exceed the capacity of a `Vec`.
+    /// Makes a builder with empty lists for `ranks` ranks.
     pub fn new(ranks: usize) -> Self {
         Self { ranks: vec![Vec::new(); ranks] }
     }
 
-    /// Returns the builder of the list of `rank`. Missing lists up to this rank are added, empty.
-    ///
-    /// # Panics
-    ///
-    /// If so many lists exceed the capacity of a `Vec`.
+    /// The end of the list of `rank`. Lists are added up to this rank if there are fewer.
     pub fn rank(&mut self, rank: usize) -> RankBuilder<'_> {
         if self.ranks.len() <= rank {
             self.ranks.resize(rank + 1, Vec::new());
@@ -44,8 +36,8 @@ impl Builder {
         RankBuilder(&mut self.ranks[rank])
     }
 
-    /// Makes the schedule, with as many stages and micro-batches as occur in the lists. It may be
-    /// invalid: [`Schedule::validate`] finds what is wrong with it.
+    /// Returns the schedule. The highest stage and micro-batch that occur give its numbers of
+    /// stages and micro-batches. [`Schedule::validate`] checks it.
     pub fn build(self) -> Schedule {
         Schedule::of_lists(self.ranks)
     }

@@ -4,14 +4,14 @@ use super::{Action, ActionKind, Order, Schedule};
 
 impl Schedule {
     /// Peak number of in-flight (stage, micro-batch) pairs, per rank. A pair is in flight from its
-    /// forward until its backward (the one for the parameters, if it is split). The peak follows
-    /// from the lists alone and does not depend on times.
+    /// forward until its backward, for the parameters if it is split. The peak follows from the
+    /// lists alone and does not depend on times.
     pub fn peak_in_flight(&self) -> Vec<usize> {
         let peak = |list: &Vec<Action>| InFlight::default().peak(list).map_or(0, |(peak, _)| peak);
         self.ranks.iter().map(peak).collect()
     }
 
-    /// Peak number of micro-batches in flight, per stage, counted as in
+    /// Peak number of micro-batches in flight, per stage, defined as for
     /// [`peak_in_flight`](Self::peak_in_flight).
     pub fn peak_in_flight_by_stage(&self) -> BTreeMap<usize, usize> {
         let mut stages: BTreeMap<usize, (InFlight, usize)> = BTreeMap::new();
@@ -23,7 +23,7 @@ impl Schedule {
     }
 }
 
-/// Counts the pairs in flight along a list.
+/// The number of pairs in flight after the actions that have been counted.
 #[derive(Default)]
 pub(crate) struct InFlight(usize);
 
@@ -31,7 +31,7 @@ impl InFlight {
     pub(crate) fn after(&mut self, action: Action) -> usize {
         match action.kind {
             ActionKind::Forward => self.0 += 1,
-            // A list with more backwards than forwards is invalid, but must not cause a panic.
+            // A list with more backwards than forwards is not valid, but must not panic.
             ActionKind::Backward | ActionKind::BackwardWeight => self.0 = self.0.saturating_sub(1),
             ActionKind::Recompute | ActionKind::BackwardInput => {}
         }
@@ -46,12 +46,10 @@ impl InFlight {
 }
 
 impl Order {
-    /// Largest possible number of micro-batches in transit from stage `from` to stage `to`, however
-    /// long each action takes. A micro-batch is in transit when it is done in `from` and not yet
-    /// started in `to`.
-    ///
-    /// `kind` is [`ActionKind::Forward`] for values. It is [`ActionKind::Backward`] (whole or for
-    /// the inputs) for gradients, which go from the later stage to the earlier one.
+    /// The greatest possible number of values between the stages `from` and `to`: of micro-batches
+    /// that have left `from` and not yet started in `to`, for any durations of the actions. `kind`
+    /// says which values: [`ActionKind::Forward`], or [`ActionKind::Backward`] (whole or for the
+    /// inputs) for gradients, which go from the later stage to the earlier one.
     pub fn in_transit(&self, kind: ActionKind, from: usize, to: usize) -> usize {
         let same = |other: ActionKind| match kind {
             ActionKind::Backward | ActionKind::BackwardInput => {
@@ -59,8 +57,8 @@ impl Order {
             }
             _ => other == kind,
         };
-        // For each step, how many values have certainly been taken once it is done. A value that is
-        // put down can coexist with all those put down before it, except for these.
+        // The values that are certainly received once a step has ended. A value that is sent may
+        // coexist with all those sent before it, except these.
         let mut taken_before = vec![0; self.steps.len()];
         let mut last_of_rank = vec![None; self.ranks.len()];
         let (mut put, mut taken, mut peak) = (0, 0, 0);

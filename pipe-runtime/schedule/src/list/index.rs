@@ -2,18 +2,18 @@ use std::collections::BTreeMap;
 
 use super::{Action, Schedule};
 
-/// Maps each action of a schedule to its number. The numbers count through the ranks' lists, one
+/// The position of each action of a schedule, as a number that counts through the ranks' lists one
 /// after the other.
 ///
 /// It is a table if the schedule is about as large as its numbers of stages and micro-batches say.
-/// A map holds the few actions outside of them, and all actions of a schedule that claims to be far
-/// larger than it is.
+/// Actions outside of the table are in a map, and so are all actions of a schedule that claims to
+/// be far larger than it is.
 pub(crate) struct Index {
     stages: usize,
     micro_batches: usize,
     table: Vec<u32>,
     outside: BTreeMap<Action, usize>,
-    /// The number of each rank's first action, then the total number of actions.
+    /// The number of each rank's first action, and the total number of actions.
     first: Vec<usize>,
 }
 
@@ -52,7 +52,7 @@ impl Index {
         within.then(|| (action.stage * self.micro_batches + action.micro_batch) * 5 + action.kind as usize)
     }
 
-    /// The number of the action's first occurrence.
+    /// The number of the first occurrence of the action.
     pub(crate) fn find(&self, action: Action) -> Option<usize> {
         match self.cell(action) {
             Some(cell) => Some(self.table[cell]).filter(|&number| number != NOWHERE).map(|number| number as usize),
@@ -65,7 +65,7 @@ impl Index {
         self.first[rank]
     }
 
-    /// The total number of actions.
+    /// The number of actions.
     pub(crate) fn len(&self) -> usize {
         self.first[self.first.len() - 1]
     }

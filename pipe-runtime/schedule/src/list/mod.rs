@@ -1,5 +1,5 @@
-//! Ordered op lists, one per rank: their contents, how they are built and written, and what follows
-//! from them without times.
+//! Ordered lists of actions, one per rank: their contents, how they are made and written, and what
+//! follows from them without times.
 
 mod action;
 mod builder;

@@ -1,40 +1,40 @@
 use super::{Action, Index, Schedule};
 
-/// One action of an [`Order`], with what it waits for.
+/// One action of an [`Order`], and what it waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Step {
     /// The action.
     pub action: Action,
-    /// The rank that runs it.
+    /// The rank.
     pub rank: usize,
-    /// Steps on other ranks that it waits for, as positions in the order. The earlier steps of its
-    /// own rank always come first and are not listed.
+    /// The steps on other ranks that it waits for, as positions in the order. The rank's own
+    /// earlier steps come first anyway.
     pub after: Vec<usize>,
 }
 
-/// All actions of a schedule in one total order, in which each comes after everything it waits for.
-/// They are sorted by the tick at which each would start if every action took one tick, then by
-/// stage.
+/// All actions of a schedule in one total order, in which each action comes after everything that
+/// it waits for. They are ordered by the tick at which they would start if every action took one
+/// tick, then by stage.
 ///
-/// Errors are ranked by this order: of several failures, the one that comes first here is reported,
-/// whichever happened first in time.
+/// This order decides which of several failures is reported: the first one in it, whichever
+/// happened first in time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 #[must_use]
 pub struct Order {
     /// The steps.
     pub steps: Vec<Step>,
-    /// For each rank, its steps as positions in `steps`, in the order of its list.
+    /// The steps of each rank, as positions in `steps`, in the order of its list.
     pub ranks: Vec<Vec<usize>>,
 }
 
-/// Error of [`Schedule::order`]: each of the actions waits for one that never comes.
+/// The error if no order exists: each of these actions waits for one that never ends.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the schedule cannot finish: {}", waiting(.0))]
 #[non_exhaustive]
 pub struct DeadlockError(
-    /// For each unfinished rank, the rank and its first action that cannot start.
+    /// The first action of each rank that cannot start.
     pub Vec<(usize, Action)>,
 );
 
@@ -46,15 +46,15 @@ fn waiting(heads: &[(usize, Action)]) -> String {
 impl Schedule {
     /// Returns the total order of the actions.
     ///
-    /// A forward waits for the forward of the previous stage. A backward, whole or for the inputs,
-    /// waits for its own graph (its forward, and its recomputation if the lists have one) and for
-    /// the backward of the next stage, whole or for the inputs. A backward for the parameters waits
-    /// for the one for the inputs. Actions that are not in the lists count as done, so the backward
-    /// half of a schedule can be ordered alone.
+    /// A forward waits for the stage before. A backward, whole or for the inputs, waits for its own
+    /// graph (the forward, and the recomputation if the lists have one) and for the backward of the
+    /// next stage, whole or for the inputs. A backward for the parameters waits for the one for the
+    /// inputs. An action that the lists do not have counts as done, so that the backward half of a
+    /// schedule can be ordered by itself.
     ///
     /// # Errors
     ///
-    /// If the lists cannot finish because actions wait for each other in a cycle.
+    /// Fails if actions wait for each other.
     pub fn order(&self) -> Result<Order, DeadlockError> {
         const NOT_YET: usize = usize::MAX;
         let index = Index::new(self);
@@ -137,8 +137,7 @@ mod tests {
             prop_assert_eq!(order.steps.len(), stages * loops * (2 * micro_batches + recomputed));
             for (position, step) in order.steps.iter().enumerate() {
                 prop_assert!(step.after.iter().all(|&needed| needed < position));
-                // A recomputation may start before the gradient arrives: it needs nothing from
-                // other ranks.
+                // A recomputation starts before the gradient arrives: it waits for no other rank.
                 prop_assert!(step.action.kind != ActionKind::Recompute || step.after.is_empty());
             }
             for (rank, list) in order.ranks.iter().enumerate() {

@@ -3,11 +3,12 @@ use std::collections::BTreeSet;
 use super::{Action, ActionKind, Schedule};
 
 impl Schedule {
-    /// Adds a recomputation right before the backward (`B` or `I`) of each micro-batch for which
-    /// `recomputed(stage, micro_batch)` holds. Existing recomputations stay as they are.
+    /// Returns the schedule with a recomputation right before the backward (`B` or `I`) of each
+    /// micro-batch for which `recomputed(stage, micro_batch)` is true. Recomputations that are
+    /// there stay where they are.
     ///
-    /// A backward that comes right after its own forward gets none, because the forward's graph
-    /// takes the same memory at the same time as the recomputed one would.
+    /// A backward that comes right after its own forward gets none: keeping the forward's graph
+    /// takes as much memory as the recomputation would, at the same time.
     pub fn with_recompute(self, recomputed: impl Fn(usize, usize) -> bool) -> Self {
         let already: BTreeSet<_> = self.actions().filter(|action| action.kind == ActionKind::Recompute).collect();
         let insert = |list: &[Action]| {
@@ -28,7 +29,8 @@ impl Schedule {
         Self { ranks, ..self }
     }
 
-    /// Removes the recomputations of the micro-batches for which `dropped(micro_batch)` holds.
+    /// Returns the schedule without the recomputations of the micro-batches for which `dropped` is
+    /// true.
     pub fn without_recompute(mut self, dropped: impl Fn(usize) -> bool) -> Self {
         let stays = |action: &Action| action.kind != ActionKind::Recompute || !dropped(action.micro_batch);
         self.ranks.iter_mut().for_each(|list| list.retain(stays));

@@ -1,25 +1,24 @@
 use super::ScheduleKind;
 
-/// Why a [`ScheduleKind`] cannot run with some numbers or placement of ranks, stages and
-/// micro-batches.
+/// The reason why a [`ScheduleKind`] cannot run certain ranks, stages and micro-batches.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ScheduleKindError {
-    /// There is nothing to schedule.
+    /// There are no ranks, stages or micro-batches.
     #[error(
         "`{kind}` over {ranks} ranks with {stages_per_rank} stages each and {micro_batches} micro-batches: none of them may be zero"
     )]
     Zero {
         /// The schedule.
         kind: ScheduleKind,
-        /// Number of ranks.
+        /// The number of ranks.
         ranks: usize,
-        /// Number of stages on each rank.
+        /// The number of stages per rank.
         stages_per_rank: usize,
-        /// Number of micro-batches.
+        /// The number of micro-batches.
         micro_batches: usize,
     },
-    /// The schedule is defined for another number of stages per rank.
+    /// The schedule needs another number of stages per rank.
     #[error(
         "`{kind}` needs exactly {needed} stage{} per rank, not {stages_per_rank}: use {} stage{} on {ranks} rank{}, or {}",
         plural(*needed), needed.saturating_mul(*ranks), plural(needed.saturating_mul(*ranks)), plural(*ranks), other(*stages_per_rank)
@@ -27,11 +26,11 @@ pub enum ScheduleKindError {
     StagesPerRank {
         /// The schedule.
         kind: ScheduleKind,
-        /// Number of stages per rank that it needs.
+        /// The number of stages per rank that it needs.
         needed: usize,
-        /// Number of stages per rank that was given.
+        /// The number of stages per rank that was given.
         stages_per_rank: usize,
-        /// Number of ranks.
+        /// The number of ranks.
         ranks: usize,
     },
     /// There are too few micro-batches to fill the pipeline.
@@ -42,11 +41,11 @@ pub enum ScheduleKindError {
     TooFewMicroBatches {
         /// The schedule.
         kind: ScheduleKind,
-        /// Smallest number of micro-batches that it can run.
+        /// The least number of micro-batches.
         needed: usize,
-        /// How many there are.
+        /// The number that was given.
         micro_batches: usize,
-        /// Number of ranks.
+        /// The number of ranks.
         ranks: usize,
     },
     /// The micro-batches do not divide into equal rounds.
@@ -57,15 +56,16 @@ pub enum ScheduleKindError {
     Rounds {
         /// The schedule.
         kind: ScheduleKind,
-        /// Number of rounds: the micro-batches divided by the ranks, rounded down, and at least 1.
+        /// The number of rounds: how often the number of ranks fits into the number of
+        /// micro-batches.
         rounds: usize,
-        /// Number of micro-batches that was given.
+        /// The number of micro-batches.
         micro_batches: usize,
-        /// Number of ranks.
+        /// The number of ranks.
         ranks: usize,
-        /// The next smaller number of micro-batches that is possible.
+        /// The next smaller number of micro-batches that divides.
         below: usize,
-        /// The next larger number of micro-batches that is possible.
+        /// The next larger number that divides.
         above: usize,
     },
     /// A stage is not on the rank where the schedule has it.
@@ -75,12 +75,12 @@ pub enum ScheduleKindError {
         kind: ScheduleKind,
         /// The stage.
         stage: usize,
-        /// The rank that it was put on.
+        /// The rank that was given.
         rank: usize,
-        /// The rank that it must be on.
+        /// The rank that the schedule needs.
         needed: usize,
     },
-    /// Some ranks have fewer stages than others.
+    /// The ranks have different numbers of stages.
     #[error(
         "`{kind}` needs as many stages on every rank, and rank {rank} has {stages} where another has {most}: move stages to it, or \
          use `gpipe`"
@@ -90,12 +90,12 @@ pub enum ScheduleKindError {
         kind: ScheduleKind,
         /// The first rank with fewer stages.
         rank: usize,
-        /// Number of stages on that rank.
+        /// Its number of stages.
         stages: usize,
-        /// Largest number of stages on a rank.
+        /// The number of stages of the others.
         most: usize,
     },
-    /// A rank has no stages.
+    /// A rank has no stage.
     #[error("`{kind}` has no stage on rank {rank}: number the ranks without gaps from 0")]
     NoStages {
         /// The schedule.
@@ -111,17 +111,17 @@ pub enum ScheduleKindError {
     TooLarge {
         /// The schedule.
         kind: ScheduleKind,
-        /// Number of ranks.
+        /// The number of ranks.
         ranks: usize,
-        /// Number of stages on each rank.
+        /// The number of stages per rank.
         stages_per_rank: usize,
-        /// Number of micro-batches.
+        /// The number of micro-batches.
         micro_batches: usize,
     },
 }
 
 impl ScheduleKindError {
-    /// Largest number of actions in a schedule.
+    /// The greatest number of actions of a schedule.
     pub const MOST_ACTIONS: usize = 1 << 30;
 
     /// The schedule that cannot run.
@@ -143,7 +143,7 @@ fn plural(number: usize) -> &'static str {
     if number == 1 { "" } else { "s" }
 }
 
-/// The schedules that can run this number of stages per rank.
+/// The schedules that run this number of stages per rank, for a message.
 fn other(stages_per_rank: usize) -> &'static str {
     match stages_per_rank {
         1 => "`1f1b`, `zb_h1` or `zb_h2`",

@@ -1,14 +1,13 @@
 use super::ScheduleKind;
 
 impl ScheduleKind {
-    /// Idle time in a step, or `None` where there is no formula for it. It is the time from a
-    /// rank's first action to the end of its last, less the rank's work, on the rank where that is
-    /// longest ([`Simulation::period`](crate::Timeline::period) less the work).
+    /// The idle time of a rank in a step, if there is a formula for it: the time from its first
+    /// action to the end of its last, minus its work, for the rank where that is longest
+    /// ([`Simulation::period`](crate::Timeline::period) minus the work).
     ///
     /// `forward`, `backward_input` and `backward_weight` (F, I and W; B is I + W) are the times of
-    /// a whole rank, in any unit. They are the same for all ranks and spread evenly over each
-    /// rank's stages. Transfers take no time. There are `p` ranks, `v` stages on each, and `m`
-    /// micro-batches:
+    /// a whole rank. They are the same for all ranks, and spread evenly over the stages of a rank.
+    /// Transfers take no time. There are `p` ranks, `v` stages on each, and `m` micro-batches:
     ///
     /// | | idle | where |
     /// |---|---|---|
@@ -22,8 +21,8 @@ impl ScheduleKind {
     /// | V-Min | (4p - 7) F / 2 if 3 divides p, else (4p - 5) F / 2 | F = I = W, p >= 3, m >= p |
     ///
     /// The formulas for GPipe to ZB-H2 are published, but without the second and third terms of the
-    /// maxima, which matter where W is long. Those for ZBV, DualPipeV, V-Half and V-Min were found
-    /// by simulation. They hold exactly for p from 2 to 16 and m up to 64.
+    /// maxima, which matter if W is long. Those for ZBV, DualPipeV, V-Half and V-Min were found by
+    /// simulation, and hold exactly for p from 2 to 16 and m up to 64.
     pub fn idle(
         self,
         ranks: usize,

@@ -20,40 +20,40 @@ use rounds::Rounds;
 
 use crate::list::Schedule;
 
-/// A published schedule. It prints as, and is parsed from, its name in the paper or in PyTorch:
-/// `1f1b`, `zb_h1`.
+/// A published schedule. It prints as its name and is parsed from it. The name is the paper's or
+/// PyTorch's: `1f1b`, `zb_h1`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ScheduleKind {
     /// `gpipe` (Huang et al. 2019): all micro-batches forward, then all backward, the last one
     /// first.
     GPipe,
-    /// `1f1b` (Narayanan et al. 2019): a backward as soon as there is a gradient, so that a rank
-    /// holds no more micro-batches than there are ranks from it to the last one.
+    /// `1f1b` (Narayanan et al. 2019): each backward runs as soon as its gradient is there, so a
+    /// rank has no more micro-batches in flight than there are ranks from it to the end.
     OneFOneB,
-    /// `interleaved` (Narayanan et al. 2021): 1F1B over looped stages, with less idle time the more
-    /// stages a rank has.
+    /// `interleaved` (Narayanan et al. 2021): 1F1B over looped stages. The more stages a rank has,
+    /// the less it is idle.
     Interleaved,
     /// `looped_bfs` (Lamy-Poirier 2023): GPipe over looped stages.
     LoopedBfs,
-    /// `zb_h1` (Qi et al. 2023): 1F1B with a split backward, for less idle time with the memory of
+    /// `zb_h1` (Qi et al. 2023): 1F1B with the backward split, for less idle time at the memory of
     /// 1F1B's first rank.
     ZbH1,
-    /// `zb_h2` (Qi et al. 2023): no idle time for equal costs, with twice that memory.
+    /// `zb_h2` (Qi et al. 2023): no idle time for equal costs, at twice that memory.
     ZbH2,
-    /// `zbv` (Qi et al. 2024): no idle time for equal costs with that memory and two stages per
+    /// `zbv` (Qi et al. 2024): no idle time for equal costs at that memory, with two stages per
     /// rank.
     Zbv,
     /// `dualpipe_v` (DeepSeek-AI 2025): forwards paired with backwards of the other direction, with
     /// two stages per rank.
     DualPipeV,
-    /// `v_half` (Qi et al. 2024): half the memory of 1F1B, with two stages per rank.
+    /// `v_half` (Qi et al. 2024): half of the memory of 1F1B, with two stages per rank.
     VHalf,
     /// `v_min` (Qi et al. 2024): a third of the memory of 1F1B, with two stages per rank.
     VMin,
 }
 
 impl ScheduleKind {
-    /// All schedules.
+    /// All published schedules.
     pub const ALL: [ScheduleKind; 10] = [
         ScheduleKind::GPipe,
         ScheduleKind::OneFOneB,
@@ -67,7 +67,7 @@ impl ScheduleKind {
         ScheduleKind::VMin,
     ];
 
-    /// Number of stages that each rank must have, or `None` if any number is possible.
+    /// The number of stages that a rank must have, if the schedule fixes it.
     pub const fn stages_per_rank(self) -> Option<usize> {
         match self {
             ScheduleKind::GPipe | ScheduleKind::Interleaved | ScheduleKind::LoopedBfs | ScheduleKind::ZbH1 => None,
@@ -76,7 +76,7 @@ impl ScheduleKind {
         }
     }
 
-    /// How the stages are placed on the ranks.
+    /// The placement of the stages on the ranks.
     pub const fn placement(self) -> Placement {
         match self {
             ScheduleKind::Zbv | ScheduleKind::DualPipeV | ScheduleKind::VHalf | ScheduleKind::VMin => Placement::V,
@@ -84,12 +84,12 @@ impl ScheduleKind {
         }
     }
 
-    /// The rank of `stage` on `ranks` ranks.
+    /// The rank of `stage`.
     pub const fn rank_of(self, stage: usize, ranks: usize, _stages_per_rank: usize) -> usize {
         self.placement().rank_of(stage, ranks)
     }
 
-    /// Whether the schedule splits the backward into two parts.
+    /// Whether it splits the backward.
     pub const fn splits_backward(self) -> bool {
         !matches!(
             self,
@@ -97,12 +97,13 @@ impl ScheduleKind {
         )
     }
 
-    /// Makes the schedule for stages that are already placed: stage `s` is on rank `rank_of[s]`.
-    /// GPipe accepts any placement.
+    /// Makes the lists for stages that are already placed: stage `s` is on rank `rank_of[s]`. GPipe
+    /// takes any placement.
     ///
     /// # Errors
     ///
-    /// The errors of [`check_on`](Self::check_on).
+    /// Fails if the schedule cannot run these stages on these ranks, or this number of
+    /// micro-batches.
     pub fn schedule_on(self, rank_of: &[usize], micro_batches: usize) -> Result<Schedule, ScheduleKindError> {
         let (ranks, stages_per_rank) = self.check_on(rank_of, micro_batches)?;
         match self {
@@ -111,14 +112,13 @@ impl ScheduleKind {
         }
     }
 
-    /// Makes the schedule for a mini-batch with `micro_batches` micro-batches, where up to `most`
-    /// were expected. If the schedule cannot run that number, it is made for the next larger number
-    /// that it can run, and the micro-batches that do not exist are left out.
+    /// Makes the lists for a mini-batch with `micro_batches` micro-batches, in a pipeline for up to
+    /// `most`. If the schedule cannot run so few, the lists are those of the next number that it
+    /// can run, without the actions of the missing micro-batches.
     ///
     /// # Errors
     ///
-    /// The error of [`schedule_on`](Self::schedule_on) for `micro_batches`, if the schedule can run
-    /// no number from there to `most`.
+    /// Fails if the schedule cannot run these stages on these ranks.
     pub fn schedule_within(
         self,
         rank_of: &[usize],
@@ -133,16 +133,11 @@ impl ScheduleKind {
     }
 
     /// Checks whether the schedule can run stages that are already placed, without making the
-    /// lists. Returns the number of ranks and the largest number of stages on a rank.
+    /// lists. Returns the number of ranks, and the greatest number of stages of a rank.
     ///
     /// # Errors
     ///
-    /// * [`ScheduleKindError::NoStages`] if there are more ranks than stages.
-    /// * [`ScheduleKindError::Zero`] and [`ScheduleKindError::TooLarge`] as for
-    ///   [`check`](Self::check).
-    /// * Except for GPipe: [`ScheduleKindError::Uneven`] if the ranks have different numbers of
-    ///   stages, [`ScheduleKindError::Placement`] if a stage is on the wrong rank, and the other
-    ///   errors of [`check`](Self::check).
+    /// Fails in the same cases as [`schedule_on`](Self::schedule_on).
     pub fn check_on(self, rank_of: &[usize], micro_batches: usize) -> Result<(usize, usize), ScheduleKindError> {
         let ranks = rank_of.iter().max().map_or(0, |&last| last.saturating_add(1));
         if ranks > rank_of.len() {
@@ -169,17 +164,11 @@ impl ScheduleKind {
         Ok((ranks, most))
     }
 
-    /// Checks whether the schedule can run with these numbers of ranks, stages per rank and
-    /// micro-batches.
+    /// Checks whether the schedule can run these ranks, stages and micro-batches.
     ///
     /// # Errors
     ///
-    /// * [`ScheduleKindError::Zero`] if a number is zero.
-    /// * [`ScheduleKindError::TooLarge`] if the lists would not fit into memory.
-    /// * [`ScheduleKindError::StagesPerRank`] if the schedule is defined for another number of
-    ///   stages per rank.
-    /// * [`ScheduleKindError::TooFewMicroBatches`] if the pipeline would not fill.
-    /// * [`ScheduleKindError::Rounds`] if the micro-batches do not divide into equal rounds.
+    /// Fails with the reason if it cannot.
     pub fn check(self, ranks: usize, stages_per_rank: usize, micro_batches: usize) -> Result<(), ScheduleKindError> {
         self.check_size(ranks, stages_per_rank, micro_batches)?;
         if let Some(needed) = self.stages_per_rank().filter(|&needed| needed != stages_per_rank) {
@@ -193,7 +182,7 @@ impl ScheduleKind {
             if !equal(micro_batches) {
                 let rounds = Rounds::number(ranks, micro_batches);
                 let below = (1..micro_batches).rev().find(|&fewer| equal(fewer)).unwrap_or(1);
-                // A multiple of the ranks is always possible.
+                // A multiple of the number of ranks always divides.
                 let above = (micro_batches + 1..).find(|&more| equal(more)).unwrap_or(usize::MAX);
                 return Err(ScheduleKindError::Rounds { kind: self, rounds, micro_batches, ranks, below, above });
             }
@@ -207,7 +196,7 @@ impl ScheduleKind {
         }
         let pairs = ranks.checked_mul(stages_per_rank).and_then(|stages| stages.checked_mul(micro_batches));
         match pairs {
-            // A pair has up to three actions.
+            // Three actions per (stage, micro-batch) pair.
             Some(pairs) if pairs <= ScheduleKindError::MOST_ACTIONS / 3 => Ok(()),
             _ => Err(ScheduleKindError::TooLarge { kind: self, ranks, stages_per_rank, micro_batches }),
         }

@@ -4,11 +4,11 @@ use std::str::FromStr;
 use super::ScheduleKind;
 use crate::support::spelling::distance;
 
-/// Cost of two exchanged letters: the same as for two replaced letters.
+/// The cost of two exchanged letters: the same as for two replaced letters.
 const SWAP: usize = 2;
 
 impl ScheduleKind {
-    /// The name, as written in settings.
+    /// The name of the schedule, as in settings.
     pub const fn name(self) -> &'static str {
         match self {
             ScheduleKind::GPipe => "gpipe",
@@ -31,13 +31,13 @@ impl fmt::Display for ScheduleKind {
     }
 }
 
-/// Error of parsing a [`ScheduleKind`]: no schedule has this name.
+/// The error of parsing a [`ScheduleKind`]: no schedule has this name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UnknownScheduleError {
-    /// The name that was given.
+    /// The name that was parsed.
     pub name: String,
-    /// The schedule with the most similar name, if one is similar enough.
+    /// The schedule whose name is nearest, if one is near.
     pub nearest: Option<ScheduleKind>,
 }
 
@@ -63,8 +63,9 @@ impl FromStr for ScheduleKind {
     }
 }
 
-/// The schedule whose variant has this name, in any case. Otherwise, the one with the fewest
-/// letters to change, where a capital letter matches its small letter, and `-` and ` ` match `_`.
+/// The schedule whose variant has this name, in any case. Otherwise, the schedule whose name
+/// differs in the fewest letters, where capital letters, `-` and ` ` count as small letters and
+/// `_`.
 fn nearest(name: &str) -> Option<ScheduleKind> {
     let letters =
         |text: &str| text.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
@@ -72,7 +73,7 @@ fn nearest(name: &str) -> Option<ScheduleKind> {
         return Some(spelt);
     }
     let same = |c: char| if c == '-' || c == ' ' { '_' } else { c.to_ascii_lowercase() };
-    // A name much longer than all others is similar to none, so only its beginning is compared.
+    // A name that is much longer than all others is near to none, so it is cut off.
     let name: String = name.chars().take(32).map(same).collect();
     let distance = |kind: &ScheduleKind| distance(&name, kind.name(), SWAP);
     let nearest = ScheduleKind::ALL.into_iter().min_by_key(distance)?;

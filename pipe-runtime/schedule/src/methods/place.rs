@@ -1,14 +1,14 @@
 use super::ScheduleKind;
 
-/// Why stages cannot be placed on ranks.
+/// The reason why stages cannot be placed on ranks.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PlacementError {
-    /// A number of ranks was given, and a stage is on an accelerator. The devices are then the
-    /// ranks.
+    /// A number of ranks was given although a stage is on an accelerator: then each device is a
+    /// rank.
     #[error("the number of ranks can only be chosen where all stages are on the CPU")]
     RanksAreDevices,
-    /// The stages do not divide evenly over the given number of ranks.
+    /// The stages do not divide over the given number of ranks.
     #[error(
         "`{kind}` needs the same number of stages on each rank, but the model has {stages} stages for {ranks} ranks: change the number of \
          stages or of ranks"
@@ -16,12 +16,12 @@ pub enum PlacementError {
     Ranks {
         /// The schedule.
         kind: ScheduleKind,
-        /// Number of stages.
+        /// The number of stages.
         stages: usize,
-        /// Number of ranks that was given.
+        /// The number of ranks that was given.
         ranks: usize,
     },
-    /// The number of stages is not a multiple of the schedule's stages per rank.
+    /// The stages do not divide into ranks with as many stages as the schedule needs.
     #[error(
         "`{kind}` needs the same number of stages on each rank, but the model has {stages} stages for {stages_per_rank} per rank: change \
          the number of stages or of ranks"
@@ -29,29 +29,27 @@ pub enum PlacementError {
     StagesPerRank {
         /// The schedule.
         kind: ScheduleKind,
-        /// Number of stages.
+        /// The number of stages.
         stages: usize,
-        /// Number of stages that the schedule has on each rank by default.
+        /// The number of stages per rank, by default.
         stages_per_rank: usize,
     },
 }
 
 impl ScheduleKind {
-    /// Finds the rank of each stage from the accelerators that the stages are on. `None` stands for
-    /// the CPU.
+    /// Places stages on ranks: returns the rank of each stage. `accelerators` has the accelerator
+    /// of each stage; `None` is the CPU.
     ///
-    /// Each accelerator is one rank, whichever stages it has. Next to accelerators, each CPU stage
-    /// is a rank by itself. If all stages are on the CPU, any executor can run any stage. They are
-    /// then placed as the schedule needs them, on `ranks` ranks if that is given.
+    /// An accelerator is a rank, with all of its stages. Beside accelerators, each CPU stage is a
+    /// rank. If all stages are on the CPU, any executor can run any stage: the stages are placed as
+    /// the schedule needs, on `ranks` ranks if that is given.
     ///
-    /// [`ScheduleKind::check_on`] checks whether the schedule can run with the placement.
+    /// [`ScheduleKind::check_on`] checks whether the schedule can run with this placement.
     ///
     /// # Errors
     ///
-    /// * [`PlacementError::RanksAreDevices`] if `ranks` is given and a stage is on an accelerator.
-    /// * [`PlacementError::Ranks`] if `ranks` is zero or does not divide the number of stages.
-    /// * [`PlacementError::StagesPerRank`] if `ranks` is not given and the number of stages is zero
-    ///   or not a multiple of the schedule's stages per rank.
+    /// Fails if the stages do not divide over the ranks, or if `ranks` is given although a stage is
+    /// on an accelerator.
     pub fn place<D: PartialEq>(
         self,
         accelerators: &[Option<D>],
@@ -78,7 +76,7 @@ impl ScheduleKind {
         Ok((0..stages).map(|stage| self.rank_of(stage, ranks, stages / ranks)).collect())
     }
 
-    /// Number of stages that a CPU rank has by default.
+    /// The number of stages of a CPU rank, by default.
     const fn usual_stages_per_rank(self) -> usize {
         match (self.stages_per_rank(), self) {
             (Some(needed), _) => needed,
@@ -88,7 +86,7 @@ impl ScheduleKind {
     }
 }
 
-/// Gives each CPU stage a separate rank, and each accelerator one rank for all of its stages.
+/// Each CPU stage is a rank, and each accelerator is one rank for all of its stages.
 fn by_device<'a, D: PartialEq>(accelerators: &'a [Option<D>]) -> Vec<usize> {
     let mut ranks: Vec<Option<&'a D>> = Vec::new();
     let rank_of = |accelerator: &'a Option<D>| {

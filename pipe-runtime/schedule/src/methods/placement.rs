@@ -1,15 +1,14 @@
-/// How stages are placed on ranks.
+/// How stages are assigned to ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Placement {
-    /// The stages go from the first rank to the last, then again from the first.
+    /// From the first rank to the last, then again from the first.
     Loop,
-    /// The stages go from the first rank to the last, then back to the first. With two stages per
-    /// rank, the first and the last stage are on one rank.
+    /// From the first rank to the last, then back: the first and the last stage are on one rank.
     V,
 }
 
 impl Placement {
-    /// The rank of `stage` on `ranks` ranks. It is 0 if there are no ranks.
+    /// The rank of `stage`; 0 if there are no ranks.
     pub const fn rank_of(self, stage: usize, ranks: usize) -> usize {
         if ranks == 0 {
             return 0;

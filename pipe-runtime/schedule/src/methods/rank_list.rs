@@ -2,9 +2,9 @@ use std::collections::VecDeque;
 
 use crate::list::{Action, ActionKind};
 
-/// Builds one rank's list. A `stage` is an index into the rank's own stages, from 0. Each kind of
-/// action in each stage goes through the micro-batches in order by itself. Those from
-/// `micro_batches` on are counted but left out.
+/// Builds the list of one rank. A `stage` is an index into the rank's stages, from 0. The
+/// micro-batches of each kind of action and each stage are counted automatically. Micro-batches
+/// from `micro_batches` on are counted but left out.
 pub(super) struct RankList {
     stages: Vec<usize>,
     micro_batches: usize,
@@ -19,26 +19,26 @@ impl RankList {
         Self { next: vec![[0; 5]; stages.len()], stages, micro_batches, weights: VecDeque::new(), actions: Vec::new() }
     }
 
-    /// Appends the next forward of `stage`.
+    /// Adds the next forward of `stage`.
     pub(super) fn f(&mut self, stage: usize) {
         self.push(ActionKind::Forward, stage);
     }
 
-    /// Appends the next whole backward of `stage`.
+    /// Adds the next whole backward of `stage`.
     pub(super) fn b(&mut self, stage: usize) {
         // Both kinds of backward share a counter, so that a stage may change from one to the other.
         let micro_batch = self.backward(stage);
         self.append(Action::backward(self.stages[stage], micro_batch));
     }
 
-    /// Appends the next backward for the inputs of `stage`.
+    /// Adds the next backward for the inputs of `stage`.
     pub(super) fn i(&mut self, stage: usize) {
         let micro_batch = self.backward(stage);
         self.append(Action::backward_input(self.stages[stage], micro_batch));
         self.weights.push_back(Action::backward_weight(self.stages[stage], micro_batch));
     }
 
-    /// Appends the backward for the parameters that has waited longest in `stage`.
+    /// Adds the backward for the parameters that has waited longest in `stage`.
     pub(super) fn w(&mut self, stage: usize) {
         let number = self.stages[stage];
         if let Some(at) = self.weights.iter().position(|action| action.stage == number) {
@@ -47,18 +47,18 @@ impl RankList {
         }
     }
 
-    /// Appends the backward for the parameters that has waited longest in any stage.
+    /// Adds the backward for the parameters that has waited longest in any stage.
     pub(super) fn oldest_w(&mut self) {
         let action = self.weights.pop_front();
         self.actions.extend(action.filter(|action| action.micro_batch < self.micro_batches));
     }
 
-    /// Number of forwards of `stage` so far.
+    /// The number of forwards of `stage` so far.
     pub(super) fn forwards(&self, stage: usize) -> usize {
         self.next[stage][ActionKind::Forward as usize]
     }
 
-    /// Returns the list, ending with the backwards for the parameters that are still due.
+    /// Returns the list, with the remaining backwards for the parameters at its end.
     pub(super) fn flush(mut self) -> Vec<Action> {
         while !self.weights.is_empty() {
             self.oldest_w();

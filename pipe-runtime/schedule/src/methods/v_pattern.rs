@@ -1,6 +1,6 @@
-//! Schedules made from a building block. A block holds the slots of one micro-batch. It is repeated
-//! every six units of time (one for each of F, I and W of each of a rank's two stages). Then the
-//! passes are moved together where the pipeline fills and drains.
+//! Schedules made from a building block: the slots of one micro-batch, repeated every six units of
+//! time (one for each of F, I and W of both stages of a rank), then compacted where the pipeline
+//! fills and drains.
 //!
 //! Source: Qi et al. 2024, "Pipeline Parallelism with Controllable Memory", on building blocks, and
 //! on repeating, squeezing and reordering them.
@@ -8,9 +8,9 @@
 use super::rank_list::RankList;
 use crate::list::Schedule;
 
-/// The slots in which one micro-batch passes through a rank: the forward through the rank's first
-/// and second stage, then the backward for the inputs through the second and the first. In between,
-/// two of every six slots stay free for the parameters.
+/// The slots in which one micro-batch passes through a rank: forward through its first and second
+/// stage, backward for the inputs through the second and the first. Of every six slots, two remain
+/// free for the parameters.
 pub(super) type Block = [usize; 4];
 
 const PERIOD: usize = 6;
@@ -22,8 +22,8 @@ const I1: usize = 2;
 const I0: usize = 3;
 const W: usize = 4;
 
-/// Repeats `block(rank)` for every micro-batch, closes the gaps without a higher peak in flight
-/// than that of the repeated block, and reads off each rank's order.
+/// Repeats `block(rank)` for every micro-batch, closes the gaps without more micro-batches in
+/// flight than in the repeated block, and returns each rank's order.
 pub(super) fn repeat(ranks: usize, micro_batches: usize, block: impl Fn(usize) -> Block) -> Schedule {
     let mut grid: Vec<_> = (0..ranks).map(|rank| Row::repeated(block(rank), micro_batches)).collect();
     grid.iter_mut().for_each(Row::fill_in_weights);
@@ -49,9 +49,10 @@ pub(super) fn repeat(ranks: usize, micro_batches: usize, block: impl Fn(usize) -
     Schedule { stages: 2 * ranks, micro_batches, ranks: grid.into_iter().enumerate().map(list_of).collect() }
 }
 
-/// Peak number of pairs in flight, over both of a rank's stages, on the rank that has the most.
+/// Peak number of (stage, micro-batch) pairs in flight, over both stages of a rank, for the rank
+/// with the most.
 pub(super) fn peak_in_flight(ranks: usize, micro_batches: usize, block: impl Fn(usize) -> Block) -> usize {
-    // The steady state is reached after as many micro-batches as a block is periods long.
+    // The steady state is reached after as many micro-batches as a block has periods.
     let longest = (0..ranks).map(|rank| block(rank)[I0]).max().unwrap_or(0);
     let enough = micro_batches.min(longest / PERIOD + 2);
     let peak = |rank| {
@@ -62,12 +63,12 @@ pub(super) fn peak_in_flight(ranks: usize, micro_batches: usize, block: impl Fn(
     (0..ranks).map(peak).max().unwrap_or(0)
 }
 
-/// One rank's slots.
+/// The time slots of one rank.
 struct Row {
-    /// The kind of pass in each slot.
+    /// The pass in each slot.
     slots: Vec<Option<usize>>,
-    /// The slots of each kind of pass, by micro-batch. Those for the parameters are in the order of
-    /// the passes for the inputs.
+    /// The slots of each kind of pass, by micro-batch (for the parameters: in the order of their
+    /// inputs).
     at: [Vec<usize>; 5],
 }
 
@@ -89,7 +90,7 @@ impl Row {
     }
 
     /// Puts the backwards for the parameters into the gaps after the backwards for their inputs,
-    /// and the remaining ones at the end.
+    /// and the rest at the end.
     fn fill_in_weights(&mut self) {
         let mut due = 0;
         for slot in 0..self.slots.len() {
@@ -109,7 +110,7 @@ impl Row {
         self.at[W].drain(..).for_each(|slot| self.slots[slot] = None);
     }
 
-    /// Peak number of pairs in flight. Gaps count as if they were filled in.
+    /// Peak number of (stage, micro-batch) pairs in flight, where gaps count as filled.
     fn peak_in_flight(&self) -> usize {
         let filled_in = !self.at[W].is_empty();
         let (mut in_flight, mut peak, mut weights) = (0, 0, 0);
@@ -130,7 +131,7 @@ impl Row {
     }
 }
 
-/// A pass of micro-batch `index`. For the parameters, it is the `index`-th pass of the rank.
+/// The pass of micro-batch `index` (for the parameters: the `index`-th of the rank).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Pass {
     slot: usize,
@@ -149,9 +150,8 @@ fn by_time(grid: &[Row]) -> Vec<Pass> {
     passes
 }
 
-/// The first slot in which the pass may be. It comes after the same pass on the neighbouring rank,
-/// after the micro-batch's previous pass on this rank, and after the same pass of the previous
-/// micro-batch.
+/// The first slot in which the pass may be: after the neighbour's pass, after the micro-batch's
+/// previous pass, and after the same pass of the micro-batch before.
 fn earliest(grid: &[Row], Pass { rank, kind, index, .. }: Pass) -> usize {
     let at =
         |rank: Option<usize>, kind: Option<usize>, index: Option<usize>| Some(grid.get(rank?)?.at[kind?][index?] + 1);
@@ -164,7 +164,7 @@ fn earliest(grid: &[Row], Pass { rank, kind, index, .. }: Pass) -> usize {
     let own = match kind {
         W => {
             let inputs = |kind: usize| grid[rank].at[kind].iter();
-            // The `index`-th smallest of two sorted lists.
+            // The `index`-th smallest value of two sorted lists.
             let mut both: Vec<_> = inputs(I0).take(index + 1).chain(inputs(I1).take(index + 1)).collect();
             both.sort_unstable();
             Some(both[index] + 1)
@@ -175,10 +175,9 @@ fn earliest(grid: &[Row], Pass { rank, kind, index, .. }: Pass) -> usize {
     [neighbour, own, before].into_iter().flatten().max().unwrap_or(0)
 }
 
-/// Moves each pass of the draining phase, and of the filling phase if `filling` is set, into the
-/// first gap that is allowed. A gap is allowed if the rank then has no more pairs in flight than
-/// any rank had before. The repeated block stays as it is in the steady state between the two
-/// phases.
+/// Moves each pass of the filling phase (if `filling`) and of the draining phase into the first gap
+/// in which it may be, if the rank then has no more in flight than the peak before. The steady
+/// state in between stays as it is.
 fn move_together(grid: &mut [Row], filling: bool) {
     let limit = grid.iter().map(Row::peak_in_flight).max().unwrap_or(0);
     let passes = by_time(grid);
@@ -206,7 +205,7 @@ fn move_together(grid: &mut [Row], filling: bool) {
     }
 }
 
-/// Starts each pass as early as its rank's order and its dependencies allow.
+/// Starts each pass as early as its rank's order and its inputs allow.
 fn squeeze(grid: &mut [Row]) {
     let passes = by_time(grid);
     let mut next = vec![0; grid.len()];

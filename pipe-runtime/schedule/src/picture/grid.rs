@@ -4,12 +4,12 @@ use crate::list::{Action, ActionKind, Schedule};
 use crate::simulate::{Costs, Simulation, simulate};
 use crate::timeline::Span;
 
-/// Draws the lists as a grid in time for a terminal, one row per rank. Every action takes one
-/// column. If the lists have split backwards too, a whole backward takes two columns (`-` is its
-/// second half). A dot is a column in which the rank waits.
+/// Draws the lists as a grid in time for a terminal, with one row per rank. Every action takes one
+/// column; if the lists have split backwards, a whole backward takes two (`-` is its second half).
+/// A dot is a column in which the rank waits.
 ///
-/// An action is its kind and micro-batch, such as `F3`. If a rank has several stages, the stage
-/// comes first, as in `5F3`. Lists that cannot finish are drawn without times.
+/// An action is its kind and micro-batch, as `F3`. If a rank has several stages, its stage comes
+/// first, as `5F3`. Lists that cannot finish are drawn without times.
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rows = match self.columns() {
@@ -29,7 +29,7 @@ impl fmt::Display for Schedule {
 
 impl Schedule {
     fn columns(&self) -> Option<Simulation> {
-        // A schedule may claim more stages than its lists can have, and more than fit into memory.
+        // A schedule may claim to have more stages than its lists could hold, and than memory can.
         let actions = self.actions().count();
         if self.stages > actions {
             return None;
@@ -37,7 +37,7 @@ impl Schedule {
         let is_split = self.actions().any(|action| action.kind == ActionKind::BackwardInput);
         let weight = if is_split { 1. } else { 0. };
         let mut costs = Costs::equal(self.stages, 1., 1., weight);
-        // A `W` without an `I` is invalid, but should be visible too.
+        // A `W` without an `I` is not valid, but must be visible.
         if !is_split && self.actions().any(|action| action.kind == ActionKind::BackwardWeight) {
             costs = Costs::equal(self.stages, 1., 1., 1.);
         }

@@ -1,4 +1,4 @@
-//! Drawings of schedules and traces.
+//! Pictures of schedules and traces.
 
 mod grid;
 mod svg;

@@ -4,7 +4,7 @@ use crate::list::ActionKind;
 use crate::simulate::Simulation;
 use crate::timeline::{Span, Timeline};
 
-/// The colour and the legend's text of each kind.
+/// For each kind of action, its colour and its text in the legend.
 const KINDS: [(ActionKind, [u8; 3], &str); 5] = [
     (ActionKind::Forward, [0x2f, 0x6f, 0xb5], "F  forward"),
     (ActionKind::Recompute, [0x83, 0x6b, 0xb8], "R  recomputation"),
@@ -18,22 +18,22 @@ const GAP: f64 = 5.;
 const LEFT: f64 = 74.;
 const TOP: f64 = 64.;
 const MARGIN: f64 = 18.;
-/// Width of a cell that holds a number of two digits.
+/// Width of a cell that can hold a number with two digits.
 const CELL: f64 = 20.;
-/// Height of a panel's title and of the space above it.
+/// Distance from a panel to the title of the next one, with the title.
 const TITLE: f64 = 38.;
-/// Replaces [`TOP`] where panels have titles.
+/// Distance from the legend to the first title, if there is one, instead of [`TOP`].
 const TITLED_TOP: f64 = 30.;
-/// Widths of the columns on the right: idle times and peaks.
+/// Width of the columns on the right: idle times, and peaks.
 const IDLE: f64 = 70.;
 const PEAK: f64 = 120.;
 const CHARACTER: f64 = 6.7;
 
 impl Simulation {
-    /// Draws the schedule in time as an SVG picture: one row per rank, a colour for each kind of
-    /// action, micro-batch numbers in the boxes, a shade for each of a rank's stages, and gaps
-    /// where the rank waits. On the right are each rank's idle time, as a part of the whole, and
-    /// its peak in flight, in micro-batches (if a rank has `v` stages, each counts as 1/v).
+    /// Draws the schedule in time: one row per rank, a colour for each kind of action, micro-batch
+    /// numbers in the boxes, shades for a rank's stages, and gaps where the rank waits. The columns
+    /// on the right have each rank's idle time as a part of the whole, and its peak number of
+    /// micro-batches in flight (where a stage of a rank that has `v` of them counts as 1/v).
     pub fn to_svg(&self) -> String {
         let panel = Panel { title: None, timeline: &self.timeline, in_flight: Some(&self.peak_in_flight) };
         Picture::new(&[panel], "time", 2400.).draw()
@@ -42,29 +42,29 @@ impl Simulation {
 
 /// One timeline of a picture.
 pub(super) struct Panel<'a> {
-    /// The text above it.
+    /// The title.
     pub(super) title: Option<String>,
     pub(super) timeline: &'a Timeline,
-    /// Each rank's [`Simulation::peak_in_flight`], if it is to be shown.
+    /// The peak in flight of each rank, if it is shown: [`Simulation::peak_in_flight`].
     pub(super) in_flight: Option<&'a [usize]>,
 }
 
-/// Timelines one below the other, on one axis of time.
+/// Timelines, one below the other, on one axis of time.
 pub(super) struct Picture<'a> {
     panels: &'a [Panel<'a>],
-    /// The axis' label.
+    /// The label of the axis.
     axis: &'a str,
     kinds: Vec<ActionKind>,
-    /// Largest number of stages on a rank.
+    /// The greatest number of stages of a rank.
     most: usize,
     end: f64,
-    /// Pixels per unit of time.
+    /// Width of a unit of time.
     scale: f64,
     text: String,
 }
 
 impl<'a> Picture<'a> {
-    /// Prepares a picture that is about `widest` pixels wide or less.
+    /// The approximate greatest width, in pixels.
     pub(super) fn new(panels: &'a [Panel<'a>], axis: &'a str, widest: f64) -> Self {
         let spans = || panels.iter().flat_map(|panel| panel.timeline.ranks.iter().flatten());
         let makespan = panels.iter().map(|panel| panel.timeline.makespan).fold(0., f64::max);
@@ -144,7 +144,7 @@ impl<'a> Picture<'a> {
             + if self.shades().is_empty() { 0. } else { 16. }
     }
 
-    /// The legend's texts for the shades, if there are any.
+    /// The text about shades in the legend, if there are any.
     fn shades(&self) -> Vec<String> {
         let ordinal = |number: usize| match number {
             1 => "a rank's first stage".to_owned(),
@@ -212,7 +212,7 @@ impl<'a> Picture<'a> {
         }
         let x = LEFT + span.start * self.scale;
         let kind = span.action.kind;
-        // Leaves a hairline between neighbours, unless the box would be too narrow.
+        // A thin gap between neighbours, unless the box is too narrow.
         let inset = if width > 6. { 0.5 } else { 0. };
         let _ = write!(
             self.text,
@@ -235,7 +235,7 @@ impl<'a> Picture<'a> {
         self.text.push('\n');
     }
 
-    /// Draws the idle time, and the peak with a bar to compare the ranks.
+    /// Draws the idle time, and the peak with a bar to compare ranks.
     fn summary(&mut self, panel: &Panel<'_>, stages: &[Vec<usize>], rank: usize, y: f64, right: f64) {
         let idle = (100. * (1. - panel.timeline.busy(rank) / self.end_of(panel))).clamp(0., 100.).round();
         let middle = number(y + ROW / 2. + 4.);
@@ -256,8 +256,8 @@ impl<'a> Picture<'a> {
         );
     }
 
-    /// When a panel's last action ends, which may be before the end of the axis. If that is not a
-    /// valid divisor, the end of the axis.
+    /// The end of a panel's last action, which may be before the end of the axis. If it is zero,
+    /// the end of the axis.
     fn end_of(&self, panel: &Panel<'_>) -> f64 {
         let makespan = panel.timeline.makespan;
         if makespan.is_finite() && makespan > 0. { makespan } else { self.end }
@@ -305,7 +305,7 @@ fn shade(kind: ActionKind, stage: usize, stages: usize) -> [u8; 3] {
     tint(base(kind), stage, stages)
 }
 
-/// Makes a rank's later stages lighter.
+/// The colour of a stage: a rank's later stages are lighter.
 fn tint(colour: [u8; 3], stage: usize, stages: usize) -> [u8; 3] {
     let lighter = if stages > 1 { 0.55 * stage as f64 / (stages - 1) as f64 } else { 0. };
     colour.map(|part| (f64::from(part) + (255. - f64::from(part)) * lighter).round() as u8)
@@ -319,13 +319,13 @@ fn colour([r, g, b]: [u8; 3]) -> String {
     format!("#{r:02x}{g:02x}{b:02x}")
 }
 
-/// The smallest number that is 1, 2 or 5 times a power of ten and at least `least`.
+/// The smallest of 1, 2 and 5 times a power of ten that is not less than `least`.
 fn round_step(least: f64) -> f64 {
     let power = 10_f64.powf(least.log10().floor());
     [1., 2., 5., 10.].into_iter().map(|factor| factor * power).find(|&step| step >= least * 0.999).unwrap_or(power)
 }
 
-/// Formats with up to two digits after the point, without trailing zeros.
+/// Formats with at most two digits after the point, without trailing zeros.
 fn number(value: f64) -> String {
     let text = format!("{value:.2}");
     let text = text.trim_end_matches('0').trim_end_matches('.');

@@ -4,13 +4,12 @@ use super::svg::{Panel, Picture};
 use crate::timeline::Timeline;
 use crate::trace::Trace;
 
-/// Number of columns of the grid in the terminal.
+/// The number of columns of the grid in the terminal.
 const COLUMNS: usize = 96;
 
 impl Trace {
-    /// Draws the [typical](Trace::typical) run as an SVG picture: the measured timeline above the
-    /// one that the simulator computes for the same lists with the measured costs. Both are on one
-    /// axis of time, in milliseconds. Rows, boxes and columns are as in
+    /// Draws the [typical](Trace::typical) run above the simulation of the same lists with the
+    /// measured costs, on one axis of time, in milliseconds. Rows, boxes and columns are as in
     /// [`Simulation::to_svg`](crate::Simulation::to_svg).
     pub fn to_svg(&self) -> String {
         let lines = self.timelines();
@@ -21,7 +20,7 @@ impl Trace {
         Picture::new(&panels, "ms", 1400.).draw()
     }
 
-    /// The measured and the simulated timeline with their titles, in milliseconds.
+    /// The measured and the simulated timeline, with titles, in milliseconds.
     fn timelines(&self) -> Vec<(String, Timeline)> {
         let run = self.typical();
         let measured = run.timeline().scaled(1e3);
@@ -43,9 +42,9 @@ fn summary(timeline: &Timeline) -> String {
     format!("{:.2} ms, {:.0} % of it work", timeline.makespan, 100. * timeline.efficiency())
 }
 
-/// Draws the measured timeline above the simulated one, on one axis of time. An action is its kind
-/// and micro-batch, drawn out to its length with `-`. If it is too short for that, only its kind is
-/// drawn. A dot is a column in which the rank waits. Each row ends with the rank's idle time.
+/// Prints the measured run above the simulated one, on one axis of time. An action is its kind and
+/// micro-batch, filled up to its length with `-`; its number is left out if it is too short. A dot
+/// is a column in which the rank waits. The idle time of each rank follows.
 impl fmt::Display for Trace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lines = self.timelines();

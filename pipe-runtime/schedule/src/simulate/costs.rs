@@ -1,16 +1,17 @@
-/// Costs of the parts of a model, per micro-batch, in any unit of time and any unit of memory.
+/// The costs of the parts of a model, per micro-batch. Any unit of time and any unit of memory may
+/// be used.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Costs {
     /// The costs of each stage.
     pub stages: Vec<StageCosts>,
-    /// The transfers from each stage to the next, one less than there are stages. Between stages on
+    /// The transfers from each stage to the next: one less than there are stages. Between stages on
     /// one rank, the time counts as zero.
     pub boundaries: Vec<Transfer>,
-    /// The skips and what their transfers cost.
+    /// The skips.
     pub skips: Vec<Skip>,
 }
 
-/// Costs of a stage, per micro-batch.
+/// The costs of a stage.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StageCosts {
     /// Time of the forward.
@@ -21,21 +22,21 @@ pub struct StageCosts {
     pub backward_weight: f64,
     /// Time of the recomputation.
     pub recompute: f64,
-    /// Memory held from the start of the forward (or of the recomputation) until the end of the
-    /// backward, whole or for the inputs.
+    /// Memory that is held from the forward (or the recomputation) until the backward for the
+    /// inputs, or the whole backward.
     pub activation: f64,
-    /// The part of `activation` that is held until the end of the backward for the parameters.
+    /// The part of it that is held until the backward for the parameters.
     pub for_weights: f64,
-    /// Memory held instead of `activation` by a micro-batch that is recomputed, until its backward:
-    /// the stage's inputs.
+    /// Memory that is held instead for a micro-batch that is recomputed, until its backward: the
+    /// inputs of the stage.
     pub checkpoint: f64,
-    /// Memory of the parameters, their gradients and the optimizer's state, held all the time.
+    /// Memory of the parameters, their gradients and the optimizer's state, which is held all the
+    /// time.
     pub parameters: f64,
 }
 
 impl StageCosts {
-    /// Costs of several stages merged into one. Only the inputs of the first one are kept for the
-    /// recomputation.
+    /// The costs of stages that run as one. The inputs of the later ones are not kept.
     fn sum(stages: &[StageCosts]) -> Self {
         let all = |cost: fn(&StageCosts) -> f64| stages.iter().map(cost).sum();
         Self {
@@ -51,32 +52,32 @@ impl StageCosts {
     }
 }
 
-/// Cost of passing a value or a gradient on.
+/// The costs of a transfer.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Transfer {
-    /// Time from the end of the action that produces it until the one that needs it may start.
-    /// Several transfers from one rank to another go one after the other.
+    /// Time from the end of the sending action until the receiving action may start. Of several
+    /// things from one rank to another, one goes after the other.
     pub time: f64,
-    /// Memory held while the value waits to be used.
+    /// Memory that is held until the value is used.
     pub size: f64,
 }
 
-/// A value that goes from one stage to a later one, past those in between. Its gradient goes the
-/// opposite way.
+/// A value that goes from one stage directly to a later one. Its gradient takes the way back.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Skip {
     /// The stage that stashes it.
     pub from: usize,
     /// The stage that pops it.
     pub to: usize,
-    /// Cost of the transfer. The memory is held on the rank that makes the value, until it is used.
+    /// The costs of the transfer. The memory is held by the stage that made the value, until it is
+    /// used.
     pub transfer: Transfer,
 }
 
 impl Costs {
-    /// Costs of equal stages: the given times (forward, backward for the inputs, backward for the
-    /// parameters), a recomputation as long as the forward, and transfers that cost nothing. Each
-    /// stage holds one unit of memory per micro-batch until the end of the backward.
+    /// Costs of equal stages: the given times of the forward, of the backward for the inputs and of
+    /// the backward for the parameters; a recomputation as long as the forward; one unit of memory
+    /// per stage and micro-batch, held until the last backward; free transfers.
     pub fn equal(stages: usize, forward: f64, backward_input: f64, backward_weight: f64) -> Self {
         let stage = StageCosts {
             forward,
@@ -92,12 +93,8 @@ impl Costs {
         Self { stages: vec![stage; stages], boundaries, skips: Vec::new() }
     }
 
-    /// The costs of the same model with neighbouring stages merged, so that `stages` stages remain.
-    /// They are unchanged if the number of stages is not a multiple of `stages`.
-    ///
-    /// # Panics
-    ///
-    /// If there are no stages and `stages` is not zero.
+    /// The costs of the same model with `stages` stages, where neighbouring stages run as one.
+    /// Unchanged if the number of stages does not divide evenly.
     pub fn merged(&self, stages: usize) -> Self {
         if stages == 0 || !self.stages.len().is_multiple_of(stages) {
             return self.clone();
@@ -108,7 +105,7 @@ impl Costs {
         for &skip in &self.skips {
             let (from, to) = (skip.from / run, skip.to / run);
             match merged.get_mut(from) {
-                // The skip does not leave the stage, which holds it like its activations.
+                // The value does not leave the stage, which holds it as part of its activations.
                 Some(stage) if from == to => stage.activation += skip.transfer.size,
                 _ => skips.push(Skip { from, to, ..skip }),
             }

@@ -4,7 +4,7 @@ use super::Costs;
 use crate::list::{Action, ActionKind, Schedule};
 use crate::timeline::Span;
 
-/// Each rank's peak memory, and the peak number of micro-batches in transit of each skip.
+/// The peak memory of each rank, and the peak number of values in transit of each skip.
 pub(super) fn peaks(
     schedule: &Schedule,
     costs: &Costs,
@@ -24,7 +24,7 @@ pub(super) fn peaks(
             let recomputed = recomputed.contains_key(&(stage, micro_batch));
             let checkpoint = if recomputed { cost.checkpoint } else { 0. };
             match kind {
-                // A forward that is recomputed later keeps only the stage's inputs.
+                // A forward that will be recomputed keeps only the inputs of the stage.
                 ActionKind::Forward => {
                     ledger.change(rank, start, if recomputed { checkpoint } else { cost.activation });
                 }
@@ -56,7 +56,7 @@ pub(super) fn peaks(
                 waiting.extend([(from, 1), (until, -1)]);
             }
         });
-        // A value that is made at the moment when another is used counts beside it.
+        // A value that is made at the moment when another one is used counts together with it.
         waiting.sort_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)));
         let counts = waiting.iter().scan(0, |count, &(_, change)| {
             *count += change;
@@ -72,7 +72,7 @@ pub(super) fn peaks(
     (peaks.collect(), in_transit)
 }
 
-/// The changes of each rank's memory, as (time, amount).
+/// The changes of each rank's memory: the time, and the difference.
 struct Ledger {
     ranks: Vec<Vec<(f64, f64)>>,
 }
@@ -92,7 +92,7 @@ impl Ledger {
     }
 }
 
-/// The highest running sum. Memory that is freed at some time can be used again at that time.
+/// The highest sum. Memory that is freed at a time is available for what is allocated at that time.
 fn peak(mut changes: Vec<(f64, f64)>) -> f64 {
     changes.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
     let (mut sum, mut peak) = (0., 0_f64);
@@ -103,7 +103,8 @@ fn peak(mut changes: Vec<(f64, f64)>) -> f64 {
     peak
 }
 
-/// For each stage, the forwards and backwards as (micro-batch, start, end).
+/// For each stage, the times at which each micro-batch starts and ends, in the forward and in the
+/// backward.
 #[derive(Default)]
 struct Times {
     forward: Vec<Vec<(usize, f64, f64)>>,
@@ -130,8 +131,8 @@ impl Times {
         times
     }
 
-    /// Calls `each` for each value and each gradient between two stages: with whether it is a
-    /// gradient, the time at which it is made and the time at which it is used.
+    /// Calls `each` for every value and gradient: whether it is a gradient, when it is made, and
+    /// when it is used.
     fn between(&self, from: usize, to: usize, mut each: impl FnMut(bool, f64, f64)) {
         for (gradient, list, maker, user) in [(false, &self.forward, from, to), (true, &self.backward, to, from)] {
             let (Some(made), Some(used)) = (list.get(maker), list.get(user)) else { continue };

@@ -1,5 +1,5 @@
-//! Simulates a schedule in time: when each action starts and ends, how long the ranks idle, and how
-//! much memory they hold.
+//! Simulates a schedule: when each action starts and ends, how long ranks are idle, and how much
+//! memory they hold.
 
 mod costs;
 mod memory;
@@ -12,47 +12,47 @@ use std::ops::Deref;
 use crate::list::{Action, ActionKind, DeadlockError, Index, Schedule};
 use crate::timeline::{Span, Timeline};
 
-/// A schedule's actions in time. Each runs as soon as its rank is free and its inputs have arrived.
-/// Derefs to the [`Timeline`].
+/// The times of a schedule's actions, where each runs as soon as its rank is free and its inputs
+/// have arrived. Dereferences to the [`Timeline`].
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 #[must_use]
 pub struct Simulation {
-    /// Number of stages.
+    /// The number of stages.
     pub stages: usize,
-    /// Number of micro-batches.
+    /// The number of micro-batches.
     pub micro_batches: usize,
-    /// When each rank runs which action.
+    /// The times of each rank's actions.
     pub timeline: Timeline,
-    /// Peak memory of each rank, in the unit of the costs.
+    /// Peak memory, by rank.
     pub memory: Vec<f64>,
-    /// Peak number of in-flight (stage, micro-batch) pairs, per rank, as in
+    /// Peak number of in-flight (stage, micro-batch) pairs of each rank, as defined for
     /// [`Schedule::peak_in_flight`].
     pub peak_in_flight: Vec<usize>,
-    /// Peak number of micro-batches in transit, per skip.
+    /// Peak number of values that wait between the stages of a skip, by skip.
     pub in_transit: Vec<usize>,
 }
 
-/// Why a schedule cannot be simulated.
+/// The reason why a schedule cannot be simulated.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SimulationError {
-    /// The schedule cannot finish.
+    /// Its lists cannot finish.
     #[error(transparent)]
     Deadlock(#[from] DeadlockError),
-    /// The costs are for another number of stages.
+    /// The costs are for another model.
     #[error(
         "the schedule has {stages} stages and the costs are for {costs}, with {boundaries} boundaries between them"
     )]
     Stages {
-        /// Number of stages of the schedule.
+        /// The number of stages of the schedule.
         stages: usize,
-        /// Number of stages in the costs.
+        /// The number of stages in the costs.
         costs: usize,
-        /// Number of boundaries in the costs.
+        /// The number of boundaries in the costs.
         boundaries: usize,
     },
-    /// A skip does not go from a stage to a later one.
+    /// A skip does not lead from a stage to a later one.
     #[error(
         "there is no skip from stage {from} to stage {to}: it must lead from one of {stages} stages to a later one"
     )]
@@ -61,35 +61,32 @@ pub enum SimulationError {
         from: usize,
         /// The stage where it ends.
         to: usize,
-        /// Number of stages.
+        /// The number of stages.
         stages: usize,
     },
-    /// An action belongs to a stage that does not exist.
+    /// An action has a stage that does not exist.
     #[error("`{action}` on rank {rank}: there are {stages} stages, from 0")]
     OutOfRange {
         /// The action.
         action: Action,
-        /// The rank whose list has it.
+        /// The rank.
         rank: usize,
-        /// Number of stages.
+        /// The number of stages.
         stages: usize,
     },
 }
 
-/// Simulates `schedule` with the times of `costs`.
+/// Simulates `schedule` with `costs`.
 ///
-/// Actions that are not in the lists count as done at the start, as in [`Schedule::order`].
+/// An action that the lists do not have counts as done at the start, as for [`Schedule::order`].
 ///
 /// # Errors
 ///
-/// * [`SimulationError::Deadlock`] if the lists cannot finish.
-/// * [`SimulationError::Stages`] if `costs` are for another number of stages.
-/// * [`SimulationError::Skip`] if a skip of `costs` does not lead from a stage to a later one.
-/// * [`SimulationError::OutOfRange`] if an action belongs to a stage that does not exist.
+/// Fails if the lists cannot finish, or if the costs or the actions do not fit the stages.
 pub fn simulate(schedule: &Schedule, costs: &Costs) -> Result<Simulation, SimulationError> {
     check(schedule, costs)?;
     let mut run = Run::new(schedule, costs);
-    // A rank runs until it needs something that is not done, and is woken once that is done.
+    // A rank runs until an input is missing, and goes on when that arrives.
     let mut ready: Vec<usize> = (0..schedule.ranks.len()).rev().collect();
     let mut waiting: HashMap<usize, Vec<usize>> = HashMap::new();
     while let Some(rank) = ready.pop() {
@@ -132,23 +129,23 @@ pub(crate) fn check_costs(costs: &Costs, stages: usize) -> Result<(), Simulation
     }
 }
 
-/// A simulation in progress.
+/// The state of a running simulation.
 struct Run<'a> {
     schedule: &'a Schedule,
     costs: &'a Costs,
     index: Index,
     rank_of: Vec<Option<usize>>,
     ranks: Vec<Vec<Span>>,
-    /// When each action ends, by its number in `index`.
+    /// For each action: when it ends, and when its result has arrived at the next stage (for a
+    /// backward, at the stage before).
     ends: Vec<f64>,
-    /// When each action's result arrives at the next stage (for a backward, at the previous one).
     arrivals: Vec<f64>,
-    /// When a skip's value (`true`: its gradient) of a micro-batch arrives.
+    /// When a skip's value (`true`: its gradient) of a micro-batch has arrived.
     skips: HashMap<(usize, bool, usize), f64>,
     /// For each stage, the skips that start there, and those that end there.
     starting: Vec<Vec<usize>>,
     ending: Vec<Vec<usize>>,
-    /// When the link from one rank to another is free again.
+    /// When the connection from one rank to another is free again.
     links: HashMap<(usize, usize), f64>,
 }
 
@@ -181,7 +178,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The number of an action that this one needs and that is not done yet.
+    /// An input of the action that has not arrived.
     fn missing(&self, action: Action) -> Option<usize> {
         let numbers = action.needs(self.schedule.stages).filter_map(|needed| self.index.find(needed));
         numbers.into_iter().find(|&number| self.ends[number] == NOT_YET)
@@ -223,7 +220,7 @@ impl<'a> Run<'a> {
         routes.iter().filter_map(move |&skip| self.skips.get(&(skip, gradient, action.micro_batch)).copied())
     }
 
-    /// Sends what the action produced: first to the neighbour, then along the skips.
+    /// Sends the results of the action: first to the neighbour, then along the skips.
     fn send(&mut self, number: usize, action: Action, end: f64) {
         let Action { kind, stage, micro_batch } = action;
         let gradient = match kind {

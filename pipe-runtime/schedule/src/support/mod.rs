@@ -1,10 +1,10 @@
-//! Code that the crates of this workspace share. It is not for users and changes without notice.
+//! Helpers that the crates of this workspace share. Not for users: they change without notice.
 
 pub mod spelling;
 pub mod table;
 
-/// The median. For an even number of values it is the mean of the two in the middle; for none it is
-/// 0.
+/// The median. For an even number of values, it is the mean of the two in the middle; for none, it
+/// is 0.
 pub fn median(values: &[f64]) -> f64 {
     let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);
@@ -27,8 +27,7 @@ pub fn bytes(bytes: f64) -> String {
     format!("{} {}", short(scaled.0), scaled.1)
 }
 
-/// Formats a number with up to three significant digits, or with all digits before the point if
-/// there are more.
+/// A number with three significant digits, or with all digits before the point if there are more.
 pub fn short(value: f64) -> String {
     let digits = match value.abs() {
         value if value >= 100. => 0,

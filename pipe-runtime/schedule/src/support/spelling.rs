@@ -1,8 +1,8 @@
-//! Edit distance between names, for the suggestions in messages. `pipe-macros` uses it too.
+//! The distance between names, for suggestions in messages. `pipe-macros` uses it too.
 
-/// Cost of turning `a` into `b` (optimal string alignment): 1 for each letter that is inserted,
-/// deleted or replaced, and `swap` for each exchange of two neighbours. Two replacements also
-/// exchange two letters, for 2, so a `swap` of 2 gives the Levenshtein distance.
+/// The cost of turning `a` into `b` (optimal string alignment): 1 for each letter that is inserted,
+/// deleted or replaced, and `swap` for each exchange of two neighbours. Two replacements do the
+/// same for 2, so a `swap` of 2 gives Levenshtein's distance.
 pub fn distance(a: &str, b: &str, swap: usize) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let mut table = vec![vec![0; b.len() + 1]; a.len() + 1];
@@ -25,6 +25,18 @@ pub fn distance(a: &str, b: &str, swap: usize) -> usize {
     table[a.len()][b.len()]
 }
 
+/// The candidate closest to `name`, if one is close enough to be a misspelling. Two exchanged
+/// letters count as one error.
+pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let length = |name: &str| name.chars().count();
+    candidates
+        .into_iter()
+        .map(|candidate| (distance(name, candidate, 1), candidate))
+        .filter(|(distance, candidate)| *distance <= length(name).max(length(candidate)) / 3)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -34,5 +46,17 @@ mod tests {
         assert_eq!([1, 2, 3].map(|swap| distance("zvb", "zbv", swap)), [1, 2, 2]);
         assert_eq!([1, 2].map(|swap| distance("kitten", "sitting", swap)), [3, 3]);
         assert_eq!([distance("", "abc", 1), distance("abc", "", 1), distance("é", "e", 1)], [3, 3, 1]);
+    }
+
+    #[test]
+    fn the_nearest_name_is_found_through_a_typo() {
+        assert_eq!(nearest("chunk", ["chunks", "checkpoint"]), Some("chunks"));
+        assert_eq!(nearest("levle1", ["level1", "level2"]), Some("level1"));
+    }
+
+    #[test]
+    fn a_name_unlike_all_others_has_no_nearest() {
+        assert_eq!(nearest("banana", ["chunks", "checkpoint"]), None);
+        assert_eq!(nearest("a", ["b"]), None);
     }
 }

@@ -1,11 +1,11 @@
-//! Tables of text, with columns as wide as they need to be.
+//! Tables of text, with columns as wide as their cells.
 
-/// Alignment of a column's cells.
+/// The alignment of the cells of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// Aligned to the left.
+    /// Left.
     Left,
-    /// Aligned to the right, as for numbers.
+    /// Right, for numbers.
     Right,
 }
 
@@ -18,14 +18,14 @@ pub struct Table {
 }
 
 impl Table {
-    /// Makes an empty table with these columns. Each has a head and an alignment. A column with an
-    /// empty head has no rule under it.
+    /// Makes a table with these columns, each with a head and an alignment. A column without a head
+    /// has no rule under it.
     pub fn new(columns: &[(&str, Side)]) -> Self {
         let (heads, sides) = columns.iter().map(|&(head, side)| (head.to_owned(), side)).unzip();
         Self { heads, sides, rows: Vec::new() }
     }
 
-    /// Makes an empty table whose columns are all aligned to the left.
+    /// Makes a table whose cells are all aligned to the left.
     pub fn left(heads: &[&str]) -> Self {
         Self::new(&heads.iter().map(|&head| (head, Side::Left)).collect::<Vec<_>>())
     }

@@ -4,9 +4,9 @@ use super::Trace;
 use crate::list::ActionKind;
 
 impl Trace {
-    /// Writes all runs as Chrome trace events (JSON), which <https://ui.perfetto.dev> and
-    /// `chrome://tracing` show. There is one row per rank. An action is named as in `F3 stage 1`
-    /// and has the thread that it ran on. Times are in microseconds.
+    /// Writes all runs as Chrome's trace events (JSON), for <https://ui.perfetto.dev> and
+    /// `chrome://tracing`. There is one row per rank. An action is called `F3 stage 1` and has the
+    /// thread that ran it. Times are in microseconds.
     pub fn to_chrome(&self) -> String {
         // Only numbers and fixed words are written, so nothing needs escaping.
         let mut text = "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n".to_owned();

@@ -6,13 +6,12 @@ use crate::simulate::Costs;
 use crate::support::median;
 
 impl Trace {
-    /// Costs of each stage, per micro-batch: the medians of the times in all runs, in seconds, and
-    /// the recorded sizes, in bytes.
+    /// The costs of each stage per micro-batch: the medians of the times in all runs, and the
+    /// observed sizes.
     ///
-    /// If all backwards of a stage were whole, half of their time counts for the inputs and half
-    /// for the parameters. If a stage recomputed nothing, its recomputation counts as long as its
-    /// forward. Transfers between devices are part of the step that receives and count as zero
-    /// here.
+    /// If a backward was never split, half of its time counts for the inputs and half for the
+    /// parameters. For a stage without recomputations, a recomputation counts as long as its
+    /// forward. Transfers between devices count for the action that receives.
     pub fn costs(&self) -> Costs {
         let mut times: BTreeMap<(usize, ActionKind), Vec<f64>> = BTreeMap::new();
         for step in self.runs.iter().flat_map(|run| &run.steps) {

@@ -1,4 +1,4 @@
-//! What really ran, to be compared with the simulation of the same lists.
+//! What really ran, compared with the simulation of the same lists.
 
 mod chrome;
 mod costs;
@@ -7,27 +7,36 @@ use crate::list::{Action, Schedule};
 use crate::simulate::{Costs, Simulation, SimulationError, simulate};
 use crate::timeline::{Span, Timeline};
 
-/// When each action ran, in one or more runs of a pipeline. Times are in seconds, memory is in
-/// bytes.
+/// The times of all actions in some runs of one pipeline. Times are in seconds, sizes in bytes.
 ///
-/// It prints as a grid, measured above simulated. [`to_svg`](Self::to_svg) draws it, and
-/// [`to_chrome`](Self::to_chrome) writes it for Perfetto.
+/// It prints as a grid, with the measured step above the simulated one. [`to_svg`](Self::to_svg)
+/// draws it, and [`to_chrome`](Self::to_chrome) writes it for Perfetto.
+///
+/// ```no_run
+/// # fn example(trace: &pipe_schedule::Trace) -> Result<(), Box<dyn std::error::Error>> {
+/// println!("{trace}");
+/// std::fs::write("step.svg", trace.to_svg())?;
+/// std::fs::write("steps.pipe-trace.json", trace.to_chrome())?;
+/// let costs = trace.costs(); // medians, for `simulate` and `advise`
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[must_use]
 pub struct Trace {
-    /// The runs, of which there is at least one.
+    /// At least one.
     runs: Vec<Run>,
-    /// Memory that the parts of the model hold and pass on, per micro-batch. The times in it have
+    /// The sizes of what the parts of the model hold and transfer, per micro-batch. Its times have
     /// no meaning.
     pub sizes: Costs,
 }
 
-/// One run of a pipeline's lists: a training step, or a forward or a backward alone.
+/// One run of a pipeline's lists: a training step, or a forward or a backward of an ordinary call.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Run {
-    /// The lists that were to run.
+    /// The lists that ran.
     pub schedule: Schedule,
-    /// The actions that ran, in the order in which they ended.
+    /// The actions as they ran, in the order in which they ended.
     pub steps: Vec<TracedStep>,
 }
 
@@ -36,18 +45,18 @@ pub struct Run {
 pub struct TracedStep {
     /// The action.
     pub action: Action,
-    /// The rank that it ran on.
+    /// The rank.
     pub rank: usize,
-    /// The thread that ran it, from 0.
+    /// The thread, from 0.
     pub thread: usize,
-    /// When it started, in seconds from the start of the trace.
+    /// When it started, from the start of the trace.
     pub start: f64,
-    /// When it ended, in seconds from the start of the trace.
+    /// When it ended.
     pub end: f64,
 }
 
 impl Run {
-    /// When each rank ran which action. Time 0 is the start of the first action.
+    /// The times of the actions of each rank. Time 0 is the start of the first action.
     pub fn timeline(&self) -> Timeline {
         let begin = self.begin();
         let mut ranks = vec![Vec::new(); self.schedule.ranks.len()];
@@ -59,7 +68,7 @@ impl Run {
         Timeline { ranks, makespan }
     }
 
-    /// Number of threads that ran its actions.
+    /// The number of threads that took part.
     pub fn threads(&self) -> usize {
         let mut threads: Vec<_> = self.steps.iter().map(|step| step.thread).collect();
         threads.sort_unstable();
@@ -77,18 +86,17 @@ impl Run {
 }
 
 impl Trace {
-    /// Makes a trace of these runs, the earliest first. Returns `None` if there are no runs.
+    /// Makes a trace of these runs, the earliest first; `None` if there are none.
     pub fn new(runs: Vec<Run>, sizes: Costs) -> Option<Self> {
         if runs.is_empty() { None } else { Some(Self { runs, sizes }) }
     }
 
-    /// The runs, in order. There is at least one.
+    /// The runs, in order: at least one.
     pub fn runs(&self) -> &[Run] {
         &self.runs
     }
 
-    /// The run that represents all of them: among those with the most actions, the one of median
-    /// length.
+    /// A typical run: the one of median length, of those with the most actions.
     pub fn typical(&self) -> &Run {
         let most = self.runs.iter().map(|run| run.steps.len()).max().unwrap_or(0);
         let mut longest: Vec<_> = self.runs.iter().filter(|run| run.steps.len() == most).collect();
@@ -97,13 +105,12 @@ impl Trace {
     }
 
     /// Simulates the lists of the [typical](Self::typical) run with the [measured
-    /// costs](Self::costs). The simulator has one processor per rank. Where fewer threads served
-    /// the ranks, the measured times are longer.
+    /// costs](Self::costs). The simulator has a processor for each rank; if fewer threads served
+    /// the ranks, the measured run is longer.
     ///
     /// # Errors
     ///
-    /// If the lists of the run cannot finish, or [`sizes`](Self::sizes) are for another number of
-    /// stages. Neither occurs in a trace that was recorded and not changed.
+    /// Fails if the trace was changed by hand and is not valid.
     pub fn simulated(&self) -> Result<Simulation, SimulationError> {
         simulate(&self.typical().schedule, &self.costs())
     }

@@ -3,7 +3,7 @@ use std::fmt;
 use crate::list::Action;
 use crate::lower::{MessageFault, Transport};
 
-/// A fault in a schedule.
+/// A fault in the lists of a schedule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Fault {
@@ -14,29 +14,29 @@ pub enum Fault {
     OutOfRange {
         /// The action.
         action: Action,
-        /// The rank whose list it is.
+        /// The rank.
         rank: usize,
-        /// Number of stages.
+        /// The number of stages.
         stages: usize,
-        /// Number of micro-batches.
+        /// The number of micro-batches.
         micro_batches: usize,
     },
-    /// There are no stages or no micro-batches.
+    /// The schedule has no stages or no micro-batches.
     #[error("{stages} stages and {micro_batches} micro-batches: neither may be zero")]
     Empty {
-        /// Number of stages.
+        /// The number of stages.
         stages: usize,
-        /// Number of micro-batches.
+        /// The number of micro-batches.
         micro_batches: usize,
     },
-    /// An action is in the lists more than once.
+    /// An action occurs more than once.
     #[error("`{action}` is done twice: by rank {} as number {} and by rank {} as number {}", first.0, first.1 + 1, again.0, again.1 + 1)]
     Twice {
         /// The action.
         action: Action,
-        /// The rank of one occurrence, and its place in the rank's list, from 0.
+        /// The rank, and the position in its list, from 0.
         first: (usize, usize),
-        /// The rank and the place of another occurrence.
+        /// The rank and the position of the other occurrence.
         again: (usize, usize),
     },
     /// An action is missing.
@@ -44,15 +44,15 @@ pub enum Fault {
     Missing {
         /// The action.
         action: Action,
-        /// Why it must be there.
+        /// The reason why it is needed.
         why: Missing,
     },
-    /// A micro-batch has both a whole and a split backward in one stage.
+    /// A micro-batch's backward occurs both whole and split.
     #[error("`{whole}` and `{part}` are both there: a backward is either whole (`B`) or split (`I` and `W`)")]
     WholeAndSplit {
         /// The whole backward.
         whole: Action,
-        /// The part of the split backward.
+        /// The part of a split one.
         part: Action,
     },
     /// Two actions of one micro-batch in one stage are in the wrong order.
@@ -62,65 +62,65 @@ pub enum Fault {
         action: Action,
         /// The action that must come before it.
         needed: Action,
-        /// The rank whose list it is.
+        /// The rank.
         rank: usize,
     },
-    /// A recomputation comes after the backward that it is for.
+    /// A recomputation comes after the backward that needs it.
     #[error("`{action}` comes after `{user}` on rank {rank}, which it is for")]
     LateRecompute {
         /// The recomputation.
         action: Action,
-        /// The backward that uses it.
+        /// The backward that needs it.
         user: Action,
-        /// The rank whose list it is.
+        /// The rank.
         rank: usize,
     },
-    /// A stage is on two ranks, or on another rank than the given one.
+    /// A stage is on two ranks, or not on the rank where it was placed.
     #[error("`{action}` is on rank {rank}, and stage {} belongs to rank {owner}", action.stage)]
     Elsewhere {
         /// The action.
         action: Action,
-        /// The rank that it is on.
+        /// The rank of the action.
         rank: usize,
-        /// The rank of the stage's first action, or the rank that the stage was placed on.
+        /// The rank of the stage's first action, or the rank where the stage was placed.
         owner: usize,
     },
-    /// A rank has fewer stages than it must have.
+    /// A rank has too few stages.
     #[error("rank {rank} has {stages} stages and needs {needed}: its peers would wait for what it does not do")]
     FewerStages {
         /// The rank.
         rank: usize,
-        /// Number of stages on it.
+        /// Its number of stages.
         stages: usize,
-        /// Number of stages that every rank must have.
+        /// The number of stages that every rank must have.
         needed: usize,
     },
     /// Actions wait for each other.
     #[error("these wait for each other: {0}")]
     Cycle(
-        /// Each waits for the next, and the last for the first.
+        /// The actions: each waits for the next, and the last for the first.
         Cycle,
     ),
-    /// A rank has more pairs in flight than declared.
+    /// More pairs are in flight than declared.
     #[error(
         "rank {rank} has {peak} pairs of a stage and a micro-batch in flight from `{action}` on, and {declared} are declared"
     )]
     Peak {
         /// The rank.
         rank: usize,
-        /// Peak number of in-flight (stage, micro-batch) pairs.
+        /// The peak number of (stage, micro-batch) pairs in flight.
         peak: usize,
-        /// The declared peak.
+        /// The declared number.
         declared: usize,
         /// The first action that reaches the peak.
         action: Action,
     },
-    /// The peaks are declared for another number of ranks.
+    /// The limits are declared for another number of ranks.
     #[error("{declared} peaks are declared for {ranks} ranks")]
     Peaks {
-        /// Number of declared peaks.
+        /// The declared number of ranks.
         declared: usize,
-        /// Number of ranks.
+        /// The number of ranks.
         ranks: usize,
     },
     /// A skip does not lead from a stage to a later one.
@@ -132,10 +132,10 @@ pub enum Fault {
         from: usize,
         /// The stage where it ends.
         to: usize,
-        /// Number of stages.
+        /// The number of stages.
         stages: usize,
     },
-    /// More micro-batches of a skip may be in transit than declared.
+    /// More values of a skip wait between its stages than declared.
     #[error(
         "up to {peak} micro-batches' values of the skip from stage {from} to stage {to} may wait, and {declared} are declared"
     )]
@@ -144,29 +144,29 @@ pub enum Fault {
         from: usize,
         /// The stage where it ends.
         to: usize,
-        /// Largest possible number of micro-batches in transit, whatever the times are.
+        /// The greatest number that can wait at once.
         peak: usize,
         /// The declared number.
         declared: usize,
     },
-    /// There is a fault in the messages between the ranks.
+    /// The messages between the ranks have a fault.
     #[error("{transport}: {fault}")]
     Message {
-        /// The transport for which it was found.
+        /// The transport.
         transport: Transport,
         /// The fault.
         fault: MessageFault,
     },
 }
 
-/// Why an action must be there.
+/// The reason why an action is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missing {
-    /// Every micro-batch goes forward through every stage.
+    /// Each micro-batch goes through each stage.
     Forward,
-    /// Every micro-batch goes backward through every stage.
+    /// A forward needs a backward.
     Backward,
-    /// A split backward has both parts.
+    /// It is the other part of a split backward.
     OtherPart,
 }
 
@@ -180,11 +180,11 @@ impl fmt::Display for Missing {
     }
 }
 
-/// Actions that wait for each other in a cycle.
+/// Actions that wait for each other in a ring.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cycle(
-    /// A rank, its next action, and the action that it waits for, which comes later in the list of
-    /// its rank.
+    /// Each rank's next action, with the action of another rank that it waits for, which comes
+    /// later in that rank's list.
     pub Vec<(usize, Action, Action)>,
 );
 
@@ -198,14 +198,13 @@ impl fmt::Display for Cycle {
     }
 }
 
-/// The faults of a schedule. It prints one line per fault.
+/// The faults that were found in a schedule, one per line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ValidationError {
-    /// The faults that were found.
+    /// The faults that are listed.
     pub faults: Vec<Fault>,
-    /// Number of further faults that are not listed, so that an entirely wrong list does not fill
-    /// the screen.
+    /// The number of faults that are not listed, because there are many of one kind.
     pub more: usize,
 }
 

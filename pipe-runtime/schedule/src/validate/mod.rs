@@ -1,4 +1,4 @@
-//! Proofs that a schedule is valid, wherever it comes from.
+//! Proves properties of the lists of a schedule, whoever made it.
 
 mod fault;
 
@@ -10,36 +10,36 @@ use crate::list::{Action, ActionKind, DeadlockError, InFlight, Order, Schedule};
 use crate::lower::Transport;
 use crate::methods::{ScheduleKind, ScheduleKindError};
 
-/// Limits that a schedule must keep to, besides being valid.
+/// Limits that a schedule must keep, in addition to being valid.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Largest allowed number of in-flight (stage, micro-batch) pairs, per rank, if declared.
+    /// The greatest number of (stage, micro-batch) pairs in flight on each rank, if it is declared.
     pub peak_in_flight: Option<Vec<usize>>,
-    /// Smallest allowed number of stages per rank, if required.
+    /// The number of stages of every rank, if it is fixed.
     pub stages_per_rank: Option<usize>,
-    /// The rank of each stage, if given.
+    /// The rank of each stage, if it is given.
     pub rank_of: Option<Vec<usize>>,
     /// The skips that the schedule must serve.
     pub skips: Vec<Route>,
 }
 
-/// A skip from one stage to a later one.
+/// A skip.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
     /// The stage that stashes it.
     pub from: usize,
     /// The stage that pops it.
     pub to: usize,
-    /// Largest allowed number of micro-batches in transit, if declared.
+    /// The greatest number of values that may wait in between, if it is declared.
     pub transit: Option<usize>,
 }
 
 impl Limits {
-    /// The limits that a published schedule declares for itself.
+    /// The limits that the schedule declares.
     ///
     /// # Errors
     ///
-    /// The errors of [`ScheduleKind::check`].
+    /// Fails if the schedule cannot run these ranks, stages and micro-batches.
     pub fn of(
         kind: ScheduleKind,
         ranks: usize,
@@ -58,33 +58,28 @@ impl Limits {
         })
     }
 
-    /// Adds a skip from stage `from` to stage `to`, with any number of micro-batches in transit.
+    /// Adds a skip from stage `from` to stage `to`.
     pub fn with_skip(mut self, from: usize, to: usize) -> Self {
         self.skips.push(Route { from, to, transit: None });
         self
     }
 }
 
-/// Largest number of faults of one kind that are listed.
+/// The number of faults of one kind that are listed.
 const LISTED: usize = 50;
 
 impl Schedule {
-    /// Proves that the lists form a valid schedule that keeps to `limits`.
+    /// Proves that the lists are a valid schedule and keep `limits`.
     ///
-    /// There are three steps. Each is done only if the ones before found nothing, because a list
-    /// with a missing action has no meaningful order.
-    ///
-    /// 1. Every action is there once, in range, and on its stage's rank. Each stage's actions are
-    ///    in order. Every skip leads to a later stage. No more pairs are in flight than declared.
-    /// 2. The lists have an order: no actions wait for each other. No more micro-batches of a skip
-    ///    are in transit than declared.
-    /// 3. The messages of the [lowered](Schedule::lower) lists are complete, and all lists finish
-    ///    over either [`Transport`].
+    /// There are three steps; each runs only if the ones before found no fault, because lists with
+    /// a missing action have no meaningful order. First, every action occurs once, within range, on
+    /// its stage's rank. Second, the actions of each stage are in order. Third, no actions wait for
+    /// each other, neither in the lists nor, [lowered](Schedule::lower) to messages, over either
+    /// [`Transport`]; skips are served; and no more is in flight than declared.
     ///
     /// # Errors
     ///
-    /// The faults of the first step that finds any: up to 50 of each kind, and the number of
-    /// further ones.
+    /// Fails with the faults that were found.
     pub fn validate(&self, limits: &Limits) -> Result<(), ValidationError> {
         let mut findings = Findings { faults: ValidationError { faults: Vec::new(), more: 0 } };
         let places = self.places(&mut findings);
@@ -105,7 +100,7 @@ impl Schedule {
         if findings.faults.faults.is_empty() { Ok(()) } else { Err(findings.faults) }
     }
 
-    /// Checks that every action is there once and in range. Returns where each action is.
+    /// Every action occurs once, and within range.
     fn places(&self, findings: &mut Findings) -> BTreeMap<Action, (usize, usize)> {
         let mut places = BTreeMap::new();
         let (mut out_of_range, mut twice) = (findings.counter(), findings.counter());
@@ -126,7 +121,7 @@ impl Schedule {
         places
     }
 
-    /// Checks that no action is missing, and that no backward is both whole and split.
+    /// No action is missing, and no backward is both whole and split.
     fn present(&self, places: &BTreeMap<Action, (usize, usize)>, findings: &mut Findings) {
         if self.stages == 0 || self.micro_batches == 0 {
             return findings.push(Fault::Empty { stages: self.stages, micro_batches: self.micro_batches });
@@ -135,8 +130,8 @@ impl Schedule {
         let mut mixed = findings.counter();
         let pairs = (0..self.stages).flat_map(|stage| (0..self.micro_batches).map(move |i| (stage, i)));
         for (seen, (stage, micro_batch)) in pairs.enumerate() {
-            // A schedule may claim to be far larger than its lists are. Its missing actions are
-            // then not counted one by one.
+            // A schedule may claim to be far larger than its lists. Missing actions are then not
+            // counted one by one.
             if missing.found > LISTED && seen > places.len() + LISTED {
                 let pairs = self.stages.saturating_mul(self.micro_batches);
                 findings.faults.more = findings.faults.more.saturating_add(pairs.saturating_sub(seen + 1));
@@ -167,8 +162,8 @@ impl Schedule {
         }
     }
 
-    /// Checks that a stage's actions are all on the rank that it was placed on, or else on one
-    /// rank, and that every rank has enough stages.
+    /// All actions of a stage are on one rank, the one where it was placed, and every rank has its
+    /// stages.
     fn placed(&self, limits: &Limits, findings: &mut Findings) {
         let mut owners: BTreeMap<usize, usize> = BTreeMap::new();
         if let Some(rank_of) = &limits.rank_of {
@@ -191,7 +186,7 @@ impl Schedule {
         }
     }
 
-    /// Checks the order within a stage and a micro-batch: forward, recomputation, backward for the
+    /// Within a stage and a micro-batch, the order is: forward, recomputation, backward for the
     /// inputs (or whole), backward for the parameters.
     fn in_order(&self, places: &BTreeMap<Action, (usize, usize)>, findings: &mut Findings) {
         let mut early = findings.counter();
@@ -259,7 +254,7 @@ impl Schedule {
         }
     }
 
-    /// Follows the chain of waiting actions from the first one until it closes.
+    /// Follows the chain of waits from the first waiting action until it closes.
     fn cycle(&self, stuck: &DeadlockError) -> Cycle {
         let place = |action: Action| {
             let on =
@@ -291,7 +286,7 @@ impl Schedule {
     }
 }
 
-/// The faults found so far.
+/// The faults that were found so far.
 struct Findings {
     faults: ValidationError,
 }
@@ -306,7 +301,7 @@ impl Findings {
     }
 }
 
-/// Lists the first faults of a kind and counts the rest.
+/// Lists the first faults of a kind, and counts the rest.
 struct Counter {
     found: usize,
 }

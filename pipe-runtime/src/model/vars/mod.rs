@@ -1,4 +1,5 @@
 mod saved;
+mod select;
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Div;
@@ -15,8 +16,32 @@ use crate::model::{Devices, LayerPlan, Plan};
 use crate::torch::Variable;
 use saved::{Saved, SavedTensor};
 
-/// The variables of a pipelined model: one store per stage's device, under names that do not depend
-/// on the partitioning.
+/// The variables of a pipelined model: one store per stage's device. Their names do not depend on
+/// the partitioning.
+///
+/// A struct's generated `vars(&devices)` makes them, with a method per layer for its path:
+///
+/// ```
+/// # use pipe_runtime::{Devices, pipeline};
+/// # use tch::nn;
+/// # #[pipeline]
+/// # struct Net {
+/// #     #[device("cpu")]
+/// #     encoder: nn::Linear,
+/// #     #[device("cpu")]
+/// #     head: nn::Linear,
+/// # }
+/// let vars = Net::vars(&Devices::cpu(Net::STAGES))?;
+/// let net = Net {
+///     encoder: nn::linear(vars.encoder(), 16, 8, Default::default()),
+///     head: nn::linear(vars.head(), 8, 2, Default::default()),
+/// };
+/// let file = std::env::temp_dir().join("pipe-vars.safetensors");
+/// vars.save(&file)?; // under the names of the plain model, `encoder.weight` and so on
+/// vars.load(&file)?;
+/// assert_eq!(vars.freeze("encoder")?, 2);
+/// # Ok::<(), pipe_runtime::Error>(())
+/// ```
 ///
 /// The stores share one set of variables, so that any tch optimizer built over
 /// [`var_store`](Vars::var_store) trains the whole model.
@@ -24,7 +49,7 @@ use saved::{Saved, SavedTensor};
 pub struct Vars {
     plan: Plan,
     stages: Vec<VarStore>,
-    /// For how many layers each repeated child was given paths, at most.
+    /// The greatest number of layers for which paths of a repeated child were made, by child.
     lengths: Mutex<Vec<(String, usize)>>,
 }
 
@@ -42,14 +67,14 @@ impl Vars {
         Ok(Self { plan: *plan, stages, lengths: Mutex::default() })
     }
 
-    /// All variables, over all devices: what an optimizer is built over.
+    /// All variables, on all devices. Build an optimizer over this store.
     ///
-    /// The store's own `device` is the first stage's.
+    /// The store's own `device` is that of the first stage.
     pub fn var_store(&self) -> &VarStore {
         &self.stages[0]
     }
 
-    /// Each stage's device.
+    /// The device of each stage.
     pub fn devices(&self) -> Vec<Device> {
         self.stages.iter().map(VarStore::device).collect()
     }
@@ -110,11 +135,11 @@ impl Vars {
         self.stage_of(child, index, self.length(child).unwrap_or(1))
     }
 
-    /// Whether every variable is on the device of the stage that runs its layer.
+    /// Checks that every variable is on the device of the stage that runs its layer.
     ///
     /// # Errors
     ///
-    /// If not: names the first that is elsewhere.
+    /// Fails with the name of the first variable that is not.
     pub(crate) fn check_devices(&self) -> Result<()> {
         let variables: BTreeMap<_, _> = self.var_store().variables().into_iter().collect();
         for (name, variable) in variables {
@@ -124,11 +149,11 @@ impl Vars {
         Ok(())
     }
 
-    /// All variables, by name, with the stage that each belongs to.
+    /// All variables, sorted by name, with their stages.
     ///
     /// # Errors
     ///
-    /// If one belongs to no layer.
+    /// Fails if a variable belongs to no layer.
     pub(crate) fn by_stage(&self) -> Result<Vec<Variable>> {
         let mut named: Vec<_> = self.var_store().variables().into_iter().collect();
         named.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -143,25 +168,24 @@ impl Vars {
         named.into_iter().map(with_stage).collect()
     }
 
-    /// For each stage, the bytes of its layers' variables in training: those that are trained have
-    /// a gradient beside them.
+    /// For each stage, the bytes of its layers' variables in training, where trained variables also
+    /// have a gradient.
     pub(crate) fn training_bytes(&self) -> Vec<u64> {
-        let trainable: HashSet<_> = self.var_store().trainable_variables().iter().map(Tensor::data_ptr).collect();
         let mut bytes = vec![0; self.stages.len()];
         for (name, tensor) in self.var_store().variables() {
             if let Some(stage) = self.stage_of_variable(&name) {
-                let copies = if trainable.contains(&tensor.data_ptr()) { 2 } else { 1 };
+                let copies = if tensor.requires_grad() { 2 } else { 1 };
                 bytes[stage] += copies * (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64;
             }
         }
         bytes
     }
 
-    /// Writes all variables to a safetensors file, whatever the name's extension is.
+    /// Writes all variables to a safetensors file, with any extension.
     ///
     /// # Errors
     ///
-    /// If the file cannot be written.
+    /// Fails if the file cannot be written.
     pub fn save(&self, file: impl AsRef<FilePath>) -> Result<()> {
         let file = file.as_ref();
         let mut named: Vec<_> = self.var_store().variables().into_iter().collect();
@@ -177,18 +201,19 @@ impl Vars {
     /// Reads all variables from a safetensors file: one that [`save`](Vars::save) wrote under any
     /// partitioning, or one of a plain tch or PyTorch model with the same names.
     ///
-    /// The variables keep their own kinds and devices: floats of any kind are converted to
-    /// floats, and integers to integers. Of tied weights, Python's `safetensors.torch.save_model`
-    /// saves one and notes the names of the others, which are found by that note.
+    /// The variables keep their kinds and devices: floats of any kind are converted to floats, and
+    /// integers to integers. For tied weights, Python's `safetensors.torch.save_model` saves one
+    /// and records the names of the others, which are recognized.
     ///
-    /// tch's own `VarStore::load` on [`var_store`](Vars::var_store) changes the variables' kinds to
-    /// the file's, without a word: load with this.
+    /// Use this instead of tch's `VarStore::load` on [`var_store`](Vars::var_store), which changes
+    /// the kinds of the variables to those of the file without notice.
     ///
     /// # Errors
     ///
-    /// If the file cannot be read; if its names and shapes are not exactly the model's; if it has
-    /// integers, `bool` or another kind where the model wants floats, or the reverse; or if a
-    /// value is out of the range of the variable's kind. Then no variable has changed.
+    /// Fails if the file cannot be read, if its names and shapes are not exactly those of the
+    /// model, if it has integers, `bool` or another kind where the model has floats, or the
+    /// reverse, or if a value is out of the range of the variable's kind. Then no variable has
+    /// changed.
     pub fn load(&self, file: impl AsRef<FilePath>) -> Result<()> {
         let file = file.as_ref();
         let unreadable = |reason| Error::File(format!("cannot read {}: {reason}", file.display()));
@@ -229,7 +254,7 @@ impl Vars {
     }
 }
 
-/// The kind in which the tensor is read for the variable, or why it cannot be.
+/// The kind in which the tensor is read for the variable, or the reason why it cannot be.
 fn fit(tensor: &SavedTensor<'_>, variable: &Tensor) -> std::result::Result<Kind, String> {
     let (shape, wanted) = (tensor.shape, variable.size());
     if !shape.iter().map(|&size| size as u64).eq(wanted.iter().map(|&size| size as u64)) {
@@ -243,15 +268,15 @@ fn fit(tensor: &SavedTensor<'_>, variable: &Tensor) -> std::result::Result<Kind,
     }
 }
 
-/// Whether a value stays what it is, but for rounding and range. An integer or a `bool` where
-/// floats are wanted is another thing: a quantized weight, an index or a mask.
+/// Whether a conversion keeps the meaning of a value, except for rounding and range. An integer or
+/// a `bool` for a float is something else: a quantized weight, an index or a mask.
 fn converts(from: Kind, to: Kind) -> bool {
     let both = |kinds: &[Kind]| kinds.contains(&from) && kinds.contains(&to);
     from == to || both(&FLOATS) || both(&INTEGERS)
 }
 
-/// The first value that conversion did not keep, if any: a finite one that became infinite, or an
-/// integer that became another one.
+/// The first value that the conversion did not keep, if there is one: a finite value that became
+/// infinite, or an integer that became another one.
 fn first_lost(value: &Tensor, converted: &Tensor) -> Result<Option<String>> {
     if value.kind() == converted.kind() {
         return Ok(None);

@@ -1,5 +1,5 @@
-//! A safetensors file: its tensors, and the names of tied weights that it leaves out. What cannot
-//! be read is told in plain words.
+//! Reads a safetensors file: its tensors, and the names of tied weights that it leaves out. Errors
+//! say in plain words what is wrong.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -10,27 +10,27 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde_json::{Map, Value};
 
-/// The header's length in bytes stands in so many, at the start of the file.
+/// The number of bytes at the start of the file that hold the length of the header.
 const LENGTH: usize = size_of::<u64>();
 
-/// Longer headers are refused by all readers of the format.
+/// The greatest length of a header; all readers of the format refuse longer ones.
 const LONGEST_HEADER: u64 = 100_000_000;
 
-/// What tells one kind of file from another. More is not read of one that is something else, and
-/// perhaps large.
+/// The number of bytes that identify the kind of a file. Only these are read of a file of another
+/// kind, which may be large.
 const START: u64 = 512;
 
 pub struct Saved {
     bytes: Vec<u8>,
-    /// Where the tensors' own bytes begin.
+    /// The offset of the tensors' data.
     data: usize,
     tensors: BTreeMap<String, TensorInfo>,
     metadata: Metadata,
 }
 
-/// A tensor as it lies in the file.
+/// A tensor in the file.
 pub struct SavedTensor<'f> {
-    /// The name that it lies under.
+    /// Its name in the file.
     pub name: &'f str,
     pub dtype: Dtype,
     pub shape: &'f [usize],
@@ -38,7 +38,7 @@ pub struct SavedTensor<'f> {
 }
 
 impl Saved {
-    /// The whole file, or why it cannot be read.
+    /// Reads the whole file. The error is the reason why it cannot be read.
     pub fn read(file: &Path) -> Result<Self, String> {
         let bytes = read(file).map_err(|error| error.to_string())?;
         let (header, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| refusal(file, &bytes, &error))?;
@@ -46,15 +46,16 @@ impl Saved {
         Ok(Self { data: LENGTH + header, bytes, tensors, metadata })
     }
 
-    /// In alphabetical order.
+    /// The names of the tensors, in alphabetical order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// The tensor of this name; or, if the file leaves the name out, the one that it is tied to.
+    /// The tensor with this name, or, if the file leaves the name out, the tensor that it is tied
+    /// to.
     ///
-    /// Of tied weights, Python's `safetensors.torch.save_model` keeps one, and notes `name: kept
-    /// name` of each other one in the metadata. Whatever else is noted there names no tensor.
+    /// For tied weights, Python's `safetensors.torch.save_model` keeps one and records
+    /// `name: kept name` for each other one in the metadata. Other metadata does not name tensors.
     pub fn tensor(&self, name: &str) -> Option<SavedTensor<'_>> {
         let notes = || self.metadata.metadata().as_ref();
         self.kept(name).or_else(|| self.kept(notes()?.get(name)?))
@@ -68,7 +69,7 @@ impl Saved {
     }
 }
 
-/// The file's bytes; of one that cannot be safetensors, only the first.
+/// The bytes of the file; only the first ones, if it cannot be a safetensors file.
 fn read(file: &Path) -> std::io::Result<Vec<u8>> {
     let mut source = File::open(file)?;
     let mut bytes = Vec::new();
@@ -79,16 +80,16 @@ fn read(file: &Path) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// As the file says it, in bytes.
+/// The length that the file gives, in bytes.
 fn header_length(bytes: &[u8]) -> Option<u64> {
     bytes.first_chunk().map(|length| u64::from_le_bytes(*length))
 }
 
-/// Why a file is refused: what it is instead, or what is wrong with it.
+/// The reason why a file is refused: what it is instead, or what is wrong with it.
 fn refusal(file: &Path, bytes: &[u8], error: &SafeTensorError) -> String {
     let (length, rest) = bytes.split_at(bytes.len().min(LENGTH));
     let length = header_length(length).unwrap_or_default();
-    // Of safetensors, the header begins behind its length.
+    // A safetensors file begins with the length of its header.
     if !rest.starts_with(b"{") {
         return no_header(file, bytes);
     }
@@ -105,8 +106,8 @@ fn refusal(file: &Path, bytes: &[u8], error: &SafeTensorError) -> String {
             let tensors = serde_json::from_slice::<Metadata>(header).map_or(0, |metadata| metadata.data_len());
             let told = (LENGTH + header.len()).saturating_add(tensors);
             match told > found {
-                true => format!("it is cut off: its header tells of {told} bytes, and it has {found}"),
-                false => format!("it is damaged: it has {found} bytes, and its header tells of {told}"),
+                true => format!("it is cut off: its header describes {told} bytes, and it has {found}"),
+                false => format!("it is damaged: it has {found} bytes, and its header describes {told}"),
             }
         }
         SafeTensorError::InvalidHeaderDeserialization(_) => match unknown_kind(header) {
@@ -117,11 +118,11 @@ fn refusal(file: &Path, bytes: &[u8], error: &SafeTensorError) -> String {
     }
 }
 
-/// What a file is that has no header where safetensors has it.
+/// The kind of a file without a safetensors header.
 fn no_header(file: &Path, bytes: &[u8]) -> String {
     let name = file.file_name().unwrap_or_default();
     let pickle = format!("torch.load({name:?})");
-    // It joins the parts of a name by `|`.
+    // It joins the segments of a name with `|`.
     let script = format!(
         "{{name.replace(\"|\", \".\"): value for name, value in torch.jit.load({name:?}).state_dict().items()}}"
     );
@@ -137,7 +138,7 @@ fn no_header(file: &Path, bytes: &[u8]) -> String {
         [0x80, 2..=5, ..] => is("a PyTorch pickle archive", &pickle),
         [b'P', b'K', 3, 4, ..] => match first_entry(bytes) {
             entry if entry.ends_with(b"/data.pkl") => is("a PyTorch pickle archive (zip)", &pickle),
-            // TorchScript's begin so, and those of C++, which are tch's.
+            // Archives of TorchScript begin like this, and those of C++, which tch writes.
             entry if entry.ends_with(b"/data/0") => {
                 let tch = "tch's own `VarStore::save` writes one unless the name ends in `.safetensors`";
                 format!("{}; {tch}", is("a TorchScript archive", &script))
@@ -157,7 +158,7 @@ fn first_entry(bytes: &[u8]) -> &[u8] {
     name.and_then(|length| bytes.get(30..30 + length)).unwrap_or_default()
 }
 
-/// The first tensor of a kind that the safetensors library does not know, and the kind.
+/// The first tensor with a kind that the safetensors library does not know, and that kind.
 fn unknown_kind(header: &[u8]) -> Option<(String, String)> {
     let tensors: Map<String, Value> = serde_json::from_slice(header).ok()?;
     let unknown = |(name, tensor): (String, Value)| {
@@ -171,13 +172,13 @@ fn unknown_kind(header: &[u8]) -> Option<(String, String)> {
 mod tests {
     use super::*;
 
-    /// What is said of a file of these bytes.
+    /// The error for a file with these bytes.
     fn said(bytes: &[u8]) -> String {
         let error = SafeTensors::read_metadata(bytes).expect_err("the file is not right");
         refusal(Path::new("folder/model.pt"), bytes, &error)
     }
 
-    /// A file with this header and so many bytes of tensors.
+    /// A file with this header and this many bytes of tensors.
     fn with_header(header: &str, data: usize) -> Vec<u8> {
         let length = (header.len() as u64).to_le_bytes();
         [length.as_slice(), header.as_bytes(), &vec![0; data]].concat()
@@ -193,8 +194,8 @@ mod tests {
         assert_eq!(said(&whole[..5]), "it is not a safetensors file: it has no header");
         assert_eq!(said(&whole[..8]), "it is not a safetensors file: it has no header");
         assert_eq!(said(&whole[..20]), "it is cut off: its header alone has 54 bytes, and the whole file 20");
-        assert_eq!(said(&whole[..69]), "it is cut off: its header tells of 70 bytes, and it has 69");
-        assert_eq!(said(&with_header(ONE, 9)), "it is damaged: it has 71 bytes, and its header tells of 70");
+        assert_eq!(said(&whole[..69]), "it is cut off: its header describes 70 bytes, and it has 69");
+        assert_eq!(said(&with_header(ONE, 9)), "it is damaged: it has 71 bytes, and its header describes 70");
     }
 
     #[test]
@@ -254,7 +255,7 @@ mod tests {
             format!("{invalid}overflow computing buffer size from shape and/or element type")
         );
         assert_eq!(tensor("[1099511627776]", 8), format!("{invalid}invalid shape, data type, or offset for tensor"));
-        assert!(tensor("[1099511627776]", 4 << 40).starts_with("it is cut off: its header tells of 4398046511"));
+        assert!(tensor("[1099511627776]", 4 << 40).starts_with("it is cut off: its header describes 4398046511"));
     }
 
     #[test]
@@ -269,7 +270,7 @@ mod tests {
         std::fs::create_dir_all(&folder).unwrap();
         let file = folder.join("large.pt");
         std::fs::write(&file, b"PK\x03\x04\0\0\x08\x08").unwrap();
-        // All but the first bytes is a hole, which takes no room on the disk.
+        // Everything after the first bytes is a hole, which takes no space on the disk.
         File::options().write(true).open(&file).unwrap().set_len(1 << 36).unwrap();
         assert_eq!(read(&file).unwrap().len() as u64, START);
         std::fs::remove_dir_all(&folder).unwrap();

@@ -1,10 +1,10 @@
-//! The file that keeps a partition, described at [`Profile::write`].
+//! The file format of a partition, described at [`Profile::write`].
 
 use std::fmt::Write;
 
 use super::report::Profile;
 
-/// Raised when the file's meaning changes.
+/// The version of the format; raised when its meaning changes.
 const FORMAT: u32 = 1;
 
 pub(super) fn toml(profile: &Profile) -> String {
@@ -15,8 +15,8 @@ pub(super) fn toml(profile: &Profile) -> String {
         profile.stages.len()
     );
     let list = |items: Vec<String>| format!("[{}]", items.join(", "));
-    // Names are identifiers and devices are device strings: nothing in them has to be escaped.
-    // Writing to a `String` cannot fail.
+    // Names are identifiers and devices are device strings, so nothing needs escaping. Writing to a
+    // `String` cannot fail.
     if profile.devices_known {
         let devices = profile.stages.iter().map(|stage| format!("\"{}\"", stage.device)).collect();
         let _ = writeln!(text, "devices = {}", list(devices));

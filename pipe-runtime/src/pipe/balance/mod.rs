@@ -1,7 +1,8 @@
-//! Which layers belong into which stage: measured, divided exactly, written down.
+//! Finds out which layers belong in which stage: measures them, divides them exactly, and writes
+//! the result down.
 //!
 //! [`Balance`] runs a model unpipelined, layer by layer, and divides its layers into stages so that
-//! the slowest (or greatest) stage is as small as it can be. The result, a [`Profile`], prints as a
+//! the slowest (or largest) stage is as small as possible. The result, a [`Profile`], prints as a
 //! table with the annotations to paste, and can be written to a file.
 
 mod file;
@@ -28,12 +29,12 @@ use partition::{Chain, Misfit, Skip};
 use profile::Bench;
 use traffic::{LayerKey, Traffic};
 
-/// Divides a model's layers into stages by what they are measured to cost.
+/// Divides a model's layers into stages by their measured costs.
 ///
-/// The layers are measured unpipelined, in training mode, on one micro-batch: all variables must
-/// lie on one device, the CPU or an accelerator. The model stays as it is: parameters, gradients,
-/// running statistics and the caller's random numbers are not touched, whatever the layers do. Of a
-/// layer's own state outside the variables, nothing is known.
+/// The layers are measured unpipelined, in training mode, on one micro-batch. All variables must be
+/// on one device, the CPU or an accelerator. The model does not change: parameters, gradients,
+/// running statistics and the caller's random numbers are left alone, whatever the layers do. State
+/// that a layer keeps outside the variables is not known, so it is not restored.
 ///
 /// ```
 /// use pipe_runtime::{Devices, balance::Balance, pipeline};
@@ -77,7 +78,7 @@ pub struct Balance<'m, M> {
     intra_op_threads: Option<usize>,
 }
 
-/// A variable of the model, by its name below the model.
+/// A variable of the model, with its name below the model.
 #[derive(Debug)]
 struct Variable {
     name: String,
@@ -85,16 +86,16 @@ struct Variable {
     trained: bool,
 }
 
-/// What the settings come to.
+/// The settings after defaults are applied.
 struct Settings {
     stages: usize,
     devices: StageDevices,
 }
 
-/// The devices of the stages, by name.
+/// The names of the stages' devices.
 struct StageDevices {
     names: Vec<String>,
-    /// Set or annotated, not assumed.
+    /// Whether they were set or annotated; otherwise they are assumed.
     known: bool,
 }
 
@@ -102,13 +103,13 @@ impl<'m, M> Balance<'m, M>
 where
     M: Model + Layer<M::Input, Out = M::Output>,
 {
-    /// Of a model with devices, and its variables: make them on one device, with
+    /// Measures a model with devices. Its variables must be on one device: make them with
     /// `Devices::new(vec![device; STAGES])` or [`Devices::cpu`].
     pub fn of(model: &'m M, vars: &Vars) -> Self {
         Self::with(model, variables(vars.var_store(), &[]))
     }
 
-    /// Of a model without devices, whose variables were made below `path` in `store`.
+    /// Measures a model without devices, whose variables were made below `path` in `store`.
     pub fn of_block(model: &'m M, store: &VarStore, path: &Path<'_>) -> Self {
         Self::with(model, variables(store, &path.components().collect::<Vec<_>>()))
     }
@@ -128,76 +129,78 @@ where
         }
     }
 
-    /// Into how many stages: as many as are annotated, or as there are devices, if not set.
+    /// Sets the number of stages. The default is the number of devices that were set, or else the
+    /// annotated number of stages.
     pub fn stages(mut self, stages: usize) -> Self {
         self.stages = Some(stages);
         self
     }
 
-    /// The device of each stage, for the annotations and the file. They need not be on this
-    /// machine. If not set: the annotated ones, if there are as many as stages, or else `cuda:0`,
-    /// `cuda:1` and so on.
+    /// Sets the device of each stage, for the annotations and the file. They need not exist on this
+    /// machine. The default is the annotated devices, if there are as many as stages, or else
+    /// `cuda:0`, `cuda:1` and so on.
     pub fn devices(mut self, devices: &Devices) -> Self {
         self.devices = Some(devices.clone());
         self
     }
 
-    /// Into how many micro-batches the sample is split; one of them is measured. The annotated
-    /// number, or 1, if not set.
+    /// Sets the number of micro-batches that the sample is split into; one of them is measured. The
+    /// default is the annotated number, or 1.
     pub fn chunks(mut self, chunks: usize) -> Self {
         self.chunks = Some(chunks);
         self
     }
 
-    /// For how long passes are repeated; a second if not set. At least three are made, after one
-    /// that does not count.
+    /// Sets how long passes are repeated; one second is the default. At least three are made, after
+    /// a first one that does not count.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// How much memory training takes per byte of a trained parameter: itself, its gradient, and
-    /// what the optimizer keeps. 2 if not set. Usual are 2 to 3 for SGD, 4 to 5 for Adam, 4 for
-    /// Adadelta, 3 for Adagrad, 3 to 5 for RMSprop. Other variables count once.
+    /// Sets how much memory training takes per byte of a trained parameter: for the parameter, its
+    /// gradient, and the optimizer's state. The default is 2. Usual values are 2 to 3 for SGD, 4 to
+    /// 5 for Adam, 4 for Adadelta, 3 for Adagrad, 3 to 5 for RMSprop. Other variables count once.
     pub fn param_scale(mut self, scale: f64) -> Self {
         self.param_scale = scale;
         self
     }
 
-    /// How many bytes a stage may take: its variables as [`param_scale`](Self::param_scale) says,
-    /// and the activations of one micro-batch. For a run without checkpointing, which keeps those
-    /// of all micro-batches, set [`chunks`](Self::chunks) to 1. No limit if not set.
+    /// Sets the greatest size of a stage in bytes: its variables, scaled by
+    /// [`param_scale`](Self::param_scale), and the activations of one micro-batch. Without
+    /// checkpointing, a stage keeps the activations of all micro-batches: set
+    /// [`chunks`](Self::chunks) to 1 for that. There is no limit by default.
     pub fn memory_limit(mut self, bytes: u64) -> Self {
         self.memory_limit = Some(bytes);
         self
     }
 
-    /// What it costs both of its stages that a byte crosses from one to the other, in seconds: the
-    /// inverse of a bandwidth. Values on their way forward count and gradients on their way back,
-    /// skips straight from the stage that stashes to the one that pops. 0 if not set, as for
-    /// transfers that hide behind computation. Of no effect on [`by_size`](Self::by_size).
+    /// Sets what a byte that crosses a boundary costs each of the two stages, in seconds: the
+    /// inverse of a bandwidth. Values count in the forward and gradients in the backward. A skip
+    /// counts for the stage that stashes it and the one that pops it. The default is 0, for
+    /// transfers that overlap with computation. It has no effect on [`by_size`](Self::by_size).
     pub fn seconds_per_byte(mut self, seconds: f64) -> Self {
         self.seconds_per_byte = seconds;
         self
     }
 
-    /// How many threads libtorch uses inside one operator; the caller's number if not set. A stage
-    /// of a pipeline on the CPU has its share of them only.
+    /// Sets the number of threads that libtorch uses inside one operator; the caller's number is
+    /// the default. In a pipeline on the CPU, a stage has only its share of them.
     pub fn intra_op_threads(mut self, threads: usize) -> Self {
         self.intra_op_threads = Some(threads);
         self
     }
 
-    /// Divides by time: a layer costs the median of its forward plus that of its backward, in
+    /// Divides by time. A layer costs the median time of its forward plus that of its backward, in
     /// seconds.
     ///
-    /// The backward of a layer is that of the autograd nodes that its forward made.
+    /// The backward of a layer is the backward of the autograd nodes that its forward made.
     ///
     /// # Errors
     ///
-    /// If there are more stages than layers or none, if a setting is out of range, if some
-    /// parameter already has a gradient, if the variables lie on several devices, if no partition
-    /// keeps to the memory limit, or if a layer fails.
+    /// Fails if there are no stages or more stages than layers, if a setting is out of range, if a
+    /// parameter already has a gradient, if the variables are on several devices, if no partition
+    /// fits the memory limit, or if a layer fails.
     #[doc(alias = "balance_by_time")]
     pub fn by_time(self, sample: impl IntoFlow<M::Input>) -> Result<Profile> {
         if self.variables.iter().any(|variable| variable.trained && variable.tensor.grad().defined()) {
@@ -207,13 +210,14 @@ where
         self.profile(Measure::Time, sample.into_flow())
     }
 
-    /// Divides by memory: a layer costs the bytes of its variables, the trained ones times
-    /// [`param_scale`](Self::param_scale), plus those that its forward of one micro-batch keeps for
-    /// the backward.
+    /// Divides by memory. A layer costs the bytes of its variables, where trained ones are scaled
+    /// by [`param_scale`](Self::param_scale), plus the bytes that its forward of one micro-batch
+    /// keeps for the backward.
     ///
     /// # Errors
     ///
-    /// As [`by_time`](Self::by_time), but for gradients.
+    /// Fails in the same cases as [`by_time`](Self::by_time), except that parameters may have
+    /// gradients.
     #[doc(alias = "balance_by_size")]
     pub fn by_size(self, sample: impl IntoFlow<M::Input>) -> Result<Profile> {
         self.profile(Measure::Size, sample.into_flow())
@@ -244,10 +248,11 @@ where
         let traffic = Traffic::new(&observed.reads, &observed.layers, M::PLAN.skips);
         let mut layers: Vec<_> =
             observed.layers.iter().zip(&observed.kept).map(|(&key, &kept)| self.layer(key, kept)).collect();
-        if let Some((_, times)) = &timed {
-            for ((layer, &forward), &backward) in layers.iter_mut().zip(&times.forward).zip(&times.backward) {
-                layer.forward = Duration::from_secs_f64(forward);
-                layer.backward = Duration::from_secs_f64(backward);
+        if let Some(timed) = &timed {
+            for (index, layer) in layers.iter_mut().enumerate() {
+                layer.forward = Duration::from_secs_f64(timed.medians.forward[index]);
+                layer.backward = Duration::from_secs_f64(timed.medians.backward[index]);
+                layer.spread = Duration::from_secs_f64(timed.spread[index]);
             }
         }
         for (layer, &bytes) in layers.iter_mut().zip(&traffic.boundaries) {
@@ -274,7 +279,7 @@ where
         Ok(Profile {
             model: M::PLAN.name,
             measure,
-            passes: timed.map_or(1, |(passes, _)| passes),
+            passes: timed.map_or(1, |timed| timed.passes),
             rows,
             layers,
             stages,
@@ -315,7 +320,7 @@ where
         Ok(Settings { stages, devices })
     }
 
-    /// The one device of all variables, or `otherwise` if there are none.
+    /// The device of all variables, or `otherwise` if there are none.
     fn device(&self, otherwise: impl FnOnce() -> Device) -> Result<Device> {
         let mut devices: Vec<Device> = Vec::new();
         for variable in &self.variables {
@@ -334,7 +339,7 @@ where
         }
     }
 
-    /// What is known of a layer before it is timed.
+    /// The profile of a layer before it is timed.
     fn layer(&self, key: LayerKey, activation_bytes: u64) -> LayerProfile {
         let (mut parameter_bytes, mut buffer_bytes) = (0, 0);
         for variable in self.variables.iter().filter(|variable| variable.is_of(key)) {
@@ -346,6 +351,7 @@ where
             index: key.index,
             forward: Duration::ZERO,
             backward: Duration::ZERO,
+            spread: Duration::ZERO,
             activation_bytes,
             parameter_bytes,
             buffer_bytes,

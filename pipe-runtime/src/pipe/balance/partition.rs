@@ -1,26 +1,26 @@
-//! The linear partition problem, exactly: a sequence of layers into contiguous stages whose
-//! greatest cost is the least possible.
+//! The linear partition problem, solved exactly: divides a sequence of layers into contiguous
+//! stages, so that the most expensive stage is as cheap as possible.
 //!
-//! By dynamic programming over the ends of stages, O(stages · layers²) (Skiena, "The Algorithm
-//! Design Manual", section "The partition problem"), twice: first for the least greatest cost,
-//! then, of all partitions that reach it, for the most even one. A bisection over costs would be
-//! faster, but transfers make a longer stage cheaper at times, and then it is no longer exact.
+//! Uses dynamic programming over the ends of stages, O(stages · layers²) (Skiena, "The Algorithm
+//! Design Manual", section "The partition problem"), twice: first to find the lowest maximum cost,
+//! then to find the most even partition that reaches it. Bisection over costs would be faster, but
+//! is not exact here: because of transfers, a longer stage can be cheaper than a shorter one.
 
-/// What is divided. All numbers are finite and not negative.
+/// The sequence to divide. All numbers are finite and not negative.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Chain {
-    /// Of each layer.
+    /// The cost of each layer.
     pub(super) costs: Vec<f64>,
-    /// Of each layer: its share of its stage's memory.
+    /// The memory of each layer.
     pub(super) sizes: Vec<f64>,
-    /// What a cut behind each layer costs both of its stages. None behind the last layer.
+    /// The cost of a cut after each layer, for each of its two stages; the last layer has none.
     pub(super) boundaries: Vec<f64>,
     pub(super) skips: Vec<Skip>,
-    /// What a stage's sizes may add up to.
+    /// The limit of the sum of a stage's sizes.
     pub(super) limit: Option<f64>,
 }
 
-/// Costs the stages of both layers, unless it is one stage.
+/// A skip. It costs the stages of both its layers, unless they are in one stage.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Skip {
     pub(super) from: usize,
@@ -28,19 +28,19 @@ pub(super) struct Skip {
     pub(super) cost: f64,
 }
 
-/// Why there is no partition.
+/// The reason why there is no partition.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Misfit {
     NoStages,
     TooFewLayers,
-    /// The least that a limit would have to be.
+    /// The lowest limit that would allow one.
     Limit(f64),
 }
 
 impl Chain {
-    /// How many layers each stage gets: the partition with the least greatest cost of a stage. Of
-    /// several, the one with the least sum of squared costs, and of these the one with the least
-    /// sum of squared numbers of layers.
+    /// Returns the number of layers of each stage, for the partition with the lowest maximum cost.
+    /// Ties go to the lowest sum of squared costs, then to the lowest sum of squared numbers of
+    /// layers.
     pub(super) fn partition(&self, stages: usize) -> Result<Vec<usize>, Misfit> {
         if stages == 0 {
             return Err(Misfit::NoStages);
@@ -62,7 +62,7 @@ impl Chain {
         }
     }
 
-    /// What it costs that something goes in and out of the stage of layers `first..end`.
+    /// The cost of what enters and leaves the stage of layers `first..end`.
     pub(super) fn transfers(&self, first: usize, end: usize) -> f64 {
         let cut = |behind: usize| self.boundaries.get(behind).copied().unwrap_or(0.);
         let received = if first == 0 { 0. } else { cut(first - 1) };
@@ -72,8 +72,8 @@ impl Chain {
         received + sent + self.skips.iter().filter(crosses).map(|skip| skip.cost).sum::<f64>()
     }
 
-    /// The cost of every stage that could be, by its first layer and its number of layers less one;
-    /// `None` if it is over the limit.
+    /// The cost of every possible stage, indexed by its first layer and by its number of layers
+    /// minus one; `None` if it is over the limit.
     fn stage_costs(&self) -> Vec<Vec<Option<f64>>> {
         let layers = self.costs.len();
         let from = |first: usize| {
@@ -96,8 +96,9 @@ impl Chain {
     }
 }
 
-/// The partition with the least value: that of its stages, each from its cost and its number of
-/// layers, `join`ed. A stage without a value does not exist.
+/// Finds the partition with the lowest value. `value` gives a stage's value from its cost and
+/// number of layers, and `join` combines the values of stages. A stage without a value is not
+/// allowed.
 fn least<T: Copy + PartialOrd>(
     table: &[Vec<Option<f64>>],
     stages: usize,
@@ -106,8 +107,8 @@ fn least<T: Copy + PartialOrd>(
 ) -> Option<(T, Vec<usize>)> {
     let layers = table.len();
     let stage = |first: usize, end: usize| value(table[first][end - first - 1]?, end - first);
-    // `best[count - 1][end]`: of the first `end` layers in `count` stages, and where the last of
-    // these begins.
+    // `best[count - 1][end]`: the best value for the first `end` layers in `count` stages, and
+    // where the last of these stages begins.
     let mut best: Vec<Vec<Option<(T, usize)>>> = Vec::with_capacity(stages);
     for count in 1..=stages {
         let best_of = |end: usize| {
@@ -147,7 +148,7 @@ mod tests {
         }
     }
 
-    /// All ways to divide `layers` layers into `stages` stages.
+    /// Every way to divide `layers` layers into `stages` stages.
     fn all_partitions(layers: usize, stages: usize) -> Vec<Vec<usize>> {
         if stages == 1 {
             return vec![vec![layers]];
@@ -160,7 +161,8 @@ mod tests {
         (1..=layers + 1 - stages).flat_map(with_first).collect()
     }
 
-    /// Greatest cost, evenness and greatest size of a partition, counted anew.
+    /// The maximum cost, the evenness and the maximum size of a partition, computed independently
+    /// of the search.
     fn judge(chain: &Chain, partition: &[usize]) -> (f64, (f64, f64), f64) {
         let stage_of: Vec<usize> =
             partition.iter().enumerate().flat_map(|(stage, &layers)| vec![stage; layers]).collect();
@@ -183,9 +185,9 @@ mod tests {
         (costs.into_iter().fold(0., f64::max), squares, sizes.into_iter().fold(0., f64::max))
     }
 
-    /// torchgpipe's partitioning ("Block Partitions of Sequences", Bárány and Grinberg 2013): moves
-    /// single elements towards the least block, of several the one closest to the greatest, until
-    /// blocks differ by no more than the greatest element.
+    /// torchgpipe's algorithm ("Block Partitions of Sequences", Bárány and Grinberg 2013). It moves
+    /// single elements towards the smallest block, choosing the one closest to the largest block,
+    /// until blocks differ by no more than the largest element.
     fn block_partition(costs: &[f64], stages: usize) -> Vec<usize> {
         let least = costs.iter().copied().fold(f64::INFINITY, f64::min);
         let range = costs.iter().copied().fold(0., f64::max) - least;
@@ -234,7 +236,7 @@ mod tests {
     fn layers_that_cost_nothing_are_spread_evenly() {
         assert_eq!(chain(&[0., 0.]).partition(2), Ok(vec![1, 1]));
         assert_eq!(chain(&[0.; 6]).partition(3), Ok(vec![2, 2, 2]));
-        // The first stage is the bottleneck either way; the rest is even.
+        // The first stage is the bottleneck in both; the rest is even.
         assert_eq!(chain(&[9., 2., 2., 2., 2.]).partition(3), Ok(vec![1, 2, 2]));
     }
 

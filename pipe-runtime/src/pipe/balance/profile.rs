@@ -1,4 +1,4 @@
-//! Measuring a model layer by layer, unpipelined, without leaving a trace in it.
+//! Measures a model layer by layer, unpipelined, and leaves no trace in it.
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
@@ -18,36 +18,45 @@ use crate::torch::{
     synchronize, without_stack,
 };
 
-/// A median of fewer passes would say little.
+/// The least number of passes for a meaningful median.
 const LEAST_PASSES: usize = 3;
-/// More would not make a median better.
+/// The greatest number of passes; more do not improve a median.
 const MOST_PASSES: usize = 1000;
 
-/// What one forward shows.
+/// What was observed in one forward.
 #[derive(Debug)]
 pub(super) struct Observed {
     pub(super) layers: Vec<LayerKey>,
-    /// By layer: bytes that it allocated and that still lived when the forward was over.
+    /// For each layer: the bytes that it allocated and that were still in use after the forward.
     pub(super) kept: Vec<u64>,
     pub(super) reads: Vec<Read>,
 }
 
-/// Seconds, by layer.
+/// Times in seconds, by layer.
 #[derive(Debug)]
 pub(super) struct Times {
     pub(super) forward: Vec<f64>,
     pub(super) backward: Vec<f64>,
 }
 
-/// A model on a micro-batch that it can be run on again and again. Until it is dropped, the
-/// thread's grad mode, autocast cache and random numbers are those of a pipelined training step;
-/// then everything is as it was, the model's variables included.
+/// Times of several passes in seconds, by layer.
+#[derive(Debug)]
+pub(super) struct Measured {
+    pub(super) passes: usize,
+    pub(super) medians: Times,
+    /// The interquartile range of forward and backward together.
+    pub(super) spread: Vec<f64>,
+}
+
+/// Runs a model on one micro-batch any number of times. While this exists, the thread's grad mode,
+/// autocast cache and random numbers are those of a pipelined training step. When it is dropped,
+/// everything is restored, including the model's variables.
 pub(super) struct Bench<'m, M> {
     model: &'m M,
     sample: PackedValue,
-    /// A tensor on the device that is measured: the sample need not have one.
+    /// A tensor on the measured device; the sample may have no tensor there.
     device: Tensor,
-    /// What gradients are asked for. They are handed over, not accumulated.
+    /// The tensors to compute gradients for. The gradients are returned, not accumulated.
     leaves: Vec<Tensor>,
     calls: Cell<u64>,
     _restored: Restored,
@@ -60,7 +69,7 @@ impl<'m, M> Bench<'m, M>
 where
     M: Model + Layer<M::Input, Out = M::Output>,
 {
-    /// With `variables` to put back, and `trained` ones to ask gradients for.
+    /// Makes a bench that restores `variables` and computes gradients for `trained`.
     pub(super) fn new(
         model: &'m M,
         sample: &PackedValue,
@@ -89,34 +98,37 @@ where
         })
     }
 
-    /// One forward under observation, after one that is not: what libraries set up at first use is
-    /// nobody's activation.
+    /// Observes one forward, after another one that is not observed, so that what libraries set up
+    /// at their first use does not count as an activation.
     pub(super) fn observe(&self) -> Result<Observed> {
         self.forward(None)?;
         let watch = Rc::new(Watch { observation: Observation::start(self.device())?, layers: RefCell::default() });
         let outputs = self.forward(Some(watch.clone()))?;
         let layers = watch.layers.take();
-        // What leaves the model has come through its last layer.
+        // The output has passed through the last layer.
         watch.observation.turn_to(layers.len().checked_sub(1));
         outputs.iter().try_for_each(|output| watch.observation.read(output))?;
         let kept = watch.observation.kept(layers.len())?;
         Ok(Observed { layers, kept, reads: watch.observation.reads()? })
     }
 
-    /// Forwards and backwards until `timeout` is spent, after one that does not count: how many,
-    /// and the medians of their times.
-    pub(super) fn time(&self, timeout: Duration) -> Result<(usize, Times)> {
+    /// Runs forwards and backwards until `timeout` has passed, after a first one that does not
+    /// count.
+    pub(super) fn time(&self, timeout: Duration) -> Result<Measured> {
         self.pass()?;
         let begun = Instant::now();
         let mut passes = Vec::new();
         while passes.len() < LEAST_PASSES || (passes.len() < MOST_PASSES && begun.elapsed() < timeout) {
             passes.push(self.pass()?);
         }
-        let medians = |times: fn(&Times) -> &[f64]| {
-            let layers = times(&passes[0]).len();
-            (0..layers).map(|layer| median(&passes.iter().map(|pass| times(pass)[layer]).collect::<Vec<_>>())).collect()
+        let of_layers = |value: fn(&[f64]) -> f64, time: fn(&Times, usize) -> f64| {
+            let times = |layer| passes.iter().map(|pass| time(pass, layer)).collect::<Vec<_>>();
+            (0..passes[0].forward.len()).map(|layer| value(&times(layer))).collect()
         };
-        Ok((passes.len(), Times { forward: medians(|pass| &pass.forward), backward: medians(|pass| &pass.backward) }))
+        let forward = of_layers(median, |pass, layer| pass.forward[layer]);
+        let backward = of_layers(median, |pass, layer| pass.backward[layer]);
+        let spread = of_layers(between_quartiles, |pass, layer| pass.forward[layer] + pass.backward[layer]);
+        Ok(Measured { passes: passes.len(), medians: Times { forward, backward }, spread })
     }
 
     fn pass(&self) -> Result<Times> {
@@ -129,7 +141,7 @@ where
             false => {
                 let nodes: Vec<_> = laps.iter().map(|lap| lap.nodes.clone()).collect();
                 let clock = BackwardClock::start(self.device(), &nodes)?;
-                // Held, so that freeing them is not clocked.
+                // Kept until the clock stops, so that freeing them is not measured.
                 let _gradients = Tensor::f_run_backward(&roots, &self.leaves, false, false).map_err(|error| {
                     let cause = without_stack(&error.to_string());
                     failure(Phase::Backward, String::new(), cause)
@@ -140,9 +152,9 @@ where
         Ok(Times { forward: laps.iter().map(|lap| lap.seconds).collect(), backward })
     }
 
-    /// Runs the model in training mode; gives the tensors of its output.
+    /// Runs the model in training mode and returns the tensors of its output.
     fn forward(&self, observer: Option<Rc<dyn Observer>>) -> Result<Vec<Tensor>> {
-        // A layer may change its input in place: each pass gets its own.
+        // A layer may change its input in place, so each pass gets a copy.
         let fresh = |item: &PackedTensor| {
             let mut copy = item.tensor.f_empty_like()?;
             copy.f_copy_(&item.tensor)?;
@@ -174,17 +186,25 @@ where
         }
     }
 
-    /// A tensor on the device that is measured.
+    /// A tensor on the measured device.
     fn device(&self) -> &Tensor {
         &self.device
     }
+}
+
+/// The interquartile range.
+fn between_quartiles(values: &[f64]) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    let quarter = values.len() / 4;
+    values[values.len() - 1 - quarter] - values[quarter]
 }
 
 fn failure(phase: Phase, layer: String, cause: String) -> Error {
     Failure { phase, stage: 0, layer, micro_batch: 0, cause }.into()
 }
 
-/// Tells the observation which layer runs.
+/// Notifies the observation which layer is running.
 #[derive(Debug)]
 struct Watch {
     observation: Observation,
@@ -203,10 +223,10 @@ impl Observer for Watch {
     }
 }
 
-/// Notes how long each layer's forward takes, and which autograd nodes it makes.
+/// Records how long each layer's forward takes, and which autograd nodes it makes.
 #[derive(Debug)]
 struct Stopwatch {
-    /// A tensor on the device.
+    /// A tensor on the measured device.
     on: Tensor,
     laps: RefCell<Vec<Lap>>,
 }
@@ -220,7 +240,8 @@ struct Lap {
 
 impl Stopwatch {
     fn now(&self) -> Instant {
-        // In a layer's place: what an accelerator reports late is caught as the layer's failure.
+        // Called while the layer is still running, so that errors that an accelerator reports late
+        // are caught as the layer's failure.
         synchronize(&self.on).unwrap_or_else(|error| panic!("{error}"));
         Instant::now()
     }
@@ -241,8 +262,8 @@ impl Observer for Stopwatch {
     }
 }
 
-/// Puts variables back when dropped, from copies in the host's memory: the device may have no room
-/// for them.
+/// Restores variables when dropped, from copies in host memory, because the device may have no room
+/// for copies.
 struct Restored(Vec<(Tensor, Tensor)>);
 
 impl Restored {
@@ -260,8 +281,8 @@ impl Drop for Restored {
     fn drop(&mut self) {
         let _constant = GradMode::set(false);
         for (variable, saved) in &self.0 {
-            // Through `data`: for graphs of the caller that saved the variable, nothing has
-            // changed. It fails only where libtorch itself is broken.
+            // Through `data`, so that the caller's graphs that saved the variable see no change. It
+            // can fail only if libtorch itself is broken.
             let _ = variable.f_data().and_then(|mut data| data.f_copy_(saved));
         }
     }

@@ -10,8 +10,8 @@ use super::file;
 use super::traffic::LayerKey;
 use crate::error::{Error, Result};
 
-/// What the layers of a model cost, and which stage each belongs to. Prints as a table, with the
-/// annotations to paste.
+/// The costs of a model's layers, and the stage of each. Prints as a table, with the annotations to
+/// paste.
 #[derive(Clone, Debug)]
 pub struct Profile {
     pub(super) model: &'static str,
@@ -21,17 +21,17 @@ pub struct Profile {
     pub(super) layers: Vec<LayerProfile>,
     pub(super) stages: Vec<StageProfile>,
     pub(super) skips: Vec<SkipProfile>,
-    /// The stages' devices were set or annotated, not assumed.
+    /// Whether the stages' devices were set or annotated; otherwise they are assumed.
     pub(super) devices_known: bool,
 }
 
-/// What a layer costs by.
+/// What the cost of a layer measures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Measure {
-    /// Seconds, forward and backward.
+    /// Seconds of its forward and backward.
     Time,
-    /// Bytes, of variables and activations.
+    /// Bytes of its variables and activations.
     Size,
 }
 
@@ -41,24 +41,27 @@ pub enum Measure {
 pub struct LayerProfile {
     /// The child's name, as in parameter paths.
     pub name: &'static str,
-    /// Of a repeated layer, which element.
+    /// The index in a repeated layer.
     pub index: Option<usize>,
     /// Median time of the forward of one micro-batch; zero if divided by size.
     pub forward: Duration,
     /// Median time of the backward; zero if divided by size.
     pub backward: Duration,
-    /// What the forward of one micro-batch allocates and keeps: what the backward needs, and the
-    /// model's output. Memory belongs to the layer that allocated it, also where a later one keeps
-    /// it.
+    /// How far the passes differ: the interquartile range of the time of forward and backward
+    /// together. Zero if divided by size.
+    pub spread: Duration,
+    /// Bytes that the forward of one micro-batch allocates and keeps: what the backward needs, and
+    /// the model's output. Memory counts for the layer that allocated it, even if a later layer
+    /// keeps it.
     pub activation_bytes: u64,
-    /// Of trained variables.
+    /// Bytes of trained variables.
     pub parameter_bytes: u64,
-    /// Of other variables: running statistics, frozen parameters.
+    /// Bytes of other variables: running statistics, frozen parameters.
     pub buffer_bytes: u64,
-    /// What would cross a boundary right behind the layer, for one micro-batch: values forward, and
-    /// gradients of those that carry one backward. Without skips.
+    /// Bytes that would cross a boundary right after the layer, for one micro-batch: values in the
+    /// forward, and gradients, for values that have one, in the backward. Skips are not included.
     pub crossing_bytes: u64,
-    /// The stage that it belongs to.
+    /// The stage that runs the layer.
     pub stage: usize,
 }
 
@@ -68,30 +71,31 @@ pub struct LayerProfile {
 pub struct StageProfile {
     /// Its device.
     pub device: String,
-    /// Which of [`Profile::layers`] it runs.
+    /// Its layers, as indices into [`Profile::layers`].
     pub layers: Range<usize>,
-    /// Of its layers and of what crosses its boundaries: seconds or bytes.
+    /// The cost of its layers and of what crosses its boundaries, in seconds or bytes.
     pub cost: f64,
-    /// Its variables, scaled, and the activations of one micro-batch.
+    /// Bytes of its variables, scaled, and of the activations of one micro-batch.
     pub memory_bytes: u64,
 }
 
-/// A skip that was seen on its way.
+/// A skip that was observed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SkipProfile {
     /// Its name.
     pub name: &'static str,
-    /// Which of [`Profile::layers`] stashes it.
+    /// The layer that stashes it, as an index into [`Profile::layers`].
     pub from: usize,
-    /// Which one pops it.
+    /// The layer that pops it.
     pub to: usize,
-    /// What would cross if these were in different stages, as [`LayerProfile::crossing_bytes`].
+    /// Bytes that would cross if the two layers were in different stages, counted as
+    /// [`LayerProfile::crossing_bytes`].
     pub bytes: u64,
 }
 
 impl Profile {
-    /// The layers, in order; repeated ones element by element.
+    /// The layers, in order; repeated layers are listed one by one.
     pub fn layers(&self) -> &[LayerProfile] {
         &self.layers
     }
@@ -101,25 +105,25 @@ impl Profile {
         &self.stages
     }
 
-    /// The skips that were seen.
+    /// The skips that were observed.
     pub fn skips(&self) -> &[SkipProfile] {
         &self.skips
     }
 
-    /// How many layers each stage gets: what torchgpipe's `balance_by_time` and `balance_by_size`
-    /// return.
+    /// The number of layers of each stage: what torchgpipe's `balance_by_time` and
+    /// `balance_by_size` return.
     pub fn balance(&self) -> Vec<usize> {
         self.stages.iter().map(|stage| stage.layers.len()).collect()
     }
 
-    /// The stage that costs most; the first of several.
+    /// The most expensive stage; the first one if several cost the same.
     pub fn bottleneck(&self) -> usize {
         let costs = self.stages.iter().map(|stage| stage.cost).enumerate();
         costs.reduce(|most, stage| if stage.1 > most.1 { stage } else { most }).map_or(0, |(stage, _)| stage)
     }
 
-    /// The layers with the attributes that make these stages, to be pasted into the struct. Layers
-    /// go by their names in parameter paths.
+    /// The layers with the attributes that make these stages, to paste into the struct. Layers have
+    /// their names in parameter paths.
     pub fn annotations(&self) -> String {
         annotations(self)
     }
@@ -144,16 +148,28 @@ impl Profile {
     ///
     /// # Errors
     ///
-    /// If the file cannot be written.
+    /// Fails if the file cannot be written.
     pub fn write(&self, file: impl AsRef<Path>) -> Result<()> {
         let file = file.as_ref();
         std::fs::write(file, file::toml(self))
             .map_err(|error| Error::File(format!("cannot write {}: {error}", file.display())))
     }
 
-    /// Runs of layers with one name: single ones, and the elements of repeated ones.
+    /// Groups the layers by field: single layers, and all elements of repeated layers.
     pub(super) fn fields(&self) -> impl Iterator<Item = &[LayerProfile]> {
         self.layers.chunk_by(|a, b| a.name == b.name && a.index.is_some() && b.index.is_some())
+    }
+
+    /// Repeated layers of equal sizes whose times differ by more than a tenth.
+    fn told_apart(&self) -> impl Iterator<Item = Alike> {
+        let sizes = |layer: &LayerProfile| (layer.activation_bytes, layer.parameter_bytes, layer.buffer_bytes);
+        let alike = self.fields().flat_map(move |field| field.chunk_by(move |a, b| sizes(a) == sizes(b)));
+        alike.filter_map(|layers| {
+            let times = layers.iter().map(|layer| layer.forward + layer.backward);
+            let (fastest, slowest) = (times.clone().min()?, times.max()?);
+            let (first, last) = (layers.first()?.key(), layers.last()?.key());
+            (slowest > fastest.mul_f64(1.1)).then_some(Alike { first, last, times: fastest..slowest })
+        })
     }
 
     fn cost(&self, cost: f64) -> String {
@@ -162,6 +178,14 @@ impl Profile {
             Measure::Size => bytes(cost),
         }
     }
+}
+
+/// Layers of equal sizes, which probably do the same work.
+struct Alike {
+    first: LayerKey,
+    last: LayerKey,
+    /// The times of the fastest and the slowest of them.
+    times: Range<Duration>,
 }
 
 impl LayerProfile {
@@ -179,7 +203,7 @@ impl fmt::Display for LayerKey {
     }
 }
 
-/// Tables of layers, stages and skips, and the annotations.
+/// Prints tables of layers, stages and skips, and the annotations.
 impl fmt::Display for Profile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (measured, passes) = match self.measure {
@@ -196,13 +220,15 @@ impl fmt::Display for Profile {
                 layer.key().to_string(),
                 times(layer.forward),
                 times(layer.backward),
+                times(layer.spread),
                 bytes(layer.activation_bytes as f64),
                 bytes(layer.parameter_bytes as f64),
                 bytes(layer.buffer_bytes as f64),
                 bytes(layer.crossing_bytes as f64),
             ]
         };
-        let heads = ["stage", "layer", "forward", "backward", "activations", "parameters", "buffers", "crossing"];
+        let heads =
+            ["stage", "layer", "forward", "backward", "spread", "activations", "parameters", "buffers", "crossing"];
         table(f, &heads, self.layers.iter().map(layer))?;
 
         let bottleneck = self.bottleneck();
@@ -236,6 +262,15 @@ impl fmt::Display for Profile {
         for line in self.annotations().lines() {
             writeln!(f, "  {line}")?;
         }
+        for alike in self.told_apart() {
+            let (fastest, slowest) = (seconds(alike.times.start), seconds(alike.times.end));
+            writeln!(
+                f,
+                "\n  note: {} to {} have equal sizes and took {fastest} to {slowest}: if they do the same work, that is \
+                 noise, and so is\n  a cut that rests on it; measure longer (`timeout`), on a machine that does nothing else",
+                alike.first, alike.last
+            )?;
+        }
         Ok(())
     }
 }
@@ -261,7 +296,7 @@ fn annotations(profile: &Profile) -> String {
         let repeated = first.index.is_some();
         let opens = running != Some(first.stage);
         let same = running.is_some_and(|running| device(running) == device(first.stage));
-        // `cpu` always opens a stage; an accelerator that goes on does not.
+        // `cpu` always opens a stage; the same accelerator again does not.
         let forced = opens && same && device(first.stage) != "cpu";
         if forced {
             text.push_str("#[stage]\n");
@@ -291,7 +326,7 @@ fn annotations(profile: &Profile) -> String {
     text
 }
 
-/// Why `#[devices]` would not cut a repeated layer into these stages, if so.
+/// The reason why `#[devices]` cannot cut a repeated layer into these stages; `None` if it can.
 fn inexpressible(profile: &Profile, stages: Range<usize>, opens: bool) -> Option<String> {
     let stages = &profile.stages[stages];
     if stages[0].device == "cpu" && !opens {
@@ -307,13 +342,15 @@ fn inexpressible(profile: &Profile, stages: Range<usize>, opens: bool) -> Option
 pub(super) mod tests {
     use super::*;
 
-    /// Layers `(name, index, stage)`, each of one millisecond forward and two backward.
+    /// Layers `(name, index, stage)`, each with one millisecond for the forward and two for the
+    /// backward.
     pub(in super::super) fn profile(layers: &[(&'static str, Option<usize>, usize)], devices: &[&str]) -> Profile {
         let layer = |&(name, index, stage): &(&'static str, Option<usize>, usize)| LayerProfile {
             name,
             index,
             forward: Duration::from_millis(1),
             backward: Duration::from_millis(2),
+            spread: Duration::from_micros(40),
             activation_bytes: 1000,
             parameter_bytes: 3 << 20,
             buffer_bytes: 0,
@@ -347,11 +384,11 @@ pub(super) mod tests {
     fn prints_layers_stages_skips_and_annotations() {
         let profile = profile(&[("a", None, 0), ("b", Some(0), 0), ("b", Some(1), 1)], &["cuda:0", "cuda:1"]);
         let expected = r#"Net: 2 stages by time, medians of 17 passes over a micro-batch of 4 rows
-  stage  layer  forward  backward  activations  parameters  buffers  crossing
-  -----  -----  -------  --------  -----------  ----------  -------  --------
-  0      a      1.00ms   2.00ms    1000 B       3 MiB       0 B      2 KiB
-  0      b[0]   1.00ms   2.00ms    1000 B       3 MiB       0 B      2 KiB
-  1      b[1]   1.00ms   2.00ms    1000 B       3 MiB       0 B      2 KiB
+  stage  layer  forward  backward  spread   activations  parameters  buffers  crossing
+  -----  -----  -------  --------  -------  -----------  ----------  -------  --------
+  0      a      1.00ms   2.00ms    40.00µs  1000 B       3 MiB       0 B      2 KiB
+  0      b[0]   1.00ms   2.00ms    40.00µs  1000 B       3 MiB       0 B      2 KiB
+  1      b[1]   1.00ms   2.00ms    40.00µs  1000 B       3 MiB       0 B      2 KiB
 
   stage  device  layers  cost    memory
   -----  ------  ------  ------  ------
@@ -368,6 +405,24 @@ pub(super) mod tests {
   b,
 "#;
         assert_eq!(profile.to_string(), expected);
+    }
+
+    #[test]
+    fn equal_layers_that_came_out_apart_are_noted() {
+        let mut profile =
+            profile(&[("a", None, 0), ("b", Some(0), 0), ("b", Some(1), 1), ("b", Some(2), 1)], &["cpu", "cpu"]);
+        assert!(!profile.to_string().contains("note:"));
+        profile.layers[2].backward = Duration::from_micros(2400);
+        let text = profile.to_string();
+        let note = text.split_once("note: ").expect("a note").1;
+        assert!(
+            note.starts_with("b[0] to b[2] have equal sizes and took 3.00ms to 3.40ms: if they do the same work"),
+            "{note}"
+        );
+        // Layers of other sizes may take other times, and so may other fields.
+        profile.layers[2].parameter_bytes += 4;
+        profile.layers[0].backward = Duration::from_millis(9);
+        assert!(!profile.to_string().contains("note:"));
     }
 
     #[test]

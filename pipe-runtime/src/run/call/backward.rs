@@ -13,7 +13,7 @@ use crate::run::device_streams::Direction;
 use crate::stages::Recorded;
 use crate::torch::{Event, Modes, Sums, TorchError};
 
-/// A gradient of one tensor of a value, with the tensor's position in it.
+/// The gradient of one tensor of a value, and the position of the tensor in it.
 pub(super) type Slot = (usize, Tensor);
 
 /// The pipelined backward of a call.
@@ -23,26 +23,26 @@ pub(super) struct BackwardRun {
     keep_graph: bool,
     /// The last micro-batch comes first, as in one backward through all of them.
     joined: bool,
-    /// The modes of the thread that asked for the backward.
+    /// The torch modes of the thread that called the backward.
     modes: Modes,
-    /// By port and micro-batch: the gradients of what went through, on their way back.
+    /// For each port and micro-batch, the gradients that were sent back and not received yet.
     pub(super) gradients: Table<Vec<Slot>>,
-    /// By port and micro-batch: what marks the end of the work that makes them, if that is an
-    /// accelerator's.
+    /// For each port and micro-batch, the event after which they are complete, if they are computed
+    /// on an accelerator.
     pub(super) ready: Table<Option<Arc<Event>>>,
-    /// By stage.
+    /// For each stage, the sums of its parameters' gradients.
     sums: Vec<Mutex<StageSums>>,
 }
 
-/// What the micro-batches' gradients of a stage's parameters add up to.
+/// The sum of the micro-batches' gradients of a stage's parameters.
 struct StageSums {
     sums: Option<Sums>,
-    /// How many micro-batches are still to be added.
+    /// The number of micro-batches that are still to be added.
     left: usize,
 }
 
 impl BackwardRun {
-    /// Over the steps of `order`, which may also hold steps that are not the backward's.
+    /// Makes the backward for the steps of `order`, which may also contain other steps.
     pub(super) fn new(call: Arc<Call>, order: Arc<Order>, keep_graph: bool) -> Result<Self> {
         let mut backwards = order.steps.iter().map(|step| step.action).filter(|action| action.kind.is_backward());
         Ok(Self {
@@ -62,8 +62,8 @@ impl BackwardRun {
         })
     }
 
-    /// The parameters' gradients, summed over micro-batches within each stage and then over stages,
-    /// the last one first.
+    /// The gradients of the parameters, summed over micro-batches within each stage and then over
+    /// stages, the last one first.
     pub(super) fn take_sums(&self) -> Result<Sums> {
         let mut total = Sums::new(self.joined)?;
         for stage in self.sums.iter().rev() {
@@ -75,7 +75,7 @@ impl BackwardRun {
         Ok(total)
     }
 
-    /// One of the three kinds of backward.
+    /// Runs one of the three kinds of backward.
     pub(super) fn perform_backward(&self, action: Action) -> Result<(), Failure> {
         let cx = self.call.context(action, false);
         step(Phase::Backward, &cx, || {
@@ -122,8 +122,8 @@ impl BackwardRun {
                 self.gradients.at(port, micro_batch).push((position, gradient));
             }
         }
-        // A recomputed graph is made for each backward; that of a split backward has its second
-        // half to come.
+        // A recomputed graph is made for each backward. The graph of a split backward is still
+        // needed for its second half.
         if again || kind == ActionKind::BackwardInput {
             self.call.backward_states.at(stage, micro_batch).recorded = Some(recorded);
         } else {
@@ -142,7 +142,7 @@ impl BackwardRun {
         Ok(())
     }
 
-    /// The gradients that have arrived for the graph's roots, on its device.
+    /// Receives the gradients for the graph's roots, on the device of the stage.
     fn seeds(&self, action: Action, recorded: &Recorded) -> Result<Vec<Option<Tensor>>, String> {
         let mut seeds = Vec::with_capacity(recorded.roots.len());
         for &(port, position) in &recorded.roots {
@@ -159,7 +159,8 @@ impl BackwardRun {
         Ok(seeds)
     }
 
-    /// Hands `body` the sums of the stage, and whether this is the last step that adds to them.
+    /// Calls `body` with the sums of the stage, and whether this is the last step that adds to
+    /// them.
     pub(super) fn with_sums<T>(
         &self,
         action: Action,

@@ -13,8 +13,7 @@ impl PeakCounter {
         self.peak.fetch_max(now, Ordering::Relaxed);
     }
 
-    /// Down to nothing at the least: what the caller puts in is not counted, what a stage takes out
-    /// is.
+    /// Does not go below zero: the caller's inputs are received but were never counted.
     pub(super) fn fall(&self) {
         let lower = |now: usize| now.checked_sub(1);
         let _ = self.now.fetch_update(Ordering::Relaxed, Ordering::Relaxed, lower);

@@ -1,5 +1,5 @@
-// Everything that differs between the versions of libtorch: how autograd's nodes are made, held and
-// linked. No other file asks for the version.
+// Everything that differs between versions of libtorch: how autograd's nodes are made, held and
+// linked. No other file depends on the version.
 #pragma once
 
 #include <torch/csrc/autograd/function.h>
@@ -28,17 +28,17 @@ NodePtr<T> make_node(Arguments&&... arguments) {
   return NodePtr<T>(new T(std::forward<Arguments>(arguments)...), torch::autograd::deleteNode);
 }
 
-// A node of the shim's own.
+// Makes a node of the shim.
 struct OwnNode : public Node {
   using Node::Node;
 
-  // Drops what the node holds, once nobody holds the node. The destructor comes right after.
+  // Drops what the node holds, once the node has no holder. The destructor comes right after.
   virtual void drop_contents() {}
 };
 
 #else
 
-// Nodes count those who hold them.
+// Nodes count their holders.
 template <typename T>
 using NodePtr = c10::intrusive_ptr<T>;
 using WeakNodePtr = c10::weak_intrusive_ptr<Node>;
@@ -48,11 +48,11 @@ NodePtr<T> make_node(Arguments&&... arguments) {
   return c10::make_intrusive<T>(std::forward<Arguments>(arguments)...);
 }
 
-// A node of the shim's own.
+// Makes a node of the shim.
 struct OwnNode : public Node {
   using Node::Node;
 
-  // Drops what the node holds, once nobody holds the node. The destructor waits for the last weak
+  // Drops what the node holds, once the node has no holder. The destructor waits for the last weak
   // pointer, which may lie in what the node holds.
   virtual void drop_contents() {}
 

@@ -1,5 +1,5 @@
-// Version counters apart from their tensors: what counts how often a tensor has been changed in
-// place outlives the tensor, and keeps none of its memory.
+// Version counters without their tensors: a counter of in-place changes outlives its tensor, and
+// keeps none of the tensor's memory.
 #include "shim.h"
 
 #include <c10/core/TensorImpl.h>
@@ -14,7 +14,7 @@ struct Counter {
 
 extern "C" {
 
-// The tensor's counter. Tensors without one count nothing.
+// The counter of the tensor. Tensors without a counter do not count.
 int pipe_counter_of(const at::Tensor* tensor, Counter** counter) {
   return shim::guarded(
       [&] { *counter = new Counter{tensor->unsafeGetTensorImpl()->version_counter()}; });

@@ -1,6 +1,6 @@
 // Gradient accumulation fusion (Megatron-LM's `gradient_accumulation_fusion`): the product that
-// makes a weight's gradient adds it to the sum over the micro-batches. Else it would be a tensor of
-// the weight's size, written, read, added and freed, for each micro-batch.
+// computes a weight's gradient adds it to the sum over the micro-batches. Without it, each
+// micro-batch allocates, writes, reads, adds and frees a tensor of the weight's size.
 #include "walk.h"
 
 #include <torch/csrc/autograd/generated/Functions.h>
@@ -16,7 +16,7 @@ using torch::autograd::generated::TBackward0;
 
 namespace {
 
-// What a node for `first · second` knows of it.
+// What a node of `first · second` has saved.
 struct Product {
   const SavedVariable& first;
   at::Layout layout;
@@ -55,7 +55,7 @@ std::optional<uint32_t> Walk::add_product(uint32_t index, const variable_list& i
   if (!product || product->layout != at::kStrided || !node.next_edge(product->second).is_valid()) {
     return std::nullopt;
   }
-  // The weight itself, or as in `linear`, transposed.
+  // The weight itself or, as in `linear`, its transpose.
   Topology::Target weight = topology_.targets[topology_.first[index] + product->second];
   bool transposed = weight.kind == Topology::Kind::node &&
       typeid(*topology_.nodes[weight.index]) == typeid(TBackward0);

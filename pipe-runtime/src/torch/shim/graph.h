@@ -1,5 +1,5 @@
-// One stage's autograd graph for one micro-batch: cut off at the values that the stage receives
-// (the boundary) and at the parameters; its roots are the values that the stage sends.
+// The autograd graph of one stage for one micro-batch. It is cut at the values that the stage
+// receives (the boundary) and at the parameters. Its roots are the values that the stage sends.
 #pragma once
 
 #include "autograd.h"
@@ -11,10 +11,10 @@
 
 namespace shim {
 
-// Fails, because a backward has come to the end of a stage's graph from outside of the pipeline.
+// Fails, because a backward from outside of the pipeline has reached the end of a stage's graph.
 [[noreturn]] void refuse_side_door();
 
-// Where a stage's graph ends on the input side. A node rather than a detached leaf, so that a
+// The end of a stage's graph on the input side. It is a node rather than a detached leaf, so that a
 // stage may begin with an in-place layer. The gradients that arrive here are captured. A backward
 // that runs the node is not the pipeline's.
 struct Boundary : public OwnNode {
@@ -26,11 +26,11 @@ struct Boundary : public OwnNode {
   }
 };
 
-// Where a stage's graph ends at a parameter. It stands for the parameter's own leaf in every graph
-// that is recorded while a job of the pipeline runs: gradients that arrive here are summed in
-// private, and a backward that runs the node is not the pipeline's.
+// The end of a stage's graph at a parameter. It stands for the parameter's own leaf in every graph
+// that is recorded while a job of the pipeline runs. Gradients that arrive here are summed
+// privately, and a backward that runs the node is not the pipeline's.
 struct ParameterSink : public OwnNode {
-  // Also keeps the tensor, so that the address stays its own.
+  // This also keeps the tensor alive, so that its address is not reused.
   at::Tensor parameter;
 
   explicit ParameterSink(at::Tensor tensor)
@@ -48,13 +48,14 @@ struct ParameterSink : public OwnNode {
   }
 };
 
-// Leaves that a graph ends at and that are no parameters. A layer may make one for itself in each
-// forward, which dies with the graph. One that outlives the graph is held by a layer: somebody has
-// forgotten to make it a variable.
+// Leaves at which a graph ends and that are not parameters. A layer may make such a leaf in each
+// forward, which is freed with the graph. One that outlives the graph is held by a layer, and
+// should have been made a variable.
 class Strangers {
  public:
   void add(const at::Tensor& leaf);
-  // To be called once the graph is gone. The words for one that is still there, or nothing.
+  // Call this after the graph was freed. Returns the message about a leaf that still exists, or
+  // nothing.
   std::string forgotten(int64_t stage) const;
 
  private:
@@ -65,17 +66,17 @@ class Strangers {
   std::vector<Stranger> strangers_;
 };
 
-// A message that several threads may leave; the first one stays.
+// A message that several threads may set; the first one stays.
 struct Complaint {
   std::mutex mutex;
   std::string message;
 
   void set(std::string text);
-  // The message, which is gone then: whoever hears of it may mend it.
+  // Takes the message, because its reader may fix the fault.
   std::string take();
 };
 
-// What the first half of a split backward leaves for the second one.
+// What the first half of a split backward keeps for the second half.
 struct Cut;
 
 struct Graph {
@@ -85,24 +86,24 @@ struct Graph {
   edge_list roots;
   // Set between the two halves of a split backward.
   std::unique_ptr<Cut> cut;
-  // The thread that records it, and the number of that thread's next node when it began.
+  // The thread that records the graph, and the number of that thread's next node when it began.
   const uint64_t thread;
   const uint64_t first;
   bool ended = false;
   bool reaches_parameters = false;
   Strangers strangers;
-  // Where to say that one of them is forgotten.
+  // Where to report that one of them was not made a variable.
   std::shared_ptr<Complaint> complaint;
 
   explicit Graph(int64_t stage);
   ~Graph();
-  // The pass is over. Nodes of a later number are not its.
+  // Ends the pass. Nodes with later numbers do not belong to it.
   void end();
   // Whether the node was made while another graph was recorded.
   bool is_foreign(const Node& node) const;
 };
 
-// The trainable parameters of a model, in the order in which the caller's node lists them.
+// The trainable parameters of a model, in the order of the caller's node.
 struct Parameters {
   std::vector<at::Tensor> tensors;
   std::unordered_map<at::TensorImpl*, size_t> index;
@@ -111,22 +112,22 @@ struct Parameters {
   // Whether matrix products may add to their sums: see `fusion.cpp`.
   bool fuse = false;
 
-  // Lets the sinks stand for the parameters' leaves, until `remove` has been called as often.
+  // Makes the sinks stand for the parameters' leaves, until `remove` was called as often.
   void install() const;
   void remove() const;
 
  private:
   mutable std::mutex mutex_;
   mutable size_t installed_ = 0;
-  // Each parameter's own leaf, if it was there already: other graphs end at it.
+  // Each parameter's own leaf, if it existed before: other graphs end at it.
   mutable std::vector<NodePtr<Node>> leaves_;
 };
 
-// One stage's gradients, summed over micro-batches in private until they are committed. By number
-// of the parameter; empty until the first backward.
+// The gradients of one stage, summed over micro-batches, private until they are committed. Indexed
+// by parameter; empty until the first backward.
 struct Sums {
-  // Whether they are to be what one backward through all micro-batches would give, and not what
-  // one after the other would add up.
+  // Whether they are the sums that one backward through all micro-batches would give, rather than
+  // several backwards in sequence.
   bool joined = false;
   std::vector<at::Tensor> gradients;
 };

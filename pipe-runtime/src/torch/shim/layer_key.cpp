@@ -1,6 +1,6 @@
-// What a layer's operators do besides what they do: those that draw random numbers draw from the
-// layer's rng, and those that write say so before. A fallthrough on a spare dispatch key, with
-// a kernel on it for each operator that does either. All others are not touched.
+// What operators do in addition while a layer runs: those that draw random numbers draw from the
+// layer's rng, and those that write report it first. This is a fallthrough on a spare dispatch key,
+// with a kernel for each operator that draws or writes. Other operators are not affected.
 #include "layer_key.h"
 
 #include <ATen/RedispatchFunctions.h>
@@ -11,8 +11,8 @@ namespace {
 
 using shim::kLayerKey;
 
-// Where an operator will draw: the device of its first tensor, else its `device` argument, else
-// the CPU.
+// The device on which an operator will draw: that of its first tensor, or else its `device`
+// argument, or else the CPU.
 c10::Device device_of(c10::ArrayRef<c10::IValue> arguments) {
   for (const c10::IValue& argument : arguments) {
     if (argument.isTensor() && argument.toTensor().defined()) {
@@ -36,12 +36,12 @@ bool is_written(const c10::Argument& argument) {
   return argument.alias_info() && argument.alias_info()->isWrite();
 }
 
-// Batch and instance norm's operators update these without saying so in their schemas.
+// The operators of batch and instance norm update these, although their schemas do not say so.
 bool is_statistic(const c10::Argument& argument) {
   return argument.name() == "running_mean" || argument.name() == "running_var";
 }
 
-// Those that have them and never do.
+// The operators that have such arguments and never update them.
 bool only_reads_statistics(const std::string& name) {
   return name.find("backward") != std::string::npos ||
       name.find("no_update") != std::string::npos || name.find("quantized") != std::string::npos;
@@ -52,7 +52,8 @@ bool says_whether(const c10::Argument& argument) {
   return name == "training" || name == "train" || name == "use_input_stats";
 }
 
-// Whether the operator updates statistics, this time: those that do not say so always do.
+// Whether this call of the operator updates statistics. Operators without a flag for that always
+// do.
 bool updates_statistics(
     const std::vector<c10::Argument>& declared,
     c10::ArrayRef<c10::IValue> values) {
@@ -103,7 +104,7 @@ void run_in_layer(
   op.redispatchBoxed(keys & c10::DispatchKeySet(c10::DispatchKeySet::FULL_AFTER, kLayerKey), stack);
 }
 
-// The fused dropout of accelerators takes no generator; the one that does gives the same
+// The fused dropout of accelerators takes no generator. The one that takes a generator has the same
 // distribution.
 std::tuple<at::Tensor, at::Tensor> dropout_from_rng(
     c10::DispatchKeySet keys,
@@ -159,10 +160,10 @@ struct Registration {
 
 extern "C" {
 
-// Installs the kernels, once per process; writes how many operators draw and how many write.
+// Installs the kernels, once per process. Writes how many operators draw and how many write.
 int pipe_layer_key_install(size_t* drawing, size_t* writing) {
   return shim::guarded([&] {
-    // Never destroyed: workers may still run layers while the process ends.
+    // Never destroyed, because workers may still run layers while the process ends.
     static auto* registration = new Registration();
     *drawing = registration->drawing;
     *writing = registration->writing;

@@ -1,5 +1,5 @@
-// The dispatch key that is on while a layer runs. Operators that draw or that write have a kernel
-// on it (`layer_key.cpp`), and no other operator is touched.
+// The dispatch key that is active while a layer runs. Operators that draw or write have a kernel
+// for it (`layer_key.cpp`); other operators are not affected.
 #pragma once
 
 #include "shim.h"
@@ -19,11 +19,11 @@ inline bool in_layer() {
 // The generator of this thread's rng for a device: see `random.cpp`.
 at::Generator rng_on(c10::Device device);
 
-// Whether this thread wants to know what its layers write: see `state.cpp`.
+// Whether this thread watches what its layers write: see `state.cpp`.
 bool watches_writes();
 
-// An operator of a layer is about to write to the tensor: as to a `statistic` of a norm, which its
-// backward does not read, or as to anything.
+// An operator of a layer is about to write to the tensor: as a `statistic` of a norm, which its
+// backward does not read, or as any other write.
 void about_to_write(const at::Tensor& tensor, bool statistic);
 
 } // namespace shim

@@ -1,6 +1,6 @@
-// What one layer costs, seen from outside: which memory it allocates and keeps, whose memory it
-// reads, and how long the backward nodes that it made run. A layer is told from the next one by its
-// index on the way forward, by sequence numbers on the way back.
+// Measures what one layer costs, from outside: which memory it allocates and keeps, whose memory it
+// reads, and how long the backward nodes that it made run. Layers are told apart by their index in
+// the forward, and by sequence numbers in the backward.
 #include "shim.h"
 
 #include <ATen/SequenceNumber.h>
@@ -9,6 +9,7 @@
 #include <c10/core/Allocator.h>
 #include <c10/core/AutogradState.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
+#include <c10/util/Logging.h>
 #include <c10/util/ThreadLocalDebugInfo.h>
 
 #include <algorithm>
@@ -21,7 +22,7 @@ namespace {
 
 constexpr int64_t kNone = -1;
 
-// Waits for all work on the device; nothing to wait for on the CPU.
+// Waits for all work on the device. Does nothing on the CPU.
 void synchronize(c10::Device device) {
   if (!device.is_cpu()) {
     c10::impl::VirtualGuardImpl guard(device.type());
@@ -29,7 +30,7 @@ void synchronize(c10::Device device) {
   }
 }
 
-// A callback of this thread, for as long as it lives.
+// A callback of this thread, while it exists.
 struct Callback {
   at::CallbackHandle handle;
 
@@ -60,10 +61,36 @@ struct Read {
 
 namespace {
 
+// While one exists, libtorch logs errors but no warnings. Its CPU allocator would warn of memory
+// that was allocated before an observation and is freed during it, which is no fault. The threshold
+// is that of the process, so the existing ones are counted.
+class ErrorsAlone {
+  inline static std::mutex mutex;
+  inline static int living = 0;
+  inline static int before = 0;
+
+ public:
+  ErrorsAlone() {
+    std::lock_guard<std::mutex> lock(mutex);
+    if (living++ == 0) {
+      before = FLAGS_caffe2_log_level;
+      FLAGS_caffe2_log_level = std::max<int>(before, c10::GLOG_ERROR);
+    }
+  }
+  ~ErrorsAlone() {
+    std::lock_guard<std::mutex> lock(mutex);
+    if (--living == 0) {
+      FLAGS_caffe2_log_level = before;
+    }
+  }
+  ErrorsAlone(const ErrorsAlone&) = delete;
+  ErrorsAlone& operator=(const ErrorsAlone&) = delete;
+};
+
 struct Observation;
 thread_local Observation* observing = nullptr;
 
-// One forward: every allocation on the device belongs to the layer that runs.
+// One forward: every allocation on the device belongs to the running layer.
 struct Memory : public c10::MemoryReportingInfoBase {
   struct Block {
     uint64_t value;
@@ -73,7 +100,7 @@ struct Memory : public c10::MemoryReportingInfoBase {
   };
 
   const c10::DeviceType device;
-  // An operator may allocate from threads of its own.
+  // An operator may allocate on other threads.
   std::mutex mutex;
   std::unordered_map<void*, Block> live;
   int64_t layer = kNone;
@@ -101,6 +128,7 @@ struct Memory : public c10::MemoryReportingInfoBase {
 struct Observation {
   std::shared_ptr<Memory> memory;
   std::map<std::tuple<uint64_t, int64_t, int64_t>, Read> reads;
+  ErrorsAlone quiet;
   std::unique_ptr<c10::DebugInfoGuard> reports;
   std::unique_ptr<Callback> operators;
 
@@ -112,7 +140,7 @@ struct Observation {
     observing = nullptr;
   }
 
-  // Its block, if its memory was allocated under observation.
+  // The block of the tensor, if its memory was allocated during the observation.
   Memory::Block* block(const at::Tensor& tensor) {
     if (!tensor.defined() || !tensor.has_storage()) {
       return nullptr;
@@ -125,7 +153,7 @@ struct Observation {
     std::lock_guard<std::mutex> lock(memory->mutex);
     const int64_t layer = memory->layer;
     const Memory::Block* made = block(tensor);
-    // The model's input is the first layer's to hand on.
+    // The model's input counts as made by the first layer.
     const int64_t from = made ? std::max<int64_t>(made->written_by, 0) : kNone;
     if (made && from < layer) {
       Read& read =
@@ -133,14 +161,14 @@ struct Observation {
               .emplace(
                   std::make_tuple(made->value, from, layer), Read{made->value, from, layer, 0, 0})
               .first->second;
-      // An expanded tensor says more than there is.
+      // An expanded tensor has more elements than memory.
       const int64_t bytes = std::min<int64_t>(tensor.numel() * tensor.element_size(), made->bytes);
       read.bytes = std::max(read.bytes, bytes);
       read.gradient |= tensor.requires_grad();
     }
   }
 
-  // From now on the memory holds another value, made by the layer that runs.
+  // Records that the memory holds another value from now on, made by the running layer.
   void write(const at::Tensor& tensor) {
     std::lock_guard<std::mutex> lock(memory->mutex);
     Memory::Block* changed = block(tensor);
@@ -200,8 +228,8 @@ Observation::Observation(c10::DeviceType device) : memory(std::make_shared<Memor
 struct BackwardClock;
 thread_local BackwardClock* ticking = nullptr;
 
-// One backward: from the start of a layer's node to the start of another layer's, time is the first
-// one's.
+// One backward: the time from the start of a layer's node to the start of another layer's node
+// belongs to the first layer.
 struct BackwardClock {
   using Instant = std::chrono::steady_clock::time_point;
 
@@ -211,7 +239,7 @@ struct BackwardClock {
   std::vector<double> seconds;
   int64_t current = kNone;
   Instant since;
-  // A node may run a backward of its own: its time is the outer node's.
+  // A node may run a nested backward, whose time belongs to the outer node.
   int depth = 0;
   const bool multithreading;
   std::unique_ptr<Callback> nodes;
@@ -244,7 +272,7 @@ struct BackwardClock {
   }
 
   void node_starts(int64_t sequence) {
-    // Nodes that accumulate into leaves have none; they belong to whoever ran before.
+    // Nodes that accumulate into leaves have no number. Their time belongs to the node before.
     if (depth++ == 0 && sequence >= 0) {
       turn_to(layer_of(sequence));
     }
@@ -274,7 +302,7 @@ BackwardClock::BackwardClock(
         }
       });
   nodes = std::make_unique<Callback>(callback.scopes({at::RecordScope::BACKWARD_FUNCTION}));
-  // Callbacks are this thread's, so accelerators' nodes must run here too.
+  // Callbacks belong to this thread, so the nodes of accelerators must run here too.
   c10::AutogradState::get_tls_state().set_multithreading_enabled(false);
   ticking = this;
 }
@@ -302,18 +330,19 @@ void pipe_observation_free(Observation* observation) {
   delete observation;
 }
 
-// What happens from now on is layer `layer`'s; -1 for no layer's.
+// Attributes what happens from now on to layer `layer`; to none if it is -1.
 void pipe_observation_layer(Observation* observation, int64_t layer) {
   std::lock_guard<std::mutex> lock(observation->memory->mutex);
   observation->memory->layer = layer;
 }
 
-// The running layer reads this tensor.
+// Records that the running layer reads this tensor.
 int pipe_observation_read(Observation* observation, const at::Tensor* tensor) {
   return shim::guarded([&] { observation->read(*tensor); });
 }
 
-// For each of `layers` layers, how many of the bytes that it allocated still live.
+// For each of `layers` layers, writes the number of bytes that it allocated and that are still in
+// use.
 int pipe_observation_kept(Observation* observation, size_t layers, int64_t* bytes) {
   return shim::guarded([&] {
     std::fill(bytes, bytes + layers, 0);
@@ -339,7 +368,7 @@ int pipe_observation_reads(const Observation* observation, Read* reads) {
   });
 }
 
-// Clocks this thread's backward on the tensor's device, until it is freed.
+// Measures this thread's backward on the tensor's device, until it is freed.
 int pipe_backward_clock_start(
     const at::Tensor* on,
     const uint64_t* firsts,
@@ -358,7 +387,7 @@ void pipe_backward_clock_free(BackwardClock* clock) {
   delete clock;
 }
 
-// Ends the last layer's time, and writes each layer's.
+// Ends the time of the last layer, and writes the time of each layer.
 int pipe_backward_clock_read(BackwardClock* clock, double* seconds) {
   return shim::guarded([&] {
     clock->turn_to(kNone);

@@ -1,6 +1,5 @@
-// A layer's random numbers. While it runs, every random operator without a generator draws
-// from the layer's own rng (`layer_key.cpp` hands it over). The process's default generators are
-// not touched.
+// The random numbers of layers. While a layer runs, every random operator without a generator draws
+// from the layer's rng (`layer_key.cpp` passes it). The process's default generators are not used.
 #include "layer_key.h"
 
 #include <ATen/CPUGeneratorImpl.h>
@@ -12,8 +11,8 @@ namespace {
 
 struct Rng {
   uint64_t seed = 0;
-  // Generators of this thread, one per device, and which of them stand on `seed` already: seeding
-  // one costs microseconds, so it is left to the first operator that draws.
+  // The generators of this thread, one per device, and whether each is already seeded with `seed`.
+  // Seeding takes microseconds, so the first operator that draws does it.
   std::map<
       c10::Device,
       std::pair<at::Generator, bool>,
@@ -47,7 +46,7 @@ struct Rng {
 };
 
 thread_local Rng rng;
-// Those of layers in which another model runs.
+// The generators of layers in which another model runs.
 thread_local std::vector<Rng> put_aside;
 
 } // namespace
@@ -62,8 +61,8 @@ at::Generator rng_on(c10::Device device) {
 
 extern "C" {
 
-// From here to `pipe_random_leave`, this thread draws from its rng. Returns whether it already did:
-// then the one in use is put aside.
+// From now until `pipe_random_leave`, this thread draws from its rng. Returns whether it did so
+// before; then the rng in use is put aside.
 int pipe_random_enter() {
   bool before = shim::in_layer();
   if (before) {
@@ -82,14 +81,14 @@ void pipe_random_leave(int before) {
   c10::impl::tls_set_dispatch_key_included(shim::kLayerKey, before != 0);
 }
 
-// Starts this thread's rng at `seed`.
+// Seeds this thread's rng with `seed`.
 void pipe_random_restart(uint64_t seed) {
   rng.restart(seed);
 }
 
-// One number, as any random operator of the caller would draw it: from the process's default CPU
+// Draws one number as a random operator of the caller would: from the process's default CPU
 // generator or, in a layer, from its rng. `before` gets the default generator as it was, for
-// `pipe_random_undo`; null in a layer, whose rng starts again in any case.
+// `pipe_random_undo`. In a layer it is null, because the layer's rng is seeded again anyway.
 int pipe_random_draw(uint64_t* number, at::Generator** before) {
   return shim::guarded([&] {
     *before = nullptr;
@@ -104,7 +103,7 @@ int pipe_random_draw(uint64_t* number, at::Generator** before) {
   });
 }
 
-// Takes back the number that was drawn, unless somebody has drawn another one since.
+// Returns the number to the generator, unless another one has been drawn since.
 int pipe_random_undo(const at::Generator* before) {
   return shim::guarded([&] {
     at::Generator expected = before->clone();

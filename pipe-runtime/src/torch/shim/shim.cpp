@@ -1,5 +1,5 @@
-// The whole shim as one translation unit: reading libtorch's headers is most of the time that a
-// file takes, and here they are read once.
+// The whole shim as one translation unit. Reading libtorch's headers takes most of the time of
+// compiling a file, and here they are read once.
 #include "counter.cpp"
 #include "cuda.cpp"
 #include "error.cpp"

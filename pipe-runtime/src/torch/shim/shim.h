@@ -1,6 +1,6 @@
-// What the Rust side of `torch/` calls. Every function is `extern "C"`, catches every C++
-// exception, and returns 0 on success; otherwise the message waits in `pipe_error()` on the same
-// thread.
+// The functions that the Rust side of `torch/` calls. Each is `extern "C"`, catches all C++
+// exceptions, and returns 0 on success. Otherwise `pipe_error()` on the same thread has the
+// message.
 #pragma once
 
 #include <ATen/ATen.h>

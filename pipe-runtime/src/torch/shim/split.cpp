@@ -1,16 +1,15 @@
 // A stage's backward in two halves: for the values that it received (I), which the stage before
-// waits for, and for its parameters (W), which nobody waits for (Qi et al. 2023, "Zero Bubble
-// Pipeline Parallelism"). Both walk the same graph, and each node's two kinds of gradient are
-// computed once: a node that leads to both is a cut, and is run twice, first for the one, then for
-// the other.
+// waits for, and for its parameters (W), which no stage waits for (Qi et al. 2023, "Zero Bubble
+// Pipeline Parallelism"). Both walk the same graph, and each node computes each of its gradients
+// once. A node that leads to both is a cut: it runs twice, once for each half.
 #include "walk.h"
 
 using namespace shim;
 
 extern "C" {
 
-// The first half: from the roots to the values received, whose gradients are written to `received`
-// (null where none arrived). Keeps what the second half starts from, and releases what neither
+// The first half: from the roots to the received values, whose gradients are written to `received`
+// (null where none arrived). Keeps what the second half starts from, and frees what neither half
 // needs any more. A graph that cannot be split is walked as a whole, into `sums`.
 int pipe_graph_backward_input(
     Graph* graph,
@@ -74,8 +73,8 @@ int pipe_graph_backward_input(
         walk.run(index, std::move(cut->arrived[index]), /*release=*/true);
       }
     }
-    // From here on, the cuts only lead down to the parameters. That lets go of the nodes above the
-    // boundary, so the pending ones are kept by hand.
+    // From here on, the cuts lead only to the parameters. This frees the nodes above the boundary,
+    // so the pending nodes are held explicitly.
     for (uint32_t index : topology.order) {
       if (cut->pending[index]) {
         cut->nodes.push_back(topology.nodes[index]->getptr());

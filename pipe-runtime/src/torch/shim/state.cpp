@@ -1,7 +1,7 @@
 // The variables that layers change while they run. A variable is copied right before the first
-// operator that writes to its memory: schemas tell which do (all but batch norm's), also through
-// `data`, which no version counter sees. One that is given other memory has the old one still.
-// What never changes costs nothing.
+// operator that writes to its memory. Schemas tell which operators write (except batch norm's),
+// even through `data`, which no version counter sees. If the memory of a variable is replaced, the
+// old memory still exists. A variable that never changes costs nothing.
 #include "layer_key.h"
 
 #include <ATen/core/grad_mode.h>
@@ -13,14 +13,14 @@
 
 namespace shim {
 
-// The variables of a model, by number. Read by all threads; never changed.
+// The variables of a model, by number. All threads read them; they never change.
 struct Variables {
   struct Variable {
     at::Tensor tensor;
     std::string name;
     int64_t stage;
-    // The tensor as it was when it was looked at: another one on the same memory, which stays
-    // even if the variable is given other memory (`set_data`).
+    // The tensor as it was when it was looked at: another tensor on the same memory, which stays
+    // even if the variable's memory is replaced (`set_data`).
     at::Tensor seen;
 
     const c10::StorageImpl* storage() const {
@@ -58,26 +58,27 @@ struct Watch {
   const Variables& variables;
   const int64_t stage;
   Watch* const outer;
-  // What has been written, what it was before, and whether only as a statistic.
+  // The variables that were written to, with their values before, and whether they were written
+  // only as statistics.
   struct Moved {
     uint32_t index;
     at::Tensor before;
     bool statistic;
   };
   std::vector<Moved> moved;
-  // What has been an argument, if that is wanted.
+  // The variables that were arguments, if these are recorded.
   std::set<uint32_t> used;
   std::optional<at::CallbackHandle> callback;
 
   Watch(const Variables& variables, int64_t stage, bool uses);
   ~Watch();
   void writes(const at::Tensor& tensor, bool statistic);
-  // Adds those that have been given other memory.
+  // Adds the variables whose memory was replaced.
   void note_other_memory();
   void uses(const c10::IValue& value);
 
  private:
-  // Copies the variable as it was seen, unless that has been done.
+  // Copies the variable as it was seen, unless it was copied before.
   void move(uint32_t index, bool statistic);
 };
 
@@ -166,7 +167,7 @@ void about_to_write(const at::Tensor& tensor, bool statistic) {
 
 namespace {
 
-// Whether all of `count` numbers are finite: their exponents are not all ones.
+// Whether all of `count` numbers are finite: the bits of their exponents are not all ones.
 template <typename Bits>
 bool finite(const void* data, int64_t count, Bits exponent) {
   const Bits* bits = static_cast<const Bits*>(data);
@@ -182,7 +183,8 @@ uint64_t mixed(uint64_t hash, uint64_t word) {
   return hash ^ (hash >> 29);
 }
 
-// Of bytes; four words side by side, since each step waits for the one before.
+// A digest of bytes. Four words are processed in parallel, because each step depends on the one
+// before.
 uint64_t digest_bytes(const void* data, size_t size) {
   uint64_t lanes[4] = {1, 2, 3, 4};
   const char* bytes = static_cast<const char*>(data);
@@ -245,8 +247,13 @@ int pipe_variables_push(
   return shim::guarded([&] { variables->push(*tensor, name, stage, tensor->detach()); });
 }
 
+// Frees the gradient of a variable, if it has one.
+int pipe_gradient_drop(const at::Tensor* variable) {
+  return shim::guarded([&] { variable->mutable_grad() = at::Tensor(); });
+}
+
 // Whether the variables of a stage (of all, if it is negative) have the memory that they had when
-// they were looked at: a cast gives them other one.
+// they were looked at. A cast replaces it.
 int pipe_variables_stand(const Variables* variables, int64_t stage) {
   for (const auto& variable : variables->all) {
     if ((stage < 0 || variable.stage == stage) && variable.has_other_memory()) {
@@ -256,7 +263,7 @@ int pipe_variables_stand(const Variables* variables, int64_t stage) {
   return 1;
 }
 
-// The same variables; those of the stage (all, if it is negative) are looked at again.
+// Copies the list of variables, and looks again at those of the stage (at all, if it is negative).
 int pipe_variables_again(const Variables* variables, int64_t stage, Variables** fresh) {
   return shim::guarded([&] {
     auto made = std::make_unique<Variables>();
@@ -272,8 +279,8 @@ int pipe_variables_again(const Variables* variables, int64_t stage, Variables** 
   });
 }
 
-// From here to `pipe_watch_free`, what this thread's layers write is copied before. With `uses`,
-// what they use is noted too.
+// From now until `pipe_watch_free`, variables are copied before layers on this thread write to
+// them. With `uses`, the variables that they use are recorded too.
 int pipe_watch_start(const Variables* variables, int64_t stage, int uses, Watch** watch) {
   return shim::guarded([&] { *watch = new Watch(*variables, stage, uses != 0); });
 }
@@ -282,7 +289,7 @@ void pipe_watch_free(Watch* watch) {
   delete watch;
 }
 
-// How many variables have been written to, and how many have been used.
+// The number of variables that were written to, and the number of those that were used.
 int pipe_watch_counts(Watch* watch, size_t* moved, size_t* used) {
   return shim::guarded([&] {
     watch->note_other_memory();
@@ -291,8 +298,8 @@ int pipe_watch_counts(Watch* watch, size_t* moved, size_t* used) {
   });
 }
 
-// Writes the number of each variable that has been written to, with what it was before, and
-// whether only as a statistic; and the numbers of those that have been used.
+// Writes, for each variable that was written to, its number, its value before, and whether it was
+// written only as a statistic; and the numbers of the variables that were used.
 int pipe_watch_read(
     Watch* watch,
     size_t* moved,
@@ -312,7 +319,7 @@ int pipe_watch_read(
   });
 }
 
-// Whether a tensor on the CPU has neither infinite numbers nor such that are none.
+// Whether a tensor on the CPU has no infinite number and no NaN.
 int pipe_is_finite(const at::Tensor* tensor, int* finite) {
   return shim::guarded([&] {
     *finite = 1;
@@ -331,7 +338,7 @@ int pipe_is_finite(const at::Tensor* tensor, int* finite) {
   });
 }
 
-// A number that tells the values, kind and layout of a tensor on the CPU from others.
+// A digest of the values, kind and layout of a tensor on the CPU.
 int pipe_digest(const at::Tensor* tensor, uint64_t* number) {
   return shim::guarded([&] {
     at::NoGradGuard no_grad;

@@ -1,5 +1,5 @@
-// Streams and events of accelerators, through libtorch's device-generic classes: no toolkit's
-// headers are needed, and every accelerator that libtorch knows takes the same path.
+// Streams and events of accelerators, through libtorch's device-generic classes. No toolkit's
+// headers are needed, and every accelerator that libtorch supports takes the same path.
 #pragma once
 
 #include "shim.h"
@@ -24,14 +24,14 @@ namespace shim {
 c10::Stream unpack(const Stream& stream);
 Stream pack(const c10::Stream& stream);
 
-// The device that tch's number for it means.
+// The device with tch's number.
 c10::Device device_of(int number);
 
-// Tells the allocator that work on `stream` uses the tensor's memory, which must not be handed out
-// again before that work is done.
+// Records in the allocator that work on `stream` uses the tensor's memory, which must not be reused
+// before that work is done.
 void record_use(const at::Tensor& tensor, const c10::Stream& stream);
 
-// Makes a stream and its device the thread's current ones; puts back those before.
+// Makes a stream and its device current for the thread, and restores the previous ones.
 class OnStream {
  public:
   explicit OnStream(const c10::Stream& stream);

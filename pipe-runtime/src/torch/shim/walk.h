@@ -1,6 +1,6 @@
-// A walk of its own over a stage's autograd graph. libtorch's engine puts each node through a
-// queue, three hash maps and a full switch of the thread's state, for graphs that span devices and
-// threads. A stage's graph is on one device and was made by one thread, and so is its walk.
+// A walk over a stage's autograd graph. libtorch's engine takes each node through a queue, three
+// hash maps and a full switch of the thread's state, for graphs that span devices and threads. A
+// stage's graph is on one device and was made by one thread, and the walk uses that.
 #pragma once
 
 #include "graph.h"
@@ -9,11 +9,11 @@
 
 namespace shim {
 
-// What lies below some roots, found in one pass over it.
+// The part of a graph below some roots, found in one pass.
 struct Topology {
   enum class Kind : uint8_t { nothing, node, parameter, boundary };
 
-  // Where an edge leads: to which node of `nodes`, or to which parameter.
+  // The target of an edge: a node of `nodes`, or a parameter.
   struct Target {
     Kind kind = Kind::nothing;
     uint32_t index = 0;
@@ -21,9 +21,9 @@ struct Topology {
 
   std::vector<Node*> nodes;
   // The numbers of the nodes in the order in which libtorch's engine runs them: the one made last
-  // first. Each comes before those that its edges lead to.
+  // comes first. Each comes before the nodes that its edges lead to.
   std::vector<uint32_t> order;
-  // For each node, where its edges start in `targets`.
+  // For each node, the start of its edges in `targets`.
   std::vector<uint32_t> first;
   std::vector<Target> targets;
   std::vector<Target> roots;
@@ -32,53 +32,53 @@ struct Topology {
   std::vector<uint32_t> parameters;
   // Whether the graph can be walked here: see `walk.cpp`.
   bool plain = true;
-  // Whether it can also be walked in two halves: a node for a view that was changed in place wants
+  // Whether it can also be walked in two halves. A node of a view that was changed in place needs
   // all of its edges.
   bool splits = true;
 
-  // Below `roots`, in the graph that has them. A node that was made in another pass is an error.
+  // Finds the part below `roots` in the graph that has them. A node that was made in another pass
+  // is an error.
   Topology(const edge_list& roots, Graph& graph, const Parameters& parameters);
 
   // For each node, whether the boundary can be reached from it.
   std::vector<bool> above_boundary() const;
 };
 
-// The gradients on their way down: for each node those of its inputs, empty as long as none has
+// The gradients that are on their way: for each node those of its inputs, empty while none has
 // arrived.
 using Arrived = std::vector<variable_list>;
 
 struct Cut {
   Topology topology;
-  // Which nodes the second half still has to run.
+  // The nodes that the second half still has to run.
   std::vector<bool> pending;
   Arrived arrived;
-  // What keeps the cuts and all below them alive, once the way to them is gone.
+  // Keeps the cuts and everything below them alive, after the edges to them are removed.
   std::vector<NodePtr<Node>> nodes;
 };
 
 // Runs libtorch's engine from `roots` to `targets`, on the calling thread for every device: a
-// worker owns its stage, and the threads that libtorch has for accelerators may be waiting for this
-// very walk.
+// worker owns its stage, and libtorch's threads for accelerators may be waiting for this walk.
 variable_list engine(
     const edge_list& roots,
     const variable_list& seeds,
     bool keep_graph,
     const edge_list& targets);
 
-// Where the parameters' gradients go.
+// The place for the parameters' gradients.
 struct Leaves {
   const Parameters& parameters;
   Sums& sums;
-  // Nothing more will be added to the sums of this stage.
+  // Whether nothing more will be added to the sums of this stage.
   bool last;
 
   void arrive(size_t parameter, at::Tensor&& gradient);
 
-  // To be called whenever a sum has grown.
+  // Call this whenever a sum has grown.
   void settle(size_t parameter);
 };
 
-// A node's edges without those for which `away` holds; they are put back when it is dropped.
+// Removes the edges of a node for which `away` is true, and restores them when dropped.
 class Without {
  public:
   template <typename Away>
@@ -98,25 +98,25 @@ class Without {
   edge_list whole_;
 };
 
-// One walk over a plain graph: what arrives where.
+// One walk over a plain graph: which gradients arrive where.
 class Walk {
  public:
   Walk(const Topology& topology, Arrived& arrived, Leaves leaves, variable_list& received)
       : topology_(topology), arrived_(arrived), leaves_(leaves), received_(received) {}
 
-  // Puts the gradients of the roots where they belong.
+  // Puts the gradients of the roots in their places.
   void start(const edge_list& roots, variable_list&& seeds);
 
-  // Runs a node on what has arrived for it, and passes on what it gives along those of its edges
-  // that are there. With `release`, it lets go of what it has saved as soon as it has run.
+  // Runs a node on the gradients that have arrived for it, and passes the results along those of
+  // its edges that exist. With `release`, the node frees what it has saved as soon as it has run.
   void run(uint32_t index, variable_list&& inputs, bool release);
 
  private:
-  // If the node is a matrix product whose second factor is a parameter that has a sum already: adds
-  // that factor's gradient to the sum, and says which edge is thereby done with. See `fusion.cpp`.
+  // If the node is a matrix product whose second factor is a parameter that has a sum already, adds
+  // that factor's gradient to the sum, and returns which edge that settles. See `fusion.cpp`.
   std::optional<uint32_t> add_product(uint32_t index, const variable_list& inputs);
 
-  // Puts a gradient where an edge leads.
+  // Puts a gradient at the target of an edge.
   void arrive(Topology::Target target, uint32_t input, at::Tensor&& gradient);
 
   const Topology& topology_;
@@ -125,7 +125,7 @@ class Walk {
   variable_list& received_;
 };
 
-// The whole backward of a graph, as `pipe_graph_backward` has it.
+// Runs the whole backward of a graph, as `pipe_graph_backward`.
 void backward(
     Graph& graph,
     const edge_list& roots,
@@ -134,17 +134,17 @@ void backward(
     Leaves leaves,
     variable_list& received);
 
-// Gives the received values' gradients to the caller: null where none arrived.
+// Returns the gradients of the received values to the caller: null where none arrived.
 void hand_over(variable_list&& found, at::Tensor** received);
 
-// Whether something can be added to the sum in place: a gradient may be a view of another one, or
+// Whether a gradient can be added to the sum in place: a gradient may be a view of another one, or
 // repeat one number.
 bool adds_in_place(const at::Tensor& sum);
 
 // Adds a gradient, in place where that is possible.
 void accumulate(at::Tensor& sum, at::Tensor&& gradient);
 
-// Whether a parameter could have the sum as its gradient: nobody else can see its memory.
+// Whether the sum could become a parameter's gradient: no other tensor uses its memory.
 bool is_alone(const at::Tensor& sum);
 
 } // namespace shim

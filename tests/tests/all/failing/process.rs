@@ -1,10 +1,13 @@
 //! What a pipeline prints. In a process of its own: this test binary, called again.
 
+use std::cell::RefCell;
 use std::process::{Command, Output};
 
-use pipe_runtime::{Devices, pipeline};
-use pipe_tests::compare::rows;
+use pipe_runtime::balance::Balance;
+use pipe_runtime::{Context, Devices, Layer, pipeline};
+use pipe_tests::compare::{mse, rows};
 use pipe_tests::layers::{func, linear};
+use tch::Tensor;
 use tch::nn::{Func, Linear};
 
 #[pipeline(chunks = 2)]
@@ -56,4 +59,48 @@ fn fails() {
         error.replace("mm: ", ""),
         "forward of micro-batch 0 in stage 1, layer `last`: mat1 and mat2 shapes cannot be multiplied (3x8 and 3x8)"
     );
+}
+
+/// Keeps its last output until the next one, as layers with a state do.
+struct Keeps(Linear, RefCell<Option<Tensor>>);
+
+impl Layer<Tensor> for Keeps {
+    type Out = Tensor;
+
+    fn run(&self, x: Tensor, _cx: &Context) -> Tensor {
+        let y = x.apply(&self.0);
+        self.1.replace(Some(y.detach().copy()));
+        y
+    }
+}
+
+#[pipeline(chunks = 2)]
+struct Kept {
+    #[device("cpu")]
+    first: Keeps,
+    #[device("cpu")]
+    last: Keeps,
+}
+
+#[test]
+fn measuring_prints_no_warning_of_memory_that_is_older() {
+    let _serial = pipe_tests::serial();
+    if std::env::var_os(AGAIN).is_some() {
+        return measures();
+    }
+    let output = again("measuring_prints_no_warning_of_memory_that_is_older", &[]);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && !text.contains("CPUAllocator"), "{text}");
+}
+
+fn measures() {
+    let vars = Kept::vars(&Devices::cpu(2)).unwrap();
+    let keeps = |path| Keeps(linear(path, 8, 8), RefCell::default());
+    let model = Kept { first: keeps(vars.first()), last: keeps(vars.last()) };
+    let _profile = Balance::of(&model, &vars).by_size(rows(6)).unwrap();
+    let mut pipe = model.pipe(&vars).build().unwrap();
+    pipe.train_step(rows(6), rows(6), mse).unwrap();
+    pipe.start_trace();
+    pipe.train_step(rows(6), rows(6), mse).unwrap();
+    assert!(pipe.stop_trace().unwrap().costs().stages[0].activation > 0.);
 }

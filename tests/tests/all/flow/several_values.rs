@@ -1,6 +1,6 @@
 //! Several values that flow side by side, over three and over four stages, beside plain tch:
 //! constants that are used far from where they come in, lent weights, complex numbers, integers
-//! that go first, and values that nobody looks at.
+//! that go first, and values that are not used.
 
 use pipe_runtime::{Checkpoint, Context, Devices, Flow, IntoFlow, Layer, Replicate, ScheduleKind, pipeline};
 use pipe_tests::compare::{mse, rows};
@@ -527,7 +527,7 @@ fn integers_and_booleans_that_go_first() {
     train_both::<Integers3, Integers4>(bits, 2);
 }
 
-// Values that nobody looks at.
+// Values that are not used.
 
 type Pair = (Tensor, Tensor);
 

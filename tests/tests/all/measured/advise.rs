@@ -54,6 +54,18 @@ fn best(advice: &Advice) -> &Candidate {
 }
 
 #[test]
+fn times_are_said_to_be_those_of_free_cores() {
+    let _serial = pipe_tests::serial();
+    let (pipe, costs) = measured();
+    let advice = pipe.advise(&costs, None).unwrap();
+    let cores = std::thread::available_parallelism().unwrap();
+    let ranks = best(&advice).ranks;
+    let each = if ranks == 1 { "1 rank on 1 free core" } else { &format!("{ranks} ranks on {ranks} free cores") };
+    let line = format!("\ntime: that of {each}, of {cores} here; what else runs on them adds to it\n");
+    assert!(advice.to_string().contains(&line), "{advice}");
+}
+
+#[test]
 fn what_is_advised_can_be_written_and_run() {
     let _serial = pipe_tests::serial();
     let (pipe, costs) = measured();

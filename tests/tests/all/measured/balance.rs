@@ -414,7 +414,7 @@ fn a_limit_of_memory_moves_the_cut() {
 #[test]
 fn a_transfer_that_costs_time_moves_the_cut() {
     let _serial = serial();
-    // What crosses is smallest behind the third layer.
+    // The smallest crossing is after the third layer.
     let layers = || {
         vec![
             func(|x| x.sin()),

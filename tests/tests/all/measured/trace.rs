@@ -97,7 +97,7 @@ fn costs_are_what_was_measured() {
     let _serial = pipe_tests::serial();
     let trace = traced(ScheduleKind::ZbH1, Checkpoint::Never, 3);
     let costs = trace.costs();
-    // Stage 1 sleeps 4 ms on its way forward, and nobody on the way back.
+    // Stage 1 sleeps 4 ms in its forward, and no stage sleeps in its backward.
     assert!(costs.stages[1].forward >= 4e-3, "{costs:?}");
     assert!(costs.stages[1].forward > costs.stages[0].forward && costs.stages[1].recompute == costs.stages[1].forward);
     assert!(costs.stages.iter().all(|stage| stage.backward_input > 0. && stage.backward_weight > 0.));

@@ -2,6 +2,8 @@
 
 mod balance_file;
 mod language;
+mod optional;
 mod skips;
+mod strict;
 mod tied;
 mod vars;

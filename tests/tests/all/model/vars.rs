@@ -384,7 +384,7 @@ fn files_of_another_kind_are_told_in_words() {
     assert_eq!(said("text.safetensors", b"some other text"), "not a safetensors file: it has no header");
     let whole = std::fs::read(small_file(Vec::new()).path()).unwrap();
     let cut = said("cut.safetensors", &whole[..whole.len() - 1]);
-    assert_eq!(cut, format!("cut off: its header tells of {} bytes, and it has {}", whole.len(), whole.len() - 1));
+    assert_eq!(cut, format!("cut off: its header describes {} bytes, and it has {}", whole.len(), whole.len() - 1));
 
     let store = VarStore::new(Device::Cpu);
     let _net = plain(&store);
@@ -403,4 +403,60 @@ fn a_file_is_safetensors_whatever_it_is_called() {
         small(Kind::Float, Kind::Double).save(&file).unwrap();
         small(Kind::Double, Kind::Float).load(&file).unwrap();
     }
+}
+
+#[test]
+fn frozen_variables_are_selected_by_name_or_pattern() {
+    let _serial = pipe_tests::serial();
+    let (model, vars) = Spread::make(1);
+    let trained = || {
+        let mut names: Vec<_> = vars.var_store().variables().into_iter().collect();
+        names.retain(|(_, variable)| variable.requires_grad());
+        names.len()
+    };
+    let mut optimizer = nn::Sgd::default().build(vars.var_store(), 0.1).unwrap();
+    let mut pipe = model.pipe(&vars).chunks(2).build().unwrap();
+    let mut step = || {
+        pipe.train_step(rows(4), rows(4), |y, x: &Tensor| (y.sum(Kind::Float) - x).square().mean(Kind::Float)).unwrap();
+        optimizer.step();
+    };
+    // The gradients stay: a frozen variable would be changed by them once more.
+    step();
+    let values =
+        |pattern: &str| vars.select(pattern).unwrap().into_iter().map(|(_, value)| value.copy()).collect::<Vec<_>>();
+    assert_eq!(vars.freeze("blocks.1").unwrap(), 4);
+    assert_eq!(vars.freeze("*.bias").unwrap(), 8);
+    assert_eq!(trained(), 16 - 4 - 8 + 2);
+    let frozen = (values("blocks.1"), values("*.bias"));
+    let others = values("blocks.0.*.weight");
+    step();
+    assert_eq!((values("blocks.1"), values("*.bias")), frozen);
+    assert!(values("blocks.0.*.weight").iter().zip(&others).all(|(now, before)| now != before));
+
+    assert_eq!(vars.unfreeze("*").unwrap(), 16);
+    step();
+    assert!(values("blocks.1").iter().zip(&frozen.0).all(|(now, before)| now != before));
+    let names: Vec<_> = vars.select("blocks.2.lin").unwrap().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["blocks.2.lin.bias", "blocks.2.lin.weight"]);
+    let error = vars.freeze("bloks").unwrap_err().to_string();
+    assert_eq!(error, "no variable is selected by `bloks`: did you mean `blocks`?");
+}
+
+#[test]
+fn statistics_are_not_unfrozen() {
+    let _serial = pipe_tests::serial();
+    let vars = Normed::vars(&Devices::cpu(Normed::STAGES)).unwrap();
+    let _model = Normed { norm: nn::batch_norm1d(vars.norm(), 4, Default::default()), head: linear(vars.head(), 4, 4) };
+    assert_eq!(vars.freeze("norm").unwrap(), 4);
+    assert_eq!(vars.unfreeze("norm").unwrap(), 2);
+    let error = vars.unfreeze("norm.running_*").unwrap_err().to_string();
+    assert_eq!(error, "`norm.running_*` selects no variable that is made to be trained");
+}
+
+#[pipeline]
+struct Normed {
+    #[device("cpu")]
+    norm: nn::BatchNorm,
+    #[device("cpu")]
+    head: Linear,
 }

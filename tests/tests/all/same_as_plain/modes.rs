@@ -155,3 +155,47 @@ fn the_callers_number_of_threads_comes_back() {
     }
     tch::set_num_threads(1);
 }
+
+/// Whether this thread records graphs.
+fn records() -> bool {
+    (leaf(2) * 2.).requires_grad()
+}
+
+#[test]
+fn a_prediction_records_nothing_and_leaves_the_modes_as_they_were() {
+    let _serial = pipe_tests::serial();
+    let mut built = build(Checkpoint::Always);
+    let x = rows(8);
+    let predicted = built.pipe.predict(&x).unwrap();
+    assert_eq!(built.seen.lock().unwrap().drain(..).collect::<Vec<_>>(), [(Kind::Float, false, false, false); 8]);
+    assert!(built.pipe.is_training() && records());
+    assert!(!predicted.requires_grad());
+
+    built.pipe.eval();
+    let evaluated = built.pipe.forward(&x).unwrap();
+    assert!(evaluated.requires_grad());
+    assert_eq!(predicted, evaluated);
+    assert_eq!(built.pipe.predict(&x).unwrap(), evaluated);
+    assert!(!built.pipe.is_training());
+}
+
+#[test]
+fn evaluation_ends_with_its_closure_also_by_an_error_or_a_panic() {
+    let _serial = pipe_tests::serial();
+    let mut built = build(Checkpoint::Never);
+    let pipe = &mut built.pipe;
+    let inside = pipe.evaluating(|pipe| (pipe.is_training(), pipe.forward(rows(4)).unwrap().requires_grad()));
+    assert_eq!(inside, (false, true));
+    assert!(pipe.is_training());
+    let failed = pipe.predict(Tensor::zeros([4, 3], (Kind::Float, Device::Cpu)));
+    assert!(failed.is_err() && pipe.is_training() && records());
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        pipe.evaluating(|pipe| assert!(pipe.is_training(), "evaluation mode"));
+    }));
+    assert!(panicked.is_err() && pipe.is_training());
+    // What the closure sets holds as long as the closure.
+    pipe.evaluating(|pipe| pipe.train());
+    pipe.eval();
+    pipe.evaluating(|pipe| pipe.train());
+    assert!(!pipe.is_training());
+}

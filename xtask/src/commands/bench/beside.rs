@@ -1,4 +1,4 @@
-//! This checkout beside another one: what a change costs, or wins.
+//! Measures this checkout beside another one: the cost or gain of a change.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use crate::tools::libtorch::{self, Flavour};
 const MODES: [&str; 3] = ["never", "except_last", "always"];
 const SCHEDULES: [&str; 2] = ["gpipe", "1f1b"];
 
-/// The steps of both, in turns. The figure is this one's time in the other's.
+/// Runs the steps of both in turns. The figure is this checkout's time divided by the other's.
 pub fn measure(bench: &Bench<'_>, other: &Path) -> anyhow::Result<Table> {
     let other = Checkout { root: other.to_path_buf() };
     libtorch::set_up(&other, Flavour::Cpu)?;

@@ -1,4 +1,4 @@
-//! The programs that are measured, or measure.
+//! Builds the programs that are measured.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -28,10 +28,10 @@ pub fn countable(checkout: &Checkout) -> anyhow::Result<PathBuf> {
     ours(checkout, "countable", &["--no-default-features"])
 }
 
-/// Built as a user's program would be, and put under a name of its own: cargo has one place for all
-/// of its variants.
+/// Builds the program as a user would, and copies it to a separate name, because cargo has one
+/// place for all of its variants.
 pub fn ours(checkout: &Checkout, name: &str, flags: &[&str]) -> anyhow::Result<PathBuf> {
-    // Another checkout may be older than the package: then it has the program among its examples.
+    // Another checkout may be older than the package; then the program is among its examples.
     let package = if checkout.programs().is_dir() { "pipe-programs" } else { "pipe-examples" };
     let mut cargo = cargo::command(checkout);
     cargo.args(["build", "--release", "--quiet", "-p", package, "--bin", "bench"]).args(flags);
@@ -46,13 +46,13 @@ pub fn ours(checkout: &Checkout, name: &str, flags: &[&str]) -> anyhow::Result<P
     let partial = program.with_extension("partial");
     fs::create_dir_all(checkout.bench())
         .and_then(|()| fs::copy(&built, &partial))
-        // In one step: the last one may still be running.
+        // It is replaced in one step, because the previous one may still be running.
         .and_then(|_| fs::rename(&partial, &program))
         .with_context(|| format!("cannot create {}", program.display()))?;
     Ok(program)
 }
 
-/// The one program that cargo built, as its messages tell.
+/// The one program that cargo built, according to its messages.
 fn executable(messages: &str) -> Option<PathBuf> {
     let (_, after) = messages.split_once("\"executable\":\"")?;
     Some(after.split_once('"')?.0.into())
@@ -68,7 +68,7 @@ fn bare(checkout: &Checkout, libtorch: &Path) -> anyhow::Result<PathBuf> {
     compile(checkout, "bare.cpp", "bare", &flags)
 }
 
-/// Compiles a file of `xtask/bench`, unless that was done since it was changed.
+/// Compiles a file of `xtask/bench`, unless it has not changed since the last time.
 pub fn compile(checkout: &Checkout, source: &str, name: &str, flags: &[String]) -> anyhow::Result<PathBuf> {
     let source = checkout.root.join("xtask/bench").join(source);
     let program = checkout.bench().join(name);

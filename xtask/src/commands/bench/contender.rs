@@ -12,26 +12,26 @@ use anyhow::{Context, anyhow, bail};
 
 use crate::tools::checkout::Checkout;
 
-/// For importing torch on a busy machine, or for the longest turn.
+/// The limit for importing torch on a busy machine, or for the longest turn.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// It has said that it is ready, and waits.
+/// A process that has reported that it is ready, and waits.
 #[derive(Debug)]
 pub struct Contender {
     pub name: String,
     child: Child,
-    /// Taken when it is told to end.
+    /// `None` once it was told to end.
     requests: Option<ChildStdin>,
     answers: Receiver<String>,
-    /// What it says beside its answers.
+    /// The file for its other output.
     log: PathBuf,
 }
 
-/// What a step computed.
+/// The results of a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Outcome {
     pub loss: f64,
-    /// Of all gradients; `None` from a contender that makes none.
+    /// The norm of all gradients; `None` for a contender that computes none.
     pub gradient_norm: Option<f64>,
 }
 
@@ -66,17 +66,17 @@ impl Contender {
         self.child.id()
     }
 
-    /// Makes a step.
+    /// Runs a step.
     pub fn check(&mut self) -> anyhow::Result<Outcome> {
         let numbers = self.ask("check")?;
         let [loss, norm] = numbers[..] else { bail!("{} answers `check` with {numbers:?}", self.name) };
         Ok(Outcome { loss, gradient_norm: Some(norm).filter(|norm| norm.is_finite()) })
     }
 
-    /// Makes a step that does not count, then so many that do. Gives their milliseconds.
+    /// Runs a step that does not count, then `count` steps. Returns their times in milliseconds.
     pub fn turn(&mut self, steps: usize) -> anyhow::Result<Vec<f64>> {
         let mut times = self.ask(&format!("turn {steps}"))?;
-        // The loss.
+        // The loss, which is not used here.
         times.pop();
         if times.len() != steps {
             bail!("{} gave {} times for {steps} steps", self.name, times.len());
@@ -87,7 +87,7 @@ impl Contender {
     fn ask(&mut self, request: &str) -> anyhow::Result<Vec<f64>> {
         self.signal(Signal::GoOn);
         if let Some(requests) = &mut self.requests {
-            // That it has ended shows in the missing answer.
+            // If it has ended, the missing answer shows it.
             let _ = writeln!(requests, "{request}").and_then(|()| requests.flush());
         }
         let answer = self.answer()?;
@@ -96,8 +96,8 @@ impl Contender {
         numbers.with_context(|| format!("{} answers `{request}` with `{answer}`", self.name))
     }
 
-    /// To the contender and its own processes: torch 2.3's Pipe keeps a core busy while it has
-    /// nothing to do, which would be the others' loss.
+    /// Sends a signal to the contender and its child processes: torch 2.3's Pipe keeps a core busy
+    /// while it has nothing to do, at the cost of the others.
     fn signal(&self, signal: Signal) {
         #[cfg(unix)]
         if let Some(group) = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw) {
@@ -105,7 +105,7 @@ impl Contender {
                 Signal::Stop => rustix::process::Signal::STOP,
                 Signal::GoOn => rustix::process::Signal::CONT,
             };
-            // That it has ended shows in the missing answer.
+            // If it has ended, the missing answer shows it.
             let _ = rustix::process::kill_process_group(group, signal);
         }
     }
@@ -124,14 +124,14 @@ impl Contender {
     }
 }
 
-/// Who is not asked for anything does nothing.
+/// A contender without a turn must do nothing.
 #[derive(Clone, Copy, Debug)]
 enum Signal {
     Stop,
     GoOn,
 }
 
-/// Makes the process and those that it starts a group of their own.
+/// Makes the process and its children a process group.
 fn set_apart(command: &mut Command) {
     #[cfg(unix)]
     std::os::unix::process::CommandExt::process_group(command, 0);
@@ -140,7 +140,7 @@ fn set_apart(command: &mut Command) {
 impl Drop for Contender {
     fn drop(&mut self) {
         self.signal(Signal::GoOn);
-        // It ends with its input, and lets its own processes end; one that hangs does not.
+        // It ends with its input, and ends its child processes. One that hangs does not.
         drop(self.requests.take());
         for _ in 0..50 {
             if matches!(self.child.try_wait(), Ok(Some(_))) {

@@ -1,4 +1,4 @@
-//! Contenders that take turns at the same work.
+//! Runs contenders in turns at the same work.
 
 use std::thread;
 
@@ -7,30 +7,30 @@ use anyhow::{anyhow, bail};
 use super::contender::Contender;
 use super::spread::{Spread, digits};
 
-/// How far losses and gradients may differ: other libraries add up in another order.
+/// The allowed difference of losses and gradients: other libraries add in another order.
 const TOLERANCE: f64 = 1e-4;
 
-/// How long the timed part of a turn takes, in ms: short steps are repeated, each turn counts with
-/// its median.
+/// The duration of the timed part of a turn, in ms. Short steps are repeated, and a turn counts
+/// with their median.
 const TURN: f64 = 20.;
 const MOST_STEPS: f64 = 20.;
 
-/// The medians of each turn, in ms, by contender.
+/// The median of each turn in ms, for each contender.
 #[derive(Debug, Default)]
 pub struct Times(Vec<Vec<f64>>);
 
-/// Lets them take turns, after a check that all do the same work.
+/// Runs the contenders in turns, after a check that all do the same work.
 pub fn duel(contenders: &mut [Contender], turns: usize) -> anyhow::Result<Times> {
     check(contenders)?;
     take_turns(contenders, turns)
 }
 
-/// Without that check: for works that differ on purpose, each checked by itself.
+/// Runs them without that check, for works that differ on purpose and are checked separately.
 pub fn take_turns(contenders: &mut [Contender], turns: usize) -> anyhow::Result<Times> {
     let steps = contenders.iter_mut().map(steps_of_a_turn).collect::<Result<Vec<_>, _>>()?;
     let mut times = vec![Vec::new(); contenders.len()];
     for turn in 0..turns {
-        // Whoever is first may find the machine in another state than the others do.
+        // The first contender may find the machine in another state than the others.
         for place in 0..contenders.len() {
             let number = (turn + place) % contenders.len();
             let turn = contenders[number].turn(steps[number])?;
@@ -40,8 +40,8 @@ pub fn take_turns(contenders: &mut [Contender], turns: usize) -> anyhow::Result<
     Ok(Times(times))
 }
 
-/// Two that do the same, in turns: first one of them alone, then both at once, which counts with
-/// the mean of the two.
+/// Runs two contenders with the same work: in turns first one of them alone, then both at once,
+/// which counts with the mean of the two.
 pub fn alone_and_at_once(pair: &mut [Contender; 2], turns: usize) -> anyhow::Result<Times> {
     let steps = steps_of_a_turn(&mut pair[0])?;
     let mut times = vec![Vec::new(), Vec::new()];
@@ -56,13 +56,13 @@ pub fn alone_and_at_once(pair: &mut [Contender; 2], turns: usize) -> anyhow::Res
     Ok(Times(times))
 }
 
-/// How many steps make a turn of it.
+/// The number of steps of a turn.
 fn steps_of_a_turn(contender: &mut Contender) -> anyhow::Result<usize> {
     let step = contender.turn(2)?.into_iter().fold(f64::INFINITY, f64::min);
     Ok((TURN / step).clamp(1., MOST_STEPS).round() as usize)
 }
 
-/// Fails unless all compute what the first one does.
+/// Fails unless all compute the same as the first one.
 pub fn check(contenders: &mut [Contender]) -> anyhow::Result<()> {
     let mut first = None;
     for contender in contenders {
@@ -84,7 +84,7 @@ pub fn check(contenders: &mut [Contender]) -> anyhow::Result<()> {
 }
 
 impl Times {
-    /// Adds the turns of the same contenders, started anew.
+    /// Adds the turns of the same contenders after a restart.
     pub fn extend(&mut self, more: Self) {
         self.0.resize(more.0.len(), Vec::new());
         for (times, more) in self.0.iter_mut().zip(more.0) {
@@ -92,22 +92,22 @@ impl Times {
         }
     }
 
-    /// What a contender's step takes, in ms.
+    /// The time of a contender's step, in ms.
     pub fn of(&self, contender: usize) -> Spread {
         Spread::of(self.0[contender].iter().copied())
     }
 
-    /// As it stands in a table.
+    /// The time, formatted for a table.
     pub fn text(&self, contender: usize) -> String {
         format!("{} ms", digits(self.of(contender).median))
     }
 
-    /// One contender's time in another's, turn by turn.
+    /// The time of one contender divided by that of another, turn by turn.
     pub fn ratio(&self, of: usize, to: usize) -> Spread {
         self.combine(|times| times[of] / times[to])
     }
 
-    /// Any number made of the times of a turn.
+    /// A number computed from the times of each turn.
     pub fn combine(&self, number: impl Fn(&[f64]) -> f64) -> Spread {
         let turns = self.0.first().map_or(0, Vec::len);
         let turn = |turn: usize| number(&self.0.iter().map(|times| times[turn]).collect::<Vec<_>>());
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
     use crate::tools::checkout::Checkout;
 
-    /// One that answers what it is told to, and takes so many ms.
+    /// A contender with fixed answers and times in ms.
     fn contender(name: &str, loss: &str, norm: &str, time: &str) -> Contender {
         let script = format!(
             "echo ready; while read what steps; do \
@@ -152,7 +152,7 @@ mod tests {
     fn two_at_once_count_with_their_mean() {
         let mut pair = [contender("test-h", "0.5", "1", "30"), contender("test-i", "0.5", "1", "60")];
         let times = alone_and_at_once(&mut pair, 2).unwrap();
-        // Alone, each has a turn.
+        // Each has a turn alone.
         assert_eq!((times.of(0).low, times.of(0).high), (37.5, 52.5));
         assert_eq!(times.of(1), Spread::exact(45.));
     }

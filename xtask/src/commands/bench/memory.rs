@@ -1,4 +1,4 @@
-//! What a contender's steps hold at most, beyond what it held when it was ready.
+//! Measures the peak memory of a contender's steps, beyond what it held when it was ready.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -11,21 +11,21 @@ use super::work::{Who, Work};
 use super::{Bench, build};
 use crate::commands::bench::contender::Contender;
 
-/// Steps, of which the first may hold less: the memory that it frees is there to be used.
+/// The number of steps. The first may hold less, because later ones reuse the memory that it frees.
 const STEPS: usize = 3;
 
-/// Of one process, in bytes.
+/// The peaks of one process, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Peak {
-    /// Pages of the process.
+    /// The pages of the process.
     pub resident: f64,
-    /// Blocks allocated and not freed, of at least a KiB: tensors, but for a few.
+    /// Blocks of at least a KiB that are allocated and not freed, which are nearly all tensors.
     pub live: f64,
 }
 
 impl Bench<'_> {
-    /// Of several processes one after the other: where threads meet, and which pages they touch,
-    /// differs. Fails on systems other than Linux, which do not tell.
+    /// Measures several processes one after the other, because the timing of threads and the pages
+    /// they touch differ. Fails on systems other than Linux, which do not report this.
     pub fn peaks(&self, who: Who, work: &Work) -> anyhow::Result<Vec<Peak>> {
         let peak = |_| Ok(Peak { resident: self.peak_resident(who, work)?, live: self.peak_live(who, work)? });
         (0..STARTS).map(peak).collect()
@@ -35,13 +35,13 @@ impl Bench<'_> {
         let mut contender = self.contender(who, work)?;
         let process = PathBuf::from(format!("/proc/{}", contender.process()));
         let before = status(&process, "VmRSS")?;
-        // The peak is that from here on.
+        // The peak is counted from here on.
         fs::write(process.join("clear_refs"), "5").context("cannot reset the peak of resident memory")?;
         contender.turn(STEPS - 1)?;
         Ok(status(&process, "VmHWM")? - before)
     }
 
-    /// In a process of its own, whose blocks are counted.
+    /// Measures in a separate process, whose blocks are counted.
     fn peak_live(&self, who: Who, work: &Work) -> anyhow::Result<f64> {
         let counter =
             build::compile(self.checkout, "live_bytes.cpp", "live_bytes.so", &["-shared", "-fPIC"].map(str::to_owned))?;
@@ -94,7 +94,7 @@ impl LiveBytes {
         self.read(1)
     }
 
-    /// While the process waits.
+    /// Reads the number while the process waits.
     fn reset_peak(&self) -> anyhow::Result<()> {
         let live = self.live()? as i64;
         Ok(self.counts.write_all_at(&live.to_ne_bytes(), 8)?)

@@ -1,7 +1,7 @@
-//! `cargo xtask bench`: our library and its peers, measured side by side.
+//! `cargo xtask bench`: measures our library and its peers side by side.
 //!
-//! Each contender is a process that runs steps when asked to. Those of one comparison get the same
-//! work, which their losses and gradients prove, and take turns.
+//! Each contender is a process that runs steps when asked to. The contenders of a comparison take
+//! turns. Their losses and gradients prove that they do the same work.
 
 mod beside;
 mod build;
@@ -72,7 +72,7 @@ pub fn run(checkout: &Checkout, options: &Options) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What the figures are measured with.
+/// The tools with which figures are measured.
 #[derive(Debug)]
 pub struct Bench<'c> {
     checkout: &'c Checkout,

@@ -1,4 +1,4 @@
-//! The tables in `docs/performance.md`.
+//! Writes the tables in `docs/performance.md`.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use super::figures::Figure;
 use super::table::Table;
 use crate::tools::checkout::Checkout;
 
-/// Puts a figure's table where the page has a place for it.
+/// Puts a figure's table between its marks in the page.
 pub fn write(checkout: &Checkout, figure: Figure, table: &Table) -> anyhow::Result<()> {
     let file = checkout.performance();
     let page = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;

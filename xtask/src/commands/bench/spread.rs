@@ -11,21 +11,21 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Of at least one number.
+    /// Computes them from at least one number.
     pub fn of(numbers: impl IntoIterator<Item = f64>) -> Self {
         let mut numbers: Vec<f64> = numbers.into_iter().collect();
         numbers.sort_by(f64::total_cmp);
         Self { median: quantile(&numbers, 0.5), low: quantile(&numbers, 0.25), high: quantile(&numbers, 0.75) }
     }
 
-    /// Of one number that is what it is.
+    /// Makes a spread of one exact number.
     #[cfg(test)]
     pub fn exact(number: f64) -> Self {
         Self { median: number, low: number, high: number }
     }
 }
 
-/// Between the two nearest of sorted numbers, not a number if there are none.
+/// Interpolates between the two nearest of sorted numbers; NaN if there are none.
 fn quantile(sorted: &[f64], share: f64) -> f64 {
     let place = share * sorted.len().saturating_sub(1) as f64;
     let at = |place: f64| sorted.get(place as usize).copied().unwrap_or(f64::NAN);
@@ -33,7 +33,7 @@ fn quantile(sorted: &[f64], share: f64) -> f64 {
     below + (above - below) * place.fract()
 }
 
-/// With as many digits as tell something.
+/// Formats with as many digits as are significant.
 pub fn digits(number: f64) -> String {
     let decimals = match number.abs() {
         100.0.. => 0,

@@ -1,17 +1,17 @@
-//! A figure's outcome, as it is printed and written down.
+//! The table of a figure, as it is printed and written.
 
 use std::fmt;
 
 use super::spread::Spread;
 
-/// The rows of a figure. Prints as a Markdown table whose columns are as wide as what is in them.
+/// The rows of a figure. Prints as a Markdown table with padded columns.
 #[derive(Debug)]
 pub struct Table {
     /// What is measured.
     pub ours: &'static str,
-    /// What it is compared with.
+    /// The name of the column of what it is compared with.
     pub theirs: &'static str,
-    /// What the last number is, such as `theirs / ours`.
+    /// The name of the last number, such as `theirs / ours`.
     pub figure: &'static str,
     pub rows: Vec<Row>,
 }
@@ -23,11 +23,11 @@ pub struct Row {
     pub ours: String,
     pub theirs: String,
     pub figure: Spread,
-    /// `None` for what is shown to compare only.
+    /// The bar; `None` for a row without one.
     pub bar: Option<Bar>,
 }
 
-/// Where a figure should be.
+/// The bar of a figure.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Bar {
     AtLeast(f64),

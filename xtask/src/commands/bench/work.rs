@@ -1,4 +1,4 @@
-//! What is to be done, and by whom.
+//! The work of a benchmark, and its contenders.
 
 use std::fmt;
 use std::path::Path;
@@ -8,7 +8,7 @@ use super::Bench;
 use super::contender::Contender;
 use crate::tools::environment::{self, Environment};
 
-/// A model, its mini-batch, and how both are cut.
+/// A model, its mini-batch, and how both are split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Work {
     pub model: Model,
@@ -21,12 +21,12 @@ pub struct Work {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Model {
-    /// Linear and ReLU, so many times.
+    /// Linear and ReLU, repeated.
     Mlp {
         width: usize,
         layers: usize,
     },
-    /// A layer of next to no work per stage.
+    /// One layer per stage, with almost no work.
     Trivial,
     /// U-Net(3, 2, 8) on square images.
     Unet {
@@ -35,9 +35,9 @@ pub enum Model {
     Gpt,
 }
 
-/// Equal layers, with enough to do.
+/// Equal layers with enough work.
 pub const MLP: Work = Work { model: Model::Mlp { width: 512, layers: 8 }, stages: 2, rows: 256, chunks: 8 };
-/// So small that what surrounds the layers counts.
+/// Layers so small that the overhead around them matters.
 pub const SMALL_MLP: Work = Work { model: Model::Mlp { width: 64, layers: 8 }, stages: 2, rows: 64, chunks: 8 };
 pub const UNET: Work = Work { model: Model::Unet { side: 96 }, stages: 2, rows: 16, chunks: 8 };
 pub const GPT: Work = Work { model: Model::Gpt, stages: 2, rows: 16, chunks: 8 };
@@ -62,7 +62,7 @@ impl Work {
         model.into_iter().chain(numbers).collect()
     }
 
-    /// Of a schedule: forwards and backwards.
+    /// The number of forwards and backwards of a schedule.
     pub fn ops(&self) -> f64 {
         (2 * self.stages * self.chunks) as f64
     }
@@ -79,7 +79,7 @@ impl fmt::Display for Work {
     }
 }
 
-/// Who does it, and in which way. Checkpoint modes and schedules have the same names everywhere.
+/// A contender, and its way to run. Checkpoint modes and schedules have the same names everywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who {
     /// Our `forward` and `backward()` in this checkpoint mode.
@@ -88,17 +88,17 @@ pub enum Who {
     OurStep(&'static str),
     /// The same without the output.
     OurStepWithoutOutput(&'static str),
-    /// The same layers in plain tch, all in one go.
+    /// The same layers in plain tch, on the whole mini-batch.
     PlainTch,
-    /// Their forward.
+    /// The forward of that.
     PlainForward,
     /// Unpipelined, micro-batch after micro-batch.
     Unpipelined,
-    /// The schedule's makespan by the simulator, fed with op times.
+    /// The simulated makespan of the schedule, from measured op times.
     Simulated(&'static str),
-    /// The makespan of equal stages.
+    /// The makespan with equal stages.
     Bound,
-    /// Libtorch in C++, each stage and micro-batch a graph of its own.
+    /// Libtorch in C++, with one graph per stage and micro-batch.
     BareCut,
     /// The same as one graph.
     BareUncut,
@@ -138,7 +138,7 @@ impl Bench<'_> {
         Contender::start(self.checkout, &who.to_string(), self.command(who, work)?)
     }
 
-    /// Starts those that take turns at this work.
+    /// Starts the contenders of this work.
     pub fn contenders(&self, who: &[Who], work: &Work) -> anyhow::Result<Vec<Contender>> {
         who.iter().map(|&who| self.contender(who, work)).collect()
     }
@@ -182,7 +182,7 @@ impl Bench<'_> {
         if let Some((name, value)) = setting {
             command.args([name, value]);
         }
-        // Each thread of a stage is the only one that works for it.
+        // Each stage has one thread.
         command.env("OMP_NUM_THREADS", "1");
         Ok(command)
     }

@@ -1,4 +1,4 @@
-//! A crate outside this checkout that is to use this library.
+//! A crate outside this checkout that uses this library.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -9,8 +9,7 @@ use anyhow::{Context, bail};
 use crate::tools::cargo;
 use crate::tools::checkout::Checkout;
 
-/// The workspace that the crate in `folder` belongs to, with a lock file, which is made if there is
-/// none.
+/// Finds the workspace of the crate in `folder`, and makes a lock file if there is none.
 pub fn workspace(folder: &Path) -> anyhow::Result<Checkout> {
     let manifest = env::current_dir().unwrap_or_default().join(folder).join("Cargo.toml");
     if !manifest.is_file() {
@@ -35,7 +34,7 @@ fn run(manifest: &Path, args: &[&str]) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Says what the workspace still lacks.
+/// Prints what the workspace still lacks.
 pub fn advise(user: &Checkout) {
     let configuration = user.root.join(".cargo/config.toml");
     if !std::fs::read_to_string(&configuration).is_ok_and(|text| text.contains(".libtorch/torch")) {

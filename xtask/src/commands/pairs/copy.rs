@@ -1,4 +1,4 @@
-//! A copy of the checkout as it lies there, whatever is committed.
+//! Copies the checkout as it is, with changes that are not committed.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -11,18 +11,18 @@ use anyhow::{Context, bail};
 
 use crate::tools::checkout::Checkout;
 
-/// The names of what was copied, one on a line: what is gone from the checkout goes from the copy
-/// too.
+/// The file with the names of the copied files, one per line: files that are removed from the
+/// checkout are removed from the copy.
 const COPIED: &str = ".copied";
 
-/// Brings the copy in `root` up to date. Files that have not changed keep their times, so that
-/// cargo builds no more than it must. The lock file is not copied.
+/// Updates the copy in `root`. Files that have not changed keep their times, so that cargo builds
+/// only what it must. The lock file is not copied.
 pub fn update(checkout: &Checkout, root: &Path) -> anyhow::Result<Checkout> {
     fs::create_dir_all(root).with_context(|| format!("cannot create {}", root.display()))?;
     let before = fs::read_to_string(root.join(COPIED)).unwrap_or_default();
     let files = files(checkout)?;
     for gone in before.lines().map(PathBuf::from).filter(|file| !files.contains(file)) {
-        // It may be gone already.
+        // It may already be removed.
         let _ = fs::remove_file(root.join(gone));
     }
     let names: String = files.iter().map(|file| format!("{}\n", file.display())).collect();
@@ -45,12 +45,12 @@ pub fn file(from: &Path, to: &Path, name: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether both files hold the same.
+/// Whether both files have the same contents.
 pub fn is_same(one: &Path, other: &Path) -> bool {
     matches!((fs::read(one), fs::read(other)), (Ok(one), Ok(other)) if one == other)
 }
 
-/// What git knows or would add, less what was removed and the lock file.
+/// The files that git tracks or would add, without removed ones and the lock file.
 fn files(checkout: &Checkout) -> anyhow::Result<BTreeSet<PathBuf>> {
     let mut git = Command::new("git");
     git.current_dir(&checkout.root).args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]);

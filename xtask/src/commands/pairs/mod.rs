@@ -1,5 +1,5 @@
-//! Other pairs of tch and libtorch than the pinned one. Each is tested in a copy of the checkout
-//! with a lock file, a libtorch and a target folder of its own, so that nothing is built back and
+//! Tests other pairs of tch and libtorch than the pinned one. Each is tested in a copy of the
+//! checkout with its own lock file, libtorch and target folder, so that nothing is rebuilt back and
 //! forth.
 //!
 //! `cargo xtask pairs` runs the whole test suite on each pair, and writes down what passed.
@@ -24,10 +24,11 @@ use crate::tools::libtorch::{self, Flavour, WHEELS, Wheel};
 use crate::tools::tally::Tally;
 use crate::tools::{cache, cargo};
 
-/// The header with what newer versions of libtorch no longer have and torch-sys still calls.
+/// The header with functions that newer versions of libtorch no longer have and torch-sys still
+/// calls.
 const REMOVED: &str = "xtask/pairs/removed.h";
 
-/// A tch on a libtorch.
+/// A test of a tch on a libtorch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trial {
     pair: Pair,
@@ -35,7 +36,7 @@ pub struct Trial {
 }
 
 impl Trial {
-    /// This tch on the libtorch that it is made for, or on another one.
+    /// Makes a trial of this tch on the libtorch that it is made for, or on another one.
     pub fn new(tch: &str, libtorch: Option<&str>) -> anyhow::Result<Self> {
         let known = || PAIRS.map(|pair| pair.tch).join(" and ");
         let pair = Pair::of_tch(tch).with_context(|| format!("tch {tch} has not been tried, but {} have", known()))?;
@@ -45,7 +46,7 @@ impl Trial {
         Ok(Self { pair, wheel })
     }
 
-    /// Each libtorch, with the newest tch that is not newer.
+    /// All trials: each libtorch, with the newest tch that is not newer.
     fn all() -> impl Iterator<Item = Self> {
         WHEELS.iter().map(|wheel| {
             let is_older = |pair: &&Pair| pair.libtorch_version() <= wheel.minor();
@@ -64,8 +65,8 @@ impl Trial {
         format!("tch-{tch}-libtorch-{}", self.wheel.minor())
     }
 
-    /// A copy of the checkout in which this tch is locked and this libtorch is linked. No other run
-    /// changes it until the lock is dropped.
+    /// Makes a copy of the checkout in which this tch is locked and this libtorch is linked. No
+    /// other run changes it until the lock is dropped.
     fn set_up(&self, checkout: &Checkout) -> anyhow::Result<(Checkout, File)> {
         let root = checkout.pairs().join(self.name());
         fs::create_dir_all(&root).with_context(|| format!("cannot create {}", root.display()))?;
@@ -82,7 +83,7 @@ impl Trial {
         test::run_in(&copy, Some(self), false)
     }
 
-    /// Makes the checkout's lock file with this tch, again whenever the checkout's has changed.
+    /// Makes the checkout's lock file with this tch, again if that of the checkout has changed.
     fn choose_tch(&self, checkout: &Checkout, copy: &Checkout) -> anyhow::Result<()> {
         let pinned = "Cargo.lock.pinned";
         let is_fresh = copy::is_same(&checkout.root.join("Cargo.lock"), &copy.root.join(pinned))
@@ -97,13 +98,13 @@ impl Trial {
         if !status.success() {
             bail!("tch {} cannot be put into a copy of Cargo.lock: see what cargo says above", self.pair.tch);
         }
-        // In the end: an interrupted run starts again.
+        // This is last, so that an interrupted run starts again.
         fs::copy(checkout.root.join("Cargo.lock"), copy.root.join(pinned)).context("cannot copy Cargo.lock")?;
         Ok(())
     }
 
-    /// Lets cargo build this tch on this libtorch, though it may be made for another one, and makes
-    /// what it builds a third as large: it is built once, and no debugger looks at it.
+    /// Lets cargo build this tch on this libtorch, even if it is made for another one, and makes
+    /// the build a third as large: it is built once, and not debugged.
     pub fn adapt(&self, checkout: &Checkout, cargo: &mut Command) {
         cargo.envs([("CARGO_INCREMENTAL", "0"), ("CARGO_PROFILE_DEV_DEBUG", "line-tables-only")]);
         if self.is_pair() {
@@ -112,7 +113,7 @@ impl Trial {
         cargo.env(fit::BYPASS, "1");
         let year = Needs::of(&checkout.linked_libtorch()).map_or(17, |needs| needs.standard.year());
         if year > 17 {
-            // torch-sys asks for C++17, before these flags.
+            // torch-sys asks for C++17 before these flags.
             let removed = checkout.root.join(REMOVED);
             cargo.env("CXXFLAGS", format!("-std=c++{year} -include {}", removed.display()));
         }

@@ -1,4 +1,4 @@
-//! The table in `docs/libtorch.md`.
+//! Writes the table in `docs/libtorch.md`.
 
 use std::fs;
 use std::process::Command;
@@ -9,7 +9,7 @@ use anyhow::Context;
 use super::Trial;
 use crate::tools::checkout::Checkout;
 
-/// Writes what passed, with today's date, over the row of this pair.
+/// Writes what passed, with today's date, into the row of this pair.
 pub fn write(checkout: &Checkout, trial: &Trial, outcome: &str, took: Duration) -> anyhow::Result<()> {
     let file = checkout.root.join("docs/libtorch.md");
     let page = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
@@ -19,7 +19,7 @@ pub fn write(checkout: &Checkout, trial: &Trial, outcome: &str, took: Duration) 
     fs::write(&file, page).with_context(|| format!("cannot write {}", file.display()))
 }
 
-/// How the pair's row begins.
+/// The start of the pair's row.
 fn start(trial: &Trial) -> String {
     let marked = if trial.is_pair() { "" } else { " (version check bypassed)" };
     format!("| {}{marked} | {} |", trial.pair.tch, trial.wheel.version)

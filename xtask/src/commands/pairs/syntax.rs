@@ -1,5 +1,5 @@
-//! The shim's syntax against the headers of each libtorch that is in the cache: a change that only
-//! the pinned one would take is seen before the pairs are run.
+//! Checks the shim's syntax against the headers of each cached libtorch, so that a change that only
+//! the pinned one accepts is noticed before the pairs are run.
 
 use std::path::Path;
 
@@ -10,7 +10,8 @@ use crate::tools::checkout::Checkout;
 use crate::tools::libtorch::{self, Flavour, WHEELS, Wheel};
 use crate::tools::tally::Tally;
 
-/// Checks all but the one that the tests have run with, says so in the words of a test, and counts.
+/// Checks all except the one that the tests ran with, prints the results like those of tests, and
+/// counts them.
 pub fn check(checkout: &Checkout, tally: &mut Tally) -> anyhow::Result<()> {
     let tested = pipe_libtorch::Version::of_libtorch(&checkout.linked_libtorch());
     for wheel in WHEELS.iter().filter(|wheel| Some(wheel.minor()) != tested) {
@@ -37,12 +38,12 @@ fn tell(wheel: &Wheel, outcome: Option<&Result<(), String>>) {
     }
 }
 
-/// What the compiler says against it.
+/// The errors of the compiler.
 fn compile(checkout: &Checkout, folder: &Path) -> anyhow::Result<Result<(), String>> {
     let compiler = Compiler::find().map_err(|fault| anyhow!(fault))?;
     let mut command = compiler.command();
     command.args(pipe_libtorch::flags(folder).map_err(|fault| anyhow!(fault))?);
-    // Declares what the shim uses of mimalloc, whose own header comes with another crate.
+    // Declares what the shim uses of mimalloc, whose own header is in another crate.
     command.arg("-I").arg(checkout.root.join("xtask/pairs"));
     command.arg("-fsyntax-only").arg(checkout.root.join("pipe-runtime/src/torch/shim/shim.cpp"));
     let output = command.output().with_context(|| format!("cannot start {compiler}"))?;

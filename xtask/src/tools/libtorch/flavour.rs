@@ -15,7 +15,7 @@ pub enum Flavour {
 }
 
 impl Flavour {
-    /// What to ask pip for.
+    /// The requirements for pip.
     pub fn requirements(self, wheel: &Wheel) -> Vec<String> {
         let mut requirements = vec![format!("torch=={}", wheel.version)];
         if self == Self::Cpu && cfg!(target_os = "linux") {
@@ -29,7 +29,7 @@ impl Flavour {
         self == Self::Cuda
     }
 
-    /// Disk space while installing, when the wheels and what is in them lie side by side, in KiB.
+    /// The disk space for installing, when wheels and their contents exist side by side, in KiB.
     pub fn space_needed(self) -> u64 {
         match self {
             Self::Cpu => 2_500_000,
@@ -37,7 +37,8 @@ impl Flavour {
         }
     }
 
-    /// Libraries that must lie beside the `torch` folder, as starts of paths: their versions vary.
+    /// Libraries that must be beside the `torch` folder, as starts of paths, because their versions
+    /// vary.
     pub fn companions(self) -> &'static [&'static str] {
         match self {
             _ if !cfg!(target_os = "linux") => &[],
@@ -52,7 +53,7 @@ impl Flavour {
         }
     }
 
-    /// Whether what is linked there will do. Anything does on a CPU: a folder that the user linked
+    /// Whether the linked folder is sufficient. On a CPU, any folder is: one that the user linked
     /// need not come from a wheel.
     pub fn is_linked_at(self, link: &Path) -> bool {
         self == Self::Cpu || super::found::check_companions(link, self).is_ok()

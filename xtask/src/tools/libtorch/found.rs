@@ -1,4 +1,4 @@
-//! What a folder holds that is said to be libtorch. A fault is worded to follow the folder's name.
+//! Checks a folder that should hold libtorch. The text of an error follows the folder's name.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use super::Flavour;
 
 type Checked = Result<(), String>;
 
-/// Whether `folder` is a libtorch of the version needed, either unpacked from pytorch.org or a
+/// Checks that `folder` is a libtorch of the needed version: unpacked from pytorch.org, or a
 /// wheel's `torch` folder.
 pub fn check(folder: &Path, needed: Version) -> Checked {
     if !has_library(folder, "libtorch_cpu") {
@@ -29,7 +29,7 @@ pub fn check_cuda(folder: &Path) -> Checked {
     if has_library(folder, "libtorch_cuda") { Ok(()) } else { Err("is built without CUDA".to_owned()) }
 }
 
-/// Whether the libraries of other wheels lie where the `torch` folder in `home` looks for them.
+/// Checks that the libraries of other wheels are where the `torch` folder in `home` looks for them.
 pub fn check_companions(home: &Path, flavour: Flavour) -> Checked {
     match flavour.companions().iter().find(|start| !exists(&home.join(start))) {
         None => Ok(()),
@@ -41,7 +41,7 @@ fn has_library(folder: &Path, name: &str) -> bool {
     ["so", "dylib"].iter().any(|suffix| folder.join(format!("lib/{name}.{suffix}")).is_file())
 }
 
-/// Whether some file's path starts like this.
+/// Whether a file's path starts like this.
 fn exists(start: &Path) -> bool {
     let (Some(folder), Some(name)) = (start.parent(), start.file_name()) else {
         return false;

@@ -11,11 +11,11 @@ use crate::tools::{cache, disk, python};
 
 const FOLDER: &str = "pipe-libtorch";
 
-/// The file in which the archives of pytorch.org say their version, and wheels do not. torch-sys
-/// looks at nothing else.
+/// The file with the version in the archives of pytorch.org, which wheels do not have. torch-sys
+/// reads nothing else.
 const BUILD_VERSION: &str = "torch/build-version";
 
-/// Where the installation of this wheel is, if it is there.
+/// The path of the installation of this wheel, if it exists.
 pub fn cached(wheel: &Wheel, flavour: Flavour) -> Option<PathBuf> {
     let home = cache::home().ok()?.join(FOLDER).join(name(wheel, flavour));
     check(&home, wheel, flavour).is_ok().then_some(home)
@@ -25,7 +25,7 @@ fn name(wheel: &Wheel, flavour: Flavour) -> String {
     format!("{}-{flavour}", wheel.version)
 }
 
-/// The cached installation, made now if there is none.
+/// Returns the cached installation, and makes it if there is none.
 pub fn installed(wheel: &Wheel, flavour: Flavour) -> anyhow::Result<PathBuf> {
     if flavour == Flavour::Cuda && !cfg!(target_os = "linux") {
         bail!("libtorch with CUDA exists for Linux only: leave `--cuda` out");
@@ -33,7 +33,7 @@ pub fn installed(wheel: &Wheel, flavour: Flavour) -> anyhow::Result<PathBuf> {
     let is_whole = |home: &Path| check(home, wheel, flavour).is_ok();
     let install = |partial: &Path, home: &Path| install(wheel, flavour, partial, home);
     let home = cache::get(FOLDER, &name(wheel, flavour), is_whole, install)?;
-    // Here and not in `install`: an earlier version of this program did not write it.
+    // This is not in `install`, because an earlier version of this program did not write the file.
     let stamp = home.join(BUILD_VERSION);
     if !stamp.is_file() {
         fs::write(&stamp, format!("{}\n", wheel.version))
@@ -59,7 +59,7 @@ fn install(wheel: &Wheel, flavour: Flavour, partial: &Path, home: &Path) -> anyh
         anyhow!("pip's installation of libtorch {fault}: check that pip's index is PyPI, and run this again")
     })?;
     if home.exists() {
-        // A damaged one: a whole one would have been used.
+        // A damaged one; a complete one would have been used.
         fs::remove_dir_all(home)
             .with_context(|| format!("cannot replace {}: remove it and run this again", home.display()))?;
     }

@@ -5,7 +5,7 @@ use std::{fs, io, process};
 
 use anyhow::{Context, bail};
 
-/// Fails if something is there that is not ours to replace.
+/// Fails if there is something that this program must not replace.
 pub fn check_free(link: &Path) -> anyhow::Result<()> {
     match fs::symlink_metadata(link) {
         Ok(found) if !found.is_symlink() => bail!(
@@ -16,7 +16,7 @@ pub fn check_free(link: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Points the link at `home`. It is replaced in one step: a build that runs meanwhile sees the old
+/// Points the link at `home`. It is replaced in one step, so that a concurrent build sees the old
 /// or the new one.
 pub fn point(link: &Path, home: &Path) -> anyhow::Result<()> {
     let mut fresh = link.as_os_str().to_owned();

@@ -1,8 +1,7 @@
-//! A libtorch that the build can use.
+//! Provides a libtorch that the build can use.
 //!
-//! Which one is needed depends on the tch in the lock file. The user's own `LIBTORCH` comes first,
-//! then what `.libtorch` links to, then the per-user cache, which is filled from PyPI's wheels if
-//! it has to be.
+//! The tch in the lock file determines the version. The user's own `LIBTORCH` comes first, then the
+//! target of `.libtorch`, then the per-user cache, which is filled from PyPI's wheels if necessary.
 
 mod flavour;
 mod found;
@@ -22,15 +21,15 @@ pub use flavour::Flavour;
 pub use install::cached;
 pub use wheel::{WHEELS, Wheel};
 
-/// Returns the folder that the build will use. Does nothing when all is in place.
+/// Returns the folder that the build will use. Does nothing if everything is in place.
 pub fn set_up(checkout: &Checkout, flavour: Flavour) -> anyhow::Result<PathBuf> {
     set_up_wheel(checkout, wheel(checkout)?, flavour)
 }
 
-/// As [`set_up`], with this libtorch, whichever tch it is for.
+/// Sets up this libtorch, for any tch; see [`set_up`].
 pub fn set_up_wheel(checkout: &Checkout, wheel: &Wheel, flavour: Flavour) -> anyhow::Result<PathBuf> {
     let linked = checkout.linked_libtorch();
-    // Cargo passes the value in `.cargo/config.toml` on to this process: that one is not the
+    // Cargo passes the value in `.cargo/config.toml` to this process, which is not a setting of the
     // user's.
     let configured = [&linked, &Checkout::find().linked_libtorch()].map(Clone::clone);
     let own = env::var_os("LIBTORCH").map(PathBuf::from);
@@ -41,7 +40,7 @@ pub fn set_up_wheel(checkout: &Checkout, wheel: &Wheel, flavour: Flavour) -> any
     let compiler = Compiler::find().map_err(|fault| anyhow!(fault))?;
     let fits = found::check(&linked, wheel.minor()).is_ok() && flavour.is_linked_at(&checkout.libtorch_link());
     if !fits {
-        // Before a download, not after it.
+        // Check this before a download.
         link::check_free(&checkout.libtorch_link())?;
         let home = install::installed(wheel, flavour)?;
         link::point(&checkout.libtorch_link(), &home)?;
@@ -50,7 +49,7 @@ pub fn set_up_wheel(checkout: &Checkout, wheel: &Wheel, flavour: Flavour) -> any
     Ok(linked)
 }
 
-/// What the checkout's tch is made for.
+/// The libtorch that the checkout's tch is made for.
 pub fn wheel(checkout: &Checkout) -> anyhow::Result<&'static Wheel> {
     let root = checkout.root.display();
     let lock = Lock::in_folder(&checkout.root).with_context(|| {

@@ -1,9 +1,9 @@
-//! The libtorches that PyPI's wheels hold.
+//! The versions of libtorch in PyPI's wheels.
 
 use pipe_libtorch::Version;
 
-/// One version of PyPI's `torch`, with what its CPU part links to on Linux. The wheel itself names
-/// a `cuda-toolkit`, and that one these versions.
+/// One version of PyPI's `torch`, with the libraries that its CPU part links to on Linux. The wheel
+/// itself requires a `cuda-toolkit`, which requires these versions.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Wheel {
     pub version: &'static str,
@@ -11,7 +11,7 @@ pub struct Wheel {
     pub cuda_cupti: &'static str,
 }
 
-/// Those that the shim compiles against.
+/// The versions against which the shim compiles.
 pub static WHEELS: [Wheel; 5] = [
     Wheel { version: "2.11.0", cuda_runtime: "13.0.96", cuda_cupti: "13.0.85" },
     Wheel { version: "2.12.1", cuda_runtime: "13.0.96", cuda_cupti: "13.0.85" },
@@ -21,7 +21,7 @@ pub static WHEELS: [Wheel; 5] = [
 ];
 
 impl Wheel {
-    /// The wheel of this version, of which the first two numbers count.
+    /// The wheel of this version, where only the first two numbers count.
     pub fn of(version: &str) -> Option<&'static Self> {
         let wanted = Version::parse(version)?;
         WHEELS.iter().find(|wheel| wheel.minor() == wanted)

@@ -1,4 +1,4 @@
-//! Why pip failed, and what the user can do about it.
+//! The reason why pip failed, and what the user can do about it.
 
 use std::env::consts::{ARCH, OS};
 
@@ -11,7 +11,7 @@ enum Cause {
     Unknown,
 }
 
-/// In this order: a lost connection makes pip say that it found no wheel, too.
+/// The order matters: after a lost connection, pip also says that it found no wheel.
 const SIGNS: [(Cause, &[&str]); 4] = [
     (Cause::DiskFull, &["No space left on device", "Disk quota exceeded"]),
     (Cause::NoPip, &["No module named pip", "No module named 'pip'"]),
@@ -43,7 +43,7 @@ fn cause(messages: &str) -> Cause {
     found.map_or(Cause::Unknown, |(cause, _)| cause)
 }
 
-/// One sentence with advice, then pip's own last words.
+/// One sentence with advice, then pip's last lines.
 pub fn explain(what: &str, messages: &str) -> String {
     let sentence = match cause(messages) {
         Cause::DiskFull => format!(

@@ -1,4 +1,4 @@
-//! Runs pip: in a folder of its own, with progress and clear errors.
+//! Runs pip in a separate folder, with progress and clear errors.
 
 mod failure;
 mod progress;
@@ -14,8 +14,7 @@ use anyhow::{Context, anyhow};
 
 use crate::tools::python;
 
-/// Where only the files in the wheels are used, they are those for this Python, whichever one runs
-/// pip.
+/// If only the files in the wheels are used, these are the wheels, whichever Python runs pip.
 const WHEELS_FOR: &str = "3.12";
 
 pub struct Pip {
@@ -25,16 +24,16 @@ pub struct Pip {
 }
 
 impl Pip {
-    /// `pip <action>`, which keeps its temporary files in `folder`: `/tmp` may be too small, and
-    /// what an interrupted pip leaves there would stay.
+    /// Makes a command `pip <action>` that keeps its temporary files in `folder`: `/tmp` may be too
+    /// small, and what an interrupted pip leaves there would stay.
     pub fn new(action: &str, folder: &Path) -> anyhow::Result<Self> {
         let mut pip = Self::start(&[action.as_ref()], folder)?;
         pip.args(["--python-version", WHEELS_FOR]);
         Ok(pip)
     }
 
-    /// `pip install` into the virtual environment of this interpreter, whose wheels are its own
-    /// version's.
+    /// Makes a command `pip install` for the virtual environment of this interpreter, with wheels
+    /// for its version.
     pub fn into_environment(python: &Path, folder: &Path) -> anyhow::Result<Self> {
         Self::start(&["--python".as_ref(), python.as_ref(), "install".as_ref()], folder)
     }
@@ -49,10 +48,11 @@ impl Pip {
             .args(["-m", "pip"])
             .args(action)
             .arg("--disable-pip-version-check")
-            // pip's cache would keep the wheels a second time, and reads them into memory whole.
+            // pip's cache would keep a second copy of the wheels, and reads them into memory as a
+            // whole.
             .args(["--no-cache-dir", "--only-binary=:all:"])
             .env("TMPDIR", temporary)
-            // A user's settings that cannot be combined with `--target`.
+            // Settings of the user that cannot be combined with `--target`.
             .env("PIP_USER", "0")
             .env("PIP_REQUIRE_VIRTUALENV", "0");
         if !has_bar {
@@ -71,9 +71,9 @@ impl Pip {
         self
     }
 
-    /// Runs to the end. `what` is being fetched, in words.
+    /// Runs the command to its end. `what` describes what is fetched.
     pub fn run(&mut self, what: &str) -> anyhow::Result<()> {
-        // On a terminal pip draws a bar; elsewhere it would be silent for minutes.
+        // On a terminal, pip draws a bar. Elsewhere, it would be silent for minutes.
         self.command.stdout(if self.has_bar { Stdio::inherit() } else { Stdio::null() });
         self.command.stderr(Stdio::piped());
         let mut pip = self.command.spawn().context("cannot start `python3 -m pip`: try it by hand")?;
@@ -81,7 +81,7 @@ impl Pip {
         let messages = thread::spawn(move || {
             let mut bytes = Vec::new();
             if let Some(stderr) = &mut stderr {
-                // What was read so far is all there is to show.
+                // Only what was read so far can be shown.
                 let _ = stderr.read_to_end(&mut bytes);
             }
             String::from_utf8_lossy(&bytes).into_owned()

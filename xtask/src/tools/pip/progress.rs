@@ -1,4 +1,4 @@
-//! A line every few seconds while pip is at work.
+//! Prints a line every few seconds while pip works.
 
 use std::path::Path;
 use std::process::{Child, ExitStatus};
@@ -8,7 +8,8 @@ use std::{fs, io, thread};
 const POLL: Duration = Duration::from_millis(50);
 const BETWEEN_LINES: Duration = Duration::from_secs(5);
 
-/// Waits for the end; `report` says what is being fetched, and the folder whose growth to tell.
+/// Waits for the end. `report` has the description of what is fetched, and the folder whose growth
+/// is printed.
 pub fn wait(child: &mut Child, report: Option<(&str, &Path)>) -> io::Result<ExitStatus> {
     let start = Instant::now();
     let mut next_line = BETWEEN_LINES;
@@ -27,7 +28,7 @@ pub fn wait(child: &mut Child, report: Option<(&str, &Path)>) -> io::Result<Exit
     }
 }
 
-/// Bytes in a folder and all below it. Files that vanish meanwhile count as nothing.
+/// The number of bytes in a folder and below it. Files that vanish meanwhile count as nothing.
 fn size(folder: &Path) -> u64 {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let sizes = entries.map(|entry| match entry.metadata() {

@@ -1,12 +1,12 @@
-//! One cell of a schedule's text: an action, or another entry that PyTorch writes.
+//! One cell of a schedule's text: an action, or what else PyTorch writes into one.
 
 use std::str::FromStr;
 
 use crate::list::action::number;
 use crate::list::{Action, ActionKind, ParseActionError};
 
-/// The entries of PyTorch's lists that are not actions, and whether each belongs to one
-/// micro-batch. Those with `WAIT_` are newer than torch 2.11.
+/// What PyTorch's lists have besides actions, and whether it is of one micro-batch. `WAIT_` is
+/// newer than torch 2.11.
 const COMMUNICATION: [(&str, bool); 10] = [
     ("SEND_F", true),
     ("RECV_F", true),
@@ -22,15 +22,15 @@ const COMMUNICATION: [(&str, bool); 10] = [
 
 const OVERLAP: &str = "OVERLAP_F_B";
 
-/// Contents of a cell.
+/// What a cell says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cell {
-    /// No entry: the rank waits.
+    /// Nothing: the rank waits.
     Empty,
     Action(Action),
-    /// A forward overlapped with a backward. PyTorch runs them in this order by default.
+    /// A forward beside a backward. PyTorch runs them in this order, unless told otherwise.
     Overlap([Action; 2]),
-    /// Communication of a stage, or of one micro-batch in it.
+    /// Of a stage, or of one micro-batch in it.
     Communication {
         stage: usize,
         micro_batch: Option<usize>,
@@ -41,26 +41,26 @@ pub(crate) enum Cell {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CellFault {
-    /// The text is not an action.
+    /// It is not an action.
     #[error(transparent)]
     ParseActionError(#[from] ParseActionError),
-    /// The text has an unknown word.
+    /// It has a word that stands for nothing that is known.
     #[error("`{word}` in `{text}` is neither a kind of action (F, R, B, I or W) nor communication ({})", words())]
     UnknownWord {
         /// The text.
         text: String,
-        /// The unknown word.
+        /// The word in it.
         word: String,
     },
-    /// The text names communication, but not in PyTorch's form.
+    /// It names communication, but not as PyTorch writes it.
     #[error("`{text}` is not communication: write it as in `{example}`")]
     NotCommunication {
         /// The text.
         text: String,
-        /// An example of the right form.
+        /// How such a cell looks.
         example: String,
     },
-    /// The text looks like an overlap, but is not one of a forward and a backward.
+    /// It is like an overlap, but not a forward and a backward.
     #[error("`{0}` is not an overlap: write a forward and a backward, as in `(0F7;7B3){OVERLAP}`")]
     NotAnOverlap(
         /// The text.
@@ -109,7 +109,7 @@ fn communication(stage: &str, micro_batch: &str, of_micro_batch: bool) -> Option
     Some(Cell::Communication { stage, micro_batch })
 }
 
-/// Parses `(0F7;7B3)OVERLAP_F_B`, with exactly these two parts.
+/// `(0F7;7B3)OVERLAP_F_B`, with exactly these two parts.
 fn overlap(text: &str) -> Option<[Action; 2]> {
     let (forward, backward) = text.strip_suffix(OVERLAP)?.strip_prefix('(')?.strip_suffix(')')?.split_once(';')?;
     let [forward, backward]: [Action; 2] = [forward.trim().parse().ok()?, backward.trim().parse().ok()?];
@@ -168,8 +168,7 @@ mod tests {
             "`SEND_X` in `3SEND_X1` is neither a kind of action (F, R, B, I or W) nor communication (SEND_F, RECV_F, \
              SEND_B, RECV_B, WAIT_SEND_F, WAIT_SEND_B, UNSHARD, RESHARD, REDUCE_GRAD, WAIT_REDUCE_GRAD)"
         );
-        // PyTorch's long names of its actions, which it never writes to files, and words that
-        // resemble known ones.
+        // PyTorch's names of its actions, which it never writes, and words that are known in part.
         let words =
             ["FORWARD", "FULL_BACKWARD", "BACKWARD_INPUT", "send_f", "SEND_FF", "WAIT", "XSEND_F", "SEND_F_", "FF"];
         for word in words {

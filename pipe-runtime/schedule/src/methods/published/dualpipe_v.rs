@@ -3,12 +3,12 @@ use crate::methods::rank_list::RankList;
 
 /// DualPipeV (DeepSeek-AI 2025, <https://github.com/deepseek-ai/DualPipe>, "DualPipeV"; Qi and
 /// Wan's "cut-in-half" of DualPipe of DeepSeek-AI 2024, "DeepSeek-V3 Technical Report", section
-/// 3.2.1): two stages per rank, with the model folded like a V. In the steady state, a forward of
-/// one direction is paired with a backward of the other, so that the communication of each is
-/// hidden by the work of the other.
+/// 3.2.1). Each rank has two stages, and the model is folded into a V. In the steady state, a
+/// forward of one direction is paired with a backward of the other, so that the communication of
+/// each overlaps with the work of the other.
 ///
-/// Here the two actions of a pair run one after the other, the forward first. The forward's result
-/// is sent before the backward starts.
+/// Here, the two actions of a pair run one after the other, the forward first, and the result of
+/// the forward is sent before the backward starts.
 ///
 /// ```text
 /// rank 0  0F0 0F1 0F2 0F3 0F4 0F5 0F6 7F0 7I0 7W0 7F1 7I1 7W1 7F2 7I2 7W2 7F3 0F7 7B3 -   7F4 0B0 -   7B4 -   7F5 .   0B1 -   7B5 -   7F6 .   0B2 -   7B6 -   7F7 .   0B3 -   7B7 -   0I4 0W4 0I5 0W5 0I6 0W6 0I7 0W7
@@ -41,7 +41,7 @@ pub(super) fn dualpipe_v(ranks: usize, micro_batches: usize) -> Schedule {
             list.f(1);
             list.b(0);
         }
-        // The second half is split, so that the gradients that other ranks wait for come first.
+        // The second half is split, so that what the ranks before wait for comes first.
         for i in 0..=2 * rank + 1 {
             let split = i > rank;
             let stage = 1 - i % 2;
@@ -56,7 +56,7 @@ pub(super) fn dualpipe_v(ranks: usize, micro_batches: usize) -> Schedule {
     Schedule { stages: 2 * ranks, micro_batches, ranks: (0..ranks).map(list_of).collect() }
 }
 
-/// Peak number of pairs in flight, over both of a rank's stages.
+/// Peak number of (stage, micro-batch) pairs in flight, over both stages of a rank.
 pub(super) fn peak_in_flight(ranks: usize) -> usize {
     2 * ranks + 1
 }

@@ -1,8 +1,8 @@
 use crate::list::{Action, Schedule};
 
 /// GPipe (Huang et al. 2019, "GPipe: Efficient Training of Giant Neural Networks using Pipeline
-/// Parallelism", section 2.3), with torchgpipe's order of the backward: all micro-batches forward,
-/// then all of them backward, the last one first.
+/// Parallelism", section 2.3), with torchgpipe's order of the backward: all forwards, then all
+/// backwards, the last micro-batch first.
 ///
 /// Four stages, four micro-batches, one unit of time each:
 ///
@@ -13,16 +13,11 @@ use crate::list::{Action, Schedule};
 /// rank 3  .  .  .  F0 F1 F2 F3 B3 B2 B1 B0 .  .  .
 /// ```
 ///
-/// `rank_of[stage]` is the rank that runs a stage. A rank with several stages goes through them in
-/// order (looped stages). A micro-batch for which `checkpointed` holds is recomputed right before
-/// its backward.
+/// `rank_of[stage]` is the rank of a stage. A rank with several stages goes through them in order
+/// (looped stages). A micro-batch for which `checkpointed` is true is recomputed right before its
+/// backward.
 ///
-/// With `p` ranks, the idle time per rank is `(p - 1)(F + B)`. Each rank holds up to all `m`
-/// micro-batches.
-///
-/// # Panics
-///
-/// If the lists up to the highest rank exceed the capacity of a `Vec`.
+/// The idle time per rank is `(p - 1)(F + B)`. Each rank has up to all `m` micro-batches in flight.
 pub fn gpipe(rank_of: &[usize], micro_batches: usize, checkpointed: impl Fn(usize) -> bool) -> Schedule {
     let mut ranks = vec![Vec::new(); rank_of.iter().max().map_or(0, |last| last + 1)];
     for (stage, &rank) in rank_of.iter().enumerate() {

@@ -3,9 +3,10 @@ use crate::methods::rank_list::RankList;
 use crate::methods::rounds::Rounds;
 
 /// Interleaved 1F1B (Narayanan et al. 2021, "Efficient Large-Scale Language Model Training on GPU
-/// Clusters Using Megatron-LM", section 2.2.2; with PyTorch's rounds, which allow numbers of
-/// micro-batches that the ranks do not divide): the stages are looped over the ranks, and the
-/// micro-batches go through a rank's stages round by round.
+/// Clusters Using Megatron-LM", section 2.2.2). Stage `s` is on rank `s % ranks`. The micro-batches
+/// are divided into rounds; a rank takes one round through each of its stages before the next
+/// round. The rounds are those of PyTorch, so the number of micro-batches need not be a multiple of
+/// the number of ranks.
 ///
 /// ```text
 /// rank 0  0F0 0F1 0F2 0F3 4F0 4F1 4F2 4F3 .   .   .   4B0 .   4B1 .   4B2 .   4B3 0B0 0B1 0B2 0B3
@@ -31,7 +32,7 @@ pub(super) fn interleaved(ranks: usize, stages_per_rank: usize, micro_batches: u
     Schedule { stages: ranks * stages_per_rank, micro_batches, ranks: (0..ranks).map(list_of).collect() }
 }
 
-/// Peak number of pairs in flight, over all of a rank's stages.
+/// Peak number of (stage, micro-batch) pairs in flight, over all stages of a rank.
 pub(super) fn peak_in_flight(rank: usize, ranks: usize, stages_per_rank: usize, micro_batches: usize) -> usize {
     let warm_up = Rounds::new(ranks, stages_per_rank, micro_batches).warm_up(2 * (ranks - 1 - rank));
     (micro_batches * stages_per_rank).min(warm_up + 1)

@@ -1,9 +1,9 @@
 use super::gpipe::gpipe;
 use crate::list::Schedule;
 
-/// Looped breadth-first (Lamy-Poirier 2023, "Breadth-First Pipeline Parallelism", on the schedule
-/// of that name): the stages are looped over the ranks, and all micro-batches go through a rank's
-/// stage before any goes through its next one. This is GPipe on looped stages.
+/// Looped breadth-first (Lamy-Poirier 2023, "Breadth-First Pipeline Parallelism", the schedule of
+/// that name). Stage `s` is on rank `s % ranks`, and all micro-batches go through one of a rank's
+/// stages before any goes through its next one. This is GPipe on looped stages.
 ///
 /// ```text
 /// rank 0  0F0 0F1 0F2 0F3 4F0 4F1 4F2 4F3 .   .   .   .   .   .   4B3 4B2 4B1 4B0 0B3 0B2 0B1 0B0

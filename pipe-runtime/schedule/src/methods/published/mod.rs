@@ -1,4 +1,4 @@
-//! The ten published schedules, one file each: the lists, and how much each rank has in flight.
+//! The ten published schedules, one per file: the lists, and the peak in flight of each rank.
 
 mod dualpipe_v;
 mod gpipe;
@@ -17,11 +17,11 @@ use crate::list::Schedule;
 use crate::methods::{ScheduleKind, ScheduleKindError};
 
 impl ScheduleKind {
-    /// Makes the schedule for `ranks` ranks with `stages_per_rank` stages each.
+    /// Makes the lists for `ranks` ranks with `stages_per_rank` stages each.
     ///
     /// # Errors
     ///
-    /// The errors of [`check`](Self::check).
+    /// Fails if the schedule cannot run these ranks, stages and micro-batches.
     pub fn schedule(
         self,
         ranks: usize,
@@ -45,15 +45,14 @@ impl ScheduleKind {
     }
 
     /// Peak number of in-flight (stage, micro-batch) pairs on `rank`. A pair is in flight from its
-    /// forward until its backward (the one for the parameters, if it is split). Divided by the
-    /// stages per rank, this is a number of whole micro-batches.
+    /// forward until its backward, for the parameters if it is split. Divided by the stages per
+    /// rank, this is a number of whole micro-batches.
     ///
-    /// A recomputed micro-batch also counts, although only its stage's inputs are kept. For a rank
-    /// that does not exist, the peak is 0.
+    /// A recomputed micro-batch counts too, because the inputs of its stage are held.
     ///
     /// # Errors
     ///
-    /// The errors of [`check`](Self::check).
+    /// Fails if the schedule cannot run these ranks, stages and micro-batches.
     pub fn peak_in_flight(
         self,
         rank: usize,

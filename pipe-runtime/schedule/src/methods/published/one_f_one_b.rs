@@ -3,8 +3,8 @@ use crate::methods::rank_list::RankList;
 
 /// 1F1B (Narayanan et al. 2019, "PipeDream: Generalized Pipeline Parallelism for DNN Training",
 /// section 3.2; with a flush per step as in Fan et al. 2021, "DAPPLE: A Pipelined Data Parallel
-/// Approach for Training Large Models", "early backward scheduling"): each rank runs forwards until
-/// the first gradient arrives, then one backward and one forward in turn.
+/// Approach for Training Large Models", "early backward scheduling"). A rank runs forwards until
+/// its first gradient arrives, then alternates one backward and one forward.
 ///
 /// ```text
 /// rank 0  F0 F1 F2 F3 .  .  .  B0 F4 B1 F5 B2 .  B3 .  B4 .  B5
@@ -27,7 +27,8 @@ pub(super) fn one_f_one_b(ranks: usize, micro_batches: usize) -> Schedule {
     Schedule { stages: ranks, micro_batches, ranks: (0..ranks).map(list_of).collect() }
 }
 
-/// Peak number of pairs in flight, which is also the number of forwards of the warm-up.
+/// Peak number of (stage, micro-batch) pairs in flight, which is also the number of warm-up
+/// forwards.
 pub(super) fn peak_in_flight(rank: usize, ranks: usize, micro_batches: usize) -> usize {
     micro_batches.min(ranks - rank)
 }

@@ -2,8 +2,8 @@ use crate::list::Schedule;
 use crate::methods::v_pattern::{self, Block};
 
 /// V-Min (Qi et al. 2024, "Pipeline Parallelism with Controllable Memory", on V-shaped building
-/// blocks): a third of the memory of 1F1B, which is the least at which there is no idle time in the
-/// steady state, with two stages per rank and the model folded like a V.
+/// blocks): a third of the memory of 1F1B, which is the least with which the steady state has no
+/// idle time. Each rank has two stages, and the model is folded into a V.
 ///
 /// ```text
 /// rank 0  0F0 0F1 0F2 .   .   .   .   7F0 7I0 7W0 7F1 7I1 7W1 .   .   0I0 0W0 0F3 .   7F2 7I2 0I1 7W2 0W1 0F4 7F3 7I3 0I2 7W3 0W2 0F5 7F4 7I4 0I3 7W4 0W3 .   7F5 7I5 0I4 7W5 0W4 .   .   .   0I5 0W5
@@ -15,13 +15,13 @@ pub(super) fn v_min(ranks: usize, micro_batches: usize) -> Schedule {
     v_pattern::repeat(ranks, micro_batches, block(ranks))
 }
 
-/// Peak number of pairs in flight, over both of a rank's stages.
+/// Peak number of (stage, micro-batch) pairs in flight, over both stages of a rank.
 pub(super) fn peak_in_flight(ranks: usize, micro_batches: usize) -> usize {
     v_pattern::peak_in_flight(ranks, micro_batches, block(ranks))
 }
 
 fn block(ranks: usize) -> impl Fn(usize) -> Block {
-    // Keeps two passes from taking the same slot.
+    // This keeps two passes from using the same slot.
     let delay = if ranks.is_multiple_of(3) { 2 } else { 0 };
     move |rank| [rank, 2 * ranks - rank - 1, 2 * ranks + delay + rank, 4 * ranks + delay - rank - 1]
 }

@@ -2,10 +2,10 @@ use crate::list::Schedule;
 use crate::methods::rank_list::RankList;
 use crate::methods::rounds::Rounds;
 
-/// ZB-H1 (Qi et al. 2023, "Zero Bubble Pipeline Parallelism", section 2.1; for several stages per
-/// rank as PyTorch's interleaved zero bubble): 1F1B with a split backward. The part for the
-/// parameters is put off by as many micro-batches as the rank's number, so that it fills the gaps
-/// at the end and every rank holds as much as the first one.
+/// ZB-H1 (Qi et al. 2023, "Zero Bubble Pipeline Parallelism", section 2.1; with several stages per
+/// rank, PyTorch's interleaved zero bubble): 1F1B with a split backward. Rank `r` delays the
+/// backward for the parameters by `r` micro-batches. It fills the gaps at the end, and every rank
+/// has as much in flight as the first one.
 ///
 /// ```text
 /// rank 0  F0 F1 F2 F3 .  .  .  I0 W0 F4 I1 W1 F5 I2 W2 I3 W3 I4 W4 I5 W5
@@ -34,7 +34,7 @@ pub(super) fn zb_h1(ranks: usize, stages_per_rank: usize, micro_batches: usize) 
     Schedule { stages: ranks * stages_per_rank, micro_batches, ranks: (0..ranks).map(list_of).collect() }
 }
 
-/// Peak number of pairs in flight, over all of a rank's stages.
+/// Peak number of (stage, micro-batch) pairs in flight, over all stages of a rank.
 pub(super) fn peak_in_flight(rank: usize, ranks: usize, stages_per_rank: usize, micro_batches: usize) -> usize {
     let warm_up = Rounds::new(ranks, stages_per_rank, micro_batches).warm_up(ranks - 1 - rank);
     (micro_batches * stages_per_rank).min(warm_up + 1 + rank)

@@ -1,9 +1,9 @@
 use crate::list::Schedule;
 use crate::methods::rank_list::RankList;
 
-/// ZB-H2 (Qi et al. 2023, "Zero Bubble Pipeline Parallelism", section 2.2): each rank first runs so
-/// many forwards that it never waits for a gradient, with twice the memory of 1F1B. The backward
-/// for the parameters is put off until the ranks' ends are as far apart as their starts.
+/// ZB-H2 (Qi et al. 2023, "Zero Bubble Pipeline Parallelism", section 2.2): so many forwards come
+/// first that no rank ever waits for a gradient, at twice the memory of 1F1B. The backward for the
+/// parameters is delayed until the ranks end as far apart as they start.
 ///
 /// ```text
 /// rank 0  F0 F1 F2 F3 F4 F5 F6 I0 W0 F7 I1 W1 I2 W2 I3 W3 I4 W4 I5 W5 I6 W6 I7 W7 .  .  .
@@ -27,7 +27,7 @@ pub(super) fn zb_h2(ranks: usize, micro_batches: usize) -> Schedule {
     Schedule { stages: ranks, micro_batches, ranks: (0..ranks).map(list_of).collect() }
 }
 
-/// Peak number of pairs in flight.
+/// Peak number of (stage, micro-batch) pairs in flight.
 pub(super) fn peak_in_flight(ranks: usize, micro_batches: usize) -> usize {
     micro_batches.min(2 * ranks - 1)
 }

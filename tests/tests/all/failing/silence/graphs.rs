@@ -58,7 +58,7 @@ fn a_value_that_the_caller_takes_from_a_layers_cell_is_an_error_and_changes_noth
         says_how_to_send_it(&Tensor::f_run_backward(&[loss], &variables, false, false).unwrap_err().to_string());
         assert_eq!(trained(&vars), 0);
         assert!(!x.grad().defined());
-        // The pipeline is as good as ever, and so is a graph that takes another way.
+        // The pipeline still works, and so does a graph that takes another way.
         pipe.forward(&x).unwrap().mean(Kind::Float).backward();
         assert_eq!(trained(&vars), 4);
     }

@@ -144,6 +144,6 @@ fn plain<S: Subject>(args: &Args) -> Result<Contender> {
         };
         Ok(Step { milliseconds, loss })
     };
-    // The gradients are those of the same micro-batch again and again, which nobody else has.
+    // The gradients are those of the same micro-batch, again and again.
     Ok(Contender { variables: Vec::new(), ..Contender::new(&store, step)? })
 }

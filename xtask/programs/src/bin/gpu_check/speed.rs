@@ -11,7 +11,7 @@ use crate::table::{Table, Verdict};
 
 const LAYERS: usize = 24;
 const CHUNKS: usize = 4;
-/// For an operator of a CPU stage, at most.
+/// The bar for an operator of a CPU stage.
 const THREADS: usize = 4;
 
 #[pipeline(allow(single_stage))]

@@ -1,4 +1,4 @@
-//! How long `cargo build` takes after a change to a model of 12 layers: annotated, and the same in
+//! The time of `cargo build` after a change to a model of 12 layers: annotated, and the same in
 //! plain tch.
 
 use std::fmt::Write;
@@ -19,7 +19,7 @@ const BAR: Bar = Bar::AtMost(1.2);
 const LAYERS: usize = 12;
 const STAGES: usize = 4;
 
-/// The crates' names: each a user's own, with one binary.
+/// The names of the crates, each like a user's crate with one binary.
 const PIPELINED: &str = "pipelined";
 const PLAIN: &str = "plain";
 
@@ -27,7 +27,7 @@ pub fn measure(bench: &Bench<'_>) -> anyhow::Result<Table> {
     let folder = bench.checkout.bench().join("compile");
     write_workspace(bench.checkout, &folder)?;
     let mut times = Vec::new();
-    // The first round builds what the crates depend on.
+    // The first round builds the dependencies of the crates.
     for round in 0..=bench.turns {
         let pair = [(PIPELINED, pipelined(round)), (PLAIN, plain(round))];
         for (name, source) in &pair {
@@ -52,7 +52,7 @@ pub fn measure(bench: &Bench<'_>) -> anyhow::Result<Table> {
     Ok(Table { ours: "ours", theirs: "plain tch", figure: "ours / theirs", rows: vec![row] })
 }
 
-/// In seconds.
+/// Builds a crate. Returns the time in seconds.
 fn build(checkout: &Checkout, folder: &Path, name: &str) -> anyhow::Result<f64> {
     let mut cargo = cargo::command(checkout);
     cargo.current_dir(folder).args(["build", "--quiet", "--package", name]);
@@ -69,7 +69,7 @@ fn build(checkout: &Checkout, folder: &Path, name: &str) -> anyhow::Result<f64> 
     Ok(seconds)
 }
 
-/// A workspace with this one's versions, settings and built dependencies.
+/// Writes a workspace with the versions, settings and built dependencies of this one.
 fn write_workspace(checkout: &Checkout, folder: &Path) -> anyhow::Result<()> {
     write(
         &folder.join("Cargo.toml"),
@@ -108,7 +108,7 @@ fn write(file: &Path, text: &str) -> anyhow::Result<()> {
     fs::write(file, text).with_context(cannot)
 }
 
-/// What both train with, changed in each round.
+/// The training code of both, changed in each round.
 fn training(round: usize, step: &str) -> String {
     format!(
         "    let x = Tensor::randn([64, 32], (Kind::Float, Device::Cpu));

@@ -1,4 +1,4 @@
-//! Layers of next to no work: what is left is the way of an op through a pipeline.
+//! Layers with almost no work: what remains is the overhead of an op in a pipeline.
 
 use crate::commands::bench::Bench;
 use crate::commands::bench::duel::Times;
@@ -6,8 +6,8 @@ use crate::commands::bench::spread::digits;
 use crate::commands::bench::table::{Bar, Row, Table};
 use crate::commands::bench::work::{Model, Who, Work};
 
-/// µs beyond bare libtorch's on the same cut graph. An op is the forward or the backward of a
-/// micro-batch in a stage.
+/// The bar in µs beyond bare libtorch on the same cut graph. An op is the forward or the backward
+/// of a micro-batch in a stage.
 const BAR: Bar = Bar::AtMost(5.);
 
 const OURS: [(Who, &str); 2] =

@@ -1,12 +1,12 @@
-//! A step beside the simulator's, which is fed with op times measured while all cores are busy.
+//! A step beside the simulated step, with op times that are measured while all cores are busy.
 
 use crate::commands::bench::Bench;
 use crate::commands::bench::table::{Bar, Row, Table};
 use crate::commands::bench::work::{GPT, MLP, UNET, Who};
 
-/// Of the simulated makespan.
+/// The bar relative to the simulated makespan.
 const SIMULATED: Bar = Bar::AtMost(1.05);
-/// Of the step that the bubble of equal stages leaves possible: no more than 1 / 0.95.
+/// The bar relative to the time that the bubble of equal stages allows: at most 1 / 0.95 of it.
 const BOUND: Bar = Bar::AtLeast(0.95);
 
 const OURS: [(Who, usize, &str); 3] = [

@@ -1,4 +1,4 @@
-//! The time of an op, or of all the work, with more micro-batches and more stages than cores.
+//! The time of an op, or of all work, with more micro-batches, and with more stages than cores.
 
 use crate::commands::bench::Bench;
 use crate::commands::bench::duel::{check, duel, take_turns};
@@ -6,11 +6,11 @@ use crate::commands::bench::spread::digits;
 use crate::commands::bench::table::{Bar, Row, Table};
 use crate::commands::bench::work::{Model, Who, Work};
 
-/// Of an op's time at 4 micro-batches, or at 2 stages.
+/// The bar relative to the time of an op with 4 micro-batches, or with 2 stages.
 const FLAT: Bar = Bar::AtMost(1.05);
-/// Real layers, so many that they make 16 stages.
+/// Real layers, enough for 16 stages.
 const LARGE: Work = Work { model: Model::Mlp { width: 512, layers: 16 }, stages: 2, rows: 1024, chunks: 32 };
-/// Of the time of the same work in 2 stages.
+/// The bar relative to the time of the same work in 2 stages.
 const WORK: Bar = Bar::AtMost(1.05);
 
 const WHO: [(Who, &str); 2] =
@@ -32,12 +32,12 @@ pub fn measure(bench: &Bench<'_>) -> anyhow::Result<Table> {
     Ok(Table { ours: "ours", theirs: "the first", figure: "ours / the first", rows })
 }
 
-/// The time of an op in works that are larger and larger, beside the first one's.
+/// The time of an op in larger and larger works, beside that in the first one.
 fn ops(bench: &Bench<'_>, who: Who, name: &str, works: &[Work]) -> anyhow::Result<Vec<Row>> {
     eprintln!("  {name}: {} to {}", works[0], works[works.len() - 1]);
     let mut contenders = Vec::new();
     for work in works {
-        // Each work has a loss of its own.
+        // Each work has another loss.
         let mut pair = bench.contenders(&[who, Who::Unpipelined], work)?;
         check(&mut pair)?;
         contenders.push(pair.swap_remove(0));

@@ -1,13 +1,13 @@
-//! What the machine gives at the moment: one program alone, and two at once that have nothing to do
-//! with each other. All other figures depend on it.
+//! The present speed of the machine: one program alone, and two independent programs at once. All
+//! other figures depend on it.
 
 use crate::commands::bench::Bench;
 use crate::commands::bench::duel::alone_and_at_once;
 use crate::commands::bench::table::{Row, Table};
 use crate::commands::bench::work::{GPT, MLP, Model, UNET, Who, Work};
 
-/// Of two cores, what two programs at once reach on a machine that does nothing else; the tables in
-/// docs/performance.md are from such ones.
+/// The part of two cores that two programs get on a machine that does nothing else. The tables in
+/// docs/performance.md are from such a machine.
 const QUIET: f64 = 1.8;
 
 const TRIVIAL: Work = Work { model: Model::Trivial, stages: 2, rows: 64, chunks: 64 };

@@ -1,5 +1,5 @@
-//! The peak of a step in each checkpoint mode beside torchgpipe's, and of 1F1B with more and more
-//! micro-batches.
+//! The peak memory of a step in each checkpoint mode, beside torchgpipe's, and of 1F1B with more
+//! and more micro-batches.
 
 use crate::commands::bench::Bench;
 use crate::commands::bench::memory::Peak;
@@ -8,10 +8,10 @@ use crate::commands::bench::table::{Bar, Row, Table};
 use crate::commands::bench::work::{GPT, Model, Who, Work};
 
 const BAR: Bar = Bar::AtMost(0.9);
-/// Of the peak with 8 micro-batches of the same size.
+/// The bar relative to the peak with 8 micro-batches of the same size.
 const FLAT: Bar = Bar::AtMost(1.05);
 
-/// Large enough that activations are most of what is held.
+/// Large enough that most of the memory is for activations.
 const UNET: Work = Work { model: Model::Unet { side: 128 }, stages: 2, rows: 32, chunks: 8 };
 const LARGE_GPT: Work = Work { rows: 32, ..GPT };
 
@@ -24,8 +24,8 @@ pub fn measure(bench: &Bench<'_>) -> anyhow::Result<Table> {
             let ours = bench.peaks(Who::Ours(checkpoint), &work)?;
             rows.extend(compare(&format!("{work}, {checkpoint}"), &ours, &theirs, Some(BAR)));
             if checkpoint == "never" {
-                // In GPipe's order, any library holds all that autograd saves: what can be won is
-                // another order.
+                // In GPipe's order, every library holds everything that autograd saves. Only
+                // another order can save memory.
                 let ours = bench.peaks(Who::OurStep("1f1b"), &work)?;
                 rows.extend(compare("the same, train_step in 1F1B", &ours, &theirs, Some(BAR)));
             }

@@ -1,4 +1,4 @@
-//! The figures: what is compared, and where the bar is.
+//! The figures: what they compare, and their bars.
 
 mod compile;
 mod dispatch;
@@ -19,7 +19,7 @@ use super::duel::{Times, duel};
 use super::table::Table;
 use super::work::{Who, Work};
 
-/// One table.
+/// A figure, which is one table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Figure {
     /// What the machine gives: one program alone, and two at once
@@ -60,7 +60,7 @@ impl Figure {
     /// Without peers, in under three minutes.
     pub const QUICK: [Self; 2] = [Self::Dispatch, Self::Efficiency];
 
-    /// As on the command line.
+    /// The name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Machine => "machine",
@@ -107,18 +107,18 @@ impl Figure {
     }
 }
 
-/// How often the contenders of a comparison are started: where a process's memory happens to lie is
-/// worth some percent to all of its turns.
+/// How often the contenders of a comparison are started. Where the memory of a process happens to
+/// be is worth some percent of all of its turns.
 pub const STARTS: usize = 3;
 
 impl Bench<'_> {
-    /// All of them at the same work, in turns.
+    /// Runs contenders at the same work, in turns.
     fn duel(&self, who: &[Who], work: &Work) -> anyhow::Result<Times> {
         eprintln!("  {work}: {}", who.iter().map(Who::to_string).collect::<Vec<_>>().join(" | "));
         self.starts(|| self.contenders(who, work))
     }
 
-    /// Those that `start` starts, in turns; started several times.
+    /// Runs the contenders that `start` starts, in turns, and restarts them several times.
     pub fn starts(&self, start: impl Fn() -> anyhow::Result<Vec<Contender>>) -> anyhow::Result<Times> {
         let mut times = Times::default();
         for number in 0..STARTS {

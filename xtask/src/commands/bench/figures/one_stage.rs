@@ -1,4 +1,4 @@
-//! A pipeline of one stage and one micro-batch beside plain tch: what it costs to be a pipeline.
+//! A pipeline with one stage and one micro-batch beside plain tch: the overhead of a pipeline.
 
 use crate::commands::bench::Bench;
 use crate::commands::bench::table::{Bar, Row, Table};

@@ -1,11 +1,12 @@
-//! Training steps in the same schedule, theirs with a process for each stage.
+//! Training steps in the same schedule, beside torch.distributed.pipelining with one process per
+//! stage.
 
 use crate::commands::bench::Bench;
 use crate::commands::bench::table::{Bar, Row, Table};
 use crate::commands::bench::work::{GPT, MLP, SMALL_MLP, UNET, Who};
 
 const BAR: Bar = Bar::AtLeast(1.5);
-/// Where little but the way of the ops counts.
+/// A work where little but the overhead of ops counts.
 const SMALL_BAR: Bar = Bar::AtLeast(5.);
 
 pub fn measure(bench: &Bench<'_>) -> anyhow::Result<Table> {

@@ -12,7 +12,7 @@ pub fn measure(bench: &Bench<'_>) -> anyhow::Result<Table> {
     let mut rows = Vec::new();
     for layers in [12, 24] {
         let work = Work { model: Model::Mlp { width: 32, layers }, stages: 1, rows: 4, chunks: 1 };
-        // Both steps have the forward in common.
+        // Both steps include the same forward.
         let times = bench.duel(&[Who::OurStep("zb_h1"), Who::OurStep("gpipe"), Who::PlainForward], &work)?;
         let backward = |step: usize| format!("{} ms", digits(times.combine(|times| times[step] - times[2]).median));
         rows.push(Row {

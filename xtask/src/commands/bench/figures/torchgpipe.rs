@@ -5,7 +5,7 @@ use crate::commands::bench::table::{Bar, Row, Table};
 use crate::commands::bench::work::{GPT, MLP, SMALL_MLP, UNET, Who};
 
 const BAR: Bar = Bar::AtLeast(2.);
-/// The peers have GPipe's order only.
+/// The peers have only GPipe's order.
 const STEP: Who = Who::OurStep("1f1b");
 
 pub fn measure(bench: &Bench<'_>) -> anyhow::Result<Table> {
@@ -15,8 +15,8 @@ pub fn measure(bench: &Bench<'_>) -> anyhow::Result<Table> {
             let theirs = [Who::Torchgpipe(checkpoint), Who::TorchPipe(checkpoint)];
             let mut who = vec![Who::Ours(checkpoint), theirs[0], theirs[1]];
             if checkpoint == "never" {
-                // Unpipelined and in train_step there is no checkpointing here: they are shown
-                // beside their like only.
+                // Unpipelined runs and train_step have no checkpointing here, so they are only
+                // compared with the same.
                 who.extend([Who::Unpipelined, STEP]);
             }
             let times = bench.duel(&who, &work)?;
