@@ -15,13 +15,13 @@ use std::str::FromStr;
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Checkpoint {
-    /// None.
+    /// No micro-batch.
     Never,
-    /// All but the last. Its backward comes right after its forward, so checkpointing it would gain
-    /// nothing.
+    /// All but the last micro-batch. Its backward comes right after its forward, so checkpointing
+    /// it would gain nothing.
     #[default]
     ExceptLast,
-    /// All.
+    /// Every micro-batch.
     Always,
 }
 

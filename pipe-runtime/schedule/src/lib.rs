@@ -4,16 +4,16 @@
 //! for one). It contains no times: an action runs as soon as the action before it on its rank has
 //! ended and its inputs have arrived.
 //!
-//! * Made by a [`ScheduleKind`] (the published schedules), a [`Builder`], or from text
-//!   (`str::parse`).
-//! * Proved by [`Schedule::validate`], down to the messages of [`Schedule::lower`].
-//! * Turned into one total order by [`Schedule::order`], which exists exactly if the lists can
+//! * It is made by a [`ScheduleKind`] (one of the published schedules), by a [`Builder`], or from
+//!   text (`str::parse`).
+//! * [`Schedule::validate`] proves it valid, down to the messages of [`Schedule::lower`].
+//! * [`Schedule::order`] turns it into one total order, which exists exactly if the lists can
 //!   finish.
-//! * Timed by [`simulate`], compared by [`advise`], drawn by `to_string` and
-//!   [`Simulation::to_svg`].
-//! * Laid beside what really ran: a [`Trace`].
+//! * [`simulate`] times it, [`advise`] compares schedules, and `to_string` and
+//!   [`Simulation::to_svg`] draw it.
+//! * A [`Trace`] records what really ran, for comparison.
 //!
-//! Nothing here panics on what a user may write, and all output is the same in every run.
+//! No malformed schedule or setting makes anything here panic, and all output is deterministic.
 //!
 //! ```
 //! use pipe_schedule::{Costs, Limits, ScheduleKind, simulate};

@@ -5,7 +5,7 @@ use std::fmt;
 
 use crate::list::{Action, ActionKind, Schedule};
 
-/// A kind of message between two stages. One is sent for each micro-batch.
+/// A value or a gradient of one micro-batch that one stage sends to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Message {
     /// The stage that sends it.
@@ -57,7 +57,7 @@ pub struct Lowered {
     pub ranks: Vec<Vec<Op>>,
     /// The rank of each stage that occurs in the lists.
     pub rank_of: BTreeMap<usize, usize>,
-    /// The skips.
+    /// The skips, as pairs of the stage that stashes and the stage that pops.
     pub skips: Vec<(usize, usize)>,
     /// The number of stages.
     pub stages: usize,
@@ -67,13 +67,14 @@ impl Schedule {
     /// Adds sends and receives to the lists. `skips` are pairs of stages: the stage that stashes
     /// and the later one that pops.
     ///
-    /// * Whatever an action makes is sent right after it: first what the neighbour waits for, then
+    /// * The results of an action are sent right after it: first what the neighbour waits for, then
     ///   the skips.
-    /// * A receive is posted right before the action that needs it, after those for all that its
-    ///   sender sends earlier: between two ranks everything arrives in the order in which it was
-    ///   sent.
-    /// * Of two ranks the lower one, before it sends, posts the receives for all that the other one
-    ///   sends before receiving this. So both post what is between them in the same order.
+    /// * A receive is posted right before the action that needs it, after the receives for
+    ///   everything that the same sender sends earlier. Between two ranks, everything arrives in
+    ///   the order in which it was sent.
+    /// * Before the lower of two ranks sends a message, it posts the receives for everything that
+    ///   the other rank sends before it receives that message. So both ranks post their messages to
+    ///   each other in the same order.
     /// * No action waits for a send. Values between two stages of one rank are not messages.
     pub fn lower(&self, skips: &[(usize, usize)]) -> Lowered {
         let mut lowered = Lowered {
@@ -97,8 +98,8 @@ impl Schedule {
         let mut leads: HashMap<(usize, usize), HashMap<Message, usize>> = HashMap::new();
         for rank in (0..self.ranks.len()).rev() {
             let ops = lowered.rank(rank, &self.ranks[rank], &channels, &leads);
-            // For each lower peer: how many messages go there before each of its messages is
-            // received.
+            // For each lower peer, the number of messages that are sent to it before each of its
+            // messages is received.
             let mut sent: HashMap<usize, usize> = HashMap::new();
             for op in &ops {
                 match op {
@@ -228,11 +229,11 @@ fn post(ops: &mut Vec<Op>, posted: &mut HashSet<Message>, messages: impl IntoIte
 /// receive are posted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Transport {
-    /// One ordered channel per directed pair of ranks: the first receive takes the first send (MPI
-    /// with one tag).
+    /// One ordered channel per directed pair of ranks: the first receive takes the first send (as
+    /// in MPI with one tag).
     Rendezvous,
     /// One ordered channel per pair of ranks, for both directions: an operation waits for those
-    /// posted before it (a communicator of NCCL's).
+    /// posted before it (as in an NCCL communicator).
     InOrder,
 }
 
@@ -254,7 +255,7 @@ pub enum MessageFault {
     SentTwice {
         /// The message.
         message: Message,
-        /// The rank that does it.
+        /// The rank that sends it.
         rank: usize,
     },
     /// A message that an action waits for is never sent.
@@ -270,7 +271,7 @@ pub enum MessageFault {
     ReceivedTwice {
         /// The message.
         message: Message,
-        /// The rank that does it.
+        /// The rank that receives it.
         rank: usize,
     },
     /// A message is sent and never received.
@@ -281,7 +282,7 @@ pub enum MessageFault {
         /// The rank that sends it.
         rank: usize,
     },
-    /// An action runs before its message is asked for.
+    /// An action runs before a message that it needs is received.
     #[error("`{action}` on rank {rank} runs before {message} is received")]
     Unreceived {
         /// The action.
@@ -303,12 +304,12 @@ pub enum MessageFault {
         /// What the other rank posts at the same position.
         there: Message,
     },
-    /// All ranks wait.
+    /// A rank waits for ever.
     #[error("rank {rank} waits for ever to run `{action}`")]
     Deadlock {
-        /// The ranks that wait.
+        /// The rank.
         rank: usize,
-        /// The message that each of them waits for.
+        /// The action that it waits to run.
         action: Action,
     },
 }
@@ -318,11 +319,12 @@ type Post = (bool, Message);
 
 impl Lowered {
     /// Checks that every message is sent once and received once, before the action that needs it,
-    /// and that everything finishes on `transport`. Returns all faults.
+    /// and that everything finishes on `transport`.
     ///
     /// # Errors
     ///
-    /// Fails with all faults that were found.
+    /// Fails with the faults that were found. The lists are run on `transport` only if every
+    /// message is sent once and received once.
     pub fn check(&self, transport: Transport) -> Result<(), Vec<MessageFault>> {
         let mut faults = self.unmatched();
         if faults.is_empty() {
@@ -411,8 +413,8 @@ impl Lowered {
     }
 }
 
-/// One line per rank, as `0F0 >1.0 <1.0 0B0`: what is sent to and received from which stage, for
-/// which micro-batch.
+/// Prints one line per rank, such as `0F0 >1.0 <1.0 0B0`. There, `>1.0` sends to stage 1 for
+/// micro-batch 0, and `<1.0` receives from stage 1 for micro-batch 0.
 impl fmt::Display for Lowered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (rank, list) in self.ranks.iter().enumerate() {

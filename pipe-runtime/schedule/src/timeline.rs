@@ -16,7 +16,7 @@ pub struct Span {
 /// The times of the actions of each rank, measured or simulated.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Timeline {
-    /// The actions of each rank, in order. The first one starts at 0.
+    /// The actions of each rank, in order. The earliest action of all ranks starts at 0.
     pub ranks: Vec<Vec<Span>>,
     /// When the last action ends.
     pub makespan: f64,
@@ -24,19 +24,31 @@ pub struct Timeline {
 
 impl Timeline {
     /// The time that a rank works.
+    ///
+    /// # Panics
+    ///
+    /// Panics if there is no such rank.
     pub fn busy(&self, rank: usize) -> f64 {
         self.ranks[rank].iter().map(|span| span.end - span.start).sum()
     }
 
     /// The time that a rank is idle, from the start of the step to its end.
+    ///
+    /// # Panics
+    ///
+    /// Panics if there is no such rank.
     pub fn idle(&self, rank: usize) -> f64 {
         self.makespan - self.busy(rank)
     }
 
     /// The time that a rank is idle between its first action and its last.
     ///
-    /// In a sequence of steps, this time counts: a rank may start the next step while later ranks
-    /// still finish this one, unless the optimizer makes all of them wait.
+    /// In a sequence of steps, this is the idle time that counts: a rank may start the next step
+    /// while later ranks still finish this one, unless the optimizer makes all of them wait.
+    ///
+    /// # Panics
+    ///
+    /// Panics if there is no such rank.
     pub fn idle_within(&self, rank: usize) -> f64 {
         match (self.ranks[rank].first(), self.ranks[rank].last()) {
             (Some(first), Some(last)) => last.end - first.start - self.busy(rank),

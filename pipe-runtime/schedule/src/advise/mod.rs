@@ -53,7 +53,7 @@ pub enum Stages {
     Free,
     /// Each schedule places them itself, and none are run as one.
     Fixed,
-    /// They are on these ranks.
+    /// They are already placed: this is the rank of each stage.
     On(Vec<usize>),
 }
 
@@ -119,8 +119,8 @@ pub struct Advice {
     pub units: Units,
     /// The number of cores that the ranks share, if it is known.
     pub cores: Option<usize>,
-    /// The time of a step in which the busiest rank never waits and nothing is recomputed, with the
-    /// fewest micro-batches.
+    /// The work of the busiest rank in a step without recomputation, in the combination where it is
+    /// smallest: no step can be faster. It is 0 if no combination without recomputation was tried.
     pub work: f64,
 }
 
@@ -144,7 +144,9 @@ pub struct Advice {
 ///
 /// # Errors
 ///
-/// Fails if the costs are not numbers, or do not fit each other.
+/// Fails if the number of boundaries in `costs` is not one less than the number of stages, or if a
+/// skip does not lead from a stage to a later one. A schedule that cannot run is not an error: it
+/// is listed in [`Advice::refused`].
 pub fn advise(costs: &Costs, memory_limit: f64, options: &Options) -> Result<Advice, SimulationError> {
     check_costs(costs, costs.stages.len())?;
     let (mut fitting, mut too_large, mut refused) = (Vec::new(), Vec::new(), Vec::new());
@@ -242,7 +244,8 @@ fn schedules(kind: ScheduleKind, costs: &Costs, ranks: usize, options: &Options,
         .map(attempt)
         .collect();
     if attempts.is_empty() {
-        // To give the reason: the schedule's number of stages per rank is not possible here.
+        // The schedule's number of stages per rank is not possible here; the error gives the
+        // reason.
         return vec![(refusal(kind, ranks, most, micro_batches), costs.clone(), most)];
     }
     attempts

@@ -5,7 +5,7 @@ use super::{Advice, Candidate, Units};
 use crate::support::table::{Side, Table};
 use crate::support::{bytes, short};
 
-/// The number of listed candidates of each kind.
+/// The number of candidates that are listed, of those that fit and of those that do not.
 const LISTED: usize = 12;
 
 impl Candidate {
@@ -13,7 +13,7 @@ impl Candidate {
     pub fn settings(&self) -> String {
         let Candidate { kind, micro_batches, checkpoint, .. } = self;
         let name = match kind.name() {
-            // No identifier starts with a digit.
+            // An identifier cannot start with a digit.
             name if name.starts_with(|first: char| first.is_ascii_digit()) => format!("\"{name}\""),
             name => name.to_owned(),
         };
@@ -81,9 +81,9 @@ impl fmt::Display for Candidate {
     }
 }
 
-/// The reason, the settings to write, and a table: for each schedule and checkpoint mode the best
-/// candidate that fits, then those that need too much memory. Schedules that were refused follow,
-/// with the reasons.
+/// Prints the reason, the settings to write, and a table. The table has the best candidate for each
+/// schedule, its ranks and stages, and each checkpoint mode: first those that fit, then those that
+/// need too much memory. The refused schedules follow, with the reasons.
 impl fmt::Display for Advice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.why())?;

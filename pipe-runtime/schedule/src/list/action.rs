@@ -32,7 +32,7 @@ impl ActionKind {
         matches!(self, ActionKind::Backward | ActionKind::BackwardInput | ActionKind::BackwardWeight)
     }
 
-    /// `F`, `R`, `B`, `I` or `W`.
+    /// The letter of the kind: `F`, `R`, `B`, `I` or `W`.
     pub const fn letter(self) -> char {
         match self {
             ActionKind::Forward => 'F',
@@ -93,9 +93,10 @@ impl Action {
 
     /// The actions that must end before this one may start, of those that a schedule has.
     ///
-    /// A forward waits for the forward of the stage before. A backward waits for its own forward,
-    /// its own recomputation, and the next stage's backward, whole or for the inputs. A backward
-    /// for the parameters waits for its own backward for the inputs.
+    /// A forward waits for the forward of the stage before. A recomputation waits for its own
+    /// forward. A backward waits for its own forward, its own recomputation, and the next stage's
+    /// backward, whole or for the inputs. A backward for the parameters waits for its own backward
+    /// for the inputs.
     pub(crate) fn needs(self, stages: usize) -> impl Iterator<Item = Action> + use<> {
         let Action { kind, stage, micro_batch } = self;
         let here = |kind| Some(Action::new(kind, stage, micro_batch));
@@ -122,7 +123,7 @@ impl fmt::Display for Action {
     }
 }
 
-/// The text is not an action.
+/// The error of parsing an [`Action`]: the text is not one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not an action: write stage, kind (F, R, B, I or W) and micro-batch, as in `2F0`")]
 #[non_exhaustive]

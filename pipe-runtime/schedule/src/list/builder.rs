@@ -18,17 +18,26 @@ pub struct Builder {
     ranks: Vec<Vec<Action>>,
 }
 
-/// The end of one rank's list, returned by [`Builder::rank`].
+/// Appends actions to one rank's list. It is returned by [`Builder::rank`].
 #[derive(Debug)]
 pub struct RankBuilder<'a>(&'a mut Vec<Action>);
 
 impl Builder {
     /// Makes a builder with empty lists for `ranks` ranks.
+    ///
+    /// # Panics
+    ///
+    /// Panics if this number of lists exceeds the capacity of a `Vec`.
     pub fn new(ranks: usize) -> Self {
         Self { ranks: vec![Vec::new(); ranks] }
     }
 
-    /// The end of the list of `rank`. Lists are added up to this rank if there are fewer.
+    /// Returns the builder of the list of `rank`. Empty lists are added up to this rank if there
+    /// are fewer.
+    ///
+    /// # Panics
+    ///
+    /// Panics if this number of lists exceeds the capacity of a `Vec`.
     pub fn rank(&mut self, rank: usize) -> RankBuilder<'_> {
         if self.ranks.len() <= rank {
             self.ranks.resize(rank + 1, Vec::new());

@@ -4,8 +4,8 @@ use super::{Action, ActionKind, Order, Schedule};
 
 impl Schedule {
     /// Peak number of in-flight (stage, micro-batch) pairs, per rank. A pair is in flight from its
-    /// forward until its backward, for the parameters if it is split. The peak follows from the
-    /// lists alone and does not depend on times.
+    /// forward until its backward (the one for the parameters, if it is split). The peak follows
+    /// from the lists alone and does not depend on times.
     pub fn peak_in_flight(&self) -> Vec<usize> {
         let peak = |list: &Vec<Action>| InFlight::default().peak(list).map_or(0, |(peak, _)| peak);
         self.ranks.iter().map(peak).collect()
@@ -46,9 +46,11 @@ impl InFlight {
 }
 
 impl Order {
-    /// The greatest possible number of values between the stages `from` and `to`: of micro-batches
-    /// that have left `from` and not yet started in `to`, for any durations of the actions. `kind`
-    /// says which values: [`ActionKind::Forward`], or [`ActionKind::Backward`] (whole or for the
+    /// The greatest possible number of values in transit from stage `from` to stage `to`, for any
+    /// durations of the actions. A value is in transit from the end of its action in `from` until
+    /// the start of its action in `to`.
+    ///
+    /// `kind` is [`ActionKind::Forward`] for values, or [`ActionKind::Backward`] (whole or for the
     /// inputs) for gradients, which go from the later stage to the earlier one.
     pub fn in_transit(&self, kind: ActionKind, from: usize, to: usize) -> usize {
         let same = |other: ActionKind| match kind {

@@ -34,7 +34,7 @@ pub struct Order {
 #[error("the schedule cannot finish: {}", waiting(.0))]
 #[non_exhaustive]
 pub struct DeadlockError(
-    /// The first action of each rank that cannot start.
+    /// Each rank that cannot finish, with its first action that cannot start.
     pub Vec<(usize, Action)>,
 );
 
@@ -54,7 +54,7 @@ impl Schedule {
     ///
     /// # Errors
     ///
-    /// Fails if actions wait for each other.
+    /// Fails if actions wait for each other, so that the lists cannot finish.
     pub fn order(&self) -> Result<Order, DeadlockError> {
         const NOT_YET: usize = usize::MAX;
         let index = Index::new(self);
@@ -137,7 +137,8 @@ mod tests {
             prop_assert_eq!(order.steps.len(), stages * loops * (2 * micro_batches + recomputed));
             for (position, step) in order.steps.iter().enumerate() {
                 prop_assert!(step.after.iter().all(|&needed| needed < position));
-                // A recomputation starts before the gradient arrives: it waits for no other rank.
+                // A recomputation may start before the gradient arrives: it waits for no other
+                // rank.
                 prop_assert!(step.action.kind != ActionKind::Recompute || step.after.is_empty());
             }
             for (rank, list) in order.ranks.iter().enumerate() {

@@ -57,15 +57,15 @@ pub enum ScheduleKindError {
         /// The schedule.
         kind: ScheduleKind,
         /// The number of rounds: how often the number of ranks fits into the number of
-        /// micro-batches.
+        /// micro-batches, and at least 1.
         rounds: usize,
         /// The number of micro-batches.
         micro_batches: usize,
         /// The number of ranks.
         ranks: usize,
-        /// The next smaller number of micro-batches that divides.
+        /// The next smaller number of micro-batches that divides into equal rounds.
         below: usize,
-        /// The next larger number that divides.
+        /// The next larger number of micro-batches that does.
         above: usize,
     },
     /// A stage is not on the rank where the schedule has it.
@@ -92,7 +92,7 @@ pub enum ScheduleKindError {
         rank: usize,
         /// Its number of stages.
         stages: usize,
-        /// The number of stages of the others.
+        /// The greatest number of stages of a rank.
         most: usize,
     },
     /// A rank has no stage.

@@ -103,7 +103,9 @@ impl ScheduleKind {
     /// # Errors
     ///
     /// Fails if the schedule cannot run these stages on these ranks, or this number of
-    /// micro-batches.
+    /// micro-batches: with [`ScheduleKindError::NoStages`] if there are more ranks than stages,
+    /// and, except for GPipe, with [`ScheduleKindError::Uneven`], [`ScheduleKindError::Placement`]
+    /// or an error of [`check`](Self::check).
     pub fn schedule_on(self, rank_of: &[usize], micro_batches: usize) -> Result<Schedule, ScheduleKindError> {
         let (ranks, stages_per_rank) = self.check_on(rank_of, micro_batches)?;
         match self {
@@ -118,7 +120,8 @@ impl ScheduleKind {
     ///
     /// # Errors
     ///
-    /// Fails if the schedule cannot run these stages on these ranks.
+    /// Fails like [`schedule_on`](Self::schedule_on) for `micro_batches` if the schedule can run no
+    /// number of micro-batches from there to `most`.
     pub fn schedule_within(
         self,
         rank_of: &[usize],
@@ -168,7 +171,12 @@ impl ScheduleKind {
     ///
     /// # Errors
     ///
-    /// Fails with the reason if it cannot.
+    /// * [`ScheduleKindError::Zero`] if a number is zero.
+    /// * [`ScheduleKindError::TooLarge`] if the lists would not fit into memory.
+    /// * [`ScheduleKindError::StagesPerRank`] if the schedule needs another number of stages per
+    ///   rank.
+    /// * [`ScheduleKindError::TooFewMicroBatches`] if the pipeline would not fill.
+    /// * [`ScheduleKindError::Rounds`] if the micro-batches do not divide into equal rounds.
     pub fn check(self, ranks: usize, stages_per_rank: usize, micro_batches: usize) -> Result<(), ScheduleKindError> {
         self.check_size(ranks, stages_per_rank, micro_batches)?;
         if let Some(needed) = self.stages_per_rank().filter(|&needed| needed != stages_per_rank) {

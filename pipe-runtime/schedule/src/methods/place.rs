@@ -48,8 +48,8 @@ impl ScheduleKind {
     ///
     /// # Errors
     ///
-    /// Fails if the stages do not divide over the ranks, or if `ranks` is given although a stage is
-    /// on an accelerator.
+    /// Fails if the stages do not divide evenly over the ranks, or if `ranks` is given although a
+    /// stage is on an accelerator.
     pub fn place<D: PartialEq>(
         self,
         accelerators: &[Option<D>],

@@ -1,9 +1,10 @@
 /// How stages are assigned to ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Placement {
-    /// From the first rank to the last, then again from the first.
+    /// The stages go from the first rank to the last, then again from the first.
     Loop,
-    /// From the first rank to the last, then back: the first and the last stage are on one rank.
+    /// The stages go from the first rank to the last, then back to the first. With two stages per
+    /// rank, the first and the last stage are on one rank.
     V,
 }
 

@@ -16,18 +16,18 @@ impl Rounds {
         (micro_batches / ranks).max(1)
     }
 
-    /// The number of forwards before the first backward, on a rank from which a micro-batch takes
-    /// `steps` steps to the end of the pipeline and back.
+    /// The number of warm-up forwards, after which each forward is followed by a backward. It is
+    /// the number of forwards in a round that come before the rank's last stage, plus `steps`.
     pub(super) fn warm_up(&self, steps: usize) -> usize {
         (self.micro_batches * self.stages_per_rank).min((self.stages_per_rank - 1) * self.size + steps)
     }
 
-    /// The rank's stage of the `step`-th forward.
+    /// The stage of the `step`-th forward, as an index into the rank's stages.
     pub(super) fn forward_stage(&self, step: usize) -> usize {
         step / self.size % self.stages_per_rank
     }
 
-    /// The rank's stage of the `step`-th backward.
+    /// The stage of the `step`-th backward, as an index into the rank's stages.
     pub(super) fn backward_stage(&self, step: usize) -> usize {
         self.stages_per_rank - 1 - self.forward_stage(step)
     }

@@ -176,8 +176,8 @@ fn earliest(grid: &[Row], Pass { rank, kind, index, .. }: Pass) -> usize {
 }
 
 /// Moves each pass of the filling phase (if `filling`) and of the draining phase into the first gap
-/// in which it may be, if the rank then has no more in flight than the peak before. The steady
-/// state in between stays as it is.
+/// in which it may be, if the rank then has no more pairs in flight than any rank had before. The
+/// steady state in between stays as it is.
 fn move_together(grid: &mut [Row], filling: bool) {
     let limit = grid.iter().map(Row::peak_in_flight).max().unwrap_or(0);
     let passes = by_time(grid);

@@ -20,9 +20,9 @@ const TOP: f64 = 64.;
 const MARGIN: f64 = 18.;
 /// Width of a cell that can hold a number with two digits.
 const CELL: f64 = 20.;
-/// Distance from a panel to the title of the next one, with the title.
+/// Height of a panel's title and of the space above it.
 const TITLE: f64 = 38.;
-/// Distance from the legend to the first title, if there is one, instead of [`TOP`].
+/// Replaces [`TOP`] if the panels have titles.
 const TITLED_TOP: f64 = 30.;
 /// Width of the columns on the right: idle times, and peaks.
 const IDLE: f64 = 70.;
@@ -64,7 +64,7 @@ pub(super) struct Picture<'a> {
 }
 
 impl<'a> Picture<'a> {
-    /// The approximate greatest width, in pixels.
+    /// Makes a picture that is about `widest` pixels wide or less.
     pub(super) fn new(panels: &'a [Panel<'a>], axis: &'a str, widest: f64) -> Self {
         let spans = || panels.iter().flat_map(|panel| panel.timeline.ranks.iter().flatten());
         let makespan = panels.iter().map(|panel| panel.timeline.makespan).fold(0., f64::max);
@@ -256,8 +256,8 @@ impl<'a> Picture<'a> {
         );
     }
 
-    /// The end of a panel's last action, which may be before the end of the axis. If it is zero,
-    /// the end of the axis.
+    /// The end of a panel's last action, which may be before the end of the axis. If it is not a
+    /// positive number, the end of the axis.
     fn end_of(&self, panel: &Panel<'_>) -> f64 {
         let makespan = panel.timeline.makespan;
         if makespan.is_finite() && makespan > 0. { makespan } else { self.end }

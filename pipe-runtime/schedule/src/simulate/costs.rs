@@ -7,7 +7,7 @@ pub struct Costs {
     /// The transfers from each stage to the next: one less than there are stages. Between stages on
     /// one rank, the time counts as zero.
     pub boundaries: Vec<Transfer>,
-    /// The skips.
+    /// The skips and the costs of their transfers.
     pub skips: Vec<Skip>,
 }
 
@@ -25,10 +25,10 @@ pub struct StageCosts {
     /// Memory that is held from the forward (or the recomputation) until the backward for the
     /// inputs, or the whole backward.
     pub activation: f64,
-    /// The part of it that is held until the backward for the parameters.
+    /// The part of `activation` that is held until the backward for the parameters.
     pub for_weights: f64,
-    /// Memory that is held instead for a micro-batch that is recomputed, until its backward: the
-    /// inputs of the stage.
+    /// Memory that is held instead of `activation` for a micro-batch that is recomputed, until its
+    /// backward: the inputs of the stage.
     pub checkpoint: f64,
     /// Memory of the parameters, their gradients and the optimizer's state, which is held all the
     /// time.
@@ -55,14 +55,14 @@ impl StageCosts {
 /// The costs of a transfer.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Transfer {
-    /// Time from the end of the sending action until the receiving action may start. Of several
-    /// things from one rank to another, one goes after the other.
+    /// Time from the end of the sending action until the receiving action may start. Several
+    /// transfers from one rank to another go one after the other.
     pub time: f64,
     /// Memory that is held until the value is used.
     pub size: f64,
 }
 
-/// A value that goes from one stage directly to a later one. Its gradient takes the way back.
+/// A value that goes from one stage directly to a later one. Its gradient goes the opposite way.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Skip {
     /// The stage that stashes it.
@@ -95,6 +95,10 @@ impl Costs {
 
     /// The costs of the same model with `stages` stages, where neighbouring stages run as one.
     /// Unchanged if the number of stages does not divide evenly.
+    ///
+    /// # Panics
+    ///
+    /// Panics if there are no stages and `stages` is not zero.
     pub fn merged(&self, stages: usize) -> Self {
         if stages == 0 || !self.stages.len().is_multiple_of(stages) {
             return self.clone();

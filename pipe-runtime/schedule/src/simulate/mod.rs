@@ -82,7 +82,10 @@ pub enum SimulationError {
 ///
 /// # Errors
 ///
-/// Fails if the lists cannot finish, or if the costs or the actions do not fit the stages.
+/// * [`SimulationError::Deadlock`] if the lists cannot finish.
+/// * [`SimulationError::Stages`] if `costs` is for another number of stages.
+/// * [`SimulationError::Skip`] if a skip of `costs` does not lead from a stage to a later one.
+/// * [`SimulationError::OutOfRange`] if an action has a stage that does not exist.
 pub fn simulate(schedule: &Schedule, costs: &Costs) -> Result<Simulation, SimulationError> {
     check(schedule, costs)?;
     let mut run = Run::new(schedule, costs);
@@ -136,9 +139,10 @@ struct Run<'a> {
     index: Index,
     rank_of: Vec<Option<usize>>,
     ranks: Vec<Vec<Span>>,
-    /// For each action: when it ends, and when its result has arrived at the next stage (for a
-    /// backward, at the stage before).
+    /// When each action ends, by its number in `index`.
     ends: Vec<f64>,
+    /// When the result of each action has arrived at the next stage (for a backward, at the stage
+    /// before).
     arrivals: Vec<f64>,
     /// When a skip's value (`true`: its gradient) of a micro-batch has arrived.
     skips: HashMap<(usize, bool, usize), f64>,
@@ -178,7 +182,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// An input of the action that has not arrived.
+    /// The number of an action that this one waits for and that has not ended.
     fn missing(&self, action: Action) -> Option<usize> {
         let numbers = action.needs(self.schedule.stages).filter_map(|needed| self.index.find(needed));
         numbers.into_iter().find(|&number| self.ends[number] == NOT_YET)

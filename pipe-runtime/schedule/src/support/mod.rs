@@ -1,4 +1,5 @@
-//! Helpers that the crates of this workspace share. Not for users: they change without notice.
+//! Helpers that the crates of this workspace share. They are not for users and change without
+//! notice.
 
 pub mod spelling;
 pub mod table;

@@ -1,8 +1,8 @@
 //! The distance between names, for suggestions in messages. `pipe-macros` uses it too.
 
 /// The cost of turning `a` into `b` (optimal string alignment): 1 for each letter that is inserted,
-/// deleted or replaced, and `swap` for each exchange of two neighbours. Two replacements do the
-/// same for 2, so a `swap` of 2 gives Levenshtein's distance.
+/// deleted or replaced, and `swap` for each exchange of two neighbours. Two replacements also
+/// exchange two neighbours, at a cost of 2, so a `swap` of 2 gives the Levenshtein distance.
 pub fn distance(a: &str, b: &str, swap: usize) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let mut table = vec![vec![0; b.len() + 1]; a.len() + 1];

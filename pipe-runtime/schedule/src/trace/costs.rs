@@ -11,7 +11,8 @@ impl Trace {
     ///
     /// If a backward was never split, half of its time counts for the inputs and half for the
     /// parameters. For a stage without recomputations, a recomputation counts as long as its
-    /// forward. Transfers between devices count for the action that receives.
+    /// forward. Transfers between devices count for the action that receives, and their own times
+    /// are zero here.
     pub fn costs(&self) -> Costs {
         let mut times: BTreeMap<(usize, ActionKind), Vec<f64>> = BTreeMap::new();
         for step in self.runs.iter().flat_map(|run| &run.steps) {

@@ -24,7 +24,7 @@ use crate::timeline::{Span, Timeline};
 #[derive(Clone, Debug, PartialEq)]
 #[must_use]
 pub struct Trace {
-    /// At least one.
+    /// The runs, of which there is at least one.
     runs: Vec<Run>,
     /// The sizes of what the parts of the model hold and transfer, per micro-batch. Its times have
     /// no meaning.
@@ -49,9 +49,9 @@ pub struct TracedStep {
     pub rank: usize,
     /// The thread, from 0.
     pub thread: usize,
-    /// When it started, from the start of the trace.
+    /// When it started, in seconds from the start of the trace.
     pub start: f64,
-    /// When it ended.
+    /// When it ended, in seconds from the start of the trace.
     pub end: f64,
 }
 
@@ -110,7 +110,8 @@ impl Trace {
     ///
     /// # Errors
     ///
-    /// Fails if the trace was changed by hand and is not valid.
+    /// Fails if the lists cannot finish, or if [`sizes`](Self::sizes) is for another number of
+    /// stages. Neither happens for a trace that was recorded and not changed.
     pub fn simulated(&self) -> Result<Simulation, SimulationError> {
         simulate(&self.typical().schedule, &self.costs())
     }

@@ -118,7 +118,7 @@ pub enum Fault {
     /// The limits are declared for another number of ranks.
     #[error("{declared} peaks are declared for {ranks} ranks")]
     Peaks {
-        /// The declared number of ranks.
+        /// The number of declared limits.
         declared: usize,
         /// The number of ranks.
         ranks: usize,
@@ -180,11 +180,11 @@ impl fmt::Display for Missing {
     }
 }
 
-/// Actions that wait for each other in a ring.
+/// Actions that wait for each other in a cycle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cycle(
-    /// Each rank's next action, with the action of another rank that it waits for, which comes
-    /// later in that rank's list.
+    /// A rank, its next action, and the action that this one waits for, which comes later in its
+    /// rank's list.
     pub Vec<(usize, Action, Action)>,
 );
 

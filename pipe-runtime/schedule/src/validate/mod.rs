@@ -1,4 +1,4 @@
-//! Proves properties of the lists of a schedule, whoever made it.
+//! Proofs that a schedule is valid, whoever made it.
 
 mod fault;
 
@@ -15,7 +15,7 @@ use crate::methods::{ScheduleKind, ScheduleKindError};
 pub struct Limits {
     /// The greatest number of (stage, micro-batch) pairs in flight on each rank, if it is declared.
     pub peak_in_flight: Option<Vec<usize>>,
-    /// The number of stages of every rank, if it is fixed.
+    /// The least number of stages of every rank, if there is one.
     pub stages_per_rank: Option<usize>,
     /// The rank of each stage, if it is given.
     pub rank_of: Option<Vec<usize>>,
@@ -23,7 +23,7 @@ pub struct Limits {
     pub skips: Vec<Route>,
 }
 
-/// A skip.
+/// A skip from one stage to a later one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
     /// The stage that stashes it.
@@ -71,15 +71,21 @@ const LISTED: usize = 50;
 impl Schedule {
     /// Proves that the lists are a valid schedule and keep `limits`.
     ///
-    /// There are three steps; each runs only if the ones before found no fault, because lists with
-    /// a missing action have no meaningful order. First, every action occurs once, within range, on
-    /// its stage's rank. Second, the actions of each stage are in order. Third, no actions wait for
-    /// each other, neither in the lists nor, [lowered](Schedule::lower) to messages, over either
-    /// [`Transport`]; skips are served; and no more is in flight than declared.
+    /// There are three steps. Each is done only if the ones before found no fault, because lists
+    /// with a missing action have no meaningful order.
+    ///
+    /// 1. Every action occurs once, within range, on its stage's rank. The actions of each stage
+    ///    are in order. Every skip leads to a later stage. No more pairs are in flight than
+    ///    declared.
+    /// 2. No actions wait for each other in the lists. No more values of a skip are in transit than
+    ///    declared.
+    /// 3. The messages of the [lowered](Schedule::lower) lists are complete, and the lists finish
+    ///    over either [`Transport`].
     ///
     /// # Errors
     ///
-    /// Fails with the faults that were found.
+    /// Fails with the faults of the first step that finds any: up to 50 of each kind, and the
+    /// number of further ones.
     pub fn validate(&self, limits: &Limits) -> Result<(), ValidationError> {
         let mut findings = Findings { faults: ValidationError { faults: Vec::new(), more: 0 } };
         let places = self.places(&mut findings);

@@ -1,12 +1,12 @@
-//! One cell of a schedule's text: an action, or what else PyTorch writes into one.
+//! One cell of a schedule's text: an action, or another entry that PyTorch writes.
 
 use std::str::FromStr;
 
 use crate::list::action::number;
 use crate::list::{Action, ActionKind, ParseActionError};
 
-/// What PyTorch's lists have besides actions, and whether it is of one micro-batch. `WAIT_` is
-/// newer than torch 2.11.
+/// The entries of PyTorch's lists that are not actions, and whether each belongs to one
+/// micro-batch. Those with `WAIT_` are newer than torch 2.11.
 const COMMUNICATION: [(&str, bool); 10] = [
     ("SEND_F", true),
     ("RECV_F", true),
@@ -22,15 +22,15 @@ const COMMUNICATION: [(&str, bool); 10] = [
 
 const OVERLAP: &str = "OVERLAP_F_B";
 
-/// What a cell says.
+/// Contents of a cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cell {
-    /// Nothing: the rank waits.
+    /// No entry: the rank waits.
     Empty,
     Action(Action),
-    /// A forward beside a backward. PyTorch runs them in this order, unless told otherwise.
+    /// A forward overlapped with a backward. PyTorch runs them in this order by default.
     Overlap([Action; 2]),
-    /// Of a stage, or of one micro-batch in it.
+    /// Communication of a stage, or of one micro-batch in it.
     Communication {
         stage: usize,
         micro_batch: Option<usize>,
@@ -41,26 +41,26 @@ pub(crate) enum Cell {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CellFault {
-    /// It is not an action.
+    /// The text is not an action.
     #[error(transparent)]
     ParseActionError(#[from] ParseActionError),
-    /// It has a word that stands for nothing that is known.
+    /// The text has an unknown word.
     #[error("`{word}` in `{text}` is neither a kind of action (F, R, B, I or W) nor communication ({})", words())]
     UnknownWord {
         /// The text.
         text: String,
-        /// The word in it.
+        /// The unknown word.
         word: String,
     },
-    /// It names communication, but not as PyTorch writes it.
+    /// The text names communication, but not in PyTorch's form.
     #[error("`{text}` is not communication: write it as in `{example}`")]
     NotCommunication {
         /// The text.
         text: String,
-        /// How such a cell looks.
+        /// An example of the right form.
         example: String,
     },
-    /// It is like an overlap, but not a forward and a backward.
+    /// The text looks like an overlap, but is not one of a forward and a backward.
     #[error("`{0}` is not an overlap: write a forward and a backward, as in `(0F7;7B3){OVERLAP}`")]
     NotAnOverlap(
         /// The text.
@@ -109,7 +109,7 @@ fn communication(stage: &str, micro_batch: &str, of_micro_batch: bool) -> Option
     Some(Cell::Communication { stage, micro_batch })
 }
 
-/// `(0F7;7B3)OVERLAP_F_B`, with exactly these two parts.
+/// Parses `(0F7;7B3)OVERLAP_F_B`, with exactly these two parts.
 fn overlap(text: &str) -> Option<[Action; 2]> {
     let (forward, backward) = text.strip_suffix(OVERLAP)?.strip_prefix('(')?.strip_suffix(')')?.split_once(';')?;
     let [forward, backward]: [Action; 2] = [forward.trim().parse().ok()?, backward.trim().parse().ok()?];
@@ -168,7 +168,8 @@ mod tests {
             "`SEND_X` in `3SEND_X1` is neither a kind of action (F, R, B, I or W) nor communication (SEND_F, RECV_F, \
              SEND_B, RECV_B, WAIT_SEND_F, WAIT_SEND_B, UNSHARD, RESHARD, REDUCE_GRAD, WAIT_REDUCE_GRAD)"
         );
-        // PyTorch's names of its actions, which it never writes, and words that are known in part.
+        // PyTorch's long names of its actions, which it never writes to files, and words that
+        // resemble known ones.
         let words =
             ["FORWARD", "FULL_BACKWARD", "BACKWARD_INPUT", "send_f", "SEND_FF", "WAIT", "XSEND_F", "SEND_F_", "FF"];
         for word in words {

@@ -1,4 +1,4 @@
-//! The text of the lists, as in PyTorch's schedule files.
+//! Reads and writes the lists as text, in the format of PyTorch's schedule files.
 
 mod cell;
 
@@ -11,23 +11,23 @@ use cell::Cell;
 
 use crate::list::Schedule;
 
-/// A cell of the text is nothing that a schedule has.
+/// Error of parsing a [`Schedule`]: a cell is not valid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("row {row}, column {column}: {source}")]
 #[non_exhaustive]
 pub struct CellError {
-    /// The row, from 1: the rank's number plus one.
+    /// The row, from 1. It is the rank's number plus one.
     pub row: usize,
-    /// The cell in its row, from 1.
+    /// The column, from 1.
     pub column: usize,
-    /// What is wrong with its text.
+    /// What is wrong with the cell's text.
     pub source: CellFault,
 }
 
 impl Schedule {
-    /// The lists as PyTorch's schedule files have them (`torch.distributed.pipelining`,
-    /// `_dump_csv` with `compute_only`): one row per rank, one action per cell, as `2F0`. It is
-    /// read back by `str::parse`.
+    /// Writes the lists in the format of PyTorch's schedule files (`torch.distributed.pipelining`,
+    /// `_dump_csv` with `compute_only`): one row per rank, one action per cell, such as `2F0`.
+    /// `str::parse` reads the text back.
     pub fn to_csv(&self) -> String {
         let mut text = String::new();
         for list in &self.ranks {
@@ -40,17 +40,18 @@ impl Schedule {
     }
 }
 
-/// Reads what [`Schedule::to_csv`] writes, and what PyTorch's `_dump_csv` does, by default and as
-/// `compute_only`. The files of torch 2.11 and 2.15 were tried, for each of their schedules.
+/// Reads the text that [`Schedule::to_csv`] writes, and the files that PyTorch's `_dump_csv`
+/// writes, by default or with `compute_only`. The tests read the files of torch 2.11 and 2.15, for
+/// each of their schedules.
 ///
-/// * Cells may be empty, as PyTorch's are where a rank waits.
-/// * Communication is checked and dropped, since [`Schedule::lower`] says what is sent and when:
-///   `SEND_F`, `RECV_F`, `SEND_B`, `RECV_B`, `WAIT_SEND_F` and `WAIT_SEND_B` of a micro-batch,
-///   `UNSHARD`, `RESHARD`, `REDUCE_GRAD` and `WAIT_REDUCE_GRAD` of a stage.
-/// * An overlap, `(0F7;7B3)OVERLAP_F_B`, is its two actions, one after the other.
+/// * Cells may be empty. PyTorch leaves a cell empty where a rank waits.
+/// * Communication is checked and dropped, because [`Schedule::lower`] works out what is sent and
+///   when. The entries are `SEND_F`, `RECV_F`, `SEND_B`, `RECV_B`, `WAIT_SEND_F` and `WAIT_SEND_B`
+///   of a micro-batch, and `UNSHARD`, `RESHARD`, `REDUCE_GRAD` and `WAIT_REDUCE_GRAD` of a stage.
+/// * An overlap, `(0F7;7B3)OVERLAP_F_B`, becomes its two actions, one after the other.
 ///
-/// The numbers of stages and micro-batches are those that occur, in dropped cells too: what a file
-/// sends but does not compute is missed by [`Schedule::validate`].
+/// The numbers of stages and micro-batches are taken from all cells, including the dropped ones. If
+/// a file sends something that it does not compute, [`Schedule::validate`] reports it as missing.
 impl FromStr for Schedule {
     type Err = CellError;
 

@@ -41,7 +41,7 @@ pub(super) fn dualpipe_v(ranks: usize, micro_batches: usize) -> Schedule {
             list.f(1);
             list.b(0);
         }
-        // The second half is split, so that what the ranks before wait for comes first.
+        // The second half is split, so that the gradients that other ranks wait for come first.
         for i in 0..=2 * rank + 1 {
             let split = i > rank;
             let stage = 1 - i % 2;

@@ -17,7 +17,12 @@ use crate::list::{Action, Schedule};
 /// (looped stages). A micro-batch for which `checkpointed` is true is recomputed right before its
 /// backward.
 ///
-/// The idle time per rank is `(p - 1)(F + B)`. Each rank has up to all `m` micro-batches in flight.
+/// With `p` ranks, the idle time per rank is `(p - 1)(F + B)`. Each rank has up to all `m`
+/// micro-batches in flight.
+///
+/// # Panics
+///
+/// Panics if the lists up to the highest rank exceed the capacity of a `Vec`.
 pub fn gpipe(rank_of: &[usize], micro_batches: usize, checkpointed: impl Fn(usize) -> bool) -> Schedule {
     let mut ranks = vec![Vec::new(); rank_of.iter().max().map_or(0, |last| last + 1)];
     for (stage, &rank) in rank_of.iter().enumerate() {

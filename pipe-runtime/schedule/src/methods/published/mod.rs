@@ -45,10 +45,11 @@ impl ScheduleKind {
     }
 
     /// Peak number of in-flight (stage, micro-batch) pairs on `rank`. A pair is in flight from its
-    /// forward until its backward, for the parameters if it is split. Divided by the stages per
-    /// rank, this is a number of whole micro-batches.
+    /// forward until its backward (the one for the parameters, if it is split). Divided by the
+    /// stages per rank, this is a number of whole micro-batches.
     ///
-    /// A recomputed micro-batch counts too, because the inputs of its stage are held.
+    /// A recomputed micro-batch counts too, because the inputs of its stage are held. For a rank
+    /// that does not exist, the peak is 0.
     ///
     /// # Errors
     ///

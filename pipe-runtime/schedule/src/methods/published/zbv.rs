@@ -3,9 +3,9 @@ use crate::methods::rank_list::RankList;
 
 /// ZBV (Qi et al. 2024, "Pipeline Parallelism with Controllable Memory", on V-ZB; first in the
 /// arXiv version of Qi et al. 2023, "Zero Bubble Pipeline Parallelism", on ZB-V). Each rank has two
-/// stages, and the model is folded into a V, so that the rank that computes the loss also starts
-/// the backward. If the forward and both parts of the backward take equally long, there is no idle
-/// time, at the memory of 1F1B.
+/// stages, and the model is folded into a V, so that the last stage is on the first rank, where the
+/// backward can start at once. If the forward and both parts of the backward take equally long,
+/// there is no idle time, at the memory of 1F1B.
 ///
 /// ```text
 /// rank 0  0F0 0F1 0F2 0F3 0F4 0F5 0F6 7F0 7I0 7W0 7F1 7I1 7W1 7F2 7I2 7W2 7F3 7I3 7W3 0I0 0W0 7F4 7I4 7W4 0I1 0W1 7F5 7I5 7W5 0I2 0W2 7F6 7I6 7W6 0I3 0W3 0I4 0W4 0I5 0W5 0I6 0W6 .   .   .
