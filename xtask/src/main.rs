@@ -25,20 +25,20 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Makes the libtorch that this tch wants available to the build, installing it if need be
+    /// Makes the libtorch that this tch needs available to the build, installing it if need be
     Libtorch {
-        /// Does so for the crate in this folder and its tch, not for this checkout
+        /// Does so for the crate in this folder and its tch instead of this checkout
         #[arg(long = "for", value_name = "DIR")]
         user: Option<PathBuf>,
         /// Installs the libraries that CUDA devices need as well
         #[arg(long)]
         cuda: bool,
     },
-    /// Makes a crate of your own that depends on this checkout, builds and trains
+    /// Makes a crate that depends on this checkout, builds and trains
     New {
-        /// The folder that it is made in; its name is the crate's
+        /// The folder to make it in, which gives the crate its name
         folder: PathBuf,
-        /// With this tch; the latest that was tested, if not given
+        /// The version of tch; by default the latest tested one
         #[arg(long, value_name = "VERSION")]
         tch: Option<String>,
     },
@@ -52,7 +52,7 @@ enum Command {
     },
     /// Checks pipelines on this machine's GPUs
     GpuCheck {
-        /// Makes a folder that does so on a machine with libtorch alone
+        /// Makes a folder that runs the checks on a machine that only has libtorch
         #[arg(long, value_name = "DIR")]
         bundle: Option<PathBuf>,
         /// Passed on to the program
@@ -61,14 +61,14 @@ enum Command {
     },
     /// Compares with torchgpipe, installing it if need be
     Oracle,
-    /// Writes down torch's own schedules, which tests read, installing torch if need be
+    /// Writes torch's own schedules to files for the tests, installing torch if need be
     Fixtures,
     /// Measures speed and memory beside torchgpipe's and torch's own pipelines', installing them if
     /// need be
     Bench(bench::Options),
     /// Builds the book, `docs`, as a website
     Book,
-    /// Runs all tests with each pair of tch and libtorch, and writes down what passed
+    /// Runs all tests with each pair of tch and libtorch, and records what passed
     Pairs {
         /// Only with these libtorches
         #[arg(long, value_name = "VERSION")]
@@ -76,13 +76,13 @@ enum Command {
     },
     /// Runs all tests
     Test {
-        /// Rewrites the expected outputs to what the tests see
+        /// Rewrites the expected outputs to the actual ones
         #[arg(long, conflicts_with = "tch")]
         bless: bool,
         /// Runs them with this tch, in a copy of the checkout below `target`
         #[arg(long, value_name = "VERSION")]
         tch: Option<String>,
-        /// And with this libtorch, not the one that the tch is made for
+        /// Uses this libtorch instead of the one that the tch is made for
         #[arg(long, value_name = "VERSION", requires = "tch")]
         libtorch: Option<String>,
     },

@@ -1,11 +1,12 @@
-//! Comments and pages have at most 100 columns. Tables, links, listings and diagrams may be wider.
+//! Checks that comments and pages have at most 100 columns. Tables, links, listings and diagrams
+//! may be wider.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 const COLUMNS: usize = 100;
 
-/// Folders without a text of ours: what is built, fetched or generated.
+/// Folders without texts of the project: they are built, fetched or generated.
 const SKIPPED: [&str; 6] = ["target", "book", "data", ".git", ".libtorch", "snapshots"];
 
 #[test]
@@ -45,13 +46,13 @@ fn read(file: &Path) -> String {
     fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
-/// What a comment says, if the line is one.
+/// The text of a comment, if the line is one.
 fn comment<'a>(line: &'a str, mark: &str) -> Option<&'a str> {
     let text = line.trim_start().strip_prefix(mark)?;
     Some(text.trim_start_matches(['/', '!', '#']).trim_start())
 }
 
-/// The numbers of the lines that are too wide, from 1. `text` takes the mark of a comment off.
+/// The numbers of the lines that are too wide, from 1. `text` removes the mark of a comment.
 fn wide_lines<'a>(file: &'a str, text: impl Fn(&'a str) -> Option<&'a str>) -> Vec<usize> {
     let mut is_fenced = false;
     let mut wide = Vec::new();

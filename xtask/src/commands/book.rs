@@ -1,4 +1,4 @@
-//! `cargo xtask book`: the pages of `docs` as a website, by mdBook.
+//! `cargo xtask book`: builds the pages of `docs` as a website, with mdBook.
 
 use std::io::ErrorKind;
 use std::process::{Command, ExitCode};

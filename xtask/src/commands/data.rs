@@ -1,4 +1,4 @@
-//! `cargo xtask data`: the digits, at `data/digits.csv.gz`.
+//! `cargo xtask data`: fetches the digits into `data/digits.csv.gz`.
 
 use std::process::ExitCode;
 

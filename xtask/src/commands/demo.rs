@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: the digits example, with all it needs.
+//! `cargo xtask demo`: runs the digits example, after setting up everything that it needs.
 
 use std::ffi::OsString;
 use std::process::{Command, ExitCode};

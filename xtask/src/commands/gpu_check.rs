@@ -45,8 +45,8 @@ fn cargo_command(checkout: &Checkout, command: &str) -> Command {
     cargo
 }
 
-/// The program's path, from cargo's messages: one line of JSON each, of which the program's has the
-/// path.
+/// The program's path, from cargo's messages. Each message is a line of JSON, and one of them has
+/// the path.
 fn built(messages: &str) -> Option<PathBuf> {
     let path = |line: &str| Some(PathBuf::from(line.split_once("\"executable\":\"")?.1.split_once('"')?.0));
     messages.lines().filter_map(path).find(|path| path.file_stem().is_some_and(|name| name == PROGRAM))

@@ -1,4 +1,4 @@
-//! The commands, each a file or a folder.
+//! The commands, one file or folder each.
 
 pub mod bench;
 pub mod book;

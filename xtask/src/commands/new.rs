@@ -1,4 +1,4 @@
-//! `cargo xtask new`: makes a crate for a user that builds and trains.
+//! `cargo xtask new`: makes a user's crate that builds and trains.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -19,8 +19,8 @@ pub struct Environment {
     name: &'static str,
     /// The variable that names the user's own Python.
     own: &'static str,
-    /// The space with all dependencies. Python's torch links to CUDA's libraries, even on a machine
-    /// without CUDA.
+    /// The packages, which are installed with all their dependencies: Python's part of torch links
+    /// to CUDA's libraries, even on a machine without CUDA.
     wheels: &'static [&'static str],
     /// A Python program that fails if a package is missing.
     check: &'static str,
@@ -57,7 +57,7 @@ assert torch.__version__.startswith('2.3.1'), 'torch ' + torch.__version__",
     found: OnceLock::new(),
 };
 
-/// The newest torch when this was written: its pipelining.
+/// The newest torch when this was written, for its pipelining.
 pub static NEWEST_TORCH: Environment = Environment {
     folder: "pipe-bench",
     name: "torch-2.15.0",
@@ -140,8 +140,7 @@ impl Environment {
             );
         }
         if home.exists() {
-            // A damaged one, or one of a Python that no longer exists; a complete one would have
-            // been used.
+            // It is damaged, or its Python no longer exists: a complete one would have been used.
             fs::remove_dir_all(home)
                 .with_context(|| format!("cannot replace {}: remove it and run this again", home.display()))?;
         }

@@ -36,7 +36,8 @@ impl Tally {
         self.failed > 0
     }
 
-    /// `test result: ok. 4 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; ...`
+    /// Adds the counts of a line such as `test result: ok. 4 passed; 0 failed; 1 ignored; 0
+    /// measured; 0 filtered out; ...`
     fn add_line(&mut self, line: &str) {
         let Some(counts) = line.strip_prefix("test result: ") else {
             return;

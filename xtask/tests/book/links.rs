@@ -56,7 +56,7 @@ fn check(page: &Page, link: &str) -> Result<(), String> {
     }
 }
 
-/// Without `.` and `..`.
+/// The path without `.` and `..`.
 fn resolved(path: &Path) -> PathBuf {
     let mut result = PathBuf::new();
     for part in path.components() {
@@ -71,7 +71,7 @@ fn resolved(path: &Path) -> PathBuf {
     result
 }
 
-/// The targets of the links and pictures in a text: what stands in `](..)`, outside of code.
+/// The targets of the links and pictures in a text: the parts in `](..)`, outside of code.
 pub fn targets(text: &str) -> Vec<String> {
     let text = without_code(text);
     let mut targets = Vec::new();
@@ -103,8 +103,8 @@ fn without_code(text: &str) -> String {
     result + rest
 }
 
-/// The names that viewers give to the headings of a page: lower case, with hyphens for spaces, and
-/// without other signs. Equal ones are numbered.
+/// The names that viewers give to the headings of a page: in lower case, with hyphens for spaces,
+/// and without other punctuation. Equal names are numbered.
 fn headings(text: &str) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     for (_, line) in prose(text) {

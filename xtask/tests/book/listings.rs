@@ -6,10 +6,10 @@ use super::page::{Page, root};
 
 const MARK: &str = "<!-- listing ";
 
-/// What a mark names.
+/// A mark: the part of a file that a listing shows.
 #[derive(Debug)]
 pub struct Mark {
-    /// From the root.
+    /// The path of the file from the root.
     pub file: String,
     part: Option<String>,
     /// The line of the page, from 0.
@@ -26,11 +26,11 @@ pub fn marks(text: &str) -> Vec<Mark> {
     text.lines().enumerate().filter_map(mark).collect()
 }
 
-/// Compares the listings of a page with the files, or rewrites them; what differs is told.
+/// Compares the listings of a page with the files, or rewrites them. Returns the differences.
 pub fn check(page: &Page) -> Vec<String> {
     let mut faults = Vec::new();
     let mut lines: Vec<String> = page.text.lines().map(str::to_owned).collect();
-    // From the last one on, so that the lines of the others stay where they are.
+    // This starts from the last mark, so that the lines of the others stay where they are.
     for mark in marks(&page.text).iter().rev() {
         let place = format!("{}:{}", page.path, mark.line + 1);
         let wanted = match shown(mark) {
@@ -90,7 +90,7 @@ fn shown(mark: &Mark) -> Result<Vec<String>, String> {
     Ok(part.iter().map(|line| line.get(common..).unwrap_or_default().to_owned()).collect())
 }
 
-/// `L6-L11`
+/// Parses `L6-L11`.
 fn range(part: &str) -> Option<(usize, usize)> {
     let (first, last) = part.strip_prefix('L')?.split_once("-L")?;
     let range = (first.parse().ok()?, last.parse().ok()?);

@@ -1,5 +1,5 @@
-//! The book is what it says it is: its links lead somewhere, its table of contents lists every page,
-//! and its listings are the files that they show.
+//! Checks the book: its links lead somewhere, its table of contents lists every page, and its
+//! listings equal the files that they show.
 //!
 //! A listing is a fenced block after a mark. The mark names a file, a part of it between two anchors
 //! (lines with `ANCHOR: name` and `ANCHOR_END: name`), or some of its lines:
@@ -10,7 +10,7 @@
 //! <!-- listing ui-tests/cases/skips/stashed_once.rs#L6-L11 -->
 //! ```
 //!
-//! `UPDATE_EXPECT=1 cargo test -p xtask --test book` writes the listings again.
+//! `UPDATE_EXPECT=1 cargo test -p xtask --test book` rewrites the listings.
 
 mod links;
 mod listings;
@@ -48,7 +48,7 @@ fn every_listing_is_the_file_that_it_shows() {
     assert!(faults.is_empty(), "{faults:#?}\n`UPDATE_EXPECT=1 cargo test -p xtask --test book` writes them again");
 }
 
-/// A page of the tutorial is about one program, and each program is shown.
+/// Each page of the tutorial is about one program, and each program is shown.
 #[test]
 fn each_page_of_the_tutorial_shows_one_example() {
     let mut shown = Vec::new();
@@ -92,7 +92,7 @@ fn the_numbers_of_the_readme_are_those_of_the_benchmarks() {
     assert_eq!(count, 3);
 }
 
-/// The first thing that users see is the same in both places.
+/// Users see the same example first in both places.
 #[test]
 fn the_page_of_the_crate_shows_the_readmes_example() {
     let readme = Page::read("README.md").text;

@@ -1,11 +1,11 @@
-//! The pages: the book, and what lies beside it.
+//! The pages of the book, and those beside it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A page, and where it is in the checkout.
 pub struct Page {
-    /// From the root, with `/`.
+    /// The path from the root, with `/`.
     pub path: String,
     pub text: String,
 }
@@ -26,7 +26,7 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is in the workspace").to_owned()
 }
 
-/// README, CONTRIBUTING and all that is in `docs`.
+/// README, CONTRIBUTING and everything in `docs`.
 pub fn pages() -> Vec<Page> {
     let mut paths = vec!["README.md".to_owned(), "CONTRIBUTING.md".to_owned()];
     collect("docs", &mut paths);

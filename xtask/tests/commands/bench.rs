@@ -1,4 +1,4 @@
-//! `cargo xtask bench`.
+//! Tests `cargo xtask bench`.
 
 use std::process::Command;
 

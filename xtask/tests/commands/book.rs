@@ -1,4 +1,4 @@
-//! `cargo xtask book`.
+//! Tests `cargo xtask book`.
 
 use crate::workbench::{Workbench, fails, succeeds};
 

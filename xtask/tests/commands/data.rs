@@ -1,4 +1,4 @@
-//! `cargo xtask data`.
+//! Tests `cargo xtask data`.
 
 use std::fs;
 

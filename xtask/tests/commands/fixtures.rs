@@ -1,4 +1,4 @@
-//! `cargo xtask fixtures`.
+//! Tests `cargo xtask fixtures`.
 
 use crate::workbench::{Workbench, succeeds};
 

@@ -1,4 +1,4 @@
-//! `cargo xtask libtorch`.
+//! Tests `cargo xtask libtorch`.
 
 use std::fs;
 use std::process::Stdio;
@@ -15,7 +15,7 @@ fn it_is_installed_in_the_cache_and_linked() {
     assert_eq!(bench.cache_entries("pipe-libtorch"), ["2.11.0-cpu"]);
 }
 
-/// torch-sys looks at this file alone, which wheels do not have.
+/// torch-sys reads only this file, which wheels do not have.
 #[test]
 fn what_is_installed_says_its_version_to_torch_sys_too() {
     let bench = Workbench::new("build-version");
@@ -37,7 +37,7 @@ fn the_lock_file_decides_which_one_is_installed() {
     assert_eq!(bench.cache_entries("pipe-libtorch"), ["2.13.0-cpu"]);
     assert!(bench.pip_calls()[0].contains("torch==2.13.0"), "{:?}", bench.pip_calls());
 
-    // What is linked does no longer fit.
+    // The linked libtorch no longer fits.
     bench.lock("checkout", "0.24.0");
     succeeds(&mut bench.xtask(LIBTORCH));
     assert_eq!(fs::read_link(bench.path("checkout/.libtorch")).unwrap(), bench.cached());

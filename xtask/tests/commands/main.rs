@@ -1,4 +1,4 @@
-//! The commands as a user meets them, with stand-ins for pip and the compiler.
+//! Tests the commands as a user runs them, with stand-ins for pip and the compiler.
 #![cfg(unix)]
 
 mod bench;

@@ -1,4 +1,4 @@
-//! `cargo xtask new`. That such a crate builds and trains is tested in `tests/tests/outside.rs`,
+//! Tests `cargo xtask new`. `tests/tests/outside.rs` tests that such a crate builds and trains,
 //! with the files that the README shows.
 
 use std::fs;

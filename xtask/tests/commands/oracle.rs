@@ -1,4 +1,4 @@
-//! `cargo xtask oracle`.
+//! Tests `cargo xtask oracle`.
 
 use std::fs;
 use std::process::Command;

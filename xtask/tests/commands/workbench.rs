@@ -1,5 +1,5 @@
-//! A checkout, a cache and a PATH of their own for each test, with stand-ins for the programs that
-//! xtask calls.
+//! Gives each test a separate checkout, cache and PATH, with stand-ins for the programs that xtask
+//! calls.
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ pub struct Workbench {
 }
 
 impl Workbench {
-    /// Starts afresh: what the test's last run left is removed.
+    /// Makes the folders, after removing what the test's last run left.
     pub fn new(test: &str) -> Self {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("xtask").join(test);
         let _ = fs::remove_dir_all(&folder);
@@ -23,8 +23,8 @@ impl Workbench {
         bench
     }
 
-    /// Puts a stand-in on the PATH, as a link: a file just written by one test cannot be run while
-    /// another test forks.
+    /// Puts a stand-in on the PATH, as a link: a file that one test has just written cannot be run
+    /// while another test forks.
     pub fn program(&self, name: &str) {
         let stand_ins = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/commands/stand-ins");
         symlink(stand_ins.join(name), self.path("bin").join(name)).unwrap();
@@ -34,7 +34,7 @@ impl Workbench {
         fs::remove_file(self.path("bin").join(name)).unwrap();
     }
 
-    /// What happens in pip.
+    /// Sets how the stand-in for pip behaves.
     pub fn mood(&self, mood: &str) {
         fs::write(self.path("bin/mood"), mood).unwrap();
     }
@@ -60,13 +60,13 @@ impl Workbench {
         self.path("cache/pipe-libtorch/2.11.0-cpu")
     }
 
-    /// What pip was told, a line for each call.
+    /// The arguments of each call of pip, one line per call.
     pub fn pip_calls(&self) -> Vec<String> {
         let calls = fs::read_to_string(self.path("bin/calls")).unwrap_or_default();
         calls.lines().map(str::to_owned).collect()
     }
 
-    /// The names in a folder of the cache, without lock files, which stay.
+    /// The names in a folder of the cache, without lock files, which are never removed.
     pub fn cache_entries(&self, folder: &str) -> Vec<String> {
         let entries = fs::read_dir(self.path("cache").join(folder));
         let names = entries.into_iter().flatten().map(|entry| entry.unwrap().file_name());
@@ -76,7 +76,7 @@ impl Workbench {
         names
     }
 
-    /// A folder that passes for libtorch.
+    /// Makes a folder that passes for libtorch.
     pub fn libtorch(&self, name: &str, version: &str) -> PathBuf {
         let folder = self.path(name);
         fs::create_dir_all(folder.join("lib")).unwrap();
@@ -115,7 +115,7 @@ pub fn succeeds(command: &mut Command) -> String {
     all(&output)
 }
 
-/// The one error that was printed.
+/// Runs a command that must fail. Returns the one error that it printed.
 #[track_caller]
 pub fn fails(command: &mut Command) -> String {
     let output = command.output().unwrap();

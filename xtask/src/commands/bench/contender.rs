@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 pub struct Contender {
     pub name: String,
     child: Child,
-    /// `None` once it was told to end.
+    /// `None` once the process was asked to end.
     requests: Option<ChildStdin>,
     answers: Receiver<String>,
     /// The file for its other output.
@@ -124,7 +124,7 @@ impl Contender {
     }
 }
 
-/// A contender without a turn must do nothing.
+/// Stops or continues a contender: without a turn, it must do nothing.
 #[derive(Clone, Copy, Debug)]
 enum Signal {
     Stop,
@@ -140,7 +140,8 @@ fn set_apart(command: &mut Command) {
 impl Drop for Contender {
     fn drop(&mut self) {
         self.signal(Signal::GoOn);
-        // It ends with its input, and ends its child processes. One that hangs does not.
+        // The process ends at the end of its input, and ends its child processes. One that hangs
+        // does not.
         drop(self.requests.take());
         for _ in 0..50 {
             if matches!(self.child.try_wait(), Ok(Some(_))) {

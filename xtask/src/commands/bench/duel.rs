@@ -1,4 +1,4 @@
-//! Runs contenders in turns at the same work.
+//! Runs contenders on the same work, in turns.
 
 use std::thread;
 
@@ -10,8 +10,8 @@ use super::spread::{Spread, digits};
 /// The allowed difference of losses and gradients: other libraries add in another order.
 const TOLERANCE: f64 = 1e-4;
 
-/// The duration of the timed part of a turn, in ms. Short steps are repeated, and a turn counts
-/// with their median.
+/// The duration of the timed part of a turn, in ms. Short steps are repeated, and their median
+/// counts as the turn's time.
 const TURN: f64 = 20.;
 const MOST_STEPS: f64 = 20.;
 
@@ -40,8 +40,8 @@ pub fn take_turns(contenders: &mut [Contender], turns: usize) -> anyhow::Result<
     Ok(Times(times))
 }
 
-/// Runs two contenders with the same work: in turns first one of them alone, then both at once,
-/// which counts with the mean of the two.
+/// Runs two contenders on the same work, in turns: first one of them alone, then both at once,
+/// where the mean of the two counts.
 pub fn alone_and_at_once(pair: &mut [Contender; 2], turns: usize) -> anyhow::Result<Times> {
     let steps = steps_of_a_turn(&mut pair[0])?;
     let mut times = vec![Vec::new(), Vec::new()];

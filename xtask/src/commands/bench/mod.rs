@@ -26,16 +26,16 @@ use figures::Figure;
 
 #[derive(Debug, Args)]
 pub struct Options {
-    /// Only what needs no peer and little time: dispatch and efficiency
+    /// Only the figures that need no peers and little time: dispatch and efficiency
     #[arg(long, conflicts_with = "only")]
     quick: bool,
     /// Only this figure; may be given several times
     #[arg(long, value_name = "FIGURE")]
     only: Vec<Figure>,
-    /// Beside another checkout's library, instead of peers: what a change costs
+    /// Compares with another checkout's library instead of peers, to show what a change costs
     #[arg(long, value_name = "CHECKOUT", conflicts_with_all = ["quick", "only", "write"])]
     beside: Option<PathBuf>,
-    /// How many turns each contender has, of at least one timed step each
+    /// Number of turns of each contender, with at least one timed step each
     #[arg(long, value_name = "N", default_value = "15", value_parser = clap::value_parser!(u32).range(3..))]
     turns: u32,
     /// Writes the tables into docs/performance.md

@@ -86,11 +86,11 @@ pub enum Who {
     Ours(&'static str),
     /// Our training step in this schedule, which keeps the output.
     OurStep(&'static str),
-    /// The same without the output.
+    /// The same without keeping the output.
     OurStepWithoutOutput(&'static str),
     /// The same layers in plain tch, on the whole mini-batch.
     PlainTch,
-    /// The forward of that.
+    /// The forward of the same.
     PlainForward,
     /// Unpipelined, micro-batch after micro-batch.
     Unpipelined,
@@ -107,7 +107,7 @@ pub enum Who {
     TorchPipe(&'static str),
     /// `torch.distributed.pipelining` in this schedule, of our libtorch's version.
     Pipelining(&'static str),
-    /// The same of the newest torch.
+    /// The same with the newest torch.
     NewestPipelining(&'static str),
 }
 
@@ -147,7 +147,7 @@ impl Bench<'_> {
         self.command_of(&self.programs.ours, who, work)
     }
 
-    /// The same, of which `ours` is our program.
+    /// The same, with `ours` as our program.
     pub fn command_of(&self, ours: &Path, who: Who, work: &Work) -> anyhow::Result<Command> {
         let ours = || Command::new(ours);
         let (mut command, way, setting) = match who {

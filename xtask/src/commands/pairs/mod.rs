@@ -2,7 +2,7 @@
 //! checkout with its own lock file, libtorch and target folder, so that nothing is rebuilt back and
 //! forth.
 //!
-//! `cargo xtask pairs` runs the whole test suite on each pair, and writes down what passed.
+//! `cargo xtask pairs` runs the whole test suite on each pair, and records what passed.
 
 mod copy;
 mod page;

@@ -59,7 +59,7 @@ fn install(wheel: &Wheel, flavour: Flavour, partial: &Path, home: &Path) -> anyh
         anyhow!("pip's installation of libtorch {fault}: check that pip's index is PyPI, and run this again")
     })?;
     if home.exists() {
-        // A damaged one; a complete one would have been used.
+        // It is damaged: a complete one would have been used.
         fs::remove_dir_all(home)
             .with_context(|| format!("cannot replace {}: remove it and run this again", home.display()))?;
     }

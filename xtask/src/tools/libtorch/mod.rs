@@ -29,8 +29,8 @@ pub fn set_up(checkout: &Checkout, flavour: Flavour) -> anyhow::Result<PathBuf> 
 /// Sets up this libtorch, for any tch; see [`set_up`].
 pub fn set_up_wheel(checkout: &Checkout, wheel: &Wheel, flavour: Flavour) -> anyhow::Result<PathBuf> {
     let linked = checkout.linked_libtorch();
-    // Cargo passes the value in `.cargo/config.toml` to this process, which is not a setting of the
-    // user's.
+    // Cargo passes the value in `.cargo/config.toml` to this process. That value is not the user's
+    // setting.
     let configured = [&linked, &Checkout::find().linked_libtorch()].map(Clone::clone);
     let own = env::var_os("LIBTORCH").map(PathBuf::from);
     if let Some(own) = own.filter(|own| !configured.contains(own)) {

@@ -32,7 +32,7 @@ pub fn measure(bench: &Bench<'_>) -> anyhow::Result<Table> {
     Ok(Table { ours: "ours", theirs: "the first", figure: "ours / the first", rows })
 }
 
-/// The time of an op in larger and larger works, beside that in the first one.
+/// The time of an op in ever larger works, relative to the first one.
 fn ops(bench: &Bench<'_>, who: Who, name: &str, works: &[Work]) -> anyhow::Result<Vec<Row>> {
     eprintln!("  {name}: {} to {}", works[0], works[works.len() - 1]);
     let mut contenders = Vec::new();
@@ -55,7 +55,7 @@ fn ops(bench: &Bench<'_>, who: Who, name: &str, works: &[Work]) -> anyhow::Resul
     Ok((1..works.len()).map(row).collect())
 }
 
-/// The time of the same layers in more and more stages, beside two.
+/// The time of the same layers in ever more stages, relative to two.
 fn whole(bench: &Bench<'_>, who: Who, name: &str) -> anyhow::Result<Vec<Row>> {
     let mut contenders = Vec::new();
     for stages in STAGES {

@@ -22,25 +22,25 @@ use super::work::{Who, Work};
 /// A figure, which is one table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Figure {
-    /// What the machine gives: one program alone, and two at once
+    /// The speed of the machine: one program alone, and two at once
     Machine,
-    /// What an op costs beyond what libtorch does in it
+    /// The overhead of an op beyond libtorch's own work
     Dispatch,
-    /// What is lost to anything but the ops themselves
+    /// The time that is lost to anything but the ops themselves
     Efficiency,
     /// Against torchgpipe and torch 2.3's Pipe
     Torchgpipe,
     /// Against torch.distributed.pipelining
     Pipelining,
-    /// A backward in two parts
+    /// A backward in two parts beside a whole one
     Split,
-    /// What is held at once
+    /// Peak memory
     Memory,
-    /// A pipeline that is none
+    /// A pipeline of one stage and one micro-batch
     OneStage,
     /// More micro-batches, more stages
     Growth,
-    /// How long a model takes to build
+    /// The time to build a model
     Compile,
 }
 
@@ -57,7 +57,7 @@ impl Figure {
         Self::Growth,
         Self::Compile,
     ];
-    /// Without peers, in under three minutes.
+    /// The figures that need no peers and take less than three minutes.
     pub const QUICK: [Self; 2] = [Self::Dispatch, Self::Efficiency];
 
     /// The name on the command line.
@@ -107,8 +107,8 @@ impl Figure {
     }
 }
 
-/// How often the contenders of a comparison are started. Where the memory of a process happens to
-/// be is worth some percent of all of its turns.
+/// The number of times that the contenders of a comparison are started. Where a process's memory
+/// happens to be changes all of its turns by some percent.
 pub const STARTS: usize = 3;
 
 impl Bench<'_> {

@@ -6,7 +6,7 @@ use crate::commands::bench::table::{Bar, Row, Table};
 use crate::commands::bench::work::{GPT, MLP, SMALL_MLP, UNET, Who};
 
 const BAR: Bar = Bar::AtLeast(1.5);
-/// A work where little but the overhead of ops counts.
+/// The bar for a work that consists mostly of the overhead of ops.
 const SMALL_BAR: Bar = Bar::AtLeast(5.);
 
 pub fn measure(bench: &Bench<'_>) -> anyhow::Result<Table> {
