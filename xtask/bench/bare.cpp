@@ -1,11 +1,10 @@
-// Bare libtorch doing what a pipeline of `trivial` layers does, on one thread: the floor of the
-// dispatch row.
+// Bare libtorch does what a pipeline of `trivial` layers does, on one thread. This is the lower
+// bound for the dispatch row.
 //
-//   --way cut     each stage and micro-batch has a graph of its own, as in a pipeline, and a
-//   backward of its own
-//   --way uncut   one graph over all micro-batches, and one backward
+//   --way cut     one graph and one backward for each stage and micro-batch, as in a pipeline
+//   --way uncut   one graph and one backward for all micro-batches
 //
-// Answers `check` and `turn N` as `xtask/programs/src/bin/bench/main.rs` says.
+// It answers `check` and `turn N` as described in `xtask/programs/src/bin/bench/main.rs`.
 
 #include <torch/torch.h>
 
@@ -24,7 +23,7 @@ struct Settings {
   int64_t stages = 2, width = 4, rows = 8, chunks = 1;
 };
 
-// As in values.rs.
+// The same formula as in values.rs.
 Tensor uniform(const std::string& name, torch::IntArrayRef shape) {
   int64_t letters = 0, count = 1, place = 0;
   for (unsigned char letter : name)
@@ -52,7 +51,7 @@ struct Model {
   }
 
   Tensor cut() {
-    // By micro-batch, then stage.
+    // Indexed by micro-batch, then by stage.
     std::vector<std::vector<Tensor>> received, made;
     std::vector<Tensor> outputs;
     for (const Tensor& part : input.chunk(settings.chunks)) {
@@ -92,7 +91,7 @@ struct Model {
     return loss;
   }
 
-  // The milliseconds; the loss is left in `loss`.
+  // Runs a step. Returns its milliseconds and sets `loss`.
   double step(double& loss) {
     for (Tensor& weight : weights)
       weight.mutable_grad() = Tensor();

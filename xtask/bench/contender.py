@@ -1,6 +1,5 @@
-"""What every contender in Python does: reads its arguments, then answers `check` and `turn N`.
-
-`xtask/programs/src/bin/bench/main.rs` says what they mean.
+"""The part that all contenders in Python share: reads the arguments, then answers `check` and
+`turn N`, which `xtask/programs/src/bin/bench/main.rs` describes.
 """
 
 import argparse
@@ -29,7 +28,7 @@ def arguments():
 
 
 def timed(step):
-    """A step that tells its milliseconds and its loss."""
+    """A step that returns its milliseconds and its loss."""
 
     def run():
         start = time.perf_counter()
@@ -49,7 +48,7 @@ def drop_gradients(parameters):
 
 
 def serve(step, norm, between):
-    """Answers until there is nothing more to read. `between` is done before each step, off the clock."""
+    """Answers requests until the end of the input. `between` runs before each step, untimed."""
     print("ready", flush=True)
     for line in sys.stdin:
         request = line.split()

@@ -1,8 +1,9 @@
-// Counts what a process has allocated and not freed: loaded before libc (`LD_PRELOAD`), it passes
-// every call on to glibc.
+// Counts the bytes that a process has allocated and not freed. It is loaded before libc
+// (`LD_PRELOAD`) and passes every call on to glibc.
 //
-// Only blocks of at least a KiB count, which all tensors of interest are. The counts lie in the
-// file that `LIVE_BYTES` names, where another process reads them: what is live now, then the peak.
+// Only blocks of at least a KiB count; all tensors of interest are that large. The counts are in
+// the file that `LIVE_BYTES` names, where another process reads them: the bytes that are live now,
+// then the peak.
 
 #include <fcntl.h>
 #include <malloc.h>
@@ -32,7 +33,7 @@ constexpr size_t SMALLEST = 1024;
 Counts own;
 std::atomic<Counts*> counts{&own};
 
-// Blocks allocated before this are counted in `own`, a few MB at most.
+// Blocks that were allocated before this runs are counted in `own`: a few MB at most.
 __attribute__((constructor)) void open_file() {
   const char* name = getenv("LIVE_BYTES");
   int file = name ? open(name, O_RDWR) : -1;

@@ -1,6 +1,8 @@
-"""The models of `xtask/programs/src/bin/bench/models`, of torch's layers: each a list of layers and its cuts.
+"""The models of `xtask/programs/src/bin/bench/models`, made of torch's layers. Each is a list of
+layers and its cuts.
 
-Weights and data are those of `values.rs`: both sides compute them by one formula, from a parameter's name.
+Weights and data equal those of `values.rs`: both sides compute them with one formula, from a
+parameter's name.
 """
 
 import math
@@ -17,7 +19,7 @@ WIDTH, HEADS, BLOCKS, CONTEXT, CHARACTERS = 128, 4, 8, 128, 64  # of the GPT
 
 @dataclass
 class Task:
-    """A model's layers in order, how many are in each stage, a mini-batch and its loss."""
+    """A model's layers in order, the number of layers in each stage, a mini-batch and its loss."""
 
     layers: OrderedDict
     balance: list
@@ -28,14 +30,15 @@ class Task:
 
 @dataclass
 class Skips:
-    """How a library's skips are made: a layer that keeps its input under a name, and one that joins it to its own."""
+    """How a library makes skips: a layer that keeps its input under a name, and a layer that
+    concatenates the kept value with its own input."""
 
     stash: Callable
     pop_concat: Callable
 
 
 def uniform(name, shape):
-    """Numbers between -1 and 1 that look random, and are others for each name."""
+    """Numbers between -1 and 1 that look random and differ for each name."""
     phase = sum(letter * place for place, letter in enumerate(name.encode(), 1)) % 1000
     waves = torch.arange(math.prod(shape), dtype=torch.float64) * 12.9898 + phase * math.pi
     waves = waves.sin() * 43758.5453
@@ -43,7 +46,7 @@ def uniform(name, shape):
 
 
 def set_weights(layers):
-    """Gives all parameters of these layers, by name, the numbers that they have in the other contenders."""
+    """Sets all parameters of these layers to the numbers that they have in the other contenders."""
     for key, layer in layers.items():
         for name, parameter in layer.named_parameters(prefix=key):
             numbers = uniform(name.replace(".", "_"), parameter.shape)
@@ -85,7 +88,7 @@ def stack(args, layer):
 # ---------------------------------------------------------------- U-Net(3, 2, 8)
 
 def unit(key, inputs, outputs):
-    """Dropout is off: masks differ between any two libraries."""
+    """The layers of a unit. Dropout is off, because masks differ between any two libraries."""
     return [
         (key, nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)),
         (f"{key}_dropout", nn.Dropout2d(0.0)),
@@ -161,7 +164,7 @@ def gpt(args):
 
 
 def make(args, skips):
-    """The task with its weights set."""
+    """Makes the task, and sets its weights."""
     makers = {
         "mlp": lambda: stack(args, lambda: Dense(args.width, args.width)),
         "trivial": lambda: stack(args, lambda: Scale(args.width)),

@@ -1,4 +1,6 @@
-"""torchgpipe (`--way torchgpipe`), or torch 2.3's `torch.distributed.pipeline.sync.Pipe` (`--way pipe`)."""
+"""Runs torchgpipe (`--way torchgpipe`) or `torch.distributed.pipeline.sync.Pipe` of torch 2.3
+(`--way pipe`).
+"""
 
 import os
 import tempfile
@@ -25,7 +27,7 @@ def pipe():
     from torch.distributed import rpc
     from torch.distributed.pipeline.sync import Pipe, skip
 
-    # `Pipe` gives a remote reference, even to this process.
+    # `Pipe` returns a remote reference, even in this process.
     meeting_point = "file://" + os.path.join(tempfile.mkdtemp(), "rpc")
     options = rpc.TensorPipeRpcBackendOptions(init_method=meeting_point)
     rpc.init_rpc("worker", rank=0, world_size=1, rpc_backend_options=options)
@@ -41,7 +43,7 @@ def pipe():
 
 
 def skips(library):
-    """Layers that stash and pop, made the way both libraries have in common."""
+    """Layers that stash and pop, made in the way that both libraries share."""
 
     def stash(name):
         @library.skippable(stash=[name])
@@ -82,7 +84,7 @@ def main():
         lambda: contender.gradient_norm(parameters),
         lambda: contender.drop_gradients(parameters),
     )
-    # What torch's rpc would wait for when Python ends.
+    # This skips torch's rpc, which would make Python wait at its end.
     os._exit(0)
 
 

@@ -1,6 +1,8 @@
-"""torch.distributed.pipelining over Gloo: a process for each stage, of which the first talks to xtask.
+"""Runs torch.distributed.pipelining over Gloo, with one process per stage. The first process answers
+xtask.
 
-A step begins when all processes are ready and ends when the last one has finished: all read the same clock.
+A step begins when all processes are ready and ends when the last one has finished. All processes
+read the same clock.
 """
 
 import os
@@ -17,7 +19,7 @@ SCHEDULES = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
 
 
 class Keeping(nn.Module):
-    """Layers, with the skips that leave or reach them as further outputs and inputs: pipelining has no others."""
+    """Layers whose skips are additional outputs and inputs: pipelining has no other skips."""
 
     def __init__(self, layers, kept, leaving, reaching):
         super().__init__()
@@ -27,7 +29,7 @@ class Keeping(nn.Module):
     def forward(self, x, *skips):
         for name, skip in zip(self.reaching, skips):
             if skip.requires_grad:
-                # A concatenation's gradients are strided, which newer versions refuse to send.
+                # The gradients of a concatenation are strided, which newer versions refuse to send.
                 skip.register_hook(torch.Tensor.contiguous)
             self.kept[name] = skip
         x = self.layers(x)
@@ -50,7 +52,7 @@ class PopConcat(Stash):
 
 
 class Rank:
-    """One process: a stage, and the steps that it takes with the others."""
+    """The part of one process: its stage, and the steps that it runs together with the others."""
 
     def __init__(self, args, rank, meeting_point):
         torch.set_num_threads(1)
@@ -85,7 +87,7 @@ class Rank:
 
 
 def follow(args, rank, meeting_point, requests):
-    """A process that does as the first one says."""
+    """Runs steps in another process, as the first one requests."""
     own = Rank(args, rank, meeting_point)
     while requests.recv():
         requests.send((*own.step(), own.squares()))

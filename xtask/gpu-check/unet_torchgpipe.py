@@ -1,6 +1,7 @@
-"""Measures torchgpipe's own benchmark on one GPU, as `gpu-check` measures ours: U-Net(5, 5, 64), one partition, every micro-batch checkpointed.
+"""Measures torchgpipe's benchmark on one GPU, in the same way as `gpu-check` measures this library:
+U-Net(5, 5, 64), one partition, every micro-batch checkpointed.
 
-Writes a line of JSON: images per second, and the peak of memory in MiB."""
+Prints a line of JSON: images per second, and the peak memory in MiB."""
 
 import json
 import statistics

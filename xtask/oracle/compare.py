@@ -1,9 +1,11 @@
-"""Runs the cases and faults that the Rust program `oracle` wrote down in torchgpipe, and compares.
+"""Repeats in torchgpipe the cases and faults that the Rust program `oracle` wrote, and compares.
 
     python compare.py folder
 
-Cases: the same weights, inputs and loss must give the same outputs, gradients and statistics. Faults: where torchgpipe
-is wrong, what is right is computed with the plain model, or is an error; ours must be right, torchgpipe's must not.
+Cases: the same weights, inputs and loss must give the same outputs, gradients and statistics.
+
+Faults: where torchgpipe is wrong, the right result is that of the plain model, or an error. This
+library's result must be right, and torchgpipe's must be wrong.
 """
 
 import itertools
@@ -90,7 +92,7 @@ MODELS = {
 # ---------------------------------------------------------------- cases
 
 def read(file):
-    """A safetensors file, as nested dicts of tensors by the parts of `kind/name`."""
+    """Reads a safetensors file into nested dicts of tensors, by the parts of `kind/name`."""
     data = file.read_bytes()
     start = 8 + int.from_bytes(data[:8], "little")
     tensors = {}
@@ -105,7 +107,7 @@ def read(file):
 
 
 def run(case, ours):
-    """The same step in torchgpipe, with the keys of our file."""
+    """Runs the same step in torchgpipe. The keys of the result are those of our file."""
     balance, layers = MODELS[case["model"]]()
     model = nn.Sequential(OrderedDict(layers))
     model.load_state_dict(ours["before"], strict=False)
@@ -129,7 +131,9 @@ def run(case, ours):
 
 
 def without_faults(case, ours, theirs):
-    """Leaves statistics out where torchgpipe's are late, and makes its variances unbiased (both are faults below)."""
+    """Leaves out statistics where torchgpipe's are late, and makes its variances unbiased. Both are
+    faults below.
+    """
     rows, chunks = case["rows"], case["chunks"]
     micro_batches = -(-rows // -(-rows // chunks))
     if not case["training"]:
@@ -145,7 +149,7 @@ def without_faults(case, ours, theirs):
 
 
 def difference(ours, theirs):
-    """The largest one, relative to the largest number or 1; and where it is."""
+    """The largest difference, relative to the largest number or 1, and its place."""
     gaps = []
     for kind, tensors in theirs.items():
         found = ours.get(kind, {})
@@ -175,7 +179,7 @@ FAULTS = []
 
 
 def fault(title, fails=""):
-    """`fails`: the error that shows it; without, there is none, but something wrong."""
+    """Registers a fault. `fails` is the error that shows it; if empty, a wrong result shows it."""
     def register(function):
         FAULTS.append((title, fails, function))
         return function
@@ -183,7 +187,7 @@ def fault(title, fails=""):
 
 
 class Failed(str):
-    """The words of an error."""
+    """The text of an error."""
 
 
 def counting(rows):
@@ -197,13 +201,13 @@ def linear():
 
 
 def pipe(*layers, **settings):
-    """Each layer in a stage of its own."""
+    """A pipeline with each layer in a separate stage."""
     settings = {"chunks": 2, "checkpoint": "always", **settings}
     return GPipe(nn.Sequential(*layers), [1] * len(layers), devices=["cpu"] * len(layers), **settings)
 
 
 def attempt(function):
-    """What it gives, or what it says."""
+    """The result of `function`, or its error."""
     try:
         return function()
     except Exception as error:
@@ -211,7 +215,7 @@ def attempt(function):
 
 
 def both(function, *make, **settings):
-    """What `function` gives with the plain model, and with torchgpipe."""
+    """The results of `function` with the plain model and with torchgpipe."""
     plain = nn.Sequential(*(layer() for layer in make))
     return function(plain), attempt(lambda: function(pipe(*(layer() for layer in make), **settings)))
 
@@ -249,7 +253,7 @@ def biased_variance():
 @fault("deferred batch norm's variance cancels for large means")
 def cancelling_variance():
     right, theirs = statistic("running_var", counting(4) / 8 + 4096, 2)
-    return right, 0.9 + (theirs - 0.9) * 4 / 3  # unbiased: the fault above is not this one's
+    return right, 0.9 + (theirs - 0.9) * 4 / 3  # unbiased, to leave out the fault above
 
 
 @fault("deferred batch norm has not yet seen a mini-batch of fewer micro-batches than chunks (6 rows in 4 chunks)")
@@ -371,7 +375,7 @@ NOT_SHOWN = {
 
 
 def equal(a, right):
-    """Numbers up to rounding; of errors, the words that count."""
+    """Compares numbers up to rounding, and errors by the words of `right`."""
     if isinstance(right, str):
         return isinstance(a, str) and right in a
     if isinstance(a, str) or isinstance(right, list):
@@ -405,7 +409,7 @@ def main():
     torch.set_num_threads(1)
     print(f"torchgpipe {torchgpipe.__version__} on torch {torch.__version__}\n")
     oracle = json.loads((folder / "oracle.json").read_text())
-    # What the compiler says can be read where it is tested.
+    # The compiler's message is in the expected output of its test.
     message = (ROOT / "ui-tests/cases/skips/popped_if_stashed.stderr").read_text()
     oracle["faults"]["nested_skips"] = message.splitlines()[0].removeprefix("error: ")
 

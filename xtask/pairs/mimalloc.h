@@ -1,5 +1,5 @@
-// What the shim uses of mimalloc, for checks of its syntax against several versions of libtorch.
-// Builds use mimalloc's own header.
+// The declarations that the shim needs from mimalloc, for checks of its syntax against several
+// versions of libtorch. Builds use mimalloc's own header.
 #pragma once
 
 #include <stddef.h>

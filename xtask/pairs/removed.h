@@ -1,5 +1,5 @@
-// What libtorch 2.14 no longer has and torch-sys 0.26 still calls, in terms of what replaces it. It
-// lets `cargo xtask pairs` build this tch on a libtorch that is newer than its own.
+// The functions that libtorch 2.14 no longer has and torch-sys 0.26 still calls, defined by their
+// replacements. They let `cargo xtask pairs` build this tch on a newer libtorch than its own.
 #pragma once
 
 #include <torch/torch.h>

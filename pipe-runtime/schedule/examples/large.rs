@@ -1,5 +1,5 @@
-//! How long large schedules take: `cargo run --release -p pipe-schedule --example large [ranks]
-//! [micro-batches]`.
+//! Measures how long large schedules take: `cargo run --release -p pipe-schedule --example large
+//! [ranks] [micro-batches]`.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! The pictures and the tables of `docs/schedules.md`. `UPDATE_EXPECT=1` writes them again.
+//! Tests the pictures and the tables of `docs/schedules.md`. `UPDATE_EXPECT=1` rewrites them.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -9,8 +9,8 @@ use pipe_schedule::{Costs, ScheduleKind, Simulation, simulate};
 const RANKS: usize = 4;
 const MICRO_BATCHES: usize = 8;
 
-/// All pictures are of one model, so that they can be compared: a rank's forward and each part of
-/// its backward take two units of time.
+/// Simulates a schedule. All pictures are of one model, so that they can be compared: a rank's
+/// forward and each part of its backward take two units of time.
 fn run(kind: ScheduleKind, [forward, backward_input, backward_weight]: [f64; 3]) -> (usize, Simulation) {
     let stages_per_rank = kind.stages_per_rank().unwrap_or(if loops(kind) { 2 } else { 1 });
     let schedule = kind.schedule(RANKS, stages_per_rank, MICRO_BATCHES).unwrap();
@@ -28,7 +28,7 @@ fn docs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs")
 }
 
-/// Compares with the file, or writes it.
+/// Compares `expected` with the file, or writes the file.
 fn expect(path: &Path, expected: &str) -> bool {
     if fs::read_to_string(path).is_ok_and(|found| found == expected) {
         return true;
@@ -90,7 +90,7 @@ fn the_names_are_those_of_settings_and_of_rust() {
     assert_table("names", &table);
 }
 
-/// Compares the table between the marks of this name with the page, or writes it.
+/// Compares the table with the page, between the marks of this name, or writes it there.
 fn assert_table(name: &str, table: &str) {
     let path = docs().join("schedules.md");
     let text = fs::read_to_string(&path).unwrap();

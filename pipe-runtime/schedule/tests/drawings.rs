@@ -1,4 +1,5 @@
-//! The table above each generator is what `to_string` draws. `UPDATE_EXPECT=1` draws them again.
+//! Tests that the drawing above each generator is what `to_string` draws. `UPDATE_EXPECT=1` redraws
+//! them.
 
 use std::path::Path;
 use std::{env, fs};

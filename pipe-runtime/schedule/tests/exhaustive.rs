@@ -1,5 +1,5 @@
-//! Every schedule for all small numbers of ranks, stages per rank and micro-batches: valid ones are
-//! proved valid, and the others are refused for the right reason.
+//! Tests every schedule for all small numbers of ranks, stages per rank and micro-batches. Legal
+//! combinations are proved valid, and the others are refused for the right reason.
 
 use pipe_schedule::{Limits, ScheduleKind, ScheduleKindError};
 

@@ -1,4 +1,5 @@
-//! Compares the simulator with the closed formulas, exactly: all times are whole numbers.
+//! Compares the simulator with the closed formulas. They agree exactly, because all times are whole
+//! numbers.
 
 use pipe_schedule::{ActionKind, Costs, ScheduleKind, simulate};
 
@@ -9,7 +10,7 @@ const MICRO_BATCHES: std::ops::RangeInclusive<usize> = 1..=64;
 /// tested inside and at the edge of its range.
 const COSTS: [[u32; 3]; 5] = [[1, 1, 1], [5, 6, 4], [3, 2, 2], [2, 1, 3], [1, 3, 2]];
 
-/// Tests every formula for the schedule, and that there is one.
+/// Tests the schedule's formula wherever it holds, and that there is one.
 fn check(kind: ScheduleKind, stages_per_rank: &[usize]) {
     let mut checked = 0;
     for ranks in RANKS {
@@ -34,8 +35,8 @@ fn check(kind: ScheduleKind, stages_per_rank: &[usize]) {
     assert!(checked > 300, "{kind}: only {checked} cases have a formula");
 }
 
-/// For enough micro-batches to fill the pipeline, and more, exactly as many pairs are in flight as
-/// declared.
+/// Tests that exactly as many pairs are in flight as declared, with enough micro-batches to fill
+/// the pipeline and with more.
 fn check_peak(kind: ScheduleKind, stages_per_rank: usize, peak: impl Fn(usize, usize, usize) -> usize) {
     for ranks in RANKS {
         for micro_batches in [2 * ranks, 3 * ranks, 4 * ranks] {
@@ -121,15 +122,15 @@ fn v_min() {
     }
 }
 
-/// The rank with the most in flight has the declared peak; others may have less.
+/// Tests that the rank with the most pairs in flight has the declared peak. Others may have fewer.
 fn check_greedy_peak(kind: ScheduleKind, ranks: usize, peak: usize) {
     let schedule = kind.schedule(ranks, 2, 3 * ranks).unwrap();
     assert_eq!(schedule.peak_in_flight().into_iter().max(), Some(peak), "{kind}, p = {ranks}");
     assert_eq!(kind.peak_in_flight(0, ranks, 2, 3 * ranks), Ok(peak), "{kind}, p = {ranks}");
 }
 
-/// Even without idle time, a single step takes the time for the first micro-batch to reach the last
-/// rank.
+/// Even without idle time, a single step is longer by the time in which the first micro-batch
+/// reaches the last rank.
 #[test]
 fn the_skew_of_a_single_step() {
     for ranks in RANKS {
@@ -166,7 +167,7 @@ fn skips_leave_the_makespan_as_it_is() {
     }
 }
 
-/// From the first stage to the last, for equal costs.
+/// Counts skips in transit from the first stage to the last, for equal costs.
 #[test]
 fn how_many_skips_are_in_transit() {
     for ranks in RANKS {
@@ -177,7 +178,7 @@ fn how_many_skips_are_in_transit() {
         };
         assert_eq!(transit(ScheduleKind::OneFOneB, 1), ranks - 1);
         assert_eq!(transit(ScheduleKind::Zbv, 2), 2 * ranks - 1);
-        // For any costs.
+        // The same for any costs.
         let most = |kind: ScheduleKind, stages_per_rank: usize| {
             let order = kind.schedule(ranks, stages_per_rank, 64).unwrap().order().unwrap();
             order.in_transit(ActionKind::Forward, 0, ranks * stages_per_rank - 1)

@@ -47,8 +47,8 @@ fn everywhere(schedule: &Schedule) -> Vec<(usize, usize)> {
     schedule.ranks.iter().enumerate().flat_map(|rank| -> Vec<_> { of_rank(rank) }).collect()
 }
 
-/// The places of actions for which `other` exists; `other` returns the action that must come before
-/// one.
+/// The places of the actions for which `other` gives an action that is in the same list. `other`
+/// gives the action that must come before.
 fn pairs(schedule: &Schedule, other: impl Fn(Action) -> Option<Action>) -> Vec<(usize, usize)> {
     let has = |&(rank, number): &(usize, usize)| {
         other(schedule.ranks[rank][number]).is_some_and(|other| schedule.ranks[rank].contains(&other))
@@ -56,7 +56,7 @@ fn pairs(schedule: &Schedule, other: impl Fn(Action) -> Option<Action>) -> Vec<(
     everywhere(schedule).into_iter().filter(has).collect()
 }
 
-/// Moves an action right before the action of its list that must come before it.
+/// Moves an action right before `other`, which must come before it.
 fn move_before(schedule: &mut Schedule, rank: usize, number: usize, other: Action) -> Action {
     let list = &mut schedule.ranks[rank];
     let action = list.remove(number);
@@ -412,15 +412,15 @@ fn damaged_messages() {
                     }
                     Op::Run(_) => {}
                 }
-                // Two messages to the same peer, exchanged: neither transport allows that.
+                // Two messages from the same peer are exchanged, which neither transport allows.
                 if let (Op::Receive(first), Some(&Op::Receive(second))) = (op, lowered.ranks[rank].get(number + 1))
                     && lowered.rank_of[&first.from] == lowered.rank_of[&second.from]
                 {
                     let faults = caught(&|list| list.swap(number, number + 1));
                     found(faults, &|fault| matches!(fault, MessageFault::OutOfOrder { .. }));
                 }
-                // A send before the receives that the other end expects first: only one ordered
-                // channel per direction allows that.
+                // A send is moved before a receive that the other end expects first. Only the
+                // transport with one channel per direction allows that.
                 if let (Op::Receive(first), Some(&Op::Send(second))) = (op, lowered.ranks[rank].get(number + 1))
                     && lowered.rank_of[&first.from] == lowered.rank_of[&second.to]
                 {

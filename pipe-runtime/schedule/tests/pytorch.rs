@@ -14,7 +14,7 @@ use proptest::sample::Index;
 
 const VERSIONS: [&str; 2] = ["2.11", "2.15"];
 
-/// The actions that are dropped, and whether they belong to one micro-batch.
+/// The entries that are dropped, and whether they belong to one micro-batch.
 const COMMUNICATION: [(&str, bool); 10] = [
     ("UNSHARD", false),
     ("RESHARD", false),
@@ -119,7 +119,7 @@ fn the_files_have_all_that_is_dropped_and_split() {
     }
 }
 
-/// A second reader, written independently.
+/// Compares with a second reader, which is written independently.
 #[test]
 fn the_actions_are_those_of_the_text() {
     for dump in all() {
@@ -245,7 +245,7 @@ proptest! {
         prop_assert_eq!(text.parse::<Schedule>(), Ok(schedule), "{}", text);
     }
 
-    /// Any text made of the words of the format that is read is written again unchanged.
+    /// A text that consists of words of the format and can be read is written back unchanged.
     #[test]
     fn nothing_is_read_that_would_not_be_written(
         words in prop::collection::vec(

@@ -73,7 +73,7 @@ proptest! {
         prop_assert!(recomputes || f * i * w == 0. || held == simulation.peak_in_flight, "{:?} {:?}", held, simulation.peak_in_flight);
     }
 
-    /// Any text: there is no panic, and what is valid has an order.
+    /// Any lists: nothing panics, and valid ones have an order.
     #[test]
     fn whatever_is_valid_can_be_run(
         ranks in prop::collection::vec(prop::collection::vec(any_action(), 0..12), 0..4),

@@ -61,8 +61,8 @@ fn a_skip_arrives_after_the_output_and_takes_its_way_back() {
     let simulation = run("0F0,0B0\n1F0,1B0\n2F0,2B0", &costs);
     assert_eq!(times(&simulation, 2), [(10., 11.), (11., 13.)]);
     assert_eq!(times(&simulation, 0)[1], (22., 24.));
-    // The value waits where it was made, beside the activation; its gradient waits where that was
-    // made.
+    // The value waits on the rank that made it, in addition to the activation. Its gradient waits
+    // on the rank that made the gradient.
     assert_eq!(simulation.memory, [8., 1., 7.]);
     assert_eq!(simulation.in_transit, [1]);
 }
@@ -86,7 +86,8 @@ fn what_is_recomputed_holds_little_until_then() {
     // whole.
     assert_eq!(simulation.memory, [113., 113.]);
     assert_eq!(simulation.busy(0), 4. * 9. + 3.);
-    // A recomputation does not wait for the gradient, and there is none right after its forward.
+    // A recomputation does not wait for the gradient. There is none where the backward comes right
+    // after its forward.
     let simulation =
         simulate(&ScheduleKind::OneFOneB.schedule(2, 1, 2).unwrap().with_recompute(|_, _| true), &costs).unwrap();
     let ends = times(&simulation, 0);

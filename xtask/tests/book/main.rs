@@ -1,8 +1,8 @@
 //! Checks the book: its links lead somewhere, its table of contents lists every page, and its
 //! listings equal the files that they show.
 //!
-//! A listing is a fenced block after a mark. The mark names a file, a part of it between two anchors
-//! (lines with `ANCHOR: name` and `ANCHOR_END: name`), or some of its lines:
+//! A listing is a fenced block after a mark. The mark names a file, a part of a file between two
+//! anchors (lines with `ANCHOR: name` and `ANCHOR_END: name`), or some of its lines:
 //!
 //! ```text
 //! <!-- listing examples/src/bin/skips.rs -->

@@ -1,10 +1,10 @@
-//! Valid schedules at random.
+//! Random valid schedules.
 
 use pipe_schedule::{Action, ActionKind, Schedule};
 use proptest::sample::Index;
 
-/// A valid schedule: `styles` say of each stage and micro-batch whether it is recomputed (1) and
-/// whether its backward is split (2), and `choices` decide at each step which of the possible
+/// Makes a valid schedule. `styles` says for each stage and micro-batch whether it is recomputed
+/// (1) and whether its backward is split (2). `choices` decides at each step which of the possible
 /// actions comes next.
 pub fn schedule(rank_of: &[usize], micro_batches: usize, styles: &[u8], choices: &[Index]) -> Schedule {
     let stages = rank_of.len();

@@ -73,7 +73,7 @@ impl Contender {
         Ok(Outcome { loss, gradient_norm: Some(norm).filter(|norm| norm.is_finite()) })
     }
 
-    /// Runs a step that does not count, then `count` steps. Returns their times in milliseconds.
+    /// Runs a step that does not count, then `steps` steps. Returns their times in milliseconds.
     pub fn turn(&mut self, steps: usize) -> anyhow::Result<Vec<f64>> {
         let mut times = self.ask(&format!("turn {steps}"))?;
         // The loss, which is not used here.

@@ -1,14 +1,14 @@
 //! A contender of `cargo xtask bench`: our library, or plain tch, on one of the models.
 //!
-//! It sets itself up from its arguments and says `ready`. Then each line on its standard input asks
-//! for something:
+//! It prepares the model that its arguments describe, and prints `ready`. Then each line on its
+//! standard input is a request:
 //!
-//! * `check`: a step, of which it tells the loss and the norm of all gradients (`nan` if it makes
+//! * `check` runs a step and prints its loss and the norm of all gradients (`nan` if it computes
 //!   none);
-//! * `turn N`: a step that does not count, and N that do, of which it tells the milliseconds, then
-//!   the last one's loss.
+//! * `turn N` runs a step that does not count, then N steps, and prints their milliseconds and the
+//!   last one's loss.
 //!
-//! Between lines it sleeps. It ends with its input.
+//! Between requests it sleeps. It ends at the end of its input.
 
 #![forbid(unsafe_code)]
 
@@ -26,40 +26,41 @@ use pipe_runtime::{Checkpoint, ScheduleKind};
 
 use crate::ways::{Contender, Way};
 
-/// Runs a model in one way, step by step, as its standard input says
+/// Runs a model in one way, step by step, as requested on its standard input
 #[derive(Debug, Parser)]
 pub struct Args {
-    /// How to run it
+    /// How to run the model
     #[arg(long)]
     pub way: Way,
-    /// Which model
+    /// The model
     #[arg(long)]
     pub model: models::Name,
-    /// Into how many stages it is cut
+    /// Number of stages
     #[arg(long, default_value = "2")]
     pub stages: usize,
-    /// How many layers a stack has
+    /// Number of layers of a stack
     #[arg(long, default_value = "8")]
     pub layers: usize,
-    /// How wide its layers are, or how wide and high images are
+    /// Width of a stack's layers, or width and height of images
     #[arg(long, default_value = "64")]
     pub width: i64,
-    /// Rows of a mini-batch
+    /// Number of rows of a mini-batch
     #[arg(long, default_value = "8")]
     pub rows: i64,
-    /// Micro-batches in a mini-batch
+    /// Number of micro-batches of a mini-batch
     #[arg(long, default_value = "1")]
     pub chunks: usize,
-    /// Which micro-batches are checkpointed
+    /// The micro-batches that are checkpointed
     #[arg(long, default_value = "never")]
     pub checkpoint: Checkpoint,
-    /// The order of a training step
+    /// The schedule of a training step
     #[arg(long, default_value = "gpipe")]
     pub schedule: ScheduleKind,
 }
 
 fn main() -> ExitCode {
-    // Built without, its tensors lie where what counts the C library's blocks sees them.
+    // Without the feature, tensors are allocated by the C library, where their blocks can be
+    // counted.
     if cfg!(feature = "mimalloc") {
         pipe_runtime::keep_freed_memory();
     }

@@ -1,5 +1,5 @@
-//! What each op of a schedule costs while all stages are busy, and what the schedule could make of
-//! that.
+//! Measures the time of each op of a schedule while all stages are busy, and computes the makespan
+//! that the schedule could reach with these times.
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,10 +13,10 @@ use tch::{Kind, Tensor};
 
 use crate::models::{PlainStage, Task};
 
-/// What a stage gives back of its outputs, as one number to differentiate.
+/// Computes one number from a stage's outputs, from which the backward starts.
 type Root = Box<dyn Fn(&[Tensor]) -> Tensor + Send>;
 
-/// The stages of a plain model, each with a micro-batch to work on.
+/// The stages of a plain model, each with a micro-batch as its input.
 pub struct Stages {
     stages: Vec<Stage>,
     micro_batches: usize,
@@ -25,12 +25,12 @@ pub struct Stages {
 struct Stage {
     run: PlainStage,
     inputs: Vec<Tensor>,
-    /// Makes the number that the backward starts from of what the stage gave.
+    /// Makes the number that the stage's backward starts from.
     root: Root,
 }
 
 impl Stages {
-    /// Of the task's mini-batch, split into so many micro-batches.
+    /// Prepares the stages for the task's mini-batch, split into `micro_batches` micro-batches.
     pub fn new(stages: Vec<PlainStage>, task: &Task, micro_batches: usize) -> Self {
         let share = 1. / micro_batches as f64;
         let [input, target] =
@@ -41,8 +41,8 @@ impl Stages {
             let inputs = values;
             let outputs = tch::no_grad(|| run(inputs.iter().map(Tensor::shallow_clone).collect()));
             values = outputs.iter().map(|output| output.detach().set_requires_grad(true)).collect();
-            // tch starts a backward from scalars only: this product costs two passes over the
-            // boundary's values.
+            // tch starts a backward from scalars only. This product costs two passes over the
+            // values of the boundary.
             let gradients: Vec<_> = outputs.iter().map(Tensor::randn_like).collect();
             let dot = |(output, gradient): (&Tensor, &Tensor)| (output * gradient).sum(Kind::Float);
             let root = move |outputs: &[Tensor]| outputs.iter().zip(&gradients).map(dot).sum();
@@ -54,8 +54,8 @@ impl Stages {
         Self { stages: made, micro_batches }
     }
 
-    /// Every stage runs all its forwards, then all its backwards, on a thread of its own, all at
-    /// the same time.
+    /// Measures the ops: every stage runs all its forwards, then all its backwards, on a separate
+    /// thread, and all stages run at the same time.
     pub fn measure(&mut self) -> Result<OpTimes> {
         let (start, busy) = (&Barrier::new(self.stages.len()), &AtomicUsize::new(self.stages.len()));
         let micro_batches = self.micro_batches;
@@ -65,7 +65,7 @@ impl Stages {
                 start.wait();
                 let times = stage.ops(micro_batches);
                 busy.fetch_sub(1, Ordering::Relaxed);
-                // Keeps its core busy until the others have been measured too.
+                // This keeps the core busy until the other stages have been measured too.
                 while times.is_ok() && busy.load(Ordering::Relaxed) > 0 {
                     stage.ops(1)?;
                 }
@@ -108,7 +108,8 @@ struct OpTime {
 pub struct OpTimes(Vec<OpTime>);
 
 impl OpTimes {
-    /// When the last op ends under this schedule, in ms, if nothing but the ops takes time.
+    /// The time at which the last op ends under this schedule, in ms, if nothing but the ops takes
+    /// time.
     pub fn makespan(&self, method: ScheduleKind, micro_batches: usize) -> Result<f64> {
         let mut costs = Costs::equal(self.0.len(), 0., 0., 0.);
         for (stage, times) in costs.stages.iter_mut().zip(&self.0) {
@@ -118,7 +119,7 @@ impl OpTimes {
         Ok(simulate(&schedule, &costs)?.makespan)
     }
 
-    /// The same for stages that are equal: the work and the bubble, in ms.
+    /// The same for equal stages: the work and the bubble, in ms.
     pub fn bound(&self, micro_batches: usize) -> f64 {
         let stages = self.0.len();
         let work: f64 = self.0.iter().map(|times| times.forward + times.backward).sum();

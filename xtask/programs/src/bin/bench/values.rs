@@ -1,4 +1,5 @@
-//! The numbers that weights and data start from: a formula, which the other contenders compute too.
+//! The initial numbers of weights and data. They come from a formula that the other contenders
+//! compute too.
 
 use std::f64::consts::PI;
 
@@ -6,7 +7,7 @@ use anyhow::Result;
 use tch::nn::VarStore;
 use tch::{Device, Kind, Tensor};
 
-/// Numbers between -1 and 1 that look random, and are others for each name.
+/// Numbers between -1 and 1 that look random and differ for each name.
 pub fn uniform(name: &str, shape: &[i64]) -> Tensor {
     let letters = name.bytes().zip(1..).map(|(letter, place): (u8, i64)| i64::from(letter) * place);
     let phase = letters.sum::<i64>() % 1000;
@@ -16,11 +17,11 @@ pub fn uniform(name: &str, shape: &[i64]) -> Tensor {
     numbers.to_kind(Kind::Float).reshape(shape)
 }
 
-/// Sets all variables: matrices by their number of inputs, so that activations neither vanish nor
-/// grow; weights of norms and scales about 1, biases about 0.
+/// Sets all variables. Matrices are scaled by their number of inputs, so that activations neither
+/// vanish nor grow. Weights of norms and scales are near 1, biases near 0.
 pub fn set(store: &VarStore) -> Result<()> {
     for (name, mut variable) in store.variables() {
-        // torch's names have no dot where a model is one list of layers.
+        // In torch, the names have no dot where a model is one list of layers.
         let name = name.replace('.', "_");
         let shape = variable.size();
         let numbers = uniform(&name, &shape);

@@ -12,29 +12,29 @@ use crate::models::{Subject, Task, run_plain};
 use crate::op_times::Stages;
 use crate::{Args, values};
 
-/// How to run a model.
+/// A way to run a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Way {
     /// `forward`, a loss, `backward()`
     ForwardBackward,
-    /// `train_step`, which keeps no output
+    /// `train_step`, which does not keep the output
     TrainStep,
     /// The same step with the output kept
     TrainStepOutput,
     /// Unpipelined, micro-batch after micro-batch
     Unpipelined,
-    /// Plain tch, the mini-batch as a whole
+    /// Plain tch, with the whole mini-batch at once
     Plain,
-    /// The forward of that, with its graph
+    /// The forward of plain tch, with its graph
     PlainForward,
-    /// Not run but simulated, from op times that are measured while all stages are busy: the
-    /// schedule's makespan
+    /// The simulated makespan of the schedule, from op times that are measured while all stages are
+    /// busy
     Simulated,
-    /// Computed from the same op times: the makespan if all stages took the same time
+    /// The makespan if all stages took the same time, from the same op times
     Bound,
 }
 
-/// What a step took and gave.
+/// The duration and the loss of a step.
 #[derive(Clone, Copy, Debug)]
 pub struct Step {
     pub milliseconds: f64,
@@ -44,14 +44,15 @@ pub struct Step {
 /// A model that is ready to run.
 pub struct Contender {
     step: Box<dyn FnMut() -> Result<Step>>,
-    /// Those whose gradients others have too.
+    /// The variables whose gradients the other contenders have too.
     variables: Vec<Tensor>,
-    /// Takes the gradients away between steps, as torch's own does: the next step makes new ones.
+    /// Removes the gradients between steps, as torch's optimizers do, so that the next step makes
+    /// new ones.
     optimizer: nn::Optimizer,
 }
 
 impl Contender {
-    /// Of which `step` is timed.
+    /// Makes a contender whose `step` is timed.
     fn timed(store: &VarStore, mut step: impl FnMut() -> Result<Tensor> + 'static) -> Result<Self> {
         Self::new(store, move || {
             let start = Instant::now();
@@ -66,13 +67,13 @@ impl Contender {
         Ok(Self { step: Box::new(step), variables: store.trainable_variables(), optimizer })
     }
 
-    /// When it begins, the last step's gradients are gone.
+    /// Runs a step, after removing the gradients of the previous one.
     pub fn step(&mut self) -> Result<Step> {
         self.optimizer.zero_grad();
         (self.step)()
     }
 
-    /// The norm of all gradients; not a number if they are not there.
+    /// The norm of all gradients, or NaN if there are none.
     pub fn gradient_norm(&self) -> Result<f64> {
         let gradients: Vec<_> = self.variables.iter().map(Tensor::grad).collect();
         if gradients.is_empty() || !gradients.iter().all(Tensor::defined) {
@@ -83,7 +84,7 @@ impl Contender {
     }
 }
 
-/// Model, weights, data, and whatever the way needs.
+/// Makes the model, its weights and data, and whatever the way needs.
 pub fn contender<S: Subject>(args: &Args) -> Result<Contender> {
     match args.way {
         Way::Plain | Way::PlainForward | Way::Simulated | Way::Bound => plain::<S>(args),
@@ -144,6 +145,7 @@ fn plain<S: Subject>(args: &Args) -> Result<Contender> {
         };
         Ok(Step { milliseconds, loss })
     };
-    // The gradients are those of the same micro-batch, again and again.
+    // The gradients come from one micro-batch that is used again and again, so they cannot be
+    // compared with those of other contenders.
     Ok(Contender { variables: Vec::new(), ..Contender::new(&store, step)? })
 }

@@ -1,9 +1,9 @@
-//! Does pipelining work on this machine's GPUs, and what does it cost? Runs the same small models
-//! in many ways, and prints a table.
+//! Checks whether pipelining works on this machine's GPUs, and what it costs. Runs the same small
+//! models in many ways, and prints a table.
 //!
-//! `cargo xtask gpu-check` builds and runs it here; with `--bundle DIR`, it makes a folder that
-//! runs on a machine with libtorch alone. What a machine without a GPU cannot tell is skipped, and
-//! the table says so.
+//! `cargo xtask gpu-check` builds and runs it here. With `--bundle DIR`, it makes a folder that
+//! runs on a machine with only libtorch. Checks that need a GPU are skipped on a machine without
+//! one, and the table says so.
 
 #![forbid(unsafe_code)]
 
@@ -30,22 +30,22 @@ use crate::table::Table;
 #[derive(Debug, Parser)]
 #[command(name = "gpu-check")]
 struct Args {
-    /// How often the search for races repeats a step, on each placement
+    /// Number of times that the search for races repeats a step, on each placement
     #[arg(long, default_value = "200")]
     repetitions: usize,
-    /// Over how many steps memory must not grow
+    /// Number of steps over which memory must not grow
     #[arg(long, default_value = "1000")]
     steps: usize,
-    /// How often each time is measured; medians are shown
+    /// Number of measurements of each time; medians are shown
     #[arg(long, default_value = "20")]
     measurements: usize,
-    /// Images in a mini-batch of the U-Net
+    /// Number of images in a mini-batch of the U-Net
     #[arg(long, default_value = "80")]
     unet_batch: i64,
-    /// What torchgpipe measured in the same run, as `unet_torchgpipe.py` writes it
+    /// The file with torchgpipe's results of the same run, written by `unet_torchgpipe.py`
     #[arg(long)]
     torchgpipe: Option<PathBuf>,
-    /// Where a timeline of some steps is written, as Chrome's trace events
+    /// The file for a timeline of some steps, as Chrome's trace events
     #[arg(long, default_value = "gpu-check.pipe-trace.json")]
     timeline: PathBuf,
 }
@@ -61,7 +61,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether nothing failed.
+/// Runs all checks. Returns whether none of them failed.
 fn run(args: &Args) -> Result<bool> {
     let here = Devices::here();
     let gpus: Vec<_> = here.as_slice().iter().copied().filter(|&device| device != Device::Cpu).collect();
@@ -71,8 +71,8 @@ fn run(args: &Args) -> Result<bool> {
     }
 
     let mut table = Table::default();
-    // First, while nothing else has memory of the device: libtorch keeps a workspace of cuBLAS for
-    // each stream that has been used.
+    // This check comes first, while nothing else holds memory of the device: libtorch keeps a
+    // cuBLAS workspace for each stream that has been used.
     unet::check(&gpus, args.unet_batch, args.measurements, args.torchgpipe.as_deref(), &mut table)?;
     transparency::check(&gpus, &mut table)?;
     races::check(&gpus, args.repetitions, &mut table)?;

@@ -1,4 +1,5 @@
-//! What a pipeline holds on a GPU: less with checkpointing, and not more from step to step.
+//! Checks the memory of a pipeline on a GPU: checkpointing reduces it, and it does not grow from
+//! step to step.
 
 use anyhow::Result;
 use pipe_runtime::{Checkpoint, Devices, ScheduleKind, pipeline};
@@ -12,7 +13,7 @@ const WIDTH: i64 = 1024;
 const LAYERS: usize = 16;
 const ROWS: i64 = 8192;
 
-/// A chain whose activations weigh more than its parameters.
+/// A chain whose activations take more memory than its parameters.
 #[pipeline(chunks = 8, allow(single_stage))]
 struct Chain {
     #[device("cpu")]
@@ -34,7 +35,7 @@ pub fn check(gpus: &[Device], steps: usize, table: &mut Table) -> Result<()> {
     leak(gpu, steps, table)
 }
 
-/// In MiB, above what parameters and gradients take.
+/// The peak memory in MiB, beyond that of parameters and gradients.
 fn peak(gpu: Device, mode: Checkpoint) -> Result<f64> {
     let vars = Chain::vars(&Devices::new([gpu]))?;
     let mut body = nn::seq_t();
@@ -61,7 +62,7 @@ fn leak(gpu: Device, steps: usize, table: &mut Table) -> Result<()> {
         small::step(&mut pipe, &vars, setup)?;
         allocated.push(pipe.memory()?.devices.first().map_or(0, |memory| memory.allocated));
     }
-    // The first steps set libtorch up.
+    // During the first steps, libtorch still allocates its own memory.
     let settled = steps / 10;
     let verdict = match (allocated.get(settled), allocated.last()) {
         (Some(early), Some(late)) if late <= early => Verdict::Passed,

@@ -1,4 +1,4 @@
-//! Does a step give the same numbers however its streams happen to be interleaved?
+//! Checks that a step gives the same numbers for any interleaving of its device streams.
 
 use anyhow::Result;
 use pipe_runtime::{Checkpoint, Devices, ScheduleKind};
@@ -8,7 +8,7 @@ use crate::small::{self, Setup};
 use crate::table::{Table, Verdict};
 use crate::transparency::placements;
 
-/// Kernels may add in other orders from run to run; what a race reads is far off.
+/// Kernels may add in another order in each run. The values that a race reads differ by far more.
 const BAR: f64 = 1e-4;
 
 pub fn check(gpus: &[Device], repetitions: usize, table: &mut Table) -> Result<()> {

@@ -1,4 +1,5 @@
-//! The model that the checks run: four stages, a skip to the next one and one across, dropout.
+//! The model that the checks run. It has four stages, one skip to the next stage and one across
+//! several, and dropout.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,17 +37,17 @@ pub struct Small {
     last: Linear,
 }
 
-/// How a step is run.
+/// The settings of a step.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup {
     pub places: [Device; STAGES],
     pub mode: Checkpoint,
     pub method: ScheduleKind,
-    /// With dropout, whose masks depend on the kind of the device.
+    /// Whether there is dropout. Its masks depend on the kind of device.
     pub dropout: bool,
-    /// With random delays and memory full of NaN between the layers.
+    /// Whether there are random delays, and memory full of NaN, between the layers.
     pub rough: bool,
-    /// Under autocast to half precision.
+    /// Whether the step runs under autocast to half precision.
     pub autocast: bool,
 }
 
@@ -61,10 +62,10 @@ impl Setup {
     }
 }
 
-/// One step's loss, output and gradients, on the CPU.
+/// The loss, the output and the gradients of one step, on the CPU.
 pub type Found = Vec<Tensor>;
 
-/// As a pipeline. `None` if these stages cannot run this schedule.
+/// Runs a step as a pipeline. Returns `None` if these stages cannot run this schedule.
 pub fn pipelined(setup: Setup) -> Result<Option<Found>> {
     let (model, vars) = make(setup)?;
     let built = model.pipe(&vars).checkpoint(setup.mode).schedule(setup.method).build();
@@ -72,7 +73,7 @@ pub fn pipelined(setup: Setup) -> Result<Option<Found>> {
     step(&mut pipe, &vars, setup).map(Some)
 }
 
-/// One training step of a pipeline that is there already.
+/// Runs one training step of an existing pipeline.
 pub fn step(pipe: &mut Pipe<Small>, vars: &SmallVars, setup: Setup) -> Result<Found> {
     for mut variable in vars.var_store().trainable_variables() {
         variable.zero_grad();
@@ -83,8 +84,8 @@ pub fn step(pipe: &mut Pipe<Small>, vars: &SmallVars, setup: Setup) -> Result<Fo
     Ok(collect(report.loss, report.output, vars))
 }
 
-/// The same step of the same model unpipelined, on the first stage's device, where all stages must
-/// be.
+/// Runs the same step of the same model unpipelined, on the first stage's device, where all stages
+/// must be.
 pub fn unpipelined(setup: Setup) -> Result<Found> {
     let (model, vars) = make(setup)?;
     tch::manual_seed(7);
@@ -115,7 +116,7 @@ pub fn make(setup: Setup) -> Result<(Small, SmallVars)> {
         concat: Concat::default(),
         last: linear(vars.last(), 2 * WIDTH),
     };
-    // Drawn on the CPU, so that they are the same wherever the stages are.
+    // The weights are drawn on the CPU, so that they are the same wherever the stages are.
     tch::manual_seed(5);
     let mut variables: Vec<_> = vars.var_store().variables().into_iter().collect();
     variables.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -143,15 +144,15 @@ fn collect(loss: Tensor, output: Tensor, vars: &SmallVars) -> Found {
     [loss, output].into_iter().chain(gradients).map(|tensor| tensor.to_device(Device::Cpu)).collect()
 }
 
-/// The identity. On an accelerator it keeps its stream busy for a random time first, and leaves NaN
-/// in memory that was free: who reads memory too early, or what somebody else's memory has become,
-/// gets other numbers.
+/// The identity. On an accelerator, it first keeps the device stream busy for a random time, and
+/// leaves NaN in memory that was free. Work that reads memory too early, or after it was given to
+/// other work, gets other numbers.
 fn roughness(rough: bool) -> FuncT<'static> {
     let drawn = Arc::new(AtomicU64::new(1));
     nn::func_t(move |x, _| {
         if rough && x.device() != Device::Cpu {
             tch::no_grad(|| {
-                // Which thread draws which number is left to chance too.
+                // It is random, too, which thread draws which number.
                 let number =
                     drawn.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 60;
                 let mut busy = Tensor::ones([256, 256], (Kind::Float, x.device()));
@@ -167,8 +168,8 @@ fn roughness(rough: bool) -> FuncT<'static> {
     })
 }
 
-/// The largest difference, relative to the size of what is expected; infinite where something is
-/// not a number, or of another kind.
+/// The largest difference, relative to the size of the expected values. It is infinite if a value
+/// is not a number, or has another kind.
 pub fn distance(found: &Found, expected: &Found) -> f64 {
     let of = |(found, expected): (&Tensor, &Tensor)| {
         if found.kind() != expected.kind() {

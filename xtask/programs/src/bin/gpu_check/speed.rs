@@ -11,7 +11,7 @@ use crate::table::{Table, Verdict};
 
 const LAYERS: usize = 24;
 const CHUNKS: usize = 4;
-/// The bar for an operator of a CPU stage.
+/// Largest number of threads for an operator of a CPU stage.
 const THREADS: usize = 4;
 
 #[pipeline(allow(single_stage))]
@@ -28,7 +28,7 @@ struct Two {
     back: SequentialT,
 }
 
-/// How large the model and its input are.
+/// The size of the model and its input.
 #[derive(Clone, Copy)]
 struct Size {
     width: i64,
@@ -65,8 +65,8 @@ pub fn check(gpus: &[Device], measurements: usize, table: &mut Table) -> Result<
     Ok(())
 }
 
-/// A CPU stage and a GPU stage: does the copying between them, and the GPU's work, run beside the
-/// CPU's?
+/// Measures a CPU stage and a GPU stage: do the copies between them and the GPU's work overlap with
+/// the CPU's work?
 fn overlap(gpu: Device, measurements: usize, table: &mut Table) -> Result<()> {
     let size = Size { width: 512, rows: 2048 };
     let half = |on| median(measurements, &[on], one_step(on, size, LAYERS / 2)?);
@@ -95,7 +95,7 @@ fn loss(output: &Tensor) -> Tensor {
     output.square().mean(Kind::Float)
 }
 
-/// A step of libtorch alone, over the same micro-batches.
+/// A step of plain libtorch, over the same micro-batches.
 fn plain_step(on: Device, size: Size) -> impl FnMut() -> Result<()> {
     let vars = nn::VarStore::new(on);
     let body = chain(&vars.root(), LAYERS, size.width);
@@ -117,8 +117,8 @@ fn one_step(on: Device, size: Size, layers: usize) -> Result<impl FnMut() -> Res
     Ok(pipe_step(pipe, x, parameters))
 }
 
-/// What all have in common, so that they can be compared: a CPU stage has the same threads,
-/// whatever is beside it.
+/// Sets what all pipelines have in common, so that they can be compared. A CPU stage has the same
+/// number of threads, whatever runs beside it.
 fn settle<M: Pipeline>(builder: PipeBuilder<'_, M>) -> PipeBuilder<'_, M> {
     let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1).clamp(1, THREADS);
     builder.chunks(CHUNKS).checkpoint(Checkpoint::Never).intra_op_threads(threads)
@@ -166,8 +166,8 @@ fn two(places: [Device; 2], size: Size, measurements: usize) -> Result<f64> {
     median(measurements, &places, pipe_step(pipe, input(places[0], size), vars.var_store().trainable_variables()))
 }
 
-/// The median time of a step in milliseconds, the devices' work included, after three that are not
-/// counted.
+/// The median time of a step in milliseconds, including the devices' work. The first three steps
+/// are not counted.
 pub fn median(measurements: usize, devices: &[Device], mut step: impl FnMut() -> Result<()>) -> Result<f64> {
     let mut times = Vec::with_capacity(measurements);
     for number in 0..measurements + 3 {
@@ -182,7 +182,7 @@ pub fn median(measurements: usize, devices: &[Device], mut step: impl FnMut() ->
     Ok(times.get(times.len() / 2).copied().unwrap_or(f64::NAN))
 }
 
-/// Waits until a device has done all its work.
+/// Waits until a device has finished all its work.
 pub fn finish(device: Device) {
     if let Device::Cuda(index) = device {
         Cuda::synchronize(index as i64);

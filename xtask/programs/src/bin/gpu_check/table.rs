@@ -1,19 +1,19 @@
-//! What was found, line by line.
+//! The table of results.
 
 use std::fmt;
 
-/// How a check ended.
+/// The outcome of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Passed,
     Failed,
     /// A number without a bar.
     Measured,
-    /// This machine cannot tell.
+    /// The check is not possible on this machine.
     Skipped,
 }
 
-/// The lines, in the order in which they are found; each is shown at once.
+/// The lines, in the order in which they are added. Each is also printed at once.
 #[derive(Debug, Default)]
 pub struct Table {
     lines: Vec<(String, Verdict, String)>,

@@ -1,4 +1,4 @@
-//! What ran when, for Perfetto.
+//! Records when each action ran, for Perfetto.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use crate::transparency::placements;
 /// Records a few steps over the machine's devices, or over the CPU.
 pub fn write(gpus: &[Device], file: &Path, table: &mut Table) -> Result<()> {
     let places = placements(gpus).pop().context("there is always a placement")?;
-    // A GPU that has more stages than the CPU has allows only this schedule.
+    // Only this schedule is possible if a GPU has more stages than the CPU has.
     let setup = Setup { dropout: true, ..Setup::new(places, Checkpoint::Never, ScheduleKind::GPipe) };
     let (model, vars) = small::make(setup)?;
     let mut pipe = model.pipe(&vars).checkpoint(setup.mode).schedule(setup.method).build()?;

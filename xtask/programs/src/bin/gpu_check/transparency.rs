@@ -1,4 +1,4 @@
-//! Is a pipelined step the step of the plain model?
+//! Checks that a pipelined step gives the numbers of the plain model.
 
 use anyhow::Result;
 use pipe_runtime::{Checkpoint, Devices, ScheduleKind};
@@ -9,14 +9,14 @@ use crate::table::{Table, Verdict};
 
 pub const MODES: [Checkpoint; 3] = [Checkpoint::Always, Checkpoint::ExceptLast, Checkpoint::Never];
 
-/// Between kinds of devices, which add in other orders.
+/// The allowed difference between kinds of devices, which add in different orders.
 const ACROSS: f64 = 1e-4;
-/// On one kind of device.
+/// The allowed difference on one kind of device.
 const WITHIN: f64 = 1e-5;
-/// Of half precision, which has 11 bits.
+/// The allowed difference in half precision, which has 11 bits.
 const HALVES: f64 = 1e-2;
 
-/// Where the four stages can be: on one device, on two, back and forth, and beside the CPU.
+/// The placements of the four stages: on one device, on two, back and forth, and beside the CPU.
 pub fn placements(gpus: &[Device]) -> Vec<[Device; STAGES]> {
     let cpu = Device::Cpu;
     let Some(&a) = gpus.first() else { return vec![[cpu; STAGES]] };
@@ -33,8 +33,7 @@ pub fn check(gpus: &[Device], table: &mut Table) -> Result<()> {
         let name = Devices::new(places).to_string();
         let on_cpu = small::unpipelined(Setup::new([Device::Cpu; STAGES], Checkpoint::Never, ScheduleKind::GPipe))?;
         report(table, format!("{name}: as unpipelined on the CPU"), ACROSS, &on_cpu, plain)?;
-        // The masks of the CPU and of a GPU are not the same, nor is what they do in half
-        // precision.
+        // The CPU and a GPU have different masks, and different results in half precision.
         if places.iter().any(|&place| place != places[0]) {
             continue;
         }

@@ -1,4 +1,4 @@
-//! torchgpipe's own benchmark: U-Net(5, 5, 64) on 3x192x192 images, as one checkpointed stage (Kim
+//! Runs torchgpipe's benchmark: U-Net(5, 5, 64) on 3x192x192 images, as one checkpointed stage (Kim
 //! et al. 2020, "torchgpipe: On-the-fly Pipeline Parallelism").
 
 use std::path::Path as FilePath;
@@ -71,7 +71,7 @@ impl Layer<(Tensor, Tensor)> for PadAndConcat {
     }
 }
 
-/// How large the model and its input are.
+/// The size of the model and its input.
 #[derive(Clone, Copy)]
 struct Size {
     channels: i64,
@@ -117,13 +117,14 @@ pub fn check(
     Ok(())
 }
 
-/// Images per second, and the peak of memory in MiB.
+/// Measures images per second, and the peak memory in MiB.
 fn measure(on: Device, size: Size, measurements: usize) -> Result<(f64, f64)> {
     let vars = UNet::vars(&Devices::new([on]))?;
     let mut pipe = make(&vars, size).pipe(&vars).chunks(CHUNKS).checkpoint(Checkpoint::Always).build()?;
     let x = Tensor::rand([size.batch, 3, size.image, size.image], (Kind::Float, on));
     let y = Tensor::ones([size.batch, 1, size.image, size.image], (Kind::Float, on));
-    // Frees the gradients, as optimizers do between steps: the next step's become theirs then.
+    // This frees the gradients between steps, as optimizers do. The parameters then take over those
+    // of the next step.
     let mut optimizer = nn::Sgd::default().build(vars.var_store(), 0.1)?;
     finish(on);
     pipe.reset_peaks()?;

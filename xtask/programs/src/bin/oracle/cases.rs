@@ -1,4 +1,4 @@
-//! One step of a pipeline, and all that it leaves behind.
+//! Runs one step of a pipeline, and writes its results.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -10,7 +10,7 @@ use tch::{Kind, Tensor};
 
 use crate::models::Subject;
 
-/// How to run a model.
+/// The settings of a step.
 #[derive(Clone, Copy, Debug)]
 pub struct Case {
     rows: i64,
@@ -19,13 +19,13 @@ pub struct Case {
     training: bool,
 }
 
-/// In one micro-batch and in several: even, ragged (3, 3, 1), fewer than chunks (2, 2, 1), one row
-/// each.
+/// Rows and chunks: one micro-batch, and several that are even, ragged (3, 3, 1), fewer than chunks
+/// (2, 2, 1), or of one row each.
 const BATCHES: [(i64, usize); 5] = [(8, 1), (8, 4), (7, 3), (5, 4), (2, 4)];
 
 const MODES: [Checkpoint; 3] = [Checkpoint::Always, Checkpoint::ExceptLast, Checkpoint::Never];
 
-/// All ways to run, in training; in evaluation the checkpoint mode makes no difference.
+/// All settings for training. In evaluation, the checkpoint mode makes no difference.
 pub fn all(training: bool) -> impl Iterator<Item = Case> {
     let modes = if training { &MODES[..] } else { &MODES[..1] };
     let case = move |(rows, chunks), &checkpoint| Case { rows, chunks, checkpoint, training };
@@ -46,8 +46,8 @@ impl Case {
         let mut variables: Vec<_> = vars.var_store().variables().into_iter().collect();
         variables.sort_by(|(a, _), (b, _)| a.cmp(b));
         for (name, variable) in &variables {
-            // As made, some are all ones or zeros, which would hide what they do. A variance is
-            // positive.
+            // Some are initially all ones or zeros, which would hide their effect. A variance must
+            // be positive.
             let mut values = variable.randn_like() * 0.5;
             if name.ends_with("running_var") {
                 values = values.square() + 0.5;
@@ -64,7 +64,7 @@ impl Case {
         }
         let outputs = S::outputs(pipe.forward(S::input(&inputs))?);
 
-        // A loss with a weight of its own for each number.
+        // The loss has a separate weight for each number.
         let weights: Vec<_> = outputs.iter().map(|output| output.detach().randn_like()).collect();
         let weighted = outputs.iter().zip(&weights).map(|(output, weight)| (output * weight).sum(Kind::Float));
         weighted.sum::<Tensor>().f_backward()?;

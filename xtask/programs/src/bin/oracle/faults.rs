@@ -1,5 +1,5 @@
-//! What we do where torchgpipe is wrong: for each fault a value, or the words of an error.
-//! `compare.py` has a function of the same name that makes torchgpipe do the same.
+//! What this library does where torchgpipe is wrong: for each fault a value, or the text of an
+//! error. `compare.py` has a function of the same name that shows the fault in torchgpipe.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tch::nn::{self, BatchNorm, Linear, VarStore};
 use tch::{Device, Kind, Tensor};
 
-/// Every fault's name and what we do.
+/// The name of every fault, and this library's result.
 pub fn all() -> Result<Value> {
     Ok(json!({
         "except_last_spares_none": except_last_spares_none()?,
@@ -34,7 +34,7 @@ pub fn all() -> Result<Value> {
     }))
 }
 
-/// `0, 1, 2, ...` in rows of two.
+/// The numbers `0, 1, 2, ...` in rows of two.
 fn counting(rows: i64) -> Tensor {
     Tensor::arange(2 * rows, (Kind::Float, Device::Cpu)).view([rows, 2])
 }
@@ -43,7 +43,7 @@ fn numbers(tensor: &Tensor) -> Result<Vec<f64>> {
     Ok(Vec::try_from(tensor.to_kind(Kind::Double).view(-1))?)
 }
 
-/// Two to two, with weights `0.1, 0.2, ...` and without bias.
+/// A layer from two numbers to two, with weights `0.1, 0.2, ...` and without bias.
 fn linear(path: nn::Path<'_>) -> Linear {
     let config = nn::LinearConfig { bias: false, ..Default::default() };
     let layer = nn::linear(path, 2, 2, config);
@@ -84,7 +84,8 @@ impl Layer<Tensor> for Recomputed {
     }
 }
 
-/// How many of the three micro-batches of five rows in four chunks are recomputed.
+/// The number of micro-batches that are recomputed, of the three that five rows in four chunks
+/// give.
 fn except_last_spares_none() -> Result<usize> {
     #[pipeline(chunks = 4, checkpoint = except_last)]
     struct Net {
@@ -100,7 +101,7 @@ fn except_last_spares_none() -> Result<usize> {
     Ok(count.load(Ordering::Relaxed))
 }
 
-/// Running mean and variance after a step.
+/// The running mean and variance after a step.
 fn deferred(x: &Tensor, chunks: usize) -> Result<(Vec<f64>, Vec<f64>)> {
     #[pipeline]
     struct Net {
@@ -131,7 +132,7 @@ fn statistics_updated_twice() -> Result<Vec<f64>> {
     numbers(&vars.var_store().variables()["norm.running_mean"])
 }
 
-/// What becomes of four rows and three rows in four chunks.
+/// The result of inputs with four rows and three rows, in four chunks.
 fn lost_rows() -> Result<String> {
     #[pipeline(input = (Tensor, Tensor), chunks = 4)]
     struct Net {
@@ -145,7 +146,7 @@ fn lost_rows() -> Result<String> {
     error(pipe.forward((counting(4), counting(3))))
 }
 
-/// The gradient of the first layer where the loss ignores the first output.
+/// The gradient of the first layer if the loss ignores the first output.
 fn ignored_first_output() -> Result<Vec<f64>> {
     #[pipeline(output = (Tensor, Tensor), chunks = 2, checkpoint = always)]
     struct Net {
@@ -171,7 +172,7 @@ fn ignored_first_output() -> Result<Vec<f64>> {
     numbers(&vars.var_store().variables()["first.weight"].grad())
 }
 
-/// The gradient of the first layer where the outputs are a list.
+/// The gradient of the first layer if the outputs are a list.
 fn list_outputs() -> Result<Vec<f64>> {
     #[pipeline(output = Vec<Tensor>, chunks = 2, checkpoint = always)]
     struct Net {
@@ -197,7 +198,7 @@ fn list_outputs() -> Result<Vec<f64>> {
     numbers(&vars.var_store().variables()["first.weight"].grad())
 }
 
-/// The gradient of the first layer where the first output has none.
+/// The gradient of the first layer if the first output has none.
 fn integer_first_output() -> Result<Vec<f64>> {
     #[pipeline(output = (Tensor, Tensor), chunks = 2, checkpoint = always)]
     struct Net {
@@ -223,7 +224,7 @@ fn integer_first_output() -> Result<Vec<f64>> {
     numbers(&vars.var_store().variables()["first.weight"].grad())
 }
 
-/// The gradient of the first layer where another stage pops integers that it stashed.
+/// The gradient of the first layer if it stashes integers that another stage pops.
 fn skip_without_gradient() -> Result<Vec<f64>> {
     #[pipeline(chunks = 2, checkpoint = never, allow(short_skip))]
     struct Net {
@@ -281,7 +282,7 @@ fn second_backward() -> Result<Vec<f64>> {
     numbers(&sum)
 }
 
-/// The gradients that `autograd.grad` gives for both layers.
+/// The gradients that `autograd.grad` returns for both layers.
 fn gradients_of_parameters() -> Result<Vec<f64>> {
     let (mut pipe, vars) = chain()?;
     let loss = pipe.forward(counting(4).set_requires_grad(true))?.sum(Kind::Float);
@@ -289,7 +290,7 @@ fn gradients_of_parameters() -> Result<Vec<f64>> {
     numbers(&Tensor::stack(&gradients, 0))
 }
 
-/// How many parameters have a `.grad` after `autograd.grad` was asked for the input's.
+/// The number of parameters that have a `.grad` after `autograd.grad` for the input.
 fn polluted_gradients() -> Result<usize> {
     let (mut pipe, vars) = chain()?;
     let x = counting(4).set_requires_grad(true);
@@ -306,7 +307,7 @@ fn names() -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// The largest stage of three that layers of these many parameters are divided into.
+/// The size of the largest of three stages, for layers with these numbers of parameters.
 fn block_partitions() -> Result<usize> {
     #[pipeline]
     struct Chain {

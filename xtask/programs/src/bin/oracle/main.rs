@@ -1,9 +1,9 @@
-//! What our pipeline computes, written down for `cargo xtask oracle`, which computes the same in
-//! torchgpipe and compares.
+//! Writes the results of this library to files, for `cargo xtask oracle`, which computes the same
+//! in torchgpipe and compares.
 //!
-//! In the given folder: for each case a safetensors file with weights, inputs and all that a step
-//! leaves behind, and `oracle.json`, which lists the cases and what we do where torchgpipe is
-//! wrong.
+//! For each case, the folder gets a safetensors file with the weights, the inputs and all results
+//! of a step. The file `oracle.json` lists the cases, and what this library does where torchgpipe
+//! is wrong.
 
 #![forbid(unsafe_code)]
 
@@ -23,7 +23,7 @@ use crate::models::{Conv, DropAll, DropInEvaluation, Mlp, Pair};
 /// Runs the cases that torchgpipe runs too
 #[derive(Debug, Parser)]
 struct Args {
-    /// Where the results go
+    /// The folder for the results
     folder: PathBuf,
     /// Seed of the weights and inputs
     #[arg(long, default_value = "1")]
@@ -53,7 +53,7 @@ fn run(args: &Args) -> Result<()> {
         cases.push(case.run::<Pair>(folder)?);
         cases.push(case.run::<DropAll>(folder)?);
     }
-    // Masks differ between any two libraries: only without them is there something to compare.
+    // Masks differ between any two libraries, so these models can only be compared without masks.
     for case in cases::all(false) {
         cases.push(case.run::<DropInEvaluation>(folder)?);
         cases.push(case.run::<Conv>(folder)?);

@@ -7,22 +7,22 @@ use pipe_runtime::{Context, Devices, Layer, Pipeline, Result, Vars, pipeline};
 use tch::nn::{self, Conv2D, Func, FuncT, Linear};
 use tch::{Device, Kind, Tensor};
 
-/// A model that can be made and fed.
+/// A model that can be made and given inputs.
 pub trait Subject: Pipeline {
     type Vars: Deref<Target = Vars>;
     /// Its name in `compare.py`.
     const NAME: &'static str;
 
-    /// On CPU stages.
+    /// Makes the model, with all stages on the CPU.
     fn make() -> Result<(Self, Self::Vars)>;
 
-    /// Inputs of so many rows.
+    /// Makes inputs with this number of rows.
     fn tensors(rows: i64) -> Vec<Tensor>;
 
-    /// The same as what flows in.
+    /// Converts the tensors to the model's input.
     fn input(tensors: &[Tensor]) -> Self::Input;
 
-    /// The tensors that flow out.
+    /// The tensors of the model's output.
     fn outputs(output: Self::Output) -> Vec<Tensor>;
 }
 
@@ -54,7 +54,7 @@ macro_rules! subject {
     };
 }
 
-/// Random rows of this shape.
+/// Makes random rows of this shape.
 fn normal(rows: i64, row: &[i64]) -> Tensor {
     let shape: Vec<i64> = [rows].iter().chain(row).copied().collect();
     Tensor::randn(shape, (Kind::Float, Device::Cpu))
@@ -68,7 +68,7 @@ fn conv(path: nn::Path<'_>, inputs: i64, outputs: i64) -> Conv2D {
     nn::conv2d(path, inputs, outputs, 3, Default::default())
 }
 
-/// A skip from the first to the last stage, and one to the next.
+/// A model with a skip from the first to the last stage, and one to the next stage.
 #[pipeline]
 pub struct Mlp {
     #[device("cpu")]
@@ -97,7 +97,7 @@ subject!(Mlp, MlpVars, "mlp", [6], |vars| {
     last: linear(vars.last(), 14, 3),
 });
 
-/// Convolutions with deferred batch norm.
+/// A model with convolutions and deferred batch norm.
 #[pipeline]
 pub struct Conv {
     #[device("cpu")]
@@ -124,7 +124,7 @@ subject!(Conv, ConvVars, "conv", [2, 7, 7], |vars| {
     last: linear(vars.last(), 36, 3),
 });
 
-/// Dropout that is on and drops everything: all that is left is what was skipped.
+/// A model whose dropout drops everything, so that only the skipped values remain.
 #[pipeline]
 pub struct DropAll {
     #[device("cpu")]
@@ -144,7 +144,7 @@ subject!(DropAll, DropAllVars, "dropout of everything", [6], |vars| {
     last: linear(vars.last(), 8, 3),
 });
 
-/// Dropout in every stage, for evaluation.
+/// A model with dropout in every stage, for evaluation.
 #[pipeline]
 pub struct DropInEvaluation {
     #[device("cpu")]
@@ -164,7 +164,7 @@ subject!(DropInEvaluation, DropInEvaluationVars, "dropout", [6], |vars| {
 
 type Two = (Tensor, Tensor);
 
-/// Two tensors in, two between stages, two out.
+/// A model with two input tensors, two between stages and two outputs.
 #[pipeline(input = Two, output = Two)]
 pub struct Pair {
     #[device("cpu")]

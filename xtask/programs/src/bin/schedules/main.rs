@@ -1,8 +1,8 @@
-//! Measures every schedule on one model, beside what the simulator makes of the measured costs: the
-//! second table of `docs/schedules.md`.
+//! Measures every schedule on one model, and compares it with the simulation of the measured costs.
+//! This is the second table of `docs/schedules.md`.
 //!
-//! `cargo run --release -p pipe-programs --bin schedules` prints it; `-- --write` puts it into the
-//! page. The numbers are of the machine it runs on.
+//! `cargo run --release -p pipe-programs --bin schedules` prints the table; `-- --write` writes it
+//! to the page. The numbers are those of the machine on which it runs.
 
 #![forbid(unsafe_code)]
 
@@ -24,18 +24,18 @@ use crate::table::Row;
 /// Measures every schedule on one model
 #[derive(Debug, Parser)]
 struct Args {
-    /// Puts the table into docs/schedules.md
+    /// Writes the table to docs/schedules.md
     #[arg(long)]
     write: bool,
-    /// Recorded steps per schedule
+    /// Number of recorded steps per schedule
     #[arg(long, default_value = "15", value_parser = clap::value_parser!(u16).range(1..))]
     steps: u16,
-    /// Rows of a mini-batch
+    /// Number of rows of a mini-batch
     #[arg(long, default_value = "512", value_parser = clap::value_parser!(i64).range(8..))]
     batch: i64,
 }
 
-/// All schedules run over as many ranks, and with as many micro-batches.
+/// The number of ranks, which is the same for all schedules, like the number of micro-batches.
 pub const RANKS: usize = 2;
 pub const MICRO_BATCHES: usize = 8;
 
@@ -64,8 +64,8 @@ fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// The model has two stages per rank, or one where the schedule wants that: the same layers, cut in
-/// fewer places.
+/// Measures a schedule. The model has two stages per rank, or one if the schedule needs that: the
+/// same layers, cut in fewer places.
 fn measure(method: ScheduleKind, args: &Args) -> Result<Row> {
     match method.stages_per_rank() {
         Some(1) => {

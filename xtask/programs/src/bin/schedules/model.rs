@@ -4,11 +4,11 @@ use pipe_runtime::pipeline;
 use tch::Tensor;
 use tch::nn::{self, Linear};
 
-/// Numbers per row.
+/// Number of values per row.
 pub const WIDTH: i64 = 256;
 const LAYERS: usize = 8;
 
-/// A linear map to four times as many numbers, a nonlinearity, and back.
+/// A linear map to four times as many values, a nonlinearity, and a linear map back.
 #[pipeline]
 pub struct Block {
     widen: Linear,

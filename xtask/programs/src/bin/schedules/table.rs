@@ -9,7 +9,7 @@ use pipe_runtime::{ScheduleKind, Trace};
 const BEGIN: &str = "<!-- measured: begin -->\n";
 const END: &str = "<!-- measured: end -->\n";
 
-/// What one schedule took, and would take by the simulator.
+/// The numbers of one schedule, measured and simulated.
 #[derive(Debug)]
 pub struct Row {
     method: ScheduleKind,
@@ -21,15 +21,14 @@ pub struct Row {
 #[derive(Debug)]
 struct Numbers {
     milliseconds: f64,
-    /// Of the rank that waits longest, in percent of the step.
+    /// Idle time of the rank that waits longest, in percent of the step.
     idle: f64,
-    /// Activations of the micro-batches in flight, at their peak, of the stage with most of them,
-    /// in MiB.
+    /// Peak memory of the activations in flight, in MiB, for the stage with the most.
     in_flight: f64,
 }
 
 impl Row {
-    /// `peaks` are the peak numbers of micro-batches that were seen in flight, by stage.
+    /// Makes a row. `peaks` are the observed peak numbers of micro-batches in flight, by stage.
     pub fn new(method: ScheduleKind, trace: &Trace, peaks: &[usize]) -> Result<Self> {
         let run = trace.typical();
         let declared: Vec<_> = run.schedule.peak_in_flight_by_stage().into_values().collect();
@@ -57,7 +56,7 @@ impl Numbers {
     }
 }
 
-/// All rows, in Markdown.
+/// Formats all rows in Markdown.
 pub fn table(rows: &[Row]) -> String {
     let mut table = "| schedule | stages per rank | step: measured | simulated | idle: measured | simulated | in flight: measured | by the lists |\n\
                      | --- | --- | --- | --- | --- | --- | --- | --- |\n"
@@ -77,7 +76,7 @@ pub fn table(rows: &[Row]) -> String {
     table
 }
 
-/// The page with this table in the place of the one that it has.
+/// The page with its table replaced by this one.
 pub fn replaced(page: &str, table: &str) -> Option<String> {
     let (before, rest) = page.split_once(BEGIN)?;
     let (_, after) = rest.split_once(END)?;

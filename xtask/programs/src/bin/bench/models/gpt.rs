@@ -15,7 +15,7 @@ const BLOCKS: usize = 8;
 const CONTEXT: i64 = 128;
 const CHARACTERS: i64 = 64;
 
-/// Tokens `[N, T]` and their positions to `[N, T, WIDTH]`.
+/// Maps tokens `[N, T]` and their positions to `[N, T, WIDTH]`.
 #[derive(Debug)]
 pub struct Embed {
     token: Embedding,
@@ -37,7 +37,7 @@ impl Module for Embed {
     }
 }
 
-/// Causal attention and a GELU network of four times the width, each around a residual connection.
+/// Causal attention and a GELU network of four times the width, each inside a residual connection.
 #[derive(Debug)]
 pub struct Block {
     norm1: LayerNorm,
@@ -125,11 +125,11 @@ macro_rules! gpt {
 }
 
 gpt! {
-    /// Four blocks in each stage.
+    /// Two stages, with four blocks in each.
     Gpt, GptVars, "cpu", "cpu"
 }
 gpt! {
-    /// In one stage.
+    /// The same layers in one stage.
     GptInOne, GptInOneVars, "cpu"
 }
 
@@ -148,7 +148,7 @@ fn plain(root: &nn::Path<'_>) -> Vec<PlainStage> {
     vec![stage(first), stage(second)]
 }
 
-/// The next character's cross entropy.
+/// The cross entropy of the next character.
 fn task(args: &Args) -> Task {
     let tokens = |name| ((values::uniform(name, &[args.rows, CONTEXT]) + 1.) * (CHARACTERS / 2)).to_kind(Kind::Int64);
     Task {

@@ -16,7 +16,7 @@ use crate::Args;
 use crate::values;
 use crate::ways::{Contender, contender};
 
-/// What is computed.
+/// The name of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Name {
     /// `--layers` times Linear(`--width`) and ReLU
@@ -33,27 +33,27 @@ pub enum Name {
 pub trait Subject: Pipeline<Input = Tensor, Output = Tensor> + Layer<Tensor, Out = Tensor> {
     type Vars: Deref<Target = Vars>;
 
-    /// On CPU stages.
+    /// Makes the model, with all stages on the CPU.
     fn make(args: &Args) -> Result<(Self, Self::Vars)>;
 
-    /// The same layers without a pipeline, with variables in `store` under the same names: plain
-    /// tch.
+    /// The same layers in plain tch, without a pipeline. Their variables are in `store`, under the
+    /// same names.
     fn plain(args: &Args, store: &VarStore) -> Vec<PlainStage>;
 
-    /// A mini-batch and its loss, a mean over rows.
+    /// A mini-batch and its loss, which is a mean over rows.
     fn task(args: &Args) -> Task;
 }
 
-/// A stage of a plain model: what it is given (the output of the stage before, then skips) to what
-/// it gives.
+/// A stage of a plain model. It maps its inputs (the output of the previous stage, then skips) to
+/// its outputs.
 pub type PlainStage = Box<dyn Fn(Vec<Tensor>) -> Vec<Tensor> + Send>;
 
-/// The output of all stages, one after the other.
+/// Runs all stages one after the other, and returns the output.
 pub fn run_plain(stages: &[PlainStage], input: &Tensor) -> Tensor {
     stages.iter().fold(vec![input.shallow_clone()], |values, run| run(values)).remove(0)
 }
 
-/// What to train on.
+/// The data and the loss of a training step.
 #[derive(Debug)]
 pub struct Task {
     pub input: Tensor,
@@ -62,7 +62,7 @@ pub struct Task {
 }
 
 impl Task {
-    /// To give numbers of this shape for numbers of that shape.
+    /// A regression from inputs of one shape to outputs of another.
     fn regression(rows: i64, input: &[i64], output: &[i64]) -> Self {
         let shape = |row: &[i64]| [&[rows], row].concat();
         Self {
@@ -73,7 +73,7 @@ impl Task {
     }
 }
 
-/// A contender that runs the model in the way that was asked for.
+/// Makes the contender that the arguments ask for.
 pub fn make(args: &Args) -> Result<Contender> {
     match (args.model, args.stages) {
         (Name::Mlp, 1) => contender::<stack::One<stack::Dense>>(args),

@@ -8,7 +8,7 @@ use tch::nn::{self, Module, ModuleT, VarStore};
 use super::{PlainStage, Subject, Task};
 use crate::Args;
 
-/// A layer of which stacks are made.
+/// A layer that stacks consist of.
 pub trait Unit: ModuleT + Sized + 'static {
     fn new(path: nn::Path<'_>, width: i64) -> Self;
 }
@@ -29,7 +29,7 @@ impl Module for Dense {
     }
 }
 
-/// A product with a vector: next to no work.
+/// A product with a vector, which is almost no work.
 #[derive(Debug)]
 pub struct Scale(Tensor);
 

@@ -1,5 +1,5 @@
-//! U-Net(3, 2, 8): three levels, two convolutions each, eight channels at the top; 69 layers if
-//! each operator counts.
+//! U-Net(3, 2, 8): three levels, two convolutions each, eight channels at the top; 69 layers, if
+//! each operator counts as one.
 
 use anyhow::Result;
 use pipe_runtime::nn::Concat;
@@ -21,7 +21,7 @@ impl Cell {
         Self([nn::conv2d(&path / 0, inputs, outputs, 3, config), nn::conv2d(&path / 1, outputs, outputs, 3, config)])
     }
 
-    /// At the bottom, where the channels are doubled and halved again.
+    /// The cell at the bottom, where the number of channels is doubled and halved again.
     fn bottom(path: nn::Path<'_>, inputs: i64) -> Self {
         let config = nn::ConvConfig { padding: 1, bias: false, ..Default::default() };
         let middle = 2 * inputs;
@@ -35,7 +35,7 @@ impl ModuleT for Cell {
             let x = x.apply(conv).feature_dropout(0., train);
             let none = None::<Tensor>;
             let x = x.instance_norm(none.as_ref(), none.as_ref(), none.as_ref(), none.as_ref(), true, 0.1, 1e-5, false);
-            // tch's `leaky_relu` has the slope of 0.01.
+            // tch's `leaky_relu` has a slope of 0.01.
             x.leaky_relu()
         };
         let [first, second] = &self.0;
@@ -126,15 +126,15 @@ macro_rules! unet {
 }
 
 unet! {
-    /// Cut where the two halves take about as long.
+    /// Two stages that take about equally long.
     UNet, UNetVars, #[device("cpu")]
 }
 unet! {
-    /// In one stage.
+    /// The same layers in one stage.
     UNetInOne, UNetInOneVars,
 }
 
-/// Cut as above.
+/// The cut is the same as above.
 fn plain(root: &nn::Path<'_>) -> Vec<PlainStage> {
     let [encode0, encode1] = [Cell::new(root / "encode0", 3, 8), Cell::new(root / "encode1", 8, 16)];
     let first = move |mut values: Vec<Tensor>| {
