@@ -1,5 +1,5 @@
-//! With the feature `check`, and without `doc-only`: refuses a libtorch or a compiler that does not
-//! fit.
+//! Fails the build if libtorch or the compiler does not fit. This needs the feature `check`, and is
+//! skipped with `doc-only`.
 
 #[allow(dead_code, reason = "the parts for other crates")]
 #[path = "src/lib.rs"]
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use libtorch::{Lock, compiler, fit};
 
-/// Where torch-sys looks by default.
+/// The file that torch-sys looks for if no environment variable is set.
 const SYSTEM: &str = "/usr/lib/libtorch.so";
 
 fn main() {
@@ -27,8 +27,8 @@ fn main() {
     }
 }
 
-/// The folder from which torch-sys will take its headers, if that is known before it runs.
-/// Otherwise it asks Python for a folder or downloads one, and reports itself what is missing.
+/// The folder from which torch-sys will take libtorch's headers, if that is known before it runs.
+/// Otherwise, torch-sys asks Python for libtorch or downloads it, and reports errors itself.
 fn folder() -> Option<PathBuf> {
     if env::var_os("LIBTORCH_USE_PYTORCH").is_some() {
         return None;

@@ -3,16 +3,18 @@ use tch::{Device, Kind};
 use crate::error::{Error, Result};
 use crate::torch::Autocast;
 
-/// Runs `body` with autocast: on devices of the kind of `device`, operators that profit from it
-/// compute in `kind`.
+/// Runs `body` with autocast enabled on this thread, for all CUDA devices if `device` is one and
+/// for the CPU otherwise. Operators that libtorch lists as suitable compute in `kind`, which is
+/// `Half` or `BFloat16`.
 ///
-/// Unlike [`tch::autocast`], which does nothing without CUDA, this works on the CPU too. (libtorch
-/// 2.11 has no LSTM in bfloat16 on the CPU, so that is an error of the layer; a GRU stays in
-/// float32.)
+/// [`tch::autocast`] has no effect without CUDA; this function works on the CPU too. libtorch 2.11
+/// has no LSTM in bfloat16 on the CPU, so an LSTM layer fails under autocast there. A GRU computes
+/// in float32.
 ///
 /// # Errors
 ///
-/// Fails if autocast does not exist for this kind or device. Then `body` has not run.
+/// [`Error::Setting`] if autocast does not support this kind or device; [`Error::Torch`] if
+/// libtorch cannot enable it. `body` has not run then.
 ///
 /// ```
 /// use tch::{Device, Kind, Tensor};

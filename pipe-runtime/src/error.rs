@@ -5,7 +5,7 @@ use pipe_schedule::UnknownCheckpointError;
 
 use crate::torch::{TorchError, without_stack};
 
-/// An error of building a pipeline or running it.
+/// An error in building or running a pipeline.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -15,10 +15,11 @@ pub enum Error {
     /// The inputs cannot be split into micro-batches.
     #[error("{0}")]
     Input(String),
-    /// The outputs of the micro-batches cannot be joined.
+    /// The micro-batches' outputs cannot be joined into one.
     #[error("{0}")]
     Output(String),
-    /// A saved file does not fit the model. Nothing was changed.
+    /// A file cannot be read or written, or a saved file does not fit the model. No variable was
+    /// changed.
     #[error("{0}")]
     File(String),
     /// A layer failed while it ran.
@@ -44,22 +45,23 @@ impl From<UnknownCheckpointError> for Error {
     }
 }
 
-/// The result of fallible functions of this crate.
+/// The return type of the fallible functions of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// The first failure of a run, in the order of its schedule.
+/// The failure that ended a run. If several steps failed, it is the one that is first in the
+/// schedule's order.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{phase} of micro-batch {micro_batch} in stage {stage}{}: {cause}", in_layer(.layer))]
 #[non_exhaustive]
 pub struct Failure {
-    /// What was running.
+    /// The part of the step that failed.
     pub phase: Phase,
-    /// The stage, from 0.
+    /// The stage, counted from 0.
     pub stage: usize,
-    /// The path of the layer that was running, as in parameter names; empty for a transfer or
-    /// libtorch's backward.
+    /// The path of the layer that was running, as in parameter names. It is empty if no layer was
+    /// running (in a transfer, or in libtorch's backward).
     pub layer: String,
-    /// The micro-batch, from 0.
+    /// The micro-batch, counted from 0.
     pub micro_batch: usize,
     /// The message of the panic or of libtorch.
     pub cause: String,
@@ -69,13 +71,13 @@ fn in_layer(layer: &str) -> String {
     if layer.is_empty() { String::new() } else { format!(", layer `{layer}`") }
 }
 
-/// The part of a step that failed.
+/// The part of a step in which something failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Phase {
     /// The forward.
     Forward,
-    /// The recomputation, before the backward of a checkpointed micro-batch.
+    /// The recomputation: the second forward of a checkpointed micro-batch, before its backward.
     Recomputation,
     /// The backward.
     Backward,

@@ -1,22 +1,23 @@
-//! Keeps panics that are returned as errors from being printed as well.
+//! Keeps the panic hook from printing panics that are returned as errors.
 //!
 //! tch panics with libtorch's message, which includes some forty lines of C++ frames. In a stage, a
-//! panic becomes a [`Failure`](crate::Failure) with its place and the relevant sentence, so the
-//! output of the panic hook would be noise. With `RUST_BACKTRACE` set, it is printed all the same.
+//! panic becomes a [`Failure`](crate::Failure) with its place and the relevant sentence of the
+//! message, so the panic hook's output would be noise. If `RUST_BACKTRACE` is set and not 0, the
+//! output is printed nevertheless.
 
 use std::cell::{Cell, RefCell};
 use std::panic;
 use std::sync::Once;
 
 thread_local! {
-    /// The number of nested steps that this thread is in.
+    /// The number of nested steps that this thread is performing.
     static STEPS: Cell<usize> = const { Cell::new(0) };
-    /// The message that was not printed. If a second panic happens before the first one is caught,
-    /// the process ends; then both are printed.
+    /// The output that was suppressed. A second panic before the first one is caught aborts the
+    /// process, so both are printed then.
     static HELD_BACK: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// While it exists, panics of this thread are not printed.
+/// A guard. Panics of this thread are not printed while it is alive.
 #[derive(Debug)]
 pub(crate) struct Quiet(());
 
@@ -25,7 +26,7 @@ impl Quiet {
         static HOOK: Once = Once::new();
         HOOK.call_once(|| {
             let wants_all = std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
-            // If panics end the process, they are not returned.
+            // If panics abort the process, none is returned as an error.
             if wants_all || cfg!(panic = "abort") {
                 return;
             }

@@ -1,4 +1,4 @@
-//! What generated code calls. Not for users: it changes without notice.
+//! The items that generated code uses. They are not public API and may change without notice.
 
 pub use crate::error::Result;
 pub use crate::flow::{Flow, IntoFlow, MiniBatch, Packer, Unpacker};

@@ -1,15 +1,16 @@
-/// The number of threads that libtorch uses inside one operator, per executor.
+/// The number of threads that libtorch uses inside one operator, for each executor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct IntraOpThreads(i32);
 
 impl IntraOpThreads {
-    /// The number that was set, or an equal share of the caller's threads for each of `executors`.
+    /// Chooses the requested number, or else an equal share of the caller's threads for each of
+    /// `executors`. The number is at least 1.
     pub(crate) fn choose(wish: Option<usize>, executors: usize) -> Self {
         let share = (tch::get_num_threads() as usize / executors).max(1);
         Self(wish.unwrap_or(share).max(1) as i32)
     }
 
-    /// Sets this number on the calling thread until the guard is dropped.
+    /// Sets this count on the calling thread until the guard is dropped.
     pub(crate) fn enter(self) -> EnteredThreads {
         let before = tch::get_num_threads();
         if before != self.0 {
@@ -18,13 +19,13 @@ impl IntraOpThreads {
         EnteredThreads { before, now: self.0 }
     }
 
-    /// Sets this number permanently, on a thread of this crate.
+    /// Sets this count permanently, on a thread that the pipeline started.
     pub(crate) fn keep(self) {
         tch::set_num_threads(self.0);
     }
 
-    /// Restores the caller's number after `start` has started threads that set theirs: libtorch
-    /// keeps the number in a global too, from which new threads start.
+    /// Restores the caller's count after `start` has started threads that set theirs. libtorch also
+    /// stores the count in a global variable, from which new threads take their initial count.
     pub(crate) fn spare_caller<T>(start: impl FnOnce() -> T) -> T {
         let before = tch::get_num_threads();
         let result = start();
@@ -33,7 +34,7 @@ impl IntraOpThreads {
     }
 }
 
-/// Restores the thread's number when dropped.
+/// Restores the thread's previous count when dropped.
 #[derive(Debug)]
 pub(crate) struct EnteredThreads {
     before: i32,

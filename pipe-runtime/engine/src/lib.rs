@@ -1,13 +1,13 @@
-//! Executors: the threads that run lists of actions.
+//! Executors: the threads that run op lists.
 //!
-//! A run is a [`Job`]: an order of steps, and a function that performs a step. Executors take any
-//! step that is ready on the ranks that they serve. The CPU's ranks are served by a pool, which
-//! includes the calling thread; each accelerator has its own executor, so that one thread feeds
-//! each device. There is no global tick: a step starts when the step before it on its rank, and the
-//! steps that it waits for, have ended.
+//! A run executes a [`Job`]: an order of steps, and a body that performs one step. An executor
+//! claims any step that is ready on the ranks that it serves. The CPU's ranks are served by a pool
+//! that includes the calling thread. Each accelerator has a dedicated executor, so that one thread
+//! feeds each device. There is no global clock tick: a step starts as soon as the previous step of
+//! its rank and the steps that it waits for are done.
 //!
-//! One lock guards all state, and is held for tens of nanoseconds per step. An executor that finds
-//! no work watches a counter of changes for a moment, if there are enough cores, and then sleeps.
+//! All bookkeeping is done under one lock, which is held for tens of nanoseconds per step. If there
+//! are enough cores, an idle executor first spins briefly on a counter of changes. Then it sleeps.
 
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
@@ -31,75 +31,82 @@ use pipe_schedule::{Action, Order, Step};
 use progress::{Ended, Progress};
 use sync::{AtomicU64, Condvar, JoinHandle, Mutex, MutexGuard, mpsc, thread};
 
-/// How long an executor without work watches for changes before it sleeps. A thread that sleeps
-/// needs about 20 µs to continue, one that watches 0.4 µs.
+/// How long an idle executor spins before it sleeps. Waking a sleeping thread takes about 20 µs; a
+/// spinning thread notices new work after about 0.4 µs.
 const SPIN: Duration = Duration::from_micros(50);
 
 /// The work of a run.
 pub trait Job: Send + Sync {
-    /// The error of a failed step.
+    /// The error with which a step fails.
     type Error;
 
-    /// The steps.
+    /// The steps, and the order in which they may run.
     fn order(&self) -> &Order;
 
-    /// Performs a step. Panics must be caught inside.
+    /// Performs one step. It must catch panics of the step.
     ///
     /// # Errors
     ///
-    /// Fails if the step fails.
+    /// If the step fails. The run then ends with the error of the failed step that is first in the
+    /// order.
     fn perform(&self, action: Action) -> Result<(), Self::Error>;
 
-    /// Undoes the changes of the job, after it failed and before another one starts.
+    /// Restores the state that the job has changed. It is called after the job failed and before
+    /// another one starts.
     ///
     /// # Errors
     ///
-    /// Fails if a change cannot be undone.
+    /// If the state cannot be restored. The run then ends with this error.
     fn undo(&self) -> Result<(), Self::Error> {
         Ok(())
     }
 
-    /// Prepares a thread that will perform steps of this job (modes, intra-op threads). The
-    /// returned value restores everything when dropped.
+    /// Prepares the current thread to perform steps of this job (modes, intra-op threads). The
+    /// returned guard restores the thread when dropped.
     ///
     /// # Errors
     ///
-    /// Fails if the thread cannot be prepared, which ends the run.
+    /// If the thread cannot be prepared. The run then ends with this error.
     fn enter(&self) -> Result<Box<dyn Any>, Self::Error>;
 }
 
-/// An error of the engine, independent of the job.
+/// An error of the engine itself, independent of the job.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {
     /// The system cannot start another thread.
     #[error("cannot start a worker thread: {0}")]
     Thread(#[from] io::Error),
-    /// A step has started a run of its own engine, and would wait for itself.
+    /// A step started another run on the engine that performs the step, so it would wait for
+    /// itself.
     #[error("a layer cannot run the pipeline that it is part of")]
     Nested,
-    /// The engine's threads are in the process that this process was forked from.
+    /// The engine was built in the process from which this one was forked. Its threads exist only
+    /// there.
     #[error(
         "this pipeline was built in process {built}, and this is process {here}, forked from it: its threads have not come along. Build another one here \
          (leaving this one and dropping it are fine)"
     )]
     Forked {
-        /// The process that has the threads.
+        /// The process that built the engine.
         built: u32,
         /// This process.
         here: u32,
     },
-    /// This many steps wait for steps that never end.
+    /// The order of steps cannot finish. The field is the number of steps that wait for others
+    /// forever.
     #[error("the schedule cannot finish: {0} steps wait for others that never come")]
     Deadlock(usize),
 }
 
-/// The threads of a pipeline, for jobs that fail with `E`. Dropping it ends and joins them.
+/// The threads of a pipeline, for jobs that fail with `E`. Dropping the engine ends and joins its
+/// threads.
 pub struct Engine<E> {
     shared: Arc<Shared<E>>,
     threads: Vec<JoinHandle<()>>,
     caller: Executor,
-    /// The process that has the threads. A forked process has a copy of this, and only one thread.
+    /// The process that has the threads. A forked process has a copy of this struct, but only the
+    /// thread that called fork.
     process: u32,
 }
 
@@ -107,14 +114,14 @@ struct Shared<E> {
     state: Mutex<State<E>>,
     /// Wakes sleeping executors.
     changed: Condvar,
-    /// Counts the changes of `state`, for executors that watch.
+    /// Counts the changes of `state`. Spinning executors poll it.
     changes: AtomicU64,
     spin: Duration,
 }
 
 struct State<E> {
     run: Option<Run<E>>,
-    /// The number of the run.
+    /// The number of runs started so far.
     runs: u64,
     sleeping: usize,
     closing: bool,
@@ -124,18 +131,18 @@ struct Run<E> {
     number: u64,
     job: Arc<dyn Job<Error = E>>,
     progress: Progress<E>,
-    /// The rank that only the calling thread serves.
+    /// The rank that only the caller serves, in [`run_with`](Engine::run_with).
     reserved: Option<usize>,
-    /// Set when the run is over; the caller takes it.
+    /// Set when the run is over and its caller can take it.
     over: bool,
 }
 
-/// The part of a run that the calling thread performs: all steps of one rank. Unlike a [`Job`], it
-/// may borrow from the caller.
+/// The steps of one rank, which the calling thread performs itself. Unlike a [`Job`], it may borrow
+/// from the caller.
 pub struct Local<'a, E> {
     /// The rank.
     pub rank: usize,
-    /// Performs a step of the rank, as [`Job::perform`] does.
+    /// Performs a step of the rank, in place of [`Job::perform`].
     pub perform: &'a mut dyn FnMut(Action) -> Result<(), E>,
 }
 
@@ -146,13 +153,13 @@ struct Executor {
 }
 
 impl<E: From<EngineError> + Send + 'static> Engine<E> {
-    /// Starts the executors for these ranks: a pool of at most `cores` threads, including the
-    /// caller, for `cpu_ranks`, and one thread for each of `accelerator_ranks`. Each new thread
-    /// runs `start` first; all have done so when this returns.
+    /// Starts the executors: a pool of at most `cores` threads, including the caller, for
+    /// `cpu_ranks`, and one thread for each of `accelerator_ranks`. Each new thread first calls
+    /// `start`; all of these calls are over when `new` returns.
     ///
     /// # Errors
     ///
-    /// Fails if the system cannot start a thread.
+    /// [`EngineError::Thread`] if a thread cannot be started.
     pub fn new(
         cpu_ranks: Vec<usize>,
         accelerator_ranks: Vec<usize>,
@@ -182,33 +189,44 @@ impl<E: From<EngineError> + Send + 'static> Engine<E> {
             });
             engine.threads.push(thread?);
         }
-        // This loop ends when every thread has dropped its sender.
+        // Returns when every thread has dropped its sender.
         drop(started);
         let _ = all_started.recv();
         Ok(engine)
     }
 
-    /// The number of threads that run CPU stages at the same time, including the caller.
+    /// The number of threads that run CPU stages concurrently, including the caller.
     pub fn cpu_executors(cpu_ranks: usize, cores: usize) -> usize {
         cpu_ranks.min(cores).max(1)
     }
 
-    /// Runs a job to completion, with the calling thread as an executor. Jobs run one at a time: a
-    /// second caller waits for the first.
+    /// Runs a job to completion. The calling thread performs steps too. Only one job runs at a
+    /// time: a second caller waits for the first.
     ///
     /// # Errors
     ///
-    /// Fails if a step fails, if steps wait for each other, or if the engine cannot run here.
+    /// * The error of the failed step that is first in the order.
+    /// * An error of [`Job::enter`] or [`Job::undo`].
+    /// * [`EngineError::Nested`], [`EngineError::Forked`] or [`EngineError::Deadlock`], converted
+    ///   to `E`.
+    ///
+    /// # Panics
+    ///
+    /// If [`Job::undo`] panics.
     pub fn run(&self, job: Arc<dyn Job<Error = E>>) -> Result<(), E> {
         self.run_with(job, None)
     }
 
-    /// Runs a job as [`run`](Self::run) does, where `local` performs the steps of one rank on the
-    /// calling thread.
+    /// Runs a job as [`run`](Self::run) does, but with `local` performing the steps of one rank on
+    /// the calling thread.
     ///
     /// # Errors
     ///
-    /// Fails in the same cases as [`run`](Self::run).
+    /// As [`run`](Self::run).
+    ///
+    /// # Panics
+    ///
+    /// If [`Job::undo`] panics.
     pub fn run_with(&self, job: Arc<dyn Job<Error = E>>, mut local: Option<Local<'_, E>>) -> Result<(), E> {
         let shared = &*self.shared;
         if PERFORMING.with(|engines| engines.borrow().contains(&shared.address())) {
@@ -249,7 +267,7 @@ impl<E: From<EngineError> + Send + 'static> Engine<E> {
             match (undone, &mut state.run) {
                 (Ok(Err(error)), Some(run)) => run.progress.abort(error),
                 (Err(panic), _) => {
-                    // Other callers wait until the run is taken.
+                    // Other callers wait until the run is removed.
                     state.run = None;
                     shared.announce(&state);
                     drop(state);
@@ -278,8 +296,8 @@ impl<E> Engine<E> {
 impl<E> Drop for Engine<E> {
     fn drop(&mut self) {
         if self.is_forked() {
-            // There is no thread to wait for, and a thread that does not exist here may have held a
-            // lock.
+            // A forked process has no threads to wait for. The lock may be held forever by a thread
+            // that was not copied.
             self.threads.drain(..).for_each(std::mem::forget);
             return;
         }
@@ -288,8 +306,8 @@ impl<E> Drop for Engine<E> {
         self.shared.announce(&state);
         drop(state);
         for thread in self.threads.drain(..) {
-            // A worker may drop the last handle to a pipeline when it frees a graph. It cannot wait
-            // for itself.
+            // A worker may drop the last handle on a pipeline when it frees a graph. It cannot join
+            // itself.
             if thread.thread().id() != thread::current().id() {
                 let _ = thread.join();
             }
@@ -298,8 +316,8 @@ impl<E> Drop for Engine<E> {
 }
 
 sync::thread_local! {
-    /// The engines whose steps this thread is performing, the innermost last. A step that starts
-    /// another run of one of them would wait for itself.
+    /// The addresses of the engines that have a step running on this thread, the innermost last. A
+    /// step that started another run on one of them would wait for itself.
     static PERFORMING: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -312,7 +330,7 @@ impl<E> Shared<E> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notifies other threads of a change. The lock is held.
+    /// Notifies the other executors of a change. The caller holds the lock, as `state` shows.
     fn announce(&self, state: &State<E>) {
         self.changes.fetch_add(1, Ordering::Release);
         if state.sleeping > 0 {
@@ -320,7 +338,7 @@ impl<E> Shared<E> {
         }
     }
 
-    /// Waits for a change: watches for a moment, then sleeps.
+    /// Waits for a change: spins briefly, then sleeps.
     fn wait<'a>(&'a self, state: MutexGuard<'a, State<E>>) -> MutexGuard<'a, State<E>> {
         if self.spin.is_zero() {
             return self.sleep(state);
@@ -343,16 +361,16 @@ impl<E> Shared<E> {
         state
     }
 
-    /// The loop of an executor: performs steps of any run until the engine closes.
+    /// The main loop of an executor: performs steps of the current run until the engine closes.
     fn serve(&self, executor: &Executor) {
         let mut state = self.lock();
         let mut last = None;
-        // The run for which the thread was prepared, or could not be.
+        // The run for which preparation was last tried; the guard is `None` if it failed.
         let mut entered: Option<(u64, Option<Box<dyn Any>>)> = None;
         while !state.closing {
             let current = state.run.as_ref().filter(|run| !run.over);
-            // The thread leaves a job's modes as soon as the job is over, so that an idle thread
-            // keeps nothing of it alive.
+            // The guard is dropped as soon as the job is over, so that an idle worker holds nothing
+            // of it.
             if entered.as_ref().map(|(number, _)| *number) != current.map(|run| run.number) {
                 let next = current.map(|run| (run.number, Arc::clone(&run.job)));
                 drop(state);
@@ -376,8 +394,8 @@ impl<E> Shared<E> {
         }
     }
 
-    /// Ends a run because a thread could not be prepared for it. If the run has ended without that
-    /// thread, and another one has begun, nothing happens.
+    /// Ends run `number` because a thread could not be prepared for it. Does nothing if that run
+    /// has already ended, even if another one has begun since.
     fn abort(&self, state: &mut State<E>, number: u64, error: E) {
         if let Some(run) = state.run.as_mut().filter(|run| run.number == number && !run.over) {
             run.progress.abort(error);
@@ -387,7 +405,8 @@ impl<E> Shared<E> {
     }
 
     /// Performs one step of the current run, if one is ready for this executor. It prefers the rank
-    /// that only it serves, then the rank that it served last, whose memory is in its cache.
+    /// of `local`, then the rank that it served last, whose memory is in its cache. Returns whether
+    /// it performed a step.
     fn step<'a>(
         &'a self,
         mut state: MutexGuard<'a, State<E>>,

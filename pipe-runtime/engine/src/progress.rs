@@ -1,14 +1,14 @@
 use pipe_schedule::Order;
 
-/// The progress of a run: which step may start, and which error counts. It knows nothing of threads
-/// or tensors.
+/// The progress of a run of ordered op lists. It decides which step may start and which error is
+/// returned, independently of threads and tensors.
 #[derive(Debug)]
 pub(crate) struct Progress<E> {
-    /// For each rank, the number of its steps that have started.
+    /// For each rank: the number of its steps that have been started.
     started: Vec<usize>,
-    /// For each rank, whether one of its steps is running.
+    /// For each rank: whether one of its steps is running.
     running: Vec<bool>,
-    /// For each step, whether it has ended.
+    /// For each step: whether it is done.
     done: Vec<bool>,
     remaining: usize,
     failure: Option<(usize, E)>,
@@ -25,11 +25,12 @@ impl<E> Progress<E> {
         }
     }
 
-    /// Starts the next step of one of `ranks`, the first one that has a step ready. Returns its
+    /// Starts the next step of the first of `ranks` that has one ready, and returns the step's
     /// position in the order. The caller must end it with [`finish`](Self::finish).
     ///
-    /// After a failure, only steps that come before it in the order may start. If one of them fails
-    /// too, it is the failure that counts, as if the steps had run one by one.
+    /// After a failure, only steps that precede the failed one in the order still start. If one of
+    /// them fails too, its error replaces the first, so the result is the same as if the steps had
+    /// been run one by one.
     pub(crate) fn start(&mut self, order: &Order, ranks: impl IntoIterator<Item = usize>) -> Option<usize> {
         let rank = ranks.into_iter().find(|&rank| self.ready(order, rank).is_some())?;
         let step = self.ready(order, rank)?;
@@ -57,8 +58,8 @@ impl<E> Progress<E> {
                 self.remaining -= 1;
             }
             Err(error) => {
-                // The failed rank does not continue, because its next steps come later in the
-                // order.
+                // The rank of the failed step performs no further steps, because they come later in
+                // the order.
                 if self.failure.as_ref().is_none_or(|(failed, _)| step < *failed) {
                     self.failure = Some((step, error));
                 }
@@ -66,23 +67,24 @@ impl<E> Progress<E> {
         }
     }
 
-    /// Prevents further starts, because of a problem outside any step.
+    /// Fails the run because of an error outside of any step. No further step starts.
     pub(crate) fn abort(&mut self, error: E) {
         self.failure = Some((0, error));
     }
 
-    /// Whether it has ended without success.
+    /// Whether a run that is over did not succeed.
     pub(crate) fn has_failed(&self) -> bool {
         self.failure.is_some() || self.remaining > 0
     }
 
-    /// Whether no step is running and none can start.
+    /// Whether no step is running and none can start any more.
     pub(crate) fn is_over(&self, order: &Order) -> bool {
         self.remaining == 0
             || (!self.running.contains(&true) && (0..self.started.len()).all(|rank| self.ready(order, rank).is_none()))
     }
 
-    /// The result: the failure that counts, or an error about steps that never started.
+    /// The result of the run: the failure that is first in the order, or an error about steps that
+    /// never started.
     pub(crate) fn into_result(self) -> Result<(), Ended<E>> {
         match self.failure {
             Some((_, error)) => Err(Ended::Failed(error)),
@@ -92,12 +94,12 @@ impl<E> Progress<E> {
     }
 }
 
-/// The reason why a run ended before all of its steps.
+/// Why a run ended before all of its steps were done.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Ended<E> {
     /// A step failed.
     Failed(E),
-    /// This many steps wait for steps that never end.
+    /// The number of steps that wait for others forever.
     Deadlock(usize),
 }
 
@@ -106,8 +108,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Runs a GPipe schedule where `picks` decides which rank goes next, and the steps in `failing`
-    /// failing.
+    /// Runs a GPipe schedule. `picks` decides which rank is next, and the steps in `failing` fail.
     fn run(stages: usize, micro_batches: usize, failing: &[usize], picks: &[usize]) -> Result<(), Ended<usize>> {
         let rank_of: Vec<_> = (0..stages).collect();
         let order = pipe_schedule::gpipe(&rank_of, micro_batches, |_| true).order().unwrap();

@@ -1,4 +1,4 @@
-//! Provides locks, counters and threads: those of the standard library or, in this crate's tests,
+//! Locks, counters and threads: those of the standard library, or, in the tests of this crate,
 //! those of a model checker that decides which thread runs next.
 
 #[cfg(test)]
@@ -15,7 +15,7 @@ mod real {
     pub(crate) use std::thread_local;
     use std::time::{Duration, Instant};
 
-    /// Waits for `changed` without sleeping, for about `limit`. Returns whether it happened.
+    /// Spins until `changed` returns true, for about `limit`. Returns whether it did.
     pub(crate) fn watch(limit: Duration, changed: impl Fn() -> bool) -> bool {
         let start = Instant::now();
         loop {
@@ -40,8 +40,8 @@ mod checked {
     pub(crate) use shuttle::thread_local;
     use std::time::Duration;
 
-    /// The checker has no clock. Between any two polls, all other threads may do anything, so two
-    /// polls stand for any number.
+    /// The checker has no clock. Between two polls, other threads may do anything, so two polls
+    /// represent any number of them.
     pub(crate) fn watch(_: Duration, changed: impl Fn() -> bool) -> bool {
         (0..2).any(|_| {
             thread::yield_now();

@@ -1,4 +1,4 @@
-//! Checks that there is a C++ compiler, and that it is new enough for libtorch's headers.
+//! Checks that there is a C++ compiler and that it meets the requirements in libtorch's headers.
 
 use std::env;
 use std::fmt;
@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use super::{Version, version};
 
-/// A C++ standard, as `__cplusplus` has it: 201703 for C++17.
+/// A C++ standard as the value of `__cplusplus`: 201703 for C++17.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Standard(u32);
 
@@ -19,8 +19,8 @@ impl Standard {
     }
 }
 
-/// The requirements of a libtorch on the compiler, from two of its headers: `ATen/ATen.h` has the
-/// C++ standard and, in libtorch 2.11, `c10/util/C++17.h` has the oldest GCC and Clang.
+/// The requirements of a libtorch on the compiler. Two of its headers contain them: `ATen/ATen.h`
+/// the C++ standard, and `c10/util/C++17.h`, which libtorch 2.11 has, the oldest GCC and Clang.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Needs {
     pub standard: Standard,
@@ -33,7 +33,7 @@ impl Needs {
     ///
     /// # Errors
     ///
-    /// Fails if `ATen/ATen.h` cannot be read, or does not say which C++ it needs.
+    /// If `ATen/ATen.h` cannot be read, or does not contain the C++ standard that it needs.
     pub fn of(folder: &Path) -> Result<Self, String> {
         let aten = folder.join("include/ATen/ATen.h");
         let text = fs::read_to_string(&aten).map_err(|error| format!("cannot read {}: {error}", aten.display()))?;
@@ -48,28 +48,28 @@ impl Needs {
     }
 }
 
-/// The least value of a macro that a header accepts: the number in `NAME < number`.
+/// Finds the smallest value of a macro that a header accepts: the number in `NAME < number`.
 fn compared(header: &str, name: &str) -> Option<u32> {
     let words: Vec<_> = header.split_whitespace().collect();
     let number = words.windows(3).find_map(|three| (three[..2] == [name, "<"]).then_some(three[2]))?;
     number.trim_end_matches(|c: char| !c.is_ascii_digit()).parse().ok()
 }
 
-/// The compiler that builds will use.
+/// The C++ compiler that builds will use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compiler {
-    /// The command, with its wrapper: `ccache g++`.
+    /// The command's words, including a wrapper: `ccache g++`.
     words: Vec<String>,
-    /// Whether the variable CXX names it.
+    /// Whether the environment variable CXX selected it.
     is_chosen: bool,
 }
 
 impl Compiler {
-    /// Finds the compiler and starts it.
+    /// Finds the compiler, and runs it with `--version` to check that it works.
     ///
     /// # Errors
     ///
-    /// Fails if there is none, or if the one that CXX names does not run.
+    /// If there is no compiler, or the one that CXX names does not run.
     pub fn find() -> Result<Self, String> {
         let chosen = env::var("CXX").ok().filter(|chosen| !chosen.trim().is_empty());
         let words = chosen.as_deref().unwrap_or("c++").split_whitespace().map(str::to_owned).collect();
@@ -88,26 +88,27 @@ impl Compiler {
         })
     }
 
-    /// Makes a command that starts it.
+    /// Creates a command that runs the compiler.
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.words[0]);
         command.args(&self.words[1..]).stdin(Stdio::null());
         command
     }
 
-    /// The macros that it defines for this standard; empty if it does not know the standard.
+    /// Returns the `#define` lines of the compiler's predefined macros for this standard; empty if
+    /// it does not support the standard.
     fn macros(&self, standard: Standard) -> String {
         let flag = format!("-std=c++{}", standard.year());
         let output = self.command().args([&flag, "-x", "c++", "-dM", "-E", "/dev/null"]).output();
         output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
     }
 
-    /// Checks that it can compile against the libtorch in `folder`.
+    /// Checks that the compiler can compile against the libtorch in `folder`.
     ///
     /// # Errors
     ///
-    /// Fails if it is too old. The error says which version is needed, and which header requires
-    /// it.
+    /// If the compiler is too old. The message contains the version that is needed, and the header
+    /// that requires it. Also if the headers cannot be read, as [`Needs::of`].
     pub fn check(&self, folder: &Path) -> Result<(), String> {
         let needs = Needs::of(folder)?;
         let libtorch = Version::of_libtorch(folder).map_or("libtorch".to_owned(), |found| format!("libtorch {found}"));
@@ -148,7 +149,7 @@ impl fmt::Display for Compiler {
 ///
 /// # Errors
 ///
-/// Fails in the same cases as [`Compiler::find`] and [`Compiler::check`].
+/// If [`Compiler::find`] or [`Compiler::check`] fails.
 pub fn check(folder: &Path) -> Result<(), String> {
     Compiler::find()?.check(folder)
 }
@@ -160,8 +161,8 @@ mod tests {
 
     use super::*;
 
-    /// Makes a folder with headers that need `standard` and, with `oldest`, GCC 9, and a compiler
-    /// that defines `macros`, one per line.
+    /// A folder with headers that require `standard`, and GCC 9 and Clang 9 if `oldest`, and with a
+    /// compiler that prints `macros`, the definitions of its macros, one per line.
     struct Machine(PathBuf);
 
     impl Machine {
@@ -190,8 +191,8 @@ mod tests {
 
         fn check(&self) -> Result<(), String> {
             let compiler = self.0.join("c++").display().to_string();
-            // It is started through the shell, because a file that another thread's child still has
-            // open for writing cannot be executed.
+            // Runs the script through the shell: a file that another thread's child process still
+            // holds open for writing cannot be executed directly.
             let words = vec!["/bin/sh".to_owned(), compiler];
             Compiler { words, is_chosen: false }.check(&self.0)
         }
@@ -232,7 +233,7 @@ mod tests {
         );
         assert_eq!(Machine::new("gcc-8-unasked", 201_703, false, gcc).check(), Ok(()));
 
-        // Clang also pretends to be an old GCC.
+        // Clang also defines `__GNUC__`, with the version of an old GCC.
         let clang = "#define __GNUC__ 4\\n#define __clang_major__ 9\\n#define __cplusplus 201703L\\n";
         assert_eq!(Machine::new("clang-9", 201_703, true, clang).check(), Ok(()));
     }

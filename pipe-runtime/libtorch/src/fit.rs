@@ -5,15 +5,15 @@ use std::path::Path;
 
 use super::{Lock, PAIRS, Pair, Version};
 
-/// The variable that makes torch-sys, and this library, accept any libtorch.
+/// The environment variable that makes torch-sys, and this library, accept any libtorch.
 pub const BYPASS: &str = "LIBTORCH_BYPASS_VERSION_CHECK";
 
-/// Checks that `folder` holds the libtorch that the lock file's tch is made for. Without a lock
-/// file, a libtorch of any tested tch is accepted.
+/// Checks that `folder` contains the libtorch that the lock file's tch is made for. Without a lock
+/// file, checks that it contains the libtorch of one of the [`PAIRS`].
 ///
 /// # Errors
 ///
-/// Fails with both versions, and the command that installs the right one.
+/// If it does not. The message contains both versions and the command that installs the right one.
 pub fn check(folder: &Path, lock: Option<&Lock>) -> Result<(), String> {
     judge(folder, lock, env::var_os(BYPASS).is_some())
 }
@@ -47,7 +47,7 @@ fn way_out(pair: Option<Pair>, lock: Option<&Lock>) -> String {
         Some(pair) => format!("set LIBTORCH to a libtorch {}", pair.libtorch_version()),
         None => "set LIBTORCH to the one for your tch".to_owned(),
     };
-    // This does not exist in a published crate.
+    // A published crate has no `xtask` folder.
     let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize();
     match checkout.ok().filter(|checkout| checkout.join("xtask").is_dir()) {
         None => own,
@@ -66,7 +66,7 @@ mod tests {
 
     use super::*;
 
-    /// Makes a folder with the header that has the version.
+    /// Creates a folder with the header that defines the version.
     fn libtorch(test: &str, major: u32, minor: u32) -> PathBuf {
         let folder = env::temp_dir().join(format!("pipe-libtorch-{}-{test}", std::process::id()));
         let header = folder.join("include").join(super::super::VERSION_HEADERS[0]);

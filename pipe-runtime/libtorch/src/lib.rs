@@ -1,7 +1,7 @@
-//! The pairs of tch and libtorch that fit, and the requirements of a build.
+//! Defines which libtorch fits which tch, and what a build against it needs.
 //!
-//! Build scripts and `cargo xtask` use it. It has no dependencies, and needs no libtorch. A crate
-//! with a program that uses `pipe-runtime` calls [`link`] in its build script.
+//! Build scripts and `cargo xtask` use this crate. It has no dependencies and does not need
+//! libtorch. A crate with a program that uses `pipe-runtime` calls [`link`] in its build script.
 
 #![forbid(unsafe_code)]
 
@@ -16,55 +16,61 @@ pub use version::{VERSION_HEADERS, Version};
 use std::env;
 use std::path::Path;
 
-/// A tch, and the libtorch that it is made for, in the versions that were tested.
+/// A version of tch and the version of libtorch that it is made for, both as tested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pair {
     pub tch: &'static str,
     pub libtorch: &'static str,
 }
 
-/// The pairs with which the whole test suite passes. The manifest's bounds on tch are those of this
-/// list.
+/// The pairs with which the whole test suite passes. The bounds on tch in the workspace's manifest
+/// match this list.
 pub const PAIRS: [Pair; 2] = [Pair { tch: "0.24.0", libtorch: "2.11.0" }, Pair { tch: "0.26.0", libtorch: "2.13.0" }];
 
 impl Pair {
-    /// The pair with this version of tch or of torch-sys, which have the same numbers.
+    /// Finds the pair for this version of tch or torch-sys, which have the same version numbers.
+    /// The patch number is ignored.
     pub fn of_tch(tch: &str) -> Option<Self> {
         let wanted = Version::parse(tch)?;
         PAIRS.into_iter().find(|pair| Version::parse(pair.tch) == Some(wanted))
     }
 
-    /// The version of libtorch without its last number, because any patch release fits.
+    /// The version of libtorch without the patch number: any patch release fits.
+    ///
+    /// # Panics
+    ///
+    /// If `libtorch` is not a version.
     pub fn libtorch_version(self) -> Version {
         Version::parse(self.libtorch).expect("a version")
     }
 }
 
-/// The compiler flags for C++ that uses the libtorch in `folder`: the flags that it was built with,
-/// as far as its headers show them.
+/// Returns the compiler flags for C++ code that uses the libtorch in `folder`. They match those
+/// that it was built with, where these affect its headers.
 ///
 /// # Errors
 ///
-/// Fails if `ATen/ATen.h` does not exist, or does not say which C++ it needs.
+/// If `ATen/ATen.h` cannot be read, or does not contain the C++ standard that it needs.
 pub fn flags(folder: &Path) -> Result<Vec<String>, String> {
     let include = folder.join("include");
     let standard = compiler::Needs::of(folder)?.standard;
     Ok(vec![
         format!("-std=c++{}", standard.year()),
         "-D_GLIBCXX_USE_CXX11_ABI=1".to_owned(),
-        // Without it, some of libtorch's classes have more members.
+        // Without this flag, some of libtorch's classes have more members.
         "-DNDEBUG".to_owned(),
         format!("-isystem{}", include.display()),
         format!("-isystem{}", include.join("torch/csrc/api/include").display()),
     ])
 }
 
-/// Lets the programs of the calling build script's crate find the libtorch of the build, without an
-/// environment variable. Does nothing with the feature `doc-only` of `pipe-runtime`.
+/// Makes the programs of a crate find libtorch in the folder where the build found it, without an
+/// environment variable. Call it in the crate's build script. It does nothing if the feature
+/// `doc-only` of `pipe-runtime` is enabled.
 ///
 /// # Panics
 ///
-/// Panics if the crate does not depend on `pipe-runtime`, which has the path.
+/// If the crate does not depend on `pipe-runtime`, whose build script passes the folder on.
 pub fn link() {
     let lib = env::var("DEP_PIPE_RUNTIME_LIBTORCH_LIB").expect("this crate depends on pipe-runtime");
     if !lib.is_empty() {
@@ -84,7 +90,7 @@ mod tests {
         assert_eq!(Pair::of_tch(""), None);
     }
 
-    /// The manifest allows only the versions of tch that were tested.
+    /// The manifest accepts only the versions of tch that were tested.
     #[test]
     fn the_manifests_bounds_are_the_first_and_the_last_pair() {
         let manifest = include_str!("../../../Cargo.toml");

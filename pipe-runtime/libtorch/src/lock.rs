@@ -1,37 +1,38 @@
-//! The lock file, which has the version of tch of a build.
+//! The lock file, which contains the version of tch that a build uses.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A `Cargo.lock` with torch-sys in it.
+/// A `Cargo.lock` that contains torch-sys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lock {
     pub path: PathBuf,
-    /// The version of torch-sys, which is that of tch.
+    /// The version of torch-sys, which is also that of tch.
     pub tch: String,
 }
 
 impl Lock {
-    /// Reads the lock file in `folder`. `None` if it does not exist, or has no tch.
+    /// Reads the lock file in `folder`. `None` if there is none, or if it does not contain
+    /// torch-sys.
     pub fn in_folder(folder: &Path) -> Option<Self> {
         let path = folder.join("Cargo.lock");
         let tch = version_of("torch-sys", &fs::read_to_string(&path).ok()?)?;
         Some(Self { path, tch })
     }
 
-    /// Finds the lock file of the build that writes to `folder`, which is all that a build script
-    /// knows of it. `None` if the target folder is somewhere else.
+    /// Finds the lock file of the build that writes to `folder`, in `folder` or above it. A build
+    /// script has no other way to find it. `None` if the target folder is elsewhere.
     pub fn above(folder: &Path) -> Option<Self> {
         folder.ancestors().find_map(Self::in_folder)
     }
 
-    /// The folder of the file.
+    /// The folder that contains the lock file.
     pub fn folder(&self) -> &Path {
         self.path.parent().unwrap_or(Path::new(""))
     }
 }
 
-/// The version of a package in the text of a lock file.
+/// Finds the version of a package in the text of a lock file.
 fn version_of(package: &str, lock: &str) -> Option<String> {
     let name = format!("name = \"{package}\"");
     let mut lines = lock.lines().skip_while(|line| *line != name);

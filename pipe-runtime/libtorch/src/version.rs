@@ -1,10 +1,11 @@
-//! Versions of libtorch and tch.
+//! The part of a version that determines compatibility.
 
 use std::fmt;
 use std::fs;
 use std::path::Path;
 
-/// The headers with libtorch's version, in its `include` folder. Older ones have only the second.
+/// The headers that define libtorch's version, relative to its `include` folder. Older versions
+/// have only the second one.
 pub const VERSION_HEADERS: [&str; 2] = ["torch/headeronly/version.h", "torch/csrc/api/include/torch/version.h"];
 
 /// The first two numbers of a version.
@@ -15,13 +16,14 @@ pub struct Version {
 }
 
 impl Version {
-    /// Reads `2.11`, `2.11.0` or `2.11.0+cu130`.
+    /// Parses `2.11`, `2.11.0` or `2.11.0+cu130`. `None` if `text` is not a version.
     pub fn parse(text: &str) -> Option<Self> {
         let mut numbers = text.split(['.', '+']).map(str::parse);
         Some(Self { major: numbers.next()?.ok()?, minor: numbers.next()?.ok()? })
     }
 
-    /// Reads the version of the libtorch in `folder` from its headers.
+    /// Reads the version of the libtorch in `folder` from its headers. `None` if no header defines
+    /// it.
     pub fn of_libtorch(folder: &Path) -> Option<Self> {
         VERSION_HEADERS.iter().find_map(|header| {
             let text = fs::read_to_string(folder.join("include").join(header)).ok()?;
@@ -36,7 +38,7 @@ impl fmt::Display for Version {
     }
 }
 
-/// The number in a line `#define NAME number`.
+/// Finds the number in a line `#define NAME number`.
 pub(super) fn defined(source: &str, name: &str) -> Option<u32> {
     source.lines().find_map(|line| {
         let mut words = line.split_whitespace();

@@ -1,4 +1,4 @@
-//! Splits a mini-batch into micro-batches. The way back is [`Flow::join`](super::Flow::join).
+//! Splits a mini-batch into micro-batches. [`Flow::join`](super::Flow::join) is the inverse.
 
 use tch::Tensor;
 
@@ -7,7 +7,7 @@ use super::packed::{PackedPlain, PackedTensor, PackedValue, Split, Value};
 use super::rows::{Part, in_rows, refuse_bare_lists};
 use crate::error::{Error, Result};
 
-/// A mini-batch, split into micro-batches.
+/// A mini-batch that has been split.
 #[derive(Debug)]
 pub(crate) struct Scattered {
     pub(crate) micro_batches: Vec<PackedValue>,
@@ -15,13 +15,14 @@ pub(crate) struct Scattered {
     pub(crate) sources: Sources,
 }
 
-/// Splits a mini-batch into at most `chunks` micro-batches, as `torch.chunk` does: all have
-/// `ceil(rows / chunks)` rows except the last ones. An empty mini-batch is one empty micro-batch.
-/// Values that are not tensors, or are wrapped in `Replicate`, go whole to each micro-batch.
+/// Splits a mini-batch into at most `chunks` micro-batches, as `torch.chunk` does: each has
+/// `ceil(rows / chunks)` rows, except that the last one may have fewer. An empty mini-batch becomes
+/// one empty micro-batch. Plain values, and everything wrapped in `Replicate`, go to each
+/// micro-batch undivided.
 ///
-/// A part of a tensor that requires a gradient (if `gradients` are recorded) belongs to the
-/// caller's graph. Any other part is a new tensor on the same memory, so that autograd does not
-/// take an in-place operation on one micro-batch for a change of the others.
+/// If a tensor needs a gradient and `gradients` are recorded, its parts are views in the caller's
+/// graph. Otherwise each part is a separate tensor on the same memory, with its own version
+/// counter: an in-place operation on one micro-batch does not count as a change of the others.
 pub(crate) fn scatter(batch: &PackedValue, chunks: usize, gradients: bool) -> Result<Scattered> {
     refuse_bare_lists(batch, "inputs")?;
     let parts = Part::all(batch);
@@ -43,8 +44,8 @@ pub(crate) fn scatter(batch: &PackedValue, chunks: usize, gradients: bool) -> Re
     Ok(Scattered { micro_batches: deal(batch, &shape, gradients, &mut sources)?, shape, sources })
 }
 
-/// Splits targets as the inputs were split. If there is nothing to split in them, each micro-batch
-/// gets all of them.
+/// Splits targets in the same way as the inputs. Targets without a part to split go to each
+/// micro-batch undivided.
 pub(crate) fn scatter_targets(targets: &PackedValue, batch: &MiniBatch) -> Result<Vec<PackedValue>> {
     refuse_bare_lists(targets, "targets")?;
     let rows = batch.rows.iter().sum();
@@ -56,7 +57,7 @@ pub(crate) fn scatter_targets(targets: &PackedValue, batch: &MiniBatch) -> Resul
     deal(targets, batch, true, &mut Sources::default())
 }
 
-/// Splits a value that has the rows of `shape`: returns the part of each micro-batch.
+/// Distributes the parts of a value that has the rows of `shape` among the micro-batches.
 fn deal(batch: &PackedValue, shape: &MiniBatch, gradients: bool, sources: &mut Sources) -> Result<Vec<PackedValue>> {
     let mut values: Vec<PackedValue> = shape.rows.iter().map(|_| PackedValue::default()).collect();
     for item in &batch.tensors {
@@ -89,7 +90,7 @@ fn deal(batch: &PackedValue, shape: &MiniBatch, gradients: bool, sources: &mut S
     Ok(values)
 }
 
-/// The parts of the tensor, one per micro-batch: views of its memory.
+/// Cuts a tensor into one part for each micro-batch. The parts are views of its memory.
 fn cut(tensor: &Tensor, dim: usize, per_row: usize, shape: &MiniBatch) -> Result<Vec<Tensor>> {
     match shape.rows.as_slice() {
         [_] => Ok(vec![tensor.shallow_clone()]),
@@ -97,15 +98,15 @@ fn cut(tensor: &Tensor, dim: usize, per_row: usize, shape: &MiniBatch) -> Result
     }
 }
 
-/// How a mini-batch was split.
+/// The division of a mini-batch into micro-batches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MiniBatch {
     rows: Vec<i64>,
 }
 
 impl MiniBatch {
-    /// Splits as `torch.chunk` does: into at most `chunks` parts of `ceil(rows / chunks)` rows,
-    /// except the last.
+    /// Divides `rows` as `torch.chunk` does: at most `chunks` parts of `ceil(rows / chunks)` rows,
+    /// except that the last may have fewer.
     fn new(rows: i64, chunks: usize) -> Self {
         let chunks = i64::try_from(chunks).unwrap_or(i64::MAX).min(rows);
         if chunks <= 1 {
@@ -121,7 +122,7 @@ impl MiniBatch {
         self.rows.first().copied().unwrap_or_default()
     }
 
-    /// The micro-batch that has this row.
+    /// The index of the micro-batch that contains this row.
     fn micro_batch_of(&self, row: usize) -> usize {
         row / self.size() as usize
     }
@@ -131,7 +132,8 @@ impl MiniBatch {
         &self.rows
     }
 
-    /// The share of each micro-batch in all rows; equal shares for an empty mini-batch.
+    /// The number of rows of each micro-batch, divided by that of the mini-batch. The weights sum
+    /// to 1. Those of an empty mini-batch are equal.
     pub fn weights(&self) -> Vec<f64> {
         let total: i64 = self.rows.iter().sum();
         let share = |&rows: &i64| if total == 0 { 1. / self.rows.len() as f64 } else { rows as f64 / total as f64 };
@@ -146,7 +148,7 @@ mod tests {
     use proptest::prelude::*;
     use tch::{Device, Kind};
 
-    /// The micro-batches, and their numbers of rows.
+    /// The micro-batches, and the division into them.
     fn in_parts(batch: &PackedValue, chunks: usize) -> (Vec<PackedValue>, MiniBatch) {
         let Scattered { micro_batches, shape, .. } = scatter(batch, chunks, true).unwrap();
         (micro_batches, shape)
@@ -195,7 +197,7 @@ mod tests {
 
     #[test]
     fn the_way_out_that_would_fit_is_named() {
-        // A whole tensor counts in the numbering, but its rows are not checked.
+        // A replicated tensor is counted in the tensors' numbers, but its rows are not checked.
         let error = refused((zeros(6), Replicate(zeros(5)), Tensor::zeros([3, 6], (Kind::Float, Device::Cpu))));
         assert!(error.contains("tensor 2, of shape [3, 6] and split along dimension 0, has 3 rows instead"), "{error}");
         assert!(error.contains("`Along::<1>`") && error.contains("`PerRow::<K>`"), "{error}");
@@ -215,7 +217,7 @@ mod tests {
         assert_eq!(error, format!("{part} has 7 rows, which is not a multiple of 2"));
         let error = refused((zeros(4), Along::<1>(zeros(4))));
         assert!(error.contains("of shape [4, 2] and split along dimension 1, has 2 rows instead of 4"), "{error}");
-        // The tensors of the list do not count in the numbering.
+        // The tensors inside the list are not counted in the tensors' numbers.
         let error = refused((Rows(vec![zeros(9), zeros(1)]), zeros(3)));
         assert!(error.contains("tensor 0, of shape [3, 2]"), "{error}");
         assert!(error.contains("a list in `Rows`, split by its entries, has 2 rows instead of 3"), "{error}");

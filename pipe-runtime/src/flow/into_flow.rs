@@ -4,14 +4,14 @@ use tch::Tensor;
 
 use super::{Along, Each, Flow, PerRow, Replicate, Rows};
 
-/// What a caller may pass where a `T` is expected: a `T`, or references to its tensors, so that
-/// `forward(&x)`, `forward(x)` and `forward((&a, Some(&b)))` all work.
+/// A value that a caller may pass where the pipeline takes a `T`: a `T`, or one whose tensors are
+/// references. `forward(&x)`, `forward(x)` and `forward((&a, Some(&b)))` all work.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an input of this pipeline, which takes `{T}`",
     label = "expected `{T}`, or references to its tensors"
 )]
 pub trait IntoFlow<T: Flow> {
-    /// Returns the owned value. Its tensors share their memory with the caller's.
+    /// Converts to the owned value. Its tensors share their memory with the caller's.
     fn into_flow(self) -> T;
 }
 

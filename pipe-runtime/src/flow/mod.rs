@@ -1,7 +1,7 @@
-//! Values that flow through a pipeline: across its stage boundaries, in and out.
+//! Values that flow into a pipeline, across its stage boundaries, and out of it.
 
-/// Implements `Flow` for a tuple struct around one value: it flows as that value, except for
-/// packing and joining. `parts` are the inner values of the micro-batches.
+/// Implements [`Flow`] for a tuple struct around one value. It delegates to that value, except for
+/// packing and joining. `$parts` are the unwrapped values of the micro-batches.
 macro_rules! wraps {
     (
         [$($generics:tt)*] $name:ty, $inner:ty,
@@ -52,37 +52,40 @@ pub(crate) use sources::Sources;
 
 use crate::error::Result;
 
-/// A value that can cross a stage boundary, be split into micro-batches and joined again.
+/// A value that can cross a stage boundary, and can be split into micro-batches and joined again.
 ///
-/// Tensors, tuples, arrays, `Vec`, `Option`, numbers, `bool`, `String` and `Arc<T>` are `Flow`, and
-/// so are the wrappers that say how a value belongs to the rows of the batch: [`Replicate`],
-/// [`Along`], [`PerRow`], [`Rows`] and [`Each`]. A value is packed into tensors and other parts,
-/// and unpacked from them in the same order.
+/// Tensors, tuples, arrays, `Vec`, `Option`, numbers, `bool`, `char`, `String` and `Arc<T>`
+/// implement it. So do the wrappers that define how a value relates to the rows of the batch:
+/// [`Replicate`], [`Along`], [`PerRow`], [`Rows`] and [`Each`]. An implementation packs the value's
+/// tensors and its other parts, and unpacks them in the same order.
 ///
 /// At the pipeline's input and in targets, tensors are split along dimension 0, and all must have
-/// the same number of rows. A bare `Vec` is refused there, because it does not say how it belongs
-/// to the rows.
+/// the same number of rows. A `Vec` outside of a wrapper is an error there, because it does not
+/// define how its values relate to the rows.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot cross a stage boundary or be kept for a later layer",
     label = "this value would have to be `Flow`",
     note = "tensors, tuples, arrays, `Vec`, `Option`, numbers, `bool`, `String`, `Arc<T>`, `Replicate`, `Along`, `PerRow`, `Rows` and `Each` are, and by `#[derive(Flow)]` structs of them"
 )]
 pub trait Flow: Sized + Send + 'static {
-    /// Packs the value.
+    /// Packs the parts of the value.
     fn pack(self, packer: &mut Packer);
 
-    /// Unpacks a value from what [`pack`](Flow::pack) added, in the same order.
+    /// Rebuilds a value from the parts that [`pack`](Flow::pack) packed, in the same order.
     fn unpack(unpacker: &mut Unpacker) -> Self;
 
-    /// Returns a second handle to the same value. Tensors share their memory and their gradients.
+    /// Creates a second handle to the same value. Its tensors share their memory and their
+    /// gradients with this one's.
     fn share(&self) -> Self;
 
-    /// Joins the values of the micro-batches (at least one) into the value of the mini-batch. A
-    /// single one is returned as it is. Otherwise, tensors are joined along dimension 0 and plain
-    /// values must be equal, unless the type says otherwise ([`Sum`], [`Mean`], [`List`]).
+    /// Joins the values of the micro-batches (at least one) into that of the mini-batch. A single
+    /// value is returned unchanged. Of several, tensors are concatenated along dimension 0 and
+    /// plain values must be equal, unless the type defines something else ([`Sum`], [`Mean`],
+    /// [`List`]).
     ///
     /// # Errors
     ///
-    /// Fails if the parts cannot be joined.
+    /// [`Error::Output`](crate::Error::Output) if the parts cannot be joined, for example because
+    /// plain values differ; [`Error::Tch`](crate::Error::Tch) if the shapes of tensors do not fit.
     fn join(parts: Vec<Self>, batch: &MiniBatch) -> Result<Self>;
 }

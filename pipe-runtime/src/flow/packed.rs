@@ -6,7 +6,8 @@ use tch::Tensor;
 use super::Flow;
 use crate::torch::{Event, version};
 
-/// A value in flat form, as it is passed between two stages: its tensors and its other parts.
+/// A packed value: its tensors and its other parts, in the form in which it is passed between
+/// stages.
 #[derive(Debug, Default)]
 pub(crate) struct PackedValue {
     pub(crate) tensors: Vec<PackedTensor>,
@@ -21,31 +22,31 @@ pub(crate) struct PackedTensor {
     pub(crate) tensor: Tensor,
     /// How it is divided among the micro-batches.
     pub(crate) split: Split,
-    /// Whether the producer of the tensor needs its gradient.
+    /// Whether its producer needs its gradient.
     pub(crate) needs_gradient: bool,
-    /// The version of the tensor (its count of in-place changes) when it was packed.
+    /// Its version counter (the number of in-place changes) when it was handed over.
     pub(crate) version: u64,
 }
 
 /// How a tensor of a mini-batch is divided among its micro-batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Split {
-    /// Along dimension `dim`, which has `per_row` consecutive indices for each row of the batch.
+    /// Divided along one dimension, with `per_row` consecutive indices for each row of the batch.
     Along {
         /// The dimension.
         dim: usize,
-        /// The number of consecutive indices per row of the batch.
+        /// The number of consecutive indices that belong to one row.
         per_row: usize,
     },
     /// Not divided: every micro-batch gets all of it ([`Replicate`](super::Replicate)).
     Whole,
-    /// Not divided: it belongs to this row's entry in a [`Rows`](super::Rows), and goes to the
-    /// micro-batch that has the row.
+    /// Not divided: it is part of the entry for this row in a [`Rows`](super::Rows), so it goes to
+    /// the micro-batch of the row.
     Row(usize),
 }
 
 impl Split {
-    /// Along dimension 0, with one index per row.
+    /// A split along dimension 0, with one index for each row.
     pub(crate) const ROWS: Self = Self::Along { dim: 0, per_row: 1 };
 }
 
@@ -53,26 +54,25 @@ impl Split {
 #[derive(Clone, Debug)]
 pub(crate) struct PackedPlain {
     pub(crate) value: Value,
-    /// The row that it belongs to; `None` if every micro-batch gets it.
+    /// The row whose micro-batch gets it; `None` if every micro-batch does.
     pub(crate) row: Option<usize>,
 }
 
 /// The content of a [`PackedPlain`].
 #[derive(Clone, Debug)]
 pub(crate) enum Value {
-    /// The number of values that follow, in a list whose type says how it is divided; 0 or 1 for an
-    /// `Option`.
+    /// The number of values that follow; 0 or 1 for an `Option`.
     Length(usize),
-    /// The number of values that follow, in a list whose type does not say how it is divided.
+    /// The number of values that follow, in a list whose type does not define how it is split.
     List(usize),
-    /// The number of values that follow, in a list with one entry per row of the batch.
+    /// The number of values that follow, in a list with one value for each row of the batch.
     Rows(usize),
     /// A plain value.
     Plain(Arc<dyn Any + Send + Sync>),
 }
 
 impl PackedTensor {
-    /// Wraps `tensor`, a part of `whole`'s tensor, with the same division and gradient flag as
+    /// Wraps `tensor`, a part of `whole`'s tensor, with the same split and gradient flag as
     /// `whole`.
     pub(crate) fn new(tensor: Tensor, whole: &Self) -> Self {
         let version = version(&tensor);
@@ -83,7 +83,7 @@ impl PackedTensor {
         Self { tensor: self.tensor.shallow_clone(), ..*self }
     }
 
-    /// Whether an in-place operation has changed the tensor since it was packed.
+    /// Whether an in-place operation has changed it since it was handed over.
     pub(crate) fn is_changed(&self) -> bool {
         version(&self.tensor) != self.version
     }
@@ -97,12 +97,12 @@ impl PackedValue {
         packer.packed
     }
 
-    /// Unpacks the value.
+    /// Rebuilds the value.
     pub(crate) fn unpack<T: Flow>(self) -> T {
         T::unpack(&mut Unpacker::new(self))
     }
 
-    /// Unpacks several values.
+    /// Rebuilds several values.
     pub(crate) fn unpack_all<T: Flow>(packed: Vec<Self>) -> Vec<T> {
         // A plain loop: `map` and `collect` would instantiate many more functions per user type.
         let mut values = Vec::with_capacity(packed.len());
@@ -118,13 +118,13 @@ impl PackedValue {
     }
 }
 
-/// Collects the parts of a value, in order.
+/// Collects the parts of a value in the order in which they are packed.
 #[derive(Debug)]
 pub struct Packer {
     packed: PackedValue,
-    /// How the tensors packed next are divided.
+    /// How the tensors that are packed next are split.
     split: Split,
-    /// Whether an enclosing type says how the lists packed next are divided.
+    /// Whether the lists that are packed next are inside a wrapper that defines how they are split.
     list_is_known: bool,
 }
 
@@ -133,12 +133,14 @@ impl Packer {
         Self { packed: PackedValue::default(), split: Split::ROWS, list_is_known: false }
     }
 
-    /// Packs a tensor. At the pipeline's input, its dimension 0 must be the batch dimension.
+    /// Adds a tensor. At the pipeline's input, it must have one index of dimension 0 for each row
+    /// of the batch.
     pub fn tensor(&mut self, tensor: Tensor) {
         self.tensor_along(tensor, 0, 1);
     }
 
-    /// Packs a tensor whose dimension `dim` has `per_row` consecutive indices per row of the batch.
+    /// Adds a tensor with `per_row` consecutive indices of dimension `dim` for each row of the
+    /// batch.
     pub(crate) fn tensor_along(&mut self, tensor: Tensor, dim: usize, per_row: usize) {
         let split = match self.split {
             Split::Along { .. } => Split::Along { dim, per_row },
@@ -148,22 +150,21 @@ impl Packer {
         self.packed.tensors.push(PackedTensor { tensor, split, needs_gradient, version });
     }
 
-    /// Packs the length of a list, before its entries, if the type does not fix it.
+    /// Adds the number of values that follow, for a list whose length is not part of its type.
     ///
-    /// At the pipeline's input and in targets, such a list is refused, because it is unknown how
-    /// its entries belong to the rows of the batch. Pack it in [`Rows`](crate::Rows),
-    /// [`Each`](crate::Each) or [`Replicate`](crate::Replicate), which say so.
+    /// At the pipeline's input and in targets, such a list is an error, because it does not define
+    /// how its values relate to the rows of the batch. There, the list must be packed inside
+    /// [`Rows`](crate::Rows), [`Each`](crate::Each) or [`Replicate`](crate::Replicate), which do.
     pub fn length(&mut self, length: usize) {
         self.push_plain(if self.list_is_known { Value::Length(length) } else { Value::List(length) });
     }
 
-    /// Packs whether the value of an `Option` follows.
+    /// Adds whether the value of an `Option` follows.
     pub(crate) fn is_some(&mut self, is_some: bool) {
         self.push_plain(Value::Length(usize::from(is_some)));
     }
 
-    /// Packs a value without tensors. Every micro-batch gets it; inside an entry of `Rows`, it goes
-    /// with its row.
+    /// Adds a value without tensors, which every micro-batch gets.
     pub fn plain<T: Any + Send + Sync>(&mut self, value: T) {
         self.push_plain(Value::Plain(Arc::new(value)));
     }
@@ -176,8 +177,7 @@ impl Packer {
         self.packed.plain.push(PackedPlain { value, row });
     }
 
-    /// Packs with `pack`, and sends everything whole to every micro-batch; inside an entry of
-    /// `Rows`, with its row.
+    /// Calls `pack`; everything that it adds goes to every micro-batch undivided.
     pub fn whole(&mut self, pack: impl FnOnce(&mut Self)) {
         let split = match self.split {
             Split::Along { .. } => Split::Whole,
@@ -186,15 +186,16 @@ impl Packer {
         self.within(split, pack);
     }
 
-    /// Packs with `pack`. The entries of lists are divided as if they were not in a list.
+    /// Calls `pack`; the parts of each list that it adds are split as they would be outside of the
+    /// list.
     pub(crate) fn each(&mut self, pack: impl FnOnce(&mut Self)) {
         self.within(self.split, pack);
     }
 
-    /// Packs a list with one entry per row of the batch.
+    /// Adds a list with one entry for each row of the batch.
     pub(crate) fn rows<T: Flow>(&mut self, entries: Vec<T>) {
-        // Where rows are not divided (inside `Replicate`, or inside an entry of another list of
-        // rows), this is an ordinary list.
+        // Inside `Replicate` or an entry of another list of rows, no rows are split, so the list is
+        // packed like any other.
         let splits = matches!(self.split, Split::Along { .. });
         self.push_plain(if splits { Value::Rows(entries.len()) } else { Value::Length(entries.len()) });
         for (row, entry) in entries.into_iter().enumerate() {
@@ -210,10 +211,10 @@ impl Packer {
     }
 }
 
-/// Returns the parts of a packed value, in order.
+/// Returns the parts of a value, in the order in which they were packed.
 ///
-/// The methods panic if `unpack` does not ask for the parts that `pack` added, which only a wrong
-/// implementation of [`Flow`](super::Flow) can cause.
+/// Its methods panic if the part asked for is not the part that was packed at this position. Only
+/// an incorrect implementation of [`Flow`](super::Flow) can cause that.
 #[derive(Debug)]
 pub struct Unpacker {
     tensors: std::vec::IntoIter<PackedTensor>,
@@ -225,20 +226,20 @@ impl Unpacker {
         Self { tensors: value.tensors.into_iter(), plain: value.plain.into_iter() }
     }
 
-    /// Returns the next tensor.
+    /// Takes the next tensor.
     ///
     /// # Panics
     ///
-    /// Panics if the next part is not a tensor.
+    /// If no tensor is left.
     pub fn tensor(&mut self) -> Tensor {
         self.tensors.next().expect("a tensor was packed here").tensor
     }
 
-    /// Returns the next length.
+    /// Takes the next length.
     ///
     /// # Panics
     ///
-    /// Panics if the next part is not a length.
+    /// If the next part that is not a tensor is not a length, or if there is none.
     pub fn length(&mut self) -> usize {
         match self.plain.next() {
             Some(PackedPlain { value: Value::Length(length) | Value::List(length) | Value::Rows(length), .. }) => {
@@ -248,11 +249,11 @@ impl Unpacker {
         }
     }
 
-    /// Returns the next plain value.
+    /// Takes the next plain value.
     ///
     /// # Panics
     ///
-    /// Panics if the next part is not a plain value of this type.
+    /// If the next part that is not a tensor is not a plain value of type `T`, or if there is none.
     pub fn plain<T: Any + Clone>(&mut self) -> T {
         match self.plain.next() {
             Some(PackedPlain { value: Value::Plain(value), .. }) => {

@@ -1,19 +1,20 @@
-//! Outputs that are not joined row by row.
+//! Outputs that are joined in another way than by concatenating rows.
 
 use tch::Tensor;
 
 use super::{Flow, MiniBatch, Packer, Unpacker};
 use crate::error::Result;
 
-/// An output that is summed over micro-batches: for a sum over the rows of each, it is the sum over
-/// all rows.
+/// An output that is summed over the micro-batches. A layer that returns the sum over its rows thus
+/// yields the sum over all rows of the mini-batch.
 ///
 /// ```
 /// # use pipe_runtime::{Context, Layer, Sum};
 /// # use tch::{Kind, Tensor};
 /// struct SquaredError;
 ///
-/// // With `#[pipeline(input = (Tensor, Tensor), output = Sum)]`, the pipeline's output is the mini-batch's loss.
+/// // With `#[pipeline(input = (Tensor, Tensor), output = Sum)]`, the pipeline's output is the loss
+/// // of the mini-batch.
 /// impl Layer<(Tensor, Tensor)> for SquaredError {
 ///     type Out = Sum;
 ///
@@ -25,13 +26,13 @@ use crate::error::Result;
 #[derive(Debug)]
 pub struct Sum(pub Tensor);
 
-/// An output that is averaged over micro-batches, weighted by their numbers of rows: for a mean
-/// over the rows of each, it is the mean over all rows.
+/// An output that is averaged over the micro-batches, each weighted by its number of rows. A layer
+/// that returns the mean over its rows thus yields the mean over all rows of the mini-batch.
 #[derive(Debug)]
 pub struct Mean(pub Tensor);
 
-/// An output that the pipeline returns as a list, in the order of the micro-batches. A layer
-/// returns a list with one entry.
+/// An output that is collected into a list, in the order of the micro-batches. The layer returns a
+/// list with one entry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct List<T>(pub Vec<T>);
 

@@ -1,4 +1,5 @@
-//! Finds the parts of a value that have rows, and checks that their rows belong together.
+//! Finds the parts of a value that are split by rows, and checks them against the rows of the
+//! batch.
 
 use std::fmt;
 
@@ -7,8 +8,8 @@ use tch::Tensor;
 use super::packed::{PackedValue, Split, Value};
 use crate::error::{Error, Result};
 
-/// A bare list is refused: it could be meant to go whole to each micro-batch, or to be divided, and
-/// either guess would be wrong in silence for the other case.
+/// Rejects lists that are in no wrapper. Whether such a list is to be split or replicated is
+/// unknown, and a wrong guess would silently yield wrong results.
 pub(super) fn refuse_bare_lists(value: &PackedValue, what: &str) -> Result<()> {
     let bare = value.plain.iter().find_map(|rest| match rest.value {
         Value::List(length) => Some(length),
@@ -30,9 +31,10 @@ pub(super) enum Part<'p> {
 }
 
 impl<'p> Part<'p> {
-    /// Tensors come first, because the other parts are best compared with a tensor.
+    /// Collects all parts, tensors first, so that the part that the others are compared with is
+    /// preferably a tensor.
     pub(super) fn all(value: &'p PackedValue) -> Vec<Self> {
-        // The tensors of a list of rows are not numbered.
+        // The tensors inside a list of rows are not counted in the tensors' numbers.
         let counted = value.tensors.iter().filter(|item| !matches!(item.split, Split::Row(_)));
         let tensors = counted.enumerate().filter_map(|(position, item)| match item.split {
             Split::Along { dim, per_row } => Some(Self::Tensor { position, tensor: &item.tensor, dim, per_row }),
@@ -45,7 +47,7 @@ impl<'p> Part<'p> {
         tensors.chain(lists).collect()
     }
 
-    /// The number of consecutive indices per row of the batch.
+    /// The number of consecutive indices or entries that belong to one row of the batch.
     pub(super) fn per_row(&self) -> i64 {
         match self {
             Self::Tensor { per_row, .. } => *per_row as i64,
@@ -53,7 +55,7 @@ impl<'p> Part<'p> {
         }
     }
 
-    /// The number of indices.
+    /// The number of indices along the split dimension, or of entries.
     pub(super) fn length(&self) -> Result<i64> {
         let (tensor, dim) = match self {
             Self::Tensor { tensor, dim, .. } => (tensor, *dim),
@@ -72,7 +74,7 @@ impl<'p> Part<'p> {
         })
     }
 
-    /// The number of rows of the batch, according to this part.
+    /// The number of rows of the batch, derived from this part.
     pub(super) fn rows(&self) -> Result<i64> {
         let (length, per_row) = (self.length()?, self.per_row());
         if length % per_row != 0 {
@@ -81,8 +83,8 @@ impl<'p> Part<'p> {
         Ok(length / per_row)
     }
 
-    /// Checks that the part belongs to a batch with this number of rows; `known` says where the
-    /// number comes from.
+    /// Checks that this part has `rows` rows. `known` begins the error message: it says where the
+    /// expected number of rows comes from.
     pub(super) fn check(&self, rows: i64, known: impl FnOnce() -> String) -> Result<()> {
         let (length, wanted) = (self.length()?, rows.saturating_mul(self.per_row()));
         if length == wanted {

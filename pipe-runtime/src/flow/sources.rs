@@ -3,15 +3,16 @@ use tch::Tensor;
 use crate::error::Result;
 use crate::torch::Counter;
 
-/// The caller's tensors whose parts have their own version counters. They share memory, so a change
-/// of the one is a change of the others. This holds counters, and no memory.
+/// Version counters of the caller's tensors and of parts that share their memory but count in-place
+/// changes separately. A change of the whole is a change of its parts, and vice versa, so the
+/// counters are kept in step. Only the counters are held, so no tensor's memory is kept alive.
 #[derive(Debug, Default)]
 pub(crate) struct Sources(Vec<Source>);
 
 #[derive(Debug)]
 struct Source {
     whole: Counter,
-    /// The version of the whole tensor at the last comparison.
+    /// The whole's counter when it was last compared.
     seen: u64,
     parts: Vec<(Counter, u64)>,
 }
@@ -25,8 +26,8 @@ impl Sources {
         Ok(())
     }
 
-    /// Runs after the forward: if a layer changed a part in place, the change is counted for the
-    /// caller's tensor too.
+    /// Called after the forward. If a layer has changed a part in place, increments the counter of
+    /// the caller's tensor.
     pub(crate) fn note_changes(&mut self) -> Result<()> {
         let is_changed = |source: &Source| source.parts.iter().any(|(part, seen)| part.now() != *seen);
         let changed: Vec<bool> = self.0.iter().map(is_changed).collect();
@@ -34,8 +35,8 @@ impl Sources {
             source.whole.bump()?;
         }
         for (source, changed) in self.0.iter_mut().zip(changed) {
-            // The caller may have passed the same tensor twice: a change through one handle counts
-            // for the other.
+            // The same tensor may have been passed twice. A change through one of them, just
+            // counted for the whole, is also a change of the other one's parts.
             if !changed && source.whole.now() != source.seen {
                 source.parts.iter().try_for_each(|(part, _)| part.bump())?;
             }
@@ -45,8 +46,8 @@ impl Sources {
         Ok(())
     }
 
-    /// Runs before the backward: if the caller changed a tensor in place, the change is counted for
-    /// its parts too, so that whatever saved one notices it.
+    /// Called before the backward. If the caller has changed a tensor in place, increments the
+    /// counters of its parts, so that autograd detects the change of a part that it has saved.
     pub(crate) fn tell_parts(&self) -> Result<()> {
         for source in self.0.iter().filter(|source| source.whole.now() != source.seen) {
             source.parts.iter().try_for_each(|(part, _)| part.bump())?;

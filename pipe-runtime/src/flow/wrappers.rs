@@ -1,12 +1,12 @@
-//! Wrappers that say how a value belongs to the rows of the mini-batch.
+//! Wrappers that define how a value relates to the rows of the mini-batch.
 
 use tch::Tensor;
 
 use super::{Flow, MiniBatch, Packer, Unpacker};
 use crate::error::{Error, Result};
 
-/// A value that every micro-batch gets whole: a mask, a table, a tensor without a batch dimension.
-/// It corresponds to torch's `NoChunk`.
+/// A value that every micro-batch gets undivided, such as a mask, a table or any tensor without a
+/// batch dimension. It corresponds to `NoChunk` of torch's `Pipe`.
 ///
 /// ```
 /// # use pipe_runtime::{Context, Layer, Replicate};
@@ -25,8 +25,8 @@ use crate::error::{Error, Result};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Replicate<T>(pub T);
 
-/// A tensor that has the rows of the batch in dimension `DIM`. It is split along that dimension
-/// and, as an output, joined along it.
+/// A tensor whose batch dimension is `DIM`. It is split along that dimension, and joined along it
+/// if it is an output.
 ///
 /// ```
 /// # use pipe_runtime::{Along, Context, Devices, Layer, pipeline};
@@ -54,15 +54,15 @@ pub struct Replicate<T>(pub T);
 /// let mut pipe = Net { add: AddPositions }.pipe(&vars).build()?;
 /// let x = Tensor::zeros([2, 5], (Kind::Float, Device::Cpu));
 /// let positions = Tensor::ones([3, 2, 5], (Kind::Float, Device::Cpu));
-/// // By reference too. The type of the input says which dimension is meant.
+/// // References work too. The pipeline's type determines the dimension.
 /// assert_eq!(pipe.forward((&x, Along(&positions)))?, x + 3.);
 /// # Ok::<(), pipe_runtime::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Along<const DIM: usize, T = Tensor>(pub T);
 
-/// A tensor with `K` consecutive rows (dimension 0) for each row of the batch, such as five
-/// captions for each image. They stay together. As an output, it is joined along dimension 0.
+/// A tensor with `K` consecutive indices of dimension 0 for each row of the batch, such as five
+/// captions for each image. They stay in one micro-batch. An output is joined along dimension 0.
 ///
 /// ```
 /// # use pipe_runtime::{Context, Layer, PerRow};
@@ -84,16 +84,16 @@ pub struct Along<const DIM: usize, T = Tensor>(pub T);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PerRow<const K: usize, T = Tensor>(pub T);
 
-/// A list with one entry for each row of the batch, which is split like rows: a micro-batch gets
-/// the entries of its rows. The entries are not split, and tensors in them may have any shape. As
-/// an output, the lists of the micro-batches are concatenated.
+/// A list with one entry for each row of the batch. A micro-batch gets the entries of its rows. The
+/// entries themselves are not split, so tensors in them may have any shape. As outputs, the lists
+/// of the micro-batches are concatenated.
 ///
 /// ```
 /// # use pipe_runtime::{Context, Layer, Rows};
 /// # use tch::{Device, Kind, Tensor};
 /// struct Embed;
 ///
-/// // As many strings as the micro-batch has rows.
+/// // One string for each row of the micro-batch.
 /// impl Layer<Rows<String>> for Embed {
 ///     type Out = Tensor;
 ///
@@ -106,8 +106,8 @@ pub struct PerRow<const K: usize, T = Tensor>(pub T);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rows<T>(pub Vec<T>);
 
-/// A list whose entries are split one by one, as if they were not in a list: each entry has the
-/// rows of the batch. As an output, it is joined entry by entry.
+/// A list whose parts are each split as they would be outside of the list, so each has the rows of
+/// the batch. As an output, it is joined part by part.
 ///
 /// ```
 /// # use pipe_runtime::{Context, Each, Layer};

@@ -6,17 +6,19 @@ use tch::{Kind, Tensor};
 
 use crate::model::{Context, Layer};
 
-/// Batch norm with the running statistics of the mini-batch rather than of its micro-batches.
+/// Batch norm whose running statistics are updated once per mini-batch instead of once per
+/// micro-batch. It corresponds to torchgpipe's `DeferredBatchNorm`.
 ///
-/// In training, each micro-batch is normalized by its own mean and (biased) variance, as batch norm
-/// in a pipeline must. The running mean and the running, unbiased, variance are updated once per
-/// mini-batch, when its last micro-batch has passed, with the statistics of all of its rows, as
-/// plain batch norm does on the whole mini-batch. The parts are combined by their counts, means and
-/// sums of squared deviations (Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise
-/// algorithm for computing sample variances"), which is accurate for large means too.
+/// In training, each micro-batch is normalised with its own mean and biased variance: in a
+/// pipeline, the other micro-batches are not available. The running mean and the running unbiased
+/// variance are updated when the last micro-batch of the mini-batch has passed, with the statistics
+/// of all rows of the mini-batch. This is the update that plain batch norm makes on the whole
+/// mini-batch. The micro-batches are combined by their counts, means and sums of squared deviations
+/// (Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample
+/// variances"), which is accurate for large means too.
 ///
-/// In evaluation, the running statistics are used. The variables have the names of those of
-/// [`tch::nn::BatchNorm`].
+/// In evaluation, the running statistics are used for normalisation. The variables have the same
+/// names as those of [`tch::nn::BatchNorm`].
 #[derive(Debug)]
 pub struct DeferredBatchNorm {
     norm: BatchNorm,
@@ -29,12 +31,12 @@ pub struct DeferredBatchNorm {
 /// Settings of a [`DeferredBatchNorm`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DeferredBatchNormConfig {
-    /// The number that is added to the variance; 1e-5 by default.
+    /// Added to the variance; 1e-5 by default.
     pub eps: f64,
-    /// The weight of a mini-batch in the running statistics, 0.1 by default. `None` is the
+    /// Weight of a mini-batch in the running statistics; 0.1 by default. `None` selects the
     /// cumulative average over all mini-batches, which adds a variable `num_batches_tracked`.
     pub momentum: Option<f64>,
-    /// Whether there are a trainable weight and bias; true by default.
+    /// Whether the layer has a trainable weight and bias; `true` by default.
     pub affine: bool,
 }
 
@@ -44,16 +46,17 @@ impl Default for DeferredBatchNormConfig {
     }
 }
 
-/// The statistics of the micro-batches that have passed.
+/// The statistics of the micro-batches of the current call that have passed.
 #[derive(Debug)]
 struct Pending {
     call: u64,
-    /// The micro-batches that have passed. A layer that another one runs twice counts once.
+    /// Whether each micro-batch has passed. A micro-batch counts once even if the layer is run on
+    /// it twice.
     passed: Vec<bool>,
     rows: Option<Moments>,
 }
 
-/// The count, the mean and the sum of squared deviations from the mean, per channel.
+/// Count, mean and sum of squared deviations from the mean, per channel.
 #[derive(Debug)]
 struct Moments {
     count: f64,
@@ -62,37 +65,37 @@ struct Moments {
 }
 
 impl DeferredBatchNorm {
-    /// Makes one for inputs `[N, C]` or `[N, C, L]`, with `C = channels`.
+    /// Creates a layer for inputs `[N, C]` or `[N, C, L]`, with `C = channels`.
     pub fn new1d<'a>(path: impl Borrow<Path<'a>>, channels: i64, config: DeferredBatchNormConfig) -> Self {
         let path = path.borrow();
         Self::from_batch_norm(path, nn::batch_norm1d(path, channels, config.plain()), config)
     }
 
-    /// Makes one for inputs `[N, C, H, W]`.
+    /// Creates a layer for inputs `[N, C, H, W]`, with `C = channels`.
     pub fn new2d<'a>(path: impl Borrow<Path<'a>>, channels: i64, config: DeferredBatchNormConfig) -> Self {
         let path = path.borrow();
         Self::from_batch_norm(path, nn::batch_norm2d(path, channels, config.plain()), config)
     }
 
-    /// Makes one for inputs `[N, C, D, H, W]`.
+    /// Creates a layer for inputs `[N, C, D, H, W]`, with `C = channels`.
     pub fn new3d<'a>(path: impl Borrow<Path<'a>>, channels: i64, config: DeferredBatchNormConfig) -> Self {
         let path = path.borrow();
         Self::from_batch_norm(path, nn::batch_norm3d(path, channels, config.plain()), config)
     }
 
-    /// Makes one from a batch norm that was made at `path`, whose variables it takes over. tch does
-    /// not expose `eps` and `momentum` of a batch norm, so they are given in `config`; `affine` is
-    /// that of the batch norm.
+    /// Converts a batch norm that was created at `path`, and takes over its variables. tch does not
+    /// expose `eps` and `momentum` of a batch norm, so they are taken from `config`.
+    /// `config.affine` is ignored.
     pub fn from_batch_norm<'a>(path: impl Borrow<Path<'a>>, norm: BatchNorm, config: DeferredBatchNormConfig) -> Self {
         let cumulative = config.momentum.is_none();
         let batches = cumulative.then(|| path.borrow().zeros_no_train("num_batches_tracked", &[]));
         Self { norm, config, batches, pending: RefCell::default() }
     }
 
-    /// Adds a micro-batch to the statistics of the mini-batch. The last one commits them.
+    /// Adds a micro-batch to the statistics of the mini-batch, and commits them after the last one.
     fn track(&self, x: &Tensor, cx: &Context) {
         let mut pending = self.pending.borrow_mut();
-        // The remains of a call that failed half-way belong to no mini-batch.
+        // Statistics that a failed call left behind are discarded.
         let mut current = pending.take().filter(|pending| pending.call == cx.call()).unwrap_or(Pending {
             call: cx.call(),
             passed: vec![false; cx.micro_batches()],
@@ -119,7 +122,8 @@ impl DeferredBatchNorm {
             }
             (None, None) => return,
         };
-        // Through `data`, so that autograd sees no change, as with plain batch norm's own update.
+        // Updates through `data`, so that autograd sees no in-place change, as with the update of
+        // plain batch norm.
         let update = |running: &Tensor, new: &Tensor| {
             let mut running = running.data();
             let weight = weight.to_kind(running.kind()).to_device(running.device());
@@ -127,7 +131,7 @@ impl DeferredBatchNorm {
             running.copy_(&updated);
         };
         update(&self.norm.running_mean, &rows.mean);
-        // A single value has no variance.
+        // The unbiased variance of a single value is undefined.
         if rows.count > 1. {
             update(&self.norm.running_var, &(&rows.deviations / (rows.count - 1.)));
         }
@@ -141,7 +145,7 @@ impl DeferredBatchNormConfig {
 }
 
 impl Moments {
-    /// Computes the moments of `[N, C, ...]`; `None` for an empty batch.
+    /// Computes the moments of `[N, C, ...]` per channel; `None` for an empty batch.
     fn of(x: &Tensor) -> Option<Self> {
         let size = x.size();
         let count = (x.numel() as i64).checked_div(size[1])?;

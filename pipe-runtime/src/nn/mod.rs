@@ -1,4 +1,4 @@
-//! Layers for pipelines that tch does not have.
+//! Layers that pipelines need and tch lacks.
 
 mod deferred_batch_norm;
 
@@ -8,8 +8,9 @@ use tch::Tensor;
 
 use crate::model::{Context, Layer};
 
-/// The identity, for any type: a place for a stage boundary or a skip. For a layer that may be
-/// absent, use an `Option` of the layer.
+/// Returns its input, of any type. It serves as a place for a stage boundary or a skip, or as a
+/// placeholder for a layer. For an optional layer, use an `Option` of the layer. It corresponds to
+/// `torch.nn.Identity`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Identity;
 
@@ -21,15 +22,16 @@ impl<T> Layer<T> for Identity {
     }
 }
 
-/// Joins the input and a popped skip along one dimension: `[N, C, ...]` and `[N, D, ...]` to
-/// `[N, C + D, ...]` for the default, dimension 1.
+/// Concatenates the input and a popped skip along one dimension, as `torch.cat`. With the default,
+/// dimension 1, `[N, C, ...]` and `[N, D, ...]` become `[N, C + D, ...]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Concat {
     dim: i64,
 }
 
 impl Concat {
-    /// Joins along dimension `dim`.
+    /// Creates a layer that concatenates along dimension `dim`. Negative dimensions count from the
+    /// last.
     pub fn new(dim: i64) -> Self {
         Self { dim }
     }

@@ -44,17 +44,25 @@ impl fmt::Display for ScheduleChoice {
 
 /// The argument of [`PipeBuilder::schedule`](crate::PipeBuilder::schedule): a [`ScheduleKind`], a
 /// [`Schedule`], or an `Option` of either, where `None` is the annotated schedule.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a schedule",
+    label = "expected a `ScheduleKind`, a `Schedule` or an `Option` of one",
+    note = "each published schedule has two names: `ScheduleKind::OneFOneB` here is `\"1f1b\"` in `#[pipeline(schedule = \"1f1b\")]`",
+    note = "a name is parsed by `\"1f1b\".parse::<ScheduleKind>()?`"
+)]
 pub trait IntoSchedule {
     /// Returns the choice; `None` for the annotated schedule.
     fn into_choice(self) -> Option<ScheduleChoice>;
 }
 
+#[diagnostic::do_not_recommend]
 impl<T: Into<ScheduleChoice>> IntoSchedule for T {
     fn into_choice(self) -> Option<ScheduleChoice> {
         Some(self.into())
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<T: Into<ScheduleChoice>> IntoSchedule for Option<T> {
     fn into_choice(self) -> Option<ScheduleChoice> {
         self.map(Into::into)

@@ -3,12 +3,13 @@
 use crate::flow::Flow;
 use crate::model::Model;
 
-/// Returns a second handle to a value that is kept for a later layer.
+/// Creates a second handle to a value that is stashed for a later layer.
 pub fn keep<T: Flow>(value: &T) -> T {
     value.share()
 }
 
-/// Returns the output of the last layer, which must have the model's output type.
+/// Returns the last layer's output unchanged. The signature makes rustc check that it has the type
+/// of the model's output.
 #[doc(hidden)]
 pub fn output<M: Model>(value: M::Output) -> M::Output {
     value

@@ -1,5 +1,5 @@
-//! The builder with which generated code declares a pipeline: stages, which own their layers, and
-//! typed ports between them.
+//! The parts from which generated code builds a pipeline: stages that own their layers, and the
+//! typed ports between the stages.
 
 use std::any::Any;
 use std::marker::PhantomData;
@@ -11,20 +11,20 @@ use crate::model::{Context, Model};
 /// The stages of a pipeline and the ports between them, as generated code declares them.
 #[doc(hidden)]
 pub struct Graph {
-    /// The route of each port; `None` if the port is not declared yet.
+    /// For each port: the stages that it connects; `None` while the port is not declared.
     ends: Vec<Option<Ends>>,
     output: usize,
     stages: Vec<Box<dyn Stage>>,
 }
 
-/// A stage: its layers, and the function that runs them.
+/// A stage: the layers it owns and how it runs them.
 pub(crate) trait Stage: Send {
     fn run(&self, io: &mut Io<'_>, cx: &Context);
 
     fn into_layers(self: Box<Self>) -> Box<dyn Any + Send>;
 }
 
-/// Runs a stage's layers on one micro-batch, receiving and sending through the ports `P`.
+/// The function that runs a stage's layers on one micro-batch, with the ports `P`.
 type Run<L, P> = fn(&L, P, &mut Io<'_>, &Context);
 
 struct Body<L, P> {
@@ -52,18 +52,18 @@ impl Graph {
         Self { ends: Vec::new(), output: 0, stages: Vec::new() }
     }
 
-    /// Declares the port on which the first stage receives the caller's input.
+    /// Declares the port on which the caller sends the input to the first stage.
     pub fn input<M: Model>(&mut self) -> Port<M::Input> {
         self.add(0, (None, Some(0)))
     }
 
     /// Declares port `number`, on which stage `from` sends a value to stage `to`. Ports are
-    /// numbered in the order in which values are received.
+    /// numbered in the order in which their values are received.
     pub fn port<T>(&mut self, number: usize, from: usize, to: usize) -> Port<T> {
         self.add(number, (Some(from), Some(to)))
     }
 
-    /// Declares port `number`, on which the last stage sends the model's output to the caller.
+    /// Declares port `number`, on which the last stage returns the output to the caller.
     pub fn output<M: Model>(&mut self, number: usize) -> Port<M::Output> {
         self.output = number;
         self.add(number, (None, None))
@@ -81,8 +81,8 @@ impl Graph {
         self.ends[index] = Some(ends);
     }
 
-    /// Adds the next stage: its layers, the ports that it uses, and the function that runs it on
-    /// one micro-batch.
+    /// Adds the next stage, with the layers it owns, the ports it uses, and the function that runs
+    /// it on one micro-batch.
     pub fn stage<L, P>(&mut self, layers: L, ports: P, run: Run<L, P>)
     where
         L: Send + 'static,
@@ -95,7 +95,7 @@ impl Graph {
         self.stages.push(stage);
     }
 
-    /// Returns the stages and the routes between them.
+    /// Returns the stages and the routes, once all are declared.
     pub(crate) fn finish(self) -> (Vec<Box<dyn Stage>>, Vec<Route>) {
         let ends = self.ends.into_iter().enumerate().map(|(index, ends)| {
             let (from, to) = ends.expect("generated code declares all ports");
@@ -106,7 +106,7 @@ impl Graph {
     }
 }
 
-/// The layers of all stages, from which generated code puts the model together.
+/// The layers of the stages, from which the model is reassembled.
 #[doc(hidden)]
 pub struct Layers(std::vec::IntoIter<Box<dyn Any + Send>>);
 
@@ -119,7 +119,7 @@ impl Layers {
     ///
     /// # Panics
     ///
-    /// Panics if generated code takes other layers than the stages have.
+    /// If no stage is left, or if its layers are not of type `L`. Generated code does neither.
     pub fn take<L: 'static>(&mut self) -> L {
         let layers = self.0.next().expect("generated code takes each stage's layers once");
         *layers.downcast().expect("generated code takes what it put in")

@@ -1,4 +1,5 @@
-//! Stages that own layers, the ports and routes between them, and functions for generated code.
+//! Stages that own layers, the ports and routes between them, and the functions that generated code
+//! calls.
 
 mod generated;
 mod graph;

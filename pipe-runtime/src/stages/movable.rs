@@ -1,12 +1,14 @@
-//! Checks whether a layer can move to the thread of its stage.
+//! Checks that a layer can move to the thread of its stage.
 //!
-//! With a plain bound `L: Send`, rustc would report the whole stage, in terms of standard library
-//! types. This reports one layer, once: rustc discards the impl that can never hold, so that a
-//! layer that is `Send` has one impl left, and another layer has none.
+//! With a plain bound `L: Send`, rustc would report the whole stage, in terms of the standard
+//! library's types. This trait makes it report the layer, once. The impl for `Nowhere` can never
+//! apply, so rustc infers `M = ToWorker` for a layer that is `Send` and finds no impl for any
+//! other.
 
 use crate::model::Repeated;
 
-/// A layer that can move `M`: to a worker thread, or nowhere.
+/// Implemented by layers that can move to another thread. `M` is inferred and only selects the
+/// impl.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot move to another thread",
@@ -14,7 +16,8 @@ use crate::model::Repeated;
     note = "`Rc` and raw pointers are not `Send`: let the layer own its data; a type parameter needs the bound `Send`"
 )]
 pub trait Movable<M> {
-    /// `Self`. A layer that cannot move has none, which avoids later errors about it.
+    /// `Self`. A layer that cannot move has no such type, which suppresses follow-up errors about
+    /// it.
     type Layer;
 
     fn same(self) -> Self::Layer;
@@ -48,13 +51,13 @@ impl<L: sealed::Impossible> Movable<Nowhere> for L {
     }
 }
 
-/// Returns the layer, which moves to its stage.
+/// Returns the layer, checked to be movable to its stage's thread.
 #[doc(hidden)]
 pub fn movable<M, L: Movable<M>>(layer: L) -> L::Layer {
     layer.same()
 }
 
-/// The same for part of a repeated layer.
+/// Does the same as [`movable`] for part of a repeated layer.
 #[doc(hidden)]
 pub fn movable_part<M, L: Movable<M>>(part: Repeated<L>) -> Repeated<L::Layer> {
     part.map(L::same)

@@ -1,10 +1,10 @@
-//! Checks at compile time, by types, that models with devices do not nest as layers.
+//! Rejects, at compile time, models with devices that are used as layers of other models.
 
 use std::marker::PhantomData;
 
 use super::pipeline::Pipeline;
 
-/// Tells from a layer's type whether it is a model with devices, which does not nest.
+/// Determines from the type of a layer whether it is a model with devices, which cannot be nested.
 #[doc(hidden)]
 pub struct Nested<L>(PhantomData<L>);
 
@@ -12,8 +12,8 @@ impl<M: Pipeline> Nested<M> {
     pub const HAS_DEVICES: bool = true;
 }
 
-/// The answer for all other types. It has the same path, and is found only if the constant of
-/// [`Nested`] does not exist.
+/// The default for all other types. `Nested::<L>::HAS_DEVICES` resolves to the inherent constant of
+/// [`Nested`] if there is one, and to this one otherwise.
 #[doc(hidden)]
 pub trait NestedByDefault {
     const HAS_DEVICES: bool = false;
@@ -21,11 +21,11 @@ pub trait NestedByDefault {
 
 impl<L> NestedByDefault for Nested<L> {}
 
-/// Checks at compile time that a layer nests, at the place that asks.
+/// Checks at compile time that a layer can be nested. The error is reported at the caller.
 ///
 /// # Panics
 ///
-/// Panics at compile time if the layer has devices.
+/// If the layer has devices.
 #[doc(hidden)]
 #[track_caller]
 pub const fn nests(has_devices: bool) {

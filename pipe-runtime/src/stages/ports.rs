@@ -1,4 +1,4 @@
-//! The ports of a stage, and the values that go through them while it runs.
+//! The ports of a stage, and the values that pass through them while it runs.
 
 use std::marker::PhantomData;
 
@@ -7,7 +7,7 @@ use crate::lock::give_up;
 use crate::model::Model;
 use crate::torch::{StageGraph, version};
 
-/// A port: the place where a value goes from one stage to another.
+/// A typed port, on which one stage (or the caller) sends a value and another one receives it.
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct Port<T> {
@@ -23,7 +23,7 @@ impl<T> Clone for Port<T> {
 
 impl<T> Copy for Port<T> {}
 
-/// The values that a stage receives and sends while it runs one micro-batch.
+/// Receives and sends the values of a stage while it runs one micro-batch.
 #[doc(hidden)]
 pub struct Io<'a> {
     receive: &'a mut dyn FnMut(usize) -> PackedValue,
@@ -31,11 +31,11 @@ pub struct Io<'a> {
     sent: Vec<Sent>,
 }
 
-/// A value that was sent, and its port.
+/// A port's index, and the value sent on it.
 pub(crate) type Sent = (usize, PackedValue);
 
-/// The recorded graph of one stage and micro-batch, and the places of its ends: (port, position of
-/// the tensor in the value).
+/// The graph of one stage and micro-batch. Its received tensors and its roots are identified by
+/// (port, position of the tensor in the value).
 #[derive(Debug)]
 pub(crate) struct Recorded {
     pub(crate) graph: StageGraph,
@@ -44,8 +44,8 @@ pub(crate) struct Recorded {
 }
 
 impl<'a> Io<'a> {
-    /// `receive` returns the value of a port, on the stage's device. With `record`, the graph of
-    /// the stage is recorded.
+    /// `receive` takes the value that waits at a port; the value must be on the stage's device. If
+    /// `record` is the number of the stage, its graph is recorded.
     pub(crate) fn new(receive: &'a mut dyn FnMut(usize) -> PackedValue, record: Option<usize>) -> Self {
         let recorded = record.map(|stage| Recorded {
             graph: StageGraph::new(stage).unwrap_or_else(|error| give_up(error.to_string())),
@@ -55,12 +55,13 @@ impl<'a> Io<'a> {
         Self { receive, recorded, sent: Vec::new() }
     }
 
-    /// Receives the value that came through `port`.
+    /// Receives the value that was sent on `port`.
     pub fn receive<T: Flow>(&mut self, port: Port<T>) -> T {
         self.take(port.index).unpack()
     }
 
-    /// Receives the value that came through the port, as a leaf of the stage's graph.
+    /// Receives a packed value. If the graph is recorded, the tensors that need a gradient become
+    /// its inputs.
     fn take(&mut self, port: usize) -> PackedValue {
         let mut value = (self.receive)(port);
         for (position, item) in value.tensors.iter_mut().enumerate() {
@@ -72,18 +73,18 @@ impl<'a> Io<'a> {
         value
     }
 
-    /// Receives the caller's input, which the model guarantees to be `Flow`.
+    /// Receives the caller's input. `M` guarantees that it is [`Flow`], so no bound is needed.
     pub fn receive_input<M: Model>(&mut self, port: Port<M::Input>) -> M::Input {
         self.receive(port)
     }
 
-    /// Sends the output to the caller.
+    /// Sends the output back to the caller.
     pub fn send_output<M: Model>(&mut self, port: Port<M::Output>, value: M::Output) {
         self.send(port, value);
     }
 
-    /// Sends a value through `port`. It leaves when the stage ends, so a later in-place layer of
-    /// the same stage still changes it, as without stages.
+    /// Sends a value on `port`. It is only handed over when the stage is done, so a later in-place
+    /// layer of the same stage still changes it, as it would in an unpipelined run.
     pub fn send<T: Flow>(&mut self, port: Port<T>, value: T) {
         self.give(port.index, PackedValue::of(value));
     }
@@ -92,11 +93,11 @@ impl<'a> Io<'a> {
         self.sent.push((port, value));
     }
 
-    /// Returns the values that were sent, detached from the stage's graph, and the graph if one was
+    /// Returns the values that were sent, detached from the stage's graph, and that graph if it was
     /// recorded.
     pub(crate) fn finish(mut self) -> (Vec<Sent>, Option<Recorded>) {
-        // The engine adds the gradients of one tensor in the order of the roots. In an unpipelined
-        // run, the gradient of the value that is used last arrives first.
+        // libtorch's autograd engine adds the gradients of one tensor in the order of the roots. In
+        // an unpipelined run, the gradient of the value that is used last arrives first.
         self.sent.sort_by_key(|(port, _)| std::cmp::Reverse(*port));
         for (port, value) in &mut self.sent {
             for (position, item) in value.tensors.iter_mut().enumerate() {

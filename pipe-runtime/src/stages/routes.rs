@@ -1,26 +1,26 @@
-//! The routes of values: from stage to stage, and from and to the caller.
+//! The routes of values between stages, and between a stage and the caller.
 
 use std::collections::HashSet;
 
-/// The stage that sends through a port and the stage that receives; `None` is the caller.
+/// The sending and the receiving stage of a port; `None` is the caller.
 pub(super) type Ends = (Option<usize>, Option<usize>);
 
-/// The route of a port: the stage that sends and the stage that receives. Ports are numbered in the
-/// order in which they are received, which is the order in which the unpipelined run uses their
-/// values.
+/// The sending and the receiving stage of a port. Ports are numbered in the order in which they are
+/// received, which is the order in which the unpipelined run would use their values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Route {
-    /// `None` is the caller.
+    /// The sending stage; `None` is the caller.
     pub(crate) from: Option<usize>,
-    /// `None` is the caller.
+    /// The receiving stage; `None` is the caller.
     pub(crate) to: Option<usize>,
-    /// Whether it carries a skip. Otherwise it carries the main flow: into the first stage, from a
+    /// Whether it carries a skip. If not, it carries the main flow: into the first stage, from a
     /// stage to the next, or out of the last stage.
     pub(crate) is_skip: bool,
 }
 
 impl Route {
-    /// Makes the routes of all ports, in the order of their numbers.
+    /// Builds the routes of all ports from their ends, which are in the order of the ports'
+    /// numbers.
     pub(super) fn all(ends: impl IntoIterator<Item = Ends>) -> Vec<Self> {
         let mut reached = HashSet::new();
         // The main flow into a stage has a lower number than the skips that are popped in it.
@@ -36,11 +36,11 @@ pub(crate) struct Crossing {
     pub(crate) route: usize,
     pub(crate) from: usize,
     pub(crate) to: usize,
-    /// The same as [`Route::is_skip`].
+    /// Whether it carries a skip, as [`Route::is_skip`].
     pub(crate) is_skip: bool,
 }
 
-/// All routes except those from and to the caller.
+/// Iterates over all routes except those from and to the caller.
 pub(crate) fn crossings(routes: &[Route]) -> impl Iterator<Item = Crossing> {
     routes.iter().enumerate().filter_map(|(number, route)| {
         Some(Crossing { route: number, from: route.from?, to: route.to?, is_skip: route.is_skip })

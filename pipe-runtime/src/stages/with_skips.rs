@@ -1,4 +1,4 @@
-//! The return type of a layer that stashes: a tuple of its output and the skips.
+//! Checks the return value of a layer that stashes: a tuple of its output and its skips.
 
 /// A tuple of an output and `SKIPS` skips.
 #[doc(hidden)]
@@ -8,7 +8,8 @@
     note = "`#[stash(a = input)]` and `#[stash(a = output)]` keep a value without a layer that returns it"
 )]
 pub trait WithSkips<const SKIPS: usize> {
-    /// `Self`. A value that is not such a tuple has none, which avoids later errors about it.
+    /// `Self`. A value that is not such a tuple has no such type, which suppresses follow-up
+    /// errors.
     type Tuple;
 
     fn same(self) -> Self::Tuple;
@@ -39,7 +40,7 @@ with_skips!(9: A B C D E F G H I);
 with_skips!(10: A B C D E F G H I J);
 with_skips!(11: A B C D E F G H I J K);
 
-/// Returns the result of a layer, as the tuple from which its skips are taken.
+/// Returns the layer's return value, checked to be a tuple of its output and its skips.
 #[doc(hidden)]
 pub fn with_skips<const SKIPS: usize, T: WithSkips<SKIPS>>(returned: T) -> T::Tuple {
     returned.same()

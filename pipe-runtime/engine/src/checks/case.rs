@@ -6,8 +6,8 @@ use shuttle::rand::{Rng, thread_rng};
 use super::job::Error;
 use crate::Engine;
 
-/// A small order and an engine's threads, drawn from the checker's random numbers, so that a
-/// replayed schedule has the same ones.
+/// A small order and the threads of an engine. It is drawn from the checker's random numbers, so
+/// that a replayed schedule gets the same case.
 pub struct Case {
     pub order: Order,
     cpu_ranks: Vec<usize>,
@@ -18,7 +18,7 @@ pub struct Case {
 impl Case {
     pub fn draw() -> Self {
         let ranks = draw(2..=3);
-        // At most one accelerator, so that at most two threads help the caller.
+        // With at most one accelerator, at most two threads help the caller.
         let accelerators = draw(0..=1);
         Self {
             order: order(ranks, draw(2..=4)),
@@ -32,7 +32,7 @@ impl Case {
         engine(self.cpu_ranks.clone(), self.accelerator_ranks.clone(), self.cores)
     }
 
-    /// A rank that the caller performs, in half of the cases.
+    /// Draws a rank for the caller in half of the cases.
     pub fn local(&self) -> Option<usize> {
         let ranks = self.order.ranks.len();
         Some(draw(0..=2 * ranks - 1)).filter(|&rank| rank < ranks)
@@ -43,8 +43,8 @@ pub fn engine(cpu_ranks: Vec<usize>, accelerator_ranks: Vec<usize>, cores: usize
     Engine::new(cpu_ranks, accelerator_ranks, cores, || {}).unwrap()
 }
 
-/// An order of any schedule that exists for this number of ranks and micro-batches: the whole
-/// order, or one half.
+/// Draws an order of any method that supports this number of ranks and micro-batches: all of its
+/// actions, or only the forward or the backward ones.
 pub fn order(ranks: usize, micro_batches: usize) -> Order {
     let legal: Vec<_> = ScheduleKind::ALL
         .iter()

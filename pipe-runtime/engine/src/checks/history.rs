@@ -6,7 +6,7 @@ use shuttle::thread::{self, ThreadId};
 use super::job::{Checked, Error};
 use crate::EngineError;
 
-/// An event of a job.
+/// An event in the life of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     Entered,
@@ -17,8 +17,8 @@ pub enum Event {
     Undone,
 }
 
-/// The events in order, each with its job and thread. Its lock is not the checker's, so that
-/// recording an event does not let another thread run.
+/// The events in order, each with its job and its thread. The lock is the standard library's and
+/// not the checker's, so recording an event does not let another thread run.
 #[derive(Default)]
 pub struct History(Mutex<Vec<(usize, ThreadId, Event)>>);
 
@@ -27,8 +27,8 @@ impl History {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push((job, thread::current().id(), event));
     }
 
-    /// Checks that jobs run one at a time: between a job's first step and its last, or its undoing,
-    /// there is no step of another job.
+    /// Checks that jobs do not overlap: from the first step of a job to its last step or its
+    /// undoing, there is no event of another job's steps.
     pub fn check_serial(&self) {
         let events = self.0.lock().unwrap();
         let mut jobs: Vec<_> = events
@@ -41,7 +41,7 @@ impl History {
         assert_eq!(distinct.len(), jobs.len(), "jobs overlap: {jobs:?}");
     }
 
-    /// Checks everything that must hold for one job that returned `outcome`.
+    /// Checks all invariants of a job that has returned `outcome`.
     pub fn check_job(&self, job: &Checked, outcome: &Result<(), Error>) {
         let events = self.0.lock().unwrap();
         let mut seen = Seen::default();
@@ -51,8 +51,8 @@ impl History {
         assert!(seen.inside.is_empty(), "threads are still prepared for job {}", job.number);
         assert!(seen.running.is_empty(), "steps are still running: {:?}", seen.running);
         let number = job.number;
-        // Every step before the first failing one can run, whatever the threads do, so that failure
-        // is the one that counts.
+        // Every step before the first failing one can run in any interleaving, so that failure must
+        // be the one returned.
         let first = job.faults.steps.first().copied();
         match outcome {
             Ok(()) => {
@@ -76,12 +76,12 @@ impl History {
     }
 }
 
-/// The state of a job after its events so far.
+/// The state of a job after the events so far.
 #[derive(Default)]
 struct Seen {
     inside: Vec<ThreadId>,
     shut_out: Vec<ThreadId>,
-    /// Whether a thread was refused while the run was still going on.
+    /// Whether a thread was shut out while the run was not over yet.
     shut_out_in_time: bool,
     running: BTreeSet<usize>,
     done: BTreeSet<usize>,

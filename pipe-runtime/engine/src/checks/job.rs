@@ -9,7 +9,7 @@ use shuttle::thread;
 use super::history::{Event, History};
 use crate::{Engine, EngineError, Job};
 
-/// The failure of a [`Checked`] job.
+/// How a run of a [`Checked`] job can fail.
 #[derive(Debug)]
 pub enum Error {
     Step { job: usize, step: usize },
@@ -24,29 +24,29 @@ impl From<EngineError> for Error {
     }
 }
 
-/// A job that passes messages between its steps, as a call does, and records its events.
+/// A job that passes messages between its steps, as a real call does, and records its events.
 pub struct Checked {
     pub number: usize,
     pub order: Order,
     pub faults: Faults,
-    /// The rank that the calling thread performs.
+    /// The rank that the caller performs itself.
     pub local: Option<usize>,
-    /// The engine, which the job keeps alive, as a call does. Each step asks it to run another job.
+    /// The engine that runs the job. The job keeps it alive, as a real call does, and each step
+    /// tries to run another job on it.
     pub engine: Option<Arc<Engine<Error>>>,
     pub history: Arc<History>,
-    /// The result of each step, for those that wait for it: a cell whose lock is held only for a
-    /// moment.
+    /// The message of each step to those that wait for it. Each lock is held only briefly.
     messages: Vec<Mutex<Option<usize>>>,
 }
 
-/// The faults of a job.
+/// The faults that are injected into a job.
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
-    /// These steps fail.
+    /// The steps that fail.
     pub steps: BTreeSet<usize>,
-    /// Only the calling thread can be prepared.
+    /// Only the caller's thread can be prepared; `enter` fails on all others.
     pub enter: bool,
-    /// The changes cannot be undone.
+    /// `undo` fails.
     pub undo: bool,
 }
 

@@ -1,6 +1,6 @@
-//! Tests the engine under a model checker, [shuttle](https://docs.rs/shuttle). Each test runs a
+//! Tests the engine with a model checker, [shuttle](https://docs.rs/shuttle). Each test runs a
 //! small case thousands of times, and the checker decides at each lock, counter and wait which
-//! thread goes on. A deadlock (a lost wake-up, for example) fails the test with a schedule to
+//! thread continues. A deadlock, for example by a lost wake-up, fails the test with a schedule to
 //! replay. Seeds are fixed.
 
 mod case;
@@ -18,18 +18,19 @@ use case::{Case, draw, engine, order};
 use history::History;
 use job::{Checked, Error, Faults};
 
-/// The number of runs for each scheduler and test.
+/// The number of iterations of each test with each scheduler.
 const ITERATIONS: usize = 1500;
 const SEED: u64 = 7;
 
-/// Runs under a scheduler that picks at random, and under one that lets few threads overtake (PCT,
-/// Burckhardt et al. 2010), which finds faults that need long delays.
+/// Runs `body` with a scheduler that picks threads at random, and with one that follows random
+/// thread priorities, which rarely change (PCT, Burckhardt et al. 2010). The latter finds errors
+/// that need long delays.
 fn explore(body: fn()) {
     fn run(scheduler: impl Scheduler + 'static, body: fn()) {
         let mut config = Config::new();
         config.stack_size = 1 << 17;
-        // It warns that it supports sequentially consistent atomics only. The engine has one atomic
-        // counter, changed under a lock.
+        // shuttle warns that it models only sequentially consistent atomics. The engine has one
+        // counter, which is changed only under a lock.
         config.silence_warnings = true;
         Runner::new(scheduler, config).run(body);
     }
@@ -42,7 +43,8 @@ fn run(engine: &Engine<Error>, job: &Arc<Checked>) -> Result<(), Error> {
     engine.run_with(job.clone(), job.local.map(|rank| Local { rank, perform: &mut perform }))
 }
 
-/// Several callers at the same time, each with some jobs in sequence; then the engine is dropped.
+/// Runs several callers concurrently, each with several jobs in sequence, and then drops the
+/// engine. Checks the recorded history.
 fn check(callers: usize, jobs_each: usize, faults: fn(steps: usize) -> Faults) {
     let history = Arc::new(History::default());
     let case = Case::draw();
@@ -134,7 +136,7 @@ fn a_job_may_keep_its_engine_alive_but_not_run_on_it() {
         job.engine = Some(Arc::clone(&engine));
         engine.run(Arc::new(job)).unwrap();
         drop(engine);
-        // A worker may hold the job, and with it the engine, a little longer. Each worker holds the
+        // A worker may hold the job, and thereby the engine, a little longer. Each worker holds the
         // token until it ends.
         while Arc::strong_count(&alive) > 1 {
             thread::yield_now();

@@ -26,29 +26,37 @@ use crate::list::Schedule;
 pub enum ScheduleKind {
     /// `gpipe` (Huang et al. 2019): all micro-batches forward, then all backward, the last one
     /// first.
+    #[doc(alias = "gpipe")]
     GPipe,
     /// `1f1b` (Narayanan et al. 2019): each backward runs as soon as its gradient is there, so a
     /// rank has no more micro-batches in flight than there are ranks from it to the end.
+    #[doc(alias = "1f1b")]
     OneFOneB,
     /// `interleaved` (Narayanan et al. 2021): 1F1B over looped stages. The more stages a rank has,
     /// the less it is idle.
     Interleaved,
     /// `looped_bfs` (Lamy-Poirier 2023): GPipe over looped stages.
+    #[doc(alias = "looped_bfs")]
     LoopedBfs,
     /// `zb_h1` (Qi et al. 2023): 1F1B with the backward split, for less idle time at the memory of
     /// 1F1B's first rank.
+    #[doc(alias = "zb_h1")]
     ZbH1,
     /// `zb_h2` (Qi et al. 2023): no idle time for equal costs, at twice that memory.
+    #[doc(alias = "zb_h2")]
     ZbH2,
     /// `zbv` (Qi et al. 2024): no idle time for equal costs at that memory, with two stages per
     /// rank.
     Zbv,
     /// `dualpipe_v` (DeepSeek-AI 2025): forwards paired with backwards of the other direction, with
     /// two stages per rank.
+    #[doc(alias = "dualpipe_v")]
     DualPipeV,
     /// `v_half` (Qi et al. 2024): half of the memory of 1F1B, with two stages per rank.
+    #[doc(alias = "v_half")]
     VHalf,
     /// `v_min` (Qi et al. 2024): a third of the memory of 1F1B, with two stages per rank.
+    #[doc(alias = "v_min")]
     VMin,
 }
 

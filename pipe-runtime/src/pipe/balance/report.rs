@@ -10,8 +10,7 @@ use super::file;
 use super::traffic::LayerKey;
 use crate::error::{Error, Result};
 
-/// The costs of a model's layers, and the stage of each. Prints as a table, with the annotations to
-/// paste.
+/// The costs and stages of a model's layers. Prints as tables, with the annotations to paste.
 #[derive(Clone, Debug)]
 pub struct Profile {
     pub(super) model: &'static str,
@@ -47,8 +46,7 @@ pub struct LayerProfile {
     pub forward: Duration,
     /// Median time of the backward; zero if divided by size.
     pub backward: Duration,
-    /// How far the passes differ: the interquartile range of the time of forward and backward
-    /// together. Zero if divided by size.
+    /// Interquartile range of forward and backward together; zero if divided by size.
     pub spread: Duration,
     /// Bytes that the forward of one micro-batch allocates and keeps: what the backward needs, and
     /// the model's output. Memory counts for the layer that allocated it, even if a later layer

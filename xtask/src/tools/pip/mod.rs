@@ -14,7 +14,8 @@ use anyhow::{Context, anyhow};
 
 use crate::tools::python;
 
-/// If only the files in the wheels are used, these are the wheels, whichever Python runs pip.
+/// The version of Python whose wheels are fetched if only their files are used, whichever Python
+/// runs pip.
 const WHEELS_FOR: &str = "3.12";
 
 pub struct Pip {
