@@ -1,4 +1,4 @@
-//! Advice: which settings would be better, by the simulator.
+//! Advice from the simulator on which settings would be better.
 
 use pipe_schedule::{Advice, Costs, Options, Stages, Units, advise};
 use tch::Device;
@@ -7,25 +7,26 @@ use super::handle::Pipe;
 use crate::error::{Error, Result};
 use crate::stages::Pipeline;
 
-/// What an action takes besides its work, in seconds: it is handed from one thread to another,
-/// which may have to be woken.
+/// Seconds that an action takes besides its work: it is handed from one thread to another, which
+/// may have to be woken.
 const HAND_OFF: f64 = 20e-6;
 
 impl<M: Pipeline> Pipe<M> {
-    /// The schedule, number of micro-batches and checkpointing with which a training step of this
-    /// model is fastest, of those that need no more than `memory` bytes on any rank (a device; on
-    /// the CPU, one of as many as it has cores at most), by the simulator: with what to write, why,
-    /// and what else there is.
+    /// Finds the schedule, number of micro-batches and checkpoint mode with which a training step
+    /// of this model is fastest, by the simulator, among those that need no more than `memory`
+    /// bytes on any rank. The advice says which settings to write and why, and lists the
+    /// alternatives. A rank is a device. If all stages are on the CPU, the simulator tries numbers
+    /// of ranks up to the number of cores.
     ///
-    /// `costs` are those of this pipeline as it is, from a trace:
-    /// [`Trace::costs`](pipe_schedule::Trace::costs). The stages stay as they are annotated. Half
-    /// and twice as many micro-batches are looked at besides as many as there are, because the
-    /// times of others cannot be known from these: trace again there. What the optimizer keeps is
-    /// not in a trace: add it to the stages' `parameters`.
+    /// `costs` are those of this pipeline as it is built, from a trace:
+    /// [`Trace::costs`](pipe_schedule::Trace::costs). The stages stay as they are annotated.
+    /// Besides the pipeline's own number of micro-batches, half and twice as many are tried. The
+    /// times of other numbers cannot be derived from these costs: trace with such a number instead.
+    /// A trace does not contain what the optimizer keeps: add it to the stages' `parameters`.
     ///
     /// # Errors
     ///
-    /// If the costs are those of another model.
+    /// Returns [`Error::Setting`] if the costs are not those of a model with this model's stages.
     pub fn advise(&self, costs: &Costs, memory: Option<u64>) -> Result<Advice> {
         let stages = &self.built().stages;
         if costs.stages.len() != stages.len() {

@@ -4,7 +4,8 @@ use crate::model::{Checkpoint, Vars};
 use crate::run::{Choices, IntoSchedule, PipelineCore};
 use crate::stages::{Graph, Pipeline};
 
-/// Settings of a pipeline that is about to be built; those left out are the annotated ones.
+/// Builder of a [`Pipe`], made by an annotated struct's `pipe` function. A setting that is left out
+/// keeps its annotated value.
 #[derive(Debug)]
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct PipeBuilder<'v, M> {
@@ -19,81 +20,91 @@ impl<'v, M: Pipeline> PipeBuilder<'v, M> {
         Self { model, vars, choices: Choices::new() }
     }
 
-    /// Into how many micro-batches a mini-batch is split, at most; `None` for the annotated number,
-    /// or 1 if none is.
+    /// Sets the greatest number of micro-batches that a mini-batch is split into. `None` stands for
+    /// the annotated number, or for 1 if there is none.
     pub fn chunks(mut self, chunks: impl Into<Option<usize>>) -> Self {
         self.choices.chunks = chunks.into();
         self
     }
 
-    /// Which micro-batches are checkpointed; `None` for the annotated mode, or all but the last if
-    /// none is.
+    /// Sets which micro-batches are checkpointed. `None` stands for the annotated mode, or for
+    /// [`Checkpoint::ExceptLast`] if there is none.
     pub fn checkpoint(mut self, checkpoint: impl Into<Option<Checkpoint>>) -> Self {
         self.choices.checkpoint = checkpoint.into();
         self
     }
 
-    /// The order in which [`Pipe::train_step`] works: a [`ScheduleKind`](crate::ScheduleKind), or a
-    /// custom [`Schedule`](pipe_schedule::Schedule); `None` for the annotated one, or GPipe's if
-    /// none is. [`Pipe::forward`] and `backward()` are for GPipe's order: a pipeline
-    /// that is built for another schedule refuses them where gradients are recorded.
+    /// Sets the order of [`Pipe::train_step`]: a [`ScheduleKind`](crate::ScheduleKind), a custom
+    /// [`Schedule`](pipe_schedule::Schedule), or `None` for the annotated schedule (GPipe if there
+    /// is none). [`Pipe::forward`] and `backward()` run in GPipe's order: where gradients are
+    /// recorded, a pipeline that is built for another schedule refuses them.
     ///
-    /// A custom schedule is for its number of micro-batches, which [`chunks`](Self::chunks)
-    /// then is if it is not set; a mini-batch that gives fewer goes through it without the
-    /// others' actions. It may place the stages on ranks as it likes, as far as devices let it.
-    /// What recomputations it leaves out are put right before their backwards.
+    /// A custom schedule is made for one number of micro-batches. [`chunks`](Self::chunks) must be
+    /// that number, and takes it if it is not set. A mini-batch that gives fewer micro-batches
+    /// skips the actions of the missing ones. The schedule may place the stages on ranks freely, as
+    /// long as each rank has one device and each accelerator one rank. Recomputations that it
+    /// leaves out are inserted right before their backwards.
     pub fn schedule(mut self, schedule: impl IntoSchedule) -> Self {
         self.choices.schedule = schedule.into_choice();
         self
     }
 
-    /// Over how many ranks a schedule with several stages per rank loops, where all stages are on
-    /// the CPU; by default, each rank has two (or as many as the schedule wants). On accelerators,
-    /// a rank is a device.
+    /// Sets the number of ranks that the stages are placed on, if all stages are on the CPU. By
+    /// default, it follows from the number of stages per rank that the schedule needs. A schedule
+    /// that takes any number gets one per rank (GPipe, ZB-H1) or two (the interleaved ones). On
+    /// accelerators, each device is a rank, and [`build`](Self::build) refuses this setting.
     pub fn ranks(mut self, ranks: usize) -> Self {
         self.choices.ranks = Some(ranks);
         self
     }
 
-    /// How many threads libtorch uses inside one operator of a stage. An equal share of the
-    /// caller's ([`tch::get_num_threads`]) if not set.
+    /// Sets how many threads libtorch uses inside one operator of a stage, from 1 to 4096. By
+    /// default, the threads that run CPU stages at the same time get equal shares of the caller's
+    /// number ([`tch::get_num_threads`]).
     pub fn intra_op_threads(mut self, threads: usize) -> Self {
         self.choices.intra_op_threads = Some(threads);
         self
     }
 
-    /// Whether matrix products add a weight's gradient straight to its sum over the micro-batches,
-    /// as Megatron-LM's `gradient_accumulation_fusion` does; off by default. It saves a tensor of
-    /// the weight's size per micro-batch, and the time to write and read it: the wider the layers
-    /// and the fewer rows a micro-batch has, the more.
+    /// Sets whether matrix products add a weight's gradient directly to its sum over the
+    /// micro-batches, as Megatron-LM's `gradient_accumulation_fusion` does. Off by default. It
+    /// saves a tensor of the weight's size per micro-batch, and the time to write and read it. It
+    /// saves more the wider the layers are, and the fewer rows a micro-batch has.
     ///
-    /// It is for the weights of `linear` and second factors of `matmul` with two dimensions, as
-    /// they are or transposed by `tr`, of a real floating type, from a stage's second micro-batch
-    /// on. A weight that autocast converts is added up as without this, and so are all where
-    /// tensors have hooks. Their gradients then differ from those of the
-    /// [unpipelined](crate::Unpipelined) run by rounding, where otherwise they are equal to the
+    /// It applies from a stage's second micro-batch on, to the weights of `linear` and to
+    /// two-dimensional second factors of `matmul`, as they are or transposed by `tr`, of a real
+    /// floating type. A weight that autocast converts is summed as without this setting, and so are
+    /// all weights where tensors have hooks. Gradients that are summed this way differ by rounding
+    /// from those of the [unpipelined](crate::Unpipelined) run. Without it, they are equal to the
     /// bit.
     pub fn fuse_gradient_accumulation(mut self, fuse: bool) -> Self {
         self.choices.fuse_gradient_accumulation = fuse;
         self
     }
 
-    /// Whether a step may leave numbers that are not finite; off by default. A training step
-    /// whose loss is infinite or NaN fails then, and so does every call in training mode whose
-    /// layers make a variable so that was finite (running statistics); what has been changed is
-    /// put back. A loss scaler that skips such steps itself switches this on. On an accelerator,
-    /// the check reads one flag back per call.
+    /// Sets whether a call may leave numbers that are not finite. Off by default: a training step
+    /// fails if its loss is infinite or NaN, and a call in training mode fails if its layers make a
+    /// finite variable (a running statistic) infinite or NaN. Whatever the failed call changed is
+    /// restored. Turn this on for a loss scaler, which skips such steps itself. On an accelerator,
+    /// the check reads back one flag per call.
     pub fn allow_non_finite(mut self, allow: bool) -> Self {
         self.choices.allow_non_finite = allow;
         self
     }
 
-    /// Takes the model apart into stages and starts the threads that run them.
+    /// Splits the model into stages and starts the threads that run them.
     ///
     /// # Errors
     ///
-    /// If a setting is out of range, the schedule is not valid or does not fit the model, repeated
-    /// layers do not fit their devices, or a thread cannot be started.
+    /// Returns [`Error::Setting`](crate::Error::Setting) if
+    ///
+    /// * a setting is out of range;
+    /// * the schedule is invalid, or does not fit the model or its devices;
+    /// * the number of repeated layers does not fit their annotated division into stages;
+    /// * a variable belongs to no layer, or is not on the device of its layer's stage;
+    /// * a thread cannot be started.
+    ///
+    /// Returns [`Error::Torch`](crate::Error::Torch) if a call into libtorch fails.
     pub fn build(self) -> Result<Pipe<M>> {
         let mut graph = Graph::new();
         let plain = self.model.disassemble(&mut graph)?;

@@ -10,28 +10,46 @@ use crate::stages::{Layers, Pipeline};
 
 /// A model that runs as a pipeline.
 ///
-/// It starts in training mode. The fields marked `#[not_a_layer]` are readable through it.
+/// It starts in training mode. It dereferences to the fields that are marked `#[not_a_layer]`.
 pub struct Pipe<M: Pipeline> {
     pub(super) core: PipelineCore,
     pub(super) plain: M::Plain,
 }
 
 impl<M: Pipeline> Pipe<M> {
-    /// What runs where.
+    /// The plan of the model: which layer runs in which stage, and on which device.
     pub const PLAN: Plan = M::PLAN;
 
-    /// Runs a mini-batch through the stages, micro-batch by micro-batch, and gives the joined
+    /// Runs a mini-batch through the stages, micro-batch by micro-batch, and returns the joined
     /// output.
     ///
-    /// It is transparent: the output carries autograd as the plain model's would, and `backward()`
-    /// on anything made from it runs the pipelined backward. Where no gradient can be asked for
-    /// (under [`tch::no_grad`], or with nothing that requires one), nothing is kept.
+    /// The call is transparent: the output carries autograd as the plain model's would, and
+    /// `backward()` on anything made from it runs the pipelined backward. Where no gradient can be
+    /// asked for (under [`tch::no_grad`], or if nothing requires one), nothing is kept for a
+    /// backward.
     ///
     /// # Errors
     ///
-    /// If the inputs cannot be split or the outputs cannot be joined, or a layer fails: then the
-    /// first [`Failure`](crate::Failure) in the schedule's order. Parameters, gradients and
-    /// statistics are as before, and the pipeline can be used again.
+    /// * [`Error::Setting`]: gradients are recorded, and the pipeline was built for another
+    ///   schedule than GPipe; or one of the pipeline's own layers, or a forked process, makes the
+    ///   call.
+    /// * [`Error::Input`]: the inputs cannot be split, or are not on the first stage's device; or a
+    ///   layer changes in place an input that requires a gradient.
+    /// * [`Error::Output`]: the outputs cannot be joined, or a variable on an accelerator is no
+    ///   longer finite.
+    /// * [`Error::Failed`]: a layer fails. Of several failures, this is the first in the schedule's
+    ///   order.
+    /// * [`Error::Torch`] and [`Error::Tch`]: a call into libtorch fails outside any layer.
+    ///
+    /// After an error, parameters, gradients and statistics are as they were before the call, and
+    /// the pipeline can be used again.
+    ///
+    /// [`Error::Setting`]: crate::Error::Setting
+    /// [`Error::Input`]: crate::Error::Input
+    /// [`Error::Output`]: crate::Error::Output
+    /// [`Error::Failed`]: crate::Error::Failed
+    /// [`Error::Torch`]: crate::Error::Torch
+    /// [`Error::Tch`]: crate::Error::Tch
     pub fn forward(&mut self, inputs: impl IntoFlow<M::Input>) -> Result<M::Output> {
         let mut forwarded = self.core.forward(&PackedValue::of(inputs.into_flow()))?;
         let joined = M::Output::join(PackedValue::unpack_all(forwarded.take_outputs()), &forwarded.shape);
@@ -43,39 +61,39 @@ impl<M: Pipeline> Pipe<M> {
         &self.core.pipeline
     }
 
-    /// Training mode: dropout is on, batch norm uses the batch's statistics and updates the running
-    /// ones, checkpointing applies.
+    /// Switches to training mode: dropout is on, batch norm uses the batch's statistics and updates
+    /// the running ones, and checkpointing applies.
     pub fn train(&mut self) {
         self.core.training = true;
     }
 
-    /// Evaluation mode.
+    /// Switches to evaluation mode.
     pub fn eval(&mut self) {
         self.core.training = false;
     }
 
-    /// Whether the pipeline is in training mode.
+    /// Returns whether the pipeline is in training mode.
     pub fn is_training(&self) -> bool {
         self.core.training
     }
 
-    /// The greatest number of micro-batches into which a mini-batch is split.
+    /// Returns the greatest number of micro-batches that a mini-batch is split into.
     pub fn chunks(&self) -> usize {
         self.core.chunks
     }
 
-    /// The order of training steps.
+    /// Returns the order of training steps.
     pub fn schedule(&self) -> &ScheduleChoice {
         &self.built().schedule
     }
 
-    /// Which micro-batches are checkpointed.
+    /// Returns which micro-batches are checkpointed.
     pub fn checkpoint(&self) -> Checkpoint {
         self.built().checkpoint
     }
 
-    /// The model, whole again. Graphs of earlier calls that would have to recompute a stage fail
-    /// from now on.
+    /// Takes the model back out of the pipeline. From then on, a backward of an earlier call fails
+    /// if it has to recompute a stage.
     pub fn into_inner(self) -> M {
         let stages = self.built().stages.iter().map(|slot| lock(&slot.body).take());
         let stages = stages.collect::<Option<Vec<_>>>().expect("only this handle takes the stages out");

@@ -9,29 +9,30 @@ use crate::model::Devices;
 use crate::stages::Pipeline;
 use crate::torch::{memory, reset_peaks};
 
-/// Memory of a pipeline's devices.
+/// Memory of a pipeline's accelerators.
 #[must_use]
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MemoryReport {
-    /// The memory of each accelerator, in the order of the stages. The CPU's allocator keeps no
-    /// count, so there is none of it.
+    /// The memory of each accelerator, in the order of the stages. The CPU is not among them,
+    /// because its allocator keeps no count.
     pub devices: Vec<DeviceMemory>,
 }
 
-/// What the allocator of one device has handed out, in bytes, to the whole process.
+/// Memory that the allocator of one device holds for the whole process, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeviceMemory {
     /// The device.
     pub device: Device,
-    /// In use now.
+    /// Bytes in use now.
     pub allocated: u64,
-    /// In use at most, since the process started or the last [`reset_peaks`](Pipe::reset_peaks).
+    /// Peak of the bytes in use, since the process started or the last
+    /// [`reset_peaks`](Pipe::reset_peaks).
     pub peak_allocated: u64,
-    /// Taken from the device now, in use or kept for later.
+    /// Bytes taken from the device now, in use or kept for later.
     pub reserved: u64,
-    /// Taken from the device at most.
+    /// Peak of the bytes taken from the device, over the same time.
     pub peak_reserved: u64,
 }
 
@@ -40,7 +41,7 @@ impl<M: Pipeline> Pipe<M> {
     ///
     /// # Errors
     ///
-    /// If libtorch cannot say.
+    /// Returns [`Error::Torch`](crate::Error::Torch) if libtorch cannot report it.
     pub fn memory(&self) -> Result<MemoryReport> {
         let mut devices = Vec::new();
         for device in self.accelerators() {
@@ -57,17 +58,17 @@ impl<M: Pipeline> Pipe<M> {
         Ok(MemoryReport { devices })
     }
 
-    /// Lets the peaks of [`memory`](Self::memory) start again from what is in use now. They are the
-    /// process's: `torch`'s own functions see this too.
+    /// Restarts the peaks of [`memory`](Self::memory) from what is in use now. The peaks belong to
+    /// the process, so `torch`'s own functions see this too.
     ///
     /// # Errors
     ///
-    /// If libtorch cannot.
+    /// Returns [`Error::Torch`](crate::Error::Torch) if libtorch cannot reset them.
     pub fn reset_peaks(&self) -> Result<()> {
         Ok(self.accelerators().into_iter().try_for_each(reset_peaks)?)
     }
 
-    /// Each once.
+    /// Returns the accelerators of the stages, each once.
     fn accelerators(&self) -> Vec<Device> {
         let mut devices: Vec<Device> = Vec::new();
         for stage in &self.built().stages {

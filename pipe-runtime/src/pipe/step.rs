@@ -14,14 +14,15 @@ use crate::run::{Given, Loss, TrainRun, check_targets, loss_is_not_finite};
 use crate::stages::Pipeline;
 use crate::torch::{GradMode, grad_enabled, is_finite};
 
-/// How the mini-batch's loss is made of the micro-batches' losses.
+/// How the losses of the micro-batches make up the loss of the mini-batch.
 pub enum Reduction<'a, T> {
-    /// The sum: for a loss that is a sum over rows.
+    /// The sum, for a loss that is a sum over rows.
     Sum,
-    /// The mean, each micro-batch weighted by its rows: for a loss that is a mean over rows.
+    /// The mean weighted by the micro-batches' numbers of rows, for a loss that is a mean over
+    /// rows.
     MeanRows,
-    /// The mean, each micro-batch weighted by this number, made of its targets: for a loss that is
-    /// a mean over something else than rows, such as those that are not ignored.
+    /// The mean weighted by what this function returns for each micro-batch's targets, for a loss
+    /// that is a mean over something other than all rows, such as those that are not ignored.
     Weighted(&'a dyn Fn(&T) -> f64),
 }
 
@@ -36,27 +37,37 @@ impl<T> Copy for Reduction<'_, T> {}
 impl<M: Pipeline> Pipe<M> {
     /// Runs a training step: forward, loss and backward, in the order of the pipeline's schedule.
     ///
-    /// `loss` is given a micro-batch's output and targets and makes a scalar, the mean over rows.
-    /// It runs on the calling thread and may borrow. For another reduction, or to keep the output,
-    /// use [`step`](Self::step).
+    /// `loss` takes the output and the targets of one micro-batch, and returns a scalar: the mean
+    /// over the rows. It runs on the calling thread and may borrow. For another reduction, or to
+    /// keep the output, use [`step`](Self::step). `targets` are on the last stage's device, and are
+    /// split as the inputs are.
     ///
     /// Gradients are added to the parameters' own, so they accumulate over steps until they are
     /// zeroed. `optimizer.step()` comes next.
     ///
-    /// `loss` is called once for each micro-batch, whatever is recomputed, and may change what it
-    /// captures. It sees the rows of one micro-batch: a loss that compares all rows of the batch
-    /// with each other (a contrastive one) belongs into [`forward`](Self::forward) and
+    /// `loss` is called once for each micro-batch, even where stages are recomputed, and may change
+    /// what it captures. It sees the rows of one micro-batch. A loss that compares all rows of the
+    /// mini-batch with each other (a contrastive loss) needs [`forward`](Self::forward) and
     /// `backward()`.
     ///
-    /// A micro-batch's output is freed as soon as its loss is made, and its gradient, as large as
-    /// it is, waits for the last stage's backward. In 1F1B that comes right after, so what a step
-    /// holds does not grow with the number of micro-batches.
+    /// A micro-batch's output is freed as soon as its loss is made. The output's gradient, which
+    /// has the same size, is kept until the last stage's backward. Under 1F1B that backward comes
+    /// right after, so the memory of a step does not grow with the number of micro-batches.
     ///
     /// # Errors
     ///
-    /// As [`forward`](Self::forward); besides, if no micro-batch's loss carries a gradient, or
-    /// one that counts is not finite. On failure, parameters, gradients and statistics are as
-    /// before.
+    /// Returns the errors of [`forward`](Self::forward), except the one about the schedule. It also
+    /// returns
+    ///
+    /// * [`Error::Setting`] under [`tch::no_grad`];
+    /// * [`Error::Input`] if an input requires a gradient, or if the targets do not have the
+    ///   inputs' rows or are not on the last stage's device;
+    /// * [`Error::Output`] if no micro-batch's loss carries a gradient, or if a loss on an
+    ///   accelerator is not finite;
+    /// * [`Error::Failed`] if `loss` panics, or returns more than one number, or (on the CPU) one
+    ///   that is not finite.
+    ///
+    /// After an error, parameters, gradients and statistics are as they were before the step.
     pub fn train_step<T: Flow>(
         &mut self,
         inputs: impl IntoFlow<M::Input>,
@@ -86,28 +97,29 @@ impl<M: Pipeline> Pipe<M> {
     }
 }
 
-/// A training step that is about to run. Made by [`Pipe::step`].
+/// A training step that is about to run, made by [`Pipe::step`].
 ///
-/// `T` is the type of the targets, `O` that of the report's output.
+/// `T` is the type of the targets, and `O` that of the report's output.
 #[must_use = "a training step does nothing until `run` is called"]
 pub struct TrainStep<'a, M: Pipeline, T, O = ()> {
     pipe: &'a mut Pipe<M>,
     reduction: Reduction<'a, T>,
     keeps_output: bool,
-    /// Joins the micro-batches' outputs, of which there are none unless they are kept.
+    /// Joins the micro-batches' outputs. There are none unless they are kept.
     join: fn(Vec<M::Output>, &MiniBatch) -> Result<O>,
 }
 
 impl<'a, M: Pipeline, T: Flow, O> TrainStep<'a, M, T, O> {
-    /// Sets how the mini-batch's loss is made of the micro-batches' losses;
-    /// [`MeanRows`](Reduction::MeanRows) if not set.
+    /// Sets how the losses of the micro-batches make up the loss of the mini-batch. The default is
+    /// [`MeanRows`](Reduction::MeanRows).
     pub fn reduction(mut self, reduction: Reduction<'a, T>) -> Self {
         self.reduction = reduction;
         self
     }
 
-    /// Keeps the output: the report has it, joined over the micro-batches. It takes memory for the
-    /// whole mini-batch, which for a language model can be more than all else.
+    /// Keeps the output: the report has it, joined over the micro-batches. This takes memory for
+    /// the output of the whole mini-batch, which for a language model can be more than everything
+    /// else.
     pub fn keep_output(self) -> TrainStep<'a, M, T, M::Output> {
         TrainStep { pipe: self.pipe, reduction: self.reduction, keeps_output: true, join: M::Output::join }
     }
@@ -116,8 +128,9 @@ impl<'a, M: Pipeline, T: Flow, O> TrainStep<'a, M, T, O> {
     ///
     /// # Errors
     ///
-    /// As [`Pipe::train_step`]; besides, if the output is kept and cannot be joined, or if
-    /// [`Reduction::Weighted`] gives a negative number, one that is not finite, or zeros alone.
+    /// Fails as [`Pipe::train_step`] does. It also returns [`Error::Input`] if
+    /// [`Reduction::Weighted`] gives a negative number, one that is not finite, or only zeros, and
+    /// [`Error::Output`] if the output is kept and cannot be joined.
     pub fn run(
         self,
         inputs: impl IntoFlow<M::Input>,
@@ -144,12 +157,13 @@ impl<'a, M: Pipeline, T: Flow, O> TrainStep<'a, M, T, O> {
             cx.layer("loss").enter(|cx| {
                 let micro_batch = cx.micro_batch();
                 let value = loss(&value.unpack(), &targets[micro_batch]);
-                // The closure may have filled the caller's tensors again, which stages still need.
+                // The closure may have overwritten the caller's tensors, which stages still need:
+                // their parts must count that change.
                 sources.tell_parts().unwrap_or_else(|error| give_up(error.to_string()));
                 check_loss(&value, micro_batch, allow_non_finite || weights[micro_batch] == 0.)
                     .unwrap_or_else(|words| give_up(words));
-                // A copy: some of libtorch's losses are one number in memory for as many as the
-                // output has.
+                // A copy, because some of libtorch's losses are one number in a storage as large as
+                // the output.
                 losses[micro_batch] = Some(value.detach().copy());
                 value
             })
@@ -181,7 +195,7 @@ impl<'a, M: Pipeline, T: Flow, O> TrainStep<'a, M, T, O> {
                 stages: stage_reports(&pipe.built().routes, &trained.in_flight, &trained.transit),
             })
         };
-        // The gradients come last: what fails before leaves none.
+        // The gradients come last, so that a failure before this leaves none.
         let report = report().and_then(|report| trained.commit().map(|()| report));
         if report.is_err() {
             trained.undo()?;
@@ -199,15 +213,15 @@ impl<M: Pipeline, T, O> fmt::Debug for TrainStep<'_, M, T, O> {
     }
 }
 
-/// The targets of each micro-batch; without a part to split, all of them for each. They must be on
-/// the last stage's `device`, where the loss is made.
+/// Splits the targets by micro-batch. If there is nothing to split in them, each micro-batch gets
+/// all of them. They must be on `device`, the last stage's, where the loss is made.
 fn split_targets<T: Flow>(targets: &PackedValue, device: Device, shape: &MiniBatch) -> Result<Vec<T>> {
     check_targets(device, targets.tensors.iter().map(|item| item.tensor.device()))?;
     Ok(PackedValue::unpack_all(scatter_targets(targets, shape)?))
 }
 
-/// Whether the loss is one number, and a finite one unless it need not be (on an accelerator,
-/// that is looked at later).
+/// Checks that the loss is one number, and a finite one unless `any_number` is set. A loss on an
+/// accelerator is checked for that later.
 fn check_loss(value: &Tensor, micro_batch: usize, any_number: bool) -> Result<(), String> {
     if value.numel() != 1 {
         return Err(format!(
@@ -238,8 +252,8 @@ fn weights<T>(reduction: Reduction<'_, T>, targets: &[T], shape: &MiniBatch) -> 
     }
 }
 
-/// The weighted sum. A micro-batch without weight does not count, whatever its loss is (a mean over
-/// nothing is NaN).
+/// Returns the weighted sum. A micro-batch of weight 0 does not count, whatever its loss is (a mean
+/// over nothing is NaN).
 fn total(losses: &[Tensor], weights: &[f64]) -> Result<Tensor> {
     let mut parts = Vec::with_capacity(losses.len());
     for (loss, &weight) in losses.iter().zip(weights) {

@@ -8,12 +8,12 @@ use crate::stages::Route;
 pub struct StepReport<O = ()> {
     /// The mini-batch's loss, a scalar.
     pub loss: Tensor,
-    /// The micro-batches' own losses, scalars.
+    /// The losses of the micro-batches, scalars.
     pub losses: Vec<Tensor>,
-    /// The output, joined over the micro-batches and without a gradient, if the step
-    /// [keeps it](crate::TrainStep::keep_output); otherwise nothing.
+    /// The output, joined over the micro-batches and detached, if the step [keeps
+    /// it](crate::TrainStep::keep_output). Otherwise it is `()`.
     pub output: O,
-    /// What each stage held at once, from the first stage to the last.
+    /// Peaks of what each stage held, from the first stage to the last.
     pub stages: Vec<StageReport>,
 }
 
@@ -21,17 +21,17 @@ pub struct StepReport<O = ()> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StageReport {
-    /// Peak number of micro-batches in flight: from a micro-batch's forward until its backward, the
+    /// Peak number of micro-batches in flight. From a micro-batch's forward until its backward, the
     /// stage holds its activations, or the inputs to recompute them from.
     pub peak_in_flight: usize,
-    /// Peak number of inputs that waited for the stage, the caller's own not counted.
+    /// Peak number of inputs that waited for the stage. The caller's own are not counted.
     pub peak_queued: usize,
-    /// Peak number of values that waited for the stage on one skip, of the skip with the most.
+    /// Peak number of values that waited for the stage on one skip: the largest over its skips.
     pub peak_skips: usize,
 }
 
-/// What each stage held at once, from the peaks of the micro-batches `in_flight`, by stage, and of
-/// the values in `transit`, by route.
+/// Makes the reports from the peaks of the micro-batches `in_flight`, by stage, and of the values
+/// in `transit`, by route.
 pub(super) fn stage_reports(routes: &[Route], in_flight: &[usize], transit: &[usize]) -> Vec<StageReport> {
     let report = |(stage, &peak_in_flight): (usize, &usize)| {
         let most = |is_skip: bool| {

@@ -1,4 +1,4 @@
-//! Traces: when each step of a pipeline's runs ran, and what it took.
+//! Traces of a pipeline: when each step of its runs ran, and what it cost.
 
 use pipe_schedule::Trace;
 
@@ -7,24 +7,24 @@ use crate::error::{Error, Result};
 use crate::stages::Pipeline;
 
 impl<M: Pipeline> Pipe<M> {
-    /// From now on, records when each step of the schedule runs, until
+    /// Starts to record when each step of the schedule runs, until
     /// [`stop_trace`](Self::stop_trace). Run a few training steps before, so that libtorch has set
-    /// itself up, and some in between: medians are taken over them.
+    /// itself up, and several in between, because medians are taken over them. A trace that is
+    /// already running is dropped.
     ///
-    /// Recording takes some hundred nanoseconds per step, and one step of each stage is slowed
-    /// down, in which its memory is measured. On accelerators, each step is waited for, so that its
-    /// time is the device's and not that of launching it. A pipeline that is not traced pays
-    /// nothing.
+    /// Recording takes a few hundred nanoseconds per step. One step of each stage takes longer,
+    /// because its memory is measured. On accelerators, each step is waited for, so that its time
+    /// is the device's and not that of launching it. A pipeline that is not traced pays nothing.
     pub fn start_trace(&mut self) {
         self.built().recorder.start(self.built().stages.len(), self.built().routes.len());
     }
 
-    /// Ends the recording and gives what ran since its start: training steps, and the forwards and
-    /// backwards of ordinary calls as runs of their own. Those that failed are left out.
+    /// Stops recording and returns what has run since its start: training steps, and the forwards
+    /// and backwards of ordinary calls as separate runs. Runs that failed are left out.
     ///
     /// # Errors
     ///
-    /// If no trace was started, or nothing has run since.
+    /// Returns [`Error::Setting`] if no trace was started, or if nothing has run since.
     pub fn stop_trace(&mut self) -> Result<Trace> {
         let recording = self.built().recorder.stop();
         let recording =

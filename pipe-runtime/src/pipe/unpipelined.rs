@@ -8,9 +8,8 @@ use crate::run::{check_chunks, check_threads};
 use crate::threads::IntraOpThreads;
 use crate::torch::{Draw, LayerRng, Modes, grad_enabled, panic_message};
 
-/// The run that every pipelined run is compared with: the same layers one after the other on one
-/// device and one thread, with the same micro-batches, order and random numbers, and libtorch's own
-/// backward.
+/// The reference for every pipelined run: the same layers one after the other on one device and one
+/// thread, with the same micro-batches, order and random numbers, and with libtorch's own backward.
 #[derive(Debug)]
 #[must_use = "an unpipelined run does nothing until `forward` is called"]
 pub struct Unpipelined<'m, M> {
@@ -26,31 +25,37 @@ impl<'m, M: Model> Unpipelined<'m, M> {
         Self { model, chunks: None, training: true, intra_op_threads: None }
     }
 
-    /// Into how many micro-batches a mini-batch is split, at most. 1 if neither set nor annotated.
+    /// Sets the greatest number of micro-batches that a mini-batch is split into. The default is
+    /// the annotated number, or 1 if there is none.
     pub fn chunks(mut self, chunks: usize) -> Self {
         self.chunks = Some(chunks);
         self
     }
 
-    /// Training or evaluation mode; training if not set.
+    /// Sets training or evaluation mode. The default is training.
     pub fn training(mut self, training: bool) -> Self {
         self.training = training;
         self
     }
 
-    /// How many threads libtorch uses inside one operator of the forward; the caller's if not set.
-    /// The backward is libtorch's own and always uses the caller's.
+    /// Sets how many threads libtorch uses inside one operator of the forward, from 1 to 4096. The
+    /// default is the caller's number. The backward is libtorch's own and always uses the caller's.
     pub fn intra_op_threads(mut self, threads: usize) -> Self {
         self.intra_op_threads = Some(threads);
         self
     }
 
-    /// Runs a mini-batch, micro-batch by micro-batch, and gives the joined output.
+    /// Runs a mini-batch, micro-batch by micro-batch, and returns the joined output.
     ///
     /// # Errors
     ///
-    /// As [`Pipe::forward`](crate::Pipe::forward), but for running statistics, which stay as the
-    /// failed layer left them.
+    /// * [`Error::Setting`](crate::Error::Setting): a setting is out of range.
+    /// * [`Error::Input`](crate::Error::Input): the inputs cannot be split.
+    /// * [`Error::Output`](crate::Error::Output): the outputs cannot be joined.
+    /// * [`Error::Failed`](crate::Error::Failed): a layer fails. Running statistics stay as it left
+    ///   them.
+    /// * [`Error::Torch`](crate::Error::Torch) and [`Error::Tch`](crate::Error::Tch): a call into
+    ///   libtorch fails outside any layer.
     pub fn forward(self, inputs: impl IntoFlow<M::Input>) -> Result<M::Output>
     where
         M: Layer<M::Input, Out = M::Output>,

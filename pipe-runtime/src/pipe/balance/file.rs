@@ -1,10 +1,10 @@
-//! The file that keeps a partition, described at [`Profile::write`].
+//! The file that holds a partition, described at [`Profile::write`].
 
 use std::fmt::Write;
 
 use super::report::Profile;
 
-/// Raised when the file's meaning changes.
+/// Version of the format, which is raised when the file's meaning changes.
 const FORMAT: u32 = 1;
 
 pub(super) fn toml(profile: &Profile) -> String {

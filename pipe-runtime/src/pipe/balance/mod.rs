@@ -1,8 +1,8 @@
-//! Which layers belong into which stage: measured, divided exactly, written down.
+//! Balancing: layers are measured, divided into stages exactly, and the result is written down.
 //!
 //! [`Balance`] runs a model unpipelined, layer by layer, and divides its layers into stages so that
-//! the slowest (or greatest) stage is as small as it can be. The result, a [`Profile`], prints as a
-//! table with the annotations to paste, and can be written to a file.
+//! the stage that takes the most time (or memory) takes as little as possible. The result, a
+//! [`Profile`], prints as a table with the annotations to paste, and can be written to a file.
 
 mod file;
 mod partition;
@@ -28,12 +28,12 @@ use partition::{Chain, Misfit, Skip};
 use profile::Bench;
 use traffic::{LayerKey, Traffic};
 
-/// Divides a model's layers into stages by what they are measured to cost.
+/// Divides a model's layers into stages by their measured costs.
 ///
-/// The layers are measured unpipelined, in training mode, on one micro-batch: all variables must
-/// lie on one device, the CPU or an accelerator. The model stays as it is: parameters, gradients,
-/// running statistics and the caller's random numbers are not touched, whatever the layers do. Of a
-/// layer's own state outside the variables, nothing is known.
+/// The layers are measured unpipelined, in training mode, on one micro-batch. All variables must be
+/// on one device, the CPU or an accelerator. The model stays as it is: parameters, gradients,
+/// running statistics and the caller's random numbers do not change, whatever the layers do. State
+/// that a layer keeps outside its variables is not put back.
 ///
 /// ```
 /// use pipe_runtime::{Devices, balance::Balance, pipeline};
@@ -77,7 +77,7 @@ pub struct Balance<'m, M> {
     intra_op_threads: Option<usize>,
 }
 
-/// A variable of the model, by its name below the model.
+/// A variable of the model. Its name starts below the model's path.
 #[derive(Debug)]
 struct Variable {
     name: String,
@@ -85,16 +85,16 @@ struct Variable {
     trained: bool,
 }
 
-/// What the settings come to.
+/// The stages and devices that result from the settings and the annotations.
 struct Settings {
     stages: usize,
     devices: StageDevices,
 }
 
-/// The devices of the stages, by name.
+/// The names of the stages' devices.
 struct StageDevices {
     names: Vec<String>,
-    /// Set or annotated, not assumed.
+    /// Whether they are set or annotated, rather than assumed.
     known: bool,
 }
 
@@ -102,13 +102,13 @@ impl<'m, M> Balance<'m, M>
 where
     M: Model + Layer<M::Input, Out = M::Output>,
 {
-    /// Of a model with devices, and its variables: make them on one device, with
+    /// Balances a model with devices, from its variables. Make these on one device, with
     /// `Devices::new(vec![device; STAGES])` or [`Devices::cpu`].
     pub fn of(model: &'m M, vars: &Vars) -> Self {
         Self::with(model, variables(vars.var_store(), &[]))
     }
 
-    /// Of a model without devices, whose variables were made below `path` in `store`.
+    /// Balances a model without devices, whose variables were made below `path` in `store`.
     pub fn of_block(model: &'m M, store: &VarStore, path: &Path<'_>) -> Self {
         Self::with(model, variables(store, &path.components().collect::<Vec<_>>()))
     }
@@ -128,76 +128,83 @@ where
         }
     }
 
-    /// Into how many stages: as many as are annotated, or as there are devices, if not set.
+    /// Sets the number of stages. The default is the number of [`devices`](Self::devices) if these
+    /// are set, or else the annotated number.
     pub fn stages(mut self, stages: usize) -> Self {
         self.stages = Some(stages);
         self
     }
 
-    /// The device of each stage, for the annotations and the file. They need not be on this
-    /// machine. If not set: the annotated ones, if there are as many as stages, or else `cuda:0`,
-    /// `cuda:1` and so on.
+    /// Sets the device of each stage, for the annotations and the file. They need not exist on this
+    /// machine. The default is the annotated devices, if there are as many as stages, or else
+    /// `cuda:0`, `cuda:1` and so on.
     pub fn devices(mut self, devices: &Devices) -> Self {
         self.devices = Some(devices.clone());
         self
     }
 
-    /// Into how many micro-batches the sample is split; one of them is measured. The annotated
-    /// number, or 1, if not set.
+    /// Sets the number of micro-batches that the sample is split into. The first of them is
+    /// measured. The default is the annotated number, or 1 if there is none.
     pub fn chunks(mut self, chunks: usize) -> Self {
         self.chunks = Some(chunks);
         self
     }
 
-    /// For how long passes are repeated; a second if not set. At least three are made, after one
-    /// that does not count.
+    /// Sets how long passes are repeated. The default is one second. At least three are timed,
+    /// after one that does not count.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// How much memory training takes per byte of a trained parameter: itself, its gradient, and
-    /// what the optimizer keeps. 2 if not set. Usual are 2 to 3 for SGD, 4 to 5 for Adam, 4 for
-    /// Adadelta, 3 for Adagrad, 3 to 5 for RMSprop. Other variables count once.
+    /// Sets how many bytes training takes per byte of a trained parameter: the parameter, its
+    /// gradient, and what the optimizer keeps. The default is 2. Usual values are 2 to 3 for SGD, 4
+    /// to 5 for Adam, 4 for Adadelta, 3 for Adagrad, and 3 to 5 for RMSprop. Other variables count
+    /// once.
     pub fn param_scale(mut self, scale: f64) -> Self {
         self.param_scale = scale;
         self
     }
 
-    /// How many bytes a stage may take: its variables as [`param_scale`](Self::param_scale) says,
-    /// and the activations of one micro-batch. For a run without checkpointing, which keeps those
-    /// of all micro-batches, set [`chunks`](Self::chunks) to 1. No limit if not set.
+    /// Sets how many bytes a stage may take: its variables, scaled by
+    /// [`param_scale`](Self::param_scale), and the activations of one micro-batch. A run without
+    /// checkpointing keeps the activations of all micro-batches: for such a run, set
+    /// [`chunks`](Self::chunks) to 1. There is no limit by default.
     pub fn memory_limit(mut self, bytes: u64) -> Self {
         self.memory_limit = Some(bytes);
         self
     }
 
-    /// What it costs both of its stages that a byte crosses from one to the other, in seconds: the
-    /// inverse of a bandwidth. Values on their way forward count and gradients on their way back,
-    /// skips straight from the stage that stashes to the one that pops. 0 if not set, as for
-    /// transfers that hide behind computation. Of no effect on [`by_size`](Self::by_size).
+    /// Sets the seconds that each of two stages takes for a byte that crosses from one to the
+    /// other: the inverse of a bandwidth. Values on the way forward and gradients on the way back
+    /// both count. A skip counts for the stage that stashes it and the stage that pops it alone.
+    /// The default is 0, as for transfers that overlap with computation. This has no effect on
+    /// [`by_size`](Self::by_size).
     pub fn seconds_per_byte(mut self, seconds: f64) -> Self {
         self.seconds_per_byte = seconds;
         self
     }
 
-    /// How many threads libtorch uses inside one operator; the caller's number if not set. A stage
-    /// of a pipeline on the CPU has its share of them only.
+    /// Sets how many threads libtorch uses inside one operator, from 1 to 4096. The default is the
+    /// caller's number. In a pipeline, a CPU stage has only its share of them.
     pub fn intra_op_threads(mut self, threads: usize) -> Self {
         self.intra_op_threads = Some(threads);
         self
     }
 
-    /// Divides by time: a layer costs the median of its forward plus that of its backward, in
-    /// seconds.
+    /// Divides by time: a layer costs the median of its forward plus the median of its backward, in
+    /// seconds. `sample` is a mini-batch, as for [`Pipe::forward`](crate::Pipe::forward).
     ///
-    /// The backward of a layer is that of the autograd nodes that its forward made.
+    /// The backward of a layer consists of the autograd nodes that its forward made.
     ///
     /// # Errors
     ///
-    /// If there are more stages than layers or none, if a setting is out of range, if some
-    /// parameter already has a gradient, if the variables lie on several devices, if no partition
-    /// keeps to the memory limit, or if a layer fails.
+    /// * [`Error::Setting`]: there are more stages than layers, or none; a setting is out of range,
+    ///   or there is not one device for each stage; a parameter already has a gradient; the
+    ///   variables are on several devices; or no partition keeps to the memory limit.
+    /// * [`Error::Input`]: the sample cannot be split.
+    /// * [`Error::Failed`]: a layer or its backward fails.
+    /// * [`Error::Torch`] and [`Error::Tch`]: a call into libtorch fails outside any layer.
     #[doc(alias = "balance_by_time")]
     pub fn by_time(self, sample: impl IntoFlow<M::Input>) -> Result<Profile> {
         if self.variables.iter().any(|variable| variable.trained && variable.tensor.grad().defined()) {
@@ -208,12 +215,12 @@ where
     }
 
     /// Divides by memory: a layer costs the bytes of its variables, the trained ones times
-    /// [`param_scale`](Self::param_scale), plus those that its forward of one micro-batch keeps for
-    /// the backward.
+    /// [`param_scale`](Self::param_scale), plus the bytes that its forward of one micro-batch keeps
+    /// for the backward.
     ///
     /// # Errors
     ///
-    /// As [`by_time`](Self::by_time), but for gradients.
+    /// Fails as [`by_time`](Self::by_time) does, except that parameters may have gradients.
     #[doc(alias = "balance_by_size")]
     pub fn by_size(self, sample: impl IntoFlow<M::Input>) -> Result<Profile> {
         self.profile(Measure::Size, sample.into_flow())
@@ -315,7 +322,7 @@ where
         Ok(Settings { stages, devices })
     }
 
-    /// The one device of all variables, or `otherwise` if there are none.
+    /// Returns the one device of all variables, or `otherwise` if there are none.
     fn device(&self, otherwise: impl FnOnce() -> Device) -> Result<Device> {
         let mut devices: Vec<Device> = Vec::new();
         for variable in &self.variables {
@@ -334,7 +341,7 @@ where
         }
     }
 
-    /// What is known of a layer before it is timed.
+    /// Describes a layer before it is timed.
     fn layer(&self, key: LayerKey, activation_bytes: u64) -> LayerProfile {
         let (mut parameter_bytes, mut buffer_bytes) = (0, 0);
         for variable in self.variables.iter().filter(|variable| variable.is_of(key)) {
@@ -386,7 +393,7 @@ impl Variable {
     }
 }
 
-/// The variables below a path, sorted by name.
+/// Lists the variables below a path, sorted by name.
 fn variables(store: &VarStore, path: &[&str]) -> Vec<Variable> {
     let trainable: HashSet<_> = store.trainable_variables().iter().map(Tensor::data_ptr).collect();
     let prefix: String = path.iter().map(|segment| format!("{segment}.")).collect();

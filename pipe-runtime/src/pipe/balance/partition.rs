@@ -1,26 +1,26 @@
-//! The linear partition problem, exactly: a sequence of layers into contiguous stages whose
-//! greatest cost is the least possible.
+//! The linear partition problem, solved exactly: it divides a sequence of layers into contiguous
+//! stages so that the greatest cost of a stage is as small as possible.
 //!
-//! By dynamic programming over the ends of stages, O(stages · layers²) (Skiena, "The Algorithm
-//! Design Manual", section "The partition problem"), twice: first for the least greatest cost,
-//! then, of all partitions that reach it, for the most even one. A bisection over costs would be
-//! faster, but transfers make a longer stage cheaper at times, and then it is no longer exact.
+//! The solution is dynamic programming over the ends of stages, O(stages · layers²) (Skiena, "The
+//! Algorithm Design Manual", section "The partition problem"). It runs twice: first for the
+//! smallest greatest cost, then for the most even of all partitions that reach it. A bisection over
+//! costs would be faster, but it would not be exact: with transfers, a longer stage can be cheaper.
 
-/// What is divided. All numbers are finite and not negative.
+/// The layers to divide. All numbers are finite and not negative.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Chain {
-    /// Of each layer.
+    /// Cost of each layer.
     pub(super) costs: Vec<f64>,
-    /// Of each layer: its share of its stage's memory.
+    /// Share of each layer in its stage's memory.
     pub(super) sizes: Vec<f64>,
-    /// What a cut behind each layer costs both of its stages. None behind the last layer.
+    /// Cost of a cut after each layer, for both of its stages. The last layer has no cut after it.
     pub(super) boundaries: Vec<f64>,
     pub(super) skips: Vec<Skip>,
-    /// What a stage's sizes may add up to.
+    /// Limit of the sum of a stage's sizes.
     pub(super) limit: Option<f64>,
 }
 
-/// Costs the stages of both layers, unless it is one stage.
+/// A skip between two layers. It costs the stages of both, unless that is one stage.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Skip {
     pub(super) from: usize,
@@ -28,19 +28,19 @@ pub(super) struct Skip {
     pub(super) cost: f64,
 }
 
-/// Why there is no partition.
+/// The reason why there is no partition.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Misfit {
     NoStages,
     TooFewLayers,
-    /// The least that a limit would have to be.
+    /// The smallest limit that would allow a partition.
     Limit(f64),
 }
 
 impl Chain {
-    /// How many layers each stage gets: the partition with the least greatest cost of a stage. Of
-    /// several, the one with the least sum of squared costs, and of these the one with the least
-    /// sum of squared numbers of layers.
+    /// Returns how many layers each stage gets in the partition with the smallest greatest cost. Of
+    /// several, this is the one with the smallest sum of squared costs, and of these the one with
+    /// the smallest sum of squared numbers of layers.
     pub(super) fn partition(&self, stages: usize) -> Result<Vec<usize>, Misfit> {
         if stages == 0 {
             return Err(Misfit::NoStages);
@@ -62,7 +62,7 @@ impl Chain {
         }
     }
 
-    /// What it costs that something goes in and out of the stage of layers `first..end`.
+    /// Returns the cost of what goes in and out of the stage of layers `first..end`.
     pub(super) fn transfers(&self, first: usize, end: usize) -> f64 {
         let cut = |behind: usize| self.boundaries.get(behind).copied().unwrap_or(0.);
         let received = if first == 0 { 0. } else { cut(first - 1) };
@@ -72,8 +72,8 @@ impl Chain {
         received + sent + self.skips.iter().filter(crosses).map(|skip| skip.cost).sum::<f64>()
     }
 
-    /// The cost of every stage that could be, by its first layer and its number of layers less one;
-    /// `None` if it is over the limit.
+    /// Returns the cost of every possible stage, by its first layer and its number of layers minus
+    /// one. It is `None` if the stage is over the limit.
     fn stage_costs(&self) -> Vec<Vec<Option<f64>>> {
         let layers = self.costs.len();
         let from = |first: usize| {
@@ -96,8 +96,8 @@ impl Chain {
     }
 }
 
-/// The partition with the least value: that of its stages, each from its cost and its number of
-/// layers, `join`ed. A stage without a value does not exist.
+/// Finds the partition with the smallest value. Each stage has a value that depends on its cost and
+/// number of layers, and these are `join`ed. A stage without a value is not allowed.
 fn least<T: Copy + PartialOrd>(
     table: &[Vec<Option<f64>>],
     stages: usize,
@@ -106,8 +106,8 @@ fn least<T: Copy + PartialOrd>(
 ) -> Option<(T, Vec<usize>)> {
     let layers = table.len();
     let stage = |first: usize, end: usize| value(table[first][end - first - 1]?, end - first);
-    // `best[count - 1][end]`: of the first `end` layers in `count` stages, and where the last of
-    // these begins.
+    // `best[count - 1][end]`: the smallest value of the first `end` layers in `count` stages, and
+    // the first layer of the last of these stages.
     let mut best: Vec<Vec<Option<(T, usize)>>> = Vec::with_capacity(stages);
     for count in 1..=stages {
         let best_of = |end: usize| {
@@ -147,7 +147,7 @@ mod tests {
         }
     }
 
-    /// All ways to divide `layers` layers into `stages` stages.
+    /// Lists all ways to divide `layers` layers into `stages` stages.
     fn all_partitions(layers: usize, stages: usize) -> Vec<Vec<usize>> {
         if stages == 1 {
             return vec![vec![layers]];
@@ -160,7 +160,8 @@ mod tests {
         (1..=layers + 1 - stages).flat_map(with_first).collect()
     }
 
-    /// Greatest cost, evenness and greatest size of a partition, counted anew.
+    /// Returns the greatest cost, the evenness and the greatest size of a partition, each computed
+    /// without the code under test.
     fn judge(chain: &Chain, partition: &[usize]) -> (f64, (f64, f64), f64) {
         let stage_of: Vec<usize> =
             partition.iter().enumerate().flat_map(|(stage, &layers)| vec![stage; layers]).collect();
@@ -183,9 +184,9 @@ mod tests {
         (costs.into_iter().fold(0., f64::max), squares, sizes.into_iter().fold(0., f64::max))
     }
 
-    /// torchgpipe's partitioning ("Block Partitions of Sequences", Bárány and Grinberg 2013): moves
-    /// single elements towards the least block, of several the one closest to the greatest, until
-    /// blocks differ by no more than the greatest element.
+    /// Divides as torchgpipe does ("Block Partitions of Sequences", Bárány and Grinberg 2013):
+    /// moves single elements towards the smallest block (of several, the one closest to the
+    /// greatest) until blocks differ by no more than the greatest element.
     fn block_partition(costs: &[f64], stages: usize) -> Vec<usize> {
         let least = costs.iter().copied().fold(f64::INFINITY, f64::min);
         let range = costs.iter().copied().fold(0., f64::max) - least;

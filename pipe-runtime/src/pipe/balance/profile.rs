@@ -1,4 +1,4 @@
-//! Measuring a model layer by layer, unpipelined, without leaving a trace in it.
+//! Measures a model layer by layer, unpipelined, and leaves it as it was.
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
@@ -18,36 +18,36 @@ use crate::torch::{
     synchronize, without_stack,
 };
 
-/// A median of fewer passes would say little.
+/// Fewest timed passes. A median of fewer would mean little.
 const LEAST_PASSES: usize = 3;
-/// More would not make a median better.
+/// Most timed passes. More would not improve the median.
 const MOST_PASSES: usize = 1000;
 
-/// What one forward shows.
+/// Observations of one forward.
 #[derive(Debug)]
 pub(super) struct Observed {
     pub(super) layers: Vec<LayerKey>,
-    /// By layer: bytes that it allocated and that still lived when the forward was over.
+    /// By layer: the bytes that it allocated and that were still alive when the forward was over.
     pub(super) kept: Vec<u64>,
     pub(super) reads: Vec<Read>,
 }
 
-/// Seconds, by layer.
+/// Times in seconds, by layer.
 #[derive(Debug)]
 pub(super) struct Times {
     pub(super) forward: Vec<f64>,
     pub(super) backward: Vec<f64>,
 }
 
-/// A model on a micro-batch that it can be run on again and again. Until it is dropped, the
-/// thread's grad mode, autocast cache and random numbers are those of a pipelined training step;
-/// then everything is as it was, the model's variables included.
+/// A model and a micro-batch that it can run on repeatedly. While this lives, the thread's grad
+/// mode, autocast cache and random numbers are those of a pipelined training step. When it is
+/// dropped, everything is put back, the model's variables included.
 pub(super) struct Bench<'m, M> {
     model: &'m M,
     sample: PackedValue,
-    /// A tensor on the device that is measured: the sample need not have one.
+    /// A tensor on the measured device. The sample may have none.
     device: Tensor,
-    /// What gradients are asked for. They are handed over, not accumulated.
+    /// The tensors whose gradients are asked for. The gradients are returned, not accumulated.
     leaves: Vec<Tensor>,
     calls: Cell<u64>,
     _restored: Restored,
@@ -60,7 +60,7 @@ impl<'m, M> Bench<'m, M>
 where
     M: Model + Layer<M::Input, Out = M::Output>,
 {
-    /// With `variables` to put back, and `trained` ones to ask gradients for.
+    /// Makes a bench that puts `variables` back, and asks for gradients of the `trained` ones.
     pub(super) fn new(
         model: &'m M,
         sample: &PackedValue,
@@ -89,22 +89,22 @@ where
         })
     }
 
-    /// One forward under observation, after one that is not: what libraries set up at first use is
-    /// nobody's activation.
+    /// Observes one forward, after one that is not observed: memory that libraries allocate at
+    /// first use belongs to no layer's activations.
     pub(super) fn observe(&self) -> Result<Observed> {
         self.forward(None)?;
         let watch = Rc::new(Watch { observation: Observation::start(self.device())?, layers: RefCell::default() });
         let outputs = self.forward(Some(watch.clone()))?;
         let layers = watch.layers.take();
-        // What leaves the model has come through its last layer.
+        // The last layer counts as the reader of whatever leaves the model.
         watch.observation.turn_to(layers.len().checked_sub(1));
         outputs.iter().try_for_each(|output| watch.observation.read(output))?;
         let kept = watch.observation.kept(layers.len())?;
         Ok(Observed { layers, kept, reads: watch.observation.reads()? })
     }
 
-    /// Forwards and backwards until `timeout` is spent, after one that does not count: how many,
-    /// and the medians of their times.
+    /// Runs forwards and backwards until `timeout` is spent, after one pass that does not count.
+    /// Returns the number of passes and the medians of their times.
     pub(super) fn time(&self, timeout: Duration) -> Result<(usize, Times)> {
         self.pass()?;
         let begun = Instant::now();
@@ -129,7 +129,7 @@ where
             false => {
                 let nodes: Vec<_> = laps.iter().map(|lap| lap.nodes.clone()).collect();
                 let clock = BackwardClock::start(self.device(), &nodes)?;
-                // Held, so that freeing them is not clocked.
+                // Kept until the clock has stopped, so that freeing them is not timed.
                 let _gradients = Tensor::f_run_backward(&roots, &self.leaves, false, false).map_err(|error| {
                     let cause = without_stack(&error.to_string());
                     failure(Phase::Backward, String::new(), cause)
@@ -140,9 +140,9 @@ where
         Ok(Times { forward: laps.iter().map(|lap| lap.seconds).collect(), backward })
     }
 
-    /// Runs the model in training mode; gives the tensors of its output.
+    /// Runs the model in training mode, and returns the tensors of its output.
     fn forward(&self, observer: Option<Rc<dyn Observer>>) -> Result<Vec<Tensor>> {
-        // A layer may change its input in place: each pass gets its own.
+        // Each pass gets a copy of the input, because a layer may change it in place.
         let fresh = |item: &PackedTensor| {
             let mut copy = item.tensor.f_empty_like()?;
             copy.f_copy_(&item.tensor)?;
@@ -174,7 +174,7 @@ where
         }
     }
 
-    /// A tensor on the device that is measured.
+    /// Returns a tensor on the measured device.
     fn device(&self) -> &Tensor {
         &self.device
     }
@@ -184,7 +184,7 @@ fn failure(phase: Phase, layer: String, cause: String) -> Error {
     Failure { phase, stage: 0, layer, micro_batch: 0, cause }.into()
 }
 
-/// Tells the observation which layer runs.
+/// Tells the observation which layer is running.
 #[derive(Debug)]
 struct Watch {
     observation: Observation,
@@ -203,10 +203,10 @@ impl Observer for Watch {
     }
 }
 
-/// Notes how long each layer's forward takes, and which autograd nodes it makes.
+/// Records how long each layer's forward takes, and which autograd nodes it makes.
 #[derive(Debug)]
 struct Stopwatch {
-    /// A tensor on the device.
+    /// A tensor on the measured device.
     on: Tensor,
     laps: RefCell<Vec<Lap>>,
 }
@@ -220,7 +220,8 @@ struct Lap {
 
 impl Stopwatch {
     fn now(&self) -> Instant {
-        // In a layer's place: what an accelerator reports late is caught as the layer's failure.
+        // A panic here is caught as the layer's failure, so that covers errors that an accelerator
+        // reports late.
         synchronize(&self.on).unwrap_or_else(|error| panic!("{error}"));
         Instant::now()
     }
@@ -241,8 +242,8 @@ impl Observer for Stopwatch {
     }
 }
 
-/// Puts variables back when dropped, from copies in the host's memory: the device may have no room
-/// for them.
+/// Puts variables back when dropped, from copies in host memory, because the device may have no
+/// room for copies.
 struct Restored(Vec<(Tensor, Tensor)>);
 
 impl Restored {
@@ -260,8 +261,8 @@ impl Drop for Restored {
     fn drop(&mut self) {
         let _constant = GradMode::set(false);
         for (variable, saved) in &self.0 {
-            // Through `data`: for graphs of the caller that saved the variable, nothing has
-            // changed. It fails only where libtorch itself is broken.
+            // Writes through `data`, so that graphs of the caller that saved the variable see no
+            // change. This fails only if libtorch itself is broken.
             let _ = variable.f_data().and_then(|mut data| data.f_copy_(saved));
         }
     }

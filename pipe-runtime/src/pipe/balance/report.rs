@@ -10,7 +10,7 @@ use super::file;
 use super::traffic::LayerKey;
 use crate::error::{Error, Result};
 
-/// What the layers of a model cost, and which stage each belongs to. Prints as a table, with the
+/// Costs of a model's layers, and the stage that each belongs to. Prints as tables, with the
 /// annotations to paste.
 #[derive(Clone, Debug)]
 pub struct Profile {
@@ -21,17 +21,17 @@ pub struct Profile {
     pub(super) layers: Vec<LayerProfile>,
     pub(super) stages: Vec<StageProfile>,
     pub(super) skips: Vec<SkipProfile>,
-    /// The stages' devices were set or annotated, not assumed.
+    /// Whether the stages' devices were set or annotated, rather than assumed.
     pub(super) devices_known: bool,
 }
 
-/// What a layer costs by.
+/// The measure by which layers are divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Measure {
-    /// Seconds, forward and backward.
+    /// Seconds of the forward and the backward.
     Time,
-    /// Bytes, of variables and activations.
+    /// Bytes of variables and activations.
     Size,
 }
 
@@ -39,26 +39,26 @@ pub enum Measure {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LayerProfile {
-    /// The child's name, as in parameter paths.
+    /// The layer's name, as in parameter paths.
     pub name: &'static str,
-    /// Of a repeated layer, which element.
+    /// The number of the element, from 0, if the layer is repeated.
     pub index: Option<usize>,
-    /// Median time of the forward of one micro-batch; zero if divided by size.
+    /// Median time of the forward of one micro-batch. It is zero if the model was divided by size.
     pub forward: Duration,
-    /// Median time of the backward; zero if divided by size.
+    /// Median time of the backward. It is zero if the model was divided by size.
     pub backward: Duration,
-    /// What the forward of one micro-batch allocates and keeps: what the backward needs, and the
-    /// model's output. Memory belongs to the layer that allocated it, also where a later one keeps
+    /// Bytes that the forward of one micro-batch allocates and keeps: for the backward, or as the
+    /// model's output. Memory belongs to the layer that allocated it, even if a later layer keeps
     /// it.
     pub activation_bytes: u64,
-    /// Of trained variables.
+    /// Bytes of trained variables.
     pub parameter_bytes: u64,
-    /// Of other variables: running statistics, frozen parameters.
+    /// Bytes of other variables: running statistics, frozen parameters.
     pub buffer_bytes: u64,
-    /// What would cross a boundary right behind the layer, for one micro-batch: values forward, and
-    /// gradients of those that carry one backward. Without skips.
+    /// Bytes that would cross a boundary right after the layer, for one micro-batch: values on the
+    /// way forward, and gradients on the way back for those that carry one. Skips do not count.
     pub crossing_bytes: u64,
-    /// The stage that it belongs to.
+    /// The stage that the layer belongs to.
     pub stage: usize,
 }
 
@@ -66,60 +66,62 @@ pub struct LayerProfile {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct StageProfile {
-    /// Its device.
+    /// The stage's device, as in annotations.
     pub device: String,
-    /// Which of [`Profile::layers`] it runs.
+    /// The range of [`Profile::layers`] that the stage runs.
     pub layers: Range<usize>,
-    /// Of its layers and of what crosses its boundaries: seconds or bytes.
+    /// Cost of its layers and of what crosses its boundaries, in seconds or bytes.
     pub cost: f64,
-    /// Its variables, scaled, and the activations of one micro-batch.
+    /// Bytes of its variables, scaled by [`Balance::param_scale`](super::Balance::param_scale), and
+    /// of the activations of one micro-batch.
     pub memory_bytes: u64,
 }
 
-/// A skip that was seen on its way.
+/// A skip that was seen in the measured forward.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SkipProfile {
-    /// Its name.
+    /// The skip's name.
     pub name: &'static str,
-    /// Which of [`Profile::layers`] stashes it.
+    /// The position in [`Profile::layers`] of the layer that stashes it.
     pub from: usize,
-    /// Which one pops it.
+    /// The position in [`Profile::layers`] of the layer that pops it.
     pub to: usize,
-    /// What would cross if these were in different stages, as [`LayerProfile::crossing_bytes`].
+    /// Bytes that would cross if these layers were in different stages, counted as in
+    /// [`LayerProfile::crossing_bytes`].
     pub bytes: u64,
 }
 
 impl Profile {
-    /// The layers, in order; repeated ones element by element.
+    /// Returns the layers, in order. A repeated layer is listed element by element.
     pub fn layers(&self) -> &[LayerProfile] {
         &self.layers
     }
 
-    /// The stages, in order.
+    /// Returns the stages, in order.
     pub fn stages(&self) -> &[StageProfile] {
         &self.stages
     }
 
-    /// The skips that were seen.
+    /// Returns the skips that were seen.
     pub fn skips(&self) -> &[SkipProfile] {
         &self.skips
     }
 
-    /// How many layers each stage gets: what torchgpipe's `balance_by_time` and `balance_by_size`
-    /// return.
+    /// Returns how many layers each stage gets, as torchgpipe's `balance_by_time` and
+    /// `balance_by_size` do.
     pub fn balance(&self) -> Vec<usize> {
         self.stages.iter().map(|stage| stage.layers.len()).collect()
     }
 
-    /// The stage that costs most; the first of several.
+    /// Returns the number of the stage that costs most, or the first of several.
     pub fn bottleneck(&self) -> usize {
         let costs = self.stages.iter().map(|stage| stage.cost).enumerate();
         costs.reduce(|most, stage| if stage.1 > most.1 { stage } else { most }).map_or(0, |(stage, _)| stage)
     }
 
-    /// The layers with the attributes that make these stages, to be pasted into the struct. Layers
-    /// go by their names in parameter paths.
+    /// Returns the layers with the attributes that make these stages, to be pasted into the struct.
+    /// Layers have their names in parameter paths.
     pub fn annotations(&self) -> String {
         annotations(self)
     }
@@ -144,14 +146,14 @@ impl Profile {
     ///
     /// # Errors
     ///
-    /// If the file cannot be written.
+    /// Returns [`Error::File`] if the file cannot be written.
     pub fn write(&self, file: impl AsRef<Path>) -> Result<()> {
         let file = file.as_ref();
         std::fs::write(file, file::toml(self))
             .map_err(|error| Error::File(format!("cannot write {}: {error}", file.display())))
     }
 
-    /// Runs of layers with one name: single ones, and the elements of repeated ones.
+    /// Groups neighbouring layers by field: single layers, and all elements of a repeated one.
     pub(super) fn fields(&self) -> impl Iterator<Item = &[LayerProfile]> {
         self.layers.chunk_by(|a, b| a.name == b.name && a.index.is_some() && b.index.is_some())
     }
@@ -179,7 +181,7 @@ impl fmt::Display for LayerKey {
     }
 }
 
-/// Tables of layers, stages and skips, and the annotations.
+/// Prints tables of layers, stages and skips, and the annotations.
 impl fmt::Display for Profile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (measured, passes) = match self.measure {
@@ -261,7 +263,7 @@ fn annotations(profile: &Profile) -> String {
         let repeated = first.index.is_some();
         let opens = running != Some(first.stage);
         let same = running.is_some_and(|running| device(running) == device(first.stage));
-        // `cpu` always opens a stage; an accelerator that goes on does not.
+        // `cpu` always opens a stage. An accelerator opens none if the stage above is on it too.
         let forced = opens && same && device(first.stage) != "cpu";
         if forced {
             text.push_str("#[stage]\n");
@@ -291,7 +293,8 @@ fn annotations(profile: &Profile) -> String {
     text
 }
 
-/// Why `#[devices]` would not cut a repeated layer into these stages, if so.
+/// Returns why `#[devices]` would not cut a repeated layer into these stages, or `None` if it
+/// would.
 fn inexpressible(profile: &Profile, stages: Range<usize>, opens: bool) -> Option<String> {
     let stages = &profile.stages[stages];
     if stages[0].device == "cpu" && !opens {
@@ -307,7 +310,8 @@ fn inexpressible(profile: &Profile, stages: Range<usize>, opens: bool) -> Option
 pub(super) mod tests {
     use super::*;
 
-    /// Layers `(name, index, stage)`, each of one millisecond forward and two backward.
+    /// Makes a profile of layers `(name, index, stage)`, each with a forward of one millisecond and
+    /// a backward of two.
     pub(in super::super) fn profile(layers: &[(&'static str, Option<usize>, usize)], devices: &[&str]) -> Profile {
         let layer = |&(name, index, stage): &(&'static str, Option<usize>, usize)| LayerProfile {
             name,

@@ -1,33 +1,33 @@
-//! What would cross a cut, found out from which layer reads what another one has made.
+//! What would cross a cut, derived from which layer reads what another layer has made.
 //!
-//! Types would not tell: a layer's output need not be a [`Flow`](crate::Flow), as it may never
-//! leave its stage. Memory does, whatever it is part of: an operator of a later layer that reads
-//! what an earlier one allocated needs it on its own device.
+//! Types would not tell: a layer's output need not be a [`Flow`](crate::Flow), because it may never
+//! leave its stage. Memory does tell, whatever value it is part of: an operator of a later layer
+//! that reads what an earlier one allocated needs it on its own device.
 
 use std::collections::BTreeMap;
 
 use crate::model::SkipPlan;
 use crate::torch::Read;
 
-/// A layer of the model itself, in the order in which layers run.
+/// A top-level layer. Layers are listed in the order in which they run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LayerKey {
     pub(super) name: &'static str,
-    /// Of a repeated one, which element.
+    /// The number of the element, if the layer is repeated.
     pub(super) index: Option<usize>,
 }
 
-/// Bytes that would cross a cut: values on their way forward, and gradients of those that carry one
-/// on their way back.
+/// Bytes that would cross a cut: values on the way forward, and gradients on the way back for those
+/// that carry one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Traffic {
-    /// Behind each layer but the last, on the way from layer to layer.
+    /// After each layer but the last, for values that go from layer to layer.
     pub(super) boundaries: Vec<u64>,
     /// For each skip that was seen.
     pub(super) skips: Vec<SkipTraffic>,
 }
 
-/// A skip goes straight from layer to layer.
+/// Bytes of a skip, which goes straight from one layer to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct SkipTraffic {
     pub(super) name: &'static str,
@@ -37,8 +37,8 @@ pub(super) struct SkipTraffic {
 }
 
 impl Traffic {
-    /// A value goes from layer to layer until it is read for the last time, except where a layer
-    /// pops it: there it comes straight from the layer that stashed it.
+    /// Computes the traffic. A value goes from layer to layer until its last reader. If a layer
+    /// pops it, it instead comes straight from the layer that stashed it.
     pub(super) fn new(reads: &[Read], layers: &[LayerKey], skips: &[SkipPlan]) -> Self {
         let mut hops: BTreeMap<(usize, u64), u64> = BTreeMap::new();
         let mut popped: BTreeMap<(usize, usize, usize, u64), u64> = BTreeMap::new();
@@ -74,8 +74,8 @@ impl Traffic {
     }
 }
 
-/// The layer from which a skip with a value made by layer `made` starts. Repeated layers stash what
-/// goes into the first one, or what the last one gives.
+/// Returns the layer that stashes a value made by layer `made`. Of repeated layers, either the
+/// first one stashes its input, or the last one its output.
 fn stashed_at(skip: &SkipPlan, layers: &[LayerKey], made: usize) -> Option<usize> {
     let first = layers.iter().position(|layer| layer.name == skip.stash)?;
     let last = layers.iter().rposition(|layer| layer.name == skip.stash)?;
@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn a_skip_goes_straight_from_its_stash() {
         let skips = [skip("s", "b", "d"), skip("t", "a", "e"), skip("u", "c", "d")];
-        // Made by the last `b`; by what is before `b`, so that it has to get there; by `a`.
+        // The values are made by the last `b`; before `b`, so that it has to get there; and by `a`.
         let traffic = Traffic::new(&[read(0, 2, 4, 8), read(1, 0, 4, 4), read(2, 0, 5, 2)], &LAYERS, &skips);
         let expected = |name, from, to, bytes| SkipTraffic { name, from, to, bytes };
         assert_eq!(traffic.skips, [expected("s", 1, 4, 4), expected("s", 2, 4, 8), expected("t", 0, 5, 2)]);
