@@ -1,5 +1,5 @@
-//! With the feature `check`, and without `doc-only`: refuses a libtorch or a compiler that does not
-//! fit.
+//! Refuses a libtorch or a compiler that does not fit. It does so with the feature `check`, and
+//! without `doc-only`.
 
 #[allow(dead_code, reason = "the parts for other crates")]
 #[path = "src/lib.rs"]
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use libtorch::{Lock, compiler, fit};
 
-/// Where torch-sys looks when it has been told nothing.
+/// The place where torch-sys looks if no variable names another.
 const SYSTEM: &str = "/usr/lib/libtorch.so";
 
 fn main() {
@@ -27,8 +27,9 @@ fn main() {
     }
 }
 
-/// The folder that torch-sys will take its headers from, if that is known before it runs: else it
-/// asks Python for one, or downloads one, and says itself what is missing.
+/// Returns the folder that torch-sys will take its headers from, if that is known before torch-sys
+/// runs. Otherwise torch-sys asks Python for a libtorch or downloads one, and reports itself what
+/// is missing.
 fn folder() -> Option<PathBuf> {
     if env::var_os("LIBTORCH_USE_PYTORCH").is_some() {
         return None;

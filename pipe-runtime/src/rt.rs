@@ -1,4 +1,4 @@
-//! What generated code calls. Not for users: it changes without notice.
+//! Items that generated code uses. They are not for users, and change without notice.
 
 pub use crate::error::Result;
 pub use crate::flow::{Flow, IntoFlow, MiniBatch, Packer, Unpacker};

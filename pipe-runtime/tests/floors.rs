@@ -1,10 +1,10 @@
-//! The floors of `src`, which docs/how-it-works.md describes: a group of modules imports only from
-//! floors below its own, never sideways, and never through the crate's root.
+//! Checks the floors of `src`, which docs/how-it-works.md describes: a group of modules imports
+//! only from floors below its own, never sideways, and never through the crate's root.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The groups: the floor of each, and the modules at the crate's root that it consists of.
+/// The groups: the floor of each, and its modules at the crate's root.
 const GROUPS: [(usize, &[&str]); 9] = [
     (0, &["torch"]),
     (1, &["autocast", "error", "lock", "quiet", "threads"]),
@@ -21,14 +21,14 @@ fn group(module: &str) -> Option<&'static (usize, &'static [&'static str])> {
     GROUPS.iter().find(|(_, modules)| modules.contains(&module))
 }
 
-/// The names and paths in a line of code, such as `crate::error::Error`, or `crate::` before a
-/// brace.
+/// Returns the names and paths in a line of code, such as `crate::error::Error`, or `crate::`
+/// before a brace.
 fn words(line: &str) -> impl Iterator<Item = &str> {
     let code = line.split("//").next().unwrap_or_default();
     code.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':')).filter(|word| !word.is_empty())
 }
 
-/// Why a module may not use a path, if it may not.
+/// Returns why a module may not use a path, or `None` if it may.
 fn judge(module: &[&str], path: &str) -> Option<&'static str> {
     let mut segments = path.split("::").skip_while(|&segment| segment == "self").peekable();
     let supers = segments.clone().take_while(|&segment| segment == "super").count();
@@ -45,7 +45,7 @@ fn judge(module: &[&str], path: &str) -> Option<&'static str> {
     }
 }
 
-/// The paths in a module's text that it may not use, each after the number of its line.
+/// Returns the paths in a module's text that it may not use, each after the number of its line.
 fn faults(module: &[&str], text: &str) -> Vec<String> {
     let mut module = module.to_vec();
     let mut inline = Vec::new(); // The indents of the inline modules around the line.

@@ -1,8 +1,8 @@
-//! What it costs to hand steps from rank to rank, with nothing done in them:
+//! Measures what it costs to hand steps from rank to rank, with nothing done in them:
 //! `cargo bench -p pipe-engine`.
 //!
-//! Each step of a rank waits for one of the rank before it, so with two threads each waits for the
-//! other all the time; one thread takes them all in turn.
+//! Each step of a rank waits for one of the rank before it. With two threads, each waits for the
+//! other all the time. One thread takes all steps in turn.
 
 use std::any::Any;
 use std::sync::Arc;

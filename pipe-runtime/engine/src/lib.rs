@@ -1,13 +1,14 @@
 //! Executors: the threads that run op lists.
 //!
-//! A run is a [`Job`]: an order of steps and a body that performs one. Executors claim whatever
-//! step is ready on the ranks they serve: the CPU's ranks are served by a pool, the calling thread
-//! among it; each accelerator has an executor of its own, so that one thread feeds each device.
-//! There is no global tick: a step starts when the one before it on its rank, and those it waits
-//! for, are done.
+//! A run is a [`Job`]: an order of steps, and a body that performs one step. Executors claim any
+//! step that is ready on the ranks they serve. A pool of threads serves the CPU's ranks, and the
+//! calling thread is one of them. Each accelerator has its own executor, so that one thread feeds
+//! each device. There is no global tick: a step starts when the one before it on its rank, and
+//! those it waits for, are done.
 //!
-//! All bookkeeping is under one lock, held for tens of nanoseconds per step. Who finds nothing to
-//! do spins for a moment on a counter of changes, where there are cores enough, and then sleeps.
+//! All bookkeeping is under one lock, held for tens of nanoseconds per step. An executor that finds
+//! nothing to do spins for a moment on a counter of changes, if there are enough cores, and then
+//! sleeps.
 
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
@@ -31,39 +32,52 @@ use pipe_schedule::{Action, Order, Step};
 use progress::{Ended, Progress};
 use sync::{AtomicU64, Condvar, JoinHandle, Mutex, MutexGuard, mpsc, thread};
 
-/// How long an executor without work watches for some before it sleeps. A woken thread is back
-/// after some 20 µs, a watching one after 0.4.
+/// How long an executor without work spins before it sleeps. A sleeping thread resumes after some
+/// 20 µs, a spinning one after 0.4 µs.
 const SPIN: Duration = Duration::from_micros(50);
 
-/// What a run does.
+/// The work of a run.
 pub trait Job: Send + Sync {
-    /// What goes wrong in it.
+    /// The error of a step that fails.
     type Error;
 
-    /// The steps.
+    /// Returns the order of the steps.
     fn order(&self) -> &Order;
 
-    /// Performs one. Panics inside it must have been caught.
+    /// Performs one step. Panics inside it must have been caught.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of a step that fails. Of several, the run returns the first one in the
+    /// order.
     fn perform(&self, action: Action) -> Result<(), Self::Error>;
 
     /// Puts back what the job has changed, after it failed and before another one starts.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if something cannot be put back. The run then returns this error.
     fn undo(&self) -> Result<(), Self::Error> {
         Ok(())
     }
 
-    /// Prepares the thread that is about to perform steps of this job (modes, intra-op threads);
-    /// what it returns puts everything back when dropped. An error ends the run.
+    /// Prepares the calling thread to perform steps of this job (modes, intra-op threads). The
+    /// value that it returns puts everything back when dropped.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the thread cannot be prepared. That ends the run.
     fn enter(&self) -> Result<Box<dyn Any>, Self::Error>;
 }
 
-/// What an engine cannot do, whatever the job.
+/// Errors of the engine itself, whatever the job is.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {
-    /// The system gives no more threads.
+    /// The system cannot start another thread.
     #[error("cannot start a worker thread: {0}")]
     Thread(#[from] io::Error),
-    /// A step has started a run of the engine that runs it, and would wait for itself.
+    /// A step has started a run on the engine that runs it. That run would wait for itself.
     #[error("a layer cannot run the pipeline that it is part of")]
     Nested,
     /// The engine's threads are in the process that this one was forked from.
@@ -77,17 +91,18 @@ pub enum EngineError {
         /// This process.
         here: u32,
     },
-    /// So many steps wait for others that never come.
+    /// This many steps wait for others that never come.
     #[error("the schedule cannot finish: {0} steps wait for others that never come")]
     Deadlock(usize),
 }
 
-/// The threads of a pipeline, for jobs that fail with `E`. Dropping it ends and joins them.
+/// The threads of a pipeline, for jobs that fail with `E`. Dropping the engine ends and joins them.
 pub struct Engine<E> {
     shared: Arc<Shared<E>>,
     threads: Vec<JoinHandle<()>>,
     caller: Executor,
-    /// The process that has the threads: a forked one has a copy of this, and no thread but one.
+    /// The process that has the threads. In a process forked from it, there is a copy of this, but
+    /// only the thread that forked.
     process: u32,
 }
 
@@ -95,7 +110,7 @@ struct Shared<E> {
     state: Mutex<State<E>>,
     /// Wakes executors that sleep.
     changed: Condvar,
-    /// Counts the changes of `state`: what watching executors watch.
+    /// Counts the changes of `state`. Executors that spin watch this counter.
     changes: AtomicU64,
     spin: Duration,
 }
@@ -114,16 +129,16 @@ struct Run<E> {
     progress: Progress<E>,
     /// The rank that only the caller serves.
     reserved: Option<usize>,
-    /// Set when it is over, for its caller to take.
+    /// Set when the run is over, for its caller to take.
     over: bool,
 }
 
-/// What the calling thread does itself: all steps of one rank. Unlike a [`Job`], it may borrow from
+/// Work of the calling thread itself: all steps of one rank. Unlike a [`Job`], it may borrow from
 /// the caller.
 pub struct Local<'a, E> {
     /// The rank.
     pub rank: usize,
-    /// Performs a step of it, as [`Job::perform`] does.
+    /// Performs a step of that rank, as [`Job::perform`] does.
     pub perform: &'a mut dyn FnMut(Action) -> Result<(), E>,
 }
 
@@ -134,9 +149,13 @@ struct Executor {
 }
 
 impl<E: From<EngineError> + Send + 'static> Engine<E> {
-    /// Starts the executors for these ranks: a pool over `cpu_ranks` of at most `cores` threads,
-    /// the caller included, and one thread for each of `accelerator_ranks`. `start` is run first on
-    /// each new thread; all have done so on return.
+    /// Starts the executors: a pool of up to `cores` threads over `cpu_ranks`, the caller included,
+    /// and one thread for each of `accelerator_ranks`. Each new thread runs `start` first. All have
+    /// done so when this returns.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`EngineError::Thread`] if a thread cannot be started.
     pub fn new(
         cpu_ranks: Vec<usize>,
         accelerator_ranks: Vec<usize>,
@@ -166,24 +185,47 @@ impl<E: From<EngineError> + Send + 'static> Engine<E> {
             });
             engine.threads.push(thread?);
         }
-        // Ends when every thread has dropped its sender.
+        // Returns when every thread has dropped its sender.
         drop(started);
         let _ = all_started.recv();
         Ok(engine)
     }
 
-    /// How many threads run CPU stages at once, the caller included.
+    /// Returns how many threads run CPU stages at once, the caller included.
     pub fn cpu_executors(cpu_ranks: usize, cores: usize) -> usize {
         cpu_ranks.min(cores).max(1)
     }
 
-    /// Runs a job to its end, the calling thread helping. One job at a time: a second caller waits
-    /// for the first.
+    /// Runs a job to completion, with the help of the calling thread. Jobs run one at a time: a
+    /// second caller waits for the first.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of the first step in the order that fails, of a thread that could not be
+    /// prepared for the job, or of the job's `undo`. Returns an [`EngineError`], as `E`, if
+    ///
+    /// * a step of this engine calls this function;
+    /// * this process was forked from the one that has the threads;
+    /// * steps wait for others that never come.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the job panics on the calling thread, or if its order lacks a rank that the
+    /// calling thread serves.
     pub fn run(&self, job: Arc<dyn Job<Error = E>>) -> Result<(), E> {
         self.run_with(job, None)
     }
 
-    /// As [`run`](Self::run); the steps of one rank are performed by `local` on the calling thread.
+    /// Runs a job as [`run`](Self::run) does, but `local` performs the steps of one rank on the
+    /// calling thread.
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`run`](Self::run) does.
+    ///
+    /// # Panics
+    ///
+    /// Panics if [`run`](Self::run) would, or if `local` does.
     pub fn run_with(&self, job: Arc<dyn Job<Error = E>>, mut local: Option<Local<'_, E>>) -> Result<(), E> {
         let shared = &*self.shared;
         if PERFORMING.with(|engines| engines.borrow().contains(&shared.address())) {
@@ -224,7 +266,7 @@ impl<E: From<EngineError> + Send + 'static> Engine<E> {
             match (undone, &mut state.run) {
                 (Ok(Err(error)), Some(run)) => run.progress.abort(error),
                 (Err(panic), _) => {
-                    // Others wait for the run to be taken.
+                    // Other callers wait until the run is taken.
                     state.run = None;
                     shared.announce(&state);
                     drop(state);
@@ -253,8 +295,8 @@ impl<E> Engine<E> {
 impl<E> Drop for Engine<E> {
     fn drop(&mut self) {
         if self.is_forked() {
-            // There is nobody to wait for, and a lock may have been held by a thread that is not
-            // here.
+            // The threads are not in this process, so nothing can be waited for, and one of them
+            // may have held the lock when the process was forked.
             self.threads.drain(..).for_each(std::mem::forget);
             return;
         }
@@ -263,8 +305,8 @@ impl<E> Drop for Engine<E> {
         self.shared.announce(&state);
         drop(state);
         for thread in self.threads.drain(..) {
-            // The last handle on a pipeline may be dropped by a graph that a worker frees: it
-            // cannot wait for itself.
+            // A worker that frees a graph may drop the last handle on a pipeline. It cannot wait
+            // for itself.
             if thread.thread().id() != thread::current().id() {
                 let _ = thread.join();
             }
@@ -273,8 +315,8 @@ impl<E> Drop for Engine<E> {
 }
 
 sync::thread_local! {
-    /// The engines of whose jobs this thread performs steps, the innermost last. A step that
-    /// started another run of one of them would wait for itself.
+    /// The engines whose jobs' steps this thread performs, the innermost last. A step that started
+    /// another run on one of them would wait for itself.
     static PERFORMING: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -287,7 +329,7 @@ impl<E> Shared<E> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells the others that something changed. The lock is held.
+    /// Tells the other threads that something changed. The lock must be held.
     fn announce(&self, state: &State<E>) {
         self.changes.fetch_add(1, Ordering::Release);
         if state.sleeping > 0 {
@@ -295,7 +337,7 @@ impl<E> Shared<E> {
         }
     }
 
-    /// Until something changes: watches for a moment, then sleeps.
+    /// Waits until something changes: spins for a moment, then sleeps.
     fn wait<'a>(&'a self, state: MutexGuard<'a, State<E>>) -> MutexGuard<'a, State<E>> {
         if self.spin.is_zero() {
             return self.sleep(state);
@@ -318,16 +360,16 @@ impl<E> Shared<E> {
         state
     }
 
-    /// An executor's life: performs steps of whatever run there is, until the engine closes.
+    /// Runs an executor: performs steps of whatever run there is, until the engine closes.
     fn serve(&self, executor: &Executor) {
         let mut state = self.lock();
         let mut last = None;
-        // The run that the thread is prepared for, or could not be.
+        // The run that the thread is prepared for. The guard is `None` if it could not be.
         let mut entered: Option<(u64, Option<Box<dyn Any>>)> = None;
         while !state.closing {
             let current = state.run.as_ref().filter(|run| !run.over);
-            // A job's modes are left as soon as it is over, so that an idle worker holds nothing of
-            // it.
+            // The thread leaves a job's modes as soon as the job is over, so that an idle worker
+            // holds nothing of it.
             if entered.as_ref().map(|(number, _)| *number) != current.map(|run| run.number) {
                 let next = current.map(|run| (run.number, Arc::clone(&run.job)));
                 drop(state);
@@ -351,8 +393,8 @@ impl<E> Shared<E> {
         }
     }
 
-    /// Ends a run because a thread could not be prepared for it. It may have ended without that
-    /// thread, and another have begun: then nothing happens.
+    /// Ends a run because a thread could not be prepared for it. Nothing happens if that run has
+    /// ended without the thread, even if another one has begun.
     fn abort(&self, state: &mut State<E>, number: u64, error: E) {
         if let Some(run) = state.run.as_mut().filter(|run| run.number == number && !run.over) {
             run.progress.abort(error);
@@ -361,8 +403,8 @@ impl<E> Shared<E> {
         }
     }
 
-    /// Performs one step of the current run, if one is ready for this executor: rather on the rank
-    /// that it alone serves, then on the one it served last, whose memory is in its cache.
+    /// Performs one step of the current run, if one is ready for this executor. It prefers the rank
+    /// that the executor alone serves, then the one it served last, whose memory is in its cache.
     fn step<'a>(
         &'a self,
         mut state: MutexGuard<'a, State<E>>,

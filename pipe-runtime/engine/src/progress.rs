@@ -1,12 +1,12 @@
 use pipe_schedule::Order;
 
-/// How far a run of ordered op lists has come: which step may start, which error counts. Knows
+/// Progress of a run of ordered op lists: which step may start, and which error counts. It knows
 /// nothing of threads or tensors.
 #[derive(Debug)]
 pub(crate) struct Progress<E> {
-    /// For each rank, how many of its steps have been started.
+    /// For each rank, the number of its steps that have been started.
     started: Vec<usize>,
-    /// For each rank, whether a step of it is running.
+    /// For each rank, whether one of its steps is running.
     running: Vec<bool>,
     /// For each step, whether it is done.
     done: Vec<bool>,
@@ -25,11 +25,11 @@ impl<E> Progress<E> {
         }
     }
 
-    /// Starts the next step (its position in the order) of one of `ranks`, the first that has one
-    /// ready. The caller must end it with [`finish`](Self::finish).
+    /// Starts the next step of the first of `ranks` that has one ready, and returns its position in
+    /// the order. The caller must end it with [`finish`](Self::finish).
     ///
-    /// After a failure, only steps that come before it in the order still start: one of them may
-    /// fail too, and then it is the one that counts, as if the steps had been run one by one.
+    /// After a failure, only steps that come before it in the order still start. If one of them
+    /// fails too, its failure is the one that counts, as if the steps had been run one by one.
     pub(crate) fn start(&mut self, order: &Order, ranks: impl IntoIterator<Item = usize>) -> Option<usize> {
         let rank = ranks.into_iter().find(|&rank| self.ready(order, rank).is_some())?;
         let step = self.ready(order, rank)?;
@@ -65,23 +65,24 @@ impl<E> Progress<E> {
         }
     }
 
-    /// Lets nothing more start, because of something outside any step.
+    /// Keeps anything more from starting, because of an error outside any step.
     pub(crate) fn abort(&mut self, error: E) {
         self.failure = Some((0, error));
     }
 
-    /// Whether it is over without having succeeded.
+    /// Returns whether a run that is over has failed.
     pub(crate) fn has_failed(&self) -> bool {
         self.failure.is_some() || self.remaining > 0
     }
 
-    /// Whether nothing runs and nothing can start any more.
+    /// Returns whether nothing is running and nothing more can start.
     pub(crate) fn is_over(&self, order: &Order) -> bool {
         self.remaining == 0
             || (!self.running.contains(&true) && (0..self.started.len()).all(|rank| self.ready(order, rank).is_none()))
     }
 
-    /// How it ended: the failure that counts, or an error about steps that were never started.
+    /// Returns how the run ended: with success, with the failure that counts, or with steps that
+    /// were never started.
     pub(crate) fn into_result(self) -> Result<(), Ended<E>> {
         match self.failure {
             Some((_, error)) => Err(Ended::Failed(error)),
@@ -91,12 +92,12 @@ impl<E> Progress<E> {
     }
 }
 
-/// Why a run ended before all of its steps were done.
+/// The reason why a run ended before all of its steps were done.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Ended<E> {
     /// A step failed.
     Failed(E),
-    /// So many steps wait for others that never come.
+    /// This many steps wait for others that never come.
     Deadlock(usize),
 }
 
@@ -105,8 +106,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Runs a GPipe schedule with `picks` deciding who goes next, and the steps in `failing`
-    /// failing.
+    /// Runs a GPipe schedule. `picks` decides which step goes next, and the steps in `failing`
+    /// fail.
     fn run(stages: usize, micro_batches: usize, failing: &[usize], picks: &[usize]) -> Result<(), Ended<usize>> {
         let rank_of: Vec<_> = (0..stages).collect();
         let order = pipe_schedule::gpipe(&rank_of, micro_batches, |_| true).order().unwrap();

@@ -1,5 +1,5 @@
-//! Where locks, counters and threads come from: the standard library, or, in this crate's own
-//! tests, a model checker that decides who runs next.
+//! Locks, counters and threads: from the standard library, or, in this crate's own tests, from a
+//! model checker that decides which thread runs next.
 
 #[cfg(test)]
 pub(crate) use checked::*;
@@ -15,7 +15,7 @@ mod real {
     pub(crate) use std::thread_local;
     use std::time::{Duration, Instant};
 
-    /// Waits for `changed` without sleeping, about as long as `limit`. Whether it came.
+    /// Waits for `changed` without sleeping, for about `limit`. Returns whether it came.
     pub(crate) fn watch(limit: Duration, changed: impl Fn() -> bool) -> bool {
         let start = Instant::now();
         loop {
@@ -40,8 +40,8 @@ mod checked {
     pub(crate) use shuttle::thread_local;
     use std::time::Duration;
 
-    /// The checker has no clock. Between any two looks all other threads may do anything, so two of
-    /// them stand for all numbers of looks.
+    /// Looks twice. The checker has no clock, and between any two looks all other threads may do
+    /// anything, so two looks stand for any number of them.
     pub(crate) fn watch(_: Duration, changed: impl Fn() -> bool) -> bool {
         (0..2).any(|_| {
             thread::yield_now();

@@ -1,4 +1,4 @@
-//! Whether the C++ compiler is there and new enough, in libtorch's own words.
+//! Checks that there is a C++ compiler that is new enough, by what libtorch's headers say.
 
 use std::env;
 use std::fmt;
@@ -8,19 +8,19 @@ use std::process::{Command, Stdio};
 
 use super::{Version, version};
 
-/// A C++ standard, as `__cplusplus` has it: 201703 for C++17.
+/// A C++ standard, as `__cplusplus` gives it: 201703 for C++17.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Standard(u32);
 
 impl Standard {
-    /// The two digits by which it is known.
+    /// Returns the two digits by which the standard is known: 17 for C++17.
     pub fn year(self) -> u32 {
         self.0 / 100 % 100
     }
 }
 
-/// What a libtorch asks of a compiler. Two of its headers say so: `ATen/ATen.h` names the standard,
-/// and that of libtorch 2.11, `c10/util/C++17.h`, the oldest GCC and Clang.
+/// What a libtorch needs of a compiler. Two of its headers say so: `ATen/ATen.h` names the
+/// standard, and `c10/util/C++17.h`, which libtorch 2.11 has, the oldest GCC and Clang.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Needs {
     pub standard: Standard,
@@ -29,11 +29,11 @@ pub struct Needs {
 }
 
 impl Needs {
-    /// Reads what the libtorch in `folder` asks for.
+    /// Reads what the libtorch in `folder` needs.
     ///
     /// # Errors
     ///
-    /// `ATen/ATen.h` cannot be read, or does not say which C++ it needs.
+    /// Returns a message if `ATen/ATen.h` cannot be read, or does not say which C++ it needs.
     pub fn of(folder: &Path) -> Result<Self, String> {
         let aten = folder.join("include/ATen/ATen.h");
         let text = fs::read_to_string(&aten).map_err(|error| format!("cannot read {}: {error}", aten.display()))?;
@@ -48,7 +48,7 @@ impl Needs {
     }
 }
 
-/// The number below which a header refuses the value of a macro: `NAME < number`.
+/// Finds the number below which a header refuses the value of a macro: `NAME < number`.
 fn compared(header: &str, name: &str) -> Option<u32> {
     let words: Vec<_> = header.split_whitespace().collect();
     let number = words.windows(3).find_map(|three| (three[..2] == [name, "<"]).then_some(three[2]))?;
@@ -58,9 +58,9 @@ fn compared(header: &str, name: &str) -> Option<u32> {
 /// The compiler that builds will use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compiler {
-    /// With what wraps it: `ccache g++`.
+    /// The command, with what wraps the compiler: `ccache g++`.
     words: Vec<String>,
-    /// It was chosen by the variable CXX.
+    /// Whether it was chosen by the variable CXX.
     is_chosen: bool,
 }
 
@@ -69,7 +69,7 @@ impl Compiler {
     ///
     /// # Errors
     ///
-    /// There is none, or what CXX names does not run.
+    /// Returns a message if there is none, or if what CXX names does not run.
     pub fn find() -> Result<Self, String> {
         let chosen = env::var("CXX").ok().filter(|chosen| !chosen.trim().is_empty());
         let words = chosen.as_deref().unwrap_or("c++").split_whitespace().map(str::to_owned).collect();
@@ -88,25 +88,27 @@ impl Compiler {
         })
     }
 
-    /// A command that starts it.
+    /// Returns a command that starts the compiler.
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.words[0]);
         command.args(&self.words[1..]).stdin(Stdio::null());
         command
     }
 
-    /// What it defines when it is asked for this standard; empty if it does not know it.
+    /// Returns the macros that the compiler defines for this standard, or nothing if it does not
+    /// know the standard.
     fn macros(&self, standard: Standard) -> String {
         let flag = format!("-std=c++{}", standard.year());
         let output = self.command().args([&flag, "-x", "c++", "-dM", "-E", "/dev/null"]).output();
         output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
     }
 
-    /// Checks that it can compile against the libtorch in `folder`.
+    /// Checks that the compiler can compile against the libtorch in `folder`.
     ///
     /// # Errors
     ///
-    /// It is too old: a sentence that says which one is needed, and which header says so.
+    /// Returns a message if the compiler is too old, which says what is needed, and which header
+    /// says so. Also fails if that header cannot be read, as [`Needs::of`] does.
     pub fn check(&self, folder: &Path) -> Result<(), String> {
         let needs = Needs::of(folder)?;
         let libtorch = Version::of_libtorch(folder).map_or("libtorch".to_owned(), |found| format!("libtorch {found}"));
@@ -147,7 +149,7 @@ impl fmt::Display for Compiler {
 ///
 /// # Errors
 ///
-/// As [`Compiler::find`] and [`Compiler::check`].
+/// Fails as [`Compiler::find`] and [`Compiler::check`] do.
 pub fn check(folder: &Path) -> Result<(), String> {
     Compiler::find()?.check(folder)
 }
@@ -159,8 +161,8 @@ mod tests {
 
     use super::*;
 
-    /// A folder with headers that ask for `standard`, and for GCC 9 if `oldest`, and a compiler
-    /// that defines `macros`, one on a line.
+    /// A folder with headers that ask for `standard`, and for GCC 9 and Clang 9 if `oldest` is set,
+    /// and with a compiler that defines `macros`, one per line.
     struct Machine(PathBuf);
 
     impl Machine {
@@ -189,8 +191,8 @@ mod tests {
 
         fn check(&self) -> Result<(), String> {
             let compiler = self.0.join("c++").display().to_string();
-            // Through the shell: a file that another thread's child still holds open for writing
-            // cannot be started itself.
+            // Runs the compiler through the shell: a file that another thread's child still holds
+            // open for writing cannot be executed itself.
             let words = vec!["/bin/sh".to_owned(), compiler];
             Compiler { words, is_chosen: false }.check(&self.0)
         }
@@ -231,7 +233,7 @@ mod tests {
         );
         assert_eq!(Machine::new("gcc-8-unasked", 201_703, false, gcc).check(), Ok(()));
 
-        // Clang passes for an old GCC as well.
+        // Clang also claims to be an old GCC.
         let clang = "#define __GNUC__ 4\\n#define __clang_major__ 9\\n#define __cplusplus 201703L\\n";
         assert_eq!(Machine::new("clang-9", 201_703, true, clang).check(), Ok(()));
     }

@@ -1,19 +1,20 @@
-//! Whether a libtorch goes with a tch.
+//! Checks that a libtorch goes with a tch.
 
 use std::env;
 use std::path::Path;
 
 use super::{Lock, PAIRS, Pair, Version};
 
-/// The variable with which torch-sys takes any libtorch, and so does this library.
+/// The variable with which torch-sys, and this library too, accepts any libtorch.
 pub const BYPASS: &str = "LIBTORCH_BYPASS_VERSION_CHECK";
 
-/// Checks that `folder` holds the libtorch that the lock file's tch is made for, or without a lock
-/// file, one that some tch is made for.
+/// Checks that `folder` holds the libtorch that the lock file's tch is made for. Without a lock
+/// file, it must hold one that some tch is made for. With [`BYPASS`] set, any libtorch passes.
 ///
 /// # Errors
 ///
-/// It does not: a sentence with both versions and the command that installs the right one.
+/// Returns a message if it does not, with both versions and the command that installs the right
+/// one.
 pub fn check(folder: &Path, lock: Option<&Lock>) -> Result<(), String> {
     judge(folder, lock, env::var_os(BYPASS).is_some())
 }
@@ -47,7 +48,7 @@ fn way_out(pair: Option<Pair>, lock: Option<&Lock>) -> String {
         Some(pair) => format!("set LIBTORCH to a libtorch {}", pair.libtorch_version()),
         None => "set LIBTORCH to the one for your tch".to_owned(),
     };
-    // Absent in a published crate.
+    // A published crate has no checkout around it.
     let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize();
     match checkout.ok().filter(|checkout| checkout.join("xtask").is_dir()) {
         None => own,
@@ -66,7 +67,7 @@ mod tests {
 
     use super::*;
 
-    /// A folder with the header that says the version.
+    /// Makes a folder with the header that says the version.
     fn libtorch(test: &str, major: u32, minor: u32) -> PathBuf {
         let folder = env::temp_dir().join(format!("pipe-libtorch-{}-{test}", std::process::id()));
         let header = folder.join("include").join(super::super::VERSION_HEADERS[0]);

@@ -1,6 +1,6 @@
-//! Which libtorch goes with which tch, and what a build against it needs.
+//! The pairs of tch and libtorch that go together, and what a build against libtorch needs.
 //!
-//! Used by build scripts and by `cargo xtask`. It depends on nothing, and needs no libtorch. A
+//! Build scripts and `cargo xtask` use this crate. It has no dependencies, and needs no libtorch. A
 //! crate with a program that uses `pipe-runtime` calls [`link`] in its build script.
 
 #![forbid(unsafe_code)]
@@ -16,35 +16,40 @@ pub use version::{VERSION_HEADERS, Version};
 use std::env;
 use std::path::Path;
 
-/// A tch, and the libtorch that it is made for: both as they were tested.
+/// A version of tch, and the version of libtorch that it is made for, as they were tested together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pair {
     pub tch: &'static str,
     pub libtorch: &'static str,
 }
 
-/// What the whole test suite passes with. The manifest's bounds on tch are those of this list.
+/// The pairs that the whole test suite passes with. The manifest's bounds on tch are those of this
+/// list.
 pub const PAIRS: [Pair; 2] = [Pair { tch: "0.24.0", libtorch: "2.11.0" }, Pair { tch: "0.26.0", libtorch: "2.13.0" }];
 
 impl Pair {
-    /// The pair of this version of tch, or of torch-sys: they are numbered alike.
+    /// Finds the pair of a version of tch, or of torch-sys, which is numbered alike.
     pub fn of_tch(tch: &str) -> Option<Self> {
         let wanted = Version::parse(tch)?;
         PAIRS.into_iter().find(|pair| Version::parse(pair.tch) == Some(wanted))
     }
 
-    /// The libtorch's version, without the last number: any patch release will do.
+    /// Returns the version of libtorch without the last number, because any patch release will do.
+    ///
+    /// # Panics
+    ///
+    /// Panics if `libtorch` does not start with two numbers.
     pub fn libtorch_version(self) -> Version {
         Version::parse(self.libtorch).expect("a version")
     }
 }
 
-/// Compiler flags with which C++ can use the libtorch in `folder`: those that it was built with
-/// itself, as far as they show in its headers.
+/// Returns the compiler flags with which C++ can use the libtorch in `folder`: those that it was
+/// built with itself, as far as they show in its headers.
 ///
 /// # Errors
 ///
-/// `ATen/ATen.h` is not there, or does not say which C++ it needs.
+/// Returns a message if `ATen/ATen.h` cannot be read, or does not say which C++ it needs.
 pub fn flags(folder: &Path) -> Result<Vec<String>, String> {
     let include = folder.join("include");
     let standard = compiler::Needs::of(folder)?.standard;
@@ -58,13 +63,12 @@ pub fn flags(folder: &Path) -> Result<Vec<String>, String> {
     ])
 }
 
-/// Lets the programs of the crate whose build script calls this find libtorch where the build has
-/// found it, without any environment variable. Does nothing with `pipe-runtime`'s feature
-/// `doc-only`.
+/// Lets the programs of the crate whose build script calls this find libtorch where the build found
+/// it, without any environment variable. Does nothing with `pipe-runtime`'s feature `doc-only`.
 ///
 /// # Panics
 ///
-/// The crate does not depend on `pipe-runtime`, which says where that is.
+/// Panics if the crate does not depend on `pipe-runtime`, which says where libtorch is.
 pub fn link() {
     let lib = env::var("DEP_PIPE_RUNTIME_LIBTORCH_LIB").expect("this crate depends on pipe-runtime");
     if !lib.is_empty() {
@@ -84,7 +88,7 @@ mod tests {
         assert_eq!(Pair::of_tch(""), None);
     }
 
-    /// The manifest promises no tch but those that were tested.
+    /// The manifest's bounds on tch start and end at versions that were tested.
     #[test]
     fn the_manifests_bounds_are_the_first_and_the_last_pair() {
         let manifest = include_str!("../../../Cargo.toml");

@@ -1,4 +1,4 @@
-//! The lock file, which says which tch a build takes.
+//! The lock file, which says which tch a build uses.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,26 +12,27 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Reads the lock file in `folder`. `None` if there is none, or no tch in it.
+    /// Reads the lock file in `folder`. Returns `None` if there is none, or if there is no tch in
+    /// it.
     pub fn in_folder(folder: &Path) -> Option<Self> {
         let path = folder.join("Cargo.lock");
         let tch = version_of("torch-sys", &fs::read_to_string(&path).ok()?)?;
         Some(Self { path, tch })
     }
 
-    /// The lock file of the build that writes to `folder`: a build script is told no more. `None`
-    /// if the target folder lies elsewhere.
+    /// Finds the lock file of the build that writes to `folder`, which is all that a build script
+    /// knows of it. Returns `None` if the target folder lies elsewhere.
     pub fn above(folder: &Path) -> Option<Self> {
         folder.ancestors().find_map(Self::in_folder)
     }
 
-    /// The folder that it lies in.
+    /// Returns the folder of the lock file.
     pub fn folder(&self) -> &Path {
         self.path.parent().unwrap_or(Path::new(""))
     }
 }
 
-/// The version of a package in the text of a lock file.
+/// Finds the version of a package in the text of a lock file.
 fn version_of(package: &str, lock: &str) -> Option<String> {
     let name = format!("name = \"{package}\"");
     let mut lines = lock.lines().skip_while(|line| *line != name);

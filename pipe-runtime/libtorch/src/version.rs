@@ -1,10 +1,11 @@
-//! A version, as far as it matters.
+//! Versions of tch and libtorch, as far as they matter.
 
 use std::fmt;
 use std::fs;
 use std::path::Path;
 
-/// Where libtorch says its version, in its `include` folder. Older ones have the second file alone.
+/// The headers that say libtorch's version, in its `include` folder. Older versions have only the
+/// second one.
 pub const VERSION_HEADERS: [&str; 2] = ["torch/headeronly/version.h", "torch/csrc/api/include/torch/version.h"];
 
 /// The first two numbers of a version.
@@ -15,13 +16,13 @@ pub struct Version {
 }
 
 impl Version {
-    /// Reads `2.11`, `2.11.0` or `2.11.0+cu130`.
+    /// Reads a version such as `2.11`, `2.11.0` or `2.11.0+cu130`.
     pub fn parse(text: &str) -> Option<Self> {
         let mut numbers = text.split(['.', '+']).map(str::parse);
         Some(Self { major: numbers.next()?.ok()?, minor: numbers.next()?.ok()? })
     }
 
-    /// The version of the libtorch in `folder`, which its headers say.
+    /// Reads the version of the libtorch in `folder` from its headers.
     pub fn of_libtorch(folder: &Path) -> Option<Self> {
         VERSION_HEADERS.iter().find_map(|header| {
             let text = fs::read_to_string(folder.join("include").join(header)).ok()?;
@@ -36,7 +37,7 @@ impl fmt::Display for Version {
     }
 }
 
-/// The number that a line `#define NAME number` gives.
+/// Finds the number in a line `#define NAME number`.
 pub(super) fn defined(source: &str, name: &str) -> Option<u32> {
     source.lines().find_map(|line| {
         let mut words = line.split_whitespace();

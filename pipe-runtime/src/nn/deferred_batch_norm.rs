@@ -9,19 +9,20 @@ use crate::model::{Context, Layer};
 /// Batch norm whose running statistics are those of the mini-batch, not of its micro-batches.
 ///
 /// In training, each micro-batch is normalised by its own mean and (biased) variance, as batch norm
-/// in a pipeline must. The running mean and the running, unbiased, variance are updated once per
+/// in a pipeline must do. The running mean and the running (unbiased) variance are updated once per
 /// mini-batch, when the last of its micro-batches has passed, with the statistics of all of its
-/// rows: what plain batch norm does on the whole mini-batch. The parts are combined by their
-/// counts, means and sums of squared deviations (Chan, Golub and LeVeque 1979, "Updating formulae
-/// and a pairwise algorithm for computing sample variances"), which stays exact for large means.
+/// rows. This is what plain batch norm does on the whole mini-batch, and what torchgpipe's
+/// `deferred_batch_norm` is for. The parts are combined by their counts, means and sums of squared
+/// deviations (Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise algorithm for
+/// computing sample variances"), which stays exact for large means.
 ///
-/// In evaluation, the running statistics are used. Variables have the names that
-/// [`tch::nn::BatchNorm`]'s have.
+/// In evaluation, the running statistics are used. The output has the input's shape. The variables
+/// have the same names as those of [`tch::nn::BatchNorm`].
 #[derive(Debug)]
 pub struct DeferredBatchNorm {
     norm: BatchNorm,
     config: DeferredBatchNormConfig,
-    /// Mini-batches so far, for the cumulative average.
+    /// Number of mini-batches so far, for the cumulative average.
     batches: Option<Tensor>,
     pending: RefCell<Option<Pending>>,
 }
@@ -29,12 +30,12 @@ pub struct DeferredBatchNorm {
 /// Settings of a [`DeferredBatchNorm`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DeferredBatchNormConfig {
-    /// Added to the variance; 1e-5 by default.
+    /// Number that is added to the variance. The default is 1e-5.
     pub eps: f64,
-    /// Weight of a mini-batch in the running statistics, 0.1 by default; `None` for the cumulative
-    /// average over all of them, which adds a variable `num_batches_tracked`.
+    /// Weight of a mini-batch in the running statistics. The default is 0.1. `None` stands for the
+    /// cumulative average over all mini-batches, which adds a variable `num_batches_tracked`.
     pub momentum: Option<f64>,
-    /// Whether there are a trainable weight and bias; by default there are.
+    /// Whether there are a trainable weight and bias. The default is `true`.
     pub affine: bool,
 }
 
@@ -48,12 +49,13 @@ impl Default for DeferredBatchNormConfig {
 #[derive(Debug)]
 struct Pending {
     call: u64,
-    /// Which micro-batches have passed; a layer that is run twice by another one counts once.
+    /// Whether each micro-batch has passed. A micro-batch counts once, even if another layer runs
+    /// this one twice.
     passed: Vec<bool>,
     rows: Option<Moments>,
 }
 
-/// Count, mean and sum of squared deviations from it, per channel.
+/// Count, mean and sum of squared deviations from the mean, per channel.
 #[derive(Debug)]
 struct Moments {
     count: f64,
@@ -62,37 +64,37 @@ struct Moments {
 }
 
 impl DeferredBatchNorm {
-    /// Over inputs `[N, C]` or `[N, C, L]`, with `C = channels`.
+    /// Makes a norm over inputs `[N, C]` or `[N, C, L]`, with `C = channels`.
     pub fn new1d<'a>(path: impl Borrow<Path<'a>>, channels: i64, config: DeferredBatchNormConfig) -> Self {
         let path = path.borrow();
         Self::from_batch_norm(path, nn::batch_norm1d(path, channels, config.plain()), config)
     }
 
-    /// Over inputs `[N, C, H, W]`.
+    /// Makes a norm over inputs `[N, C, H, W]`, with `C = channels`.
     pub fn new2d<'a>(path: impl Borrow<Path<'a>>, channels: i64, config: DeferredBatchNormConfig) -> Self {
         let path = path.borrow();
         Self::from_batch_norm(path, nn::batch_norm2d(path, channels, config.plain()), config)
     }
 
-    /// Over inputs `[N, C, D, H, W]`.
+    /// Makes a norm over inputs `[N, C, D, H, W]`, with `C = channels`.
     pub fn new3d<'a>(path: impl Borrow<Path<'a>>, channels: i64, config: DeferredBatchNormConfig) -> Self {
         let path = path.borrow();
         Self::from_batch_norm(path, nn::batch_norm3d(path, channels, config.plain()), config)
     }
 
-    /// From a batch norm that was made at `path`, whose variables it takes over. tch does not tell
-    /// `eps` and `momentum` of a batch norm, so they are given in `config`; `affine` is the batch
-    /// norm's own.
+    /// Takes over the variables of a batch norm that was made at `path`. tch does not expose `eps`
+    /// and `momentum` of a batch norm, so they are given in `config`. `config.affine` is ignored:
+    /// the weight and bias are those of the batch norm, if it has any.
     pub fn from_batch_norm<'a>(path: impl Borrow<Path<'a>>, norm: BatchNorm, config: DeferredBatchNormConfig) -> Self {
         let cumulative = config.momentum.is_none();
         let batches = cumulative.then(|| path.borrow().zeros_no_train("num_batches_tracked", &[]));
         Self { norm, config, batches, pending: RefCell::default() }
     }
 
-    /// Adds a micro-batch to the mini-batch's statistics; the last one commits them.
+    /// Adds a micro-batch to the mini-batch's statistics. The last one commits them.
     fn track(&self, x: &Tensor, cx: &Context) {
         let mut pending = self.pending.borrow_mut();
-        // What a call that failed half-way left behind belongs to no mini-batch.
+        // Statistics that a call left when it failed half-way are dropped.
         let mut current = pending.take().filter(|pending| pending.call == cx.call()).unwrap_or(Pending {
             call: cx.call(),
             passed: vec![false; cx.micro_batches()],
@@ -119,7 +121,8 @@ impl DeferredBatchNorm {
             }
             (None, None) => return,
         };
-        // Through `data`: as plain batch norm's own update, this is no change in autograd's eyes.
+        // Writes through `data`: like the update of plain batch norm, this is not a change to
+        // autograd.
         let update = |running: &Tensor, new: &Tensor| {
             let mut running = running.data();
             let weight = weight.to_kind(running.kind()).to_device(running.device());
@@ -127,7 +130,7 @@ impl DeferredBatchNorm {
             running.copy_(&updated);
         };
         update(&self.norm.running_mean, &rows.mean);
-        // A single value says nothing about the variance.
+        // A single value has no unbiased variance.
         if rows.count > 1. {
             update(&self.norm.running_var, &(&rows.deviations / (rows.count - 1.)));
         }
@@ -141,7 +144,7 @@ impl DeferredBatchNormConfig {
 }
 
 impl Moments {
-    /// Those of `[N, C, ...]` per channel; none of an empty batch.
+    /// Computes the moments of `[N, C, ...]` per channel, or `None` for an empty batch.
     fn of(x: &Tensor) -> Option<Self> {
         let size = x.size();
         let count = (x.numel() as i64).checked_div(size[1])?;

@@ -8,15 +8,15 @@ use tch::Tensor;
 
 use crate::model::{Context, Layer};
 
-/// Joins the input and a popped skip along one dimension: `[N, C, ...]` and `[N, D, ...]` to
-/// `[N, C + D, ...]` for the default, dimension 1.
+/// Joins the input and a popped skip along one dimension. For the default, dimension 1,
+/// `[N, C, ...]` and `[N, D, ...]` give `[N, C + D, ...]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Concat {
     dim: i64,
 }
 
 impl Concat {
-    /// Along dimension `dim`.
+    /// Joins along dimension `dim`.
     pub fn new(dim: i64) -> Self {
         Self { dim }
     }
@@ -36,7 +36,8 @@ impl Layer<(Tensor, Tensor)> for Concat {
     }
 }
 
-/// Adds a popped skip to the input: the end of a residual connection.
+/// Adds a popped skip to the input, as at the end of a residual connection. The shapes must
+/// broadcast.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Add;
 

@@ -21,7 +21,7 @@ pub(crate) struct BuiltPipeline {
     pub(crate) routes: Vec<Route>,
     engine: Engine<Error>,
     pub(crate) streams: DeviceStreams,
-    /// Which rank (executor's op list) runs each stage.
+    /// The rank (an executor's op list) of each stage.
     rank_of: Vec<usize>,
     pub(crate) checkpoint: Checkpoint,
     /// The order of training steps.
@@ -39,7 +39,7 @@ pub(crate) struct BuiltPipeline {
 
 /// One stage on its device.
 pub(crate) struct StageSlot {
-    /// Empty once the model was taken out of the pipeline.
+    /// Empty once the model has been taken out of the pipeline.
     pub(crate) body: Mutex<Option<Box<dyn Stage>>>,
     pub(crate) device: Device,
 }
@@ -73,7 +73,7 @@ impl BuiltPipeline {
             fuse_gradient_accumulation,
             allow_non_finite,
         } = settings;
-        // What no mini-batch could be run with is an error now.
+        // Settings that no mini-batch could run with are an error now.
         let rank_of = match &schedule {
             ScheduleChoice::Published(kind) => {
                 let rank_of = ranks_of(&devices, *kind, ranks)?;
@@ -120,13 +120,13 @@ impl BuiltPipeline {
     pub(crate) fn run(&self, job: Arc<dyn Job<Error = Error>>, local: Option<Local<'_, Error>>) -> Result<()> {
         self.streams.fork()?;
         let outcome = self.engine.run_with(job, local);
-        // Also after a failure: the caller frees what the stages still use.
+        // Also after a failure, because the caller frees tensors that the stages still use.
         let joined = self.streams.join();
         outcome.and(joined.map_err(Error::from))
     }
 
-    /// The order of the steps for so many micro-batches. Kept from call to call: most have the same
-    /// number.
+    /// Returns the order of the steps for this number of micro-batches. It is kept for the next
+    /// call, because most calls have the same number.
     pub(crate) fn orders(&self, micro_batches: usize, checkpointed: bool) -> Result<Arc<Orders>> {
         let key = OrderKey { micro_batches, checkpointed };
         let mut kept = lock(&self.orders);
@@ -143,7 +143,7 @@ impl BuiltPipeline {
         Ok(orders)
     }
 
-    /// The order of a whole training step.
+    /// Returns the order of a whole training step.
     pub(crate) fn train_order(&self, micro_batches: usize, checkpointed: bool) -> Result<Arc<Order>> {
         let key = OrderKey { micro_batches, checkpointed };
         let mut kept = lock(&self.train_orders);
@@ -164,18 +164,18 @@ impl BuiltPipeline {
         Ok(order)
     }
 
-    /// The rank of each stage.
+    /// Returns the rank of each stage.
     pub(crate) fn rank_of(&self) -> &[usize] {
         &self.rank_of
     }
 
-    /// The rank that runs the last stage.
+    /// Returns the rank that runs the last stage.
     pub(crate) fn last_rank(&self) -> usize {
         self.rank_of[self.rank_of.len() - 1]
     }
 
-    /// The port through which the caller's input comes, and the one through which the output
-    /// leaves.
+    /// Returns the port through which the caller's input comes, and the one through which the
+    /// output leaves.
     pub(crate) fn ends(&self) -> (usize, usize) {
         let end = |is: fn(&Route) -> bool| self.routes.iter().position(is).expect("generated code declares both ends");
         (end(|route| route.from.is_none()), end(|route| route.to.is_none()))
@@ -190,7 +190,7 @@ fn deadlock(error: DeadlockError) -> Error {
     Error::Setting(error.to_string())
 }
 
-/// The rank of each stage.
+/// Places each stage on a rank.
 fn ranks_of(devices: &[Device], kind: ScheduleKind, wish: Option<usize>) -> Result<Vec<usize>> {
     let accelerators: Vec<_> = devices.iter().map(|&device| (device != Device::Cpu).then_some(device)).collect();
     kind.place(&accelerators, wish).map_err(|error| Error::Setting(error.to_string()))

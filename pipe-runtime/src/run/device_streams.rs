@@ -1,16 +1,17 @@
 //! The device streams of a pipeline.
 //!
-//! Each stage on an accelerator computes on a stream of its own, so stages that share a device need
-//! not wait for each other. What goes from one device to another is copied on two more streams, one
-//! on each side, so that copies run beside computation. Order between streams is made by events
-//! alone: the host waits nowhere but where a CPU stage takes what an accelerator has made.
+//! Each stage on an accelerator computes on its own stream, so stages that share a device do not
+//! wait for each other. Values that go from one device to another are copied on two more streams,
+//! one on each side, so that copies overlap with computation. Only events order the streams: the
+//! host waits nowhere except where a CPU stage takes what an accelerator has made.
 //!
-//! A caller's own streams are ordered with the stages' at both ends of a run: its work until then
-//! comes before the stages', theirs before its later work. Memory that one stream allocates and
-//! another one uses is marked as such in the allocator, or it could be handed out again too early.
+//! The caller's own streams are ordered with the stages' at both ends of a run. Work that they have
+//! queued before the run comes before the stages' work, and work that they queue after it comes
+//! after. Memory that one stream allocates and another one uses is marked in the allocator, which
+//! could otherwise hand it out again too early.
 //!
-//! Where all stages are on the CPU, there are no streams, and each of these functions is a look at
-//! an empty list.
+//! If all stages are on the CPU, there are no streams, and each of these functions only looks at an
+//! empty list.
 
 use std::sync::{Arc, Mutex};
 
@@ -24,10 +25,10 @@ use crate::torch::{CopyStreams, Event, OnStream, Stream, TorchError, transfer};
 /// The device streams of a pipeline.
 #[derive(Debug)]
 pub(crate) struct DeviceStreams {
-    /// Each of them once.
+    /// All of them, each once.
     _lent: Lent,
     devices: Vec<Device>,
-    /// By stage: what it computes on; none on the CPU.
+    /// By stage: the stream that it computes on. On the CPU there is none.
     stages: Vec<Option<Stream>>,
     /// By route: the streams that its values are copied on.
     copies: Vec<RouteStreams>,
@@ -40,12 +41,12 @@ struct RouteStreams {
     back: CopyStreams,
 }
 
-/// Which way a value goes along a route.
+/// The direction of a value along a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Direction {
-    /// A value, to the stage that receives.
+    /// A value, to the stage that receives it.
     Forward,
-    /// A gradient, to the stage that has sent.
+    /// A gradient, to the stage that sent the value.
     Back,
 }
 
@@ -65,11 +66,12 @@ impl DeviceStreams {
                 back: CopyStreams { from: on(to)?, to: on(from)? },
             })
         };
-        // An accelerator has a few tens of streams: all skips between two stages share theirs.
+        // All skips between two stages share their streams, because an accelerator has only a few
+        // tens of them.
         let mut known: Vec<((usize, usize), RouteStreams)> = Vec::new();
         let mut by_route = Vec::with_capacity(routes.len());
         for route in routes {
-            // A route from or to the caller has one end.
+            // A route from or to the caller has a stage at one end only.
             let ends = (route.from.or(route.to).unwrap_or(0), route.to.or(route.from).unwrap_or(0));
             let found = known.iter().find(|(known, _)| *known == ends).map(|(_, streams)| *streams);
             by_route.push(match found {
@@ -84,12 +86,13 @@ impl DeviceStreams {
         Ok(Self { _lent: lent, devices: devices.to_vec(), stages, copies: by_route })
     }
 
-    /// Gives what this thread does to the stage's stream, until the guard is dropped.
+    /// Queues what this thread does on the stage's stream, until the guard is dropped.
     pub(crate) fn enter(&self, stage: usize) -> Result<Option<OnStream>, TorchError> {
         self.stages[stage].map(|stream| stream.enter()).transpose()
     }
 
-    /// Marks what the stage has been given to do until now; nothing on the CPU, where it is done.
+    /// Marks the work that the stage has queued until now. There is no mark on the CPU, where that
+    /// work is done.
     pub(crate) fn mark(&self, stage: usize) -> Result<Option<Arc<Event>>, TorchError> {
         self.stages[stage].map(|stream| stream.record().map(Arc::new)).transpose()
     }
@@ -124,22 +127,22 @@ impl DeviceStreams {
         Ok(())
     }
 
-    /// At the start of a run: what the stages are given from now on comes after what this thread's
-    /// own streams have been given.
+    /// Starts a run: whatever the stages queue from now on comes after the work already queued on
+    /// this thread's own streams.
     pub(crate) fn fork(&self) -> Result<(), TorchError> {
         self.stages.iter().flatten().try_for_each(|stage| stage.wait(&stage.current()?.record()?))
     }
 
-    /// At its end: what this thread's own streams are given from now on comes after all that the
-    /// stages have been given.
+    /// Ends a run: whatever this thread's own streams queue from now on comes after the work
+    /// already queued by the stages.
     pub(crate) fn join(&self) -> Result<(), TorchError> {
         self.stages.iter().flatten().try_for_each(|stage| stage.current()?.wait(&stage.record()?))
     }
 
-    /// This thread will use what a stage made, on its own streams, after [`join`](Self::join).
+    /// Marks what a stage made as used by this thread's own streams, after [`join`](Self::join).
     pub(crate) fn used_here<'t>(&self, tensors: impl Iterator<Item = &'t Tensor>) -> Result<(), TorchError> {
         for tensor in tensors {
-            // One stage's stream is enough to ask for the current one of its device.
+            // Any stage's stream on the device can tell which stream is current there.
             let stage = self.devices.iter().position(|&device| device == tensor.device());
             if let Some(stream) = stage.and_then(|stage| self.stages[stage]) {
                 stream.current()?.uses(tensor)?;
@@ -151,12 +154,12 @@ impl DeviceStreams {
 
 /// Streams that no pipeline has any more.
 ///
-/// libtorch takes memory for each stream that has multiplied matrices, and keeps it (32 MiB on a
-/// Hopper GPU): a pipeline that follows another one has its streams.
+/// libtorch allocates memory for each stream that has multiplied matrices, and keeps it (32 MiB on
+/// a Hopper GPU). A new pipeline therefore reuses the streams of an earlier one.
 static FREE: Mutex<Vec<(Device, Stream)>> = Mutex::new(Vec::new());
 
-/// Streams that are given back when this is dropped, also with work still to do: what comes next on
-/// them comes after it.
+/// Streams that are given back when this is dropped, even with work still queued. Whatever is
+/// queued on them next comes after that work.
 #[derive(Debug, Default)]
 struct Lent(Vec<(Device, Stream)>);
 
@@ -174,7 +177,7 @@ impl Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        // The last one is taken first, so each has the same task in the next pipeline.
+        // The last one is taken first, so each stream has the same task in the next pipeline.
         lock(&FREE).extend(self.0.drain(..).rev());
     }
 }

@@ -23,9 +23,9 @@ pub(crate) struct PipelineCore {
     pub(crate) pipeline: Arc<BuiltPipeline>,
     /// The model's variables, over all devices.
     variables: VarStore,
-    /// What of it was trained in the last call.
+    /// The parameters that the last call trained.
     parameters: Mutex<Arc<Parameters>>,
-    /// By stage, what [`Vars::training_bytes`] says.
+    /// By stage: what [`Vars::training_bytes`] returns.
     pub(crate) parameter_bytes: Vec<u64>,
     pub(crate) chunks: usize,
     pub(crate) training: bool,
@@ -34,7 +34,7 @@ pub(crate) struct PipelineCore {
 /// A mini-batch that has gone through all stages.
 pub(crate) struct Forwarded {
     call: Arc<Call>,
-    /// Micro-batch by micro-batch.
+    /// By micro-batch.
     outputs: Vec<PackedValue>,
     pub(crate) shape: MiniBatch,
 }
@@ -104,19 +104,19 @@ impl PipelineCore {
         }
     }
 
-    /// The micro-batches of the mini-batch, which must be on the first stage's device.
+    /// Splits the mini-batch, which must be on the first stage's device, into micro-batches.
     pub(crate) fn scatter(&self, batch: &PackedValue) -> Result<Scattered> {
         let devices = batch.tensors.iter().map(|item| item.tensor.device());
         check_devices(self.pipeline.stages[0].device, devices)?;
         scatter(batch, self.chunks, grad_enabled())
     }
 
-    /// The device on which outputs are made, and losses of them.
+    /// Returns the last stage's device, on which outputs and losses are made.
     pub(crate) fn last_device(&self) -> Device {
         self.pipeline.stages[self.pipeline.stages.len() - 1].device
     }
 
-    /// What is trained now.
+    /// Returns the parameters that are trained now.
     pub(crate) fn parameters(&self) -> Result<Arc<Parameters>> {
         let trained: Vec<_> = self.variables.trainable_variables().into_iter().filter(Tensor::requires_grad).collect();
         let mut parameters = lock(&self.parameters);
@@ -132,8 +132,8 @@ impl Forwarded {
         std::mem::take(&mut self.outputs)
     }
 
-    /// To be called when the outputs have been joined. If they could not be, the call has left
-    /// nothing behind.
+    /// Ends the call, after the outputs have been joined. If that failed, everything that the call
+    /// changed is put back.
     pub(crate) fn end(self, joined: bool) -> Result<()> {
         if joined {
             self.call.keep();
@@ -143,7 +143,8 @@ impl Forwarded {
     }
 }
 
-/// Inputs are not moved behind the caller's back: a copy in each step is for the caller to see.
+/// Checks that inputs are on the first stage's device. They are not moved silently, because the
+/// caller should see that each step makes a copy.
 fn check_devices(first: Device, inputs: impl IntoIterator<Item = Device>) -> Result<()> {
     all_on(first, inputs, |expected, found| {
         format!(
@@ -152,7 +153,7 @@ fn check_devices(first: Device, inputs: impl IntoIterator<Item = Device>) -> Res
     })
 }
 
-/// The same of targets, which meet the last stage's output.
+/// Checks that targets are on the last stage's device, where they meet its output.
 pub(crate) fn check_targets(last: Device, targets: impl IntoIterator<Item = Device>) -> Result<()> {
     all_on(last, targets, |expected, found| {
         format!(

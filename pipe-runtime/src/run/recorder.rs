@@ -8,12 +8,12 @@ use crate::error::{Error, Result};
 use crate::lock::lock;
 use crate::stages::{Crossing, Route, crossings};
 
-/// Where a pipeline's runs are recorded, while they are.
+/// The recording of a pipeline's runs, while there is one.
 #[derive(Default)]
 pub(crate) struct Recorder(Mutex<Option<Arc<Recording>>>);
 
 impl Recorder {
-    /// Starts a recording; one that has not been stopped is lost.
+    /// Starts a recording. One that has not been stopped is lost.
     pub(crate) fn start(&self, stages: usize, routes: usize) {
         *lock(&self.0) = Some(Arc::new(Recording {
             begin: Instant::now(),
@@ -24,7 +24,7 @@ impl Recorder {
         }));
     }
 
-    /// Where to record now, if anywhere.
+    /// Returns the recording to add to now, if there is one.
     pub(crate) fn current(&self) -> Option<Arc<Recording>> {
         lock(&self.0).clone()
     }
@@ -38,21 +38,21 @@ impl Recorder {
 pub(crate) struct Recording {
     begin: Instant,
     runs: Mutex<Vec<Run>>,
-    /// Those that have performed steps, numbered in the order in which they first did.
+    /// The threads that have performed steps, in the order in which they first did.
     threads: Mutex<Vec<ThreadId>>,
-    /// By stage: the bytes that a micro-batch's graph holds, once that was measured.
+    /// By stage: the bytes that a micro-batch's graph holds, once they have been measured.
     activations: Vec<Mutex<Option<u64>>>,
-    /// By route: the most bytes that a micro-batch's value has.
+    /// By route: the size in bytes of the largest value of a micro-batch.
     carried: Vec<Mutex<u64>>,
 }
 
 impl Recording {
-    /// Seconds since the trace started.
+    /// Returns the seconds since the trace started.
     pub(crate) fn now(&self) -> f64 {
         self.begin.elapsed().as_secs_f64()
     }
 
-    /// The calling thread's number.
+    /// Returns the calling thread's number.
     pub(crate) fn thread(&self) -> usize {
         let mut threads = lock(&self.threads);
         let this = std::thread::current().id();
@@ -62,26 +62,26 @@ impl Recording {
         })
     }
 
-    /// The bytes of a stage's graph of one micro-batch: where they are to be put, if they are still
-    /// to be measured.
+    /// Returns where to put the bytes of a stage's graph of one micro-batch. It is `None` inside
+    /// until they have been measured.
     pub(crate) fn activation(&self, stage: usize) -> &Mutex<Option<u64>> {
         &self.activations[stage]
     }
 
-    /// So much goes through a route.
+    /// Notes that a value of this size goes through a route.
     pub(crate) fn carries(&self, route: usize, bytes: u64) {
         let mut most = lock(&self.carried[route]);
         *most = bytes.max(*most);
     }
 
-    /// A run has succeeded.
+    /// Adds a run that has succeeded.
     pub(crate) fn ran(&self, order: &Order, stages: usize, micro_batches: usize, steps: Vec<TracedStep>) {
         let action = |&position: &usize| -> Action { order.steps[position].action };
         let ranks = order.ranks.iter().map(|list| list.iter().map(action).collect()).collect();
         lock(&self.runs).push(Run { schedule: Schedule { stages, micro_batches, ranks }, steps });
     }
 
-    /// The trace, if anything ran: with what was seen of the memory.
+    /// Returns the trace, with the sizes that were seen. It is an error if nothing has run.
     pub(crate) fn finish(&self, routes: &[Route], parameters: &[u64]) -> Result<Trace> {
         let runs = std::mem::take(&mut *lock(&self.runs));
         let carried: Vec<_> = self.carried.iter().map(|bytes| *lock(bytes) as f64).collect();

@@ -3,12 +3,12 @@
 use crate::flow::Flow;
 use crate::model::Model;
 
-/// A second handle on a value that is kept for a later layer.
+/// Returns a second handle on a value that is kept for a later layer.
 pub fn keep<T: Flow>(value: &T) -> T {
     value.share()
 }
 
-/// What the last layer gives, as what the model gives.
+/// Types what the last layer gives as what the model gives.
 #[doc(hidden)]
 pub fn output<M: Model>(value: M::Output) -> M::Output {
     value

@@ -1,5 +1,5 @@
-//! What generated code builds a pipeline from: stages that own their layers, and the typed ports
-//! between them.
+//! The parts that generated code builds a pipeline from: stages that own their layers, and the
+//! typed ports between them.
 
 use std::any::Any;
 use std::marker::PhantomData;
@@ -11,7 +11,7 @@ use crate::model::{Context, Model};
 /// The stages of a pipeline and the ports between them, as generated code declares them.
 #[doc(hidden)]
 pub struct Graph {
-    /// By port; empty where a port is not declared yet.
+    /// By port. Empty where a port is not declared yet.
     ends: Vec<Option<Ends>>,
     output: usize,
     stages: Vec<Box<dyn Stage>>,
@@ -52,18 +52,18 @@ impl Graph {
         Self { ends: Vec::new(), output: 0, stages: Vec::new() }
     }
 
-    /// What the caller hands to the first stage.
+    /// Declares the port through which the caller's input reaches the first stage.
     pub fn input<M: Model>(&mut self) -> Port<M::Input> {
         self.add(0, (None, Some(0)))
     }
 
-    /// What stage `from` sends to stage `to`: the value number `number`, in the order in which they
-    /// are received.
+    /// Declares a port from stage `from` to stage `to`. Ports are numbered in the order in which
+    /// their values are received.
     pub fn port<T>(&mut self, number: usize, from: usize, to: usize) -> Port<T> {
         self.add(number, (Some(from), Some(to)))
     }
 
-    /// What the last stage gives back to the caller.
+    /// Declares the port through which the last stage's output goes back to the caller.
     pub fn output<M: Model>(&mut self, number: usize) -> Port<M::Output> {
         self.output = number;
         self.add(number, (None, None))
@@ -81,7 +81,8 @@ impl Graph {
         self.ends[index] = Some(ends);
     }
 
-    /// The next stage: the layers it owns, the ports it uses, and how it runs on one micro-batch.
+    /// Adds the next stage: the layers it owns, the ports it uses, and the function that runs it on
+    /// one micro-batch.
     pub fn stage<L, P>(&mut self, layers: L, ports: P, run: Run<L, P>)
     where
         L: Send + 'static,
@@ -94,7 +95,7 @@ impl Graph {
         self.stages.push(stage);
     }
 
-    /// The stages and the routes, complete.
+    /// Returns the stages and the routes, once all are declared.
     pub(crate) fn finish(self) -> (Vec<Box<dyn Stage>>, Vec<Route>) {
         let ends = self.ends.into_iter().enumerate().map(|(index, ends)| {
             let (from, to) = ends.expect("generated code declares all ports");
@@ -114,7 +115,7 @@ impl Layers {
         Self(stages.into_iter().map(Stage::into_layers).collect::<Vec<_>>().into_iter())
     }
 
-    /// Those of the next stage.
+    /// Takes the layers of the next stage.
     pub fn take<L: 'static>(&mut self) -> L {
         let layers = self.0.next().expect("generated code takes each stage's layers once");
         *layers.downcast().expect("generated code takes what it put in")

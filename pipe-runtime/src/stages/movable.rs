@@ -1,12 +1,12 @@
-//! Whether a layer can move to the thread of its stage.
+//! Checks that a layer can move to the thread of its stage.
 //!
-//! A plain `L: Send` would be said of the whole stage, in words about the standard library's types.
-//! This says it of one layer, once: rustc drops the impl that can never hold, so a layer that is
-//! `Send` has one way left and any other has none.
+//! The error about a plain `L: Send` would name the whole stage, and types of the standard library.
+//! The error about this trait names one layer, once: rustc drops the impl that can never hold, so
+//! one impl is left for a layer that is `Send`, and none for any other layer.
 
 use crate::model::Repeated;
 
-/// A layer that can move `M`: to a worker, or nowhere.
+/// A layer that can move to `M`, which is a worker or nowhere.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot move to another thread",
@@ -14,7 +14,7 @@ use crate::model::Repeated;
     note = "`Rc` and raw pointers are not `Send`: let the layer own its data; a type parameter needs the bound `Send`"
 )]
 pub trait Movable<M> {
-    /// `Self`. What cannot move has none, which keeps later errors about it away.
+    /// `Self`. A layer that cannot move has no such type, which suppresses further errors about it.
     type Layer;
 
     fn same(self) -> Self::Layer;
@@ -48,13 +48,13 @@ impl<L: sealed::Impossible> Movable<Nowhere> for L {
     }
 }
 
-/// The layer, on its way to its stage.
+/// Returns the layer, on its way to its stage.
 #[doc(hidden)]
 pub fn movable<M, L: Movable<M>>(layer: L) -> L::Layer {
     layer.same()
 }
 
-/// The same for part of a repeated layer.
+/// Returns part of a repeated layer, on its way to its stage.
 #[doc(hidden)]
 pub fn movable_part<M, L: Movable<M>>(part: Repeated<L>) -> Repeated<L::Layer> {
     part.map(L::same)

@@ -1,11 +1,11 @@
-//! Models with devices do not nest as layers, which their types say at compile time.
+//! Models with devices do not nest as layers. Their types tell this at compile time.
 
 use std::marker::PhantomData;
 
 use super::pipeline::Pipeline;
 
-/// What a layer's type alone says at compile time: whether it is a model with devices, which does
-/// not nest.
+/// Tells at compile time, from a layer's type alone, whether it is a model with devices. Such a
+/// model does not nest.
 #[doc(hidden)]
 pub struct Nested<L>(PhantomData<L>);
 
@@ -13,8 +13,8 @@ impl<M: Pipeline> Nested<M> {
     pub const HAS_DEVICES: bool = true;
 }
 
-/// The answer for all other types. It is found by the same path, but only where the constant of
-/// [`Nested`] is not there.
+/// The answer for all other types. The same path leads to it, but only where [`Nested`] has no
+/// constant of its own.
 #[doc(hidden)]
 pub trait NestedByDefault {
     const HAS_DEVICES: bool = false;
@@ -22,11 +22,11 @@ pub trait NestedByDefault {
 
 impl<L> NestedByDefault for Nested<L> {}
 
-/// Checks at compile time that a layer nests, at the place that asks.
+/// Checks at compile time that a layer nests. The error points at the caller.
 ///
 /// # Panics
 ///
-/// If it has devices.
+/// Panics if the layer has devices.
 #[doc(hidden)]
 #[track_caller]
 pub const fn nests(has_devices: bool) {

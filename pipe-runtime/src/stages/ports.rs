@@ -1,4 +1,4 @@
-//! The ports of a stage, and what goes through them while it runs.
+//! The ports of a stage, and the values that go through them while it runs.
 
 use std::marker::PhantomData;
 
@@ -7,7 +7,7 @@ use crate::lock::give_up;
 use crate::model::Model;
 use crate::torch::{StageGraph, version};
 
-/// Where a value goes from one stage to another.
+/// A port, through which a value of type `T` goes from one stage to another.
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct Port<T> {
@@ -31,10 +31,10 @@ pub struct Io<'a> {
     sent: Vec<Sent>,
 }
 
-/// A port, and what goes through it.
+/// A port's number, and the value that is sent through it.
 pub(crate) type Sent = (usize, PackedValue);
 
-/// The graph of one stage and micro-batch, and which values its ends are: (port, position of the
+/// The graph of one stage and micro-batch. Each of its ends is given as (port, position of the
 /// tensor in the value).
 #[derive(Debug)]
 pub(crate) struct Recorded {
@@ -44,8 +44,8 @@ pub(crate) struct Recorded {
 }
 
 impl<'a> Io<'a> {
-    /// `receive` hands over what lies at a port, on the stage's device. With `record`, the graph
-    /// of that stage is recorded.
+    /// Makes the ends of a stage. `receive` returns the value at a port, on the stage's device.
+    /// With `record`, the graph of that stage is recorded.
     pub(crate) fn new(receive: &'a mut dyn FnMut(usize) -> PackedValue, record: Option<usize>) -> Self {
         let recorded = record.map(|stage| Recorded {
             graph: StageGraph::new(stage).unwrap_or_else(|error| give_up(error.to_string())),
@@ -55,12 +55,12 @@ impl<'a> Io<'a> {
         Self { receive, recorded, sent: Vec::new() }
     }
 
-    /// The value that came through `port`.
+    /// Receives the value that came through `port`.
     pub fn receive<T: Flow>(&mut self, port: Port<T>) -> T {
         self.take(port.index).unpack()
     }
 
-    /// What came through the port, as a start of the stage's graph.
+    /// Takes the value that came through the port. Its tensors become starts of the stage's graph.
     fn take(&mut self, port: usize) -> PackedValue {
         let mut value = (self.receive)(port);
         for (position, item) in value.tensors.iter_mut().enumerate() {
@@ -72,17 +72,17 @@ impl<'a> Io<'a> {
         value
     }
 
-    /// What the caller handed in. That it flows is known from the model.
+    /// Receives the caller's input. The model guarantees that its type is [`Flow`].
     pub fn receive_input<M: Model>(&mut self, port: Port<M::Input>) -> M::Input {
         self.receive(port)
     }
 
-    /// What goes back to the caller.
+    /// Sends the output back to the caller.
     pub fn send_output<M: Model>(&mut self, port: Port<M::Output>, value: M::Output) {
         self.send(port, value);
     }
 
-    /// Sends a value through `port`. It leaves when the stage is done: a later in-place layer of
+    /// Sends a value through `port`. It leaves when the stage is done, so a later in-place layer of
     /// the same stage still changes it, as it would without stages.
     pub fn send<T: Flow>(&mut self, port: Port<T>, value: T) {
         self.give(port.index, PackedValue::of(value));
@@ -92,10 +92,10 @@ impl<'a> Io<'a> {
         self.sent.push((port, value));
     }
 
-    /// What was sent, cut off from the stage's graph, which comes back too if one was recorded.
+    /// Returns what was sent, detached from the stage's graph, and that graph if one was recorded.
     pub(crate) fn finish(mut self) -> (Vec<Sent>, Option<Recorded>) {
-        // The engine adds the gradients of one tensor in the order of its roots. Unpipelined, that
-        // of the value which is used last arrives first.
+        // The backward adds the gradients of one tensor in the order of the roots. In the
+        // unpipelined run, the gradient of the value that is used last arrives first.
         self.sent.sort_by_key(|(port, _)| std::cmp::Reverse(*port));
         for (port, value) in &mut self.sent {
             for (position, item) in value.tensors.iter_mut().enumerate() {

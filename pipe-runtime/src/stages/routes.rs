@@ -1,25 +1,26 @@
-//! Where values go: from stage to stage, and from and to the caller.
+//! The routes of values: from stage to stage, and from and to the caller.
 
 use std::collections::HashSet;
 
-/// The stage that sends through a port and the one that receives; `None` stands for the caller.
+/// The stage that sends through a port, and the one that receives. `None` stands for the caller.
 pub(super) type Ends = (Option<usize>, Option<usize>);
 
-/// Which stage sends through a port and which receives. Ports are numbered in the order in which
-/// they are received, which is the order in which the unpipelined run would use their values.
+/// The stage that sends through a port, and the one that receives. Ports are numbered in the order
+/// in which they are received, which is the order in which the unpipelined run would use their
+/// values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Route {
-    /// `None`: the caller.
+    /// The sending stage, or `None` for the caller.
     pub(crate) from: Option<usize>,
-    /// `None`: the caller.
+    /// The receiving stage, or `None` for the caller.
     pub(crate) to: Option<usize>,
-    /// Whether it carries a skip. Otherwise it is the main flow: into the first stage, from a stage
-    /// to the next, or out of the last stage.
+    /// Whether the route carries a skip. Otherwise it is part of the main flow: into the first
+    /// stage, from a stage to the next, or out of the last stage.
     pub(crate) is_skip: bool,
 }
 
 impl Route {
-    /// The routes of all ports, from the ends of each, in the order of their numbers.
+    /// Makes the routes of all ports from the ends of each, in the order of their numbers.
     pub(super) fn all(ends: impl IntoIterator<Item = Ends>) -> Vec<Self> {
         let mut reached = HashSet::new();
         // The main flow into a stage has a lower number than the skips that are popped in it.
@@ -31,15 +32,15 @@ impl Route {
 /// A route from one stage to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Crossing {
-    /// The route's number.
+    /// The number of the route.
     pub(crate) route: usize,
     pub(crate) from: usize,
     pub(crate) to: usize,
-    /// As [`Route::is_skip`].
+    /// The same as [`Route::is_skip`].
     pub(crate) is_skip: bool,
 }
 
-/// All routes but those from and to the caller.
+/// Lists all routes but those from and to the caller.
 pub(crate) fn crossings(routes: &[Route]) -> impl Iterator<Item = Crossing> {
     routes.iter().enumerate().filter_map(|(number, route)| {
         Some(Crossing { route: number, from: route.from?, to: route.to?, is_skip: route.is_skip })

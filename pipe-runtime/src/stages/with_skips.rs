@@ -1,6 +1,6 @@
-//! What a layer that stashes returns: a tuple of its output and the skips.
+//! The return value of a layer that stashes: a tuple of its output and the skips.
 
-/// An output with `SKIPS` skips beside it.
+/// An output together with `SKIPS` skips.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
     message = "this layer stashes {SKIPS} and returns `{Self}`",
@@ -8,7 +8,7 @@
     note = "`#[stash(a = input)]` and `#[stash(a = output)]` keep a value without a layer that returns it"
 )]
 pub trait WithSkips<const SKIPS: usize> {
-    /// `Self`. What is no such tuple has none, which keeps later errors about it away.
+    /// `Self`. A type that is not such a tuple has none, which suppresses further errors about it.
     type Tuple;
 
     fn same(self) -> Self::Tuple;
@@ -39,7 +39,7 @@ with_skips!(9: A B C D E F G H I);
 with_skips!(10: A B C D E F G H I J);
 with_skips!(11: A B C D E F G H I J K);
 
-/// What a layer returns, as the tuple that its skips are taken from.
+/// Returns what a layer returned, as the tuple that its skips are taken from.
 #[doc(hidden)]
 pub fn with_skips<const SKIPS: usize, T: WithSkips<SKIPS>>(returned: T) -> T::Tuple {
     returned.same()

@@ -6,7 +6,7 @@ use shuttle::rand::{Rng, thread_rng};
 use super::job::Error;
 use crate::Engine;
 
-/// A small order and an engine's threads. Drawn from the checker's random numbers, so that a
+/// A small order and an engine's threads, drawn from the checker's random numbers, so that a
 /// replayed schedule has the same.
 pub struct Case {
     pub order: Order,
@@ -32,7 +32,7 @@ impl Case {
         engine(self.cpu_ranks.clone(), self.accelerator_ranks.clone(), self.cores)
     }
 
-    /// A rank for the caller, in half of the cases.
+    /// Returns a rank for the caller to perform, in half of the cases.
     pub fn local(&self) -> Option<usize> {
         let ranks = self.order.ranks.len();
         Some(draw(0..=2 * ranks - 1)).filter(|&rank| rank < ranks)
@@ -43,7 +43,8 @@ pub fn engine(cpu_ranks: Vec<usize>, accelerator_ranks: Vec<usize>, cores: usize
     Engine::new(cpu_ranks, accelerator_ranks, cores, || {}).unwrap()
 }
 
-/// Of any method that can be had with so many ranks and micro-batches: all of it, or one half.
+/// Draws a schedule that can have this many ranks and micro-batches, and returns the order of all
+/// of it or of one half.
 pub fn order(ranks: usize, micro_batches: usize) -> Order {
     let legal: Vec<_> = ScheduleKind::ALL
         .iter()

@@ -17,8 +17,8 @@ pub enum Event {
     Undone,
 }
 
-/// What happened, in this order, to which job and on which thread. Its lock is none of the
-/// checker's: writing gives no other thread the chance to run.
+/// Events in order, each with its job and its thread. The lock is not one of the checker's, so
+/// writing gives no other thread the chance to run.
 #[derive(Default)]
 pub struct History(Mutex<Vec<(usize, ThreadId, Event)>>);
 
@@ -27,8 +27,8 @@ impl History {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push((job, thread::current().id(), event));
     }
 
-    /// One job at a time: between its first and its last step, and its being undone, no other
-    /// job's.
+    /// Checks that one job runs at a time: no other job's step or undo comes between a job's first
+    /// step and its last one or its undo.
     pub fn check_serial(&self) {
         let events = self.0.lock().unwrap();
         let mut jobs: Vec<_> = events
@@ -41,7 +41,7 @@ impl History {
         assert_eq!(distinct.len(), jobs.len(), "jobs overlap: {jobs:?}");
     }
 
-    /// All that must hold of one job that has returned `outcome`.
+    /// Checks everything that must hold of a job that has returned `outcome`.
     pub fn check_job(&self, job: &Checked, outcome: &Result<(), Error>) {
         let events = self.0.lock().unwrap();
         let mut seen = Seen::default();
@@ -51,8 +51,8 @@ impl History {
         assert!(seen.inside.is_empty(), "threads are still prepared for job {}", job.number);
         assert!(seen.running.is_empty(), "steps are still running: {:?}", seen.running);
         let number = job.number;
-        // Every step before the first failing one can run, whatever the threads do: it is the
-        // failure that counts.
+        // Every step before the first failing one can run, whatever the threads do. So its failure
+        // is the one that counts.
         let first = job.faults.steps.first().copied();
         match outcome {
             Ok(()) => {
@@ -76,7 +76,7 @@ impl History {
     }
 }
 
-/// What a job's events so far come to.
+/// State of a job after its events so far.
 #[derive(Default)]
 struct Seen {
     inside: Vec<ThreadId>,

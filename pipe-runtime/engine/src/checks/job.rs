@@ -9,7 +9,7 @@ use shuttle::thread;
 use super::history::{Event, History};
 use crate::{Engine, EngineError, Job};
 
-/// How a run of a [`Checked`] job can fail.
+/// The ways in which a run of a [`Checked`] job can fail.
 #[derive(Debug)]
 pub enum Error {
     Step { job: usize, step: usize },
@@ -24,29 +24,30 @@ impl From<EngineError> for Error {
     }
 }
 
-/// A job that passes messages between its steps as a call does, and writes down what happens to it.
+/// A job that passes messages between its steps as a call does, and records what happens to it.
 pub struct Checked {
     pub number: usize,
     pub order: Order,
     pub faults: Faults,
     /// The rank that the caller performs itself.
     pub local: Option<usize>,
-    /// The engine itself: kept alive, as by a call, and asked by each step to run another job.
+    /// The engine itself. The job keeps it alive, as a call does, and each step asks it to run
+    /// another job.
     pub engine: Option<Arc<Engine<Error>>>,
     pub history: Arc<History>,
-    /// What each step leaves for those that wait for it: a cell whose lock is held for a moment
-    /// only.
+    /// By step: the message that it leaves for those that wait for it, in a cell that is locked for
+    /// a moment only.
     messages: Vec<Mutex<Option<usize>>>,
 }
 
-/// What goes wrong in a job.
+/// The faults of a job.
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
-    /// These steps fail.
+    /// The steps that fail.
     pub steps: BTreeSet<usize>,
-    /// No thread but the caller's can be prepared.
+    /// Whether no thread but the caller's can be prepared.
     pub enter: bool,
-    /// What was changed cannot be put back.
+    /// Whether what was changed cannot be put back.
     pub undo: bool,
 }
 

@@ -1,6 +1,7 @@
-//! The engine under a model checker, [shuttle](https://docs.rs/shuttle): each test runs a small
-//! case thousands of times, the checker deciding at each lock, counter and wait who goes on. A
-//! deadlock, a lost wake-up among them, fails the test with a schedule to replay. Seeds are fixed.
+//! The engine under a model checker, [shuttle](https://docs.rs/shuttle). Each test runs a small
+//! case thousands of times. At each lock, counter and wait, the checker decides which thread goes
+//! on. A deadlock, such as that of a lost wake-up, fails the test with a schedule to replay. Seeds
+//! are fixed.
 
 mod case;
 mod history;
@@ -17,18 +18,18 @@ use case::{Case, draw, engine, order};
 use history::History;
 use job::{Checked, Error, Faults};
 
-/// Of each scheduler and test.
+/// Number of runs of each test under each scheduler.
 const ITERATIONS: usize = 1500;
 const SEED: u64 = 7;
 
-/// Under a scheduler that picks at random, and under one that lets few threads overtake (PCT,
-/// Burckhardt et al. 2010), which finds what takes long delays.
+/// Runs `body` under a scheduler that picks at random, and under one that lets few threads overtake
+/// (PCT, Burckhardt et al. 2010), which finds faults that need long delays.
 fn explore(body: fn()) {
     fn run(scheduler: impl Scheduler + 'static, body: fn()) {
         let mut config = Config::new();
         config.stack_size = 1 << 17;
-        // It warns that it knows sequentially consistent atomics only. The engine has one counter,
-        // changed under a lock.
+        // Shuttle warns that it knows only sequentially consistent atomics. The engine has one
+        // atomic, a counter that is changed under a lock.
         config.silence_warnings = true;
         Runner::new(scheduler, config).run(body);
     }
@@ -41,7 +42,7 @@ fn run(engine: &Engine<Error>, job: &Arc<Checked>) -> Result<(), Error> {
     engine.run_with(job.clone(), job.local.map(|rank| Local { rank, perform: &mut perform }))
 }
 
-/// Callers at the same time, each with some jobs, one after the other; then the engine is dropped.
+/// Runs callers at the same time, each with some jobs, one after the other. Then drops the engine.
 fn check(callers: usize, jobs_each: usize, faults: fn(steps: usize) -> Faults) {
     let history = Arc::new(History::default());
     let case = Case::draw();
@@ -133,8 +134,8 @@ fn a_job_may_keep_its_engine_alive_but_not_run_on_it() {
         job.engine = Some(Arc::clone(&engine));
         engine.run(Arc::new(job)).unwrap();
         drop(engine);
-        // A worker may hold the job, and with it the engine, a little longer. Each holds the token
-        // until it ends.
+        // A worker may hold the job, and with it the engine, a little longer. Each worker holds the
+        // token until it ends.
         while Arc::strong_count(&alive) > 1 {
             thread::yield_now();
         }

@@ -220,8 +220,8 @@ struct Lap {
 
 impl Stopwatch {
     fn now(&self) -> Instant {
-        // A panic here is caught as the layer's failure, so that covers errors that an accelerator
-        // reports late.
+        // A panic here is caught as the layer's failure: an accelerator may report an error of the
+        // layer only now.
         synchronize(&self.on).unwrap_or_else(|error| panic!("{error}"));
         Instant::now()
     }

@@ -19,12 +19,12 @@ pub(crate) struct Call {
     pub(super) pipeline: Arc<BuiltPipeline>,
     pub(super) micro_batches: usize,
     training: bool,
-    /// Whether gradients are wanted at all.
+    /// Whether any gradients are wanted.
     pub(super) gradients: bool,
-    /// Whether the caller's grad mode is on: where nothing is recorded, layers may still
+    /// Whether the caller's grad mode is on. Even if nothing is recorded, layers may then
     /// differentiate inside.
     grad_mode: bool,
-    /// Tells it from all other calls.
+    /// A number that no other call has.
     id: u64,
     /// The number that the layers' random number generators are seeded from.
     draw: Draw,
@@ -33,34 +33,34 @@ pub(crate) struct Call {
     pub(super) parameters: Arc<Parameters>,
     /// Whether to note which variables the stages use.
     notes_uses: bool,
-    /// By stage and micro-batch: whether its backward runs the forward again.
+    /// By stage and micro-batch: whether the backward first runs the forward again.
     recomputed: Vec<bool>,
-    /// By port and micro-batch: what was sent and not received yet.
+    /// By port and micro-batch: the value that was sent and has not been received yet.
     pub(super) in_transit: Table<Option<PackedValue>>,
     /// By stage and micro-batch: what the stage keeps for the backward.
     pub(super) backward_states: Table<BackwardState>,
-    /// By stage: what its layers have changed.
+    /// By stage: the variables that its layers have changed.
     pub(super) histories: Vec<Mutex<History>>,
-    /// What layers carry from one micro-batch to the next.
+    /// The cells in which layers carry values from one micro-batch to the next.
     cells: Arc<Cells>,
-    /// By port: how many values lie between the two stages.
+    /// By port: the number of values between its two stages.
     pub(super) transit: Vec<PeakCounter>,
-    /// By stage: how many micro-batches are in flight.
+    /// By stage: the number of micro-batches in flight.
     pub(super) in_flight: Vec<PeakCounter>,
 }
 
-/// What a call is made with.
+/// Arguments of a call.
 pub(crate) struct Given {
-    /// The micro-batches, at the first stage.
+    /// The micro-batches, on the first stage's device.
     pub(crate) inputs: Vec<PackedValue>,
     pub(crate) training: bool,
-    /// Whether what the backward needs will be kept.
+    /// Whether what the backward needs is kept.
     pub(crate) gradients: bool,
-    /// What is trained.
+    /// The trained parameters.
     pub(crate) parameters: Arc<Parameters>,
 }
 
-/// The forward of a call alone.
+/// The job that runs a call's forward alone.
 struct ForwardRun {
     call: Arc<Call>,
     order: Arc<Order>,
@@ -89,13 +89,13 @@ impl Job for ForwardRun {
 /// What a stage keeps of a micro-batch for its backward.
 #[derive(Default)]
 pub(super) struct BackwardState {
-    /// The graph, of the forward or of a recomputation.
+    /// The graph of the forward, or of a recomputation.
     pub(super) recorded: Option<Recorded>,
-    /// What its recomputation starts from, if it has one.
+    /// The start of its recomputation, if it has one.
     pub(super) start: Option<Start>,
 }
 
-/// What a recomputation starts from, and what it must lead to.
+/// The inputs of a recomputation, and fingerprints of what it must send.
 pub(super) struct Start {
     inputs: Vec<ReceivedValue>,
     sent: Vec<Fingerprint>,
@@ -107,12 +107,12 @@ struct ReceivedValue {
     value: PackedValue,
 }
 
-/// What tells a sent tensor from another one: its port, whether it has a gradient, and its bits
-/// (of the CPU's).
+/// A fingerprint of a sent tensor: its port, whether it carries a gradient, and a digest of its
+/// bits if it is on the CPU.
 type Fingerprint = (usize, bool, Option<u64>);
 
 impl Call {
-    /// A call whose micro-batches are recomputed where `order` says so.
+    /// Makes a call. `order` has the recomputations of its micro-batches.
     pub(super) fn new(pipeline: &Arc<BuiltPipeline>, given: Given, order: &Order) -> Result<Self> {
         let Given { inputs, training, gradients, parameters } = given;
         parameters.none_is_forgotten()?;
@@ -151,7 +151,7 @@ impl Call {
         Ok(call)
     }
 
-    /// Runs the micro-batches forward through all stages, and gives those of the output.
+    /// Runs the micro-batches forward through all stages, and returns their outputs.
     pub(crate) fn run(pipeline: &Arc<BuiltPipeline>, given: Given) -> Result<(Arc<Self>, Vec<PackedValue>)> {
         let orders = pipeline.orders(given.inputs.len(), given.training && given.gradients)?;
         let call = Arc::new(Self::new(pipeline, given, &orders.backward)?);
@@ -166,7 +166,7 @@ impl Call {
             })
     }
 
-    /// What the last stage gave, micro-batch by micro-batch.
+    /// Takes the last stage's outputs, by micro-batch.
     pub(super) fn take_outputs(&self) -> Result<Vec<PackedValue>> {
         let (_, output) = self.pipeline.ends();
         let parts = (0..self.micro_batches).map(|micro_batch| self.in_transit.take(output, micro_batch));
@@ -176,7 +176,7 @@ impl Call {
         Ok(parts)
     }
 
-    /// Whether the backward of this micro-batch in this stage runs the forward again.
+    /// Returns whether the backward of this micro-batch in this stage first runs the forward again.
     pub(super) fn recomputes(&self, stage: usize, micro_batch: usize) -> bool {
         self.recomputed[stage * self.micro_batches + micro_batch]
     }
@@ -185,7 +185,7 @@ impl Call {
         self.training
     }
 
-    /// Whether any micro-batch is recomputed.
+    /// Returns whether any micro-batch is recomputed.
     pub(super) fn recomputes_some(&self) -> bool {
         self.recomputed.contains(&true)
     }
@@ -204,15 +204,16 @@ impl Call {
         .noting(Arc::clone(&self.cells))
     }
 
-    /// The first pass of one micro-batch through one stage.
+    /// Runs the first pass of one micro-batch through one stage.
     pub(super) fn forward(&self, action: Action) -> Result<(), Failure> {
         let cx = self.context(action, false);
         step(Phase::Forward, &cx, || self.first_pass(action, &cx))
     }
 
-    /// Where gradients are wanted, its graph is recorded also if it will be recomputed, and then
-    /// dropped: libtorch's operators may take another way without a graph, and what will be
-    /// differentiated must be what was computed. It holds no more than the recomputation will.
+    /// Runs the first pass. Where gradients are wanted, its graph is recorded even if it will be
+    /// recomputed, and is then dropped. libtorch's operators may take another path without a graph,
+    /// and what will be differentiated must be what was computed. The dropped graph holds no more
+    /// than the recomputation will.
     fn first_pass(&self, action: Action, cx: &Context) -> Result<(), String> {
         let Action { stage, micro_batch, .. } = action;
         let slot = &self.pipeline.stages[stage];
@@ -230,14 +231,14 @@ impl Call {
         };
         let recording = match self.gradients {
             true => Recording::Graph,
-            // There is nothing to record, but a layer may differentiate inside as far as the
-            // caller's mode lets it.
+            // Nothing is recorded, but a layer may differentiate inside as far as the caller's mode
+            // allows it.
             false if self.grad_mode => Recording::LayersOwn,
             false => Recording::Nothing,
         };
         let pass = self.watch(stage).map_err(|error| error.to_string())?;
         let (sent, recorded) = run_stage(slot, cx, &mut receive, recording)?;
-        // A stage without a gradient to come back has nothing to recompute.
+        // A stage that no gradient comes back to has nothing to recompute.
         let goes_backward = recorded.as_ref().is_some_and(|recorded| !recorded.roots.is_empty());
         let next = match (goes_backward, recomputes) {
             (false, _) => Next::Nothing,
@@ -268,26 +269,26 @@ impl Call {
         Ok(FirstPass::start(&self.pipeline.state, &self.histories[stage], stage, self.notes_uses)?)
     }
 
-    /// The first pass has succeeded.
+    /// Ends a first pass that has succeeded.
     pub(super) fn end_pass(&self, pass: FirstPass<'_>, micro_batch: usize, next: Next) -> Result<(), String> {
         let must_be_finite = self.training && !self.pipeline.allow_non_finite;
         pass.finish(&self.pipeline.state, micro_batch, next, must_be_finite)
     }
 
-    /// The stage's state as the micro-batch's first pass left it, if a later one has changed it,
-    /// until the guard is dropped.
+    /// Puts the stage's state back to what the micro-batch's first pass left, until the guard is
+    /// dropped. Returns `None` if no later pass has changed it.
     pub(super) fn state_after(&self, stage: usize, micro_batch: usize) -> Result<Option<Rewound>> {
         Rewound::after(&self.pipeline.state, &self.histories[stage], stage, micro_batch)
     }
 
-    /// The micro-batch has gone backward through the stage for the last time.
+    /// Notes that the micro-batch has gone backward through the stage for the last time.
     pub(super) fn has_gone_backward(&self, stage: usize, micro_batch: usize) {
         self.in_flight[stage].fall();
         lock(&self.histories[stage]).has_gone_backward(micro_batch);
     }
 
-    /// The second pass of a checkpointed micro-batch, which leaves the graph for its backward. With
-    /// `keep`, a third one can follow.
+    /// Runs the second pass of a checkpointed micro-batch, which leaves the graph for its backward.
+    /// With `keep`, a third one can follow.
     pub(super) fn recompute(&self, action: Action, keep: bool) -> Result<(), Failure> {
         let cx = self.context(action, true);
         step(Phase::Recomputation, &cx, || self.second_pass(action, &cx, keep))
@@ -337,7 +338,7 @@ impl Call {
         Ok(())
     }
 
-    /// The steps of the call's backward, where that is asked for later.
+    /// Returns the steps of the call's backward, for one that is asked for later.
     pub(super) fn backward_order(&self) -> Result<Arc<Order>> {
         Ok(Arc::clone(&self.pipeline.orders(self.micro_batches, self.training)?.backward))
     }
@@ -347,7 +348,7 @@ impl Call {
         Ok(Box::new((self.modes.enter()?, self.pipeline.threads.enter())))
     }
 
-    /// After the call has succeeded as a whole: there is nothing to put back any more.
+    /// Ends a call that has succeeded as a whole: nothing will be put back any more.
     pub(crate) fn keep(&self) {
         for history in &self.histories {
             lock(history).keep();
@@ -357,8 +358,9 @@ impl Call {
         }
     }
 
-    /// After a failure, also of what follows the call: every variable that layers have changed is
-    /// as it was before the call, and so is the caller's random generator.
+    /// Undoes a call that has failed, or that something after it has made fail. Every variable that
+    /// layers have changed is as it was before the call, and so is the caller's random number
+    /// generator.
     pub(crate) fn undo(&self) -> Result<()> {
         for (stage, history) in self.histories.iter().enumerate() {
             let _stream = self.pipeline.streams.enter(stage)?;
@@ -376,19 +378,18 @@ impl Drop for Call {
     }
 }
 
-/// What autograd does while a stage runs.
+/// What autograd records while a stage runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Recording {
     /// Nothing.
     Nothing,
-    /// What layers ask for inside; the stage has no graph.
+    /// What layers differentiate inside. The stage has no graph.
     LayersOwn,
     /// The stage's graph.
     Graph,
 }
 
-/// Runs a stage on one micro-batch with its layers' random number generators, recording its graph
-/// or nothing at all.
+/// Runs a stage on one micro-batch, with its layers' random number generators.
 fn run_stage(
     slot: &StageSlot,
     cx: &Context,

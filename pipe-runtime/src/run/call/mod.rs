@@ -23,7 +23,7 @@ use crate::model::Context;
 use crate::quiet::Quiet;
 use crate::torch::{panic_message, without_stack};
 
-/// One cell per (row, micro-batch): ports and stages have their own each.
+/// A cell for each row (a port or a stage) and micro-batch.
 struct Table<T> {
     cells: Vec<Mutex<T>>,
     micro_batches: usize,
@@ -44,7 +44,7 @@ impl<T: Default> Table<T> {
     }
 }
 
-/// Runs one step; panics and errors in it become a [`Failure`] that says where.
+/// Runs one step. Panics and errors in it become a [`Failure`] that says where.
 fn step(phase: Phase, cx: &Context, body: impl FnOnce() -> Result<(), String>) -> Result<(), Failure> {
     let _quiet = Quiet::enter();
     let cause = match catch_unwind(AssertUnwindSafe(body)) {

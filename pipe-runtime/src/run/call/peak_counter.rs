@@ -13,8 +13,8 @@ impl PeakCounter {
         self.peak.fetch_max(now, Ordering::Relaxed);
     }
 
-    /// Down to nothing at the least: what the caller puts in is not counted, what a stage takes out
-    /// is.
+    /// Lowers the count, but not below zero: values that the caller puts in are not counted, but
+    /// stages take them out too.
     pub(super) fn fall(&self) {
         let lower = |now: usize| now.checked_sub(1);
         let _ = self.now.fetch_update(Ordering::Relaxed, Ordering::Relaxed, lower);

@@ -13,7 +13,7 @@ use crate::run::recorder::Recording;
 use crate::torch::{Observation, synchronize};
 
 impl Call {
-    /// Runs a job that is part of this call, and records it if the pipeline is traced.
+    /// Runs a job that is part of this call. If the pipeline is traced, the job is recorded.
     pub(super) fn run_job(
         self: &Arc<Self>,
         job: Arc<dyn Job<Error = Error>>,
@@ -68,14 +68,14 @@ impl TracedJob {
         result
     }
 
-    /// The time once the stage's device has done what it was asked for. An error of the device is
-    /// for the step itself to find.
+    /// Returns the time, after the stage's device has finished the work queued on it. An error of
+    /// the device is left for the step itself to find.
     fn now(&self, stage: usize) -> f64 {
         let _ = synchronize(&lock(&self.on[stage]));
         self.recording.now()
     }
 
-    /// What the stage is about to be given.
+    /// Notes the size of what the stage is about to receive.
     fn note_given(&self, Action { stage, micro_batch, .. }: Action) {
         for (port, route) in self.call.pipeline.routes.iter().enumerate() {
             if route.to == Some(stage) {
@@ -84,8 +84,8 @@ impl TracedJob {
         }
     }
 
-    /// Watches what the step allocates, if it makes a graph and no other one of its stage was
-    /// watched. Where the user observes the thread already, nothing is.
+    /// Observes what the step allocates, if it makes a graph and the stage has not been measured
+    /// yet. Returns `None` if the thread is already under observation.
     fn observe(&self, Action { kind, stage, micro_batch }: Action) -> Option<Observation> {
         let makes_graph = match kind {
             ActionKind::Forward => self.call.gradients && !self.call.recomputes(stage, micro_batch),

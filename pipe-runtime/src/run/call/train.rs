@@ -20,23 +20,23 @@ pub(crate) struct TrainRun {
     call: Arc<Call>,
     backward: BackwardRun,
     order: Arc<Order>,
-    /// Whether the loss of some micro-batch that counts carries a gradient.
+    /// Whether the loss of a micro-batch that counts carries a gradient.
     trains: AtomicBool,
 }
 
-/// How a step's loss is made. It runs on the calling thread, once for each micro-batch.
+/// The making of a step's loss. It runs on the calling thread, once for each micro-batch.
 pub(crate) struct Loss<'l> {
-    /// Makes one micro-batch's loss of its output.
+    /// Makes the loss of one micro-batch from its output.
     pub(crate) make: &'l mut dyn FnMut(PackedValue, &Context) -> Tensor,
-    /// By micro-batch: how much it counts in the mini-batch's.
+    /// By micro-batch: its weight in the mini-batch's loss.
     pub(crate) weights: &'l [f64],
-    /// Whether the output is wanted after that.
+    /// Whether the output is kept after that.
     pub(crate) keeps_output: bool,
 }
 
-/// What a training step leaves.
+/// Results of a training step.
 pub(crate) struct Trained {
-    /// The output, micro-batch by micro-batch, as constants; nothing if it is not wanted.
+    /// The output, by micro-batch and detached, or nothing if it is not kept.
     pub(crate) outputs: Vec<PackedValue>,
     /// By stage: the peak number of micro-batches in flight.
     pub(crate) in_flight: Vec<usize>,
@@ -46,7 +46,7 @@ pub(crate) struct Trained {
 }
 
 impl TrainRun {
-    /// Runs a step over the micro-batches that are given.
+    /// Runs a step over the given micro-batches.
     pub(crate) fn run(pipeline: &Arc<BuiltPipeline>, given: Given, mut loss: Loss<'_>) -> Result<Trained> {
         let order = pipeline.train_order(given.inputs.len(), given.training)?;
         let call = Arc::new(Call::new(pipeline, given, &order)?);
@@ -95,9 +95,9 @@ impl TrainRun {
         }
     }
 
-    /// After the last stage's forward of a micro-batch: its loss, and right away the loss's
-    /// gradient for the output, which is all that is kept. So the user's closure runs once
-    /// whatever is recomputed, and what it changes is changed once.
+    /// Makes a micro-batch's loss after the last stage's forward, and right away the loss's
+    /// gradient for the output. Only that gradient is kept. So the user's closure runs once, even
+    /// where stages are recomputed, and what it changes is changed once.
     fn make_loss(&self, action: Action, loss: &mut Loss<'_>) -> Result<(), Failure> {
         let cx = self.call.context(action, false);
         step(Phase::Forward, &cx, || self.loss_and_gradient(action, &cx, loss))
@@ -132,8 +132,8 @@ impl TrainRun {
         };
         self.call.end_pass(pass, micro_batch, Next::Nothing)?;
 
-        // Without weight there is no gradient, also where the loss is not a number: a mean over
-        // nothing.
+        // A micro-batch of weight 0 gets no gradient, even if its loss is NaN (a mean over
+        // nothing).
         let weight = loss.weights[micro_batch];
         if !carries_gradient || weight == 0. {
             return Ok(());
@@ -156,13 +156,13 @@ impl TrainRun {
 }
 
 impl Trained {
-    /// Whether all that is on accelerators is finite; `losses` are those that count.
+    /// Checks that everything on accelerators is finite. `losses` are those that count.
     pub(crate) fn check_accelerators(&self, losses: &[(usize, Tensor)]) -> Result<()> {
         self.run.call.check_accelerators(losses)
     }
 
     /// Adds the gradients to the parameters' own. If the step fails as a whole after it has run,
-    /// [`undo`](Self::undo) is called in its place.
+    /// [`undo`](Self::undo) is called instead.
     pub(crate) fn commit(&self) -> Result<()> {
         self.run.backward.take_sums()?.commit(&self.run.call.parameters)?;
         self.run.call.keep();
