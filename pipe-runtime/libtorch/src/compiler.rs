@@ -65,7 +65,7 @@ pub struct Compiler {
 }
 
 impl Compiler {
-    /// Finds the compiler and starts it.
+    /// Finds the compiler, and checks that it runs.
     ///
     /// # Errors
     ///

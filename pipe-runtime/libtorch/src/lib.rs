@@ -23,8 +23,8 @@ pub struct Pair {
     pub libtorch: &'static str,
 }
 
-/// The pairs that the whole test suite passes with. The manifest's bounds on tch are those of this
-/// list.
+/// The pairs that the whole test suite passes with. The manifest's bounds on tch start at the first
+/// pair and end at the last.
 pub const PAIRS: [Pair; 2] = [Pair { tch: "0.24.0", libtorch: "2.11.0" }, Pair { tch: "0.26.0", libtorch: "2.13.0" }];
 
 impl Pair {

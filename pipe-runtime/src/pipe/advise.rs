@@ -15,8 +15,8 @@ impl<M: Pipeline> Pipe<M> {
     /// Finds the schedule, number of micro-batches and checkpoint mode with which a training step
     /// of this model is fastest, by the simulator, among those that need no more than `memory`
     /// bytes on any rank. The advice says which settings to write and why, and lists the
-    /// alternatives. A rank is a device. If all stages are on the CPU, the simulator tries numbers
-    /// of ranks up to the number of cores.
+    /// alternatives. A rank is a device. If all stages are on the CPU, the simulator tries the
+    /// numbers of ranks that divide the number of stages, up to the number of cores.
     ///
     /// `costs` are those of this pipeline as it is built, from a trace:
     /// [`Trace::costs`](pipe_schedule::Trace::costs). The stages stay as they are annotated.
@@ -24,9 +24,21 @@ impl<M: Pipeline> Pipe<M> {
     /// times of other numbers cannot be derived from these costs: trace with such a number instead.
     /// A trace does not contain what the optimizer keeps: add it to the stages' `parameters`.
     ///
+    /// ```no_run
+    /// # use pipe_runtime::{Pipe, Pipeline};
+    /// # fn advise<M: Pipeline>(mut pipe: Pipe<M>) -> pipe_runtime::Result<()> {
+    /// pipe.start_trace();
+    /// // Some training steps.
+    /// let trace = pipe.stop_trace()?;
+    /// println!("{}", pipe.advise(&trace.costs(), Some(64 << 20))?); // in 64 MiB per device
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
-    /// Returns [`Error::Setting`] if the costs are not those of a model with this model's stages.
+    /// Returns [`Error::Setting`] if the stages, boundaries or skips of the costs do not fit the
+    /// model.
     pub fn advise(&self, costs: &Costs, memory: Option<u64>) -> Result<Advice> {
         let stages = &self.built().stages;
         if costs.stages.len() != stages.len() {

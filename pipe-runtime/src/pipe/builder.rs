@@ -4,8 +4,15 @@ use crate::model::{Checkpoint, Vars};
 use crate::run::{Choices, IntoSchedule, PipelineCore};
 use crate::stages::{Graph, Pipeline};
 
-/// Builder of a [`Pipe`], made by an annotated struct's `pipe` function. A setting that is left out
+/// Builder of a [`Pipe`], made by an annotated struct's `pipe` method. A setting that is left out
 /// keeps its annotated value.
+///
+/// ```no_run
+/// # use pipe_runtime::{Checkpoint, Pipe, PipeBuilder, Pipeline, ScheduleKind};
+/// # fn build<M: Pipeline>(builder: PipeBuilder<'_, M>) -> pipe_runtime::Result<Pipe<M>> {
+/// builder.chunks(8).schedule(ScheduleKind::OneFOneB).checkpoint(Checkpoint::Never).build()
+/// # }
+/// ```
 #[derive(Debug)]
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct PipeBuilder<'v, M> {

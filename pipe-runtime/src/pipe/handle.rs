@@ -11,6 +11,28 @@ use crate::stages::{Layers, Pipeline};
 /// A model that runs as a pipeline.
 ///
 /// It starts in training mode. It dereferences to the fields that are marked `#[not_a_layer]`.
+///
+/// ```
+/// use pipe_runtime::{Devices, pipeline};
+/// use tch::{Device, Kind, Tensor, nn};
+///
+/// #[pipeline(chunks = 4)]
+/// struct Net {
+///     #[device("cpu")]
+///     encode: nn::Linear,
+///     #[device("cpu")]
+///     decode: nn::Linear,
+/// }
+///
+/// let vars = Net::vars(&Devices::cpu(Net::STAGES))?;
+/// let encode = nn::linear(vars.encode(), 16, 4, Default::default());
+/// let decode = nn::linear(vars.decode(), 4, 16, Default::default());
+/// let mut pipe = Net { encode, decode }.pipe(&vars).build()?;
+/// let x = Tensor::rand([8, 16], (Kind::Float, Device::Cpu));
+/// let output = pipe.forward(&x)?;
+/// assert_eq!(output.size(), [8, 16]);
+/// # Ok::<(), pipe_runtime::Error>(())
+/// ```
 pub struct Pipe<M: Pipeline> {
     pub(super) core: PipelineCore,
     pub(super) plain: M::Plain,
@@ -28,17 +50,29 @@ impl<M: Pipeline> Pipe<M> {
     /// asked for (under [`tch::no_grad`], or if nothing requires one), nothing is kept for a
     /// backward.
     ///
+    /// ```no_run
+    /// # use pipe_runtime::{Pipe, Pipeline};
+    /// # use tch::Tensor;
+    /// # fn forward<M: Pipeline<Input = Tensor, Output = Tensor>>(
+    /// #     mut pipe: Pipe<M>, x: &Tensor,
+    /// # ) -> pipe_runtime::Result<()> {
+    /// let output = pipe.forward(x)?;
+    /// output.mean(None).backward();
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// * [`Error::Setting`]: gradients are recorded, and the pipeline was built for another
-    ///   schedule than GPipe; or one of the pipeline's own layers, or a forked process, makes the
-    ///   call.
+    ///   schedule than GPipe; or the call comes from one of the pipeline's own layers, or from a
+    ///   forked process.
     /// * [`Error::Input`]: the inputs cannot be split, or are not on the first stage's device; or a
     ///   layer changes in place an input that requires a gradient.
     /// * [`Error::Output`]: the outputs cannot be joined, or a variable on an accelerator is no
     ///   longer finite.
-    /// * [`Error::Failed`]: a layer fails. Of several failures, this is the first in the schedule's
-    ///   order.
+    /// * [`Error::Failed`]: a layer fails, or makes a variable on the CPU infinite or NaN. Of
+    ///   several failures, this is the first in the schedule's order.
     /// * [`Error::Torch`] and [`Error::Tch`]: a call into libtorch fails outside any layer.
     ///
     /// After an error, parameters, gradients and statistics are as they were before the call, and

@@ -15,6 +15,20 @@ use crate::stages::Pipeline;
 use crate::torch::{GradMode, grad_enabled, is_finite};
 
 /// How the losses of the micro-batches make up the loss of the mini-batch.
+///
+/// ```no_run
+/// # use pipe_runtime::{Pipe, Pipeline, Reduction};
+/// # use tch::{Kind, Tensor};
+/// # fn step<M: Pipeline<Input = Tensor, Output = Tensor>>(
+/// #     mut pipe: Pipe<M>, x: &Tensor, labels: &Tensor,
+/// # ) -> pipe_runtime::Result<()> {
+/// // A mean over the rows whose label is not -100, which the loss ignores.
+/// let counted = |y: &Tensor| y.ne(-100).sum(Kind::Int64).int64_value(&[]) as f64;
+/// let loss = |logits: &Tensor, y: &Tensor| logits.cross_entropy_for_logits(y);
+/// let report = pipe.step().reduction(Reduction::Weighted(&counted)).run(x, labels, loss)?;
+/// # Ok(())
+/// # }
+/// ```
 pub enum Reduction<'a, T> {
     /// The sum, for a loss that is a sum over rows.
     Sum,
@@ -53,6 +67,21 @@ impl<M: Pipeline> Pipe<M> {
     /// A micro-batch's output is freed as soon as its loss is made. The output's gradient, which
     /// has the same size, is kept until the last stage's backward. Under 1F1B that backward comes
     /// right after, so the memory of a step does not grow with the number of micro-batches.
+    ///
+    /// ```no_run
+    /// # use pipe_runtime::{Pipe, Pipeline};
+    /// # use tch::{Tensor, nn};
+    /// # fn step<M: Pipeline<Input = Tensor, Output = Tensor>>(
+    /// #     mut pipe: Pipe<M>, x: &Tensor, y: &Tensor, mut optimizer: nn::Optimizer,
+    /// # ) -> pipe_runtime::Result<()> {
+    /// let loss = |output: &Tensor, y: &Tensor| output.mse_loss(y, tch::Reduction::Mean);
+    /// let report = pipe.train_step(x, y, loss)?;
+    /// optimizer.step();
+    /// optimizer.zero_grad();
+    /// println!("{}", report.loss);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///

@@ -44,7 +44,7 @@ pub(crate) struct StageSlot {
     pub(crate) device: Device,
 }
 
-/// The two halves of a training step's schedule.
+/// The two halves of GPipe's schedule, for a forward and a backward that are called apart.
 pub(crate) struct Orders {
     pub(crate) forward: Arc<Order>,
     pub(crate) backward: Arc<Order>,
@@ -125,7 +125,7 @@ impl BuiltPipeline {
         outcome.and(joined.map_err(Error::from))
     }
 
-    /// Returns the order of the steps for this number of micro-batches. It is kept for the next
+    /// Returns GPipe's order of the steps for this number of micro-batches. It is kept for the next
     /// call, because most calls have the same number.
     pub(crate) fn orders(&self, micro_batches: usize, checkpointed: bool) -> Result<Arc<Orders>> {
         let key = OrderKey { micro_batches, checkpointed };

@@ -62,8 +62,8 @@ impl Recording {
         })
     }
 
-    /// Returns where to put the bytes of a stage's graph of one micro-batch. It is `None` inside
-    /// until they have been measured.
+    /// Returns where to put the bytes of a stage's graph of one micro-batch. There is `None` until
+    /// they have been measured.
     pub(crate) fn activation(&self, stage: usize) -> &Mutex<Option<u64>> {
         &self.activations[stage]
     }

@@ -31,7 +31,7 @@ pub(crate) struct Settings {
 }
 
 impl Choices {
-    /// Chooses nothing yet.
+    /// Starts with nothing chosen.
     pub(crate) fn new() -> Self {
         Self {
             chunks: None,

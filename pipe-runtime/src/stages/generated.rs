@@ -8,7 +8,7 @@ pub fn keep<T: Flow>(value: &T) -> T {
     value.share()
 }
 
-/// Types what the last layer gives as what the model gives.
+/// Returns what the last layer gives, typed as what the model gives.
 #[doc(hidden)]
 pub fn output<M: Model>(value: M::Output) -> M::Output {
     value

@@ -56,7 +56,8 @@ use traffic::{LayerKey, Traffic};
 ///     head: nn::linear(vars.head(), 8, 2, Default::default()),
 /// };
 /// let sample = Tensor::randn([32, 64], (Kind::Float, Device::Cpu));
-/// let profile = Balance::of(&net, &vars).stages(2).timeout(Duration::from_millis(50)).by_time(&sample)?;
+/// let balance = Balance::of(&net, &vars).stages(2).timeout(Duration::from_millis(50));
+/// let profile = balance.by_time(&sample)?;
 /// assert_eq!(profile.layers().len(), 3);
 /// assert_eq!(profile.balance().len(), 2);
 /// println!("{profile}");
@@ -177,8 +178,8 @@ where
 
     /// Sets the seconds that each of two stages takes for a byte that crosses from one to the
     /// other: the inverse of a bandwidth. Values on the way forward and gradients on the way back
-    /// both count. A skip counts for the stage that stashes it and the stage that pops it alone.
-    /// The default is 0, as for transfers that overlap with computation. This has no effect on
+    /// both count. A skip counts only for the stage that stashes it and the one that pops it. The
+    /// default is 0, as for transfers that overlap with computation. This has no effect on
     /// [`by_size`](Self::by_size).
     pub fn seconds_per_byte(mut self, seconds: f64) -> Self {
         self.seconds_per_byte = seconds;

@@ -121,7 +121,7 @@ impl Profile {
     }
 
     /// Returns the layers with the attributes that make these stages, to be pasted into the struct.
-    /// Layers have their names in parameter paths.
+    /// Layers go by their names in parameter paths.
     pub fn annotations(&self) -> String {
         annotations(self)
     }

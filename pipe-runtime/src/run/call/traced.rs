@@ -84,8 +84,8 @@ impl TracedJob {
         }
     }
 
-    /// Observes what the step allocates, if it makes a graph and the stage has not been measured
-    /// yet. Returns `None` if the thread is already under observation.
+    /// Observes what the step allocates, if it makes a graph and its stage has not been measured
+    /// yet. Observes nothing if the user already observes the thread.
     fn observe(&self, Action { kind, stage, micro_batch }: Action) -> Option<Observation> {
         let makes_graph = match kind {
             ActionKind::Forward => self.call.gradients && !self.call.recomputes(stage, micro_batch),

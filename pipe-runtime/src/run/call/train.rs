@@ -24,7 +24,7 @@ pub(crate) struct TrainRun {
     trains: AtomicBool,
 }
 
-/// The making of a step's loss. It runs on the calling thread, once for each micro-batch.
+/// The computation of a step's loss. It runs on the calling thread, once for each micro-batch.
 pub(crate) struct Loss<'l> {
     /// Makes the loss of one micro-batch from its output.
     pub(crate) make: &'l mut dyn FnMut(PackedValue, &Context) -> Tensor,
