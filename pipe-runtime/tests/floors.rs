@@ -21,8 +21,8 @@ fn group(module: &str) -> Option<&'static (usize, &'static [&'static str])> {
     GROUPS.iter().find(|(_, modules)| modules.contains(&module))
 }
 
-/// The names and paths in a line of code, such as `crate::error::Error`, or `crate::` before a
-/// brace.
+/// Returns the names and paths in a line of code, such as `crate::error::Error`, or `crate::`
+/// before a brace.
 fn words(line: &str) -> impl Iterator<Item = &str> {
     let code = line.split("//").next().unwrap_or_default();
     code.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':')).filter(|word| !word.is_empty())

@@ -94,7 +94,7 @@ impl<E> Progress<E> {
     }
 }
 
-/// Why a run ended before all of its steps were done.
+/// The reason why a run ended before all of its steps were done.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Ended<E> {
     /// A step failed.

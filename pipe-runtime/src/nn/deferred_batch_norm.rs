@@ -31,7 +31,7 @@ pub struct DeferredBatchNorm {
 /// Settings of a [`DeferredBatchNorm`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DeferredBatchNormConfig {
-    /// Added to the variance; 1e-5 by default.
+    /// Number that is added to the variance. The default is 1e-5.
     pub eps: f64,
     /// Weight of a mini-batch in the running statistics; 0.1 by default. `None` selects the
     /// cumulative average over all mini-batches, which adds a variable `num_batches_tracked`.

@@ -51,7 +51,8 @@ impl Layer<(Tensor, Tensor)> for Concat {
     }
 }
 
-/// Adds a popped skip to the input: the end of a residual connection.
+/// Adds a popped skip to the input, as at the end of a residual connection. The shapes must
+/// broadcast.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Add;
 

@@ -119,12 +119,12 @@ impl<M: Pipeline> Pipe<M> {
         self.core.training = false;
     }
 
-    /// Whether the pipeline is in training mode.
+    /// Returns whether the pipeline is in training mode.
     pub fn is_training(&self) -> bool {
         self.core.training
     }
 
-    /// The greatest number of micro-batches into which a mini-batch is split.
+    /// Returns the greatest number of micro-batches that a mini-batch is split into.
     pub fn chunks(&self) -> usize {
         self.core.chunks
     }
@@ -134,7 +134,7 @@ impl<M: Pipeline> Pipe<M> {
         &self.built().schedule
     }
 
-    /// Which micro-batches are checkpointed.
+    /// Returns which micro-batches are checkpointed.
     pub fn checkpoint(&self) -> Checkpoint {
         self.built().checkpoint
     }

@@ -9,7 +9,7 @@ use crate::model::Devices;
 use crate::stages::Pipeline;
 use crate::torch::{memory, reset_peaks};
 
-/// Memory of a pipeline's devices.
+/// Memory of a pipeline's accelerators.
 #[must_use]
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -25,7 +25,7 @@ pub struct MemoryReport {
 pub struct DeviceMemory {
     /// The device.
     pub device: Device,
-    /// In use now.
+    /// Bytes in use now.
     pub allocated: u64,
     /// Peak of what is in use, since the process started or since the last
     /// [`reset_peaks`](Pipe::reset_peaks).

@@ -1,5 +1,5 @@
-//! What a user holds: a pipeline and its builder, training steps, traces and advice, the
-//! unpipelined run, and the measuring of a model.
+//! The types that a user holds: a pipeline and its builder, training steps, traces, advice, the
+//! unpipelined run, and the balancing of a model.
 
 mod advise;
 pub mod balance;

@@ -30,7 +30,7 @@ use crate::torch::{GradMode, grad_enabled, is_finite};
 /// # }
 /// ```
 pub enum Reduction<'a, T> {
-    /// The sum: for a loss that is a sum over rows.
+    /// The sum, for a loss that is a sum over rows.
     Sum,
     /// The mean, where each micro-batch is weighted by its number of rows: for a loss that is a
     /// mean over rows.

@@ -164,12 +164,12 @@ impl BuiltPipeline {
         Ok(order)
     }
 
-    /// The rank of each stage.
+    /// Returns the rank of each stage.
     pub(crate) fn rank_of(&self) -> &[usize] {
         &self.rank_of
     }
 
-    /// The rank that runs the last stage.
+    /// Returns the rank that runs the last stage.
     pub(crate) fn last_rank(&self) -> usize {
         self.rank_of[self.rank_of.len() - 1]
     }
@@ -190,7 +190,7 @@ fn deadlock(error: DeadlockError) -> Error {
     Error::Setting(error.to_string())
 }
 
-/// The rank of each stage.
+/// Places each stage on a rank.
 fn ranks_of(devices: &[Device], kind: ScheduleKind, wish: Option<usize>) -> Result<Vec<usize>> {
     let accelerators: Vec<_> = devices.iter().map(|&device| (device != Device::Cpu).then_some(device)).collect();
     kind.place(&accelerators, wish).map_err(|error| Error::Setting(error.to_string()))

@@ -70,7 +70,7 @@ impl DeviceStreams {
         let mut known: Vec<((usize, usize), RouteStreams)> = Vec::new();
         let mut by_route = Vec::with_capacity(routes.len());
         for route in routes {
-            // A route from or to the caller has one end.
+            // A route from or to the caller has a stage at one end only.
             let ends = (route.from.or(route.to).unwrap_or(0), route.to.or(route.from).unwrap_or(0));
             let found = known.iter().find(|(known, _)| *known == ends).map(|(_, streams)| *streams);
             by_route.push(match found {

@@ -47,7 +47,7 @@ pub(crate) struct Recording {
 }
 
 impl Recording {
-    /// Seconds since the trace started.
+    /// Returns the seconds since the trace started.
     pub(crate) fn now(&self) -> f64 {
         self.begin.elapsed().as_secs_f64()
     }

@@ -9,7 +9,7 @@ use shuttle::thread;
 use super::history::{Event, History};
 use crate::{Engine, EngineError, Job};
 
-/// How a run of a [`Checked`] job can fail.
+/// The ways in which a run of a [`Checked`] job can fail.
 #[derive(Debug)]
 pub enum Error {
     Step { job: usize, step: usize },

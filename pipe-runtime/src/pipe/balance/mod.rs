@@ -57,7 +57,8 @@ use traffic::{LayerKey, Traffic};
 ///     head: nn::linear(vars.head(), 8, 2, Default::default()),
 /// };
 /// let sample = Tensor::randn([32, 64], (Kind::Float, Device::Cpu));
-/// let profile = Balance::of(&net, &vars).stages(2).timeout(Duration::from_millis(50)).by_time(&sample)?;
+/// let balance = Balance::of(&net, &vars).stages(2).timeout(Duration::from_millis(50));
+/// let profile = balance.by_time(&sample)?;
 /// assert_eq!(profile.layers().len(), 3);
 /// assert_eq!(profile.balance().len(), 2);
 /// println!("{profile}");
@@ -392,7 +393,7 @@ impl Variable {
     }
 }
 
-/// The variables below a path, sorted by name.
+/// Lists the variables below a path, sorted by name.
 fn variables(store: &VarStore, path: &[&str]) -> Vec<Variable> {
     let trainable: HashSet<_> = store.trainable_variables().iter().map(Tensor::data_ptr).collect();
     let prefix: String = path.iter().map(|segment| format!("{segment}.")).collect();

@@ -38,13 +38,13 @@ pub enum Measure {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LayerProfile {
-    /// The child's name, as in parameter paths.
+    /// The layer's name, as in parameter paths.
     pub name: &'static str,
     /// The index in a repeated layer.
     pub index: Option<usize>,
-    /// Median time of the forward of one micro-batch; zero if divided by size.
+    /// Median time of the forward of one micro-batch. It is zero if the model was divided by size.
     pub forward: Duration,
-    /// Median time of the backward; zero if divided by size.
+    /// Median time of the backward. It is zero if the model was divided by size.
     pub backward: Duration,
     /// Interquartile range of forward and backward together; zero if divided by size.
     pub spread: Duration,
@@ -67,7 +67,7 @@ pub struct LayerProfile {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct StageProfile {
-    /// Its device.
+    /// The stage's device, as in annotations.
     pub device: String,
     /// Its layers, as indices into [`Profile::layers`].
     pub layers: Range<usize>,
@@ -81,7 +81,7 @@ pub struct StageProfile {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SkipProfile {
-    /// Its name.
+    /// The skip's name.
     pub name: &'static str,
     /// The layer that stashes it, as an index into [`Profile::layers`].
     pub from: usize,
@@ -98,7 +98,7 @@ impl Profile {
         &self.layers
     }
 
-    /// The stages, in order.
+    /// Returns the stages, in order.
     pub fn stages(&self) -> &[StageProfile] {
         &self.stages
     }

@@ -21,7 +21,7 @@ pub(super) struct BackwardRun {
     call: Arc<Call>,
     order: Arc<Order>,
     keep_graph: bool,
-    /// The last micro-batch comes first, as in one backward through all of them.
+    /// Whether the last micro-batch comes first, as in one backward through all of them.
     joined: bool,
     /// The torch modes of the thread that called the backward.
     modes: Modes,

@@ -187,7 +187,7 @@ impl Call {
         self.training
     }
 
-    /// Whether any micro-batch is recomputed.
+    /// Returns whether any micro-batch is recomputed.
     pub(super) fn recomputes_some(&self) -> bool {
         self.recomputed.contains(&true)
     }
