@@ -3,16 +3,17 @@ use tch::{Device, Kind};
 use crate::error::{Error, Result};
 use crate::torch::Autocast;
 
-/// Runs `body` with autocast on: operators that gain by it compute in `kind`, on devices of the
-/// kind of `device`.
+/// Runs `body` with autocast on and returns its result, like `torch.autocast`: operators that
+/// benefit from it compute in `kind`, on all devices of the same type as `device`.
 ///
-/// tch's own [`tch::autocast`] does nothing without CUDA; this one works on the CPU too.
-/// (libtorch 2.11 has no LSTM in bfloat16 on the CPU: it is an error of the layer, where a GRU
-/// stays in float32.)
+/// tch's own [`tch::autocast`] does nothing without CUDA. This function also works on the CPU.
+/// libtorch 2.11 has no LSTM in bfloat16 on the CPU: the layer fails there, whereas a GRU stays in
+/// float32.
 ///
 /// # Errors
 ///
-/// If autocast does not exist for this kind or device; `body` has not run then.
+/// Fails if `kind` is neither `Half` nor `BFloat16`, or if `device` is neither the CPU nor a CUDA
+/// device. `body` is not run in these cases.
 ///
 /// ```
 /// use tch::{Device, Kind, Tensor};

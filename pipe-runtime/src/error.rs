@@ -5,23 +5,25 @@ use pipe_schedule::UnknownCheckpointError;
 
 use crate::torch::{TorchError, without_stack};
 
-/// What can go wrong in setting a pipeline up or running it.
+/// An error in building or running a pipeline.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A setting is out of range or does not fit the model.
     #[error("{0}")]
     Setting(String),
-    /// The inputs cannot be split into micro-batches.
+    /// The inputs or targets cannot be used: they cannot be split into micro-batches, for example,
+    /// or are on the wrong device.
     #[error("{0}")]
     Input(String),
-    /// The micro-batches' outputs cannot be joined into one.
+    /// The outputs of the micro-batches cannot be joined into one, or cannot be trained on: no loss
+    /// carries a gradient, or one is not finite.
     #[error("{0}")]
     Output(String),
-    /// A saved file does not fit the model; nothing was changed.
+    /// A file cannot be written or read, or does not fit the model. The model is unchanged.
     #[error("{0}")]
     File(String),
-    /// A layer failed while it ran.
+    /// A stage failed while it ran a micro-batch.
     #[error(transparent)]
     Failed(#[from] Failure),
     /// A call into libtorch failed outside any layer.
@@ -44,24 +46,25 @@ impl From<UnknownCheckpointError> for Error {
     }
 }
 
-/// What the fallible functions of this crate return.
+/// The `Result` that the fallible functions of this crate return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// The first failure of a run: of several, the one that comes first in the schedule's order.
+/// The first failure of a run. If several actions fail, it is the one that comes first in the
+/// schedule's order.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{phase} of micro-batch {micro_batch} in stage {stage}{}: {cause}", in_layer(.layer))]
 #[non_exhaustive]
 pub struct Failure {
-    /// What was being done.
+    /// The part of the step that failed.
     pub phase: Phase,
-    /// The stage, from 0.
+    /// The index of the stage, from 0.
     pub stage: usize,
-    /// The path of the layer that was running, as in parameter names; empty if it was none (a
-    /// transfer, or libtorch's backward).
+    /// The path of the layer that was running, as in parameter names. It is empty if no layer was
+    /// running: in a transfer, or in libtorch's backward.
     pub layer: String,
-    /// The micro-batch, from 0.
+    /// The index of the micro-batch, from 0.
     pub micro_batch: usize,
-    /// The panic's or libtorch's message.
+    /// The message of the panic or of libtorch.
     pub cause: String,
 }
 
@@ -75,7 +78,7 @@ fn in_layer(layer: &str) -> String {
 pub enum Phase {
     /// The forward.
     Forward,
-    /// The forward again, before the backward of a checkpointed micro-batch.
+    /// The second forward of a checkpointed micro-batch, before its backward.
     Recomputation,
     /// The backward.
     Backward,

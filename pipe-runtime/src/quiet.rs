@@ -1,23 +1,23 @@
-//! Panics that come back as errors are not printed as well.
+//! Silences the panic hook for panics that are returned as errors.
 //!
-//! tch panics with libtorch's message, some forty lines of C++ frames among it. In a stage, a
-//! panic becomes a [`Failure`](crate::Failure) with the place and the sentence that counts, so
-//! what the panic hook would print is noise. With `RUST_BACKTRACE` set, it is printed all the
-//! same.
+//! tch panics with libtorch's message, which contains some forty lines of C++ stack frames. A panic
+//! in a stage becomes a [`Failure`](crate::Failure), which holds the location and the relevant
+//! sentence, so the output of the panic hook would be noise. It is still printed if
+//! `RUST_BACKTRACE` is set.
 
 use std::cell::{Cell, RefCell};
 use std::panic;
 use std::sync::Once;
 
 thread_local! {
-    /// How many steps this thread is in, one inside the other.
+    /// The number of nested [`Quiet`] guards on this thread.
     static STEPS: Cell<usize> = const { Cell::new(0) };
-    /// What was not printed. A second panic before the first one is caught ends the process: then
-    /// both are.
+    /// The panic that was not printed. A second panic before the first one is caught ends the
+    /// process, so then both are printed.
     static HELD_BACK: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// While it lives, panics of this thread are not printed.
+/// A guard: while it lives, panics of this thread are not printed.
 #[derive(Debug)]
 pub(crate) struct Quiet(());
 
@@ -26,7 +26,7 @@ impl Quiet {
         static HOOK: Once = Once::new();
         HOOK.call_once(|| {
             let wants_all = std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
-            // Where panics end the process, nothing comes back.
+            // A panic that ends the process is not returned as an error.
             if wants_all || cfg!(panic = "abort") {
                 return;
             }

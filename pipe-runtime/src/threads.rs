@@ -1,9 +1,9 @@
-/// How many threads libtorch uses inside one operator, per executor.
+/// The number of threads that libtorch uses inside one operator, per executor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct IntraOpThreads(i32);
 
 impl IntraOpThreads {
-    /// The wish, or an equal share of the caller's threads for each of `executors`.
+    /// The count in `wish`, or else an equal share of the caller's threads for each of `executors`.
     pub(crate) fn choose(wish: Option<usize>, executors: usize) -> Self {
         let share = (tch::get_num_threads() as usize / executors).max(1);
         Self(wish.unwrap_or(share).max(1) as i32)
@@ -18,13 +18,13 @@ impl IntraOpThreads {
         EnteredThreads { before, now: self.0 }
     }
 
-    /// Sets this count on a thread of our own, for good.
+    /// Sets this count permanently, on a worker thread.
     pub(crate) fn keep(self) {
         tch::set_num_threads(self.0);
     }
 
-    /// Puts the caller's own count back once `start` has started threads that set theirs: libtorch
-    /// keeps the count in a global too, which new threads start from.
+    /// Runs `start`, which starts threads that set their own counts, and then restores the caller's
+    /// count. libtorch also keeps the count in a global, from which new threads start.
     pub(crate) fn spare_caller<T>(start: impl FnOnce() -> T) -> T {
         let before = tch::get_num_threads();
         let result = start();
@@ -33,7 +33,7 @@ impl IntraOpThreads {
     }
 }
 
-/// Puts the thread's own count back when dropped.
+/// A guard that restores the thread's own count when dropped.
 #[derive(Debug)]
 pub(crate) struct EnteredThreads {
     before: i32,

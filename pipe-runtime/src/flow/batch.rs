@@ -1,4 +1,4 @@
-//! A mini-batch into micro-batches. The way back is [`Flow::join`](super::Flow::join).
+//! Splits a mini-batch into micro-batches. [`Flow::join`](super::Flow::join) is the inverse.
 
 use tch::Tensor;
 
@@ -7,7 +7,7 @@ use super::packed::{PackedPlain, PackedTensor, PackedValue, Split, Value};
 use super::rows::{Part, in_rows, refuse_bare_lists};
 use crate::error::{Error, Result};
 
-/// A mini-batch in parts.
+/// A mini-batch split into micro-batches.
 #[derive(Debug)]
 pub(crate) struct Scattered {
     pub(crate) micro_batches: Vec<PackedValue>,
@@ -15,13 +15,14 @@ pub(crate) struct Scattered {
     pub(crate) sources: Sources,
 }
 
-/// Splits a mini-batch into at most `chunks` micro-batches, as `torch.chunk` does: all of
-/// `ceil(rows / chunks)` rows but the last ones. An empty mini-batch is one empty micro-batch.
-/// What is not a tensor, or is wrapped in `Replicate`, goes whole to each.
+/// Splits a mini-batch into at most `chunks` micro-batches, as `torch.chunk` does: each has
+/// `ceil(rows / chunks)` rows, except that the last one may have fewer. An empty mini-batch gives
+/// one empty micro-batch. Every micro-batch gets the whole of a plain value or of a value in
+/// `Replicate`.
 ///
-/// A part of a tensor that wants a gradient (if `gradients` are recorded) belongs to the caller's
-/// graph. Any other is a tensor of its own on the same memory: an in-place operation on one
-/// micro-batch is none on the others.
+/// If `gradients` are recorded, a part of a tensor that needs a gradient belongs to the caller's
+/// graph. Any other part is a separate tensor on the same memory, with its own version counter: an
+/// in-place operation on one micro-batch does not count as a change of the others.
 pub(crate) fn scatter(batch: &PackedValue, chunks: usize, gradients: bool) -> Result<Scattered> {
     refuse_bare_lists(batch, "inputs")?;
     let parts = Part::all(batch);
@@ -43,7 +44,7 @@ pub(crate) fn scatter(batch: &PackedValue, chunks: usize, gradients: bool) -> Re
     Ok(Scattered { micro_batches: deal(batch, &shape, gradients, &mut sources)?, shape, sources })
 }
 
-/// Splits targets as the inputs were split. If there is nothing to split in them, each micro-batch
+/// Splits targets in the same way as the inputs. If they contain nothing to split, each micro-batch
 /// gets all of them.
 pub(crate) fn scatter_targets(targets: &PackedValue, batch: &MiniBatch) -> Result<Vec<PackedValue>> {
     refuse_bare_lists(targets, "targets")?;
@@ -56,7 +57,7 @@ pub(crate) fn scatter_targets(targets: &PackedValue, batch: &MiniBatch) -> Resul
     deal(targets, batch, true, &mut Sources::default())
 }
 
-/// Gives each micro-batch its parts of a value that has the rows of `shape`.
+/// Distributes a value that has the rows of `shape` over the micro-batches.
 fn deal(batch: &PackedValue, shape: &MiniBatch, gradients: bool, sources: &mut Sources) -> Result<Vec<PackedValue>> {
     let mut values: Vec<PackedValue> = shape.rows.iter().map(|_| PackedValue::default()).collect();
     for item in &batch.tensors {
@@ -89,7 +90,7 @@ fn deal(batch: &PackedValue, shape: &MiniBatch, gradients: bool, sources: &mut S
     Ok(values)
 }
 
-/// The tensor's parts, micro-batch by micro-batch: views of its memory.
+/// The parts of `tensor`, one per micro-batch, as views of its memory.
 fn cut(tensor: &Tensor, dim: usize, per_row: usize, shape: &MiniBatch) -> Result<Vec<Tensor>> {
     match shape.rows.as_slice() {
         [_] => Ok(vec![tensor.shallow_clone()]),
@@ -97,14 +98,15 @@ fn cut(tensor: &Tensor, dim: usize, per_row: usize, shape: &MiniBatch) -> Result
     }
 }
 
-/// How a mini-batch was split.
+/// The split of a mini-batch into micro-batches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MiniBatch {
     rows: Vec<i64>,
 }
 
 impl MiniBatch {
-    /// As `torch.chunk`: at most `chunks` parts of `ceil(rows / chunks)` rows but the last.
+    /// Splits `rows` as `torch.chunk` does: into at most `chunks` parts of `ceil(rows / chunks)`
+    /// rows each, except that the last may have fewer.
     fn new(rows: i64, chunks: usize) -> Self {
         let chunks = i64::try_from(chunks).unwrap_or(i64::MAX).min(rows);
         if chunks <= 1 {
@@ -115,22 +117,23 @@ impl MiniBatch {
         Self { rows: (0..(rows - 1) / size + 1).map(part).collect() }
     }
 
-    /// The rows of every micro-batch but the last, which may have fewer.
+    /// The number of rows of every micro-batch except the last, which may have fewer.
     fn size(&self) -> i64 {
         self.rows.first().copied().unwrap_or_default()
     }
 
-    /// The micro-batch of this row.
+    /// The index of the micro-batch that contains this row.
     fn micro_batch_of(&self, row: usize) -> usize {
         row / self.size() as usize
     }
 
-    /// For each micro-batch, its number of rows.
+    /// The number of rows of each micro-batch.
     pub fn rows(&self) -> &[i64] {
         &self.rows
     }
 
-    /// The share of each micro-batch in the rows of the whole; equal shares of an empty mini-batch.
+    /// The fraction of the mini-batch's rows that each micro-batch has. The fractions sum to 1. For
+    /// an empty mini-batch they are equal.
     pub fn weights(&self) -> Vec<f64> {
         let total: i64 = self.rows.iter().sum();
         let share = |&rows: &i64| if total == 0 { 1. / self.rows.len() as f64 } else { rows as f64 / total as f64 };
@@ -145,7 +148,7 @@ mod tests {
     use proptest::prelude::*;
     use tch::{Device, Kind};
 
-    /// The micro-batches, and how many rows they have.
+    /// The micro-batches, and their numbers of rows.
     fn in_parts(batch: &PackedValue, chunks: usize) -> (Vec<PackedValue>, MiniBatch) {
         let Scattered { micro_batches, shape, .. } = scatter(batch, chunks, true).unwrap();
         (micro_batches, shape)
@@ -194,7 +197,7 @@ mod tests {
 
     #[test]
     fn the_way_out_that_would_fit_is_named() {
-        // What is whole counts as a tensor, but is not looked at.
+        // A replicated tensor counts in the numbering of tensors, but its rows are not checked.
         let error = refused((zeros(6), Replicate(zeros(5)), Tensor::zeros([3, 6], (Kind::Float, Device::Cpu))));
         assert!(error.contains("tensor 2, of shape [3, 6] and split along dimension 0, has 3 rows instead"), "{error}");
         assert!(error.contains("`Along::<1>`") && error.contains("`PerRow::<K>`"), "{error}");
@@ -214,7 +217,7 @@ mod tests {
         assert_eq!(error, format!("{part} has 7 rows, which is no multiple of 2"));
         let error = refused((zeros(4), Along::<1>(zeros(4))));
         assert!(error.contains("of shape [4, 2] and split along dimension 1, has 2 rows instead of 4"), "{error}");
-        // The tensors of the list do not count.
+        // The tensors in a `Rows` list are not numbered.
         let error = refused((Rows(vec![zeros(9), zeros(1)]), zeros(3)));
         assert!(error.contains("tensor 0, of shape [3, 2]"), "{error}");
         assert!(error.contains("a list in `Rows`, split by its entries, has 2 rows instead of 3"), "{error}");

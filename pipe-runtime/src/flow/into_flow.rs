@@ -4,14 +4,14 @@ use tch::Tensor;
 
 use super::{Along, Each, Flow, PerRow, Replicate, Rows};
 
-/// What a caller may hand over where a `T` flows in: a `T`, or the same by reference, so that
-/// `forward(&x)`, `forward(x)` and `forward((&a, Some(&b)))` all read naturally.
+/// A value that a caller can pass where a pipeline takes a `T`: a `T`, or the same by reference.
+/// So `forward(x)`, `forward(&x)` and `forward((&a, Some(&b)))` all work.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an input of this pipeline, which takes `{T}`",
     label = "expected `{T}`, or references to its tensors"
 )]
 pub trait IntoFlow<T: Flow> {
-    /// The owned value; tensors share their memory with the caller's.
+    /// Converts to the owned value. Its tensors share their memory with the caller's.
     fn into_flow(self) -> T;
 }
 

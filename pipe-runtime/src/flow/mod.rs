@@ -1,7 +1,7 @@
-//! Values that flow: through a pipeline, across its stage boundaries, in and out of it.
+//! Values that flow into a pipeline, across its stage boundaries and out of it.
 
-/// How a tuple struct around one value flows: as that value, but for how it is packed and joined.
-/// `parts` are the values of the micro-batches, without what is around them.
+/// Implements [`Flow`] for a tuple struct around one value. It flows like that value, except that
+/// `$pack` packs it and `$join` joins it. `$parts` are the inner values of the micro-batches.
 macro_rules! wraps {
     (
         [$($generics:tt)*] $name:ty, $inner:ty,
@@ -52,36 +52,42 @@ pub(crate) use sources::Sources;
 
 use crate::error::Result;
 
-/// A value that can cross a stage boundary, be split into micro-batches and joined again.
+/// A value that can cross a stage boundary, be split into micro-batches and be joined again.
 ///
-/// Tensors, tuples, arrays, `Vec`, `Option`, numbers, `bool`, `String` and `Arc<T>` flow, and so
-/// does what says how it belongs to the rows of the batch: [`Replicate`], [`Along`], [`PerRow`],
-/// [`Rows`] and [`Each`]. A value takes itself apart into tensors and the rest, and is put
-/// together from them in the same order.
+/// Tensors, tuples, arrays, `Vec`, `Option`, numbers, `bool`, `char`, `String` and `Arc<T>`
+/// implement it. So do the wrappers that say how a value relates to the rows of the batch:
+/// [`Replicate`], [`Along`], [`PerRow`], [`Rows`] and [`Each`]. A value is packed into its tensors
+/// and its other parts, and is unpacked from them in the same order.
 ///
-/// At the pipeline's input and in targets, tensors are split along dimension 0, of which all must
-/// have as many rows. A bare `Vec` is refused there: it does not say how it belongs to the rows.
+/// At the pipeline's input and in targets, tensors are split along dimension 0, where all of them
+/// must have the same number of rows. A bare `Vec` is refused there, because it does not say how it
+/// relates to the rows.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot cross a stage boundary or be kept for a later layer",
     label = "this value would have to be `Flow`",
     note = "tensors, tuples, arrays, `Vec`, `Option`, numbers, `bool`, `String`, `Arc<T>`, `Replicate`, `Along`, `PerRow`, `Rows` and `Each` are, and by `#[derive(Flow)]` structs of them"
 )]
 pub trait Flow: Sized + Send + 'static {
-    /// Takes the value apart.
+    /// Passes the parts of the value to `packer`.
     fn pack(self, packer: &mut Packer);
 
-    /// Puts a value together from what [`pack`](Flow::pack) made of one, in the same order.
+    /// Rebuilds a value from the parts that [`pack`](Flow::pack) passed on, in the same order.
     fn unpack(unpacker: &mut Unpacker) -> Self;
 
-    /// A second handle on the same value: tensors share their memory and their gradients.
+    /// Returns a second handle on the same value. Tensors share their memory and their gradients.
     fn share(&self) -> Self;
 
-    /// The whole mini-batch's value, from those of its micro-batches (at least one). A single one
-    /// is taken as it is; of several, tensors are joined along dimension 0 and plain values must
-    /// agree, unless the type says otherwise ([`Sum`], [`Mean`], [`List`]).
+    /// Joins the values of the micro-batches (at least one) into the value of the mini-batch.
+    ///
+    /// A single value is returned unchanged. Otherwise tensors are concatenated along dimension 0
+    /// and plain values must be equal, unless the type says otherwise ([`Sum`], [`Mean`],
+    /// [`List`]).
     ///
     /// # Errors
     ///
-    /// If the parts cannot be joined.
+    /// Fails if the parts cannot be joined:
+    /// * a tensor has no dimension to join along, or libtorch cannot concatenate or add them;
+    /// * plain values, the lengths of a `Vec` or the presence of an `Option` differ;
+    /// * a [`Replicate`] comes from several micro-batches.
     fn join(parts: Vec<Self>, batch: &MiniBatch) -> Result<Self>;
 }

@@ -6,12 +6,12 @@ use tch::Tensor;
 use super::Flow;
 use crate::torch::{Event, version};
 
-/// A packed value: its tensors and its other parts, as they lie between two stages.
+/// A packed value: its tensors and its other parts, in the form in which stages exchange them.
 #[derive(Debug, Default)]
 pub(crate) struct PackedValue {
     pub(crate) tensors: Vec<PackedTensor>,
     pub(crate) plain: Vec<PackedPlain>,
-    /// What marks the end of the work that makes it, if that is an accelerator's.
+    /// Marks the end of the work that computes the value, if an accelerator does that.
     pub(crate) ready: Option<Arc<Event>>,
 }
 
@@ -19,32 +19,33 @@ pub(crate) struct PackedValue {
 #[derive(Debug)]
 pub(crate) struct PackedTensor {
     pub(crate) tensor: Tensor,
-    /// What part of it each micro-batch gets.
+    /// The part of it that each micro-batch gets.
     pub(crate) split: Split,
-    /// Whether its maker wants its gradient.
+    /// Whether the producer needs its gradient.
     pub(crate) needs_gradient: bool,
-    /// How often it had been changed in place when it was handed over.
+    /// The tensor's version, which counts in-place changes, when it was packed.
     pub(crate) version: u64,
 }
 
 /// How a tensor of a mini-batch is divided among its micro-batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Split {
-    /// Along a dimension, which has `per_row` consecutive indices for each row of the batch.
+    /// Split along a dimension, with `per_row` consecutive indices for each row of the batch.
     Along {
         /// The dimension.
         dim: usize,
-        /// How many indices belong to a row.
+        /// The number of indices per row.
         per_row: usize,
     },
-    /// Not: every micro-batch gets all of it ([`Replicate`](super::Replicate)).
+    /// Not split: every micro-batch gets all of it ([`Replicate`](super::Replicate)).
     Whole,
-    /// Not: it goes with this row, to whose entry in a [`Rows`](super::Rows) it belongs.
+    /// Not split: it belongs to the entry of this row in a [`Rows`](super::Rows), and goes to that
+    /// row's micro-batch.
     Row(usize),
 }
 
 impl Split {
-    /// Along dimension 0, one index for each row.
+    /// Split along dimension 0, with one index for each row.
     pub(crate) const ROWS: Self = Self::Along { dim: 0, per_row: 1 };
 }
 
@@ -52,25 +53,25 @@ impl Split {
 #[derive(Clone, Debug)]
 pub(crate) struct PackedPlain {
     pub(crate) value: Value,
-    /// The row with which it goes, if not to every micro-batch.
+    /// The row whose micro-batch it goes to. `None` if it goes to every micro-batch.
     pub(crate) row: Option<usize>,
 }
 
 /// The content of a [`PackedPlain`].
 #[derive(Clone, Debug)]
 pub(crate) enum Value {
-    /// How many values follow; of an `Option`, 0 or 1.
+    /// The number of values that follow. For an `Option`, 0 or 1.
     Length(usize),
-    /// How many values follow in a list that does not say how it is split.
+    /// The number of values that follow, in a list that does not say how it is split.
     List(usize),
-    /// How many values follow in a list that has one for each row of the batch.
+    /// The number of values that follow, in a list that has one for each row of the batch.
     Rows(usize),
     /// A plain value.
     Plain(Arc<dyn Any + Send + Sync>),
 }
 
 impl PackedTensor {
-    /// Part of a value, made of `tensor` as the whole is made of `whole`'s.
+    /// The part `tensor` of `whole`, with the same split and the same need of a gradient.
     pub(crate) fn new(tensor: Tensor, whole: &Self) -> Self {
         let version = version(&tensor);
         Self { tensor, version, ..*whole }
@@ -80,7 +81,7 @@ impl PackedTensor {
         Self { tensor: self.tensor.shallow_clone(), ..*self }
     }
 
-    /// Whether an in-place operation has changed it since it was handed over.
+    /// Whether an in-place operation has changed it since it was packed.
     pub(crate) fn is_changed(&self) -> bool {
         version(&self.tensor) != self.version
     }
@@ -94,14 +95,15 @@ impl PackedValue {
         packer.packed
     }
 
-    /// Makes the value again.
+    /// Unpacks the value.
     pub(crate) fn unpack<T: Flow>(self) -> T {
         T::unpack(&mut Unpacker::new(self))
     }
 
-    /// Makes the values of several packed ones.
+    /// Unpacks several values.
     pub(crate) fn unpack_all<T: Flow>(packed: Vec<Self>) -> Vec<T> {
-        // Not by `map` and `collect`, which are many functions more for each type of a user's.
+        // A loop, because `map` and `collect` would generate many more functions for each user
+        // type.
         let mut values = Vec::with_capacity(packed.len());
         for value in packed {
             values.push(value.unpack());
@@ -119,9 +121,9 @@ impl PackedValue {
 #[derive(Debug)]
 pub struct Packer {
     packed: PackedValue,
-    /// How the tensors to come are split.
+    /// The split of the tensors that are packed next.
     split: Split,
-    /// Whether a list to come is part of something that says how it is split.
+    /// Whether a list that is packed next is inside a value that says how it is split.
     list_is_known: bool,
 }
 
@@ -130,12 +132,14 @@ impl Packer {
         Self { packed: PackedValue::default(), split: Split::ROWS, list_is_known: false }
     }
 
-    /// A tensor: at the pipeline's input, it has a row (dimension 0) for each row of the batch.
+    /// Packs a tensor. At the pipeline's input, it is `[rows, ..]`: dimension 0 has one index for
+    /// each row of the batch.
     pub fn tensor(&mut self, tensor: Tensor) {
         self.tensor_along(tensor, 0, 1);
     }
 
-    /// A tensor with `per_row` consecutive indices of dimension `dim` for each row of the batch.
+    /// Packs a tensor with `per_row` consecutive indices of dimension `dim` for each row of the
+    /// batch.
     pub(crate) fn tensor_along(&mut self, tensor: Tensor, dim: usize, per_row: usize) {
         let split = match self.split {
             Split::Along { .. } => Split::Along { dim, per_row },
@@ -145,21 +149,21 @@ impl Packer {
         self.packed.tensors.push(PackedTensor { tensor, split, needs_gradient, version });
     }
 
-    /// How many values follow in a list, where the type does not say.
+    /// Packs the number of values in a list whose type does not fix it. The values follow.
     ///
-    /// At the pipeline's input and in targets, such a list is refused, because nobody knows how
-    /// it belongs to the rows of the batch: pack it in [`Rows`](crate::Rows),
-    /// [`Each`](crate::Each) or [`Replicate`](crate::Replicate), which say so.
+    /// At the pipeline's input and in targets, such a list is refused, because it does not say how
+    /// it relates to the rows of the batch. Pack it in a [`Rows`](crate::Rows),
+    /// [`Each`](crate::Each) or [`Replicate`](crate::Replicate), which do.
     pub fn length(&mut self, length: usize) {
         self.push_plain(if self.list_is_known { Value::Length(length) } else { Value::List(length) });
     }
 
-    /// Whether the value of an `Option` follows.
+    /// Packs whether the value of an `Option` follows.
     pub(crate) fn is_some(&mut self, is_some: bool) {
         self.push_plain(Value::Length(usize::from(is_some)));
     }
 
-    /// A value without tensors: every micro-batch gets it.
+    /// Packs a value without tensors. Every micro-batch gets it.
     pub fn plain<T: Any + Send + Sync>(&mut self, value: T) {
         self.push_plain(Value::Plain(Arc::new(value)));
     }
@@ -172,7 +176,7 @@ impl Packer {
         self.packed.plain.push(PackedPlain { value, row });
     }
 
-    /// Everything that `pack` adds goes whole to every micro-batch.
+    /// Runs `pack`. Every micro-batch gets the whole of everything that it packs.
     pub fn whole(&mut self, pack: impl FnOnce(&mut Self)) {
         let split = match self.split {
             Split::Along { .. } => Split::Whole,
@@ -181,15 +185,16 @@ impl Packer {
         self.within(split, pack);
     }
 
-    /// The parts of each list that `pack` adds are split as they would be outside of it.
+    /// Runs `pack`. The elements of each list that it packs are split as they would be outside the
+    /// list.
     pub(crate) fn each(&mut self, pack: impl FnOnce(&mut Self)) {
         self.within(self.split, pack);
     }
 
-    /// A list that has an entry for each row of the batch.
+    /// Packs a list that has one entry for each row of the batch.
     pub(crate) fn rows<T: Flow>(&mut self, entries: Vec<T>) {
-        // Where no rows are split, as inside `Replicate` or an entry of another list of rows, it
-        // is a list as any other.
+        // Inside a `Replicate` or an entry of another list of rows, rows are not split, so this is
+        // an ordinary list.
         let splits = matches!(self.split, Split::Along { .. });
         self.push_plain(if splits { Value::Rows(entries.len()) } else { Value::Length(entries.len()) });
         for (row, entry) in entries.into_iter().enumerate() {
@@ -205,10 +210,10 @@ impl Packer {
     }
 }
 
-/// Gives the parts of a value back, in order.
+/// Returns the parts of a packed value, in order.
 ///
-/// Its methods panic where the type that is put together is not the one that was taken apart, which
-/// only a wrong implementation of [`Flow`](super::Flow) can cause.
+/// Its methods panic if the next part is not of the requested sort. Only an implementation of
+/// [`Flow`](super::Flow) that unpacks other parts than it packs can cause that.
 #[derive(Debug)]
 pub struct Unpacker {
     tensors: std::vec::IntoIter<PackedTensor>,
@@ -220,12 +225,20 @@ impl Unpacker {
         Self { tensors: value.tensors.into_iter(), plain: value.plain.into_iter() }
     }
 
-    /// The next tensor.
+    /// Returns the next tensor.
+    ///
+    /// # Panics
+    ///
+    /// Panics if all tensors have been returned.
     pub fn tensor(&mut self) -> Tensor {
         self.tensors.next().expect("a tensor was packed here").tensor
     }
 
-    /// The next length.
+    /// Returns the next length, as [`Packer::length`] packed it.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the next part that is not a tensor is not a length.
     pub fn length(&mut self) -> usize {
         match self.plain.next() {
             Some(PackedPlain { value: Value::Length(length) | Value::List(length) | Value::Rows(length), .. }) => {
@@ -235,7 +248,11 @@ impl Unpacker {
         }
     }
 
-    /// The next plain value.
+    /// Returns the next plain value, as [`Packer::plain`] packed it.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the next part that is not a tensor is not a plain value, or is of another type.
     pub fn plain<T: Any + Clone>(&mut self) -> T {
         match self.plain.next() {
             Some(PackedPlain { value: Value::Plain(value), .. }) => {

@@ -1,11 +1,12 @@
-//! Outputs that are not joined row by row.
+//! Outputs that are not concatenated along the rows.
 
 use tch::Tensor;
 
 use super::{Flow, MiniBatch, Packer, Unpacker};
 use crate::error::Result;
 
-/// An output that is summed over micro-batches: a sum over rows of each is the sum over all rows.
+/// An output that is summed over the micro-batches. If each is a sum over rows, the result is the
+/// sum over all rows. The tensors must have equal shapes.
 ///
 /// ```
 /// # use pipe_runtime::{Context, Layer, Sum};
@@ -24,13 +25,13 @@ use crate::error::Result;
 #[derive(Debug)]
 pub struct Sum(pub Tensor);
 
-/// An output that is averaged over micro-batches, each weighted by its rows: a mean over the rows
-/// of each is the mean over all rows.
+/// An output that is averaged over the micro-batches, weighted by their numbers of rows. If each is
+/// a mean over rows, the result is the mean over all rows. The tensors must have equal shapes.
 #[derive(Debug)]
 pub struct Mean(pub Tensor);
 
-/// An output of which the pipeline gives a list, in the order of the micro-batches. A layer gives a
-/// list of one.
+/// An output that the pipeline collects into a list, in the order of the micro-batches. A layer
+/// returns a list of one element.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct List<T>(pub Vec<T>);
 

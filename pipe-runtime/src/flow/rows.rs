@@ -1,4 +1,4 @@
-//! Which parts of a value have rows, and whether they are those of the batch.
+//! Finds the parts of a value that have rows, and checks them against the rows of the batch.
 
 use std::fmt;
 
@@ -7,8 +7,8 @@ use tch::Tensor;
 use super::packed::{PackedValue, Split, Value};
 use crate::error::{Error, Result};
 
-/// A list goes neither whole to each micro-batch nor is it split unless someone said so: either
-/// would be wrong in silence for the other.
+/// Refuses a list that does not say whether it is split or replicated: either choice could be
+/// silently wrong.
 pub(super) fn refuse_bare_lists(value: &PackedValue, what: &str) -> Result<()> {
     let bare = value.plain.iter().find_map(|rest| match rest.value {
         Value::List(length) => Some(length),
@@ -23,16 +23,17 @@ pub(super) fn refuse_bare_lists(value: &PackedValue, what: &str) -> Result<()> {
     )))
 }
 
-/// A part of a value that is split into micro-batches.
+/// A part of a value that is split over the micro-batches.
 pub(super) enum Part<'p> {
     Tensor { position: usize, tensor: &'p Tensor, dim: usize, per_row: usize },
     List { length: usize },
 }
 
 impl<'p> Part<'p> {
-    /// The tensors first: what the rest is compared with had better be one.
+    /// All parts of `value` that are split. Tensors come first, because the first part is the one
+    /// that the others are compared with.
     pub(super) fn all(value: &'p PackedValue) -> Vec<Self> {
-        // The tensors of a list of rows have no number of their own.
+        // The tensors in the entries of a list of rows are not numbered.
         let counted = value.tensors.iter().filter(|item| !matches!(item.split, Split::Row(_)));
         let tensors = counted.enumerate().filter_map(|(position, item)| match item.split {
             Split::Along { dim, per_row } => Some(Self::Tensor { position, tensor: &item.tensor, dim, per_row }),
@@ -45,7 +46,7 @@ impl<'p> Part<'p> {
         tensors.chain(lists).collect()
     }
 
-    /// How many consecutive ones belong to one row of the batch.
+    /// The number of consecutive indices or entries per row of the batch.
     pub(super) fn per_row(&self) -> i64 {
         match self {
             Self::Tensor { per_row, .. } => *per_row as i64,
@@ -53,7 +54,7 @@ impl<'p> Part<'p> {
         }
     }
 
-    /// How many there are.
+    /// The number of indices or entries.
     pub(super) fn length(&self) -> Result<i64> {
         let (tensor, dim) = match self {
             Self::Tensor { tensor, dim, .. } => (tensor, *dim),
@@ -72,7 +73,7 @@ impl<'p> Part<'p> {
         })
     }
 
-    /// How many rows the batch has by this part alone.
+    /// The number of rows of the batch, judged by this part alone.
     pub(super) fn rows(&self) -> Result<i64> {
         let (length, per_row) = (self.length()?, self.per_row());
         if length % per_row != 0 {
@@ -81,7 +82,8 @@ impl<'p> Part<'p> {
         Ok(length / per_row)
     }
 
-    /// Whether it is a part of a batch of so many rows; `known` says how we know their number.
+    /// Checks that it is a part of a batch of `rows` rows. `known` says in the error where that
+    /// number comes from.
     pub(super) fn check(&self, rows: i64, known: impl FnOnce() -> String) -> Result<()> {
         let (length, wanted) = (self.length()?, rows.saturating_mul(self.per_row()));
         if length == wanted {

@@ -3,15 +3,16 @@ use tch::Tensor;
 use crate::error::Result;
 use crate::torch::Counter;
 
-/// The caller's tensors whose parts count their changes by themselves. A change of the one is a
-/// change of the others: they share their memory. Holds counters, and no memory.
+/// The caller's tensors whose parts have version counters of their own. A tensor and its parts
+/// share their memory, so a change of one is a change of the other. This holds only counters, not
+/// the memory.
 #[derive(Debug, Default)]
 pub(crate) struct Sources(Vec<Source>);
 
 #[derive(Debug)]
 struct Source {
     whole: Counter,
-    /// How often the whole had been changed when this was last compared.
+    /// The count of `whole` when it was last compared.
     seen: u64,
     parts: Vec<(Counter, u64)>,
 }
@@ -25,8 +26,8 @@ impl Sources {
         Ok(())
     }
 
-    /// After the forward: if a layer has changed a part in place, so has it changed the caller's
-    /// tensor.
+    /// Counts the in-place changes that layers made to parts as changes of the caller's tensors.
+    /// Called after the forward.
     pub(crate) fn note_changes(&mut self) -> Result<()> {
         let is_changed = |source: &Source| source.parts.iter().any(|(part, seen)| part.now() != *seen);
         let changed: Vec<bool> = self.0.iter().map(is_changed).collect();
@@ -34,8 +35,8 @@ impl Sources {
             source.whole.bump()?;
         }
         for (source, changed) in self.0.iter_mut().zip(changed) {
-            // The same tensor may have been given twice: what was changed through the one is
-            // changed for the other.
+            // The caller may have passed the same tensor twice. A change through one of them is a
+            // change of the other.
             if !changed && source.whole.now() != source.seen {
                 source.parts.iter().try_for_each(|(part, _)| part.bump())?;
             }
@@ -45,8 +46,8 @@ impl Sources {
         Ok(())
     }
 
-    /// Before the backward: if the caller has changed a tensor in place, so has it changed the
-    /// parts. Whoever has saved one finds out.
+    /// Counts the caller's in-place changes of a tensor as changes of its parts, so that autograd
+    /// notices them in the parts that it has saved. Called before the backward.
     pub(crate) fn tell_parts(&self) -> Result<()> {
         for source in self.0.iter().filter(|source| source.whole.now() != source.seen) {
             source.parts.iter().try_for_each(|(part, _)| part.bump())?;

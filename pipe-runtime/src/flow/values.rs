@@ -33,7 +33,7 @@ impl Flow for Tensor {
     }
 }
 
-/// The parts' only value.
+/// The value that all `parts` have in common.
 fn agreed<T: PartialEq>(parts: Vec<T>, what: &str) -> Result<T> {
     let mut parts = parts.into_iter().enumerate();
     let (_, first) = parts.next().ok_or_else(|| Error::Output("there are no micro-batches to join".into()))?;
@@ -69,7 +69,7 @@ macro_rules! plain {
 
 plain!(bool, char, i8, i16, i32, i64, i128, isize, u8, u16, u32, u64, u128, usize, f32, f64, String);
 
-/// An `Arc` is the same in two micro-batches if it points to the same value.
+/// An `Arc` that is equal to another if both point to the same value.
 struct Shared<T>(Arc<T>);
 
 impl<T> Clone for Shared<T> {
@@ -170,7 +170,7 @@ impl<T: Flow, const N: usize> Flow for [T; N] {
     }
 }
 
-/// Takes a tuple apart and pushes each part to the list of its name.
+/// Destructures a tuple and pushes each element onto the list of its name.
 macro_rules! push {
     ($part:ident [] [$($unused:ident)*] [$($name:ident $local:ident)*]) => {
         let ($($local,)*) = $part;

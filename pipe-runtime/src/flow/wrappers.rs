@@ -1,4 +1,4 @@
-//! Values that say how they belong to the rows of the mini-batch.
+//! Wrappers that say how a value relates to the rows of the mini-batch.
 
 use tch::Tensor;
 
@@ -6,7 +6,7 @@ use super::{Flow, MiniBatch, Packer, Unpacker};
 use crate::error::{Error, Result};
 
 /// A value that every micro-batch gets whole: a mask, a table, a tensor without a batch dimension.
-/// As torch's `NoChunk`.
+/// It corresponds to PyTorch's `NoChunk`.
 ///
 /// ```
 /// # use pipe_runtime::{Context, Layer, Replicate};
@@ -25,8 +25,8 @@ use crate::error::{Error, Result};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Replicate<T>(pub T);
 
-/// A tensor that has the rows of the batch in dimension `DIM`: it is split along that dimension,
-/// and as an output joined along it.
+/// A tensor that has the rows of the batch in dimension `DIM`. It is split along that dimension. As
+/// an output, it is joined along it.
 ///
 /// ```
 /// # use pipe_runtime::{Along, Context, Devices, Layer, pipeline};
@@ -54,15 +54,16 @@ pub struct Replicate<T>(pub T);
 /// let mut pipe = Net { add: AddPositions }.pipe(&vars).build()?;
 /// let x = Tensor::zeros([2, 5], (Kind::Float, Device::Cpu));
 /// let positions = Tensor::ones([3, 2, 5], (Kind::Float, Device::Cpu));
-/// // By reference too. Which dimension is meant says the pipeline's type.
+/// // A reference works too. The type of the pipeline's input determines the dimension.
 /// assert_eq!(pipe.forward((&x, Along(&positions)))?, x + 3.);
 /// # Ok::<(), pipe_runtime::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Along<const DIM: usize, T = Tensor>(pub T);
 
-/// A tensor that has `K` consecutive rows (dimension 0) for each row of the batch, such as five
-/// captions for each image. They stay together, and as an output are joined along dimension 0.
+/// A tensor `[K * rows, ..]` that has `K` consecutive indices in dimension 0 for each row of the
+/// batch, such as five captions for each image. They stay together. As an output, the tensors are
+/// joined along dimension 0.
 ///
 /// ```
 /// # use pipe_runtime::{Context, Layer, PerRow};
@@ -84,16 +85,16 @@ pub struct Along<const DIM: usize, T = Tensor>(pub T);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PerRow<const K: usize, T = Tensor>(pub T);
 
-/// A list with one entry for each row of the batch, which is split like rows: a micro-batch gets
-/// the entries of its rows. The entries are not split, tensors in them may be of any shape. As an
-/// output, the micro-batches' lists are put one after the other.
+/// A list with one entry for each row of the batch. A micro-batch gets the entries of its rows. The
+/// entries themselves are not split, so tensors in them may have any shape. As an output, the lists
+/// of the micro-batches are concatenated.
 ///
 /// ```
 /// # use pipe_runtime::{Context, Layer, Rows};
 /// # use tch::{Device, Kind, Tensor};
 /// struct Embed;
 ///
-/// // As many strings as the micro-batch has rows.
+/// // `words` has one string per row of the micro-batch.
 /// impl Layer<Rows<String>> for Embed {
 ///     type Out = Tensor;
 ///
@@ -106,15 +107,15 @@ pub struct PerRow<const K: usize, T = Tensor>(pub T);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rows<T>(pub Vec<T>);
 
-/// A list of which each part is split by itself, as it would be outside of the list: each has the
-/// rows of the batch. As an output, it is joined part by part.
+/// A list whose elements are each split as they would be outside the list: each has the rows of the
+/// batch. As an output, it is joined element by element.
 ///
 /// ```
 /// # use pipe_runtime::{Context, Each, Layer};
 /// # use tch::Tensor;
 /// struct Total;
 ///
-/// // Any number of tensors, all of them [batch, width].
+/// // Takes any number of tensors of shape [batch, width].
 /// impl Layer<Each<Tensor>> for Total {
 ///     type Out = Tensor;
 ///

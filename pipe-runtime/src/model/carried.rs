@@ -6,19 +6,22 @@ use super::context::Context;
 use crate::flow::Flow;
 use crate::lock::lock;
 
-/// What a layer carries from one micro-batch to the next: a cache, a hidden state, a running sum.
+/// A value that a layer carries from one micro-batch to the next: a cache, a hidden state, a
+/// running sum.
 ///
-/// A plain cell of a layer's own would hold the last micro-batch's value when an earlier one is
-/// recomputed. This one gives each recomputation what its first pass was given, and a call that
-/// fails leaves what it found. Micro-batches come in order. Tensors in it must be detached: a
-/// gradient does not go from one micro-batch to another. What `get` gives shares its memory with
-/// what a recomputation will be given: set a new tensor rather than change that one in place.
+/// An ordinary cell in a layer would hold the value of the last micro-batch when an earlier one is
+/// recomputed. A `Carried` gives each recomputation the value that its first pass saw, and a call
+/// that fails restores the value from before the call. Micro-batches run in order.
+///
+/// Tensors in it must be detached, because gradients do not flow from one micro-batch to another.
+/// A value from [`get`](Self::get) shares its memory with the one that a recomputation will see, so
+/// do not change it in place: set a new tensor instead.
 ///
 /// ```
 /// use pipe_runtime::{Carried, Context, Layer};
 /// use tch::Tensor;
 ///
-/// /// Adds the mean of the micro-batch before.
+/// /// Adds the mean of the previous micro-batch.
 /// #[derive(Default)]
 /// struct Drift(Carried<Tensor>);
 ///
@@ -33,34 +36,36 @@ use crate::lock::lock;
 /// }
 /// ```
 ///
-/// A value that is kept over calls and saved with the model belongs into a variable
-/// (`path.zeros_no_train(..)`), which is looked after in the same way.
+/// To keep a value over calls and save it with the model, use a variable instead
+/// (`path.zeros_no_train(..)`). Recomputations and failed calls treat it in the same way.
 pub struct Carried<T>(Arc<Mutex<Values<T>>>);
 
 struct Values<T> {
     now: Option<T>,
-    /// By call: what its passes were given, as long as one of them may be recomputed or undone.
+    /// The values that the passes of a call saw, by call, as long as one of the passes may be
+    /// recomputed or undone.
     calls: HashMap<u64, Passes<T>>,
 }
 
 struct Passes<T> {
-    /// Before the call.
+    /// The value before the call.
     before: Option<T>,
-    /// By micro-batch: what its first pass was given.
+    /// The value that the first pass of each micro-batch saw, by micro-batch.
     given: HashMap<usize, Option<T>>,
-    /// What a recomputation has set, with the number of the pass. There is one at a time.
+    /// The value in the running recomputation, with the number of its pass. Only one recomputation
+    /// runs at a time.
     recomputing: Option<(u64, Option<T>)>,
 }
 
-/// A cell that a call has used, whatever its type.
+/// A cell that a call has used, of any value type.
 pub(crate) trait Cell: Send + Sync {
-    /// Puts back what was there before the call.
+    /// Restores the value from before the call.
     fn undo(&self, call: u64);
 
-    /// The micro-batch will not be recomputed again.
+    /// Notes that the micro-batch will not be recomputed again.
     fn recomputed(&self, call: u64, micro_batch: usize);
 
-    /// The call is over: nothing of it will be recomputed.
+    /// Notes that the call is over: none of its micro-batches will be recomputed.
     fn forget(&self, call: u64);
 }
 
@@ -81,12 +86,12 @@ fn share<T: Flow>(value: &Option<T>) -> Option<T> {
 }
 
 impl<T: Flow> Carried<T> {
-    /// With nothing in it.
+    /// Creates an empty cell.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// What was set last, by this micro-batch or one before it: a second handle on it.
+    /// Returns a second handle on the value that this micro-batch or an earlier one last set.
     pub fn get(&self, cx: &Context) -> Option<T> {
         self.enter(cx, |values, recomputing| match recomputing {
             Some(value) => share(value),
@@ -94,12 +99,12 @@ impl<T: Flow> Carried<T> {
         })
     }
 
-    /// Sets the value for what follows.
+    /// Sets the value, for the rest of this micro-batch and for later ones.
     pub fn set(&self, cx: &Context, value: T) {
         self.replace(cx, Some(value));
     }
 
-    /// Takes the value away.
+    /// Removes the value.
     pub fn clear(&self, cx: &Context) {
         self.replace(cx, None);
     }
@@ -111,7 +116,7 @@ impl<T: Flow> Carried<T> {
         });
     }
 
-    /// Hands `body` the values and, in a recomputation, the one that it works on.
+    /// Passes `body` the values and, in a recomputation, the value that the recomputation works on.
     fn enter<R>(&self, cx: &Context, body: impl FnOnce(&mut Values<T>, Option<&mut Option<T>>) -> R) -> R {
         let (call, micro_batch) = (cx.call(), cx.micro_batch());
         let mut values = lock(&self.0);

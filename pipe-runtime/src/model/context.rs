@@ -9,19 +9,19 @@ use super::carried::{Cell as CarriedCell, Cells};
 use super::random::RngKey;
 use crate::torch::restart_rng;
 
-/// What a layer can know about the run it is part of.
+/// The information that a layer has about the run that it is part of.
 #[derive(Debug)]
 pub struct Context {
     pass: Pass,
     number: u64,
     path: RefCell<Vec<Segment>>,
     rng: Cell<RngKey>,
-    /// By seed, how often it has been used: a layer that another one runs twice draws other numbers
-    /// the second time.
+    /// The number of earlier uses of each seed, so that a layer that its parent runs twice draws
+    /// different random numbers the second time.
     started: RefCell<BTreeMap<u64, usize>>,
     observer: Option<Rc<dyn Observer>>,
-    /// Where the call notes the cells that its layers use; nothing where no call will be undone
-    /// or recomputed.
+    /// The cells that the layers of this call use. `None` if the call will be neither undone nor
+    /// recomputed.
     cells: Option<Arc<Cells>>,
 }
 
@@ -33,7 +33,7 @@ pub(crate) trait Observer: fmt::Debug {
     fn ends(&self);
 }
 
-/// Which micro-batch goes through which stage, how, and in which call.
+/// One pass of a micro-batch through a stage, in one call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pass {
     pub(crate) training: bool,
@@ -41,16 +41,16 @@ pub(crate) struct Pass {
     pub(crate) stage: usize,
     pub(crate) micro_batch: usize,
     pub(crate) micro_batches: usize,
-    /// The number that the call drew, which the seeds of its layers are made of. Two calls may have
-    /// the same.
+    /// The random number that the call drew. The seeds of its layers are derived from it. Two calls
+    /// may have the same one.
     pub(crate) call_seed: u64,
-    /// Tells this call from all others.
+    /// The unique number of the call.
     pub(crate) call: u64,
-    /// Whether it is a first pass that a recomputation will follow.
+    /// Whether this is a first pass that a recomputation will follow.
     pub(crate) will_be_recomputed: bool,
 }
 
-/// A number that nothing in this process has had before.
+/// Returns a number that is unique in this process.
 pub(crate) fn unique() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     NEXT.fetch_add(1, Ordering::Relaxed)
@@ -77,17 +77,17 @@ impl Context {
         }
     }
 
-    /// The same run, observed.
+    /// Sets the observer of the run.
     pub(crate) fn observed(self, observer: Rc<dyn Observer>) -> Self {
         Self { observer: Some(observer), ..self }
     }
 
-    /// The same run, as part of a call that notes the cells that its layers use.
+    /// Sets the list to which the call adds the cells that its layers use.
     pub(crate) fn noting(self, cells: Arc<Cells>) -> Self {
         Self { cells: Some(cells), ..self }
     }
 
-    /// Notes a cell for the call, if the call does that.
+    /// Adds `cell` to the call's list, and returns whether the call has one.
     pub(crate) fn uses_cell(&self, cell: Arc<dyn CarriedCell>) -> bool {
         if let Some(cells) = &self.cells {
             cells.add(self.pass.stage, cell);
@@ -95,58 +95,59 @@ impl Context {
         self.cells.is_some()
     }
 
-    /// Tells the call from all others.
+    /// The unique number of the call.
     pub(crate) fn call(&self) -> u64 {
         self.pass.call
     }
 
-    /// Tells this pass from all others.
+    /// The unique number of this pass.
     pub(crate) fn number(&self) -> u64 {
         self.number
     }
 
-    /// Whether it is a first pass that a recomputation will follow.
+    /// Whether this is a first pass that a recomputation will follow.
     pub(crate) fn will_be_recomputed(&self) -> bool {
         self.pass.will_be_recomputed
     }
 
-    /// Whether the pipeline is in training mode (dropout on, batch norm on the batch's statistics).
+    /// Whether the pipeline is in training mode: dropout is on, and batch norm uses the statistics
+    /// of the batch.
     pub fn is_training(&self) -> bool {
         self.pass.training
     }
 
-    /// Whether this is the second forward of a checkpointed micro-batch: what the first one did
-    /// outside the graph must not be done again.
+    /// Whether this is the recomputation of a checkpointed micro-batch, its second forward. A layer
+    /// must not repeat there what the first forward did outside the graph.
     pub fn is_recomputing(&self) -> bool {
         self.pass.recomputing
     }
 
-    /// The stage that runs, from 0.
+    /// The index of the running stage, from 0.
     pub fn stage(&self) -> usize {
         self.pass.stage
     }
 
-    /// The micro-batch that runs, from 0.
+    /// The index of the running micro-batch, from 0.
     pub fn micro_batch(&self) -> usize {
         self.pass.micro_batch
     }
 
-    /// How many micro-batches the call has.
+    /// The number of micro-batches in the call.
     pub fn micro_batches(&self) -> usize {
         self.pass.micro_batches
     }
 
-    /// Where the child `name` of the running layer stands.
+    /// The place of the running layer's child `name`.
     pub(crate) fn layer(&self, name: &'static str) -> At<'_> {
         At { cx: self, name, index: None }
     }
 
-    /// Where child number `index` of the repeated layer `name` stands.
+    /// The place of child number `index` of the repeated layer `name`.
     pub(crate) fn layer_at(&self, name: &'static str, index: usize) -> At<'_> {
         At { cx: self, name, index: Some(index) }
     }
 
-    /// The path of the layer that runs, or that was running when a panic unwound through it.
+    /// The path of the running layer, or of the layer that was running when it panicked.
     pub(crate) fn path(&self) -> String {
         let text = |segment: &Segment| match segment {
             Segment::Name(name) => (*name).to_owned(),
@@ -156,7 +157,8 @@ impl Context {
     }
 }
 
-/// A child's place in the model: its random number generator and its name in errors.
+/// A child's place in the model. It determines the child's random number generator and its name in
+/// errors.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct At<'a> {
     cx: &'a Context,
@@ -165,8 +167,8 @@ pub(crate) struct At<'a> {
 }
 
 impl At<'_> {
-    /// Runs `layer` as this child: with the child's random number generator, and named in errors.
-    /// A panic leaves the path as it was at that moment.
+    /// Runs `layer` as this child: with the child's random number generator, and with its name in
+    /// errors. A panic leaves the path as it is at that moment.
     pub(crate) fn enter<T>(self, layer: impl FnOnce(&Context) -> T) -> T {
         let outer = self.start();
         let result = layer(self.cx);
@@ -174,7 +176,7 @@ impl At<'_> {
         result
     }
 
-    /// Gives the outer layer's key, for [`end`](Self::end).
+    /// Enters the child. Returns the outer layer's key, for [`end`](Self::end).
     pub(crate) fn start(self) -> RngKey {
         let outer = self.cx.rng.get();
         let mut rng = outer.child(self.name);
@@ -212,8 +214,8 @@ impl At<'_> {
         }
     }
 
-    /// Who is to be told of this child, if it is one of the model itself. To be asked when it is
-    /// not on the path.
+    /// The observer to notify of this child, if the child is a top-level layer. Call this only
+    /// while the child is not on the path.
     fn observer(&self) -> Option<&Rc<dyn Observer>> {
         self.cx.observer.as_ref().filter(|_| self.cx.path.borrow().is_empty())
     }

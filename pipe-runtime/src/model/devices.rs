@@ -7,16 +7,16 @@ use super::plan::Plan;
 use crate::error::{Error, Result};
 use crate::torch::cuda_fault;
 
-/// One device per stage.
+/// The devices of a pipeline, one per stage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Devices {
     stages: Vec<Device>,
-    /// An annotated device that tch has no name for (`xpu:N`); making variables on it is an error.
+    /// An annotated device that tch cannot address (`xpu:N`). Creating variables is then an error.
     unsupported: Option<&'static str>,
 }
 
 impl Devices {
-    /// The devices that the struct's annotations name.
+    /// Returns the devices that the struct's annotations name.
     pub fn annotated(plan: &Plan) -> Self {
         let mut devices = Self::new([]);
         for stage in plan.stages {
@@ -28,32 +28,33 @@ impl Devices {
         devices
     }
 
-    /// All of `stages` stages on the CPU: the same stages and micro-batches, on any machine.
+    /// Puts all of `stages` stages on the CPU. The stages and micro-batches stay the same, and the
+    /// model runs on any machine.
     pub fn cpu(stages: usize) -> Self {
         Self::new(vec![Device::Cpu; stages])
     }
 
-    /// The devices of this machine: the CPU, then its accelerators.
+    /// Returns the devices of this machine: the CPU, then its accelerators.
     ///
-    /// libtorch's CUDA part is found when the program starts: it lies beside the CPU part that the
-    /// program is linked to, or it does not.
+    /// CUDA devices are listed only if libtorch's CUDA library was found when the program started:
+    /// in the same directory as the CPU library that the program is linked to.
     pub fn here() -> Self {
         let cuda = usize::try_from(Cuda::device_count()).unwrap_or(0);
         let mps = tch::utils::has_mps().then_some(Device::Mps);
         Self::new([Device::Cpu].into_iter().chain((0..cuda).map(Device::Cuda)).chain(mps).collect::<Vec<_>>())
     }
 
-    /// These devices, stage by stage.
+    /// Uses the given devices, one per stage, in order.
     pub fn new(devices: impl Into<Vec<Device>>) -> Self {
         Self { stages: devices.into(), unsupported: None }
     }
 
-    /// The devices, stage by stage.
+    /// Returns the devices, one per stage, in order.
     pub fn as_slice(&self) -> &[Device] {
         &self.stages
     }
 
-    /// The name of each stage's device, as in annotations.
+    /// The name of each stage's device, as it is written in annotations.
     pub(crate) fn names(&self) -> Vec<String> {
         self.stages.iter().copied().map(name).collect()
     }
@@ -62,8 +63,8 @@ impl Devices {
     ///
     /// # Errors
     ///
-    /// If there are more or fewer of them, or one that is not on this machine or that tch cannot
-    /// address.
+    /// Fails if the number of devices is not `count`, or if a device is not on this machine or is
+    /// one that tch cannot address.
     pub(crate) fn for_stages(&self, count: usize) -> Result<&[Device]> {
         if let Some(name) = self.unsupported {
             return Err(Error::Setting(format!(
@@ -92,8 +93,8 @@ fn is_here(device: Device) -> bool {
     device == Device::Cpu || Devices::here().stages.contains(&device)
 }
 
-/// What stands in the way of CUDA where the machine seems to have it; nothing if that is not what
-/// is missing.
+/// Explains why CUDA is unavailable although the machine has its driver. Empty if `missing` is not
+/// a CUDA device or there is no driver.
 fn why_no_cuda(missing: Device) -> String {
     match cuda_fault().filter(|_| missing.is_cuda()) {
         Some(fault) => format!(" (there is a CUDA driver, but libtorch's CUDA part cannot be opened: {fault})"),
@@ -101,7 +102,7 @@ fn why_no_cuda(missing: Device) -> String {
     }
 }
 
-/// As torch writes it.
+/// The name of the device, as PyTorch writes it.
 fn name(device: Device) -> String {
     match device {
         Device::Cpu => "cpu".to_owned(),
@@ -110,7 +111,7 @@ fn name(device: Device) -> String {
     }
 }
 
-/// The device that a torch device string names: `cpu`, `cuda:N`, `mps`, `xpu:N`.
+/// Parses a PyTorch device string: `cpu`, `cuda:N` or `mps`. Others are an error, `xpu:N` included.
 fn parse(text: &str) -> Result<Device> {
     match text.split_once(':') {
         None if text == "cpu" => Ok(Device::Cpu),
@@ -124,7 +125,11 @@ fn unknown(text: &str) -> Error {
     Error::Setting(format!("unknown device `{text}`: use `cpu`, `cuda:N` or `mps`"))
 }
 
-/// A comma-separated list, one for each stage: `cpu,cpu` or `cuda:0,cuda:1`.
+/// Parses a comma-separated list, one device per stage: `cpu,cpu` or `cuda:0,cuda:1`.
+///
+/// # Errors
+///
+/// Fails if a device is not `cpu`, `cuda:N` or `mps`.
 impl FromStr for Devices {
     type Err = Error;
 

@@ -2,10 +2,10 @@ use tch::{Tensor, nn::ModuleT};
 
 use super::context::Context;
 
-/// A layer of a pipeline: takes what reaches it, gives what the next layer takes.
+/// A layer of a pipeline: a function from its input to the input of the next layer.
 ///
-/// Every [`tch::nn::Module`] and [`ModuleT`] is a `Layer<Tensor>`. Layers that take a popped skip,
-/// return a stashed one, or work on other values than one tensor implement this trait:
+/// Every [`tch::nn::Module`] and [`ModuleT`] is a `Layer<Tensor>`. A layer implements this trait if
+/// it takes a popped skip, returns a stashed one, or works on values other than a single tensor:
 ///
 /// ```
 /// use pipe_runtime::{Context, Layer};
@@ -23,18 +23,23 @@ use super::context::Context;
 /// }
 /// ```
 ///
-/// A layer panics where it cannot go on, as tch's own functions do; the pipeline turns that into an
-/// error that names stage, layer and micro-batch.
+/// A layer that cannot continue panics, as tch's own functions do. The pipeline turns the panic
+/// into an error that names the stage, layer and micro-batch.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a layer that takes `{In}`",
     label = "this layer would have to take `{In}`",
     note = "a layer is a `tch::nn::Module` or `ModuleT` (takes and gives a `Tensor`), or implements `pipe_runtime::Layer<Input>`"
 )]
 pub trait Layer<In> {
-    /// What the layer gives.
+    /// The layer's output.
     type Out;
 
-    /// Runs the layer on one micro-batch.
+    /// Runs the layer on one micro-batch. `cx` describes the run.
+    ///
+    /// # Panics
+    ///
+    /// An implementation may panic. The pipeline returns the panic as an
+    /// [`Error::Failed`](crate::Error::Failed).
     fn run(&self, input: In, cx: &Context) -> Self::Out;
 }
 
@@ -53,7 +58,7 @@ pub fn pass<L, In, Out>(input: In, layer: &L, cx: &Context, name: &'static str) 
 where
     L: Layer<In, Out = Out>,
 {
-    // Not by `enter`: this is compiled for each layer type of a user's.
+    // Not with `enter`, whose closure would be compiled again for each of the user's layer types.
     let at = cx.layer(name);
     let outer = at.start();
     let output = layer.run(input, cx);

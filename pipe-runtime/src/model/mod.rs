@@ -1,5 +1,5 @@
-//! An annotated struct as the library sees it: its plan, its layers and what they are given, its
-//! devices and variables.
+//! The library's view of an annotated struct: its plan, its layers and their context, its devices
+//! and its variables.
 
 mod carried;
 mod context;
@@ -33,23 +33,23 @@ use crate::flow::Flow;
 
 /// A struct of layers, annotated with `#[pipeline]`.
 pub trait Model {
-    /// What flows in.
+    /// The input of the first layer.
     type Input: Flow;
-    /// What flows out.
+    /// The output of the last layer.
     type Output: Flow;
-    /// Which layer runs where.
+    /// The assignment of layers to stages.
     const PLAN: Plan;
     /// The annotated settings.
     const DEFAULTS: Defaults;
 }
 
-/// The settings that are annotated; `None` where nothing is.
+/// The settings of the `#[pipeline]` annotation. A setting that is not annotated is `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Defaults {
-    /// `chunks = N`.
+    /// The number of micro-batches, from `chunks = N`.
     pub chunks: Option<usize>,
-    /// `checkpoint = ...`.
+    /// The checkpoint mode, from `checkpoint = ...`.
     pub checkpoint: Option<Checkpoint>,
-    /// `schedule = ...`.
+    /// The schedule, from `schedule = ...`.
     pub schedule: Option<ScheduleKind>,
 }

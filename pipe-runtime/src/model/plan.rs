@@ -2,95 +2,98 @@ use std::fmt;
 
 use pipe_schedule::support::table::Table;
 
-/// What the macro made of a struct: which layer runs in which stage, and where each skip goes.
-/// Prints as a table.
+/// The plan that the macro derives from a struct: which layer runs in which stage, and where each
+/// skip goes. It prints as a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// The struct's name.
     pub name: &'static str,
-    /// The stages, in data-flow order. One without a device if nothing is annotated.
+    /// The stages, in data-flow order. A struct without device annotations has a single stage,
+    /// without a device.
     pub stages: &'static [StagePlan],
     /// The skips, in the order in which they are stashed.
     pub skips: &'static [SkipPlan],
 }
 
-/// One stage: the layers between two boundaries.
+/// One stage: the layers between two stage boundaries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StagePlan {
-    /// The annotated device; empty if none is.
+    /// The annotated device. Empty if none is annotated.
     pub device: &'static str,
-    /// Its layers, in order.
+    /// The layers, in order.
     pub layers: &'static [LayerPlan],
 }
 
 /// One layer, or the part of a repeated one that runs in a stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LayerPlan {
-    /// The child's name, as in parameter paths.
+    /// The name of the child, as in parameter paths.
     pub name: &'static str,
-    /// For arrays and `Vec`s of layers: which part of them.
+    /// The part that runs in the stage, for arrays and `Vec`s of layers.
     pub repeat: Option<Repeat>,
 }
 
-/// Part `part` of a repeated layer.
+/// One part of a repeated layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Repeat {
-    /// Which part, from 0.
+    /// The index of the part, from 0.
     pub part: usize,
-    /// How the layers are divided into parts.
+    /// The division of the layers into parts.
     pub split: Split,
-    /// How many layers there are, if the type says so.
+    /// The number of layers in all parts together, if the type says it.
     pub length: Option<usize>,
 }
 
-/// How repeated layers are divided into parts.
+/// The division of repeated layers into parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Split {
-    /// Into this many parts, whose sizes differ by at most one; the first ones get more.
+    /// This number of parts, whose sizes differ by at most one. The larger parts come first.
     Evenly(usize),
-    /// Into parts of these sizes.
+    /// Parts of these sizes.
     Counts(&'static [usize]),
 }
 
-/// One skip.
+/// One skip: a value that one layer stashes and a later one pops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SkipPlan {
-    /// Its name.
+    /// The name of the skip.
     pub name: &'static str,
     /// The layer that stashes it.
     pub stash: &'static str,
-    /// That layer's stage.
+    /// The index of the stage of `stash`.
     pub from: usize,
     /// The layer that pops it.
     pub pop: &'static str,
-    /// That layer's stage.
+    /// The index of the stage of `pop`.
     pub to: usize,
 }
 
 impl Plan {
-    /// All layers with their stages, in order; a repeated layer comes once for each of its parts.
+    /// Iterates over all layers with the indices of their stages, in order. A repeated layer occurs
+    /// once for each of its parts.
     pub fn layers(&self) -> impl Iterator<Item = (usize, &'static LayerPlan)> + use<> {
         self.stages.iter().enumerate().flat_map(|(stage, plan)| plan.layers.iter().map(move |layer| (stage, layer)))
     }
 
-    /// The layer of this name (of a repeated one, its first part), with its stage.
+    /// Returns the layer of this name, with the index of its stage. For a repeated layer, it is the
+    /// first part.
     pub fn layer(&self, name: &str) -> Option<(usize, &'static LayerPlan)> {
         self.layers().find(|(_, layer)| layer.name == name)
     }
 
-    /// The skip of this name.
+    /// Returns the skip of this name.
     pub fn skip(&self, name: &str) -> Option<&'static SkipPlan> {
         self.skips.iter().find(|skip| skip.name == name)
     }
 }
 
 impl LayerPlan {
-    /// A single layer.
+    /// Creates the plan of a single layer.
     pub const fn layer(name: &'static str) -> Self {
         Self { name, repeat: None }
     }
 
-    /// Single layers.
+    /// Creates the plans of several single layers.
     pub const fn layers<const N: usize>(names: [&'static str; N]) -> [Self; N] {
         let mut layers = [Self::layer(""); N];
         let mut index = 0;
@@ -101,14 +104,14 @@ impl LayerPlan {
         layers
     }
 
-    /// Part `part` of a repeated one.
+    /// Creates the plan of part `part` of a repeated layer.
     pub const fn repeated(name: &'static str, part: usize, split: Split, length: Option<usize>) -> Self {
         Self { name, repeat: Some(Repeat { part, split, length }) }
     }
 }
 
 impl Split {
-    /// How many parts there are.
+    /// Returns the number of parts.
     pub const fn parts(self) -> usize {
         match self {
             Self::Evenly(parts) => parts,
@@ -116,8 +119,12 @@ impl Split {
         }
     }
 
-    /// The indices of part `part` out of `length` layers. Counts that do not add up leave the rest
-    /// to the last part.
+    /// Returns the indices of the layers in part `part`, out of `length` layers. If counts do not
+    /// add up to `length`, the last part gets the rest.
+    ///
+    /// # Panics
+    ///
+    /// Panics for `Evenly(0)`, and for `Counts` if there is no such part.
     pub fn range(self, part: usize, length: usize) -> std::ops::Range<usize> {
         match self {
             Self::Evenly(parts) => {
@@ -132,7 +139,8 @@ impl Split {
         }
     }
 
-    /// Why these parts cannot be made of `length` layers, if so.
+    /// Returns the reason why `length` layers cannot be divided into these parts, or `None` if they
+    /// can. `name` is the name of the repeated layer in the message.
     pub fn misfit(self, name: &str, length: usize) -> Option<String> {
         match self {
             Self::Counts(counts) if counts.iter().sum::<usize>() != length => Some(format!(
@@ -169,8 +177,8 @@ impl fmt::Display for LayerPlan {
     }
 }
 
-/// A table with one row per stage: its device, its layers, the skips that come in (with the stage
-/// they come from) and go out (with the stage they go to).
+/// Prints a table with one row per stage: its device, its layers, its incoming skips with the
+/// stages that they come from, and its outgoing skips with the stages that they go to.
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |items: Vec<String>| if items.is_empty() { "-".to_owned() } else { items.join(", ") };

@@ -1,11 +1,12 @@
-//! Which random numbers a layer sees.
+//! The random numbers of a layer.
 //!
-//! They belong to the model, not to the machine: each (call, layer path, micro-batch) has a random
-//! number generator, seeded by one number that a call draws from the caller's generator. So masks
-//! are the same for every partitioning, schedule, interleaving and recomputation, and for the
-//! unpipelined run, and nothing has to be saved or restored.
+//! They are determined by the model and not by the machine. Each (call, layer path, micro-batch)
+//! has a random number generator of its own, seeded from one number that the call draws from the
+//! caller's generator. So masks are the same for every partitioning, schedule, interleaving and
+//! recomputation, and for the unpipelined run, and no generator has to be saved or restored.
 
-/// Key of a layer's random number generator: a hash of the call, the micro-batch and the path.
+/// The key of a layer's random number generator: a hash of the call's seed, the micro-batch and the
+/// path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RngKey(u64);
 
@@ -14,7 +15,7 @@ impl RngKey {
         Self(mix(call_seed)).element(micro_batch)
     }
 
-    /// The key of a child.
+    /// The key of the child `name`.
     pub(crate) fn child(self, name: &str) -> Self {
         // FNV-1a: short, and the same on every machine, so that a run can be repeated elsewhere.
         let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
@@ -23,7 +24,7 @@ impl RngKey {
         Self(mix(self.0 ^ hash))
     }
 
-    /// The key of one of many.
+    /// The key of element `index` of a repeated child.
     pub(crate) fn element(self, index: usize) -> Self {
         Self(mix(self.0.wrapping_add((index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15))))
     }

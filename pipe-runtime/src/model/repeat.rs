@@ -1,4 +1,4 @@
-//! Arrays and `Vec`s of layers, run in order, in parts if they are spread over stages.
+//! Arrays and `Vec`s of layers. They run in order, and can be spread over stages in parts.
 
 use super::context::Context;
 use super::layer::Layer;
@@ -10,10 +10,14 @@ pub trait Repeat {
     /// The layer that is repeated.
     type Layer;
 
-    /// The layers, in order.
+    /// Returns the layers, in order.
     fn into_layers(self) -> Vec<Self::Layer>;
 
-    /// The container, whole again; as many layers as `into_layers` gave.
+    /// Rebuilds the container from as many layers as [`into_layers`](Self::into_layers) returned.
+    ///
+    /// # Panics
+    ///
+    /// Panics for an array, if the number of layers is not its length.
     fn from_layers(layers: Vec<Self::Layer>) -> Self;
 }
 
@@ -44,23 +48,27 @@ impl<L, const N: usize> Repeat for [L; N] {
     }
 }
 
-/// One part of a repeated layer, as a stage owns it.
+/// One part of a repeated layer, owned by a stage.
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct Repeated<L> {
-    /// Index of the first one.
+    /// The index of the first layer in the part.
     first: usize,
     layers: Vec<L>,
 }
 
 impl<L> Repeated<L> {
-    /// The same part of other layers.
+    /// Applies `change` to each layer of the part.
     pub(crate) fn map<K>(self, change: impl FnMut(L) -> K) -> Repeated<K> {
         Repeated { first: self.first, layers: self.layers.into_iter().map(change).collect() }
     }
 }
 
-/// Divides repeated layers into parts, one for each stage that runs some.
+/// Divides repeated layers into parts, one for each stage that runs some of them.
+///
+/// # Errors
+///
+/// Fails if `split` does not fit the number of layers.
 #[doc(hidden)]
 pub fn spread<R: Repeat, const PARTS: usize>(
     repeated: R,
@@ -79,14 +87,13 @@ pub fn spread<R: Repeat, const PARTS: usize>(
     }))
 }
 
-/// The opposite of [`spread`].
+/// Joins the parts that [`spread`] returned.
 #[doc(hidden)]
 pub fn gather_parts<R: Repeat, const PARTS: usize>(parts: [Repeated<R::Layer>; PARTS]) -> R {
     R::from_layers(parts.into_iter().flat_map(|part| part.layers).collect())
 }
 
-/// Something whose layers can be run one after the other: a part in a stage, or the whole in an
-/// unpipelined run.
+/// A sequence of layers to run in order: one part in a stage, or all of them in an unpipelined run.
 #[doc(hidden)]
 pub trait Each {
     type Layer;
@@ -132,7 +139,7 @@ impl<L, const N: usize> Each for [L; N] {
     }
 }
 
-/// Runs repeated layers in order, each as `name.index`.
+/// Runs repeated layers in order. The path of each is `name.index`.
 #[doc(hidden)]
 pub fn run_each<T, E: Each>(input: T, each: &E, cx: &Context, name: &'static str) -> T
 where

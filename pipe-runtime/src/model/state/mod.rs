@@ -1,11 +1,12 @@
-//! What layers change while they run: running statistics and whatever else they keep in variables.
+//! The state that layers change while they run: running statistics, and everything else that they
+//! keep in variables.
 //!
-//! A variable is copied right before the first operator of a pass that writes to it. The copies
-//! serve twice: a recomputation runs on the state that its first pass began with, and a call that
-//! fails leaves the state that it found. A variable that no layer changes is never copied.
+//! A variable is copied just before the first operator of a pass that writes to it. The copies have
+//! two uses: a recomputation runs on the state that its first pass started from, and a call that
+//! fails restores the state from before the call. A variable that no layer changes is never copied.
 //!
-//! Stages run at the same time, so a variable that changes belongs to one stage, the one that its
-//! name says, and no other stage may use it.
+//! Stages run at the same time. So a variable that changes belongs to the one stage that its name
+//! determines, and no other stage may use it.
 
 mod history;
 mod passes;
@@ -23,20 +24,21 @@ use crate::error::Result;
 use crate::lock::lock;
 use crate::torch::{Change, GradMode, TorchError, Variables};
 
-/// The variables of a pipeline, and what is known of their use.
+/// The variables of a pipeline, and the stages that use and change them.
 #[derive(Debug)]
 pub(crate) struct State {
-    /// By stage: each looks at its own again when they have got other memory, and at no other
-    /// stage's, which may just be getting some.
+    /// One view of all variables per stage. A stage updates its view when the memory of its own
+    /// variables has been replaced. It leaves out those of other stages, whose memory may be
+    /// replaced at this very moment.
     variables: Vec<Mutex<Arc<Variables>>>,
     uses: Mutex<Uses>,
 }
 
 #[derive(Debug)]
 struct Uses {
-    /// By variable.
+    /// Whether a layer has changed the variable, by variable.
     changed: Vec<bool>,
-    /// By variable: the stages whose layers have been seen to use it.
+    /// The stages whose layers have used the variable, by variable.
     users: Vec<BTreeSet<usize>>,
     /// Whether the uses of a whole call have been noted, in evaluation and in training.
     noted: [bool; 2],
@@ -45,7 +47,7 @@ struct Uses {
 impl State {
     /// # Errors
     ///
-    /// If a variable is under no layer's path.
+    /// Fails if a variable is not under the path of any layer.
     pub(crate) fn new(vars: &Vars) -> Result<Self> {
         let list = vars.by_stage()?;
         let count = list.len();
@@ -60,7 +62,8 @@ impl State {
         })
     }
 
-    /// Before a call: all variables where they are now.
+    /// Updates the views of all stages to the current memory of the variables. Called before a
+    /// call.
     pub(crate) fn refresh(&self) -> Result<()> {
         let Some(fresh) = lock(&self.variables[0]).again(None)? else { return Ok(()) };
         let fresh = Arc::new(fresh);
@@ -70,7 +73,7 @@ impl State {
         Ok(())
     }
 
-    /// The variables for a pass of `stage`, whose own are where they are now.
+    /// The variables for a pass of `stage`, with the current memory of its own ones.
     pub(crate) fn variables(&self, stage: usize) -> Result<Arc<Variables>, TorchError> {
         let mut variables = lock(&self.variables[stage]);
         if let Some(fresh) = variables.again(Some(stage))? {
@@ -79,21 +82,21 @@ impl State {
         Ok(Arc::clone(&variables))
     }
 
-    /// Whether the next call in this mode is to note which variables its layers use.
+    /// Whether the next call in this mode must note which variables its layers use.
     pub(crate) fn notes_uses(&self, training: bool) -> bool {
         !lock(&self.uses).noted[usize::from(training)]
     }
 
-    /// The uses of a whole call have been noted.
+    /// Notes that the uses of a whole call have been noted.
     pub(crate) fn have_been_noted(&self, training: bool) {
         lock(&self.uses).noted[usize::from(training)] = true;
     }
 
-    /// Adds what a pass of `stage` has changed and used.
+    /// Adds the variables that a pass of `stage` has changed and used.
     ///
     /// # Errors
     ///
-    /// If a variable that changes is used by another stage than its own.
+    /// Fails if a variable that changes is used by a stage other than its own.
     fn note(&self, variables: &Variables, stage: usize, changes: &[Change], used: &[usize]) -> Result<(), String> {
         if changes.is_empty() && used.is_empty() {
             return Ok(());
@@ -120,7 +123,7 @@ impl State {
     }
 }
 
-/// A variable's number, and a value of it.
+/// The number of a variable, and a value of it.
 type Value = (usize, Tensor);
 
 fn copy(tensor: &Tensor) -> Result<Tensor, tch::TchError> {
@@ -132,7 +135,7 @@ fn copy(tensor: &Tensor) -> Result<Tensor, tch::TchError> {
 
 fn write(variables: &Variables, variable: usize, value: &Tensor) -> Result<(), tch::TchError> {
     let _constant = GradMode::set(false);
-    // Through `data`: the graphs that saved the variable must not take this for a change.
+    // Writes through `data`, so that graphs that saved the variable do not see a change.
     let mut now = variables.get(variable).tensor.f_data()?;
     if now.size() == value.size() && now.kind() == value.kind() {
         return now.f_copy_(value);

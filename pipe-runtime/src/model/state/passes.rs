@@ -1,4 +1,4 @@
-//! The passes of a micro-batch through a stage, and the state that each of them runs on.
+//! The passes of a micro-batch through a stage, and the state that each pass runs on.
 
 use std::sync::Mutex;
 
@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::lock::lock;
 use crate::torch::{Change, TorchError, Variables, Watch, is_finite};
 
-/// The first pass of a micro-batch: what it changes goes into the history, also if it fails.
+/// The first pass of a micro-batch. Its changes go into the history, even if it fails.
 pub(crate) struct FirstPass<'a> {
     history: &'a Mutex<History>,
     stage: usize,
@@ -28,11 +28,12 @@ impl<'a> FirstPass<'a> {
         Ok(Self { history, stage, watch: Watch::start(state.variables(stage)?, stage, uses)?, done: false })
     }
 
-    /// It has succeeded, and this is what comes next for its micro-batch.
+    /// Ends a pass that has succeeded. `next` is what follows it for its micro-batch.
     ///
     /// # Errors
     ///
-    /// If a variable is used by two stages, or (where that is asked for) has stopped being finite.
+    /// Fails if a variable that changes is used by two stages or, with `must_be_finite`, if one has
+    /// become non-finite.
     pub(crate) fn finish(
         mut self,
         state: &State,
@@ -57,15 +58,14 @@ impl Drop for FirstPass<'_> {
         if self.done {
             return;
         }
-        // Reading fails only where memory is out; the failure of the pass is what the caller
-        // hears of.
+        // Reading fails only if memory runs out. The caller gets the error of the pass instead.
         if let Ok(seen) = self.watch.read() {
             lock(self.history).passed(seen.changed);
         }
     }
 }
 
-/// Whether what has changed is as finite as it was; of the CPU's variables.
+/// Checks that no variable on the CPU has become non-finite by these changes.
 fn finite(variables: &Variables, changes: &[Change]) -> Result<(), String> {
     for Change { variable, before, .. } in changes {
         let is = |tensor: &Tensor| is_finite(tensor).map_err(|error| error.to_string());
@@ -76,7 +76,7 @@ fn finite(variables: &Variables, changes: &[Change]) -> Result<(), String> {
     Ok(())
 }
 
-/// The words for a variable that has stopped being finite.
+/// The message for a variable that has become non-finite.
 pub(crate) fn not_finite(name: &str) -> String {
     format!(
         "the variable `{name}` is no longer finite (a batch norm over a single value has no variance, for one): it has been put back. Give every \
@@ -84,21 +84,22 @@ pub(crate) fn not_finite(name: &str) -> String {
     )
 }
 
-/// The state as it was at another moment of the call. Dropped, it is as it was found.
+/// A guard: the variables of a stage have their values of an earlier moment of the call. Dropping
+/// it restores the values from before it was made.
 pub(crate) struct Rewound {
-    /// What is to be put back.
+    /// The values to restore.
     saved: Vec<Value>,
     watch: Watch,
 }
 
 impl Rewound {
-    /// As it was when the micro-batch's first pass began, for its recomputation.
+    /// Rewinds to the start of the first pass of the micro-batch, for its recomputation.
     pub(crate) fn before(state: &State, history: &Mutex<History>, stage: usize, micro_batch: usize) -> Result<Self> {
         Self::to(state, stage, lock(history).before(micro_batch))
     }
 
-    /// As it was when the micro-batch's first pass ended, for its backward: the graph may have
-    /// saved a variable that later passes have changed. Nothing if none has.
+    /// Rewinds to the end of the first pass of the micro-batch, for its backward: the graph may
+    /// have saved a variable that later passes have changed. `None` if none has changed.
     pub(crate) fn after(
         state: &State,
         history: &Mutex<History>,
@@ -123,7 +124,7 @@ impl Rewound {
         Ok(rewound)
     }
 
-    /// The recomputation has succeeded, and there will be no other one of the micro-batch.
+    /// Ends a recomputation that has succeeded and is the last one of the micro-batch.
     pub(crate) fn finish(self, history: &Mutex<History>, micro_batch: usize) {
         lock(history).has_been_recomputed(micro_batch);
     }
@@ -131,7 +132,7 @@ impl Rewound {
 
 impl Drop for Rewound {
     fn drop(&mut self) {
-        // Copying between tensors of equal shape and device fails only where libtorch itself is
+        // Copying between tensors of equal shape and device fails only if libtorch itself is
         // broken.
         if let Ok(seen) = self.watch.read() {
             for Change { variable, before, .. } in seen.changed {

@@ -15,20 +15,26 @@ use crate::model::{Devices, LayerPlan, Plan};
 use crate::torch::Variable;
 use saved::{Saved, SavedTensor};
 
-/// The variables of a pipelined model: one store per stage's device, under names that do not depend
-/// on the partitioning.
+/// The variables of a pipelined model: one `VarStore` per stage, on the stage's device. The names
+/// of the variables do not depend on the partitioning.
 ///
-/// The stores share one set of variables, so that any tch optimizer built over
+/// The stores share one set of variables, so any tch optimizer built over
 /// [`var_store`](Vars::var_store) trains the whole model.
 #[derive(Debug)]
 pub struct Vars {
     plan: Plan,
     stages: Vec<VarStore>,
-    /// For how many layers each repeated child was given paths, at most.
+    /// The largest number of layers for which each repeated child was given paths.
     lengths: Mutex<Vec<(String, usize)>>,
 }
 
 impl Vars {
+    /// Creates empty stores for a plan.
+    ///
+    /// # Errors
+    ///
+    /// Fails if `devices` does not have one device per stage, or if one of them is not on this
+    /// machine or is one that tch cannot address.
     #[doc(hidden)]
     pub fn new(plan: &Plan, devices: &Devices) -> Result<Self> {
         let mut stages: Vec<VarStore> = Vec::new();
@@ -42,32 +48,32 @@ impl Vars {
         Ok(Self { plan: *plan, stages, lengths: Mutex::default() })
     }
 
-    /// All variables, over all devices: what an optimizer is built over.
+    /// Returns the store of all variables, on all devices. Build an optimizer over it.
     ///
-    /// The store's own `device` is the first stage's.
+    /// The `device` of this store is that of the first stage.
     pub fn var_store(&self) -> &VarStore {
         &self.stages[0]
     }
 
-    /// Each stage's device.
+    /// Returns the device of each stage.
     pub fn devices(&self) -> Vec<Device> {
         self.stages.iter().map(VarStore::device).collect()
     }
 
-    /// Path of a single layer.
+    /// Returns the path of a single layer.
     #[doc(hidden)]
     pub fn layer(&self, name: &str) -> Path<'_> {
         self.path(name, 0, 1)
     }
 
-    /// Paths of an array of layers.
+    /// Returns the paths of an array of layers.
     #[doc(hidden)]
     pub fn layers_array<const N: usize>(&self, name: &str) -> [Path<'_>; N] {
         self.note_length(name, N);
         std::array::from_fn(|index| self.path(name, index, N).sub(index))
     }
 
-    /// Paths of `length` layers.
+    /// Returns the paths of `length` layers.
     #[doc(hidden)]
     pub fn layers(&self, name: &str, length: usize) -> Vec<Path<'_>> {
         self.note_length(name, length);
@@ -87,7 +93,7 @@ impl Vars {
         lengths.iter().find(|(known, _)| known == name).map(|&(_, length)| length)
     }
 
-    /// The child's path, in the store of the stage that runs this element of it.
+    /// The path of child `name`, in the store of the stage that runs element `index` of it.
     fn path(&self, name: &str, index: usize, length: usize) -> Path<'_> {
         let stage = self.stage_of(name, index, length).expect("generated code names its own layers");
         self.stages[stage].root().sub(name)
@@ -110,11 +116,11 @@ impl Vars {
         self.stage_of(child, index, self.length(child).unwrap_or(1))
     }
 
-    /// Whether every variable is on the device of the stage that runs its layer.
+    /// Checks that every variable is on the device of the stage that runs its layer.
     ///
     /// # Errors
     ///
-    /// If not: names the first that is elsewhere.
+    /// Names the first variable that is on another device.
     pub(crate) fn check_devices(&self) -> Result<()> {
         let variables: BTreeMap<_, _> = self.var_store().variables().into_iter().collect();
         for (name, variable) in variables {
@@ -124,11 +130,11 @@ impl Vars {
         Ok(())
     }
 
-    /// All variables, by name, with the stage that each belongs to.
+    /// All variables, sorted by name, with the stage that each belongs to.
     ///
     /// # Errors
     ///
-    /// If one belongs to no layer.
+    /// Fails if a variable belongs to no layer.
     pub(crate) fn by_stage(&self) -> Result<Vec<Variable>> {
         let mut named: Vec<_> = self.var_store().variables().into_iter().collect();
         named.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -143,8 +149,8 @@ impl Vars {
         named.into_iter().map(with_stage).collect()
     }
 
-    /// For each stage, the bytes of its layers' variables in training: those that are trained have
-    /// a gradient beside them.
+    /// The bytes that the variables of each stage take in training. A trainable variable counts
+    /// twice, for its gradient.
     pub(crate) fn training_bytes(&self) -> Vec<u64> {
         let trainable: HashSet<_> = self.var_store().trainable_variables().iter().map(Tensor::data_ptr).collect();
         let mut bytes = vec![0; self.stages.len()];
@@ -157,11 +163,15 @@ impl Vars {
         bytes
     }
 
-    /// Writes all variables to a safetensors file, whatever the name's extension is.
+    /// Writes all variables to a safetensors file, whatever the extension of its name is.
     ///
     /// # Errors
     ///
-    /// If the file cannot be written.
+    /// Fails if the file cannot be written.
+    ///
+    /// # Panics
+    ///
+    /// Panics if libtorch cannot copy a variable to the CPU, for example if memory runs out.
     pub fn save(&self, file: impl AsRef<FilePath>) -> Result<()> {
         let file = file.as_ref();
         let mut named: Vec<_> = self.var_store().variables().into_iter().collect();
@@ -177,18 +187,21 @@ impl Vars {
     /// Reads all variables from a safetensors file: one that [`save`](Vars::save) wrote under any
     /// partitioning, or one of a plain tch or PyTorch model with the same names.
     ///
-    /// The variables keep their own kinds and devices: floats of any kind are converted to
-    /// floats, and integers to integers. Of tied weights, Python's `safetensors.torch.save_model`
-    /// saves one and notes the names of the others, which are found by that note.
+    /// The variables keep their own kinds and devices: floats of any kind are converted to floats,
+    /// and integers to integers. Python's `safetensors.torch.save_model` saves only one of several
+    /// tied weights and notes the names of the others in the metadata. These are found, too.
     ///
-    /// tch's own `VarStore::load` on [`var_store`](Vars::var_store) changes the variables' kinds to
-    /// the file's, without a word: load with this.
+    /// Do not load with tch's `VarStore::load` on [`var_store`](Vars::var_store): it silently
+    /// changes the kinds of the variables to those of the file.
     ///
     /// # Errors
     ///
-    /// If the file cannot be read; if its names and shapes are not exactly the model's; if it has
-    /// integers, `bool` or another kind where the model wants floats, or the reverse; or if a
-    /// value is out of the range of the variable's kind. Then no variable has changed.
+    /// Fails, without changing any variable:
+    /// * if the file cannot be read;
+    /// * if its names and shapes are not exactly those of the model;
+    /// * if a tensor cannot be converted to its variable's kind: only floats convert to floats,
+    ///   and integers to integers;
+    /// * if a value is out of range of its variable's kind.
     pub fn load(&self, file: impl AsRef<FilePath>) -> Result<()> {
         let file = file.as_ref();
         let unreadable = |reason| Error::File(format!("cannot read {}: {reason}", file.display()));
@@ -229,7 +242,7 @@ impl Vars {
     }
 }
 
-/// The kind in which the tensor is read for the variable, or why it cannot be.
+/// The kind as which the tensor is read for `variable`, or the reason why it cannot be.
 fn fit(tensor: &SavedTensor<'_>, variable: &Tensor) -> std::result::Result<Kind, String> {
     let (shape, wanted) = (tensor.shape, variable.size());
     if !shape.iter().map(|&size| size as u64).eq(wanted.iter().map(|&size| size as u64)) {
@@ -243,15 +256,15 @@ fn fit(tensor: &SavedTensor<'_>, variable: &Tensor) -> std::result::Result<Kind,
     }
 }
 
-/// Whether a value stays what it is, but for rounding and range. An integer or a `bool` where
-/// floats are wanted is another thing: a quantized weight, an index or a mask.
+/// Whether a conversion preserves values, apart from rounding and range. An integer or a `bool` in
+/// place of a float has another meaning: it is a quantized weight, an index or a mask.
 fn converts(from: Kind, to: Kind) -> bool {
     let both = |kinds: &[Kind]| kinds.contains(&from) && kinds.contains(&to);
     from == to || both(&FLOATS) || both(&INTEGERS)
 }
 
-/// The first value that conversion did not keep, if any: a finite one that became infinite, or an
-/// integer that became another one.
+/// The first value that the conversion did not preserve: a finite one that became infinite, or an
+/// integer that became a different one.
 fn first_lost(value: &Tensor, converted: &Tensor) -> Result<Option<String>> {
     if value.kind() == converted.kind() {
         return Ok(None);
@@ -301,13 +314,13 @@ fn kind(dtype: Dtype) -> Option<Kind> {
     })
 }
 
-/// Paths of an array of layers in a block.
+/// Returns the paths of an array of layers in a block.
 #[doc(hidden)]
 pub fn sub_paths<'a, const N: usize>(path: &Path<'a>, name: &str) -> [Path<'a>; N] {
     std::array::from_fn(|index| path.div(name).sub(index))
 }
 
-/// Paths of `length` layers in a block.
+/// Returns the paths of `length` layers in a block.
 #[doc(hidden)]
 pub fn sub_paths_vec<'a>(path: &Path<'a>, name: &str, length: usize) -> Vec<Path<'a>> {
     (0..length).map(|index| path.div(name).sub(index)).collect()
