@@ -13,7 +13,8 @@ use crate::error::Result;
 /// # use tch::{Kind, Tensor};
 /// struct SquaredError;
 ///
-/// // With `#[pipeline(input = (Tensor, Tensor), output = Sum)]`, the pipeline's output is the mini-batch's loss.
+/// // With `#[pipeline(input = (Tensor, Tensor), output = Sum)]`, the output of the pipeline is the
+/// // loss of the mini-batch.
 /// impl Layer<(Tensor, Tensor)> for SquaredError {
 ///     type Out = Sum;
 ///

@@ -4,7 +4,8 @@ use tch::Tensor;
 
 use super::{TorchError, ffi};
 
-/// What counts how often a tensor has been changed in place. It keeps none of the tensor's memory.
+/// A tensor's version counter, which counts its in-place changes. It does not keep the tensor's
+/// memory.
 #[derive(Debug)]
 pub(crate) struct Counter(NonNull<ffi::Counter>);
 
@@ -21,7 +22,7 @@ impl Counter {
         Ok(Self(NonNull::new(counter).expect("the shim wrote the counter")))
     }
 
-    /// How often the tensor has been changed in place.
+    /// The number of in-place changes of the tensor.
     pub(crate) fn now(&self) -> u64 {
         // SAFETY: the handle is alive.
         unsafe { ffi::pipe_counter_now(self.0.as_ptr()) }

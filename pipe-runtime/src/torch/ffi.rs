@@ -1,4 +1,4 @@
-//! The shim's functions, and what turns their statuses and pointers into Rust.
+//! The shim's functions, and the conversion of their statuses and pointers to Rust.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
@@ -32,22 +32,22 @@ opaque!(
     Watch
 );
 
-/// A layer read what another one had made.
+/// A read by one layer of a value that another one had made.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Read {
-    /// Tells values apart.
+    /// A number that identifies the value.
     pub(crate) value: u64,
-    /// The layer that made it, or changed it last; the first one for what the model takes.
+    /// The layer that made the value, or changed it last. For the model's input, the first layer.
     pub(crate) from: i64,
-    /// The layer that read it.
+    /// The layer that read the value.
     pub(crate) to: i64,
     pub(crate) bytes: i64,
     /// 1 if a gradient comes back, else 0.
     pub(crate) gradient: i64,
 }
 
-/// A stream of an accelerator, by value.
+/// A device stream, by value.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stream {
@@ -56,7 +56,7 @@ pub(crate) struct Stream {
     device_type: i64,
 }
 
-/// What a device's allocator has handed out, in bytes.
+/// The memory that a device's allocator has handed out, in bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Memory {
@@ -74,7 +74,7 @@ pub(super) type BackwardFn = extern "C" fn(
     message: *mut *mut c_char,
 ) -> c_int;
 
-// SAFETY: the declarations match the definitions in `shim/*.cpp`, where none lets an exception out.
+// SAFETY: the declarations match the definitions in `shim/*.cpp`, which let no exception escape.
 unsafe extern "C" {
     fn pipe_error() -> *const c_char;
 
@@ -237,7 +237,7 @@ unsafe extern "C" {
     pub(super) fn pipe_backward_clock_read(clock: *mut BackwardClock, seconds: *mut f64) -> c_int;
 }
 
-/// Status of a shim call as a `Result`.
+/// Converts the status of a shim call to a `Result`.
 pub(super) fn check(status: c_int) -> Result<(), TorchError> {
     if status == 0 {
         return Ok(());
@@ -247,14 +247,14 @@ pub(super) fn check(status: c_int) -> Result<(), TorchError> {
     Err(TorchError(message.to_string_lossy().into_owned()))
 }
 
-/// Takes over a tensor that the shim made with `new at::Tensor`, which is what tch holds too;
-/// `None` for null.
+/// Takes ownership of a tensor that the shim made with `new at::Tensor`, which is how tch holds
+/// tensors, too. Returns `None` for null.
 pub(super) fn take(tensor: *mut C_tensor) -> Option<Tensor> {
     // SAFETY: the shim hands each such pointer out once and never frees it.
     (!tensor.is_null()).then(|| unsafe { Tensor::from_ptr(tensor) })
 }
 
-/// tch's number for a device, which the shim understands too.
+/// tch's number for a device, which the shim uses too.
 pub(super) fn number(device: Device) -> c_int {
     match device {
         Device::Cpu => -1,

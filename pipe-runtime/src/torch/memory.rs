@@ -3,7 +3,8 @@ use tch::Device;
 use super::ffi::Memory;
 use super::{TorchError, ffi};
 
-/// What the device's allocator has handed out; `None` where it keeps no count, as the CPU's.
+/// The memory that the device's allocator has handed out. `None` if it keeps no count, like that of
+/// the CPU.
 pub(crate) fn memory(device: Device) -> Result<Option<Memory>, TorchError> {
     let (mut counted, mut memory) = (0, Memory::default());
     // SAFETY: writes the two values.
@@ -11,8 +12,8 @@ pub(crate) fn memory(device: Device) -> Result<Option<Memory>, TorchError> {
     Ok((counted != 0).then_some(memory))
 }
 
-/// The allocator's peaks start again from what is allocated now.
+/// Resets the peaks of the device's allocator to what is allocated now.
 pub(crate) fn reset_peaks(device: Device) -> Result<(), TorchError> {
-    // SAFETY: changes the allocator's own counts, under its lock.
+    // SAFETY: changes only the allocator's own counts, under its lock.
     ffi::check(unsafe { ffi::pipe_memory_reset_peaks(ffi::number(device)) })
 }

@@ -5,19 +5,19 @@ use tch::Tensor;
 
 use super::{TorchError, ffi};
 
-/// A thread's modes at one moment: autocast, grad mode, and whatever else libtorch keeps per
-/// thread.
+/// The modes of a thread at one moment: autocast, grad mode, and everything else that libtorch
+/// keeps per thread.
 #[derive(Debug)]
 pub(crate) struct Modes(NonNull<ffi::ThreadLocalState>);
 
-// SAFETY: a value that libtorch itself hands from thread to thread; it is only read after
+// SAFETY: libtorch itself passes such a value from thread to thread; it is only read after
 // `capture`.
 unsafe impl Send for Modes {}
 // SAFETY: as above.
 unsafe impl Sync for Modes {}
 
 impl Modes {
-    /// Those of this thread, now.
+    /// Captures the current modes of this thread.
     pub(crate) fn capture() -> Result<Self, TorchError> {
         let mut modes = ptr::null_mut();
         // SAFETY: writes a new value on success.
@@ -25,11 +25,11 @@ impl Modes {
         Ok(Self(NonNull::new(modes).expect("the shim wrote the modes")))
     }
 
-    /// Puts this thread into these modes, with autocast's cache of weights off, until the guard is
-    /// dropped.
+    /// Switches this thread to these modes until the guard is dropped. Autocast's cache of weights
+    /// is off meanwhile.
     pub(crate) fn enter(&self) -> Result<EnteredModes, TorchError> {
         let mut entered = ptr::null_mut();
-        // SAFETY: the captured state is alive; the guard owns what it needs to go back.
+        // SAFETY: the captured state is alive; the guard owns what it needs to restore the modes.
         ffi::check(unsafe { ffi::pipe_modes_enter(self.0.as_ptr(), &mut entered) })?;
         let entered = NonNull::new(entered).expect("the shim wrote the guard");
         Ok(EnteredModes { entered, _this_thread: PhantomData })
@@ -43,8 +43,8 @@ impl Drop for Modes {
     }
 }
 
-/// Puts the thread's own modes back when dropped. Not `Send`: it belongs to the thread that
-/// entered.
+/// A guard that restores the thread's own modes when dropped. It is not `Send`, because it belongs
+/// to the thread that entered.
 #[derive(Debug)]
 pub(crate) struct EnteredModes {
     entered: NonNull<ffi::EnteredState>,
@@ -64,7 +64,8 @@ pub(crate) fn grad_enabled() -> bool {
     unsafe { ffi::pipe_grad_mode() != 0 }
 }
 
-/// Sets whether this thread records gradients; puts it back when dropped, also by a panic.
+/// A guard that sets whether this thread records gradients. It restores the previous mode when
+/// dropped, also by a panic.
 #[derive(Debug)]
 pub(crate) struct GradMode {
     before: bool,
@@ -87,7 +88,7 @@ impl Drop for GradMode {
     }
 }
 
-/// How often `tensor` has been changed in place.
+/// The number of in-place changes of `tensor`.
 pub(crate) fn version(tensor: &Tensor) -> u64 {
     // SAFETY: the handle is alive.
     unsafe { ffi::pipe_version(tensor.as_ptr()) }

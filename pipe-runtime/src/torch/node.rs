@@ -7,22 +7,23 @@ use torch_sys::C_tensor;
 
 use super::{TorchError, ffi, panic_message};
 
-/// What the node of a call does when the caller's backward reaches it.
+/// The backward of a call's node, which runs when the caller's backward reaches the node.
 ///
-/// Several threads may walk one graph, so it is shared.
+/// It takes `&self`, because several threads may walk one graph.
 pub(crate) trait Backward: Send + Sync {
-    /// Gradients of the node's inputs, in order, from those of its outputs (`None`: no gradient).
+    /// Computes the gradients of the node's inputs, in order, from those of its outputs. `None`
+    /// stands for no gradient.
     fn backward(&self, gradients: Vec<Option<Tensor>>, keep_graph: bool) -> Result<Vec<Option<Tensor>>, String>;
 
-    /// How many outputs and inputs the node has.
+    /// The numbers of outputs and inputs of the node.
     fn arity(&self) -> (usize, usize);
 }
 
 type State = Box<dyn Backward>;
 
-/// Makes `outputs` results of one autograd node over `inputs`, whose backward is `backward`. Those
-/// not marked as differentiable stay constants. The caller's graph owns `backward` from now on, and
-/// frees it with the graph.
+/// Makes `outputs` the results of one autograd node over `inputs`, whose backward is `backward`.
+/// Outputs that are not marked as differentiable stay constants. The caller's graph owns `backward`
+/// from now on, and frees it with the graph.
 pub(crate) fn attach(
     outputs: &[&Tensor],
     differentiable: &[bool],
@@ -35,7 +36,7 @@ pub(crate) fn attach(
     let differentiable: Vec<u8> = differentiable.iter().map(|&d| d.into()).collect();
     let state: *mut State = Box::into_raw(Box::new(backward));
     // SAFETY: the arrays have the lengths that are passed; the shim owns `state` from here on and
-    // gives it to `drop_state` exactly once.
+    // passes it to `drop_state` exactly once.
     ffi::check(unsafe {
         ffi::pipe_node_attach(
             outputs.as_ptr(),
@@ -59,8 +60,8 @@ extern "C" fn run(
     message: *mut *mut c_char,
 ) -> c_int {
     let outcome = catch_unwind(AssertUnwindSafe(|| {
-        // SAFETY: made in `attach`, and the node holds on to it while this runs; it is only ever
-        // shared.
+        // SAFETY: made in `attach`, and the node keeps it alive while this runs; there are only
+        // shared references to it.
         let state = unsafe { &*state.cast::<State>() };
         let (outputs, inputs) = state.arity();
         let gradients = (0..outputs).map(|i| {
@@ -89,7 +90,7 @@ extern "C" fn run(
     1
 }
 
-/// The C++ handle inside a tensor, given away.
+/// Gives away the C++ handle inside a tensor.
 fn into_raw(tensor: Tensor) -> *mut C_tensor {
     let mut tensor = std::mem::ManuallyDrop::new(tensor);
     tensor.as_mut_ptr()
@@ -98,7 +99,7 @@ fn into_raw(tensor: Tensor) -> *mut C_tensor {
 extern "C" fn drop_state(state: *mut c_void) {
     // SAFETY: made by `Box::into_raw` in `attach`; the shim calls this once.
     let state = unsafe { Box::from_raw(state.cast::<State>()) };
-    // A panic while freeing must not cross into C++; there is nobody left to tell.
+    // A panic while freeing must not cross into C++, and there is no caller to report it to.
     let _ = catch_unwind(AssertUnwindSafe(|| drop(state)));
 }
 

@@ -8,20 +8,20 @@ use super::{TorchError, ffi};
 
 pub(crate) use ffi::Read;
 
-/// The sequence number of the next autograd node that this thread makes.
+/// The sequence number of the next autograd node that this thread will make.
 pub(crate) fn sequence_number() -> u64 {
     // SAFETY: reads a thread-local counter.
     unsafe { ffi::pipe_sequence_number() }
 }
 
-/// Waits until the device of `on` has done all its work. Nothing on the CPU.
+/// Waits until the device of `on` has finished all its work. Does nothing on the CPU.
 pub(crate) fn synchronize(on: &Tensor) -> Result<(), TorchError> {
     // SAFETY: the handle is alive.
     ffi::check(unsafe { ffi::pipe_synchronize(on.as_ptr()) })
 }
 
-/// While it lives, it sees what this thread's operators allocate and read on one kind of device.
-/// Not `Send`: what it installs is the thread's own.
+/// Observes what the operators of this thread allocate and read on one type of device, as long as
+/// it lives. It is not `Send`, because what it installs is thread-local.
 #[derive(Debug)]
 pub(crate) struct Observation {
     observation: NonNull<ffi::Observation>,
@@ -29,7 +29,7 @@ pub(crate) struct Observation {
 }
 
 impl Observation {
-    /// Of the kind of device that `on` is on. At first no layer runs.
+    /// Starts observing the type of device that `on` is on. No layer is running at first.
     pub(crate) fn start(on: &Tensor) -> Result<Self, TorchError> {
         let mut observation = ptr::null_mut();
         // SAFETY: the handle is alive; the result is a new observation.
@@ -38,19 +38,20 @@ impl Observation {
         Ok(Self { observation, _this_thread: PhantomData })
     }
 
-    /// What happens from now on is this layer's, or no layer's.
+    /// Attributes what happens from now on to `layer`, or to no layer.
     pub(crate) fn turn_to(&self, layer: Option<usize>) {
         // SAFETY: the observation is alive; this writes a number under its lock.
         unsafe { ffi::pipe_observation_layer(self.observation.as_ptr(), layer.map_or(-1, |layer| layer as i64)) }
     }
 
-    /// The running layer reads `tensor`.
+    /// Notes that the running layer reads `tensor`.
     pub(crate) fn read(&self, tensor: &Tensor) -> Result<(), TorchError> {
         // SAFETY: both handles are alive.
         ffi::check(unsafe { ffi::pipe_observation_read(self.observation.as_ptr(), tensor.as_ptr()) })
     }
 
-    /// For each of `layers` layers, how many of the bytes that it allocated still live.
+    /// For each of `layers` layers, the number of bytes that it allocated and that are not freed
+    /// yet.
     pub(crate) fn kept(&self, layers: usize) -> Result<Vec<u64>, TorchError> {
         let mut bytes = vec![0_i64; layers];
         // SAFETY: `bytes` has an entry for each layer.
@@ -58,13 +59,13 @@ impl Observation {
         Ok(bytes.into_iter().map(|bytes| bytes.unsigned_abs()).collect())
     }
 
-    /// Which layers read what others had made, by value.
+    /// The reads by layers of values that other layers had made.
     pub(crate) fn reads(&self) -> Result<Vec<Read>, TorchError> {
         // SAFETY: the observation is alive.
         let count = unsafe { ffi::pipe_observation_read_count(self.observation.as_ptr()) };
         let mut reads = vec![Read::default(); count];
-        // SAFETY: `reads` has as many entries as there are; nothing has been observed in between,
-        // being this thread's.
+        // SAFETY: `reads` has as many entries as there are reads; only this thread adds reads, so
+        // there are no more of them than it has just counted.
         ffi::check(unsafe { ffi::pipe_observation_reads(self.observation.as_ptr(), reads.as_mut_ptr()) })?;
         Ok(reads)
     }
@@ -77,8 +78,8 @@ impl Drop for Observation {
     }
 }
 
-/// While it lives, it tells apart how long this thread's backward works for each layer. Not `Send`,
-/// as above.
+/// Measures how long the backward on this thread works for each layer, as long as it lives. It is
+/// not `Send`, for the same reason as [`Observation`].
 #[derive(Debug)]
 pub(crate) struct BackwardClock {
     clock: NonNull<ffi::BackwardClock>,
@@ -87,7 +88,8 @@ pub(crate) struct BackwardClock {
 }
 
 impl BackwardClock {
-    /// Layer `i` made the nodes with the sequence numbers `nodes[i]`; ascending.
+    /// Starts measuring. Layer `i` made the nodes whose sequence numbers are in `nodes[i]`. The
+    /// ranges are in ascending order.
     pub(crate) fn start(on: &Tensor, nodes: &[Range<u64>]) -> Result<Self, TorchError> {
         let firsts: Vec<_> = nodes.iter().map(|range| range.start).collect();
         let ends: Vec<_> = nodes.iter().map(|range| range.end).collect();
@@ -101,7 +103,7 @@ impl BackwardClock {
         Ok(Self { clock, layers: nodes.len(), _this_thread: PhantomData })
     }
 
-    /// Each layer's time in seconds, the backward being over.
+    /// Returns the time of each layer in seconds. Call this after the backward.
     pub(crate) fn stop(self) -> Result<Vec<f64>, TorchError> {
         let mut seconds = vec![0.; self.layers];
         // SAFETY: `seconds` has an entry for each layer.

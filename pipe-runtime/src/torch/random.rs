@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use super::{TorchError, ffi};
 
-/// Guard: while it lives, this thread's random operators draw from the generator that
+/// A guard: while it lives, this thread's random operators draw from the generator that
 /// [`restart_rng`] last seeded.
 #[derive(Debug)]
 pub(crate) struct LayerRng {
@@ -16,14 +16,14 @@ pub(crate) struct LayerRng {
 impl LayerRng {
     pub(crate) fn enter() -> Result<Self, TorchError> {
         install()?;
-        // SAFETY: sets a thread-local dispatch flag, whose kernels are installed.
+        // SAFETY: sets a thread-local dispatch flag; the kernels for it are installed.
         let before = unsafe { ffi::pipe_random_enter() };
         Ok(Self { before, _this_thread: PhantomData })
     }
 }
 
-/// Puts the kernels in place, once per process; gives how many operators that draw and how many
-/// that write they cover.
+/// Installs the kernels, once per process. Returns how many operators that draw random numbers and
+/// how many that write to an argument they cover.
 fn install() -> Result<(usize, usize), TorchError> {
     static INSTALLED: OnceLock<Result<(usize, usize), TorchError>> = OnceLock::new();
     let installed = INSTALLED.get_or_init(|| {
@@ -36,28 +36,29 @@ fn install() -> Result<(usize, usize), TorchError> {
 
 impl Drop for LayerRng {
     fn drop(&mut self) {
-        // SAFETY: puts the thread-local flag back.
+        // SAFETY: restores the thread-local flag.
         unsafe { ffi::pipe_random_leave(self.before) }
     }
 }
 
-/// Seeds this thread's layer generator. Cheap: the generator is made when something draws.
+/// Seeds this thread's layer generator. This is cheap, because the generator itself is seeded only
+/// when an operator draws from it.
 pub(crate) fn restart_rng(seed: u64) {
     // SAFETY: writes this thread's own state.
     unsafe { ffi::pipe_random_restart(seed) }
 }
 
-/// A number that was drawn from the process's default CPU generator: what `tch::manual_seed`
-/// fixes.
+/// A number drawn from the caller's generator: the process's default CPU generator, which
+/// `tch::manual_seed` seeds, or in a layer that layer's generator.
 #[derive(Debug)]
 pub(crate) struct Draw {
     pub(crate) seed: u64,
-    /// The generator before; nothing if it was a layer that drew, whose generator is seeded again
-    /// in any case.
+    /// The generator before the draw. `None` if a layer drew, whose generator is seeded again in
+    /// any case.
     before: Option<NonNull<ffi::Generator>>,
 }
 
-// SAFETY: a copy of a generator that nobody else has; it is only read.
+// SAFETY: a private copy of a generator, which is only read.
 unsafe impl Send for Draw {}
 // SAFETY: as above.
 unsafe impl Sync for Draw {}
@@ -71,7 +72,7 @@ impl Draw {
         Ok(Self { seed, before: NonNull::new(before) })
     }
 
-    /// Gives the number back to the generator, unless somebody has drawn since.
+    /// Gives the number back to the generator, unless another number has been drawn since.
     pub(crate) fn undo(&self) -> Result<(), TorchError> {
         match self.before {
             // SAFETY: the copy is alive; the default generator's own lock is held inside.
@@ -108,8 +109,8 @@ mod tests {
             .collect()
     }
 
-    /// They are found in libtorch's register, and here in its headers. (None writes to a tensor
-    /// whose dimensions have names: tch cannot make one.)
+    /// The kernels are chosen by libtorch's registry of operators; this test compares with its
+    /// headers. Operators on tensors with named dimensions, which tch cannot make, are left out.
     #[test]
     fn every_operator_of_libtorch_that_takes_a_generator_or_writes_is_covered() {
         let schemas = schemas();
@@ -117,7 +118,7 @@ mod tests {
         let (drawing, writing) = install().unwrap();
         assert!(drawing > 0);
         assert_eq!(drawing, count(|schema| schema.contains("Generator? ")));
-        // Norms' statistics are written too, which their schemas do not say.
+        // Norms also write their statistics, which their schemas do not say.
         let said = count(|schema| schema.contains("!)") && !schema.contains("Dimname"));
         assert!(writing >= said && said > 1000, "{writing} of {said}");
     }

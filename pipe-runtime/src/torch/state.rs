@@ -8,8 +8,8 @@ use torch_sys::C_tensor;
 
 use super::{TorchError, ffi};
 
-/// The variables of a model, numbered, each with its name and the stage that it belongs to, as
-/// they were when they were looked at.
+/// The numbered variables of a model, each with its name, its stage, and the memory that it had
+/// when this view was made.
 #[derive(Debug)]
 pub(crate) struct Variables {
     variables: NonNull<ffi::Variables>,
@@ -20,11 +20,12 @@ pub(crate) struct Variables {
 pub(crate) struct Variable {
     pub(crate) name: String,
     pub(crate) tensor: Tensor,
-    /// The stage that it belongs to by its name.
+    /// The stage that it belongs to, according to its name.
     pub(crate) stage: usize,
 }
 
-// SAFETY: written only while it is built (`&mut` in `new`); afterwards the shim only reads it.
+// SAFETY: written only while it is built (in `new`, before it is shared); afterwards the shim only
+// reads it.
 unsafe impl Send for Variables {}
 // SAFETY: as above; the list's tensors are handles that are only read.
 unsafe impl Sync for Variables {}
@@ -37,8 +38,8 @@ impl Variables {
         let this = Self { variables, list: list.into() };
         for Variable { name, tensor, stage } in this.list.iter() {
             let name = CString::new(name.replace('\0', "")).expect("no NUL is left");
-            // SAFETY: all handles are alive; the shim copies the name and keeps handles of its
-            // own on the tensor.
+            // SAFETY: all handles are alive; the shim copies the name and keeps its own handles on
+            // the tensor.
             ffi::check(unsafe {
                 ffi::pipe_variables_push(this.variables.as_ptr(), tensor.as_ptr(), name.as_ptr(), *stage as i64)
             })?;
@@ -50,8 +51,9 @@ impl Variables {
         &self.list[index]
     }
 
-    /// The same variables, looked at again, if some of `stage` (of any, if none is given) have
-    /// got other memory: a cast and `set_data` do that.
+    /// Returns an updated view, in which the variables of `stage` (of all stages, for `None`) have
+    /// their current memory. `None` if the memory of none of them has been replaced. A cast and
+    /// `set_data` replace it.
     pub(crate) fn again(&self, stage: Option<usize>) -> Result<Option<Self>, TorchError> {
         let stage = stage.map_or(-1, |stage| stage as i64);
         // SAFETY: the handle is alive.
@@ -73,7 +75,8 @@ impl Drop for Variables {
     }
 }
 
-/// While it lives, each variable that a layer on this thread is about to change is copied before.
+/// A guard: while it lives, each variable that a layer on this thread is about to change is copied
+/// first.
 #[derive(Debug)]
 pub(crate) struct Watch {
     watch: NonNull<ffi::Watch>,
@@ -86,21 +89,21 @@ pub(crate) struct Watch {
 pub(crate) struct Change {
     pub(crate) variable: usize,
     pub(crate) before: Tensor,
-    /// Only as a statistic of a norm, which no backward reads.
+    /// Whether it has only been changed as the statistic of a norm, which no backward reads.
     pub(crate) statistic: bool,
 }
 
-/// What a [`Watch`] has seen, by the numbers of the variables.
+/// The changes and uses that a [`Watch`] has seen, by the numbers of the variables.
 #[derive(Debug)]
 pub(crate) struct Seen {
     pub(crate) changed: Vec<Change>,
-    /// What has been an argument of some operator, if that was asked for.
+    /// The variables that have been arguments of operators, if the watch notes uses.
     pub(crate) used: Vec<usize>,
 }
 
 impl Watch {
-    /// Of the layers of `stage`. A change of another stage's variable is an error of the operator
-    /// that would make it. With `uses`, all that is used is noted.
+    /// Starts watching the layers of `stage`. An operator that would change a variable of another
+    /// stage fails. With `uses`, the variables that operators use are noted, too.
     pub(crate) fn start(variables: Arc<Variables>, stage: usize, uses: bool) -> Result<Self, TorchError> {
         let mut watch = ptr::null_mut();
         // SAFETY: the watch keeps the variables; the result is a new one.
@@ -115,7 +118,7 @@ impl Watch {
         &self.variables
     }
 
-    /// What has been seen until now.
+    /// Returns what has been seen so far.
     pub(crate) fn read(&mut self) -> Result<Seen, TorchError> {
         let (mut moved, mut used) = (0, 0);
         // SAFETY: the handle is alive and borrowed exclusively; two numbers are written.
@@ -127,7 +130,8 @@ impl Watch {
         let mut before: Vec<*mut C_tensor> = vec![ptr::null_mut(); moved];
         let mut statistic = vec![0_u8; moved];
         let mut used = vec![0; used];
-        // SAFETY: the arrays have as many entries as the shim has just said; the tensors are new.
+        // SAFETY: the arrays have as many entries as the shim has just counted; the tensors are
+        // new.
         ffi::check(unsafe {
             ffi::pipe_watch_read(
                 self.watch.as_ptr(),
@@ -152,8 +156,8 @@ impl Drop for Watch {
     }
 }
 
-/// Whether a tensor has neither infinite numbers nor NaNs. The CPU's are looked at; for a tensor
-/// on an accelerator this gives `None`.
+/// Whether a tensor on the CPU contains neither infinities nor NaNs. `None` for a tensor on an
+/// accelerator.
 pub(crate) fn is_finite(tensor: &Tensor) -> Result<Option<bool>, TorchError> {
     if tensor.device() != Device::Cpu {
         return Ok(None);
@@ -164,8 +168,8 @@ pub(crate) fn is_finite(tensor: &Tensor) -> Result<Option<bool>, TorchError> {
     Ok(Some(finite != 0))
 }
 
-/// A number that tells a tensor's values, kind and layout from others. Only the CPU computes to
-/// the bit: none for a tensor elsewhere.
+/// A hash of a tensor's values, kind and layout. Only the CPU computes reproducibly to the bit, so
+/// it is `None` for a tensor on another device.
 pub(crate) fn digest(tensor: &Tensor) -> Result<Option<u64>, TorchError> {
     if tensor.device() != Device::Cpu {
         return Ok(None);
