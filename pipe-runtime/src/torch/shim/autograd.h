@@ -1,5 +1,5 @@
 // Everything that differs between the versions of libtorch: how autograd's nodes are made, held and
-// linked. No other file asks for the version.
+// linked. No other file checks the version.
 #pragma once
 
 #include <torch/csrc/autograd/function.h>
@@ -18,7 +18,7 @@ using torch::autograd::variable_list;
 
 #if TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR < 13
 
-// Nodes are held by shared pointers, with a deleter that does not recurse down the graph.
+// Nodes are held by shared pointers whose deleter does not recurse down the graph.
 template <typename T>
 using NodePtr = std::shared_ptr<T>;
 using WeakNodePtr = std::weak_ptr<Node>;
@@ -28,17 +28,17 @@ NodePtr<T> make_node(Arguments&&... arguments) {
   return NodePtr<T>(new T(std::forward<Arguments>(arguments)...), torch::autograd::deleteNode);
 }
 
-// A node of the shim's own.
+// The base of the nodes that the shim defines.
 struct OwnNode : public Node {
   using Node::Node;
 
-  // Drops what the node holds, once nobody holds the node. The destructor comes right after.
+  // Drops what the node holds, once nothing holds the node. The destructor runs right after.
   virtual void drop_contents() {}
 };
 
 #else
 
-// Nodes count those who hold them.
+// Nodes are reference-counted intrusively.
 template <typename T>
 using NodePtr = c10::intrusive_ptr<T>;
 using WeakNodePtr = c10::weak_intrusive_ptr<Node>;
@@ -48,12 +48,12 @@ NodePtr<T> make_node(Arguments&&... arguments) {
   return c10::make_intrusive<T>(std::forward<Arguments>(arguments)...);
 }
 
-// A node of the shim's own.
+// The base of the nodes that the shim defines.
 struct OwnNode : public Node {
   using Node::Node;
 
-  // Drops what the node holds, once nobody holds the node. The destructor waits for the last weak
-  // pointer, which may lie in what the node holds.
+  // Drops what the node holds, once nothing holds the node. The destructor runs only when the last
+  // weak pointer is gone, and that one may be in what the node holds.
   virtual void drop_contents() {}
 
   void release_resources() override {

@@ -1,5 +1,5 @@
-// Version counters apart from their tensors: what counts how often a tensor has been changed in
-// place outlives the tensor, and keeps none of its memory.
+// Version counters without their tensors. A version counter counts the in-place changes of a
+// tensor. It can outlive the tensor, and does not keep its memory.
 #include "shim.h"
 
 #include <c10/core/TensorImpl.h>
@@ -14,7 +14,7 @@ struct Counter {
 
 extern "C" {
 
-// The tensor's counter. Tensors without one count nothing.
+// Writes a handle on the tensor's counter. For a tensor without one, the count is always 0.
 int pipe_counter_of(const at::Tensor* tensor, Counter** counter) {
   return shim::guarded(
       [&] { *counter = new Counter{tensor->unsafeGetTensorImpl()->version_counter()}; });

@@ -1,5 +1,5 @@
-// CUDA is found at run time: the program links to libtorch's CPU part alone, and opens
-// `libtorch_cuda` beside it if it is there.
+// Finds CUDA at run time. The program links only to libtorch's CPU library, and opens
+// `libtorch_cuda` from the same directory if it is there.
 #include "shim.h"
 
 #include <ATen/Context.h>
@@ -10,16 +10,16 @@
 
 namespace {
 
-// Why CUDA is not there although the machine has its driver; empty if it is there, or the machine
-// has none.
+// The reason why CUDA is unavailable although the machine has its driver. Empty if CUDA is
+// available, or if there is no driver.
 std::string& fault() {
   static auto* text = new std::string();
   return *text;
 }
 
-// libtorch decides once whether there is CUDA, at the first call that asks (seeding is one): so it
-// is opened before `main`. Without a driver nothing is opened: the wheels for CUDA bring gigabytes
-// that would be in vain.
+// Runs before `main`, because libtorch decides once whether there is CUDA: at the first call that
+// asks, and seeding is one of them. Without a driver nothing is opened, because the CUDA libraries
+// have gigabytes that would be useless.
 __attribute__((constructor)) void open_cuda() {
   void* driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
   if (!driver) {

@@ -61,13 +61,13 @@ std::string Complaint::take() {
 
 namespace {
 
-// The numbers of the nodes that one thread has made while it recorded stages' graphs. What else it
-// makes, say while a model is built, may be part of any graph.
+// The sequence numbers of the nodes that one thread has made while it recorded stages' graphs.
+// Other nodes, such as those made while a model is built, may be part of any graph.
 class Passes {
  public:
   void add(uint64_t first, uint64_t end) {
     std::lock_guard<std::mutex> lock(mutex_);
-    // Those of a pipeline inside of a layer lie within.
+    // The passes of a pipeline inside a layer lie within the pass of that layer.
     while (!passes_.empty() && passes_.back().first >= first) {
       passes_.pop_back();
     }
@@ -76,7 +76,8 @@ class Passes {
     } else {
       passes_.emplace_back(first, end);
     }
-    // One for each call, at the most: so many calls later, nobody has kept anything.
+    // Each call adds at most one entry. After this many calls, no layer still keeps a value of the
+    // oldest one.
     if (passes_.size() > 65536) {
       passes_.pop_front();
     }
@@ -96,7 +97,7 @@ class Passes {
   std::deque<std::pair<uint64_t, uint64_t>> passes_;
 };
 
-// By thread. Never destroyed: workers may still run while the process ends.
+// The passes of all threads. Never destroyed, because workers may still run at process exit.
 class Threads {
  public:
   Passes& of(uint64_t thread) {
@@ -115,7 +116,7 @@ class Threads {
 
  private:
   std::mutex mutex_;
-  // A map's entries stay where they are.
+  // A `std::map`, because its entries never move.
   std::map<uint64_t, Passes> passes_;
 };
 
@@ -146,7 +147,7 @@ Graph::~Graph() {
   try {
     end();
   } catch (...) {
-    // Without memory for one more pass, its nodes count as nobody's.
+    // Without memory to add the pass, its nodes count as made outside any pass.
   }
   roots.clear();
   cut.reset();
@@ -159,8 +160,8 @@ Graph::~Graph() {
   }
 }
 
-// Whether the node only says how a view lies in what it is a view of. A layer may keep views of
-// its weights, made in its first pass: they lead to the weights and have nothing to free.
+// Whether the node is that of a view. A layer may keep views of its weights that it made in its
+// first pass: their nodes lead to the weights, and hold nothing to free.
 static bool is_view(const Node& node) {
   static const std::set<std::string> views = {
       "AliasBackward0",
@@ -193,10 +194,11 @@ void Parameters::install() const {
   leaves_.clear();
   for (const auto& sink : sinks) {
     auto* meta = torch::autograd::impl::materialize_autograd_meta(sink->parameter);
-    // Under which others read it.
+    // Other threads read the leaf under this lock.
     std::lock_guard<std::mutex> meta_lock(meta->mutex_);
     NodePtr<Node> leaf = meta->grad_accumulator_.lock();
-    // Another pipeline over the same variable may be running.
+    // Another pipeline over the same variable may be running. Its sink is not the variable's own
+    // leaf, so it is not kept.
     bool is_own = !leaf || typeid(*leaf) != typeid(ParameterSink);
     leaves_.push_back(is_own ? std::move(leaf) : nullptr);
     meta->grad_accumulator_ = WeakNodePtr(NodePtr<Node>(sink));
@@ -222,7 +224,7 @@ void Parameters::remove() const {
 
 extern "C" {
 
-// The graph of a pass of this stage, which begins now.
+// Begins the graph of a pass of this stage on this thread.
 Graph* pipe_graph_new(int64_t stage) {
   return new (std::nothrow) Graph(stage);
 }
@@ -231,7 +233,8 @@ void pipe_graph_free(Graph* graph) {
   delete graph;
 }
 
-// A tensor that shares `value`'s memory and whose gradient ends at this graph's boundary.
+// Writes a tensor that shares the memory of `value`, and whose gradient ends at the boundary of
+// this graph.
 int pipe_graph_receive(Graph* graph, const at::Tensor* value, at::Tensor** received) {
   return shim::guarded([&] {
     if (!graph->boundary) {
@@ -245,18 +248,18 @@ int pipe_graph_receive(Graph* graph, const at::Tensor* value, at::Tensor** recei
   });
 }
 
-// The pass is over: what this thread makes from now on is not its.
+// Ends the pass: nodes that this thread makes from now on are not part of it.
 int pipe_graph_end(Graph* graph) {
   return shim::guarded([&] { graph->end(); });
 }
 
-// Whether a backward through the graph has come to a parameter.
+// Whether a backward through the graph has reached a parameter.
 int pipe_graph_reaches_parameters(const Graph* graph) {
   return graph->reaches_parameters;
 }
 
-// Makes `value` a root if it carries a gradient, and hands back a detached handle for the receiver.
-// The graph keeps the edge only: the value itself can be freed as soon as its receiver is done.
+// Makes `value` a root if it carries a gradient, and writes a detached handle for the receiver. The
+// graph keeps only the edge, so the value itself can be freed as soon as its receiver is done.
 int pipe_graph_send(Graph* graph, const at::Tensor* value, at::Tensor** sent, int* is_root) {
   return shim::guarded([&] {
     *is_root = value->requires_grad();
@@ -267,7 +270,7 @@ int pipe_graph_send(Graph* graph, const at::Tensor* value, at::Tensor** sent, in
   });
 }
 
-// With `fuse`, matrix products may add to the sums of these.
+// With `fuse`, matrix products may add directly to the sums of the parameters' gradients.
 Parameters* pipe_parameters_new(int fuse) {
   auto parameters = new (std::nothrow) Parameters();
   if (parameters) {
@@ -288,8 +291,8 @@ int pipe_parameters_push(Parameters* parameters, const at::Tensor* tensor) {
   });
 }
 
-// Whether the parameter of number `index` is this tensor, and still of the kind, shape and device
-// that it had.
+// Whether parameter `index` is this tensor, and still has the kind, shape and device that it had
+// when it was added.
 int pipe_parameters_has(const Parameters* parameters, size_t index, const at::Tensor* tensor) {
   if (index >= parameters->tensors.size() || !parameters->tensors[index].is_same(*tensor)) {
     return 0;
@@ -300,7 +303,7 @@ int pipe_parameters_has(const Parameters* parameters, size_t index, const at::Te
 }
 
 // From here to `pipe_parameters_remove`, graphs that are recorded on any thread end at the
-// parameters' sinks, not at their own leaves.
+// parameters' sinks instead of their own leaves.
 int pipe_parameters_install(const Parameters* parameters) {
   return shim::guarded([&] { parameters->install(); });
 }
@@ -309,8 +312,8 @@ void pipe_parameters_remove(const Parameters* parameters) {
   parameters->remove();
 }
 
-// Fails if a graph that is gone ended at a trainable tensor that a layer holds and that is no
-// parameter.
+// Fails if a graph that has been freed ended at a trainable tensor that is not a parameter and that
+// still exists, so a layer must hold it.
 int pipe_parameters_complain(const Parameters* parameters) {
   return shim::guarded([&] {
     std::string message = parameters->complaint->take();
@@ -318,7 +321,7 @@ int pipe_parameters_complain(const Parameters* parameters) {
   });
 }
 
-// With `joined`, they are to be what one backward through all micro-batches would give.
+// With `joined`, the sums are those of one backward through all micro-batches.
 Sums* pipe_sums_new(int joined) {
   auto sums = new (std::nothrow) Sums();
   if (sums) {
@@ -331,7 +334,7 @@ void pipe_sums_free(Sums* sums) {
   delete sums;
 }
 
-// Adds `from` to `into`, parameter by parameter; `from` is empty afterwards.
+// Adds `from` to `into`, parameter by parameter. `from` is empty afterwards.
 int pipe_sums_merge(Sums* into, Sums* from) {
   return shim::guarded([&] {
     at::NoGradGuard no_grad;
@@ -345,7 +348,8 @@ int pipe_sums_merge(Sums* into, Sums* from) {
   });
 }
 
-// This thread will use the sums, on its own current streams, which wait for the stages'.
+// Notes that this thread will use the sums on its own current device streams, which wait for those
+// of the stages.
 int pipe_sums_used_here(const Sums* sums) {
   return shim::guarded([&] {
     for (const at::Tensor& sum : sums->gradients) {
@@ -357,8 +361,8 @@ int pipe_sums_used_here(const Sums* sums) {
   });
 }
 
-// Moves the gradient of parameter `index` out, so that the caller's engine may take its memory
-// over; null if there is none.
+// Moves the gradient of parameter `index` out, so that the caller's engine can take over its
+// memory. Null if there is none.
 int pipe_sums_take(Sums* sums, size_t index, at::Tensor** gradient) {
   return shim::guarded([&] {
     *gradient = nullptr;
@@ -368,9 +372,9 @@ int pipe_sums_take(Sums* sums, size_t index, at::Tensor** gradient) {
   });
 }
 
-// Runs the graph backwards from its roots. `gradients` holds one tensor or null per root; those of
-// the parameters are added to `sums`, for the last time if `last`; those of the received values are
-// written to `received` (null where none arrived).
+// Runs the backward of the graph from its roots. `gradients` has one tensor or null per root. The
+// gradients of the parameters are added to `sums`, with `last` for the last time. Those of the
+// received values are written to `received`, with null for a value that none reached.
 int pipe_graph_backward(
     Graph* graph,
     const at::Tensor* const* gradients,
@@ -400,9 +404,9 @@ int pipe_graph_backward(
   });
 }
 
-// Adds the sums to the parameters' own gradients, as libtorch's AccumulateGrad would: where there
-// is none, the sum becomes it if nobody else can see its memory. All that can fail comes before
-// anything is changed.
+// Adds the sums to the parameters' own gradients, as libtorch's AccumulateGrad would: if a
+// parameter has none, the sum or a copy of it becomes the gradient. It is copied if its memory is
+// shared or its layout does not fit. All checks and copies come before any change.
 int pipe_sums_commit(Sums* sums, const Parameters* parameters) {
   return shim::guarded([&] {
     at::NoGradGuard no_grad;

@@ -1,5 +1,5 @@
-// One stage's autograd graph for one micro-batch: cut off at the values that the stage receives
-// (the boundary) and at the parameters; its roots are the values that the stage sends.
+// The autograd graph of one stage for one micro-batch. Its roots are the values that the stage
+// sends. It ends at the values that the stage receives (the boundary) and at the parameters.
 #pragma once
 
 #include "autograd.h"
@@ -11,12 +11,12 @@
 
 namespace shim {
 
-// Fails, because a backward has come to the end of a stage's graph from outside of the pipeline.
+// Throws, because a backward outside the pipeline has reached the end of a stage's graph.
 [[noreturn]] void refuse_side_door();
 
-// Where a stage's graph ends on the input side. A node rather than a detached leaf, so that a
-// stage may begin with an in-place layer. The gradients that arrive here are captured. A backward
-// that runs the node is not the pipeline's.
+// The end of a stage's graph on the input side. It is a node and not a detached leaf, so that a
+// stage may begin with an in-place layer. The pipeline captures the gradients that arrive here, so
+// a backward that runs the node is not the pipeline's.
 struct Boundary : public OwnNode {
   variable_list apply(variable_list&&) override {
     refuse_side_door();
@@ -26,11 +26,11 @@ struct Boundary : public OwnNode {
   }
 };
 
-// Where a stage's graph ends at a parameter. It stands for the parameter's own leaf in every graph
-// that is recorded while a job of the pipeline runs: gradients that arrive here are summed in
-// private, and a backward that runs the node is not the pipeline's.
+// The end of a stage's graph at a parameter. It replaces the parameter's own leaf in every graph
+// that is recorded while a job of the pipeline runs. The pipeline sums the gradients that arrive
+// here privately, so a backward that runs the node is not the pipeline's.
 struct ParameterSink : public OwnNode {
-  // Also keeps the tensor, so that the address stays its own.
+  // Keeps the tensor alive, so that no other tensor gets its address.
   at::Tensor parameter;
 
   explicit ParameterSink(at::Tensor tensor)
@@ -48,13 +48,14 @@ struct ParameterSink : public OwnNode {
   }
 };
 
-// Leaves that a graph ends at and that are no parameters. A layer may make one for itself in each
-// forward, which dies with the graph. One that outlives the graph is held by a layer: somebody has
-// forgotten to make it a variable.
+// The leaves of a graph that are not parameters. A layer may make one for itself in each forward,
+// and it is freed with the graph. If one outlives the graph, a layer holds it: it was probably
+// meant to be a variable.
 class Strangers {
  public:
   void add(const at::Tensor& leaf);
-  // To be called once the graph is gone. The words for one that is still there, or nothing.
+  // Returns the message for a leaf that still exists, or an empty string. Call it once the graph is
+  // freed.
   std::string forgotten(int64_t stage) const;
 
  private:
@@ -65,17 +66,17 @@ class Strangers {
   std::vector<Stranger> strangers_;
 };
 
-// A message that several threads may leave; the first one stays.
+// A message that several threads may set. The first one stays.
 struct Complaint {
   std::mutex mutex;
   std::string message;
 
   void set(std::string text);
-  // The message, which is gone then: whoever hears of it may mend it.
+  // Returns the message and clears it, because the caller may then fix the cause.
   std::string take();
 };
 
-// What the first half of a split backward leaves for the second one.
+// The state that the first half of a split backward leaves for the second.
 struct Cut;
 
 struct Graph {
@@ -85,49 +86,50 @@ struct Graph {
   edge_list roots;
   // Set between the two halves of a split backward.
   std::unique_ptr<Cut> cut;
-  // The thread that records it, and the number of that thread's next node when it began.
+  // The thread that records the graph, and the sequence number of that thread's next node at the
+  // start.
   const uint64_t thread;
   const uint64_t first;
   bool ended = false;
   bool reaches_parameters = false;
   Strangers strangers;
-  // Where to say that one of them is forgotten.
+  // Receives the message about a stranger that outlives the graph.
   std::shared_ptr<Complaint> complaint;
 
   explicit Graph(int64_t stage);
   ~Graph();
-  // The pass is over. Nodes of a later number are not its.
+  // Ends the pass. Nodes with later sequence numbers are not part of it.
   void end();
   // Whether the node was made while another graph was recorded.
   bool is_foreign(const Node& node) const;
 };
 
-// The trainable parameters of a model, in the order in which the caller's node lists them.
+// The trainable parameters of a model, in the order of the caller's node.
 struct Parameters {
   std::vector<at::Tensor> tensors;
   std::unordered_map<at::TensorImpl*, size_t> index;
   std::vector<NodePtr<ParameterSink>> sinks;
   std::shared_ptr<Complaint> complaint = std::make_shared<Complaint>();
-  // Whether matrix products may add to their sums: see `fusion.cpp`.
+  // Whether matrix products may add directly to the sums of their gradients: see `fusion.cpp`.
   bool fuse = false;
 
-  // Lets the sinks stand for the parameters' leaves, until `remove` has been called as often.
+  // Replaces the parameters' leaves by the sinks, until `remove` has been called as many times.
   void install() const;
   void remove() const;
 
  private:
   mutable std::mutex mutex_;
   mutable size_t installed_ = 0;
-  // Each parameter's own leaf, if it was there already: other graphs end at it.
+  // The own leaf of each parameter, if it existed already: other graphs end at it.
   mutable std::vector<NodePtr<Node>> leaves_;
 };
 
-// One stage's gradients, summed over micro-batches in private until they are committed. By number
-// of the parameter; empty until the first backward.
+// The gradients of one stage, summed over micro-batches. They are private until they are committed.
 struct Sums {
-  // Whether they are to be what one backward through all micro-batches would give, and not what
-  // one after the other would add up.
+  // Whether the sums are those of one backward through all micro-batches, instead of one backward
+  // after another.
   bool joined = false;
+  // By number of the parameter. Empty until the first backward.
   std::vector<at::Tensor> gradients;
 };
 

@@ -1,6 +1,7 @@
-// What one layer costs, seen from outside: which memory it allocates and keeps, whose memory it
-// reads, and how long the backward nodes that it made run. A layer is told from the next one by its
-// index on the way forward, by sequence numbers on the way back.
+// Measures the cost of each layer from outside: the memory that it allocates and keeps, the memory
+// of other layers that it reads, and the time that the backward nodes that it made take. In the
+// forward, the caller says which layer is running. In the backward, the sequence numbers of the
+// nodes do.
 #include "shim.h"
 
 #include <ATen/SequenceNumber.h>
@@ -21,7 +22,7 @@ namespace {
 
 constexpr int64_t kNone = -1;
 
-// Waits for all work on the device; nothing to wait for on the CPU.
+// Waits for all work on the device. Does nothing on the CPU.
 void synchronize(c10::Device device) {
   if (!device.is_cpu()) {
     c10::impl::VirtualGuardImpl guard(device.type());
@@ -29,7 +30,7 @@ void synchronize(c10::Device device) {
   }
 }
 
-// A callback of this thread, for as long as it lives.
+// A guard that installs a callback on this thread as long as it lives.
 struct Callback {
   at::CallbackHandle handle;
 
@@ -46,7 +47,7 @@ struct Callback {
 
 extern "C" {
 
-// Layer `to` read `bytes` of memory that layer `from` had made (or changed last).
+// A read by layer `to` of `bytes` of memory that layer `from` had made or changed last.
 struct Read {
   uint64_t value;
   int64_t from;
@@ -63,7 +64,7 @@ namespace {
 struct Observation;
 thread_local Observation* observing = nullptr;
 
-// One forward: every allocation on the device belongs to the layer that runs.
+// The memory of one forward. Every allocation on the device belongs to the running layer.
 struct Memory : public c10::MemoryReportingInfoBase {
   struct Block {
     uint64_t value;
@@ -73,7 +74,7 @@ struct Memory : public c10::MemoryReportingInfoBase {
   };
 
   const c10::DeviceType device;
-  // An operator may allocate from threads of its own.
+  // An operator may allocate on other threads.
   std::mutex mutex;
   std::unordered_map<void*, Block> live;
   int64_t layer = kNone;
@@ -112,7 +113,7 @@ struct Observation {
     observing = nullptr;
   }
 
-  // Its block, if its memory was allocated under observation.
+  // The tensor's block. Null if its memory was not allocated under observation.
   Memory::Block* block(const at::Tensor& tensor) {
     if (!tensor.defined() || !tensor.has_storage()) {
       return nullptr;
@@ -125,7 +126,7 @@ struct Observation {
     std::lock_guard<std::mutex> lock(memory->mutex);
     const int64_t layer = memory->layer;
     const Memory::Block* made = block(tensor);
-    // The model's input is the first layer's to hand on.
+    // The model's input counts as made by the first layer, which passes it on.
     const int64_t from = made ? std::max<int64_t>(made->written_by, 0) : kNone;
     if (made && from < layer) {
       Read& read =
@@ -133,14 +134,14 @@ struct Observation {
               .emplace(
                   std::make_tuple(made->value, from, layer), Read{made->value, from, layer, 0, 0})
               .first->second;
-      // An expanded tensor says more than there is.
+      // An expanded tensor has more elements than its memory.
       const int64_t bytes = std::min<int64_t>(tensor.numel() * tensor.element_size(), made->bytes);
       read.bytes = std::max(read.bytes, bytes);
       read.gradient |= tensor.requires_grad();
     }
   }
 
-  // From now on the memory holds another value, made by the layer that runs.
+  // Notes that the running layer changes the memory, which thereby holds a new value.
   void write(const at::Tensor& tensor) {
     std::lock_guard<std::mutex> lock(memory->mutex);
     Memory::Block* changed = block(tensor);
@@ -200,18 +201,18 @@ Observation::Observation(c10::DeviceType device) : memory(std::make_shared<Memor
 struct BackwardClock;
 thread_local BackwardClock* ticking = nullptr;
 
-// One backward: from the start of a layer's node to the start of another layer's, time is the first
-// one's.
+// The clock of one backward. The time from the start of a layer's node to the start of a node of
+// another layer counts for the former.
 struct BackwardClock {
   using Instant = std::chrono::steady_clock::time_point;
 
   const c10::Device device;
-  // Layer i made the nodes with sequence numbers from `firsts[i]` to before `ends[i]`; ascending.
+  // Layer i made the nodes with sequence numbers in `firsts[i]..ends[i]`. Both lists are ascending.
   const std::vector<uint64_t> firsts, ends;
   std::vector<double> seconds;
   int64_t current = kNone;
   Instant since;
-  // A node may run a backward of its own: its time is the outer node's.
+  // The nesting of nodes. A node may run a backward itself, whose time counts for the outer node.
   int depth = 0;
   const bool multithreading;
   std::unique_ptr<Callback> nodes;
@@ -244,7 +245,8 @@ struct BackwardClock {
   }
 
   void node_starts(int64_t sequence) {
-    // Nodes that accumulate into leaves have none; they belong to whoever ran before.
+    // Nodes that accumulate into leaves have no sequence number. They count for the layer whose
+    // node ran before them.
     if (depth++ == 0 && sequence >= 0) {
       turn_to(layer_of(sequence));
     }
@@ -274,7 +276,7 @@ BackwardClock::BackwardClock(
         }
       });
   nodes = std::make_unique<Callback>(callback.scopes({at::RecordScope::BACKWARD_FUNCTION}));
-  // Callbacks are this thread's, so accelerators' nodes must run here too.
+  // Callbacks are thread-local, so the nodes of accelerators must run on this thread, too.
   c10::AutogradState::get_tls_state().set_multithreading_enabled(false);
   ticking = this;
 }
@@ -283,7 +285,7 @@ BackwardClock::BackwardClock(
 
 extern "C" {
 
-// The number of the next node that this thread makes.
+// The sequence number of the next node that this thread will make.
 uint64_t pipe_sequence_number() {
   return at::sequence_number::peek();
 }
@@ -293,7 +295,8 @@ int pipe_synchronize(const at::Tensor* on) {
   return shim::guarded([&] { synchronize(on->device()); });
 }
 
-// Observes what this thread does on the tensor's kind of device, until it is freed.
+// Starts observing what this thread does on the tensor's type of device, until the observation is
+// freed.
 int pipe_observation_start(const at::Tensor* on, Observation** observation) {
   return shim::guarded([&] { *observation = new Observation(on->device().type()); });
 }
@@ -302,18 +305,18 @@ void pipe_observation_free(Observation* observation) {
   delete observation;
 }
 
-// What happens from now on is layer `layer`'s; -1 for no layer's.
+// Attributes what happens from now on to `layer`, or to no layer for -1.
 void pipe_observation_layer(Observation* observation, int64_t layer) {
   std::lock_guard<std::mutex> lock(observation->memory->mutex);
   observation->memory->layer = layer;
 }
 
-// The running layer reads this tensor.
+// Notes that the running layer reads this tensor.
 int pipe_observation_read(Observation* observation, const at::Tensor* tensor) {
   return shim::guarded([&] { observation->read(*tensor); });
 }
 
-// For each of `layers` layers, how many of the bytes that it allocated still live.
+// For each of `layers` layers, the number of bytes that it allocated and that are not freed yet.
 int pipe_observation_kept(Observation* observation, size_t layers, int64_t* bytes) {
   return shim::guarded([&] {
     std::fill(bytes, bytes + layers, 0);
@@ -330,7 +333,7 @@ size_t pipe_observation_read_count(const Observation* observation) {
   return observation->reads.size();
 }
 
-// Writes as many reads as `pipe_observation_read_count` says.
+// Writes as many reads as `pipe_observation_read_count` returns.
 int pipe_observation_reads(const Observation* observation, Read* reads) {
   return shim::guarded([&] {
     for (const auto& [key, read] : observation->reads) {
@@ -339,7 +342,7 @@ int pipe_observation_reads(const Observation* observation, Read* reads) {
   });
 }
 
-// Clocks this thread's backward on the tensor's device, until it is freed.
+// Starts timing this thread's backward on the tensor's device, until the clock is freed.
 int pipe_backward_clock_start(
     const at::Tensor* on,
     const uint64_t* firsts,
@@ -358,7 +361,7 @@ void pipe_backward_clock_free(BackwardClock* clock) {
   delete clock;
 }
 
-// Ends the last layer's time, and writes each layer's.
+// Stops the time of the last layer, and writes the time of each layer in seconds.
 int pipe_backward_clock_read(BackwardClock* clock, double* seconds) {
   return shim::guarded([&] {
     clock->turn_to(kNone);

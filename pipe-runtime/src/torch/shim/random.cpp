@@ -1,6 +1,6 @@
-// A layer's random numbers. While it runs, every random operator without a generator draws
-// from the layer's own rng (`layer_key.cpp` hands it over). The process's default generators are
-// not touched.
+// The random numbers of layers. While a layer runs, every random operator without a generator
+// argument draws from the layer's own rng, which `layer_key.cpp` passes to it. The process's
+// default generators are not touched.
 #include "layer_key.h"
 
 #include <ATen/CPUGeneratorImpl.h>
@@ -12,8 +12,8 @@ namespace {
 
 struct Rng {
   uint64_t seed = 0;
-  // Generators of this thread, one per device, and which of them stand on `seed` already: seeding
-  // one costs microseconds, so it is left to the first operator that draws.
+  // The generators of this thread, one per device, and whether each is already seeded with `seed`.
+  // Seeding takes microseconds, so it is left to the first operator that draws.
   std::map<
       c10::Device,
       std::pair<at::Generator, bool>,
@@ -47,7 +47,7 @@ struct Rng {
 };
 
 thread_local Rng rng;
-// Those of layers in which another model runs.
+// The rngs of layers inside which another model is running.
 thread_local std::vector<Rng> put_aside;
 
 } // namespace
@@ -62,8 +62,8 @@ at::Generator rng_on(c10::Device device) {
 
 extern "C" {
 
-// From here to `pipe_random_leave`, this thread draws from its rng. Returns whether it already did:
-// then the one in use is put aside.
+// From here to `pipe_random_leave`, this thread draws from its rng. Returns whether it did so
+// before. If it did, the rng in use is put aside.
 int pipe_random_enter() {
   bool before = shim::in_layer();
   if (before) {
@@ -82,14 +82,14 @@ void pipe_random_leave(int before) {
   c10::impl::tls_set_dispatch_key_included(shim::kLayerKey, before != 0);
 }
 
-// Starts this thread's rng at `seed`.
+// Restarts this thread's rng from `seed`.
 void pipe_random_restart(uint64_t seed) {
   rng.restart(seed);
 }
 
-// One number, as any random operator of the caller would draw it: from the process's default CPU
-// generator or, in a layer, from its rng. `before` gets the default generator as it was, for
-// `pipe_random_undo`; null in a layer, whose rng starts again in any case.
+// Draws one number, as any random operator of the caller would: from the process's default CPU
+// generator or, in a layer, from its rng. Writes a copy of the default generator before the draw to
+// `before`, for `pipe_random_undo`. It is null in a layer, whose rng is restarted in any case.
 int pipe_random_draw(uint64_t* number, at::Generator** before) {
   return shim::guarded([&] {
     *before = nullptr;
@@ -104,7 +104,7 @@ int pipe_random_draw(uint64_t* number, at::Generator** before) {
   });
 }
 
-// Takes back the number that was drawn, unless somebody has drawn another one since.
+// Gives the drawn number back to the default generator, unless another one has been drawn since.
 int pipe_random_undo(const at::Generator* before) {
   return shim::guarded([&] {
     at::Generator expected = before->clone();

@@ -1,5 +1,5 @@
-// The whole shim as one translation unit: reading libtorch's headers is most of the time that a
-// file takes, and here they are read once.
+// The whole shim as one translation unit. Most of the compile time of a file goes into libtorch's
+// headers, and this way they are read only once.
 #include "counter.cpp"
 #include "cuda.cpp"
 #include "error.cpp"

@@ -1,6 +1,6 @@
-// What the Rust side of `torch/` calls. Every function is `extern "C"`, catches every C++
-// exception, and returns 0 on success; otherwise the message waits in `pipe_error()` on the same
-// thread.
+// The interface to the Rust side of `torch/`. All its functions are `extern "C"` and let no C++
+// exception escape. A function that can fail returns 0 on success. On failure, `pipe_error()` on
+// the same thread returns the message.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -12,7 +12,7 @@ namespace shim {
 // Keeps `message` for the next `pipe_error()` of this thread.
 void remember(std::string message) noexcept;
 
-// Runs `body`; turns an exception into a status.
+// Runs `body`, and turns an exception into a status.
 template <typename Body>
 int guarded(Body&& body) noexcept {
   try {

@@ -1,17 +1,17 @@
-// A stage's backward in two halves: for the values that it received (I), which the stage before
-// waits for, and for its parameters (W), which nobody waits for (Qi et al. 2023, "Zero Bubble
-// Pipeline Parallelism"). Both walk the same graph, and each node's two kinds of gradient are
-// computed once: a node that leads to both is a cut, and is run twice, first for the one, then for
-// the other.
+// The split backward of a stage: a half for the values that it received (I), which the previous
+// stage waits for, and a half for its parameters (W), which no stage waits for (Qi et al. 2023,
+// "Zero Bubble Pipeline Parallelism"). Both halves walk the same graph. A node that leads to both
+// received values and parameters is a cut: it runs in both halves, but computes each of its
+// gradients only once.
 #include "walk.h"
 
 using namespace shim;
 
 extern "C" {
 
-// The first half: from the roots to the values received, whose gradients are written to `received`
-// (null where none arrived). Keeps what the second half starts from, and releases what neither
-// needs any more. A graph that cannot be split is walked as a whole, into `sums`.
+// The first half: from the roots to the received values. Writes their gradients to `received`, with
+// null for a value that none reached. Keeps what the second half starts from, and releases
+// everything else. A graph that cannot be split is walked as a whole, into `sums`.
 int pipe_graph_backward_input(
     Graph* graph,
     const at::Tensor* const* gradients,
@@ -74,8 +74,8 @@ int pipe_graph_backward_input(
         walk.run(index, std::move(cut->arrived[index]), /*release=*/true);
       }
     }
-    // From here on, the cuts only lead down to the parameters. That lets go of the nodes above the
-    // boundary, so the pending ones are kept by hand.
+    // From here on, the cuts lead only to the parameters. Removing their other edges frees the
+    // nodes above the boundary, so the pending nodes are kept alive separately.
     for (uint32_t index : topology.order) {
       if (cut->pending[index]) {
         cut->nodes.push_back(topology.nodes[index]->getptr());
@@ -97,8 +97,8 @@ int pipe_graph_backward_input(
   });
 }
 
-// The second half: from the cuts to the parameters, whose gradients are added to `sums`, for the
-// last time if `last`.
+// The second half: from the cuts to the parameters. Adds their gradients to `sums`, with `last` for
+// the last time.
 int pipe_graph_backward_weight(Graph* graph, const Parameters* parameters, Sums* sums, int last) {
   return shim::guarded([&] {
     std::unique_ptr<Cut> cut = std::move(graph->cut);

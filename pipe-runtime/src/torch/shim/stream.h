@@ -1,5 +1,5 @@
-// Streams and events of accelerators, through libtorch's device-generic classes: no toolkit's
-// headers are needed, and every accelerator that libtorch knows takes the same path.
+// Device streams and events, through libtorch's device-generic classes. So no headers of a device
+// toolkit are needed, and all accelerators that libtorch supports take the same path.
 #pragma once
 
 #include "shim.h"
@@ -10,7 +10,7 @@
 
 extern "C" {
 
-// A stream by value, as `c10::Stream::pack3` takes it apart.
+// A stream by value, in the form of `c10::Stream::pack3`.
 struct Stream {
   int64_t id;
   int64_t device_index;
@@ -24,14 +24,15 @@ namespace shim {
 c10::Stream unpack(const Stream& stream);
 Stream pack(const c10::Stream& stream);
 
-// The device that tch's number for it means.
+// The device for a device number of tch.
 c10::Device device_of(int number);
 
-// Tells the allocator that work on `stream` uses the tensor's memory, which must not be handed out
-// again before that work is done.
+// Notifies the allocator that work on `stream` uses the tensor's memory, so that it does not reuse
+// the memory before that work is done.
 void record_use(const at::Tensor& tensor, const c10::Stream& stream);
 
-// Makes a stream and its device the thread's current ones; puts back those before.
+// A guard that makes a stream and its device the current ones of the thread, and restores the
+// previous ones when dropped.
 class OnStream {
  public:
   explicit OnStream(const c10::Stream& stream);

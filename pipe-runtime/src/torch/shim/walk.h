@@ -1,6 +1,7 @@
-// A walk of its own over a stage's autograd graph. libtorch's engine puts each node through a
-// queue, three hash maps and a full switch of the thread's state, for graphs that span devices and
-// threads. A stage's graph is on one device and was made by one thread, and so is its walk.
+// A backward walk over a stage's autograd graph, without libtorch's engine. For each node, the
+// engine uses a queue, three hash maps and a full switch of the thread's state, because it supports
+// graphs that span devices and threads. A stage's graph is on one device and was made by one
+// thread, so one thread walks it.
 #pragma once
 
 #include "graph.h"
@@ -9,76 +10,75 @@
 
 namespace shim {
 
-// What lies below some roots, found in one pass over it.
+// The graph below some roots, found in one pass over it.
 struct Topology {
   enum class Kind : uint8_t { nothing, node, parameter, boundary };
 
-  // Where an edge leads: to which node of `nodes`, or to which parameter.
+  // The target of an edge: the index of a node in `nodes`, or the number of a parameter.
   struct Target {
     Kind kind = Kind::nothing;
     uint32_t index = 0;
   };
 
   std::vector<Node*> nodes;
-  // The numbers of the nodes in the order in which libtorch's engine runs them: the one made last
-  // first. Each comes before those that its edges lead to.
+  // The indices of the nodes in the order in which libtorch's engine runs them, latest first. A
+  // node comes before those that its edges lead to.
   std::vector<uint32_t> order;
-  // For each node, where its edges start in `targets`.
+  // The index in `targets` of the first edge of each node.
   std::vector<uint32_t> first;
   std::vector<Target> targets;
   std::vector<Target> roots;
-  // The parameters' leaves, for libtorch's engine, and their numbers.
+  // The leaves of the parameters, for libtorch's engine, and the numbers of these parameters.
   edge_list leaves;
   std::vector<uint32_t> parameters;
-  // Whether the graph can be walked here: see `walk.cpp`.
+  // Whether the graph can be walked without libtorch's engine: see `walk.cpp`.
   bool plain = true;
-  // Whether it can also be walked in two halves: a node for a view that was changed in place wants
-  // all of its edges.
+  // Whether it can also be walked in two halves. A graph with a node for a view that was changed in
+  // place cannot, because that node needs all of its edges.
   bool splits = true;
 
-  // Below `roots`, in the graph that has them. A node that was made in another pass is an error.
+  // Explores the part of `graph` below `roots`. Throws if it finds a node of another pass.
   Topology(const edge_list& roots, Graph& graph, const Parameters& parameters);
 
   // For each node, whether the boundary can be reached from it.
   std::vector<bool> above_boundary() const;
 };
 
-// The gradients on their way down: for each node those of its inputs, empty as long as none has
-// arrived.
+// The gradients that have arrived at the inputs of each node. The list of a node is empty until one
+// arrives.
 using Arrived = std::vector<variable_list>;
 
 struct Cut {
   Topology topology;
-  // Which nodes the second half still has to run.
+  // Whether the second half still has to run the node, by node.
   std::vector<bool> pending;
   Arrived arrived;
-  // What keeps the cuts and all below them alive, once the way to them is gone.
+  // Keeps the cuts and all nodes below them alive, after the edges to them have been removed.
   std::vector<NodePtr<Node>> nodes;
 };
 
-// Runs libtorch's engine from `roots` to `targets`, on the calling thread for every device: a
-// worker owns its stage, and the threads that libtorch has for accelerators may be waiting for this
-// very walk.
+// Runs libtorch's engine from `roots` to `targets`, on the calling thread for all devices. A worker
+// owns its stage, and libtorch's threads for accelerators may be waiting for this very run.
 variable_list engine(
     const edge_list& roots,
     const variable_list& seeds,
     bool keep_graph,
     const edge_list& targets);
 
-// Where the parameters' gradients go.
+// The receiver of the parameters' gradients.
 struct Leaves {
   const Parameters& parameters;
   Sums& sums;
-  // Nothing more will be added to the sums of this stage.
+  // Whether this backward is the last one that adds to the sums of this stage.
   bool last;
 
   void arrive(size_t parameter, at::Tensor&& gradient);
 
-  // To be called whenever a sum has grown.
+  // Call this after each addition to a sum.
   void settle(size_t parameter);
 };
 
-// A node's edges without those for which `away` holds; they are put back when it is dropped.
+// A guard that removes the edges of a node for which `away` holds, and restores them when dropped.
 class Without {
  public:
   template <typename Away>
@@ -98,25 +98,25 @@ class Without {
   edge_list whole_;
 };
 
-// One walk over a plain graph: what arrives where.
+// One walk over a plain graph.
 class Walk {
  public:
   Walk(const Topology& topology, Arrived& arrived, Leaves leaves, variable_list& received)
       : topology_(topology), arrived_(arrived), leaves_(leaves), received_(received) {}
 
-  // Puts the gradients of the roots where they belong.
+  // Passes the gradients of the roots to the targets of the roots.
   void start(const edge_list& roots, variable_list&& seeds);
 
-  // Runs a node on what has arrived for it, and passes on what it gives along those of its edges
-  // that are there. With `release`, it lets go of what it has saved as soon as it has run.
+  // Runs a node on the gradients that have arrived for it, and passes its outputs along its valid
+  // edges. With `release`, the node frees what it has saved as soon as it has run.
   void run(uint32_t index, variable_list&& inputs, bool release);
 
  private:
-  // If the node is a matrix product whose second factor is a parameter that has a sum already: adds
-  // that factor's gradient to the sum, and says which edge is thereby done with. See `fusion.cpp`.
+  // If the node is a matrix product whose second factor is a parameter that already has a sum, adds
+  // the factor's gradient to the sum, and returns the edge that is thereby done. See `fusion.cpp`.
   std::optional<uint32_t> add_product(uint32_t index, const variable_list& inputs);
 
-  // Puts a gradient where an edge leads.
+  // Passes a gradient to the target of an edge.
   void arrive(Topology::Target target, uint32_t input, at::Tensor&& gradient);
 
   const Topology& topology_;
@@ -125,7 +125,7 @@ class Walk {
   variable_list& received_;
 };
 
-// The whole backward of a graph, as `pipe_graph_backward` has it.
+// Runs the whole backward of a graph, for `pipe_graph_backward`.
 void backward(
     Graph& graph,
     const edge_list& roots,
@@ -134,17 +134,18 @@ void backward(
     Leaves leaves,
     variable_list& received);
 
-// Gives the received values' gradients to the caller: null where none arrived.
+// Writes the gradients of the received values to `received`, with null for a value that none
+// reached.
 void hand_over(variable_list&& found, at::Tensor** received);
 
-// Whether something can be added to the sum in place: a gradient may be a view of another one, or
-// repeat one number.
+// Whether a gradient can be added to the sum in place. It cannot if the sum is a view of another
+// gradient, or repeats one number.
 bool adds_in_place(const at::Tensor& sum);
 
-// Adds a gradient, in place where that is possible.
+// Adds a gradient to the sum, in place if that is possible.
 void accumulate(at::Tensor& sum, at::Tensor&& gradient);
 
-// Whether a parameter could have the sum as its gradient: nobody else can see its memory.
+// Whether the sum can become the gradient of a parameter, because nothing else uses its memory.
 bool is_alone(const at::Tensor& sum);
 
 } // namespace shim
