@@ -3,9 +3,9 @@ use tch::Tensor;
 use crate::error::Result;
 use crate::torch::Counter;
 
-/// The caller's tensors whose parts have version counters of their own. A tensor and its parts
-/// share their memory, so a change of one is a change of the other. This holds only counters, not
-/// the memory.
+/// The caller's tensors whose parts have separate version counters. A tensor and its parts share
+/// their memory, so a change of one is a change of the other. This holds only the counters, not the
+/// memory.
 #[derive(Debug, Default)]
 pub(crate) struct Sources(Vec<Source>);
 

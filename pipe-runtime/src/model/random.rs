@@ -1,7 +1,7 @@
 //! The random numbers of a layer.
 //!
 //! They are determined by the model and not by the machine. Each (call, layer path, micro-batch)
-//! has a random number generator of its own, seeded from one number that the call draws from the
+//! has its own random number generator, seeded from one number that the call draws from the
 //! caller's generator. So masks are the same for every partitioning, schedule, interleaving and
 //! recomputation, and for the unpipelined run, and no generator has to be saved or restored.
 

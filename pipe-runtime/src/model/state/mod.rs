@@ -73,7 +73,7 @@ impl State {
         Ok(())
     }
 
-    /// The variables for a pass of `stage`, with the current memory of its own ones.
+    /// The variables for a pass of `stage`. Those of the stage have their current memory.
     pub(crate) fn variables(&self, stage: usize) -> Result<Arc<Variables>, TorchError> {
         let mut variables = lock(&self.variables[stage]);
         if let Some(fresh) = variables.again(Some(stage))? {
