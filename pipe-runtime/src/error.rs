@@ -12,17 +12,19 @@ pub enum Error {
     /// A setting is out of range or does not fit the model.
     #[error("{0}")]
     Setting(String),
-    /// The inputs cannot be split into micro-batches.
+    /// The inputs or targets cannot be used: they cannot be split into micro-batches, for example,
+    /// or are on the wrong device.
     #[error("{0}")]
     Input(String),
-    /// The micro-batches' outputs cannot be joined into one.
+    /// The outputs of the micro-batches cannot be joined into one, or cannot be trained on: no loss
+    /// carries a gradient, or one is not finite.
     #[error("{0}")]
     Output(String),
     /// A file cannot be read or written, or a saved file does not fit the model. No variable was
     /// changed.
     #[error("{0}")]
     File(String),
-    /// A layer failed while it ran.
+    /// A stage failed while it ran a micro-batch.
     #[error(transparent)]
     Failed(#[from] Failure),
     /// A call into libtorch failed outside any layer.

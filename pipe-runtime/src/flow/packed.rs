@@ -83,7 +83,7 @@ impl PackedTensor {
         Self { tensor: self.tensor.shallow_clone(), ..*self }
     }
 
-    /// Whether an in-place operation has changed it since it was handed over.
+    /// Whether an in-place operation has changed it since it was packed.
     pub(crate) fn is_changed(&self) -> bool {
         version(&self.tensor) != self.version
     }

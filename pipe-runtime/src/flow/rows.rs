@@ -24,7 +24,7 @@ pub(super) fn refuse_bare_lists(value: &PackedValue, what: &str) -> Result<()> {
     )))
 }
 
-/// A part of a value that is split into micro-batches.
+/// A part of a value that is split over the micro-batches.
 pub(super) enum Part<'p> {
     Tensor { position: usize, tensor: &'p Tensor, dim: usize, per_row: usize },
     List { length: usize },

@@ -114,7 +114,7 @@ pub struct Rows<T>(pub Vec<T>);
 /// # use tch::Tensor;
 /// struct Total;
 ///
-/// // Any number of tensors, all of them [batch, width].
+/// // Takes any number of tensors of shape [batch, width].
 /// impl Layer<Each<Tensor>> for Total {
 ///     type Out = Tensor;
 ///

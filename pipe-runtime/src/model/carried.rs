@@ -20,7 +20,7 @@ use crate::lock::lock;
 /// use pipe_runtime::{Carried, Context, Layer};
 /// use tch::Tensor;
 ///
-/// /// Adds the mean of the micro-batch before.
+/// /// Adds the mean of the previous micro-batch.
 /// #[derive(Default)]
 /// struct Drift(Carried<Tensor>);
 ///
@@ -99,7 +99,7 @@ impl<T: Flow> Carried<T> {
         })
     }
 
-    /// Sets the value for what follows.
+    /// Sets the value, for the rest of this micro-batch and for later ones.
     pub fn set(&self, cx: &Context, value: T) {
         self.replace(cx, Some(value));
     }

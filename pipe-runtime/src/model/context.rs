@@ -110,7 +110,8 @@ impl Context {
         self.pass.will_be_recomputed
     }
 
-    /// Whether the pipeline is in training mode (dropout on, batch norm on the batch's statistics).
+    /// Whether the pipeline is in training mode: dropout is on, and batch norm uses the statistics
+    /// of the batch.
     pub fn is_training(&self) -> bool {
         self.pass.training
     }

@@ -45,7 +45,7 @@ impl Devices {
         Self::new(vec![Device::Cpu; stages])
     }
 
-    /// The devices of this machine: the CPU, then its accelerators.
+    /// Returns the devices of this machine: the CPU, then its accelerators.
     ///
     /// libtorch's CUDA part is looked for when the program starts, beside the CPU part that the
     /// program is linked to.

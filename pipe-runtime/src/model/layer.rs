@@ -34,7 +34,12 @@ pub trait Layer<In> {
     /// The type of the output.
     type Out;
 
-    /// Runs the layer on one micro-batch.
+    /// Runs the layer on one micro-batch. `cx` describes the run.
+    ///
+    /// # Panics
+    ///
+    /// An implementation may panic. The pipeline returns the panic as an
+    /// [`Error::Failed`](crate::Error::Failed).
     fn run(&self, input: In, cx: &Context) -> Self::Out;
 }
 

@@ -46,10 +46,10 @@ pub trait Model {
 /// The annotated settings; `None` for those that are not annotated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Defaults {
-    /// `chunks = N`.
+    /// The number of micro-batches, from `chunks = N`.
     pub chunks: Option<usize>,
-    /// `checkpoint = ...`.
+    /// The checkpoint mode, from `checkpoint = ...`.
     pub checkpoint: Option<Checkpoint>,
-    /// `schedule = ...`.
+    /// The schedule, from `schedule = ...`.
     pub schedule: Option<ScheduleKind>,
 }

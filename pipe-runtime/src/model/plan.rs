@@ -15,48 +15,48 @@ pub struct Plan {
     pub skips: &'static [SkipPlan],
 }
 
-/// One stage: the layers between two boundaries.
+/// One stage: the layers between two stage boundaries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StagePlan {
     /// The annotated device; empty if there is none.
     pub device: &'static str,
-    /// Its layers, in order.
+    /// The layers, in order.
     pub layers: &'static [LayerPlan],
 }
 
 /// One layer, or the part of a repeated one that runs in a stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LayerPlan {
-    /// The child's name, as in parameter paths.
+    /// The name of the child, as in parameter paths.
     pub name: &'static str,
     /// The part of an array or `Vec` of layers.
     pub repeat: Option<Repeat>,
 }
 
-/// Part `part` of a repeated layer.
+/// One part of a repeated layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Repeat {
     /// The number of the part, from 0.
     pub part: usize,
-    /// How the layers are divided into parts.
+    /// The division of the layers into parts.
     pub split: Split,
     /// The number of layers, if the type fixes it.
     pub length: Option<usize>,
 }
 
-/// How repeated layers are divided into parts.
+/// The division of repeated layers into parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Split {
     /// Into this many parts, whose sizes differ by at most one. The first parts are larger.
     Evenly(usize),
-    /// Into parts of these sizes.
+    /// Parts of these sizes.
     Counts(&'static [usize]),
 }
 
-/// One skip.
+/// One skip: a value that one layer stashes and a later one pops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SkipPlan {
-    /// Its name.
+    /// The name of the skip.
     pub name: &'static str,
     /// The layer that stashes it.
     pub stash: &'static str,
@@ -86,12 +86,12 @@ impl Plan {
 }
 
 impl LayerPlan {
-    /// A single layer.
+    /// Creates the plan of a single layer.
     pub const fn layer(name: &'static str) -> Self {
         Self { name, repeat: None }
     }
 
-    /// Single layers.
+    /// Creates the plans of several single layers.
     pub const fn layers<const N: usize>(names: [&'static str; N]) -> [Self; N] {
         let mut layers = [Self::layer(""); N];
         let mut index = 0;
@@ -102,7 +102,7 @@ impl LayerPlan {
         layers
     }
 
-    /// Part `part` of a repeated one.
+    /// Creates the plan of part `part` of a repeated layer.
     pub const fn repeated(name: &'static str, part: usize, split: Split, length: Option<usize>) -> Self {
         Self { name, repeat: Some(Repeat { part, split, length }) }
     }

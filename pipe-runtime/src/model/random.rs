@@ -14,7 +14,7 @@ impl RngKey {
         Self(mix(call_seed)).element(micro_batch)
     }
 
-    /// The key of a child.
+    /// The key of the child `name`.
     pub(crate) fn child(self, name: &str) -> Self {
         // FNV-1a: short, and the same on every machine, so that a run can be repeated on another
         // one.

@@ -10,7 +10,7 @@ pub trait Repeat {
     /// The layer that is repeated.
     type Layer;
 
-    /// The layers, in order.
+    /// Returns the layers, in order.
     fn into_layers(self) -> Vec<Self::Layer>;
 
     /// Makes the container again, from as many layers as `into_layers` returned.
@@ -132,7 +132,7 @@ impl<L, const N: usize> Each for [L; N] {
     }
 }
 
-/// Runs repeated layers in order, each as `name.index`.
+/// Runs repeated layers in order. The path of each is `name.index`.
 #[doc(hidden)]
 pub fn run_each<T, E: Each>(input: T, each: &E, cx: &Context, name: &'static str) -> T
 where

@@ -48,7 +48,7 @@ impl Tied for Embedding {
     }
 }
 
-/// The weight, `[outputs, inputs]`.
+/// Lends the weight, `[outputs, inputs]`.
 impl Tied for Linear {
     type Value = Tensor;
 

@@ -27,7 +27,7 @@ impl Autocast {
 
 impl Drop for Autocast {
     fn drop(&mut self) {
-        // Setting thread-local flags fails only for kinds of devices that `enter` has refused.
+        // Setting thread-local flags fails only for device types that `enter` has refused.
         let _ = set(self.cuda, self.before);
     }
 }

@@ -5,7 +5,7 @@ use super::ffi;
 /// The reason why CUDA cannot be used although the machine has its driver; `None` if it can be
 /// used, or if there is no driver.
 ///
-/// The shim opens `libtorch_cuda` before `main`, if there is a driver.
+/// If there is a driver, the shim opens `libtorch_cuda` before `main`.
 pub(crate) fn cuda_fault() -> Option<String> {
     // SAFETY: NUL-terminated, written before `main` and never changed.
     let fault = unsafe { CStr::from_ptr(ffi::pipe_cuda_fault()) }.to_string_lossy();

@@ -40,14 +40,14 @@ pub(crate) struct Read {
     pub(crate) value: u64,
     /// The layer that made it or changed it last; the first layer for the model's input.
     pub(crate) from: i64,
-    /// The layer that read it.
+    /// The layer that read the value.
     pub(crate) to: i64,
     pub(crate) bytes: i64,
     /// 1 if a gradient comes back, else 0.
     pub(crate) gradient: i64,
 }
 
-/// A stream of an accelerator, by value.
+/// A device stream, by value.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stream {
@@ -56,7 +56,7 @@ pub(crate) struct Stream {
     device_type: i64,
 }
 
-/// What a device's allocator has handed out, in bytes.
+/// The memory that a device's allocator has handed out, in bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Memory {
@@ -74,7 +74,7 @@ pub(super) type BackwardFn = extern "C" fn(
     message: *mut *mut c_char,
 ) -> c_int;
 
-// SAFETY: the declarations match the definitions in `shim/*.cpp`, where none lets an exception out.
+// SAFETY: the declarations match the definitions in `shim/*.cpp`, which let no exception escape.
 unsafe extern "C" {
     fn pipe_error() -> *const c_char;
 

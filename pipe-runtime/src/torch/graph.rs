@@ -77,8 +77,8 @@ impl StageGraph {
         assert_eq!(gradients.len(), self.roots, "one gradient for each root");
         let handed: Vec<_> = gradients.iter().map(|g| g.as_ref().map_or(ptr::null(), Tensor::as_ptr)).collect();
         let mut received: Vec<*mut C_tensor> = vec![ptr::null_mut(); self.received];
-        // SAFETY: `handed` has an entry for each root and `received` one for each slot, which is
-        // what the shim reads and writes.
+        // SAFETY: `handed` has an entry for each root and `received` one for each slot, and the
+        // shim reads and writes exactly these.
         ffi::check(unsafe {
             ffi::pipe_graph_backward(
                 self.graph.as_ptr(),
@@ -129,7 +129,8 @@ impl StageGraph {
         sums: &mut Sums,
         last: bool,
     ) -> Result<(), TorchError> {
-        // SAFETY: three live handles, of which the two that are written are borrowed exclusively.
+        // SAFETY: all three handles are alive, and the two that are written are borrowed
+        // exclusively.
         ffi::check(unsafe {
             ffi::pipe_graph_backward_weight(self.graph.as_ptr(), parameters.as_ptr(), sums.0.as_ptr(), last.into())
         })
@@ -151,8 +152,8 @@ pub(crate) struct Parameters {
     tensors: Vec<Tensor>,
 }
 
-// SAFETY: written only while it is built (`&mut` in `new`); afterwards the shim only reads it,
-// but for a message that a lock guards.
+// SAFETY: written only while it is built (in `new`, before it is shared). Afterwards the shim only
+// reads it, except for what locks guard: the message, the count and the parameters' own leaves.
 unsafe impl Send for Parameters {}
 // SAFETY: as above.
 unsafe impl Sync for Parameters {}
@@ -163,7 +164,7 @@ impl Parameters {
         // SAFETY: a number; the result is checked.
         let this = Self { parameters: owned(unsafe { ffi::pipe_parameters_new(fuse.into()) })?, tensors };
         for tensor in &this.tensors {
-            // SAFETY: both handles are alive; the shim keeps a handle of its own on the tensor.
+            // SAFETY: both handles are alive; the shim keeps its own handle on the tensor.
             ffi::check(unsafe { ffi::pipe_parameters_push(this.as_ptr(), tensor.as_ptr()) })?;
         }
         Ok(this)
@@ -217,12 +218,12 @@ pub(crate) struct InstalledParameters(Arc<Parameters>);
 
 impl Drop for InstalledParameters {
     fn drop(&mut self) {
-        // SAFETY: installed by whoever made the guard, removed once for it.
+        // SAFETY: `install` made the guard, and this removes it once.
         unsafe { ffi::pipe_parameters_remove(self.0.as_ptr()) }
     }
 }
 
-/// Sums of parameter gradients, private to one stage until they are committed.
+/// Sums of the parameters' gradients. They are private to one stage until they are committed.
 #[derive(Debug)]
 pub(crate) struct Sums(NonNull<ffi::Sums>);
 
@@ -247,13 +248,13 @@ impl Sums {
     /// Makes this thread's current streams wait for the stages' streams, and records that they will
     /// use the sums.
     pub(crate) fn used_here(&self) -> Result<(), TorchError> {
-        // SAFETY: the handle is alive; the shim reads it and tells the allocators.
+        // SAFETY: the handle is alive; the shim only reads it and calls the allocators.
         ffi::check(unsafe { ffi::pipe_sums_used_here(self.0.as_ptr()) })
     }
 
     /// Adds the sums to the `.grad` of the parameters. If there is none, the sum becomes it.
     pub(crate) fn commit(self, parameters: &Parameters) -> Result<(), TorchError> {
-        // SAFETY: two live handles; no graph that could write the same gradients runs now.
+        // SAFETY: both handles are alive; no graph that could write the same gradients runs now.
         ffi::check(unsafe { ffi::pipe_sums_commit(self.0.as_ptr(), parameters.as_ptr()) })
     }
 

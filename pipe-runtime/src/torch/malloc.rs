@@ -1,4 +1,4 @@
-// Linked for the shim, which calls it.
+// Links mimalloc, which the shim calls.
 use libmimalloc_sys as _;
 
 use super::ffi;
@@ -15,7 +15,7 @@ use super::ffi;
 /// Programs should call it at their start. This library never calls it, because the setting is that
 /// of the whole process.
 pub fn keep_freed_memory() {
-    // SAFETY: no arguments; nothing in it fails. Tensors that are there already keep the function
+    // SAFETY: it takes no arguments, and nothing in it fails. Existing tensors keep the function
     // that frees them.
     unsafe { ffi::pipe_keep_freed_memory() }
 }
@@ -28,7 +28,8 @@ mod tests {
 
     use super::*;
 
-    // SAFETY: as in mimalloc's header; both only look, the first one at the number of an address.
+    // SAFETY: declared as in mimalloc's header. Both only read, and the first one does not
+    // dereference the address.
     unsafe extern "C" {
         fn mi_is_in_heap_region(block: *const c_void) -> bool;
         fn mi_option_get(option: c_int) -> c_long;
@@ -43,9 +44,9 @@ mod tests {
         let before = tensor();
         keep_freed_memory();
         let after = tensor();
-        // SAFETY: the address of a live tensor's memory, of which only the number counts.
+        // SAFETY: the address of a live tensor's memory, which is not dereferenced.
         assert!(unsafe { mi_is_in_heap_region(after.data_ptr()) });
-        // SAFETY: an option's number.
+        // SAFETY: the number of an option that exists.
         assert_eq!(unsafe { mi_option_get(PURGE_DELAY) }, -1, "never");
         // A tensor that existed before is freed by the allocator that made it.
         assert_eq!(f64::try_from((before + after).sum(Kind::Double)).unwrap(), f64::from(2 << 20));

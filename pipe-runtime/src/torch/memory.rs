@@ -13,6 +13,6 @@ pub(crate) fn memory(device: Device) -> Result<Option<Memory>, TorchError> {
 
 /// Restarts the allocator's peaks from what is allocated now.
 pub(crate) fn reset_peaks(device: Device) -> Result<(), TorchError> {
-    // SAFETY: changes the allocator's own counts, under its lock.
+    // SAFETY: changes only the allocator's own counts, under its lock.
     ffi::check(unsafe { ffi::pipe_memory_reset_peaks(ffi::number(device)) })
 }

@@ -19,7 +19,7 @@ pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
     without_stack(&torch.replace("\\n", "\n").replace("\\\"", "\"").replace("\\'", "'"))
 }
 
-/// libtorch's message up to its stack trace.
+/// libtorch's message without its stack trace.
 pub(crate) fn without_stack(message: &str) -> String {
     let end = message.find("\nException raised from").unwrap_or(message.len());
     message[..end].trim_end().to_owned()

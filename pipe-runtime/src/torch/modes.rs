@@ -10,7 +10,7 @@ use super::{TorchError, ffi};
 #[derive(Debug)]
 pub(crate) struct Modes(NonNull<ffi::ThreadLocalState>);
 
-// SAFETY: a value that libtorch itself hands from thread to thread; it is only read after
+// SAFETY: libtorch itself passes such a value from thread to thread; it is only read after
 // `capture`.
 unsafe impl Send for Modes {}
 // SAFETY: as above.
@@ -25,11 +25,11 @@ impl Modes {
         Ok(Self(NonNull::new(modes).expect("the shim wrote the modes")))
     }
 
-    /// Puts this thread into these modes, with autocast's cache of weights off, until the guard is
-    /// dropped.
+    /// Switches this thread to these modes until the guard is dropped. Autocast's cache of weights
+    /// is off meanwhile.
     pub(crate) fn enter(&self) -> Result<EnteredModes, TorchError> {
         let mut entered = ptr::null_mut();
-        // SAFETY: the captured state is alive; the guard owns what it needs to go back.
+        // SAFETY: the captured state is alive; the guard owns what it needs to restore the modes.
         ffi::check(unsafe { ffi::pipe_modes_enter(self.0.as_ptr(), &mut entered) })?;
         let entered = NonNull::new(entered).expect("the shim wrote the guard");
         Ok(EnteredModes { entered, _this_thread: PhantomData })

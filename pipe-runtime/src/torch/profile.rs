@@ -8,7 +8,7 @@ use super::{TorchError, ffi};
 
 pub(crate) use ffi::Read;
 
-/// The sequence number of the next autograd node that this thread makes.
+/// The sequence number of the next autograd node that this thread will make.
 pub(crate) fn sequence_number() -> u64 {
     // SAFETY: reads a thread-local counter.
     unsafe { ffi::pipe_sequence_number() }

@@ -16,7 +16,7 @@ pub(crate) struct LayerRng {
 impl LayerRng {
     pub(crate) fn enter() -> Result<Self, TorchError> {
         install()?;
-        // SAFETY: sets a thread-local dispatch flag, whose kernels are installed.
+        // SAFETY: sets a thread-local dispatch flag; the kernels for it are installed.
         let before = unsafe { ffi::pipe_random_enter() };
         Ok(Self { before, _this_thread: PhantomData })
     }
@@ -36,7 +36,7 @@ fn install() -> Result<(usize, usize), TorchError> {
 
 impl Drop for LayerRng {
     fn drop(&mut self) {
-        // SAFETY: puts the thread-local flag back.
+        // SAFETY: restores the thread-local flag.
         unsafe { ffi::pipe_random_leave(self.before) }
     }
 }

@@ -24,7 +24,8 @@ pub(crate) struct Variable {
     pub(crate) stage: usize,
 }
 
-// SAFETY: written only while it is built (`&mut` in `new`); afterwards the shim only reads it.
+// SAFETY: written only while it is built (in `new`, before it is shared); afterwards the shim only
+// reads it.
 unsafe impl Send for Variables {}
 // SAFETY: as above; the list's tensors are handles that are only read.
 unsafe impl Sync for Variables {}
@@ -37,8 +38,8 @@ impl Variables {
         let this = Self { variables, list: list.into() };
         for Variable { name, tensor, stage } in this.list.iter() {
             let name = CString::new(name.replace('\0', "")).expect("no NUL is left");
-            // SAFETY: all handles are alive; the shim copies the name and keeps handles of its
-            // own on the tensor.
+            // SAFETY: all handles are alive; the shim copies the name and keeps its own handles on
+            // the tensor.
             ffi::check(unsafe {
                 ffi::pipe_variables_push(this.variables.as_ptr(), tensor.as_ptr(), name.as_ptr(), *stage as i64)
             })?;
@@ -96,7 +97,7 @@ pub(crate) struct Change {
     pub(crate) statistic: bool,
 }
 
-/// What a [`Watch`] has seen, by the numbers of the variables.
+/// The changes and uses that a [`Watch`] has seen, by the numbers of the variables.
 #[derive(Debug)]
 pub(crate) struct Seen {
     pub(crate) changed: Vec<Change>,
@@ -133,7 +134,8 @@ impl Watch {
         let mut before: Vec<*mut C_tensor> = vec![ptr::null_mut(); moved];
         let mut statistic = vec![0_u8; moved];
         let mut used = vec![0; used];
-        // SAFETY: the arrays have as many entries as the shim has just said; the tensors are new.
+        // SAFETY: the arrays have as many entries as the shim has just counted; the tensors are
+        // new.
         ffi::check(unsafe {
             ffi::pipe_watch_read(
                 self.watch.as_ptr(),

@@ -26,7 +26,7 @@ impl Stream {
     /// Makes the stream and its device current for this thread, until the guard is dropped.
     pub(crate) fn enter(&self) -> Result<OnStream, TorchError> {
         let mut entered = ptr::null_mut();
-        // SAFETY: the guard owns what it needs to go back.
+        // SAFETY: the guard owns what it needs to restore the stream and the device.
         ffi::check(unsafe { ffi::pipe_stream_enter(self, &mut entered) })?;
         let entered = NonNull::new(entered).expect("the shim wrote the guard");
         Ok(OnStream { entered, _this_thread: PhantomData })

@@ -26,7 +26,7 @@ pub(crate) fn transfer(
 ) -> Result<Tensor, TorchError> {
     let pointer = |stream: &Option<Stream>| stream.as_ref().map_or(ptr::null(), ptr::from_ref);
     let mut arrived = ptr::null_mut();
-    // SAFETY: all handles are alive; null stands for what there is not. The result is a new tensor.
+    // SAFETY: all handles are alive; null stands for an absent one. The result is a new tensor.
     ffi::check(unsafe {
         ffi::pipe_transfer(
             value.as_ptr(),

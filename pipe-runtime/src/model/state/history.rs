@@ -13,7 +13,7 @@ pub(crate) enum Next {
     Nothing,
     /// The backward of the graph that the pass recorded.
     Backward,
-    /// A recomputation, and its backward.
+    /// A recomputation and its backward.
     Recomputation,
 }
 
@@ -129,7 +129,7 @@ impl History {
     }
 }
 
-/// The number of the micro-batch's first pass.
+/// The number of the first pass of the micro-batch.
 fn first_pass(of: &[(usize, usize)], micro_batch: usize) -> Option<usize> {
     of.iter().find(|(other, _)| *other == micro_batch).map(|(_, pass)| *pass)
 }
@@ -151,7 +151,7 @@ mod tests {
         changes.into_iter().map(|(variable, before)| (variable, before.double_value(&[]))).collect()
     }
 
-    /// Variable 7 counts the passes that change it: 0 and 2.
+    /// The value of variable 7 counts the passes that have changed it: passes 0 and 2.
     fn history() -> History {
         let mut history = History::default();
         for (micro_batch, changes) in [(0, vec![change(0.)]), (1, vec![]), (2, vec![change(1.)])] {

@@ -1,4 +1,4 @@
-//! The passes of a micro-batch through a stage, and the state that each of them runs on.
+//! The passes of a micro-batch through a stage, and the state that each pass runs on.
 
 use std::sync::Mutex;
 

@@ -43,7 +43,7 @@ use saved::{Saved, SavedTensor};
 /// # Ok::<(), pipe_runtime::Error>(())
 /// ```
 ///
-/// The stores share one set of variables, so that any tch optimizer built over
+/// The stores share one set of variables, so any tch optimizer built over
 /// [`var_store`](Vars::var_store) trains the whole model.
 #[derive(Debug)]
 pub struct Vars {
@@ -54,6 +54,12 @@ pub struct Vars {
 }
 
 impl Vars {
+    /// Creates empty stores for a plan.
+    ///
+    /// # Errors
+    ///
+    /// Fails if `devices` does not have one device per stage, or if one of them is not on this
+    /// machine or is one that tch cannot address.
     #[doc(hidden)]
     pub fn new(plan: &Plan, devices: &Devices) -> Result<Self> {
         let mut stages: Vec<VarStore> = Vec::new();
@@ -79,20 +85,20 @@ impl Vars {
         self.stages.iter().map(VarStore::device).collect()
     }
 
-    /// Path of a single layer.
+    /// Returns the path of a single layer.
     #[doc(hidden)]
     pub fn layer(&self, name: &str) -> Path<'_> {
         self.path(name, 0, 1)
     }
 
-    /// Paths of an array of layers.
+    /// Returns the paths of an array of layers.
     #[doc(hidden)]
     pub fn layers_array<const N: usize>(&self, name: &str) -> [Path<'_>; N] {
         self.note_length(name, N);
         std::array::from_fn(|index| self.path(name, index, N).sub(index))
     }
 
-    /// Paths of `length` layers.
+    /// Returns the paths of `length` layers.
     #[doc(hidden)]
     pub fn layers(&self, name: &str, length: usize) -> Vec<Path<'_>> {
         self.note_length(name, length);
@@ -112,7 +118,7 @@ impl Vars {
         lengths.iter().find(|(known, _)| known == name).map(|&(_, length)| length)
     }
 
-    /// The child's path, in the store of the stage that runs this element of it.
+    /// The path of child `name`, in the store of the stage that runs element `index` of it.
     fn path(&self, name: &str, index: usize, length: usize) -> Path<'_> {
         let stage = self.stage_of(name, index, length).expect("generated code names its own layers");
         self.stages[stage].root().sub(name)
@@ -326,13 +332,13 @@ fn kind(dtype: Dtype) -> Option<Kind> {
     })
 }
 
-/// Paths of an array of layers in a block.
+/// Returns the paths of an array of layers in a block.
 #[doc(hidden)]
 pub fn sub_paths<'a, const N: usize>(path: &Path<'a>, name: &str) -> [Path<'a>; N] {
     std::array::from_fn(|index| path.div(name).sub(index))
 }
 
-/// Paths of `length` layers in a block.
+/// Returns the paths of `length` layers in a block.
 #[doc(hidden)]
 pub fn sub_paths_vec<'a>(path: &Path<'a>, name: &str, length: usize) -> Vec<Path<'a>> {
     (0..length).map(|index| path.div(name).sub(index)).collect()

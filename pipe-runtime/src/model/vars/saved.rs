@@ -134,7 +134,7 @@ fn no_header(file: &Path, bytes: &[u8]) -> String {
     };
     match bytes {
         [] => "it is empty".to_owned(),
-        // Pickle's first opcode, with the protocol's number.
+        // Pickle's first opcode and the protocol number.
         [0x80, 2..=5, ..] => is("a PyTorch pickle archive", &pickle),
         [b'P', b'K', 3, 4, ..] => match first_entry(bytes) {
             entry if entry.ends_with(b"/data.pkl") => is("a PyTorch pickle archive (zip)", &pickle),
@@ -152,7 +152,7 @@ fn no_header(file: &Path, bytes: &[u8]) -> String {
     }
 }
 
-/// The name of a zip archive's first file.
+/// The name of the first file in a zip archive.
 fn first_entry(bytes: &[u8]) -> &[u8] {
     let name = bytes.get(26..28).map(|length| usize::from(u16::from_le_bytes([length[0], length[1]])));
     name.and_then(|length| bytes.get(30..30 + length)).unwrap_or_default()
@@ -207,7 +207,8 @@ mod tests {
             )
         };
         let load = "torch.load(\"model.pt\")";
-        // As torch 2.11 writes them: `torch.save`, without and with zip, and `torch.jit.save`.
+        // The first bytes that torch 2.11 writes: by `torch.save` without and with zip, and by
+        // `torch.jit.save`.
         let pickle = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}q\x00(X\x10";
         assert_eq!(said(pickle), is("a PyTorch pickle archive", load));
         let zip = |name: &str| {

@@ -18,7 +18,7 @@ using torch::autograd::variable_list;
 
 #if TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR < 13
 
-// Nodes are held by shared pointers, with a deleter that does not recurse down the graph.
+// Nodes are held by shared pointers whose deleter does not recurse down the graph.
 template <typename T>
 using NodePtr = std::shared_ptr<T>;
 using WeakNodePtr = std::weak_ptr<Node>;

@@ -38,7 +38,7 @@ std::optional<Product> product_of(const Node& node) {
   return std::nullopt;
 }
 
-// Whether a product of such factors can be added to the sum in place.
+// Whether a product with this factor can be added to the sum in place.
 bool takes(const at::Tensor& sum, const at::Tensor& factor) {
   return factor.layout() == at::kStrided && factor.scalar_type() == sum.scalar_type() &&
       factor.device() == sum.device();

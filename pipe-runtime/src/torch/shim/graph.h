@@ -109,7 +109,7 @@ struct Parameters {
   std::unordered_map<at::TensorImpl*, size_t> index;
   std::vector<NodePtr<ParameterSink>> sinks;
   std::shared_ptr<Complaint> complaint = std::make_shared<Complaint>();
-  // Whether matrix products may add to their sums: see `fusion.cpp`.
+  // Whether matrix products may add directly to the sums of their gradients: see `fusion.cpp`.
   bool fuse = false;
 
   // Makes the sinks stand for the parameters' leaves, until `remove` was called as often.
@@ -129,6 +129,7 @@ struct Sums {
   // Whether they are the sums that one backward through all micro-batches would give, rather than
   // several backwards in sequence.
   bool joined = false;
+  // By number of the parameter. Empty until the first backward.
   std::vector<at::Tensor> gradients;
 };
 

@@ -118,7 +118,8 @@ std::tuple<at::Tensor, at::Tensor> dropout_from_rng(
       keys & c10::DispatchKeySet(c10::DispatchKeySet::FULL_AFTER, kLayerKey), input, p, train);
 }
 
-// Named tensors, which tch does not have, cannot be put on the interpreter's stack.
+// Whether the operator takes named tensors. tch does not have these, and they cannot be put on the
+// interpreter's stack.
 bool takes_names(const c10::OperatorName& name) {
   return name.overload_name.find("imname") != std::string::npos || name.name == "aten::rename_";
 }

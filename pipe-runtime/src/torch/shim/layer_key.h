@@ -11,12 +11,12 @@ namespace shim {
 // A spare key above autograd's.
 constexpr auto kLayerKey = c10::DispatchKey::TESTING_ONLY_GenericMode;
 
-// Whether this thread runs a layer.
+// Whether this thread is running a layer.
 inline bool in_layer() {
   return c10::impl::tls_is_dispatch_key_included(kLayerKey);
 }
 
-// The generator of this thread's rng for a device: see `random.cpp`.
+// Returns the generator of this thread's rng for a device: see `random.cpp`.
 at::Generator rng_on(c10::Device device);
 
 // Whether this thread watches what its layers write: see `state.cpp`.

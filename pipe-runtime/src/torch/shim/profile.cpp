@@ -47,7 +47,7 @@ struct Callback {
 
 extern "C" {
 
-// Layer `to` read `bytes` of memory that layer `from` had made (or changed last).
+// A read by layer `to` of `bytes` of memory that layer `from` had made or changed last.
 struct Read {
   uint64_t value;
   int64_t from;
@@ -234,7 +234,7 @@ struct BackwardClock {
   using Instant = std::chrono::steady_clock::time_point;
 
   const c10::Device device;
-  // Layer i made the nodes with sequence numbers from `firsts[i]` to before `ends[i]`; ascending.
+  // Layer i made the nodes with sequence numbers in `firsts[i]..ends[i]`. Both lists are ascending.
   const std::vector<uint64_t> firsts, ends;
   std::vector<double> seconds;
   int64_t current = kNone;
@@ -311,7 +311,7 @@ BackwardClock::BackwardClock(
 
 extern "C" {
 
-// The number of the next node that this thread makes.
+// The sequence number of the next node that this thread will make.
 uint64_t pipe_sequence_number() {
   return at::sequence_number::peek();
 }
@@ -321,7 +321,8 @@ int pipe_synchronize(const at::Tensor* on) {
   return shim::guarded([&] { synchronize(on->device()); });
 }
 
-// Observes what this thread does on the tensor's kind of device, until it is freed.
+// Starts observing what this thread does on the tensor's type of device, until the observation is
+// freed.
 int pipe_observation_start(const at::Tensor* on, Observation** observation) {
   return shim::guarded([&] { *observation = new Observation(on->device().type()); });
 }
@@ -359,7 +360,7 @@ size_t pipe_observation_read_count(const Observation* observation) {
   return observation->reads.size();
 }
 
-// Writes as many reads as `pipe_observation_read_count` says.
+// Writes as many reads as `pipe_observation_read_count` returns.
 int pipe_observation_reads(const Observation* observation, Read* reads) {
   return shim::guarded([&] {
     for (const auto& [key, read] : observation->reads) {

@@ -12,7 +12,7 @@ namespace shim {
 // Keeps `message` for the next `pipe_error()` of this thread.
 void remember(std::string message) noexcept;
 
-// Runs `body`; turns an exception into a status.
+// Runs `body`, and turns an exception into a status.
 template <typename Body>
 int guarded(Body&& body) noexcept {
   try {

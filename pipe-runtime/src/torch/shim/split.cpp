@@ -96,8 +96,8 @@ int pipe_graph_backward_input(
   });
 }
 
-// The second half: from the cuts to the parameters, whose gradients are added to `sums`, for the
-// last time if `last`.
+// The second half: from the cuts to the parameters. Adds their gradients to `sums`, with `last` for
+// the last time.
 int pipe_graph_backward_weight(Graph* graph, const Parameters* parameters, Sums* sums, int last) {
   return shim::guarded([&] {
     std::unique_ptr<Cut> cut = std::move(graph->cut);

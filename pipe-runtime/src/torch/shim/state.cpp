@@ -53,7 +53,7 @@ struct Variables {
   }
 };
 
-// One pass of a stage.
+// Watches one pass of a stage.
 struct Watch {
   const Variables& variables;
   const int64_t stage;

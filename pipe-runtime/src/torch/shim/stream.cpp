@@ -84,7 +84,7 @@ int pipe_stream_new(int device, Stream* stream) {
   });
 }
 
-// The stream that this thread uses on the device of `of`.
+// Writes the stream that this thread uses on the device of `of`.
 int pipe_stream_current(const Stream* of, Stream* current) {
   return shim::guarded([&] {
     c10::Stream like = unpack(*of);

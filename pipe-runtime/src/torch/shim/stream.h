@@ -10,7 +10,7 @@
 
 extern "C" {
 
-// A stream by value, as `c10::Stream::pack3` takes it apart.
+// A stream by value, in the form of `c10::Stream::pack3`.
 struct Stream {
   int64_t id;
   int64_t device_index;

@@ -285,7 +285,7 @@ static at::Tensor own(at::Tensor&& gradient) {
 void Leaves::arrive(size_t parameter, at::Tensor&& gradient) {
   at::Tensor& sum = sums.gradients[parameter];
   if (sum.defined() && sum.is_sparse() && gradient.is_sparse() && !sums.joined) {
-    // As libtorch adds to a parameter's gradient.
+    // The order in which libtorch adds to a parameter's gradient.
     sum = sum + gradient;
   } else if (sum.defined()) {
     accumulate(sum, std::move(gradient));

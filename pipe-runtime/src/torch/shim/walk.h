@@ -27,10 +27,10 @@ struct Topology {
   std::vector<uint32_t> first;
   std::vector<Target> targets;
   std::vector<Target> roots;
-  // The parameters' leaves, for libtorch's engine, and their numbers.
+  // The leaves of the parameters, for libtorch's engine, and the numbers of these parameters.
   edge_list leaves;
   std::vector<uint32_t> parameters;
-  // Whether the graph can be walked here: see `walk.cpp`.
+  // Whether the graph can be walked without libtorch's engine: see `walk.cpp`.
   bool plain = true;
   // Whether it can also be walked in two halves. A node of a view that was changed in place needs
   // all of its edges.
@@ -141,7 +141,7 @@ void hand_over(variable_list&& found, at::Tensor** received);
 // repeat one number.
 bool adds_in_place(const at::Tensor& sum);
 
-// Adds a gradient, in place where that is possible.
+// Adds a gradient to the sum, in place if that is possible.
 void accumulate(at::Tensor& sum, at::Tensor&& gradient);
 
 // Whether the sum could become a parameter's gradient: no other tensor uses its memory.
