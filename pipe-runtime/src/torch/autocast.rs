@@ -3,7 +3,7 @@ use std::marker::PhantomData;
 
 use super::{TorchError, ffi};
 
-/// Puts autocast back as it was when dropped, also by a panic.
+/// Guard that restores the previous autocast state when dropped, also on a panic.
 pub(crate) struct Autocast {
     cuda: bool,
     before: State,
@@ -17,8 +17,8 @@ struct State {
 }
 
 impl Autocast {
-    /// Switches autocast on for this thread, on CUDA devices or on the CPU, in half precision or in
-    /// bfloat16.
+    /// Enables autocast on this thread, on CUDA devices or on the CPU: to float16 if `half`, else
+    /// to bfloat16.
     pub(crate) fn enter(cuda: bool, half: bool) -> Result<Self, TorchError> {
         let before = set(cuda, State { enabled: true, half })?;
         Ok(Self { cuda, before, _this_thread: PhantomData })
@@ -27,7 +27,7 @@ impl Autocast {
 
 impl Drop for Autocast {
     fn drop(&mut self) {
-        // Setting thread-local flags fails only for kinds of devices that `enter` has refused.
+        // Setting the thread-local flags fails only for device types for which `enter` has failed.
         let _ = set(self.cuda, self.before);
     }
 }

@@ -4,7 +4,8 @@ use tch::Tensor;
 
 use super::{TorchError, ffi};
 
-/// What counts how often a tensor has been changed in place. It keeps none of the tensor's memory.
+/// A tensor's version counter, which counts in-place changes. It does not keep the tensor's memory
+/// alive.
 #[derive(Debug)]
 pub(crate) struct Counter(NonNull<ffi::Counter>);
 
@@ -21,13 +22,13 @@ impl Counter {
         Ok(Self(NonNull::new(counter).expect("the shim wrote the counter")))
     }
 
-    /// How often the tensor has been changed in place.
+    /// The number of in-place changes of the tensor so far.
     pub(crate) fn now(&self) -> u64 {
         // SAFETY: the handle is alive.
         unsafe { ffi::pipe_counter_now(self.0.as_ptr()) }
     }
 
-    /// Counts a change that was made through another tensor on the same memory.
+    /// Counts a change made through another tensor that shares the memory.
     pub(crate) fn bump(&self) -> Result<(), TorchError> {
         // SAFETY: the handle is alive; the count is atomic.
         ffi::check(unsafe { ffi::pipe_counter_bump(self.0.as_ptr()) })

@@ -2,10 +2,10 @@ use std::ffi::CStr;
 
 use super::ffi;
 
-/// Why there is no CUDA although the machine has its driver; `None` if there is, or the machine has
-/// no driver.
+/// Why CUDA is unavailable although the machine has its driver. `None` if CUDA is available or the
+/// machine has no driver.
 ///
-/// The shim opens `libtorch_cuda` before `main`, if there is a driver.
+/// If there is a driver, the shim opens `libtorch_cuda` before `main`.
 pub(crate) fn cuda_fault() -> Option<String> {
     // SAFETY: NUL-terminated, written before `main` and never changed.
     let fault = unsafe { CStr::from_ptr(ffi::pipe_cuda_fault()) }.to_string_lossy();
