@@ -1,4 +1,5 @@
-//! The shim's functions, and what turns their statuses and pointers into Rust.
+//! Declarations of the shim's functions, and conversions of its statuses and pointers to Rust
+//! types.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
@@ -32,22 +33,23 @@ opaque!(
     Watch
 );
 
-/// A layer read what another one had made.
+/// A read by one layer of a value that another layer made.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Read {
-    /// Tells values apart.
+    /// Id of the value.
     pub(crate) value: u64,
-    /// The layer that made it, or changed it last; the first one for what the model takes.
+    /// The layer that made the value or changed it last. For an input of the model, the first
+    /// layer.
     pub(crate) from: i64,
-    /// The layer that read it.
+    /// The layer that read the value.
     pub(crate) to: i64,
     pub(crate) bytes: i64,
-    /// 1 if a gradient comes back, else 0.
+    /// 1 if a gradient flows back to the value, else 0.
     pub(crate) gradient: i64,
 }
 
-/// A stream of an accelerator, by value.
+/// A device stream, passed by value.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stream {
@@ -56,7 +58,7 @@ pub(crate) struct Stream {
     device_type: i64,
 }
 
-/// What a device's allocator has handed out, in bytes.
+/// Memory statistics of a device's allocator, in bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Memory {
@@ -74,7 +76,8 @@ pub(super) type BackwardFn = extern "C" fn(
     message: *mut *mut c_char,
 ) -> c_int;
 
-// SAFETY: the declarations match the definitions in `shim/*.cpp`, where none lets an exception out.
+// SAFETY: the declarations match the definitions in `shim/*.cpp`, none of which lets an exception
+// escape.
 unsafe extern "C" {
     fn pipe_error() -> *const c_char;
 
@@ -238,24 +241,25 @@ unsafe extern "C" {
     pub(super) fn pipe_backward_clock_read(clock: *mut BackwardClock, seconds: *mut f64) -> c_int;
 }
 
-/// Status of a shim call as a `Result`.
+/// Converts the status of a shim call to a `Result`.
 pub(super) fn check(status: c_int) -> Result<(), TorchError> {
     if status == 0 {
         return Ok(());
     }
-    // SAFETY: never null, NUL-terminated, and valid until this thread's next shim call.
+    // SAFETY: the pointer is never null; the string is NUL-terminated and valid until this thread's
+    // next shim call.
     let message = unsafe { CStr::from_ptr(pipe_error()) };
     Err(TorchError(message.to_string_lossy().into_owned()))
 }
 
-/// Takes over a tensor that the shim made with `new at::Tensor`, which is what tch holds too;
-/// `None` for null.
+/// Takes ownership of a tensor that the shim made with `new at::Tensor`, which is also what tch
+/// holds. `None` for null.
 pub(super) fn take(tensor: *mut C_tensor) -> Option<Tensor> {
     // SAFETY: the shim hands each such pointer out once and never frees it.
     (!tensor.is_null()).then(|| unsafe { Tensor::from_ptr(tensor) })
 }
 
-/// tch's number for a device, which the shim understands too.
+/// The number that tch and the shim use for a device.
 pub(super) fn number(device: Device) -> c_int {
     match device {
         Device::Cpu => -1,

@@ -10,8 +10,8 @@ fn owned<T>(pointer: *mut T) -> Result<NonNull<T>, TorchError> {
     NonNull::new(pointer).ok_or_else(|| TorchError("out of memory".into()))
 }
 
-/// The autograd graph of one stage and one micro-batch, from the values it sends back to those it
-/// received.
+/// The autograd graph of one stage for one micro-batch: from the values that the stage sends down
+/// to the values that it received.
 #[derive(Debug)]
 pub(crate) struct StageGraph {
     graph: NonNull<ffi::Graph>,
@@ -19,19 +19,20 @@ pub(crate) struct StageGraph {
     roots: usize,
 }
 
-// SAFETY: the graph is only reached through `&mut self`, and libtorch's graphs may move between
-// threads.
+// SAFETY: the graph is reached only through its owner, which is not `Sync`, and libtorch's graphs
+// may move between threads.
 unsafe impl Send for StageGraph {}
 
 impl StageGraph {
-    /// The graph of a pass of `stage` on this thread, which begins now.
+    /// Starts recording the graph of a pass of `stage` on this thread.
     pub(crate) fn new(stage: usize) -> Result<Self, TorchError> {
         // SAFETY: a number; the result is checked.
         let graph = owned(unsafe { ffi::pipe_graph_new(stage as i64) })?;
         Ok(Self { graph, received: 0, roots: 0 })
     }
 
-    /// A tensor on `value`'s memory whose gradient ends at this graph's boundary, in the next slot.
+    /// Returns a tensor that shares `value`'s memory and whose gradient ends at this graph's
+    /// boundary, in the next slot.
     pub(crate) fn receive(&mut self, value: &Tensor) -> Result<Tensor, TorchError> {
         let mut received = ptr::null_mut();
         // SAFETY: both handles are alive; the result is a new tensor.
@@ -40,8 +41,8 @@ impl StageGraph {
         Ok(ffi::take(received).expect("the shim wrote a tensor"))
     }
 
-    /// A detached handle on `value` for its receiver, and whether `value` carries a gradient: then
-    /// it is the next root.
+    /// Returns a detached handle on `value` for its receiver, and whether `value` requires a
+    /// gradient. If it does, it becomes the next root.
     pub(crate) fn send(&mut self, value: &Tensor) -> Result<(Tensor, bool), TorchError> {
         let (mut sent, mut is_root) = (ptr::null_mut(), 0);
         // SAFETY: as in `receive`.
@@ -50,20 +51,21 @@ impl StageGraph {
         Ok((ffi::take(sent).expect("the shim wrote a tensor"), is_root != 0))
     }
 
-    /// Ends the pass: what this thread computes from now on does not belong to it.
+    /// Ends the pass: later computations of this thread do not belong to it.
     pub(crate) fn end(&mut self) -> Result<(), TorchError> {
         // SAFETY: the handle is alive and borrowed exclusively.
         ffi::check(unsafe { ffi::pipe_graph_end(self.graph.as_ptr()) })
     }
 
-    /// Whether a backward through it has come to a parameter.
+    /// Whether a backward through this graph has reached a parameter.
     pub(crate) fn reaches_parameters(&self) -> bool {
         // SAFETY: the handle is alive.
         unsafe { ffi::pipe_graph_reaches_parameters(self.graph.as_ptr()) != 0 }
     }
 
-    /// Backward from the roots, with one gradient (or none) for each; returns those of the received
-    /// values, adds the parameters' to `sums`. With `last`, nothing more will be added.
+    /// Runs the backward from the roots, with one gradient or `None` per root. Returns the
+    /// gradients of the received values and adds those of the parameters to `sums`. `last` says
+    /// that nothing more will be added to `sums` afterwards.
     pub(crate) fn backward(
         &mut self,
         gradients: &[Option<Tensor>],
@@ -92,11 +94,12 @@ impl StageGraph {
     }
 }
 
-/// The backward in two halves: first for what was received, which the stage before waits for, then
-/// for the parameters.
+/// The backward in two halves: first the gradients of the received values, for which the previous
+/// stage waits, then those of the parameters.
 impl StageGraph {
-    /// As [`backward`](Self::backward), for the received values alone. The graph then holds what
-    /// the other half needs, and no more.
+    /// Runs the half of [`backward`](Self::backward) that computes the gradients of the received
+    /// values. Afterwards the graph holds only what the other half needs. If the graph cannot be
+    /// split, this runs the whole backward, into `sums`.
     pub(crate) fn backward_input(
         &mut self,
         gradients: &[Option<Tensor>],
@@ -119,15 +122,15 @@ impl StageGraph {
         Ok(received.into_iter().map(ffi::take).collect())
     }
 
-    /// Adds the parameters' gradients to `sums`, after [`backward_input`](Self::backward_input).
-    /// With `last`, nothing more will be added.
+    /// Runs the other half, after [`backward_input`](Self::backward_input): adds the parameters'
+    /// gradients to `sums`. `last` says that nothing more will be added to `sums` afterwards.
     pub(crate) fn backward_weight(
         &mut self,
         parameters: &Parameters,
         sums: &mut Sums,
         last: bool,
     ) -> Result<(), TorchError> {
-        // SAFETY: three live handles, of which the two that are written are borrowed exclusively.
+        // SAFETY: three live handles; the two that are written are borrowed exclusively.
         ffi::check(unsafe {
             ffi::pipe_graph_backward_weight(self.graph.as_ptr(), parameters.as_ptr(), sums.0.as_ptr(), last.into())
         })
@@ -141,27 +144,28 @@ impl Drop for StageGraph {
     }
 }
 
-/// The trainable parameters of a model, numbered, and what stands for them where a stage's graph
-/// ends.
+/// The trainable parameters of a model, numbered, with the nodes that replace their leaves in a
+/// stage's graph.
 #[derive(Debug)]
 pub(crate) struct Parameters {
     parameters: NonNull<ffi::Parameters>,
     tensors: Vec<Tensor>,
 }
 
-// SAFETY: written only while it is built (`&mut` in `new`); afterwards the shim only reads it,
-// but for a message that a lock guards.
+// SAFETY: written only in `new`; afterwards the shim only reads it, except for state that locks
+// guard.
 unsafe impl Send for Parameters {}
 // SAFETY: as above.
 unsafe impl Sync for Parameters {}
 
 impl Parameters {
-    /// With `fuse`, matrix products may add to the sums of these.
+    /// With `fuse`, the backward of a matrix product may add a weight's gradient directly to its
+    /// sum.
     pub(crate) fn new(tensors: Vec<Tensor>, fuse: bool) -> Result<Self, TorchError> {
         // SAFETY: a number; the result is checked.
         let this = Self { parameters: owned(unsafe { ffi::pipe_parameters_new(fuse.into()) })?, tensors };
         for tensor in &this.tensors {
-            // SAFETY: both handles are alive; the shim keeps a handle of its own on the tensor.
+            // SAFETY: both handles are alive; the shim stores a second handle on the tensor.
             ffi::check(unsafe { ffi::pipe_parameters_push(this.as_ptr(), tensor.as_ptr()) })?;
         }
         Ok(this)
@@ -171,12 +175,12 @@ impl Parameters {
         self.parameters.as_ptr()
     }
 
-    /// The parameters, in their order.
+    /// The parameters, in the order of their numbers.
     pub(crate) fn tensors(&self) -> &[Tensor] {
         &self.tensors
     }
 
-    /// Whether these are the parameters, of the same kinds and shapes as they were.
+    /// Whether `tensors` are these parameters, with unchanged kinds, shapes and devices.
     pub(crate) fn are(&self, tensors: &[Tensor]) -> bool {
         let same = |(index, tensor): (usize, &Tensor)| {
             // SAFETY: both handles are alive; the shim checks the index.
@@ -185,17 +189,17 @@ impl Parameters {
         tensors.len() == self.tensors.len() && tensors.iter().enumerate().all(same)
     }
 
-    /// Until the guard is dropped, what is recorded on any thread ends at these instead of the
-    /// parameters' own leaves. So a backward that is not the pipeline's cannot come from the
-    /// inside of a stage to a parameter.
+    /// Until the guard is dropped, graphs recorded on any thread end at these parameters' sinks
+    /// instead of the parameters' own leaves. Thus only the pipeline's backward can reach a
+    /// parameter from inside a stage.
     pub(crate) fn install(self: &Arc<Self>) -> Result<InstalledParameters, TorchError> {
-        // SAFETY: the handle is alive, and the guard keeps it so; a lock guards the count.
+        // SAFETY: the handle is alive, and the guard keeps it alive; a lock guards the count.
         ffi::check(unsafe { ffi::pipe_parameters_install(self.as_ptr()) })?;
         Ok(InstalledParameters(Arc::clone(self)))
     }
 
-    /// An error if the graph of an earlier backward, which is gone by now, ended at a trainable
-    /// tensor that is still there and no parameter.
+    /// Returns an error if the graph of an earlier backward, freed by now, ended at a trainable
+    /// tensor that still exists and is not a parameter.
     pub(crate) fn none_is_forgotten(&self) -> Result<(), TorchError> {
         // SAFETY: the handle is alive; a lock guards what is read.
         ffi::check(unsafe { ffi::pipe_parameters_complain(self.as_ptr()) })
@@ -209,13 +213,13 @@ impl Drop for Parameters {
     }
 }
 
-/// Gives the parameters their own leaves back when dropped.
+/// Guard that restores the parameters' own leaves when dropped.
 #[derive(Debug)]
 pub(crate) struct InstalledParameters(Arc<Parameters>);
 
 impl Drop for InstalledParameters {
     fn drop(&mut self) {
-        // SAFETY: installed by whoever made the guard, removed once for it.
+        // SAFETY: the handle is alive; the guard stands for one installation, removed once here.
         unsafe { ffi::pipe_parameters_remove(self.0.as_ptr()) }
     }
 }
@@ -224,38 +228,38 @@ impl Drop for InstalledParameters {
 #[derive(Debug)]
 pub(crate) struct Sums(NonNull<ffi::Sums>);
 
-// SAFETY: only reached through `&mut self`.
+// SAFETY: the sums are reached only through their owner, which is not `Sync`.
 unsafe impl Send for Sums {}
 
 impl Sums {
-    /// With `joined`, they are to be what one backward through all micro-batches would give, and
-    /// not what one after the other would add up: for sparse gradients, the order of their
-    /// entries.
+    /// With `joined`, the sums equal the gradients of one backward through all micro-batches, not
+    /// those of one backward after the other. The two differ in the order of the entries of sparse
+    /// gradients.
     pub(crate) fn new(joined: bool) -> Result<Self, TorchError> {
         // SAFETY: a flag; the result is checked.
         owned(unsafe { ffi::pipe_sums_new(joined.into()) }).map(Self)
     }
 
-    /// Adds another stage's sums.
+    /// Adds the sums of another stage.
     pub(crate) fn merge(&mut self, other: Self) -> Result<(), TorchError> {
         // SAFETY: two different live handles, one borrowed exclusively and one owned.
         ffi::check(unsafe { ffi::pipe_sums_merge(self.0.as_ptr(), other.0.as_ptr()) })
     }
 
-    /// This thread will use the sums on its own current streams, which wait for those of the
-    /// stages.
+    /// Tells the allocators that this thread will use the sums on its current streams, which wait
+    /// for the streams of the stages.
     pub(crate) fn used_here(&self) -> Result<(), TorchError> {
-        // SAFETY: the handle is alive; the shim reads it and tells the allocators.
+        // SAFETY: the handle is alive; the shim only reads it and notifies the allocators.
         ffi::check(unsafe { ffi::pipe_sums_used_here(self.0.as_ptr()) })
     }
 
-    /// Adds the sums to the parameters' own `.grad`; where there is none, the sum becomes it.
+    /// Adds the sums to the parameters' `.grad`. Where there is none, the sum becomes the `.grad`.
     pub(crate) fn commit(self, parameters: &Parameters) -> Result<(), TorchError> {
         // SAFETY: two live handles; no graph that could write the same gradients runs now.
         ffi::check(unsafe { ffi::pipe_sums_commit(self.0.as_ptr(), parameters.as_ptr()) })
     }
 
-    /// Moves the gradient of parameter `index` out; `None` if nothing reached it.
+    /// Moves out the gradient of parameter `index`; `None` if no gradient reached it.
     pub(crate) fn take(&mut self, index: usize) -> Result<Option<Tensor>, TorchError> {
         let mut gradient = ptr::null_mut();
         // SAFETY: the handle is alive; the shim checks the index.
@@ -292,8 +296,8 @@ mod tests {
         ("joined", |x, w| Tensor::cat(&[x.matmul(w), x * 2.], 1).transpose(0, 1).contiguous()),
     ];
 
-    /// A node that the walk does not know leaves the graph to libtorch's engine: right, but slow,
-    /// and without halves. So this fails where a newer libtorch names its nodes otherwise.
+    /// A graph with a node unknown to the walk is left to libtorch's engine, which is correct but
+    /// slow and cannot split the backward. This test fails if a newer libtorch renames its nodes.
     #[test]
     fn graphs_of_ordinary_operators_are_walked_in_two_halves() {
         for (name, body) in BODIES {

@@ -1,22 +1,22 @@
-// Linked for the shim, which calls it.
+// Links mimalloc, which the shim calls.
 use libmimalloc_sys as _;
 
 use super::ffi;
 
-/// Lets the process keep the memory that tensors on the CPU free, for the next ones: from now on,
-/// [mimalloc](https://github.com/microsoft/mimalloc) hands it out.
+/// Makes the process keep the memory that CPU tensors free, and reuse it for later ones. From this
+/// call on, [mimalloc](https://github.com/microsoft/mimalloc) allocates the memory of CPU tensors.
 ///
-/// A training step allocates and frees the same sizes over and over. The C library hands large
-/// blocks back to the system and takes them again, and each fresh page is a fault: up to a fifth of
-/// a step's time for medium-sized layers. What mimalloc keeps is in large pages where the system
-/// has them, and each thread takes its own without a lock. The price: what tensors have used at
-/// their peak, the process keeps. Nothing else changes.
+/// A training step allocates and frees the same sizes over and over. The C library returns large
+/// blocks to the system and requests them again, and each fresh page costs a page fault: up to a
+/// fifth of a step's time for medium-sized layers. mimalloc keeps its memory in large pages where
+/// the system has them, and each thread allocates without a lock. In return, the process never
+/// gives back the memory that tensors used at their peak. Nothing else changes.
 ///
-/// It is for programs to call, at their start; this library never does, since the setting is the
-/// whole process's.
+/// Programs can call this at their start. This library never does, because the setting affects the
+/// whole process.
 pub fn keep_freed_memory() {
-    // SAFETY: no arguments; nothing in it fails. Tensors that are there already keep the function
-    // that frees them.
+    // SAFETY: takes no arguments and cannot fail. Existing tensors keep the function that frees
+    // their memory.
     unsafe { ffi::pipe_keep_freed_memory() }
 }
 
@@ -28,13 +28,14 @@ mod tests {
 
     use super::*;
 
-    // SAFETY: as in mimalloc's header; both only look, the first one at the number of an address.
+    // SAFETY: the declarations match mimalloc's header. Both functions only read, and the first one
+    // does not dereference its pointer.
     unsafe extern "C" {
         fn mi_is_in_heap_region(block: *const c_void) -> bool;
         fn mi_option_get(option: c_int) -> c_long;
     }
 
-    /// Its number in mimalloc 3's header, which the binding leaves out.
+    /// The option's number in mimalloc 3's header, which the binding leaves out.
     const PURGE_DELAY: c_int = 15;
 
     #[test]
@@ -43,11 +44,11 @@ mod tests {
         let before = tensor();
         keep_freed_memory();
         let after = tensor();
-        // SAFETY: the address of a live tensor's memory, of which only the number counts.
+        // SAFETY: the address of a live tensor's memory, which is not dereferenced.
         assert!(unsafe { mi_is_in_heap_region(after.data_ptr()) });
-        // SAFETY: an option's number.
+        // SAFETY: a valid option number.
         assert_eq!(unsafe { mi_option_get(PURGE_DELAY) }, -1, "never");
-        // A tensor that was there before is freed by whoever made its memory.
+        // The allocator that made the older tensor's memory also frees it.
         assert_eq!(f64::try_from((before + after).sum(Kind::Double)).unwrap(), f64::from(2 << 20));
     }
 }
