@@ -3,7 +3,8 @@ use tch::Device;
 use super::ffi::Memory;
 use super::{TorchError, ffi};
 
-/// What the device's allocator has handed out; `None` where it keeps no count, as the CPU's.
+/// Memory statistics of the device's allocator. `None` if it keeps none, like the CPU's, or if the
+/// device has not been used yet.
 pub(crate) fn memory(device: Device) -> Result<Option<Memory>, TorchError> {
     let (mut counted, mut memory) = (0, Memory::default());
     // SAFETY: writes the two values.
@@ -11,8 +12,8 @@ pub(crate) fn memory(device: Device) -> Result<Option<Memory>, TorchError> {
     Ok((counted != 0).then_some(memory))
 }
 
-/// The allocator's peaks start again from what is allocated now.
+/// Resets the allocator's peaks to what is allocated now.
 pub(crate) fn reset_peaks(device: Device) -> Result<(), TorchError> {
-    // SAFETY: changes the allocator's own counts, under its lock.
+    // SAFETY: changes the allocator's counters, under its lock.
     ffi::check(unsafe { ffi::pipe_memory_reset_peaks(ffi::number(device)) })
 }

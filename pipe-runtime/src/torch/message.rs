@@ -1,9 +1,9 @@
-//! The sentence that counts in what libtorch and panics say.
+//! Extracts the sentence that matters from messages of libtorch and of panics.
 
 use std::any::Any;
 
-/// The message of a panic. tch panics with a debug-printed [`tch::TchError`] and libtorch's C++
-/// stack in it: both are noise to the reader of a message.
+/// The message of a panic. A panic of tch contains a debug-printed [`tch::TchError`] and libtorch's
+/// C++ stack; both are removed.
 pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = match (panic.downcast_ref::<String>(), panic.downcast_ref::<&str>()) {
         (Some(text), _) => text.as_str(),
@@ -19,7 +19,7 @@ pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
     without_stack(&torch.replace("\\n", "\n").replace("\\\"", "\"").replace("\\'", "'"))
 }
 
-/// libtorch's message up to its stack trace.
+/// The part of libtorch's message before its stack trace.
 pub(crate) fn without_stack(message: &str) -> String {
     let end = message.find("\nException raised from").unwrap_or(message.len());
     message[..end].trim_end().to_owned()
@@ -36,7 +36,7 @@ mod tests {
                 .matmul(&tch::Tensor::ones([2, 3], (tch::Kind::Float, tch::Device::Cpu)));
         });
         let message = panic_message(panic.unwrap_err().as_ref());
-        // libtorch 2.15 says which operator it was, before.
+        // libtorch 2.15 puts the operator's name before the message.
         assert_eq!(message.trim_start_matches("mm: "), "mat1 and mat2 shapes cannot be multiplied (2x3 and 2x3)");
     }
 }

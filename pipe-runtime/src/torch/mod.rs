@@ -1,5 +1,5 @@
-//! Everything that tch does not offer: a C++ shim (`shim/`) and its safe wrapper. The only `unsafe`
-//! of the workspace.
+//! Access to what libtorch has and tch does not offer: a C++ shim (`shim/`) and its safe wrapper.
+//! This module contains the only `unsafe` code of the workspace.
 
 #![allow(unsafe_code)]
 
@@ -34,7 +34,7 @@ pub(crate) use state::{Change, Variable, Variables, Watch, digest, drop_gradient
 pub(crate) use stream::{Event, OnStream, Stream};
 pub(crate) use transfer::{CopyStreams, transfer};
 
-/// A failed call into libtorch; the message is libtorch's own.
+/// An error from a call into libtorch, with libtorch's message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct TorchError(pub(crate) String);
