@@ -5,19 +5,18 @@ use tch::Tensor;
 
 use super::{TorchError, ffi};
 
-/// A thread's modes at one moment: autocast, grad mode, and whatever else libtorch keeps per
+/// A snapshot of a thread's modes: autocast, grad mode, and whatever else libtorch keeps per
 /// thread.
 #[derive(Debug)]
 pub(crate) struct Modes(NonNull<ffi::ThreadLocalState>);
 
-// SAFETY: a value that libtorch itself hands from thread to thread; it is only read after
-// `capture`.
+// SAFETY: libtorch itself passes such values between threads; it is only read after `capture`.
 unsafe impl Send for Modes {}
 // SAFETY: as above.
 unsafe impl Sync for Modes {}
 
 impl Modes {
-    /// Those of this thread, now.
+    /// Captures the current modes of this thread.
     pub(crate) fn capture() -> Result<Self, TorchError> {
         let mut modes = ptr::null_mut();
         // SAFETY: writes a new value on success.
@@ -25,11 +24,11 @@ impl Modes {
         Ok(Self(NonNull::new(modes).expect("the shim wrote the modes")))
     }
 
-    /// Puts this thread into these modes, with autocast's cache of weights off, until the guard is
-    /// dropped.
+    /// Applies these modes to this thread until the guard is dropped, with autocast's weight cache
+    /// disabled.
     pub(crate) fn enter(&self) -> Result<EnteredModes, TorchError> {
         let mut entered = ptr::null_mut();
-        // SAFETY: the captured state is alive; the guard owns what it needs to go back.
+        // SAFETY: the captured state is alive; the guard owns the state that it restores.
         ffi::check(unsafe { ffi::pipe_modes_enter(self.0.as_ptr(), &mut entered) })?;
         let entered = NonNull::new(entered).expect("the shim wrote the guard");
         Ok(EnteredModes { entered, _this_thread: PhantomData })
@@ -43,8 +42,8 @@ impl Drop for Modes {
     }
 }
 
-/// Puts the thread's own modes back when dropped. Not `Send`: it belongs to the thread that
-/// entered.
+/// Guard that restores the thread's previous modes when dropped. Not `Send`: it belongs to the
+/// thread that entered.
 #[derive(Debug)]
 pub(crate) struct EnteredModes {
     entered: NonNull<ffi::EnteredState>,
@@ -64,7 +63,8 @@ pub(crate) fn grad_enabled() -> bool {
     unsafe { ffi::pipe_grad_mode() != 0 }
 }
 
-/// Sets whether this thread records gradients; puts it back when dropped, also by a panic.
+/// Guard that sets whether this thread records gradients, and restores the previous setting when
+/// dropped, also on a panic.
 #[derive(Debug)]
 pub(crate) struct GradMode {
     before: bool,
@@ -87,7 +87,7 @@ impl Drop for GradMode {
     }
 }
 
-/// How often `tensor` has been changed in place.
+/// The number of in-place changes of `tensor` so far; 0 if it has no version counter.
 pub(crate) fn version(tensor: &Tensor) -> u64 {
     // SAFETY: the handle is alive.
     unsafe { ffi::pipe_version(tensor.as_ptr()) }

@@ -7,22 +7,23 @@ use torch_sys::C_tensor;
 
 use super::{TorchError, ffi, panic_message};
 
-/// What the node of a call does when the caller's backward reaches it.
+/// The backward of one call's autograd node, run when the caller's backward pass reaches it.
 ///
-/// Several threads may walk one graph, so it is shared.
+/// Several threads may traverse one graph at once, so implementations must be `Sync`.
 pub(crate) trait Backward: Send + Sync {
-    /// Gradients of the node's inputs, in order, from those of its outputs (`None`: no gradient).
+    /// Returns the gradients of the node's inputs, in order, given those of its outputs (`None`: no
+    /// gradient).
     fn backward(&self, gradients: Vec<Option<Tensor>>, keep_graph: bool) -> Result<Vec<Option<Tensor>>, String>;
 
-    /// How many outputs and inputs the node has.
+    /// The number of outputs and the number of inputs of the node.
     fn arity(&self) -> (usize, usize);
 }
 
 type State = Box<dyn Backward>;
 
-/// Makes `outputs` results of one autograd node over `inputs`, whose backward is `backward`. Those
-/// not marked as differentiable stay constants. The caller's graph owns `backward` from now on, and
-/// frees it with the graph.
+/// Turns `outputs` into the results of one new autograd node that has the inputs `inputs` and runs
+/// `backward` as its backward. Outputs that are not `differentiable` stay constants. The caller's
+/// graph owns `backward` from now on and frees it with the graph.
 pub(crate) fn attach(
     outputs: &[&Tensor],
     differentiable: &[bool],
@@ -35,7 +36,7 @@ pub(crate) fn attach(
     let differentiable: Vec<u8> = differentiable.iter().map(|&d| d.into()).collect();
     let state: *mut State = Box::into_raw(Box::new(backward));
     // SAFETY: the arrays have the lengths that are passed; the shim owns `state` from here on and
-    // gives it to `drop_state` exactly once.
+    // passes it to `drop_state` exactly once.
     ffi::check(unsafe {
         ffi::pipe_node_attach(
             outputs.as_ptr(),
@@ -59,8 +60,8 @@ extern "C" fn run(
     message: *mut *mut c_char,
 ) -> c_int {
     let outcome = catch_unwind(AssertUnwindSafe(|| {
-        // SAFETY: made in `attach`, and the node holds on to it while this runs; it is only ever
-        // shared.
+        // SAFETY: made in `attach`; the node keeps it alive while this runs, and all references to
+        // it are shared.
         let state = unsafe { &*state.cast::<State>() };
         let (outputs, inputs) = state.arity();
         let gradients = (0..outputs).map(|i| {
@@ -89,7 +90,7 @@ extern "C" fn run(
     1
 }
 
-/// The C++ handle inside a tensor, given away.
+/// Releases the C++ handle of a tensor to the caller, which must free it.
 fn into_raw(tensor: Tensor) -> *mut C_tensor {
     let mut tensor = std::mem::ManuallyDrop::new(tensor);
     tensor.as_mut_ptr()

@@ -14,14 +14,14 @@ pub(crate) fn sequence_number() -> u64 {
     unsafe { ffi::pipe_sequence_number() }
 }
 
-/// Waits until the device of `on` has done all its work. Nothing on the CPU.
+/// Waits until the device of `on` has done all its work. Does nothing on the CPU.
 pub(crate) fn synchronize(on: &Tensor) -> Result<(), TorchError> {
     // SAFETY: the handle is alive.
     ffi::check(unsafe { ffi::pipe_synchronize(on.as_ptr()) })
 }
 
-/// While it lives, it sees what this thread's operators allocate and read on one kind of device.
-/// Not `Send`: what it installs is the thread's own.
+/// Guard that records what this thread's operators allocate and read on one type of device. Not
+/// `Send`: its callbacks are installed on one thread.
 #[derive(Debug)]
 pub(crate) struct Observation {
     observation: NonNull<ffi::Observation>,
@@ -29,7 +29,7 @@ pub(crate) struct Observation {
 }
 
 impl Observation {
-    /// Of the kind of device that `on` is on. At first no layer runs.
+    /// Starts observing the type of device that `on` is on. At first, no layer is running.
     pub(crate) fn start(on: &Tensor) -> Result<Self, TorchError> {
         let mut observation = ptr::null_mut();
         // SAFETY: the handle is alive; the result is a new observation.
@@ -38,19 +38,19 @@ impl Observation {
         Ok(Self { observation, _this_thread: PhantomData })
     }
 
-    /// What happens from now on is this layer's, or no layer's.
+    /// Attributes what happens from now on to `layer`, or to no layer.
     pub(crate) fn turn_to(&self, layer: Option<usize>) {
         // SAFETY: the observation is alive; this writes a number under its lock.
         unsafe { ffi::pipe_observation_layer(self.observation.as_ptr(), layer.map_or(-1, |layer| layer as i64)) }
     }
 
-    /// The running layer reads `tensor`.
+    /// Records that the running layer reads `tensor`.
     pub(crate) fn read(&self, tensor: &Tensor) -> Result<(), TorchError> {
         // SAFETY: both handles are alive.
         ffi::check(unsafe { ffi::pipe_observation_read(self.observation.as_ptr(), tensor.as_ptr()) })
     }
 
-    /// For each of `layers` layers, how many of the bytes that it allocated still live.
+    /// For each of `layers` layers: how many of the bytes that it allocated are still allocated.
     pub(crate) fn kept(&self, layers: usize) -> Result<Vec<u64>, TorchError> {
         let mut bytes = vec![0_i64; layers];
         // SAFETY: `bytes` has an entry for each layer.
@@ -58,13 +58,14 @@ impl Observation {
         Ok(bytes.into_iter().map(|bytes| bytes.unsigned_abs()).collect())
     }
 
-    /// Which layers read what others had made, by value.
+    /// The reads by layers of values that other layers had made, one entry per value and pair of
+    /// layers.
     pub(crate) fn reads(&self) -> Result<Vec<Read>, TorchError> {
         // SAFETY: the observation is alive.
         let count = unsafe { ffi::pipe_observation_read_count(self.observation.as_ptr()) };
         let mut reads = vec![Read::default(); count];
-        // SAFETY: `reads` has as many entries as there are; nothing has been observed in between,
-        // being this thread's.
+        // SAFETY: `reads` has one entry per read; the observation is this thread's, so no read has
+        // been added in between.
         ffi::check(unsafe { ffi::pipe_observation_reads(self.observation.as_ptr(), reads.as_mut_ptr()) })?;
         Ok(reads)
     }
@@ -77,8 +78,8 @@ impl Drop for Observation {
     }
 }
 
-/// While it lives, it tells apart how long this thread's backward works for each layer. Not `Send`,
-/// as above.
+/// Guard that measures how long this thread's backward runs for each layer. Not `Send`, like
+/// [`Observation`].
 #[derive(Debug)]
 pub(crate) struct BackwardClock {
     clock: NonNull<ffi::BackwardClock>,
@@ -87,13 +88,14 @@ pub(crate) struct BackwardClock {
 }
 
 impl BackwardClock {
-    /// Layer `i` made the nodes with the sequence numbers `nodes[i]`; ascending.
+    /// Starts the clock. Layer `i` made the nodes with the sequence numbers `nodes[i]`; the ranges
+    /// must ascend.
     pub(crate) fn start(on: &Tensor, nodes: &[Range<u64>]) -> Result<Self, TorchError> {
         let firsts: Vec<_> = nodes.iter().map(|range| range.start).collect();
         let ends: Vec<_> = nodes.iter().map(|range| range.end).collect();
         let mut clock = ptr::null_mut();
-        // SAFETY: the handle is alive, both arrays have the length that is passed; the result is a
-        // new clock.
+        // SAFETY: the handle is alive and both arrays have the length that is passed; the result is
+        // a new clock.
         ffi::check(unsafe {
             ffi::pipe_backward_clock_start(on.as_ptr(), firsts.as_ptr(), ends.as_ptr(), nodes.len(), &mut clock)
         })?;
@@ -101,7 +103,7 @@ impl BackwardClock {
         Ok(Self { clock, layers: nodes.len(), _this_thread: PhantomData })
     }
 
-    /// Each layer's time in seconds, the backward being over.
+    /// Returns each layer's time in seconds; to be called when the backward is over.
     pub(crate) fn stop(self) -> Result<Vec<f64>, TorchError> {
         let mut seconds = vec![0.; self.layers];
         // SAFETY: `seconds` has an entry for each layer.
