@@ -5,8 +5,8 @@ use std::sync::OnceLock;
 
 use super::{TorchError, ffi};
 
-/// Guard: while it lives, this thread's random operators draw from the generator that
-/// [`restart_rng`] last seeded.
+/// Guard under which this thread's random operators draw from the generator that [`restart_rng`]
+/// last seeded.
 #[derive(Debug)]
 pub(crate) struct LayerRng {
     before: c_int,
@@ -16,14 +16,14 @@ pub(crate) struct LayerRng {
 impl LayerRng {
     pub(crate) fn enter() -> Result<Self, TorchError> {
         install()?;
-        // SAFETY: sets a thread-local dispatch flag, whose kernels are installed.
+        // SAFETY: sets a thread-local dispatch flag; its kernels are installed.
         let before = unsafe { ffi::pipe_random_enter() };
         Ok(Self { before, _this_thread: PhantomData })
     }
 }
 
-/// Puts the kernels in place, once per process; gives how many operators that draw and how many
-/// that write they cover.
+/// Installs the kernels, once per process. Returns how many operators that draw and how many that
+/// write have a kernel.
 fn install() -> Result<(usize, usize), TorchError> {
     static INSTALLED: OnceLock<Result<(usize, usize), TorchError>> = OnceLock::new();
     let installed = INSTALLED.get_or_init(|| {
@@ -36,28 +36,29 @@ fn install() -> Result<(usize, usize), TorchError> {
 
 impl Drop for LayerRng {
     fn drop(&mut self) {
-        // SAFETY: puts the thread-local flag back.
+        // SAFETY: restores the thread-local flag.
         unsafe { ffi::pipe_random_leave(self.before) }
     }
 }
 
-/// Seeds this thread's layer generator. Cheap: the generator is made when something draws.
+/// Seeds this thread's layer generator. This is cheap: the generator is created and seeded only
+/// when an operator draws.
 pub(crate) fn restart_rng(seed: u64) {
     // SAFETY: writes this thread's own state.
     unsafe { ffi::pipe_random_restart(seed) }
 }
 
-/// A number that was drawn from the process's default CPU generator: what `tch::manual_seed`
-/// fixes.
+/// A number drawn from the process's default CPU generator, which `tch::manual_seed` seeds, or from
+/// the layer's generator if a layer is running.
 #[derive(Debug)]
 pub(crate) struct Draw {
     pub(crate) seed: u64,
-    /// The generator before; nothing if it was a layer that drew, whose generator is seeded again
-    /// in any case.
+    /// The generator before the draw. `None` if a layer drew: its generator is seeded again in any
+    /// case.
     before: Option<NonNull<ffi::Generator>>,
 }
 
-// SAFETY: a copy of a generator that has no other owner; it is only read.
+// SAFETY: the copy of the generator has no other owner and is only read.
 unsafe impl Send for Draw {}
 // SAFETY: as above.
 unsafe impl Sync for Draw {}
@@ -65,16 +66,16 @@ unsafe impl Sync for Draw {}
 impl Draw {
     pub(crate) fn new() -> Result<Self, TorchError> {
         let (mut seed, mut before) = (0, ptr::null_mut());
-        // SAFETY: writes the number and a new generator or null; the generator's own lock is held
-        // inside.
+        // SAFETY: writes the number and a new generator or null; the shim holds the generator's
+        // lock.
         ffi::check(unsafe { ffi::pipe_random_draw(&mut seed, &mut before) })?;
         Ok(Self { seed, before: NonNull::new(before) })
     }
 
-    /// Gives the number back to the generator, unless another number has been drawn since.
+    /// Undoes the draw, unless another number has been drawn since.
     pub(crate) fn undo(&self) -> Result<(), TorchError> {
         match self.before {
-            // SAFETY: the copy is alive; the default generator's own lock is held inside.
+            // SAFETY: the copy is alive; the shim holds the default generator's lock.
             Some(before) => ffi::check(unsafe { ffi::pipe_random_undo(before.as_ptr()) }),
             None => Ok(()),
         }
@@ -94,7 +95,7 @@ impl Drop for Draw {
 mod tests {
     use super::*;
 
-    /// The schemas of libtorch's operators, from its headers.
+    /// Reads the schemas of libtorch's operators from its headers.
     fn schemas() -> Vec<String> {
         let folder = std::path::Path::new(env!("PIPE_LIBTORCH")).join("include/ATen/ops");
         let headers = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
@@ -108,8 +109,9 @@ mod tests {
             .collect()
     }
 
-    /// They are found in libtorch's register, and here in its headers. (None writes to a tensor
-    /// whose dimensions have names: tch cannot make one.)
+    /// The shim finds the operators in libtorch's registry, this test in libtorch's headers.
+    /// Operators that write to tensors with named dimensions are left out, because tch cannot make
+    /// such tensors.
     #[test]
     fn every_operator_of_libtorch_that_takes_a_generator_or_writes_is_covered() {
         let schemas = schemas();
@@ -117,7 +119,7 @@ mod tests {
         let (drawing, writing) = install().unwrap();
         assert!(drawing > 0);
         assert_eq!(drawing, count(|schema| schema.contains("Generator? ")));
-        // Norms' statistics are written too, which their schemas do not say.
+        // Norms also write their statistics, which their schemas do not say.
         let said = count(|schema| schema.contains("!)") && !schema.contains("Dimname"));
         assert!(writing >= said && said > 1000, "{writing} of {said}");
     }

@@ -8,8 +8,8 @@ use torch_sys::C_tensor;
 
 use super::{TorchError, ffi};
 
-/// The variables of a model, numbered, each with its name and the stage that it belongs to, as
-/// they were when they were looked at.
+/// A snapshot of the numbered variables of a model, each with its name and the stage that it
+/// belongs to. It keeps the memory that each variable had when the snapshot was taken.
 #[derive(Debug)]
 pub(crate) struct Variables {
     variables: NonNull<ffi::Variables>,
@@ -20,13 +20,13 @@ pub(crate) struct Variables {
 pub(crate) struct Variable {
     pub(crate) name: String,
     pub(crate) tensor: Tensor,
-    /// The stage that it belongs to by its name.
+    /// The stage that the variable belongs to, by its name.
     pub(crate) stage: usize,
 }
 
-// SAFETY: written only while it is built (`&mut` in `new`); afterwards the shim only reads it.
+// SAFETY: written only in `new`; afterwards the shim only reads it.
 unsafe impl Send for Variables {}
-// SAFETY: as above; the list's tensors are handles that are only read.
+// SAFETY: as above; the tensor handles in the list are only read.
 unsafe impl Sync for Variables {}
 
 impl Variables {
@@ -37,8 +37,8 @@ impl Variables {
         let this = Self { variables, list: list.into() };
         for Variable { name, tensor, stage } in this.list.iter() {
             let name = CString::new(name.replace('\0', "")).expect("no NUL is left");
-            // SAFETY: all handles are alive; the shim copies the name and keeps handles of its
-            // own on the tensor.
+            // SAFETY: all handles are alive; the shim copies the name and stores further handles on
+            // the tensor.
             ffi::check(unsafe {
                 ffi::pipe_variables_push(this.variables.as_ptr(), tensor.as_ptr(), name.as_ptr(), *stage as i64)
             })?;
@@ -50,8 +50,8 @@ impl Variables {
         &self.list[index]
     }
 
-    /// The same variables, looked at again, if some of `stage` (of any, if none is given) have
-    /// got other memory: a cast and `set_data` do that.
+    /// Takes a new snapshot of the variables of `stage` (`None`: of all stages) if one of them has
+    /// been given other memory, as casts and `set_data` do. Returns `None` if none has.
     pub(crate) fn again(&self, stage: Option<usize>) -> Result<Option<Self>, TorchError> {
         let stage = stage.map_or(-1, |stage| stage as i64);
         // SAFETY: the handle is alive.
@@ -79,7 +79,7 @@ pub(crate) fn drop_gradient(variable: &Tensor) -> Result<(), TorchError> {
     ffi::check(unsafe { ffi::pipe_gradient_drop(variable.as_ptr()) })
 }
 
-/// While it lives, each variable that a layer on this thread is about to change is copied before.
+/// Guard under which each variable is copied right before a layer on this thread first changes it.
 #[derive(Debug)]
 pub(crate) struct Watch {
     watch: NonNull<ffi::Watch>,
@@ -87,29 +87,29 @@ pub(crate) struct Watch {
     _this_thread: PhantomData<*const ()>,
 }
 
-/// A variable that has been changed.
+/// A variable that a layer has changed, with a copy from before the change.
 #[derive(Debug)]
 pub(crate) struct Change {
     pub(crate) variable: usize,
     pub(crate) before: Tensor,
-    /// Only as a statistic of a norm, which no backward reads.
+    /// Whether it was changed only as a statistic of a norm, which no backward reads.
     pub(crate) statistic: bool,
 }
 
-/// What a [`Watch`] has seen, by the numbers of the variables.
+/// What a [`Watch`] has recorded. Variables are identified by their numbers.
 #[derive(Debug)]
 pub(crate) struct Seen {
     pub(crate) changed: Vec<Change>,
-    /// What has been an argument of some operator, if that was asked for.
+    /// The variables that were arguments of operators; empty unless `uses` was set.
     pub(crate) used: Vec<usize>,
 }
 
 impl Watch {
-    /// Of the layers of `stage`. A change of another stage's variable is an error of the operator
-    /// that would make it. With `uses`, all that is used is noted.
+    /// Watches the layers of `stage`. An operator that would change a variable of another stage
+    /// fails. With `uses`, the variables that operators use are recorded too.
     pub(crate) fn start(variables: Arc<Variables>, stage: usize, uses: bool) -> Result<Self, TorchError> {
         let mut watch = ptr::null_mut();
-        // SAFETY: the watch keeps the variables; the result is a new one.
+        // SAFETY: the returned guard keeps the variables alive; the result is a new watch.
         ffi::check(unsafe {
             ffi::pipe_watch_start(variables.variables.as_ptr(), stage as i64, uses.into(), &mut watch)
         })?;
@@ -121,7 +121,7 @@ impl Watch {
         &self.variables
     }
 
-    /// What has been seen until now.
+    /// Takes the changes recorded so far, and returns them with the variables used so far.
     pub(crate) fn read(&mut self) -> Result<Seen, TorchError> {
         let (mut moved, mut used) = (0, 0);
         // SAFETY: the handle is alive and borrowed exclusively; two numbers are written.
@@ -133,7 +133,7 @@ impl Watch {
         let mut before: Vec<*mut C_tensor> = vec![ptr::null_mut(); moved];
         let mut statistic = vec![0_u8; moved];
         let mut used = vec![0; used];
-        // SAFETY: the arrays have as many entries as the shim has just said; the tensors are new.
+        // SAFETY: the arrays have the lengths that the shim has just written; the tensors are new.
         ffi::check(unsafe {
             ffi::pipe_watch_read(
                 self.watch.as_ptr(),
@@ -158,8 +158,7 @@ impl Drop for Watch {
     }
 }
 
-/// Whether a tensor has neither infinite numbers nor NaNs. The CPU's are looked at; for a tensor
-/// on an accelerator this gives `None`.
+/// Whether a tensor contains neither infinities nor NaNs. `None` if it is not on the CPU.
 pub(crate) fn is_finite(tensor: &Tensor) -> Result<Option<bool>, TorchError> {
     if tensor.device() != Device::Cpu {
         return Ok(None);
@@ -170,8 +169,8 @@ pub(crate) fn is_finite(tensor: &Tensor) -> Result<Option<bool>, TorchError> {
     Ok(Some(finite != 0))
 }
 
-/// A number that tells a tensor's values, kind and layout from others. Only the CPU computes to
-/// the bit: none for a tensor elsewhere.
+/// A hash of a tensor's values, kind and layout. `None` if the tensor is not on the CPU: only the
+/// CPU's results are reproducible to the bit.
 pub(crate) fn digest(tensor: &Tensor) -> Result<Option<u64>, TorchError> {
     if tensor.device() != Device::Cpu {
         return Ok(None);

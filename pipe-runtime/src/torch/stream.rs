@@ -7,7 +7,7 @@ pub(crate) use super::ffi::Stream;
 use super::{TorchError, ffi};
 
 impl Stream {
-    /// One of the pool of an accelerator; the only one it has where it has no pool.
+    /// Takes a stream from the device's pool; the default stream if the device has no pool.
     pub(crate) fn new(device: Device) -> Result<Self, TorchError> {
         let mut stream = Self::default();
         // SAFETY: writes the stream.
@@ -15,7 +15,7 @@ impl Stream {
         Ok(stream)
     }
 
-    /// The one that this thread uses on the same device.
+    /// Returns this thread's current stream on the same device.
     pub(crate) fn current(&self) -> Result<Self, TorchError> {
         let mut current = Self::default();
         // SAFETY: reads one stream and writes the other.
@@ -23,17 +23,17 @@ impl Stream {
         Ok(current)
     }
 
-    /// Gives what this thread does to the stream, until the guard is dropped. Its device becomes
-    /// the current one.
+    /// Makes this the thread's current stream, and its device the current device, until the guard
+    /// is dropped.
     pub(crate) fn enter(&self) -> Result<OnStream, TorchError> {
         let mut entered = ptr::null_mut();
-        // SAFETY: the guard owns what it needs to go back.
+        // SAFETY: the guard owns the state that it restores.
         ffi::check(unsafe { ffi::pipe_stream_enter(self, &mut entered) })?;
         let entered = NonNull::new(entered).expect("the shim wrote the guard");
         Ok(OnStream { entered, _this_thread: PhantomData })
     }
 
-    /// Marks what the stream has been given to do until now.
+    /// Records an event after the work queued on the stream so far.
     pub(crate) fn record(&self) -> Result<Event, TorchError> {
         let mut event = ptr::null_mut();
         // SAFETY: writes a new event.
@@ -41,27 +41,26 @@ impl Stream {
         Ok(Event(NonNull::new(event).expect("the shim wrote the event")))
     }
 
-    /// What the stream is given from now on runs after what the event marks. The host does not
-    /// wait.
+    /// Makes work queued on this stream from now on run after `event`. The host does not wait.
     pub(crate) fn wait(&self, event: &Event) -> Result<(), TorchError> {
         // SAFETY: the event is alive.
         ffi::check(unsafe { ffi::pipe_stream_wait(self, event.0.as_ptr()) })
     }
 
-    /// Work on this stream uses the tensor, so its memory must not be handed out again before that
-    /// is done. Nothing where it is on another device.
+    /// Tells the allocator that work on this stream uses the tensor, so that its memory is not
+    /// reused before that work is done. Does nothing if the tensor is on another device.
     pub(crate) fn uses(&self, tensor: &Tensor) -> Result<(), TorchError> {
         // SAFETY: the tensor is alive.
         ffi::check(unsafe { ffi::pipe_stream_uses(self, tensor.as_ptr()) })
     }
 }
 
-/// A mark in a stream.
+/// An event recorded on a device stream.
 #[derive(Debug)]
 pub(crate) struct Event(pub(super) NonNull<ffi::Event>);
 
-// SAFETY: recorded once, by `Stream::record`; afterwards it is only waited for, which accelerators
-// allow from any thread.
+// SAFETY: recorded once, by `Stream::record`; afterwards threads only wait for it, which
+// accelerators allow from any thread.
 unsafe impl Send for Event {}
 // SAFETY: as above.
 unsafe impl Sync for Event {}
@@ -73,8 +72,8 @@ impl Drop for Event {
     }
 }
 
-/// Puts the thread's own stream and device back when dropped. Not `Send`: it belongs to the thread
-/// that entered.
+/// Guard that restores the thread's previous stream and device when dropped. Not `Send`: it belongs
+/// to the thread that entered.
 #[derive(Debug)]
 pub(crate) struct OnStream {
     entered: NonNull<ffi::OnStream>,
