@@ -5,19 +5,19 @@ use tch::{Device, Tensor};
 use super::stream::{Event, Stream};
 use super::{TorchError, ffi};
 
-/// The streams on which values are copied from one stage's device to another's; none on the side of
-/// the CPU.
+/// The streams on which values are copied from one stage's device to another's; `None` on a side
+/// that is the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CopyStreams {
     pub(crate) from: Option<Stream>,
     pub(crate) to: Option<Stream>,
 }
 
-/// A copy of `value` on `device`, whose stage works on `consumer`. The value is complete once
-/// `ready` has passed, or at once.
+/// Copies `value` to `device`, whose stage works on `consumer`. The value is complete once `ready`
+/// has passed; without an event, it already is.
 ///
-/// The copy starts as soon as the value is complete, beside whatever the two stages do. `consumer`
-/// waits for its end; on the CPU, the host does.
+/// The copy starts as soon as the value is complete, concurrently with other work of the two
+/// stages. `consumer` waits for the end of the copy; if `device` is the CPU, the host waits.
 pub(crate) fn transfer(
     value: &Tensor,
     ready: Option<&Event>,
@@ -27,7 +27,7 @@ pub(crate) fn transfer(
 ) -> Result<Tensor, TorchError> {
     let pointer = |stream: &Option<Stream>| stream.as_ref().map_or(ptr::null(), ptr::from_ref);
     let mut arrived = ptr::null_mut();
-    // SAFETY: all handles are alive; null stands for what there is not. The result is a new tensor.
+    // SAFETY: all handles are alive; null means that there is none. The result is a new tensor.
     ffi::check(unsafe {
         ffi::pipe_transfer(
             value.as_ptr(),
