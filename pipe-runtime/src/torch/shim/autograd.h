@@ -1,5 +1,5 @@
-// Everything that differs between the versions of libtorch: how autograd's nodes are made, held and
-// linked. No other file asks for the version.
+// Everything that differs between libtorch versions: how autograd's nodes are created, held and
+// linked. No other file checks the version.
 #pragma once
 
 #include <torch/csrc/autograd/function.h>
@@ -28,17 +28,17 @@ NodePtr<T> make_node(Arguments&&... arguments) {
   return NodePtr<T>(new T(std::forward<Arguments>(arguments)...), torch::autograd::deleteNode);
 }
 
-// A node of the shim's own.
+// Base class of the shim's nodes.
 struct OwnNode : public Node {
   using Node::Node;
 
-  // Drops what the node holds, once the node has no holder. The destructor comes right after.
+  // Not called in these versions: the destructor runs as soon as nothing holds the node any more.
   virtual void drop_contents() {}
 };
 
 #else
 
-// Nodes count their holders.
+// Nodes contain their reference counts.
 template <typename T>
 using NodePtr = c10::intrusive_ptr<T>;
 using WeakNodePtr = c10::weak_intrusive_ptr<Node>;
@@ -48,12 +48,12 @@ NodePtr<T> make_node(Arguments&&... arguments) {
   return c10::make_intrusive<T>(std::forward<Arguments>(arguments)...);
 }
 
-// A node of the shim's own.
+// Base class of the shim's nodes.
 struct OwnNode : public Node {
   using Node::Node;
 
-  // Drops what the node holds, once the node has no holder. The destructor waits for the last weak
-  // pointer, which may lie in what the node holds.
+  // Drops what the node holds, once nothing holds the node any more. The destructor waits for the
+  // last weak pointer, which may be part of what the node holds.
   virtual void drop_contents() {}
 
   void release_resources() override {

@@ -1,5 +1,5 @@
-// Version counters apart from their tensors: what counts how often a tensor has been changed in
-// place outlives the tensor, and keeps none of its memory.
+// Handles on tensors' version counters, which count in-place changes. A handle may outlive its
+// tensor and does not keep the tensor's memory alive.
 #include "shim.h"
 
 #include <c10/core/TensorImpl.h>
@@ -14,7 +14,7 @@ struct Counter {
 
 extern "C" {
 
-// The tensor's counter. Tensors without one count nothing.
+// Returns the tensor's counter. For a tensor without one, the count is always 0.
 int pipe_counter_of(const at::Tensor* tensor, Counter** counter) {
   return shim::guarded(
       [&] { *counter = new Counter{tensor->unsafeGetTensorImpl()->version_counter()}; });
@@ -28,7 +28,7 @@ uint64_t pipe_counter_now(const Counter* counter) {
   return counter->version.enabled() ? counter->version.current_version() : 0;
 }
 
-// Counts a change that was made through another tensor on the same memory.
+// Counts a change made through another tensor that shares the memory.
 int pipe_counter_bump(Counter* counter) {
   return shim::guarded([&] {
     if (counter->version.enabled()) {

@@ -1,5 +1,5 @@
-// CUDA is found at run time: the program links to libtorch's CPU part alone, and opens
-// `libtorch_cuda` beside it if it is there.
+// Finds CUDA at run time: the program links only to libtorch's CPU part, and opens `libtorch_cuda`
+// in the same folder if it exists.
 #include "shim.h"
 
 #include <ATen/Context.h>
@@ -10,16 +10,16 @@
 
 namespace {
 
-// Why CUDA is not there although the machine has its driver; empty if it is there, or the machine
-// has none.
+// Why CUDA is unavailable although the machine has its driver; empty if CUDA is available or the
+// machine has no driver.
 std::string& fault() {
   static auto* text = new std::string();
   return *text;
 }
 
-// libtorch decides once whether there is CUDA, at the first call that asks (seeding is one): so it
-// is opened before `main`. Without a driver nothing is opened: the wheels for CUDA bring gigabytes
-// that would be in vain.
+// libtorch decides only once whether CUDA is available, at the first call that asks (seeding is
+// one). Therefore `libtorch_cuda` is opened before `main`. Without a driver nothing is opened:
+// libtorch's CUDA builds would load gigabytes in vain.
 __attribute__((constructor)) void open_cuda() {
   void* driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
   if (!driver) {
