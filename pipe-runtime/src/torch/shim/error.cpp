@@ -10,7 +10,7 @@ void remember(std::string message) noexcept {
 
 } // namespace shim
 
-// The message of this thread's last failed call; valid until the next one.
+// Returns the message of this thread's last failed call; valid until the next one.
 extern "C" const char* pipe_error() {
   return shim::last_error.c_str();
 }

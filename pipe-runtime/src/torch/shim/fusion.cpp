@@ -1,6 +1,6 @@
-// Gradient accumulation fusion (Megatron-LM's `gradient_accumulation_fusion`): the product that
-// makes a weight's gradient adds it to the sum over the micro-batches. Else it would be a tensor of
-// the weight's size, written, read, added and freed, for each micro-batch.
+// Gradient accumulation fusion (Megatron-LM's `gradient_accumulation_fusion`): the matrix product
+// that computes a weight's gradient adds it directly to the sum over the micro-batches. Otherwise
+// each micro-batch would write, read, add and free a tensor of the weight's size.
 #include "walk.h"
 
 #include <torch/csrc/autograd/generated/Functions.h>
@@ -16,12 +16,12 @@ using torch::autograd::generated::TBackward0;
 
 namespace {
 
-// What a node for `first · second` knows of it.
+// What an autograd node saves about the product `first · second`.
 struct Product {
   const SavedVariable& first;
   at::Layout layout;
   at::Scalar alpha;
-  // The edge of the second factor.
+  // Index of the second factor's edge.
   uint32_t second;
 };
 
@@ -38,7 +38,7 @@ std::optional<Product> product_of(const Node& node) {
   return std::nullopt;
 }
 
-// Whether a product of such factors can be added to the sum in place.
+// Whether a product with such a factor can be added to the sum in place.
 bool takes(const at::Tensor& sum, const at::Tensor& factor) {
   return factor.layout() == at::kStrided && factor.scalar_type() == sum.scalar_type() &&
       factor.device() == sum.device();
@@ -55,7 +55,7 @@ std::optional<uint32_t> Walk::add_product(uint32_t index, const variable_list& i
   if (!product || product->layout != at::kStrided || !node.next_edge(product->second).is_valid()) {
     return std::nullopt;
   }
-  // The weight itself, or as in `linear`, transposed.
+  // The second factor is the weight itself or, as in `linear`, its transpose.
   Topology::Target weight = topology_.targets[topology_.first[index] + product->second];
   bool transposed = weight.kind == Topology::Kind::node &&
       typeid(*topology_.nodes[weight.index]) == typeid(TBackward0);

@@ -1,4 +1,4 @@
-// One stage's autograd graph for one micro-batch: cut off at the values that the stage receives
+// One stage's autograd graph for one micro-batch. It ends at the values that the stage receives
 // (the boundary) and at the parameters; its roots are the values that the stage sends.
 #pragma once
 
@@ -11,12 +11,14 @@
 
 namespace shim {
 
-// Fails, because a backward has come to the end of a stage's graph from outside of the pipeline.
+// Throws because a value bypasses the pipeline: a backward that is not the pipeline's reaches the
+// end of a stage's graph, or a stage's graph contains nodes of another pass.
 [[noreturn]] void refuse_side_door();
 
-// Where a stage's graph ends on the input side. A node rather than a detached leaf, so that a
-// stage may begin with an in-place layer. The gradients that arrive here are captured. A backward
-// that runs the node is not the pipeline's.
+// The node at which a stage's graph ends on the input side. It is a node rather than a detached
+// leaf so that a stage may begin with an in-place layer. The pipeline's backward captures the
+// gradients that arrive here and never runs the node; a backward that runs it is not the
+// pipeline's.
 struct Boundary : public OwnNode {
   variable_list apply(variable_list&&) override {
     refuse_side_door();
@@ -26,11 +28,12 @@ struct Boundary : public OwnNode {
   }
 };
 
-// Where a stage's graph ends at a parameter. It stands for the parameter's own leaf in every graph
-// that is recorded while a job of the pipeline runs: gradients that arrive here are summed in
-// private, and a backward that runs the node is not the pipeline's.
+// The node at which a stage's graph ends at a parameter. It replaces the parameter's own leaf in
+// every graph that is recorded while a job of the pipeline runs. The pipeline sums the gradients
+// that arrive here in private and never runs the node; a backward that runs it is not the
+// pipeline's.
 struct ParameterSink : public OwnNode {
-  // Also keeps the tensor, so that the address stays its own.
+  // Also keeps the tensor alive, so that no other tensor gets its address.
   at::Tensor parameter;
 
   explicit ParameterSink(at::Tensor tensor)
@@ -48,13 +51,14 @@ struct ParameterSink : public OwnNode {
   }
 };
 
-// Leaves that a graph ends at and that are not parameters. A layer may make one for itself in each
-// forward, which dies with the graph. One that outlives the graph is held by a layer: somebody has
-// forgotten to make it a variable.
+// Trainable leaves at which a graph ends and that are not parameters. A layer may create one in
+// each forward; it is freed with the graph. A leaf that outlives the graph is held by a layer,
+// which means that the user forgot to make it a variable.
 class Strangers {
  public:
   void add(const at::Tensor& leaf);
-  // To be called once the graph is gone. The words for one that is still there, or nothing.
+  // Returns an error message about a leaf that still exists, or an empty string. Call it after the
+  // graph is freed.
   std::string forgotten(int64_t stage) const;
 
  private:
@@ -65,17 +69,17 @@ class Strangers {
   std::vector<Stranger> strangers_;
 };
 
-// A message that several threads may leave; the first one stays.
+// A message that several threads may set; the first one is kept.
 struct Complaint {
   std::mutex mutex;
   std::string message;
 
   void set(std::string text);
-  // The message, which is gone then: whoever hears of it may mend it.
+  // Returns the message and clears it, because the user may fix its cause and go on.
   std::string take();
 };
 
-// What the first half of a split backward leaves for the second one.
+// The state that the first half of a split backward leaves for the second half.
 struct Cut;
 
 struct Graph {
@@ -85,18 +89,19 @@ struct Graph {
   edge_list roots;
   // Set between the two halves of a split backward.
   std::unique_ptr<Cut> cut;
-  // The thread that records it, and the number of that thread's next node when it began.
+  // The thread that records the graph, and the sequence number of that thread's next node when it
+  // began.
   const uint64_t thread;
   const uint64_t first;
   bool ended = false;
   bool reaches_parameters = false;
   Strangers strangers;
-  // Where to say that one of them is forgotten.
+  // Receives the message about a forgotten leaf.
   std::shared_ptr<Complaint> complaint;
 
   explicit Graph(int64_t stage);
   ~Graph();
-  // The pass is over. Nodes of a later number are not its.
+  // Ends the pass. Nodes with later sequence numbers do not belong to it.
   void end();
   // Whether the node was made while another graph was recorded.
   bool is_foreign(const Node& node) const;
@@ -108,25 +113,25 @@ struct Parameters {
   std::unordered_map<at::TensorImpl*, size_t> index;
   std::vector<NodePtr<ParameterSink>> sinks;
   std::shared_ptr<Complaint> complaint = std::make_shared<Complaint>();
-  // Whether matrix products may add to their sums: see `fusion.cpp`.
+  // Whether matrix products may add to the sums: see `fusion.cpp`.
   bool fuse = false;
 
-  // Lets the sinks stand for the parameters' leaves, until `remove` has been called as often.
+  // Replaces the parameters' own leaves by the sinks, until `remove` has been called as often.
   void install() const;
   void remove() const;
 
  private:
   mutable std::mutex mutex_;
   mutable size_t installed_ = 0;
-  // Each parameter's own leaf, if it was there already: other graphs end at it.
+  // Each parameter's own leaf, if it existed already: other graphs end at it.
   mutable std::vector<NodePtr<Node>> leaves_;
 };
 
-// One stage's gradients, summed over micro-batches in private until they are committed. By number
-// of the parameter; empty until the first backward.
+// One stage's parameter gradients, summed over micro-batches in private until they are committed.
+// Indexed by parameter number; empty until the first backward.
 struct Sums {
-  // Whether they are to be what one backward through all micro-batches would give, and not what
-  // one after the other would add up.
+  // Whether the sums must equal the gradients of one backward through all micro-batches, not those
+  // of one backward after the other.
   bool joined = false;
   std::vector<at::Tensor> gradients;
 };
