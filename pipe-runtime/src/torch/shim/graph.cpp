@@ -61,13 +61,13 @@ std::string Complaint::take() {
 
 namespace {
 
-// The numbers of the nodes that one thread has made while it recorded stages' graphs. What else it
-// makes, say while a model is built, may be part of any graph.
+// The sequence numbers of the nodes that one thread made while it recorded stages' graphs. Nodes
+// that it makes at other times, say while a model is built, may be part of any graph.
 class Passes {
  public:
   void add(uint64_t first, uint64_t end) {
     std::lock_guard<std::mutex> lock(mutex_);
-    // Those of a pipeline inside of a layer lie within.
+    // The passes of a pipeline inside a layer are contained in this one.
     while (!passes_.empty() && passes_.back().first >= first) {
       passes_.pop_back();
     }
@@ -76,7 +76,7 @@ class Passes {
     } else {
       passes_.emplace_back(first, end);
     }
-    // At most one per call: so many calls later, none is kept.
+    // Each call adds at most one entry. No graph is kept for as many calls as this.
     if (passes_.size() > 65536) {
       passes_.pop_front();
     }
@@ -96,7 +96,7 @@ class Passes {
   std::deque<std::pair<uint64_t, uint64_t>> passes_;
 };
 
-// By thread. Never destroyed: workers may still run while the process ends.
+// The passes of each thread. Never destroyed: workers may still run while the process ends.
 class Threads {
  public:
   Passes& of(uint64_t thread) {
@@ -115,7 +115,7 @@ class Threads {
 
  private:
   std::mutex mutex_;
-  // A map's entries stay where they are.
+  // A `std::map` does not move its entries.
   std::map<uint64_t, Passes> passes_;
 };
 
@@ -146,7 +146,7 @@ Graph::~Graph() {
   try {
     end();
   } catch (...) {
-    // Without memory for one more pass, its nodes count as belonging to no pass.
+    // Without memory to record the pass, its nodes count as belonging to no pass.
   }
   roots.clear();
   cut.reset();
@@ -159,8 +159,8 @@ Graph::~Graph() {
   }
 }
 
-// Whether the node only says how a view lies in what it is a view of. A layer may keep views of
-// its weights, made in its first pass: they lead to the weights and have nothing to free.
+// Whether the node only describes how a view maps to its base. A layer may keep views of its
+// weights, made in its first pass: they lead to the weights and save nothing that could be freed.
 static bool is_view(const Node& node) {
   static const std::set<std::string> views = {
       "AliasBackward0",
@@ -193,10 +193,10 @@ void Parameters::install() const {
   leaves_.clear();
   for (const auto& sink : sinks) {
     auto* meta = torch::autograd::impl::materialize_autograd_meta(sink->parameter);
-    // Under which others read it.
+    // Other threads read the accumulator under this lock.
     std::lock_guard<std::mutex> meta_lock(meta->mutex_);
     NodePtr<Node> leaf = meta->grad_accumulator_.lock();
-    // Another pipeline over the same variable may be running.
+    // The leaf may be the sink of another pipeline that runs over the same variable.
     bool is_own = !leaf || typeid(*leaf) != typeid(ParameterSink);
     leaves_.push_back(is_own ? std::move(leaf) : nullptr);
     meta->grad_accumulator_ = WeakNodePtr(NodePtr<Node>(sink));
@@ -222,7 +222,7 @@ void Parameters::remove() const {
 
 extern "C" {
 
-// The graph of a pass of this stage, which begins now.
+// Starts recording the graph of a pass of this stage.
 Graph* pipe_graph_new(int64_t stage) {
   return new (std::nothrow) Graph(stage);
 }
@@ -231,7 +231,7 @@ void pipe_graph_free(Graph* graph) {
   delete graph;
 }
 
-// A tensor that shares `value`'s memory and whose gradient ends at this graph's boundary.
+// Returns a tensor that shares `value`'s memory and whose gradient ends at this graph's boundary.
 int pipe_graph_receive(Graph* graph, const at::Tensor* value, at::Tensor** received) {
   return shim::guarded([&] {
     if (!graph->boundary) {
@@ -245,18 +245,18 @@ int pipe_graph_receive(Graph* graph, const at::Tensor* value, at::Tensor** recei
   });
 }
 
-// The pass is over: what this thread makes from now on is not its.
+// Ends the pass: later nodes of this thread do not belong to it.
 int pipe_graph_end(Graph* graph) {
   return shim::guarded([&] { graph->end(); });
 }
 
-// Whether a backward through the graph has come to a parameter.
+// Whether a backward through the graph has reached a parameter.
 int pipe_graph_reaches_parameters(const Graph* graph) {
   return graph->reaches_parameters;
 }
 
-// Makes `value` a root if it carries a gradient, and hands back a detached handle for the receiver.
-// The graph keeps the edge only: the value itself can be freed as soon as its receiver is done.
+// Makes `value` a root if it requires a gradient, and returns a detached handle for the receiver.
+// The graph keeps only the edge: the value itself can be freed as soon as its receiver is done.
 int pipe_graph_send(Graph* graph, const at::Tensor* value, at::Tensor** sent, int* is_root) {
   return shim::guarded([&] {
     *is_root = value->requires_grad();
@@ -267,7 +267,7 @@ int pipe_graph_send(Graph* graph, const at::Tensor* value, at::Tensor** sent, in
   });
 }
 
-// With `fuse`, matrix products may add to the sums of these.
+// With `fuse`, matrix products may add directly to these parameters' sums.
 Parameters* pipe_parameters_new(int fuse) {
   auto parameters = new (std::nothrow) Parameters();
   if (parameters) {
@@ -288,8 +288,7 @@ int pipe_parameters_push(Parameters* parameters, const at::Tensor* tensor) {
   });
 }
 
-// Whether the parameter of number `index` is this tensor, and still of the kind, shape and device
-// that it had.
+// Whether the parameter with number `index` is this tensor, with unchanged kind, shape and device.
 int pipe_parameters_has(const Parameters* parameters, size_t index, const at::Tensor* tensor) {
   if (index >= parameters->tensors.size() || !parameters->tensors[index].is_same(*tensor)) {
     return 0;
@@ -299,8 +298,8 @@ int pipe_parameters_has(const Parameters* parameters, size_t index, const at::Te
       metadata.is_same_shape(*tensor);
 }
 
-// From here to `pipe_parameters_remove`, graphs that are recorded on any thread end at the
-// parameters' sinks, not at their own leaves.
+// From here to `pipe_parameters_remove`, graphs recorded on any thread end at the parameters'
+// sinks, not at the parameters' own leaves.
 int pipe_parameters_install(const Parameters* parameters) {
   return shim::guarded([&] { parameters->install(); });
 }
@@ -309,7 +308,7 @@ void pipe_parameters_remove(const Parameters* parameters) {
   parameters->remove();
 }
 
-// Fails if a graph that is gone ended at a trainable tensor that a layer holds and that is no
+// Fails if a graph, freed by now, ended at a trainable tensor that a layer holds and that is not a
 // parameter.
 int pipe_parameters_complain(const Parameters* parameters) {
   return shim::guarded([&] {
@@ -318,7 +317,7 @@ int pipe_parameters_complain(const Parameters* parameters) {
   });
 }
 
-// With `joined`, they are to be what one backward through all micro-batches would give.
+// With `joined`, the sums equal the gradients of one backward through all micro-batches.
 Sums* pipe_sums_new(int joined) {
   auto sums = new (std::nothrow) Sums();
   if (sums) {
@@ -345,7 +344,8 @@ int pipe_sums_merge(Sums* into, Sums* from) {
   });
 }
 
-// This thread will use the sums, on its own current streams, which wait for the stages'.
+// Tells the allocators that this thread will use the sums on its current streams, which wait for
+// the streams of the stages.
 int pipe_sums_used_here(const Sums* sums) {
   return shim::guarded([&] {
     for (const at::Tensor& sum : sums->gradients) {
@@ -357,8 +357,8 @@ int pipe_sums_used_here(const Sums* sums) {
   });
 }
 
-// Moves the gradient of parameter `index` out, so that the caller's engine may take its memory
-// over; null if there is none.
+// Moves out the gradient of parameter `index`, so that the caller's engine may take over its
+// memory; null if there is none.
 int pipe_sums_take(Sums* sums, size_t index, at::Tensor** gradient) {
   return shim::guarded([&] {
     *gradient = nullptr;
@@ -368,8 +368,8 @@ int pipe_sums_take(Sums* sums, size_t index, at::Tensor** gradient) {
   });
 }
 
-// Runs the graph backwards from its roots. `gradients` holds one tensor or null per root; those of
-// the parameters are added to `sums`, for the last time if `last`; those of the received values are
+// Runs the backward from the roots. `gradients` holds one tensor or null per root. Gradients of
+// parameters are added to `sums`, for the last time if `last`. Gradients of received values are
 // written to `received` (null where none arrived).
 int pipe_graph_backward(
     Graph* graph,
@@ -400,9 +400,9 @@ int pipe_graph_backward(
   });
 }
 
-// Adds the sums to the parameters' own gradients, as libtorch's AccumulateGrad would: where there
-// is none, the sum becomes it if no other tensor uses its memory. All that can fail comes before
-// anything is changed.
+// Adds the sums to the parameters' gradients, as libtorch's AccumulateGrad would. If a parameter
+// has no gradient, the sum becomes it, or a copy of the sum if another tensor uses its memory.
+// Everything that can fail runs before anything is changed.
 int pipe_sums_commit(Sums* sums, const Parameters* parameters) {
   return shim::guarded([&] {
     at::NoGradGuard no_grad;

@@ -1,6 +1,6 @@
-// What a layer's operators do besides what they do: those that draw random numbers draw from the
-// layer's rng, and those that write say so before. A fallthrough on a spare dispatch key, with
-// a kernel on it for each operator that does either. All others are not touched.
+// Adds behavior to the operators of layers: those that draw random numbers draw from the layer's
+// rng, and those that write announce it before they do. This uses a spare dispatch key with a
+// kernel for each such operator and a fallthrough for all others, which are not affected.
 #include "layer_key.h"
 
 #include <ATen/RedispatchFunctions.h>
@@ -11,8 +11,8 @@ namespace {
 
 using shim::kLayerKey;
 
-// Where an operator will draw: the device of its first tensor, else its `device` argument, else
-// the CPU.
+// The device on which an operator will draw: that of its first tensor, else its `device` argument,
+// else the CPU.
 c10::Device device_of(c10::ArrayRef<c10::IValue> arguments) {
   for (const c10::IValue& argument : arguments) {
     if (argument.isTensor() && argument.toTensor().defined()) {
@@ -36,12 +36,12 @@ bool is_written(const c10::Argument& argument) {
   return argument.alias_info() && argument.alias_info()->isWrite();
 }
 
-// Batch and instance norm's operators update these without saying so in their schemas.
+// The operators of batch and instance norm update these without saying so in their schemas.
 bool is_statistic(const c10::Argument& argument) {
   return argument.name() == "running_mean" || argument.name() == "running_var";
 }
 
-// Those that have them and never do.
+// Whether an operator never updates the statistics that it takes.
 bool only_reads_statistics(const std::string& name) {
   return name.find("backward") != std::string::npos ||
       name.find("no_update") != std::string::npos || name.find("quantized") != std::string::npos;
@@ -52,7 +52,7 @@ bool says_whether(const c10::Argument& argument) {
   return name == "training" || name == "train" || name == "use_input_stats";
 }
 
-// Whether the operator updates statistics, this time: those that do not say so always do.
+// Whether this call updates statistics. Operators without a flag for it always do.
 bool updates_statistics(
     const std::vector<c10::Argument>& declared,
     c10::ArrayRef<c10::IValue> values) {
@@ -103,8 +103,8 @@ void run_in_layer(
   op.redispatchBoxed(keys & c10::DispatchKeySet(c10::DispatchKeySet::FULL_AFTER, kLayerKey), stack);
 }
 
-// The fused dropout of accelerators takes no generator; the one that does gives the same
-// distribution.
+// The fused dropout of accelerators takes no generator. `_fused_dropout` takes one and draws from
+// the same distribution.
 std::tuple<at::Tensor, at::Tensor> dropout_from_rng(
     c10::DispatchKeySet keys,
     const at::Tensor& input,
@@ -117,7 +117,7 @@ std::tuple<at::Tensor, at::Tensor> dropout_from_rng(
       keys & c10::DispatchKeySet(c10::DispatchKeySet::FULL_AFTER, kLayerKey), input, p, train);
 }
 
-// Named tensors, which tch does not have, cannot be put on the interpreter's stack.
+// Named tensors cannot be put on the interpreter's stack. tch does not have them.
 bool takes_names(const c10::OperatorName& name) {
   return name.overload_name.find("imname") != std::string::npos || name.name == "aten::rename_";
 }
@@ -159,7 +159,8 @@ struct Registration {
 
 extern "C" {
 
-// Installs the kernels, once per process; writes how many operators draw and how many write.
+// Installs the kernels, once per process. Writes how many operators that draw and how many that
+// write have a kernel.
 int pipe_layer_key_install(size_t* drawing, size_t* writing) {
   return shim::guarded([&] {
     // Never destroyed: workers may still run layers while the process ends.
