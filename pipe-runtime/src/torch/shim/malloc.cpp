@@ -1,4 +1,4 @@
-// Where libtorch takes the memory of CPU tensors from.
+// The allocator of CPU tensors that keeps freed memory for reuse.
 #include "shim.h"
 
 #include <c10/core/Allocator.h>
@@ -7,7 +7,7 @@
 
 namespace {
 
-// As libtorch's own allocator: whole vectors and cache lines.
+// The alignment of libtorch's own allocator: whole vectors and cache lines.
 constexpr size_t alignment = 64;
 
 void free_block(void* block) {
@@ -42,10 +42,11 @@ struct TensorMemory final : c10::Allocator {
 
 extern "C" {
 
-// Lets CPU tensors made from now on take their memory from mimalloc, which keeps what they free.
+// Makes CPU tensors created from now on take their memory from mimalloc, which keeps what they
+// free.
 void pipe_keep_freed_memory() noexcept {
   static TensorMemory memory;
-  // By default, it gives memory back to the system after a while.
+  // By default, mimalloc returns memory to the system after a while.
   mi_option_set(mi_option_purge_delay, -1);
   c10::SetCPUAllocator(&memory);
 }

@@ -1,11 +1,11 @@
-// What an accelerator's allocator has handed out, now and at its peak.
+// Memory statistics of an accelerator's allocator: current values and peaks.
 #include "stream.h"
 
 #include <c10/core/CachingDeviceAllocator.h>
 
 namespace {
 
-// Null where the device's allocator keeps no count, or there has been no use of the device yet.
+// Returns null if the device's allocator keeps no statistics or the device has not been used yet.
 c10::DeviceAllocator* counting_allocator(c10::Device device) {
   auto* allocator = dynamic_cast<c10::DeviceAllocator*>(c10::GetAllocator(device.type()));
   return allocator && allocator->initialized() ? allocator : nullptr;
@@ -15,7 +15,7 @@ c10::DeviceAllocator* counting_allocator(c10::Device device) {
 
 extern "C" {
 
-// In bytes.
+// All values are in bytes.
 struct Memory {
   int64_t allocated;
   int64_t peak_allocated;
@@ -23,7 +23,7 @@ struct Memory {
   int64_t peak_reserved;
 };
 
-// Writes whether the device's allocator keeps count, and its numbers if so.
+// Writes whether the device's allocator keeps statistics and, if it does, the statistics.
 int pipe_memory(int device, int* counted, Memory* memory) {
   return shim::guarded([&] {
     c10::Device on = shim::device_of(device);
@@ -40,7 +40,7 @@ int pipe_memory(int device, int* counted, Memory* memory) {
   });
 }
 
-// The peaks start again from what is allocated now.
+// Resets the peaks to what is allocated now.
 int pipe_memory_reset_peaks(int device) {
   return shim::guarded([&] {
     c10::Device on = shim::device_of(device);

@@ -1,5 +1,5 @@
-// The caller's modes (autocast, grad mode and everything else that libtorch keeps per thread),
-// carried to the workers.
+// Carries the caller's modes (autocast, grad mode and everything else that libtorch keeps per
+// thread) to the workers.
 #include "shim.h"
 
 #include <ATen/ThreadLocalState.h>
@@ -14,7 +14,8 @@ struct Entered {
 
   explicit Entered(const at::ThreadLocalState& modes)
       : guard(modes), cache(at::autocast::is_autocast_cache_enabled()) {
-    // The cache of cast weights is one per process: shared between workers it gave wrong gradients.
+    // The process has a single cache of cast weights. Sharing it between workers gave wrong
+    // gradients.
     at::autocast::set_autocast_cache_enabled(false);
   }
   ~Entered() {
@@ -42,8 +43,8 @@ void pipe_modes_leave(Entered* entered) {
   delete entered;
 }
 
-// Autocast for one kind of device on this thread: to float16 if `half`, else to bfloat16. Writes
-// what was set before.
+// Sets autocast for one type of device on this thread: to float16 if `half`, else to bfloat16.
+// Writes the previous settings.
 int pipe_autocast_set(int cuda, int enabled, int half, int* enabled_before, int* half_before) {
   return shim::guarded([&] {
     auto device = cuda ? at::kCUDA : at::kCPU;
@@ -65,7 +66,7 @@ void pipe_set_grad_mode(int enabled) {
   at::GradMode::set_enabled(enabled != 0);
 }
 
-// How often `tensor` was changed in place; 0 for those that do not count.
+// The number of in-place changes of `tensor` so far; 0 if it has no version counter.
 uint64_t pipe_version(const at::Tensor* tensor) {
   if (!tensor->defined() || tensor->is_inference()) {
     return 0;
