@@ -1,5 +1,5 @@
-// The caller's graph sees one node per pipelined call: its inputs are the caller's tensors and the
-// trainable parameters, its `apply` runs the pipelined backward.
+// The node that represents one pipelined call in the caller's graph. Its inputs are the caller's
+// tensors and the trainable parameters; its `apply` runs the pipelined backward.
 #include "graph.h"
 #include "layer_key.h"
 
@@ -12,9 +12,9 @@
 using shim::Node;
 using shim::variable_list;
 
-// Runs the backward of `state`: `gradients` holds one tensor or null per output; writes a new
-// tensor or null per node input. On failure it returns non-zero and `*message` is a string to be
-// freed with the drop function of messages.
+// Runs the backward of `state`. `gradients` holds one tensor or null per output; the function
+// writes a new tensor or null per node input to `results`. On failure it returns non-zero and sets
+// `*message` to a string that must be freed with the `DropMessageFn`.
 using BackwardFn = int (*)(
     void* state,
     const at::Tensor* const* gradients,
@@ -26,10 +26,10 @@ using DropMessageFn = void (*)(char* message);
 
 namespace {
 
-// Whether the backward that runs now would come to the inside of a stage's graph past the
-// pipeline's node: by a value that a layer has kept. It must not even begin, because it may reach
-// other leaves first. A node whose gradients are only captured was asked for from inside of
-// the stage.
+// Whether the running backward would bypass the pipeline's node and enter a stage's graph, through
+// a value that a layer has kept. Such a backward must not even begin, because it may reach other
+// leaves first. A node whose gradients are only captured was requested from inside the stage, which
+// is allowed.
 bool goes_by_a_side_door() {
   const auto* nodes = torch::autograd::get_current_graph_task_nodes_in_graph();
   if (!nodes || shim::in_layer()) {
@@ -49,7 +49,7 @@ bool goes_by_a_side_door() {
 }
 
 struct PipelineBackward : public shim::OwnNode {
-  // Shared with every `apply` that runs: another thread may release it meanwhile.
+  // Shared with every running `apply`, because another thread may release it meanwhile.
   std::shared_ptr<void> state;
   BackwardFn backward;
   DropMessageFn drop_message;
@@ -119,7 +119,8 @@ struct PipelineBackward : public shim::OwnNode {
 
 extern "C" {
 
-// Makes `outputs` the results of one node over `inputs`. Takes `state` over, also on failure.
+// Makes `outputs` the results of one new node with the inputs `inputs`. Takes ownership of `state`,
+// also on failure.
 int pipe_node_attach(
     const at::Tensor* const* outputs,
     const uint8_t* differentiable,
@@ -130,7 +131,7 @@ int pipe_node_attach(
     BackwardFn backward,
     DropStateFn drop_state,
     DropMessageFn drop_message) {
-  // From here on a shared pointer frees it, also where it cannot be made.
+  // Set once the shared pointer is responsible for freeing `state`, even if its construction fails.
   bool handed_over = false;
   int status = shim::guarded([&] {
     auto node = shim::make_node<PipelineBackward>();

@@ -1,6 +1,6 @@
-// A layer's random numbers. While it runs, every random operator without a generator draws
-// from the layer's own rng (`layer_key.cpp` hands it over). The process's default generators are
-// not touched.
+// Random numbers of layers. While a layer runs, every random operator without a generator draws
+// from the layer's rng (`layer_key.cpp` passes it). The process's default generators are not
+// touched.
 #include "layer_key.h"
 
 #include <ATen/CPUGeneratorImpl.h>
@@ -12,8 +12,8 @@ namespace {
 
 struct Rng {
   uint64_t seed = 0;
-  // Generators of this thread, one per device, and which of them stand on `seed` already: seeding
-  // one costs microseconds, so it is left to the first operator that draws.
+  // This thread's generators, one per device, each with whether it is already seeded with `seed`.
+  // Seeding costs microseconds, so it is left to the first operator that draws.
   std::map<
       c10::Device,
       std::pair<at::Generator, bool>,
@@ -47,7 +47,7 @@ struct Rng {
 };
 
 thread_local Rng rng;
-// Those of layers in which another model runs.
+// The rngs of layers inside which another model is running.
 thread_local std::vector<Rng> put_aside;
 
 } // namespace
@@ -62,8 +62,8 @@ at::Generator rng_on(c10::Device device) {
 
 extern "C" {
 
-// From here to `pipe_random_leave`, this thread draws from its rng. Returns whether it already did:
-// then the one in use is put aside.
+// From here to `pipe_random_leave`, this thread draws from its rng. Returns whether it already did;
+// if so, the rng in use is put aside.
 int pipe_random_enter() {
   bool before = shim::in_layer();
   if (before) {
@@ -82,14 +82,15 @@ void pipe_random_leave(int before) {
   c10::impl::tls_set_dispatch_key_included(shim::kLayerKey, before != 0);
 }
 
-// Starts this thread's rng at `seed`.
+// Restarts this thread's rng at `seed`.
 void pipe_random_restart(uint64_t seed) {
   rng.restart(seed);
 }
 
-// One number, as any random operator of the caller would draw it: from the process's default CPU
-// generator or, in a layer, from its rng. `before` gets the default generator as it was, for
-// `pipe_random_undo`; null in a layer, whose rng starts again in any case.
+// Draws one number as any random operator of the caller would: from the process's default CPU
+// generator or, inside a layer, from the layer's rng. Sets `before` to a copy of the default
+// generator from before the draw, for `pipe_random_undo`; to null inside a layer, whose rng
+// restarts in any case.
 int pipe_random_draw(uint64_t* number, at::Generator** before) {
   return shim::guarded([&] {
     *before = nullptr;
@@ -104,7 +105,7 @@ int pipe_random_draw(uint64_t* number, at::Generator** before) {
   });
 }
 
-// Takes back the number that was drawn, unless another one has been drawn since.
+// Undoes the draw, unless another number has been drawn since.
 int pipe_random_undo(const at::Generator* before) {
   return shim::guarded([&] {
     at::Generator expected = before->clone();

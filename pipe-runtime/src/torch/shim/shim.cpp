@@ -1,5 +1,5 @@
-// The whole shim as one translation unit: reading libtorch's headers is most of the time that a
-// file takes, and here they are read once.
+// Compiles the whole shim as one translation unit: most of a file's compile time goes into
+// libtorch's headers, which are read only once here.
 #include "counter.cpp"
 #include "cuda.cpp"
 #include "error.cpp"
