@@ -1,6 +1,6 @@
-// What one layer costs, seen from outside: which memory it allocates and keeps, whose memory it
-// reads, and how long the backward nodes that it made run. Layers are told apart by their
-// index in the forward, and by sequence numbers in the backward.
+// Measures from outside what each layer costs: the memory that it allocates and keeps, whose memory
+// it reads, and how long the backward nodes that it made run. Layers are identified by their index
+// in the forward, and by sequence numbers in the backward.
 #include "shim.h"
 
 #include <ATen/SequenceNumber.h>
@@ -22,7 +22,7 @@ namespace {
 
 constexpr int64_t kNone = -1;
 
-// Waits for all work on the device; nothing to wait for on the CPU.
+// Waits for all work on the device. Does nothing on the CPU.
 void synchronize(c10::Device device) {
   if (!device.is_cpu()) {
     c10::impl::VirtualGuardImpl guard(device.type());
@@ -30,7 +30,7 @@ void synchronize(c10::Device device) {
   }
 }
 
-// A callback of this thread, for as long as it lives.
+// A callback on this thread, registered for the lifetime of this object.
 struct Callback {
   at::CallbackHandle handle;
 
@@ -47,13 +47,13 @@ struct Callback {
 
 extern "C" {
 
-// Layer `to` read `bytes` of memory that layer `from` had made (or changed last).
+// Layer `to` read `bytes` bytes of a value that layer `from` had made or changed last.
 struct Read {
   uint64_t value;
   int64_t from;
   int64_t to;
   int64_t bytes;
-  // Whether a gradient comes back.
+  // Whether a gradient flows back to the value.
   int64_t gradient;
 };
 
@@ -61,9 +61,9 @@ struct Read {
 
 namespace {
 
-// While one lives, libtorch logs errors and no warnings: its CPU allocator would warn of memory
-// that is older than an observation and is freed during it, which is no fault. The threshold is the
-// process's, so those that live are counted.
+// While an object of this class exists, libtorch logs errors but no warnings. Its CPU allocator
+// would warn when memory from before an observation is freed during it, which is harmless. The log
+// threshold is global to the process, so the existing objects are counted.
 class ErrorsAlone {
   inline static std::mutex mutex;
   inline static int living = 0;
@@ -90,7 +90,7 @@ class ErrorsAlone {
 struct Observation;
 thread_local Observation* observing = nullptr;
 
-// One forward: every allocation on the device belongs to the layer that runs.
+// Records one forward: every allocation on the device belongs to the layer that is running.
 struct Memory : public c10::MemoryReportingInfoBase {
   struct Block {
     uint64_t value;
@@ -100,7 +100,7 @@ struct Memory : public c10::MemoryReportingInfoBase {
   };
 
   const c10::DeviceType device;
-  // An operator may allocate from threads of its own.
+  // An operator may allocate from several threads.
   std::mutex mutex;
   std::unordered_map<void*, Block> live;
   int64_t layer = kNone;
@@ -140,7 +140,7 @@ struct Observation {
     observing = nullptr;
   }
 
-  // Its block, if its memory was allocated under observation.
+  // Returns the tensor's block, if its memory was allocated under observation.
   Memory::Block* block(const at::Tensor& tensor) {
     if (!tensor.defined() || !tensor.has_storage()) {
       return nullptr;
@@ -153,7 +153,7 @@ struct Observation {
     std::lock_guard<std::mutex> lock(memory->mutex);
     const int64_t layer = memory->layer;
     const Memory::Block* made = block(tensor);
-    // The model's input is the first layer's to hand on.
+    // Inputs of the model count as made by the first layer.
     const int64_t from = made ? std::max<int64_t>(made->written_by, 0) : kNone;
     if (made && from < layer) {
       Read& read =
@@ -161,14 +161,14 @@ struct Observation {
               .emplace(
                   std::make_tuple(made->value, from, layer), Read{made->value, from, layer, 0, 0})
               .first->second;
-      // An expanded tensor says more than there is.
+      // An expanded tensor has more elements than its memory holds.
       const int64_t bytes = std::min<int64_t>(tensor.numel() * tensor.element_size(), made->bytes);
       read.bytes = std::max(read.bytes, bytes);
       read.gradient |= tensor.requires_grad();
     }
   }
 
-  // From now on the memory holds another value, made by the layer that runs.
+  // Records that the memory now holds another value, made by the running layer.
   void write(const at::Tensor& tensor) {
     std::lock_guard<std::mutex> lock(memory->mutex);
     Memory::Block* changed = block(tensor);
@@ -228,18 +228,20 @@ Observation::Observation(c10::DeviceType device) : memory(std::make_shared<Memor
 struct BackwardClock;
 thread_local BackwardClock* ticking = nullptr;
 
-// One backward: from the start of a layer's node to the start of another layer's, time is the first
-// one's.
+// The clock of one backward. The time from the start of a layer's node to the start of another
+// layer's node counts for the former.
 struct BackwardClock {
   using Instant = std::chrono::steady_clock::time_point;
 
   const c10::Device device;
-  // Layer i made the nodes with sequence numbers from `firsts[i]` to before `ends[i]`; ascending.
+  // Layer i made the nodes with sequence numbers from `firsts[i]` up to but excluding `ends[i]`.
+  // Both are in ascending order.
   const std::vector<uint64_t> firsts, ends;
   std::vector<double> seconds;
   int64_t current = kNone;
   Instant since;
-  // A node may run a backward of its own: its time is the outer node's.
+  // Nesting depth of running nodes. If a node itself runs a backward, the time counts for the outer
+  // node.
   int depth = 0;
   const bool multithreading;
   std::unique_ptr<Callback> nodes;
@@ -272,7 +274,8 @@ struct BackwardClock {
   }
 
   void node_starts(int64_t sequence) {
-    // Nodes that accumulate into leaves have none; they belong to whoever ran before.
+    // Nodes that accumulate into leaves have no number; their time counts for the layer that ran
+    // before.
     if (depth++ == 0 && sequence >= 0) {
       turn_to(layer_of(sequence));
     }
@@ -302,7 +305,7 @@ BackwardClock::BackwardClock(
         }
       });
   nodes = std::make_unique<Callback>(callback.scopes({at::RecordScope::BACKWARD_FUNCTION}));
-  // Callbacks are this thread's, so accelerators' nodes must run here too.
+  // The callbacks are registered on this thread, so nodes of accelerators must run here too.
   c10::AutogradState::get_tls_state().set_multithreading_enabled(false);
   ticking = this;
 }
@@ -311,7 +314,7 @@ BackwardClock::BackwardClock(
 
 extern "C" {
 
-// The number of the next node that this thread makes.
+// The sequence number of the next node that this thread makes.
 uint64_t pipe_sequence_number() {
   return at::sequence_number::peek();
 }
@@ -321,7 +324,7 @@ int pipe_synchronize(const at::Tensor* on) {
   return shim::guarded([&] { synchronize(on->device()); });
 }
 
-// Observes what this thread does on the tensor's kind of device, until it is freed.
+// Observes what this thread does on the tensor's type of device, until the observation is freed.
 int pipe_observation_start(const at::Tensor* on, Observation** observation) {
   return shim::guarded([&] { *observation = new Observation(on->device().type()); });
 }
@@ -330,18 +333,18 @@ void pipe_observation_free(Observation* observation) {
   delete observation;
 }
 
-// What happens from now on is layer `layer`'s; -1 for no layer's.
+// Attributes what happens from now on to layer `layer`; -1 for no layer.
 void pipe_observation_layer(Observation* observation, int64_t layer) {
   std::lock_guard<std::mutex> lock(observation->memory->mutex);
   observation->memory->layer = layer;
 }
 
-// The running layer reads this tensor.
+// Records that the running layer reads this tensor.
 int pipe_observation_read(Observation* observation, const at::Tensor* tensor) {
   return shim::guarded([&] { observation->read(*tensor); });
 }
 
-// For each of `layers` layers, how many of the bytes that it allocated still live.
+// For each of `layers` layers: how many of the bytes that it allocated are still allocated.
 int pipe_observation_kept(Observation* observation, size_t layers, int64_t* bytes) {
   return shim::guarded([&] {
     std::fill(bytes, bytes + layers, 0);
@@ -358,7 +361,7 @@ size_t pipe_observation_read_count(const Observation* observation) {
   return observation->reads.size();
 }
 
-// Writes as many reads as `pipe_observation_read_count` says.
+// Writes all reads; `reads` must have room for `pipe_observation_read_count` entries.
 int pipe_observation_reads(const Observation* observation, Read* reads) {
   return shim::guarded([&] {
     for (const auto& [key, read] : observation->reads) {
@@ -367,7 +370,7 @@ int pipe_observation_reads(const Observation* observation, Read* reads) {
   });
 }
 
-// Clocks this thread's backward on the tensor's device, until it is freed.
+// Measures this thread's backward on the tensor's device, until the clock is freed.
 int pipe_backward_clock_start(
     const at::Tensor* on,
     const uint64_t* firsts,
@@ -386,7 +389,7 @@ void pipe_backward_clock_free(BackwardClock* clock) {
   delete clock;
 }
 
-// Ends the last layer's time, and writes each layer's.
+// Stops the clock and writes each layer's time in seconds.
 int pipe_backward_clock_read(BackwardClock* clock, double* seconds) {
   return shim::guarded([&] {
     clock->turn_to(kNone);

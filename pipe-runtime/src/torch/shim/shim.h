@@ -1,6 +1,6 @@
-// What the Rust side of `torch/` calls. Every function is `extern "C"`, catches every C++
-// exception, and returns 0 on success; otherwise the message waits in `pipe_error()` on the same
-// thread.
+// The functions that the Rust side of `torch/` calls. They are `extern "C"` and let no C++
+// exception escape. Those that return a status return 0 on success; otherwise `pipe_error()`
+// returns the message on the same thread.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -9,10 +9,10 @@
 
 namespace shim {
 
-// Keeps `message` for the next `pipe_error()` of this thread.
+// Stores `message` for the next `pipe_error()` of this thread.
 void remember(std::string message) noexcept;
 
-// Runs `body`; turns an exception into a status.
+// Runs `body` and turns an exception into a status.
 template <typename Body>
 int guarded(Body&& body) noexcept {
   try {

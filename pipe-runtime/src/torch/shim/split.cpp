@@ -1,17 +1,18 @@
-// A stage's backward in two halves: for the values that it received (I), which the stage before
-// waits for, and for its parameters (W), which no stage waits for (Qi et al. 2023, "Zero Bubble
-// Pipeline Parallelism"). Both walk the same graph, and each node's two kinds of gradient are
-// computed once: a node that leads to both is a cut, and is run twice, first for the one, then for
-// the other.
+// A stage's backward in two halves: first the gradients of the values that it received (I), for
+// which the previous stage waits, then those of its parameters (W), for which no stage waits (Qi et
+// al. 2023, "Zero Bubble Pipeline Parallelism"). Both halves walk the same graph, and each of a
+// node's two kinds of gradient is computed once. A node that leads to both is a cut: it runs twice,
+// first for the received values, then for the parameters.
 #include "walk.h"
 
 using namespace shim;
 
 extern "C" {
 
-// The first half: from the roots to the values received, whose gradients are written to `received`
-// (null where none arrived). Keeps what the second half starts from, and releases what neither
-// needs any more. A graph that cannot be split is walked as a whole, into `sums`.
+// Runs the first half: from the roots to the received values, whose gradients are written to
+// `received` (null where none arrived). Keeps the starting points of the second half, and releases
+// what neither half needs any more. If the graph cannot be split, this runs the whole backward,
+// into `sums`.
 int pipe_graph_backward_input(
     Graph* graph,
     const at::Tensor* const* gradients,
@@ -74,8 +75,8 @@ int pipe_graph_backward_input(
         walk.run(index, std::move(cut->arrived[index]), /*release=*/true);
       }
     }
-    // From here on, the cuts only lead down to the parameters. That lets go of the nodes above the
-    // boundary, so the pending ones are kept by hand.
+    // From here on, the cuts lead only to the parameters. Removing their edges towards the boundary
+    // releases the nodes there, so the pending ones are kept explicitly.
     for (uint32_t index : topology.order) {
       if (cut->pending[index]) {
         cut->nodes.push_back(topology.nodes[index]->getptr());
@@ -97,8 +98,8 @@ int pipe_graph_backward_input(
   });
 }
 
-// The second half: from the cuts to the parameters, whose gradients are added to `sums`, for the
-// last time if `last`.
+// Runs the second half: from the cuts to the parameters, whose gradients are added to `sums`, for
+// the last time if `last`.
 int pipe_graph_backward_weight(Graph* graph, const Parameters* parameters, Sums* sums, int last) {
   return shim::guarded([&] {
     std::unique_ptr<Cut> cut = std::move(graph->cut);
