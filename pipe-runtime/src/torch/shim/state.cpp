@@ -1,7 +1,7 @@
-// The variables that layers change while they run. A variable is copied right before the first
-// operator that writes to its memory: schemas tell which do (all but batch norm's), also through
-// `data`, which no version counter sees. One that is given other memory has the old one still.
-// What never changes costs nothing.
+// Tracks the variables that layers change while they run. A variable is copied right before the
+// first operator that writes to its memory. The schemas say which operators write (except batch
+// norm's), also through `data`, which no version counter sees. If a variable is given other memory,
+// its old memory still exists and is copied afterwards. Variables that never change cost nothing.
 #include "layer_key.h"
 
 #include <ATen/core/grad_mode.h>
@@ -13,14 +13,14 @@
 
 namespace shim {
 
-// The variables of a model, by number. Read by all threads; never changed.
+// A snapshot of the numbered variables of a model. All threads read it; it never changes.
 struct Variables {
   struct Variable {
     at::Tensor tensor;
     std::string name;
     int64_t stage;
-    // The tensor as it was when it was looked at: another one on the same memory, which stays
-    // even if the variable is given other memory (`set_data`).
+    // The tensor as it was at the snapshot: a second tensor on the same memory, which it keeps even
+    // if the variable is given other memory (`set_data`).
     at::Tensor seen;
 
     const c10::StorageImpl* storage() const {
@@ -53,31 +53,32 @@ struct Variables {
   }
 };
 
-// One pass of a stage.
+// Watches one pass of a stage.
 struct Watch {
   const Variables& variables;
   const int64_t stage;
   Watch* const outer;
-  // What has been written, what it was before, and whether only as a statistic.
+  // A variable that was written to, its value before, and whether it was written only as a
+  // statistic.
   struct Moved {
     uint32_t index;
     at::Tensor before;
     bool statistic;
   };
   std::vector<Moved> moved;
-  // What has been an argument, if that is wanted.
+  // The variables that were arguments of operators, if uses are recorded.
   std::set<uint32_t> used;
   std::optional<at::CallbackHandle> callback;
 
   Watch(const Variables& variables, int64_t stage, bool uses);
   ~Watch();
   void writes(const at::Tensor& tensor, bool statistic);
-  // Adds those that have been given other memory.
+  // Adds the variables that have been given other memory.
   void note_other_memory();
   void uses(const c10::IValue& value);
 
  private:
-  // Copies the variable as it was seen, unless that has been done.
+  // Copies the variable's memory of the snapshot, unless that has been done.
   void move(uint32_t index, bool statistic);
 };
 
@@ -166,7 +167,7 @@ void about_to_write(const at::Tensor& tensor, bool statistic) {
 
 namespace {
 
-// Whether all of `count` numbers are finite: their exponents are not all ones.
+// Whether all `count` numbers are finite: none has an exponent of all ones.
 template <typename Bits>
 bool finite(const void* data, int64_t count, Bits exponent) {
   const Bits* bits = static_cast<const Bits*>(data);
@@ -182,7 +183,7 @@ uint64_t mixed(uint64_t hash, uint64_t word) {
   return hash ^ (hash >> 29);
 }
 
-// Of bytes; four words side by side, since each step waits for the one before.
+// Hash of bytes, in four independent lanes, because each step of a lane waits for the previous one.
 uint64_t digest_bytes(const void* data, size_t size) {
   uint64_t lanes[4] = {1, 2, 3, 4};
   const char* bytes = static_cast<const char*>(data);
@@ -250,8 +251,8 @@ int pipe_gradient_drop(const at::Tensor* variable) {
   return shim::guarded([&] { variable->mutable_grad() = at::Tensor(); });
 }
 
-// Whether the variables of a stage (of all, if it is negative) have the memory that they had when
-// they were looked at: a cast gives them other one.
+// Whether the variables of a stage (negative: of all stages) still have the memory of the snapshot.
+// A cast gives them other memory.
 int pipe_variables_stand(const Variables* variables, int64_t stage) {
   for (const auto& variable : variables->all) {
     if ((stage < 0 || variable.stage == stage) && variable.has_other_memory()) {
@@ -261,7 +262,8 @@ int pipe_variables_stand(const Variables* variables, int64_t stage) {
   return 1;
 }
 
-// The same variables; those of the stage (all, if it is negative) are looked at again.
+// Makes a snapshot of the same variables. Those of the stage (negative: of all stages) are looked
+// at again; the others keep the memory of the old snapshot.
 int pipe_variables_again(const Variables* variables, int64_t stage, Variables** fresh) {
   return shim::guarded([&] {
     auto made = std::make_unique<Variables>();
@@ -277,8 +279,8 @@ int pipe_variables_again(const Variables* variables, int64_t stage, Variables** 
   });
 }
 
-// From here to `pipe_watch_free`, what this thread's layers write is copied before. With `uses`,
-// what they use is noted too.
+// From here to `pipe_watch_free`, variables are copied before this thread's layers write to them.
+// With `uses`, the variables that operators use are recorded too.
 int pipe_watch_start(const Variables* variables, int64_t stage, int uses, Watch** watch) {
   return shim::guarded([&] { *watch = new Watch(*variables, stage, uses != 0); });
 }
@@ -287,7 +289,7 @@ void pipe_watch_free(Watch* watch) {
   delete watch;
 }
 
-// How many variables have been written to, and how many have been used.
+// Writes how many variables have been changed, and how many have been used.
 int pipe_watch_counts(Watch* watch, size_t* moved, size_t* used) {
   return shim::guarded([&] {
     watch->note_other_memory();
@@ -296,8 +298,8 @@ int pipe_watch_counts(Watch* watch, size_t* moved, size_t* used) {
   });
 }
 
-// Writes the number of each variable that has been written to, with what it was before, and
-// whether only as a statistic; and the numbers of those that have been used.
+// Moves out the changed variables: the number of each, its value before, and whether it was written
+// only as a statistic. Also writes the numbers of the used variables.
 int pipe_watch_read(
     Watch* watch,
     size_t* moved,
@@ -317,7 +319,7 @@ int pipe_watch_read(
   });
 }
 
-// Whether a tensor on the CPU has neither infinite numbers nor such that are none.
+// Whether a tensor on the CPU contains neither infinities nor NaNs.
 int pipe_is_finite(const at::Tensor* tensor, int* finite) {
   return shim::guarded([&] {
     *finite = 1;
@@ -336,7 +338,7 @@ int pipe_is_finite(const at::Tensor* tensor, int* finite) {
   });
 }
 
-// A number that tells the values, kind and layout of a tensor on the CPU from others.
+// Writes a hash of the values, kind and layout of a tensor on the CPU.
 int pipe_digest(const at::Tensor* tensor, uint64_t* number) {
   return shim::guarded([&] {
     at::NoGradGuard no_grad;

@@ -45,8 +45,8 @@ OnStream::OnStream(const c10::Stream& stream)
     : guard(stream.device_type()),
       device_before(guard.exchangeDevice(stream.device())),
       stream_before(guard.exchangeStream(stream)) {
-  // A thread has no CUDA context until its first call that needs one. If that is cuBLAS's, libtorch
-  // warns and makes one; an event needs one too.
+  // A thread has no CUDA context until its first call that needs one. If cuBLAS is the first,
+  // libtorch warns and makes one. Recording an event makes one before.
   thread_local bool has_context = false;
   if (!has_context) {
     c10::Event(stream.device_type()).record(stream);
@@ -66,14 +66,14 @@ using shim::unpack;
 
 extern "C" {
 
-// A stream of the device's own pool; its default stream where the device has no other.
+// Takes a stream from the device's pool; the default stream if the device has no pool.
 int pipe_stream_new(int device, Stream* stream) {
   return shim::guarded([&] {
     c10::Device on = shim::device_of(device);
     at::globalContext().lazyInitDevice(on.type());
-    // A call's node lies on the caller's stream, its parameters' leaves on those of the stages that
-    // used them first: the engine makes the one wait for the other, as it should, and would warn of
-    // it.
+    // A call's node is on the caller's stream, and the parameters' leaves are on the streams of the
+    // stages that used them first. The engine correctly makes one wait for the other, but would
+    // warn about it.
     at::globalContext().setWarnOnAccumulateGradStreamMismatch(false);
     c10::impl::VirtualGuardImpl guard(on.type());
     try {
@@ -84,7 +84,7 @@ int pipe_stream_new(int device, Stream* stream) {
   });
 }
 
-// The stream that this thread uses on the device of `of`.
+// Returns this thread's current stream on the device of `of`.
 int pipe_stream_current(const Stream* of, Stream* current) {
   return shim::guarded([&] {
     c10::Stream like = unpack(*of);
@@ -100,7 +100,7 @@ void pipe_stream_leave(shim::OnStream* entered) {
   delete entered;
 }
 
-// Marks what the stream has been given to do until now.
+// Records an event after the work queued on the stream so far.
 int pipe_event_record(const Stream* stream, c10::Event** event) {
   return shim::guarded([&] {
     c10::Stream on = unpack(*stream);
@@ -114,7 +114,7 @@ void pipe_event_free(c10::Event* event) {
   delete event;
 }
 
-// What the stream is given from now on runs after what the event marks. The host does not wait.
+// Makes work queued on the stream from now on run after the event. The host does not wait.
 int pipe_stream_wait(const Stream* stream, const c10::Event* event) {
   return shim::guarded([&] { event->block(unpack(*stream)); });
 }

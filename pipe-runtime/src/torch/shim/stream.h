@@ -1,5 +1,5 @@
-// Streams and events of accelerators, through libtorch's device-generic classes: no toolkit's
-// headers are needed, and every accelerator that libtorch knows takes the same path.
+// Device streams and events, through libtorch's device-generic classes. No toolkit's headers are
+// needed, and all accelerators that libtorch supports use the same code.
 #pragma once
 
 #include "shim.h"
@@ -10,7 +10,7 @@
 
 extern "C" {
 
-// A stream by value, as `c10::Stream::pack3` takes it apart.
+// A stream by value: the fields of `c10::Stream::pack3`.
 struct Stream {
   int64_t id;
   int64_t device_index;
@@ -24,14 +24,15 @@ namespace shim {
 c10::Stream unpack(const Stream& stream);
 Stream pack(const c10::Stream& stream);
 
-// The device that tch's number for it means.
+// Converts tch's number for a device to the device.
 c10::Device device_of(int number);
 
-// Tells the allocator that work on `stream` uses the tensor's memory, which must not be handed out
-// again before that work is done.
+// Tells the allocator that work on `stream` uses the tensor's memory, which must not be reused
+// before that work is done.
 void record_use(const at::Tensor& tensor, const c10::Stream& stream);
 
-// Makes a stream and its device the thread's current ones; puts back those before.
+// Guard that makes a stream and its device the thread's current ones, and restores the previous
+// ones.
 class OnStream {
  public:
   explicit OnStream(const c10::Stream& stream);
