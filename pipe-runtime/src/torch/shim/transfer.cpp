@@ -1,19 +1,19 @@
-// A value on its way from one device to another.
+// Copies a value from one device to another.
 #include "stream.h"
 
 #include <ATen/core/grad_mode.h>
 
 namespace {
 
-// On the CPU, what the accelerator copies from or to without the host waiting lies in pinned
-// memory.
+// Returns pinned memory on the CPU, which an accelerator can copy from or to without the host
+// waiting.
 at::Tensor pinned_like(const at::Tensor& value) {
   return at::empty_like(value, value.options().device(c10::kCPU).pinned_memory(true));
 }
 
-// Where a value's way has no streams of its own (a layer gave a tensor on a device that is not its
-// stage's), or the copy is made of several (a sparse tensor): the host waits before and after, so
-// nothing has to be marked.
+// Copies with the host waiting before and after, so that no events are needed. Used if there are no
+// streams for this pair of devices (a layer returned a tensor on a device that is not its stage's),
+// or if the copy consists of several (a sparse tensor).
 at::Tensor copy_and_wait(const at::Tensor& value, c10::Device device) {
   if (!value.device().is_cpu()) {
     c10::impl::VirtualGuardImpl(value.device().type()).synchronizeDevice(value.device().index());
@@ -29,10 +29,10 @@ at::Tensor copy_and_wait(const at::Tensor& value, c10::Device device) {
 
 extern "C" {
 
-// Brings `value`, complete once `ready` has passed (null: once the host is here), to `device`. An
-// accelerator copies on `from` on the side that has the value, on `to` on the side that gets it,
-// and `consumer` waits for the end of the copy; where the CPU gets it, the host does, so that it
-// can be read at once.
+// Copies `value` to `device`. The value is complete once `ready` has passed (null: already at this
+// call). The copy runs on `from` on an accelerator that sends, and on `to` on an accelerator that
+// receives. `consumer` waits for the end of the copy; if the CPU receives, the host waits, so that
+// the value can be read at once.
 int pipe_transfer(
     const at::Tensor* value,
     const c10::Event* ready,

@@ -17,9 +17,9 @@ namespace shim {
 using torch::autograd::AccumulateGrad;
 using torch::autograd::InputMetadata;
 
-// Whether running the node is all that libtorch's engine would do with it. Hooks, and nodes that
-// others have written, which may ask for the engine's state, are left to the engine; so are those
-// on another stream than this thread's.
+// Whether libtorch's engine would only run the node. Nodes with hooks, nodes of unknown types,
+// which may ask for the engine's state, and nodes on a stream other than this thread's current one
+// are left to the engine.
 static bool is_plain(Node& node) {
   static constexpr char generated[] = "N5torch8autograd9generated";
   const std::type_info& type = typeid(node);
@@ -45,8 +45,8 @@ static bool has_hooks(AccumulateGrad& leaf) {
       !leaf.retains_grad_hooks().empty() || !leaf.post_hooks().empty();
 }
 
-// Whether this thread is inside a walk of libtorch's engine that was asked for certain gradients
-// only: nodes would take its word for which of theirs are wanted.
+// Whether this thread is inside a run of libtorch's engine that was asked for certain gradients
+// only. Nodes would consult that run about which of their gradients are needed.
 static bool engine_is_choosy() {
   const auto* wanted = torch::autograd::get_current_graph_task_exec_info();
   return wanted && !wanted->empty();
@@ -194,8 +194,8 @@ void Walk::run(uint32_t index, variable_list&& arrived, bool release) {
   Node& node = *topology_.nodes[index];
   variable_list outputs;
   {
-    // Freed before the outputs are added up: the next tensors find memory that is still in the
-    // cache.
+    // Frees the inputs before the outputs are summed, so that the next tensors get memory that is
+    // still in the cache.
     variable_list inputs = std::move(arrived);
     inputs.resize(node.num_inputs());
     if (release) {
@@ -265,14 +265,14 @@ void backward(
   }
 }
 
-// The gradient in memory that it does not share: itself, unless another tensor may use it, or it is
-// a part of something greater.
+// Returns the gradient in memory that it does not share: itself, or a copy if another tensor may
+// use its memory or it is a part of a larger tensor.
 static at::Tensor own(at::Tensor&& gradient) {
   if (gradient.is_sparse() || !gradient.has_storage()) {
     return std::move(gradient);
   }
-  // A view knows what it is a view of, and that keeps the memory. (The gradient of `linear`'s
-  // transposed weight is one of the product.)
+  // A view refers to its base, which keeps the memory shared. (The gradient of `linear`'s
+  // transposed weight is a view of the gradient of the product.)
   at::Tensor plain =
       gradient.is_view() && gradient.use_count() == 1 ? gradient.variable_data() : gradient;
   gradient.reset();
@@ -280,12 +280,12 @@ static at::Tensor own(at::Tensor&& gradient) {
   return whole ? plain : plain.clone();
 }
 
-// A sum owns its memory from the start. That others have let go of a gradient does not mean that
-// they are done with it: on an accelerator, their streams may still have to read it.
+// A sum owns its memory from the start. Even if no other tensor holds a gradient any more, an
+// accelerator's streams may still have to read it.
 void Leaves::arrive(size_t parameter, at::Tensor&& gradient) {
   at::Tensor& sum = sums.gradients[parameter];
   if (sum.defined() && sum.is_sparse() && gradient.is_sparse() && !sums.joined) {
-    // As libtorch adds to a parameter's gradient.
+    // The order in which libtorch adds to a parameter's gradient.
     sum = sum + gradient;
   } else if (sum.defined()) {
     accumulate(sum, std::move(gradient));
@@ -295,9 +295,9 @@ void Leaves::arrive(size_t parameter, at::Tensor&& gradient) {
   settle(parameter);
 }
 
-// The last gradient is in the cache now, and the other stages' threads have their own to look
-// after: a sum that is laid out unlike its parameter (that of a matrix product is transposed) is
-// brought into order here, not in the end.
+// Converts a sum to its parameter's memory layout (the sum of a matrix product is transposed). This
+// is done here and not at the end of the step, because the last gradient is still in the cache and
+// the stages' threads convert their sums in parallel.
 void Leaves::settle(size_t parameter) {
   at::Tensor& sum = sums.gradients[parameter];
   const at::Tensor& variable = parameters.tensors[parameter];
@@ -327,8 +327,8 @@ void accumulate(at::Tensor& sum, at::Tensor&& gradient) {
   } else if (!gradient.is_sparse() && adds_in_place(sum)) {
     sum.add_(gradient);
   } else if (sum.is_sparse()) {
-    // As libtorch's engine does it. It has no sum of a sparse tensor and a dense one, and the
-    // order of two sparse ones is that of their entries.
+    // The order in which libtorch's engine adds. libtorch cannot add a dense tensor to a sparse
+    // one, and the order of two sparse tensors determines the order of their entries.
     sum = gradient + sum;
   } else {
     sum = sum + gradient;
