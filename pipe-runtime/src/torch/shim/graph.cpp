@@ -76,7 +76,7 @@ class Passes {
     } else {
       passes_.emplace_back(first, end);
     }
-    // Each call adds at most one entry. No graph is kept for as many calls as this.
+    // Each call adds at most one entry, and no graph is expected to be kept for this many calls.
     if (passes_.size() > 65536) {
       passes_.pop_front();
     }

@@ -1,7 +1,7 @@
 // Tracks the variables that layers change while they run. A variable is copied right before the
 // first operator that writes to its memory. The schemas say which operators write (except batch
 // norm's), also through `data`, which no version counter sees. If a variable is given other memory,
-// its old memory still exists and is copied afterwards. Variables that never change cost nothing.
+// the snapshot still holds the old memory. Variables that never change cost nothing.
 #include "layer_key.h"
 
 #include <ATen/core/grad_mode.h>

@@ -272,7 +272,7 @@ static at::Tensor own(at::Tensor&& gradient) {
     return std::move(gradient);
   }
   // A view refers to its base, which keeps the memory shared. (The gradient of `linear`'s
-  // transposed weight is a view of the gradient of the product.)
+  // transposed weight is a view of a matrix product.)
   at::Tensor plain =
       gradient.is_view() && gradient.use_count() == 1 ? gradient.variable_data() : gradient;
   gradient.reset();
