@@ -28,7 +28,7 @@ impl Counter {
         unsafe { ffi::pipe_counter_now(self.0.as_ptr()) }
     }
 
-    /// Counts a change that was made through another tensor on the same memory.
+    /// Counts a change made through another tensor that shares the memory.
     pub(crate) fn bump(&self) -> Result<(), TorchError> {
         // SAFETY: the handle is alive; the count is atomic.
         ffi::check(unsafe { ffi::pipe_counter_bump(self.0.as_ptr()) })

@@ -43,7 +43,7 @@ pub(crate) struct Read {
     /// The layer that read the value.
     pub(crate) to: i64,
     pub(crate) bytes: i64,
-    /// 1 if a gradient comes back, else 0.
+    /// 1 if a gradient flows back to the value, else 0.
     pub(crate) gradient: i64,
 }
 
@@ -243,7 +243,8 @@ pub(super) fn check(status: c_int) -> Result<(), TorchError> {
     if status == 0 {
         return Ok(());
     }
-    // SAFETY: never null, NUL-terminated, and valid until this thread's next shim call.
+    // SAFETY: the pointer is never null; the string is NUL-terminated and valid until this thread's
+    // next shim call.
     let message = unsafe { CStr::from_ptr(pipe_error()) };
     Err(TorchError(message.to_string_lossy().into_owned()))
 }

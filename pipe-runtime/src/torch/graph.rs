@@ -19,8 +19,8 @@ pub(crate) struct StageGraph {
     roots: usize,
 }
 
-// SAFETY: the graph is only reached through `&mut self`, and libtorch's graphs may move between
-// threads.
+// SAFETY: the graph is reached only through its owner, which is not `Sync`, and libtorch's graphs
+// may move between threads.
 unsafe impl Send for StageGraph {}
 
 impl StageGraph {
@@ -51,7 +51,7 @@ impl StageGraph {
         Ok((ffi::take(sent).expect("the shim wrote a tensor"), is_root != 0))
     }
 
-    /// Ends the pass: what this thread computes from now on does not belong to it.
+    /// Ends the pass: later computations of this thread do not belong to it.
     pub(crate) fn end(&mut self) -> Result<(), TorchError> {
         // SAFETY: the handle is alive and borrowed exclusively.
         ffi::check(unsafe { ffi::pipe_graph_end(self.graph.as_ptr()) })
@@ -192,7 +192,7 @@ impl Parameters {
     /// instead of the parameters' own leaves. So a backward that is not the pipeline's cannot get
     /// from the inside of a stage to a parameter.
     pub(crate) fn install(self: &Arc<Self>) -> Result<InstalledParameters, TorchError> {
-        // SAFETY: the handle is alive, and the guard keeps it so; a lock guards the count.
+        // SAFETY: the handle is alive, and the guard keeps it alive; a lock guards the count.
         ffi::check(unsafe { ffi::pipe_parameters_install(self.as_ptr()) })?;
         Ok(InstalledParameters(Arc::clone(self)))
     }
@@ -227,7 +227,7 @@ impl Drop for InstalledParameters {
 #[derive(Debug)]
 pub(crate) struct Sums(NonNull<ffi::Sums>);
 
-// SAFETY: only reached through `&mut self`.
+// SAFETY: the sums are reached only through their owner, which is not `Sync`.
 unsafe impl Send for Sums {}
 
 impl Sums {

@@ -94,8 +94,8 @@ impl BackwardClock {
         let firsts: Vec<_> = nodes.iter().map(|range| range.start).collect();
         let ends: Vec<_> = nodes.iter().map(|range| range.end).collect();
         let mut clock = ptr::null_mut();
-        // SAFETY: the handle is alive, both arrays have the length that is passed; the result is a
-        // new clock.
+        // SAFETY: the handle is alive and both arrays have the length that is passed; the result is
+        // a new clock.
         ffi::check(unsafe {
             ffi::pipe_backward_clock_start(on.as_ptr(), firsts.as_ptr(), ends.as_ptr(), nodes.len(), &mut clock)
         })?;

@@ -58,7 +58,7 @@ pub(crate) struct Draw {
     before: Option<NonNull<ffi::Generator>>,
 }
 
-// SAFETY: a copy of a generator that has no other owner; it is only read.
+// SAFETY: the copy of the generator has no other owner and is only read.
 unsafe impl Send for Draw {}
 // SAFETY: as above.
 unsafe impl Sync for Draw {}
@@ -66,8 +66,8 @@ unsafe impl Sync for Draw {}
 impl Draw {
     pub(crate) fn new() -> Result<Self, TorchError> {
         let (mut seed, mut before) = (0, ptr::null_mut());
-        // SAFETY: writes the number and a new generator or null; the generator's own lock is held
-        // inside.
+        // SAFETY: writes the number and a new generator or null; the shim holds the generator's
+        // lock.
         ffi::check(unsafe { ffi::pipe_random_draw(&mut seed, &mut before) })?;
         Ok(Self { seed, before: NonNull::new(before) })
     }
@@ -75,7 +75,7 @@ impl Draw {
     /// Returns the number to the generator, unless another number has been drawn since.
     pub(crate) fn undo(&self) -> Result<(), TorchError> {
         match self.before {
-            // SAFETY: the copy is alive; the default generator's own lock is held inside.
+            // SAFETY: the copy is alive; the shim holds the default generator's lock.
             Some(before) => ffi::check(unsafe { ffi::pipe_random_undo(before.as_ptr()) }),
             None => Ok(()),
         }
@@ -95,7 +95,7 @@ impl Drop for Draw {
 mod tests {
     use super::*;
 
-    /// The schemas of libtorch's operators, from its headers.
+    /// Reads the schemas of libtorch's operators from its headers.
     fn schemas() -> Vec<String> {
         let folder = std::path::Path::new(env!("PIPE_LIBTORCH")).join("include/ATen/ops");
         let headers = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());

@@ -27,7 +27,7 @@ pub(crate) struct Variable {
 // SAFETY: written only while it is built (in `new`, before it is shared); afterwards the shim only
 // reads it.
 unsafe impl Send for Variables {}
-// SAFETY: as above; the list's tensors are handles that are only read.
+// SAFETY: as above; the tensor handles in the list are only read.
 unsafe impl Sync for Variables {}
 
 impl Variables {
@@ -110,7 +110,7 @@ impl Watch {
     /// stage fails. With `uses`, all variables that are used are recorded.
     pub(crate) fn start(variables: Arc<Variables>, stage: usize, uses: bool) -> Result<Self, TorchError> {
         let mut watch = ptr::null_mut();
-        // SAFETY: the watch keeps the variables; the result is a new one.
+        // SAFETY: the returned guard keeps the variables alive; the result is a new watch.
         ffi::check(unsafe {
             ffi::pipe_watch_start(variables.variables.as_ptr(), stage as i64, uses.into(), &mut watch)
         })?;

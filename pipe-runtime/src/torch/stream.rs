@@ -59,8 +59,8 @@ impl Stream {
 #[derive(Debug)]
 pub(crate) struct Event(pub(super) NonNull<ffi::Event>);
 
-// SAFETY: recorded once, by `Stream::record`; afterwards it is only waited for, which accelerators
-// allow from any thread.
+// SAFETY: recorded once, by `Stream::record`; afterwards threads only wait for it, which
+// accelerators allow from any thread.
 unsafe impl Send for Event {}
 // SAFETY: as above.
 unsafe impl Sync for Event {}

@@ -32,13 +32,13 @@ NodePtr<T> make_node(Arguments&&... arguments) {
 struct OwnNode : public Node {
   using Node::Node;
 
-  // Drops what the node holds, once the node has no holder. The destructor comes right after.
+  // Not called in these versions: the destructor runs as soon as nothing holds the node any more.
   virtual void drop_contents() {}
 };
 
 #else
 
-// Nodes count their holders.
+// Nodes contain their reference counts.
 template <typename T>
 using NodePtr = c10::intrusive_ptr<T>;
 using WeakNodePtr = c10::weak_intrusive_ptr<Node>;
@@ -52,8 +52,8 @@ NodePtr<T> make_node(Arguments&&... arguments) {
 struct OwnNode : public Node {
   using Node::Node;
 
-  // Drops what the node holds, once the node has no holder. The destructor waits for the last weak
-  // pointer, which may lie in what the node holds.
+  // Drops what the node holds, once nothing holds the node any more. The destructor waits for the
+  // last weak pointer, which may be part of what the node holds.
   virtual void drop_contents() {}
 
   void release_resources() override {

@@ -28,7 +28,7 @@ uint64_t pipe_counter_now(const Counter* counter) {
   return counter->version.enabled() ? counter->version.current_version() : 0;
 }
 
-// Counts a change that was made through another tensor on the same memory.
+// Counts a change made through another tensor that shares the memory.
 int pipe_counter_bump(Counter* counter) {
   return shim::guarded([&] {
     if (counter->version.enabled()) {

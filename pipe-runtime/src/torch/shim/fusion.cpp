@@ -21,7 +21,7 @@ struct Product {
   const SavedVariable& first;
   at::Layout layout;
   at::Scalar alpha;
-  // The edge of the second factor.
+  // Index of the second factor's edge.
   uint32_t second;
 };
 

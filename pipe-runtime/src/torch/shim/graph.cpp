@@ -76,7 +76,7 @@ class Passes {
     } else {
       passes_.emplace_back(first, end);
     }
-    // At most one per call: so many calls later, none is kept.
+    // Each call adds at most one entry, and no graph is expected to be kept for this many calls.
     if (passes_.size() > 65536) {
       passes_.pop_front();
     }
@@ -146,7 +146,7 @@ Graph::~Graph() {
   try {
     end();
   } catch (...) {
-    // Without memory for one more pass, its nodes count as belonging to no pass.
+    // Without memory to record the pass, its nodes count as belonging to no pass.
   }
   roots.clear();
   cut.reset();

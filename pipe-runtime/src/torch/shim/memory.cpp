@@ -1,4 +1,4 @@
-// What an accelerator's allocator has handed out, now and at its peak.
+// Memory statistics of an accelerator's allocator: current values and peaks.
 #include "stream.h"
 
 #include <c10/core/CachingDeviceAllocator.h>
@@ -15,7 +15,7 @@ c10::DeviceAllocator* counting_allocator(c10::Device device) {
 
 extern "C" {
 
-// In bytes.
+// All values are in bytes.
 struct Memory {
   int64_t allocated;
   int64_t peak_allocated;

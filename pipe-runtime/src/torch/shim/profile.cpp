@@ -53,7 +53,7 @@ struct Read {
   int64_t from;
   int64_t to;
   int64_t bytes;
-  // Whether a gradient comes back.
+  // Whether a gradient flows back to the value.
   int64_t gradient;
 };
 

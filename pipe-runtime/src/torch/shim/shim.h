@@ -9,7 +9,7 @@
 
 namespace shim {
 
-// Keeps `message` for the next `pipe_error()` of this thread.
+// Stores `message` for the next `pipe_error()` of this thread.
 void remember(std::string message) noexcept;
 
 // Runs `body`, and turns an exception into a status.
