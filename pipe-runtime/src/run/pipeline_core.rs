@@ -23,9 +23,10 @@ pub(crate) struct PipelineCore {
     pub(crate) pipeline: Arc<BuiltPipeline>,
     /// The model's variables, over all devices.
     variables: VarStore,
-    /// What of it was trained in the last call.
+    /// The trained variables as of the last call. They are collected into a new set only if they
+    /// change.
     parameters: Mutex<Arc<Parameters>>,
-    /// By stage, what [`Vars::training_bytes`] says.
+    /// For each stage: the bytes of its variables in training ([`Vars::training_bytes`]).
     pub(crate) parameter_bytes: Vec<u64>,
     pub(crate) chunks: usize,
     pub(crate) training: bool,
@@ -34,7 +35,7 @@ pub(crate) struct PipelineCore {
 /// A mini-batch that has gone through all stages.
 pub(crate) struct Forwarded {
     call: Arc<Call>,
-    /// Micro-batch by micro-batch.
+    /// One output per micro-batch.
     outputs: Vec<PackedValue>,
     pub(crate) shape: MiniBatch,
 }
@@ -59,8 +60,8 @@ impl PipelineCore {
         })
     }
 
-    /// Runs a mini-batch through the stages. If gradients can be asked for, the outputs carry
-    /// autograd.
+    /// Runs a mini-batch through the stages. The outputs carry an autograd graph if grad mode is on
+    /// and a parameter or an input needs a gradient.
     pub(crate) fn forward(&self, batch: &PackedValue) -> Result<Forwarded> {
         let parameters = self.parameters()?;
         let wanted = !parameters.tensors().is_empty() || batch.tensors.iter().any(|item| item.needs_gradient);
@@ -104,19 +105,19 @@ impl PipelineCore {
         }
     }
 
-    /// The micro-batches of the mini-batch, which must be on the first stage's device.
+    /// Splits the mini-batch, which must be on the first stage's device, into micro-batches.
     pub(crate) fn scatter(&self, batch: &PackedValue) -> Result<Scattered> {
         let devices = batch.tensors.iter().map(|item| item.tensor.device());
         check_devices(self.pipeline.stages[0].device, devices)?;
         scatter(batch, self.chunks, grad_enabled())
     }
 
-    /// The device on which outputs are made, and losses of them.
+    /// The last stage's device, on which outputs and losses are computed.
     pub(crate) fn last_device(&self) -> Device {
         self.pipeline.stages[self.pipeline.stages.len() - 1].device
     }
 
-    /// What is trained now.
+    /// The variables that are trainable now.
     pub(crate) fn parameters(&self) -> Result<Arc<Parameters>> {
         let trained: Vec<_> = self.variables.trainable_variables().into_iter().filter(Tensor::requires_grad).collect();
         let mut parameters = lock(&self.parameters);
@@ -132,8 +133,8 @@ impl Forwarded {
         std::mem::take(&mut self.outputs)
     }
 
-    /// To be called when the outputs have been joined. If they could not be, the call has left
-    /// nothing behind.
+    /// Ends the call once joining the outputs has been tried. If joining failed, undoes what the
+    /// call changed.
     pub(crate) fn end(self, joined: bool) -> Result<()> {
         if joined {
             self.call.keep();
@@ -143,7 +144,8 @@ impl Forwarded {
     }
 }
 
-/// Inputs are not moved behind the caller's back: a copy in each step is for the caller to see.
+/// Checks that all inputs are on the first stage's device. Inputs are not moved silently, because
+/// the caller should see a copy that each step would make.
 fn check_devices(first: Device, inputs: impl IntoIterator<Item = Device>) -> Result<()> {
     all_on(first, inputs, |expected, found| {
         format!(
@@ -152,7 +154,7 @@ fn check_devices(first: Device, inputs: impl IntoIterator<Item = Device>) -> Res
     })
 }
 
-/// The same of targets, which meet the last stage's output.
+/// Checks that all targets are on the device of the last stage, where they meet its output.
 pub(crate) fn check_targets(last: Device, targets: impl IntoIterator<Item = Device>) -> Result<()> {
     all_on(last, targets, |expected, found| {
         format!(

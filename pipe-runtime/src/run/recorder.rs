@@ -8,12 +8,12 @@ use crate::error::{Error, Result};
 use crate::lock::lock;
 use crate::stages::{Crossing, Route, crossings};
 
-/// Where a pipeline's runs are recorded, while they are.
+/// Records the runs of a pipeline while a trace is active.
 #[derive(Default)]
 pub(crate) struct Recorder(Mutex<Option<Arc<Recording>>>);
 
 impl Recorder {
-    /// Starts a recording; one that has not been stopped is lost.
+    /// Starts a recording. One that is still active is discarded.
     pub(crate) fn start(&self, stages: usize, routes: usize) {
         *lock(&self.0) = Some(Arc::new(Recording {
             begin: Instant::now(),
@@ -24,7 +24,7 @@ impl Recorder {
         }));
     }
 
-    /// Where to record now, if anywhere.
+    /// The active recording, if there is one.
     pub(crate) fn current(&self) -> Option<Arc<Recording>> {
         lock(&self.0).clone()
     }
@@ -34,15 +34,15 @@ impl Recorder {
     }
 }
 
-/// What has been recorded so far.
+/// The data recorded so far.
 pub(crate) struct Recording {
     begin: Instant,
     runs: Mutex<Vec<Run>>,
-    /// Those that have performed steps, numbered in the order in which they first did.
+    /// The threads that have performed steps, numbered in the order of their first step.
     threads: Mutex<Vec<ThreadId>>,
-    /// By stage: the bytes that a micro-batch's graph holds, once that was measured.
+    /// For each stage: the bytes that the graph of one micro-batch holds, once measured.
     activations: Vec<Mutex<Option<u64>>>,
-    /// By route: the most bytes that a micro-batch's value has.
+    /// For each route: the size in bytes of the largest micro-batch value sent along it.
     carried: Vec<Mutex<u64>>,
 }
 
@@ -52,7 +52,7 @@ impl Recording {
         self.begin.elapsed().as_secs_f64()
     }
 
-    /// The calling thread's number.
+    /// The number of the calling thread, assigned at its first step.
     pub(crate) fn thread(&self) -> usize {
         let mut threads = lock(&self.threads);
         let this = std::thread::current().id();
@@ -62,26 +62,25 @@ impl Recording {
         })
     }
 
-    /// The bytes of a stage's graph of one micro-batch: where they are to be put, if they are still
-    /// to be measured.
+    /// The cell for the bytes of a stage's graph of one micro-batch: empty until measured.
     pub(crate) fn activation(&self, stage: usize) -> &Mutex<Option<u64>> {
         &self.activations[stage]
     }
 
-    /// So much goes through a route.
+    /// Notes that a value of `bytes` bytes goes through `route`.
     pub(crate) fn carries(&self, route: usize, bytes: u64) {
         let mut most = lock(&self.carried[route]);
         *most = bytes.max(*most);
     }
 
-    /// A run has succeeded.
+    /// Records a run that has succeeded.
     pub(crate) fn ran(&self, order: &Order, stages: usize, micro_batches: usize, steps: Vec<TracedStep>) {
         let action = |&position: &usize| -> Action { order.steps[position].action };
         let ranks = order.ranks.iter().map(|list| list.iter().map(action).collect()).collect();
         lock(&self.runs).push(Run { schedule: Schedule { stages, micro_batches, ranks }, steps });
     }
 
-    /// The trace, if anything ran: with what was seen of the memory.
+    /// Builds the trace of the recorded runs, with the memory sizes that were measured.
     pub(crate) fn finish(&self, routes: &[Route], parameters: &[u64]) -> Result<Trace> {
         let runs = std::mem::take(&mut *lock(&self.runs));
         let carried: Vec<_> = self.carried.iter().map(|bytes| *lock(bytes) as f64).collect();
@@ -94,7 +93,7 @@ impl Recording {
                 backward_weight: 0.,
                 recompute: 0.,
                 activation,
-                // A split graph is freed as a whole.
+                // A split backward frees its graph as a whole.
                 for_weights: activation,
                 checkpoint: given.map(|(_, bytes)| bytes).sum(),
                 parameters: parameters as f64,

@@ -1,4 +1,4 @@
-//! Which order a pipeline's training steps go in: a published schedule, or custom lists.
+//! The order of a pipeline's training steps: a published schedule or a custom one.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,13 +9,13 @@ use tch::Device;
 use crate::error::{Error, Result};
 use crate::model::{Checkpoint, Devices};
 
-/// The order in which a pipeline's training steps go.
+/// The order in which a training step runs its actions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ScheduleChoice {
-    /// A published schedule, made for each number of micro-batches.
+    /// A published schedule, generated for the number of micro-batches of each call.
     Published(ScheduleKind),
-    /// Custom lists, for their number of micro-batches. A mini-batch that gives fewer goes
-    /// through them without the others' actions.
+    /// A custom schedule (action lists) for a fixed number of micro-batches. For a mini-batch of
+    /// fewer micro-batches, the actions of the missing ones are skipped.
     Custom(Arc<Schedule>),
 }
 
@@ -25,7 +25,8 @@ impl From<ScheduleKind> for ScheduleChoice {
     }
 }
 
-/// Made with a [`Builder`](pipe_schedule::Builder), or read from a text (`str::parse`).
+/// Takes a schedule that was made with a [`Builder`](pipe_schedule::Builder) or parsed from text
+/// (`str::parse`).
 impl From<Schedule> for ScheduleChoice {
     fn from(schedule: Schedule) -> Self {
         Self::Custom(Arc::new(schedule))
@@ -42,10 +43,11 @@ impl fmt::Display for ScheduleChoice {
     }
 }
 
-/// What [`PipeBuilder::schedule`](crate::PipeBuilder::schedule) takes: a [`ScheduleKind`], a
-/// [`Schedule`], or an `Option` of either, where `None` stands for the annotated one.
+/// A value that [`PipeBuilder::schedule`](crate::PipeBuilder::schedule) accepts: a
+/// [`ScheduleKind`], a [`Schedule`], or an `Option` of either, where `None` selects the annotated
+/// schedule.
 pub trait IntoSchedule {
-    /// Gives the choice; `None` for the annotated schedule.
+    /// Converts to the choice; `None` selects the annotated schedule.
     fn into_choice(self) -> Option<ScheduleChoice>;
 }
 
@@ -61,20 +63,21 @@ impl<T: Into<ScheduleChoice>> IntoSchedule for Option<T> {
     }
 }
 
-/// The pipeline that a custom schedule must fit.
+/// The properties of a pipeline that a custom schedule must fit.
 pub(crate) struct Requirements<'a> {
-    /// Each stage's device.
+    /// The device of each stage.
     pub(crate) devices: &'a [Device],
-    /// The stages between which skips go.
+    /// The (from, to) stages of each skip.
     pub(crate) skips: &'a [(usize, usize)],
-    /// The number of ranks that was asked for, if any was.
+    /// The requested number of ranks, if any.
     pub(crate) ranks: Option<usize>,
-    /// Into how many micro-batches a mini-batch is split.
+    /// The number of micro-batches of a mini-batch.
     pub(crate) chunks: usize,
     pub(crate) checkpoint: Checkpoint,
 }
 
-/// The rank of each stage by custom lists, if they are valid and fit the pipeline.
+/// Checks that a custom schedule is valid and fits the pipeline, and returns the rank of each
+/// stage.
 pub(crate) fn custom_ranks(schedule: &Schedule, required: &Requirements<'_>) -> Result<Vec<usize>> {
     let stages = required.devices.len();
     if schedule.stages != stages {
@@ -115,8 +118,8 @@ pub(crate) fn custom_ranks(schedule: &Schedule, required: &Requirements<'_>) -> 
     Ok(rank_of)
 }
 
-/// A rank's stages are on one device, and an accelerator's stages on one rank: a rank is a thread
-/// that feeds one device.
+/// Checks that all stages of a rank are on one device, and that all stages on one accelerator
+/// belong to one rank. A rank is one thread, which feeds one device.
 fn fits_devices(rank_of: &[usize], devices: &[Device]) -> Result<()> {
     let name = |device| Devices::new([device]);
     for (later, (&rank, &device)) in rank_of.iter().zip(devices).enumerate() {

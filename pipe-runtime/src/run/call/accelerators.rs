@@ -7,8 +7,10 @@ use crate::model::not_finite;
 use crate::torch::GradMode;
 
 impl Call {
-    /// Whether all statistics and `losses` on accelerators are as finite as they were: the CPU's
-    /// have been looked at when they were made. One flag is read back from each device.
+    /// Checks that no variable that layers changed has stopped being finite on an accelerator, and
+    /// that `losses` on accelerators are finite. Values on the CPU were checked when they were
+    /// computed. One flag is read back from each device; the individual flags are read only if it
+    /// is set.
     pub(super) fn check_accelerators(&self, losses: &[(usize, Tensor)]) -> Result<()> {
         let pipeline = &self.pipeline;
         let all_on_cpu = pipeline.stages.iter().all(|slot| slot.device == Device::Cpu);
@@ -50,7 +52,7 @@ impl Call {
     }
 }
 
-/// The words for a loss that is not a number.
+/// The error message for a loss that is not finite.
 pub(crate) fn loss_is_not_finite(micro_batch: usize) -> String {
     format!(
         "the loss of micro-batch {micro_batch} is not finite: nothing has been changed. A mean over nothing is NaN (rows that are all ignored): \

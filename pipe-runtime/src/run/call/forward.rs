@@ -14,53 +14,54 @@ use crate::run::built_pipeline::{BuiltPipeline, StageSlot};
 use crate::stages::{Io, Recorded, Sent};
 use crate::torch::{Draw, GradMode, LayerRng, Modes, Parameters, digest, grad_enabled};
 
-/// One call: what flows between its stages, and what each stage keeps for the backward.
+/// One call: the values sent between its stages, and the state that each stage keeps for the
+/// backward.
 pub(crate) struct Call {
     pub(super) pipeline: Arc<BuiltPipeline>,
     pub(super) micro_batches: usize,
     training: bool,
-    /// Whether gradients are wanted at all.
+    /// Whether the call records graphs for a backward.
     pub(super) gradients: bool,
-    /// Whether the caller's grad mode is on: where nothing is recorded, layers may still
-    /// differentiate inside.
+    /// Whether the caller's grad mode is on. If so, layers may differentiate inside even where the
+    /// stage records nothing.
     grad_mode: bool,
-    /// Tells it from all other calls.
+    /// A unique id of this call.
     id: u64,
-    /// The number that the layers' random number generators are seeded from.
+    /// The number from which the layers' random number generators are seeded.
     draw: Draw,
-    /// The caller's modes at the time of the call; a recomputation runs under them too.
+    /// The caller's torch modes at the time of the call. Recomputations run under them too.
     modes: Modes,
     pub(super) parameters: Arc<Parameters>,
-    /// Whether to note which variables the stages use.
+    /// Whether to record which variables the stages use.
     notes_uses: bool,
-    /// By stage and micro-batch: whether its backward runs the forward again.
+    /// For each stage and micro-batch: whether its backward runs the forward again.
     recomputed: Vec<bool>,
-    /// By port and micro-batch: what was sent and not received yet.
+    /// For each port and micro-batch: the value that was sent and not received yet.
     pub(super) in_transit: Table<Option<PackedValue>>,
-    /// By stage and micro-batch: what the stage keeps for the backward.
+    /// For each stage and micro-batch: the state that the stage keeps for the backward.
     pub(super) backward_states: Table<BackwardState>,
-    /// By stage: what its layers have changed.
+    /// For each stage: the changes that its layers have made to variables.
     pub(super) histories: Vec<Mutex<History>>,
-    /// What layers carry from one micro-batch to the next.
+    /// The cells in which layers carry values from one micro-batch to the next.
     cells: Arc<Cells>,
-    /// By port: how many values lie between the two stages.
+    /// For each port: the number of values sent and not received yet.
     pub(super) transit: Vec<PeakCounter>,
-    /// By stage: how many micro-batches are in flight.
+    /// For each stage: the number of micro-batches in flight.
     pub(super) in_flight: Vec<PeakCounter>,
 }
 
-/// What a call is made with.
+/// The arguments of a call.
 pub(crate) struct Given {
-    /// The micro-batches, at the first stage.
+    /// The micro-batches, on the first stage's device.
     pub(crate) inputs: Vec<PackedValue>,
     pub(crate) training: bool,
-    /// Whether what the backward needs will be kept.
+    /// Whether to keep what a backward needs.
     pub(crate) gradients: bool,
-    /// What is trained.
+    /// The variables that are trained.
     pub(crate) parameters: Arc<Parameters>,
 }
 
-/// The forward of a call alone.
+/// Runs only the forward of a call.
 struct ForwardRun {
     call: Arc<Call>,
     order: Arc<Order>,
@@ -86,33 +87,34 @@ impl Job for ForwardRun {
     }
 }
 
-/// What a stage keeps of a micro-batch for its backward.
+/// The state that a stage keeps of one micro-batch for its backward.
 #[derive(Default)]
 pub(super) struct BackwardState {
     /// The graph, of the forward or of a recomputation.
     pub(super) recorded: Option<Recorded>,
-    /// What its recomputation starts from, if it has one.
+    /// The start of its recomputation, if there will be one.
     pub(super) start: Option<Start>,
 }
 
-/// What a recomputation starts from, and what it must lead to.
+/// The received values that a recomputation starts from, and the fingerprints of the sent tensors
+/// that it must reproduce.
 pub(super) struct Start {
     inputs: Vec<ReceivedValue>,
     sent: Vec<Fingerprint>,
 }
 
-/// A received value, kept for the recomputation.
+/// A received value, kept for a recomputation.
 struct ReceivedValue {
     port: usize,
     value: PackedValue,
 }
 
-/// What tells a sent tensor from another one: its port, whether it has a gradient, and its bits
-/// (of the CPU's).
+/// Identifies a sent tensor: its port, whether it needs a gradient, and a digest of its bits (only
+/// for tensors on the CPU).
 type Fingerprint = (usize, bool, Option<u64>);
 
 impl Call {
-    /// A call whose micro-batches are recomputed where `order` says so.
+    /// Creates a call that recomputes the micro-batches for which `order` has a recomputation.
     pub(super) fn new(pipeline: &Arc<BuiltPipeline>, given: Given, order: &Order) -> Result<Self> {
         let Given { inputs, training, gradients, parameters } = given;
         parameters.none_is_forgotten()?;
@@ -151,7 +153,7 @@ impl Call {
         Ok(call)
     }
 
-    /// Runs the micro-batches forward through all stages, and gives those of the output.
+    /// Runs the micro-batches forward through all stages, and returns the call and its outputs.
     pub(crate) fn run(pipeline: &Arc<BuiltPipeline>, given: Given) -> Result<(Arc<Self>, Vec<PackedValue>)> {
         let orders = pipeline.orders(given.inputs.len(), given.training && given.gradients)?;
         let call = Arc::new(Self::new(pipeline, given, &orders.backward)?);
@@ -166,7 +168,7 @@ impl Call {
             })
     }
 
-    /// What the last stage gave, micro-batch by micro-batch.
+    /// Takes the outputs of the last stage, one per micro-batch.
     pub(super) fn take_outputs(&self) -> Result<Vec<PackedValue>> {
         let (_, output) = self.pipeline.ends();
         let parts = (0..self.micro_batches).map(|micro_batch| self.in_transit.take(output, micro_batch));
@@ -210,9 +212,10 @@ impl Call {
         step(Phase::Forward, &cx, || self.first_pass(action, &cx))
     }
 
-    /// Where gradients are wanted, its graph is recorded also if it will be recomputed, and then
-    /// dropped: libtorch's operators may take another way without a graph, and what will be
-    /// differentiated must be what was computed. It holds no more than the recomputation will.
+    /// If the call wants gradients, the graph is recorded even for a micro-batch that will be
+    /// recomputed, and then dropped. libtorch's operators may take another path without a graph,
+    /// and the values must be those that will be differentiated. The graph holds no more memory
+    /// than that of the recomputation will.
     fn first_pass(&self, action: Action, cx: &Context) -> Result<(), String> {
         let Action { stage, micro_batch, .. } = action;
         let slot = &self.pipeline.stages[stage];
@@ -230,14 +233,14 @@ impl Call {
         };
         let recording = match self.gradients {
             true => Recording::Graph,
-            // There is nothing to record, but a layer may differentiate inside as far as the
-            // caller's mode lets it.
+            // The stage records no graph, but layers may differentiate inside if the caller's grad
+            // mode is on.
             false if self.grad_mode => Recording::LayersOwn,
             false => Recording::Nothing,
         };
         let pass = self.watch(stage).map_err(|error| error.to_string())?;
         let (sent, recorded) = run_stage(slot, cx, &mut receive, recording)?;
-        // A stage without a gradient to come back has nothing to recompute.
+        // If no gradient can flow back into this stage, there is nothing to recompute.
         let goes_backward = recorded.as_ref().is_some_and(|recorded| !recorded.roots.is_empty());
         let next = match (goes_backward, recomputes) {
             (false, _) => Next::Nothing,
@@ -263,31 +266,31 @@ impl Call {
         Ok(())
     }
 
-    /// Watches what a first pass of the stage changes, from now on.
+    /// Starts to record which variables a first pass of the stage changes.
     pub(super) fn watch(&self, stage: usize) -> Result<FirstPass<'_>> {
         Ok(FirstPass::start(&self.pipeline.state, &self.histories[stage], stage, self.notes_uses)?)
     }
 
-    /// The first pass has succeeded.
+    /// Ends a first pass that has succeeded.
     pub(super) fn end_pass(&self, pass: FirstPass<'_>, micro_batch: usize, next: Next) -> Result<(), String> {
         let must_be_finite = self.training && !self.pipeline.allow_non_finite;
         pass.finish(&self.pipeline.state, micro_batch, next, must_be_finite)
     }
 
-    /// The stage's state as the micro-batch's first pass left it, if a later one has changed it,
-    /// until the guard is dropped.
+    /// If a later pass changed the stage's state, sets it back to what it was after this
+    /// micro-batch's first pass, until the returned guard is dropped.
     pub(super) fn state_after(&self, stage: usize, micro_batch: usize) -> Result<Option<Rewound>> {
         Rewound::after(&self.pipeline.state, &self.histories[stage], stage, micro_batch)
     }
 
-    /// The micro-batch has gone backward through the stage for the last time.
+    /// Notes that the micro-batch has gone backward through the stage for the last time.
     pub(super) fn has_gone_backward(&self, stage: usize, micro_batch: usize) {
         self.in_flight[stage].fall();
         lock(&self.histories[stage]).has_gone_backward(micro_batch);
     }
 
-    /// The second pass of a checkpointed micro-batch, which leaves the graph for its backward. With
-    /// `keep`, a third one can follow.
+    /// Runs the second pass of a checkpointed micro-batch, which records the graph for its
+    /// backward. With `keep`, another recomputation can follow.
     pub(super) fn recompute(&self, action: Action, keep: bool) -> Result<(), Failure> {
         let cx = self.context(action, true);
         step(Phase::Recomputation, &cx, || self.second_pass(action, &cx, keep))
@@ -337,7 +340,7 @@ impl Call {
         Ok(())
     }
 
-    /// The steps of the call's backward, where that is asked for later.
+    /// The order of a backward that is requested after the call.
     pub(super) fn backward_order(&self) -> Result<Arc<Order>> {
         Ok(Arc::clone(&self.pipeline.orders(self.micro_batches, self.training)?.backward))
     }
@@ -347,7 +350,7 @@ impl Call {
         Ok(Box::new((self.modes.enter()?, self.pipeline.threads.enter())))
     }
 
-    /// After the call has succeeded as a whole: there is nothing to put back any more.
+    /// Ends a call that has succeeded as a whole: its changes will not be undone any more.
     pub(crate) fn keep(&self) {
         for history in &self.histories {
             lock(history).keep();
@@ -357,8 +360,8 @@ impl Call {
         }
     }
 
-    /// After a failure, also of what follows the call: every variable that layers have changed is
-    /// as it was before the call, and so is the caller's random generator.
+    /// Undoes the call after it, or a step after it, has failed: restores every variable that
+    /// layers changed, and the caller's random number generator.
     pub(crate) fn undo(&self) -> Result<()> {
         for (stage, history) in self.histories.iter().enumerate() {
             let _stream = self.pipeline.streams.enter(stage)?;
@@ -376,19 +379,19 @@ impl Drop for Call {
     }
 }
 
-/// What autograd does while a stage runs.
+/// How autograd records while a stage runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Recording {
-    /// Nothing.
+    /// Records nothing.
     Nothing,
-    /// What layers ask for inside; the stage has no graph.
+    /// Records only what layers differentiate inside; the stage has no graph.
     LayersOwn,
-    /// The stage's graph.
+    /// Records the stage's graph.
     Graph,
 }
 
-/// Runs a stage on one micro-batch with its layers' random number generators, recording its graph
-/// or nothing at all.
+/// Runs a stage on one micro-batch with its layers' random number generators, and records its graph
+/// if asked to.
 fn run_stage(
     slot: &StageSlot,
     cx: &Context,

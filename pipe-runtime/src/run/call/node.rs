@@ -10,26 +10,27 @@ use crate::flow::{PackedValue, Sources};
 use crate::lock::lock;
 use crate::torch::{Backward, GradMode, attach, version};
 
-/// The call as one node of the caller's graph: between the micro-batches that the caller's
-/// mini-batch was split into, with the parameters, and the micro-batches' outputs. Splitting and
-/// joining are ordinary operators of the caller's graph.
+/// The call as one node of the caller's autograd graph. Its inputs are the micro-batches that the
+/// caller's mini-batch was split into, and the parameters; its results are the micro-batches'
+/// outputs. Splitting and joining are ordinary operators of the caller's graph.
 struct CallNode {
     call: Arc<Call>,
     order: Arc<Order>,
-    /// The parameters and how often they had been changed in place, if something is to be
+    /// The parameters with their version counters after the forward. Empty if nothing will be
     /// recomputed with them.
     versions: Mutex<Vec<(Tensor, u64)>>,
-    /// The caller's tensors that the micro-batches are parts of.
+    /// The caller's tensors that were split into the micro-batches.
     sources: Sources,
-    /// How many tensors each micro-batch of the input has: ragged ones have fewer of `Rows`.
+    /// The number of tensors of each micro-batch's input. Ragged micro-batches have fewer for
+    /// `Rows`.
     inputs: Vec<usize>,
-    /// Which tensor each output is: (micro-batch, position in its value).
+    /// The tensor that each result of the node stands for: (micro-batch, position in its value).
     outputs: Vec<(usize, usize)>,
 }
 
-/// Makes the tensors of `outputs` results of one autograd node over those of `inputs` and
-/// `parameters`, whose backward is the pipelined one. `sources` are the caller's tensors that the
-/// inputs are parts of.
+/// Turns the tensors of `outputs` into the results of one new autograd node, which has the tensors
+/// of `inputs` and the parameters as inputs and runs the pipelined backward. `sources` are the
+/// caller's tensors that were split into `inputs`.
 pub(crate) fn attach_node(
     call: Arc<Call>,
     outputs: &mut [PackedValue],
@@ -52,15 +53,15 @@ pub(crate) fn attach_node(
         call,
     };
     for item in outputs.iter_mut().flat_map(|value| &mut value.tensors) {
-        // The tensor may be in the caller's hands already (an input that passed through): history
-        // goes on a handle of its own.
+        // The caller may hold this tensor already (an input that passed through), so the autograd
+        // history is attached to a separate handle.
         item.tensor = item.tensor.f_detach()?;
     }
     let results = outputs.iter().flat_map(|value| &value.tensors);
     let differentiable: Vec<_> = results.clone().map(|item| item.needs_gradient).collect();
     let results: Vec<_> = results.map(|item| &item.tensor).collect();
-    // Unpipelined, the last micro-batch's gradient of what all of them share arrives first;
-    // libtorch adds them in the order of the inputs.
+    // libtorch adds gradients in the order of the inputs. In an unpipelined run, the last
+    // micro-batch's gradient of a shared tensor arrives first.
     let inputs = inputs.iter().rev().flat_map(|value| &value.tensors).map(|item| &item.tensor);
     let inputs: Vec<_> = inputs.chain(parameters.tensors()).collect();
     attach(&results, &differentiable, &inputs, Box::new(node))?;

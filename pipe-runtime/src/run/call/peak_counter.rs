@@ -1,6 +1,6 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// A counter that remembers its peak.
+/// A counter that remembers its maximum.
 #[derive(Debug, Default)]
 pub(super) struct PeakCounter {
     now: AtomicUsize,
@@ -13,8 +13,8 @@ impl PeakCounter {
         self.peak.fetch_max(now, Ordering::Relaxed);
     }
 
-    /// Down to nothing at the least: what the caller puts in is not counted, what a stage takes out
-    /// is.
+    /// Decrements the counter, but not below 0: the caller's inputs are not counted when they are
+    /// put in, but a stage that takes one out decrements all the same.
     pub(super) fn fall(&self) {
         let lower = |now: usize| now.checked_sub(1);
         let _ = self.now.fetch_update(Ordering::Relaxed, Ordering::Relaxed, lower);

@@ -5,7 +5,7 @@ use crate::run::device_streams::Direction;
 use crate::torch::version;
 
 impl Call {
-    /// Receives what was sent through `port`: moves it to the device of `stage`.
+    /// Receives a value sent through `port`: moves it to the device of `stage`.
     pub(super) fn receive(&self, stage: usize, port: usize, mut value: PackedValue) -> PackedValue {
         if value.tensors.iter().any(PackedTensor::is_changed) {
             give_up(

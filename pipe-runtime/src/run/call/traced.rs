@@ -13,7 +13,7 @@ use crate::run::recorder::Recording;
 use crate::torch::{Observation, synchronize};
 
 impl Call {
-    /// Runs a job that is part of this call, and records it if the pipeline is traced.
+    /// Runs a job of this call, and records it if the pipeline is traced.
     pub(super) fn run_job(
         self: &Arc<Self>,
         job: Arc<dyn Job<Error = Error>>,
@@ -34,12 +34,12 @@ impl Call {
     }
 }
 
-/// A job whose steps are timed.
+/// Wraps a job and times its steps.
 struct TracedJob {
     job: Arc<dyn Job<Error = Error>>,
     call: Arc<Call>,
     recording: Arc<Recording>,
-    /// A tensor on each stage's device.
+    /// An empty tensor on each stage's device, used to synchronize with that device.
     on: Vec<Mutex<Tensor>>,
     steps: Mutex<Vec<TracedStep>>,
 }
@@ -68,14 +68,14 @@ impl TracedJob {
         result
     }
 
-    /// The time once the stage's device has done what it was asked for. An error of the device is
-    /// for the step itself to find.
+    /// The time after the stage's device has completed all queued work. Errors of the device are
+    /// ignored here, because the step itself reports them.
     fn now(&self, stage: usize) -> f64 {
         let _ = synchronize(&lock(&self.on[stage]));
         self.recording.now()
     }
 
-    /// What the stage is about to be given.
+    /// Records the sizes of the values that the stage is about to receive.
     fn note_given(&self, Action { stage, micro_batch, .. }: Action) {
         for (port, route) in self.call.pipeline.routes.iter().enumerate() {
             if route.to == Some(stage) {
@@ -84,8 +84,8 @@ impl TracedJob {
         }
     }
 
-    /// Watches what the step allocates, if it makes a graph and no other one of its stage was
-    /// watched. Where the user observes the thread already, nothing is.
+    /// Measures what the step allocates, if it builds a graph and its stage has not been measured
+    /// yet. Nothing is measured on a thread that the user already observes.
     fn observe(&self, Action { kind, stage, micro_batch }: Action) -> Option<Observation> {
         let makes_graph = match kind {
             ActionKind::Forward => self.call.gradients && !self.call.recomputes(stage, micro_batch),
