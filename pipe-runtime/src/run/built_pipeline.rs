@@ -14,14 +14,14 @@ use crate::model::{Checkpoint, State};
 use crate::stages::{Route, Stage, crossings};
 use crate::threads::IntraOpThreads;
 
-/// A built pipeline: the stages, the routes between them, and the threads that run them. It
-/// outlives its handle as long as graphs of its calls wait for their backward.
+/// A built pipeline: the stages, the routes between them, and the threads that run them. It stays
+/// alive after its `Pipe` is dropped for as long as graphs of its calls wait for their backward.
 pub(crate) struct BuiltPipeline {
     pub(crate) stages: Vec<StageSlot>,
     pub(crate) routes: Vec<Route>,
     engine: Engine<Error>,
     pub(crate) streams: DeviceStreams,
-    /// Which rank (executor's op list) runs each stage.
+    /// For each stage: the rank (list of actions of one executor) that runs it.
     rank_of: Vec<usize>,
     pub(crate) checkpoint: Checkpoint,
     /// The order of training steps.
@@ -29,7 +29,7 @@ pub(crate) struct BuiltPipeline {
     pub(crate) threads: IntraOpThreads,
     pub(crate) fuse_gradient_accumulation: bool,
     pub(crate) allow_non_finite: bool,
-    /// The greatest number of micro-batches.
+    /// The maximum number of micro-batches.
     chunks: usize,
     pub(crate) state: State,
     pub(crate) recorder: Recorder,
@@ -39,12 +39,12 @@ pub(crate) struct BuiltPipeline {
 
 /// One stage on its device.
 pub(crate) struct StageSlot {
-    /// Empty once the model was taken out of the pipeline.
+    /// `None` once the model has been taken out of the pipeline.
     pub(crate) body: Mutex<Option<Box<dyn Stage>>>,
     pub(crate) device: Device,
 }
 
-/// The two halves of a training step's schedule.
+/// The two halves of a GPipe schedule, run separately: all forwards, and all backwards.
 pub(crate) struct Orders {
     pub(crate) forward: Arc<Order>,
     pub(crate) backward: Arc<Order>,
@@ -73,7 +73,7 @@ impl BuiltPipeline {
             fuse_gradient_accumulation,
             allow_non_finite,
         } = settings;
-        // What no mini-batch could be run with is an error now.
+        // Reject now what would fail for every mini-batch.
         let rank_of = match &schedule {
             ScheduleChoice::Published(kind) => {
                 let rank_of = ranks_of(&devices, *kind, ranks)?;
@@ -120,13 +120,14 @@ impl BuiltPipeline {
     pub(crate) fn run(&self, job: Arc<dyn Job<Error = Error>>, local: Option<Local<'_, Error>>) -> Result<()> {
         self.streams.fork()?;
         let outcome = self.engine.run_with(job, local);
-        // Also after a failure: the caller frees what the stages still use.
+        // Join even after a failure, because the caller frees memory that the stages' streams still
+        // use.
         let joined = self.streams.join();
         outcome.and(joined.map_err(Error::from))
     }
 
-    /// The order of the steps for so many micro-batches. Kept from call to call: most have the same
-    /// number.
+    /// The orders of forward and backward for `micro_batches` micro-batches. They are cached,
+    /// because most calls have the same number.
     pub(crate) fn orders(&self, micro_batches: usize, checkpointed: bool) -> Result<Arc<Orders>> {
         let key = OrderKey { micro_batches, checkpointed };
         let mut kept = lock(&self.orders);
@@ -143,7 +144,7 @@ impl BuiltPipeline {
         Ok(orders)
     }
 
-    /// The order of a whole training step.
+    /// The order of a whole training step for `micro_batches` micro-batches, cached likewise.
     pub(crate) fn train_order(&self, micro_batches: usize, checkpointed: bool) -> Result<Arc<Order>> {
         let key = OrderKey { micro_batches, checkpointed };
         let mut kept = lock(&self.train_orders);
@@ -174,8 +175,7 @@ impl BuiltPipeline {
         self.rank_of[self.rank_of.len() - 1]
     }
 
-    /// The port through which the caller's input comes, and the one through which the output
-    /// leaves.
+    /// The ports of the caller's input and of the output.
     pub(crate) fn ends(&self) -> (usize, usize) {
         let end = |is: fn(&Route) -> bool| self.routes.iter().position(is).expect("generated code declares both ends");
         (end(|route| route.from.is_none()), end(|route| route.to.is_none()))

@@ -1,16 +1,17 @@
 //! The device streams of a pipeline.
 //!
-//! Each stage on an accelerator computes on a stream of its own, so stages that share a device need
-//! not wait for each other. What goes from one device to another is copied on two more streams, one
-//! on each side, so that copies run beside computation. Order between streams is made by events
-//! alone: the host waits nowhere but where a CPU stage takes what an accelerator has made.
+//! Each stage on an accelerator computes on a separate stream, so stages that share a device need
+//! not wait for each other. A value sent from one device to another is copied on two more streams,
+//! one on each device, so that copies overlap with computation. Only events order the streams. The
+//! host waits in one case: when a CPU stage receives a value from an accelerator.
 //!
-//! A caller's own streams are ordered with the stages' at both ends of a run: its work until then
-//! comes before the stages', theirs before its later work. Memory that one stream allocates and
-//! another one uses is marked as such in the allocator, or it could be handed out again too early.
+//! A run is ordered with the caller's streams at both ends: it starts after the work that the
+//! caller has queued, and the caller's later work starts after it. Memory that one stream allocates
+//! and another one uses is marked as such in the allocator, which could otherwise hand it out again
+//! too early.
 //!
-//! Where all stages are on the CPU, there are no streams, and each of these functions is a look at
-//! an empty list.
+//! If all stages are on the CPU, there are no streams, and each of these functions only looks at an
+//! empty list.
 
 use std::sync::{Arc, Mutex};
 
@@ -24,28 +25,28 @@ use crate::torch::{CopyStreams, Event, OnStream, Stream, TorchError, transfer};
 /// The device streams of a pipeline.
 #[derive(Debug)]
 pub(crate) struct DeviceStreams {
-    /// Each of them once.
+    /// All streams of this pipeline, each once.
     _lent: Lent,
     devices: Vec<Device>,
-    /// By stage: what it computes on; none on the CPU.
+    /// For each stage: the stream it computes on; `None` on the CPU.
     stages: Vec<Option<Stream>>,
-    /// By route: the streams that its values are copied on.
+    /// For each route: the streams on which its values are copied.
     copies: Vec<RouteStreams>,
 }
 
-/// The streams on which a route's values are copied, and their gradients on the way back.
+/// The streams on which a route's values are copied, and those for their gradients on the way back.
 #[derive(Clone, Copy, Debug)]
 struct RouteStreams {
     forward: CopyStreams,
     back: CopyStreams,
 }
 
-/// Which way a value goes along a route.
+/// The direction in which a value goes along a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Direction {
-    /// A value, to the stage that receives.
+    /// A value, sent to the receiving stage.
     Forward,
-    /// A gradient, to the stage that has sent.
+    /// A gradient, sent back to the stage that sent the value.
     Back,
 }
 
@@ -65,11 +66,12 @@ impl DeviceStreams {
                 back: CopyStreams { from: on(to)?, to: on(from)? },
             })
         };
-        // An accelerator has a few tens of streams: all skips between two stages share theirs.
+        // An accelerator has only a few tens of streams, so all skips between two stages share
+        // theirs.
         let mut known: Vec<((usize, usize), RouteStreams)> = Vec::new();
         let mut by_route = Vec::with_capacity(routes.len());
         for route in routes {
-            // A route from or to the caller has one end.
+            // A route from or to the caller has only one stage, which counts as both ends.
             let ends = (route.from.or(route.to).unwrap_or(0), route.to.or(route.from).unwrap_or(0));
             let found = known.iter().find(|(known, _)| *known == ends).map(|(_, streams)| *streams);
             by_route.push(match found {
@@ -84,18 +86,19 @@ impl DeviceStreams {
         Ok(Self { _lent: lent, devices: devices.to_vec(), stages, copies: by_route })
     }
 
-    /// Gives what this thread does to the stage's stream, until the guard is dropped.
+    /// Makes the stage's stream current on this thread until the guard is dropped.
     pub(crate) fn enter(&self, stage: usize) -> Result<Option<OnStream>, TorchError> {
         self.stages[stage].map(|stream| stream.enter()).transpose()
     }
 
-    /// Marks what the stage has been given to do until now; nothing on the CPU, where it is done.
+    /// Records an event after all work queued on the stage's stream. `None` on the CPU, where the
+    /// work is done already.
     pub(crate) fn mark(&self, stage: usize) -> Result<Option<Arc<Event>>, TorchError> {
         self.stages[stage].map(|stream| stream.record().map(Arc::new)).transpose()
     }
 
-    /// Moves `tensors`, sent along `route`, to the device of `stage`. Work queued on the stage's
-    /// stream after this call may read them. They are complete once `ready` has passed.
+    /// Moves `tensors`, sent along `route`, to the device of `stage`. They are complete once
+    /// `ready` has passed. Work queued on the stage's stream after this call may read them.
     pub(crate) fn move_to_stage<'t>(
         &self,
         stage: usize,
@@ -124,22 +127,23 @@ impl DeviceStreams {
         Ok(())
     }
 
-    /// At the start of a run: what the stages are given from now on comes after what this thread's
-    /// own streams have been given.
+    /// At the start of a run: makes the stages' streams wait for the work queued on this thread's
+    /// current streams.
     pub(crate) fn fork(&self) -> Result<(), TorchError> {
         self.stages.iter().flatten().try_for_each(|stage| stage.wait(&stage.current()?.record()?))
     }
 
-    /// At its end: what this thread's own streams are given from now on comes after all that the
-    /// stages have been given.
+    /// At the end of a run: makes this thread's current streams wait for the work queued on the
+    /// stages' streams.
     pub(crate) fn join(&self) -> Result<(), TorchError> {
         self.stages.iter().flatten().try_for_each(|stage| stage.current()?.wait(&stage.record()?))
     }
 
-    /// This thread will use what a stage made, on its own streams, after [`join`](Self::join).
+    /// Marks `tensors`, computed by stages, as used by this thread's current streams after
+    /// [`join`](Self::join).
     pub(crate) fn used_here<'t>(&self, tensors: impl Iterator<Item = &'t Tensor>) -> Result<(), TorchError> {
         for tensor in tensors {
-            // One stage's stream is enough to ask for the current one of its device.
+            // Any stage's stream on the tensor's device can name the current stream of that device.
             let stage = self.devices.iter().position(|&device| device == tensor.device());
             if let Some(stream) = stage.and_then(|stage| self.stages[stage]) {
                 stream.current()?.uses(tensor)?;
@@ -149,14 +153,14 @@ impl DeviceStreams {
     }
 }
 
-/// Streams that no pipeline has any more.
+/// The streams of dropped pipelines, kept for reuse.
 ///
-/// libtorch takes memory for each stream that has multiplied matrices, and keeps it (32 MiB on a
-/// Hopper GPU): a pipeline that follows another one has its streams.
+/// libtorch allocates memory for each stream that has multiplied matrices, and never frees it (32
+/// MiB on a Hopper GPU). So a new pipeline takes the streams of earlier ones.
 static FREE: Mutex<Vec<(Device, Stream)>> = Mutex::new(Vec::new());
 
-/// Streams that are given back when this is dropped, also with work still to do: what comes next on
-/// them comes after it.
+/// Streams that return to [`FREE`] when this is dropped. They may still have queued work: the next
+/// pipeline's work on them runs after it.
 #[derive(Debug, Default)]
 struct Lent(Vec<(Device, Stream)>);
 
@@ -174,7 +178,8 @@ impl Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        // The last one is taken first, so each has the same task in the next pipeline.
+        // Reversed, because `borrow` takes the last free stream first: so each stream has the same
+        // role in the next pipeline.
         lock(&FREE).extend(self.0.drain(..).rev());
     }
 }

@@ -1,4 +1,4 @@
-//! The settings of a pipeline, and the checks of those that a user gives as numbers.
+//! The settings of a pipeline, and the checks of the numbers that a user gives.
 
 use pipe_schedule::ScheduleKind;
 
@@ -6,7 +6,8 @@ use super::schedule_choice::ScheduleChoice;
 use crate::error::{Error, Result};
 use crate::model::{Checkpoint, Defaults};
 
-/// What the user chooses when a pipeline is built. What is left out is as annotated.
+/// The settings that the user chose for the build. `None` means the annotated value, or the
+/// default.
 #[derive(Debug)]
 pub(crate) struct Choices {
     pub(crate) chunks: Option<usize>,
@@ -18,7 +19,7 @@ pub(crate) struct Choices {
     pub(crate) allow_non_finite: bool,
 }
 
-/// All settings of a pipeline, chosen or annotated.
+/// The complete settings of a pipeline, chosen, annotated or default.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) checkpoint: Checkpoint,
@@ -31,7 +32,7 @@ pub(crate) struct Settings {
 }
 
 impl Choices {
-    /// Nothing is chosen yet.
+    /// Creates choices without any chosen setting.
     pub(crate) fn new() -> Self {
         Self {
             chunks: None,
@@ -44,7 +45,8 @@ impl Choices {
         }
     }
 
-    /// All settings, checked as far as they can be by themselves.
+    /// Completes the choices with the annotated settings and defaults. Checks what can be checked
+    /// without the model.
     pub(super) fn settings(self, annotated: Defaults) -> Result<Settings> {
         let kind = annotated.schedule.unwrap_or(ScheduleKind::GPipe);
         let schedule = self.schedule.unwrap_or(ScheduleChoice::Published(kind));
@@ -67,7 +69,7 @@ impl Choices {
     }
 }
 
-/// Checks that a mini-batch is split into one micro-batch at least.
+/// Checks that a mini-batch is split into at least one micro-batch.
 pub(crate) fn check_chunks(chunks: usize) -> Result<()> {
     match chunks {
         0 => Err(Error::Setting("number of chunks must be positive integer".into())),
@@ -75,7 +77,7 @@ pub(crate) fn check_chunks(chunks: usize) -> Result<()> {
     }
 }
 
-/// Checks that a number of intra-op threads, if one is chosen, is one that a machine may have.
+/// Checks that a chosen number of intra-op threads is between 1 and 4096.
 pub(crate) fn check_threads(threads: Option<usize>) -> Result<()> {
     match threads {
         Some(threads @ (0 | 4097..)) => {

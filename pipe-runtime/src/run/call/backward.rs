@@ -13,7 +13,7 @@ use crate::run::device_streams::Direction;
 use crate::stages::Recorded;
 use crate::torch::{Event, Modes, Sums, TorchError};
 
-/// A gradient of one tensor of a value, with the tensor's position in it.
+/// The position of a tensor in its value, with the tensor's gradient.
 pub(super) type Slot = (usize, Tensor);
 
 /// The pipelined backward of a call.
@@ -21,28 +21,28 @@ pub(super) struct BackwardRun {
     call: Arc<Call>,
     order: Arc<Order>,
     keep_graph: bool,
-    /// The last micro-batch comes first, as in one backward through all of them.
+    /// Whether the last micro-batch runs first, as in one backward through all of them.
     joined: bool,
-    /// The modes of the thread that asked for the backward.
+    /// The torch modes of the thread that requested the backward.
     modes: Modes,
-    /// By port and micro-batch: the gradients of what went through, on their way back.
+    /// For each port and micro-batch: the gradients of the value that was sent, on their way back.
     pub(super) gradients: Table<Vec<Slot>>,
-    /// By port and micro-batch: what marks the end of the work that makes them, if that is an
-    /// accelerator's.
+    /// For each port and micro-batch: the event after which the gradients are complete, if they are
+    /// computed on an accelerator.
     pub(super) ready: Table<Option<Arc<Event>>>,
-    /// By stage.
+    /// For each stage: the sums of its parameters' gradients.
     sums: Vec<Mutex<StageSums>>,
 }
 
-/// What the micro-batches' gradients of a stage's parameters add up to.
+/// The gradients of a stage's parameters, summed over micro-batches.
 struct StageSums {
     sums: Option<Sums>,
-    /// How many micro-batches are still to be added.
+    /// The number of micro-batches that have not been added yet.
     left: usize,
 }
 
 impl BackwardRun {
-    /// Over the steps of `order`, which may also hold steps that are not the backward's.
+    /// Creates a backward over the steps of `order`, which may also contain steps of the forward.
     pub(super) fn new(call: Arc<Call>, order: Arc<Order>, keep_graph: bool) -> Result<Self> {
         let mut backwards = order.steps.iter().map(|step| step.action).filter(|action| action.kind.is_backward());
         Ok(Self {
@@ -62,8 +62,8 @@ impl BackwardRun {
         })
     }
 
-    /// The parameters' gradients, summed over micro-batches within each stage and then over stages,
-    /// the last one first.
+    /// Takes the parameters' gradients, summed over micro-batches within each stage and then over
+    /// stages, from the last stage to the first.
     pub(super) fn take_sums(&self) -> Result<Sums> {
         let mut total = Sums::new(self.joined)?;
         for stage in self.sums.iter().rev() {
@@ -75,7 +75,7 @@ impl BackwardRun {
         Ok(total)
     }
 
-    /// One of the three kinds of backward.
+    /// Performs one backward action, of any of the three kinds.
     pub(super) fn perform_backward(&self, action: Action) -> Result<(), Failure> {
         let cx = self.call.context(action, false);
         step(Phase::Backward, &cx, || {
@@ -122,8 +122,8 @@ impl BackwardRun {
                 self.gradients.at(port, micro_batch).push((position, gradient));
             }
         }
-        // A recomputed graph is made for each backward; that of a split backward has its second
-        // half to come.
+        // Keep the graph if its weight half is still to run (split backward) or if another backward
+        // may follow. A recomputed graph is not kept for another backward, which recomputes it.
         if again || kind == ActionKind::BackwardInput {
             self.call.backward_states.at(stage, micro_batch).recorded = Some(recorded);
         } else {
@@ -142,7 +142,7 @@ impl BackwardRun {
         Ok(())
     }
 
-    /// The gradients that have arrived for the graph's roots, on its device.
+    /// Takes the gradients that have arrived for the graph's roots, on the stage's device.
     fn seeds(&self, action: Action, recorded: &Recorded) -> Result<Vec<Option<Tensor>>, String> {
         let mut seeds = Vec::with_capacity(recorded.roots.len());
         for &(port, position) in &recorded.roots {
@@ -159,7 +159,8 @@ impl BackwardRun {
         Ok(seeds)
     }
 
-    /// Hands `body` the sums of the stage, and whether this is the last step that adds to them.
+    /// Calls `body` with the sums of the stage, and whether this is the last step that adds to
+    /// them.
     pub(super) fn with_sums<T>(
         &self,
         action: Action,

@@ -1,4 +1,4 @@
-//! One call of a pipeline: what its forward leaves behind, and the backward that uses it.
+//! One call of a pipeline: its forward, the state that it keeps, and the backward that uses it.
 
 mod accelerators;
 mod backward;
@@ -23,7 +23,7 @@ use crate::model::Context;
 use crate::quiet::Quiet;
 use crate::torch::{panic_message, without_stack};
 
-/// One cell per (row, micro-batch): ports and stages have their own each.
+/// A table with one cell per (row, micro-batch). The rows are ports or stages.
 struct Table<T> {
     cells: Vec<Mutex<T>>,
     micro_batches: usize,
@@ -44,7 +44,8 @@ impl<T: Default> Table<T> {
     }
 }
 
-/// Runs one step; panics and errors in it become a [`Failure`] that says where.
+/// Runs one step. Turns its panics and errors into a [`Failure`] that names stage, layer and
+/// micro-batch.
 fn step(phase: Phase, cx: &Context, body: impl FnOnce() -> Result<(), String>) -> Result<(), Failure> {
     let _quiet = Quiet::enter();
     let cause = match catch_unwind(AssertUnwindSafe(body)) {

@@ -15,38 +15,38 @@ use crate::model::{Context, Next};
 use crate::run::built_pipeline::BuiltPipeline;
 use crate::torch::{GradMode, LayerRng, StageGraph};
 
-/// A training step: forwards and backwards in the order of any schedule.
+/// A training step: forwards and backwards, in the order of any schedule.
 pub(crate) struct TrainRun {
     call: Arc<Call>,
     backward: BackwardRun,
     order: Arc<Order>,
-    /// Whether the loss of some micro-batch that counts carries a gradient.
+    /// Whether the loss of some micro-batch with a nonzero weight leads to a gradient.
     trains: AtomicBool,
 }
 
-/// How a step's loss is made. It runs on the calling thread, once for each micro-batch.
+/// How a step computes its loss. The closure runs on the calling thread, once per micro-batch.
 pub(crate) struct Loss<'l> {
-    /// Makes one micro-batch's loss of its output.
+    /// Computes one micro-batch's loss from its output.
     pub(crate) make: &'l mut dyn FnMut(PackedValue, &Context) -> Tensor,
-    /// By micro-batch: how much it counts in the mini-batch's.
+    /// For each micro-batch: the weight of its loss in the loss of the mini-batch.
     pub(crate) weights: &'l [f64],
-    /// Whether the output is wanted after that.
+    /// Whether the caller wants the output after the step.
     pub(crate) keeps_output: bool,
 }
 
-/// What a training step leaves.
+/// The result of a training step whose gradients are not committed yet.
 pub(crate) struct Trained {
-    /// The output, micro-batch by micro-batch, as constants; nothing if it is not wanted.
+    /// The outputs, one per micro-batch, without gradient; empty if the caller does not want them.
     pub(crate) outputs: Vec<PackedValue>,
-    /// By stage: the peak number of micro-batches in flight.
+    /// For each stage: the peak number of micro-batches in flight.
     pub(crate) in_flight: Vec<usize>,
-    /// By port: the peak number of values between its stages.
+    /// For each port: the peak number of values sent and not received yet.
     pub(crate) transit: Vec<usize>,
     run: Arc<TrainRun>,
 }
 
 impl TrainRun {
-    /// Runs a step over the micro-batches that are given.
+    /// Runs a step over the micro-batches in `given`.
     pub(crate) fn run(pipeline: &Arc<BuiltPipeline>, given: Given, mut loss: Loss<'_>) -> Result<Trained> {
         let order = pipeline.train_order(given.inputs.len(), given.training)?;
         let call = Arc::new(Call::new(pipeline, given, &order)?);
@@ -95,9 +95,9 @@ impl TrainRun {
         }
     }
 
-    /// After the last stage's forward of a micro-batch: its loss, and right away the loss's
-    /// gradient for the output, which is all that is kept. So the user's closure runs once
-    /// whatever is recomputed, and what it changes is changed once.
+    /// After the last stage's forward of a micro-batch, computes its loss and at once the loss's
+    /// gradient for the output, which is all that is kept. So the user's closure runs once per
+    /// micro-batch, whatever is recomputed, and its side effects happen once.
     fn make_loss(&self, action: Action, loss: &mut Loss<'_>) -> Result<(), Failure> {
         let cx = self.call.context(action, false);
         step(Phase::Forward, &cx, || self.loss_and_gradient(action, &cx, loss))
@@ -132,8 +132,8 @@ impl TrainRun {
         };
         self.call.end_pass(pass, micro_batch, Next::Nothing)?;
 
-        // Without weight there is no gradient, also where the loss is not a number: a mean over
-        // nothing.
+        // A micro-batch of weight 0 contributes no gradient. Its loss may be NaN (the mean over no
+        // elements), so it must be skipped rather than multiplied by 0.
         let weight = loss.weights[micro_batch];
         if !carries_gradient || weight == 0. {
             return Ok(());
@@ -156,20 +156,20 @@ impl TrainRun {
 }
 
 impl Trained {
-    /// Whether all that is on accelerators is finite; `losses` are those that count.
+    /// Checks that the changed variables on accelerators, and the `losses` given, are finite.
     pub(crate) fn check_accelerators(&self, losses: &[(usize, Tensor)]) -> Result<()> {
         self.run.call.check_accelerators(losses)
     }
 
-    /// Adds the gradients to the parameters' own. If the step fails as a whole after it has run,
-    /// [`undo`](Self::undo) is called in its place.
+    /// Adds the gradients to the parameters' gradients. If the step fails as a whole after it has
+    /// run, call [`undo`](Self::undo) instead.
     pub(crate) fn commit(&self) -> Result<()> {
         self.run.backward.take_sums()?.commit(&self.run.call.parameters)?;
         self.run.call.keep();
         Ok(())
     }
 
-    /// Puts back what layers have changed.
+    /// Restores the state that layers changed during the step.
     pub(crate) fn undo(&self) -> Result<()> {
         self.run.call.undo()
     }
