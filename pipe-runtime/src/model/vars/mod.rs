@@ -16,10 +16,11 @@ use crate::model::{Devices, LayerPlan, Plan};
 use crate::torch::Variable;
 use saved::{Saved, SavedTensor};
 
-/// The variables of a pipelined model: one store per stage's device, under names that do not depend
-/// on the partitioning.
+/// The variables of a pipelined model: one store per stage, on its device, under names that do not
+/// depend on the partitioning.
 ///
-/// A struct's generated `vars(&devices)` makes them, with a method per layer for its path:
+/// A struct's generated `vars(&devices)` creates them. The result has one method per layer, which
+/// returns the layer's path:
 ///
 /// ```
 /// # use pipe_runtime::{Devices, pipeline};
@@ -43,17 +44,22 @@ use saved::{Saved, SavedTensor};
 /// # Ok::<(), pipe_runtime::Error>(())
 /// ```
 ///
-/// The stores share one set of variables, so that any tch optimizer built over
-/// [`var_store`](Vars::var_store) trains the whole model.
+/// The stores share one set of variables. Any tch optimizer built over
+/// [`var_store`](Vars::var_store) therefore trains the whole model.
 #[derive(Debug)]
 pub struct Vars {
     plan: Plan,
     stages: Vec<VarStore>,
-    /// The greatest number of layers for which paths of a repeated child were made, by child.
+    /// For each repeated child: the largest number of layers for which paths were created.
     lengths: Mutex<Vec<(String, usize)>>,
 }
 
 impl Vars {
+    /// Creates the stores of the model's stages on their devices.
+    ///
+    /// # Errors
+    ///
+    /// If the number of devices is not the number of stages, or a device is not available.
     #[doc(hidden)]
     pub fn new(plan: &Plan, devices: &Devices) -> Result<Self> {
         let mut stages: Vec<VarStore> = Vec::new();
@@ -67,25 +73,33 @@ impl Vars {
         Ok(Self { plan: *plan, stages, lengths: Mutex::default() })
     }
 
-    /// All variables, over all devices: what an optimizer is built over.
+    /// All variables, on all devices. Build optimizers over this store.
     ///
-    /// The store's own `device` is the first stage's.
+    /// The store's `device` is the first stage's.
     pub fn var_store(&self) -> &VarStore {
         &self.stages[0]
     }
 
-    /// Each stage's device.
+    /// The device of each stage.
     pub fn devices(&self) -> Vec<Device> {
         self.stages.iter().map(VarStore::device).collect()
     }
 
     /// Path of a single layer.
+    ///
+    /// # Panics
+    ///
+    /// If the model has no layer of this name.
     #[doc(hidden)]
     pub fn layer(&self, name: &str) -> Path<'_> {
         self.path(name, 0, 1)
     }
 
     /// Paths of an array of layers.
+    ///
+    /// # Panics
+    ///
+    /// If the model has no layer of this name.
     #[doc(hidden)]
     pub fn layers_array<const N: usize>(&self, name: &str) -> [Path<'_>; N] {
         self.note_length(name, N);
@@ -93,6 +107,10 @@ impl Vars {
     }
 
     /// Paths of `length` layers.
+    ///
+    /// # Panics
+    ///
+    /// If the model has no layer of this name.
     #[doc(hidden)]
     pub fn layers(&self, name: &str, length: usize) -> Vec<Path<'_>> {
         self.note_length(name, length);
@@ -112,7 +130,7 @@ impl Vars {
         lengths.iter().find(|(known, _)| known == name).map(|&(_, length)| length)
     }
 
-    /// The child's path, in the store of the stage that runs this element of it.
+    /// The path of a child, in the store of the stage that runs its element `index`.
     fn path(&self, name: &str, index: usize, length: usize) -> Path<'_> {
         let stage = self.stage_of(name, index, length).expect("generated code names its own layers");
         self.stages[stage].root().sub(name)
@@ -127,7 +145,7 @@ impl Vars {
         self.plan.stages.iter().position(|stage| stage.layers.iter().any(runs))
     }
 
-    /// The stage that owns the variable of this name.
+    /// The stage to which the variable of this name belongs.
     fn stage_of_variable(&self, name: &str) -> Option<usize> {
         let mut segments = name.split('.');
         let child = segments.next()?;
@@ -135,11 +153,11 @@ impl Vars {
         self.stage_of(child, index, self.length(child).unwrap_or(1))
     }
 
-    /// Whether every variable is on the device of the stage that runs its layer.
+    /// Checks that every variable is on the device of the stage that runs its layer.
     ///
     /// # Errors
     ///
-    /// If not: names the first that is elsewhere.
+    /// If a variable is on another device. The message names the first.
     pub(crate) fn check_devices(&self) -> Result<()> {
         let variables: BTreeMap<_, _> = self.var_store().variables().into_iter().collect();
         for (name, variable) in variables {
@@ -149,11 +167,11 @@ impl Vars {
         Ok(())
     }
 
-    /// All variables, by name, with the stage that each belongs to.
+    /// All variables, sorted by name, with the stage to which each belongs.
     ///
     /// # Errors
     ///
-    /// If one belongs to no layer.
+    /// If a variable belongs to no layer.
     pub(crate) fn by_stage(&self) -> Result<Vec<Variable>> {
         let mut named: Vec<_> = self.var_store().variables().into_iter().collect();
         named.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -168,8 +186,8 @@ impl Vars {
         named.into_iter().map(with_stage).collect()
     }
 
-    /// For each stage, the bytes of its layers' variables in training: those that are trained have
-    /// a gradient beside them.
+    /// For each stage: the bytes of its variables in training. Trained variables count twice,
+    /// because each has a gradient.
     pub(crate) fn training_bytes(&self) -> Vec<u64> {
         let mut bytes = vec![0; self.stages.len()];
         for (name, tensor) in self.var_store().variables() {
@@ -181,7 +199,7 @@ impl Vars {
         bytes
     }
 
-    /// Writes all variables to a safetensors file, whatever the name's extension is.
+    /// Writes all variables to a safetensors file, whatever its extension.
     ///
     /// # Errors
     ///
@@ -201,18 +219,21 @@ impl Vars {
     /// Reads all variables from a safetensors file: one that [`save`](Vars::save) wrote under any
     /// partitioning, or one of a plain tch or PyTorch model with the same names.
     ///
-    /// The variables keep their own kinds and devices: floats of any kind are converted to
-    /// floats, and integers to integers. Of tied weights, Python's `safetensors.torch.save_model`
-    /// saves one and notes the names of the others, which are found by that note.
+    /// The variables keep their kinds and devices: floats of any kind are converted to floats, and
+    /// integers to integers. For tied weights, Python's `safetensors.torch.save_model` saves one of
+    /// the names and notes the others in the metadata; `load` reads these notes.
     ///
-    /// tch's own `VarStore::load` on [`var_store`](Vars::var_store) changes the variables' kinds to
-    /// the file's, without a word: load with this.
+    /// Do not use tch's `VarStore::load` on [`var_store`](Vars::var_store) instead: it silently
+    /// changes the variables' kinds to the file's.
     ///
     /// # Errors
     ///
-    /// If the file cannot be read; if its names and shapes are not exactly the model's; if it has
-    /// integers, `bool` or another kind where the model wants floats, or the reverse; or if a
-    /// value is out of the range of the variable's kind. Then no variable has changed.
+    /// * If the file cannot be read.
+    /// * If its names and shapes are not exactly the model's.
+    /// * If it has integers, `bool` or another kind where the model has floats, or the reverse.
+    /// * If a value is out of the range of the variable's kind.
+    ///
+    /// After these errors, no variable has changed.
     pub fn load(&self, file: impl AsRef<FilePath>) -> Result<()> {
         let file = file.as_ref();
         let unreadable = |reason| Error::File(format!("cannot read {}: {reason}", file.display()));
@@ -253,7 +274,7 @@ impl Vars {
     }
 }
 
-/// The kind in which the tensor is read for the variable, or why it cannot be.
+/// The kind in which the tensor is read for the variable, or the reason why it cannot be.
 fn fit(tensor: &SavedTensor<'_>, variable: &Tensor) -> std::result::Result<Kind, String> {
     let (shape, wanted) = (tensor.shape, variable.size());
     if !shape.iter().map(|&size| size as u64).eq(wanted.iter().map(|&size| size as u64)) {
@@ -267,15 +288,15 @@ fn fit(tensor: &SavedTensor<'_>, variable: &Tensor) -> std::result::Result<Kind,
     }
 }
 
-/// Whether a value stays what it is, but for rounding and range. An integer or a `bool` where
-/// floats are wanted is another thing: a quantized weight, an index or a mask.
+/// Whether a conversion keeps values up to rounding and range. An integer or a `bool` where the
+/// model has floats means something else (a quantized weight, an index, a mask), so it is refused.
 fn converts(from: Kind, to: Kind) -> bool {
     let both = |kinds: &[Kind]| kinds.contains(&from) && kinds.contains(&to);
     from == to || both(&FLOATS) || both(&INTEGERS)
 }
 
-/// The first value that conversion did not keep, if any: a finite one that became infinite, or an
-/// integer that became another one.
+/// The first value that the conversion did not keep, if any: a finite float that became infinite,
+/// or an integer that changed.
 fn first_lost(value: &Tensor, converted: &Tensor) -> Result<Option<String>> {
     if value.kind() == converted.kind() {
         return Ok(None);

@@ -1,5 +1,5 @@
-//! A safetensors file: its tensors, and the names of tied weights that it leaves out. What cannot
-//! be read is told in plain words.
+//! Reads safetensors files: the tensors, and the names of tied weights that a file leaves out.
+//! Explains in plain words why a file cannot be read.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -10,27 +10,27 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde_json::{Map, Value};
 
-/// The header's length in bytes stands in so many, at the start of the file.
+/// The size in bytes of the header length, which is the first field of the file.
 const LENGTH: usize = size_of::<u64>();
 
-/// Longer headers are refused by all readers of the format.
+/// All readers of the format refuse longer headers.
 const LONGEST_HEADER: u64 = 100_000_000;
 
-/// What tells one kind of file from another. More is not read of one that is something else, and
-/// perhaps large.
+/// The number of bytes that suffice to recognize a file format. No more is read of a file that is
+/// not safetensors and may be large.
 const START: u64 = 512;
 
 pub struct Saved {
     bytes: Vec<u8>,
-    /// Where the tensors' own bytes begin.
+    /// The offset at which the tensors' data begins.
     data: usize,
     tensors: BTreeMap<String, TensorInfo>,
     metadata: Metadata,
 }
 
-/// A tensor as it lies in the file.
+/// A tensor of the file, not converted.
 pub struct SavedTensor<'f> {
-    /// The name that it lies under.
+    /// The tensor's name in the file.
     pub name: &'f str,
     pub dtype: Dtype,
     pub shape: &'f [usize],
@@ -38,7 +38,12 @@ pub struct SavedTensor<'f> {
 }
 
 impl Saved {
-    /// The whole file, or why it cannot be read.
+    /// Reads the whole file.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read or is not valid safetensors. The message says what it is instead,
+    /// or what is wrong with it.
     pub fn read(file: &Path) -> Result<Self, String> {
         let bytes = read(file).map_err(|error| error.to_string())?;
         let (header, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| refusal(file, &bytes, &error))?;
@@ -46,15 +51,15 @@ impl Saved {
         Ok(Self { data: LENGTH + header, bytes, tensors, metadata })
     }
 
-    /// In alphabetical order.
+    /// The names of the tensors, in alphabetical order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// The tensor of this name; or, if the file leaves the name out, the one that it is tied to.
+    /// The tensor of this name or, if the file leaves the name out, the tensor to which it is tied.
     ///
-    /// Of tied weights, Python's `safetensors.torch.save_model` keeps one, and notes `name: kept
-    /// name` of each other one in the metadata. Whatever else is noted there names no tensor.
+    /// For tied weights, Python's `safetensors.torch.save_model` keeps one tensor, and notes `name:
+    /// kept name` for each other one in the metadata. Other entries of the metadata name no tensor.
     pub fn tensor(&self, name: &str) -> Option<SavedTensor<'_>> {
         let notes = || self.metadata.metadata().as_ref();
         self.kept(name).or_else(|| self.kept(notes()?.get(name)?))
@@ -68,7 +73,7 @@ impl Saved {
     }
 }
 
-/// The file's bytes; of one that cannot be safetensors, only the first.
+/// Reads the file's bytes; only the first [`START`] of a file that cannot be safetensors.
 fn read(file: &Path) -> std::io::Result<Vec<u8>> {
     let mut source = File::open(file)?;
     let mut bytes = Vec::new();
@@ -79,12 +84,12 @@ fn read(file: &Path) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// As the file says it, in bytes.
+/// The header's length in bytes, as the file gives it.
 fn header_length(bytes: &[u8]) -> Option<u64> {
     bytes.first_chunk().map(|length| u64::from_le_bytes(*length))
 }
 
-/// Why a file is refused: what it is instead, or what is wrong with it.
+/// Explains why a file is refused: what it is instead, or what is wrong with it.
 fn refusal(file: &Path, bytes: &[u8], error: &SafeTensorError) -> String {
     let (length, rest) = bytes.split_at(bytes.len().min(LENGTH));
     let length = header_length(length).unwrap_or_default();
@@ -117,11 +122,11 @@ fn refusal(file: &Path, bytes: &[u8], error: &SafeTensorError) -> String {
     }
 }
 
-/// What a file is that has no header where safetensors has it.
+/// Explains what a file without a safetensors header is.
 fn no_header(file: &Path, bytes: &[u8]) -> String {
     let name = file.file_name().unwrap_or_default();
     let pickle = format!("torch.load({name:?})");
-    // It joins the parts of a name by `|`.
+    // A TorchScript archive that tch saved joins the parts of a name by `|`.
     let script = format!(
         "{{name.replace(\"|\", \".\"): value for name, value in torch.jit.load({name:?}).state_dict().items()}}"
     );
@@ -133,11 +138,12 @@ fn no_header(file: &Path, bytes: &[u8]) -> String {
     };
     match bytes {
         [] => "it is empty".to_owned(),
-        // Pickle's first opcode, with the protocol's number.
+        // Pickle's first opcode, then the protocol number.
         [0x80, 2..=5, ..] => is("a PyTorch pickle archive", &pickle),
         [b'P', b'K', 3, 4, ..] => match first_entry(bytes) {
             entry if entry.ends_with(b"/data.pkl") => is("a PyTorch pickle archive (zip)", &pickle),
-            // TorchScript's begin so, and those of C++, which are tch's.
+            // TorchScript archives begin with this entry, and so do those that C++ (and so tch)
+            // writes.
             entry if entry.ends_with(b"/data/0") => {
                 let tch = "tch's own `VarStore::save` writes one unless the name ends in `.safetensors`";
                 format!("{}; {tch}", is("a TorchScript archive", &script))
@@ -157,7 +163,7 @@ fn first_entry(bytes: &[u8]) -> &[u8] {
     name.and_then(|length| bytes.get(30..30 + length)).unwrap_or_default()
 }
 
-/// The first tensor of a kind that the safetensors library does not know, and the kind.
+/// The first tensor with a kind that the safetensors library does not know, and that kind.
 fn unknown_kind(header: &[u8]) -> Option<(String, String)> {
     let tensors: Map<String, Value> = serde_json::from_slice(header).ok()?;
     let unknown = |(name, tensor): (String, Value)| {
@@ -171,13 +177,13 @@ fn unknown_kind(header: &[u8]) -> Option<(String, String)> {
 mod tests {
     use super::*;
 
-    /// What is said of a file of these bytes.
+    /// The message for a file of these bytes.
     fn said(bytes: &[u8]) -> String {
         let error = SafeTensors::read_metadata(bytes).expect_err("the file is not right");
         refusal(Path::new("folder/model.pt"), bytes, &error)
     }
 
-    /// A file with this header and so many bytes of tensors.
+    /// A file with this header and `data` bytes of tensors.
     fn with_header(header: &str, data: usize) -> Vec<u8> {
         let length = (header.len() as u64).to_le_bytes();
         [length.as_slice(), header.as_bytes(), &vec![0; data]].concat()
@@ -206,7 +212,7 @@ mod tests {
             )
         };
         let load = "torch.load(\"model.pt\")";
-        // As torch 2.11 writes them: `torch.save`, without and with zip, and `torch.jit.save`.
+        // As torch 2.11 writes them: `torch.save` without and with zip, and `torch.jit.save`.
         let pickle = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}q\x00(X\x10";
         assert_eq!(said(pickle), is("a PyTorch pickle archive", load));
         let zip = |name: &str| {
@@ -269,7 +275,7 @@ mod tests {
         std::fs::create_dir_all(&folder).unwrap();
         let file = folder.join("large.pt");
         std::fs::write(&file, b"PK\x03\x04\0\0\x08\x08").unwrap();
-        // All but the first bytes is a hole, which takes no room on the disk.
+        // All but the first bytes is a hole, which uses no disk space.
         File::options().write(true).open(&file).unwrap().set_len(1 << 36).unwrap();
         assert_eq!(read(&file).unwrap().len() as u64, START);
         std::fs::remove_dir_all(&folder).unwrap();

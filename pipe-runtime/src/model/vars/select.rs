@@ -1,4 +1,4 @@
-//! Variables by name or pattern.
+//! Selects, freezes and unfreezes variables by name or pattern.
 
 use std::collections::BTreeSet;
 
@@ -10,17 +10,17 @@ use crate::model::Vars;
 use crate::torch::drop_gradient;
 
 impl Vars {
-    /// The variables that `pattern` selects, with their names, sorted by name. They are handles: a
-    /// change to one of them changes the model.
+    /// Returns the variables that `pattern` selects, with their names, sorted by name. They are
+    /// handles: a change to one of them changes the model.
     ///
-    /// A pattern is the name of a variable (`encoder.weight`) or of what lies above it (`encoder`
-    /// selects `encoder.weight` and `encoder.0.bias`, and not `encoder2.weight`). A `*` stands for
-    /// any letters, also for several segments: `*.bias` selects every bias of the model, and
+    /// A pattern is the full name of a variable (`encoder.weight`) or of a layer that contains it
+    /// (`encoder` selects `encoder.weight` and `encoder.0.bias`, but not `encoder2.weight`). A `*`
+    /// matches any characters, including dots: `*.bias` selects every bias of the model, and
     /// `blocks.*.norm` every variable of the norms of all blocks.
     ///
     /// # Errors
     ///
-    /// If the pattern selects no variable: the message names the nearest name.
+    /// If the pattern selects no variable. The message suggests the nearest name.
     pub fn select(&self, pattern: &str) -> Result<Vec<(String, Tensor)>> {
         let mut named: Vec<_> = self.var_store().variables().into_iter().collect();
         named.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -31,12 +31,12 @@ impl Vars {
         Ok(selected)
     }
 
-    /// Freezes the variables that `pattern` [selects](Vars::select), and returns their number: they
-    /// get no gradient, and tch's optimizers pass them over. A gradient that is there is dropped;
-    /// otherwise the next step of an optimizer would still apply it.
+    /// Freezes the variables that `pattern` [selects](Vars::select), and returns their number.
+    /// Frozen variables get no gradient, and tch's optimizers skip them. An existing gradient is
+    /// dropped, because the next optimizer step would still apply it.
     ///
-    /// Call it before the first step or between two steps. A stage of which nothing is trained,
-    /// nor of the stages before it, has no backward and is not recomputed.
+    /// Call it before the first step or between two steps. A stage has no backward and is not
+    /// recomputed if neither it nor any stage before it trains a variable.
     ///
     /// # Errors
     ///
@@ -50,13 +50,13 @@ impl Vars {
         Ok(selected.len())
     }
 
-    /// Trains the variables that `pattern` [selects](Vars::select) again, and returns their number.
-    /// Those that were never trained, such as running statistics, stay as they are and do not
-    /// count.
+    /// Makes the variables that `pattern` [selects](Vars::select) trainable again, and returns
+    /// their number. Variables that were never trainable, such as running statistics, do not change
+    /// and do not count.
     ///
     /// # Errors
     ///
-    /// If the pattern selects no variable that is made to be trained.
+    /// If the pattern selects no trainable variable.
     pub fn unfreeze(&self, pattern: &str) -> Result<usize> {
         let selected = self.select(pattern)?;
         let trainable = self.var_store().trainable_variables();
@@ -72,19 +72,19 @@ impl Vars {
     }
 }
 
-/// Whether the pattern is the variable's name or that of something above it.
+/// Whether the pattern matches the variable's name or that of a layer that contains it.
 fn selects(pattern: &str, name: &str) -> bool {
     let ends = name.match_indices('.').map(|(end, _)| end).chain([name.len()]);
     ends.into_iter().any(|end| matches(pattern, &name[..end]))
 }
 
-/// Whether the text is the pattern, in which `*` stands for any letters.
+/// Whether the whole text matches the pattern, in which `*` matches any characters.
 fn matches(pattern: &str, text: &str) -> bool {
     let Some((start, rest)) = pattern.split_once('*') else { return pattern == text };
     let Some(text) = text.strip_prefix(start) else { return false };
     let (middle, end) = rest.rsplit_once('*').unwrap_or(("", rest));
     let Some(mut text) = text.strip_suffix(end) else { return false };
-    // The first place at which a part is found leaves most for the parts after it.
+    // The first occurrence of a part leaves the most text for the parts after it.
     for part in middle.split('*') {
         let Some(at) = text.find(part) else { return false };
         text = &text[at + part.len()..];
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_star_needs_letters_of_its_own() {
-        // What stands before and after the star may not overlap in the name.
+        // The parts before and after the star must not overlap in the name.
         assert!(!matches("ab*ba", "aba"));
         assert!(matches("ab*ba", "abba"));
         assert!(!matches("a*b*a", "aa"));
