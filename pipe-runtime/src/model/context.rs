@@ -9,31 +9,34 @@ use super::carried::{Cell as CarriedCell, Cells};
 use super::random::RngKey;
 use crate::torch::restart_rng;
 
-/// What a layer can know about the run it is part of.
+/// The run that a layer is part of: its mode, stage and micro-batch, and the layer's place in the
+/// model.
 #[derive(Debug)]
 pub struct Context {
     pass: Pass,
     number: u64,
     path: RefCell<Vec<Segment>>,
     rng: Cell<RngKey>,
-    /// By seed, how often it has been used: a layer that another one runs twice draws other numbers
-    /// the second time.
+    /// For each seed: the number of times it has been used. A layer that another layer runs twice
+    /// draws other numbers the second time.
     started: RefCell<BTreeMap<u64, usize>>,
     observer: Option<Rc<dyn Observer>>,
-    /// Where the call notes the cells that its layers use; nothing where no call will be undone
-    /// or recomputed.
+    /// The list in which the call notes the cells that its layers use. `None` if nothing will undo
+    /// or recompute the pass.
     cells: Option<Arc<Cells>>,
 }
 
 /// Notified when a top-level layer starts and ends. Nested layers are not reported. `ends` is not
 /// called for a layer that panics.
 pub(crate) trait Observer: fmt::Debug {
+    /// Called before the layer runs. `index` is its index in a repeated layer.
     fn starts(&self, name: &'static str, index: Option<usize>);
 
+    /// Called after the layer has run.
     fn ends(&self);
 }
 
-/// Which micro-batch goes through which stage, how, and in which call.
+/// One pass of a micro-batch through a stage: its indices, its mode and its call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pass {
     pub(crate) training: bool,
@@ -41,16 +44,16 @@ pub(crate) struct Pass {
     pub(crate) stage: usize,
     pub(crate) micro_batch: usize,
     pub(crate) micro_batches: usize,
-    /// The number that the call drew, which the seeds of its layers are made of. Two calls may have
-    /// the same.
+    /// The number from which the seeds of the call's layers are derived. Two calls may draw the
+    /// same.
     pub(crate) call_seed: u64,
-    /// Tells this call from all others.
+    /// A unique id of the call.
     pub(crate) call: u64,
-    /// Whether it is a first pass that a recomputation will follow.
+    /// Whether this is a first pass that a recomputation will follow.
     pub(crate) will_be_recomputed: bool,
 }
 
-/// A number that nothing in this process has had before.
+/// Returns a number that is unique in this process.
 pub(crate) fn unique() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     NEXT.fetch_add(1, Ordering::Relaxed)
@@ -77,17 +80,17 @@ impl Context {
         }
     }
 
-    /// The same run, observed.
+    /// Attaches an observer.
     pub(crate) fn observed(self, observer: Rc<dyn Observer>) -> Self {
         Self { observer: Some(observer), ..self }
     }
 
-    /// The same run, as part of a call that notes the cells that its layers use.
+    /// Makes this part of a call that notes the cells that its layers use.
     pub(crate) fn noting(self, cells: Arc<Cells>) -> Self {
         Self { cells: Some(cells), ..self }
     }
 
-    /// Notes a cell for the call, if the call does that.
+    /// Notes a cell for the call. Returns whether the call notes cells at all.
     pub(crate) fn uses_cell(&self, cell: Arc<dyn CarriedCell>) -> bool {
         if let Some(cells) = &self.cells {
             cells.add(self.pass.stage, cell);
@@ -95,58 +98,60 @@ impl Context {
         self.cells.is_some()
     }
 
-    /// Tells the call from all others.
+    /// A unique id of the call.
     pub(crate) fn call(&self) -> u64 {
         self.pass.call
     }
 
-    /// Tells this pass from all others.
+    /// A unique id of this pass.
     pub(crate) fn number(&self) -> u64 {
         self.number
     }
 
-    /// Whether it is a first pass that a recomputation will follow.
+    /// Whether this is a first pass that a recomputation will follow.
     pub(crate) fn will_be_recomputed(&self) -> bool {
         self.pass.will_be_recomputed
     }
 
-    /// Whether the pipeline is in training mode (dropout on, batch norm on the batch's statistics).
+    /// Whether the pipeline is in training mode (dropout is active, batch norm uses the batch's
+    /// statistics).
     pub fn is_training(&self) -> bool {
         self.pass.training
     }
 
-    /// Whether this is the second forward of a checkpointed micro-batch: what the first one did
-    /// outside the graph must not be done again.
+    /// Whether this is a recomputation: a second forward of a checkpointed micro-batch. Side
+    /// effects of the first forward must not be repeated.
     pub fn is_recomputing(&self) -> bool {
         self.pass.recomputing
     }
 
-    /// The stage that runs, from 0.
+    /// The index of the running stage, from 0.
     pub fn stage(&self) -> usize {
         self.pass.stage
     }
 
-    /// The micro-batch that runs, from 0.
+    /// The index of the running micro-batch, from 0.
     pub fn micro_batch(&self) -> usize {
         self.pass.micro_batch
     }
 
-    /// How many micro-batches the call has.
+    /// The number of micro-batches of the call.
     pub fn micro_batches(&self) -> usize {
         self.pass.micro_batches
     }
 
-    /// Where the child `name` of the running layer stands.
+    /// The place of the child `name` of the running layer.
     pub(crate) fn layer(&self, name: &'static str) -> At<'_> {
         At { cx: self, name, index: None }
     }
 
-    /// Where child number `index` of the repeated layer `name` stands.
+    /// The place of child number `index` of the repeated layer `name`.
     pub(crate) fn layer_at(&self, name: &'static str, index: usize) -> At<'_> {
         At { cx: self, name, index: Some(index) }
     }
 
-    /// The path of the layer that runs, or that was running when a panic unwound through it.
+    /// The path of the running layer, or of the layer that was running when a panic unwound through
+    /// it.
     pub(crate) fn path(&self) -> String {
         let text = |segment: &Segment| match segment {
             Segment::Name(name) => (*name).to_owned(),
@@ -156,7 +161,8 @@ impl Context {
     }
 }
 
-/// A child's place in the model: its random number generator and its name in errors.
+/// A child's place in the model, which determines its random number generator and its name in
+/// errors.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct At<'a> {
     cx: &'a Context,
@@ -165,8 +171,8 @@ pub(crate) struct At<'a> {
 }
 
 impl At<'_> {
-    /// Runs `layer` as this child: with the child's random number generator, and named in errors.
-    /// A panic leaves the path as it was at that moment.
+    /// Runs `layer` as this child, with the child's random number generator and its name in errors.
+    /// If it panics, the path keeps its value of that moment.
     pub(crate) fn enter<T>(self, layer: impl FnOnce(&Context) -> T) -> T {
         let outer = self.start();
         let result = layer(self.cx);
@@ -174,7 +180,7 @@ impl At<'_> {
         result
     }
 
-    /// Gives the outer layer's key, for [`end`](Self::end).
+    /// Enters the child. Returns the outer layer's key, which [`end`](Self::end) takes.
     pub(crate) fn start(self) -> RngKey {
         let outer = self.cx.rng.get();
         let mut rng = outer.child(self.name);
@@ -200,6 +206,7 @@ impl At<'_> {
         outer
     }
 
+    /// Leaves the child.
     pub(crate) fn end(self, outer: RngKey) {
         self.cx.rng.set(outer);
         {
@@ -212,8 +219,8 @@ impl At<'_> {
         }
     }
 
-    /// Who is to be told of this child, if it is one of the model itself. To be asked when it is
-    /// not on the path.
+    /// The observer, if this child is a top-level layer. Call it while the child is not on the
+    /// path.
     fn observer(&self) -> Option<&Rc<dyn Observer>> {
         self.cx.observer.as_ref().filter(|_| self.cx.path.borrow().is_empty())
     }

@@ -23,12 +23,13 @@ use crate::torch::cuda_fault;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Devices {
     stages: Vec<Device>,
-    /// An annotated device that tch has no name for (`xpu:N`); making variables on it is an error.
+    /// An annotated device that tch cannot represent (`xpu:N`). Creating variables on it is an
+    /// error.
     unsupported: Option<&'static str>,
 }
 
 impl Devices {
-    /// The devices that the struct's annotations name.
+    /// The devices that the struct's annotations name, one per stage.
     pub fn annotated(plan: &Plan) -> Self {
         let mut devices = Self::new([]);
         for stage in plan.stages {
@@ -40,42 +41,43 @@ impl Devices {
         devices
     }
 
-    /// All of `stages` stages on the CPU: the same stages and micro-batches, on any machine.
+    /// Puts all of `stages` stages on the CPU. The stages and micro-batches are the same, and the
+    /// model runs on any machine.
     pub fn cpu(stages: usize) -> Self {
         Self::new(vec![Device::Cpu; stages])
     }
 
-    /// The devices of this machine: the CPU, then its accelerators.
+    /// The available devices of this machine: the CPU, then its accelerators.
     ///
-    /// libtorch's CUDA part is found when the program starts: it lies beside the CPU part that the
-    /// program is linked to, or it does not.
+    /// CUDA devices are available only if libtorch's CUDA library is next to the CPU library that
+    /// the program is linked to. It is looked up once, when the program starts.
     pub fn here() -> Self {
         let cuda = usize::try_from(Cuda::device_count()).unwrap_or(0);
         let mps = tch::utils::has_mps().then_some(Device::Mps);
         Self::new([Device::Cpu].into_iter().chain((0..cuda).map(Device::Cuda)).chain(mps).collect::<Vec<_>>())
     }
 
-    /// These devices, stage by stage.
+    /// Creates the list from one device per stage.
     pub fn new(devices: impl Into<Vec<Device>>) -> Self {
         Self { stages: devices.into(), unsupported: None }
     }
 
-    /// The devices, stage by stage.
+    /// The device of each stage.
     pub fn as_slice(&self) -> &[Device] {
         &self.stages
     }
 
-    /// The name of each stage's device, as in annotations.
+    /// The name of each stage's device, as annotations write it.
     pub(crate) fn names(&self) -> Vec<String> {
         self.stages.iter().copied().map(name).collect()
     }
 
-    /// The devices, one for each of `count` stages.
+    /// The devices, checked for a model of `count` stages.
     ///
     /// # Errors
     ///
-    /// If there are more or fewer of them, or one that is not on this machine or that tch cannot
-    /// address.
+    /// If there are more or fewer devices than stages, or if one is not available on this machine
+    /// or tch cannot address it.
     pub(crate) fn for_stages(&self, count: usize) -> Result<&[Device]> {
         if let Some(name) = self.unsupported {
             return Err(Error::Setting(format!(
@@ -104,8 +106,8 @@ fn is_here(device: Device) -> bool {
     device == Device::Cpu || Devices::here().stages.contains(&device)
 }
 
-/// What stands in the way of CUDA where the machine seems to have it; nothing if that is not what
-/// is missing.
+/// The part of an error message that explains why CUDA is unavailable although its driver is
+/// installed. Empty if `missing` is not a CUDA device or there is no such fault.
 fn why_no_cuda(missing: Device) -> String {
     match cuda_fault().filter(|_| missing.is_cuda()) {
         Some(fault) => format!(" (there is a CUDA driver, but libtorch's CUDA part cannot be opened: {fault})"),
@@ -113,7 +115,7 @@ fn why_no_cuda(missing: Device) -> String {
     }
 }
 
-/// As torch writes it.
+/// The name of a device, as torch writes it.
 fn name(device: Device) -> String {
     match device {
         Device::Cpu => "cpu".to_owned(),
@@ -122,7 +124,8 @@ fn name(device: Device) -> String {
     }
 }
 
-/// The device that a torch device string names: `cpu`, `cuda:N`, `mps`, `xpu:N`.
+/// Parses a torch device string: `cpu`, `cuda:N` or `mps`. `xpu:N` is an error, because tch cannot
+/// represent it.
 fn parse(text: &str) -> Result<Device> {
     match text.split_once(':') {
         None if text == "cpu" => Ok(Device::Cpu),
@@ -136,7 +139,7 @@ fn unknown(text: &str) -> Error {
     Error::Setting(format!("unknown device `{text}`: use `cpu`, `cuda:N` or `mps`"))
 }
 
-/// A comma-separated list, one for each stage: `cpu,cpu` or `cuda:0,cuda:1`.
+/// Parses a comma-separated list of one device per stage: `cpu,cpu` or `cuda:0,cuda:1`.
 impl FromStr for Devices {
     type Err = Error;
 
