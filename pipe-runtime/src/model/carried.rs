@@ -6,19 +6,22 @@ use super::context::Context;
 use crate::flow::Flow;
 use crate::lock::lock;
 
-/// What a layer carries from one micro-batch to the next: a cache, a hidden state, a running sum.
+/// A value that a layer carries from one micro-batch to the next: a cache, a hidden state, a
+/// running sum.
 ///
-/// A plain cell of a layer's own would hold the last micro-batch's value when an earlier one is
-/// recomputed. This one gives each recomputation what its first pass was given, and a call that
-/// fails leaves what it found. Micro-batches come in order. Tensors in it must be detached: a
-/// gradient does not go from one micro-batch to another. What `get` gives shares its memory with
-/// what a recomputation will be given: set a new tensor rather than change that one in place.
+/// A plain cell in a layer would hold the last micro-batch's value when an earlier one is
+/// recomputed. A `Carried` gives each recomputation the value that its first pass started with, and
+/// a call that fails restores the value from before it. Micro-batches run in order.
+///
+/// Tensors in it must be detached: no gradient flows from one micro-batch to another. The value
+/// that `get` returns shares memory with the one that a recomputation will read, so set a new
+/// tensor rather than change it in place.
 ///
 /// ```
 /// use pipe_runtime::{Carried, Context, Layer};
 /// use tch::Tensor;
 ///
-/// /// Adds the mean of the micro-batch before.
+/// /// Adds the mean of the previous micro-batch.
 /// #[derive(Default)]
 /// struct Drift(Carried<Tensor>);
 ///
@@ -33,34 +36,36 @@ use crate::lock::lock;
 /// }
 /// ```
 ///
-/// A value that is kept over calls and saved with the model belongs into a variable
-/// (`path.zeros_no_train(..)`), which is looked after in the same way.
+/// Keep a value that outlives calls and is saved with the model in a variable
+/// (`path.zeros_no_train(..)`) instead. Variables are restored in the same way.
 pub struct Carried<T>(Arc<Mutex<Values<T>>>);
 
 struct Values<T> {
     now: Option<T>,
-    /// By call: what its passes were given, as long as one of them may be recomputed or undone.
+    /// For each call: the values that its passes started with, as long as one of them may be
+    /// recomputed or undone.
     calls: HashMap<u64, Passes<T>>,
 }
 
 struct Passes<T> {
-    /// Before the call.
+    /// The value before the call.
     before: Option<T>,
-    /// By micro-batch: what its first pass was given.
+    /// For each micro-batch: the value that its first pass started with.
     given: HashMap<usize, Option<T>>,
-    /// What a recomputation has set, with the number of the pass. There is one at a time.
+    /// The value of the running recomputation, with the number of its pass. Only one runs at a
+    /// time.
     recomputing: Option<(u64, Option<T>)>,
 }
 
-/// A cell that a call has used, whatever its type.
+/// A cell that a call has used, whatever the type of its value.
 pub(crate) trait Cell: Send + Sync {
-    /// Puts back what was there before the call.
+    /// Restores the value from before the call.
     fn undo(&self, call: u64);
 
-    /// The micro-batch will not be recomputed again.
+    /// Frees the value kept for the micro-batch, which will not be recomputed again.
     fn recomputed(&self, call: u64, micro_batch: usize);
 
-    /// The call is over: nothing of it will be recomputed.
+    /// Frees all values kept for the call, which is over.
     fn forget(&self, call: u64);
 }
 
@@ -81,12 +86,12 @@ fn share<T: Flow>(value: &Option<T>) -> Option<T> {
 }
 
 impl<T: Flow> Carried<T> {
-    /// With nothing in it.
+    /// Creates an empty cell.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// What was set last, by this micro-batch or one before it: a second handle on it.
+    /// Returns a second handle on the value that this micro-batch or an earlier one set last.
     pub fn get(&self, cx: &Context) -> Option<T> {
         self.enter(cx, |values, recomputing| match recomputing {
             Some(value) => share(value),
@@ -94,12 +99,12 @@ impl<T: Flow> Carried<T> {
         })
     }
 
-    /// Sets the value for what follows.
+    /// Sets the value for later reads, by this micro-batch and later ones.
     pub fn set(&self, cx: &Context, value: T) {
         self.replace(cx, Some(value));
     }
 
-    /// Takes the value away.
+    /// Empties the cell.
     pub fn clear(&self, cx: &Context) {
         self.replace(cx, None);
     }
@@ -111,7 +116,7 @@ impl<T: Flow> Carried<T> {
         });
     }
 
-    /// Hands `body` the values and, in a recomputation, the one that it works on.
+    /// Calls `body` with the values and, in a recomputation, the value that it reads and sets.
     fn enter<R>(&self, cx: &Context, body: impl FnOnce(&mut Values<T>, Option<&mut Option<T>>) -> R) -> R {
         let (call, micro_batch) = (cx.call(), cx.micro_batch());
         let mut values = lock(&self.0);

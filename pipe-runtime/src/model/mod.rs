@@ -1,5 +1,5 @@
-//! An annotated struct as the library sees it: its plan, its layers and what they are given, its
-//! devices and variables.
+//! The model side of a pipeline: the plan of an annotated struct, its layers and their context, and
+//! its devices and variables.
 
 mod carried;
 mod context;
@@ -33,17 +33,17 @@ use crate::flow::Flow;
 
 /// A struct of layers, annotated with `#[pipeline]`.
 pub trait Model {
-    /// What flows in.
+    /// The type of the model's input.
     type Input: Flow;
-    /// What flows out.
+    /// The type of the model's output.
     type Output: Flow;
-    /// Which layer runs where.
+    /// The stage of each layer, and the skips.
     const PLAN: Plan;
     /// The annotated settings.
     const DEFAULTS: Defaults;
 }
 
-/// The settings that are annotated; `None` where nothing is.
+/// The annotated settings; `None` where a setting is not annotated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Defaults {
     /// `chunks = N`.

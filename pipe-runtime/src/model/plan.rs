@@ -2,13 +2,14 @@ use std::fmt;
 
 use pipe_schedule::support::table::Table;
 
-/// What the macro made of a struct: which layer runs in which stage, and where each skip goes.
-/// Prints as a table.
+/// The partition that the macro derived from a struct: the stage of each layer, and the stages of
+/// each skip. Its `Display` prints a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// The struct's name.
     pub name: &'static str,
-    /// The stages, in data-flow order. One without a device if nothing is annotated.
+    /// The stages, in data-flow order. If no device is annotated, there is one stage, without a
+    /// device.
     pub stages: &'static [StagePlan],
     /// The skips, in the order in which they are stashed.
     pub skips: &'static [SkipPlan],
@@ -17,63 +18,63 @@ pub struct Plan {
 /// One stage: the layers between two boundaries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StagePlan {
-    /// The annotated device; empty if none is.
+    /// The annotated device; empty if there is none.
     pub device: &'static str,
-    /// Its layers, in order.
+    /// The layers of the stage, in order.
     pub layers: &'static [LayerPlan],
 }
 
 /// One layer, or the part of a repeated one that runs in a stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LayerPlan {
-    /// The child's name, as in parameter paths.
+    /// The child's name, as it appears in parameter paths.
     pub name: &'static str,
-    /// For arrays and `Vec`s of layers: which part of them.
+    /// For arrays and `Vec`s of layers: the part that this stage runs.
     pub repeat: Option<Repeat>,
 }
 
 /// Part `part` of a repeated layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Repeat {
-    /// Which part, from 0.
+    /// The index of the part, from 0.
     pub part: usize,
-    /// How the layers are divided into parts.
+    /// The way in which the layers are divided into parts.
     pub split: Split,
-    /// How many layers there are, if the type says so.
+    /// The number of layers, if the type determines it.
     pub length: Option<usize>,
 }
 
-/// How repeated layers are divided into parts.
+/// The way in which repeated layers are divided into parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Split {
-    /// Into this many parts, whose sizes differ by at most one; the first ones get more.
+    /// This many parts, whose sizes differ by at most one; the first parts are the larger ones.
     Evenly(usize),
-    /// Into parts of these sizes.
+    /// Parts of these sizes.
     Counts(&'static [usize]),
 }
 
-/// One skip.
+/// One skip connection: a value that one layer stashes and a later layer pops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SkipPlan {
-    /// Its name.
+    /// The name of the skip.
     pub name: &'static str,
     /// The layer that stashes it.
     pub stash: &'static str,
-    /// That layer's stage.
+    /// The stage of that layer.
     pub from: usize,
     /// The layer that pops it.
     pub pop: &'static str,
-    /// That layer's stage.
+    /// The stage of that layer.
     pub to: usize,
 }
 
 impl Plan {
-    /// All layers with their stages, in order; a repeated layer comes once for each of its parts.
+    /// All layers with their stages, in order. A repeated layer appears once for each of its parts.
     pub fn layers(&self) -> impl Iterator<Item = (usize, &'static LayerPlan)> + use<> {
         self.stages.iter().enumerate().flat_map(|(stage, plan)| plan.layers.iter().map(move |layer| (stage, layer)))
     }
 
-    /// The layer of this name (of a repeated one, its first part), with its stage.
+    /// The layer of this name and its stage. For a repeated layer, this is its first part.
     pub fn layer(&self, name: &str) -> Option<(usize, &'static LayerPlan)> {
         self.layers().find(|(_, layer)| layer.name == name)
     }
@@ -85,12 +86,12 @@ impl Plan {
 }
 
 impl LayerPlan {
-    /// A single layer.
+    /// Creates the plan of a single layer.
     pub const fn layer(name: &'static str) -> Self {
         Self { name, repeat: None }
     }
 
-    /// Single layers.
+    /// Creates the plans of single layers.
     pub const fn layers<const N: usize>(names: [&'static str; N]) -> [Self; N] {
         let mut layers = [Self::layer(""); N];
         let mut index = 0;
@@ -101,14 +102,14 @@ impl LayerPlan {
         layers
     }
 
-    /// Part `part` of a repeated one.
+    /// Creates the plan of part `part` of a repeated layer.
     pub const fn repeated(name: &'static str, part: usize, split: Split, length: Option<usize>) -> Self {
         Self { name, repeat: Some(Repeat { part, split, length }) }
     }
 }
 
 impl Split {
-    /// How many parts there are.
+    /// The number of parts.
     pub const fn parts(self) -> usize {
         match self {
             Self::Evenly(parts) => parts,
@@ -116,8 +117,12 @@ impl Split {
         }
     }
 
-    /// The indices of part `part` out of `length` layers. Counts that do not add up leave the rest
-    /// to the last part.
+    /// The indices of part `part` of `length` layers. If the counts do not add up to `length`, the
+    /// last part gets the rest.
+    ///
+    /// # Panics
+    ///
+    /// If `Counts` has no part `part`, or for `Evenly(0)`.
     pub fn range(self, part: usize, length: usize) -> std::ops::Range<usize> {
         match self {
             Self::Evenly(parts) => {
@@ -132,7 +137,7 @@ impl Split {
         }
     }
 
-    /// The reason why these parts cannot be made of `length` layers; `None` if they can.
+    /// The reason why `length` layers cannot be divided in this way; `None` if they can.
     pub fn misfit(self, name: &str, length: usize) -> Option<String> {
         match self {
             Self::Counts(counts) if counts.iter().sum::<usize>() != length => Some(format!(
@@ -169,8 +174,8 @@ impl fmt::Display for LayerPlan {
     }
 }
 
-/// A table with one row per stage: its device, its layers, the skips that come in (with the stage
-/// they come from) and go out (with the stage they go to).
+/// Prints a table with one row per stage: its device, its layers, the incoming skips (with their
+/// source stage) and the outgoing skips (with their destination stage).
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |items: Vec<String>| if items.is_empty() { "-".to_owned() } else { items.join(", ") };

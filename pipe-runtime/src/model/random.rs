@@ -1,11 +1,12 @@
-//! Which random numbers a layer sees.
+//! The seeds of the layers' random number generators.
 //!
-//! They belong to the model, not to the machine: each (call, layer path, micro-batch) has a random
-//! number generator, seeded by one number that a call draws from the caller's generator. So masks
-//! are the same for every partitioning, schedule, interleaving and recomputation, and for the
-//! unpipelined run, and nothing has to be saved or restored.
+//! Random numbers depend on the model, not on the machine: each (call, layer path, micro-batch) has
+//! a random number generator, seeded from one number that the call draws from the caller's
+//! generator. So dropout masks are the same for every partitioning, schedule, interleaving and
+//! recomputation, and for the unpipelined run, and no generator state has to be saved or restored.
 
-/// Key of a layer's random number generator: a hash of the call, the micro-batch and the path.
+/// The seed of a layer's random number generator: a hash of the call, the micro-batch and the
+/// layer's path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RngKey(u64);
 
@@ -14,16 +15,16 @@ impl RngKey {
         Self(mix(call_seed)).element(micro_batch)
     }
 
-    /// The key of a child.
+    /// The key of the child `name`.
     pub(crate) fn child(self, name: &str) -> Self {
-        // FNV-1a: short, and the same on every machine, so that a run can be repeated elsewhere.
+        // FNV-1a is short, and the same on every machine, so a run can be reproduced elsewhere.
         let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
         });
         Self(mix(self.0 ^ hash))
     }
 
-    /// The key of one of many.
+    /// The key of element `index` of a sequence.
     pub(crate) fn element(self, index: usize) -> Self {
         Self(mix(self.0.wrapping_add((index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15))))
     }

@@ -1,4 +1,5 @@
-//! Arrays and `Vec`s of layers, run in order, in parts if they are spread over stages.
+//! Arrays and `Vec`s of layers. They run in order, and may be divided into parts for several
+//! stages.
 
 use super::context::Context;
 use super::layer::Layer;
@@ -7,13 +8,17 @@ use crate::error::{Error, Result};
 
 /// An array or a `Vec` of layers.
 pub trait Repeat {
-    /// The layer that is repeated.
+    /// The type of the repeated layer.
     type Layer;
 
-    /// The layers, in order.
+    /// Converts the container into its layers, in order.
     fn into_layers(self) -> Vec<Self::Layer>;
 
-    /// The container, whole again; as many layers as `into_layers` gave.
+    /// Rebuilds the container from as many layers as `into_layers` returned.
+    ///
+    /// # Panics
+    ///
+    /// If the container is an array of another length.
     fn from_layers(layers: Vec<Self::Layer>) -> Self;
 }
 
@@ -44,23 +49,27 @@ impl<L, const N: usize> Repeat for [L; N] {
     }
 }
 
-/// One part of a repeated layer, as a stage owns it.
+/// The part of a repeated layer that one stage runs.
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct Repeated<L> {
-    /// Index of the first one.
+    /// The index of the part's first layer in the whole.
     first: usize,
     layers: Vec<L>,
 }
 
 impl<L> Repeated<L> {
-    /// The same part of other layers.
+    /// Converts each layer, and keeps the part's position.
     pub(crate) fn map<K>(self, change: impl FnMut(L) -> K) -> Repeated<K> {
         Repeated { first: self.first, layers: self.layers.into_iter().map(change).collect() }
     }
 }
 
 /// Divides repeated layers into parts, one for each stage that runs some.
+///
+/// # Errors
+///
+/// If the number of layers does not fit `split`.
 #[doc(hidden)]
 pub fn spread<R: Repeat, const PARTS: usize>(
     repeated: R,
@@ -79,20 +88,26 @@ pub fn spread<R: Repeat, const PARTS: usize>(
     }))
 }
 
-/// The opposite of [`spread`].
+/// Joins the parts that [`spread`] made.
+///
+/// # Panics
+///
+/// If the container is an array of another length.
 #[doc(hidden)]
 pub fn gather_parts<R: Repeat, const PARTS: usize>(parts: [Repeated<R::Layer>; PARTS]) -> R {
     R::from_layers(parts.into_iter().flat_map(|part| part.layers).collect())
 }
 
-/// Something whose layers can be run one after the other: a part in a stage, or the whole in an
-/// unpipelined run.
+/// Layers that can run one after the other: the part of a stage, or the whole in an unpipelined
+/// run.
 #[doc(hidden)]
 pub trait Each {
     type Layer;
 
+    /// The index of the first layer in the whole.
     fn first(&self) -> usize;
 
+    /// The layers, in order.
     fn layers(&self) -> &[Self::Layer];
 }
 
@@ -132,7 +147,11 @@ impl<L, const N: usize> Each for [L; N] {
     }
 }
 
-/// Runs repeated layers in order, each as `name.index`.
+/// Runs repeated layers in order, each at the place `name.index`.
+///
+/// # Panics
+///
+/// If a layer panics.
 #[doc(hidden)]
 pub fn run_each<T, E: Each>(input: T, each: &E, cx: &Context, name: &'static str) -> T
 where

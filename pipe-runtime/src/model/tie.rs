@@ -3,13 +3,13 @@ use tch::nn::{Embedding, Linear};
 
 use crate::flow::Flow;
 
-/// A layer that lends a value of its own, usually a weight, to another one:
-/// `#[stash(words = tied)] embed: Embedding` keeps what `embed` lends, and
-/// `#[pop(words)] head: Head` makes `head` take `(input, words)`.
+/// A layer that lends a value, usually a weight, to another layer: `#[stash(words = tied)] embed:
+/// Embedding` stashes the value that `embed` lends, and `#[pop(words)] head: Head` makes `head`
+/// take `(input, words)`.
 ///
-/// The owner keeps the parameter, on its own device; the other layer's stage is sent the value with
-/// each micro-batch and sends its gradient back, straight from stage to stage as a skip goes. So a
-/// tied weight has one variable, one gradient and one place in a saved file.
+/// The owner keeps the parameter on its device. With each micro-batch, the value is sent to the
+/// other layer's stage, which sends its gradient back, directly from stage to stage like a skip. So
+/// a tied weight has one variable, one gradient and one entry in a saved file.
 ///
 /// ```
 /// use pipe_runtime::{Context, Layer};
@@ -32,14 +32,14 @@ use crate::flow::Flow;
     note = "`tch::nn::Embedding` and `Linear` lend their weights; implement `pipe_runtime::Tied` for other layers"
 )]
 pub trait Tied {
-    /// What is lent.
+    /// The type of the lent value.
     type Value: Flow;
 
-    /// A handle on it: tensors share their memory and their gradients.
+    /// Returns a handle on the lent value. Its tensors share memory and gradients with the layer's.
     fn tied(&self) -> Self::Value;
 }
 
-/// The words' vectors, `[words, width]`.
+/// Lends the words' vectors, of shape `[words, width]`.
 impl Tied for Embedding {
     type Value = Tensor;
 
@@ -48,7 +48,7 @@ impl Tied for Embedding {
     }
 }
 
-/// The weight, `[outputs, inputs]`.
+/// Lends the weight, of shape `[outputs, inputs]`.
 impl Tied for Linear {
     type Value = Tensor;
 
@@ -57,7 +57,7 @@ impl Tied for Linear {
     }
 }
 
-/// What `layer` lends, for generated code.
+/// Returns the value that `layer` lends. Generated code calls it.
 #[doc(hidden)]
 pub fn lend<L: Tied<Value = V>, V>(layer: &L) -> V {
     layer.tied()

@@ -1,4 +1,4 @@
-//! What the passes of one stage have changed in one call.
+//! The changes that the passes of one stage have made in one call.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,28 +6,29 @@ use super::{Value, write};
 use crate::error::Result;
 use crate::torch::{Change, Variables};
 
-/// What comes after a first pass, for its micro-batch in its stage.
+/// The step that follows a first pass, for its micro-batch in its stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
     /// No backward.
     Nothing,
-    /// The backward of the graph that the pass has recorded.
+    /// The backward of the graph that the pass recorded.
     Backward,
-    /// A recomputation, and its backward.
+    /// A recomputation, then its backward.
     Recomputation,
 }
 
-/// What the passes of one stage have changed in one call, as long as it may be needed.
+/// The changes that the passes of one stage have made in one call, for as long as they may be
+/// needed.
 #[derive(Debug, Default)]
 pub(crate) struct History {
     passes: usize,
     changes: Vec<Recorded>,
-    /// The micro-batches that will be recomputed, and the number of their first pass. As few as
-    /// are in flight.
+    /// The micro-batches that will be recomputed, each with the number of its first pass. There are
+    /// only as many as are in flight.
     pending: Vec<(usize, usize)>,
-    /// The same of those whose backward is still to come.
+    /// The micro-batches whose backward is still to run, each with the number of its first pass.
     backwards: Vec<(usize, usize)>,
-    /// The call has succeeded: it will not be undone.
+    /// Whether the call has succeeded, so that it will not be undone.
     kept: bool,
 }
 
@@ -38,14 +39,14 @@ struct Recorded {
 }
 
 impl History {
-    /// A pass has changed this.
+    /// Adds the changes of one pass.
     pub(super) fn passed(&mut self, changes: Vec<Change>) {
         let pass = self.passes;
         self.passes += 1;
         self.changes.extend(changes.into_iter().map(|change| Recorded { pass, change }));
     }
 
-    /// What will become of the micro-batch of the last pass.
+    /// Notes the step that follows the last pass, which was one of `micro_batch`.
     pub(super) fn will(&mut self, micro_batch: usize, next: Next) {
         if next == Next::Recomputation {
             self.pending.push((micro_batch, self.passes - 1));
@@ -55,46 +56,46 @@ impl History {
         }
     }
 
-    /// The variables that have changed since the micro-batch's first pass began, as they were
-    /// then.
+    /// The values, at the start of the micro-batch's first pass, of the variables that have changed
+    /// since.
     pub(super) fn before(&self, micro_batch: usize) -> Vec<Value> {
         let Some(first) = first_pass(&self.pending, micro_batch) else { return Vec::new() };
         self.earliest(|recorded| recorded.pass >= first)
     }
 
-    /// The variables that have changed since the micro-batch's first pass ended, as they were
-    /// then, if a backward may read them.
+    /// The values, at the end of the micro-batch's first pass, of the variables that have changed
+    /// since and that a backward may read.
     pub(super) fn after(&self, micro_batch: usize) -> Vec<Value> {
         let Some(first) = first_pass(&self.backwards, micro_batch) else { return Vec::new() };
         self.earliest(|recorded| recorded.pass > first && !recorded.change.statistic)
     }
 
-    /// Of each variable, its first change among those for which `counts` holds.
+    /// The value of each variable before its first change among those for which `counts` holds.
     fn earliest(&self, counts: impl Fn(&Recorded) -> bool) -> Vec<Value> {
         let mut seen = BTreeSet::new();
         let first = self.changes.iter().filter(|recorded| counts(recorded) && seen.insert(recorded.change.variable));
         first.map(|recorded| (recorded.change.variable, recorded.change.before.shallow_clone())).collect()
     }
 
-    /// The micro-batch has been recomputed for the last time.
+    /// Notes that the micro-batch has been recomputed for the last time.
     pub(super) fn has_been_recomputed(&mut self, micro_batch: usize) {
         self.pending.retain(|&(other, _)| other != micro_batch);
         self.forget();
     }
 
-    /// The micro-batch has gone backward for the last time.
+    /// Notes that the micro-batch has gone backward for the last time.
     pub(crate) fn has_gone_backward(&mut self, micro_batch: usize) {
         self.backwards.retain(|&(other, _)| other != micro_batch);
         self.forget();
     }
 
-    /// The call will not be undone any more.
+    /// Notes that the call will not be undone any more.
     pub(crate) fn keep(&mut self) {
         self.kept = true;
         self.forget();
     }
 
-    /// Frees the copies that are not needed any more.
+    /// Frees the copies that neither an undo, a recomputation nor a backward needs any more.
     pub(super) fn forget(&mut self) {
         if self.changes.is_empty() {
             return;
@@ -114,7 +115,7 @@ impl History {
         });
     }
 
-    /// Puts all variables back to what they were before the call.
+    /// Restores all variables to their values from before the call.
     pub(crate) fn undo(&mut self, variables: &Variables) -> Result<()> {
         let first = self.earliest(|_| true);
         self.changes.clear();
@@ -123,7 +124,7 @@ impl History {
         Ok(first.into_iter().try_for_each(|(variable, before)| write(variables, variable, &before))?)
     }
 
-    /// What has changed in the call, with what it was before.
+    /// The variables that have changed in the call, with their values from before it.
     pub(crate) fn all_changes(&self) -> Vec<Value> {
         self.earliest(|_| true)
     }
@@ -151,7 +152,7 @@ mod tests {
         changes.into_iter().map(|(variable, before)| (variable, before.double_value(&[]))).collect()
     }
 
-    /// Variable 7 counts the passes that change it: 0 and 2.
+    /// Variable 7 counts the passes that change it, which are passes 0 and 2.
     fn history() -> History {
         let mut history = History::default();
         for (micro_batch, changes) in [(0, vec![change(0.)]), (1, vec![]), (2, vec![change(1.)])] {

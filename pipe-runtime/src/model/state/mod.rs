@@ -1,11 +1,13 @@
-//! What layers change while they run: running statistics and whatever else they keep in variables.
+//! The state that layers change while they run: running statistics, and anything else that they
+//! keep in variables.
 //!
 //! A variable is copied right before the first operator of a pass that writes to it. The copies
-//! serve twice: a recomputation runs on the state that its first pass began with, and a call that
-//! fails leaves the state that it found. A variable that no layer changes is never copied.
+//! serve two purposes: a recomputation starts with the state that its first pass started with, and
+//! a call that fails restores the state from before it. A variable that no layer changes is never
+//! copied.
 //!
-//! Stages run at the same time, so a variable that changes belongs to one stage, the one that its
-//! name says, and no other stage may use it.
+//! Stages run concurrently. So a variable that changes belongs to one stage, which its name
+//! determines, and no other stage may use it.
 
 mod history;
 mod passes;
@@ -23,22 +25,23 @@ use crate::error::Result;
 use crate::lock::lock;
 use crate::torch::{Change, GradMode, TorchError, Variables};
 
-/// The variables of a pipeline, and what is known of their use.
+/// The variables of a pipeline, and the stages known to use and change them.
 #[derive(Debug)]
 pub(crate) struct State {
-    /// By stage: each looks at its own again when they have got other memory, and at no other
-    /// stage's, which may just be getting some.
+    /// For each stage: a snapshot of all variables. When variables get new memory, a stage
+    /// refreshes only those that belong to it, because those of another stage may be getting theirs
+    /// at that moment.
     variables: Vec<Mutex<Arc<Variables>>>,
     uses: Mutex<Uses>,
 }
 
 #[derive(Debug)]
 struct Uses {
-    /// By variable.
+    /// For each variable: whether a layer has changed it.
     changed: Vec<bool>,
-    /// By variable: the stages whose layers have been seen to use it.
+    /// For each variable: the stages whose layers have been seen to use it.
     users: Vec<BTreeSet<usize>>,
-    /// Whether the uses of a whole call have been noted, in evaluation and in training.
+    /// Whether the uses of a whole call have been noted: in evaluation, in training.
     noted: [bool; 2],
 }
 
@@ -46,6 +49,8 @@ impl State {
     /// # Errors
     ///
     /// If a variable is under no layer's path.
+    ///
+    /// Creates the state from the variables of a model.
     pub(crate) fn new(vars: &Vars) -> Result<Self> {
         let list = vars.by_stage()?;
         let count = list.len();
@@ -60,7 +65,7 @@ impl State {
         })
     }
 
-    /// Before a call: all variables where they are now.
+    /// Updates all variables to their current memory, before a call.
     pub(crate) fn refresh(&self) -> Result<()> {
         let Some(fresh) = lock(&self.variables[0]).again(None)? else { return Ok(()) };
         let fresh = Arc::new(fresh);
@@ -70,7 +75,8 @@ impl State {
         Ok(())
     }
 
-    /// The variables for a pass of `stage`, whose own are where they are now.
+    /// Returns the variables for a pass of `stage`, with the stage's own updated to their current
+    /// memory.
     pub(crate) fn variables(&self, stage: usize) -> Result<Arc<Variables>, TorchError> {
         let mut variables = lock(&self.variables[stage]);
         if let Some(fresh) = variables.again(Some(stage))? {
@@ -79,21 +85,21 @@ impl State {
         Ok(Arc::clone(&variables))
     }
 
-    /// Whether the next call in this mode is to note which variables its layers use.
+    /// Whether the next call in this mode must note which variables its layers use.
     pub(crate) fn notes_uses(&self, training: bool) -> bool {
         !lock(&self.uses).noted[usize::from(training)]
     }
 
-    /// The uses of a whole call have been noted.
+    /// Notes that the uses of a whole call are known.
     pub(crate) fn have_been_noted(&self, training: bool) {
         lock(&self.uses).noted[usize::from(training)] = true;
     }
 
-    /// Adds what a pass of `stage` has changed and used.
+    /// Adds the variables that a pass of `stage` has changed and used.
     ///
     /// # Errors
     ///
-    /// If a variable that changes is used by another stage than its own.
+    /// If a variable that changes is used by a stage other than its own.
     fn note(&self, variables: &Variables, stage: usize, changes: &[Change], used: &[usize]) -> Result<(), String> {
         if changes.is_empty() && used.is_empty() {
             return Ok(());
@@ -120,7 +126,7 @@ impl State {
     }
 }
 
-/// A variable's number, and a value of it.
+/// A variable's number, and a value for it.
 type Value = (usize, Tensor);
 
 fn copy(tensor: &Tensor) -> Result<Tensor, tch::TchError> {
@@ -132,7 +138,8 @@ fn copy(tensor: &Tensor) -> Result<Tensor, tch::TchError> {
 
 fn write(variables: &Variables, variable: usize, value: &Tensor) -> Result<(), tch::TchError> {
     let _constant = GradMode::set(false);
-    // Through `data`: the graphs that saved the variable must not take this for a change.
+    // Write through `data`, which does not count as a change for the graphs that saved the
+    // variable.
     let mut now = variables.get(variable).tensor.f_data()?;
     if now.size() == value.size() && now.kind() == value.kind() {
         return now.f_copy_(value);

@@ -1,4 +1,4 @@
-//! The passes of a micro-batch through a stage, and the state that each of them runs on.
+//! The passes of a micro-batch through a stage, and the state that each of them sees.
 
 use std::sync::Mutex;
 
@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::lock::lock;
 use crate::torch::{Change, TorchError, Variables, Watch, is_finite};
 
-/// The first pass of a micro-batch: what it changes goes into the history, also if it fails.
+/// The first pass of a micro-batch. Its changes go into the history even if it fails.
 pub(crate) struct FirstPass<'a> {
     history: &'a Mutex<History>,
     stage: usize,
@@ -28,11 +28,12 @@ impl<'a> FirstPass<'a> {
         Ok(Self { history, stage, watch: Watch::start(state.variables(stage)?, stage, uses)?, done: false })
     }
 
-    /// It has succeeded, and this is what comes next for its micro-batch.
+    /// Ends a pass that has succeeded. `next` is the step that follows for its micro-batch.
     ///
     /// # Errors
     ///
-    /// If a variable is used by two stages, or (where that is asked for) has stopped being finite.
+    /// If two stages use a variable that changes or, with `must_be_finite`, if a variable has
+    /// stopped being finite.
     pub(crate) fn finish(
         mut self,
         state: &State,
@@ -57,15 +58,15 @@ impl Drop for FirstPass<'_> {
         if self.done {
             return;
         }
-        // Reading fails only where memory is out; the failure of the pass is what the caller
-        // hears of.
+        // Reading fails only if memory is exhausted. The caller gets the failure of the pass
+        // instead.
         if let Ok(seen) = self.watch.read() {
             lock(self.history).passed(seen.changed);
         }
     }
 }
 
-/// Whether what has changed is as finite as it was; of the CPU's variables.
+/// Checks that no changed variable on the CPU has stopped being finite.
 fn finite(variables: &Variables, changes: &[Change]) -> Result<(), String> {
     for Change { variable, before, .. } in changes {
         let is = |tensor: &Tensor| is_finite(tensor).map_err(|error| error.to_string());
@@ -76,7 +77,7 @@ fn finite(variables: &Variables, changes: &[Change]) -> Result<(), String> {
     Ok(())
 }
 
-/// The words for a variable that has stopped being finite.
+/// The error message for a variable that has stopped being finite.
 pub(crate) fn not_finite(name: &str) -> String {
     format!(
         "the variable `{name}` is no longer finite (a batch norm over a single value has no variance, for one): it has been put back. Give every \
@@ -84,21 +85,22 @@ pub(crate) fn not_finite(name: &str) -> String {
     )
 }
 
-/// The state as it was at another moment of the call. Dropped, it is as it was found.
+/// The stage's state, set back to an earlier moment of the call. Dropping this restores the state
+/// that it replaced.
 pub(crate) struct Rewound {
-    /// What is to be put back.
+    /// The values to restore.
     saved: Vec<Value>,
     watch: Watch,
 }
 
 impl Rewound {
-    /// As it was when the micro-batch's first pass began, for its recomputation.
+    /// Sets the state back to the start of the micro-batch's first pass, for its recomputation.
     pub(crate) fn before(state: &State, history: &Mutex<History>, stage: usize, micro_batch: usize) -> Result<Self> {
         Self::to(state, stage, lock(history).before(micro_batch))
     }
 
-    /// As it was when the micro-batch's first pass ended, for its backward: the graph may have
-    /// saved a variable that later passes have changed. Nothing if none has.
+    /// Sets the state back to the end of the micro-batch's first pass, for its backward: the graph
+    /// may have saved a variable that later passes changed. `None` if there is no such variable.
     pub(crate) fn after(
         state: &State,
         history: &Mutex<History>,
@@ -123,7 +125,7 @@ impl Rewound {
         Ok(rewound)
     }
 
-    /// The recomputation has succeeded, and there will be no other one of the micro-batch.
+    /// Ends a recomputation that has succeeded, if it is the micro-batch's last one.
     pub(crate) fn finish(self, history: &Mutex<History>, micro_batch: usize) {
         lock(history).has_been_recomputed(micro_batch);
     }
@@ -131,7 +133,7 @@ impl Rewound {
 
 impl Drop for Rewound {
     fn drop(&mut self) {
-        // Copying between tensors of equal shape and device fails only where libtorch itself is
+        // Copying between tensors of equal shape and device fails only if libtorch itself is
         // broken.
         if let Ok(seen) = self.watch.read() {
             for Change { variable, before, .. } in seen.changed {
