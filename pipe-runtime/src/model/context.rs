@@ -28,8 +28,10 @@ pub struct Context {
 /// Notified when a top-level layer starts and ends. Nested layers are not reported. `ends` is not
 /// called for a layer that panics.
 pub(crate) trait Observer: fmt::Debug {
+    /// Called before the layer runs. `index` is its index in a repeated layer.
     fn starts(&self, name: &'static str, index: Option<usize>);
 
+    /// Called after the layer has run.
     fn ends(&self);
 }
 
@@ -203,6 +205,7 @@ impl At<'_> {
         outer
     }
 
+    /// Leaves the child.
     pub(crate) fn end(self, outer: RngKey) {
         self.cx.rng.set(outer);
         {

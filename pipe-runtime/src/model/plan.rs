@@ -133,7 +133,7 @@ impl Split {
         }
     }
 
-    /// The reason why these parts cannot be made of `length` layers; `None` if they can.
+    /// The reason why `length` layers cannot be divided in this way; `None` if they can.
     pub fn misfit(self, name: &str, length: usize) -> Option<String> {
         match self {
             Self::Counts(counts) if counts.iter().sum::<usize>() != length => Some(format!(

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 
 /// An array or a `Vec` of layers.
 pub trait Repeat {
-    /// The layer that is repeated.
+    /// The type of the repeated layer.
     type Layer;
 
     /// Returns the layers, in order.
@@ -91,8 +91,10 @@ pub fn gather_parts<R: Repeat, const PARTS: usize>(parts: [Repeated<R::Layer>; P
 pub trait Each {
     type Layer;
 
+    /// The index of the first layer in the whole.
     fn first(&self) -> usize;
 
+    /// The layers, in order.
     fn layers(&self) -> &[Self::Layer];
 }
 

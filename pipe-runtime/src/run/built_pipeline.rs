@@ -29,7 +29,7 @@ pub(crate) struct BuiltPipeline {
     pub(crate) threads: IntraOpThreads,
     pub(crate) fuse_gradient_accumulation: bool,
     pub(crate) allow_non_finite: bool,
-    /// The greatest number of micro-batches.
+    /// The maximum number of micro-batches.
     chunks: usize,
     pub(crate) state: State,
     pub(crate) recorder: Recorder,

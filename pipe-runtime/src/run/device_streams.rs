@@ -96,8 +96,8 @@ impl DeviceStreams {
         self.stages[stage].map(|stream| stream.record().map(Arc::new)).transpose()
     }
 
-    /// Moves `tensors`, sent along `route`, to the device of `stage`. Work queued on the stage's
-    /// stream after this call may read them. They are complete once `ready` has passed.
+    /// Moves `tensors`, sent along `route`, to the device of `stage`. They are complete once
+    /// `ready` has passed. Work queued on the stage's stream after this call may read them.
     pub(crate) fn move_to_stage<'t>(
         &self,
         stage: usize,

@@ -59,8 +59,8 @@ impl PipelineCore {
         })
     }
 
-    /// Runs a mini-batch through the stages. If gradients can be asked for, the outputs carry
-    /// autograd.
+    /// Runs a mini-batch through the stages. The outputs carry an autograd graph if grad mode is on
+    /// and a parameter or an input needs a gradient.
     pub(crate) fn forward(&self, batch: &PackedValue) -> Result<Forwarded> {
         let parameters = self.parameters()?;
         let wanted = !parameters.tensors().is_empty() || batch.tensors.iter().any(|item| item.needs_gradient);

@@ -69,7 +69,7 @@ impl<T: Into<ScheduleChoice>> IntoSchedule for Option<T> {
     }
 }
 
-/// The pipeline that a custom schedule must fit.
+/// The properties of a pipeline that a custom schedule must fit.
 pub(crate) struct Requirements<'a> {
     /// The device of each stage.
     pub(crate) devices: &'a [Device],

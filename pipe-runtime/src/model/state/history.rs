@@ -94,7 +94,7 @@ impl History {
         self.forget();
     }
 
-    /// Frees the copies that are not needed any more.
+    /// Frees the copies that neither an undo, a recomputation nor a backward needs any more.
     pub(super) fn forget(&mut self) {
         if self.changes.is_empty() {
             return;

@@ -19,7 +19,8 @@ use saved::{Saved, SavedTensor};
 /// The variables of a pipelined model: one store per stage's device. Their names do not depend on
 /// the partitioning.
 ///
-/// A struct's generated `vars(&devices)` makes them, with a method per layer for its path:
+/// A struct's generated `vars(&devices)` creates them. The result has one method per layer, which
+/// returns the layer's path:
 ///
 /// ```
 /// # use pipe_runtime::{Devices, pipeline};
@@ -49,7 +50,7 @@ use saved::{Saved, SavedTensor};
 pub struct Vars {
     plan: Plan,
     stages: Vec<VarStore>,
-    /// The greatest number of layers for which paths of a repeated child were made, by child.
+    /// For each repeated child: the largest number of layers for which paths were created.
     lengths: Mutex<Vec<(String, usize)>>,
 }
 
@@ -133,7 +134,7 @@ impl Vars {
         self.plan.stages.iter().position(|stage| stage.layers.iter().any(runs))
     }
 
-    /// The stage that owns the variable of this name.
+    /// The stage to which the variable of this name belongs.
     fn stage_of_variable(&self, name: &str) -> Option<usize> {
         let mut segments = name.split('.');
         let child = segments.next()?;

@@ -1,4 +1,4 @@
-//! Variables by name or pattern.
+//! Selects, freezes and unfreezes variables by name or pattern.
 
 use std::collections::BTreeSet;
 

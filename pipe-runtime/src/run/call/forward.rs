@@ -86,7 +86,7 @@ impl Job for ForwardRun {
     }
 }
 
-/// What a stage keeps of a micro-batch for its backward.
+/// The state that a stage keeps of one micro-batch for its backward.
 #[derive(Default)]
 pub(super) struct BackwardState {
     /// The graph, recorded by the forward or by a recomputation.
@@ -383,11 +383,11 @@ impl Drop for Call {
 /// What autograd records while a stage runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Recording {
-    /// Nothing.
+    /// Records nothing.
     Nothing,
     /// Only what layers record internally; the stage has no graph.
     LayersOwn,
-    /// The stage's graph.
+    /// Records the stage's graph.
     Graph,
 }
 

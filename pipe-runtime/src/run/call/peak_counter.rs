@@ -1,6 +1,6 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// A counter that remembers its peak.
+/// A counter that remembers its maximum.
 #[derive(Debug, Default)]
 pub(super) struct PeakCounter {
     now: AtomicUsize,

@@ -34,12 +34,12 @@ impl Call {
     }
 }
 
-/// A job whose steps are timed.
+/// Wraps a job and times its steps.
 struct TracedJob {
     job: Arc<dyn Job<Error = Error>>,
     call: Arc<Call>,
     recording: Arc<Recording>,
-    /// A tensor on each stage's device.
+    /// An empty tensor on each stage's device, used to synchronize with that device.
     on: Vec<Mutex<Tensor>>,
     steps: Mutex<Vec<TracedStep>>,
 }
