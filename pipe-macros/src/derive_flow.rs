@@ -1,4 +1,4 @@
-//! `#[derive(Flow)]`: a struct flows if its fields do.
+//! `#[derive(Flow)]`: implements `Flow` for a struct whose fields are `Flow`.
 
 use proc_macro2::{Span, TokenStream};
 use quote::quote_spanned;
@@ -7,7 +7,7 @@ use syn::{Data, DeriveInput, Fields, Ident, Member, Path, parse_quote, parse_quo
 
 use crate::support::errors::with_help;
 
-/// The impls of `Flow` and `IntoFlow`.
+/// Generates the impls of `Flow` and `IntoFlow`, or the error.
 pub fn derive(item: TokenStream) -> TokenStream {
     match syn::parse2::<DeriveInput>(item).and_then(|item| expand(&item)) {
         Ok(tokens) => tokens,
@@ -28,7 +28,7 @@ fn expand(item: &DeriveInput) -> syn::Result<TokenStream> {
     let where_clause = generics.make_where_clause();
     for field in fields {
         let ty = &field.ty;
-        // On the type, so that one that does not flow is an error there.
+        // The bound has the span of the field's type, so that a type that is not `Flow` is an error there.
         where_clause.predicates.push(parse_quote_spanned!(ty.span()=> #ty: __rt::Flow));
     }
     let (params, arguments, bounds) = generics.split_for_impl();
@@ -96,7 +96,7 @@ fn fields(item: &DeriveInput) -> syn::Result<&Fields> {
     ))
 }
 
-/// `#[flow(crate = path)]`, or `::pipe_runtime`.
+/// Path of the runtime crate: that of `#[flow(crate = path)]`, or `::pipe_runtime`.
 fn krate(item: &DeriveInput) -> syn::Result<Path> {
     let mut krate = parse_quote!(::pipe_runtime);
     for attribute in item.attrs.iter().filter(|attribute| attribute.path().is_ident("flow")) {

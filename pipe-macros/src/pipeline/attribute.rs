@@ -1,4 +1,4 @@
-//! `#[pipeline(..)]` itself: leaves the item as it is and puts the private derive on it.
+//! `#[pipeline(..)]` itself: leaves the item unchanged and puts the private derive on it.
 
 use proc_macro2::{Delimiter, Group, Span, TokenStream, TokenTree};
 use quote::quote;
@@ -7,7 +7,7 @@ use syn::{DeriveInput, Path, parse_quote};
 
 use crate::support::errors::with_help;
 
-/// The item with the derive and, for the derive to read, the attribute's arguments.
+/// Adds the derive to the item, and the attribute's arguments for the derive to read.
 pub fn attach_derive(args: TokenStream, item: TokenStream) -> TokenStream {
     match why_not_derivable(&item) {
         Some(wrong) => {
@@ -26,7 +26,8 @@ pub fn attach_derive(args: TokenStream, item: TokenStream) -> TokenStream {
     }
 }
 
-/// The parentheses stand where the arguments end, so that what is missing there is said there.
+/// Puts the arguments in parentheses whose span is the end of the arguments, so that an error about
+/// something missing at the end points there.
 fn in_parentheses(args: TokenStream) -> Group {
     let end = args.clone().into_iter().last().map(|last| match last {
         TokenTree::Group(group) => group.span_close(),
@@ -63,8 +64,8 @@ fn first_token(item: &TokenStream) -> Option<TokenTree> {
     item.clone().into_iter().next()
 }
 
-/// The path given as `crate = path`. Reads past anything it does not know: mistakes in the
-/// arguments are the derive's to report, and this finds the derive.
+/// Finds the path in `crate = path`, or returns `::pipe_runtime`. It ignores everything else,
+/// mistakes included: the derive reports them, and this path is needed to name the derive.
 pub fn crate_path(args: &TokenStream) -> Path {
     let mut rest = args.clone().into_iter();
     while let Some(token) = rest.next() {

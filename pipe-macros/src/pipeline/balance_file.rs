@@ -1,9 +1,8 @@
-//! `#[pipeline(balance = "balance.toml")]`: the stages that a measurement has found, read at
-//! compile time.
+//! `#[pipeline(balance = "balance.toml")]`: stages from a measurement, read at compile time.
 //!
-//! What the file says is put on the fields as if it were written there, so that everything after
-//! this phase treats it as annotations. A file that was made for another model, or for this one as
-//! it was, is an error on the field that does not fit.
+//! The file's entries are put on the fields as if they were written there, so later phases treat
+//! them as annotations. If the file was made for another model, or for an earlier version of this
+//! one, the field that does not fit gets an error.
 
 use std::path::PathBuf;
 
@@ -16,10 +15,10 @@ use crate::support::device;
 use crate::support::errors::{Errors, error};
 use crate::support::names::plain;
 
-/// The version of the file's form that is read here, which is the one that the runtime writes.
+/// Version of the file format, which is the one that the runtime writes.
 const FORMAT: u32 = 1;
 
-/// As `pipe_runtime::balance` writes it.
+/// A balance file, as `pipe_runtime::balance` writes it.
 #[derive(Deserialize)]
 struct File {
     format: u32,
@@ -44,16 +43,16 @@ enum Stage {
     OfEach(Vec<usize>),
 }
 
-/// The file beside the crate's manifest, for rustc to watch.
+/// Path of the file. It is relative to the folder of the crate's manifest.
 pub fn path(file: &LitStr) -> PathBuf {
     let root = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from).unwrap_or_default();
     root.join(file.value())
 }
 
-/// Reads the file, if one is named, and puts what it says on the fields.
+/// Reads the file, if there is one, and puts its entries on the fields.
 ///
-/// The struct has devices whatever the file says: it names one to have them, and is called as such
-/// a model.
+/// The struct counts as a model with devices even if the file is wrong, because the user's code calls
+/// it as one.
 pub fn apply(declaration: &mut Declaration, errors: &mut Errors) {
     let Some(named) = declaration.settings.balance.clone() else { return };
     declaration.has_devices = true;
@@ -79,8 +78,8 @@ fn layers(fields: &mut [Field]) -> impl Iterator<Item = &mut Field> {
     fields.iter_mut().filter(|field| field.marks.not_a_layer.is_none())
 }
 
-/// Puts each entry on its field. A layer that does not fit ends it: those after it would not fit
-/// either.
+/// Puts each entry on its field. It stops at the first layer that does not fit, because the layers
+/// after it would not fit either.
 fn assign(fields: &mut [Field], file: &File, named: &LitStr, errors: &mut Errors) -> Assigned {
     let before = errors.len();
     let mut entries = file.layers.iter();
@@ -88,7 +87,7 @@ fn assign(fields: &mut [Field], file: &File, named: &LitStr, errors: &mut Errors
     for field in layers(fields) {
         let is_empty_list = matches!(field.shape, Shape::List { .. }) && !is_next(&entries, field);
         if is_empty_list {
-            // A `Vec` that had no layers when it was measured is run where it stands.
+            // A `Vec` that had no layers when it was measured runs in the current stage.
             field.marks.repeat = Some(Mark { word: Ident::new("repeat", named.span()), value: () });
             assigned.stages.push(Vec::new());
             continue;
@@ -118,9 +117,9 @@ fn assign(fields: &mut [Field], file: &File, named: &LitStr, errors: &mut Errors
     assigned
 }
 
-/// What a file that does not fit would have said: some device, and some way to run each array. The
-/// file has been reported, and the rules of devices and arrays would say of the fields what is the
-/// file's fault.
+/// Stands in for a file that does not fit: gives the first layer a device, and each array a way to
+/// run. The file has been reported already, and without this the rules for devices and arrays would
+/// report the fields as well.
 fn run_where_they_stand(fields: &mut [Field], named: &LitStr) {
     let word = || Ident::new("balance", named.span());
     for (index, field) in layers(fields).enumerate() {
@@ -154,9 +153,9 @@ fn read(named: &LitStr, model: &Ident) -> syn::Result<File> {
     Ok(file)
 }
 
-/// One per stage; no more stages than layers, whatever the file says.
+/// Returns the device of each stage, for no more stages than there are layers.
 ///
-/// What is no device is reported once, however many stages are on it.
+/// An invalid device is reported once, even if several stages are on it.
 fn devices(file: &File, named: &LitStr, errors: &mut Errors) -> Vec<String> {
     let known = file.devices.as_deref().unwrap_or_default();
     let mut unreadable: Vec<&String> = Vec::new();
@@ -180,8 +179,8 @@ fn is_next(entries: &std::slice::Iter<'_, Entry>, field: &Field) -> bool {
     entries.as_slice().first().is_some_and(|entry| entry.name == child(field))
 }
 
-/// The fields say nothing about stages themselves. What they say is taken away, so that no other
-/// rule speaks of it.
+/// Reports device and stage attributes on a field that the file places. It removes them, so that no
+/// other rule reports them too.
 fn placed_by_the_file_alone(field: &mut Field, named: &LitStr, errors: &mut Errors) {
     let marks = &mut field.marks;
     let words = [
@@ -198,7 +197,7 @@ fn placed_by_the_file_alone(field: &mut Field, named: &LitStr, errors: &mut Erro
     }
 }
 
-/// Puts an entry on its field; gives the stages of its parts.
+/// Puts an entry on its field and returns the stages of its parts.
 fn place(field: &mut Field, entry: &Entry, named: &LitStr, assigned: &Assigned, errors: &mut Errors) -> Vec<usize> {
     let each = match (&entry.stage, entry.count) {
         (Stage::Of(stage), None) => vec![*stage],
@@ -240,7 +239,7 @@ fn place(field: &mut Field, entry: &Entry, named: &LitStr, assigned: &Assigned, 
     parts.into_iter().map(|(stage, _)| stage).collect()
 }
 
-/// The stages, and how many layers in a row run in each.
+/// Run-length encodes the stages of layers, as pairs of a stage and its number of layers.
 fn runs(each: &[usize]) -> Vec<(usize, usize)> {
     let mut runs: Vec<(usize, usize)> = Vec::new();
     for &stage in each {
@@ -274,9 +273,9 @@ mod tests {
     use crate::pipeline::plan::{Step, plan};
     use crate::pipeline::tests::{mistakes, model};
 
-    /// A file with this text, and the struct that names it.
+    /// Writes a file with this text, and returns a struct that names it.
     fn with_file(name: &str, text: &str, fields: &str) -> String {
-        // Tests run side by side, and two of them may like the same name.
+        // Tests run in parallel, and two of them may use the same name.
         static FILES: AtomicUsize = AtomicUsize::new(0);
         let number = FILES.fetch_add(1, Ordering::Relaxed);
         let file = std::env::temp_dir().join(format!("pipe-balance-{}-{number}-{name}.toml", std::process::id()));
@@ -301,11 +300,11 @@ name = "head"
 stage = 2
 "#;
 
-    /// The only thing that is said.
+    /// Returns the single mistake, without the name of the file.
     fn mistake(name: &str, text: &str, fields: &str) -> String {
         let all = mistakes(&with_file(name, text, fields));
         assert_eq!(all.lines().count(), 1, "{name}: one error for one mistake:\n{all}");
-        // The file's own name is in another place each time.
+        // The file's name differs from run to run.
         let (_, said) = all.split_once(".toml` ").unwrap_or(("", &all));
         said.trim_end().to_owned()
     }
@@ -378,7 +377,7 @@ stage = 2
         let beside = |name, fields| mistakes(&with_file(name, NET, fields));
         let said = beside("device", "#[device(\"cpu\")] embed: E, blocks: [B; 4], head: H");
         assert!(said.contains("`embed` is placed by `") && said.lines().count() == 1, "{said}");
-        // Neither the other ways to run an array nor the first layer's own rule have a word in it.
+        // Neither the rules for arrays nor the rule for the first layer report anything.
         let said = beside(
             "others",
             "#[stage] embed: E, #[devices(\"cpu\", \"mps\")] blocks: [B; 4], #[devices(\"cpu\")] head: H",

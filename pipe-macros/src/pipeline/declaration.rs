@@ -1,4 +1,4 @@
-//! The struct as it is written: what `parse` and `balance_file` fill in, and `model` takes apart.
+//! The struct as it is written. `parse` and `balance_file` fill it in, and `model` takes it apart.
 
 use proc_macro2::Ident;
 use syn::{Expr, Generics, LitInt, LitStr, Path, Type, Visibility};
@@ -9,31 +9,31 @@ pub struct Declaration {
     pub vis: Visibility,
     pub generics: Generics,
     pub settings: Settings,
-    /// Whether a field says on which device it runs, readable or not.
+    /// Whether a field has a device attribute, readable or not.
     pub has_devices: bool,
     pub fields: Vec<Field>,
     /// The stages, if a balance file lists them.
     pub assigned: Option<Assigned>,
 }
 
-/// All settings as they are written; `check::settings` says which values there are.
+/// All settings as they are written. `check::settings` checks their values.
 pub struct Settings {
     pub input: Option<Type>,
     pub output: Option<Type>,
     pub chunks: Option<Expr>,
     pub checkpoint: Option<Expr>,
     pub schedule: Option<Expr>,
-    /// The file that says which layer runs in which stage.
+    /// The balance file, which says which layer runs in which stage.
     pub balance: Option<LitStr>,
     /// The warnings that are switched off.
     pub allowed: Vec<Ident>,
     /// The path of the runtime crate.
     pub krate: Path,
-    /// Names that are no setting.
+    /// Names that are not settings.
     pub unknown: Vec<Ident>,
 }
 
-/// One field with what its attributes say.
+/// One field with its attributes.
 pub struct Field {
     pub ident: Ident,
     pub vis: Visibility,
@@ -45,19 +45,19 @@ pub struct Field {
 /// How many layers a field holds.
 pub enum Shape {
     Single,
-    /// `[L; N]`
+    /// An array, `[L; N]`.
     Array {
         layer: Box<Type>,
         len: Box<Expr>,
     },
-    /// `Vec<L>`
+    /// A `Vec<L>`.
     List {
         layer: Box<Type>,
     },
 }
 
 impl Shape {
-    /// The type of one of the repeated layers.
+    /// Type of one of the repeated layers.
     pub fn layer(&self) -> Option<&Type> {
         match self {
             Shape::Single => None,
@@ -66,7 +66,7 @@ impl Shape {
     }
 }
 
-/// All attributes of one field that are this crate's.
+/// This crate's attributes on one field.
 #[derive(Default)]
 pub struct Marks {
     pub device: Option<Mark<LitStr>>,
@@ -77,12 +77,12 @@ pub struct Marks {
     pub pop: Option<Mark<Vec<Ident>>>,
     pub layer: Option<Mark<LitStr>>,
     pub not_a_layer: Option<Mark<()>>,
-    /// The words of attributes that could not be read, or not to the end.
+    /// Words of the attributes that could not be read, or only in part.
     pub unreadable: Vec<Ident>,
 }
 
 impl Marks {
-    /// The words of all attributes that only mean something on a layer.
+    /// Words of all attributes that are only for layers.
     pub fn words_for_layers(&self) -> Vec<&Ident> {
         let Self { device, devices, stage, repeat, stash, pop, layer, not_a_layer: _, unreadable: _ } = self;
         let words = [
@@ -97,33 +97,33 @@ impl Marks {
         words.into_iter().flatten().collect()
     }
 
-    /// Whether there is more to `#[word(..)]` than could be read: then nothing can be said about
-    /// what it lacks.
+    /// Whether `#[word(..)]` could not be read, or only in part. If so, nothing can be reported as
+    /// missing from it.
     pub fn is_unreadable(&self, word: &str) -> bool {
         self.unreadable.iter().any(|unreadable| unreadable == word)
     }
 
-    /// Whether a device is asked for, readable or not.
+    /// Whether the field has a device attribute, readable or not.
     pub fn asks_for_a_device(&self) -> bool {
         let unreadable = self.is_unreadable("device") || self.is_unreadable("devices");
         self.device.is_some() || self.devices.is_some() || unreadable
     }
 }
 
-/// What an attribute says, and the word it says it with, to point at.
+/// An attribute's value, and its word for errors to point at.
 pub struct Mark<T> {
     pub word: Ident,
     pub value: T,
 }
 
-/// One device of `#[devices(..)]`, with the number of layers if it is given.
+/// One device of `#[devices(..)]`, with its number of layers if it has one.
 pub struct Part {
     pub device: LitStr,
     pub count: Option<LitInt>,
 }
 
 impl Part {
-    /// The number of layers, if it is given and is one.
+    /// Number of layers, if it is given and fits into a `usize`.
     pub fn count(&self) -> Option<usize> {
         self.count.as_ref()?.base10_parse().ok()
     }
@@ -135,21 +135,21 @@ pub struct Stash {
     pub kept: Kept,
 }
 
-/// Which value is kept.
+/// Which value a stash keeps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kept {
-    /// One that the layer returns beside its output.
+    /// A value that the layer returns beside its output.
     Returned,
     Input,
     Output,
-    /// What the layer lends: its own weight, for a layer that is tied to it.
+    /// The weight that the layer lends to a layer that is tied to it.
     Tied,
 }
 
 /// The stages that a balance file lists. An array without layers is in no stage.
 pub struct Assigned {
-    /// The stage of each part of each layer, by layer and part.
+    /// Stage of each part of each layer, by layer and part.
     pub stages: Vec<Vec<usize>>,
-    /// The device of each stage.
+    /// Device of each stage.
     pub devices: Vec<String>,
 }

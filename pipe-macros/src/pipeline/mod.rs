@@ -4,13 +4,13 @@
 //! (`tests/imports.rs` checks that):
 //!
 //! 1. `attribute` puts the private derive on the struct;
-//! 2. `declaration` is the struct as it is written, as data;
-//! 3. `parse` reads the struct and its attributes into it;
+//! 2. `declaration` has the types for the struct as it is written;
+//! 3. `parse` reads the struct and its attributes into a declaration;
 //! 4. `balance_file` adds the stages that a file lists;
-//! 5. `model` has layers, plain fields and skips;
-//! 6. `plan` has the stages, and the route of each skip;
-//! 7. `prove` places the annotated schedule on the stages, and proves its steps;
-//! 8. `check` has the rules, and asks `plan` and `prove` too;
+//! 5. `model` sorts a declaration into layers, plain fields and skips;
+//! 6. `plan` finds the stages and the route of each skip;
+//! 7. `prove` places the annotated schedule on the stages and proves its steps;
+//! 8. `check` has the rules, some of which use `plan` and `prove`;
 //! 9. `expand` writes the generated code.
 
 mod attribute;
@@ -33,7 +33,8 @@ use syn::DeriveInput;
 use crate::support::errors::Errors;
 use model::Model;
 
-/// Everything `#[pipeline]` adds beside the struct; on a mistake, the errors and stubs.
+/// Generates everything that `#[pipeline]` adds beside the struct. On a mistake, these are the errors
+/// and stubs.
 pub fn derive(item: TokenStream) -> TokenStream {
     let item = match syn::parse2::<DeriveInput>(item) {
         Ok(item) => item,
@@ -48,7 +49,7 @@ pub fn derive(item: TokenStream) -> TokenStream {
     tokens
 }
 
-/// The model, as much of it as could be read, and its mistakes.
+/// Reads as much of the model as possible, and collects its mistakes.
 pub fn checked(item: &DeriveInput) -> (Model, Errors) {
     let mut errors = Errors::default();
     let mut declaration = parse::parse(item, &mut errors);

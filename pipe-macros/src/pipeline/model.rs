@@ -1,4 +1,4 @@
-//! What the struct means: layers, plain fields and skips, each with the place where it is written.
+//! The meaning of the struct: layers, plain fields and skips, each with its place in the source.
 
 use std::collections::HashMap;
 
@@ -17,16 +17,17 @@ pub struct Model {
     pub vis: Visibility,
     pub generics: Generics,
     pub settings: Settings,
-    /// Without devices the struct is a block: it nests as one layer of another model.
+    /// Whether the struct has devices. Without them, it is a block: it nests as one layer of another
+    /// model.
     pub has_devices: bool,
     pub layers: Vec<Layer>,
     pub plain_fields: Vec<Field>,
     pub skips: Vec<Skip>,
-    /// The stages, if a file says them and not the annotations.
+    /// The stages, if a balance file lists them instead of the annotations.
     pub assigned: Option<Assigned>,
 }
 
-/// A field that is a layer, or several repeated ones.
+/// A field that is a layer, or that holds repeated layers.
 pub struct Layer {
     pub ident: Ident,
     pub ty: Type,
@@ -34,14 +35,14 @@ pub struct Layer {
     pub marks: Marks,
 }
 
-/// All places that name one skip. A right one has one stash and one pop.
+/// All places that name one skip. A correct skip has one stash and one pop.
 pub struct Skip {
     pub name: String,
     pub stashes: Vec<End<Kept>>,
     pub pops: Vec<End<()>>,
 }
 
-/// One end of a skip: which layer, and the name as it is written there.
+/// One end of a skip: the layer's index, and the name as it is written there.
 pub struct End<What> {
     pub layer: usize,
     pub name: Ident,
@@ -77,7 +78,7 @@ fn skips(layers: &[Layer]) -> Vec<Skip> {
     skips.in_order
 }
 
-/// Skips in the order of their first place, found by name.
+/// Skips in the order of their first place, with an index by name.
 #[derive(Default)]
 struct Skips {
     in_order: Vec<Skip>,
@@ -96,7 +97,7 @@ impl Skips {
 }
 
 impl Model {
-    /// Layers first, then plain fields.
+    /// Names of all fields, layers first.
     pub fn field_names(&self) -> impl Iterator<Item = &Ident> {
         let layers = self.layers.iter().map(|layer| &layer.ident);
         layers.chain(self.plain_fields.iter().map(|field| &field.ident))
@@ -104,7 +105,7 @@ impl Model {
 }
 
 impl Layer {
-    /// The child's name in parameter paths.
+    /// Name of the layer in parameter paths.
     pub fn child(&self) -> String {
         match &self.marks.layer {
             Some(name) => name.value.value(),
@@ -112,7 +113,7 @@ impl Layer {
         }
     }
 
-    /// Where the child's name is written.
+    /// Tokens of the name in parameter paths.
     pub fn child_tokens(&self) -> TokenStream {
         match &self.marks.layer {
             Some(name) => name.value.to_token_stream(),
@@ -120,7 +121,7 @@ impl Layer {
         }
     }
 
-    /// Where type errors of this layer belong: on the name of its type.
+    /// Span for type errors of this layer: the name of its type.
     pub fn span(&self) -> Span {
         match bare(self.shape.layer().unwrap_or(&self.ty)) {
             Type::Path(path) => path.path.segments.last().map_or_else(|| path.span(), |last| last.ident.span()),
@@ -140,12 +141,12 @@ impl Layer {
         self.marks.stash.as_ref().map_or(&[], |mark| &mark.value)
     }
 
-    /// The parts over which repeated layers are spread; none if they run as one layer.
+    /// Parts over which repeated layers are spread. It is empty if they run as one layer.
     pub fn parts(&self) -> &[Part] {
         self.marks.devices.as_ref().map_or(&[], |mark| &mark.value)
     }
 
-    /// The device that this field opens, or its first one.
+    /// Device of the field, or the first of its devices.
     pub fn first_device(&self) -> Option<&LitStr> {
         let single = self.marks.device.as_ref().map(|Mark { value, .. }| value);
         single.or_else(|| self.parts().first().map(|part| &part.device))

@@ -1,4 +1,4 @@
-//! A struct with such a mistake is there all the same, with all that is generated for it.
+//! A struct with such a mistake is still emitted, with everything that is generated for it.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::{Tensor, pipeline};

@@ -1,4 +1,4 @@
-//! A layer is owned by its model, not borrowed from somebody else.
+//! A model owns its layers, so a layer is not a reference.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! One stage owns a layer and its parameters.
+//! A stage owns its layers and their parameters, so a layer is not an `Rc` or an `Arc`.
 
 use std::rc::Rc;
 

@@ -1,4 +1,4 @@
-//! A model that chooses its devices cannot run where another one says. Behind an alias and repeated it is the same.
+//! A model with devices does not nest in another one, not even repeated or behind an alias.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

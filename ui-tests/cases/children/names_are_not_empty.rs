@@ -1,4 +1,4 @@
-//! A name is there.
+//! A layer's name is not empty.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

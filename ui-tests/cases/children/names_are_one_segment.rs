@@ -1,4 +1,4 @@
-//! A name is one segment of a parameter path.
+//! A layer's name is one segment of a parameter path, so it has no `.`.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! Two layers have two names, or one would load the other's parameters.
+//! Two layers have different names, or one would load the other's parameters.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

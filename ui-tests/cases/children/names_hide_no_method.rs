@@ -1,4 +1,4 @@
-//! A layer's method on the variables does not hide one of theirs. In a block, which has no such methods, it may.
+//! A layer of a model with devices does not hide a method of its variables, such as `save`.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

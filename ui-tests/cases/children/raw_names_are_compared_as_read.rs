@@ -1,4 +1,4 @@
-//! A raw name is the word without `r#`, in parameter paths too.
+//! A raw name is compared without its `r#`, which is not in parameter paths either.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

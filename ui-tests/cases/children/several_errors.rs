@@ -1,4 +1,4 @@
-//! All mistakes in the names and owners of layers, in source order.
+//! All mistakes in the names and owners of layers are reported, in source order.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

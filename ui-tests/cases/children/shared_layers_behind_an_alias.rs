@@ -1,4 +1,4 @@
-//! An alias hides the sharing from the macro, not from the types.
+//! An alias hides a shared layer from the macro, but not from the type checker.
 
 use std::sync::Arc;
 

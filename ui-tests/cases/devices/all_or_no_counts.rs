@@ -1,4 +1,4 @@
-//! If one device says how many layers it gets, all do.
+//! If one device has a number of layers, all of them have one.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! An array holds a layer or more.
+//! An array has at least one layer.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

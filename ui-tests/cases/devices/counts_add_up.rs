@@ -1,4 +1,4 @@
-//! The counts are those of all layers.
+//! The counts add up to the length of the array.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! A count can be counted.
+//! A count fits into a `usize`.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! A device is given one layer or more.
+//! A device gets at least one layer.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

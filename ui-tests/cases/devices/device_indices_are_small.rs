@@ -1,4 +1,4 @@
-//! Torch counts devices in a signed byte.
+//! A device index is 127 or less, because torch counts devices in a signed byte.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

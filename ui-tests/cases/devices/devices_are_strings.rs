@@ -1,4 +1,4 @@
-//! A device is read at compile time, so it is written as a string.
+//! A device is a string literal, because it is read at compile time.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

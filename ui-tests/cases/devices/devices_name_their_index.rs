@@ -1,4 +1,4 @@
-//! Of several accelerators, a device says which.
+//! A `cuda` or `xpu` device has an index.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! Layers move to threads that may outlive what they borrow.
+//! A model with devices borrows nothing: its threads may outlive what its layers borrow.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

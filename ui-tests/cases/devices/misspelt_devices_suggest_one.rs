@@ -1,4 +1,4 @@
-//! What is nearly a device says which it is likely to be.
+//! The error for a misspelt device suggests the likely one.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! An even split gives every device a layer.
+//! An even split gives each device at least one layer.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! `#[devices(..)]` names the first device too.
+//! A field has `#[device(..)]` or `#[devices(..)]`, not both.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

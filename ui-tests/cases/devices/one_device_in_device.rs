@@ -1,4 +1,4 @@
-//! A layer runs on one device.
+//! `#[device(..)]` takes one device.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

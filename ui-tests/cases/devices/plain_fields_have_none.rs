@@ -1,4 +1,4 @@
-//! A plain field runs nowhere.
+//! A plain field has no device.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! A plain field begins no stage.
+//! A plain field does not open a stage.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! All mistakes in the devices, in source order.
+//! All mistakes in the devices are reported, in source order.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! One layer runs on one device.
+//! A single layer runs on one device.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

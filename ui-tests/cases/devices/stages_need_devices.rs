@@ -1,4 +1,4 @@
-//! `#[stage]` opens a stage on the running device: there has to be one.
+//! `#[stage]` opens a stage on the current device, so the model needs a device.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! Before the first layer there is no stage to end.
+//! The first layer opens the first stage without a `#[stage]`.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

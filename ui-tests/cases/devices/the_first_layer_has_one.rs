@@ -1,4 +1,4 @@
-//! Once there are devices, the first layer has one: later ones go on where it runs.
+//! If any layer has a device, the first layer has one.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! Types are read as they are written: an alias is a single layer.
+//! A type is read as it is written, so an alias of an array is a single layer.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

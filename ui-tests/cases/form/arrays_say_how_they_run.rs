@@ -1,4 +1,4 @@
-//! An array has a way to run: as one layer, or spread.
+//! An array or a `Vec` of layers has `#[repeat]` or `#[devices(..)]`.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! An attribute that nobody knows is rustc's to report.
+//! An unknown attribute is reported by rustc.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! Each attribute stands once on a field.
+//! An attribute appears once on a field.
 
 use pipe_runtime::nn::{Concat, Linear};
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! An attribute that says something says what.
+//! An attribute that needs arguments has them.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! An attribute that only marks says no more.
+//! `#[stage]`, `#[repeat]` and `#[not_a_layer]` take no arguments.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! A const parameter is not called as a field or a local: rustc would take the local for the constant.
+//! A const parameter is not named like a field or a generated local, which would refer to it.
 
 #![allow(non_upper_case_globals)]
 

@@ -1,4 +1,4 @@
-//! The user's own method cannot have a generated name.
+//! A user's own method does not have the name of a generated one.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! The name is a string: it need not be a word of Rust.
+//! A layer's name is a string, because it need not be an identifier.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

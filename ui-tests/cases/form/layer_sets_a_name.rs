@@ -1,4 +1,4 @@
-//! `#[layer(..)]` gives a name and nothing else.
+//! `#[layer(..)]` sets `name` and nothing else.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! A list names something.
+//! A list of devices or names is not empty.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! A comma stands between two names.
+//! Names in a list are separated by commas.
 
 use pipe_runtime::nn::{Concat, Linear};
 use pipe_runtime::pipeline;

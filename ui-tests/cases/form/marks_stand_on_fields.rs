@@ -1,4 +1,4 @@
-//! What is said of a layer is not said of the struct.
+//! Attributes of layers go on fields, not on the struct.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

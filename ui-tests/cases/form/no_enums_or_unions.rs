@@ -1,4 +1,4 @@
-//! A model is all of its layers, not one of them.
+//! A model is a struct, not an enum or a union.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

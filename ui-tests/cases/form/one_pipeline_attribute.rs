@@ -1,4 +1,4 @@
-//! All settings stand in one attribute.
+//! A struct has one `#[pipeline]`, with all settings.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

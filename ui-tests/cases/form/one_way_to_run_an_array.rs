@@ -1,4 +1,4 @@
-//! An array runs as one layer or is spread, not both.
+//! An array has `#[repeat]` or `#[devices(..)]`, not both.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! `#[repeat]` needs something to repeat.
+//! `#[repeat]` goes on an array or a `Vec`.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

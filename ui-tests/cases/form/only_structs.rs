@@ -1,4 +1,4 @@
-//! `#[pipeline]` goes on nothing else than a struct.
+//! `#[pipeline]` goes on a struct.
 
 use pipe_runtime::pipeline;
 

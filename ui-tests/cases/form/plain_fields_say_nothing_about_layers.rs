@@ -1,4 +1,4 @@
-//! What is said of layers is said on layers.
+//! A plain field has no attributes of layers.
 
 use pipe_runtime::nn::Concat;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! All that is wrong is reported in one go, in source order: here seven mistakes of all classes.
+//! All mistakes are reported at once, in source order: here seven, of all classes.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

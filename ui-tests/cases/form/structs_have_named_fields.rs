@@ -1,4 +1,4 @@
-//! Layers have names: those of tuple structs have none.
+//! A model has named fields, which name its layers.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! What cannot be read is one mistake: the others are found, and nothing follows from it.
+//! An unreadable attribute hides no other mistake and causes none.
 
 use pipe_runtime::nn::{Concat, Linear};
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! Warnings are allowed by a list of names.
+//! `allow(..)` takes a list of names.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

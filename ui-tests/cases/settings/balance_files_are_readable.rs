@@ -1,4 +1,4 @@
-//! The file that places the layers is there.
+//! The balance file exists and can be read.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;
@@ -9,7 +9,7 @@ struct Model {
     two: [Linear; 2],
 }
 
-// The file is the only mistake: the array needs no `#[repeat]`, and the model is one with devices.
+// The file is the only mistake: the array needs no `#[repeat]`, and the model has devices.
 fn main() {
     let _ = (Model::STAGES, Model::devices());
 }

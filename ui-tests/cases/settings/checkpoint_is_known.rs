@@ -1,4 +1,4 @@
-//! The mode is one of three.
+//! `checkpoint` is one of the three modes.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

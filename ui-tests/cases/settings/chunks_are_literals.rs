@@ -1,4 +1,4 @@
-//! The number is written here, so that it can be checked here.
+//! `chunks` is a literal, so that it can be checked at compile time.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! A batch is cut into one or more micro-batches.
+//! `chunks` is 1 or more.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! Where the schedule goes through the micro-batches in rounds, they are equal.
+//! A schedule that goes through the micro-batches in rounds needs equal rounds.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! The mode is a word, as all names are here.
+//! A checkpoint mode is written without quotes.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! Every name is one of a setting.
+//! Every setting is a known one.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

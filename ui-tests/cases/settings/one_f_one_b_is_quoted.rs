@@ -1,4 +1,4 @@
-//! A word does not begin with a digit.
+//! `1f1b` is written in quotes, because an identifier does not begin with a digit.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! The name is a word, as all names are here.
+//! A schedule other than `1f1b` is written without quotes.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

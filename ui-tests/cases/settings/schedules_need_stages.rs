@@ -1,4 +1,4 @@
-//! What has no stages has no steps to order.
+//! A model without devices has no stages, so it has no schedule.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

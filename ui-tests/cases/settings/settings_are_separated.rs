@@ -1,4 +1,4 @@
-//! A comma ends a setting.
+//! Settings are separated by commas.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

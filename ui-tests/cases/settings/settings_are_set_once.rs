@@ -1,4 +1,4 @@
-//! No setting is given twice.
+//! A setting is given once.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

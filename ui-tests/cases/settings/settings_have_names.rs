@@ -1,4 +1,4 @@
-//! A value says what it is for.
+//! A setting has a name.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

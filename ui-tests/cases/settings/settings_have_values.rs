@@ -1,4 +1,4 @@
-//! A setting has a value; the last one is asked for it, too.
+//! A setting has a value.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! All mistakes in the settings, in source order.
+//! All mistakes in the settings are reported, in source order.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! Each device has as many stages as every other one, and as many as the schedule wants.
+//! Each device has the same number of stages, and the number that the schedule needs.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

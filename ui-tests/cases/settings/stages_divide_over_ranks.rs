@@ -1,4 +1,4 @@
-//! On the CPU, a rank has as many stages as the schedule wants.
+//! On the CPU, the number of stages is a multiple of the schedule's stages per rank.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

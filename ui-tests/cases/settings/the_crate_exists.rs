@@ -1,4 +1,4 @@
-//! The runtime is where it is said to be.
+//! `crate` names a crate or module that exists.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! What flows is said by a type.
+//! `input` and `output` are types.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

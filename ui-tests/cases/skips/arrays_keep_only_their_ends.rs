@@ -1,4 +1,4 @@
-//! Repeated layers are one type, so no single one of them can return more.
+//! Repeated layers have one type, so none of them can return a skip or lend a value.
 
 use pipe_runtime::nn::{Concat, Split};
 use pipe_runtime::pipeline;

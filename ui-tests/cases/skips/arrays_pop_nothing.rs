@@ -1,4 +1,4 @@
-//! Repeated layers are one type, so no single one of them can take more.
+//! Repeated layers have one type, so none of them can pop a skip.
 
 use pipe_runtime::nn::{Concat, Linear};
 use pipe_runtime::pipeline;

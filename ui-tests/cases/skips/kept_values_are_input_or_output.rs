@@ -1,4 +1,4 @@
-//! A layer has an input and an output to keep.
+//! `#[stash(name = ..)]` keeps `input`, `output` or `tied`.
 
 use pipe_runtime::nn::{Concat, Linear};
 use pipe_runtime::pipeline;

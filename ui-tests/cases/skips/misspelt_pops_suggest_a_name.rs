@@ -1,4 +1,4 @@
-//! A name that is nearly that of a stash above is one mistake, not two.
+//! The error for a misspelt pop suggests the name of an earlier stash.
 
 use pipe_runtime::nn::{Concat, Linear};
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! A skip skips at least the way between two layers.
+//! A skip is stashed and popped by different layers.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! What is kept is wanted by a layer.
+//! Every stash has a pop.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

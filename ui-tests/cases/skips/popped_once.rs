@@ -1,4 +1,4 @@
-//! A value is handed over, not lent.
+//! A skip is popped by one layer.
 
 use pipe_runtime::nn::{Concat, Linear};
 use pipe_runtime::pipeline;

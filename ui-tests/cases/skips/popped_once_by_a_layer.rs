@@ -1,4 +1,4 @@
-//! A layer is handed a value once.
+//! A layer pops a skip once.
 
 use pipe_runtime::nn::{Concat, Linear};
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! All mistakes in the skips, in source order.
+//! All mistakes in the skips are reported, in source order.
 
 use pipe_runtime::nn::{Concat, Linear};
 use pipe_runtime::pipeline;

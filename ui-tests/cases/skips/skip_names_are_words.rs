@@ -1,4 +1,4 @@
-//! A skip is named by a word, not by a string.
+//! A skip's name is a word, not a string.
 
 use pipe_runtime::nn::{Concat, Linear};
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! A layer takes all that it pops: there is no `_`.
+//! A popped skip has a name: the layer takes all that it pops, so there is no `_`.
 
 use pipe_runtime::nn::{Concat, Linear};
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! Layers run in the order of the fields.
+//! A skip is stashed before it is popped: layers run in the order of the fields.
 
 use pipe_runtime::nn::{Concat, Linear};
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! What a layer pops was kept.
+//! Every pop has a stash.
 
 use pipe_runtime::nn::{Concat, Linear};
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! A name stands for one value.
+//! A skip is stashed by one layer.
 
 use pipe_runtime::nn::{Concat, Linear};
 use pipe_runtime::pipeline;

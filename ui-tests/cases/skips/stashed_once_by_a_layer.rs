@@ -1,4 +1,4 @@
-//! One layer does not stash two values under one name.
+//! A layer stashes a skip once.
 
 use pipe_runtime::nn::{Concat, Linear};
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! One level of an array is repeated.
+//! Only one level of an array is repeated: an inner array is not a layer.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! A field that is not said to be plain is a layer. One error, on the type, for both ways to run it.
+//! A field without `#[not_a_layer]` is a layer: otherwise there is one error, on its type.
 
 use pipe_runtime::nn::{self, Linear};
 use pipe_runtime::pipeline;

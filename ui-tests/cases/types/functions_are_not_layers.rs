@@ -1,4 +1,4 @@
-//! Closures and functions come as `nn::func(..)`.
+//! A function or closure is a layer only in `nn::func(..)`.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::{Tensor, pipeline};

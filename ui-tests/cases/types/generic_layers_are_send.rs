@@ -1,4 +1,4 @@
-//! A layer that is a parameter of the struct says that it can move, if there are devices.
+//! In a model with devices, a type parameter that is a layer has the bound `Send`.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::{Layer, Tensor, pipeline};

@@ -1,4 +1,4 @@
-//! A layer that is a parameter of the struct says that it is one.
+//! A type parameter that is a layer has the bound `Layer`.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

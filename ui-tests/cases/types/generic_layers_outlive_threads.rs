@@ -1,4 +1,4 @@
-//! What borrows runs unpipelined, but not in threads that may outlive it.
+//! A layer that borrows can run unpipelined, but not on threads that may outlive it.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::{Context, Layer, Tensor, pipeline};

@@ -1,4 +1,4 @@
-//! What goes in is split into micro-batches, which only `Flow` can be.
+//! The model's input is `Flow`, because it is split into micro-batches.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::{Context, Layer, Tensor, pipeline};

@@ -1,4 +1,4 @@
-//! What rustc finds in a layer leaves the struct as it is.
+//! A type error in a layer leaves the struct and its generated items usable.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::{Tensor, pipeline};

@@ -1,4 +1,4 @@
-//! A value that is kept has a second handle, which only `Flow` gives.
+//! A stashed input or output is `Flow`, because keeping it takes a second handle.
 
 use pipe_runtime::{Context, Layer, Tensor, pipeline};
 

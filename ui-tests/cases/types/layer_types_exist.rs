@@ -1,4 +1,4 @@
-//! A type that does not exist is one error.
+//! A layer's type that does not exist is one error.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! A stage's worker owns its layers, so they move to another thread.
+//! A layer is `Send`, because it moves to its stage's thread.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::{Context, Layer, Tensor, pipeline};

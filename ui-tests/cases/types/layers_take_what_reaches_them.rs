@@ -1,4 +1,4 @@
-//! A layer takes what the one before it gives.
+//! A layer takes the output of the layer before it.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::{Context, Layer, Tensor, pipeline};

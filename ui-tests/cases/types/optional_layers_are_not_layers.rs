@@ -1,4 +1,4 @@
-//! A layer is there: what is there only sometimes is a layer of its own.
+//! An `Option` of a layer is not a layer.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

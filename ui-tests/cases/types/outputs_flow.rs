@@ -1,4 +1,4 @@
-//! What comes out is joined from micro-batches, which only `Flow` can be.
+//! The model's output is `Flow`, because it is joined from micro-batches.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::{Context, Layer, Tensor, pipeline};

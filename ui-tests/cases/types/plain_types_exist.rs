@@ -1,4 +1,4 @@
-//! The type of a plain field that does not exist is one error, too.
+//! A plain field's type that does not exist is one error, too.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

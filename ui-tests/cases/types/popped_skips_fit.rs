@@ -1,4 +1,4 @@
-//! A skip is of the type that the popping layer takes.
+//! A skip has the type that the popping layer takes.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::{Context, Layer, Tensor, pipeline};

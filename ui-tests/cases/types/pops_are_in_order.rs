@@ -1,4 +1,4 @@
-//! Skips come in the order in which they are popped.
+//! A layer takes its skips in the order in which it pops them.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::{Context, Layer, Tensor, pipeline};

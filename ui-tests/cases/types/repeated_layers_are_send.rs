@@ -1,4 +1,4 @@
-//! Repeated layers move to other threads, too.
+//! Repeated layers are `Send`, because they move to their stages' threads.
 
 use pipe_runtime::{Context, Layer, Tensor, pipeline};
 

@@ -1,4 +1,4 @@
-//! Repeated layers are run one after the other, so they give what they take.
+//! Repeated layers take and return the same type, because they run one after another.
 
 use pipe_runtime::nn::Concat;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! Each layer that does not fit is an error, and no more than one.
+//! Each layer that does not fit is one error.
 
 use pipe_runtime::nn::{Concat, Linear};
 use pipe_runtime::{Context, Layer, Tensor, pipeline};

@@ -1,4 +1,4 @@
-//! The first layer takes what the model takes.
+//! The first layer takes the model's input.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::{Tensor, pipeline};

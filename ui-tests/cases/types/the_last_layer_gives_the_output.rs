@@ -1,4 +1,4 @@
-//! The last layer gives what the model returns.
+//! The last layer returns the model's output.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::{Tensor, pipeline};

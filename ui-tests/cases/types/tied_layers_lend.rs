@@ -1,4 +1,4 @@
-//! What another layer is tied to has a value to lend.
+//! A layer that another one is tied to implements `Tied`.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::{Context, Layer, Tensor, pipeline};

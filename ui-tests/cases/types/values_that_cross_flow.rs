@@ -1,4 +1,4 @@
-//! What crosses a stage boundary is `Flow`; inside a stage anything goes.
+//! A value that crosses a stage boundary is `Flow`; inside a stage, any type is allowed.
 
 use pipe_runtime::{Context, Layer, Tensor, pipeline};
 

@@ -1,4 +1,4 @@
-//! The names in `allow(..)` are those of warnings.
+//! `allow(..)` names known warnings.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

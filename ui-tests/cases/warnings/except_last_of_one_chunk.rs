@@ -1,4 +1,4 @@
-//! Of one micro-batch, the last is all: nothing is checkpointed.
+//! With a single micro-batch, `except_last` checkpoints nothing.
 #![deny(deprecated)]
 
 use pipe_runtime::nn::Linear;

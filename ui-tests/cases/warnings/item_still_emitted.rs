@@ -1,4 +1,4 @@
-//! A warning is about a struct that is there and runs.
+//! A struct with a warning is still emitted and runs.
 #![deny(deprecated)]
 
 use pipe_runtime::nn::Linear;

@@ -1,4 +1,4 @@
-//! A name that is the field's but for its case is a slip, and parameter files know it.
+//! A layer's name should not differ from its field's by case alone.
 #![deny(deprecated)]
 
 use pipe_runtime::nn::Linear;

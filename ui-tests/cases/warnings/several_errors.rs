@@ -1,4 +1,4 @@
-//! All warnings about a struct at once, each at its place.
+//! All warnings about a struct are reported, each at its place.
 #![deny(deprecated)]
 
 use pipe_runtime::nn::Linear;

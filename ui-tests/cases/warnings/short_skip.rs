@@ -1,4 +1,4 @@
-//! A skip between neighbours skips nothing: only the boundary between them sends a second value over.
+//! A skip between neighbours skips no layer: moving the boundary keeps it in one stage.
 #![deny(deprecated)]
 
 use pipe_runtime::nn::{Concat, Linear};

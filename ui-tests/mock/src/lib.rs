@@ -1,5 +1,5 @@
-//! The types of the runtime without a runtime: enough to type-check what `#[pipeline]` generates,
-//! with the bounds and signatures of the real ones and nothing behind them.
+//! A mock of the runtime: enough types to type-check what `#[pipeline]` generates, with the bounds
+//! and signatures of the real ones and without their implementations.
 #![allow(dead_code, missing_docs, unused_variables)]
 #![forbid(unsafe_code)]
 

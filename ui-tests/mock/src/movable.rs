@@ -1,17 +1,17 @@
-//! As in the runtime.
+//! A copy of the runtime's `Movable`.
 
 use std::marker::PhantomData;
 
 use crate::__rt::Repeated;
 
-/// A layer that can move `M`: to a worker, or nowhere.
+/// A layer that can move to `M`: a worker, or nowhere.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot move to another thread",
     label = "a stage owns its layers and runs on a thread of its own, so they must be `Send`",
     note = "`Rc` and raw pointers are not `Send`: let the layer own its data; a type parameter needs the bound `Send`"
 )]
 pub trait Movable<M> {
-    /// `Self`. What cannot move has none, which keeps later errors about it away.
+    /// `Self`. A type that cannot move has none, which suppresses further errors about it.
     type Layer;
 
     fn same(self) -> Self::Layer;
@@ -43,12 +43,12 @@ impl<L: sealed::Impossible> Movable<Nowhere> for L {
     }
 }
 
-/// The layer, on its way to its stage.
+/// Returns the layer, which moves to its stage.
 pub fn movable<M, L: Movable<M>>(layer: L) -> L::Layer {
     layer.same()
 }
 
-/// The same for part of a repeated layer.
+/// Returns part of a repeated layer, which moves to its stage.
 pub fn movable_part<M, L: Movable<M>>(part: Repeated<L>) -> Repeated<L::Layer> {
     Repeated(PhantomData)
 }

@@ -1,4 +1,4 @@
-//! Rules of the layers as children with names and parameters.
+//! Rules for the names and the ownership of layers.
 
 use std::collections::HashMap;
 
@@ -10,27 +10,29 @@ use crate::pipeline::parse::bare;
 use crate::support::errors::{Errors, error, error_at_both};
 use crate::support::names::plain;
 
-/// What a name is for.
+/// Help for all rules about a layer's name.
 const NAME: &str = "it is one segment of parameter paths such as `encode1.weight`";
 
-/// Methods for users on all variables of a model with devices.
+/// Methods of the variables of a model with devices, which a layer's method could hide.
 const METHODS_OF_VARS: [&str; 4] = ["var_store", "devices", "save", "load"];
 
-/// A name is one segment of a parameter path. `#[layer(name = "down.0")] down: Linear`
+/// A layer's name is one segment of a parameter path, so it has no `.`.
+///
+/// `#[layer(name = "down.0")] down: Linear`
 pub fn names_are_one_segment(model: &Model, errors: &mut Errors) {
     for layer in model.layers.iter().filter(|layer| layer.child().contains('.')) {
         errors.push(error(layer.child_tokens(), "the name of a layer cannot contain a `.`", NAME));
     }
 }
 
-/// A name is there. `#[layer(name = "")] down: Linear`
+/// A layer's name is not empty. `#[layer(name = "")] down: Linear`
 pub fn names_are_not_empty(model: &Model, errors: &mut Errors) {
     for layer in model.layers.iter().filter(|layer| layer.child().is_empty()) {
         errors.push(error(layer.child_tokens(), "the name of a layer cannot be empty", NAME));
     }
 }
 
-/// A layer's method does not hide one that the user needs on the same value.
+/// A layer of a model with devices does not hide a method of its variables, such as `save`.
 ///
 /// `#[device("cpu")] save: Linear`
 pub fn names_hide_no_method(model: &Model, errors: &mut Errors) {
@@ -46,7 +48,7 @@ pub fn names_hide_no_method(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// Two layers have two names, or one would load the other's parameters.
+/// Two layers have different names, or one would load the other's parameters.
 ///
 /// `down: Linear, #[layer(name = "down")] up: Linear`
 pub fn names_differ(model: &Model, errors: &mut Errors) {
@@ -67,9 +69,12 @@ pub fn names_differ(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// One stage owns a layer and its parameters. `head: Arc<Linear>`
+/// A stage owns its layers and their parameters, so a layer is not an `Rc` or an `Arc`.
 ///
-/// Only by syntax, for a better message: behind an alias it is still no `Layer`.
+/// `head: Arc<Linear>`
+///
+/// This looks at the syntax alone, for a better message. Behind an alias, rustc reports that the
+/// type is not a `Layer`.
 pub fn layers_are_owned(model: &Model, errors: &mut Errors) {
     for (layer, ty) in layer_types(model) {
         if let Some(owned) = shared(ty) {
@@ -85,7 +90,7 @@ pub fn layers_are_owned(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// So a layer is not somebody else's. `head: &'static Linear`
+/// A model owns its layers, so a layer is not a reference. `head: &'static Linear`
 pub fn layers_are_not_borrowed(model: &Model, errors: &mut Errors) {
     for (layer, ty) in layer_types(model) {
         if let Type::Reference(reference) = bare(ty) {
@@ -98,12 +103,12 @@ pub fn layers_are_not_borrowed(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// The types of the layers; of repeated ones, that of each.
+/// Layers with their types. For repeated layers, it is the type of one of them.
 fn layer_types(model: &Model) -> impl Iterator<Item = (&Layer, &Type)> {
     model.layers.iter().map(|layer| (layer, layer.shape.layer().unwrap_or(&layer.ty)))
 }
 
-/// What is behind the pointer, if it is one that others can hold too.
+/// Returns the type behind an `Rc` or an `Arc`.
 fn shared(ty: &Type) -> Option<&Type> {
     let Type::Path(path) = bare(ty) else { return None };
     let last = path.path.segments.last()?;

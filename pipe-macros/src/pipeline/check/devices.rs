@@ -1,4 +1,4 @@
-//! Rules of devices and stages.
+//! Rules for devices and stages.
 
 use quote::quote;
 use syn::{Expr, LitInt, LitStr};
@@ -21,7 +21,7 @@ pub fn devices_are_readable(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// Of several accelerators, a device says which. `#[device("cuda")]`
+/// A `cuda` or `xpu` device has an index. `#[device("cuda")]`
 pub fn devices_name_their_index(model: &Model, errors: &mut Errors) {
     for (device, why) in unreadable(model) {
         if let Unreadable::NoIndex(meant) = why {
@@ -31,7 +31,7 @@ pub fn devices_name_their_index(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// What is nearly a device says which it is likely to be. `#[device("gpu:0")]`
+/// The error for a misspelt device suggests the likely one. `#[device("gpu:0")]`
 pub fn misspelt_devices_suggest_one(model: &Model, errors: &mut Errors) {
     for (device, why) in unreadable(model) {
         if let Unreadable::Meant(meant) = why {
@@ -41,7 +41,9 @@ pub fn misspelt_devices_suggest_one(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// Torch counts devices in a signed byte. `#[device("cuda:128")]`
+/// A device index is 127 or less, because torch counts devices in a signed byte.
+///
+/// `#[device("cuda:128")]`
 pub fn device_indices_are_small(model: &Model, errors: &mut Errors) {
     for (device, why) in unreadable(model) {
         if why == Unreadable::TooMany {
@@ -51,9 +53,11 @@ pub fn device_indices_are_small(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// Once there are devices, the first layer has one: later ones go on where it runs.
+/// If any layer has a device, the first layer has one.
 ///
 /// `encode: Encode, #[device("cuda:0")] decode: Decode`
+///
+/// A layer without a device runs where the one before it runs.
 pub fn the_first_layer_has_one(model: &Model, errors: &mut Errors) {
     let Some(first) = model.layers.first().filter(|first| !first.marks.asks_for_a_device()) else { return };
     let Some((placed, device)) = model.layers.iter().find_map(|layer| Some((layer, layer.first_device()?))) else {
@@ -70,7 +74,7 @@ pub fn the_first_layer_has_one(model: &Model, errors: &mut Errors) {
     ));
 }
 
-/// A plain field runs nowhere. `#[not_a_layer] #[device("cpu")] config: Config`
+/// A plain field has no device. `#[not_a_layer] #[device("cpu")] config: Config`
 pub fn plain_fields_have_none(model: &Model, errors: &mut Errors) {
     for field in &model.plain_fields {
         let Marks { device, devices, not_a_layer: Some(not_a_layer), .. } = &field.marks else { continue };
@@ -87,7 +91,7 @@ pub fn plain_fields_have_none(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// Nor does it begin a stage. `#[not_a_layer] #[stage] config: Config`
+/// A plain field does not open a stage. `#[not_a_layer] #[stage] config: Config`
 pub fn plain_fields_open_no_stage(model: &Model, errors: &mut Errors) {
     for field in &model.plain_fields {
         let Marks { stage: Some(stage), not_a_layer: Some(not_a_layer), .. } = &field.marks else { continue };
@@ -101,6 +105,8 @@ pub fn plain_fields_open_no_stage(model: &Model, errors: &mut Errors) {
     }
 }
 
+/// A field has `#[device(..)]` or `#[devices(..)]`, not both.
+///
 /// `#[device("cpu")] #[devices("cpu", "cpu")] blocks: [Block; 4]`
 pub fn one_device_attribute_per_field(model: &Model, errors: &mut Errors) {
     for layer in &model.layers {
@@ -116,7 +122,7 @@ pub fn one_device_attribute_per_field(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// One layer runs on one device. `#[devices("cuda:0", "cuda:1")] head: Linear`
+/// A single layer runs on one device. `#[devices("cuda:0", "cuda:1")] head: Linear`
 pub fn single_layers_are_not_spread(model: &Model, errors: &mut Errors) {
     for layer in model.layers.iter().filter(|layer| !layer.is_repeated()) {
         if let Some(devices) = &layer.marks.devices {
@@ -129,7 +135,7 @@ pub fn single_layers_are_not_spread(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// If one device says how many layers it gets, all do. `#[devices("cuda:0" = 5, "cuda:1")]`
+/// If one device has a number of layers, all of them have one. `#[devices("cuda:0" = 5, "cuda:1")]`
 pub fn all_or_no_counts(model: &Model, errors: &mut Errors) {
     for parts in model.layers.iter().map(Layer::parts) {
         let Some(counted) = parts.iter().find(|part| part.count.is_some()) else { continue };
@@ -145,7 +151,7 @@ pub fn all_or_no_counts(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// A device is given one layer or more. `#[devices("cuda:0" = 0, "cuda:1" = 4)]`
+/// A device gets at least one layer. `#[devices("cuda:0" = 0, "cuda:1" = 4)]`
 pub fn counts_are_positive(model: &Model, errors: &mut Errors) {
     for count in counts(model).filter(|count| count.base10_parse::<usize>().is_ok_and(|count| count == 0)) {
         let wrong = "this device gets no layers, and a stage needs at least one";
@@ -153,19 +159,19 @@ pub fn counts_are_positive(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// A count can be counted. `#[devices("cuda:0" = 99999999999999999999, "cuda:1" = 4)]`
+/// A count fits into a `usize`. `#[devices("cuda:0" = 99999999999999999999, "cuda:1" = 4)]`
 pub fn counts_are_numbers(model: &Model, errors: &mut Errors) {
     for count in counts(model).filter(|count| count.base10_parse::<usize>().is_err()) {
         errors.push(error(count, "this is no number of layers", "write a number such as `4`"));
     }
 }
 
-/// The counts are those of all layers.
+/// The counts add up to the length of the array.
 ///
 /// `#[devices("cuda:0" = 2, "cuda:1" = 3)] blocks: [Block; 4]`
 ///
-/// Where the length is not a literal, the runtime checks it when it builds the pipe. Counts of zero
-/// are [`counts_are_positive`]'s.
+/// If the length is not a literal, the runtime checks it when it builds the pipe.
+/// [`counts_are_positive`] reports counts of zero.
 pub fn counts_add_up(model: &Model, errors: &mut Errors) {
     for layer in &model.layers {
         let Some((len, len_tokens)) = literal_len(layer) else { continue };
@@ -185,11 +191,12 @@ pub fn counts_add_up(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// No stage is empty: an even split gives every device a layer.
+/// An even split gives each device at least one layer.
 ///
 /// `#[devices("cuda:0", "cuda:1", "cuda:2")] blocks: [Block; 2]`
 ///
-/// Counts of zero are [`counts_are_positive`]'s, arrays without layers [`arrays_hold_layers`]'s.
+/// [`counts_are_positive`] reports counts of zero, and [`arrays_hold_layers`] arrays without
+/// layers.
 pub fn no_device_is_left_over(model: &Model, errors: &mut Errors) {
     for layer in &model.layers {
         let Some((len, len_tokens)) = literal_len(layer).filter(|(len, _)| *len > 0) else { continue };
@@ -206,9 +213,9 @@ pub fn no_device_is_left_over(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// An array holds a layer or more. `#[repeat] blocks: [Block; 0]`
+/// An array has at least one layer. `#[repeat] blocks: [Block; 0]`
 ///
-/// Where counts say otherwise, [`counts_add_up`] speaks.
+/// If the devices have counts, [`counts_add_up`] reports the mistake.
 pub fn arrays_hold_layers(model: &Model, errors: &mut Errors) {
     for layer in &model.layers {
         let Some((0, len_tokens)) = literal_len(layer) else { continue };
@@ -222,7 +229,9 @@ pub fn arrays_hold_layers(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// `#[stage]` opens a stage on the running device: there has to be one. `#[stage] decode: Decode`
+/// `#[stage]` opens a stage on the current device, so the model needs a device.
+///
+/// `#[stage] decode: Decode`
 pub fn stages_need_devices(model: &Model, errors: &mut Errors) {
     if model.has_devices {
         return;
@@ -236,9 +245,11 @@ pub fn stages_need_devices(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// Before the first layer there is no stage to end: `#[device("cpu")] #[stage] encode: Encode`
+/// The first layer opens the first stage without a `#[stage]`.
 ///
-/// Without any device, [`stages_need_devices`] speaks.
+/// `#[device("cpu")] #[stage] encode: Encode`
+///
+/// Without any device, [`stages_need_devices`] reports the mistake.
 pub fn the_first_layer_ends_no_stage(model: &Model, errors: &mut Errors) {
     let first = model.layers.first().and_then(|layer| layer.marks.stage.as_ref());
     if let Some(stage) = first.filter(|_| model.has_devices) {
@@ -250,7 +261,7 @@ pub fn the_first_layer_ends_no_stage(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// Layers move to threads that may outlive what they borrow.
+/// A model with devices borrows nothing: its threads may outlive what its layers borrow.
 ///
 /// `struct Model<'a> { #[device("cpu")] layer: Layer<'a> }`
 pub fn layers_on_devices_borrow_nothing(model: &Model, errors: &mut Errors) {
@@ -266,7 +277,7 @@ pub fn layers_on_devices_borrow_nothing(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// The devices of all layers that are none, and why.
+/// Devices of layers that are not valid, and why.
 fn unreadable(model: &Model) -> impl Iterator<Item = (&LitStr, Unreadable)> {
     let devices = model.layers.iter().flat_map(|layer| {
         let single = layer.marks.device.as_ref().map(|mark| &mark.value);
@@ -275,12 +286,12 @@ fn unreadable(model: &Model) -> impl Iterator<Item = (&LitStr, Unreadable)> {
     devices.filter_map(|device| Some((device, device::read(&device.value()).err()?)))
 }
 
-/// The numbers of layers that are given to devices.
+/// Numbers of layers that are given to devices.
 fn counts(model: &Model) -> impl Iterator<Item = &LitInt> {
     model.layers.iter().flat_map(Layer::parts).filter_map(|part| part.count.as_ref())
 }
 
-/// The length of an array if it is written as a number, and where.
+/// Length of an array if it is a literal, and its tokens.
 fn literal_len(layer: &Layer) -> Option<(usize, &Expr)> {
     match &layer.shape {
         Shape::Array { len, .. } => Some((whole_number(len)?, len)),
@@ -288,7 +299,7 @@ fn literal_len(layer: &Layer) -> Option<(usize, &Expr)> {
     }
 }
 
-/// From the first device to the last count.
+/// Tokens from the first device to the last count.
 fn all_parts(layer: &Layer) -> proc_macro2::TokenStream {
     let parts = layer.parts().iter().map(|Part { device, count }| quote!(#device #count));
     quote!(#(#parts)*)

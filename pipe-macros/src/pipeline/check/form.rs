@@ -1,21 +1,19 @@
-//! Rules of where an attribute may stand.
+//! Rules for where an attribute may stand.
 
 use crate::pipeline::declaration::Shape;
 use crate::pipeline::model::Model;
 use crate::support::errors::{Errors, error, error_at_both};
 use crate::support::names::plain;
 
-/// Where a device may not stand is `devices`' to say.
+/// Words of attributes that the rules in `devices` cover.
 const DEVICE_WORDS: [&str; 3] = ["device", "devices", "stage"];
 
-/// What values are called where layers run.
+/// Locals of the generated code that runs layers.
 const LOCALS: [&str; 5] = ["x", "cx", "io", "graph", "layers"];
 
 const LOCAL_PREFIXES: [&str; 3] = ["flow_", "port_", "skip_"];
 
-/// What is said of layers is said on layers.
-///
-/// `#[not_a_layer] #[stash(a)] config: Config`
+/// A plain field has no attributes of layers. `#[not_a_layer] #[stash(a)] config: Config`
 pub fn plain_fields_say_nothing_about_layers(model: &Model, errors: &mut Errors) {
     for field in &model.plain_fields {
         let Some(not_a_layer) = &field.marks.not_a_layer else { continue };
@@ -33,10 +31,11 @@ pub fn plain_fields_say_nothing_about_layers(model: &Model, errors: &mut Errors)
     }
 }
 
-/// A const parameter is not called as a field or a local: rustc would take the local for the
-/// constant.
+/// A const parameter is not named like a field or a generated local, which would refer to it.
 ///
 /// `struct Model<const blocks: usize> { #[repeat] blocks: [Block; blocks] }`
+///
+/// rustc reads a local that has the name of a constant as that constant.
 pub fn constants_are_not_called_as_locals(model: &Model, errors: &mut Errors) {
     for param in model.generics.const_params() {
         let name = plain(&param.ident);
@@ -51,7 +50,7 @@ pub fn constants_are_not_called_as_locals(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// An array has a way to run: as one layer, or spread. `blocks: [Block; 4]`
+/// An array or a `Vec` of layers has `#[repeat]` or `#[devices(..)]`. `blocks: [Block; 4]`
 pub fn arrays_say_how_they_run(model: &Model, errors: &mut Errors) {
     for layer in &model.layers {
         let what = match layer.shape {
@@ -70,7 +69,7 @@ pub fn arrays_say_how_they_run(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// `#[repeat]` needs something to repeat. `#[repeat] head: Linear`
+/// `#[repeat]` goes on an array or a `Vec`. `#[repeat] head: Linear`
 pub fn only_arrays_repeat(model: &Model, errors: &mut Errors) {
     for layer in model.layers.iter().filter(|layer| !layer.is_repeated()) {
         if let Some(repeat) = &layer.marks.repeat {
@@ -83,7 +82,8 @@ pub fn only_arrays_repeat(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// An array runs as one layer or is spread, not both.
+/// An array has `#[repeat]` or `#[devices(..)]`, not both.
+///
 /// `#[repeat] #[devices("cpu", "cpu")] blocks: [Block; 4]`
 pub fn one_way_to_run_an_array(model: &Model, errors: &mut Errors) {
     for layer in model.layers.iter().filter(|layer| layer.is_repeated()) {

@@ -1,8 +1,8 @@
-//! The rules that a struct must keep, one function each, in files named as the folders of
-//! `ui-tests/cases`.
+//! Rules for a struct, one function each, in files named like the folders of `ui-tests/cases`.
 //!
-//! A rule says what it wants above its function, with an example that breaks it. Each mistake is
-//! one rule's: where two could speak, the doc says who does.
+//! The first sentence above a function states its rule, and is that of the rule's case. An example
+//! that breaks the rule follows. Each mistake is reported by one rule: where two could report it,
+//! the comment says which one does.
 
 mod children;
 mod devices;
@@ -43,7 +43,7 @@ pub fn check(model: &Model, errors: &mut Errors) {
     devices::the_first_layer_ends_no_stage(model, errors);
     devices::layers_on_devices_borrow_nothing(model, errors);
 
-    // With no mistake so far, the stages are what is meant.
+    // These rules look at the stages, which are known only without mistakes so far.
     if errors.is_empty() {
         settings::stages_divide_over_ranks(model, errors);
         settings::stages_are_spread_evenly(model, errors);

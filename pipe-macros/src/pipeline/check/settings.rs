@@ -1,4 +1,4 @@
-//! Rules of the settings.
+//! Rules for the settings.
 
 use pipe_schedule::{Checkpoint, Placement, PlacementError, ScheduleKind, ScheduleKindError};
 use proc_macro2::{Ident, TokenStream};
@@ -14,7 +14,7 @@ use crate::support::names::nearest;
 
 const SETTINGS: [&str; 8] = ["input", "output", "chunks", "checkpoint", "schedule", "balance", "allow", "crate"];
 
-/// The checkpoint modes.
+/// Names of the checkpoint modes.
 const MODES: [&str; 3] = [Checkpoint::Always.name(), Checkpoint::ExceptLast.name(), Checkpoint::Never.name()];
 
 const CHUNKS: &str = "number of chunks must be positive integer";
@@ -23,7 +23,7 @@ const CHUNKS_HERE: &str = "the number of chunks is set here";
 
 const CHECKPOINT: &str = "checkpoint is not one of 'always', 'except_last', or 'never'";
 
-/// Every name is one of a setting. `#[pipeline(chunk = 8)]`
+/// Every setting is a known one. `#[pipeline(chunk = 8)]`
 pub fn no_unknown_settings(model: &Model, errors: &mut Errors) {
     for name in &model.settings.unknown {
         let help = match nearest(&name.to_string(), SETTINGS) {
@@ -34,7 +34,7 @@ pub fn no_unknown_settings(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// A batch is cut into one or more micro-batches. `#[pipeline(chunks = 0)]`
+/// `chunks` is 1 or more. `#[pipeline(chunks = 0)]`
 pub fn chunks_are_positive(model: &Model, errors: &mut Errors) {
     let Some(chunks) = &model.settings.chunks else { return };
     if is_number(chunks) && whole_number(chunks).is_none_or(|number| number == 0) {
@@ -42,14 +42,14 @@ pub fn chunks_are_positive(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// The number is written here, so that it can be checked here. `#[pipeline(chunks = CHUNKS)]`
+/// `chunks` is a literal, so that it can be checked at compile time. `#[pipeline(chunks = CHUNKS)]`
 pub fn chunks_are_literals(model: &Model, errors: &mut Errors) {
     let Some(chunks) = model.settings.chunks.as_ref().filter(|chunks| !is_number(chunks)) else { return };
     let help = "write a literal number such as `chunks = 8`; `.chunks(n)` on the pipe takes any value";
     errors.push(error(chunks, CHUNKS, help));
 }
 
-/// The mode is one of three. `#[pipeline(checkpoint = sometimes)]`
+/// `checkpoint` is one of the three modes. `#[pipeline(checkpoint = sometimes)]`
 pub fn checkpoint_is_known(model: &Model, errors: &mut Errors) {
     let Some(checkpoint) = model.settings.checkpoint.as_ref().filter(|mode| quoted(mode).is_none()) else { return };
     if parse::checkpoint(checkpoint).is_none() {
@@ -59,7 +59,7 @@ pub fn checkpoint_is_known(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// The mode is a word, as all names are here. `#[pipeline(checkpoint = "never")]`
+/// A checkpoint mode is written without quotes. `#[pipeline(checkpoint = "never")]`
 pub fn modes_are_words(model: &Model, errors: &mut Errors) {
     let Some(checkpoint) = &model.settings.checkpoint else { return };
     if let Some(text) = quoted(checkpoint) {
@@ -68,9 +68,9 @@ pub fn modes_are_words(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// The schedule is one that exists. `#[pipeline(schedule = gpip)]`
+/// `schedule` is a known schedule. `#[pipeline(schedule = gpip)]`
 ///
-/// `1f1b` without quotes is [`one_f_one_b_is_quoted`]'s.
+/// [`one_f_one_b_is_quoted`] reports `1f1b` without quotes.
 pub fn schedule_is_known(model: &Model, errors: &mut Errors) {
     let Some(schedule) = &model.settings.schedule else { return };
     let name = quoted(schedule).unwrap_or_else(|| schedule.to_token_stream().to_string());
@@ -81,7 +81,7 @@ pub fn schedule_is_known(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// The name is a word, as all names are here. `#[pipeline(schedule = "zbv")]`
+/// A schedule other than `1f1b` is written without quotes. `#[pipeline(schedule = "zbv")]`
 pub fn schedules_are_words(model: &Model, errors: &mut Errors) {
     let Some(schedule) = &model.settings.schedule else { return };
     let named = quoted(schedule).and_then(|text| text.parse::<ScheduleKind>().ok());
@@ -93,7 +93,9 @@ pub fn schedules_are_words(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// A word does not begin with a digit. `#[pipeline(schedule = 1f1b)]`
+/// `1f1b` is written in quotes, because an identifier does not begin with a digit.
+///
+/// `#[pipeline(schedule = 1f1b)]`
 pub fn one_f_one_b_is_quoted(model: &Model, errors: &mut Errors) {
     let Some(schedule) = &model.settings.schedule else { return };
     if schedule.to_token_stream().to_string() == ScheduleKind::OneFOneB.name() {
@@ -102,7 +104,8 @@ pub fn one_f_one_b_is_quoted(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// What has no stages has no steps to order.
+/// A model without devices has no stages, so it has no schedule.
+///
 /// `#[pipeline(schedule = zbv)] struct Block { first: Linear }`
 pub fn schedules_need_stages(model: &Model, errors: &mut Errors) {
     let Some(schedule) = model.settings.schedule.as_ref().filter(|_| !model.has_devices) else { return };
@@ -113,12 +116,12 @@ pub fn schedules_need_stages(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// On the CPU, a rank has as many stages as the schedule wants.
+/// On the CPU, the number of stages is a multiple of the schedule's stages per rank.
 ///
 /// `#[pipeline(schedule = zbv)] struct Model { #[device("cpu")] a: A, #[device("cpu")] b: B,
 /// #[device("cpu")] c: C }`
 ///
-/// Where there are accelerators, [`stages_are_spread_evenly`] speaks.
+/// With accelerators, [`stages_are_spread_evenly`] reports the mistake.
 pub fn stages_divide_over_ranks(model: &Model, errors: &mut Errors) {
     let Some(Scheduled { kind, written, ranks: Err(wrong), stages, .. }) = Scheduled::of(model) else { return };
     let PlacementError::StagesPerRank { stages_per_rank, .. } = wrong else { return };
@@ -133,7 +136,7 @@ pub fn stages_divide_over_ranks(model: &Model, errors: &mut Errors) {
     errors.push(error(written, wrong, format!("make it {above} stages, or {or}")));
 }
 
-/// Each device has as many stages as every other one, and as many as the schedule wants.
+/// Each device has the same number of stages, and the number that the schedule needs.
 ///
 /// `#[pipeline(schedule = zbv)] struct Model { #[device("cuda:0")] a: A, #[device("cuda:1")] b: B
 /// }`
@@ -200,9 +203,10 @@ pub fn stages_are_in_the_schedules_order(model: &Model, errors: &mut Errors) {
 }
 
 /// There are enough micro-batches to fill the pipeline from both ends.
+///
 /// `#[pipeline(schedule = dualpipe_v, chunks = 2)]`
 ///
-/// A mini-batch of fewer rows than chunks is the runtime's to refuse.
+/// The runtime refuses a mini-batch of fewer rows than chunks.
 pub fn chunks_fill_the_pipeline(model: &Model, errors: &mut Errors) {
     let Some(scheduled) = Scheduled::of(model) else { return };
     let Some((ScheduleKindError::TooFewMicroBatches { needed, ranks, .. }, (chunks, place))) =
@@ -220,7 +224,8 @@ pub fn chunks_fill_the_pipeline(model: &Model, errors: &mut Errors) {
     ));
 }
 
-/// Where the schedule goes through the micro-batches in rounds, they are equal.
+/// A schedule that goes through the micro-batches in rounds needs equal rounds.
+///
 /// `#[pipeline(schedule = interleaved, chunks = 5)]`
 pub fn chunks_make_equal_rounds(model: &Model, errors: &mut Errors) {
     let Some(scheduled) = Scheduled::of(model) else { return };
@@ -243,7 +248,7 @@ pub fn chunks_make_equal_rounds(model: &Model, errors: &mut Errors) {
 
 /// The list of steps fits into memory. `#[pipeline(chunks = 1000000000)]`
 ///
-/// Whether a schedule is set or not: all of them go through every micro-batch in every stage.
+/// This holds for every schedule, set or not: all go through every micro-batch in every stage.
 pub fn chunks_fit_into_memory(model: &Model, errors: &mut Errors) {
     let Some((chunks, place)) = prove::chunks(model).filter(|_| model.has_devices) else { return };
     let stages = stages(model).len().max(1);
@@ -255,7 +260,7 @@ pub fn chunks_fit_into_memory(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// A schedule as it is written in the settings.
+/// Formats a schedule as it is written in the settings.
 fn as_written(kind: ScheduleKind) -> String {
     match kind {
         ScheduleKind::OneFOneB => "`\"1f1b\"`".to_owned(),
@@ -267,13 +272,12 @@ fn number_of_stages(stages: usize) -> String {
     format!("{stages} stage{}", if stages == 1 { "" } else { "s" })
 }
 
-/// How stages are placed like a V.
+/// Help for a schedule that places its stages like a V.
 fn there_and_back(kind: ScheduleKind) -> String {
     format!("annotate the devices there and back, as `{kind}` goes, with `#[stage]` for the turn on the last one")
 }
 
-/// The rank of which this is the first stage, in words. Beside accelerators, each stage on the CPU
-/// is a rank.
+/// Name of the rank whose first stage this is. Beside accelerators, each stage on the CPU is a rank.
 fn rank_name(stage: &Stage) -> String {
     match stage.accelerator() {
         Some(device) => format!("`{device}`"),
@@ -281,7 +285,7 @@ fn rank_name(stage: &Stage) -> String {
     }
 }
 
-/// Where a stage is opened.
+/// Tokens that open a stage: its device, its `#[stage]`, or the name of its first layer.
 fn opening(model: &Model, stage: &Stage) -> TokenStream {
     let Some(step) = stage.steps.first() else { return TokenStream::new() };
     let layer = &model.layers[step.layer];
@@ -294,7 +298,7 @@ fn nearest_of(word: &Ident, known: &[&'static str]) -> Option<String> {
     nearest(&word.to_string(), known.iter().copied()).map(|meant| format!("did you mean `{meant}`?"))
 }
 
-/// Whether the value is a whole number, of any size and sign.
+/// Whether the value is an integer literal, of any size and sign.
 fn is_number(value: &Expr) -> bool {
     match value {
         Expr::Lit(literal) => matches!(literal.lit, Lit::Int(_)),

@@ -1,11 +1,11 @@
-//! Rules of skips: every value that is kept is used once, later.
+//! Rules for skips: every stashed value is popped once, by a later layer.
 
 use crate::pipeline::declaration::{Kept, Marks};
 use crate::pipeline::model::{End, Layer, Model, Skip};
 use crate::support::errors::{Errors, error, error_at_both};
 use crate::support::names::{nearest, plain};
 
-/// A name stands for one value. `#[stash(a)] one: One, #[stash(a)] two: Two`
+/// A skip is stashed by one layer. `#[stash(a)] one: One, #[stash(a)] two: Two`
 pub fn stashed_once(model: &Model, errors: &mut Errors) {
     for (name, first, end) in model.skips.iter().flat_map(|skip| again(&skip.name, &skip.stashes)) {
         if first.layer != end.layer {
@@ -20,7 +20,7 @@ pub fn stashed_once(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// Also if both are one layer's. `#[stash(a = input, a = output)] one: One`
+/// A layer stashes a skip once. `#[stash(a = input, a = output)] one: One`
 pub fn stashed_once_by_a_layer(model: &Model, errors: &mut Errors) {
     for (name, first, end) in model.skips.iter().flat_map(|skip| again(&skip.name, &skip.stashes)) {
         if first.layer == end.layer {
@@ -35,7 +35,7 @@ pub fn stashed_once_by_a_layer(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// A value is handed over, not lent. `#[pop(a)] one: One, #[pop(a)] two: Two`
+/// A skip is popped by one layer. `#[pop(a)] one: One, #[pop(a)] two: Two`
 pub fn popped_once(model: &Model, errors: &mut Errors) {
     for (name, first, end) in model.skips.iter().flat_map(|skip| again(&skip.name, &skip.pops)) {
         if first.layer != end.layer {
@@ -50,7 +50,7 @@ pub fn popped_once(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// A layer is handed a value once, too. `#[pop(a, a)] one: One`
+/// A layer pops a skip once. `#[pop(a, a)] one: One`
 pub fn popped_once_by_a_layer(model: &Model, errors: &mut Errors) {
     for (name, first, end) in model.skips.iter().flat_map(|skip| again(&skip.name, &skip.pops)) {
         if first.layer == end.layer {
@@ -65,7 +65,7 @@ pub fn popped_once_by_a_layer(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// A skip skips at least the way between two layers. `#[stash(a)] #[pop(a)] one: One`
+/// A skip is stashed and popped by different layers. `#[stash(a)] #[pop(a)] one: One`
 pub fn not_stashed_and_popped_by_one_layer(model: &Model, errors: &mut Errors) {
     for (skip, stash, pop) in pairs(model).filter(|(_, stash, pop)| stash.layer == pop.layer) {
         errors.push(error_at_both(
@@ -78,7 +78,9 @@ pub fn not_stashed_and_popped_by_one_layer(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// Layers run in the order of the fields. `#[pop(a)] one: One, #[stash(a)] two: Two`
+/// A skip is stashed before it is popped: layers run in the order of the fields.
+///
+/// `#[pop(a)] one: One, #[stash(a)] two: Two`
 pub fn stashed_before_popped(model: &Model, errors: &mut Errors) {
     for (skip, stash, pop) in pairs(model).filter(|(_, stash, pop)| stash.layer > pop.layer) {
         let (stashing, popping) = (layer(model, stash), layer(model, pop));
@@ -92,9 +94,9 @@ pub fn stashed_before_popped(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// What is kept is wanted by a layer. `#[stash(a)] one: One`
+/// Every stash has a pop. `#[stash(a)] one: One`
 ///
-/// If a pop misspells the name, [`misspelt_pops_suggest_a_name`] speaks.
+/// If a pop misspells the name, [`misspelt_pops_suggest_a_name`] reports the mistake.
 pub fn popped_if_stashed(model: &Model, errors: &mut Errors) {
     for skip in unpopped(model).filter(|skip| !said_elsewhere(model, "pop", skip)) {
         let is_misspelt = unstashed(model)
@@ -109,7 +111,7 @@ pub fn popped_if_stashed(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// What a layer pops was kept. `#[pop(a)] one: One`
+/// Every pop has a stash. `#[pop(a)] one: One`
 pub fn stashed_if_popped(model: &Model, errors: &mut Errors) {
     for (skip, pop) in unstashed(model).filter(|(skip, pop)| meant(model, skip, pop).is_none()) {
         let name = &skip.name;
@@ -121,7 +123,7 @@ pub fn stashed_if_popped(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// A name that is nearly that of a stash above says so.
+/// The error for a misspelt pop suggests the name of an earlier stash.
 ///
 /// `#[stash(level1)] one: One, #[pop(levle1)] two: Two`
 pub fn misspelt_pops_suggest_a_name(model: &Model, errors: &mut Errors) {
@@ -137,7 +139,7 @@ pub fn misspelt_pops_suggest_a_name(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// Repeated layers are one type, so no single one of them can return more.
+/// Repeated layers have one type, so none of them can return a skip or lend a value.
 ///
 /// `#[repeat] #[stash(a)] blocks: [Block; 4]`
 pub fn arrays_keep_only_their_ends(model: &Model, errors: &mut Errors) {
@@ -160,7 +162,9 @@ pub fn arrays_keep_only_their_ends(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// Nor can a single one of them take more. `#[repeat] #[pop(a)] blocks: [Block; 4]`
+/// Repeated layers have one type, so none of them can pop a skip.
+///
+/// `#[repeat] #[pop(a)] blocks: [Block; 4]`
 pub fn arrays_pop_nothing(model: &Model, errors: &mut Errors) {
     for layer in model.layers.iter().filter(|layer| layer.is_repeated()) {
         for pop in layer.pops() {
@@ -173,7 +177,7 @@ pub fn arrays_pop_nothing(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// Skips that are right but perhaps in the wrong order.
+/// Skips with one stash and one pop, in any order.
 fn pairs(model: &Model) -> impl Iterator<Item = (&Skip, &End<Kept>, &End<()>)> {
     model.skips.iter().filter_map(|skip| match (skip.stashes.as_slice(), skip.pops.as_slice()) {
         ([stash], [pop]) => Some((skip, stash, pop)),
@@ -181,7 +185,7 @@ fn pairs(model: &Model) -> impl Iterator<Item = (&Skip, &End<Kept>, &End<()>)> {
     })
 }
 
-/// The first place of a name, with each later one.
+/// Pairs of a name's first place and each later one.
 fn again<'a, What>(
     name: &'a str,
     ends: &'a [End<What>],
@@ -199,7 +203,7 @@ fn unstashed(model: &Model) -> impl Iterator<Item = (&Skip, &End<()>)> {
     unstashed.filter(|skip| !said_elsewhere(model, "stash", skip)).filter_map(|skip| Some((skip, skip.pops.first()?)))
 }
 
-/// The stash that a pop without one is likely to mean: near in name, earlier, and not popped.
+/// Finds the stash that an unmatched pop probably means: similar in name, earlier, and not popped.
 fn meant<'a>(model: &'a Model, skip: &Skip, pop: &End<()>) -> Option<(&'a Skip, &'a End<Kept>)> {
     let earlier = unpopped(model).filter(|other| other.stashes.first().is_some_and(|stash| stash.layer < pop.layer));
     let name = nearest(&skip.name, earlier.map(|skip| skip.name.as_str()))?;
@@ -207,8 +211,8 @@ fn meant<'a>(model: &'a Model, skip: &Skip, pop: &End<()>) -> Option<(&'a Skip, 
     Some((meant, meant.stashes.first()?))
 }
 
-/// Whether the missing end of a skip may be there, in an attribute that is itself a mistake: one
-/// that could not be read, or that stands on a plain field.
+/// Whether the missing end of a skip may be in an attribute that is itself a mistake: one that could
+/// not be read, or one on a plain field.
 fn said_elsewhere(model: &Model, word: &str, skip: &Skip) -> bool {
     let unreadable = |marks: &Marks| marks.is_unreadable(word);
     let on_plain_field = |marks: &Marks| match word {

@@ -1,4 +1,4 @@
-//! What works but is a mistake more often than not. Each can be allowed by its name:
+//! Warnings: structs that work but are probably mistakes. Each can be allowed by its name:
 //! `#[pipeline(allow(single_stage))]`.
 
 use pipe_schedule::Checkpoint;
@@ -12,7 +12,7 @@ use crate::support::names::{nearest, plain};
 
 const WARNINGS: [&str; 4] = ["single_stage", "short_skip", "except_last_of_one_chunk", "name_differs_by_case"];
 
-/// A warning by name, at its place.
+/// A warning, with its name and its place in the source.
 pub struct Warning {
     pub name: &'static str,
     pub place: Span,
@@ -20,7 +20,7 @@ pub struct Warning {
     pub help: String,
 }
 
-/// The names in `allow(..)` are those of warnings. `#[pipeline(allow(single_stag))]`
+/// `allow(..)` names known warnings. `#[pipeline(allow(single_stag))]`
 pub fn allow_names_warnings(model: &Model, errors: &mut Errors) {
     for name in model.settings.allowed.iter().filter(|name| !WARNINGS.iter().any(|known| name == known)) {
         let help = match nearest(&name.to_string(), WARNINGS) {
@@ -31,7 +31,7 @@ pub fn allow_names_warnings(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// All warnings about a model without mistakes, but those that it allows.
+/// Collects the warnings about a model without mistakes, except those that it allows.
 pub fn warnings(model: &Model, plan: &Plan) -> Vec<Warning> {
     let mut warnings = Vec::new();
     warnings.extend(except_last_of_one_chunk(model));
@@ -42,11 +42,11 @@ pub fn warnings(model: &Model, plan: &Plan) -> Vec<Warning> {
     warnings
 }
 
-/// Of one micro-batch, the last is all: nothing is checkpointed.
+/// With a single micro-batch, `except_last` checkpoints nothing.
 ///
 /// `#[pipeline(chunks = 1, checkpoint = except_last)]`
 ///
-/// Only if both are written: where `chunks` is left out, it is chosen at run time.
+/// Both must be written: without `chunks`, the number is chosen at run time.
 fn except_last_of_one_chunk(model: &Model) -> Option<Warning> {
     let chunks = model.settings.chunks.as_ref().and_then(whole_number)?;
     let checkpoint = model.settings.checkpoint.as_ref()?;
@@ -59,9 +59,7 @@ fn except_last_of_one_chunk(model: &Model) -> Option<Warning> {
     })
 }
 
-/// A pipeline of one stage overlaps nothing.
-///
-/// `#[device("cuda:0")] encode: Encode, decode: Decode`
+/// A pipeline of one stage overlaps nothing. `#[device("cuda:0")] encode: Encode, decode: Decode`
 fn single_stage(model: &Model, plan: &Plan) -> Option<Warning> {
     let [stage] = plan.stages.as_slice() else { return None };
     let device = model.layers.first()?.first_device()?;
@@ -73,9 +71,11 @@ fn single_stage(model: &Model, plan: &Plan) -> Option<Warning> {
     })
 }
 
-/// A name that is the field's but for its case is a slip, and parameter files know it.
+/// A layer's name should not differ from its field's by case alone.
 ///
 /// `#[layer(name = "Encode")] encode: Encode`
+///
+/// It is probably a slip, and parameter files would have the wrong name.
 fn name_differs_by_case(model: &Model) -> impl Iterator<Item = Warning> {
     model.layers.iter().filter_map(|layer| {
         let (name, field) = (layer.marks.layer.as_ref()?, plain(&layer.ident));
@@ -89,13 +89,15 @@ fn name_differs_by_case(model: &Model) -> impl Iterator<Item = Warning> {
     })
 }
 
-/// A skip from a stage's last layer to the next stage's first one skips no layer: only the boundary
-/// between the two sends a second value over. One layer up or down, and it is a local of its stage.
+/// A skip between neighbours skips no layer: moving the boundary keeps it in one stage.
 ///
 /// `#[stash(a)] encode: Encode, #[device("cuda:1")] #[pop(a)] decode: Decode`
 ///
-/// Only where the boundary can move: one of the two stages has other layers, and the layer next to
-/// the boundary is not part of a spread array, whose cuts are its own.
+/// The skip goes from a stage's last layer to the next stage's first one, so a second value crosses
+/// the boundary. With the boundary one layer up or down, it would be a local of its stage.
+///
+/// The boundary can move only if one of the two stages has other layers, and if the layer next to
+/// the boundary is not part of a spread array, which sets its own boundaries.
 fn short_skip(model: &Model, plan: &Plan) -> impl Iterator<Item = Warning> {
     plan.routes.iter().filter(|route| route.pop == route.stash + 1 && route.crosses()).filter_map(|route| {
         let (stash, pop) = (&model.layers[route.stash].ident, &model.layers[route.pop].ident);
@@ -111,7 +113,7 @@ fn short_skip(model: &Model, plan: &Plan) -> impl Iterator<Item = Warning> {
     })
 }
 
-/// How the boundary would move so that the skip stays in one stage, if it can.
+/// Says how to move the boundary so that the skip stays in one stage, if that is possible.
 fn moved(model: &Model, plan: &Plan, route: &Route) -> Option<String> {
     let (from, to) = (plan.stages.get(route.from)?, plan.stages.get(route.to)?);
     let stash_is_whole = from.steps.last().is_some_and(|step| step.parts == 1);
