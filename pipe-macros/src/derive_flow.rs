@@ -28,7 +28,8 @@ fn expand(item: &DeriveInput) -> syn::Result<TokenStream> {
     let where_clause = generics.make_where_clause();
     for field in fields {
         let ty = &field.ty;
-        // The bound has the span of the field's type, so that a type that is not `Flow` is an error there.
+        // The bound has the span of the field's type, so that a type that is not `Flow` is an error
+        // there.
         where_clause.predicates.push(parse_quote_spanned!(ty.span()=> #ty: __rt::Flow));
     }
     let (params, arguments, bounds) = generics.split_for_impl();

@@ -21,9 +21,10 @@ use proc_macro::TokenStream;
 
 /// Turns a struct of layers into a pipelined model.
 ///
-/// Each field is a layer, unless it has `#[not_a_layer]`. Data flows through the layers in the order
-/// of the fields. The annotations say which layers form a stage, on which device a stage runs, and
-/// which values skip layers. Every mistake in them is a compile error at its place in the struct.
+/// Each field is a layer, unless it has `#[not_a_layer]`. Data flows through the layers in the
+/// order of the fields. The annotations say which layers form a stage, on which device a stage
+/// runs, and which values skip layers. Every mistake in them is a compile error at its place in the
+/// struct.
 ///
 /// ```ignore
 /// #[pipeline(chunks = 8, schedule = "1f1b")]
@@ -38,7 +39,7 @@ use proc_macro::TokenStream;
 /// let encode = nn::linear(vars.encode(), 16, 4, Default::default());
 /// let decode = nn::linear(vars.decode(), 4, 16, Default::default());
 /// let mut pipe = Net { encode, decode }.pipe(&vars).build()?;
-/// let y = pipe.forward(&x)?;
+/// let report = pipe.train_step(&x, &x, |y, x: &Tensor| y.mse_loss(x, tch::Reduction::Mean))?;
 /// ```
 ///
 /// # Settings
@@ -78,8 +79,8 @@ use proc_macro::TokenStream;
 /// # Generated items
 ///
 /// For a struct `Net` with devices: `Net::PLAN`, `Net::STAGES`, `Net::devices()`, `Net::vars(..)`,
-/// `pipe(..)` and `unpipelined()`, and a struct `NetVars` with a method for each layer, which returns
-/// its parameter path.
+/// `pipe(..)` and `unpipelined()`, and a struct `NetVars` with a method for each layer, which
+/// returns its parameter path.
 ///
 /// A struct without devices is a *block*, which nests as one layer of another model. It has `PLAN`,
 /// `unpipelined()`, and `vars_at(..)` in place of `vars(..)`.
@@ -108,9 +109,9 @@ pub fn derive_pipeline(item: TokenStream) -> TokenStream {
 /// Derives `Flow` for a struct, so that it can cross stage boundaries and be a model's input or
 /// output.
 ///
-/// All fields must be `Flow`. Each is split into micro-batches at the input and joined at the output
-/// as its type says. The derive also implements `IntoFlow` for the struct and for a reference to it,
-/// so both can be passed to `forward`.
+/// All fields must be `Flow`. Each is split into micro-batches at the input and joined at the
+/// output as its type says. The derive also implements `IntoFlow` for the struct and for a
+/// reference to it, so both can be passed to `forward`.
 ///
 /// ```ignore
 /// #[derive(Flow)]
@@ -121,8 +122,8 @@ pub fn derive_pipeline(item: TokenStream) -> TokenStream {
 /// }
 /// ```
 ///
-/// `#[flow(crate = path)]` gives the path of the runtime crate, if it was renamed. An enum or a union
-/// is a compile error.
+/// `#[flow(crate = path)]` gives the path of the runtime crate, if it was renamed. An enum or a
+/// union is a compile error.
 #[proc_macro_derive(Flow, attributes(flow))]
 pub fn derive_flow(item: TokenStream) -> TokenStream {
     derive_flow::derive(item.into()).into()

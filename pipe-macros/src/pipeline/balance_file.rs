@@ -51,8 +51,8 @@ pub fn path(file: &LitStr) -> PathBuf {
 
 /// Reads the file, if there is one, and puts its entries on the fields.
 ///
-/// The struct counts as a model with devices even if the file is wrong, because the user's code calls
-/// it as one.
+/// The struct counts as a model with devices even if the file is wrong, because the user's code
+/// calls it as one.
 pub fn apply(declaration: &mut Declaration, errors: &mut Errors) {
     let Some(named) = declaration.settings.balance.clone() else { return };
     declaration.has_devices = true;

@@ -33,8 +33,8 @@ use syn::DeriveInput;
 use crate::support::errors::Errors;
 use model::Model;
 
-/// Generates everything that `#[pipeline]` adds beside the struct. On a mistake, these are the errors
-/// and stubs.
+/// Generates everything that `#[pipeline]` adds beside the struct. On a mistake, these are the
+/// errors and stubs.
 pub fn derive(item: TokenStream) -> TokenStream {
     let item = match syn::parse2::<DeriveInput>(item) {
         Ok(item) => item,

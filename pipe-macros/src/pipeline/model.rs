@@ -17,8 +17,8 @@ pub struct Model {
     pub vis: Visibility,
     pub generics: Generics,
     pub settings: Settings,
-    /// Whether the struct has devices. Without them, it is a block: it nests as one layer of another
-    /// model.
+    /// Whether the struct has devices. Without them, it is a block: it nests as one layer of
+    /// another model.
     pub has_devices: bool,
     pub layers: Vec<Layer>,
     pub plain_fields: Vec<Field>,

@@ -1,4 +1,4 @@
-//! Which layer runs in which stage, and which way each skip goes.
+//! Assigns layers to stages, and finds the route of each skip.
 
 use std::collections::HashMap;
 
@@ -8,11 +8,11 @@ use crate::support::names::plain;
 use proc_macro2::Ident;
 use syn::LitStr;
 
-/// Stages in the order in which data flows; routes in the order of their stashes.
+/// Stages in the order of the data flow, and routes in the order of their stashes.
 pub struct Plan {
     pub stages: Vec<Stage>,
     pub routes: Vec<Route>,
-    /// Which route has a name.
+    /// Index of each route, by name.
     by_name: HashMap<String, usize>,
 }
 
@@ -21,7 +21,7 @@ pub struct Stage {
     pub steps: Vec<Step>,
 }
 
-/// A layer of a stage, or part `part` of `parts` of a field that repeats layers.
+/// A layer of a stage. For a field of repeated layers, it is part `part` of `parts`.
 #[derive(Clone, Copy)]
 pub struct Step {
     pub layer: usize,
@@ -32,7 +32,7 @@ pub struct Step {
 /// A skip from the layer that stashes to the one that pops.
 pub struct Route {
     pub name: String,
-    /// The name at the stash, to point at.
+    /// The name at the stash, for errors to point at.
     pub ident: Ident,
     /// The name at the pop.
     pub pop_ident: Ident,
@@ -49,12 +49,12 @@ pub enum Split {
     Counts(Vec<usize>),
 }
 
-/// The plan that the annotations make, or a file.
+/// Makes the plan of the annotations or the balance file.
 pub fn plan(model: &Model) -> Plan {
     with_routes(model, stages(model))
 }
 
-/// Its stages alone.
+/// Makes only the stages of the plan.
 pub fn stages(model: &Model) -> Vec<Stage> {
     match &model.assigned {
         Some(assigned) => assigned_stages(model, assigned),
@@ -69,7 +69,7 @@ fn assigned_stages(model: &Model, assigned: &Assigned) -> Vec<Stage> {
     for (index, layer) in model.layers.iter().enumerate() {
         let parts = layer.part_count();
         for part in 0..parts {
-            // Layers that the file does not count run where they stand.
+            // Layers without an entry in the file run in the current stage.
             running = assigned.stages.get(index).and_then(|stages| stages.get(part)).copied().unwrap_or(running);
             if let Some(stage) = stages.get_mut(running) {
                 stage.steps.push(Step { layer: index, part, parts });
@@ -98,7 +98,7 @@ fn annotated_stages(model: &Model) -> Vec<Stage> {
     stages
 }
 
-/// The plan of an unpipelined run: everything in one stage, repeated layers in one piece.
+/// Makes the plan of an unpipelined run: a single stage, in which repeated layers are not split.
 pub fn unpipelined(model: &Model) -> Plan {
     let steps = (0..model.layers.len()).map(|layer| Step { layer, part: 0, parts: 1 }).collect();
     let stages = vec![Stage { device: String::new(), steps }];
@@ -111,9 +111,9 @@ fn with_routes(model: &Model, stages: Vec<Stage>) -> Plan {
     Plan { stages, routes, by_name }
 }
 
-/// The device of the stage that starts here, if one does. The same accelerator goes on in the
-/// running stage: one stream of work has nothing to gain from being cut. Two stages on `cpu` run
-/// at the same time on different cores.
+/// Device of the stage that starts here, if one does. A layer on the current stage's accelerator
+/// stays in that stage, because two stages on one accelerator would not run at the same time. Two
+/// stages on `cpu` run at the same time, on different cores.
 fn opens(running: Option<String>, asked: Option<String>, forced: bool) -> Option<String> {
     match (running, asked) {
         (None, asked) => Some(asked.unwrap_or_default()),
@@ -129,7 +129,7 @@ fn routes(model: &Model, stages: &[Stage]) -> Vec<Route> {
     routes
 }
 
-/// The first and last stage of each layer.
+/// First and last stage of each layer.
 fn spans(model: &Model, stages: &[Stage]) -> Vec<(usize, usize)> {
     let mut spans = vec![(usize::MAX, 0); model.layers.len()];
     for (index, stage) in stages.iter().enumerate() {
@@ -160,12 +160,12 @@ fn route(skip: &Skip, spans: &[(usize, usize)]) -> Option<Route> {
 }
 
 impl Layer {
-    /// In how many pieces the field is run.
+    /// Number of parts in which the field runs.
     pub fn part_count(&self) -> usize {
         self.parts().len().max(1)
     }
 
-    /// How repeated layers are split; `None` for a single layer.
+    /// Split of repeated layers, or `None` for a single layer.
     pub fn split(&self) -> Option<Split> {
         let counts: Option<Vec<usize>> = self.parts().iter().map(Part::count).collect();
         match counts {
@@ -175,7 +175,7 @@ impl Layer {
         }
     }
 
-    /// The device that is asked for where part `part` starts.
+    /// Device that is annotated for part `part`, if there is one.
     pub fn device_of_part(&self, part: usize) -> Option<&LitStr> {
         let of_part = self.parts().get(part).map(|Part { device, .. }| device);
         of_part.or(self.first_device())
@@ -183,14 +183,14 @@ impl Layer {
 }
 
 impl Stage {
-    /// The device, if it is not the CPU.
+    /// Device of the stage, if it is not the CPU.
     pub fn accelerator(&self) -> Option<&str> {
         Some(self.device.as_str()).filter(|&device| device != "cpu")
     }
 }
 
 impl Plan {
-    /// The way of the skip that is written `name`.
+    /// Route of the skip `name`.
     pub fn route(&self, name: &Ident) -> Option<&Route> {
         let index = *self.by_name.get(&plain(name))?;
         self.routes.get(index)
@@ -198,7 +198,7 @@ impl Plan {
 }
 
 impl Route {
-    /// Whether the value leaves the stage that made it.
+    /// Whether the value leaves the stage that stashes it.
     pub fn crosses(&self) -> bool {
         self.from != self.to
     }
@@ -209,7 +209,7 @@ mod tests {
     use super::*;
     use crate::pipeline::tests::model;
 
-    /// `cuda:0: a b[0] | cpu: b[1]`
+    /// Prints stages as `cuda:0: a b[0] | cpu: b[1]`.
     fn stages(source: &str) -> String {
         let model = model(source);
         let step = |step: &Step| match step.parts {
@@ -223,7 +223,7 @@ mod tests {
         plan(&model).stages.iter().map(stage).collect::<Vec<_>>().join(" | ")
     }
 
-    /// `a: 0 -> 2`
+    /// Prints routes as `a: 0 -> 2`.
     fn routes(source: &str) -> String {
         let plan = plan(&model(source));
         let route = |route: &Route| format!("{}: {} -> {}", route.name, route.from, route.to);

@@ -1,4 +1,4 @@
-//! The annotated schedule on the annotated stages: where it has them run, and whether it can.
+//! Places the annotated schedule on the annotated stages, and proves that its steps can run.
 
 use pipe_schedule::{Limits, PlacementError, Schedule, ScheduleKind, ScheduleKindError, ValidationError};
 use syn::Expr;
@@ -8,24 +8,24 @@ use crate::pipeline::parse::{schedule_kind, whole_number};
 use crate::pipeline::plan::{Plan, Stage, plan, stages};
 use crate::support::errors::{Errors, error};
 
-/// The pairs of a stage and a micro-batch up to which the steps are made and proved: for as many,
-/// that takes about 50 ms in a debug build of the macro.
+/// Maximum number of (stage, micro-batch) pairs for which the steps are proved. At this number, the
+/// proof takes about 50 ms in a debug build of the macro.
 const PROVED: usize = 1 << 9;
 
-/// A schedule and the stages that it is to run.
+/// A schedule with the stages that it runs.
 pub struct Scheduled<'m> {
     pub kind: ScheduleKind,
-    /// Where the schedule is written.
+    /// The schedule as it is written, for errors to point at.
     pub written: &'m Expr,
-    /// The annotated number of micro-batches, and where it is written.
+    /// The annotated number of micro-batches, and its tokens.
     pub chunks: Option<(usize, &'m Expr)>,
     pub stages: Vec<Stage>,
-    /// The rank of each stage, as the runtime places them.
+    /// Rank of each stage, as the runtime places them.
     pub ranks: Result<Vec<usize>, PlacementError>,
 }
 
 impl<'m> Scheduled<'m> {
-    /// What the model says, if it has a schedule that exists and stages to run.
+    /// The model's schedule on its stages, if it has a known schedule and any stages.
     pub fn of(model: &'m Model) -> Option<Self> {
         let written = model.settings.schedule.as_ref()?;
         let kind = schedule_kind(written)?;
@@ -38,21 +38,21 @@ impl<'m> Scheduled<'m> {
         Some(Self { kind, written, chunks: chunks(model), stages, ranks })
     }
 
-    /// Why the ranks or the micro-batches do not suit the schedule, if so. Without an annotated
-    /// number of micro-batches, the placement alone is looked at.
+    /// Reason why the schedule cannot run on these ranks or with this number of micro-batches, if
+    /// it cannot. Without an annotated number, only the placement is checked.
     pub fn refusal(&self) -> Option<ScheduleKindError> {
         // Twice as many micro-batches as stages suit every schedule.
         let micro_batches = self.chunks.map_or(2 * self.stages.len(), |(chunks, _)| chunks);
         self.kind.check_on(self.ranks.as_ref().ok()?, micro_batches).err()
     }
 
-    /// The first stage of a rank.
+    /// First stage of a rank.
     pub fn first_stage(&self, rank: usize) -> Option<&Stage> {
         let stage = self.ranks.as_ref().ok()?.iter().position(|&other| other == rank)?;
         self.stages.get(stage)
     }
 
-    /// The first stage of the first rank that has `most` stages.
+    /// First stage of the first rank that has `most` stages.
     pub fn fullest(&self, most: usize) -> Option<&Stage> {
         let ranks = self.ranks.as_ref().ok()?;
         let stages = |rank| ranks.iter().filter(|&&other| other == rank).count();
@@ -60,14 +60,14 @@ impl<'m> Scheduled<'m> {
     }
 }
 
-/// The annotated number of micro-batches, if it is one.
+/// The annotated number of micro-batches with its tokens, if it is a valid literal.
 pub fn chunks(model: &Model) -> Option<(usize, &Expr)> {
     let written = model.settings.chunks.as_ref()?;
     Some((whole_number(written).filter(|&chunks| chunks > 0)?, written))
 }
 
-/// Makes the steps that a model without mistakes asks for, and proves them. What is found is a
-/// mistake of the schedule's generator, which would otherwise show at run time.
+/// Generates the steps for a model without mistakes, and proves that they can run. A fault found
+/// here is a bug in the schedule's generator, which would otherwise show at run time.
 pub fn prove(model: &Model, errors: &mut Errors) {
     let Some(Scheduled { kind, written, chunks: Some((chunks, _)), ranks: Ok(ranks), .. }) = Scheduled::of(model)
     else {
@@ -83,12 +83,12 @@ pub fn prove(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// The stages are where they were placed, the schedule keeps to what it declares, and the skips are
-/// served.
+/// Validates that the stages are on their ranks, that the schedule keeps within its declared
+/// limits, and that skips arrive before they are needed.
 fn proof(schedule: &Schedule, kind: ScheduleKind, ranks: &[usize], plan: &Plan) -> Result<(), ValidationError> {
     let per_rank = schedule.stages / schedule.ranks.len().max(1);
     let declared = match kind {
-        // It takes any placement, and so declares nothing.
+        // GPipe takes any placement, so it declares no limits.
         ScheduleKind::GPipe => Limits::default(),
         _ => Limits::of(kind, schedule.ranks.len(), per_rank, schedule.micro_batches).unwrap_or_default(),
     };

@@ -1,20 +1,20 @@
-//! Torch device strings.
+//! Torch's device strings.
 
 use crate::support::names::nearest;
 
 /// Why a string is not a device.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Unreadable {
-    /// Such as `cuda`, with the first one for the message.
+    /// An accelerator without an index, such as `cuda`. Holds its first device for the message.
     NoIndex(String),
-    /// Close to this device.
+    /// A misspelling of this device.
     Meant(String),
-    /// More than torch can count.
+    /// An index that is higher than torch's maximum.
     TooMany,
     Unknown,
 }
 
-/// Whether `text` is `cpu`, `cuda:N`, `mps` or `xpu:N`.
+/// Checks that `text` is `cpu`, `cuda:N`, `mps` or `xpu:N`.
 pub fn read(text: &str) -> Result<(), Unreadable> {
     match text {
         "cpu" | "mps" => Ok(()),
@@ -29,7 +29,7 @@ pub fn read(text: &str) -> Result<(), Unreadable> {
     }
 }
 
-/// Torch counts devices in a signed byte.
+/// Whether the text is a device index. Torch counts devices in a signed byte.
 fn is_index(text: &str) -> bool {
     text.parse::<i8>().is_ok_and(|index| index >= 0 && index.to_string() == text)
 }
@@ -45,7 +45,7 @@ fn without_zeros(index: &str) -> &str {
     }
 }
 
-/// The device that is nearest to the text, if any is near.
+/// Finds the device that the text probably means, if it is close to one.
 fn meant(text: &str) -> Option<String> {
     let text = text.trim().to_lowercase();
     let (family, index) = text.split_once(':').unwrap_or((&text, "0"));

@@ -1,11 +1,11 @@
-//! Mistakes, collected until the phase that finds them ends.
+//! Collects mistakes, so that all of them are reported at once.
 
 use std::fmt::Display;
 
 use proc_macro2::{LineColumn, TokenStream};
 use quote::ToTokens;
 
-/// The mistakes found so far.
+/// Mistakes found so far.
 #[derive(Default)]
 pub struct Errors(Vec<syn::Error>);
 
@@ -22,12 +22,12 @@ impl Errors {
         self.0.len()
     }
 
-    /// One `compile_error!` per place, in source order.
+    /// Converts each mistake into a `compile_error!` per place, in source order.
     pub fn into_compile_errors(self) -> TokenStream {
         self.in_source_order().into_iter().map(syn::Error::into_compile_error).collect()
     }
 
-    /// The mistakes in the order in which a reader of the struct meets them.
+    /// Mistakes in the order of their places in the source.
     pub fn in_source_order(self) -> Vec<syn::Error> {
         let mut errors = self.0;
         errors.sort_by_key(position);
@@ -35,12 +35,12 @@ impl Errors {
     }
 }
 
-/// What is wrong at `place`, and how to fix it.
+/// An error that says what is wrong at `place`, and how to fix it.
 pub fn error(place: impl ToTokens, wrong: impl Display, help: impl Display) -> syn::Error {
     syn::Error::new_spanned(place, with_help(wrong, help))
 }
 
-/// A mistake that takes two places: `other` says what stands there.
+/// An error with two places. `there` says what is at the `other` one.
 pub fn error_at_both(
     place: impl ToTokens,
     wrong: impl Display,
@@ -53,7 +53,7 @@ pub fn error_at_both(
     both
 }
 
-/// The message of an error with its fix. rustc prints it as one block.
+/// Joins an error's message and its help, which rustc prints as one block.
 pub fn with_help(wrong: impl Display, help: impl Display) -> String {
     format!("{wrong}\n\nhelp: {help}")
 }

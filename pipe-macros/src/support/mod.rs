@@ -1,4 +1,4 @@
-//! What the phases of `#[pipeline]` and `#[derive(Flow)]` share. Imports nothing from them.
+//! Code that the phases of `#[pipeline]` and `#[derive(Flow)]` share. It imports nothing from them.
 
 pub mod device;
 pub mod errors;

@@ -1,18 +1,18 @@
-//! Names: compared as the user reads them, and the nearest one to a misspelt one.
+//! Comparison of names, and suggestions for misspelt ones.
 
 use pipe_schedule::support::spelling::distance;
 use proc_macro2::Ident;
 use syn::ext::IdentExt;
 
-/// Cost of two exchanged letters: one slip.
+/// Edit distance of two swapped letters, which count as one typo.
 const SWAP: usize = 1;
 
-/// The name as it is read: without `r#`.
+/// The name without `r#`.
 pub fn plain(ident: &Ident) -> String {
     ident.unraw().to_string()
 }
 
-/// The candidate closest to `name`, if one is close enough to be what was meant.
+/// Finds the candidate closest to `name`, if one is close enough to be a suggestion.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let length = |name: &str| name.chars().count();
     candidates

@@ -277,7 +277,8 @@ fn there_and_back(kind: ScheduleKind) -> String {
     format!("annotate the devices there and back, as `{kind}` goes, with `#[stage]` for the turn on the last one")
 }
 
-/// Name of the rank whose first stage this is. Beside accelerators, each stage on the CPU is a rank.
+/// Name of the rank whose first stage this is. Beside accelerators, each stage on the CPU is a
+/// rank.
 fn rank_name(stage: &Stage) -> String {
     match stage.accelerator() {
         Some(device) => format!("`{device}`"),

@@ -211,8 +211,8 @@ fn meant<'a>(model: &'a Model, skip: &Skip, pop: &End<()>) -> Option<(&'a Skip, 
     Some((meant, meant.stashes.first()?))
 }
 
-/// Whether the missing end of a skip may be in an attribute that is itself a mistake: one that could
-/// not be read, or one on a plain field.
+/// Whether the missing end of a skip may be in an attribute that is itself a mistake: one that
+/// could not be read, or one on a plain field.
 fn said_elsewhere(model: &Model, word: &str, skip: &Skip) -> bool {
     let unreadable = |marks: &Marks| marks.is_unreadable(word);
     let on_plain_field = |marks: &Marks| match word {

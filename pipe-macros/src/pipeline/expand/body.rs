@@ -1,8 +1,8 @@
-//! The calls of the layers, one after the other: the body of a stage and of the unpipelined run.
+//! Calls of the layers, which are the body of a stage and of the unpipelined run.
 //!
-//! All tokens of a call stand on the name of the layer's type, so that what does not fit is an
-//! error there. A stage and the unpipelined run must hold the same tokens on the same spans: rustc
-//! then reports what is wrong with a layer once, not twice.
+//! All tokens of a call have the span of the name of the layer's type, so that a type error points
+//! there. A stage and the unpipelined run must have the same tokens with the same spans, so that
+//! rustc reports an error in a layer once instead of twice.
 
 use proc_macro2::{Ident, Literal, Span, TokenStream};
 use quote::{format_ident, quote_spanned};
@@ -13,12 +13,12 @@ use crate::pipeline::model::{Layer, Model};
 use crate::pipeline::plan::{Plan, Route, Step};
 use crate::support::names::plain;
 
-/// The calls of all layers of stage `stage`. The flow is in `x` before and after.
+/// Calls all layers of stage `stage`. The local `x` holds the input before and the output after.
 pub fn calls(model: &Model, plan: &Plan, stage: usize) -> TokenStream {
     plan.stages[stage].steps.iter().map(|step| call(model, plan, step)).collect()
 }
 
-/// The call of one layer, with what is kept and popped around it.
+/// Calls one layer, with its stashes and pops.
 fn call(model: &Model, plan: &Plan, step: &Step) -> TokenStream {
     let layer = &model.layers[step.layer];
     let binding = on_type(layer, binding(model, step));
@@ -40,8 +40,8 @@ fn call(model: &Model, plan: &Plan, step: &Step) -> TokenStream {
     tokens
 }
 
-/// `let x = __rt::pass(x, layer, cx, "layer");`, and if it returns skips,
-/// `let (x, skip_a) = __rt::with_skips::<1, _>(..);`
+/// Generates `let x = __rt::pass(x, layer, cx, "layer");`, or for a layer that returns skips,
+/// `let (x, skip_a) = __rt::with_skips::<1, _>(..);`.
 fn run(layer: &Layer, binding: &Ident) -> TokenStream {
     let (at, child) = (site(layer), layer.child());
     let popped: Vec<Ident> = layer.pops().iter().map(|name| skip(name, at)).collect();
@@ -58,7 +58,7 @@ fn run(layer: &Layer, binding: &Ident) -> TokenStream {
     }
 }
 
-/// `x`, or `(x, skip_a, skip_b)`.
+/// Generates `x`, or `(x, skip_a, skip_b)`.
 fn with_skips(at: Span, skips: &[Ident]) -> TokenStream {
     match skips.is_empty() {
         true => quote_spanned!(at=> x),
@@ -71,15 +71,16 @@ fn run_each(layer: &Layer, binding: &Ident) -> TokenStream {
     quote_spanned!(site(layer)=> let x = __rt::run_each(x, #binding, cx, #child);)
 }
 
-/// `#[stash(a = input)]` and `#[stash(a = output)]`: another handle to what `x` is here.
-/// `#[stash(a = tied)]`: what the layer lends.
+/// Stores the values that a layer keeps besides the returned ones: another handle to `x` for
+/// `#[stash(a = input)]` and `#[stash(a = output)]`, and the lent value for `#[stash(a = tied)]`.
 fn keep(layer: &Layer, plan: &Plan, what: Kept, value: &TokenStream) -> TokenStream {
     let at = site(layer);
     let kept = layer.stashes().iter().filter(|stash| stash.kept == what);
     kept.filter_map(|stash| plan.route(&stash.name)).map(|route| store(route, at, value)).collect()
 }
 
-/// What a layer pops comes late: a value that waits takes memory on two devices.
+/// Receives the skips that a layer pops. It does so right before the layer, because a received
+/// value that waits takes memory on two devices.
 fn receive(model: &Model, layer: &Layer, plan: &Plan) -> TokenStream {
     arriving(layer, plan)
         .map(|route| {
@@ -107,7 +108,7 @@ fn send_returned(layer: &Layer, plan: &Plan) -> TokenStream {
         .collect()
 }
 
-/// Sends the value on its way, or holds it in a local if it is popped in the same stage.
+/// Sends the value to its stage, or holds it in a local if it is popped in the same stage.
 fn store(route: &Route, at: Span, value: &TokenStream) -> TokenStream {
     match route.crosses() {
         true => {
@@ -125,7 +126,7 @@ fn returned(layer: &Layer) -> impl Iterator<Item = &Ident> {
     layer.stashes().iter().filter(|stash| stash.kept == Kept::Returned).map(|stash| &stash.name)
 }
 
-/// The local that holds a skip.
+/// Name of the local that holds a skip.
 fn skip(name: &Ident, at: Span) -> Ident {
     Ident::new(&format!("skip_{}", plain(name)), at)
 }
@@ -134,13 +135,13 @@ fn route_skip(route: &Route, at: Span) -> Ident {
     skip(&route.ident, at)
 }
 
-/// The port on which a skip crosses stages.
+/// Name of the port on which a skip crosses stages.
 pub fn port(route: &Route, at: Span) -> Ident {
     Ident::new(&format!("port_{}", route.name), at)
 }
 
-/// The binding of the layers of a step: the field's name, numbered if there are several parts. It
-/// looks like the user's own to rustc, so it must not be the name of another field.
+/// Name of the local for the layers of a step: the field's name, with a number if there are several
+/// parts. Its hygiene is that of the user's code, so it must differ from all other fields' names.
 pub fn binding(model: &Model, step: &Step) -> Ident {
     let field = &model.layers[step.layer].ident;
     if step.parts == 1 {
@@ -153,13 +154,13 @@ pub fn binding(model: &Model, step: &Step) -> Ident {
     part
 }
 
-/// The same name where the layer's type is.
+/// Moves the location of a name to the layer's type.
 pub fn on_type(layer: &Layer, mut name: Ident) -> Ident {
     name.set_span(name.span().located_at(layer.span()));
     name
 }
 
-/// Generated code that is the layer's.
+/// Span for generated code that belongs to the layer.
 pub fn site(layer: &Layer) -> Span {
     here().located_at(layer.span())
 }

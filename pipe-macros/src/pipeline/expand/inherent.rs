@@ -1,4 +1,4 @@
-//! What the struct itself gains: `UNet::PLAN`, `UNet::vars(..)`, `net.pipe(..)` and the like.
+//! Inherent items of the struct: `UNet::PLAN`, `UNet::vars(..)`, `net.pipe(..)` and others.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{quote, quote_spanned};
@@ -8,7 +8,7 @@ use super::{here, plan_constant};
 use crate::pipeline::model::Model;
 use crate::pipeline::plan::Plan;
 
-/// The inherent `impl`, of a model with devices or of a block.
+/// Generates the inherent `impl` of a model with devices or of a block.
 pub fn methods(model: &Model, plan: &Plan) -> TokenStream {
     let ident = &model.ident;
     let (generics, arguments, bounds) = model.generics.split_for_impl();
@@ -20,7 +20,7 @@ pub fn methods(model: &Model, plan: &Plan) -> TokenStream {
     quote_spanned! {on_name(model)=>
         #[allow(dead_code)]
         impl #generics #ident #arguments #bounds {
-            /// Which layer runs in which stage, and where each skip goes. Prints as a table.
+            /// Layers and device of each stage, and route of each skip. Prints as a table.
             pub const PLAN: __rt::Plan = #constant;
             #of_kind
             /// Prepares the unpipelined run: all layers on one device, one micro-batch at a time.
@@ -37,21 +37,21 @@ fn of_a_pipeline(model: &Model, plan: &Plan) -> TokenStream {
     let params = model.generics.type_params().map(|param| static_bound(&param.ident));
     let owned = model.generics.type_params().next().is_some().then(|| quote!(where #(#params),*));
     quote_spanned! {on_name(model)=>
-        /// How many stages the annotations make.
+        /// Number of stages.
         pub const STAGES: ::core::primitive::usize = #stages;
         /// The annotated devices, one per stage.
         pub fn devices() -> __rt::Devices {
             __rt::Devices::annotated(&Self::PLAN)
         }
-        /// Makes the variable stores, one per stage, for a model that is to be made with them.
+        /// Creates the variable stores, one per stage, in which to create the layers.
         ///
         /// # Errors
         ///
-        /// If there are not as many devices as stages, or one of them does not exist here.
+        /// Fails if there are not as many devices as stages, or if a device does not exist.
         pub fn vars(devices: &__rt::Devices) -> __rt::Result<#vars> {
             ::core::result::Result::Ok(#vars_ident { vars: __rt::Vars::new(&Self::PLAN, devices)? })
         }
-        /// Prepares the pipelined run. What is set on the result wins over the annotations.
+        /// Prepares the pipelined run. The builder's settings override the annotations.
         pub fn pipe(self, vars: &#vars) -> __rt::PipeBuilder<'_, Self> #owned {
             __rt::PipeBuilder::new(self, vars)
         }
@@ -62,14 +62,15 @@ fn of_a_block(model: &Model) -> TokenStream {
     let lifetime = super::vars::lifetime(model);
     let (vars_ident, vars) = (vars_ident(model), vars_type(model, Some(lifetime.clone())));
     quote_spanned! {on_name(model)=>
-        /// The parameter paths of the layers below `path`.
+        /// Parameter paths of the layers, below `path`.
         pub fn vars_at<#lifetime>(path: impl ::core::borrow::Borrow<__rt::Path<#lifetime>>) -> #vars {
             #vars_ident { path: ::core::clone::Clone::clone(::core::borrow::Borrow::<__rt::Path<#lifetime>>::borrow(&path)) }
         }
     }
 }
 
-/// A method of the user's with one of these names is reported at both, so this must be a place.
+/// Span for the methods: the struct's name. rustc reports a user's method of the same name at both
+/// places, so this span must be in the user's code.
 fn on_name(model: &Model) -> Span {
     here().located_at(model.ident.span())
 }

@@ -1,7 +1,8 @@
-//! Writes what `#[pipeline]` generates. Plain calls of run-time functions, short enough to read.
+//! Writes the code that `#[pipeline]` generates: plain calls of runtime functions, short enough to
+//! read.
 //!
-//! All paths start at the runtime crate, and all locals are `mixed_site`, so nothing that the user
-//! has in scope gets in the way.
+//! All paths start at the runtime crate, and all locals are `mixed_site`, so names in the user's
+//! scope do not conflict.
 
 mod body;
 mod inherent;
@@ -23,7 +24,7 @@ use crate::pipeline::check;
 use crate::pipeline::model::Model;
 use crate::pipeline::plan::{Plan, plan};
 
-/// All items beside the struct, and the warnings about it.
+/// Generates all items beside the struct, and the warnings about it.
 pub fn expand(model: &Model) -> TokenStream {
     let plan = plan(model);
     let items = items(model, &plan, Bodies::Written);
@@ -31,15 +32,15 @@ pub fn expand(model: &Model) -> TokenStream {
     quote!(#items #warnings)
 }
 
-/// The same names and types with nothing in them, for a model with mistakes: what else the crate
-/// does with it stays free of errors.
+/// Generates the same items with empty bodies, for a model with mistakes, so that code which uses
+/// the model gives no further errors.
 pub fn stubs(mut model: Model) -> TokenStream {
     // Stages own their layers, so `impl Pipeline` would be one more error.
     model.has_devices &= model.generics.lifetimes().next().is_none();
     items(&model, &plan(&model), Bodies::Empty)
 }
 
-/// Whether the layers are run, or nothing is.
+/// Whether the generated functions have bodies, or are stubs.
 #[derive(Clone, Copy)]
 enum Bodies {
     Written,
@@ -73,7 +74,7 @@ fn items(model: &Model, plan: &Plan, bodies: Bodies) -> TokenStream {
     }
 }
 
-/// Makes rustc look at the balance file too when it asks what has changed.
+/// Makes the balance file a dependency of the build, so that a change of it triggers a rebuild.
 fn watched(file: &syn::LitStr) -> TokenStream {
     let path = balance_file::path(file).display().to_string();
     quote!(
@@ -81,13 +82,13 @@ fn watched(file: &syn::LitStr) -> TokenStream {
     )
 }
 
-/// `use ::pipe_runtime::__rt;`
+/// Generates `use ::pipe_runtime::__rt;`.
 fn runtime(model: &Model) -> TokenStream {
     let krate = &model.settings.krate;
     quote!(use #krate::__rt;)
 }
 
-/// Where generated code that belongs to no layer stands.
+/// Span for generated code that belongs to no layer.
 fn here() -> Span {
     Span::mixed_site()
 }

@@ -1,5 +1,5 @@
-//! The question whether a layer is a model with devices, which only its type can answer. Types with
-//! parameters are not known yet here, so nothing is asked of them.
+//! Checks whether a layer is a model with devices, which only its type can tell. A type that
+//! mentions a parameter is not known here, so it is not checked.
 
 use std::collections::HashSet;
 
@@ -10,7 +10,7 @@ use super::body::site;
 use super::here;
 use crate::pipeline::model::{Layer, Model};
 
-/// `const _: () = __rt::nests(__rt::Nested::<Encode>::HAS_DEVICES);`, once per type.
+/// Generates `const _: () = __rt::nests(__rt::Nested::<Encode>::HAS_DEVICES);`, once per type.
 pub fn questions(model: &Model) -> TokenStream {
     let parameters: HashSet<String> = parameters(model).collect();
     let mut asked = HashSet::new();
@@ -35,7 +35,7 @@ fn question(layer: &Layer, ty: &TokenStream) -> TokenStream {
     quote_spanned!(here()=> const _: () = #answer;)
 }
 
-/// All names that stand for something only inside the struct.
+/// Names that have a meaning only inside the struct.
 fn parameters(model: &Model) -> impl Iterator<Item = String> {
     let generics = &model.generics;
     let types = generics.type_params().map(|param| &param.ident);

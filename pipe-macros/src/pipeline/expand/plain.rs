@@ -1,6 +1,7 @@
-//! The fields that are no layers, as a value of their own: `UNetPlain { config }`.
+//! The plain fields as a separate struct: `UNetPlain { config }`.
 //!
-//! A struct and not a tuple, because a public trait's type must not be a tuple of private ones.
+//! It is not a tuple, because an associated type of a public trait must not be a tuple of private
+//! types.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
@@ -8,7 +9,7 @@ use quote::{format_ident, quote, quote_spanned};
 use super::here;
 use crate::pipeline::model::Model;
 
-/// `()` if all fields are layers.
+/// Type of the struct, or `()` if all fields are layers.
 pub fn type_name(model: &Model) -> TokenStream {
     if model.plain_fields.is_empty() {
         return quote!(());
@@ -18,7 +19,7 @@ pub fn type_name(model: &Model) -> TokenStream {
     quote!(#ident #arguments)
 }
 
-/// The struct, with the visibilities of the fields.
+/// Defines the struct, with the visibilities of the fields.
 pub fn definition(model: &Model) -> Option<TokenStream> {
     if model.plain_fields.is_empty() {
         return None;
@@ -38,7 +39,7 @@ pub fn definition(model: &Model) -> Option<TokenStream> {
     })
 }
 
-/// The value or pattern `UNetPlain { config }`, of fields that are locals.
+/// Generates the value or pattern `UNetPlain { config }`, from locals with the names of the fields.
 pub fn value(model: &Model) -> TokenStream {
     if model.plain_fields.is_empty() {
         return quote!(());

@@ -1,4 +1,4 @@
-//! `PLAN`: the stages, layers and skips as a constant.
+//! Generates `PLAN`, a constant with the stages, layers and skips.
 
 use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
@@ -9,7 +9,7 @@ use crate::pipeline::model::{Layer, Model};
 use crate::pipeline::plan::{Plan, Route, Split, Stage, Step};
 use crate::support::names::plain;
 
-/// The value of `PLAN`.
+/// Generates the value of `PLAN`.
 pub fn plan_constant(model: &Model, plan: &Plan) -> TokenStream {
     let name = plain(&model.ident);
     let stages = plan.stages.iter().map(|stage| stage_plan(model, stage));
@@ -19,7 +19,7 @@ pub fn plan_constant(model: &Model, plan: &Plan) -> TokenStream {
     }
 }
 
-/// `Split::Evenly(parts)`, or the layers of each part.
+/// Generates `Split::Evenly(parts)`, or `Split::Counts` with the number of layers in each part.
 pub fn split(split: &Split) -> TokenStream {
     match split {
         Split::Evenly(parts) => {
@@ -41,7 +41,7 @@ fn stage_plan(model: &Model, stage: &Stage) -> TokenStream {
             let layers = stage.steps.iter().map(|step| layer_plan(&model.layers[step.layer], step));
             quote_spanned!(here()=> [#(#layers),*])
         }
-        // One call and not one per layer: they are most of what rustc has to check here.
+        // One call for all layers, because calls per layer would dominate rustc's time here.
         false => {
             let children = layers.map(Layer::child);
             quote_spanned!(here()=> __rt::LayerPlan::layers([#(#children),*]))

@@ -1,4 +1,4 @@
-//! The annotated settings as the defaults of a run.
+//! Generates the defaults of a run from the annotated settings.
 
 use std::fmt::Debug;
 
@@ -10,7 +10,7 @@ use super::here;
 use crate::pipeline::model::Model;
 use crate::pipeline::parse::{self, schedule_kind, whole_number};
 
-/// The value of `DEFAULTS`.
+/// Generates the value of `DEFAULTS`.
 pub fn defaults(model: &Model) -> TokenStream {
     let chunks = model.settings.chunks.as_ref().and_then(whole_number);
     let chunks = option(chunks.map(Literal::usize_unsuffixed));
@@ -38,7 +38,7 @@ fn checkpoint_variant(mode: Checkpoint) -> TokenStream {
     quote_spanned!(here()=> __rt::Checkpoint::#variant)
 }
 
-/// The name of a variant without fields, which `Debug` gives.
+/// Name of a variant without fields, which `Debug` prints.
 fn variant(value: impl Debug) -> Ident {
     format_ident!("{}", format!("{value:?}"), span = here())
 }

@@ -1,4 +1,4 @@
-//! The stages: a typed graph of functions with the layers that they own.
+//! Generates the stages: a typed graph of functions with the layers that they own.
 
 use proc_macro2::{Ident, Literal, Span, TokenStream};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
@@ -12,7 +12,7 @@ use super::{Bodies, here, plain};
 use crate::pipeline::model::{Layer, Model};
 use crate::pipeline::plan::{Plan, Route, Step};
 
-/// `impl Pipeline`: takes the model apart into stages and puts it together again.
+/// Generates `impl Pipeline`, which takes the model apart into stages and reassembles it.
 pub fn pipeline_impl(model: &Model, plan: &Plan, bodies: Bodies) -> TokenStream {
     let ident = &model.ident;
     let (generics, arguments, _) = model.generics.split_for_impl();
@@ -54,7 +54,7 @@ fn disassemble(model: &Model, plan: &Plan) -> TokenStream {
     }
 }
 
-/// `let [blocks_0, blocks_1] = __rt::spread(blocks, "blocks", Split::Evenly(2))?;`
+/// Generates `let [blocks_0, blocks_1] = __rt::spread(blocks, "blocks", Split::Evenly(2))?;`.
 fn spread(model: &Model, index: usize) -> Option<TokenStream> {
     let layer = &model.layers[index];
     let split = split(&layer.split()?);
@@ -68,19 +68,20 @@ fn part_bindings(model: &Model, layer: usize) -> impl Iterator<Item = Ident> {
     (0..parts).map(move |part| binding(model, &Step { layer, part, parts }))
 }
 
-/// The ports, numbered in the order in which values are received: the main flow into each stage,
-/// then the skips that are popped in it.
+/// Ports, numbered in the order in which values are received: for each stage, the main flow into
+/// it, then the skips that are popped in it.
 ///
-/// Each is declared right before the stage that sends through it, whose body tells rustc its type:
-/// types that stay open are looked at again and again, and make the time of a function grow faster
-/// than its length.
+/// Each is declared right before the stage that sends through it, whose body determines its type.
+/// rustc looks at undetermined types again and again, which would make the compile time of a
+/// function grow faster than its length.
 struct Ports<'p> {
     model: &'p Model,
     plan: &'p Plan,
-    /// By stage, and at the end for the model's output.
+    /// Number of the port into each stage, and last of the port for the model's output.
     flows: Vec<usize>,
-    /// By stage, the skips that it pops, and those that it stashes for another one.
+    /// Skips that each stage pops and another one stashes, with their numbers.
     arriving: Vec<Vec<(usize, &'p Route)>>,
+    /// Skips that each stage stashes and another one pops, with their numbers.
     leaving: Vec<Vec<(usize, &'p Route)>>,
 }
 
@@ -103,7 +104,7 @@ impl<'p> Ports<'p> {
         Self { model, plan, flows, arriving, leaving }
     }
 
-    /// `let flow_1 = graph.port(1, 0, 1);` for each value that stage `stage` sends.
+    /// Generates `let flow_1 = graph.port(1, 0, 1);` for each value that stage `stage` sends.
     fn declared(&self, stage: usize) -> TokenStream {
         let at = source_site(self.model, self.plan, stage + 1);
         let (name, number) = (flow(stage + 1, at), self.flows[stage + 1]);
@@ -121,7 +122,7 @@ impl<'p> Ports<'p> {
         [main].into_iter().chain(skips).collect()
     }
 
-    /// `flow_0, flow_1, port_level1,`: what stage `stage` receives and sends through.
+    /// Generates `flow_0, flow_1, port_level1,`: the ports of stage `stage`, in both directions.
     fn used(&self, stage: usize) -> TokenStream {
         let [input, output] = [stage, stage + 1].map(|end| flow(end, source_site(self.model, self.plan, end)));
         let skips = self.arriving[stage].iter().chain(&self.leaving[stage]);
@@ -129,7 +130,7 @@ impl<'p> Ports<'p> {
         quote!(#input, #output, #(#skips,)*)
     }
 
-    /// If the value cannot cross, that is the place to say so.
+    /// Span for the error that a skip's value cannot cross stages.
     fn stash_site(&self, route: &Route) -> Span {
         site(&self.model.layers[route.stash])
     }
@@ -140,17 +141,19 @@ fn open_port(name: &Ident, number: usize, (from, to): (usize, usize), at: Span) 
     quote_spanned!(at=> let #name = graph.port(#number, #from, #to);)
 }
 
-/// Where the main flow into stage `stage`, or out of the last one, is made. If the value cannot
-/// cross, that is the place to say so, at both ends of the port: rustc then says it once.
+/// Span of the layer whose output flows into stage `stage`, or out of the last one. An error that
+/// the value cannot cross points there. Both ends of the port have this span, so that rustc reports
+/// the error once.
 fn source_site(model: &Model, plan: &Plan, stage: usize) -> Span {
     let before = stage.checked_sub(1).and_then(|before| plan.stages.get(before));
     let last_layer = before.and_then(|stage| stage.steps.last());
     last_layer.map_or_else(here, |step| site(&model.layers[step.layer]))
 }
 
-/// `graph.stage((movable(encode1), ..), (flow_0, ..), |(encode1, ..), (flow_0, ..), io, cx| ..);`
+/// Generates a stage:
+/// `graph.stage((movable(encode1), ..), (flow_0, ..), |(encode1, ..), (flow_0, ..), io, cx| ..);`.
 ///
-/// The body borrows nothing around it, so it is a plain function: rustc need not ask what a closure
+/// The body captures nothing, so it is a plain function, and rustc need not work out what a closure
 /// captures.
 fn stage_body(model: &Model, plan: &Plan, ports: &Ports<'_>, stage: usize) -> TokenStream {
     let layers = stage_bindings(model, plan, stage);
@@ -169,7 +172,8 @@ fn stage_body(model: &Model, plan: &Plan, ports: &Ports<'_>, stage: usize) -> To
     }
 }
 
-/// `__rt::movable(encode1)`: what cannot move to the stage's thread is an error at the layer.
+/// Generates `__rt::movable(encode1)`. A layer that cannot move to the stage's thread gives an
+/// error at its type.
 fn movable(model: &Model, step: &Step) -> TokenStream {
     let layer = &model.layers[step.layer];
     let binding = on_type(layer, binding(model, step));
@@ -179,7 +183,7 @@ fn movable(model: &Model, step: &Step) -> TokenStream {
     }
 }
 
-/// The main flow into stage `stage`.
+/// Receives the main flow into stage `stage`.
 fn receive(model: &Model, plan: &Plan, stage: usize) -> TokenStream {
     let at = source_site(model, plan, stage);
     let port = flow(stage, at);
@@ -189,7 +193,7 @@ fn receive(model: &Model, plan: &Plan, stage: usize) -> TokenStream {
     }
 }
 
-/// The main flow out of stage `stage`.
+/// Sends the main flow out of stage `stage`.
 fn send(model: &Model, plan: &Plan, stage: usize) -> TokenStream {
     let at = source_site(model, plan, stage + 1);
     let port = flow(stage + 1, at);
@@ -200,7 +204,7 @@ fn send(model: &Model, plan: &Plan, stage: usize) -> TokenStream {
     quote_spanned!(at=> io.send_output::<Self>(#port, #result);)
 }
 
-/// Where the stage is opened in the struct: what is wrong with its layers as a whole is said there.
+/// Span at which the stage is opened in the struct. Errors about all its layers point there.
 fn opening_site(model: &Model, plan: &Plan, stage: usize) -> Span {
     let Some(step) = plan.stages[stage].steps.first() else { return here() };
     let layer = &model.layers[step.layer];
@@ -209,13 +213,13 @@ fn opening_site(model: &Model, plan: &Plan, stage: usize) -> Span {
     here().located_at(asked.or(forced).unwrap_or_else(|| layer.span()))
 }
 
-/// `encode1, encode2, blocks_0,`
+/// Generates `encode1, encode2, blocks_0,`, the locals of the stage's layers.
 fn stage_bindings(model: &Model, plan: &Plan, stage: usize) -> TokenStream {
     let bindings = plan.stages[stage].steps.iter().map(|step| binding(model, step));
     quote!(#(#bindings,)*)
 }
 
-/// The port of the main flow into stage `stage`.
+/// Name of the port of the main flow into stage `stage`.
 fn flow(stage: usize, at: Span) -> Ident {
     format_ident!("flow_{}", stage, span = at)
 }
@@ -234,7 +238,7 @@ fn assemble(model: &Model, plan: &Plan) -> TokenStream {
     }
 }
 
-/// What a stage owns of a field.
+/// Type of the layer, or of the part of repeated layers, that a stage owns.
 fn owned_type(layer: &Layer) -> TokenStream {
     match layer.shape.layer() {
         Some(repeated) => quote_spanned!(site(layer)=> __rt::Repeated<#repeated>),
@@ -242,7 +246,7 @@ fn owned_type(layer: &Layer) -> TokenStream {
     }
 }
 
-/// `encode1`, or `blocks: __rt::gather_parts([blocks_0, blocks_1])`.
+/// Generates `encode1`, or `blocks: __rt::gather_parts([blocks_0, blocks_1])`.
 fn gathered(model: &Model, index: usize) -> TokenStream {
     let layer = &model.layers[index];
     let field = &layer.ident;

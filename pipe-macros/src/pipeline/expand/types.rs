@@ -1,4 +1,4 @@
-//! The types that several parts of the expansion name.
+//! Types that several parts of the expansion use.
 
 use proc_macro2::{Ident, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
@@ -7,7 +7,7 @@ use syn::{GenericParam, Generics, WhereClause, WherePredicate, parse_quote_spann
 use super::here;
 use crate::pipeline::model::Model;
 
-/// What the model takes: `input = T`, or a tensor.
+/// Type of the model's input: that of `input = T`, or a tensor.
 pub fn input(model: &Model) -> TokenStream {
     match &model.settings.input {
         Some(ty) => ty.to_token_stream(),
@@ -15,7 +15,7 @@ pub fn input(model: &Model) -> TokenStream {
     }
 }
 
-/// What the model returns: `output = T`, or a tensor.
+/// Type of the model's output: that of `output = T`, or a tensor.
 pub fn output(model: &Model) -> TokenStream {
     match &model.settings.output {
         Some(ty) => ty.to_token_stream(),
@@ -23,7 +23,7 @@ pub fn output(model: &Model) -> TokenStream {
     }
 }
 
-/// The bounds of what needs a model that can move to workers: nothing in it is borrowed.
+/// Bounds of impls for models that can move to workers: type parameters are `'static`.
 pub fn owning(model: &Model) -> Option<WhereClause> {
     let mut generics = model.generics.clone();
     let params: Vec<Ident> = generics.type_params().map(|param| param.ident.clone()).collect();
@@ -33,23 +33,23 @@ pub fn owning(model: &Model) -> Option<WhereClause> {
     generics.where_clause
 }
 
-/// `L: 'static`
+/// The bound `L: 'static`.
 pub fn static_bound(param: &Ident) -> WherePredicate {
     parse_quote_spanned!(here()=> #param: 'static)
 }
 
-/// `UNetVars`
+/// The name `UNetVars`.
 pub fn vars_ident(model: &Model) -> Ident {
     format_ident!("{}Vars", model.ident)
 }
 
-/// The parameters of `UNetVars`: array lengths may need the constants, nothing needs the types.
+/// Parameters of `UNetVars`: only the constants, which array lengths may need.
 pub fn vars_generics(model: &Model) -> Generics {
     let constants = model.generics.params.iter().filter(|param| matches!(param, GenericParam::Const(_)));
     Generics { params: constants.cloned().collect(), ..Generics::default() }
 }
 
-/// `UNetVars<N>`, with `lifetime` first if there is one.
+/// The type `UNetVars<N>`, with `lifetime` first if there is one.
 pub fn vars_type(model: &Model, lifetime: Option<TokenStream>) -> TokenStream {
     let ident = vars_ident(model);
     let constants = model.generics.const_params().map(|param| param.ident.to_token_stream());
@@ -60,7 +60,7 @@ pub fn vars_type(model: &Model, lifetime: Option<TokenStream>) -> TokenStream {
     }
 }
 
-/// An array's length where `Self` is another type than the struct.
+/// An array's length for code in which `Self` is not the struct: the struct's name replaces it.
 pub fn outside_of_self(len: &impl ToTokens, model: &Model) -> TokenStream {
     let ident = &model.ident;
     len.to_token_stream()

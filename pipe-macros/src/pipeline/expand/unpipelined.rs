@@ -1,4 +1,4 @@
-//! The unpipelined run: the model as an ordinary layer, and what it says about itself.
+//! The unpipelined run: implements `Layer` and `Model` for the model.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{quote, quote_spanned};
@@ -9,9 +9,9 @@ use super::{Bodies, here, settings};
 use crate::pipeline::model::Model;
 use crate::pipeline::plan::unpipelined;
 
-/// `impl Model`: what it takes and returns, its plan and its annotated defaults.
+/// Generates `impl Model`, with input and output types, the plan and the annotated defaults.
 ///
-/// That input and output can flow is asked here alone: the stages know it from here.
+/// That input and output are `Flow` is required only here: the stages rely on it.
 pub fn model_impl(model: &Model) -> TokenStream {
     let ident = &model.ident;
     let (generics, arguments, bounds) = model.generics.split_for_impl();
@@ -27,9 +27,9 @@ pub fn model_impl(model: &Model) -> TokenStream {
     }
 }
 
-/// `impl Layer`: runs all layers where they are.
+/// Generates `impl Layer`, which runs all layers in order on the current thread.
 ///
-/// A model with devices does not nest, so rustc need not propose it to who looks for a layer.
+/// A model with devices does not nest, so rustc should not suggest it where a layer is needed.
 pub fn layer_impl(model: &Model, bodies: Bodies) -> TokenStream {
     let ident = &model.ident;
     let (generics, arguments, bounds) = model.generics.split_for_impl();
@@ -63,8 +63,8 @@ fn body(model: &Model) -> TokenStream {
     }
 }
 
-/// What the last layer gives, which has to be what the model returns. A stage and the unpipelined
-/// run ask for it in the same words, so that rustc says once that it is not.
+/// Returns the last layer's output, which must have the model's output type. A stage and the
+/// unpipelined run have the same tokens for it, so that rustc reports a mismatch once.
 pub fn result(at: Span) -> TokenStream {
     quote_spanned!(at=> __rt::output::<Self>(x))
 }

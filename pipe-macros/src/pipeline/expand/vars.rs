@@ -1,4 +1,4 @@
-//! `UNetVars`: the parameter paths of the layers.
+//! Generates `UNetVars`, the parameter paths of the layers.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote_spanned};
@@ -9,7 +9,7 @@ use super::types::{outside_of_self, vars_generics, vars_ident, vars_type};
 use crate::pipeline::declaration::Shape;
 use crate::pipeline::model::{Layer, Model};
 
-/// The struct, beside the user's and as visible as it.
+/// Defines the struct, with the visibility of the user's struct.
 pub fn definition(model: &Model) -> TokenStream {
     let (ident, vis, krate) = (vars_ident(model), &model.vis, &model.settings.krate);
     let generics = vars_generics(model);
@@ -35,7 +35,7 @@ pub fn definition(model: &Model) -> TokenStream {
     }
 }
 
-/// The methods, one per layer.
+/// Generates the methods, one per layer.
 pub fn accessors(model: &Model) -> TokenStream {
     match model.has_devices {
         true => of_a_pipeline(model),
@@ -43,7 +43,7 @@ pub fn accessors(model: &Model) -> TokenStream {
     }
 }
 
-/// `'vars`, or what the user has not taken.
+/// The lifetime `'vars`, or a longer name if the user's struct has that one.
 pub fn lifetime(model: &Model) -> TokenStream {
     let mut name = String::from("'vars");
     while model.generics.lifetimes().any(|param| param.lifetime.to_string() == name) {

@@ -1,5 +1,5 @@
-//! Warnings, as uses of deprecated constants on the user's tokens: a derive on stable Rust has no
-//! other way to warn.
+//! Generates warnings as uses of deprecated constants, with spans in the user's code. A derive on
+//! stable Rust has no other way to warn.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::quote;
@@ -7,7 +7,7 @@ use quote::quote;
 use crate::pipeline::check::Warning;
 use crate::support::errors::with_help;
 
-/// One block per warning, that declares a constant by its name and uses it.
+/// Generates a block per warning, which declares a constant of its name and uses it.
 pub fn uses(warnings: &[Warning]) -> TokenStream {
     warnings.iter().map(used).collect()
 }
@@ -15,8 +15,8 @@ pub fn uses(warnings: &[Warning]) -> TokenStream {
 fn used(warning: &Warning) -> TokenStream {
     let Warning { name, place, wrong, help } = warning;
     let note = with_help(wrong, format!("{help}, or say `allow({name})`"));
-    // Not `mixed_site`: rustc lints what is the user's, and nothing that a macro of another crate
-    // made.
+    // The span is the user's and not `mixed_site`, because rustc does not lint code from another
+    // crate's macro.
     let name = Ident::new(name, *place);
     quote! {
         const _: () = {

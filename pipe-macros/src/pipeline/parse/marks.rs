@@ -19,7 +19,7 @@ pub fn is_device(attr: &Attribute) -> bool {
     attr.path().is_ident("device") || attr.path().is_ident("devices")
 }
 
-/// How the attribute is written; `None` if it is not this crate's.
+/// Example of the attribute for messages, or `None` if it is not this crate's.
 fn example(attr: &Attribute) -> Option<&'static str> {
     let examples = [
         ("device", "#[device(\"cuda:0\")]"),
@@ -34,7 +34,8 @@ fn example(attr: &Attribute) -> Option<&'static str> {
     examples.into_iter().find(|(word, _)| attr.path().is_ident(word)).map(|(_, example)| example)
 }
 
-/// What can be read. What cannot is reported here, and remembered so that it is reported once.
+/// Reads the attributes of a field. It reports those that cannot be read, and records their words
+/// so that nothing is reported as missing from them.
 pub fn parse(attrs: &[Attribute], errors: &mut Errors) -> Marks {
     let mut marks = Marks::default();
     for attr in attrs {
@@ -84,7 +85,7 @@ fn read(
                 _ => &mut marks.not_a_layer,
             };
             fill(place, word, (), errors);
-            // It is clear what is meant even if it says more.
+            // The meaning is clear even with arguments, so the attribute counts.
             wrong.extend(arguments(attr));
         }
     }
@@ -98,7 +99,7 @@ fn fill<T>(place: &mut Option<Mark<T>>, word: &Ident, value: T, errors: &mut Err
     }
 }
 
-/// Of lists, the second counts too: the names in it are not missing elsewhere.
+/// Fills in a list. A repeated list is appended, so that its names are not reported as missing.
 fn fill_list<T>(place: &mut Option<Mark<Vec<T>>>, word: &Ident, value: Vec<T>, errors: &mut Errors) {
     match place {
         Some(first) => {
@@ -109,7 +110,7 @@ fn fill_list<T>(place: &mut Option<Mark<Vec<T>>>, word: &Ident, value: Vec<T>, e
     }
 }
 
-/// Each attribute stands once on a field. `#[pop(a)] #[pop(b)] decode: Decode`
+/// An attribute appears once on a field. `#[pop(a)] #[pop(b)] decode: Decode`
 fn repeated(word: &Ident, first: &Ident) -> syn::Error {
     error_at_both(
         word,
@@ -120,7 +121,7 @@ fn repeated(word: &Ident, first: &Ident) -> syn::Error {
     )
 }
 
-/// What is wrong with `#[stage(2)]`.
+/// Reports arguments of an attribute that takes none, as in `#[stage(2)]`.
 fn arguments(attr: &Attribute) -> Option<syn::Error> {
     match &attr.meta {
         Meta::Path(_) => None,
@@ -129,7 +130,7 @@ fn arguments(attr: &Attribute) -> Option<syn::Error> {
     }
 }
 
-/// Points at the arguments, or at the word if the parentheses are empty.
+/// The error points at the arguments, or at the word if the parentheses are empty.
 fn error_no_arguments(arguments: &TokenStream, attr: &Attribute) -> syn::Error {
     let message = "this attribute takes no arguments";
     match arguments.is_empty() {
@@ -154,7 +155,7 @@ fn parts(tokens: ParseStream) -> syn::Result<Vec<Part>> {
     Ok(Punctuated::<Part, Token![,]>::parse_terminated_with(tokens, part)?.into_iter().collect())
 }
 
-/// `"cuda:0"` or `"cuda:0" = 5`
+/// Reads `"cuda:0"` or `"cuda:0" = 5`.
 fn part(tokens: ParseStream) -> syn::Result<Part> {
     let device = string(tokens, "a device")?;
     let count = match tokens.parse::<Option<Token![=]>>()? {
@@ -164,7 +165,7 @@ fn part(tokens: ParseStream) -> syn::Result<Part> {
     Ok(Part { device, count })
 }
 
-/// `a`, `a = input` or `a = output`
+/// Reads `a`, `a = input`, `a = output` or `a = tied`.
 fn stash(tokens: ParseStream) -> syn::Result<Stash> {
     let name = skip_name(tokens)?;
     let kept = match tokens.parse::<Option<Token![=]>>()? {
@@ -214,7 +215,7 @@ fn expected(wrong: &syn::Error, what: &str) -> syn::Error {
     syn::Error::new(wrong.span(), format!("expected {what}"))
 }
 
-/// The names that can be read; what is `wrong` with one does not hide the next.
+/// Reads a list of names. An error in one goes to `wrong` and does not hide the next.
 fn names<T>(
     tokens: ParseStream,
     one: fn(ParseStream) -> syn::Result<T>,

@@ -1,5 +1,5 @@
-//! Reads the struct and its attributes as they are written. Mistakes found here are ones of form:
-//! what cannot be read, is repeated, or stands on something that has no layers.
+//! Reads the struct and its attributes as they are written. The mistakes found here are of form:
+//! something cannot be read, is repeated, or is on an item without layers.
 
 mod marks;
 mod settings;
@@ -17,7 +17,7 @@ use syn::{Data, DeriveInput, Fields, Token};
 use crate::pipeline::declaration::{Declaration, Field};
 use crate::support::errors::{Errors, error};
 
-/// Reads as much as can be read, so that stubs can be made even if there are errors.
+/// Reads as much as possible, so that stubs can be generated even if there are errors.
 pub fn parse(item: &DeriveInput, errors: &mut Errors) -> Declaration {
     no_marks_on_the_struct(item, errors);
     Declaration {
@@ -68,7 +68,9 @@ fn named_field(field: &syn::Field, errors: &mut Errors) -> Option<Field> {
     })
 }
 
-/// `#[device("cpu")] #[pipeline] struct Model { .. }`: the attribute belongs on a field.
+/// Attributes of layers go on fields, not on the struct.
+///
+/// `#[device("cpu")] #[pipeline] struct Model { .. }`
 fn no_marks_on_the_struct(item: &DeriveInput, errors: &mut Errors) {
     for attr in item.attrs.iter().filter(|attr| marks::is_mark(attr)) {
         let word: TokenStream = attr.path().to_token_stream();
@@ -80,10 +82,10 @@ fn no_marks_on_the_struct(item: &DeriveInput, errors: &mut Errors) {
     }
 }
 
-/// Past what cannot be read, to what may be readable again.
+/// Skips to the next comma, after which the tokens may be readable again.
 fn skip_to_comma(tokens: ParseStream) {
     while !tokens.is_empty() && !tokens.peek(Token![,]) {
-        // A token tree can always be read where the stream is not empty.
+        // If the stream is not empty, a token tree can always be read.
         if tokens.parse::<TokenTree>().is_err() {
             return;
         }

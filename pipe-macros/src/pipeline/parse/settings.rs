@@ -1,4 +1,4 @@
-//! The settings: what is in the parentheses of `#[pipeline(..)]`.
+//! Reads the settings, which are in the parentheses of `#[pipeline(..)]`.
 
 use proc_macro2::Ident;
 use syn::ext::IdentExt;
@@ -83,12 +83,12 @@ fn read_one(
     Ok(())
 }
 
-/// `= value`, whose `example` is the whole setting.
+/// Reads `= value`. `example` is the whole setting, for the error.
 fn value<T: Parse>(tokens: ParseStream, what: &str, example: &str) -> syn::Result<T> {
     after_equals(tokens, T::parse, what, example)
 }
 
-/// `crate = path`: [`crate_path`] has taken it already if it can be read.
+/// Checks `crate = path` and drops it: [`crate_path`] has already read the path.
 fn skip_checked_path(tokens: ParseStream) -> syn::Result<()> {
     after_equals(tokens, Path::parse_mod_style, "a path", "crate = ::pipe_runtime").map(drop)
 }
@@ -109,7 +109,7 @@ fn after_equals<T>(
     parse().map_err(|wrong| explained(&wrong, example))
 }
 
-/// `allow(a, b)`: `check::warnings` says which names there are.
+/// Reads `allow(a, b)`. `check::warnings` checks the names.
 fn names(tokens: ParseStream) -> syn::Result<Vec<Ident>> {
     let parse = || {
         let names;

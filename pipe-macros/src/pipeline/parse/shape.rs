@@ -1,10 +1,10 @@
-//! Repeated layers, by the syntax of a field's type.
+//! Recognizes repeated layers by the syntax of a field's type.
 
 use syn::{GenericArgument, PathArguments, Type};
 
 use crate::pipeline::declaration::Shape;
 
-/// Reads how many layers a field of this type holds.
+/// Determines whether a field of this type holds one layer, an array or a `Vec`.
 pub fn shape(ty: &Type) -> Shape {
     match bare(ty) {
         Type::Array(array) => Shape::Array { layer: array.elem.clone(), len: Box::new(array.len.clone()) },
@@ -15,7 +15,7 @@ pub fn shape(ty: &Type) -> Shape {
     }
 }
 
-/// The type without parentheses, written ones or those of a `macro_rules!` fragment.
+/// Strips parentheses from a type, and the invisible groups of `macro_rules!` fragments.
 pub fn bare(ty: &Type) -> &Type {
     match ty {
         Type::Paren(inner) => bare(&inner.elem),
@@ -24,7 +24,7 @@ pub fn bare(ty: &Type) -> &Type {
     }
 }
 
-/// `L` of `Vec<L>`, by syntax.
+/// Returns `L` of `Vec<L>`, by syntax.
 fn vec_element(ty: &Type) -> Option<&Type> {
     let Type::Path(path) = ty else { return None };
     let last = path.path.segments.last()?;

@@ -1,15 +1,15 @@
-//! What the values of settings stand for.
+//! Interprets the values of settings.
 
 use pipe_schedule::{Checkpoint, ScheduleKind};
 use proc_macro2::Ident;
 use syn::{Expr, ExprLit, Lit};
 
-/// The mode that a value names, as a word.
+/// Checkpoint mode that a value names as a word.
 pub fn checkpoint(value: &Expr) -> Option<Checkpoint> {
     word(value)?.to_string().parse().ok()
 }
 
-/// The schedule that a value names. All names are words but `1f1b`, which is in quotes.
+/// Schedule that a value names. All names are words, except `1f1b`, which is in quotes.
 pub fn schedule_kind(value: &Expr) -> Option<ScheduleKind> {
     match quoted(value) {
         Some(text) => text.parse().ok().filter(|&kind| kind == ScheduleKind::OneFOneB),
@@ -17,7 +17,7 @@ pub fn schedule_kind(value: &Expr) -> Option<ScheduleKind> {
     }
 }
 
-/// The word that a value consists of: `never` of `checkpoint = never`.
+/// Word that a value consists of, such as `never` in `checkpoint = never`.
 pub fn word(value: &Expr) -> Option<&Ident> {
     match value {
         Expr::Path(path) => path.path.get_ident(),
@@ -26,7 +26,7 @@ pub fn word(value: &Expr) -> Option<&Ident> {
     }
 }
 
-/// The text of a string.
+/// Text of a string literal.
 pub fn quoted(value: &Expr) -> Option<String> {
     match value {
         Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => Some(text.value()),
@@ -35,7 +35,7 @@ pub fn quoted(value: &Expr) -> Option<String> {
     }
 }
 
-/// The number that a value is, if it is a literal one.
+/// Number of an integer literal.
 pub fn whole_number(value: &Expr) -> Option<usize> {
     match value {
         Expr::Lit(ExprLit { lit: Lit::Int(number), .. }) => number.base10_parse().ok(),

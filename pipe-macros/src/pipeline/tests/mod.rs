@@ -1,4 +1,4 @@
-//! Tests of all phases together. Those of one phase are in its file.
+//! Tests of all phases together. The tests of a single phase are in its file.
 
 mod properties;
 mod snapshots;
@@ -10,7 +10,7 @@ use crate::pipeline;
 use crate::pipeline::attribute::attach_derive;
 use crate::pipeline::model::Model;
 
-/// The struct as the derive sees it, from `#[pipeline(..)] struct ..`.
+/// Parses `#[pipeline(..)] struct ..` into the struct as the derive sees it.
 pub fn item(source: &str) -> DeriveInput {
     let mut item: DeriveInput = syn::parse_str(source).expect("the source is a struct");
     let args = item
@@ -18,18 +18,18 @@ pub fn item(source: &str) -> DeriveInput {
         .extract_if(.., |attr| attr.path().is_ident("pipeline"))
         .find_map(|attr| attr.meta.require_list().ok().map(|list| list.tokens.clone()));
     let derived = attach_derive(args.unwrap_or_default(), quote::quote!(#item));
-    // Keeps the source's spans, which a string would lose.
+    // Parsing tokens keeps the source's spans, which a string would lose.
     syn::parse2(derived).expect("the struct is still one")
 }
 
-/// The model of a struct without mistakes.
+/// Returns the model of a struct without mistakes.
 pub fn model(source: &str) -> Model {
     let (model, errors) = pipeline::checked(&item(source));
     assert!(errors.is_empty(), "{:?}", errors.in_source_order());
     model
 }
 
-/// The mistakes in a struct, as `line: message`, without the help; second places are indented.
+/// Lists the mistakes in a struct, as `line: message` without the help. Second places are indented.
 pub fn mistakes(source: &str) -> String {
     let (_, errors) = pipeline::checked(&item(source));
     let mut lines = String::new();
@@ -44,13 +44,13 @@ pub fn mistakes(source: &str) -> String {
     lines
 }
 
-/// What the derive makes of the source.
+/// Returns the derive's output for the source.
 pub fn derived(source: &str) -> TokenStream {
     let item = item(source);
     pipeline::derive(quote::quote!(#item))
 }
 
-/// How many errors are in the tokens.
+/// Counts the errors in the tokens.
 pub fn compile_errors(tokens: TokenStream) -> usize {
     tokens
         .into_iter()

@@ -1,4 +1,4 @@
-//! What holds for all structs, tried on random ones.
+//! Property tests on random structs.
 
 use proc_macro2::TokenStream;
 use proptest::collection::vec;
@@ -9,7 +9,7 @@ use super::{compile_errors, derived, item, mistakes};
 use crate::pipeline;
 use crate::pipeline::attribute::attach_derive;
 
-/// A struct to be written out.
+/// A struct before it is written as text.
 #[derive(Clone, Debug)]
 struct Source {
     settings: Vec<String>,
@@ -51,7 +51,7 @@ impl FieldSource {
     }
 }
 
-/// What a field is before it is known which fields are around it.
+/// Kind of a field, before its neighbours are known.
 #[derive(Clone, Debug)]
 enum Kind {
     Single,
@@ -91,7 +91,7 @@ fn settings() -> impl Strategy<Value = Vec<String>> {
         .prop_map(|chosen| chosen.into_iter().map(str::to_owned).collect())
 }
 
-/// A struct without mistakes.
+/// Generates a struct without mistakes.
 fn valid() -> impl Strategy<Value = Source> {
     let routes = vec((any::<Index>(), any::<Index>(), select(&["", " = input", " = output"][..])), 0..6);
     (settings(), vec(field(), 1..12), any::<bool>(), routes).prop_map(|(mut settings, kinds, has_devices, routes)| {
@@ -101,7 +101,7 @@ fn valid() -> impl Strategy<Value = Source> {
             fields.push(field_source(&kind, device, stage && !is_first, has_devices, is_first));
         }
         if has_devices && fields.iter().any(FieldSource::is_layer) {
-            // It takes any placement.
+            // GPipe takes any placement.
             settings.push("schedule = gpipe".to_owned());
         }
         let mut source = Source { settings, fields };
@@ -144,7 +144,7 @@ fn field_source(
     FieldSource { ty: ty.to_owned(), attributes, stashes: Vec::new(), pops: Vec::new() }
 }
 
-/// Adds a skip between two layers, if there are two that may have one.
+/// Adds a skip between two fields, if both are layers that may have one.
 fn add_route(source: &mut Source, number: usize, one: Index, other: Index, kept: &str) {
     let (one, other) = (one.index(source.fields.len()), other.index(source.fields.len()));
     let (stash, pop) = (one.min(other), one.max(other));
@@ -157,7 +157,7 @@ fn add_route(source: &mut Source, number: usize, one: Index, other: Index, kept:
     fields[pop].pops.push(format!("skip{number}"));
 }
 
-/// One mistake. Each is wrong in any struct.
+/// Generates a function that adds one mistake, which is wrong in any struct.
 fn damage() -> impl Strategy<Value = fn(&mut Source)> {
     let damages: Vec<fn(&mut Source)> = vec![
         |source| source.settings.push("chunks = 0, chunks = 1".to_owned()),
@@ -194,7 +194,7 @@ fn damage() -> impl Strategy<Value = fn(&mut Source)> {
     select(damages)
 }
 
-/// Tokens that mean something to the macro, in no order.
+/// Generates tokens that mean something to the macro, in random order.
 fn words() -> impl Strategy<Value = String> {
     let words = [
         "device",
@@ -253,7 +253,7 @@ fn words() -> impl Strategy<Value = String> {
     vec(select(words.to_vec()), 0..8).prop_map(|words| words.join(" "))
 }
 
-/// The messages of mistakes that stand on no tokens of the source.
+/// Messages of the mistakes whose spans are not tokens of the source.
 fn places_elsewhere(text: &str) -> Vec<String> {
     let (_, errors) = pipeline::checked(&item(text));
     let parts = errors.in_source_order().into_iter().flatten();

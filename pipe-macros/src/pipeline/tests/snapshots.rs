@@ -1,11 +1,10 @@
-//! What is generated, to be read. `UPDATE_EXPECT=1 cargo test -p pipe-macros` writes the files
-//! anew.
+//! Snapshots of the generated code. `UPDATE_EXPECT=1 cargo test -p pipe-macros` rewrites the files.
 
 use expect_test::{ExpectFile, expect_file};
 
 use super::derived;
 
-/// The struct in `text` that begins with the line `first`.
+/// Returns the struct in `text` that begins with the line `first`.
 fn structure(text: &'static str, first: &str) -> &'static str {
     let start = text.find(first).expect("the text has the struct");
     let end = text[start..].find("\n}\n").expect("the struct ends");
