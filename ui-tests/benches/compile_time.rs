@@ -1,8 +1,8 @@
 //! Time of `cargo check` for an annotated model, and for the same code written by hand:
 //! `cargo bench -p pipe-ui-tests --bench compile_time`.
 //!
-//! Each is a crate in a separate workspace below `target`, against the mock of the runtime. They are
-//! checked in turn. The minimum of each counts, because other work on the machine affects it least.
+//! Each is a crate in a separate workspace below `target`, against the mock of the runtime. They
+//! are checked in turn. The minimum of each counts, because other load affects it least.
 
 use std::fmt::Write;
 use std::fs;

@@ -1,4 +1,4 @@
-//! Each warning can be allowed, and structs that only look like one give none.
+//! Each warning can be allowed, and structs that are nearly wrong give none.
 #![deny(warnings)]
 
 use pipe_runtime::nn::{Concat, Linear};

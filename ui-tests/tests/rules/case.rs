@@ -54,7 +54,8 @@ impl Block {
     fn read(text: &str) -> Self {
         let first = text.lines().next().unwrap_or_default();
         let message = first.split_once(": ").map_or(first, |(_, message)| message);
-        // A warning of the macro is a use of a deprecated constant, and a check in a constant panics.
+        // A warning of the macro is a use of a deprecated constant, and a check in a constant
+        // panics.
         let message = match message.strip_prefix("use of deprecated constant `") {
             Some(warning) => warning.split_once("`: ").map_or(warning, |(_, message)| message),
             None => message.strip_prefix("evaluation panicked: ").unwrap_or(message),

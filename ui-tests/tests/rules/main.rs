@@ -1,6 +1,6 @@
-//! `docs/rules.md`: a section for every rule, with an example, its message, and what other libraries
-//! do with the same mistake. It is generated from the cases, so its messages are the compiler's.
-//! `UPDATE_EXPECT=1 cargo test -p pipe-ui-tests --test rules` rewrites it.
+//! `docs/rules.md`: a section for every rule, with an example, its message, and what other
+//! libraries do with the same mistake. It is generated from the cases, so its messages are the
+//! compiler's. `UPDATE_EXPECT=1 cargo test -p pipe-ui-tests --test rules` rewrites it.
 
 mod case;
 mod peers;

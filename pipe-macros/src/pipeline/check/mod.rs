@@ -1,8 +1,8 @@
 //! Rules for a struct, one function each, in files named like the folders of `ui-tests/cases`.
 //!
-//! The first sentence above a function states its rule, and is that of the rule's case. An example
-//! that breaks the rule follows. Each mistake is reported by one rule: where two could report it,
-//! the comment says which one does.
+//! The first sentence above a function states its rule, in the same words as the rule's case. An
+//! example that breaks the rule follows. Each mistake is reported by one rule: where two could
+//! report it, the comment says which one does.
 
 mod children;
 mod devices;
