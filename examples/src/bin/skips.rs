@@ -70,7 +70,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tch::manual_seed(1);
     println!("{}", UNet::PLAN); // a table of stages, layers and skips
 
-    let devices = Devices::cpu(UNet::STAGES); // `UNet::devices()` has the annotated ones
+    let devices = Devices::cpu(UNet::STAGES); // needs no GPU, unlike `UNet::devices()`
     let vars = UNet::vars(&devices)?;
     let mut optimizer = nn::Adam::default().build(vars.var_store(), 1e-3)?;
     // The builder's settings override the annotated ones.
