@@ -1,4 +1,4 @@
-//! The programs of the tutorial run, and print what its pages show.
+//! The programs of the tutorial run, and print the output that its pages show.
 //!
 //! A block after `<!-- output NAME -->` is compared with what the program `NAME` prints, but for
 //! the numbers, which differ between machines.
@@ -33,7 +33,7 @@ fn the_programs_print_what_the_pages_show() {
             shown.insert(name);
         }
     }
-    // What the others print is times, and how they come out is not the same twice.
+    // The other programs print times, which differ from run to run.
     let timed = ["balance", "trace"];
     assert!(PROGRAMS.iter().all(|(name, _)| timed.contains(name) != shown.contains(name)), "{shown:?}");
 }
@@ -46,21 +46,22 @@ fn every_program_of_the_tutorial_is_run() {
     assert_eq!(names.iter().map(String::as_str).collect::<Vec<_>>(), PROGRAMS.map(|(name, _)| name));
 }
 
-/// The pages of the tutorial, with their names.
+/// Reads the pages of the tutorial, with their names.
 fn pages() -> Vec<(String, String)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/tutorial");
     let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     files.map(|file| (file.display().to_string(), fs::read_to_string(&file).unwrap())).collect()
 }
 
-/// The blocks that show what the program prints.
+/// Finds the blocks that show the program's output.
 fn blocks<'a>(page: &'a str, name: &str) -> impl Iterator<Item = &'a str> + use<'a> {
     let mark = format!("<!-- output {name} -->\n\n```text\n");
     let starts: Vec<usize> = page.match_indices(&mark).map(|(start, _)| start + mark.len()).collect();
     starts.into_iter().filter_map(|start| page[start..].split_once("```").map(|(block, _)| block))
 }
 
-/// Each number becomes `0`, and spaces and lines in tables do not count.
+/// Replaces each number by `0`, and collapses runs of spaces and dashes, so that the widths of
+/// tables do not matter.
 fn without_numbers(text: &str) -> String {
     let mut result = String::new();
     for letter in text.chars() {

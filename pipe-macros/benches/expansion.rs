@@ -1,11 +1,10 @@
-//! How the time of an expansion grows with the number of layers: `cargo bench -p pipe-macros`.
+//! Time of an expansion by the number of layers: `cargo bench -p pipe-macros`.
 //!
-//! A crate of procedural macros exports nothing else, so its phases are compiled into this
-//! benchmark. Tokens are `proc_macro2`'s own here; `docs/compile-time.md` has the times inside
-//! rustc.
+//! A procedural-macro crate exports only macros, so its phases are compiled into this benchmark.
+//! The tokens here are `proc_macro2`'s fallback; `docs/compile-time.md` has the times inside rustc.
 
-// Cargo sets `cfg(test)` for benchmarks, so the phases bring their tests along, which nothing calls
-// here.
+// Cargo sets `cfg(test)` for benchmarks, so the phases' tests are compiled too, and nothing calls
+// them.
 #![allow(dead_code, unused_imports)]
 
 #[path = "../src/pipeline/mod.rs"]
@@ -19,7 +18,7 @@ use std::hint::black_box;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use proc_macro2::TokenStream;
 
-/// Layers in stages of ten, with a skip over every stage.
+/// Writes the fields: stages of ten layers, with a skip from each stage to the next.
 fn fields(layers: usize) -> String {
     let mut fields = String::new();
     for layer in 0..layers {
@@ -42,7 +41,7 @@ fn expansion(criterion: &mut Criterion) {
         let args: TokenStream = "chunks = 8".parse().expect("it is Rust");
         group.throughput(Throughput::Elements(layers as u64));
         group.bench_function(BenchmarkId::from_parameter(layers), |bencher| {
-            // What rustc hands to the derive: the struct without `#[derive(..)]`.
+            // `derive` gets the struct with the attributes that `attach_derive` adds.
             let attached = pipeline::attach_derive(args.clone(), item.clone());
             bencher.iter(|| pipeline::derive(black_box(attached.clone())));
         });

@@ -1,4 +1,5 @@
-//! Imports between the modules of `src`: a phase of `#[pipeline]` imports only from earlier ones.
+//! Checks the imports between the modules of `src`: a phase of `#[pipeline]` imports only from
+//! earlier phases.
 
 use std::fs;
 use std::mem::replace;
@@ -6,11 +7,12 @@ use std::path::{Path, PathBuf};
 
 use proc_macro2::{Spacing, TokenStream, TokenTree};
 
-/// The phases, in the order of the list in `src/pipeline/mod.rs`.
+/// Phases, in the order of the list in `src/pipeline/mod.rs`.
 const PHASES: [&str; 9] =
     ["attribute", "declaration", "parse", "balance_file", "model", "plan", "prove", "check", "expand"];
 
-/// Whether `user` may import from `used`. `pipeline` and `lib` hold the others together.
+/// Whether `user` may import from `used`. `pipeline` and `lib` combine the others, so they may
+/// import from them.
 fn may_import(user: &str, used: &str) -> bool {
     let place = |part: &str| PHASES.iter().position(|phase| *phase == part);
     match (place(user), place(used)) {
@@ -20,7 +22,7 @@ fn may_import(user: &str, used: &str) -> bool {
     }
 }
 
-/// The part of the crate that a path from its root leads to.
+/// Part of the crate that a path from its root is in.
 fn part(path: &[String]) -> &str {
     match path {
         [first, phase, ..] if first == "pipeline" && PHASES.contains(&phase.as_str()) => phase,
@@ -29,7 +31,7 @@ fn part(path: &[String]) -> &str {
     }
 }
 
-/// The imports in a file of `src` that go against the order. Unit tests may import anything.
+/// Finds the imports in a file of `src` that violate the order. Unit tests may import anything.
 fn against(file: &str, source: &str) -> Vec<String> {
     let module = file.trim_end_matches(".rs").trim_end_matches("/mod").split('/');
     let module: Vec<String> = module.map(str::to_owned).collect();
@@ -49,7 +51,7 @@ fn against(file: &str, source: &str) -> Vec<String> {
     wrong.map(|(line, path)| format!("src/{file}:{line}: `{user}` imports `crate::{}`", path.join("::"))).collect()
 }
 
-/// Finds all paths of two names or more, with their lines. `prefix` is what stands before a group.
+/// Finds all paths of at least two names, with their lines. `prefix` is the path before a group.
 fn paths(tokens: TokenStream, prefix: &[String], found: &mut Vec<(usize, Vec<String>)>) {
     let mut path = prefix.to_vec();
     let mut tokens = tokens.into_iter().peekable();
@@ -61,7 +63,7 @@ fn paths(tokens: TokenStream, prefix: &[String], found: &mut Vec<(usize, Vec<Str
                 path = prefix.to_vec();
                 continue;
             }
-            // A name given to the path before.
+            // `as` renames the path before it, so its name is skipped.
             TokenTree::Ident(name) if name == "as" => drop(tokens.next()),
             TokenTree::Ident(name) => path.push(name.to_string()),
             TokenTree::Punct(all) if all.as_char() == '*' && path.len() > prefix.len() => path.push("*".to_owned()),
@@ -83,7 +85,7 @@ fn opens_colons(token: &TokenTree) -> bool {
     matches!(token, TokenTree::Punct(colon) if colon.as_char() == ':' && colon.spacing() == Spacing::Joint)
 }
 
-/// All files of a folder, without those of tests.
+/// Lists all files of a folder, except those of tests.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).expect("the folder can be read");
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("it can be read").path()).collect();

@@ -16,7 +16,7 @@ fn main() {
         .debug(false)
         .flags(flags)
         .file("src/mock.cpp")
-        // Nothing calls it: it is there and writes.
+        // Nothing calls the mock, so the linker would drop it: it registers itself at start-up.
         .link_lib_modifier("+whole-archive")
         .compile("pipe_mock_device");
     println!("cargo::rerun-if-changed=src/mock.cpp");

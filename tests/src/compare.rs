@@ -1,4 +1,4 @@
-//! A pipelined step against the same step unpipelined.
+//! Compares a pipelined step with the same step unpipelined.
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
@@ -6,62 +6,62 @@ use std::ops::Deref;
 use pipe_runtime::{Checkpoint, Flow, IntoFlow, Layer, PipeBuilder, Pipeline, Unpipelined, Vars};
 use tch::{Device, Kind, Tensor};
 
-/// A pipelined model that can be made and fed.
+/// A pipelined model with a constructor and random inputs.
 pub trait Case: Pipeline<Input: IntoFlow<Self::Input>> + Layer<Self::Input, Out = Self::Output> {
     /// The generated variables.
     type Vars: Deref<Target = Vars>;
 
-    /// Makes the model on CPU stages.
+    /// Creates the model on CPU stages.
     fn make() -> (Self, Self::Vars);
 
-    /// An input of so many rows, and those of its tensors that are leaves which want a gradient.
+    /// Creates an input of `rows` rows. Also returns its leaf tensors that require a gradient.
     fn input(rows: i64) -> (Self::Input, Vec<Tensor>);
 
-    /// The tensors of an output.
+    /// Lists the tensors of an output.
     fn tensors(output: Self::Output) -> Vec<Tensor>;
 }
 
-/// How to run.
+/// Settings of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// Rows of the mini-batch.
     pub rows: i64,
     /// The greatest number of micro-batches.
     pub chunks: usize,
-    /// Which are checkpointed.
+    /// Which micro-batches are checkpointed.
     pub checkpoint: Checkpoint,
-    /// Seed of everything.
+    /// Seed of the weights, the input and the layers' random numbers.
     pub seed: i64,
-    /// Training mode.
+    /// Whether the model is in training mode.
     pub training: bool,
 }
 
-/// Everything that a step leaves behind.
+/// Everything that a step computes or changes.
 #[derive(Debug, PartialEq)]
 pub struct Outcome {
-    /// The outputs.
+    /// Tensors of the output.
     pub outputs: Vec<Tensor>,
-    /// Whether each output carries a gradient.
+    /// Whether each output requires a gradient.
     pub differentiable: Vec<bool>,
-    /// The inputs' gradients.
+    /// Gradients of the inputs.
     pub inputs: Vec<Option<Tensor>>,
-    /// The parameters' gradients, by name.
+    /// Gradients of the parameters, by name.
     pub parameters: BTreeMap<String, Option<Tensor>>,
-    /// The variables that are not trained, by name.
+    /// Variables that are not trained, by name.
     pub buffers: BTreeMap<String, Tensor>,
 }
 
-/// The gradients of the trainable variables, in the order in which they were made.
+/// Gradients of the trainable variables, in the order in which they were created.
 pub fn gradients(vars: &Vars) -> Vec<Tensor> {
     vars.var_store().trainable_variables().iter().map(Tensor::grad).collect()
 }
 
-/// The mean squared error, a loss.
+/// The mean squared error as a loss.
 pub fn mse(output: &Tensor, target: &Tensor) -> Tensor {
     output.mse_loss(target, tch::Reduction::Mean)
 }
 
-/// Asserts that a pipelined step and the same step unpipelined leave the same behind, bit by bit.
+/// Asserts that a pipelined step and the same step unpipelined have the same outcome, bit by bit.
 pub fn assert_transparent<C: Case>(settings: Settings) {
     let _serial = crate::serial();
     let unpipelined = run::<C>(settings, |model, _, input| {
@@ -84,8 +84,8 @@ pub fn assert_transparent<C: Case>(settings: Settings) {
     assert_eq!(pipelined.buffers, unpipelined.buffers, "statistics");
 }
 
-/// One step from the seed on: forward as given, a loss with a weight of its own for each output
-/// element that is differentiable unpipelined, backward.
+/// Runs one step from the seed: the given forward, a loss with a random weight for each element of
+/// the outputs that require a gradient, and the backward.
 fn run<C: Case>(settings: Settings, forward: impl FnOnce(C, &Vars, C::Input) -> C::Output) -> Outcome {
     tch::manual_seed(settings.seed);
     let (model, vars) = C::make();
@@ -114,12 +114,12 @@ fn run<C: Case>(settings: Settings, forward: impl FnOnce(C, &Vars, C::Input) -> 
     }
 }
 
-/// Random rows of eight.
+/// Creates random rows of eight numbers.
 pub fn rows(rows: i64) -> Tensor {
     Tensor::randn([rows, 8], (Kind::Float, Device::Cpu))
 }
 
-/// Random rows of eight that want a gradient.
+/// Creates random rows of eight numbers that require a gradient.
 pub fn leaf(rows: i64) -> Tensor {
     self::rows(rows).set_requires_grad(true)
 }

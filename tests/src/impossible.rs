@@ -1,6 +1,6 @@
-//! What others find at run time and types rule out here: none of this compiles.
+//! Mistakes that other libraries find at run time, and that do not compile here.
 
-/// A pipeline places its parameters itself, so they cannot be moved: neither through the pipeline
+/// A pipeline places its parameters itself, so they cannot be moved through the pipeline.
 ///
 /// ```compile_fail,E0599
 /// fn moved<M: pipe_runtime::Pipeline>(pipe: pipe_runtime::Pipe<M>) {
@@ -8,7 +8,7 @@
 /// }
 /// ```
 ///
-/// nor through its variables, which are lent.
+/// They cannot be moved through its variables either, which are borrowed.
 ///
 /// ```compile_fail,E0596
 /// fn moved(vars: &pipe_runtime::Vars) {
@@ -25,7 +25,7 @@
 /// ```
 pub struct Moving;
 
-/// A pipeline runs one call at a time: two threads cannot call it at once.
+/// A pipeline runs one call at a time, so two threads cannot call it at once.
 ///
 /// ```compile_fail,E0499
 /// use pipe_runtime::{Pipe, Pipeline};
@@ -43,7 +43,7 @@ pub struct Moving;
 /// ```
 pub struct ConcurrentCalls;
 
-/// A checkpoint mode is one of three, not any text.
+/// A checkpoint mode is one of three values, not a string.
 ///
 /// ```compile_fail,E0277
 /// fn mode<M: pipe_runtime::Pipeline>(builder: pipe_runtime::PipeBuilder<'_, M>) {
@@ -52,7 +52,7 @@ pub struct ConcurrentCalls;
 /// ```
 pub struct UnknownModes;
 
-/// The number of chunks is a number.
+/// The number of chunks is a number, not a string.
 ///
 /// ```compile_fail,E0277
 /// fn chunks<M: pipe_runtime::Pipeline>(builder: pipe_runtime::PipeBuilder<'_, M>) {
@@ -61,7 +61,7 @@ pub struct UnknownModes;
 /// ```
 pub struct ChunksAsText;
 
-/// What flows in is what the model says: no number of tensors but that one.
+/// The input has the model's input type, so it cannot be another number of tensors.
 ///
 /// ```compile_fail,E0277
 /// use pipe_runtime::{Pipe, Pipeline};

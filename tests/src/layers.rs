@@ -1,25 +1,25 @@
-//! Small layers.
+//! Small layers for test models.
 
 use pipe_runtime::{Context, Layer};
 use tch::nn::{self, Func, FuncT, Linear, Path};
 use tch::{Kind, Tensor};
 
-/// A linear layer.
+/// Creates a linear layer.
 pub fn linear(path: Path<'_>, inputs: i64, outputs: i64) -> Linear {
     nn::linear(path, inputs, outputs, Default::default())
 }
 
-/// A layer without parameters.
+/// Creates a layer without parameters.
 pub fn func(f: impl Fn(&Tensor) -> Tensor + Send + 'static) -> Func<'static> {
     nn::func(f)
 }
 
-/// Dropout.
+/// Creates a dropout layer.
 pub fn dropout(p: f64) -> FuncT<'static> {
     nn::func_t(move |x, train| x.dropout(p, train))
 }
 
-/// `(input, skip) -> tanh(input) + skip * 0.5`.
+/// A layer that computes `tanh(input) + skip * 0.5` from `(input, skip)`.
 #[derive(Debug)]
 pub struct Merge;
 
@@ -31,7 +31,7 @@ impl Layer<(Tensor, Tensor)> for Merge {
     }
 }
 
-/// Returns `(output, a, b)`: the linear map, its sigmoid and its square.
+/// A layer that returns `(output, a, b)`: ReLU, sigmoid and square of a linear map.
 #[derive(Debug)]
 pub struct Fork(pub Linear);
 
@@ -44,7 +44,7 @@ impl Layer<Tensor> for Fork {
     }
 }
 
-/// Takes `(input, a, b, c, d)`.
+/// A layer that takes `(input, a, b, c, d)`.
 #[derive(Debug)]
 pub struct Merge4;
 
@@ -56,7 +56,7 @@ impl Layer<(Tensor, Tensor, Tensor, Tensor, Tensor)> for Merge4 {
     }
 }
 
-/// Stashes its output's sigmoid in every second micro-batch, and nothing in the others.
+/// A layer that stashes its output's sigmoid in every second micro-batch, and `None` in the others.
 #[derive(Debug)]
 pub struct Sometimes(pub Linear);
 
@@ -70,7 +70,7 @@ impl Layer<Tensor> for Sometimes {
     }
 }
 
-/// Multiplies by the skip if there is one.
+/// A layer that multiplies by the skip if there is one.
 #[derive(Debug)]
 pub struct MergeSome;
 
@@ -88,7 +88,7 @@ impl Layer<(Tensor, Option<Tensor>)> for MergeSome {
 /// What [`Split`] gives: integers, then tensors with gradients, then values that are not tensors.
 pub type Mixed = (Tensor, (Tensor, Vec<Tensor>), [Tensor; 2], String, Option<i64>);
 
-/// One tensor into a value of many parts.
+/// A layer that splits one tensor into a value of many parts.
 #[derive(Debug)]
 pub struct Split(pub Linear);
 
@@ -102,7 +102,7 @@ impl Layer<Tensor> for Split {
     }
 }
 
-/// Changes each part of a [`Mixed`].
+/// A layer that changes some parts of a [`Mixed`].
 #[derive(Debug)]
 pub struct Stir(pub Linear);
 
@@ -115,7 +115,7 @@ impl Layer<Mixed> for Stir {
     }
 }
 
-/// A [`Mixed`] back into one tensor.
+/// A layer that combines a [`Mixed`] into one tensor.
 #[derive(Debug)]
 pub struct Unite;
 

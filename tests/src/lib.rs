@@ -1,5 +1,5 @@
-//! What the tests share: the comparison of a pipelined run with the unpipelined run, and layers to
-//! build models from.
+//! Code that the tests share: the comparison of a pipelined run with the unpipelined run, and
+//! layers to build models from.
 
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
@@ -12,9 +12,9 @@ pub mod zoo;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Held by every test that seeds libtorch's default generator or looks at the process's threads:
-/// both are one per process. Also sets one intra-op thread, without which sums differ from run to
-/// run.
+/// Takes the lock for tests that seed libtorch's default generator or look at the process's
+/// threads, which all tests of the process share. Also sets one intra-op thread, because with more,
+/// sums differ from run to run.
 pub fn serial() -> MutexGuard<'static, ()> {
     static LOCK: Mutex<()> = Mutex::new(());
     let guard = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
@@ -35,19 +35,19 @@ pub struct Language;
 /// The examples of the book's guides.
 #[cfg(doctest)]
 pub mod guides {
-    /// A schedule that you write.
+    /// The guide to custom schedules.
     #[doc = include_str!("../../docs/guides/custom-schedule.md")]
     pub struct CustomSchedule;
 
-    /// Coming from torchgpipe.
+    /// The guide for users of torchgpipe.
     #[doc = include_str!("../../docs/guides/from-torchgpipe.md")]
     pub struct FromTorchgpipe;
 
-    /// Coming from torch.distributed.pipelining.
+    /// The guide for users of torch.distributed.pipelining.
     #[doc = include_str!("../../docs/guides/from-pipelining.md")]
     pub struct FromPipelining;
 
-    /// Troubleshooting.
+    /// The page on troubleshooting.
     #[doc = include_str!("../../docs/troubleshooting.md")]
     pub struct Troubleshooting;
 }

@@ -1,5 +1,5 @@
-//! A process that is forked from one with a pipeline. Alone in its process: the forked one has
-//! the thread of the test and no other.
+//! A process that is forked from a process with a pipeline. The test needs a separate binary,
+//! because the forked process has only the thread of the test.
 
 use fork::{Fork, fork, waitpid};
 use pipe_runtime::{Devices, Pipe, pipeline};
@@ -26,8 +26,8 @@ fn train(pipe: &mut Pipe<Net>) -> pipe_runtime::Result<()> {
     pipe.train_step(rows(4), rows(4), |y, x: &Tensor| y.mse_loss(x, Reduction::Mean)).map(drop)
 }
 
-/// What the forked process is to do with pipelines of the one that it comes from: its status is 0
-/// if all is well.
+/// Uses the parent's pipelines in the forked process. Returns the exit status, which is 0 on
+/// success.
 fn in_the_child(mut run: Pipe<Net>, dropped: Pipe<Net>, left: Pipe<Net>) -> i32 {
     let refused = train(&mut run).map_err(|error| error.to_string());
     let says_why =

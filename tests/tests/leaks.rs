@@ -1,10 +1,11 @@
-//! What a pipeline held is gone with it. In a process of its own, whose memory is watched.
+//! Dropping a pipeline frees its memory. The test needs a separate process, whose memory it
+//! measures.
 
 use pipe_runtime::{Devices, pipeline};
 use tch::nn::{self, Linear};
 use tch::{Device, Kind, Tensor};
 
-/// One weight of four MB in each stage.
+/// A model with a weight of 4 MB in each stage.
 #[pipeline(chunks = 2)]
 struct Net {
     #[device("cpu")]
@@ -24,7 +25,8 @@ fn loss(y: &Tensor, target: &Tensor) -> Tensor {
     y.mse_loss(target, tch::Reduction::Mean)
 }
 
-/// Builds, trains both ways, also with a graph that outlives the pipeline, and drops everything.
+/// Builds a pipeline, trains by `train_step` and by `forward`, also with a graph that outlives the
+/// pipeline, and drops everything.
 fn live_and_die(rows: &Tensor) {
     let vars = Net::vars(&Devices::cpu(2)).unwrap();
     let linear = |path| nn::linear(path, WIDTH, WIDTH, Default::default());
@@ -37,8 +39,8 @@ fn live_and_die(rows: &Tensor) {
     drop(never);
 }
 
-/// Nodes, leaves and parameters hold each other, some by weak pointers, and how they do differs
-/// between versions of libtorch: a circle among them would keep every weight.
+/// Nodes, leaves and parameters hold pointers to each other, some of them weak, in a way that
+/// differs between versions of libtorch. A cycle among them would keep every weight.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_pipeline_that_has_trained_leaves_nothing_behind() {
@@ -47,6 +49,6 @@ fn a_pipeline_that_has_trained_leaves_nothing_behind() {
     let before = resident_bytes();
     (0..60).for_each(|_| live_and_die(&rows));
     let grown = resident_bytes().saturating_sub(before);
-    // The weights of sixty pipelines are 500 MB, and their gradients as much.
+    // The weights of sixty pipelines have 500 MB, and so do their gradients.
     assert!(grown < 100 << 20, "{} MB are left", grown >> 20);
 }

@@ -1,4 +1,4 @@
-//! A crate outside the workspace builds and runs with what the README says, and nothing more.
+//! A crate outside the workspace builds and runs with only what the README says.
 
 use std::collections::HashSet;
 use std::fs;
@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// The fenced block after `heading`.
+/// Returns the fenced block after `heading`.
 fn block<'a>(readme: &'a str, heading: &str) -> &'a str {
     let (_, after) = readme.split_once(heading).unwrap_or_else(|| panic!("the README has no `{heading}`"));
     let (_, fenced) = after.split_once("```").expect("a block follows");
@@ -21,7 +21,7 @@ fn write_crate(workspace: &Path, outside: &Path) {
     fs::create_dir_all(outside.join(".cargo")).unwrap();
     fs::create_dir_all(outside.join("src")).unwrap();
     let here = format!("{}/", workspace.display());
-    // The same path as the workspace's own build uses, so that tch is not compiled once more.
+    // The workspace's own build uses the same path, so tch is not compiled again.
     let libtorch = format!("\"{here}.libtorch/torch\"");
     let tch = pipe_libtorch::Lock::in_folder(workspace).expect("the workspace is locked").tch;
     let write = |file: &str, text: &str| {
@@ -56,7 +56,7 @@ fn a_crate_of_ones_own_builds_and_runs() {
     let outside = parent.path().join("my-model");
     write_crate(workspace, &outside);
 
-    // The workspace's target folder holds a built tch already.
+    // The workspace's target folder already has a built tch.
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), Into::into);
     let output = cargo(&outside, &["run", "--quiet"]).env("CARGO_TARGET_DIR", target).output().unwrap();
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -65,9 +65,10 @@ fn a_crate_of_ones_own_builds_and_runs() {
     assert!(losses.len() == 5 && losses[4] < losses[0], "{stdout}");
 }
 
-/// Cargo starts first what most units wait for. The check of libtorch has no dependencies, so with
-/// more of them than torch-sys it comes before any C++ on any number of cores: pages of messages
-/// about missing headers would hide its sentence.
+/// Cargo first starts the unit that the most units wait for. The check of libtorch has no
+/// dependencies, so if more units wait for it than for torch-sys, it runs before any C++ is
+/// compiled, on any number of cores. Otherwise pages of messages about missing headers would hide
+/// its message.
 #[test]
 fn libtorch_is_checked_before_tch_is_compiled() {
     let parent = tempfile::tempdir().unwrap();

@@ -1,4 +1,5 @@
-//! The threads of a pipeline end with it. Alone in its process: other tests' threads come and go.
+//! The threads of a pipeline end with it. The test needs a separate process, because other tests
+//! start and end threads.
 
 use pipe_runtime::{Context, Devices, Layer, pipeline};
 use pipe_tests::compare::rows;
@@ -6,7 +7,7 @@ use pipe_tests::layers::linear;
 use tch::nn::Linear;
 use tch::{Kind, Tensor};
 
-/// Fails on an empty micro-batch.
+/// A layer that fails on an empty micro-batch.
 struct Picky(Linear);
 
 impl Layer<Tensor> for Picky {
@@ -51,7 +52,7 @@ fn they_end_also_after_failures_and_with_graphs_that_outlive_the_pipeline() {
         loss.backward();
         running
     };
-    // libtorch starts pools of its own at the first use.
+    // libtorch starts its own thread pools at the first use.
     step();
     let before = threads();
     for _ in 0..20 {

@@ -1,9 +1,8 @@
-//! How long `cargo check` takes on an annotated model, and on what it stands for, written by hand:
+//! Time of `cargo check` for an annotated model, and for the same code written by hand:
 //! `cargo bench -p pipe-ui-tests --bench compile_time`.
 //!
-//! Each is a crate in a workspace of its own below `target`, against the mock of the runtime. They
-//! are checked in turn, and the least time of each counts, which other work on the machine disturbs
-//! least.
+//! Each is a crate in a separate workspace below `target`, against the mock of the runtime. They
+//! are checked in turn. The minimum of each counts, because other load affects it least.
 
 use std::fmt::Write;
 use std::fs;
@@ -14,21 +13,22 @@ use std::time::{Duration, Instant};
 const LAYERS: usize = 1000;
 /// Layers in a stage.
 const STAGE: usize = 10;
-/// Of each stage, the layer that stashes, and the one that pops what the stage before has stashed.
+/// Positions in each stage of the layer that stashes, and of the layer that pops the skip of the
+/// stage before.
 const STASH: usize = 1;
 const POP: usize = 5;
 
 const ROUNDS: usize = 15;
 
-/// Writes a crate's source.
+/// A function that generates a crate's source.
 type Source = fn() -> String;
 
-/// The crates and what is in them.
+/// Crates, with the functions that generate their source.
 const CRATES: [(&str, Source); 3] =
     [("annotated", annotated), ("by_hand", by_hand), ("stages_by_hand", stages_by_hand)];
 
 fn main() {
-    // Without `cargo bench`, once is enough to see that it runs.
+    // `cargo test` runs this too: one round shows that it works.
     let rounds = if std::env::args().any(|arg| arg == "--bench") { ROUNDS } else { 1 };
     let workspace = workspace();
     let mut times = [Duration::MAX; CRATES.len()];
@@ -47,7 +47,7 @@ fn main() {
     println!("  its stages alone, by hand                {:5.0} ms  ratio {:.2}", stages * 1e3, annotated / stages);
 }
 
-/// Empty but for the manifests and the versions that this workspace has.
+/// Creates the workspace: manifests, empty crates, and a copy of this workspace's lock file.
 fn workspace() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is in a workspace");
     let workspace = root.join("target/compile-time");
@@ -72,7 +72,7 @@ fn manifest(name: &str) -> String {
     )
 }
 
-/// The time that the check takes.
+/// Runs `cargo check` on a crate and returns the time that it takes.
 fn check(workspace: &Path, name: &str) -> Duration {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let start = Instant::now();
@@ -91,7 +91,7 @@ fn write(file: &Path, text: &str) {
     fs::write(file, text).expect("the file can be written");
 }
 
-/// What a layer is to skips, by its number.
+/// Number of the skip that a layer stashes. Layers are numbered over the whole model.
 fn stash(layer: usize) -> Option<usize> {
     (layer % STAGE == STASH && layer + STAGE < LAYERS).then_some(layer / STAGE)
 }
@@ -122,15 +122,15 @@ fn annotated() -> String {
     source + "}\n"
 }
 
-/// The stages, and no more.
+/// Source of the stages alone.
 fn stages_by_hand() -> String {
     let uses = "use pipe_runtime::__rt::{Graph, keep, pass};\nuse pipe_runtime::nn::{Concat, Linear, Tensor};\n\n";
     let stages = stages("model");
     format!("{uses}{}pub fn stages(model: Model, graph: &mut Graph) {{\n{stages}}}\n", model())
 }
 
-/// All that the annotated struct stands for: parameter paths, the plan, the stages and the way
-/// back, the unpipelined run.
+/// Source of everything that the annotation generates: parameter paths, plan, stages, reassembly of
+/// the model, unpipelined run.
 fn by_hand() -> String {
     let uses = "use pipe_runtime::__rt::{self, Graph, Layers, LayerPlan, Path, SkipPlan, StagePlan, Vars, keep, pass};\n\
          use pipe_runtime::nn::{Concat, Linear, Tensor};\nuse pipe_runtime::{Context, Layer};\n\n";
@@ -214,7 +214,7 @@ fn plan() -> String {
     format!("__rt::Plan {{ name: \"Model\", stages: &[{stages}], skips: &[{skips}] }}")
 }
 
-/// The ports and stages of the layers that `owner` has.
+/// Source of the ports, and of the stages with the layers of `owner`.
 fn stages(owner: &str) -> String {
     let mut source = String::new();
     let port = |name: String, number: usize, from: usize| {
@@ -251,7 +251,7 @@ fn stages(owner: &str) -> String {
     source
 }
 
-/// The layers, back from their stages.
+/// Source that takes the layers back from their stages.
 fn taken() -> String {
     let bound = |stage| layers_of(stage).map(|layer| format!("layer{layer}, ")).collect::<String>();
     let take = |stage| format!("    let ({}) = layers.take();\n", bound(stage));

@@ -1,6 +1,6 @@
 """Makes the mistakes of `ui-tests/cases/<class>/<rule>.rs` in the peers.
 
-Prints when they notice and what they say.
+Prints when each peer notices a mistake, and what it says.
 
     python3.11 -m venv new
     new/bin/pip install torch==2.11.0 'numpy<2' setuptools wheel
@@ -12,15 +12,17 @@ Prints when they notice and what they say.
     old/bin/python mistakes.py pipe        [rule ...]     # torch.distributed.pipeline.sync.Pipe
     new/bin/python mistakes.py pipelining  [rule ...]     # torch.distributed.pipelining, two ranks
 
-All runs on the CPU, each case in processes of its own, so that a hang ends with them. A line of the output is
-`rule: when: what is said`, one per rank where ranks differ. `when` is one of
+Everything runs on the CPU. Each case runs in separate processes, so that a hang ends with them. A
+line of the output is `rule: when: what is said`, or a line per rank if the ranks differ. `when` is
+one of
 
     parse          Python cannot read the program
     construction   before there is any data
     first forward
     backward
     hang           no end within the time limit
-    never          the step runs to its end: said is what became of the numbers, compared with the plain model's
+    never          the step ends without an error; the rest of the line compares its numbers
+                   with the plain model's
 
 A rule without a function here has no counterpart in any peer. `../peers.toml` sums up the output.
 """
@@ -39,7 +41,7 @@ import torch
 from torch import nn
 
 PEER = sys.argv[1]
-TIME_LIMIT = 40  # seconds, most of them for importing torch on a busy machine
+TIME_LIMIT = 40  # seconds, mostly for importing torch under load
 
 warnings.simplefilter("ignore")
 if PEER == "torchgpipe":
@@ -62,7 +64,7 @@ WHEN = "construction"
 
 
 def mistake(group, *peers, ranks=2):
-    """Registers a function that makes the mistake of its name; `peers`: where it can be made (default: in all)."""
+    """Registers a function that makes the mistake of its name in `peers` (default: all)."""
 
     def register(make):
         if not peers or PEER in peers:
@@ -121,7 +123,7 @@ def run_case(rule, rank, meeting_point):
     except SyntaxError as error:
         report(f"SyntaxError: {error}", when="parse")
     except Exception as error:
-        # The step of a schedule is forward and backward in one call: where it failed tells which.
+        # A schedule's step runs forward and backward in one call. The traceback tells which failed.
         places = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
         backward = places & {"backward_one_chunk", "get_bwd_send_ops", "get_bwd_recv_ops", "scale_grads"}
         cause = error.__cause__
@@ -131,7 +133,7 @@ def run_case(rule, rank, meeting_point):
 
 def report(says, when):
     print(f"{when}: {' '.join(says.split())}", flush=True)
-    os._exit(0)  # neither worker threads nor other ranks are waited for
+    os._exit(0)  # does not wait for worker threads or other ranks
 
 
 def reach(when):
@@ -140,7 +142,7 @@ def reach(when):
 
 
 def train(model, meant=None, **settings):
-    """One step of the pipelined model; `meant` is the plain model that is wanted, if it is not `model`."""
+    """Runs one step of the pipelined model. `meant` is the intended model, by default `model`."""
     meant = copy.deepcopy(model) if meant is None else meant
     if PEER == "torchgpipe":
         settings = {"balance": [1, 1], "devices": ["cpu", "cpu"], "chunks": 2, **settings}
@@ -164,7 +166,7 @@ def step(forward, model, meant):
 
 
 def step_stage(module, model, meant, chunks=2, stages=2, **settings):
-    """The same for this rank's stage in pipelining."""
+    """Runs one step of this rank's stage in pipelining."""
     stage = PipelineStage(module, RANK, stages, CPU, **settings)
     step_schedule(stage, chunks, model, meant)
 
@@ -179,7 +181,7 @@ def step_schedule(stage, chunks, model, meant):
 
 
 def compare(output, model, meant):
-    """Says whether the numbers of the step are those of the plain model."""
+    """Reports whether the numbers of the step are those of the plain model."""
     wanted = meant(INPUT)
     if output is not None and not torch.allclose(output, wanted):
         report("wrong output", when="never")
@@ -190,7 +192,7 @@ def compare(output, model, meant):
 
 
 def traced(model, split):
-    """One step of the stages that pipelining's tracer cuts out of a model."""
+    """Runs one step of the stages that pipelining's tracer makes of a model."""
     meant = copy.deepcopy(model)
     stage = pipeline(model, (INPUT[:2].detach(),), split_spec=split).build_stage(RANK, CPU)
     step_schedule(stage, 2, model, meant)
@@ -207,7 +209,7 @@ def two_layers():
 
 
 class Config:
-    """No layer."""
+    """An object that is not a layer."""
 
 
 class Function(nn.Module):
@@ -222,14 +224,14 @@ class Function(nn.Module):
 
 
 class Opaque:
-    """A value that is no tensor."""
+    """A value that is not a tensor."""
 
     def __init__(self, tensor):
         self.tensor = tensor
 
 
 def skippable(forward, stash=(), pop=()):
-    """A layer of torchgpipe or Pipe that keeps and takes skips: `forward` yields the commands."""
+    """A layer of torchgpipe or Pipe with skips, whose `forward` yields stash and pop commands."""
 
     class Layer(nn.Module):
         def forward(self, x):
@@ -257,7 +259,7 @@ def pop(*names):
 
 
 def two_stages(first, second):
-    """Stages of pipelining that are functions; the plain model runs one after the other."""
+    """A plain model of two functions, which are the stages of pipelining."""
 
     class Plain(nn.Module):
         def __init__(self):
@@ -460,7 +462,7 @@ def three():
 # ---------------------------------------------------------------- devices
 
 def partition(layers, *balance, devices=None):
-    """Pipe's own way to cut a model by counts."""
+    """Splits a model by counts, by Pipe's own function."""
     model = nn.Sequential(*[linear() for _ in range(layers)])
     meant = copy.deepcopy(model)
     train(partition_model(model, list(balance), devices or ["cpu"] * len(balance)), meant)
@@ -764,7 +766,7 @@ def chunks_make_equal_rounds():
 
 
 def looped(name, numbers, chunks):
-    """A schedule with several stages per rank, this one's by number."""
+    """Builds a schedule with several stages per rank. `numbers` are this rank's stages."""
     stages = [PipelineStage(linear(), number, 2 * len(numbers), CPU) for number in numbers]
     get_schedule_class(name)(stages, chunks)
 

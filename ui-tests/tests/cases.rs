@@ -1,16 +1,17 @@
-//! One file per rule, with the errors that it gives beside it.
+//! Cases that must not compile, one file per rule with the expected errors beside it, and cases
+//! that must.
 
 use std::io::Write;
 use std::process::Command;
 
-/// The release whose messages are written down.
+/// The release of rustc that wrote the expected messages.
 const RUSTC: &str = "rustc 1.95.";
 
 #[test]
 fn rejected_structs_are_explained() {
     let rustc = rustc_version();
     if !rustc.starts_with(RUSTC) {
-        // Not `println!`, which shows nothing of a test that passes.
+        // `println!` would show nothing, because the output of a test that passes is captured.
         let skipped = format!("skipped: the expected messages are those of {RUSTC}x, and this is {rustc}\n");
         std::io::stderr().write_all(skipped.as_bytes()).expect("there is a standard error");
         return;
@@ -26,7 +27,7 @@ fn valid_structs_compile() {
     trybuild::TestCases::new().pass("cases/pass/*.rs");
 }
 
-/// `rustc 1.95.0 (..)`, of the compiler that runs the cases.
+/// Version of the compiler that runs the cases: `rustc 1.95.0 (..)`.
 fn rustc_version() -> String {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let output = Command::new(rustc).arg("--version").output().expect("rustc runs");

@@ -1,4 +1,4 @@
-//! Measures the layers of a model, and says which of them belong into which stage.
+//! Measures the layers of a model, and prints which layers belong in which stage.
 //!
 //! `cargo run -p pipe-examples --bin balance`, or with a file for the result:
 //! `cargo run -p pipe-examples --bin balance balance.toml`
@@ -8,7 +8,7 @@ use pipe_runtime::pipeline;
 use tch::nn::{self, Linear, VarStore};
 use tch::{Device, Kind, Tensor};
 
-/// No devices yet: they are what the measurement is for.
+/// A model without devices yet. The measurement will divide it into stages.
 #[pipeline]
 struct Net {
     narrow: Linear,
@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let store = VarStore::new(Device::Cpu);
     let net = Net::new(Net::vars_at(store.root()));
     let sample = Tensor::rand([64, 64], (Kind::Float, Device::Cpu));
-    // A stage on the CPU has its share of the threads, so measure with that.
+    // A stage on the CPU gets a share of the threads, so the layers are measured with one thread.
     let balance = Balance::of_block(&net, &store, &store.root()).intra_op_threads(1);
     let profile = balance.stages(3).chunks(4).by_time(&sample)?;
     println!("{profile}");

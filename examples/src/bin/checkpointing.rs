@@ -10,7 +10,7 @@ use tch::{Device, Kind, Tensor};
 
 static RECOMPUTED: AtomicUsize = AtomicUsize::new(0);
 
-/// A layer with hidden values, which autograd keeps. It counts how often it is run again.
+/// A layer with large hidden activations, which autograd saves. It counts its recomputations.
 struct Wide {
     up: Linear,
     down: Linear,
@@ -46,7 +46,7 @@ impl Net {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    tch::set_num_threads(1); // with more, libtorch adds up in another order
+    tch::set_num_threads(1); // with more, libtorch may sum in another order
     let mut first_gradient = None;
     for mode in [Checkpoint::Never, Checkpoint::ExceptLast, Checkpoint::Always] {
         tch::manual_seed(1);
@@ -64,7 +64,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("{mode}: {again} of 8 forwards run again, the same gradient bit by bit: {equal}");
     }
 
-    // What one micro-batch holds in the first stage until its backward.
+    // Measures the memory that a micro-batch holds in the first stage until its backward.
     let vars = Net::vars(&Devices::cpu(Net::STAGES))?;
     let mut pipe = Net::new(&vars).pipe(&vars).build()?;
     let x = Tensor::rand([64, 16], (Kind::Float, Device::Cpu));

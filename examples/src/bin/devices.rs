@@ -1,4 +1,4 @@
-//! Stages on devices that are annotated, and on others that are chosen when the program runs.
+//! Stages on annotated devices, and on other devices that are chosen at run time.
 //!
 //! `cargo run -p pipe-examples --bin devices`, or with a device for each stage:
 //! `cargo run -p pipe-examples --bin devices cuda:0,cuda:1,cuda:1`
@@ -7,7 +7,7 @@ use pipe_runtime::{Devices, pipeline};
 use tch::nn::{self, OptimizerConfig};
 use tch::{Kind, Tensor};
 
-/// No devices: a block. It nests as one layer of another model.
+/// A struct without devices is a block, which nests as one layer of another model.
 #[pipeline]
 struct Block {
     linear: nn::Linear,
@@ -20,7 +20,7 @@ struct Net {
     embed: nn::Linear,
     #[devices("cuda:0" = 2, "cuda:1" = 4)] // the first two join the stage above
     blocks: [Block; 6],
-    #[stage] // the same device, but a stage of its own
+    #[stage] // a new stage on the same device
     head: nn::Linear,
 }
 
@@ -44,7 +44,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let devices: Devices = match std::env::args().nth(1) {
         Some(list) => list.parse()?,
-        None => Devices::cpu(Net::STAGES), // `Net::devices()` would be the annotated ones
+        None => Devices::cpu(Net::STAGES), // `Net::devices()` has the annotated ones
     };
     println!("this machine has {}; the stages are on {devices}", Devices::here());
 
@@ -52,7 +52,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut pipe = Net::new(&vars).pipe(&vars).build()?;
     let mut optimizer = nn::Adam::default().build(vars.var_store(), 1e-3)?;
 
-    // Inputs are on the first stage's device, targets on the last one's.
+    // Inputs must be on the first stage's device, and targets on the last stage's device.
     let (first, last) = (vars.devices()[0], vars.devices()[Net::STAGES - 1]);
     let x = Tensor::rand([32, 8], (Kind::Float, first));
     let y = x.sum_dim_intlist(1, true, Kind::Float).to_device(last);

@@ -1,4 +1,4 @@
-//! Two stages learn which points lie outside a circle.
+//! Trains a model of two stages to find the points outside a circle.
 //!
 //! `cargo run -p pipe-examples --bin first_pipeline`
 
@@ -6,7 +6,7 @@ use pipe_runtime::{Devices, pipeline};
 use tch::nn::{self, OptimizerConfig};
 use tch::{Device, Kind, Tensor};
 
-/// Each field is a layer. `#[device]` opens a stage, which goes on until the next `#[device]`.
+/// Each field is a layer. `#[device]` opens a stage, which continues until the next `#[device]`.
 #[pipeline(chunks = 4)]
 struct Net {
     #[device("cpu")]
@@ -17,7 +17,7 @@ struct Net {
 }
 
 impl Net {
-    /// `vars` has a method for each layer. It gives the path of the layer's variables.
+    /// Creates the layers. `vars` has a method for each, which returns the path of its variables.
     fn new(vars: &NetVars) -> Self {
         Self {
             widen: nn::linear(vars.widen(), 2, 32, Default::default()),

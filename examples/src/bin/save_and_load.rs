@@ -1,4 +1,4 @@
-//! Trains, saves, and loads in a model with other stages.
+//! Trains a model, saves it, and loads it into a model with other stages.
 //!
 //! `cargo run -p pipe-examples --bin save_and_load`
 
@@ -6,7 +6,7 @@ use pipe_runtime::{Devices, pipeline};
 use tch::nn::{self, Linear, OptimizerConfig};
 use tch::{Device, Kind, Tensor};
 
-/// Two stages, to train.
+/// The model in two stages, for training.
 #[pipeline(chunks = 4)]
 struct Training {
     #[device("cpu")]
@@ -15,7 +15,7 @@ struct Training {
     last: Linear,
 }
 
-/// The same layers in one stage, to serve.
+/// The same layers in one stage, for inference.
 #[pipeline(allow(single_stage))]
 struct Serving {
     #[device("cpu")]
@@ -36,7 +36,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         last: nn::linear(vars.last(), 16, 1, Default::default()),
     };
     let mut pipe = net.pipe(&vars).build()?;
-    // Any optimizer of tch, over the variables of all stages.
+    // Any optimizer of tch works, on the variables of all stages.
     let mut optimizer = nn::Adam { wd: 1e-4, ..Default::default() }.build(vars.var_store(), 1e-2)?;
     let loss = |output: &Tensor, y: &Tensor| output.mse_loss(y, tch::Reduction::Mean);
     for step in 0..20 {
@@ -57,7 +57,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         first: nn::linear(vars.first(), 8, 16, Default::default()),
         last: nn::linear(vars.last(), 16, 1, Default::default()),
     };
-    vars.load(&file)?; // names, shapes and kinds must fit, or nothing changes
+    vars.load(&file)?; // fails without changes if names, shapes or kinds do not fit
     let mut pipe = net.pipe(&vars).build()?;
     let served = pipe.predict(&x)?;
     let same = served.allclose(&trained, 1e-5, 1e-6, false);

@@ -1,4 +1,5 @@
-//! A small U-Net. Its skips go straight from the stage that stashes to the stage that pops.
+//! Trains a small U-Net, whose skips go straight from the stage that stashes to the stage that
+//! pops.
 //!
 //! `cargo run -p pipe-examples --bin skips`
 
@@ -7,7 +8,7 @@ use pipe_runtime::{Devices, pipeline};
 use tch::nn::{self, OptimizerConfig};
 use tch::{Device, Kind, Tensor};
 
-/// No devices: a block nests as one layer.
+/// A struct without devices is a block, which nests as one layer.
 #[pipeline]
 pub struct Block {
     conv: nn::Conv2D, // every tch Module / ModuleT is a layer
@@ -69,22 +70,22 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tch::manual_seed(1);
     println!("{}", UNet::PLAN); // a table of stages, layers and skips
 
-    let devices = Devices::cpu(UNet::STAGES); // runs anywhere; `UNet::devices()`: the annotated ones
+    let devices = Devices::cpu(UNet::STAGES); // needs no GPU, unlike `UNet::devices()`
     let vars = UNet::vars(&devices)?;
     let mut optimizer = nn::Adam::default().build(vars.var_store(), 1e-3)?;
-    // What is chosen here wins over what is annotated.
+    // The builder's settings override the annotated ones.
     let mut pipe = UNet::new(&vars).pipe(&vars).chunks(4).build()?;
 
     let images = Tensor::rand([8, 1, 16, 16], (Kind::Float, Device::Cpu));
     let masks = images.gt(0.5).to_kind(Kind::Float);
     for step in 0..3 {
-        let logits = pipe.forward(&images)?; // transparent: logits carry autograd
+        let logits = pipe.forward(&images)?; // an ordinary tensor that records autograd
         let mean = tch::Reduction::Mean;
         let loss = logits.binary_cross_entropy_with_logits::<Tensor>(&masks, None, None, mean);
-        optimizer.backward_step(&loss); // backward runs the pipelined backward
+        optimizer.backward_step(&loss); // runs the pipelined backward
         println!("step {step}: loss {:.4}", f64::try_from(loss)?);
     }
 
-    let _model: UNet = pipe.into_inner(); // the model comes back whole
+    let _model: UNet = pipe.into_inner(); // returns the whole model
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Records when each part of a training step ran, and asks which settings would be faster.
+//! Records when each part of a training step runs, and prints which settings would be faster.
 //!
 //! `cargo run -p pipe-examples --bin trace`, or with a folder for the pictures:
 //! `cargo run -p pipe-examples --bin trace pictures`
@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let loss = |output: &Tensor, y: &Tensor| output.mse_loss(y, tch::Reduction::Mean);
 
     for _ in 0..3 {
-        pipe.train_step(&x, &x, loss)?; // libtorch sets itself up in the first steps
+        pipe.train_step(&x, &x, loss)?; // libtorch initializes itself in the first steps
     }
     pipe.start_trace();
     for _ in 0..10 {
@@ -37,10 +37,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let trace = pipe.stop_trace()?;
 
     println!("{trace}");
-    println!("{}", pipe.advise(&trace.costs(), Some(64 << 20))?); // in 64 MiB per device
+    println!("{}", pipe.advise(&trace.costs(), Some(64 << 20))?); // within 64 MiB per device
     if let Some(folder) = std::env::args().nth(1).map(PathBuf::from) {
-        std::fs::write(folder.join("step.svg"), trace.to_svg())?; // one step, beside its simulation
-        std::fs::write(folder.join("steps.pipe-trace.json"), trace.to_chrome())?; // all of them
+        std::fs::write(folder.join("step.svg"), trace.to_svg())?; // one step and its simulation
+        std::fs::write(folder.join("steps.pipe-trace.json"), trace.to_chrome())?; // all steps
     }
     Ok(())
 }

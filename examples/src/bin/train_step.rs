@@ -1,4 +1,4 @@
-//! A training step in several orders, and a loss that is not a mean over rows.
+//! Runs a training step under several schedules, and with a loss that is not a mean over rows.
 //!
 //! `cargo run -p pipe-examples --bin train_step`
 
@@ -45,7 +45,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("{kind}: loss {:.4}, in flight {in_flight:?}", f64::try_from(report.loss)?);
     }
 
-    // Rows with the label -1 do not count: the loss is a mean over the others.
+    // Rows with the label -1 are ignored, so the loss is a mean over the other rows.
     let vars = Net::vars(&Devices::cpu(Net::STAGES))?;
     let mut pipe = Net::new(&vars).pipe(&vars).schedule(ScheduleKind::OneFOneB).build()?;
     let mut optimizer = nn::Adam::default().build(vars.var_store(), 1e-2)?;

@@ -45,12 +45,12 @@ pub struct Field {
 /// How many layers a field holds.
 pub enum Shape {
     Single,
-    /// `[L; N]`
+    /// An array, `[L; N]`.
     Array {
         layer: Box<Type>,
         len: Box<Expr>,
     },
-    /// `Vec<L>`
+    /// A `Vec<L>`.
     List {
         layer: Box<Type>,
     },
@@ -124,7 +124,7 @@ pub struct Mark<T> {
     pub value: T,
 }
 
-/// One device of `#[devices(..)]`, with the number of layers if it is given.
+/// One device of `#[devices(..)]`, with its number of layers if it has one.
 pub struct Part {
     pub device: LitStr,
     pub count: Option<LitInt>,
@@ -158,8 +158,8 @@ pub enum Kept {
 
 /// The stages of a balance file. An array without layers is in no stage.
 pub struct Assigned {
-    /// The stage of each part of each layer, by layer and part.
+    /// Stage of each part of each layer, by layer and part.
     pub stages: Vec<Vec<usize>>,
-    /// The device of each stage.
+    /// Device of each stage.
     pub devices: Vec<String>,
 }

@@ -4,13 +4,13 @@
 //! (`tests/imports.rs` checks that):
 //!
 //! 1. `attribute` puts the private derive on the struct;
-//! 2. `declaration` is the struct as it is written, as data;
-//! 3. `parse` reads the struct and its attributes into it;
+//! 2. `declaration` has the types for the struct as it is written;
+//! 3. `parse` reads the struct and its attributes into a declaration;
 //! 4. `balance_file` adds the stages that a file lists;
-//! 5. `model` has layers, plain fields and skips;
-//! 6. `plan` has the stages, and the route of each skip;
-//! 7. `prove` places the annotated schedule on the stages, and proves its steps;
-//! 8. `check` has the rules, and asks `plan` and `prove` too;
+//! 5. `model` sorts a declaration into layers, plain fields and skips;
+//! 6. `plan` finds the stages and the route of each skip;
+//! 7. `prove` places the annotated schedule on the stages and proves its steps;
+//! 8. `check` has the rules, some of which use `plan` and `prove`;
 //! 9. `expand` writes the generated code.
 
 mod attribute;

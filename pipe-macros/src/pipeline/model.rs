@@ -104,7 +104,7 @@ impl Model {
 }
 
 impl Layer {
-    /// The child's name in parameter paths.
+    /// Name of the layer in parameter paths.
     pub fn child(&self) -> String {
         match &self.marks.layer {
             Some(name) => name.value.value(),

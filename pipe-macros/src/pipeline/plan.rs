@@ -8,7 +8,7 @@ use crate::support::names::plain;
 use proc_macro2::Ident;
 use syn::LitStr;
 
-/// Stages in the order in which data flows; routes in the order of their stashes.
+/// Stages in the order of the data flow, and routes in the order of their stashes.
 pub struct Plan {
     pub stages: Vec<Stage>,
     pub routes: Vec<Route>,
@@ -21,7 +21,7 @@ pub struct Stage {
     pub steps: Vec<Step>,
 }
 
-/// A layer of a stage, or part `part` of `parts` of a field that repeats layers.
+/// A layer of a stage. For a field of repeated layers, it is part `part` of `parts`.
 #[derive(Clone, Copy)]
 pub struct Step {
     pub layer: usize,
@@ -165,7 +165,7 @@ impl Layer {
         self.parts().len().max(1)
     }
 
-    /// How repeated layers are split; `None` for a single layer.
+    /// Split of repeated layers, or `None` for a single layer.
     pub fn split(&self) -> Option<Split> {
         let counts: Option<Vec<usize>> = self.parts().iter().map(Part::count).collect();
         match counts {
@@ -198,7 +198,7 @@ impl Plan {
 }
 
 impl Route {
-    /// Whether the value leaves the stage that made it.
+    /// Whether the value leaves the stage that stashes it.
     pub fn crosses(&self) -> bool {
         self.from != self.to
     }
@@ -209,7 +209,7 @@ mod tests {
     use super::*;
     use crate::pipeline::tests::model;
 
-    /// `cuda:0: a b[0] | cpu: b[1]`
+    /// Prints stages as `cuda:0: a b[0] | cpu: b[1]`.
     fn stages(source: &str) -> String {
         let model = model(source);
         let step = |step: &Step| match step.parts {
@@ -223,7 +223,7 @@ mod tests {
         plan(&model).stages.iter().map(stage).collect::<Vec<_>>().join(" | ")
     }
 
-    /// `a: 0 -> 2`
+    /// Prints routes as `a: 0 -> 2`.
     fn routes(source: &str) -> String {
         let plan = plan(&model(source));
         let route = |route: &Route| format!("{}: {} -> {}", route.name, route.from, route.to);

@@ -20,7 +20,7 @@ pub struct Scheduled<'m> {
     /// The annotated number of micro-batches, and its place.
     pub chunks: Option<(usize, &'m Expr)>,
     pub stages: Vec<Stage>,
-    /// The rank of each stage, as the runtime places them.
+    /// Rank of each stage, as the runtime places them.
     pub ranks: Result<Vec<usize>, PlacementError>,
 }
 
@@ -47,13 +47,13 @@ impl<'m> Scheduled<'m> {
         self.kind.check_on(self.ranks.as_ref().ok()?, micro_batches).err()
     }
 
-    /// The first stage of a rank.
+    /// First stage of a rank.
     pub fn first_stage(&self, rank: usize) -> Option<&Stage> {
         let stage = self.ranks.as_ref().ok()?.iter().position(|&other| other == rank)?;
         self.stages.get(stage)
     }
 
-    /// The first stage of the first rank that has `most` stages.
+    /// First stage of the first rank that has `most` stages.
     pub fn fullest(&self, most: usize) -> Option<&Stage> {
         let ranks = self.ranks.as_ref().ok()?;
         let stages = |rank| ranks.iter().filter(|&&other| other == rank).count();

@@ -14,7 +14,7 @@ pub enum Unreadable {
     Unknown,
 }
 
-/// Whether `text` is `cpu`, `cuda:N`, `mps` or `xpu:N`.
+/// Checks that `text` is `cpu`, `cuda:N`, `mps` or `xpu:N`.
 pub fn read(text: &str) -> Result<(), Unreadable> {
     match text {
         "cpu" | "mps" => Ok(()),

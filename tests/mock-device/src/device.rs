@@ -3,32 +3,32 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::sync::{Mutex, PoisonError};
 
-/// What the log says.
+/// Kind of an entry in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// Work on the stream reads the block.
     Read,
-    /// Work on the stream writes it.
+    /// Work on the stream writes the block.
     Write,
     /// The CPU reads a block of pinned memory.
     HostRead,
-    /// The CPU writes one.
+    /// The CPU writes a block of pinned memory.
     HostWrite,
-    /// The block is allocated: it belongs to the stream.
+    /// The block is allocated, and belongs to the stream.
     Allocate,
-    /// It is given back.
+    /// The block is freed.
     Free,
-    /// The allocator is told that work on the stream uses the block.
+    /// The allocator learns that work on the stream uses the block (`record_stream`).
     Use,
-    /// The event marks what the stream has been given until now.
+    /// The event records the work queued on the stream so far.
     Record,
-    /// What the stream is given from now on waits for the event.
+    /// Work queued on the stream from now on waits for the event.
     Wait,
     /// The thread waits for the event.
     HostWaitsForEvent,
-    /// The thread waits for all that the stream has been given.
+    /// The thread waits for all work queued on the stream.
     HostWaitsForStream,
-    /// The thread waits for all that the device's streams have been given.
+    /// The thread waits for all work queued on the device's streams.
     HostWaitsForDevice,
 }
 
@@ -54,46 +54,46 @@ impl Kind {
     }
 }
 
-/// A line of the log.
+/// An entry of the log, which is one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// What happened.
+    /// Kind of the entry.
     pub kind: Kind,
-    /// The thread that did it or asked for it.
+    /// Number of the thread that did it or queued it.
     pub thread: i64,
-    /// The stream: the device's index times 1000, plus the stream's number on it, 0 being the
-    /// default one. -1 for pinned memory.
+    /// Number of the device stream: the device's index times 1000, plus the stream's number on the
+    /// device, where 0 is the default stream. It is -1 for pinned memory.
     pub stream: i64,
-    /// The block of memory, or the event.
+    /// Number of the block of memory, or of the event.
     pub object: i64,
-    /// The operator.
+    /// Name of the operator.
     pub name: String,
 }
 
 /// The part of the mock's log that has been read.
 struct Log {
     file: BufReader<File>,
-    /// A line whose end was not there yet.
+    /// Beginning of a line that was not complete yet.
     begun: String,
     entries: Vec<Entry>,
 }
 
 static LOG: Mutex<Option<Log>> = Mutex::new(None);
 
-/// Whether the devices are in this process. `mock.cpp` puts them in before the program begins, if
-/// that can be: not where libtorch has CUDA of its own.
+/// Whether this process has the mock devices. `mock.cpp` installs them before `main`, unless
+/// libtorch itself has CUDA.
 pub fn is_installed() -> bool {
     env::var_os(FILE).is_some()
 }
 
-/// The variable in which `mock.cpp` leaves the path of its log.
+/// Environment variable in which `mock.cpp` stores the path of its log.
 const FILE: &str = "PIPE_MOCK_DEVICE_LOG";
 
-/// What has happened since the process started, from entry `start` on.
+/// Returns the log of this process, from entry `start` on.
 ///
 /// # Panics
 ///
-/// If the devices are not installed.
+/// Panics if the devices are not installed, or if the log has fewer entries than `start`.
 pub fn log(start: usize) -> Vec<Entry> {
     let mut log = LOG.lock().unwrap_or_else(PoisonError::into_inner);
     let log = log.get_or_insert_with(Log::open);
@@ -116,7 +116,7 @@ impl Log {
     }
 }
 
-/// `kind thread stream object name`
+/// Parses a line `kind thread stream object name`.
 fn entry(line: &str) -> Option<Entry> {
     let mut words = line.splitn(5, ' ');
     let mut number = || words.next()?.parse::<i64>().ok();

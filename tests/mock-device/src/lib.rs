@@ -1,13 +1,13 @@
-//! Two accelerators made of the CPU, for the tests of what only accelerators need: streams, events,
-//! and memory that several streams use.
+//! Two mock accelerators that run on the CPU. They test what only accelerators have: device
+//! streams, events, and memory that several streams use.
 //!
-//! They are in each process that is linked to this crate, as `cuda:0` and `cuda:1`. Tensors, models
-//! and pipelines then run there as on real ones; results are those of the CPU. Each use of memory
-//! on a stream, each event and each wait goes into a log, and [`violations`] finds what the order
-//! of events does not cover: on a real accelerator, the two uses could overlap.
+//! Each process that is linked to this crate has them as `cuda:0` and `cuda:1`. Tensors, models and
+//! pipelines run there as on real accelerators, with the CPU's results. Each use of memory on a
+//! stream, each event and each wait goes into a log. [`violations`] finds uses of the same memory
+//! that no event puts in order, which could overlap on a real accelerator.
 //!
-//! A process whose libtorch has CUDA of its own cannot have the mock as well: [`is_installed`]
-//! tells.
+//! A process whose libtorch itself has CUDA cannot have the mock. [`is_installed`] tells whether it
+//! does.
 
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
@@ -15,7 +15,7 @@
 mod device;
 mod order;
 
-// For its link to libtorch.
+// Used only for its link to libtorch.
 use pipe_runtime as _;
 
 pub use device::{Entry, Kind, is_installed, log};

@@ -1,7 +1,7 @@
-// Two devices of the kind CUDA, in a process whose libtorch has none: memory is the host's,
-// operators are the CPU's, done at once by the thread that asks for them. What streams are for is
-// only written down: each use of memory on the stream that is current, each event, each wait. The
-// order that these make is checked afterwards.
+// Two mock CUDA devices, for a process whose libtorch has no CUDA. Memory is the host's, and
+// operators are the CPU's, run at once by the calling thread. Streams order nothing here: each use
+// of memory on the current stream, each event and each wait is only logged. The order that they
+// would give is checked afterwards.
 #include <ATen/ATen.h>
 #include <ATen/EmptyTensor.h>
 #include <ATen/NativeFunctions.h>
@@ -52,20 +52,20 @@ int64_t number_of(const c10::Stream& stream) {
   return stream.device_index() * 1000 + stream.id();
 }
 
-// The log: a file of lines, which the tests read.
+// The log is a file of lines, which the tests read.
 struct Log {
   std::mutex mutex;
   int file = -1;
 };
 
-// Never destroyed: workers may still write while the process ends.
+// The log is never destroyed, because workers may still write while the process ends.
 Log& log() {
   static auto* instance = new Log();
   return *instance;
 }
 
-// `stream` is the device's number times 1000 plus the stream's, `object` the block of memory or the
-// event.
+// Writes a line. `stream` is the device's number times 1000, plus the stream's number. `object` is
+// the number of the block of memory or of the event.
 void write(Kind kind, int64_t stream, int64_t object, const std::string& name) {
   std::ostringstream line;
   line << kind << ' ' << this_thread() << ' ' << stream << ' ' << object << ' ' << name << '\n';
@@ -78,7 +78,7 @@ void write(Kind kind, int64_t stream, int64_t object, const std::string& name) {
 
 thread_local c10::DeviceIndex current_device = 0;
 thread_local int64_t current_streams[kDevices] = {};
-// While an operator of the mock works, what it calls on the CPU is its own business.
+// Depth of running operators of the mock. The CPU operators that they call are not logged.
 thread_local int inside = 0;
 
 struct Inside {
@@ -176,12 +176,12 @@ struct Guard final : public c10::impl::DeviceGuardImplInterface {
   }
 };
 
-// A piece of memory of a device, or of pinned memory of the host.
+// A block of a device's memory, or of the host's pinned memory.
 struct Block {
   int64_t number;
   void* memory;
   size_t bytes;
-  // -1: pinned.
+  // The device's number, or -1 for pinned memory.
   int device;
 };
 
@@ -191,7 +191,7 @@ std::map<const char*, size_t> pinned;
 
 constexpr auto kAll = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
 
-// What is not written, or is gone, is not a number: whoever uses it shows.
+// Memory that is not written yet, or is freed, is filled with NaN, so that a use of it shows.
 constexpr int kPoison = 0xff;
 
 void release(void* context) {
@@ -384,7 +384,7 @@ void for_each_tensor(const c10::IValue& value, const Body& body) {
   }
 }
 
-// The same memory, as a tensor of the CPU.
+// Returns a CPU tensor on the same memory.
 at::Tensor on_cpu(const at::Tensor& tensor) {
   if (tensor.is_cpu()) {
     return tensor;
@@ -438,8 +438,8 @@ resize(const at::Tensor& self, at::IntArrayRef size, std::optional<at::MemoryFor
   return self;
 }
 
-// As CUDA's: on the current stream of the device that is not the CPU; between two devices on the
-// source's, with an event before and one after.
+// Copies as CUDA does: on the current stream of the device that is not the CPU. Between two
+// devices, it is the source's stream, with an event before the copy and one after.
 at::Tensor& copy(at::Tensor& self, const at::Tensor& source, bool non_blocking) {
   if (!inside) {
     const c10::Stream stream = current(source.is_cuda() ? source.device() : self.device());
@@ -456,7 +456,7 @@ at::Tensor& copy(at::Tensor& self, const at::Tensor& source, bool non_blocking) 
       done.record(stream);
       done.block(current(self.device()));
     }
-    // What lies in pageable memory is copied while the host waits.
+    // With pageable memory, the host waits for the copy.
     const at::Tensor& host = self.is_cuda() ? source : self;
     if (host.is_cpu() && !(non_blocking && block_of(host))) {
       Guard().synchronizeStream(stream);
@@ -514,7 +514,7 @@ void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   }
 }
 
-// The CPU's operators are not the mock's, but they must not touch pinned memory too early.
+// Logs uses of pinned memory by the CPU's operators, which must not touch it too early.
 std::unique_ptr<at::ObserverContext> watch_host(const at::RecordFunction& function) {
   if (inside) {
     return nullptr;
@@ -535,8 +535,8 @@ std::unique_ptr<at::ObserverContext> watch_host(const at::RecordFunction& functi
   return nullptr;
 }
 
-// CUDA's alone, so the CPU's operators cannot stand in: the dropout that takes a generator, and its
-// backward.
+// Dropout with a generator, and its backward. Only CUDA has these operators, so there is no CPU
+// operator to fall back to.
 std::tuple<at::Tensor, at::Tensor>
 fused_dropout(const at::Tensor& self, double keep, std::optional<at::Generator> generator) {
   at::Tensor kept = at::empty_like(self);
@@ -582,8 +582,8 @@ struct Kernels {
   }
 };
 
-// Puts the devices in and says where the log is, before the program begins. Not if libtorch has
-// CUDA of its own, or has found already that it has none.
+// Installs the devices and publishes the log's path, before `main`. It does nothing if libtorch
+// itself has CUDA, or has already found that it has none.
 __attribute__((constructor)) void install() {
   if (c10::impl::hasDeviceGuardImpl(c10::kCUDA)) {
     return;

@@ -1,26 +1,26 @@
-//! Which uses of memory the log's events put in order, by vector clocks (Mattern 1989, "Virtual
-//! Time and Global States of Distributed Systems").
+//! Determines which uses of memory the log's events put in order, by vector clocks (Mattern 1989,
+//! "Virtual Time and Global States of Distributed Systems").
 //!
-//! Each stream counts its uses; its clock says how many of each other's are certainly over when its
-//! next one starts. A stream learns from an event that it waits for, and from the thread that gives
-//! it work, which knows what it has itself waited for. Two uses of one block, at least one of them
-//! writing, must be in order. A block that is freed goes back to the stream that allocated it: the
-//! uses on other streams must be over for it by then, or known to the allocator.
+//! Each stream counts its uses. Its clock says how many uses of each other stream are certainly
+//! over when its next one starts. A stream learns from events that it waits for, and from the
+//! thread that queues its work, which knows the events that the thread has waited for. Two uses of
+//! one block must be in order if at least one of them writes. A freed block returns to the stream
+//! that allocated it: by then, the uses on other streams must be over for that stream, or known to
+//! the allocator.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{Entry, Kind};
 
-/// What works beside others: a stream, or the CPU.
+/// A device stream, or the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Agent {
     Stream(i64),
-    /// All threads together: locks put their uses of memory in order, which is not what is checked
-    /// here.
+    /// All threads together. Locks put their uses of memory in order, which is not checked here.
     Host,
 }
 
-/// For each agent, how many of its uses are over.
+/// Number of uses that are over, per agent.
 #[derive(Clone, Debug, Default)]
 struct Clock(BTreeMap<Agent, usize>);
 
@@ -55,23 +55,24 @@ struct Used {
 #[derive(Debug, Default)]
 struct Block {
     owner: Option<Agent>,
-    /// The last of each agent, of those that write and those that do not: who knows it knows those
-    /// before.
+    /// The last write and the last read of each agent. A clock that knows one of them knows the
+    /// earlier ones too.
     uses: BTreeMap<(Agent, bool), Used>,
+    /// Agents whose uses are known to the allocator.
     told: BTreeSet<Agent>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     clocks: BTreeMap<Agent, Clock>,
-    /// What each thread has waited for.
+    /// Clock of the uses that each thread has waited for.
     threads: BTreeMap<i64, Clock>,
     events: BTreeMap<i64, Clock>,
     blocks: BTreeMap<i64, Block>,
     found: Vec<String>,
 }
 
-/// Uses of memory that the events in the log do not put in order, in words.
+/// Describes the uses of memory that the events in the log do not put in order.
 ///
 /// ```
 /// use pipe_mock_device::{Entry, Kind, violations};

@@ -1,5 +1,5 @@
-//! Dropout on accelerators draws from the model's own streams: the same masks wherever the stages
-//! are, however they are run.
+//! Dropout on accelerators draws from the model's own random number generators, so the masks do not
+//! depend on the devices, the checkpoint mode or the schedule.
 
 use pipe_mock_device::{is_installed, log, violations};
 use pipe_runtime::{Checkpoint, Devices, ScheduleKind, pipeline};
@@ -19,7 +19,7 @@ struct Net {
     drop_second: nn::FuncT<'static>,
 }
 
-/// The output of a training step and the gradients, from one seed.
+/// Runs a training step from a fixed seed, and returns the output and the gradients.
 fn step(places: [Device; 2], checkpoint: Checkpoint, method: ScheduleKind) -> Vec<Tensor> {
     let vars = Net::vars(&Devices::new(places)).unwrap();
     let dropout = || nn::func_t(|x, train| x.dropout(0.5, train));
@@ -54,7 +54,7 @@ fn masks_depend_neither_on_placement_nor_on_checkpoints_nor_on_the_schedule() {
     let dropped = expected[0].eq(0.).sum(Kind::Int64).int64_value(&[]);
     assert!((10..46).contains(&dropped), "about half of 56 values are dropped, not {dropped}");
     for places in [[GPU0; 2], [GPU0, GPU1], [GPU1, GPU0]] {
-        // 1F1B has one stage per device.
+        // 1F1B needs one stage per device.
         let methods: &[_] = if places[0] == places[1] {
             &[ScheduleKind::GPipe, ScheduleKind::ZbH1]
         } else {

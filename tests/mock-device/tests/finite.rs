@@ -1,5 +1,5 @@
-//! Numbers that are not numbers, on accelerators: one flag is read back for each device, and what
-//! was changed is put back.
+//! NaN and infinity on accelerators: one flag per device is read back, and changed variables are
+//! restored.
 
 use pipe_mock_device::is_installed;
 use pipe_runtime::{Checkpoint, Context, Devices, Layer, Pipe, pipeline};
@@ -61,7 +61,7 @@ fn statistics_and_losses_that_stop_being_finite_fail_the_step_and_are_put_back()
         return;
     }
     for checkpoint in [Checkpoint::Always, Checkpoint::Never] {
-        // Micro-batches of 3, 3 and 1 rows: a single value has no unbiased variance.
+        // Micro-batches of 3, 3 and 1 rows. A single row has no unbiased variance.
         let (mut pipe, vars) = net(checkpoint, false);
         let variance = || vars.var_store().variables()["norm.running_var"].to_device(Device::Cpu);
         let trained =

@@ -1,4 +1,4 @@
-//! What the accelerators' allocators count is what a pipeline reports.
+//! A pipeline reports the numbers of the accelerators' allocators.
 
 use pipe_mock_device::is_installed;
 use pipe_runtime::{Checkpoint, Devices, pipeline};
@@ -14,7 +14,7 @@ struct Net {
     third: Linear,
 }
 
-/// A parameter's bytes in each layer: 64 x 64 weights and 64 biases of 4 bytes.
+/// Bytes of a layer's parameters: 64 x 64 weights and 64 biases of 4 bytes.
 const LAYER: u64 = (64 * 64 + 64) * 4;
 
 #[test]
@@ -41,7 +41,7 @@ fn the_report_tells_what_each_device_holds_now_and_at_most() {
     let report = pipe.train_step(&x, (), |output: &Tensor, ()| output.square().mean(Kind::Float)).unwrap();
     let after = pipe.memory().unwrap();
     for (memory, (before, layers)) in after.devices.iter().zip(before.devices.iter().zip([1, 2])) {
-        // The gradients stay; the activations are gone, but have been there.
+        // The gradients remain. The activations are freed, but count for the peak.
         assert!(memory.allocated >= before.allocated + layers * LAYER, "{after:?}");
         assert!(memory.peak_allocated > memory.allocated, "{after:?}");
         assert!(memory.peak_reserved >= memory.peak_allocated, "{after:?}");

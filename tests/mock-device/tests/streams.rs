@@ -1,4 +1,4 @@
-//! Pipelines on accelerators: the same results as on the CPU, and streams that wait for each other
+//! Pipelines on accelerators: they give the CPU's results, and device streams wait for each other
 //! wherever they must.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,7 +11,8 @@ use tch::{Device, Tensor};
 const GPU0: Device = Device::Cuda(0);
 const GPU1: Device = Device::Cuda(1);
 
-/// Four stages: skips to the next one, far ones, and one that crosses.
+/// A model of four stages, with skips to the next stage, over several stages, and across each
+/// other.
 #[pipeline(chunks = 3, allow(short_skip))]
 struct Net {
     #[device("cpu")]
@@ -50,7 +51,8 @@ impl Layer<(Tensor, Tensor, Tensor)> for MergeTwo {
     }
 }
 
-/// The placements: one device, two, stages that come back to a device, and both kinds mixed.
+/// Placements: one device, two devices, stages that return to a device, and accelerators mixed with
+/// the CPU.
 const PLACES: [[Device; 4]; 7] = [
     [GPU0; 4],
     [GPU0, GPU0, GPU1, GPU1],
@@ -62,8 +64,8 @@ const PLACES: [[Device; 4]; 7] = [
 ];
 const MODES: [Checkpoint; 3] = [Checkpoint::Always, Checkpoint::ExceptLast, Checkpoint::Never];
 
-/// The log is the process's, so one test at a time. `None` where the mock cannot be: libtorch has
-/// CUDA.
+/// Takes the lock for one test at a time, because the process has one log. Returns `None` without
+/// the mock, which is missing if libtorch itself has CUDA.
 fn devices() -> Option<MutexGuard<'static, ()>> {
     static LOCK: Mutex<()> = Mutex::new(());
     let guard = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
@@ -87,7 +89,7 @@ fn net(places: [Device; 4], mode: Checkpoint, method: ScheduleKind) -> pipe_runt
         merge_far: MergeTwo,
         last: linear(vars.last()),
     };
-    // The initial values are drawn on each device; the same everywhere makes results comparable.
+    // Each device draws its own initial values. The same values everywhere make results comparable.
     let mut named: Vec<_> = vars.var_store().variables().into_iter().collect();
     named.sort_by(|(a, _), (b, _)| a.cmp(b));
     tch::manual_seed(2);
@@ -115,7 +117,8 @@ fn gradients(vars: &NetVars) -> Vec<Tensor> {
     named.iter().map(|(_, variable)| variable.grad().to_device(Device::Cpu)).collect()
 }
 
-/// Two training steps, with the optimizer between: outputs, and the second step's gradients.
+/// Runs two training steps with the optimizer, and returns the outputs and the second step's
+/// gradients.
 fn train(places: [Device; 4], mode: Checkpoint, method: ScheduleKind) -> pipe_runtime::Result<Vec<Tensor>> {
     let (mut pipe, vars) = net(places, mode, method)?;
     let mut optimizer = nn::Sgd::default().build(vars.var_store(), 0.1)?;
@@ -132,7 +135,7 @@ fn train(places: [Device; 4], mode: Checkpoint, method: ScheduleKind) -> pipe_ru
     Ok(found)
 }
 
-/// Two steps of forward, loss and backward, the input wanting a gradient.
+/// Runs two steps of forward, loss and backward, with an input that requires a gradient.
 fn forward_and_backward(places: [Device; 4], mode: Checkpoint) -> Vec<Tensor> {
     let (mut pipe, vars) = net(places, mode, ScheduleKind::GPipe).unwrap();
     let mut optimizer = nn::Sgd::default().build(vars.var_store(), 0.1).unwrap();
@@ -167,7 +170,7 @@ fn start() -> usize {
     log(0).len()
 }
 
-/// The streams on which `operator` has written, each once.
+/// Lists the device streams on which `operator` has written, each once.
 fn streams_of(log: &[Entry], operator: &str) -> Vec<i64> {
     let on = log.iter().filter(|entry| entry.kind == Kind::Write && entry.name == operator);
     let mut streams: Vec<_> = on.map(|entry| entry.stream).collect();
@@ -186,7 +189,7 @@ fn every_placement_mode_and_schedule_trains_as_on_the_cpu_and_in_order() {
             for method in ScheduleKind::ALL {
                 let what = format!("{places:?}, {mode}, {method}");
                 let from = start();
-                // A schedule that these stages cannot run is refused when the pipeline is built.
+                // Building the pipeline fails if these stages cannot run the schedule.
                 let Ok(found) = train(places, mode, method) else { continue };
                 assert_close(&found, &expected, &what);
                 assert_ordered(&log(from), &what);
@@ -194,8 +197,8 @@ fn every_placement_mode_and_schedule_trains_as_on_the_cpu_and_in_order() {
             }
         }
     }
-    // GPipe runs everywhere; the schedules with two stages per rank and those of one device where
-    // they fit.
+    // GPipe runs on every placement. Schedules for one stage per device, or for two, run where they
+    // fit.
     assert!(runs >= PLACES.len() * MODES.len() + 12, "{runs}");
 }
 

@@ -1,7 +1,7 @@
-//! The kinds of layers.
+//! Kinds of layers.
 
-/// A kind of layer that maps `[rows, TOKENS, WIDTH]` floats to the same shape, so that all of them
-/// stack in any order.
+/// A kind of layer. Each maps `[rows, TOKENS, WIDTH]` floats to the same shape, so that layers can
+/// be stacked in any order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Creature {
     /// A linear map and `tanh`.
@@ -12,21 +12,21 @@ pub enum Creature {
     Gru,
     /// A weight divided by its largest singular value. The power iteration's vector is state.
     Spectral,
-    /// As `Spectral`, but the vector is a trainable variable that was frozen.
+    /// Like `Spectral`, but the vector is a trainable variable that is frozen.
     SpectralFrozenVector,
     /// Batch norm, directly under the layer's path.
     BatchNorm,
     /// Two batch norms, several names below the layer's path.
     NestedBatchNorm,
-    /// Takes a running mean away that it updates first: its output depends on its state.
+    /// Subtracts a running mean that it updates first, so its output depends on its state.
     Centre,
-    /// Its output depends on how often it has run: an integer.
+    /// Counts its runs in an integer, on which its output depends.
     Counting,
     /// A queue of means, written row by row.
     Queue,
-    /// A weight that follows another one slowly.
+    /// A weight with a second one that follows it slowly.
     SlowWeight,
-    /// A running mean that gets other memory each time (`set_data`).
+    /// A running mean whose memory is replaced at each update (`set_data`).
     MovedMean,
     /// A table of vectors, with dense gradients.
     DenseEmbedding,
@@ -34,49 +34,50 @@ pub enum Creature {
     SparseEmbedding,
     /// A table with a sparse and a dense gradient at once.
     SparseAndDense,
-    /// Forces: the gradient of an energy for a leaf that the layer makes, itself differentiable.
+    /// Forces: the gradient of an energy with respect to a leaf that the layer creates. The
+    /// gradient is itself differentiable.
     Forces,
-    /// The square of the slope for its own input, itself differentiable.
+    /// The squared gradient with respect to its own input, which is itself differentiable.
     SlopePenalty,
-    /// Optimises a leaf of its own by `backward()`, and uses what it has found.
+    /// Optimises a leaf that it creates, by `backward()`, and uses the result.
     InnerSteps,
     /// Takes a step on its own weight, and trains through that step.
     FastWeight,
-    /// Goes on from a leaf that it makes of its input.
+    /// Computes with a leaf that it creates from its input.
     OwnLeaf,
-    /// A frozen weight plus a trained product of low rank, on the last token.
+    /// A frozen weight plus a trained product of low rank, for the last token.
     LowRank,
-    /// A weight with columns of length one, on the last token.
+    /// A weight with columns of length one, for the last token.
     NormalisedWeight,
-    /// Attention with a bias made of parameters.
+    /// Attention with a bias of parameters.
     BiasedAttention,
     /// Attention with a constant mask of floats.
     MaskedAttention,
-    /// Pairs of numbers turned by a constant table of complex numbers.
+    /// Pairs of numbers, rotated by a constant table of complex numbers.
     Rotary,
-    /// A complex constant among the variables that are not trained, and a complex parameter.
+    /// A complex parameter, and a complex constant that is a variable but not trained.
     ComplexWeights,
-    /// A mixture of experts with a capacity. One gets no token and is run on none, one gets no
-    /// token and is left out; the others may get none.
+    /// A mixture of four experts with a capacity. Two may get tokens. The other two get none: one
+    /// runs on an empty tensor, and the other is left out.
     Experts,
-    /// Adds what it keeps of the micro-batches before, also over calls.
+    /// Adds a value that it keeps from the micro-batches before, across calls.
     Cache,
-    /// Adds what it keeps of the micro-batches before, from each call's first one on.
+    /// Adds a value that it keeps from the micro-batches before in the same call.
     CacheOfOneCall,
     /// A weight that is used twice.
     Twice,
     /// A view that is changed in place.
     InPlaceView,
-    /// Lets no gradient through to its input.
+    /// Passes no gradient to its input.
     Cut,
-    /// Gives what it takes.
+    /// Returns its input.
     Identity,
-    /// Dropout. It has no twin: its random numbers are the pipeline's own.
+    /// Dropout. It has no twin, because plain tch draws other random numbers than the pipeline.
     Dropout,
 }
 
 impl Creature {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Creature; 34] = [
         Creature::Mix,
         Creature::Lstm,
@@ -114,13 +115,13 @@ impl Creature {
         Creature::Dropout,
     ];
 
-    /// Whether plain tch can give the same numbers.
+    /// Whether plain tch can compute the same numbers.
     pub fn has_twin(self) -> bool {
         self != Creature::Dropout
     }
 
-    /// Whether what a row becomes depends on no other row and on nothing that was before. Then the
-    /// whole batch at once is right too.
+    /// Whether each row's output is independent of other rows and of earlier runs. If it is, the
+    /// whole batch can also run at once.
     pub fn rows_are_independent(self) -> bool {
         !matches!(
             self,
@@ -141,8 +142,8 @@ impl Creature {
         )
     }
 
-    /// Whether it chooses by the values of its input. A rounding in the layers before may then
-    /// change the choice.
+    /// Whether the layer makes choices by the values of its input. A rounding in the layers before
+    /// it may then change a choice.
     pub fn chooses(self) -> bool {
         matches!(
             self,
@@ -150,9 +151,9 @@ impl Creature {
         )
     }
 
-    /// Whether each parameter's gradient comes in one piece per micro-batch. If not, plain tch
-    /// adds the pieces of one backward first, and the pipeline adds each to its sum: equal, but
-    /// for rounding.
+    /// Whether each parameter's gradient comes in one piece per micro-batch. If not, plain tch adds
+    /// the pieces of one backward first, whereas the pipeline adds each to its sum. The results are
+    /// equal except for rounding.
     pub fn uses_parameters_once(self) -> bool {
         !matches!(
             self,

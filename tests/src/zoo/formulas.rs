@@ -1,11 +1,11 @@
-//! What layers and their twins have in common: functions of tensors, without state.
+//! Formulas that layers and their twins share: functions of tensors, without state.
 
 use tch::{Kind, Tensor};
 
 /// Tokens per row.
 pub const TOKENS: i64 = 5;
 
-/// Numbers per token. Rows of 30 floats: micro-batches begin at any multiple of 8 bytes.
+/// Numbers per token. A row has 30 floats, so micro-batches begin at any multiple of 8 bytes.
 pub const WIDTH: i64 = 6;
 
 /// Entries of an embedding's table.
@@ -16,12 +16,12 @@ pub(super) const HEADS: i64 = 2;
 /// Rows of a queue.
 pub(super) const QUEUE: i64 = 3;
 
-/// A linear map and `tanh`.
+/// Applies a linear map and `tanh`.
 pub(super) fn mix(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Tensor {
     x.linear(weight, Some(bias)).tanh()
 }
 
-/// The last token of each row, `[rows, 1, WIDTH]`.
+/// Selects the last token of each row: `[rows, 1, WIDTH]`.
 pub(super) fn last_token(x: &Tensor) -> Tensor {
     x.narrow(1, x.size()[1] - 1, 1)
 }
@@ -35,7 +35,7 @@ pub(super) fn normalised_weight(x: &Tensor, weight: &Tensor, gain: &Tensor) -> T
     x + last_token(x).matmul(&(weight / length * gain))
 }
 
-/// One step of the power iteration: the two singular vectors.
+/// Runs one step of the power iteration, and returns the two singular vectors.
 pub(super) fn power_iteration(weight: &Tensor, u: &Tensor) -> (Tensor, Tensor) {
     let unit = |vector: Tensor| &vector / (vector.norm() + 1e-6);
     let weight = weight.detach();
@@ -48,7 +48,7 @@ pub(super) fn spectral(x: &Tensor, weight: &Tensor, (u, v): (&Tensor, &Tensor)) 
     x * 0.5 + x.matmul(&(weight / largest)).tanh()
 }
 
-/// Which word each token is.
+/// Maps each token to the index of a word.
 pub(super) fn words(x: &Tensor) -> Tensor {
     (x.detach().select(2, 0) * 2.).floor().clamp(-3., 3.).to_kind(Kind::Int64) + 3
 }
@@ -111,7 +111,7 @@ pub(super) fn attention(x: &Tensor, weight: &Tensor, mask: &Tensor) -> Tensor {
     x * 0.5 + found.transpose(1, 2).reshape([-1, TOKENS, WIDTH])
 }
 
-/// The bias of each pair of tokens by their distance: `[HEADS, 2 TOKENS - 1]` into
+/// Looks up the bias of each pair of tokens by their distance: from `[HEADS, 2 TOKENS - 1]` to
 /// `[HEADS, TOKENS, TOKENS]`.
 pub(super) fn distance_bias(table: &Tensor) -> Tensor {
     let positions = Tensor::arange(TOKENS, (Kind::Int64, table.device()));
@@ -119,7 +119,8 @@ pub(super) fn distance_bias(table: &Tensor) -> Tensor {
     table.index_select(1, &distance.view([-1])).view([HEADS, TOKENS, TOKENS])
 }
 
-/// Each token sees itself and those before: zero there, and minus infinity elsewhere.
+/// Mask with which each token sees itself and the tokens before it: zero there, and minus infinity
+/// elsewhere.
 pub(super) fn causal_mask() -> Tensor {
     let infinite = Tensor::full([TOKENS, TOKENS], f64::NEG_INFINITY, (Kind::Float, tch::Device::Cpu));
     infinite.triu(1)
@@ -132,12 +133,12 @@ pub(super) fn rotations() -> Tensor {
     Tensor::polar(&angle.ones_like(), &angle)
 }
 
-/// Pairs of numbers as complex ones.
+/// Views pairs of numbers as complex numbers.
 pub(super) fn as_complex(x: &Tensor) -> Tensor {
     x.contiguous().view([-1, TOKENS, WIDTH / 2, 2]).view_as_complex()
 }
 
-/// The way back.
+/// Views complex numbers as pairs of numbers.
 pub(super) fn as_real(x: &Tensor) -> Tensor {
     x.view_as_real().reshape([-1, TOKENS, WIDTH])
 }
@@ -147,7 +148,8 @@ pub(super) fn complex_weights(x: &Tensor, weight: &Tensor, constant: &Tensor) ->
     x * 0.5 + as_real(&turned).tanh()
 }
 
-/// Of four experts, the first two may get tokens, as many as each has room for.
+/// Runs four experts. The first two may get tokens, up to the capacity. The third runs on an empty
+/// tensor, and the fourth is left out.
 pub(super) fn experts(x: &Tensor, gate: &Tensor, weights: &[Tensor; 4]) -> Tensor {
     let tokens = x.reshape([-1, WIDTH]);
     let closed = Tensor::from_slice(&[0_f32, 0., -1e4, -1e4]);
@@ -169,7 +171,7 @@ pub(super) fn experts(x: &Tensor, gate: &Tensor, weights: &[Tensor; 4]) -> Tenso
     sum.view([-1, TOKENS, WIDTH])
 }
 
-/// With what was kept of the micro-batches before.
+/// Adds the value that was kept from the micro-batches before.
 pub(super) fn with_kept(x: &Tensor, weight: &Tensor, kept: Option<&Tensor>) -> Tensor {
     let x = x * weight;
     match kept {
@@ -178,7 +180,7 @@ pub(super) fn with_kept(x: &Tensor, weight: &Tensor, kept: Option<&Tensor>) -> T
     }
 }
 
-/// What is kept for the next micro-batch.
+/// Computes the value to keep for the next micro-batch.
 pub(super) fn to_keep(y: &Tensor, kept: Option<&Tensor>) -> Tensor {
     let mean = y.detach().mean_dim([0_i64].as_slice(), true, Kind::Float);
     match kept {
@@ -202,17 +204,17 @@ pub(super) fn cut(x: &Tensor, weight: &Tensor) -> Tensor {
     x.detach().matmul(weight).tanh()
 }
 
-/// The mean over rows and tokens.
+/// Mean over rows and tokens.
 pub(super) fn mean(x: &Tensor) -> Tensor {
     x.detach().mean_dim([0_i64, 1].as_slice(), false, Kind::Float)
 }
 
-/// With the mean of what is in a queue.
+/// Adds the mean of a queue.
 pub(super) fn with_queue(x: &Tensor, gain: &Tensor, queue: &Tensor) -> Tensor {
     (x * gain + queue.mean_dim([0_i64].as_slice(), false, Kind::Float)).tanh()
 }
 
-/// With a weight and one that follows it.
+/// Applies a weight, and the one that follows it.
 pub(super) fn two_weights(x: &Tensor, weight: &Tensor, slow: &Tensor) -> Tensor {
     x.matmul(weight).tanh() + x.matmul(slow) * 0.5
 }

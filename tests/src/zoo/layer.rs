@@ -1,4 +1,4 @@
-//! The layers, as a user of the pipeline writes them.
+//! The layers, written as a user of the pipeline writes them.
 
 use pipe_runtime::{Carried, Context};
 use tch::nn::{self, Module, ModuleT, Path, RNN};
@@ -7,20 +7,20 @@ use tch::{Device, Kind, Tensor};
 use super::creature::Creature;
 use super::formulas::{self, HEADS, QUEUE, TOKENS, WIDTH, WORDS};
 
-/// What a layer does with a micro-batch.
+/// Function of a layer on a micro-batch.
 pub(super) type Body = Box<dyn Fn(&Tensor, &Context) -> Tensor + Send>;
 
-/// A square weight.
+/// Creates a square weight.
 fn weight(path: &Path<'_>, name: &str) -> Tensor {
     path.randn(name, &[WIDTH, WIDTH], 0., 0.4)
 }
 
-/// One number per column, about one.
+/// Creates a gain per column, with values around one.
 fn gain(path: &Path<'_>, name: &str) -> Tensor {
     path.randn(name, &[WIDTH], 1., 0.2)
 }
 
-/// The layer of a kind, with its variables at `path`.
+/// Creates a layer of this kind, with its variables at `path`.
 pub(super) fn body(creature: Creature, path: &Path<'_>) -> Body {
     match creature {
         Creature::Mix => {
@@ -51,7 +51,7 @@ pub(super) fn body(creature: Creature, path: &Path<'_>) -> Body {
                     let moved = tch::no_grad(|| &mean * 0.5 + formulas::mean(x) * 0.5);
                     tch::no_grad(|| mean.shallow_clone().copy_(&moved));
                 }
-                // A copy: the next micro-batch changes what this one's graph would keep.
+                // A copy, because this graph saves the mean and the next micro-batch changes it.
                 (x - mean.copy()).sin()
             })
         }
@@ -205,7 +205,7 @@ fn cache(creature: Creature, path: &Path<'_>) -> Body {
     })
 }
 
-/// A module of modules.
+/// A module that contains modules.
 #[derive(Debug)]
 struct Block {
     first: nn::BatchNorm,

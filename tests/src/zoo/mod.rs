@@ -1,8 +1,8 @@
 //! A zoo of layers, each with its twin in plain tch.
 //!
 //! The unpipelined run shares splitting, values and random numbers with the pipeline, so it cannot
-//! show what is wrong with them. A twin shares nothing but formulas: it runs on plain variables
-//! with the same values, and its state and its autograd are plain tch's.
+//! show a mistake in them. A twin shares only formulas: it runs on plain variables with the same
+//! values, and its state and its autograd are plain tch's.
 
 pub mod creature;
 pub mod formulas;

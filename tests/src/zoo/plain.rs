@@ -1,7 +1,7 @@
 //! The twins: the same layers in plain tch, on plain variables with the same values.
 //!
-//! What changes is replaced and never written to, so that nothing here depends on how the pipeline
-//! looks after state.
+//! State is replaced and never written to, so that nothing here depends on how the pipeline handles
+//! state.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use super::formulas::{self, QUEUE, WIDTH};
 /// Values by name.
 pub type Named = BTreeMap<String, Tensor>;
 
-/// A model's variables outside of the pipeline, and what its layers keep.
+/// A copy of a model's variables outside the pipeline, and the values that its layers keep.
 #[derive(Debug)]
 pub struct Twin {
     variables: Named,
@@ -23,13 +23,13 @@ pub struct Twin {
 }
 
 impl Twin {
-    /// With copies of a model's variables, and nothing kept.
+    /// Creates a twin with copies of a model's variables and no kept values.
     pub fn of(variables: &VarStore) -> Self {
         let copied = variables.variables().into_iter().map(|(name, tensor)| (name, copy(&tensor)));
         Self { variables: copied.collect(), kept: Named::new(), training: true }
     }
 
-    /// The same again, without gradients.
+    /// Copies the twin, without gradients.
     pub fn fork(&self) -> Self {
         let copies = |named: &Named| named.iter().map(|(name, tensor)| (name.clone(), copy(tensor))).collect();
         Self { variables: copies(&self.variables), kept: copies(&self.kept), training: self.training }
@@ -40,17 +40,17 @@ impl Twin {
         self.variables.values().any(Tensor::requires_grad)
     }
 
-    /// The gradients, by name; none where nothing came.
+    /// Gradients by name, or `None` for a variable without one.
     pub fn gradients(&self) -> BTreeMap<String, Option<Tensor>> {
         gradients(&self.variables)
     }
 
-    /// Everything that a layer may have changed: all variables.
+    /// Values of all variables, which layers may have changed.
     pub fn state(&self) -> Named {
         self.variables.iter().map(|(name, tensor)| (name.clone(), tensor.detach())).collect()
     }
 
-    /// The part of the layer at this path.
+    /// Returns the part of the layer at this path.
     pub fn layer(&mut self, path: &str) -> TwinLayer<'_> {
         TwinLayer { path: path.to_owned(), twin: self }
     }
@@ -60,7 +60,7 @@ fn copy(tensor: &Tensor) -> Tensor {
     tensor.detach().copy().set_requires_grad(tensor.requires_grad())
 }
 
-/// The gradients of variables, by name; none where nothing came.
+/// Gradients of variables by name, or `None` for a variable without one.
 pub fn gradients(variables: &Named) -> BTreeMap<String, Option<Tensor>> {
     let gradient = |tensor: &Tensor| Some(tensor.grad()).filter(Tensor::defined);
     variables.iter().map(|(name, tensor)| (name.clone(), gradient(tensor))).collect()
@@ -74,13 +74,13 @@ pub struct TwinLayer<'t> {
 }
 
 impl TwinLayer<'_> {
-    /// A variable.
+    /// Returns a variable of the layer.
     pub fn get(&self, name: &str) -> Tensor {
         let name = format!("{}.{name}", self.path);
         self.twin.variables.get(&name).unwrap_or_else(|| panic!("there is no `{name}`")).shallow_clone()
     }
 
-    /// Puts another value in a variable's place.
+    /// Replaces the value of a variable.
     fn put(&mut self, name: &str, value: Tensor) {
         let trained = self.get(name).requires_grad();
         let value = value.detach().set_requires_grad(trained);
@@ -91,7 +91,7 @@ impl TwinLayer<'_> {
         self.twin.kept.get(&self.path).map(Tensor::shallow_clone)
     }
 
-    /// Runs the layer of a kind on micro-batch number `micro_batch`.
+    /// Runs the layer, which is of this kind, on micro-batch number `micro_batch`.
     pub fn run(&mut self, creature: Creature, x: &Tensor, micro_batch: usize) -> Tensor {
         let training = self.twin.training;
         match creature {
@@ -191,8 +191,8 @@ impl TwinLayer<'_> {
         let names = ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"];
         let weights = names.map(|name| self.get(name));
         let start = Tensor::zeros([1, x.size()[0], WIDTH], (Kind::Float, x.device()));
-        // Before the rest, as in the layer: gradients are added in the reverse order, and the
-        // first one's layout in memory is the sum's.
+        // This comes first, as in the layer: gradients are added in the reverse order, and the sum
+        // gets the memory layout of the first one.
         let half = x * 0.5;
         let y = match creature {
             Creature::Lstm => {

@@ -1,10 +1,10 @@
-//! What tests see of layers that run, and how they make them fail.
+//! Probes that count the passes of layers and make layers fail.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pipe_runtime::{Context, Layer, Tied};
 
-/// How often a layer has run.
+/// Numbers of passes of a layer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Passes {
     /// First passes.
@@ -13,18 +13,18 @@ pub struct Passes {
     pub again: usize,
 }
 
-/// Where a layer panics, after it has done its work.
+/// Place at which a layer panics, after it has done its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// The layer's number.
+    /// Number of the layer.
     pub layer: usize,
-    /// The micro-batch's number.
+    /// Number of the micro-batch.
     pub micro_batch: usize,
-    /// In its recomputation, not in its first pass.
+    /// Whether the layer panics in the recomputation instead of the first pass.
     pub recomputing: bool,
 }
 
-/// Counts the passes of a model's layers, and lets one of them fail. All handles are on the same.
+/// Counts the passes of a model's layers, and makes one of them fail. Clones share the same state.
 #[derive(Clone, Debug, Default)]
 pub struct Probe(Arc<Mutex<Seen>>);
 
@@ -39,7 +39,7 @@ impl Probe {
         body(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The passes of each layer since the last time that this was asked.
+    /// Returns the passes of each layer since the last call.
     pub fn take(&self) -> Vec<Passes> {
         self.with(|seen| {
             let fresh = vec![Passes::default(); seen.passes.len()];
@@ -47,12 +47,12 @@ impl Probe {
         })
     }
 
-    /// From now on, a layer fails there; with `None`, nowhere.
+    /// Makes a layer fail at this place from now on. With `None`, no layer fails.
     pub fn fail(&self, fault: impl Into<Option<Fault>>) {
         self.with(|seen| seen.fault = fault.into());
     }
 
-    /// The same layer under this probe, with the next number.
+    /// Wraps a layer so that this probe watches it, under the next number.
     pub fn watch<L>(&self, layer: L) -> Probed<L> {
         let number = self.with(|seen| {
             seen.passes.push(Passes::default());
@@ -72,7 +72,7 @@ impl Probe {
     }
 }
 
-/// A layer under a [`Probe`].
+/// A layer that a [`Probe`] watches.
 #[derive(Debug)]
 pub struct Probed<L> {
     layer: L,

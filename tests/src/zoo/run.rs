@@ -1,4 +1,4 @@
-//! Steps, in the pipeline and in plain tch, and the comparison of the two.
+//! Steps in the pipeline and in plain tch, and their comparison.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,46 +14,47 @@ use super::stacks::ZooModel;
 /// A mini-batch.
 #[derive(Debug)]
 pub struct Batch {
-    /// The tensors that flow in.
+    /// Tensors of the input.
     pub input: Vec<Tensor>,
-    /// What the loss compares the output with.
+    /// Target, with which the loss compares the output.
     pub target: Tensor,
 }
 
 impl Batch {
-    /// A random one of so many rows.
+    /// Creates a random mini-batch of `rows` rows.
     pub fn of<M: ZooModel>(rows: i64) -> Self {
         Self { input: M::batch(rows), target: M::target(rows) }
     }
 
-    /// Its rows.
+    /// Number of rows.
     pub fn rows(&self) -> i64 {
         self.target.size()[0]
     }
 
-    /// Into how many micro-batches it is split.
+    /// Number of micro-batches that it is split into.
     pub fn micro_batches(&self, chunks: usize) -> usize {
         self.target.chunk(chunks as i64, 0).len()
     }
 
-    /// Whether it can be trained with by this call: integers want no gradient.
+    /// Whether this call can train with the mini-batch: integers cannot require a gradient.
     pub fn allows(&self, call: Call) -> bool {
         call != Call::Forward { wants_gradient: true } || self.input[0].is_floating_point()
     }
 
-    /// The input on the same memory. With `wants_gradient`, its first tensor wants one.
+    /// Creates the input from the same memory. With `wants_gradient`, its first tensor requires
+    /// one.
     fn input(&self, wants_gradient: bool) -> Vec<Tensor> {
         let leaf = |(index, tensor): (usize, &Tensor)| tensor.detach().set_requires_grad(wants_gradient && index == 0);
         self.input.iter().enumerate().map(leaf).collect()
     }
 }
 
-/// How a mini-batch is trained with.
+/// Way to train with a mini-batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Call {
-    /// `forward`, a loss of the joined output, and `backward()`. The input may want a gradient.
+    /// `forward`, a loss of the joined output, and `backward()`.
     Forward {
-        /// Whether it does.
+        /// Whether the input requires a gradient.
         wants_gradient: bool,
     },
     /// `train_step`.
@@ -61,7 +62,7 @@ pub enum Call {
 }
 
 impl Call {
-    /// The schedule that the pipeline is built for.
+    /// Schedule that the pipeline is built for.
     pub fn method(self) -> ScheduleKind {
         match self {
             Self::Forward { .. } => ScheduleKind::GPipe,
@@ -79,22 +80,22 @@ impl fmt::Display for Call {
     }
 }
 
-/// The order in which plain tch goes back through micro-batches.
+/// Order in which plain tch runs the micro-batches backward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Order {
-    /// One backward of a loss of the joined outputs. The input may want a gradient.
+    /// One backward of a loss of the joined outputs.
     Joined {
-        /// Whether it does.
+        /// Whether the input requires a gradient.
         wants_gradient: bool,
     },
-    /// One backward of the sum of the losses: the last micro-batch comes first.
+    /// One backward of the sum of the losses, in which the last micro-batch comes first.
     LastFirst,
-    /// A backward for each loss, one after the other.
+    /// A backward for each loss, from the first to the last.
     FirstFirst,
 }
 
 impl Order {
-    /// The order of a call over `stages` stages: the one of all of its lists.
+    /// Returns the order of a call over `stages` stages, which is the order in all of its lists.
     ///
     /// # Panics
     ///
@@ -119,8 +120,8 @@ impl Order {
     }
 }
 
-/// How many ranks a method has for so many stages on the CPU, and how many stages each of them
-/// has.
+/// Returns the number of ranks that a method has for `stages` stages on the CPU, and the number of
+/// stages per rank.
 pub fn ranks(method: ScheduleKind, stages: usize) -> (usize, usize) {
     let per_rank = match method {
         ScheduleKind::GPipe | ScheduleKind::ZbH1 => 1,
@@ -129,15 +130,15 @@ pub fn ranks(method: ScheduleKind, stages: usize) -> (usize, usize) {
     (stages / per_rank, per_rank)
 }
 
-/// The lists that a training step goes through.
+/// Returns the action lists of a training step.
 fn lists(method: ScheduleKind, stages: usize, chunks: usize, micro_batches: usize) -> Schedule {
     let (ranks, per_rank) = ranks(method, stages);
     let rank_of: Vec<_> = (0..stages).map(|stage| method.rank_of(stage, ranks, per_rank)).collect();
     method.schedule_within(&rank_of, micro_batches, chunks).expect("the pipeline has been built")
 }
 
-/// Whether a checkpointed micro-batch is recomputed in a stage. It is not where its backward comes
-/// right after its forward: there would be nothing to gain.
+/// Whether a checkpointed micro-batch is recomputed in a stage. It is not if its backward comes
+/// right after its forward, because checkpointing would save nothing.
 fn is_recomputed(lists: &Schedule, stage: usize, micro_batch: usize) -> bool {
     let forward = Action::forward(stage, micro_batch);
     let at_once = |pair: &[Action]| {
@@ -148,40 +149,40 @@ fn is_recomputed(lists: &Schedule, stage: usize, micro_batch: usize) -> bool {
     !lists.ranks.iter().any(|list| list.windows(2).any(at_once))
 }
 
-/// Whether a method can run so many micro-batches through so many stages.
+/// Whether a method can run `chunks` micro-batches through `stages` stages.
 pub fn runs(method: ScheduleKind, stages: usize, chunks: usize) -> bool {
     let (ranks, per_rank) = ranks(method, stages);
     stages.is_multiple_of(per_rank) && method.check(ranks, per_rank, chunks).is_ok()
 }
 
-/// What a step leaves behind.
+/// Everything that a step computes or changes.
 #[derive(Debug)]
 pub struct Outcome {
     /// The joined output.
     pub output: Tensor,
-    /// The micro-batches' losses, or the one of the joined output.
+    /// Losses of the micro-batches, or the single loss of the joined output.
     pub losses: Vec<Tensor>,
-    /// The gradient of the input's first tensor.
+    /// Gradient of the input's first tensor.
     pub input: Option<Tensor>,
-    /// The variables' gradients.
+    /// Gradients of the variables.
     pub gradients: BTreeMap<String, Option<Tensor>>,
-    /// The variables' values.
+    /// Values of the variables.
     pub state: Named,
 }
 
 /// A step in plain tch.
 #[derive(Debug)]
 pub struct Plain {
-    /// What it leaves behind.
+    /// Outcome of the step.
     pub outcome: Outcome,
-    /// By micro-batch and stage, whether something that the stage sends carries a gradient.
+    /// Whether a value that a stage sends requires a gradient, by micro-batch and stage.
     pub carries: Vec<Vec<bool>>,
-    /// Whether the loss of any micro-batch carries a gradient.
+    /// Whether the step has a backward.
     pub trains: bool,
 }
 
-/// Runs a step in plain tch, micro-batch by micro-batch, on the same views that the pipeline
-/// makes. The twin has no gradients before.
+/// Runs a step in plain tch, micro-batch by micro-batch, on the same views that the pipeline makes.
+/// The twin must have no gradients yet.
 pub fn plain<M: ZooModel>(layers: &M::Layers, twin: &mut Twin, batch: &Batch, chunks: usize, order: Order) -> Plain {
     let input = batch.input(order == Order::Joined { wants_gradient: true });
     let parts = |tensor: &Tensor| tensor.chunk(chunks as i64, 0);
@@ -208,7 +209,7 @@ pub fn plain<M: ZooModel>(layers: &M::Layers, twin: &mut Twin, batch: &Batch, ch
     match order {
         Order::Joined { .. } => {
             let loss = M::loss(&output, &batch.target);
-            // With nothing to train but what layers make for themselves, `forward` keeps no graph.
+            // If only leaves that layers create require gradients, `forward` keeps no graph.
             trains = loss.requires_grad() && (input[0].requires_grad() || twin.trains());
             losses.push(loss.detach());
             if trains {
@@ -229,24 +230,24 @@ pub fn plain<M: ZooModel>(layers: &M::Layers, twin: &mut Twin, batch: &Batch, ch
     Plain { outcome, carries, trains }
 }
 
-/// A built pipeline that is watched.
+/// A built pipeline with a probe.
 pub struct Watched<M: ZooModel> {
     /// The pipeline.
     pub pipe: Pipe<M>,
-    /// Its variables.
+    /// The pipeline's variables.
     pub vars: M::Vars,
-    /// Sees its layers.
+    /// Probe that watches the layers.
     pub probe: Probe,
     layers: M::Layers,
     call: Call,
 }
 
 impl<M: ZooModel> Watched<M> {
-    /// A pipeline whose variables come from `seed`, and the plain twin of the same.
+    /// Builds a pipeline whose variables are initialized from `seed`, and its twin in plain tch.
     ///
     /// # Errors
     ///
-    /// As [`PipeBuilder::build`].
+    /// Fails when [`PipeBuilder::build`] does.
     pub fn build(
         layers: &M::Layers,
         seed: i64,
@@ -263,21 +264,22 @@ impl<M: ZooModel> Watched<M> {
         Ok((Self { pipe, vars, probe, layers: layers.clone(), call }, twin))
     }
 
-    /// Trains with a mini-batch. The caller's generator starts from `seed`.
+    /// Trains with a mini-batch. The default generator is seeded with `seed` first.
     ///
     /// # Errors
     ///
-    /// As the pipeline's own.
+    /// Fails when the pipeline does.
     pub fn run(&mut self, batch: &Batch, seed: i64) -> Result<Outcome> {
         tch::manual_seed(seed);
         self.go_on(batch, None)
     }
 
-    /// Trains with a mini-batch. The caller's generator goes on from where it is.
+    /// Trains with a mini-batch, without seeding the default generator. With `loss_fails`, the loss
+    /// of this micro-batch panics.
     ///
     /// # Errors
     ///
-    /// As the pipeline's own. With `loss_fails`, a step's loss panics in this micro-batch.
+    /// Fails when the pipeline does.
     pub fn go_on(&mut self, batch: &Batch, loss_fails: Option<usize>) -> Result<Outcome> {
         self.probe.take();
         let (output, losses, input) = match self.call {
@@ -305,13 +307,13 @@ impl<M: ZooModel> Watched<M> {
         Ok(Outcome { output, losses, input, gradients: self.gradients(), state: self.state() })
     }
 
-    /// The variables' gradients, copied.
+    /// Copies the gradients of the variables.
     pub fn gradients(&self) -> BTreeMap<String, Option<Tensor>> {
         let found = gradients(&self.vars.var_store().variables().into_iter().collect());
         found.into_iter().map(|(name, gradient)| (name, gradient.map(|gradient| gradient.copy()))).collect()
     }
 
-    /// The variables' values, copied.
+    /// Copies the values of the variables.
     pub fn state(&self) -> Named {
         self.vars.var_store().variables().into_iter().map(|(name, tensor)| (name, tensor.detach().copy())).collect()
     }
@@ -321,7 +323,8 @@ impl<M: ZooModel> Watched<M> {
         self.vars.var_store().variables().into_values().for_each(|mut tensor| tensor.zero_grad());
     }
 
-    /// Whether a stage recomputes a micro-batch, of so many, if it has a graph.
+    /// Returns whether a stage recomputes a micro-batch that has a graph. The arguments are the
+    /// stage and the micro-batch, of `micro_batches`.
     pub fn recomputes(&self, micro_batches: usize) -> impl Fn(usize, usize) -> bool + use<M> {
         let (checkpoint, stages) = (self.pipe.checkpoint(), M::PLAN.stages.len());
         let lists = match self.call {
@@ -334,8 +337,8 @@ impl<M: ZooModel> Watched<M> {
         }
     }
 
-    /// Asserts that each layer has run as often as it should have in a step: once per micro-batch,
-    /// and again where its stage is checkpointed and has a graph.
+    /// Asserts the number of passes of each layer in a step: one per micro-batch, and another one
+    /// if the micro-batch is checkpointed in its stage and has a graph.
     pub fn assert_passes(&self, plain: &Plain, about: &dyn fmt::Display) {
         let stages = M::stages(&self.layers);
         let count = plain.carries.len();
@@ -350,8 +353,8 @@ impl<M: ZooModel> Watched<M> {
         assert_eq!(self.probe.take(), expected, "passes of the layers, {about}");
     }
 
-    /// Asserts that a call with this fault fails and leaves everything as it was: the variables,
-    /// their gradients and the caller's random generator.
+    /// Asserts that a call with this fault fails and changes neither the variables, nor their
+    /// gradients, nor the caller's random number generator.
     pub fn assert_failure_leaves_nothing(&mut self, batch: &Batch, fault: Fault, about: &dyn fmt::Display) {
         let before = (self.state(), self.gradients());
         self.probe.fail(fault);
@@ -371,7 +374,7 @@ impl<M: ZooModel> Watched<M> {
             };
             assert!(same, "the gradient of {name} after {fault:?}, {about}");
         }
-        // What went forward without an error has drawn its number.
+        // A `forward` without an error has drawn a number, even if its backward fails.
         let kept = matches!(self.call, Call::Forward { .. }) && fault.recomputing;
         tch::manual_seed(77);
         let fresh = Tensor::rand([4], (Kind::Double, tch::Device::Cpu));
@@ -379,30 +382,30 @@ impl<M: ZooModel> Watched<M> {
     }
 }
 
-/// How near numbers must be.
+/// Tolerance of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Nearness {
-    /// Every bit.
+    /// Every bit is equal.
     Bits,
-    /// The norm of the difference, beside the norm of what is expected.
+    /// Maximum norm of the difference, relative to the norm of the expected tensor.
     Relative(f64),
 }
 
-/// What is compared, and how.
+/// A comparison of two outcomes, with its tolerances.
 pub struct Comparison<'c> {
-    /// Outputs and losses.
+    /// Tolerance for outputs, losses and the input's gradient.
     pub values: Nearness,
-    /// The gradient of the variable of this name.
+    /// Tolerance for the gradient of the variable of this name.
     pub gradients: &'c dyn Fn(&str) -> Nearness,
-    /// Variables. Nothing, if they are not compared.
+    /// Tolerance for variables, or `None` if they are not compared.
     pub state: Option<Nearness>,
-    /// Whether there were no gradients before. If there were, they have been set to zero, and a
+    /// Whether there were no gradients before the step. Otherwise they were set to zero, so a
     /// gradient that plain tch does not have is zero.
     pub fresh: bool,
 }
 
 impl Comparison<'_> {
-    /// Asserts that two steps have left the same behind.
+    /// Asserts that two steps have the same outcome.
     pub fn assert(&self, found: &Outcome, expected: &Outcome, about: &dyn fmt::Display) {
         let near = |what: &str, nearness, found: &Tensor, expected: &Tensor| {
             assert!(
@@ -452,13 +455,13 @@ fn dense(tensor: &Tensor) -> Tensor {
     if tensor.is_complex() { tensor.view_as_real() } else { tensor }
 }
 
-/// Whether two tensors have the same layout, shape and values, to the bit but for the sign of
-/// zero.
+/// Whether two tensors have the same layout, kind, shape and values. Values are equal bit by bit,
+/// except for the sign of zero.
 pub fn same_bits(a: &Tensor, b: &Tensor) -> bool {
     a.is_sparse() == b.is_sparse() && a.kind() == b.kind() && dense(a).equal(&dense(b))
 }
 
-/// The norm of the difference, beside the norm of what is expected.
+/// Norm of the difference, relative to the norm of the expected tensor.
 pub fn distance(found: &Tensor, expected: &Tensor) -> f64 {
     let (found, expected) = (dense(found).to_kind(Kind::Double), dense(expected).to_kind(Kind::Double));
     if found.size() != expected.size() {

@@ -1,4 +1,4 @@
-//! Pipelines of one to four stages that stack layers of any kind.
+//! Pipelines of one to four stages with layers of any kind.
 
 use std::fmt::Debug;
 use std::ops::Deref;
@@ -18,53 +18,54 @@ pub trait ZooModel: Pipeline<Output = Tensor, Input: IntoFlow<Self::Input>> {
     /// The generated variables.
     type Vars: Deref<Target = Vars>;
 
-    /// What the model is made of, where that is to be chosen.
+    /// Choice of the model's layers, if there is one.
     type Layers: Clone + Debug;
 
-    /// Which of the input's tensors go whole to each micro-batch.
+    /// Indices of the input's tensors that each micro-batch gets whole.
     const WHOLE: &[usize] = &[];
 
-    /// Makes the model on CPU stages. Each layer is watched, in order.
+    /// Creates the model on CPU stages. The probe watches each layer, in order.
     fn make(layers: &Self::Layers, probe: &Probe) -> (Self, Self::Vars);
 
-    /// The stage of each layer.
+    /// Stage of each layer.
     fn stages(layers: &Self::Layers) -> Vec<usize>;
 
-    /// Random tensors of an input of so many rows. Floats, if the first one is to want a gradient.
+    /// Creates random tensors for an input of `rows` rows. The first one can require a gradient
+    /// only if it has floats.
     fn batch(rows: i64) -> Vec<Tensor>;
 
-    /// These tensors as the input.
+    /// Makes the input of these tensors.
     fn input(tensors: &[Tensor]) -> Self::Input;
 
-    /// Random targets.
+    /// Creates random targets.
     fn target(rows: i64) -> Tensor {
         Tensor::randn([rows, TOKENS, WIDTH], (Kind::Float, Device::Cpu))
     }
 
-    /// The loss of a batch, a mean over rows.
+    /// Computes the loss, a mean over rows.
     fn loss(output: &Tensor, target: &Tensor) -> Tensor {
         output.mse_loss(target, Reduction::Mean)
     }
 
-    /// One micro-batch through the twin.
+    /// Runs one micro-batch through the twin.
     fn plain(layers: &Self::Layers, twin: &mut Twin, input: &[Tensor], micro_batch: usize) -> Passed;
 }
 
-/// What one micro-batch has become.
+/// Result of a micro-batch in plain tch.
 #[derive(Debug)]
 pub struct Passed {
     /// The output.
     pub output: Tensor,
-    /// Stage by stage, whether something that it sends carries a gradient.
+    /// Whether a value that a stage sends requires a gradient, by stage.
     pub carries: Vec<bool>,
 }
 
 /// One layer of a stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LayerSpec {
-    /// Its kind.
+    /// Kind of the layer.
     pub creature: Creature,
-    /// None of its variables is trained.
+    /// Whether its variables are frozen.
     pub frozen: bool,
 }
 

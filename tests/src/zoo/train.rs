@@ -1,4 +1,4 @@
-//! Trainings in every mode by every call, step by step beside the twin.
+//! Trains in every mode by every call, and compares each step with the twin's.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -14,21 +14,22 @@ pub const MODES: [Checkpoint; 3] = [Checkpoint::Never, Checkpoint::ExceptLast, C
 /// stages.
 pub const CHUNKS: usize = 4;
 
-/// The ways to train over so many stages.
+/// Ways to train over `stages` stages.
 pub fn calls(stages: usize) -> Vec<Call> {
     let forwards = [false, true].map(|wants_gradient| Call::Forward { wants_gradient });
     let calls = forwards.into_iter().chain(ScheduleKind::ALL.map(Call::Step));
     calls.filter(|call| runs(call.method(), stages, CHUNKS)).collect()
 }
 
-/// All that the twin gives in one step.
+/// Results of the twin in one step, by order.
 type Step = BTreeMap<Order, Plain>;
 
 /// Trains in every mode, by every call that the number of stages allows, with a step for each
-/// number of rows. Each goes on from the state that the step before has left, and is compared with
-/// the twin's, and to the bit with that of the other modes. Gives the number of steps compared.
+/// number of rows. Each step continues from the state of the step before. It is compared with the
+/// twin's step, and bit by bit with the same step in the other modes. Returns the number of steps
+/// compared, by mode and call.
 ///
-/// `gradients`: how near the gradient of the variable of this name must be to the twin's.
+/// `gradients` gives the tolerance for the gradient of a variable by its name.
 pub fn train<M: ZooModel>(
     layers: &M::Layers,
     rows: &[i64],

@@ -1,4 +1,4 @@
-//! What the book says about the tests is true.
+//! Checks that the tests that the book names exist, and that each test takes the lock.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,15 +7,15 @@ fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace").to_owned()
 }
 
-/// The last cells of the rows of all tables, without their headers.
+/// Returns the last cells of the rows of all tables, without the headers.
 fn last_cells(page: &str) -> impl Iterator<Item = &str> {
     let rows = page.lines().filter(|line| line.starts_with('|') && !line.starts_with("|---"));
     let cells = rows.filter_map(|row| row.trim_end_matches('|').rsplit('|').next().map(str::trim));
     cells.filter(|cell| !["test", "here"].contains(cell))
 }
 
-/// Whether a name stands for something: `ui-tests/cases/class/rule`, `path/file.rs::test` or
-/// `subject::test`.
+/// Whether a name refers to an existing case or test. Its form is `ui-tests/cases/class/rule`,
+/// `path/file.rs::test` or `subject::test`.
 fn exists(name: &str) -> bool {
     let root = workspace();
     let Some((file, test)) = name.rsplit_once("::") else {
@@ -25,18 +25,19 @@ fn exists(name: &str) -> bool {
         true => vec![root.join(file)],
         false => ["tests/tests", "tests/src"].iter().flat_map(|folder| files_of(&root.join(folder), file)).collect(),
     };
-    // A function; one that a macro makes of a name and a model; an example that must not compile.
+    // These mark a function, a test that a macro makes from `name: Model`, and a `compile_fail`
+    // example.
     let marks = [format!("fn {test}("), format!("\n    {test}: "), format!("pub struct {test};")];
     places.iter().filter_map(|place| fs::read_to_string(place).ok()).any(|text| marks.iter().any(|m| text.contains(m)))
 }
 
-/// The files with the name of a subject, in this folder or below it.
+/// Lists the files named after a subject, in this folder or below it.
 fn files_of(folder: &Path, subject: &str) -> Vec<PathBuf> {
     let file = format!("{subject}.rs");
     files(folder).into_iter().filter(|path| path.file_name().is_some_and(|name| *name == *file)).collect()
 }
 
-/// The Rust files in this folder and below it.
+/// Lists the Rust files in this folder and below it.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let (folders, files): (Vec<_>, Vec<_>) = entries.partition(|path| path.is_dir());
@@ -60,7 +61,7 @@ fn every_row_of_the_reference_has_a_test_that_exists() {
     assert!(missing.is_empty(), "docs/reference.md names what is not there: {missing:#?}");
 }
 
-/// Tests that make no tensors.
+/// Names of tests that create no tensors.
 const WITHOUT_TENSORS: [&str; 5] = [
     "every_row_of_the_reference_has_a_test_that_exists",
     "every_test_with_tensors_is_alone_with_libtorch",
@@ -69,7 +70,7 @@ const WITHOUT_TENSORS: [&str; 5] = [
     "stages_layers_and_skips_are_counted_found_by_name_and_gone_through_in_order",
 ];
 
-/// A function as it is written, to the brace that stands as far in as it does.
+/// The text of a function, up to the closing brace with the indentation of the function.
 struct Function<'a> {
     name: &'a str,
     is_test: bool,
@@ -82,7 +83,7 @@ fn functions(source: &str) -> Vec<Function<'_>> {
         let (before, after) = lines[at].split_once("fn ")?;
         let indent = before.trim_end_matches("pub ");
         let end = format!("{indent}}}");
-        // A declaration in a trait has no text of its own.
+        // A declaration in a trait has no body.
         let is_written = indent.trim().is_empty() && !after.ends_with(';');
         is_written.then(|| Function {
             name: after.split(['(', '<']).next().unwrap_or_default(),
@@ -93,7 +94,7 @@ fn functions(source: &str) -> Vec<Function<'_>> {
     (0..lines.len()).filter_map(function).collect()
 }
 
-/// Whether the text calls the function of this name: not a method or another type's function.
+/// Whether the text calls the free function of this name, not a method or an associated function.
 fn calls(text: &str, name: &str) -> bool {
     text.match_indices(name).any(|(at, _)| {
         let other = |c: char| c.is_alphanumeric() || matches!(c, '_' | '.' | ':');
@@ -102,8 +103,8 @@ fn calls(text: &str, name: &str) -> bool {
     })
 }
 
-/// libtorch has one default generator and one number of threads per process, which all tests of
-/// this binary share: each takes the lock itself, or calls a function that does.
+/// All tests of this binary share libtorch's default generator and number of threads, so each takes
+/// the lock, or calls a function that does.
 #[test]
 fn every_test_with_tensors_is_alone_with_libtorch() {
     let read = |path: PathBuf| fs::read_to_string(path).unwrap();
@@ -112,7 +113,7 @@ fn every_test_with_tensors_is_alone_with_libtorch() {
         let functions = functions(source).into_iter().filter(|function| takes(&function.text, known));
         functions.map(|function| function.name.to_owned()).chain(known.iter().cloned()).collect()
     };
-    // Those that take the lock themselves: what they call has it already.
+    // These functions take the lock themselves. The functions that they call have it already.
     let mut shared = Vec::new();
     for source in files(&workspace().join("tests/src")).into_iter().map(read) {
         shared.extend(known_after(&source, &[]));
@@ -120,7 +121,7 @@ fn every_test_with_tensors_is_alone_with_libtorch() {
     let mut missing = Vec::new();
     let mut count = 0;
     for source in files(&workspace().join("tests/tests/all")).into_iter().map(read) {
-        // Twice: one helper may call another.
+        // The search runs twice, because one helper may call another.
         let known = known_after(&source, &known_after(&source, &shared));
         for test in functions(&source).into_iter().filter(|function| function.is_test) {
             count += 1;

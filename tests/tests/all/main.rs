@@ -1,8 +1,7 @@
-//! What a pipeline promises, tested from outside: a folder for each part of the book.
+//! Tests of the public interface, in a folder for each part of the book.
 //!
-//! The tests of one binary run at the same time, in one process. Those that make tensors take
-//! `pipe_tests::serial()` first; those that need a process of their own are files beside this
-//! folder.
+//! The tests of one binary run at the same time, in one process. Tests that create tensors take
+//! `pipe_tests::serial()` first. Tests that need a separate process are files beside this folder.
 
 mod book;
 mod failing;

@@ -1,4 +1,4 @@
-//! Another type cannot have the name of the generated one.
+//! Another type does not have the name of the generated `..Vars` struct.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

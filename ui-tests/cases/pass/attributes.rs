@@ -1,4 +1,4 @@
-//! Attributes and macros of others on the struct, its fields and their types.
+//! Attributes and macros of other crates on the struct, its fields and their types.
 #![deny(warnings)]
 
 use pipe_runtime::nn::Linear;
@@ -21,12 +21,12 @@ macro_rules! made {
 }
 
 made! {
-    /// Everything comes from a macro.
+    /// A struct whose parts all come from a macro.
     #[derive(Debug)]
     Made { one: Linear = "cuda:0", two: linear!() = "cuda:1", } chunks = 4
 }
 
-/// Another crate's derive reads its own attributes on the same fields.
+/// A struct with another crate's derive, which reads its own attributes on the same fields.
 #[derive(Debug, thiserror::Error)]
 #[error("a model that failed")]
 #[pipeline]
@@ -47,7 +47,7 @@ pub struct Failed {
     cause: std::fmt::Error,
 }
 
-/// A struct that is local to a function, and private.
+/// Declares a private struct that is local to a function.
 fn local() {
     #[pipeline]
     struct Local {

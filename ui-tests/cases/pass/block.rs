@@ -1,10 +1,10 @@
-//! A struct without devices: one layer of another model.
+//! A struct without devices is one layer of another model.
 #![deny(warnings, missing_docs)]
 
 use pipe_runtime::nn::{Concat, Linear, Path};
 use pipe_runtime::{Tensor, pipeline};
 
-/// Two layers, a skip around them, and a few more in a row.
+/// Two layers with a skip around them, and repeated layers after that.
 #[pipeline]
 pub struct Block<const DEPTH: usize> {
     #[stash(residual = input)]
@@ -20,14 +20,14 @@ pub struct Block<const DEPTH: usize> {
 }
 
 impl<const DEPTH: usize> Block<DEPTH> {
-    /// Makes the layers below `vars`.
+    /// Creates the layers below `vars`.
     pub fn new(vars: &BlockVars<'_, DEPTH>) -> Self {
         let _ = (vars.first(), vars.sum(), vars.tail(), vars.rest(3));
         Self { first: Linear, second: Linear, sum: Concat, tail: vars.tail().map(|_| Linear), rest: Vec::new() }
     }
 }
 
-/// Holds blocks.
+/// A model of blocks.
 #[pipeline]
 pub struct Model {
     #[device("cpu")]

@@ -1,4 +1,4 @@
-//! Visibilities, `#[cfg]`, other derives and attributes stay as they are.
+//! Visibilities, `#[cfg]`, and other derives and attributes are kept.
 #![deny(warnings, missing_docs, unreachable_pub)]
 
 mod inner {
@@ -30,7 +30,7 @@ mod inner {
         layer: Linear,
     }
 
-    /// Has no layers.
+    /// A struct without layers.
     #[pipeline]
     pub(super) struct Empty {}
 }

@@ -1,4 +1,4 @@
-//! Names of the user's that generated code also uses.
+//! Names of the user that generated code also uses.
 #![deny(warnings)]
 #![allow(non_camel_case_types, non_upper_case_globals)]
 

@@ -1,11 +1,11 @@
-//! Names of fields, parameters and structs that look like ones with a meaning.
+//! Names of fields, parameters and structs that look special.
 #![deny(warnings)]
 #![allow(non_camel_case_types)]
 
 use pipe_runtime::nn::{Concat, Linear};
 use pipe_runtime::{Context, Layer, Tensor, pipeline};
 
-/// A keyword as its name.
+/// A struct with a keyword for a name.
 #[pipeline]
 pub struct r#yield {
     #[device("cpu")]
@@ -26,7 +26,7 @@ pub struct r#yield {
     layers: Linear,
 }
 
-/// Parameters as locals, types and lifetimes of generated code.
+/// Generic parameters named like locals and types of generated code.
 #[pipeline]
 pub struct Generic<F, M, T, Self_, const X: usize>
 where
@@ -46,7 +46,7 @@ where
     more: [Linear; X],
 }
 
-/// No longer generic once it is used.
+/// A layer that borrows.
 struct Named<'a>(&'a str);
 
 impl Layer<Tensor> for Named<'_> {

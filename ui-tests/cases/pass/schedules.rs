@@ -1,4 +1,4 @@
-//! All schedules by name, and placements that they take.
+//! All schedules by name, on placements that they take.
 #![deny(warnings)]
 
 use pipe_runtime::__rt::{self, ScheduleKind};
@@ -23,7 +23,7 @@ macro_rules! annotated {
     }};
 }
 
-/// There and back on accelerators.
+/// Accelerators to the last one and back.
 #[pipeline(schedule = zbv)]
 struct Folded {
     #[device("cuda:0")]
@@ -36,7 +36,7 @@ struct Folded {
     fourth: Linear,
 }
 
-/// Again and again.
+/// Accelerators from the first to the last, twice.
 #[pipeline(chunks = 6, schedule = interleaved)]
 struct Looped {
     #[device("cuda:0")]
@@ -45,7 +45,7 @@ struct Looped {
     others: Vec<Linear>,
 }
 
-/// Any way.
+/// Devices in an order that only GPipe takes.
 #[pipeline(schedule = gpipe)]
 struct Mixed {
     #[device("cuda:0")]

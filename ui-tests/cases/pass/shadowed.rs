@@ -1,4 +1,4 @@
-//! The user's own items under names that generated code, the prelude or the runtime uses.
+//! The user's own items with names that generated code, the prelude or the runtime uses.
 #![deny(warnings)]
 #![allow(dead_code, non_camel_case_types, unused_macros)]
 
@@ -44,7 +44,7 @@ trait Forward {
 
 impl<T> Forward for T {}
 
-/// Layers of types with those names.
+/// A model with layers and plain fields of those types.
 #[pipeline(chunks = 2)]
 pub struct Model {
     #[device("cuda:0")]
@@ -61,7 +61,7 @@ pub struct Model {
     plain: (Tensor, Layer, Stage0, Result, Option, Vec, Send, usize),
 }
 
-/// A block has no devices.
+/// A block, in the same scope.
 #[pipeline]
 pub struct Block {
     #[repeat]

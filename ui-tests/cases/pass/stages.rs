@@ -4,7 +4,7 @@
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;
 
-/// The same accelerator goes on in its stage, also between the parts of spread layers.
+/// Layers on the same accelerator stay in its stage, even between the parts of spread layers.
 #[pipeline]
 pub struct Merged {
     #[device("cuda:0")]
@@ -15,7 +15,7 @@ pub struct Merged {
     last: Linear,
 }
 
-/// A stage is opened by `cpu` each time, and by `#[stage]`.
+/// `cpu` opens a stage each time, and so does `#[stage]`.
 #[pipeline]
 pub struct Cut {
     #[device("cpu")]
@@ -30,7 +30,7 @@ pub struct Cut {
     more: Vec<Linear>,
 }
 
-/// One device in `#[devices(..)]` is `#[device(..)]` with `#[repeat]`.
+/// `#[devices(..)]` with one device does the same as `#[device(..)]` with `#[repeat]`.
 #[pipeline]
 pub struct Single {
     #[devices("mps")]

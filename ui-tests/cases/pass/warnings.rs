@@ -1,4 +1,4 @@
-//! Each warning can be allowed, and what only looks like one is none.
+//! Each warning can be allowed, and structs that are nearly wrong give none.
 #![deny(warnings)]
 
 use pipe_runtime::nn::{Concat, Linear};
@@ -22,7 +22,7 @@ pub struct Short {
     merge: Concat,
 }
 
-/// The boundary cannot move without emptying a stage, or is the cut of a spread array.
+/// Short skips whose boundary cannot move: a stage would be empty, or it cuts a spread array.
 #[pipeline(checkpoint = except_last)]
 pub struct NoOtherPlace {
     #[device("cuda:0")]
@@ -39,7 +39,7 @@ pub struct NoOtherPlace {
     more: Concat,
 }
 
-/// A skip that skips a layer, and one inside a stage.
+/// A skip over other layers, and one inside a stage.
 #[pipeline(chunks = 1, checkpoint = always)]
 pub struct Skips {
     #[device("cuda:0")]
@@ -56,7 +56,7 @@ pub struct Skips {
     merge_2: Concat,
 }
 
-/// A block has no stages.
+/// A block, which has no stages.
 #[pipeline(chunks = 1)]
 pub struct Block {
     layer: Linear,

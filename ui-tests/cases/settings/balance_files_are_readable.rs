@@ -9,7 +9,7 @@ struct Model {
     two: [Linear; 2],
 }
 
-// The file is the only mistake: the array needs no `#[repeat]`, and the model is one with devices.
+// The file is the only mistake: the array needs no `#[repeat]`, and the model has devices.
 fn main() {
     let _ = (Model::STAGES, Model::devices());
 }

@@ -1,4 +1,4 @@
-//! The schedule is one that exists.
+//! `schedule` is a known schedule.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! The runtime is named by a path.
+//! `crate` is a path.
 
 use pipe_runtime::nn::Linear;
 use pipe_runtime::pipeline;

@@ -1,4 +1,4 @@
-//! As in the runtime.
+//! A copy of the runtime's `Movable`.
 
 use std::marker::PhantomData;
 
@@ -48,7 +48,7 @@ pub fn movable<M, L: Movable<M>>(layer: L) -> L::Layer {
     layer.same()
 }
 
-/// The same for part of a repeated layer.
+/// Returns part of a repeated layer, which moves to its stage.
 pub fn movable_part<M, L: Movable<M>>(part: Repeated<L>) -> Repeated<L::Layer> {
     Repeated(PhantomData)
 }

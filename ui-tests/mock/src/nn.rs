@@ -1,4 +1,4 @@
-//! What `tch` has: a tensor, parameter paths, modules.
+//! A mock of `tch`: a tensor, parameter paths and modules.
 
 use std::fmt::Debug;
 use std::marker::PhantomData;
@@ -41,7 +41,7 @@ impl ModuleT for Conv2D {
     }
 }
 
-/// Takes `(input, skip)`.
+/// A layer that takes `(input, skip)`.
 #[derive(Debug)]
 pub struct Concat;
 
@@ -52,7 +52,7 @@ impl Layer<(Tensor, Tensor)> for Concat {
     }
 }
 
-/// Returns `(output, skip)`.
+/// A layer that returns `(output, skip)`.
 #[derive(Debug)]
 pub struct Split;
 

@@ -1,4 +1,4 @@
-//! What generated code calls.
+//! The items that generated code calls.
 
 use std::marker::PhantomData;
 use std::ops::Deref;

@@ -1,4 +1,4 @@
-//! As in the runtime.
+//! A copy of the runtime's `WithSkips`.
 
 #[diagnostic::on_unimplemented(
     message = "this layer stashes {SKIPS} and returns `{Self}`",
@@ -37,7 +37,7 @@ with_skips!(9: A B C D E F G H I);
 with_skips!(10: A B C D E F G H I J);
 with_skips!(11: A B C D E F G H I J K);
 
-/// What a layer returns, as the tuple that its skips are taken from.
+/// Returns a layer's output and skips as the tuple that its skips are taken from.
 pub fn with_skips<const SKIPS: usize, T: WithSkips<SKIPS>>(returned: T) -> T::Tuple {
     returned.same()
 }

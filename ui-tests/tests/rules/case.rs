@@ -1,16 +1,16 @@
-//! One case: the rule in prose, the first mistake in it, and what the compiler says.
+//! One case: the rule in prose, its first mistake, and the compiler's message.
 
 use std::fs;
 use std::path::Path;
 
-/// A rule, as its case shows it.
+/// A rule with what its case shows.
 pub struct Case {
     /// `class/rule`
     pub rule: String,
     pub prose: String,
     pub message: String,
     pub help: Option<String>,
-    /// The lines of the source that the message points at.
+    /// Source lines that the message points at.
     pub example: Vec<String>,
 }
 
@@ -21,7 +21,7 @@ impl Case {
         let expected = fs::read_to_string(file.with_extension("stderr")).expect("the case has been blessed");
         let mut blocks = expected.split("\n\nerror").map(Block::read);
         let first = blocks.next().expect("a case has an error");
-        // What follows without a fix of its own is another place of the same mistake.
+        // An error that follows without a help of its own is another place of the same mistake.
         let others = blocks.take_while(|block| block.help.is_none() && first.help.is_some());
         let mut lines: Vec<(usize, String)> = others.flat_map(|block| block.lines).collect();
         lines.extend(first.lines);
@@ -37,7 +37,7 @@ impl Case {
     }
 }
 
-/// The inner doc comment at the top.
+/// Reads the inner doc comment at the top of the source.
 fn prose(source: &str) -> String {
     let lines = source.lines().map_while(|line| line.strip_prefix("//!"));
     lines.map(str::trim).collect::<Vec<_>>().join(" ")
@@ -54,7 +54,8 @@ impl Block {
     fn read(text: &str) -> Self {
         let first = text.lines().next().unwrap_or_default();
         let message = first.split_once(": ").map_or(first, |(_, message)| message);
-        // A warning is a use of a deprecated constant, and a question that a constant asks panics.
+        // A warning of the macro is a use of a deprecated constant, and a check in a constant
+        // panics.
         let message = match message.strip_prefix("use of deprecated constant `") {
             Some(warning) => warning.split_once("`: ").map_or(warning, |(_, message)| message),
             None => message.strip_prefix("evaluation panicked: ").unwrap_or(message),
@@ -65,8 +66,8 @@ impl Block {
     }
 }
 
-/// The lines of the source, with their numbers, under which there is a `^`; of the first excerpt
-/// alone, what comes later explains.
+/// Finds the source lines with a `^` under them, with their numbers. Only the first excerpt is
+/// read, because later ones explain it.
 fn marked(text: &str) -> Vec<(usize, String)> {
     let excerpt = || text.lines().skip_while(|line| !line.trim_start().starts_with("-->"));
     let excerpt = excerpt().skip(1).take_while(|line| !line.starts_with("note:") && !line.starts_with("help:"));
@@ -75,7 +76,7 @@ fn marked(text: &str) -> Vec<(usize, String)> {
     pairs.filter(|(_, below)| below.contains('^')).filter_map(|(line, _)| numbered(line)).collect()
 }
 
-/// `12 |     #[pop(a)]`
+/// Reads a line such as `12 |     #[pop(a)]`.
 fn numbered(line: &str) -> Option<(usize, String)> {
     let (number, source) = line.split_once('|')?;
     Some((number.trim().parse().ok()?, source.trim().to_owned()))

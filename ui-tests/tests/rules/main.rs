@@ -1,6 +1,6 @@
-//! `docs/rules.md`: a section for every rule, with an example, its message, and what others do with
-//! the same mistake. It is written from the cases, so that it says what the compiler says.
-//! `UPDATE_EXPECT=1 cargo test -p pipe-ui-tests --test rules` rewrites it.
+//! `docs/rules.md`: a section for every rule, with an example, its message, and what other
+//! libraries do with the same mistake. It is generated from the cases, so its messages are the
+//! compiler's. `UPDATE_EXPECT=1 cargo test -p pipe-ui-tests --test rules` rewrites it.
 
 mod case;
 mod peers;
@@ -13,7 +13,7 @@ use case::Case;
 use expect_test::expect_file;
 use peers::Peers;
 
-/// The classes of rules, in the order in which a reader meets them: folder and title.
+/// Classes of rules, in the order of the page: folder and title.
 const CLASSES: [(&str, &str); 7] = [
     ("children", "Layers as children"),
     ("skips", "Skips"),
@@ -24,7 +24,7 @@ const CLASSES: [(&str, &str); 7] = [
     ("warnings", "Warnings"),
 ];
 
-/// Cases about all rules of a class at once.
+/// Names of the cases that are about all rules of a class.
 const ABOUT_ALL: [&str; 2] = ["item_still_emitted", "several_errors"];
 
 #[test]
@@ -61,7 +61,7 @@ fn the_peers_are_asked_about_rules_that_exist() {
     }
 }
 
-/// The cases of each class, under its title, by name.
+/// Reads the cases of each class, with its title. Cases are sorted by name.
 fn classes() -> Vec<(&'static str, Vec<Case>)> {
     CLASSES.iter().map(|(class, title)| (*title, cases(class))).collect()
 }
@@ -75,7 +75,7 @@ fn cases(class: &str) -> Vec<Case> {
     files.iter().filter(|file| !about_all(file)).map(|file| Case::read(class, file)).collect()
 }
 
-/// Folder of a class of rules.
+/// Folder of a class's cases.
 fn cases_of(class: &str) -> PathBuf {
     folder().join("cases").join(class)
 }

@@ -1,29 +1,31 @@
-//! `peers.toml`: what others do with the same mistakes, from running them.
+//! `peers.toml`: what other libraries do with the same mistakes, as found by running them.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-/// The peers, as their keys in the file and in the words of the table.
+/// Peers: the key in the file, and the name in the table.
 pub const PEERS: [(&str, &str); 3] = [
     ("torchgpipe", "torchgpipe"),
     ("pipe", "`torch.distributed.pipeline.sync`"),
     ("pipelining", "`torch.distributed.pipelining`"),
 ];
 
-/// What each peer does, by rule.
+/// Reactions by rule and peer.
 pub struct Peers(BTreeMap<String, BTreeMap<String, Reaction>>);
 
-/// When a peer notices a mistake, and what it says.
+/// A peer's reaction to a mistake: when it notices, and what it says.
 pub struct Reaction {
     pub when: String,
     pub says: String,
 }
 
 impl Peers {
+    /// Reads `peers.toml` in `folder`.
+    ///
     /// # Panics
     ///
-    /// If the file is not as it should be.
+    /// If the file cannot be read, is not TOML, names an unknown peer or lacks a key.
     pub fn read(folder: &Path) -> Self {
         let text = fs::read_to_string(folder.join("peers.toml")).expect("peers.toml can be read");
         let file: toml::Table = text.parse().expect("peers.toml is TOML");

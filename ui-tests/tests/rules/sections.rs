@@ -1,4 +1,4 @@
-//! The page of the book: a section for each rule.
+//! Text of the page: a section for each rule.
 
 use std::fmt::Write;
 
@@ -26,10 +26,10 @@ torchgpipe 0.0.7 on torch 2.11, the last `torch.distributed.pipeline.sync` (torc
 page differs from them.
 ";
 
-/// Columns of the page, tables and links excepted.
+/// Maximum width of the page in columns, except for tables and links.
 const COLUMNS: usize = 100;
 
-/// The whole page.
+/// Writes the whole page.
 pub fn page(classes: &[(&str, Vec<Case>)], peers: &Peers) -> String {
     let mut page = HEAD.to_owned();
     page.push('\n');
@@ -61,7 +61,7 @@ fn section(case: &Case, peers: &Peers) -> String {
     )
 }
 
-/// A table of the peers that have a counterpart of the mistake, or a line that says that none has.
+/// Writes a table of the peers' reactions, or a line that says that none has a counterpart.
 fn others(rule: &str, peers: &Peers) -> String {
     let row = |&(peer, name): &(&str, &str)| {
         let Reaction { when, says } = peers.reaction(rule, peer)?;
@@ -77,7 +77,7 @@ fn others(rule: &str, peers: &Peers) -> String {
     format!("| elsewhere | noticed | what it says |\n|---|---|---|\n{rows}")
 }
 
-/// Text in lines of at most [`COLUMNS`], the first after `first`, the others after `rest`.
+/// Wraps text to [`COLUMNS`]. The first line starts with `first`, the others with `rest`.
 fn wrapped(text: &str, first: &str, rest: &str) -> String {
     let mut lines = String::new();
     let mut line = first.to_owned();
@@ -95,12 +95,12 @@ fn wrapped(text: &str, first: &str, rest: &str) -> String {
     lines
 }
 
-/// The name that viewers give to a heading.
+/// Anchor that Markdown viewers give to a heading.
 fn anchor(heading: &str) -> String {
     heading.to_lowercase().replace(' ', "-")
 }
 
-/// Text that does not end a cell of a table.
+/// Escapes text so that it does not end a table cell.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|").replace('\n', " ")
 }

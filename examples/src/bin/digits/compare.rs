@@ -1,4 +1,4 @@
-//! One training step as a pipeline and unpipelined, compared bit by bit.
+//! Compares a pipelined training step with the unpipelined one, bit by bit.
 
 use std::fmt;
 
@@ -9,10 +9,10 @@ use tch::{Kind, Tensor};
 use crate::data::Dataset;
 use crate::model::{Digits, DigitsVars};
 
-/// What a step leaves behind, by name: the output, the input's gradient, and each parameter's.
+/// Results of a step by name: the output, and the gradients of the input and of each parameter.
 type Step = Vec<(String, Tensor)>;
 
-/// How the two steps compare. Prints as `yes`, or `no` and the name of the first tensor that
+/// Result of the comparison. Prints as `yes`, or as `no` with the name of the first tensor that
 /// differs on the next line.
 #[derive(Debug)]
 pub enum Verdict {
@@ -20,7 +20,7 @@ pub enum Verdict {
     Different {
         first: String,
     },
-    /// The unpipelined run needs all stages on one device.
+    /// The stages are on several devices, and the unpipelined run needs a single one.
     SeveralDevices,
 }
 
@@ -34,8 +34,7 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// Runs one step on `batch` both ways, from the same weights and the same state of the random
-/// generator.
+/// Runs one step on `batch` both ways, with the same weights and the same seed.
 pub fn compare(mut pipe: Pipe<Digits>, vars: &DigitsVars, batch: &Dataset, seed: i64) -> Result<Verdict> {
     let devices = vars.devices();
     if devices.iter().any(|&device| device != devices[0]) {
@@ -75,14 +74,15 @@ fn step(
     Ok(step)
 }
 
-/// A copy of the gradient, which the next step overwrites; undefined if there is none.
+/// Copies the gradient, because the next step overwrites it. The copy is undefined if there is
+/// none.
 fn gradient(tensor: &Tensor) -> Tensor {
     let gradient = tensor.grad();
     if gradient.defined() { gradient.copy() } else { gradient }
 }
 
-/// Whether shapes, kinds and all bits agree. Read as integers, so that NaN equals itself and 0 does
-/// not equal -0.
+/// Whether shapes, kinds and all bits are equal. Values are compared as integers, so that NaN
+/// equals itself and 0 does not equal -0.
 fn same_bits(a: &Tensor, b: &Tensor) -> bool {
     match (a.defined(), b.defined()) {
         (true, true) => {

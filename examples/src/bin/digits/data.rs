@@ -10,17 +10,17 @@ use tch::{Device, Kind, Tensor};
 
 /// Height and width of an image.
 pub const SIDE: i64 = 8;
-/// How many digits there are.
+/// Number of classes.
 pub const CLASSES: i64 = 10;
 
 const PIXELS: usize = 64;
 const BRIGHTEST: u8 = 16;
 const TRAIN_ROWS: i64 = 1_437;
 const SPLIT_SEED: i64 = 0;
-/// Where `cargo xtask data` puts the file, seen from the repository's root.
+/// File that `cargo xtask data` writes, relative to the repository's root.
 const FILE: &str = "data/digits.csv.gz";
 
-/// Images `[N, 1, 8, 8]` from 0 to 1, and labels `[N]`.
+/// Images `[N, 1, 8, 8]` with values from 0 to 1, and labels `[N]`.
 #[derive(Debug)]
 pub struct Dataset {
     pub images: Tensor,
@@ -28,23 +28,23 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// How many images there are.
+    /// Number of images.
     pub fn rows(&self) -> i64 {
         self.labels.size1().unwrap_or(0)
     }
 
-    /// The rows that `indices` names, in that order.
+    /// Selects the rows at `indices`, in that order.
     pub fn select(&self, indices: &Tensor) -> Self {
         let indices = indices.to_device(self.images.device());
         Self { images: self.images.index_select(0, &indices), labels: self.labels.index_select(0, &indices) }
     }
 
-    /// The same on `device`.
+    /// Copies the data to `device`.
     pub fn to_device(&self, device: Device) -> Self {
         Self { images: self.images.to_device(device), labels: self.labels.to_device(device) }
     }
 
-    /// The first rows, at most `count`.
+    /// Selects the first `count` rows, or all if there are fewer.
     pub fn first(&self, count: i64) -> Self {
         self.rows_from(0, count.min(self.rows()))
     }
@@ -54,8 +54,8 @@ impl Dataset {
     }
 }
 
-/// 1,437 images to train on, and the rest to test with, 360 of them: drawn at random, always the
-/// same ones. In the file's own order, the last images are harder than the first.
+/// Splits the images into 1,437 to train on and 360 to test with. The split is random, because the
+/// last images of the file are harder than the first ones, but it is always the same.
 pub fn split(digits: &Dataset) -> Result<(Dataset, Dataset)> {
     let rows = digits.rows();
     ensure!(rows > TRAIN_ROWS, "the data has {rows} images, too few to train on {TRAIN_ROWS} and test on the rest");
@@ -64,7 +64,7 @@ pub fn split(digits: &Dataset) -> Result<(Dataset, Dataset)> {
     Ok((shuffled.first(TRAIN_ROWS), shuffled.rows_from(TRAIN_ROWS, rows - TRAIN_ROWS)))
 }
 
-/// Reads the digits from `file`, or from where `cargo xtask data` puts them.
+/// Reads the digits from `file`, or from the file that `cargo xtask data` writes.
 pub fn load(file: Option<&Path>) -> Result<Dataset> {
     let file = match file {
         Some(file) => file.to_owned(),
@@ -84,14 +84,14 @@ fn find() -> Result<PathBuf> {
     found.with_context(|| format!("there is no {FILE}: run `cargo xtask data`, or say where it is with `--data`"))
 }
 
-/// The file's contents: 64 pixels for each label.
+/// Contents of the file, with 64 pixels for each label.
 #[derive(Debug, Default, PartialEq)]
 struct Rows {
     pixels: Vec<u8>,
     labels: Vec<i64>,
 }
 
-/// Reads lines of 64 pixels from 0 to 16 and a label from 0 to 9, separated by commas.
+/// Parses lines of 64 pixels from 0 to 16 and a label from 0 to 9, separated by commas.
 fn parse(text: impl BufRead) -> Result<Rows> {
     let mut rows = Rows::default();
     for (index, line) in text.lines().enumerate() {

@@ -1,9 +1,11 @@
-//! Trains a small residual network on handwritten digits, as a pipeline of four stages on the CPU,
-//! and shows that one of its steps is bit by bit the step of the same network run unpipelined.
+//! Trains a small residual network on handwritten digits, as a pipeline of four stages on the CPU.
+//! Then shows that a step is equal, bit by bit, to a step of the same network run unpipelined.
 //!
-//! Get the data with `cargo xtask data`, then: `cargo run --release -p pipe-examples --bin digits`.
+//! Get the data with `cargo xtask data`, then run
+//! `cargo run --release -p pipe-examples --bin digits`.
 //!
-//! What is special to a pipeline is in `model.rs` (the annotated struct) and below, in `run`.
+//! The code that is specific to a pipeline is in `model.rs` (the annotated struct), and in `run`
+//! below.
 
 #![forbid(unsafe_code)]
 
@@ -31,32 +33,32 @@ struct Args {
     /// One device for each of the four stages, or one for all of them [default: the annotated ones]
     #[arg(long, value_parser = devices)]
     devices: Option<Devices>,
-    /// Into how many micro-batches a mini-batch is split, at most [default: as annotated]
+    /// Maximum number of micro-batches per mini-batch [default: as annotated]
     #[arg(long)]
     chunks: Option<NonZeroUsize>,
     /// Which micro-batches are checkpointed: always, except_last or never [default: as annotated]
     #[arg(long)]
     checkpoint: Option<Checkpoint>,
-    /// How often the training images are gone through
+    /// Number of passes over the training images
     #[arg(long, default_value = "15")]
     epochs: NonZeroUsize,
-    /// How many images there are in a mini-batch
+    /// Images per mini-batch
     #[arg(long, default_value = "128", value_parser = clap::value_parser!(i64).range(1..))]
     batch: i64,
     /// Seed of the weights, the order of the images, and dropout
     #[arg(long, default_value = "1", allow_negative_numbers = true)]
     seed: i64,
-    /// Where to write pictures of a training step, and its trace [default: target/digits in the
+    /// Folder for pictures of a training step and its trace [default: target/digits in the
     /// checkout]
     #[arg(long)]
     pictures: Option<PathBuf>,
-    /// The digits, as gzipped lines of 64 pixels and a label [default: where `cargo xtask data`
-    /// puts them]
+    /// File of the digits, as gzipped lines of 64 pixels and a label [default: the file that `cargo
+    /// xtask data` writes]
     #[arg(long)]
     data: Option<PathBuf>,
 }
 
-/// Reads `cpu,cpu,cpu,cpu`; a single `cpu` stands for all stages.
+/// Parses a list such as `cpu,cpu,cpu,cpu`. A single device stands for all stages.
 fn devices(text: &str) -> pipe_runtime::Result<Devices> {
     if text.contains(',') { text.parse() } else { [text; Digits::STAGES].join(",").parse() }
 }
@@ -74,7 +76,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<ExitCode> {
     let (train, test) = data::split(&data::load(args.data.as_deref())?)?;
-    // The stages work in parallel; a tensor operation in one of them gets a single thread.
+    // The stages run in parallel, so each tensor operation gets a single thread.
     tch::set_num_threads(1);
     tch::manual_seed(args.seed);
 
@@ -108,7 +110,8 @@ fn run(args: &Args) -> Result<ExitCode> {
     Ok(if matches!(verdict, Verdict::Different { .. }) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// How many micro-batches `rows` give: all but the last ones have `rows / chunks` rows, rounded up.
+/// Number of micro-batches of `rows` rows. Each has `rows / chunks` rows, rounded up, except the
+/// last one, which has the rest.
 fn micro_batches(rows: usize, chunks: usize) -> usize {
     rows.div_ceil(rows.div_ceil(chunks))
 }

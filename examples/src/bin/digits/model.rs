@@ -6,17 +6,18 @@ use tch::nn::{self, FuncT};
 
 use crate::data::{CLASSES, SIDE};
 
-/// Channels of the 8x8 half of the network, and of the 4x4 half.
+/// Channels of the half of the network at 8x8 pixels.
 const FINE: i64 = 24;
+/// Channels of the half at 4x4 pixels.
 const COARSE: i64 = 48;
-/// Group norm does not look across images, so the result does not depend on how a batch is cut into
-/// micro-batches.
+/// Groups of the group norms. Group norm treats each image separately, so results do not depend on
+/// the split into micro-batches.
 const GROUPS: i64 = 6;
 
-/// `[N, 1, 8, 8]` images to `[N, 10]` logits.
+/// A network from `[N, 1, 8, 8]` images to `[N, 10]` logits.
 ///
-/// The skips show the three ways there are: `local` stays inside a stage, `fine` and `coarse` go to
-/// the next one, and `strokes` goes from the first stage straight to the last.
+/// The skips are of three kinds: `local` stays inside a stage, `fine` and `coarse` go to the next
+/// stage, and `strokes` goes from the first stage straight to the last one.
 #[pipeline(chunks = 8, checkpoint = except_last)]
 pub struct Digits {
     #[device("cpu")]
@@ -53,7 +54,7 @@ pub struct Digits {
 }
 
 impl Digits {
-    /// Makes the layers; each finds its parameters on its stage's device.
+    /// Creates the layers. The parameters of each are on its stage's device.
     pub fn new(vars: &DigitsVars) -> Self {
         let conv = |path, from, to, stride| Conv::new(&Conv::vars_at(path), from, to, stride);
         Self {
@@ -77,7 +78,7 @@ impl Digits {
     }
 }
 
-/// Convolution, group norm, ReLU, dropout: without devices, it is one layer of another model.
+/// A block of convolution, group norm, ReLU and dropout, which is one layer of [`Digits`].
 #[pipeline]
 pub struct Conv {
     conv: nn::Conv2D,
@@ -86,7 +87,8 @@ pub struct Conv {
 }
 
 impl Conv {
-    /// 3x3, from `from` channels to `to`; a `stride` of 2 halves height and width.
+    /// Creates a 3x3 convolution from `from` channels to `to`. A `stride` of 2 halves height and
+    /// width.
     fn new(vars: &ConvVars, from: i64, to: i64, stride: i64) -> Self {
         let config = nn::ConvConfig { stride, padding: 1, bias: false, ..Default::default() };
         Self {

@@ -1,4 +1,4 @@
-//! What the pipeline did, to look at.
+//! Pictures of what the pipeline did.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,16 +11,16 @@ use tch::{Device, Tensor};
 use crate::data::Dataset;
 use crate::model::Digits;
 
-/// Steps that are recorded: enough for medians.
+/// Number of recorded steps, which is enough for medians.
 const STEPS: usize = 10;
 
-/// Where the pictures go if nothing else is said.
+/// Default folder for the pictures.
 pub fn default_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/digits")
 }
 
-/// Records some training steps on `batch`, whose labels are wanted on the `last` stage's device.
-/// Gradients are left behind, and no weight changes.
+/// Records some training steps on `batch`, whose labels are moved to the `last` stage's device. The
+/// steps leave gradients, and change no weight.
 pub fn record(pipe: &mut Pipe<Digits>, batch: &Dataset, last: Device) -> Result<Trace> {
     let labels = batch.labels.to_device(last);
     step(pipe, &batch.images, &labels)?;
@@ -36,8 +36,7 @@ fn step(pipe: &mut Pipe<Digits>, images: &Tensor, labels: &Tensor) -> Result<()>
     Ok(())
 }
 
-/// Draws a step as its schedule has it, and as it ran beside that, and writes the trace for
-/// Perfetto. Says where.
+/// Draws a step as scheduled and as it ran, writes the trace for Perfetto, and prints the files.
 pub fn draw(trace: &Trace, folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let lists = &trace.typical().schedule;

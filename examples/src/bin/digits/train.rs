@@ -1,4 +1,4 @@
-//! Training and testing: what one would write for a plain tch model, with `pipe.forward` for
+//! Training and testing. The code is that of a plain tch model, with `pipe.forward` instead of
 //! `model.forward_t`.
 
 use std::f64::consts::PI;
@@ -13,7 +13,7 @@ use tch::{Device, Kind, Tensor};
 use crate::data::Dataset;
 use crate::model::{Digits, DigitsVars};
 
-/// Trains for one epoch in a new random order, and gives the mean loss.
+/// Trains for one epoch in a new random order, and returns the mean loss.
 fn epoch(pipe: &mut Pipe<Digits>, optimizer: &mut nn::Optimizer, data: &Dataset, batch: i64) -> Result<f64> {
     let order = Tensor::randperm(data.rows(), (Kind::Int64, Device::Cpu));
     let batches = order.split(batch, 0);
@@ -38,23 +38,23 @@ fn epoch(pipe: &mut Pipe<Digits>, optimizer: &mut nn::Optimizer, data: &Dataset,
     Ok(loss_sum / rows as f64)
 }
 
-/// The share of images that are recognized in evaluation mode.
+/// Accuracy in evaluation mode, from 0 to 1.
 fn test(pipe: &mut Pipe<Digits>, data: &Dataset) -> Result<f64> {
     let logits = pipe.predict(&data.images)?;
     Ok(logits.accuracy_for_logits(&data.labels.to_device(logits.device())).double_value(&[]))
 }
 
-/// How to train.
+/// Settings of a training.
 #[derive(Clone, Copy, Debug)]
 pub struct Course {
     pub epochs: usize,
     pub batch: i64,
-    /// The first epoch's learning rate; it falls to zero along a cosine.
+    /// Learning rate of the first epoch. It falls to zero along a cosine.
     pub rate: f64,
 }
 
 impl Course {
-    /// Trains, with a line for each epoch, and gives the last test accuracy.
+    /// Trains, prints a line for each epoch, and returns the last test accuracy.
     pub fn run(self, pipe: &mut Pipe<Digits>, vars: &DigitsVars, train: &Dataset, held_out: &Dataset) -> Result<f64> {
         let mut optimizer = nn::Adam::default().build(vars.var_store(), self.rate)?;
         let mut accuracy = 0.0;

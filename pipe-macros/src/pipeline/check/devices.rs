@@ -55,6 +55,8 @@ pub fn device_indices_are_small(model: &Model, errors: &mut Errors) {
 /// device of the one before:
 ///
 /// `encode: Encode, #[device("cuda:0")] decode: Decode`
+///
+/// A layer without a device runs where the one before it runs.
 pub fn the_first_layer_has_one(model: &Model, errors: &mut Errors) {
     let Some(first) = model.layers.first().filter(|first| !first.marks.asks_for_a_device()) else { return };
     let Some((placed, device)) = model.layers.iter().find_map(|layer| Some((layer, layer.first_device()?))) else {

@@ -37,6 +37,8 @@ pub fn plain_fields_say_nothing_about_layers(model: &Model, errors: &mut Errors)
 /// take the local variable for the constant:
 ///
 /// `struct Model<const blocks: usize> { #[repeat] blocks: [Block; blocks] }`
+///
+/// rustc reads a local that has the name of a constant as that constant.
 pub fn constants_are_not_called_as_locals(model: &Model, errors: &mut Errors) {
     for param in model.generics.const_params() {
         let name = plain(&param.ident);

@@ -14,7 +14,7 @@ use crate::support::errors::{Errors, error, error_at_both};
 
 const SETTINGS: [&str; 8] = ["input", "output", "chunks", "checkpoint", "schedule", "balance", "allow", "crate"];
 
-/// The checkpoint modes.
+/// Names of the checkpoint modes.
 const MODES: [&str; 3] = [Checkpoint::Always.name(), Checkpoint::ExceptLast.name(), Checkpoint::Never.name()];
 
 const CHUNKS: &str = "number of chunks must be positive integer";
@@ -260,7 +260,7 @@ pub fn chunks_fit_into_memory(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// A schedule as it is written in the settings.
+/// Formats a schedule as it is written in the settings.
 fn as_written(kind: ScheduleKind) -> String {
     match kind {
         ScheduleKind::OneFOneB => "`\"1f1b\"`".to_owned(),
@@ -299,7 +299,7 @@ fn nearest_of(word: &Ident, known: &[&'static str]) -> Option<String> {
     nearest(&word.to_string(), known.iter().copied()).map(|meant| format!("did you mean `{meant}`?"))
 }
 
-/// Whether the value is a whole number, of any size and sign.
+/// Whether the value is an integer literal, of any size and sign.
 fn is_number(value: &Expr) -> bool {
     match value {
         Expr::Lit(literal) => matches!(literal.lit, Lit::Int(_)),

@@ -78,6 +78,8 @@ fn single_stage(model: &Model, plan: &Plan) -> Option<Warning> {
 /// up in parameter files:
 ///
 /// `#[layer(name = "Encode")] encode: Encode`
+///
+/// It is probably a slip, and parameter files would have the wrong name.
 fn name_differs_by_case(model: &Model) -> impl Iterator<Item = Warning> {
     model.layers.iter().filter_map(|layer| {
         let (name, field) = (layer.marks.layer.as_ref()?, plain(&layer.ident));

@@ -61,7 +61,7 @@ fn run(layer: &Layer, binding: &Ident) -> TokenStream {
     }
 }
 
-/// `x`, or `(x, skip_a, skip_b)`.
+/// Generates `x`, or `(x, skip_a, skip_b)`.
 fn with_skips(at: Span, skips: &[Ident]) -> TokenStream {
     match skips.is_empty() {
         true => quote_spanned!(at=> x),

@@ -20,7 +20,7 @@ pub fn methods(model: &Model, plan: &Plan) -> TokenStream {
     quote_spanned! {on_name(model)=>
         #[allow(dead_code)]
         impl #generics #ident #arguments #bounds {
-            /// Which layer runs in which stage, and where each skip goes. Prints as a table.
+            /// Layers and device of each stage, and route of each skip. Prints as a table.
             pub const PLAN: __rt::Plan = #constant;
             #of_kind
             /// Prepares the unpipelined run: all layers on one device, one micro-batch at a time.
@@ -37,7 +37,7 @@ fn of_a_pipeline(model: &Model, plan: &Plan) -> TokenStream {
     let params = model.generics.type_params().map(|param| static_bound(&param.ident));
     let owned = model.generics.type_params().next().is_some().then(|| quote!(where #(#params),*));
     quote_spanned! {on_name(model)=>
-        /// How many stages the annotations make.
+        /// Number of stages.
         pub const STAGES: ::core::primitive::usize = #stages;
         /// The annotated devices, one per stage.
         pub fn devices() -> __rt::Devices {
@@ -48,7 +48,7 @@ fn of_a_pipeline(model: &Model, plan: &Plan) -> TokenStream {
         pub fn vars(devices: &__rt::Devices) -> __rt::Result<#vars> {
             __rt::Vars::new(&Self::PLAN, devices).map(|vars| #vars_ident { vars })
         }
-        /// Prepares the pipelined run. What is set on the result wins over the annotations.
+        /// Prepares the pipelined run. The builder's settings override the annotations.
         pub fn pipe(self, vars: &#vars) -> __rt::PipeBuilder<'_, Self> #owned {
             __rt::PipeBuilder::new(self, vars)
         }

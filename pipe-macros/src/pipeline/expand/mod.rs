@@ -81,7 +81,7 @@ fn watched(file: &syn::LitStr) -> TokenStream {
     )
 }
 
-/// `use ::pipe_runtime::__rt;`
+/// Generates `use ::pipe_runtime::__rt;`.
 fn runtime(model: &Model) -> TokenStream {
     let krate = &model.settings.krate;
     quote!(use #krate::__rt;)

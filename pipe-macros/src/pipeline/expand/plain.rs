@@ -9,7 +9,7 @@ use quote::{format_ident, quote, quote_spanned};
 use super::here;
 use crate::pipeline::model::Model;
 
-/// `()` if all fields are layers.
+/// Type of the struct, or `()` if all fields are layers.
 pub fn type_name(model: &Model) -> TokenStream {
     if model.plain_fields.is_empty() {
         return quote!(());

@@ -9,7 +9,7 @@ use crate::pipeline::model::{Layer, Model};
 use crate::pipeline::plan::{Plan, Route, Split, Stage, Step};
 use crate::support::names::plain;
 
-/// The value of `PLAN`.
+/// Generates the value of `PLAN`.
 pub fn plan_constant(model: &Model, plan: &Plan) -> TokenStream {
     let name = plain(&model.ident);
     let stages = plan.stages.iter().map(|stage| stage_plan(model, stage));

@@ -10,7 +10,7 @@ use super::here;
 use crate::pipeline::model::Model;
 use crate::pipeline::parse::{self, schedule_kind, whole_number};
 
-/// The value of `DEFAULTS`.
+/// Generates the value of `DEFAULTS`.
 pub fn defaults(model: &Model) -> TokenStream {
     let chunks = model.settings.chunks.as_ref().and_then(whole_number);
     let chunks = option(chunks.map(Literal::usize_unsuffixed));

@@ -54,7 +54,7 @@ fn disassemble(model: &Model, plan: &Plan) -> TokenStream {
     }
 }
 
-/// `let [blocks_0, blocks_1] = __rt::spread(blocks, "blocks", Split::Evenly(2))?;`
+/// Generates `let [blocks_0, blocks_1] = __rt::spread(blocks, "blocks", Split::Evenly(2))?;`.
 fn spread(model: &Model, index: usize) -> Option<TokenStream> {
     let layer = &model.layers[index];
     let split = split(&layer.split()?);
@@ -81,6 +81,7 @@ struct Ports<'p> {
     flows: Vec<usize>,
     /// For each stage, the skips that it pops, and those that it stashes for another stage.
     arriving: Vec<Vec<(usize, &'p Route)>>,
+    /// Skips that each stage stashes and another one pops, with their numbers.
     leaving: Vec<Vec<(usize, &'p Route)>>,
 }
 
@@ -103,7 +104,7 @@ impl<'p> Ports<'p> {
         Self { model, plan, flows, arriving, leaving }
     }
 
-    /// `let flow_1 = graph.port(1, 0, 1);` for each value that stage `stage` sends.
+    /// Generates `let flow_1 = graph.port(1, 0, 1);` for each value that stage `stage` sends.
     fn declared(&self, stage: usize) -> TokenStream {
         let at = source_site(self.model, self.plan, stage + 1);
         let (name, number) = (flow(stage + 1, at), self.flows[stage + 1]);
@@ -149,7 +150,8 @@ fn source_site(model: &Model, plan: &Plan, stage: usize) -> Span {
     last_layer.map_or_else(here, |step| site(&model.layers[step.layer]))
 }
 
-/// `graph.stage((movable(encode1), ..), (flow_0, ..), |(encode1, ..), (flow_0, ..), io, cx| ..);`
+/// Generates a stage:
+/// `graph.stage((movable(encode1), ..), (flow_0, ..), |(encode1, ..), (flow_0, ..), io, cx| ..);`.
 ///
 /// The body borrows nothing, so it is a plain function, and rustc does not have to analyze
 /// captures.
@@ -211,7 +213,7 @@ fn opening_site(model: &Model, plan: &Plan, stage: usize) -> Span {
     here().located_at(asked.or(forced).unwrap_or_else(|| layer.span()))
 }
 
-/// `encode1, encode2, blocks_0,`
+/// Generates `encode1, encode2, blocks_0,`, the locals of the stage's layers.
 fn stage_bindings(model: &Model, plan: &Plan, stage: usize) -> TokenStream {
     let bindings = plan.stages[stage].steps.iter().map(|step| binding(model, step));
     quote!(#(#bindings,)*)
@@ -244,7 +246,7 @@ fn owned_type(layer: &Layer) -> TokenStream {
     }
 }
 
-/// `encode1`, or `blocks: __rt::gather_parts([blocks_0, blocks_1])`.
+/// Generates `encode1`, or `blocks: __rt::gather_parts([blocks_0, blocks_1])`.
 fn gathered(model: &Model, index: usize) -> TokenStream {
     let layer = &model.layers[index];
     let field = &layer.ident;

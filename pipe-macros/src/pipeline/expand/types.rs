@@ -33,12 +33,12 @@ pub fn owning(model: &Model) -> Option<WhereClause> {
     generics.where_clause
 }
 
-/// `L: 'static`
+/// The bound `L: 'static`.
 pub fn static_bound(param: &Ident) -> WherePredicate {
     parse_quote_spanned!(here()=> #param: 'static)
 }
 
-/// `UNetVars`
+/// The name `UNetVars`.
 pub fn vars_ident(model: &Model) -> Ident {
     format_ident!("{}Vars", model.ident)
 }
@@ -49,7 +49,7 @@ pub fn vars_generics(model: &Model) -> Generics {
     Generics { params: constants.cloned().collect(), ..Generics::default() }
 }
 
-/// `UNetVars<N>`, with `lifetime` first if there is one.
+/// The type `UNetVars<N>`, with `lifetime` first if there is one.
 pub fn vars_type(model: &Model, lifetime: Option<TokenStream>) -> TokenStream {
     let ident = vars_ident(model);
     let constants = model.generics.const_params().map(|param| param.ident.to_token_stream());

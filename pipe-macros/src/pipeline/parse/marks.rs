@@ -158,7 +158,7 @@ fn parts(tokens: ParseStream) -> syn::Result<Vec<Part>> {
     Ok(Punctuated::<Part, Token![,]>::parse_terminated_with(tokens, part)?.into_iter().collect())
 }
 
-/// `"cuda:0"` or `"cuda:0" = 5`
+/// Reads `"cuda:0"` or `"cuda:0" = 5`.
 fn part(tokens: ParseStream) -> syn::Result<Part> {
     let device = string(tokens, "a device")?;
     let count = match tokens.parse::<Option<Token![=]>>()? {

@@ -5,7 +5,7 @@ use syn::{GenericArgument, PathArguments, Type};
 
 use crate::pipeline::declaration::Shape;
 
-/// Reads how many layers a field of this type holds.
+/// Determines whether a field of this type holds one layer, an array or a `Vec`.
 pub fn shape(ty: &Type) -> Shape {
     match bare(ty) {
         Type::Array(array) => Shape::Array { layer: array.elem.clone(), len: Box::new(array.len.clone()) },

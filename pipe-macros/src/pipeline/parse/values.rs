@@ -17,7 +17,7 @@ pub fn schedule_kind(value: &Expr) -> Option<ScheduleKind> {
     }
 }
 
-/// The word that a value consists of: `never` of `checkpoint = never`.
+/// Word that a value consists of, such as `never` in `checkpoint = never`.
 pub fn word(value: &Expr) -> Option<&Ident> {
     match value {
         Expr::Path(path) => path.path.get_ident(),
@@ -26,7 +26,7 @@ pub fn word(value: &Expr) -> Option<&Ident> {
     }
 }
 
-/// The text of a string.
+/// Text of a string literal.
 pub fn quoted(value: &Expr) -> Option<String> {
     match value {
         Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => Some(text.value()),

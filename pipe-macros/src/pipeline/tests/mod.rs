@@ -10,7 +10,7 @@ use crate::pipeline;
 use crate::pipeline::attribute::attach_derive;
 use crate::pipeline::model::Model;
 
-/// The struct as the derive sees it, from `#[pipeline(..)] struct ..`.
+/// Parses `#[pipeline(..)] struct ..` into the struct as the derive sees it.
 pub fn item(source: &str) -> DeriveInput {
     let mut item: DeriveInput = syn::parse_str(source).expect("the source is a struct");
     let args = item

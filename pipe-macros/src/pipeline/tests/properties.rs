@@ -9,7 +9,7 @@ use super::{compile_errors, derived, item, mistakes};
 use crate::pipeline;
 use crate::pipeline::attribute::attach_derive;
 
-/// A struct to be written out.
+/// A struct before it is written as text.
 #[derive(Clone, Debug)]
 struct Source {
     settings: Vec<String>,

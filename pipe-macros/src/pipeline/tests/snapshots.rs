@@ -5,7 +5,7 @@ use expect_test::{ExpectFile, expect_file};
 
 use super::derived;
 
-/// The struct in `text` that begins with the line `first`.
+/// Returns the struct in `text` that begins with the line `first`.
 fn structure(text: &'static str, first: &str) -> &'static str {
     let start = text.find(first).expect("the text has the struct");
     let end = text[start..].find("\n}\n").expect("the struct ends");

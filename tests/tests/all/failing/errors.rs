@@ -1,5 +1,5 @@
-//! A failure anywhere is returned with its place and cause; nothing hangs, nothing has changed, and
-//! the pipeline goes on.
+//! A failure anywhere is returned as an error with its place and cause. Nothing hangs, nothing is
+//! changed, and the pipeline can still be used.
 
 use std::sync::{Arc, Mutex};
 
@@ -10,14 +10,14 @@ use proptest::prelude::*;
 use tch::nn::{self, BatchNorm, Func, Linear};
 use tch::{Kind, Tensor};
 
-/// What a [`Fuse`] does when its moment comes.
+/// Kind of failure of a [`Fuse`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
-    /// A panic of the layer's own.
+    /// A panic of the layer itself.
     Panic,
-    /// An error of libtorch's, which tch turns into a panic.
+    /// An error of libtorch, which tch turns into a panic.
     Torch,
-    /// Something that only the backward will notice: a saved tensor is changed in place.
+    /// A mistake that only the backward notices: a saved tensor is changed in place.
     Backward,
 }
 
@@ -31,7 +31,7 @@ struct Trigger {
 
 type Triggers = Arc<Mutex<Vec<Trigger>>>;
 
-/// A layer that fails where it is told to.
+/// A layer that fails at the places that its triggers set.
 struct Fuse(Triggers);
 
 impl Layer<Tensor> for Fuse {
@@ -42,7 +42,8 @@ impl Layer<Tensor> for Fuse {
         let trigger = self.0.lock().unwrap().iter().find(here).copied();
         let now = trigger.is_some_and(|trigger| trigger.recomputing == cx.is_recomputing());
         match trigger.map(|trigger| trigger.fault) {
-            // Both passes give the same values, and one of them counts a change.
+            // The change is a multiplication by 1, so the values stay the same and only the
+            // tensor's version counts up.
             Some(Fault::Backward) => {
                 let saved = x.exp();
                 if now {
@@ -51,7 +52,7 @@ impl Layer<Tensor> for Fuse {
                 saved
             }
             _ if !now => x,
-            // As `panic!`, without its noise in the test's output.
+            // Like `panic!`, but without a message in the test's output.
             Some(Fault::Panic) => std::panic::resume_unwind(Box::new("the fuse blew".to_owned())),
             Some(Fault::Torch) => match x.f_matmul(&Tensor::zeros([5, 5], (Kind::Float, x.device()))) {
                 Ok(_) => unreachable!("the shapes do not fit"),
@@ -105,7 +106,7 @@ fn fused(checkpoint: Checkpoint) -> (Pipe<Fused>, FusedVars, Triggers) {
     (model.pipe(&vars).checkpoint(checkpoint).intra_op_threads(1).build().unwrap(), vars, triggers)
 }
 
-/// Every variable and every gradient, by value.
+/// Values of all variables, with their gradients.
 fn state(vars: &FusedVars) -> Vec<(String, Tensor, Option<Tensor>)> {
     let gradient = |tensor: &Tensor| tensor.grad().defined().then(|| tensor.grad().copy());
     let mut state: Vec<_> = vars
@@ -144,7 +145,7 @@ proptest! {
     ) {
         let _serial = pipe_tests::serial();
         let (mut pipe, vars, triggers) = fused(mode);
-        // A good step first, so that there are gradients and statistics to preserve.
+        // A step that succeeds comes first, so that there are gradients and statistics to preserve.
         pipe.forward(rows(8)).unwrap().sum(Kind::Float).backward();
         let before = state(&vars);
 
@@ -156,12 +157,12 @@ proptest! {
         let failed = failure(pipe.forward(rows(8)).unwrap_err());
         prop_assert_eq!(&state(&vars), &before);
 
-        // The first in the schedule's order: by tick, then by stage.
+        // The error is the first one in the schedule's order: by tick, then by stage.
         let &(stage, micro_batch) = places.iter().min_by_key(|(stage, micro_batch)| (stage + micro_batch, *stage)).unwrap();
         prop_assert_eq!((failed.phase, failed.stage, failed.micro_batch), (Phase::Forward, stage, micro_batch));
         prop_assert_eq!(failed.layer, format!("fuse{stage}"));
         let cause = if panics { "the fuse blew" } else { "mat1 and mat2 shapes cannot be multiplied (2x8 and 5x5)" };
-        // libtorch 2.15 says which operator it was, before.
+        // libtorch 2.15 prefixes the name of the operator.
         prop_assert_eq!(failed.cause.trim_start_matches("mm: "), cause);
 
         triggers.lock().unwrap().clear();
@@ -203,7 +204,8 @@ proptest! {
     }
 }
 
-/// A step on this pipeline and the same step on a fresh one with the same variables.
+/// Asserts that a step gives the same gradients on this pipeline and on a new one with the same
+/// variables.
 fn next_step_is_right(pipe: &mut Pipe<Fused>, vars: &FusedVars, mode: Checkpoint) {
     let (mut fresh, fresh_vars, _) = fused(mode);
     let x = rows(8);
@@ -269,7 +271,7 @@ fn a_skip_that_another_stage_changes_in_place_is_an_error() {
     assert!(failed.cause.contains("modified by an in-place operation"), "{failed}");
 }
 
-/// A layer with a tensor that is trained and that the pipeline does not know.
+/// A layer with a trainable tensor that the pipeline does not know.
 #[derive(Debug)]
 struct Smuggler(Tensor);
 
@@ -312,7 +314,7 @@ fn wrong_settings_and_inputs_are_errors_before_anything_runs() {
     assert!(error.contains("the model has 3 stages, but 2 devices were given (cpu,cpu)"), "{error}");
 }
 
-/// Counts its forwards and takes its time.
+/// A slow layer that counts its forwards.
 struct Counted(Arc<Mutex<usize>>);
 
 impl Layer<Tensor> for Counted {

@@ -1,4 +1,4 @@
-//! Calls that fail, at every place: what comes after is as if they had not been made.
+//! Calls that fail at every place. Later calls give the same results as without the failed call.
 
 use std::fmt::Display;
 
@@ -9,7 +9,7 @@ use pipe_tests::zoo::{
     Batch, Call, Comparison, Creature, Fault, LayerSpec, Nearness, Outcome, Stack3, Stack4, Watched, ZooModel,
 };
 
-/// Statistics, a value that is carried, and dropout, in two layers of each stage.
+/// Layers for up to four stages, two per stage, with statistics, a kept value and dropout.
 const LAYERS: [Creature; 8] = [
     Creature::BatchNorm,
     Creature::Dropout,
@@ -21,7 +21,7 @@ const LAYERS: [Creature; 8] = [
     Creature::Dropout,
 ];
 
-/// Rows of each micro-batch: two, two, two and one.
+/// Rows of the mini-batch, in micro-batches of two, two, two and one.
 const ROWS: i64 = 7;
 const MICRO_BATCHES: usize = 4;
 
@@ -33,7 +33,7 @@ fn layers<M: Stack>() -> Vec<LayerSpec> {
     LAYERS[..2 * M::PLAN.stages.len()].iter().map(|&creature| creature.into()).collect()
 }
 
-/// Where a call fails.
+/// Place at which a call fails.
 #[derive(Clone, Copy, Debug)]
 enum Place {
     Layer(Fault),
@@ -41,7 +41,7 @@ enum Place {
     Loss(usize),
 }
 
-/// In the second layer of each stage, after all of the stage's work, for each micro-batch.
+/// Lists a fault for each stage and micro-batch, in the stage's second layer, which is its last.
 fn faults<M: Stack>(recomputing: bool) -> impl Iterator<Item = Fault> {
     let stages = 0..M::PLAN.stages.len();
     stages.flat_map(move |stage| {
@@ -54,14 +54,14 @@ fn all_places<M: Stack>() -> Vec<Place> {
     faults.chain((0..MICRO_BATCHES).map(Place::Loss)).collect()
 }
 
-/// To the bit.
+/// Asserts that two outcomes are equal bit by bit.
 fn assert_same(found: &Outcome, expected: &Outcome, about: &dyn Display) {
     let gradients = |_: &str| Nearness::Bits;
     let (values, state) = (Nearness::Bits, Some(Nearness::Bits));
     Comparison { values, gradients: &gradients, state, fresh: true }.assert(found, expected, about);
 }
 
-/// Of two moments, that no variable, no statistic and no gradient is another.
+/// Asserts that variables, statistics and gradients are unchanged since `before`.
 fn assert_unchanged<M: Stack>(watched: &Watched<M>, before: &Outcome, about: &dyn Display) {
     assert_gradients_unchanged(watched, before, about);
     let state = watched.state();
@@ -86,8 +86,8 @@ fn assert_on_purpose(error: &Error, place: Place, about: &dyn Display) {
     assert!(error.to_string().contains(&format!("{who} fails on purpose")), "{error}, {about}");
 }
 
-/// One call after the other that fails, and after each one that does not. Gradients accumulate.
-/// The random generator is seeded once.
+/// Runs a failing call for each place, and a successful one after each of them. Gradients
+/// accumulate, and the random number generator is seeded once.
 fn leaves_nothing<M: Stack>(call: Call) {
     let _serial = pipe_tests::serial();
     let layers = layers::<M>();
@@ -151,8 +151,8 @@ fn a_step_over_four_stages_that_fails_leaves_nothing() {
     only_here.for_each(leaves_nothing::<Stack4>);
 }
 
-/// As in plain tch: what went forward has changed statistics and drawn its numbers, and the
-/// backward that fails changes nothing.
+/// As in plain tch, the forward has changed statistics and drawn its random numbers, and the
+/// failing backward changes nothing.
 #[test]
 fn a_backward_that_fails_leaves_what_its_forward_has_left() {
     let _serial = pipe_tests::serial();
@@ -195,7 +195,7 @@ fn a_backward_that_fails_leaves_what_its_forward_has_left() {
             failed += 1;
         }
     }
-    // In each of three stages: three of four micro-batches, and all of them; with and without a
-    // gradient of the input.
+    // In each of three stages, `ExceptLast` recomputes three micro-batches, and `Always` all four.
+    // Both run with and without a gradient of the input.
     assert_eq!(failed, 2 * 3 * (3 + 4));
 }

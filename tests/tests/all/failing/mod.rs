@@ -1,4 +1,4 @@
-//! What goes wrong, and what is left then.
+//! Failures, and the state after them.
 
 mod errors;
 mod failures;

@@ -1,4 +1,4 @@
-//! What a pipeline prints. In a process of its own: this test binary, called again.
+//! The output that a pipeline prints. The test runs this binary again, as a separate process.
 
 use std::cell::RefCell;
 use std::process::{Command, Output};
@@ -23,7 +23,7 @@ fn net(last: Func<'static>) -> (Net, NetVars) {
     (Net { first: linear(vars.first(), 8, 8), last }, vars)
 }
 
-/// Runs the test of this binary that calls it again, as a process of its own.
+/// Runs a test of this binary again, as a separate process.
 fn again(name: &str, variables: &[(&str, &str)]) -> Output {
     let mut command = Command::new(std::env::current_exe().unwrap());
     let name = format!("failing::process::{name}");
@@ -32,7 +32,7 @@ fn again(name: &str, variables: &[(&str, &str)]) -> Output {
     command.output().unwrap()
 }
 
-/// Set in the process that [`again`] starts.
+/// Environment variable that is set in the process that [`again`] starts.
 const AGAIN: &str = "PIPE_TEST_AGAIN";
 
 #[test]
@@ -45,7 +45,7 @@ fn a_panic_that_comes_back_as_an_error_is_not_printed_as_well() {
     let text = String::from_utf8_lossy(&quiet.stderr).into_owned();
     assert!(quiet.status.success(), "{text}");
     assert!(!text.contains("frame #") && !text.contains("panicked"), "{text}");
-    // Who wants to see it, sees it.
+    // With RUST_BACKTRACE, the panic is printed.
     let loud = run(&[("RUST_BACKTRACE", "1")]);
     assert!(String::from_utf8_lossy(&loud.stderr).contains("panicked"));
 }
@@ -55,7 +55,7 @@ fn fails() {
     let mut pipe = net.pipe(&vars).build().unwrap();
     let error = pipe.forward(rows(6)).unwrap_err().to_string();
     assert_eq!(
-        // libtorch 2.15 says which operator it was.
+        // libtorch 2.15 prefixes the name of the operator.
         error.replace("mm: ", ""),
         "forward of micro-batch 0 in stage 1, layer `last`: mat1 and mat2 shapes cannot be multiplied (3x8 and 3x8)"
     );

@@ -1,4 +1,4 @@
-//! Values that go in, through and out.
+//! Values at the input, between stages and at the output.
 
 mod rows;
 mod several_values;

@@ -1,5 +1,5 @@
-//! How a value belongs to the rows of the batch: along another dimension, several for each, as a
-//! list; and errors where rows do not belong together.
+//! Values by rows of the batch: along another dimension, several per row, or as a list. Values
+//! whose rows do not match are errors.
 
 use pipe_runtime::{
     Along, Checkpoint, Context, Devices, Each, Flow, Layer, PerRow, Pipe, Pipeline, Replicate, Rows, Vars, pipeline,
@@ -10,15 +10,16 @@ use proptest::prelude::*;
 use tch::nn::Linear;
 use tch::{Device, Kind, Tensor};
 
-/// What a gradient or a loss is compared with is made on the whole batch: it is rounded elsewhere.
+/// Asserts closeness, not equality: the expected tensor is computed on the whole batch, which
+/// rounds differently.
 fn assert_close(found: &Tensor, expected: &Tensor, what: &str) {
     assert_eq!(found.size(), expected.size(), "{what}");
     assert!(found.allclose(expected, 1e-5, 1e-6, false), "{what}: {found} instead of {expected}");
 }
 
-/// Compares with the loss of plain tch on the whole batch: that of `forward`, with the gradients
-/// of `inputs` and parameters, and that of the training step `step`, with those of the
-/// parameters. Returns what `forward` gave beside its loss.
+/// Compares with `plain`, which is the loss of plain tch on the whole batch. Compares the loss of
+/// `forward` with the gradients of `inputs` and parameters, and the loss of the training step
+/// `step` with the gradients of the parameters. Returns the second value of `forward`.
 fn assert_as_plain<M: Pipeline, O>(
     pipe: &mut Pipe<M>,
     vars: &Vars,
@@ -51,7 +52,7 @@ fn random(size: &[i64]) -> Tensor {
     Tensor::randn(size, (Kind::Float, Device::Cpu))
 }
 
-/// Each in 3, 3 and 1 rows.
+/// Rows of a batch with micro-batches of 3, 3 and 1 rows.
 const RAGGED: i64 = 7;
 
 const MODES: [Checkpoint; 2] = [Checkpoint::Always, Checkpoint::Never];
@@ -68,7 +69,7 @@ fn along_another_dimension() {
         last: Place,
     }
 
-    /// `[batch, 8]`, with positions `[3, batch, 8]` that go on to the next stage.
+    /// A layer on `[batch, 8]` that passes positions `[3, batch, 8]` to the next stage.
     struct Scale(Linear);
 
     impl Layer<In> for Scale {
@@ -79,7 +80,7 @@ fn along_another_dimension() {
         }
     }
 
-    /// `[3, batch, 8]`.
+    /// A layer that returns `[3, batch, 8]`.
     struct Place(Linear);
 
     impl Layer<In> for Place {
@@ -133,7 +134,7 @@ fn several_rows_for_each() {
         last: Read,
     }
 
-    /// Images `[batch, 8]`, captions `[2 * batch, 8]`.
+    /// A layer on images `[batch, 8]` that passes captions `[2 * batch, 8]` on.
     struct Look(Linear);
 
     impl Layer<In> for Look {
@@ -144,7 +145,7 @@ fn several_rows_for_each() {
         }
     }
 
-    /// `[2 * batch, 8]`.
+    /// A layer that returns `[2 * batch, 8]`.
     struct Read(Linear);
 
     impl Layer<In> for Read {
@@ -262,7 +263,7 @@ fn lists_of_images_of_different_sizes() {
         last: Linear,
     }
 
-    /// A list of `[3, height, width]` into `[batch, 8]`.
+    /// A layer from a list of `[3, height, width]` images to `[batch, 8]`.
     struct Pool(Linear);
 
     impl Layer<Rows<Tensor>> for Pool {
@@ -288,7 +289,7 @@ fn lists_of_images_of_different_sizes() {
         let model = Images { first: Pool(linear(vars.first(), 3, 8)), last: linear(vars.last(), 8, 8) };
         (model, vars)
     };
-    // Of one row, even, and ragged.
+    // One row, equal micro-batches, and ragged ones.
     for (count, mode) in [1, 6, RAGGED].into_iter().flat_map(|count| MODES.map(|mode| (count, mode))) {
         let (model, vars) = make();
         let (images, y) = (images(count), rows(count));
@@ -308,7 +309,7 @@ fn lists_of_images_of_different_sizes() {
         );
     }
 
-    // Of none, the layer gets none, and has nothing to stack.
+    // With an empty list, the layer gets an empty list and has nothing to stack.
     let (model, vars) = make();
     let error = model.pipe(&vars).build().unwrap().forward(images(0)).unwrap_err().to_string();
     assert!(error.starts_with("forward of micro-batch 0 in stage 0, layer `first`"), "{error}");
@@ -324,7 +325,7 @@ fn lists_whose_parts_have_rows() {
         last: Mix,
     }
 
-    /// Any number of `[batch, 8]`.
+    /// A layer on any number of `[batch, 8]` tensors.
     struct Mix(Linear);
 
     impl Layer<Each<Tensor>> for Mix {
@@ -375,7 +376,7 @@ fn lists_whose_parts_have_rows() {
     }
 }
 
-/// Every way to belong to rows, in a struct.
+/// A struct with every kind of value by rows.
 #[derive(Debug, Flow)]
 struct Everything {
     x: Tensor,
@@ -596,7 +597,7 @@ proptest! {
                 prop_assert!(named.iter().all(|part| text.contains(part)), "{text}");
             }
         }
-        // The layers have nothing to train.
+        // The layers have no parameters, so the loss has one.
         let loss = |(a, _): &(Tensor, Tensor), y: &Tensor| (a * &w - y).sum(Kind::Float);
         match pipe.train_step((&first, &first), rows(y), loss) {
             Ok(_) => prop_assert_eq!(a, y),

@@ -14,7 +14,7 @@ const TOKENS: i64 = 5;
 const WIDTH: i64 = 6;
 const FLOAT: (Kind, Device) = (Kind::Float, Device::Cpu);
 
-/// Four layers, what flows in, and the same in plain tch.
+/// Four layers, their input, and the same model in plain tch.
 trait Family {
     type In: Flow + IntoFlow<Self::In>;
     type A;
@@ -22,7 +22,7 @@ trait Family {
     type C;
     type D;
 
-    /// Which of the input's tensors go whole to each micro-batch.
+    /// Indices of the input's tensors that each micro-batch gets whole.
     const WHOLE: &[usize] = &[];
 
     fn a(path: &Path<'_>) -> Self::A;
@@ -44,11 +44,11 @@ trait Family {
         output.mse_loss(target, Reduction::Mean)
     }
 
-    /// The output of the input's tensors. All layers send something that carries a gradient.
+    /// Computes the output in plain tch. All layers must send a value that requires a gradient.
     fn plain(twin: &mut Twin, input: &[Tensor]) -> Tensor;
 }
 
-/// A pipeline of a family's layers. `$stages`: the stage of each layer.
+/// Defines a pipeline of a family's layers. `$stages` has the stage of each layer.
 macro_rules! model {
     ($family:ident, $model:ident, $vars:ident, $count:literal, $stages:expr,
      [$($on_a:meta)?] [$($on_c:meta)?] [$($on_d:meta)?]) => {
@@ -110,7 +110,7 @@ macro_rules! model {
     };
 }
 
-/// Over three stages, the second of two layers, and over four.
+/// Defines a pipeline over three stages, the second with two layers, and one over four.
 macro_rules! models {
     ($family:ident: $three:ident, $three_vars:ident, $four:ident, $four_vars:ident) => {
         models!($family: $three, $three_vars, $four, $four_vars, [] []);
@@ -127,7 +127,8 @@ fn train_both<Three: ZooModel<Layers = ()>, Four: ZooModel<Layers = ()>>(
     gradients: impl Fn(Order, &str) -> Nearness,
     calls_of_inputs: usize,
 ) {
-    // From few rows to many and back, so that micro-batches are ragged in different ways.
+    // Numbers of rows alternate between low and high, so that micro-batches are ragged in different
+    // ways.
     let rows = [1, 12, 2, 11, 3, 10, 4, 9, 5, 8, 6, 7];
     let left_out = 2 - calls_of_inputs;
     for (stages, counts) in [(3, train::<Three>(&(), &rows, &gradients)), (4, train::<Four>(&(), &rows, &gradients))] {
@@ -144,7 +145,7 @@ fn dense(path: &Path<'_>, outputs: i64) -> Linear {
     linear(path.clone(), WIDTH, outputs)
 }
 
-/// A linear map and `tanh` in plain tch.
+/// Applies a linear map and `tanh` in plain tch.
 fn plain_dense(twin: &mut Twin, path: &str, x: &Tensor) -> Tensor {
     plain_linear(twin, path, x).tanh()
 }
@@ -156,10 +157,10 @@ fn plain_linear(twin: &mut Twin, path: &str, x: &Tensor) -> Tensor {
 
 // Masks and class weights.
 
-/// The mask, the weights of the classes, the labels, and what is trained.
+/// Mask, weights of the classes, labels, and activations.
 type Masked = (Replicate<Tensor>, Replicate<Tensor>, Tensor, Tensor);
 
-/// A linear map and `tanh` of what is trained.
+/// A layer that applies a linear map and `tanh` to the activations.
 struct Dense(Linear);
 
 impl Layer<Masked> for Dense {
@@ -170,7 +171,7 @@ impl Layer<Masked> for Dense {
     }
 }
 
-/// Attention with the mask, and the loss of each token with the weights.
+/// A layer with masked attention, which also computes the weighted loss of each token.
 struct Attention(Linear);
 
 fn attention(x: &Tensor, mask: &Tensor) -> Tensor {
@@ -262,7 +263,7 @@ impl Layer<Tensor> for DenseAlone {
     }
 }
 
-/// Scores of the next word, by the vectors that the embedding lends.
+/// A layer that scores the next word by the vectors that the embedding lends.
 struct Head;
 
 impl Layer<(Tensor, Tensor)> for Head {
@@ -331,13 +332,13 @@ fn an_embedding_and_a_head_of_one_weight_on_the_last_token() {
         "a.weight" => Nearness::Relative(1e-6),
         _ => Nearness::Bits,
     };
-    // Words want no gradient.
+    // Words are integers, so they cannot require a gradient.
     train_both::<Tie3, Tie4>(lent, 1);
 }
 
 // Complex numbers.
 
-/// Rotations for all rows, and complex numbers of each.
+/// Rotations for all rows, and the complex numbers of each row.
 type Turning = (Replicate<Tensor>, Tensor);
 
 fn as_complex(x: &Tensor) -> Tensor {
@@ -358,7 +359,7 @@ impl Layer<Turning> for Begin {
     }
 }
 
-/// A product with a complex weight: a vector's, or a matrix's.
+/// A layer that multiplies by a complex weight, which is a vector or a matrix.
 struct Product(Tensor);
 
 fn product(z: &Tensor, weight: &Tensor) -> Tensor {
@@ -441,7 +442,7 @@ fn complex_constants_and_complex_values_with_gradients() {
 
 // Integers and booleans first.
 
-/// An order, which numbers are kept, and the numbers.
+/// An order of numbers, a mask of the numbers to keep, and the numbers.
 type Ordered = (Tensor, Tensor, Tensor);
 
 struct Look(Linear);
@@ -551,7 +552,7 @@ impl Layer<Pair> for SideBySide {
     }
 }
 
-/// Does not look at the second.
+/// A layer that does not use the second value.
 struct OnlyFirst(Linear);
 
 impl Layer<Pair> for OnlyFirst {
@@ -612,7 +613,7 @@ fn a_layer_that_does_not_look_at_one_of_its_inputs() {
     train_both::<Ignoring3, Ignoring4>(bits, 2);
 }
 
-/// The output that counts, one that does not, and integers.
+/// The output in the loss, one outside the loss, and integers.
 type Heads = (Tensor, Tensor, Tensor);
 
 struct ThreeHeads(Linear, Linear);
@@ -645,7 +646,7 @@ fn many_heads() -> (ManyHeads, ManyHeadsVars) {
     (ManyHeads { part: Part(a, b), middle: SideBySide(c, d), heads: ThreeHeads(e, f) }, vars)
 }
 
-/// All gradients by name; those that came.
+/// Lists the defined gradients by name.
 fn gradients(vars: &ManyHeadsVars) -> Vec<(String, Tensor)> {
     let variables = vars.var_store().variables().into_iter();
     let came = variables.filter(|(_, variable)| variable.grad().defined());
@@ -683,7 +684,7 @@ fn an_output_that_the_loss_does_not_look_at() {
         };
         for method in methods.into_iter().chain([None]) {
             let (expected, second) = plain(method);
-            // The first of each stage.
+            // The first linear layer of each of three stages has gradients of weight and bias.
             assert_eq!(expected.len(), 6);
             for mode in [Checkpoint::Never, Checkpoint::ExceptLast, Checkpoint::Always] {
                 let about = format!("{method:?}, {mode}, {count} rows");

@@ -1,4 +1,4 @@
-//! What goes in and comes out: reductions over micro-batches, lists, user structs.
+//! Values at the input and the output: reductions over micro-batches, lists and user structs.
 
 use pipe_runtime::{Checkpoint, Context, Devices, Flow, Layer, List, Mean, Sum, pipeline};
 use pipe_tests::compare::{leaf, rows};
@@ -6,7 +6,7 @@ use pipe_tests::layers::linear;
 use tch::nn::Linear;
 use tch::{Kind, Tensor};
 
-/// A user's own struct flows by derive.
+/// A user's struct that derives `Flow`.
 #[derive(Debug, Flow)]
 struct Sample<T: Flow> {
     pixels: T,
@@ -14,7 +14,7 @@ struct Sample<T: Flow> {
     name: String,
 }
 
-/// So does a tuple struct.
+/// A tuple struct that derives `Flow`.
 #[derive(Flow)]
 struct Scores(Tensor, Vec<Tensor>);
 
@@ -118,13 +118,13 @@ fn sums_means_lists_and_structs() {
     let (model, vars) = net();
     let unpipelined = step(model.unpipelined().forward(sample()).unwrap(), &vars);
     let mut pipe = model.pipe(&vars).intra_op_threads(1).build().unwrap();
-    // By reference too: tensors are shared.
+    // The input can also be a reference, which shares its tensors.
     let shared = sample();
     let piped = step(pipe.forward(&shared).unwrap(), &vars);
     assert_eq!(piped, unpipelined);
     assert_eq!((piped.1, &piped.2), (3, &List(vec![0, 1, 2])));
 
-    // The whole batch at once: what sums and means stand for.
+    // Sums and means are equal to those of the whole batch at once.
     let model = pipe.into_inner();
     let ([sum, mean, _], ..) = step(
         model

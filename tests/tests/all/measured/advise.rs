@@ -1,4 +1,4 @@
-//! What a pipeline is advised, from its own trace.
+//! Advice for a pipeline, from its own trace.
 
 use pipe_runtime::schedule::{Advice, Candidate, Costs, Skip};
 use pipe_runtime::{Checkpoint, Devices, Pipe, PipeBuilder, pipeline};
@@ -39,7 +39,7 @@ fn trained(pipe: &mut Pipe<Net>) {
     pipe.train_step(rows(16), rows(16), loss).unwrap();
 }
 
-/// Of a pipeline with 4 micro-batches.
+/// Builds a pipeline with 4 micro-batches, and measures its costs.
 fn measured() -> (Pipe<Net>, Costs) {
     let mut pipe = net(|pipe| pipe);
     trained(&mut pipe);

@@ -1,4 +1,4 @@
-//! Layers are divided by what they are measured to cost, and measuring leaves no trace.
+//! Layers are divided into stages by their measured costs, and measuring changes nothing.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tch::{Device, Kind, Tensor};
 
 const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
 
-/// Layers of one type.
+/// A block of layers of one type.
 #[pipeline]
 struct Chain<L: Layer<Tensor, Out = Tensor>> {
     #[repeat]
@@ -22,7 +22,7 @@ struct Chain<L: Layer<Tensor, Out = Tensor>> {
 
 type Stack = Chain<Func<'static>>;
 
-/// Profiles `layers` as a model without variables of its own.
+/// Profiles `layers` as a model whose store is empty.
 fn of<L: Module>(layers: Vec<L>, profile: impl FnOnce(Balance<'_, Chain<L>>) -> Profile) -> Profile {
     let store = VarStore::new(Device::Cpu);
     let model = Chain { layers };
@@ -36,7 +36,7 @@ fn delay(milliseconds: u64) -> Func<'static> {
     })
 }
 
-/// Keeps `times` outputs for its backward.
+/// Creates a layer that keeps `times` outputs for its backward.
 fn keep(times: usize) -> Func<'static> {
     func(move |x| (0..times).fold(x.shallow_clone(), |x, _| x.sigmoid()))
 }
@@ -87,7 +87,8 @@ fn a_sample_needs_no_tensor() {
 #[test]
 fn the_backward_counts_for_the_layer_whose_forward_it_belongs_to() {
     let _serial = serial();
-    /// Its forward reads one weight, its backward fills a gradient of all of them.
+    /// A layer whose forward reads one weight, and whose backward fills the gradient of all of
+    /// them.
     #[derive(Debug)]
     struct Slice(Tensor);
 
@@ -171,7 +172,7 @@ fn by_size_activations_are_those_of_one_micro_batch() {
 #[test]
 fn memory_that_is_freed_before_the_backward_is_no_activation() {
     let _serial = serial();
-    // The second sine's input is the first one's output; what is added is not needed again.
+    // The saved tensors are the inputs of the two sines. The addition's backward saves nothing.
     let layers = vec![func(|x| (x.sin() + 1.).sin()), func(|x| x + 1.), func(|x| x.sum(Kind::Float).unsqueeze(0))];
     let profile = of(layers, |balance| balance.stages(1).by_size(sample(&[1000])).unwrap());
     let kept: Vec<_> = profile.layers().iter().map(|layer| layer.activation_bytes).collect();
@@ -223,11 +224,12 @@ fn the_scale_weighs_parameters_against_activations() {
         balance.param_scale(scale).by_size(sample(&[1])).unwrap().balance()
     };
     assert_eq!(balance(0.), [2, 4]);
-    // Parameters are 2, 6, 12, 20, 30 and 42: 70 and 42 is better than torchgpipe's 40 and 72.
+    // The layers have 2, 6, 12, 20, 30 and 42 parameters. A split into 70 and 42 is better than
+    // torchgpipe's 40 and 72.
     assert_eq!(balance(100.), [5, 1]);
 }
 
-/// Changes a variable that is not trained, one that is, and its own input.
+/// A layer that changes a variable that is not trained, one that is, and its input.
 #[derive(Debug)]
 struct Meddles {
     linear: Linear,
@@ -495,7 +497,7 @@ fn layers_of_a_block_belong_to_the_block() {
     let profile = Balance::of(&model, &vars).by_size(sample(&[5, 4])).unwrap();
     let sizes: Vec<_> =
         profile.layers().iter().map(|layer| (layer.name, layer.parameter_bytes, layer.activation_bytes)).collect();
-    // The linear layer's own output is not needed by its backward; the model's output lives.
+    // The linear layer's backward does not need its output. The model's output stays alive.
     assert_eq!(sizes, [("block", (4 * 8 + 8) * 4, 2 * 5 * 8 * 4), ("last", (8 * 2 + 2) * 4, 5 * 2 * 4)]);
 }
 

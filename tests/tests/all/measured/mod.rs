@@ -1,4 +1,4 @@
-//! What is measured: `docs/balance.md`, `docs/tracing.md`.
+//! Measurements: `docs/balance.md` and `docs/tracing.md`.
 
 mod advise;
 mod balance;

@@ -1,4 +1,4 @@
-//! What a pipeline holds on its devices.
+//! The report of a pipeline's memory on its devices.
 
 use pipe_runtime::{Devices, pipeline};
 use pipe_tests::layers::{func, linear};
@@ -12,8 +12,8 @@ struct Net {
     second: Func<'static>,
 }
 
-/// libtorch's allocator for the CPU keeps no count, so there is nothing to say and nothing to
-/// reset. (`gpu-check` looks at a GPU's.)
+/// libtorch's CPU allocator keeps no statistics, so there is nothing to report and nothing to
+/// reset. (`gpu-check` tests the report of a GPU.)
 #[test]
 fn stages_on_the_cpu_have_no_line() {
     let _serial = pipe_tests::serial();

@@ -1,4 +1,4 @@
-//! A trace holds what ran, and what is made of it.
+//! A trace contains the steps that ran, and costs, simulations and pictures are made from it.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use pipe_tests::layers::{Merge, linear};
 use tch::Tensor;
 use tch::nn::Linear;
 
-/// Sleeps for as many milliseconds on its way forward.
+/// A layer that sleeps for this many milliseconds in its forward.
 struct Slow(u64);
 
 impl Layer<Tensor> for Slow {
@@ -79,7 +79,7 @@ fn every_action_of_every_step_is_there_once_and_in_order() {
                 assert!(list.iter().map(|span| span.action).eq(expected.ranks[rank].iter().copied()));
                 assert!(list.windows(2).all(|pair| pair[0].end <= pair[1].start));
             }
-            // What a step waits for has ended before it starts.
+            // Each step starts after the steps that it waits for have ended.
             let order = run.schedule.order().unwrap();
             let times = |action| run.steps.iter().find(|step| step.action == action).unwrap();
             for step in &order.steps {
@@ -101,17 +101,17 @@ fn costs_are_what_was_measured() {
     assert!(costs.stages[1].forward >= 4e-3, "{costs:?}");
     assert!(costs.stages[1].forward > costs.stages[0].forward && costs.stages[1].recompute == costs.stages[1].forward);
     assert!(costs.stages.iter().all(|stage| stage.backward_input > 0. && stage.backward_weight > 0.));
-    // Micro-batches of two rows, of eight numbers of four bytes or, into the last stage, sixteen;
-    // the skip of eight.
+    // A micro-batch has two rows of eight numbers of four bytes, or of sixteen into the last stage.
+    // The skip has rows of eight numbers.
     assert_eq!(costs.boundaries.iter().map(|boundary| boundary.size).collect::<Vec<_>>(), [64., 128.]);
     assert_eq!(
         costs.skips.iter().map(|skip| (skip.from, skip.to, skip.transfer.size)).collect::<Vec<_>>(),
         [(0, 2, 64.)]
     );
     assert_eq!(costs.stages.iter().map(|stage| stage.checkpoint).collect::<Vec<_>>(), [64., 64., 192.]);
-    // Weights, biases and their gradients.
+    // These are the bytes of weights, biases and their gradients.
     assert_eq!(costs.stages.iter().map(|stage| stage.parameters).collect::<Vec<_>>(), [576., 1152., 1664.]);
-    // The outputs of the first two stages at least live on.
+    // At least the outputs of the first two stages are kept.
     assert!(costs.stages[0].activation >= 64. && costs.stages[1].activation >= 128., "{costs:?}");
 
     let simulated = trace.simulated().unwrap();
@@ -141,7 +141,7 @@ fn pictures_show_what_ran_above_what_is_simulated() {
     let (measured, simulated) = text.split_once("simulated from the measured costs: ").unwrap();
     assert!(measured.starts_with("measured: ") && measured.contains(" ms, "), "{text}");
     assert_eq!((measured.matches("\nrank ").count(), simulated.matches("\nrank ").count()), (3, 3), "{text}");
-    // The forwards of stage 1 are long enough for their names in either.
+    // The forwards of stage 1 are long enough to show their names in both pictures.
     for name in ["F0-", "F1-", "F2-", "F3-"] {
         assert!(measured.contains(name) && simulated.contains(name), "{text}");
     }

@@ -1,4 +1,4 @@
-//! A measured balance is written to a file, and a struct that names the file has its stages.
+//! A measured balance is written to a file, and a struct that names the file gets its stages.
 
 use pipe_runtime::balance::Balance;
 use pipe_runtime::{Devices, pipeline};
@@ -10,7 +10,7 @@ use tch::nn::{Linear, VarStore};
 mod block {
     use super::*;
 
-    /// As it is measured.
+    /// The model as it is measured.
     #[pipeline]
     pub struct Net {
         pub wide: Linear,
@@ -20,7 +20,7 @@ mod block {
     }
 }
 
-/// As it is trained: `tests/balance/net.toml` says which layer runs where.
+/// The model as it is trained, with the stages of `tests/balance/net.toml`.
 #[pipeline(balance = "balance/net.toml", chunks = 2)]
 struct Net {
     wide: Linear,

@@ -1,4 +1,4 @@
-//! What valid structs mean, where it shows at run time.
+//! The meaning of valid structs at run time.
 
 use pipe_runtime::{Context, Devices, Layer, Pipe, pipeline};
 use pipe_tests::compare::{leaf, rows};
@@ -6,7 +6,7 @@ use pipe_tests::layers::{func, linear};
 use tch::nn::{self, Func, Linear, ModuleT};
 use tch::{Kind, Tensor};
 
-/// Generic over a layer and a depth, with a plain field and a field that is there only sometimes.
+/// A struct with a generic layer and depth, a plain field, and a field under `#[cfg]`.
 #[pipeline(chunks = 2)]
 #[derive(Debug)]
 pub struct Stack<B: ModuleT + 'static, const DEPTH: usize>
@@ -19,7 +19,7 @@ where
     blocks: [B; DEPTH],
     #[cfg(any())]
     never: DoesNotExist,
-    /// A field called as generated code might call a local.
+    /// A field with a name that generated code might use for a local.
     x: B,
     r#type: B,
     #[not_a_layer]
@@ -100,7 +100,7 @@ fn the_crate_may_have_another_name() {
     assert_eq!(pipe.forward(rows(3)).unwrap().size(), [3, 2]);
 }
 
-/// A block may borrow: only what has devices must own its layers.
+/// A block that borrows: only a model with devices must own its layers.
 #[pipeline]
 struct Borrowing<'a> {
     first: Func<'a>,
@@ -120,7 +120,7 @@ fn a_block_may_borrow() {
     assert!(store.variables().contains_key("block.last.weight"));
 }
 
-/// Layers of one type, several inputs by reference.
+/// A model with several inputs, which are passed by reference.
 #[pipeline(input = (Tensor, Option<Tensor>))]
 struct TwoInputs {
     #[device("cpu")]
@@ -151,7 +151,7 @@ fn inputs_by_value_and_by_reference() {
     assert_eq!(pipe.forward((&a, None::<Tensor>)).unwrap(), a.relu());
 }
 
-/// Whoever implements `Layer` has it in scope beside tch's traits, whose methods must stay
+/// Code that implements `Layer` has it in scope beside tch's traits, whose methods must still be
 /// callable.
 #[test]
 fn the_methods_of_tchs_traits_can_be_called_where_layer_is_in_scope() {
@@ -215,7 +215,7 @@ fn stages_layers_and_skips_are_counted_found_by_name_and_gone_through_in_order()
     assert_eq!((skip.stash, skip.from, skip.pop, skip.to), ("first", 0, "join", 1));
 }
 
-/// A block with a skip of its own.
+/// A block with a skip inside.
 #[pipeline]
 struct Residual {
     #[stash(kept = input)]

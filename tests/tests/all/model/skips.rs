@@ -1,5 +1,5 @@
-//! Skips travel once, from the stage that stashes to the stage that pops, and are freed right after
-//! use.
+//! A skip moves once, from the stage that stashes to the stage that pops, and is freed right after
+//! its pop.
 
 use std::sync::{Arc, Mutex, Weak};
 
@@ -9,11 +9,11 @@ use pipe_tests::layers::linear;
 use tch::nn::Linear;
 use tch::{Kind, Tensor};
 
-/// A value that can be watched: it is alive as long as a packed value with the skip is.
+/// A value that is alive as long as the skip with which it is packed.
 #[derive(Debug)]
 struct Token;
 
-/// For each micro-batch, the last token that was stashed.
+/// The last token that was stashed, for each micro-batch.
 type Watched = Arc<Mutex<Vec<Weak<Token>>>>;
 
 type Skip = (Tensor, Arc<Token>);
@@ -43,7 +43,7 @@ impl Layer<(Tensor, Skip)> for Pop {
     }
 }
 
-/// Notes which tokens are alive when it runs: as (stage, micro-batch).
+/// A layer that records which tokens are alive when it runs, as (stage, micro-batch).
 struct Observe(Watched, Arc<Mutex<Vec<(usize, usize)>>>);
 
 impl Layer<Tensor> for Observe {
@@ -102,7 +102,7 @@ impl Built {
     }
 }
 
-/// Held while it passes by the stages between, gone when its stage is done.
+/// A skip is alive while the stage between runs, and freed when its own stage is done.
 const IN_TRANSIT_ONLY: [(usize, usize); 3] = [(1, 0), (1, 1), (1, 2)];
 
 #[test]

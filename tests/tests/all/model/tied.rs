@@ -1,4 +1,4 @@
-//! Tied weights: one owner; the other stage gets the value with each micro-batch and sends its
+//! Tied weights have one owner. The other stage gets the value with each micro-batch, and sends its
 //! gradient back.
 
 use pipe_runtime::{Checkpoint, Context, Devices, Layer, ScheduleKind, Tied, pipeline};
@@ -6,7 +6,7 @@ use pipe_tests::layers::linear;
 use tch::nn::{self, Embedding, Linear};
 use tch::{Device, Kind, Tensor};
 
-/// Token logits by the embedding's own vectors.
+/// A layer that computes token logits by the embedding's vectors.
 struct Head;
 
 impl Layer<(Tensor, Tensor)> for Head {
@@ -76,7 +76,7 @@ fn a_tied_weight_stands_once_in_a_saved_file() {
     assert_eq!(names, ["body.bias", "body.weight", "embed.weight"]);
 }
 
-/// A layer of the user's own may lend what it likes.
+/// A user's layer that lends a tensor and a number.
 struct Scale(Tensor);
 
 impl Tied for Scale {
@@ -127,6 +127,6 @@ fn a_layer_may_lend_any_value_that_flows_also_inside_a_stage() {
     let y = pipe.forward(&x).unwrap();
     assert_eq!(y, &x * (2. * 2. / 4.));
     y.sum(Kind::Float).backward();
-    // y = 4 x / scale: the sum over four rows of -4 / 16.
+    // y = 4 x / scale, so the gradient is the sum of -4 / 16 over four rows.
     assert_eq!(vars.var_store().trainable_variables()[0].grad(), Tensor::ones([8], (Kind::Float, Device::Cpu)) * -1.);
 }

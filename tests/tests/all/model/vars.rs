@@ -1,5 +1,5 @@
-//! Variables: names that do not depend on the partitioning, files that move between partitionings
-//! and to plain models, optimizers over all of them.
+//! Variables: their names do not depend on the partitioning, their files work for other
+//! partitionings and for plain models, and an optimizer covers all of them.
 
 use pipe_runtime::{Devices, pipeline};
 use pipe_tests::compare::rows;
@@ -49,7 +49,7 @@ macro_rules! net {
 net!(Together, TogetherVars, repeat);
 net!(Spread, SpreadVars, devices("cpu", "cpu", "cpu"));
 
-/// The same in plain tch.
+/// Creates the same model in plain tch.
 fn plain(store: &VarStore) -> nn::SequentialT {
     let root = store.root();
     let mut net = nn::seq_t().add(linear(root.sub("embed"), 8, 8));
@@ -157,7 +157,7 @@ fn every_tch_optimizer_trains_the_stages() {
     }
 }
 
-/// Four variables in all: `first.weight`, `first.bias`, `last.weight` and `last.bias`.
+/// A model with four variables: `first.weight`, `first.bias`, `last.weight` and `last.bias`.
 #[pipeline]
 struct Small {
     #[device("cpu")]
@@ -166,7 +166,7 @@ struct Small {
     last: Linear,
 }
 
-/// Its variables, one kind for each layer, all values 7.
+/// Creates the variables of [`Small`] with a kind for each layer. All values are 7.
 fn small(first: Kind, last: Kind) -> SmallVars {
     let vars = Small::vars(&Devices::cpu(Small::STAGES)).unwrap();
     for (path, kind) in [(vars.first(), first), (vars.last(), last)] {
@@ -177,10 +177,10 @@ fn small(first: Kind, last: Kind) -> SmallVars {
     vars
 }
 
-/// A tensor as a file has it: its name, kind, shape and bytes.
+/// A tensor in a file: name, kind, shape and bytes.
 type Saved<'f> = (&'f str, &'f str, &'f [usize], Vec<u8>);
 
-/// A file as Python writes it, also with what tch cannot write.
+/// Writes a file as Python does, including metadata and kinds that tch cannot write.
 fn write(file: &std::path::Path, notes: &[(&str, &str)], tensors: &[Saved<'_>]) {
     let mut header = serde_json::Map::new();
     let notes: serde_json::Map<_, _> = notes.iter().map(|(key, value)| ((*key).to_owned(), (*value).into())).collect();
@@ -209,7 +209,7 @@ fn integers(values: &[i64]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
-/// A right file for `small` of floats, but for these tensors.
+/// Writes a valid file for [`small`] with floats, except for these tensors.
 fn small_file(changed: Vec<Saved<'_>>) -> tempfile::NamedTempFile {
     let file = tempfile::NamedTempFile::new().unwrap();
     let ones = |name, shape: &'static [usize]| (name, "F32", shape, floats(&vec![1.; shape.iter().product()]));
@@ -227,7 +227,8 @@ fn small_file(changed: Vec<Saved<'_>>) -> tempfile::NamedTempFile {
     file
 }
 
-/// What `load` says of a file that it refuses; checks that no variable has changed.
+/// Returns the error of `load` for a file that it refuses, and asserts that no variable has
+/// changed.
 fn refusal(vars: &SmallVars, file: &std::path::Path) -> String {
     let error = vars.load(file).unwrap_err().to_string();
     for (name, variable) in vars.var_store().variables() {
@@ -331,7 +332,7 @@ fn a_tied_weight_is_found_under_the_name_that_python_keeps() {
     let bias = |name| (name, "F32", [2].as_slice(), floats(&[1., 2.]));
     let weight = |name, values: [f32; 4]| (name, "F32", [2, 2].as_slice(), floats(&values));
 
-    // The weights are tied in Python, and two variables here.
+    // The weights are tied in Python, but here they are two variables.
     let tied = [("format", "pt"), ("last.weight", "first.weight")];
     let one_weight = [bias("first.bias"), bias("last.bias"), weight("first.weight", [1., 2., 3., 4.])];
     write(file.path(), &tied, &one_weight);
@@ -341,14 +342,14 @@ fn a_tied_weight_is_found_under_the_name_that_python_keeps() {
         assert_eq!(values(&vars, name), [1., 2., 3., 4.], "{name}");
     }
 
-    // The name that Python keeps is one that this model does not have.
+    // This model does not have the name under which Python keeps the weight.
     let kept = weight("decoder.weight", [5., 6., 7., 8.]);
     let decoder = [("last.weight", "decoder.weight"), ("first.weight", "decoder.weight")];
     write(file.path(), &decoder, &[bias("first.bias"), bias("last.bias"), kept.clone()]);
     vars.load(file.path()).unwrap();
     assert_eq!(values(&vars, "last.weight"), [5., 6., 7., 8.]);
 
-    // A name that is in the file needs no other one.
+    // A name that is in the file is not looked up in the notes.
     write(file.path(), &tied, &[one_weight.as_slice(), &[weight("last.weight", [0.; 4])]].concat());
     vars.load(file.path()).unwrap();
     assert_eq!(values(&vars, "last.weight"), [0.; 4]);
@@ -374,7 +375,7 @@ fn files_of_another_kind_are_told_in_words() {
         reason.to_owned()
     };
     assert_eq!(said("empty.safetensors", b""), "empty");
-    // As `torch.save` began a file before PyTorch 1.6.
+    // The beginning of a file of `torch.save` before PyTorch 1.6.
     let pickle = said("old.pt", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.");
     assert!(pickle.starts_with("a PyTorch pickle archive"), "{pickle}");
     assert!(

@@ -44,16 +44,16 @@ fn net(vars: &NetVars) -> Net {
     }
 }
 
-/// What a test does with the variables and a forward, and what it finds.
+/// A test, which runs a given forward on the variables and returns the tensors to compare.
 type Check = fn(&NetVars, &mut dyn FnMut(&Tensor) -> Pair) -> Vec<Tensor>;
 
-/// The same unpipelined and pipelined, for each mode: bit by bit.
+/// Runs the test unpipelined, and pipelined in each mode. The results must be equal bit by bit.
 fn each_mode(check: Check) {
     compare(check, |found, expected| found == expected);
 }
 
-/// The same where a parameter is used outside the call too: its gradients are added in another
-/// order.
+/// Like [`each_mode`], for parameters that are also used outside the call: their gradients are
+/// added in another order, so the results may differ by rounding.
 fn each_mode_up_to_rounding(check: Check) {
     compare(check, |found, expected| found.allclose(expected, 1e-6, 1e-6, false));
 }
@@ -133,7 +133,7 @@ fn create_graph_is_a_clear_error() {
     let (sine, _) = pipe.forward(&x).unwrap();
     let error = Tensor::f_run_backward(&[sine.sum(Kind::Float)], &[&x], true, true).unwrap_err().to_string();
     assert!(error.contains("create_graph is not supported through a pipeline"), "{error}");
-    // The graph was kept: an ordinary backward still works.
+    // The graph was kept, so an ordinary backward still works.
     sine.sum(Kind::Float).backward();
     assert!(x.grad().defined());
 }
@@ -143,7 +143,7 @@ fn partial_and_repeated_outputs() {
     each_mode(|vars, forward| {
         let x = input();
         let (_, cosine) = forward(&x);
-        // The first output is ignored, the second used twice and in part.
+        // The first output is ignored, and the second is used twice, each time in part.
         let loss = (&cosine * &cosine).narrow(0, 1, 4).sum(Kind::Float) + cosine.select(0, 6).sum(Kind::Float);
         loss.backward();
         let mut found = gradients(vars);

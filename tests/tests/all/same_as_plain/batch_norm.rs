@@ -1,4 +1,4 @@
-//! Deferred batch norm: statistics of the whole mini-batch, committed once.
+//! Deferred batch norm: its statistics are those of the whole mini-batch, and are committed once.
 
 use pipe_runtime::nn::{DeferredBatchNorm, DeferredBatchNormConfig};
 use pipe_runtime::{Checkpoint, Devices, Pipe, pipeline};
@@ -34,8 +34,8 @@ fn modes() -> impl Strategy<Value = Checkpoint> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Also for means that are large beside the deviations, and for mini-batches that do not divide
-    /// evenly.
+    /// This includes means that are large relative to the deviations, and mini-batches that do not
+    /// divide evenly.
     #[test]
     fn running_statistics_are_those_of_full_batch_batch_norm(
         mode in modes(),
@@ -50,7 +50,7 @@ proptest! {
         let store = nn::VarStore::new(tch::Device::Cpu);
         let mut config = nn::BatchNormConfig::default();
         for step in 1..4 {
-            // tch has no cumulative average: it is the momentum 1 / step.
+            // tch has no cumulative average, which is equal to a momentum of 1 / step.
             config.momentum = momentum.unwrap_or(1. / f64::from(step));
             let plain = nn::batch_norm1d(store.root() / step, 8, config);
             if step > 1 {
@@ -190,7 +190,7 @@ fn it_trains_between_convolutions_as_unpipelined() {
         let mut optimizer = nn::OptimizerConfig::build(nn::Sgd::default(), vars.var_store(), 0.1).unwrap();
         tch::manual_seed(4);
         for _ in 0..4 {
-            // Ragged: 3, 3, 1.
+            // The micro-batches are ragged: 3, 3 and 1 rows.
             let x = Tensor::randn([7, 2, 6, 6], (Kind::Float, tch::Device::Cpu));
             optimizer.backward_step(&forward(&x).square().mean(Kind::Float));
         }

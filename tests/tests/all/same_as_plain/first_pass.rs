@@ -1,6 +1,6 @@
-//! The first pass of a checkpointed micro-batch is the pass that is differentiated: the same
-//! operators on the same values. Against plain tch on the same micro-batches, bit by bit, in
-//! every checkpoint mode.
+//! The first pass of a checkpointed micro-batch runs the same operators on the same values as the
+//! pass that is differentiated. Every checkpoint mode is compared bit by bit with plain tch on the
+//! same micro-batches.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +15,7 @@ use tch::{Kind, Reduction, Tensor};
 const MODES: [Checkpoint; 3] = [Checkpoint::Always, Checkpoint::ExceptLast, Checkpoint::Never];
 const CHUNKS: i64 = 3;
 
-/// What the layer under test computes, from its input `[rows, 5, 8]`.
+/// The function of the layer under test, on an input `[rows, 5, 8]`.
 type Body = Box<dyn Fn(&Tensor) -> Tensor + Send>;
 
 #[pipeline(chunks = 3)]
@@ -234,8 +234,8 @@ fn a_frozen_stage_is_not_run_again() {
     assert!(vars.var_store().variables()["last.weight"].grad().defined());
 }
 
-/// Adds what it kept of the micro-batch before, in a plain cell or in one that recomputations
-/// know.
+/// A value kept from the micro-batch before, in a plain cell or in a [`Carried`] one, which works
+/// with recomputation.
 enum Memory {
     Plain(RefCell<Option<Tensor>>),
     Carried(Carried<Tensor>),
@@ -297,7 +297,7 @@ fn state_in_a_cell_of_a_layers_own_is_an_error_where_it_would_give_another_gradi
 fn what_is_carried_is_what_the_first_pass_saw_and_is_put_back_after_a_failure() {
     let _serial = pipe_tests::serial();
     let x = [rows(6), rows(6)];
-    // Plain: micro-batch after micro-batch, over both mini-batches.
+    // Plain tch runs micro-batch by micro-batch, over both mini-batches.
     let (net, vars) = remembering(Memory::Plain(RefCell::default()), func(Tensor::relu));
     let parts = x.iter().flat_map(|x| x.chunk(3, 0));
     let mut before: Option<Tensor> = None;

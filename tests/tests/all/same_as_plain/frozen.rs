@@ -1,4 +1,4 @@
-//! Frozen stages and frozen variables, in every combination, beside plain tch.
+//! Frozen stages and frozen variables, in every combination, compared with plain tch.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use pipe_tests::zoo::{
     Batch, Call, Comparison, Creature, LayerSpec, Nearness, Order, Plain, Stack3, Stack4, Twin, Watched, ZooModel,
 };
 
-/// What of a stage is frozen.
+/// Variables of a stage that are frozen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Frozen {
     Nothing,
@@ -29,7 +29,7 @@ impl Frozen {
     }
 }
 
-/// Every choice of one of these for each stage.
+/// Lists all choices of one of these for each stage.
 fn choices(of: &[Frozen], stages: usize) -> Vec<Vec<Frozen>> {
     (0..stages).fold(vec![Vec::new()], |shorter, _| {
         let longer = shorter.iter().flat_map(|start| of.iter().map(move |&one| [start.as_slice(), &[one]].concat()));
@@ -37,7 +37,7 @@ fn choices(of: &[Frozen], stages: usize) -> Vec<Vec<Frozen>> {
     })
 }
 
-/// One layer per stage, with a weight and a bias.
+/// Freezes the variables of stages with one layer each, which has a weight and a bias.
 fn freeze(vars: &Vars, frozen: &[Frozen]) {
     for (name, variable) in vars.var_store().variables() {
         let parts: Vec<_> = name.split('.').collect();
@@ -47,7 +47,8 @@ fn freeze(vars: &Vars, frozen: &[Frozen]) {
     }
 }
 
-/// Trains what is left, in every mode, by every call that the number of stages allows.
+/// Trains the variables that are not frozen, in every mode, by every call that the number of stages
+/// allows.
 fn trains_as_plain<M: ZooModel<Layers = Vec<LayerSpec>>>(of: &[Frozen]) {
     let _serial = pipe_tests::serial();
     let stages = M::PLAN.stages.len();
@@ -105,7 +106,7 @@ fn any_weights_or_biases_of_four_stages_under_every_method() {
     trains_as_plain::<Stack4>(&[Frozen::Bias, Frozen::All]);
 }
 
-/// What is frozen in one step and trained in the next.
+/// Variables are frozen in one step and trained in the next.
 #[test]
 fn freezing_and_thawing_between_steps() {
     let _serial = pipe_tests::serial();

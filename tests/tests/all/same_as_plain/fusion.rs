@@ -1,12 +1,12 @@
-//! `fuse_gradient_accumulation`: a weight's gradient is added to its sum by the product that makes
-//! it.
+//! `fuse_gradient_accumulation`: the product that computes a weight's gradient also adds it to the
+//! sum.
 
 use pipe_runtime::{Checkpoint, Context, Devices, Layer, PipeBuilder, Reduction, ScheduleKind, pipeline};
 use tch::{Device, Kind, Tensor};
 
 type Body = fn(&Tensor, &Tensor, &Tensor) -> Tensor;
 
-/// Something made of an input, a weight and a bias.
+/// A layer with a function of its input, a weight and a bias.
 #[derive(Debug)]
 struct Product {
     weight: Tensor,
@@ -22,8 +22,8 @@ impl Layer<Tensor> for Product {
     }
 }
 
-/// The second stage's product is where its backward is cut in two, if the schedule splits it: it
-/// leads to the weight and to the stage before.
+/// A model whose second stage has a product. A split backward is cut at the product, which leads
+/// both to the weight and to the stage before.
 #[pipeline(chunks = 2, checkpoint = never)]
 struct Net {
     #[device("cpu")]
@@ -57,10 +57,10 @@ const NOT_FUSED: [(&str, Body); 4] = [
     ("a function of it", |x, w, b| x.linear(&(w * 1.), Some(b))),
 ];
 
-/// What is left of a bit in the weight's gradient. Of two micro-batches with a row each, one has
-/// the product -1.000001 (binary), and the other 1.000001 and a bit far behind, which numbers of
-/// eight bits lose if it is rounded before it is added to the first. In which order the two go
-/// depends on the schedule: the better of both.
+/// Returns the weight's gradient, which is the sum of the products of two micro-batches with a row
+/// each: -(1 + 2^-6), and 1 + 2^-6 + 2^-14. `bfloat16`, with 8 significant bits, loses the 2^-14 if
+/// the second product is rounded before it is added to the first. The schedule determines the order
+/// of the two, so both orders are tried, and the larger result is returned.
 fn bit_left(body: Body, method: ScheduleKind, fuse: bool) -> f64 {
     let (near, nearer) = (1. + 2f64.powi(-7), 1. + 2f64.powi(-6));
     let column = |values: [f64; 2]| Tensor::from_slice(&values).to_kind(Kind::BFloat16).unsqueeze(1);
@@ -101,8 +101,8 @@ fn what_is_not_a_product_with_the_weight_is_as_ever() {
     }
 }
 
-/// Tied within a stage, wide, and in several dimensions: up to rounding as unpipelined, over
-/// several steps into the same gradients, from graphs walked twice.
+/// Weights that are used twice in a stage, wide ones, and inputs of several dimensions. The
+/// gradients accumulate over several steps, from graphs whose backward runs twice.
 #[test]
 fn fused_gradients_are_the_unpipelined_ones_up_to_rounding() {
     let _serial = pipe_tests::serial();

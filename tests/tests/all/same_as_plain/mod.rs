@@ -1,4 +1,4 @@
-//! What plain tch gives: `docs/same-as-plain.md`.
+//! Equality with plain tch: `docs/same-as-plain.md`.
 
 mod autograd;
 mod batch_norm;

@@ -1,4 +1,4 @@
-//! The caller's modes hold in the workers.
+//! The caller's modes, such as autocast and grad mode, apply in the workers.
 
 use std::sync::{Arc, Mutex};
 
@@ -8,8 +8,8 @@ use pipe_tests::layers::{dropout, linear};
 use tch::nn::{FuncT, Linear};
 use tch::{Device, Kind, Tensor};
 
-/// What a layer saw: kind of its output, grad mode, training, recomputing, whether it made graph
-/// nodes.
+/// Record of a layer's run: kind of its output, whether the output requires a gradient, training
+/// mode, and whether the run is a recomputation.
 type Seen = (Kind, bool, bool, bool);
 
 struct Witness(Linear, Arc<Mutex<Vec<Seen>>>);
@@ -53,7 +53,7 @@ fn build(checkpoint: Checkpoint) -> Built {
     Built { pipe, vars, seen }
 }
 
-/// CPU autocast to `bfloat16`, on this thread.
+/// Runs `body` under CPU autocast to `bfloat16`, on this thread.
 fn autocast<T>(body: impl FnOnce() -> T) -> T {
     pipe_runtime::autocast(Device::Cpu, Kind::BFloat16, body).unwrap()
 }
@@ -65,7 +65,7 @@ fn autocast_holds_in_every_stage_and_in_the_recomputation() {
     let x = leaf(8);
     let y = autocast(|| pipe.forward(&x)).unwrap();
     assert_eq!(y.kind(), Kind::BFloat16);
-    // Outside of autocast: the recomputation runs under the first pass's modes all the same.
+    // The backward runs outside autocast, but the recomputation has the modes of the first pass.
     y.to_kind(Kind::Float).sum(Kind::Float).backward();
     let seen = seen.lock().unwrap();
     assert_eq!(seen.len(), 2 * 4 * 2);
@@ -126,7 +126,7 @@ fn the_first_pass_and_the_recomputation_know_what_they_are() {
         let seen = seen.lock().unwrap();
         assert_eq!(seen.iter().filter(|(.., recomputing)| *recomputing).count(), 2 * recomputed);
         assert_eq!(seen.iter().filter(|(.., recomputing)| !recomputing).count(), 2 * 4);
-        // Both passes are recorded: libtorch may compute in another way where nothing is.
+        // Both passes are recorded, because libtorch may compute differently without recording.
         assert!(seen.iter().all(|(_, recorded, ..)| *recorded));
     }
 }
@@ -134,7 +134,7 @@ fn the_first_pass_and_the_recomputation_know_what_they_are() {
 #[test]
 fn except_last_counts_the_micro_batches_that_exist() {
     let _serial = pipe_tests::serial();
-    // Five rows in four chunks are three micro-batches; torch's Pipe checkpoints all of them.
+    // Five rows in four chunks are three micro-batches. PyTorch's `Pipe` checkpoints all three.
     let Built { mut pipe, seen, .. } = build(Checkpoint::ExceptLast);
     pipe.forward(rows(5)).unwrap().sum(Kind::Float).backward();
     let recomputed = seen.lock().unwrap().iter().filter(|(.., recomputing)| *recomputing).count();

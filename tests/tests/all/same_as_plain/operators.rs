@@ -1,5 +1,5 @@
-//! The backward of one stage, whole and in two halves, over graphs of every kind: what the
-//! pipeline's own walk gives is what libtorch's engine gives.
+//! The backward of one stage, whole and split, over graphs of every kind. The pipeline's own graph
+//! walk must give the same gradients as libtorch's engine.
 
 use std::sync::Mutex;
 
@@ -9,7 +9,8 @@ use pipe_tests::layers::{func, linear};
 use tch::nn::{self, Func, Linear, Path, RNN, VarStore};
 use tch::{Kind, Reduction, Tensor};
 
-/// Makes a tensor of shape `[rows, 8]` of one, with a matrix `[8, 8]` and a vector `[8]` to train.
+/// Computes a tensor `[rows, 8]` from one of that shape, with a trainable matrix `[8, 8]` and
+/// vector `[8]`.
 type Body = fn(&Tensor, &Tensor, &Tensor) -> Tensor;
 
 struct Operators {
@@ -42,9 +43,9 @@ struct Net {
     last: Linear,
 }
 
-/// Operators whose nodes differ in what matters to a walk: how many outputs and inputs they have,
-/// which of them have no gradient, views, changes in place, shared and unused tensors, and
-/// parameters that are reached in several ways.
+/// Operators whose nodes differ in ways that matter to a graph walk: numbers of inputs and outputs,
+/// some without gradients, views, in-place changes, shared and unused tensors, and parameters that
+/// are reached in several ways.
 const BODIES: [(&str, Body); 30] = [
     ("product", |x, w, v| x.matmul(w) * v),
     ("linear", |x, w, v| x.linear(w, Some(v))),
@@ -150,7 +151,7 @@ fn make(body: Body) -> (Net, NetVars, Tensor) {
     (net, vars, rows(7))
 }
 
-/// The gradients, by name.
+/// Lists the gradients, by name.
 fn named(variables: &VarStore) -> Vec<(String, Option<Tensor>)> {
     let named = variables.variables().into_iter();
     let mut named: Vec<_> =
@@ -173,7 +174,7 @@ fn the_whole_backward_is_libtorchs() {
             loss(&output).backward();
             for checkpoint in [Checkpoint::Never, Checkpoint::Always] {
                 if name == "a change of the input in place" && checkpoint == Checkpoint::Always {
-                    continue; // An error, which `skips.rs` tests.
+                    continue; // This is an error, which `errors.rs` tests.
                 }
                 let (net, piped, x) = make(body);
                 let builder = PipeBuilder::new(net, &piped).chunks(chunks).checkpoint(checkpoint).intra_op_threads(1);
@@ -186,8 +187,8 @@ fn the_whole_backward_is_libtorchs() {
     }
 }
 
-/// Whatever leads to a weight: what `fuse_gradient_accumulation` takes over, and what it must leave
-/// alone.
+/// All operators: those that `fuse_gradient_accumulation` replaces, and those that it must not
+/// change.
 #[test]
 fn a_fused_backward_is_libtorchs_up_to_rounding() {
     let _serial = pipe_tests::serial();
@@ -205,7 +206,7 @@ fn a_fused_backward_is_libtorchs_up_to_rounding() {
                 if checkpoint == Checkpoint::Always
                     && (method == ScheduleKind::ZbH1 || name == "a change of the input in place")
                 {
-                    continue; // Errors, which other files test.
+                    continue; // These are errors, which other files test.
                 }
                 for ((parameter, found), (_, expected)) in train(method, checkpoint, true).iter().zip(&expected) {
                     let (Some(found), Some(expected)) = (found, expected) else {
@@ -235,8 +236,8 @@ fn the_two_halves_are_the_whole() {
     }
 }
 
-/// A layer with a trainable recurrent network, whose operator has a gradient for each of its many
-/// parameters in one node.
+/// A layer with a trainable recurrent network, whose single node computes the gradients of many
+/// parameters.
 #[test]
 fn a_recurrent_layer() {
     struct Recurrent(nn::LSTM);
@@ -285,8 +286,8 @@ fn a_recurrent_layer() {
     assert_eq!(train(Some(ScheduleKind::ZbH1)), expected);
 }
 
-/// A layer that runs a pipeline of its own: its node is not one of libtorch's, so the stage's graph
-/// is left to the engine, also where the backward is to be split.
+/// A layer that runs another pipeline. Its node is not one of libtorch's, so libtorch's engine runs
+/// the stage's backward, even if the schedule splits it.
 #[test]
 fn a_pipeline_in_a_layer() {
     #[pipeline]

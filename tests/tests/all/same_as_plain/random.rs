@@ -1,5 +1,4 @@
-//! Random numbers belong to the model: to the call, the layer's path and the micro-batch, and to
-//! nothing else.
+//! Random numbers depend only on the call, the layer's path and the micro-batch.
 
 use pipe_runtime::{Checkpoint, Context, Devices, Layer, pipeline};
 use pipe_tests::compare::leaf;
@@ -7,7 +6,7 @@ use pipe_tests::layers::{dropout, linear};
 use tch::nn::{self, FuncT, Linear, RNN};
 use tch::{Device, Kind, Tensor};
 
-/// The same layers in one, two and four stages.
+/// Defines a model with the same layers in one, two or four stages.
 macro_rules! partitioned {
     ($name:ident, $vars:ident, [$($a:tt)*], [$($b:tt)*], [$($c:tt)*]) => {
         #[pipeline(chunks = 3, allow(single_stage))]
@@ -26,7 +25,7 @@ macro_rules! partitioned {
         }
 
         impl $name {
-            /// A step's output and gradients, from the seed on.
+            /// Runs a step from a fixed seed, and returns its output and gradients.
             fn step(checkpoint: Checkpoint) -> (Tensor, Vec<Tensor>) {
                 tch::manual_seed(5);
                 let vars = $name::vars(&Devices::cpu($name::STAGES)).unwrap();
@@ -53,8 +52,8 @@ partitioned!(One, OneVars, [], [], []);
 partitioned!(Two, TwoVars, [], [#[device("cpu")]], []);
 partitioned!(Four, FourVars, [#[device("cpu")]], [#[device("cpu")]], [#[device("cpu")]]);
 
-/// Draws in many ways: operators with and without a generator argument, in place, of torch's own
-/// layers.
+/// A layer that draws random numbers in many ways: by operators with and without a generator
+/// argument, in place, and in torch's own layers.
 #[derive(Debug)]
 struct Draws {
     lstm: nn::LSTM,
@@ -115,7 +114,7 @@ struct Masks {
     pair: Pair,
 }
 
-/// The same layer type twice, one of them in a block.
+/// A block with the same layer type as its model.
 #[pipeline]
 struct Nested {
     first: FuncT<'static>,
@@ -148,7 +147,7 @@ fn layers_and_micro_batches_and_calls_differ_and_the_seed_fixes_them() {
     tch::manual_seed(9);
     assert_eq!(masks(), one);
     assert_ne!(one, two);
-    // Two micro-batches of two rows: no value comes twice.
+    // There are two micro-batches of two rows, and all values differ.
     let mut values: Vec<f64> = Vec::try_from(one.view(-1)).unwrap();
     values.sort_by(f64::total_cmp);
     assert!(values.windows(2).all(|pair| pair[0] != pair[1]));

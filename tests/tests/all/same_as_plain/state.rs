@@ -1,4 +1,5 @@
-//! What layers keep, share and change in place: the same as unpipelined, or a clear error.
+//! Values that layers keep, share and change in place: each works as unpipelined, or is a clear
+//! error.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -11,8 +12,8 @@ use tch::{Device, Kind, Tensor};
 
 const MODES: [Checkpoint; 3] = [Checkpoint::Always, Checkpoint::ExceptLast, Checkpoint::Never];
 
-/// Takes the running mean of what has passed away, itself included: its output depends on a
-/// statistic that it updates.
+/// A layer that subtracts the running mean of its inputs, including the current one. Its output
+/// depends on a statistic that it updates.
 struct Centre {
     mean: Tensor,
 }
@@ -64,8 +65,9 @@ fn a_recomputation_sees_the_statistics_of_its_first_pass() {
     }
 }
 
-/// Moves its state halfway to the mean, by `set_data`. With ones as input, three micro-batches
-/// make it 0.875, and the gradient of the factor before 3.5.
+/// A layer that moves its state halfway to the mean, by `set_data`. With an input of ones, the
+/// state is 0.875 after three micro-batches, and the gradient of the factor before the layer is
+/// 3.5.
 struct Moved {
     state: Tensor,
     fails: bool,
@@ -92,7 +94,7 @@ struct Moving {
     last: Func<'static>,
 }
 
-/// What a step does to the state and to the factor's gradient, or its error.
+/// Runs a step. Returns the state, and the factor's gradient or the error.
 fn moving(checkpoint: Checkpoint, fails: bool) -> (f64, Result<f64, String>) {
     let vars = Moving::vars(&Devices::cpu(3)).unwrap();
     let factor = vars.scale().ones("factor", &[8]);
@@ -118,7 +120,7 @@ fn state_that_is_moved_by_set_data_is_state() {
     let _serial = pipe_tests::serial();
     let mut found = BTreeMap::new();
     for checkpoint in MODES {
-        // Which addresses are used again is a matter of luck.
+        // The step is repeated, because it is random which addresses are reused.
         for _ in 0..50 {
             *found.entry(format!("{checkpoint}: {:?}", moving(checkpoint, false))).or_insert(0) += 1;
         }
@@ -185,7 +187,7 @@ fn an_input_of_the_callers_graph_that_a_layer_changes_is_an_error() {
     assert!(error.contains("modified by an in-place operation"), "{error}");
 }
 
-/// Adds what it kept of the micro-batch before.
+/// A layer that adds a value that it kept from the micro-batch before.
 struct Carry(Linear, RefCell<Option<Tensor>>, bool);
 
 impl Layer<Tensor> for Carry {
@@ -251,7 +253,7 @@ struct Aliased {
     both: TwoParameters,
 }
 
-/// Both parameters get the very same gradient tensor, or views of the same.
+/// Both parameters get the same gradient tensor from autograd, or views of the same tensor.
 #[test]
 fn gradients_share_no_memory() {
     let _serial = pipe_tests::serial();
@@ -289,7 +291,7 @@ fn gradients_share_no_memory() {
     }
 }
 
-/// A layer that runs a block twice, a model of its own, and draws afterwards.
+/// A layer that runs a block twice, which is a separate model, and then draws random numbers.
 struct Nesting(Noisy);
 
 #[pipeline(chunks = 1)]
@@ -342,7 +344,7 @@ fn layers_inside_a_layer_have_random_numbers_of_their_own_and_the_same_again() {
     }
 }
 
-/// Differentiates inside: the gradient of its input's square.
+/// A layer that differentiates inside: it computes the gradient of its input's square.
 struct Inner;
 
 impl Layer<Tensor> for Inner {

@@ -1,5 +1,5 @@
-//! In which order a stage's gradients are summed, bit by bit against plain tch: what
-//! `docs/same-as-plain.md` promises of each schedule.
+//! The order in which a stage's gradients are summed under each schedule, as in
+//! `docs/same-as-plain.md`. It is compared bit by bit with plain tch.
 
 use pipe_runtime::{Checkpoint, Devices, Pipe, Reduction, Schedule, ScheduleKind, pipeline};
 use pipe_tests::compare::rows;
@@ -33,7 +33,7 @@ fn gradients(vars: &NetVars) -> Vec<Tensor> {
     vars.var_store().trainable_variables().iter().map(|variable| variable.grad().copy()).collect()
 }
 
-/// Gradients as plain tch accumulates them: each micro-batch's `backward()` in turn.
+/// Accumulates gradients in plain tch, by a `backward()` for each micro-batch in turn.
 fn accumulated(x: &Tensor, y: &Tensor, chunks: i64, order: impl Fn(usize) -> Vec<usize>) -> Vec<Tensor> {
     let (net, vars) = net();
     let parts: Vec<_> = x.chunk(chunks, 0).into_iter().zip(y.chunk(chunks, 0)).collect();
@@ -144,7 +144,7 @@ fn sparse() -> (Embedding, SparseVars) {
     (nn::embedding(vars.table(), 7, 4, sparse), vars)
 }
 
-/// The gradient of a word's vector is not contiguous in memory: a transposed product makes it so.
+/// Computes a transposed product, whose gradient for a word's vector is not contiguous in memory.
 fn transposed(x: &Tensor) -> Tensor {
     x.transpose(1, 2).contiguous() * Tensor::arange(3, (Kind::Float, Device::Cpu))
 }
@@ -153,12 +153,13 @@ fn squares(y: &Tensor) -> Tensor {
     y.square().sum(Kind::Float)
 }
 
-/// The words of a sparse gradient's entries, in their order.
+/// Lists the words of a sparse gradient's entries, in the order of the entries.
 fn entries(weight: &Tensor) -> Vec<i64> {
     weight.grad().internal_indices().view([-1]).try_into().unwrap()
 }
 
-/// The order of entries is later the order in which the entries of a word are added.
+/// Asserts that a step's sparse gradient has its entries in the same order as in plain tch. The
+/// entries of a word are later added in this order.
 fn sparse_is_as(plain: impl Fn(&[Tensor]), method: ScheduleKind, step: impl Fn(&mut Pipe<Sparse>, &Tensor)) {
     let words = Tensor::from_slice(&[0_i64, 1, 2, 3, 4, 5]).view([2, 3]);
     let (table, _vars) = sparse();
@@ -175,8 +176,8 @@ fn sparse_is_as(plain: impl Fn(&[Tensor]), method: ScheduleKind, step: impl Fn(&
     }
 }
 
-/// libtorch adds sparse gradients of one backward as the new one plus the old one. Where their
-/// values are not contiguous, that is the order of their entries.
+/// In one backward, libtorch adds sparse gradients as the new one plus the old one. If their values
+/// are not contiguous, the entries are in that order.
 #[test]
 fn sparse_gradients_are_joined_in_the_order_of_one_backward() {
     let _serial = pipe_tests::serial();

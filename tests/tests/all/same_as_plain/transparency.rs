@@ -1,5 +1,5 @@
-//! A pipelined step leaves the same behind as the unpipelined step, bit by bit: outputs, gradients
-//! of inputs and parameters, statistics. One struct per shape of pipeline; each is tried with
+//! A pipelined step has the same outputs, gradients of inputs and parameters, and statistics as the
+//! unpipelined step, bit by bit. There is a struct for each form of pipeline, which is tested with
 //! random batch sizes, chunks and checkpoint modes.
 
 use pipe_runtime::{Checkpoint, Context, Devices, Layer, Replicate, pipeline};
@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use tch::nn::{self, BatchNorm, Func, FuncT, Linear};
 use tch::{Kind, Tensor};
 
-/// A [`Case`] of one tensor in and one out.
+/// Implements [`Case`]. Without more arguments, input and output are one tensor.
 macro_rules! case {
     ($model:ident, $vars:ident, |$path:ident| $fields:tt) => {
         case!($model, $vars, |$path| $fields, |n| {
@@ -38,7 +38,7 @@ macro_rules! case {
     };
 }
 
-/// The properties of a shape: transparent in every mode, and in those alone in which it is legal.
+/// Defines a property test for each model, in all modes or in those that the model allows.
 macro_rules! transparent {
     ($($name:ident: $model:ident),* $(,)?) => {
         proptest! {
@@ -156,7 +156,8 @@ case!(CrossingSkips, CrossingSkipsVars, |vars| {
     merge_b: Merge,
 });
 
-/// Several skips of one layer, some of them the same tensor, popped together and in another order.
+/// Several skips of one layer, some of which are the same tensor. They are popped together, in
+/// another order.
 #[pipeline(allow(short_skip))]
 struct SeveralSkips {
     #[device("cpu")]
@@ -262,8 +263,8 @@ fn block(vars: BlockVars<'_>) -> Block {
     Block { linear: linear(vars.linear(), 8, 8), drop: dropout(0.3) }
 }
 
-/// Blocks nested and repeated: an array spread evenly, a `Vec` spread by counts, an array as one
-/// layer.
+/// Nested and repeated blocks: an array spread evenly, a `Vec` spread by counts, and an array as
+/// one layer.
 #[pipeline(allow(short_skip))]
 struct Repeats {
     #[devices("cpu", "cpu")]
@@ -304,7 +305,7 @@ struct DropoutEverywhere {
     merge: Merge,
 }
 
-/// Draws from operators other than dropout.
+/// A layer that draws random numbers by operators other than dropout.
 struct Noise;
 
 impl Layer<Tensor> for Noise {
@@ -338,7 +339,7 @@ struct Statistics {
     norm2: Normalize,
 }
 
-/// Batch norm that accepts a single row, which torch's refuses in training.
+/// Batch norm that accepts a single row, which torch's batch norm refuses in training.
 #[derive(Debug)]
 struct Normalize(BatchNorm);
 
@@ -358,8 +359,8 @@ case!(Statistics, StatisticsVars, |vars| {
 type Inputs = (Tensor, Option<Tensor>, Replicate<Tensor>, f64);
 type Outputs = (Tensor, Tensor, (Tensor, Tensor), f64);
 
-/// Several inputs, one of them whole for every micro-batch; several outputs, one of them of
-/// integers and one constant.
+/// Several inputs, one of which each micro-batch gets whole, and several outputs, one of integers
+/// and one constant.
 #[pipeline(input = Inputs, output = Outputs)]
 struct ManyEnds {
     #[device("cpu")]
@@ -441,8 +442,8 @@ case!(ConstantSkips, ConstantSkipsVars, |vars| {
     gather: Gather,
 });
 
-/// A first stage without parameters, over an input that wants no gradient; a stage that passes its
-/// input through.
+/// A first stage without parameters on an input that requires no gradient, and a stage that returns
+/// its input.
 #[pipeline]
 struct NoGradients {
     #[device("cpu")]
@@ -476,8 +477,7 @@ transparent! {
     stages_without_gradients: NoGradients,
 }
 
-/// The first layer of a stage may work in place. Checkpointing such a stage is an error, see
-/// `errors.rs`.
+/// A stage whose first layer works in place. Checkpointing it is an error, which `errors.rs` tests.
 #[pipeline]
 struct InPlaceFirst {
     #[device("cpu")]

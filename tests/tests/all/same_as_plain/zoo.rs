@@ -1,5 +1,5 @@
-//! Every kind of layer, in every checkpoint mode, under every schedule, gives what its twin in
-//! plain tch gives.
+//! Every kind of layer gives the same results as its twin in plain tch, in every checkpoint mode
+//! and under every schedule.
 
 use pipe_runtime::{Checkpoint, ScheduleKind};
 use pipe_tests::zoo::run::{plain, runs, same_bits};
@@ -10,10 +10,11 @@ use pipe_tests::zoo::{
 };
 use proptest::prelude::*;
 
-/// Rows of the steps that follow each other: twenty, of one row and more.
+/// Rows of twenty consecutive steps.
 const ROWS: [i64; 20] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 1, 12, 2, 4, 3, 10, 1, 5, 8, 6];
 
-/// The kind in the first and the third of four stages: on the input, and on what wants a gradient.
+/// Trains a stack with the kind in the first and the third of four stages. It gets the input there,
+/// and activations that require a gradient.
 fn train_stack(creature: Creature) {
     let layers = [creature, Creature::Mix, creature, Creature::Mix].map(LayerSpec::from).to_vec();
     let gradients = |order, _: &str| match order {
@@ -83,12 +84,12 @@ creatures! {
     identity: Identity,
 }
 
-/// How many stacks are drawn: as many as `PROPTEST_CASES` says, or 64.
+/// Number of random stacks: `PROPTEST_CASES`, or 64.
 fn cases_wanted() -> u32 {
     std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(64)
 }
 
-/// A stack, and how it is trained.
+/// A stack with the settings of its training.
 #[derive(Clone, Debug)]
 struct Case {
     layers: Vec<LayerSpec>,
@@ -96,7 +97,7 @@ struct Case {
     chunks: usize,
     method: ScheduleKind,
     wants_gradient: bool,
-    /// Where a call fails before the one that counts.
+    /// Fault of a call before the tested one.
     fault: Option<Fault>,
     seed: i64,
 }
@@ -118,13 +119,13 @@ fn cases(stages: usize) -> impl Strategy<Value = Case> {
         })
 }
 
-/// Whether the gradient of the stack's variable of this name comes in one piece per micro-batch.
+/// Whether the gradient of this variable comes in one piece per micro-batch.
 fn comes_in_one_piece(layers: &[LayerSpec], name: &str) -> bool {
     let number: usize = name.split('.').nth(1).expect("a layer's number").parse().expect("a number");
     layers[number].creature.uses_parameters_once()
 }
 
-/// Whether the whole batch at once gives what micro-batches give, but for rounding.
+/// Whether the whole batch at once gives the same results as micro-batches, except for rounding.
 fn is_as_the_whole_batch(layers: &[LayerSpec]) -> bool {
     let independent = |(number, layer): (usize, &LayerSpec)| {
         layer.creature.rows_are_independent() && (number == 0 || !layer.creature.chooses())
@@ -132,7 +133,8 @@ fn is_as_the_whole_batch(layers: &[LayerSpec]) -> bool {
     layers.iter().enumerate().all(independent)
 }
 
-/// A stack trains as its twin, in each mode to the same bits, also after a failure.
+/// Asserts that a stack trains like its twin, with the same bits in each mode, even after a
+/// failure.
 fn stack_is_as_plain<M: ZooModel<Layers = Vec<LayerSpec>>>(case: &Case) {
     let _serial = pipe_tests::serial();
     let Case { layers, rows, chunks, method, wants_gradient, fault, seed } = case;
@@ -197,7 +199,7 @@ fn stack_is_as_plain<M: ZooModel<Layers = Vec<LayerSpec>>>(case: &Case) {
     }
 }
 
-/// To the bit, but for gradients as given.
+/// Comparison bit by bit, with the given tolerances for gradients.
 fn exact(gradients: &dyn Fn(&str) -> Nearness) -> Comparison<'_> {
     Comparison { values: Nearness::Bits, gradients, state: Some(Nearness::Bits), fresh: true }
 }

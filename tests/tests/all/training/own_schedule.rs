@@ -1,5 +1,5 @@
-//! Custom schedules: valid ones train as the unpipelined run, others are refused in the validator's
-//! words.
+//! Custom schedules: valid ones train like the unpipelined run, and others are refused with the
+//! validator's message.
 
 #[path = "../../../../pipe-runtime/schedule/tests/any_schedule/mod.rs"]
 mod any_schedule;
@@ -29,7 +29,7 @@ struct Net {
     last: Linear,
 }
 
-/// The model, its variables, and the same inputs and targets each time.
+/// Creates the model, its variables, inputs and targets, from a fixed seed.
 fn net() -> (Net, NetVars, [Tensor; 2]) {
     tch::manual_seed(1);
     let vars = Net::vars(&Devices::cpu(Net::STAGES)).unwrap();
@@ -44,7 +44,7 @@ fn net() -> (Net, NetVars, [Tensor; 2]) {
     (net, vars, [rows(12), rows(12)])
 }
 
-/// The gradients after a step, or why there is none.
+/// Runs a step, and returns the gradients.
 fn step(set: impl FnOnce(PipeBuilder<'_, Net>) -> PipeBuilder<'_, Net>) -> pipe_runtime::Result<Vec<Tensor>> {
     let (net, vars, [x, y]) = net();
     let mut pipe = set(net.pipe(&vars).intra_op_threads(1)).build()?;
@@ -68,7 +68,7 @@ fn near(found: &[Tensor], expected: &[Tensor]) -> bool {
     found.len() == expected.len() && found.iter().zip(expected).all(|(a, b)| a.allclose(b, 1e-5, 1e-6, false))
 }
 
-/// The error of a pipeline that cannot be built with these lists.
+/// Returns the error of building a pipeline with these lists.
 fn refused(lists: &str) -> String {
     let _serial = pipe_tests::serial();
     let (net, vars, _) = net();
@@ -107,7 +107,8 @@ fn a_published_schedule_as_text_changes_no_bit() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Any placement, any order, whole and split backwards mixed, recomputations anywhere.
+    /// The lists have any placement, any order, a mix of whole and split backwards, and
+    /// recomputations anywhere.
     #[test]
     fn any_valid_lists_train_as_unpipelined(
         placement in prop::array::uniform4(0..4_usize),
@@ -152,7 +153,7 @@ fn the_number_of_micro_batches_is_the_lists_own() {
     let mut pipe = net.pipe(&vars).schedule(own()).build().unwrap();
     assert_eq!((pipe.chunks(), pipe.schedule()), (2, &ScheduleChoice::from(own())));
     let one = |tensor: &Tensor| tensor.narrow(0, 0, 1);
-    // One that gives fewer goes through the lists without the others' actions.
+    // A mini-batch with fewer micro-batches skips the actions of the missing ones.
     pipe.train_step(one(&x), one(&y), loss).unwrap();
     pipe.train_step(&x, &y, loss).unwrap();
 
@@ -173,14 +174,14 @@ fn ranks_are_those_of_the_lists() {
 #[test]
 fn recomputations_are_those_of_the_checkpoint_mode() {
     let _serial = pipe_tests::serial();
-    // The last micro-batch is recomputed early, the first one by the mode alone.
+    // The lists recompute the last micro-batch early. The mode recomputes the first one.
     let early = || VALID.replace("2F1,3F1,3I1", "2F1,2R1,3F1,3I1").parse::<Schedule>().unwrap();
     let found = step(|pipe| pipe.schedule(early()).checkpoint(Checkpoint::Always)).unwrap();
     assert!(near(&found, &unpipelined(2)));
     let error = step(|pipe| pipe.schedule(early()).checkpoint(Checkpoint::ExceptLast)).unwrap_err().to_string();
     assert!(error.contains("the schedule has `2R1`, but checkpoint = except_last does not"), "{error}");
 
-    // In evaluation nothing is checkpointed, whatever the lists say.
+    // In evaluation mode nothing is checkpointed, whatever the lists say.
     let (net, vars, [x, y]) = net();
     let mut pipe = net.pipe(&vars).schedule(early()).checkpoint(Checkpoint::Always).build().unwrap();
     pipe.eval();

@@ -1,5 +1,5 @@
-//! Every schedule trains, with skips, dropout, checkpointing and ragged batches, and gives what the
-//! unpipelined run gives.
+//! Every schedule trains with skips, dropout, checkpointing and ragged batches, and gives the same
+//! results as the unpipelined run.
 
 use pipe_runtime::schedule::ActionKind;
 use pipe_runtime::{Checkpoint, Devices, Pipe, PipeBuilder, ScheduleKind, Unpipelined, pipeline};
@@ -9,7 +9,8 @@ use proptest::prelude::*;
 use tch::Tensor;
 use tch::nn::{FuncT, Linear};
 
-/// Four stages: skips inside a stage, to the next one, far and crossing.
+/// A model of four stages, with skips inside a stage, to the next stage, over several stages, and
+/// across each other.
 #[pipeline(allow(short_skip))]
 struct Four {
     #[device("cpu")]
@@ -65,10 +66,10 @@ fn gradients(vars: &FourVars) -> Vec<(String, Tensor)> {
     named
 }
 
-/// Relative to the size of what is expected.
+/// Norm of the difference, relative to the norm of the expected tensor.
 fn distance(found: &Tensor, expected: &Tensor) -> f64 {
     let norm = |tensor: &Tensor| f64::try_from(tensor.to_kind(tch::Kind::Double).norm()).unwrap();
-    // Terms of the order of one may cancel, and their rounding does not.
+    // The divisor is at least 1: terms of that size may cancel, but their rounding errors do not.
     norm(&(found - expected)) / norm(expected).max(1.)
 }
 
@@ -101,8 +102,8 @@ proptest! {
             .schedule(method)
             .intra_op_threads(1)
             .build();
-        // What a schedule cannot run is an error when it is built. A mini-batch that gives fewer
-        // micro-batches runs whatever their number.
+        // Building fails for a number of chunks that the schedule cannot run. A mini-batch with
+        // fewer micro-batches can run with any number of them.
         let (ranks, per_rank) = ranks(method);
         prop_assert_eq!(built.is_ok(), method.check(ranks, per_rank, chunks).is_ok());
         let Ok(mut pipe) = built else { return Ok(()) };
@@ -130,8 +131,7 @@ proptest! {
         prop_assert!(kept.is_none_or(|kept| kept == output.detach()));
         prop_assert!(loss.allclose(&expected, 1e-6, 1e-7, false));
         for ((name, found), (_, expected)) in found.iter().zip(gradients(&vars)) {
-            // In GPipe's order micro-batches are summed as unpipelined, in any other one they are
-            // not.
+            // Only GPipe sums micro-batches in the order of the unpipelined run.
             let same = match method {
                 ScheduleKind::GPipe => *found == expected,
                 _ => distance(found, &expected) < 1e-6,
@@ -139,7 +139,7 @@ proptest! {
             prop_assert!(same, "{method} {checkpoint}: {name}");
         }
 
-        // What is in flight never exceeds what the lists declare, whoever was faster than whom.
+        // The peak in flight never exceeds that of the lists, whatever the workers' speeds.
         let rank_of: Vec<_> = (0..Four::STAGES).map(|stage| method.rank_of(stage, ranks, per_rank)).collect();
         let lists = method.schedule_within(&rank_of, losses.len(), chunks).unwrap();
         let order = lists.order().unwrap();
@@ -156,7 +156,7 @@ proptest! {
         }
     }
 
-    /// The two halves of a split backward are the whole one, bit by bit.
+    /// A split backward gives the same gradients as a whole one, bit by bit.
     #[test]
     fn splitting_the_backward_changes_no_bit(
         checkpoint in checkpoints(),
@@ -229,7 +229,7 @@ fn what_a_schedule_cannot_run_is_an_error_with_the_numbers() {
     assert!(error.contains("the model has 4 stages for 3 ranks"), "{error}");
 }
 
-/// The annotated schedule is the one that runs; what is chosen when building wins over it.
+/// A model with an annotated schedule, which the builder can override.
 #[pipeline(chunks = 4, schedule = zbv)]
 struct Annotated {
     #[device("cpu")]

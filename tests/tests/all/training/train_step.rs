@@ -1,4 +1,4 @@
-//! A training step is the same as forward, loss and `backward()`.
+//! A training step gives the same results as forward, loss and `backward()`.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -38,8 +38,8 @@ fn net(mode: Checkpoint) -> (Pipe<Net>, NetVars) {
     (net.pipe(&vars).checkpoint(mode).intra_op_threads(1).build().unwrap(), vars)
 }
 
-/// Labels of which some are ignored (-100): in seven rows of three chunks (3, 3, 1), two of the
-/// first three.
+/// Labels of seven rows, in micro-batches of 3, 3 and 1. Two labels of the first micro-batch are
+/// ignored (-100).
 fn labels() -> Tensor {
     Tensor::from_slice(&[-100_i64, 3, -100, 0, 1, 7, 2])
 }
@@ -93,7 +93,7 @@ fn ragged_micro_batches_and_ignored_rows_count_as_in_the_whole_batch() {
         assert!(found.allclose(expected, 1e-5, 1e-7, false));
     }
 
-    // A micro-batch of which every row is ignored has no loss at all, and no say.
+    // A micro-batch whose rows are all ignored has no loss, and no effect.
     let labels = Tensor::from_slice(&[-100_i64, -100, -100, 0, 1, 7, 2]);
     let whole = cross_entropy(&pipe.forward(&x).unwrap(), &labels);
     let report = pipe.step().reduction(Reduction::Weighted(&counted)).run(&x, &labels, cross_entropy).unwrap();
@@ -234,7 +234,7 @@ fn without_the_output_the_step_is_the_same() {
     }
 }
 
-/// Its output tells how many outputs there are: each has a handle on the same value.
+/// A model whose outputs can be counted, because each holds a handle to the same value.
 #[pipeline(output = (Tensor, Arc<()>), chunks = 6, schedule = "1f1b")]
 struct Counted {
     #[device("cpu")]
@@ -266,7 +266,7 @@ fn outputs_are_freed_one_by_one_where_none_is_wanted() {
         most.set(most.get().max(Arc::strong_count(counter)));
         output.square().mean(Kind::Float)
     };
-    // The test's, the layer's, and the one that the loss is given, twice.
+    // The test and the layer have a handle each, and the loss's output has two.
     pipe.train_step(rows(6), (), loss).unwrap();
     assert_eq!(most.replace(0), 4);
     pipe.step().keep_output().run(rows(6), (), loss).unwrap();

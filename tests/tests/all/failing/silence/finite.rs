@@ -1,4 +1,4 @@
-//! Numbers that are not numbers.
+//! NaN and infinity in statistics and losses.
 
 use super::*;
 
@@ -11,7 +11,7 @@ fn statistics_that_stop_being_finite_fail_the_step_and_are_put_back() {
         let variance = norm.running_var.shallow_clone();
         let net = Normed { norm, head: linear(vars.head(), 8, 8), end: func(Tensor::relu) };
         let mut pipe = net.pipe(&vars).checkpoint(mode).allow_non_finite(allowed).build().unwrap();
-        // Micro-batches of 3, 3 and 1 rows: a single value has no unbiased variance.
+        // Micro-batches of 3, 3 and 1 rows. A single row has no unbiased variance.
         let step = pipe.train_step(rows(7), rows(7), mse).map(drop);
         if allowed {
             step.unwrap();
@@ -39,7 +39,7 @@ fn a_loss_that_is_no_number_fails_the_step() {
         assert!(error.contains("the loss of micro-batch 1 is not finite"), "{error}");
         assert!(error.contains("Reduction::Weighted"), "{error}");
         assert_eq!(trained(&vars), 0);
-        // As it says: weighed by what counts, it is plain's.
+        // With the suggested weights, which count the labels, the loss is that of plain tch.
         let counted = |y: &Tensor| y.ne(-100).sum(Kind::Double).double_value(&[]);
         let report = pipe.step().reduction(Reduction::Weighted(&counted)).run(&x, &labels, loss).unwrap();
         let model = pipe.into_inner();

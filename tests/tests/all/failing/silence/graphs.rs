@@ -1,10 +1,10 @@
-//! Graphs that reach out of their pass, and gradients of more than one kind.
+//! Graphs that leave their pass, and gradients of more than one kind.
 
 use super::*;
 
 type Door = Arc<Mutex<Option<Tensor>>>;
 
-/// Leaves what passes (or its square) in a cell.
+/// Creates a layer that leaves the mean of its squared input in a cell.
 fn leaves(door: &Door, detached: bool) -> Func<'static> {
     let door = Arc::clone(door);
     func(move |x| {
@@ -48,7 +48,8 @@ fn a_value_that_the_caller_takes_from_a_layers_cell_is_an_error_and_changes_noth
         let (net, vars) = net(leaves(&door, false));
         let mut pipe = net.pipe(&vars).checkpoint(mode).build().unwrap();
         let x = rows(8).set_requires_grad(wants);
-        // Beside the output, alone, and asked for by name.
+        // The value is used together with the output, alone, and for the gradients of given
+        // variables.
         let loss = pipe.forward(&x).unwrap().mean(Kind::Float) + taken(&door);
         says_how_to_send_it(&loss.f_backward().unwrap_err().to_string());
         let _ = pipe.forward(&x).unwrap();
@@ -159,7 +160,7 @@ fn a_layers_own_backward_may_not_end_at_the_pipelines_variables() {
         let vars = Net::vars(&Devices::cpu(2)).unwrap();
         let w = vars.middle().ones("w", &[8]);
         let middle = func(move |x| {
-            // Plain tch would add to the variable's gradient here, once for each pass.
+            // Plain tch would add to the variable's gradient here, in each pass.
             (x.detach() * &w).sum(Kind::Float).backward();
             x * &w
         });
@@ -171,7 +172,7 @@ fn a_layers_own_backward_may_not_end_at_the_pipelines_variables() {
     }
 }
 
-/// Keeps a view of its weight from its first forward on.
+/// A layer that keeps a view of its weight from the first forward on.
 struct Caches(Tensor, std::cell::OnceCell<Tensor>);
 
 impl Layer<Tensor> for Caches {

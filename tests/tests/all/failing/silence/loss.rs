@@ -1,4 +1,4 @@
-//! The loss: made once, of what trains, and a number.
+//! The loss is computed once, from the outputs, and must be a finite number.
 
 use super::*;
 
@@ -25,7 +25,7 @@ fn the_loss_closure_runs_once_for_each_micro_batch_and_may_change_what_it_captur
     }
 }
 
-/// Counts its passes.
+/// A layer that counts its passes.
 struct Counts(Arc<Mutex<[usize; 2]>>);
 
 impl Layer<Tensor> for Counts {
@@ -106,7 +106,7 @@ fn a_leaf_of_the_closures_own_is_no_training() {
     assert_eq!(trained(&vars), 0);
 }
 
-/// A cell of the test's own: closures of `train_step` need not be `Fn`.
+/// Closures of `train_step` may capture a `Cell`, because they need not be `Fn` or `Sync`.
 #[test]
 fn the_callers_cells_count_too() {
     let _serial = pipe_tests::serial();
@@ -119,7 +119,7 @@ fn the_callers_cells_count_too() {
     })
     .unwrap();
     assert_eq!(count.get(), 7);
-    // `Carried` is `Send`, and says so when it is part of a model.
+    // `Carried` is `Send`, so it can be part of a model.
     fn is_send<T: Send>(_: &T) {}
     is_send(&Carried::<Tensor>::new());
 }

@@ -1,4 +1,4 @@
-//! Memory of the caller's that changes while stages need it.
+//! The caller's memory changes while stages need it.
 
 use super::*;
 
@@ -14,7 +14,7 @@ fn an_input_that_is_changed_before_the_backward_is_an_error_where_it_was_saved_o
         let error = loss.f_backward().unwrap_err().to_string();
         assert!(error.contains("modified by an in"), "{mode}: {error}");
         assert_eq!(trained(&vars), 0);
-        // Filled again and run again, it trains.
+        // With a new forward, it trains.
         pipe.forward(&x).unwrap().sum(Kind::Float).backward();
         assert_eq!(trained(&vars), 4);
     }

@@ -1,5 +1,5 @@
-//! Faults that would go by without a word: each is as in plain tch here, or an error that says
-//! what to do.
+//! Mistakes that could go unnoticed. Each works as in plain tch, or gives an error that says what
+//! to do.
 
 mod finite;
 mod graphs;
@@ -39,7 +39,7 @@ fn pipe(mode: Checkpoint) -> (Pipe<Net>, NetVars) {
     (net.pipe(&vars).checkpoint(mode).intra_op_threads(1).build().unwrap(), vars)
 }
 
-/// How many variables have a gradient.
+/// Counts the variables that have a gradient.
 fn trained(vars: &NetVars) -> usize {
     vars.var_store().trainable_variables().iter().filter(|variable| variable.grad().defined()).count()
 }

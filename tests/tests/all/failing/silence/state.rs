@@ -1,8 +1,9 @@
-//! State that moves: once per micro-batch, in one stage, and back after a failure.
+//! Changing state: it is updated once per micro-batch, belongs to one stage, and is restored after
+//! a failure.
 
 use super::*;
 
-/// Moves a variable of its own halfway to the mean of what passes.
+/// A layer that moves its variable halfway to the mean of its input.
 struct Centre(Tensor);
 
 impl Layer<Tensor> for Centre {
@@ -46,7 +47,7 @@ fn a_frozen_variable_that_a_layer_moves_is_moved_once_and_put_back_after_a_failu
         assert!(pipe.forward(&x).is_err());
         assert_eq!(centre.double_value(&[0]), 0.);
         pipe.forward(&x).unwrap().sum(Kind::Float).backward();
-        // 1 - 0.5^3; and 2 (1/2 + 1/4 + 1/8) for each of two rows.
+        // The state is 1 - 0.5^3. The gradient is 2 (1/2 + 1/4 + 1/8) for each of two rows.
         assert_eq!((centre.double_value(&[0]), scale.grad().double_value(&[0])), (0.875, 3.5), "{mode}");
     }
 }
@@ -76,7 +77,7 @@ fn a_variable_that_another_stage_changes_is_an_error_before_it_is_changed() {
             "{error}"
         );
         assert_eq!((mean.double_value(&[0]), variance.double_value(&[0])), (0., 1.));
-        // In evaluation it is only read, which is fine.
+        // In evaluation mode it is only read, which is allowed.
         pipe.eval();
         let _ = pipe.forward(rows(12)).unwrap();
     }
@@ -135,8 +136,8 @@ fn a_call_that_fails_draws_no_random_number_of_the_callers() {
     assert_eq!(pipe.forward(&x).unwrap(), expected);
 }
 
-/// A failing call draws no number, so the next one has the same seed: it is another call all the
-/// same.
+/// A model whose call can fail. A failing call draws no random number, so the next call has the
+/// same seed, but it counts as another call.
 #[pipeline(chunks = 3)]
 struct Deferred {
     #[device("cpu")]
@@ -169,7 +170,7 @@ fn the_statistics_of_a_failed_call_are_no_part_of_the_next_ones() {
     }
 }
 
-/// Statistics by the operator that has no flag to say whether it updates them.
+/// A layer that updates statistics by the operator that has no flag for it.
 struct Updates([Tensor; 2]);
 
 impl Layer<Tensor> for Updates {
@@ -214,7 +215,7 @@ fn statistics_of_every_operator_are_updated_once_and_put_back() {
     }
 }
 
-/// Multiplies by a state that it moves: its graph saves the variable itself.
+/// A layer that multiplies by a state that it updates. Its graph saves the variable itself.
 struct Follows(Tensor);
 
 impl Layer<Tensor> for Follows {
@@ -247,7 +248,7 @@ fn a_backward_sees_the_state_that_its_forward_left() {
         let vars = Following::vars(&Devices::cpu(2)).unwrap();
         let (first, last) = (linear(vars.first(), 8, 8), linear(vars.last(), 8, 8));
         let (x, y) = (rows(8), rows(8));
-        // Plain, micro-batch by micro-batch, with a state of its own for each.
+        // Plain tch runs micro-batch by micro-batch, with a new state tensor for each.
         let mut state = Tensor::ones([8], (Kind::Float, x.device()));
         let mut losses = Vec::new();
         for (x, y) in x.chunk(4, 0).iter().zip(y.chunk(4, 0)) {
