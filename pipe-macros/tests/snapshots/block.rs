@@ -22,7 +22,7 @@ const _: () = {
     use ::pipe_runtime::__rt;
     #[allow(dead_code)]
     impl Block {
-        /// Which layer runs in which stage, and where each skip goes. Prints as a table.
+        /// Layers and device of each stage, and route of each skip. Prints as a table.
         pub const PLAN: __rt::Plan = __rt::Plan {
             name: "Block",
             stages: &[

@@ -23,7 +23,7 @@ const _: () = {
     use ::pipe_runtime::__rt;
     #[allow(dead_code)]
     impl<B: ModuleT + 'static, const DEPTH: usize> Stack<B, DEPTH> {
-        /// Which layer runs in which stage, and where each skip goes. Prints as a table.
+        /// Layers and device of each stage, and route of each skip. Prints as a table.
         pub const PLAN: __rt::Plan = __rt::Plan {
             name: "Stack",
             stages: &[
@@ -59,7 +59,7 @@ const _: () = {
             ],
             skips: &[],
         };
-        /// How many stages the annotations make.
+        /// Number of stages.
         pub const STAGES: ::core::primitive::usize = 2;
         /// The annotated devices, one per stage.
         pub fn devices() -> __rt::Devices {
@@ -70,7 +70,7 @@ const _: () = {
         pub fn vars(devices: &__rt::Devices) -> __rt::Result<StackVars<DEPTH>> {
             __rt::Vars::new(&Self::PLAN, devices).map(|vars| StackVars { vars })
         }
-        /// Prepares the pipelined run. What is set on the result wins over the annotations.
+        /// Prepares the pipelined run. The builder's settings override the annotations.
         pub fn pipe(self, vars: &StackVars<DEPTH>) -> __rt::PipeBuilder<'_, Self>
         where
             B: 'static,

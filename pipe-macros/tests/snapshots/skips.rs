@@ -23,7 +23,7 @@ const _: () = {
     use ::pipe_runtime::__rt;
     #[allow(dead_code)]
     impl Skips {
-        /// Which layer runs in which stage, and where each skip goes. Prints as a table.
+        /// Layers and device of each stage, and route of each skip. Prints as a table.
         pub const PLAN: __rt::Plan = __rt::Plan {
             name: "Skips",
             stages: &[
@@ -60,7 +60,7 @@ const _: () = {
                 },
             ],
         };
-        /// How many stages the annotations make.
+        /// Number of stages.
         pub const STAGES: ::core::primitive::usize = 2;
         /// The annotated devices, one per stage.
         pub fn devices() -> __rt::Devices {
@@ -71,7 +71,7 @@ const _: () = {
         pub fn vars(devices: &__rt::Devices) -> __rt::Result<SkipsVars> {
             __rt::Vars::new(&Self::PLAN, devices).map(|vars| SkipsVars { vars })
         }
-        /// Prepares the pipelined run. What is set on the result wins over the annotations.
+        /// Prepares the pipelined run. The builder's settings override the annotations.
         pub fn pipe(self, vars: &SkipsVars) -> __rt::PipeBuilder<'_, Self> {
             __rt::PipeBuilder::new(self, vars)
         }

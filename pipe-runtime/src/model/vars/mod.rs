@@ -1,7 +1,9 @@
+mod replace;
 mod saved;
 mod select;
 
 use std::collections::{BTreeMap, HashSet};
+use std::io;
 use std::ops::Div;
 use std::path::Path as FilePath;
 use std::sync::Mutex;
@@ -14,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::lock::lock;
 use crate::model::{Devices, LayerPlan, Plan};
 use crate::torch::Variable;
+use replace::replace;
 use saved::{Saved, SavedTensor};
 
 /// The variables of a pipelined model: one store per stage's device. Their names do not depend on
@@ -190,6 +193,10 @@ impl Vars {
 
     /// Writes all variables to a safetensors file, with any extension.
     ///
+    /// The file is complete at every moment: a new one is written beside it, synced to the disk, and
+    /// takes its place in one step. If saving fails, or the process ends, the file is the old one. A
+    /// process that is killed may leave a file `.*.partial` in the folder.
+    ///
     /// # Errors
     ///
     /// Fails if the file cannot be written.
@@ -201,8 +208,8 @@ impl Vars {
             .into_iter()
             .map(|(name, tensor)| (name, tensor.detach().to_device(Device::Cpu).contiguous()))
             .collect();
-        Tensor::write_safetensors(&on_cpu, file)
-            .map_err(|error| Error::File(format!("cannot write {}: {error}", file.display())))
+        let write = |new: &FilePath| Tensor::write_safetensors(&on_cpu, new).map_err(io::Error::other);
+        replace(file, write).map_err(|error| Error::File(format!("cannot write {}: {error}", file.display())))
     }
 
     /// Reads all variables from a safetensors file: one that [`save`](Vars::save) wrote under any
