@@ -54,6 +54,7 @@ mod flow;
 mod lock;
 mod model;
 pub mod nn;
+pub mod optim;
 mod pipe;
 mod quiet;
 mod run;
@@ -69,7 +70,8 @@ pub use model::{
     Tied, Vars,
 };
 pub use pipe::{
-    DeviceMemory, MemoryReport, Pipe, PipeBuilder, Reduction, StageReport, StepReport, TrainStep, Unpipelined, balance,
+    DeviceMemory, MemoryReport, Optimizer, OptimizerBuilder, Pipe, PipeBuilder, Reduction, StageReport, StepReport,
+    TrainStep, Unpipelined, Update, balance,
 };
 /// ```
 /// use pipe_runtime::{Flow, nn::Identity, pipeline};

@@ -5,12 +5,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The groups, each with its floor and its modules at the crate's root.
-const GROUPS: [(usize, &[&str]); 9] = [
+const GROUPS: [(usize, &[&str]); 10] = [
     (0, &["torch"]),
     (1, &["autocast", "error", "lock", "quiet", "threads"]),
     (2, &["flow"]),
     (3, &["model"]),
     (4, &["nn"]),
+    (4, &["optim"]),
     (4, &["stages"]),
     (5, &["run"]),
     (6, &["pipe"]),

@@ -1,5 +1,5 @@
-//! The types that a user holds: a pipeline and its builder, training steps, traces, advice, the
-//! unpipelined run, and the balancing of a model.
+//! The types that a user holds: a pipeline and its builder, training steps, optimizers, traces, advice,
+//! the unpipelined run, and the balancing of a model.
 
 mod advise;
 pub mod balance;
@@ -9,6 +9,7 @@ mod memory;
 mod step;
 mod step_report;
 mod trace;
+mod train;
 mod unpipelined;
 
 pub use builder::PipeBuilder;
@@ -16,4 +17,5 @@ pub use handle::Pipe;
 pub use memory::{DeviceMemory, MemoryReport};
 pub use step::{Reduction, TrainStep};
 pub use step_report::{StageReport, StepReport};
+pub use train::{Optimizer, OptimizerBuilder, Update};
 pub use unpipelined::Unpipelined;

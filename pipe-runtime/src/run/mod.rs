@@ -7,6 +7,7 @@ mod pipeline_core;
 mod recorder;
 mod schedule_choice;
 mod settings;
+mod update;
 
 pub use schedule_choice::{IntoSchedule, ScheduleChoice};
 
@@ -14,3 +15,4 @@ pub(crate) use built_pipeline::BuiltPipeline;
 pub(crate) use call::{Given, Loss, TrainRun, loss_is_not_finite};
 pub(crate) use pipeline_core::{PipelineCore, check_targets};
 pub(crate) use settings::{Choices, check_chunks, check_threads};
+pub(crate) use update::{PlannedParameter, UpdatePlan};

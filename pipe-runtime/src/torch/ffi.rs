@@ -6,6 +6,7 @@ use tch::{Device, Tensor};
 use torch_sys::C_tensor;
 
 use super::TorchError;
+use super::optimizer::FusedRule;
 
 macro_rules! opaque {
     ($($name:ident),*) => {$(
@@ -31,6 +32,18 @@ opaque!(
     Variables,
     Watch
 );
+
+/// A piece of a parameter, and of the tensors that an update of it uses. Null stands for an absent
+/// one.
+#[repr(C)]
+#[derive(Debug)]
+pub(crate) struct Piece {
+    pub(crate) parameter: *const C_tensor,
+    pub(crate) state: [*const C_tensor; 3],
+    pub(crate) average: *const C_tensor,
+    pub(crate) start: i64,
+    pub(crate) length: i64,
+}
 
 /// A read, by one layer, of a value that another layer made.
 #[repr(C)]
@@ -213,6 +226,10 @@ unsafe extern "C" {
         device: c_int,
         arrived: *mut *mut C_tensor,
     ) -> c_int;
+
+    pub(super) fn pipe_gradient_prepare(parameter: *const C_tensor, state: *mut i32) -> c_int;
+    pub(super) fn pipe_gradient_squares(pieces: *const Piece, count: usize, sums: *mut f64) -> c_int;
+    pub(super) fn pipe_fused_update(rule: *const FusedRule, pieces: *const Piece, count: usize) -> c_int;
 
     pub(super) fn pipe_memory(device: c_int, counted: *mut c_int, memory: *mut Memory) -> c_int;
     pub(super) fn pipe_memory_reset_peaks(device: c_int) -> c_int;

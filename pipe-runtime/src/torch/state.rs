@@ -51,6 +51,10 @@ impl Variables {
         &self.list[index]
     }
 
+    pub(crate) fn iter(&self) -> std::slice::Iter<'_, Variable> {
+        self.list.iter()
+    }
+
     /// Looks at the variables again if the memory of some variables of `stage` (or of any stage)
     /// was replaced, which a cast and `set_data` do.
     pub(crate) fn again(&self, stage: Option<usize>) -> Result<Option<Self>, TorchError> {

@@ -43,6 +43,20 @@ fn waiting(heads: &[(usize, Action)]) -> String {
     list.join(", ")
 }
 
+impl Order {
+    /// An order of actions that do not wait for each other: the lists of the ranks, one after the
+    /// other. It is for work that no schedule describes, such as the updates of an optimizer.
+    pub fn independent(lists: Vec<Vec<Action>>) -> Self {
+        let mut order = Self { steps: Vec::new(), ranks: Vec::with_capacity(lists.len()) };
+        for (rank, list) in lists.into_iter().enumerate() {
+            let first = order.steps.len();
+            order.steps.extend(list.into_iter().map(|action| Step { action, rank, after: Vec::new() }));
+            order.ranks.push((first..order.steps.len()).collect());
+        }
+        order
+    }
+}
+
 impl Schedule {
     /// Returns the total order of the actions.
     ///
@@ -120,6 +134,13 @@ mod tests {
         };
         let error = crossed.order().unwrap_err().to_string();
         assert_eq!(error, "the schedule cannot finish: rank 0 waits to start 0B0, rank 1 waits to start 1F0");
+    }
+
+    #[test]
+    fn independent_actions_wait_for_their_own_rank_alone() {
+        let order = Order::independent(vec![vec![Action::forward(0, 0), Action::forward(0, 1)], vec![]]);
+        assert_eq!(order.ranks, [vec![0, 1], vec![]]);
+        assert!(order.steps.iter().all(|step| step.rank == 0 && step.after.is_empty()));
     }
 
     proptest! {

@@ -22,7 +22,7 @@ use tch::Tensor;
 use super::vars::Vars;
 use crate::error::Result;
 use crate::lock::lock;
-use crate::torch::{Change, GradMode, TorchError, Variables};
+use crate::torch::{Change, GradMode, TorchError, Variable, Variables};
 
 /// The variables of a pipeline, and what is known about their use.
 #[derive(Debug)]
@@ -60,6 +60,17 @@ impl State {
                 noted: [false; 2],
             }),
         })
+    }
+
+    /// The variables, sorted by name. They are handles on those of the model.
+    pub(crate) fn list(&self) -> Vec<Variable> {
+        let variables = Arc::clone(&lock(&self.variables[0]));
+        let share = |Variable { name, tensor, stage }: &Variable| Variable {
+            name: name.clone(),
+            tensor: tensor.shallow_clone(),
+            stage: *stage,
+        };
+        variables.iter().map(share).collect()
     }
 
     /// Prepares a call: looks at all variables with their present memory.

@@ -19,6 +19,8 @@ use crate::torch::Variable;
 use replace::replace;
 use saved::{Saved, SavedTensor};
 
+pub(crate) use select::selected;
+
 /// The variables of a pipelined model: one store per stage's device. Their names do not depend on
 /// the partitioning.
 ///

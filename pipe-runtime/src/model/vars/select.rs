@@ -24,11 +24,9 @@ impl Vars {
     pub fn select(&self, pattern: &str) -> Result<Vec<(String, Tensor)>> {
         let mut named: Vec<_> = self.var_store().variables().into_iter().collect();
         named.sort_by(|(a, _), (b, _)| a.cmp(b));
-        let (selected, others): (Vec<_>, Vec<_>) = named.into_iter().partition(|(name, _)| selects(pattern, name));
-        if selected.is_empty() {
-            return Err(Error::Setting(nothing_selected(pattern, others.iter().map(|(name, _)| name.as_str()))));
-        }
-        Ok(selected)
+        let mut selection = selected(pattern, named.iter().map(|(name, _)| name.as_str()))?.into_iter();
+        named.retain(|_| selection.next() == Some(true));
+        Ok(named)
     }
 
     /// Freezes the variables that `pattern` [selects](Vars::select), and returns their number. They
@@ -70,6 +68,16 @@ impl Vars {
         }
         Ok(trained.len())
     }
+}
+
+/// Returns for each name whether the pattern selects it.
+///
+/// # Errors
+///
+/// Fails if it selects none. The message names the nearest name.
+pub(crate) fn selected<'a>(pattern: &str, names: impl Iterator<Item = &'a str> + Clone) -> Result<Vec<bool>> {
+    let selection: Vec<_> = names.clone().map(|name| selects(pattern, name)).collect();
+    if selection.contains(&true) { Ok(selection) } else { Err(Error::Setting(nothing_selected(pattern, names))) }
 }
 
 /// Whether the pattern matches the name, or the start of the name up to a `.`.

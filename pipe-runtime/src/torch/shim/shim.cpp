@@ -10,6 +10,7 @@
 #include "memory.cpp"
 #include "modes.cpp"
 #include "node.cpp"
+#include "optimizer.cpp"
 #include "profile.cpp"
 #include "random.cpp"
 #include "split.cpp"

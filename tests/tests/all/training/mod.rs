@@ -1,5 +1,6 @@
 //! Training steps and their schedules: `docs/schedules.md`.
 
+mod optimizer;
 mod own_schedule;
 mod schedules;
 mod train_step;

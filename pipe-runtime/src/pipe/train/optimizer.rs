@@ -1,0 +1,358 @@
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use tch::{Kind, Tensor};
+
+use crate::error::{Error, Result};
+use crate::optim::{LossScaler, LrSchedule, Rule};
+use crate::run::{BuiltPipeline, PlannedParameter, UpdatePlan};
+use crate::torch::{FusedRule, GradientState, Slot, Slots, Variable, drop_gradient, prepare_gradient};
+
+/// An optimizer of a pipeline's parameters, whose updates run on the stages' executors and streams,
+/// all stages at once. Made by [`Pipe::optimizer`](crate::Pipe::optimizer).
+///
+/// A parameter that has no gradient, or that is frozen, is left out of an update. Two variables on
+/// the same memory are updated once. tch's optimizers work too, but on the calling thread, and
+/// parameter by parameter.
+pub struct Optimizer {
+    pipeline: Arc<BuiltPipeline>,
+    /// The options of the groups; first those of the parameters that no group selects.
+    options: Vec<Options>,
+    parameters: Vec<Parameter>,
+    clip: Clip,
+    /// The decay of the moving average.
+    average: Option<f64>,
+    updates: u64,
+    /// The plan of the last update, and what it was made for.
+    plan: Option<(Vec<Planned>, Arc<UpdatePlan>)>,
+    /// Whether the model holds the moving averages instead of the parameters.
+    pub(super) swapped: bool,
+    /// Why the parameters can no longer be updated: an update failed halfway.
+    broken: Option<String>,
+}
+
+/// The options of a group.
+pub(super) struct Options {
+    pub(super) rule: Rule,
+    pub(super) schedule: LrSchedule,
+}
+
+/// How gradients are clipped.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Clip {
+    Off,
+    Norm(f64),
+    Value(f64),
+}
+
+/// A variable of the model, and what the optimizer keeps for it.
+pub(super) struct Parameter {
+    pub(super) name: String,
+    pub(super) tensor: Tensor,
+    stage: usize,
+    group: usize,
+    /// The number of its updates.
+    pub(super) updates: u64,
+    /// The tensors that [`Rule::state_names`] names. There are none before it is trained.
+    pub(super) state: Vec<Tensor>,
+    pub(super) average: Option<Tensor>,
+}
+
+/// A parameter in a plan, and the rule that it follows. Parameters of a group differ in their rules
+/// if they differ in kind or in their number of updates.
+#[derive(Clone, Copy, PartialEq)]
+struct Planned {
+    parameter: usize,
+    rule: usize,
+}
+
+/// What one update did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+#[must_use]
+pub struct Update {
+    /// The L2 norm of the gradients of all stages together, before clipping, without loss scaling.
+    pub norm: f64,
+    /// The number by which clipping by norm multiplied the gradients; 1 if it did not.
+    pub clipped_by: f64,
+    /// The learning rate of this update, of the parameters that belong to no group.
+    pub lr: f64,
+    /// Whether the update was skipped, because a gradient was infinite or NaN under loss scaling.
+    pub skipped: bool,
+}
+
+impl Parameter {
+    pub(super) fn new(variable: Variable, group: usize) -> Self {
+        let Variable { name, tensor, stage } = variable;
+        Self { name, tensor, stage, group, updates: 0, state: Vec::new(), average: None }
+    }
+
+    /// Allocates what is missing of the state.
+    fn allocate(&mut self, rule: &Rule, averages: bool) -> Result<()> {
+        let value = self.tensor.detach();
+        while self.state.len() < rule.state_names().len() {
+            self.state.push(value.f_zeros_like()?);
+        }
+        if averages && self.average.is_none() {
+            self.average = Some(duplicate(&value)?);
+        }
+        let fits = |kept: &Tensor| kept.kind() == value.kind() && kept.device() == value.device();
+        match self.state.iter().chain(&self.average).all(fits) {
+            true => Ok(()),
+            false => Err(Error::Setting(format!(
+                "`{}` is {:?} on {:?} now, and its optimizer was built when it was not: build another one",
+                self.name,
+                value.kind(),
+                value.device()
+            ))),
+        }
+    }
+
+    fn slot(&self) -> Slot {
+        Slot {
+            parameter: self.tensor.shallow_clone(),
+            state: self.state.iter().map(Tensor::shallow_clone).collect(),
+            average: self.average.as_ref().map(Tensor::shallow_clone),
+        }
+    }
+}
+
+impl Optimizer {
+    pub(super) fn new(
+        pipeline: Arc<BuiltPipeline>,
+        options: Vec<Options>,
+        mut parameters: Vec<Parameter>,
+        clip: Clip,
+        average: Option<f64>,
+    ) -> Result<Self> {
+        // Of two names of one memory, the first one counts.
+        let mut seen = std::collections::HashSet::new();
+        parameters.retain(|parameter| parameter.tensor.numel() == 0 || seen.insert(parameter.tensor.data_ptr()));
+        for parameter in parameters.iter_mut().filter(|parameter| parameter.tensor.requires_grad()) {
+            parameter.allocate(&options[parameter.group].rule, average.is_some())?;
+        }
+        Ok(Self { pipeline, options, parameters, clip, average, updates: 0, plan: None, swapped: false, broken: None })
+    }
+
+    /// Clips the gradients and updates the parameters. Returns once this is done (on accelerators:
+    /// queued).
+    ///
+    /// The gradients stay, clipped: call [`zero_grad`](Self::zero_grad) before the next step.
+    ///
+    /// # Errors
+    ///
+    /// Fails, and changes nothing, if no parameter has a gradient, if a gradient is sparse, if one
+    /// is infinite or NaN, or if a variable or its gradient has changed its kind or device. If
+    /// libtorch fails halfway through, the parameters are partly updated: every later call fails.
+    pub fn step(&mut self) -> Result<Update> {
+        self.update(1., |unfit| Err(Error::Output(format!("{unfit}: nothing was updated"))))
+    }
+
+    /// Updates the parameters as [`step`](Self::step) does, from gradients of the loss times
+    /// `scaler.scale()`, and adjusts the scale. If a gradient is infinite or NaN, it skips the
+    /// update instead of failing.
+    ///
+    /// # Errors
+    ///
+    /// Fails in the same cases as `step`, or if the scale cannot shrink further.
+    pub fn step_scaled(&mut self, scaler: &mut LossScaler) -> Result<Update> {
+        scaler.check()?;
+        let update = self.update(scaler.scale(), |unfit| scaler.has_skipped(&unfit))?;
+        if !update.skipped {
+            scaler.has_updated();
+        }
+        Ok(update)
+    }
+
+    /// `skip` decides what happens if a gradient is not finite: an error, or an update that is
+    /// skipped.
+    fn update(&mut self, scale: f64, skip: impl FnOnce(String) -> Result<()>) -> Result<Update> {
+        if let Some(broken) = &self.broken {
+            return Err(Error::Setting(format!(
+                "an earlier update failed halfway ({broken}), so the parameters are partly updated: build the model again, from a checkpoint"
+            )));
+        }
+        if self.swapped {
+            return Err(Error::Setting(
+                "the model holds its moving averages: call `swap_average` again before training".into(),
+            ));
+        }
+        let ready = self.prepare()?;
+        let (planned, rules) = self.rules(&ready);
+        let plan = self.plan(planned);
+        let squares = plan.gradient_squares(&self.pipeline)?;
+        let norm = squares.iter().sum::<f64>().sqrt() / scale;
+        let lr = self.lr();
+        if let Some(slot) = squares.iter().position(|squares| !squares.is_finite()) {
+            let unfit = format!("the gradient of `{}` is not finite", self.parameters[ready[slot]].name);
+            skip(unfit)?;
+            return Ok(Update { norm, clipped_by: 1., lr, skipped: true });
+        }
+        // As `clip_grad_norm_` computes it.
+        let clipped_by = match self.clip {
+            Clip::Norm(limit) => (limit / (norm + 1e-6)).min(1.),
+            Clip::Off | Clip::Value(_) => 1.,
+        };
+        let complete = |rule: FusedRule| FusedRule {
+            divisor: scale / clipped_by,
+            clamp: if let Clip::Value(limit) = self.clip { limit } else { f64::INFINITY },
+            average_weight: self.average.map_or(0., |decay| 1. - decay),
+            ..rule
+        };
+        if let Err(error) = plan.update(&self.pipeline, rules.into_iter().map(complete).collect()) {
+            self.broken = Some(error.to_string());
+            return Err(error);
+        }
+        for parameter in ready {
+            self.parameters[parameter].updates += 1;
+        }
+        self.updates += 1;
+        Ok(Update { norm, clipped_by, lr, skipped: false })
+    }
+
+    /// The parameters that have a gradient, with all of their state.
+    fn prepare(&mut self) -> Result<Vec<usize>> {
+        let mut ready = Vec::new();
+        for (index, parameter) in self.parameters.iter_mut().enumerate() {
+            if !parameter.tensor.requires_grad() || parameter.tensor.numel() == 0 {
+                continue;
+            }
+            let name = &parameter.name;
+            match prepare_gradient(&parameter.tensor)? {
+                GradientState::None => continue,
+                GradientState::Ready => ready.push(index),
+                GradientState::Sparse => {
+                    return Err(Error::Setting(format!(
+                        "`{name}` has a sparse gradient, which these optimizers do not take: make its embedding with `sparse: false`, or update it with tch's `Sgd`"
+                    )));
+                }
+                GradientState::Unfit => {
+                    return Err(Error::Setting(format!(
+                        "the gradient of `{name}` is not one for it: it has another shape, kind or device"
+                    )));
+                }
+                GradientState::UnfitParameter => {
+                    return Err(Error::Setting(format!(
+                        "`{name}` is {:?} with strides {:?}: these optimizers update tensors of real numbers that have memory of their own for each",
+                        parameter.tensor.kind(),
+                        parameter.tensor.stride()
+                    )));
+                }
+            }
+            parameter.allocate(&self.options[parameter.group].rule, self.average.is_some())?;
+        }
+        if ready.is_empty() {
+            return Err(Error::Setting(
+                "no parameter has a gradient, so there is nothing to update: run `train_step` before, and `zero_grad` after".into(),
+            ));
+        }
+        Ok(ready)
+    }
+
+    /// The rules of this update, and which of them each parameter follows.
+    fn rules(&self, ready: &[usize]) -> (Vec<Planned>, Vec<FusedRule>) {
+        let mut rules = Vec::new();
+        let mut known: HashMap<(usize, Kind, u64), usize> = HashMap::new();
+        let planned = ready.iter().map(|&index| {
+            let parameter = &self.parameters[index];
+            let key = (parameter.group, parameter.tensor.kind(), parameter.updates);
+            let rule = *known.entry(key).or_insert_with(|| {
+                let rule = self.options[parameter.group].rule.fused(self.lr_of(parameter.group));
+                rules.push(FusedRule { step: parameter.updates as i64 + 1, ..rule });
+                rules.len() - 1
+            });
+            Planned { parameter: index, rule }
+        });
+        (planned.collect(), rules)
+    }
+
+    /// The plan for these parameters. It is kept, because most updates have the same ones.
+    fn plan(&mut self, planned: Vec<Planned>) -> Arc<UpdatePlan> {
+        let pipeline = &self.pipeline;
+        let parameters = &self.parameters;
+        match &self.plan {
+            Some((known, plan)) if *known == planned => Arc::clone(plan),
+            _ => {
+                let slots = Slots::new(planned.iter().map(|planned| parameters[planned.parameter].slot()).collect());
+                let list = planned
+                    .iter()
+                    .map(|planned| PlannedParameter { stage: parameters[planned.parameter].stage, rule: planned.rule });
+                let plan = Arc::new(UpdatePlan::new(pipeline, slots, &list.collect::<Vec<_>>()));
+                self.plan = Some((planned, Arc::clone(&plan)));
+                plan
+            }
+        }
+    }
+
+    /// Frees the gradients of all parameters, as `zero_grad(set_to_none=True)` does.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a parameter no longer exists.
+    pub fn zero_grad(&mut self) -> Result<()> {
+        self.parameters.iter().try_for_each(|parameter| Ok(drop_gradient(&parameter.tensor)?))
+    }
+
+    /// Returns the learning rate of the next update, for the parameters that belong to no group.
+    pub fn lr(&self) -> f64 {
+        self.lr_of(0)
+    }
+
+    fn lr_of(&self, group: usize) -> f64 {
+        let Options { rule, schedule } = &self.options[group];
+        rule.lr() * schedule.factor(self.updates)
+    }
+
+    /// Returns the number of updates that were made.
+    pub fn updates(&self) -> u64 {
+        self.updates
+    }
+
+    /// Returns the bytes of the optimizer's state, by device in the order of the stages: averages,
+    /// momentum, and the moving average of the parameters.
+    pub fn state_bytes(&self) -> u64 {
+        let kept = self.parameters.iter().flat_map(|parameter| parameter.state.iter().chain(&parameter.average));
+        kept.map(|tensor| (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64).sum()
+    }
+
+    /// Exchanges the parameters with their moving averages: the model then computes with the
+    /// averages, until this is called again. Train with the parameters, and evaluate with the
+    /// averages.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the optimizer keeps no moving average, or if it cannot be copied.
+    pub fn swap_average(&mut self) -> Result<()> {
+        if self.average.is_none() {
+            return Err(Error::Setting("the optimizer keeps no moving average: set `moving_average`".into()));
+        }
+        tch::no_grad(|| {
+            for parameter in &mut self.parameters {
+                let Some(average) = &mut parameter.average else { continue };
+                let value = duplicate(&parameter.tensor.detach())?;
+                parameter.tensor.shallow_clone().detach().f_copy_(average)?;
+                average.f_copy_(&value)?;
+            }
+            self.swapped = !self.swapped;
+            Ok(())
+        })
+    }
+}
+
+/// A copy in the same memory layout.
+fn duplicate(tensor: &Tensor) -> Result<Tensor> {
+    let mut copy = tensor.f_empty_like()?;
+    copy.f_copy_(tensor)?;
+    Ok(copy)
+}
+
+impl fmt::Debug for Optimizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Optimizer")
+            .field("rule", &self.options[0].rule)
+            .field("groups", &(self.options.len() - 1))
+            .field("updates", &self.updates)
+            .finish_non_exhaustive()
+    }
+}
