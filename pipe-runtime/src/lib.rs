@@ -50,6 +50,7 @@
 pub mod __rt;
 mod autocast;
 mod error;
+mod files;
 mod flow;
 mod lock;
 mod model;
@@ -66,7 +67,7 @@ pub use autocast::autocast;
 pub use error::{Error, Failure, Phase, Result};
 pub use flow::{Along, Each, Flow, IntoFlow, List, Mean, MiniBatch, Packer, PerRow, Replicate, Rows, Sum, Unpacker};
 pub use model::{
-    Carried, Checkpoint, Context, Defaults, Devices, Layer, LayerPlan, Model, Plan, Repeat, SkipPlan, Split, StagePlan,
+    Carried, Checkpoint, Context, Defaults, Devices, Layer, LayerPlan, LoadReport, Loader, Model, Plan, Repeat, SkipPlan, Split, StagePlan,
     Tied, Vars,
 };
 pub use pipe::{

@@ -5,9 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The groups, each with its floor and its modules at the crate's root.
-const GROUPS: [(usize, &[&str]); 10] = [
+const GROUPS: [(usize, &[&str]); 11] = [
     (0, &["torch"]),
     (1, &["autocast", "error", "lock", "quiet", "threads"]),
+    (2, &["files"]),
     (2, &["flow"]),
     (3, &["model"]),
     (4, &["nn"]),

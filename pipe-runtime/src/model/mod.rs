@@ -19,7 +19,7 @@ pub use layer::{Layer, pass, pass_if_some};
 pub use plan::{LayerPlan, Plan, Repeat, SkipPlan, Split, StagePlan};
 pub use repeat::{Repeated, gather_parts, run_each, spread};
 pub use tie::{Tied, lend};
-pub use vars::{Vars, sub_paths, sub_paths_vec};
+pub use vars::{LoadReport, Loader, Vars, sub_paths, sub_paths_vec};
 
 pub use pipe_schedule::Checkpoint;
 

@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 mod autocast;
+mod bytes;
 mod counter;
 mod cuda;
 mod ffi;
@@ -21,6 +22,7 @@ mod stream;
 mod transfer;
 
 pub(crate) use autocast::Autocast;
+pub(crate) use bytes::{is_flat_on_cpu, size_in_bytes, with_bytes, with_bytes_mut};
 pub(crate) use counter::Counter;
 pub(crate) use cuda::cuda_fault;
 pub(crate) use graph::{Parameters, StageGraph, Sums};

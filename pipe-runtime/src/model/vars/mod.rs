@@ -1,23 +1,19 @@
-mod replace;
-mod saved;
+mod file;
 mod select;
 
-use std::collections::{BTreeMap, HashSet};
-use std::io;
+use std::collections::BTreeMap;
 use std::ops::Div;
-use std::path::Path as FilePath;
 use std::sync::Mutex;
 
-use safetensors::Dtype;
 use tch::nn::{Path, VarStore};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 use crate::error::{Error, Result};
 use crate::lock::lock;
 use crate::model::{Devices, LayerPlan, Plan};
 use crate::torch::Variable;
-use replace::replace;
-use saved::{Saved, SavedTensor};
+
+pub use file::{LoadReport, Loader};
 
 pub(crate) use select::selected;
 
@@ -192,122 +188,6 @@ impl Vars {
         }
         bytes
     }
-
-    /// Writes all variables to a safetensors file, with any extension.
-    ///
-    /// The file is complete at every moment: a new one is written beside it, synced to the disk, and
-    /// takes its place in one step. If saving fails, or the process ends, the file is the old one. A
-    /// process that is killed may leave a file `.*.partial` in the folder.
-    ///
-    /// # Errors
-    ///
-    /// Fails if the file cannot be written.
-    pub fn save(&self, file: impl AsRef<FilePath>) -> Result<()> {
-        let file = file.as_ref();
-        let mut named: Vec<_> = self.var_store().variables().into_iter().collect();
-        named.sort_by(|(a, _), (b, _)| a.cmp(b));
-        let on_cpu: Vec<_> = named
-            .into_iter()
-            .map(|(name, tensor)| (name, tensor.detach().to_device(Device::Cpu).contiguous()))
-            .collect();
-        let write = |new: &FilePath| Tensor::write_safetensors(&on_cpu, new).map_err(io::Error::other);
-        replace(file, write).map_err(|error| Error::File(format!("cannot write {}: {error}", file.display())))
-    }
-
-    /// Reads all variables from a safetensors file: one that [`save`](Vars::save) wrote under any
-    /// partitioning, or one of a plain tch or PyTorch model with the same names.
-    ///
-    /// The variables keep their kinds and devices: floats of any kind are converted to floats, and
-    /// integers to integers. For tied weights, Python's `safetensors.torch.save_model` saves one
-    /// and records the names of the others, which are recognized.
-    ///
-    /// Use this instead of tch's `VarStore::load` on [`var_store`](Vars::var_store), which changes
-    /// the kinds of the variables to those of the file without notice.
-    ///
-    /// # Errors
-    ///
-    /// Fails if the file cannot be read, if its names and shapes are not exactly those of the
-    /// model, if it has integers, `bool` or another kind where the model has floats, or the
-    /// reverse, or if a value is out of the range of the variable's kind. Then no variable has
-    /// changed.
-    pub fn load(&self, file: impl AsRef<FilePath>) -> Result<()> {
-        let file = file.as_ref();
-        let unreadable = |reason| Error::File(format!("cannot read {}: {reason}", file.display()));
-        let saved = Saved::read(file).map_err(unreadable)?;
-        let variables: BTreeMap<_, _> = self.var_store().variables().into_iter().collect();
-
-        let mut misfits = Vec::new();
-        let mut values = Vec::new();
-        let mut read = HashSet::new();
-        for (name, variable) in &variables {
-            let Some(tensor) = saved.tensor(name) else {
-                misfits.push(format!("`{name}` is missing"));
-                continue;
-            };
-            read.insert(tensor.name);
-            let wrong = match fit(&tensor, variable) {
-                Ok(kind) => {
-                    let value = Tensor::f_from_data_size(tensor.data, &variable.size(), kind)?;
-                    let converted = value.f_to_kind(variable.kind())?;
-                    let lost = first_lost(&value, &converted)?;
-                    values.push((variable, converted));
-                    lost.map(|lost| format!("has the value {lost}, out of range of the model's {:?}", variable.kind()))
-                }
-                Err(wrong) => Some(wrong),
-            };
-            if let Some(wrong) = wrong {
-                let tied = if tensor.name == name { String::new() } else { format!(" (saved as `{}`)", tensor.name) };
-                misfits.push(format!("`{name}`{tied} {wrong}"));
-            }
-        }
-        let unknown = saved.names().filter(|name| !read.contains(name));
-        misfits.extend(unknown.map(|name| format!("the model has no `{name}`")));
-        if !misfits.is_empty() {
-            return Err(Error::File(format!("{} does not fit the model: {}", file.display(), misfits.join("; "))));
-        }
-        tch::no_grad(|| values.into_iter().try_for_each(|(variable, value)| variable.shallow_clone().f_copy_(&value)))?;
-        Ok(())
-    }
-}
-
-/// The kind in which the tensor is read for the variable, or the reason why it cannot be.
-fn fit(tensor: &SavedTensor<'_>, variable: &Tensor) -> std::result::Result<Kind, String> {
-    let (shape, wanted) = (tensor.shape, variable.size());
-    if !shape.iter().map(|&size| size as u64).eq(wanted.iter().map(|&size| size as u64)) {
-        return Err(format!("has shape {shape:?}, the model wants {wanted:?}"));
-    }
-    let (dtype, wanted) = (tensor.dtype, variable.kind());
-    match kind(dtype) {
-        None => Err(format!("has kind {dtype}, which is not read")),
-        Some(kind) if converts(kind, wanted) => Ok(kind),
-        Some(_) => Err(format!("has kind {dtype}, which is not converted to the model's {wanted:?}")),
-    }
-}
-
-/// Whether a conversion keeps the meaning of a value, except for rounding and range. An integer or
-/// a `bool` for a float is something else: a quantized weight, an index or a mask.
-fn converts(from: Kind, to: Kind) -> bool {
-    let both = |kinds: &[Kind]| kinds.contains(&from) && kinds.contains(&to);
-    from == to || both(&FLOATS) || both(&INTEGERS)
-}
-
-/// The first value that the conversion did not keep, if there is one: a finite value that became
-/// infinite, or an integer that became another one.
-fn first_lost(value: &Tensor, converted: &Tensor) -> Result<Option<String>> {
-    if value.kind() == converted.kind() {
-        return Ok(None);
-    }
-    let is_float = FLOATS.contains(&value.kind());
-    let lost = match is_float {
-        true => value.f_isfinite()?.f_logical_and(&converted.f_isfinite()?.f_logical_not()?)?,
-        false => value.f_ne_tensor(&converted.f_to_kind(value.kind())?)?,
-    };
-    let lost = value.f_masked_select(&lost)?;
-    Ok(match lost.numel() {
-        0 => None,
-        _ if is_float => Some(format!("{:?}", lost.f_double_value(&[0])?)),
-        _ => Some(lost.f_int64_value(&[0])?.to_string()),
-    })
 }
 
 fn on_its_stages_device(name: &str, stage: usize, expected: Device, found: Device) -> Result<()> {
@@ -320,26 +200,6 @@ fn on_its_stages_device(name: &str, stage: usize, expected: Device, found: Devic
         Devices::new([found]),
         Devices::new([expected])
     )))
-}
-
-const FLOATS: [Kind; 4] = [Kind::Half, Kind::BFloat16, Kind::Float, Kind::Double];
-
-const INTEGERS: [Kind; 5] = [Kind::Uint8, Kind::Int8, Kind::Int16, Kind::Int, Kind::Int64];
-
-fn kind(dtype: Dtype) -> Option<Kind> {
-    Some(match dtype {
-        Dtype::BOOL => Kind::Bool,
-        Dtype::U8 => Kind::Uint8,
-        Dtype::I8 => Kind::Int8,
-        Dtype::I16 => Kind::Int16,
-        Dtype::I32 => Kind::Int,
-        Dtype::I64 => Kind::Int64,
-        Dtype::F16 => Kind::Half,
-        Dtype::BF16 => Kind::BFloat16,
-        Dtype::F32 => Kind::Float,
-        Dtype::F64 => Kind::Double,
-        _ => return None,
-    })
 }
 
 /// Returns the paths of an array of layers in a block.

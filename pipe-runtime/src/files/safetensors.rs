@@ -1,12 +1,10 @@
-//! Reads a safetensors file: its tensors, and the names of tied weights that it leaves out. Errors
-//! say in plain words what is wrong.
+//! Opens a safetensors file and reads its header. Errors say in plain words what is wrong.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use safetensors::tensor::{Metadata, TensorInfo};
+use safetensors::tensor::Metadata;
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde_json::{Map, Value};
 
@@ -20,64 +18,52 @@ const LONGEST_HEADER: u64 = 100_000_000;
 /// kind, which may be large.
 const START: u64 = 512;
 
-pub struct Saved {
-    bytes: Vec<u8>,
+/// An open safetensors file, whose header has been read and checked.
+pub(super) struct SafetensorsFile {
+    pub(super) file: File,
     /// The offset of the tensors' data.
-    data: usize,
-    tensors: BTreeMap<String, TensorInfo>,
-    metadata: Metadata,
+    pub(super) data: u64,
+    pub(super) metadata: Metadata,
 }
 
-/// A tensor in the file.
-pub struct SavedTensor<'f> {
-    /// Its name in the file.
-    pub name: &'f str,
-    pub dtype: Dtype,
-    pub shape: &'f [usize],
-    pub data: &'f [u8],
-}
-
-impl Saved {
-    /// Reads the whole file. The error is the reason why it cannot be read.
-    pub fn read(file: &Path) -> Result<Self, String> {
-        let bytes = read(file).map_err(|error| error.to_string())?;
-        let (header, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| refusal(file, &bytes, &error))?;
-        let tensors = metadata.tensors().into_iter().map(|(name, info)| (name, info.clone())).collect();
-        Ok(Self { data: LENGTH + header, bytes, tensors, metadata })
-    }
-
-    /// The names of the tensors, in alphabetical order.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.tensors.keys().map(String::as_str)
-    }
-
-    /// The tensor with this name, or, if the file leaves the name out, the tensor that it is tied
-    /// to.
-    ///
-    /// For tied weights, Python's `safetensors.torch.save_model` keeps one and records
-    /// `name: kept name` for each other one in the metadata. Other metadata does not name tensors.
-    pub fn tensor(&self, name: &str) -> Option<SavedTensor<'_>> {
-        let notes = || self.metadata.metadata().as_ref();
-        self.kept(name).or_else(|| self.kept(notes()?.get(name)?))
-    }
-
-    fn kept(&self, name: &str) -> Option<SavedTensor<'_>> {
-        let (name, info) = self.tensors.get_key_value(name)?;
-        let (from, to) = info.data_offsets;
-        let data = self.bytes.get(self.data + from..self.data + to)?;
-        Some(SavedTensor { name, dtype: info.dtype, shape: &info.shape, data })
+impl SafetensorsFile {
+    /// The error is the reason why the file cannot be read.
+    pub(super) fn open(path: &Path) -> Result<Self, String> {
+        let (file, start) = read_header(path).map_err(|error| error.to_string())?;
+        let found = file.metadata().map_err(|error| error.to_string())?.len();
+        let metadata = parse(&start, found).map_err(|error| refusal(path, &start, found, &error))?;
+        Ok(Self { file, data: start.len() as u64, metadata })
     }
 }
 
-/// The bytes of the file; only the first ones, if it cannot be a safetensors file.
-fn read(file: &Path) -> std::io::Result<Vec<u8>> {
-    let mut source = File::open(file)?;
+/// Reads the header with its length before it, or the first bytes of a file that has none.
+fn read_header(path: &Path) -> std::io::Result<(File, Vec<u8>)> {
+    let mut file = File::open(path)?;
     let mut bytes = Vec::new();
-    source.by_ref().take(START).read_to_end(&mut bytes)?;
-    if header_length(&bytes).is_none_or(|length| length <= LONGEST_HEADER) {
-        source.read_to_end(&mut bytes)?;
+    file.by_ref().take(START).read_to_end(&mut bytes)?;
+    if let Some(length) = header_length(&bytes).filter(|&length| length <= LONGEST_HEADER) {
+        let end = LENGTH as u64 + length;
+        file.by_ref().take(end.saturating_sub(START)).read_to_end(&mut bytes)?;
+        bytes.truncate(end as usize);
     }
-    Ok(bytes)
+    Ok((file, bytes))
+}
+
+/// The tensors that the header of a file of `found` bytes describes.
+fn parse(start: &[u8], found: u64) -> Result<Metadata, SafeTensorError> {
+    match SafeTensors::read_metadata(start) {
+        Ok((_, metadata)) if found == start.len() as u64 => Ok(metadata),
+        // The header is right. The tensors are not in `start`.
+        Ok(_) | Err(SafeTensorError::MetadataIncompleteBuffer) => {
+            let metadata: Metadata = serde_json::from_slice(start.get(LENGTH..).unwrap_or_default())
+                .map_err(SafeTensorError::InvalidHeaderDeserialization)?;
+            match start.len() as u64 + metadata.data_len() as u64 == found {
+                true => Ok(metadata),
+                false => Err(SafeTensorError::MetadataIncompleteBuffer),
+            }
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// The length that the file gives, in bytes.
@@ -86,7 +72,7 @@ fn header_length(bytes: &[u8]) -> Option<u64> {
 }
 
 /// The reason why a file is refused: what it is instead, or what is wrong with it.
-fn refusal(file: &Path, bytes: &[u8], error: &SafeTensorError) -> String {
+fn refusal(file: &Path, bytes: &[u8], found: u64, error: &SafeTensorError) -> String {
     let (length, rest) = bytes.split_at(bytes.len().min(LENGTH));
     let length = header_length(length).unwrap_or_default();
     // A safetensors file begins with the length of its header.
@@ -94,7 +80,6 @@ fn refusal(file: &Path, bytes: &[u8], error: &SafeTensorError) -> String {
         return no_header(file, bytes);
     }
     let header = usize::try_from(length).ok().and_then(|length| rest.get(..length)).unwrap_or(rest);
-    let found = bytes.len();
     match error {
         SafeTensorError::HeaderTooLarge => {
             format!("it is not a safetensors file: its header would have {length} bytes, of at most {LONGEST_HEADER}")
@@ -104,7 +89,7 @@ fn refusal(file: &Path, bytes: &[u8], error: &SafeTensorError) -> String {
         }
         SafeTensorError::MetadataIncompleteBuffer => {
             let tensors = serde_json::from_slice::<Metadata>(header).map_or(0, |metadata| metadata.data_len());
-            let told = (LENGTH + header.len()).saturating_add(tensors);
+            let told = ((LENGTH + header.len()) as u64).saturating_add(tensors as u64);
             match told > found {
                 true => format!("it is cut off: its header describes {told} bytes, and it has {found}"),
                 false => format!("it is damaged: it has {found} bytes, and its header describes {told}"),
@@ -174,8 +159,10 @@ mod tests {
 
     /// The error for a file with these bytes.
     fn said(bytes: &[u8]) -> String {
-        let error = SafeTensors::read_metadata(bytes).expect_err("the file is not right");
-        refusal(Path::new("folder/model.pt"), bytes, &error)
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("model.pt");
+        std::fs::write(&file, bytes).unwrap();
+        SafetensorsFile::open(&file).err().expect("the file is not right")
     }
 
     /// A file with this header and this many bytes of tensors.
@@ -189,7 +176,9 @@ mod tests {
     #[test]
     fn a_file_that_ends_too_early_or_too_late_says_where() {
         let whole = with_header(ONE, 8);
-        assert!(SafeTensors::read_metadata(&whole).is_ok());
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), &whole).unwrap();
+        assert!(SafetensorsFile::open(file.path()).is_ok());
         assert_eq!(said(&[]), "it is empty");
         assert_eq!(said(&whole[..5]), "it is not a safetensors file: it has no header");
         assert_eq!(said(&whole[..8]), "it is not a safetensors file: it has no header");
@@ -230,7 +219,9 @@ mod tests {
         let header = format!("{ONE:<640}");
         let whole = with_header(&header, 8);
         assert_eq!(whole[..2], [0x80, 2]);
-        assert!(SafeTensors::read_metadata(&whole).is_ok());
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), &whole).unwrap();
+        assert!(SafetensorsFile::open(file.path()).is_ok());
         assert!(said(&whole[..640]).starts_with("it is cut off"));
     }
 
@@ -267,13 +258,10 @@ mod tests {
 
     #[test]
     fn a_large_file_of_another_kind_is_not_read() {
-        let folder = std::env::temp_dir().join(format!("pipe-saved-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        let file = folder.join("large.pt");
-        std::fs::write(&file, b"PK\x03\x04\0\0\x08\x08").unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), b"PK\x03\x04\0\0\x08\x08").unwrap();
         // Everything after the first bytes is a hole, which takes no space on the disk.
-        File::options().write(true).open(&file).unwrap().set_len(1 << 36).unwrap();
-        assert_eq!(read(&file).unwrap().len() as u64, START);
-        std::fs::remove_dir_all(&folder).unwrap();
+        file.as_file().set_len(1 << 36).unwrap();
+        assert_eq!(read_header(file.path()).unwrap().1.len() as u64, START);
     }
 }

@@ -1,0 +1,15 @@
+//! Files of tensors: safetensors, one or several with an index. They are read and written piece by
+//! piece, so that neither needs the model's memory a second time.
+//!
+//! Errors are reasons in words: the caller knows what the file is for.
+
+mod dtype;
+mod piecewise;
+mod replace;
+mod safetensors;
+mod tensor_files;
+mod write;
+
+pub(crate) use replace::{replace, sync_folder};
+pub(crate) use tensor_files::TensorFiles;
+pub(crate) use write::{INDEX, write_index, write_tensors};

@@ -1,0 +1,231 @@
+//! Variables to files, and from files.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use tch::Tensor;
+
+use super::Vars;
+use crate::error::{Error, Result};
+use crate::files::{TensorFiles, replace, write_tensors};
+
+impl Vars {
+    /// Writes all variables to one safetensors file, with any extension. It takes no memory for a
+    /// second copy of the model.
+    ///
+    /// The file is complete at every moment: a new one is written beside it, synced to the disk,
+    /// and takes its place in one step. If saving fails, or the process ends, the file is the old
+    /// one. A process that is killed may leave a file `.*.partial` in the folder.
+    ///
+    /// For the optimizer's state and all else that a training needs to go on, see
+    /// [`Checkpoints`](crate::Checkpoints).
+    ///
+    /// # Errors
+    ///
+    /// Fails if the file cannot be written.
+    pub fn save(&self, file: impl AsRef<Path>) -> Result<()> {
+        let file = file.as_ref();
+        let named = self.named();
+        replace(file, |new| write_tensors(new, &named))
+            .map_err(|reason| Error::File(format!("cannot write {}: {reason}", file.display())))
+    }
+
+    /// Reads all variables: from a safetensors file, with any extension; from an index of several
+    /// (`model.safetensors.index.json`), as Hugging Face writes them; or from a folder with one of
+    /// these. Each tensor goes straight to its variable, on its stage's device.
+    ///
+    /// Floats are converted to the variable's kind, and integers to integers. A number that would
+    /// become infinite or another one is an error. For files with other names, or with only some of
+    /// the variables, use [`loader`](Self::loader).
+    ///
+    /// # Errors
+    ///
+    /// Fails if the file cannot be read, or if its names, shapes or kinds are not exactly those of
+    /// the variables. Then no variable is changed. If the file cannot be read to its end although
+    /// its header is right (a broken disk), some variables may be changed; the error says so.
+    pub fn load(&self, path: impl AsRef<Path>) -> Result<()> {
+        self.loader(path.as_ref()).load().map(drop)
+    }
+
+    /// Prepares to read variables from a file, an index or a folder, as [`load`](Self::load) does,
+    /// with options.
+    ///
+    /// ```no_run
+    /// # fn example(vars: &pipe_runtime::Vars) -> pipe_runtime::Result<()> {
+    /// // A checkpoint whose blocks are called `transformer.h.0`, and that has another head.
+    /// let report = vars.loader("gpt2").rename_start("transformer.h", "blocks").partial().load()?;
+    /// println!("{report}");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn loader(&self, path: impl AsRef<Path>) -> Loader<'_> {
+        Loader { vars: self, path: path.as_ref().to_path_buf(), rename: Vec::new(), partial: false }
+    }
+
+    /// The variables, sorted by name.
+    pub(crate) fn named(&self) -> Vec<(String, Tensor)> {
+        let mut named: Vec<_> = self.var_store().variables().into_iter().collect();
+        named.sort_by(|(a, _), (b, _)| a.cmp(b));
+        named
+    }
+}
+
+/// Gives a name of the file the name that it has in the model; `None` leaves the tensor out.
+type Rename = Box<dyn Fn(&str) -> Option<String>>;
+
+/// Reads variables from files. Made by [`Vars::loader`].
+#[must_use = "a loader does nothing until `load` is called"]
+pub struct Loader<'v> {
+    vars: &'v Vars,
+    path: PathBuf,
+    rename: Vec<Rename>,
+    partial: bool,
+}
+
+/// What was read, and what was not. Made by [`Loader::load`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+#[must_use]
+pub struct LoadReport {
+    /// The variables that were read.
+    pub loaded: Vec<String>,
+    /// The variables that the file does not have.
+    pub missing: Vec<String>,
+    /// The tensors of the file, by their names in the model, that the model does not have.
+    pub unknown: Vec<String>,
+    /// The variables whose tensors in the file do not fit them, and why.
+    pub misfits: Vec<(String, String)>,
+}
+
+impl Loader<'_> {
+    /// Renames the tensors of the file: `rename` gets the name in the file and returns the name in
+    /// the model, or `None` to leave the tensor out. Several renamings apply one after the other.
+    pub fn rename(mut self, rename: impl Fn(&str) -> Option<String> + 'static) -> Self {
+        self.rename.push(Box::new(rename));
+        self
+    }
+
+    /// Renames the tensors whose names in the file begin with `from`, up to a `.`: they begin with
+    /// `to` in the model.
+    pub fn rename_start(self, from: impl Into<String>, to: impl Into<String>) -> Self {
+        let (from, to) = (from.into(), to.into());
+        self.rename(move |name| {
+            let rest = name.strip_prefix(&from).filter(|rest| rest.is_empty() || rest.starts_with('.'));
+            Some(rest.map_or_else(|| name.to_owned(), |rest| format!("{to}{rest}").trim_start_matches('.').to_owned()))
+        })
+    }
+
+    /// Reads what fits, instead of failing if anything does not. The report says what was left out.
+    pub fn partial(mut self) -> Self {
+        self.partial = true;
+        self
+    }
+
+    /// Reads the variables.
+    ///
+    /// # Errors
+    ///
+    /// Fails in the same cases as [`Vars::load`], if two tensors of the file get one name, or, with
+    /// [`partial`](Self::partial), if nothing of the file is in the model.
+    pub fn load(self) -> Result<LoadReport> {
+        let unreadable = |reason| Error::File(format!("cannot read {}: {reason}", self.path.display()));
+        let files = TensorFiles::open(&self.path).map_err(unreadable)?;
+        let names = self.names(&files)?;
+        let variables = self.vars.named();
+        let mut report = LoadReport::default();
+        let mut read = BTreeSet::new();
+        let mut fitting = Vec::new();
+        for (name, variable) in &variables {
+            let Some(tensor) = names.get(name).and_then(|in_file| files.get(in_file)) else {
+                report.missing.push(name.clone());
+                continue;
+            };
+            read.insert(tensor.name);
+            let misfit = match tensor.misfit(variable) {
+                Some(misfit) => Some(misfit),
+                None => tensor.first_lost(variable).map_err(unreadable)?.map(|lost| {
+                    format!("has the value {lost}, out of range of the model's {:?}", variable.kind())
+                }),
+            };
+            match misfit {
+                Some(misfit) if tensor.name == name => report.misfits.push((name.clone(), misfit)),
+                Some(misfit) => {
+                    report.misfits.push((name.clone(), format!("(saved as `{}`) {misfit}", tensor.name)));
+                }
+                None => fitting.push((name, variable, tensor)),
+            }
+        }
+        let unknown = names.iter().filter(|(_, in_file)| files.is_kept(in_file) && !read.contains(in_file.as_str()));
+        report.unknown = unknown.map(|(name, _)| name.clone()).collect();
+        if !self.partial && report.is_partial() {
+            return Err(Error::File(format!("{} does not fit the model: {}", self.path.display(), report.faults())));
+        }
+        if fitting.is_empty() {
+            return Err(Error::File(format!(
+                "nothing in {} is in the model: {}",
+                self.path.display(),
+                report.faults()
+            )));
+        }
+        for (name, variable, tensor) in fitting {
+            tensor.read_into(variable).map_err(|reason| {
+                let changed = match report.loaded.len() {
+                    0 => format!("`{name}` may be changed in part"),
+                    _ => format!("the variables up to `{name}` are changed, and it may be in part"),
+                };
+                Error::File(format!("cannot read {} to its end: {reason}; {changed}", self.path.display()))
+            })?;
+            report.loaded.push(name.clone());
+        }
+        Ok(report)
+    }
+
+    /// For each name in the model, the name in the file. Tied weights that the file leaves out keep
+    /// their names.
+    fn names(&self, files: &TensorFiles) -> Result<BTreeMap<String, String>> {
+        let mut names: BTreeMap<String, String> = BTreeMap::new();
+        for name in files.names().chain(files.aliases()) {
+            let renamed = self.rename.iter().fold(Some(name.to_owned()), |name, rename| rename(&name?));
+            let Some(renamed) = renamed else { continue };
+            if let Some(other) = names.insert(renamed.clone(), name.to_owned()) {
+                return Err(Error::File(format!(
+                    "`{other}` and `{name}` of {} are both renamed to `{renamed}`",
+                    self.path.display()
+                )));
+            }
+        }
+        Ok(names)
+    }
+}
+
+impl LoadReport {
+    /// Whether anything was left out.
+    pub fn is_partial(&self) -> bool {
+        !(self.missing.is_empty() && self.unknown.is_empty() && self.misfits.is_empty())
+    }
+
+    fn faults(&self) -> String {
+        let missing = self.missing.iter().map(|name| format!("`{name}` is missing"));
+        let misfits = self.misfits.iter().map(|(name, why)| format!("`{name}` {why}"));
+        let unknown = self.unknown.iter().map(|name| format!("the model has no `{name}`"));
+        missing.chain(misfits).chain(unknown).collect::<Vec<_>>().join("; ")
+    }
+}
+
+impl fmt::Display for LoadReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} variables read", self.loaded.len())?;
+        if self.is_partial() { write!(f, "; {}", self.faults()) } else { Ok(()) }
+    }
+}
+
+impl fmt::Debug for Loader<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loader")
+            .field("path", &self.path)
+            .field("renames", &self.rename.len())
+            .field("partial", &self.partial)
+            .finish_non_exhaustive()
+    }
+}
