@@ -67,12 +67,12 @@ pub use autocast::autocast;
 pub use error::{Error, Failure, Phase, Result};
 pub use flow::{Along, Each, Flow, IntoFlow, List, Mean, MiniBatch, Packer, PerRow, Replicate, Rows, Sum, Unpacker};
 pub use model::{
-    Carried, Checkpoint, Context, Defaults, Devices, Layer, LayerPlan, LoadReport, Loader, Model, Plan, Repeat, SkipPlan, Split, StagePlan,
-    Tied, Vars,
+    Carried, Checkpoint, Context, Defaults, Devices, Layer, LayerPlan, LoadReport, Loader, Model, Plan, Repeat,
+    SkipPlan, Split, StagePlan, Tied, Vars,
 };
 pub use pipe::{
-    DeviceMemory, MemoryReport, Optimizer, OptimizerBuilder, Pipe, PipeBuilder, Reduction, StageReport, StepReport,
-    TrainStep, Unpipelined, Update, balance,
+    Checkpoints, DeviceMemory, IterationReport, MemoryReport, Optimizer, OptimizerBuilder, Pipe, PipeBuilder,
+    Reduction, StageReport, StepReport, TrainStep, Trainer, Unpipelined, Update, balance,
 };
 /// ```
 /// use pipe_runtime::{Flow, nn::Identity, pipeline};

@@ -13,7 +13,7 @@ use super::piecewise::write_elements;
 use crate::torch::size_in_bytes;
 
 /// The name of the index of several files, as Hugging Face names it.
-pub(crate) const INDEX: &str = "model.safetensors.index.json";
+pub(super) const INDEX: &str = "model.safetensors.index.json";
 
 /// Writes a safetensors file. It takes no memory for the tensors, but for one that does not lie in
 /// a row.
@@ -45,8 +45,8 @@ pub(crate) fn write_tensors(file: &mut File, tensors: &[(String, Tensor)]) -> Re
 }
 
 /// The index of several files: for each tensor, the file that has it.
-pub(crate) fn write_index(file: &mut File, files: &[(String, Vec<(String, Tensor)>)]) -> Result<(), String> {
-    let tensors = || files.iter().flat_map(|(_, tensors)| tensors);
+pub(crate) fn write_index(file: &mut File, files: &[(String, &Vec<(String, Tensor)>)]) -> Result<(), String> {
+    let tensors = || files.iter().flat_map(|(_, tensors)| tensors.iter());
     let total: usize = tensors().map(|(_, tensor)| size_in_bytes(tensor)).sum();
     let map: BTreeMap<_, _> =
         files.iter().flat_map(|(file, tensors)| tensors.iter().map(move |(name, _)| (name, file))).collect();

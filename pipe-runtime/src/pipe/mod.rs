@@ -17,5 +17,5 @@ pub use handle::Pipe;
 pub use memory::{DeviceMemory, MemoryReport};
 pub use step::{Reduction, TrainStep};
 pub use step_report::{StageReport, StepReport};
-pub use train::{Optimizer, OptimizerBuilder, Update};
+pub use train::{Checkpoints, IterationReport, Optimizer, OptimizerBuilder, Trainer, Update};
 pub use unpipelined::Unpipelined;

@@ -108,7 +108,7 @@ impl<M: Pipeline> Pipe<M> {
     /// # }
     /// ```
     pub fn step<T: Flow>(&mut self) -> TrainStep<'_, M, T> {
-        TrainStep { pipe: self, reduction: Reduction::MeanRows, keeps_output: false, join: |_, _| Ok(()) }
+        TrainStep { pipe: self, reduction: Reduction::MeanRows, scale: 1., keeps_output: false, join: |_, _| Ok(()) }
     }
 }
 
@@ -119,6 +119,7 @@ impl<M: Pipeline> Pipe<M> {
 pub struct TrainStep<'a, M: Pipeline, T, O = ()> {
     pipe: &'a mut Pipe<M>,
     reduction: Reduction<'a, T>,
+    scale: f64,
     keeps_output: bool,
     /// Joins the outputs of the micro-batches. There are none unless they are kept.
     join: fn(Vec<M::Output>, &MiniBatch) -> Result<O>,
@@ -132,10 +133,23 @@ impl<'a, M: Pipeline, T: Flow, O> TrainStep<'a, M, T, O> {
         self
     }
 
+    /// Multiplies the gradients by `scale`, and not the reported loss: for loss scaling, or by 1 / n
+    /// to accumulate the gradients of n steps. [`Trainer`](crate::Trainer) does both.
+    pub fn gradient_scale(mut self, scale: f64) -> Self {
+        self.scale = scale;
+        self
+    }
+
     /// Keeps the output: the report has it, joined over the micro-batches. This takes memory for
     /// the whole mini-batch. For a language model, that can be more than everything else.
     pub fn keep_output(self) -> TrainStep<'a, M, T, M::Output> {
-        TrainStep { pipe: self.pipe, reduction: self.reduction, keeps_output: true, join: M::Output::join }
+        TrainStep {
+            pipe: self.pipe,
+            reduction: self.reduction,
+            scale: self.scale,
+            keeps_output: true,
+            join: M::Output::join,
+        }
     }
 
     /// Runs the step, as [`Pipe::train_step`] does.
@@ -150,7 +164,12 @@ impl<'a, M: Pipeline, T: Flow, O> TrainStep<'a, M, T, O> {
         targets: impl IntoFlow<T>,
         mut loss: impl FnMut(&M::Output, &T) -> Tensor,
     ) -> Result<StepReport<O>> {
-        let Self { pipe, reduction, keeps_output, join } = self;
+        let Self { pipe, reduction, scale, keeps_output, join } = self;
+        if !(scale.is_finite() && scale != 0.) {
+            return Err(Error::Setting(format!(
+                "gradients are scaled by a finite number other than 0, and not by {scale}"
+            )));
+        }
         if !grad_enabled() {
             return Err(Error::Setting("a training step needs gradients: call it outside of `no_grad`".into()));
         }
@@ -187,7 +206,7 @@ impl<'a, M: Pipeline, T: Flow, O> TrainStep<'a, M, T, O> {
             gradients: true,
             parameters: pipe.core.parameters()?,
         };
-        let loss = Loss { make: &mut make, weights: &weights, keeps_output };
+        let loss = Loss { make: &mut make, weights: &weights, scale, keeps_output };
         let trained = TrainRun::run(pipe.built(), given, loss);
         sources.note_changes()?;
         let trained = trained?;

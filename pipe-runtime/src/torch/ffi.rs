@@ -174,6 +174,8 @@ unsafe extern "C" {
     pub(super) fn pipe_random_draw(number: *mut u64, before: *mut *mut Generator) -> c_int;
     pub(super) fn pipe_random_undo(before: *const Generator) -> c_int;
     pub(super) fn pipe_random_forget(before: *mut Generator);
+    pub(super) fn pipe_random_state(state: *mut *mut C_tensor) -> c_int;
+    pub(super) fn pipe_random_set_state(state: *const C_tensor) -> c_int;
 
     pub(super) fn pipe_variables_new() -> *mut Variables;
     pub(super) fn pipe_variables_free(variables: *mut Variables);

@@ -3,6 +3,8 @@ use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 use std::sync::OnceLock;
 
+use tch::Tensor;
+
 use super::{TorchError, ffi};
 
 /// A guard: while it exists, this thread's random operators draw from the generator that
@@ -89,6 +91,20 @@ impl Drop for Draw {
             unsafe { ffi::pipe_random_forget(before.as_ptr()) }
         }
     }
+}
+
+/// The state of the process's default CPU generator, as bytes: that of everything random here.
+pub(crate) fn random_state() -> Result<Tensor, TorchError> {
+    let mut state = ptr::null_mut();
+    // SAFETY: writes a new tensor; the shim holds the generator's lock.
+    ffi::check(unsafe { ffi::pipe_random_state(&mut state) })?;
+    Ok(ffi::take(state).expect("the shim wrote a tensor"))
+}
+
+/// Puts a state of [`random_state`] back.
+pub(crate) fn set_random_state(state: &Tensor) -> Result<(), TorchError> {
+    // SAFETY: the handle is alive; the shim checks the bytes and holds the generator's lock.
+    ffi::check(unsafe { ffi::pipe_random_set_state(state.as_ptr()) })
 }
 
 #[cfg(test)]

@@ -144,9 +144,10 @@ impl Loader<'_> {
             read.insert(tensor.name);
             let misfit = match tensor.misfit(variable) {
                 Some(misfit) => Some(misfit),
-                None => tensor.first_lost(variable).map_err(unreadable)?.map(|lost| {
-                    format!("has the value {lost}, out of range of the model's {:?}", variable.kind())
-                }),
+                None => tensor
+                    .first_lost(variable)
+                    .map_err(unreadable)?
+                    .map(|lost| format!("has the value {lost}, out of range of the model's {:?}", variable.kind())),
             };
             match misfit {
                 Some(misfit) if tensor.name == name => report.misfits.push((name.clone(), misfit)),

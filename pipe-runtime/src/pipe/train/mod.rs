@@ -1,7 +1,12 @@
-//! The training iteration around a step: optimizers and the loop.
+//! The training iteration around a step: optimizers, the loop, and checkpoints of everything.
 
+mod checkpoints;
 mod optimizer;
 mod optimizer_builder;
+mod snapshot;
+mod trainer;
 
+pub use checkpoints::Checkpoints;
 pub use optimizer::{Optimizer, Update};
 pub use optimizer_builder::OptimizerBuilder;
+pub use trainer::{IterationReport, Trainer};

@@ -19,7 +19,7 @@ pub struct Optimizer {
     pipeline: Arc<BuiltPipeline>,
     /// The options of the groups; first those of the parameters that no group selects.
     options: Vec<Options>,
-    parameters: Vec<Parameter>,
+    pub(super) parameters: Vec<Parameter>,
     clip: Clip,
     /// The decay of the moving average.
     average: Option<f64>,
@@ -50,7 +50,7 @@ pub(super) enum Clip {
 pub(super) struct Parameter {
     pub(super) name: String,
     pub(super) tensor: Tensor,
-    stage: usize,
+    pub(super) stage: usize,
     group: usize,
     /// The number of its updates.
     pub(super) updates: u64,
@@ -70,7 +70,6 @@ struct Planned {
 /// What one update did.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
-#[must_use]
 pub struct Update {
     /// The L2 norm of the gradients of all stages together, before clipping, without loss scaling.
     pub norm: f64,
@@ -109,6 +108,11 @@ impl Parameter {
         }
     }
 
+    /// Whether the optimizer keeps nothing for it yet.
+    pub(super) fn is_bare(&self) -> bool {
+        self.state.is_empty() && self.average.is_none()
+    }
+
     fn slot(&self) -> Slot {
         Slot {
             parameter: self.tensor.shallow_clone(),
@@ -133,6 +137,40 @@ impl Optimizer {
             parameter.allocate(&options[parameter.group].rule, average.is_some())?;
         }
         Ok(Self { pipeline, options, parameters, clip, average, updates: 0, plan: None, swapped: false, broken: None })
+    }
+
+    /// Whether it updates the parameters of this pipeline.
+    pub(super) fn is_of(&self, pipeline: &Arc<BuiltPipeline>) -> bool {
+        Arc::ptr_eq(&self.pipeline, pipeline)
+    }
+
+    /// The rule that a parameter follows.
+    pub(super) fn rule_of(&self, parameter: &Parameter) -> &Rule {
+        &self.options[parameter.group].rule
+    }
+
+    /// Whether it keeps a moving average of the parameters.
+    pub(super) fn keeps_average(&self) -> bool {
+        self.average.is_some()
+    }
+
+    /// Allocates the state of the parameters for which `has_state` holds, and drops that of the
+    /// others.
+    pub(super) fn allocate_for(&mut self, has_state: impl Fn(&Parameter) -> bool) -> Result<()> {
+        for parameter in &mut self.parameters {
+            if has_state(parameter) {
+                parameter.allocate(&self.options[parameter.group].rule, self.average.is_some())?;
+            } else {
+                (parameter.state, parameter.average) = (Vec::new(), None);
+            }
+        }
+        self.plan = None;
+        Ok(())
+    }
+
+    /// Sets the number of updates that were made.
+    pub(super) fn set_updates(&mut self, updates: u64) {
+        self.updates = updates;
     }
 
     /// Clips the gradients and updates the parameters. Returns once this is done (on accelerators:

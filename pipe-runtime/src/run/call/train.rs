@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use pipe_engine::{Job, Local};
 use pipe_schedule::{Action, ActionKind, Order};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::backward::BackwardRun;
 use super::forward::{Call, Given};
@@ -30,6 +30,8 @@ pub(crate) struct Loss<'l> {
     pub(crate) make: &'l mut dyn FnMut(PackedValue, &Context) -> Tensor,
     /// For each micro-batch, the weight of its loss in the loss of the mini-batch.
     pub(crate) weights: &'l [f64],
+    /// The number by which all gradients are multiplied.
+    pub(crate) scale: f64,
     /// Whether the output is kept after the loss is computed.
     pub(crate) keeps_output: bool,
 }
@@ -138,7 +140,14 @@ impl TrainRun {
         if !carries_gradient || weight == 0. {
             return Ok(());
         }
-        let seed = value.detach().f_full_like(weight).map_err(|error| error.to_string())?;
+        let seed = weight * loss.scale;
+        if seed.abs() > greatest(value.kind()) {
+            return Err(format!(
+                "the loss is a {:?}, which cannot hold the scale {seed}: compute the loss in Float (`output.to_kind(Kind::Float)`)",
+                value.kind()
+            ));
+        }
+        let seed = value.detach().f_full_like(seed).map_err(|error| error.to_string())?;
         drop(value);
         let parameters = &self.call.parameters;
         let found =
@@ -152,6 +161,15 @@ impl TrainRun {
         let ready = pipeline.streams.mark(stage).map_err(words)?;
         self.backward.ready.at(port, micro_batch).clone_from(&ready);
         Ok(())
+    }
+}
+
+/// The greatest number of a kind.
+fn greatest(kind: Kind) -> f64 {
+    match kind {
+        Kind::Half => 65504.,
+        Kind::Double => f64::MAX,
+        _ => f64::from(f32::MAX),
     }
 }
 

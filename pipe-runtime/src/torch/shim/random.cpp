@@ -123,4 +123,22 @@ void pipe_random_forget(at::Generator* before) {
   delete before;
 }
 
+// The state of the process's default CPU generator, as a tensor of bytes.
+int pipe_random_state(at::Tensor** state) {
+  return shim::guarded([&] {
+    at::Generator generator = at::detail::getDefaultCPUGenerator();
+    std::lock_guard<std::mutex> lock(generator.mutex());
+    *state = new at::Tensor(generator.get_state());
+  });
+}
+
+// Fails, and changes nothing, if `state` is not one of `pipe_random_state`.
+int pipe_random_set_state(const at::Tensor* state) {
+  return shim::guarded([&] {
+    at::Generator generator = at::detail::getDefaultCPUGenerator();
+    std::lock_guard<std::mutex> lock(generator.mutex());
+    generator.set_state(*state);
+  });
+}
+
 } // extern "C"

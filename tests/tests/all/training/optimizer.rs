@@ -406,7 +406,7 @@ fn gradients_are_clipped_by_value() {
         give(parameter, &(gradient * 8.));
     }
     let mut scaler = LossScaler::default().with_scale(8.);
-    let _ = optimizer.step_scaled(&mut scaler).unwrap();
+    optimizer.step_scaled(&mut scaler).unwrap();
     let expected: Vec<_> = before.iter().zip(&gradients).map(|(b, g)| b - g.clamp(-0.05, 0.05)).collect();
     assert!(equal(&values(&named), &expected));
 }
@@ -421,7 +421,7 @@ fn the_moving_average_follows_and_can_be_put_in_the_models_place() {
         for ((_, parameter), gradient) in named.iter().zip(gradients(&named, step)) {
             give(parameter, &gradient);
         }
-        let _ = optimizer.step().unwrap();
+        optimizer.step().unwrap();
         optimizer.zero_grad().unwrap();
         for (average, now) in expected.iter_mut().zip(values(&named)) {
             *average = &*average * 0.9 + now * 0.1;
@@ -455,7 +455,7 @@ fn what_cannot_be_updated_is_named() {
     optimizer.zero_grad().unwrap();
 
     give(weight, &weight.ones_like().detach());
-    let _ = optimizer.step().unwrap();
+    optimizer.step().unwrap();
     optimizer.zero_grad().unwrap();
     let double = weight.detach().to_kind(Kind::Double);
     weight.shallow_clone().set_data(&double);
@@ -504,7 +504,7 @@ fn graphs_from_before_an_update_notice_it() {
     let weight = &named.iter().find(|(name, _)| name == "head.weight").unwrap().1;
     let squares = weight.square().sum(Kind::Float);
     give(weight, &weight.ones_like().detach());
-    let _ = optimizer.step().unwrap();
+    optimizer.step().unwrap();
     let error = squares.f_backward().unwrap_err().to_string();
     assert!(error.contains("modified by an inplace operation"), "{error}");
 }
