@@ -461,3 +461,199 @@ struct Normed {
     #[device("cpu")]
     head: Linear,
 }
+
+/// Writes the tensors of a valid file of [`small`] as two files with an index. All values are 1.
+fn sharded(folder: &std::path::Path, index: impl Fn(&str) -> String) {
+    let ones = |name, shape: &'static [usize]| (name, "F32", shape, floats(&vec![1.; shape.iter().product()]));
+    let first = [ones("first.weight", &[2, 2]), ones("last.bias", &[2])];
+    let second = [ones("first.bias", &[2]), ones("last.weight", &[2, 2])];
+    for (number, tensors) in [first, second].iter().enumerate() {
+        write(&folder.join(shard(number + 1)), &[("format", "pt")], tensors);
+    }
+    let file_of = |name: &str| if ["first.weight", "last.bias"].contains(&name) { shard(1) } else { shard(2) };
+    let names = ["first.weight", "first.bias", "last.weight", "last.bias"];
+    let map: serde_json::Map<_, _> = names.iter().map(|name| ((*name).to_owned(), file_of(name).into())).collect();
+    let text = serde_json::json!({ "metadata": { "total_size": 48 }, "weight_map": map }).to_string();
+    std::fs::write(folder.join("model.safetensors.index.json"), index(&text)).unwrap();
+}
+
+fn shard(number: usize) -> String {
+    format!("model-0000{number}-of-00002.safetensors")
+}
+
+#[test]
+fn several_files_with_an_index_are_read_by_the_index_or_by_the_folder() {
+    let _serial = pipe_tests::serial();
+    let folder = tempfile::tempdir().unwrap();
+    sharded(folder.path(), str::to_owned);
+    for path in [folder.path().to_path_buf(), folder.path().join("model.safetensors.index.json")] {
+        let vars = small(Kind::Float, Kind::Double);
+        vars.load(path).unwrap();
+        for name in ["first.weight", "first.bias", "last.weight", "last.bias"] {
+            assert!(values(&vars, name).iter().all(|&value| value == 1.), "{name}");
+        }
+    }
+}
+
+#[test]
+fn an_index_that_is_wrong_is_told_in_words() {
+    let _serial = pipe_tests::serial();
+    let vars = small(Kind::Float, Kind::Float);
+    let said = |index: &dyn Fn(&str) -> String| {
+        let folder = tempfile::tempdir().unwrap();
+        sharded(folder.path(), index);
+        refusal(&vars, folder.path()).split_once(": ").unwrap().1.to_owned()
+    };
+    assert_eq!(said(&|text| text.replace("weight_map", "map")), "it is not an index: it has no `weight_map`");
+    assert!(said(&|_| "{".to_owned()).starts_with("it is not an index: EOF while parsing"));
+    assert_eq!(
+        said(&|text| text.replace("model-00001", "../model-00001")),
+        "the index names the file `../model-00001-of-00002.safetensors`, which is not one of its own folder"
+    );
+    assert_eq!(
+        said(&|text| text.replace("model-00001", "model-00003")),
+        "`model-00003-of-00002.safetensors`: No such file or directory (os error 2)"
+    );
+    assert_eq!(
+        said(&|text| text.replace("first.bias", "first.scale")),
+        "the index says that `first.scale` is in `model-00002-of-00002.safetensors`, but it is not"
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let nothing = refusal(&vars, folder.path());
+    assert!(
+        nothing.ends_with(": the folder has neither `model.safetensors.index.json` nor `model.safetensors`"),
+        "{nothing}"
+    );
+}
+
+#[test]
+fn tensors_are_renamed_on_the_way_in() {
+    let _serial = pipe_tests::serial();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let ones = |name, shape: &'static [usize]| (name, "F32", shape, floats(&vec![1.; shape.iter().product()]));
+    let tensors = [
+        ones("module.encoder.weight", &[2, 2]),
+        ones("module.encoder.bias", &[2]),
+        ones("module.last.weight", &[2, 2]),
+        ones("module.last.bias", &[2]),
+        ones("module.steps", &[1]),
+    ];
+    write(file.path(), &[("module.encoder.scale", "module.last.bias")], &tensors);
+    let vars = small(Kind::Float, Kind::Float);
+    let loader = || vars.loader(file.path()).rename_start("module", "").rename_start("encoder", "first");
+    let error = loader().load().unwrap_err().to_string();
+    assert!(error.ends_with("does not fit the model: the model has no `steps`"), "{error}");
+    let report = loader().rename(|name| (name != "steps").then(|| name.to_owned())).load().unwrap();
+    assert_eq!(report.loaded, ["first.bias", "first.weight", "last.bias", "last.weight"]);
+    assert!(!report.is_partial());
+    assert_eq!(values(&vars, "first.weight"), [1.; 4]);
+    let error = loader().rename(|_| Some("first.bias".into())).load().unwrap_err().to_string();
+    assert!(error.contains("are both renamed to `first.bias`"), "{error}");
+}
+
+#[test]
+fn a_partial_load_says_what_it_left_out() {
+    let _serial = pipe_tests::serial();
+    let vars = small(Kind::Float, Kind::Float);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let tensors = [
+        ("first.weight", "F32", [2, 2].as_slice(), floats(&[1.; 4])),
+        ("last.weight", "F32", &[4], floats(&[1.; 4])),
+        ("last.bias", "F64", &[2], doubles(&[1e300, 0.])),
+        ("head.weight", "F32", &[1], floats(&[1.])),
+    ];
+    write(file.path(), &[], &tensors);
+    let report = vars.loader(file.path()).partial().load().unwrap();
+    assert_eq!(
+        report.to_string(),
+        "1 variables read; `first.bias` is missing; \
+         `last.bias` has the value 1e300, out of range of the model's Float; \
+         `last.weight` has shape [4], the model wants [2, 2]; the model has no `head.weight`"
+    );
+    assert_eq!((values(&vars, "first.weight"), values(&vars, "last.weight")), (vec![1.; 4], vec![7.; 4]));
+
+    let other = small_file(vec![]);
+    let error = vars.loader(other.path()).rename_start("first", "a").rename_start("last", "b").partial().load();
+    assert!(
+        error.unwrap_err().to_string().starts_with(&format!("nothing in {} is in the model: ", other.path().display()))
+    );
+}
+
+/// Variables that take several pieces, that are not in a row, and that are converted on the way.
+#[test]
+fn large_transposed_and_converted_variables_come_back_whole() {
+    let _serial = pipe_tests::serial();
+    let rows = 3_000_001;
+    let make = |kind: Kind| {
+        let vars = Small::vars(&Devices::cpu(Small::STAGES)).unwrap();
+        let _ = vars.first().add("large", Tensor::zeros([rows], (kind, Device::Cpu)), false);
+        let square = vars.last().add("square", Tensor::zeros([30, 40], (Kind::Double, Device::Cpu)), false);
+        square.shallow_clone().set_data(&Tensor::zeros([40, 30], (Kind::Double, Device::Cpu)).tr());
+        let _ = vars.last().add("flags", Tensor::zeros([9], (Kind::Bool, Device::Cpu)), false);
+        vars
+    };
+    let variable = |vars: &SmallVars, name: &str| vars.var_store().variables()[name].shallow_clone();
+    let vars = make(Kind::Double);
+    let counted = Tensor::arange(rows, (Kind::Double, Device::Cpu));
+    let table = Tensor::arange(1200, (Kind::Double, Device::Cpu)).view([30, 40]);
+    let flags = Tensor::from_slice(&[true, false, true, true, false, true, false, false, true]);
+    for (name, value) in [("first.large", &counted), ("last.square", &table), ("last.flags", &flags)] {
+        variable(&vars, name).copy_(value);
+    }
+    assert!(!variable(&vars, "last.square").is_contiguous());
+
+    let file = tempfile::NamedTempFile::new().unwrap();
+    vars.save(file.path()).unwrap();
+    for kind in [Kind::Double, Kind::Float] {
+        let other = make(kind);
+        other.load(file.path()).unwrap();
+        assert_eq!(variable(&other, "first.large"), counted.to_kind(kind));
+        assert_eq!(variable(&other, "last.square"), table);
+        assert!(!variable(&other, "last.square").is_contiguous());
+        assert_eq!(variable(&other, "last.flags"), flags);
+    }
+    // The last of the numbers does not fit, so none is read.
+    let _ = variable(&vars, "first.large").get(rows - 1).fill_(1e300);
+    vars.save(file.path()).unwrap();
+    let other = make(Kind::Float);
+    assert!(other.load(file.path()).unwrap_err().to_string().contains("has the value 1e300"));
+    assert_eq!(variable(&other, "first.large").abs().max().double_value(&[]), 0.);
+}
+
+/// What other tools ask of a file: the note that it is PyTorch's, and tensors at multiples of their
+/// numbers' size.
+#[test]
+fn a_saved_file_is_noted_as_pytorchs_and_aligned() {
+    let _serial = pipe_tests::serial();
+    let vars = Small::vars(&Devices::cpu(Small::STAGES)).unwrap();
+    let _ = vars.first().add("flags", Tensor::ones([3], (Kind::Bool, Device::Cpu)), false);
+    let _ = vars.first().add("numbers", Tensor::ones([3], (Kind::Double, Device::Cpu)), false);
+    let _ = vars.last().add("halves", Tensor::ones([5], (Kind::Half, Device::Cpu)), false);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    vars.save(file.path()).unwrap();
+    let bytes = std::fs::read(file.path()).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    assert_eq!(length % 8, 0);
+    let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    assert_eq!(header["__metadata__"]["format"], "pt");
+    let start = |name: &str| header[name]["data_offsets"][0].as_u64().unwrap();
+    assert_eq!((start("first.numbers"), start("last.halves"), start("first.flags")), (0, 24, 34));
+}
+
+#[test]
+fn a_saved_file_keeps_the_permissions_and_the_link_of_the_old_one() {
+    use std::os::unix::fs::PermissionsExt;
+    let _serial = pipe_tests::serial();
+    let folder = tempfile::tempdir().unwrap();
+    let (file, link) = (folder.path().join("model.safetensors"), folder.path().join("latest"));
+    let vars = small(Kind::Float, Kind::Float);
+    vars.save(&file).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).unwrap();
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    vars.save(&link).unwrap();
+    assert!(link.is_symlink());
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o640);
+    vars.load(&link).unwrap();
+    let error = vars.save(folder.path()).unwrap_err().to_string();
+    assert!(error.ends_with(": it is not a file"), "{error}");
+}

@@ -1,0 +1,239 @@
+//! Saves that are interrupted: by a kill at any moment, and by a disk that is full. A process of
+//! its own trains and saves; this one ends it.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use pipe_runtime::optim::AdamW;
+use pipe_runtime::{Checkpoints, Devices, Trainer, pipeline};
+use tch::nn::{self, Linear};
+use tch::{Device, Kind, Tensor};
+
+/// How many times each kind of save is killed. More are for a night: `PIPE_KILLS=200`.
+fn kills() -> u64 {
+    std::env::var("PIPE_KILLS").map_or(20, |text| text.parse().expect("a number"))
+}
+
+/// The folder for the process that [`again`] starts.
+const FOLDER: &str = "PIPE_TEST_FOLDER";
+
+/// Runs a test of this binary again, as a process of its own, by `command`.
+fn again(mut command: Command, name: &str, folder: &Path) -> Child {
+    command.args([name, "--exact", "--nocapture"]).env(FOLDER, folder).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().unwrap()
+}
+
+fn this_binary() -> Command {
+    Command::new(std::env::current_exe().unwrap())
+}
+
+/// Reads lines of the process up to the first one that is `line`.
+fn wait_for(child: &mut Child, line: &str) {
+    let output = BufReader::new(child.stdout.as_mut().unwrap());
+    assert!(output.lines().any(|found| found.unwrap().ends_with(line)), "the process never says `{line}`");
+}
+
+const WIDTH: i64 = 512;
+
+#[pipeline(chunks = 2)]
+struct Net {
+    #[device("cpu")]
+    first: Linear,
+    #[device("cpu")]
+    last: Linear,
+}
+
+fn net() -> (Net, NetVars) {
+    tch::manual_seed(1);
+    let vars = Net::vars(&Devices::cpu(2)).unwrap();
+    let first = nn::linear(vars.first(), WIDTH, WIDTH, Default::default());
+    let last = nn::linear(vars.last(), WIDTH, WIDTH, Default::default());
+    (Net { first, last }, vars)
+}
+
+fn trainer() -> (Trainer<Net>, Vec<Tensor>) {
+    let (net, vars) = net();
+    let pipe = net.pipe(&vars).build().unwrap();
+    let optimizer = pipe.optimizer(AdamW::default()).build().unwrap();
+    let named = vars.select("*").unwrap();
+    (Trainer::new(pipe, optimizer).unwrap(), named.into_iter().map(|(_, tensor)| tensor).collect())
+}
+
+fn step(trainer: &mut Trainer<Net>) {
+    let x = Tensor::full([4, WIDTH], trainer.steps() as f64 / 10. - 1., (Kind::Float, Device::Cpu));
+    trainer.step(&x, &x, |output, x: &Tensor| output.mse_loss(x, tch::Reduction::Mean)).unwrap();
+}
+
+#[test]
+fn a_file_is_complete_whenever_its_save_is_killed() {
+    let (_net, vars) = net();
+    if let Some(folder) = std::env::var_os(FOLDER) {
+        loop {
+            vars.save(Path::new(&folder).join("model.safetensors")).unwrap();
+            println!("saved");
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for kill in 0..kills() {
+        let mut child = again(this_binary(), "a_file_is_complete_whenever_its_save_is_killed", folder.path());
+        wait_for(&mut child, "saved");
+        sleep(Duration::from_micros(kill * 617 % 12_000));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        vars.load(folder.path()).unwrap();
+    }
+}
+
+/// Each process resumes what the one before has left. The last one's training is that of a process
+/// that nobody has interrupted.
+#[test]
+fn a_training_that_is_killed_again_and_again_ends_as_one_that_is_not() {
+    const NAME: &str = "a_training_that_is_killed_again_and_again_ends_as_one_that_is_not";
+    if let Some(folder) = std::env::var_os(FOLDER) {
+        let (mut trainer, _) = trainer();
+        let mut checkpoints = Checkpoints::in_folder(folder).keep(2);
+        checkpoints.resume(&mut trainer).unwrap();
+        println!("resumed");
+        loop {
+            step(&mut trainer);
+            // Every second save is in the background.
+            match trainer.steps() % 2 {
+                0 => checkpoints.save_in_background(&trainer).unwrap(),
+                _ => drop(checkpoints.save(&trainer).unwrap()),
+            }
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut steps = 0;
+    for kill in 0..kills() {
+        let mut child = again(this_binary(), NAME, folder.path());
+        wait_for(&mut child, "resumed");
+        sleep(Duration::from_micros(kill * 7919 % 60_000));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let (mut found, _) = trainer();
+        Checkpoints::in_folder(folder.path()).resume(&mut found).unwrap();
+        assert!(found.steps() >= steps, "a checkpoint was lost");
+        steps = found.steps();
+    }
+    assert!(steps > 0, "some process has saved");
+
+    let (mut resumed, found) = trainer();
+    assert!(Checkpoints::in_folder(folder.path()).resume(&mut resumed).unwrap());
+    let (mut whole, expected) = trainer();
+    let last = steps + 2;
+    while resumed.steps() < last {
+        step(&mut resumed);
+    }
+    while whole.steps() < last {
+        step(&mut whole);
+    }
+    assert!(found.iter().zip(&expected).all(|(found, expected)| found.equal(expected)));
+}
+
+/// A limit on the size of files stands for the full disk: writing fails in the middle of a file.
+#[test]
+fn a_full_disk_loses_nothing() {
+    const NAME: &str = "a_full_disk_loses_nothing";
+    let (net, vars) = net();
+    if let Some(folder) = std::env::var_os(FOLDER) {
+        let folder = Path::new(&folder);
+        let error = vars.save(folder.join("model.safetensors")).unwrap_err().to_string();
+        assert!(error.ends_with("File too large (os error 27)"), "{error}");
+        drop(net);
+        let (mut trainer, _) = trainer();
+        step(&mut trainer);
+        let error = Checkpoints::in_folder(folder).keep(1).save(&trainer).unwrap_err().to_string();
+        assert!(error.ends_with("`model-00001-of-00002.safetensors`: File too large (os error 27)"), "{error}");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    vars.save(folder.path().join("model.safetensors")).unwrap();
+    let (first, _) = trainer();
+    let kept = Checkpoints::in_folder(folder.path()).save(&first).unwrap();
+
+    let mut limited = Command::new("sh");
+    let binary = std::env::current_exe().unwrap();
+    // In blocks of 512 bytes. Without the trap, the limit would end the process.
+    limited.args(["-c", "trap '' XFSZ; ulimit -f 1000; exec \"$0\" \"$@\""]).arg(binary);
+    let output = again(limited, NAME, folder.path()).wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+
+    vars.load(folder.path().join("model.safetensors")).unwrap();
+    let (mut resumed, _) = trainer();
+    Checkpoints::resume_from(kept, &mut resumed).unwrap();
+    let names = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.collect();
+    names.sort();
+    assert_eq!(names, ["model.safetensors", "step-0000000000"], "nothing half-written is left");
+}
+
+/// What a kill cannot show, because the system goes on: that a file is on the disk before it gets
+/// its name, and the name before the save returns.
+#[test]
+fn files_are_synced_then_renamed_then_the_folder_is_synced() {
+    const NAME: &str = "files_are_synced_then_renamed_then_the_folder_is_synced";
+    if let Some(folder) = std::env::var_os(FOLDER) {
+        let folder = Path::new(&folder);
+        let (_net, vars) = net();
+        vars.save(folder.join("model.safetensors")).unwrap();
+        let (trainer, _) = trainer();
+        Checkpoints::in_folder(folder).save(&trainer).unwrap();
+        return;
+    }
+    if Command::new("strace").arg("-V").output().is_err() {
+        eprintln!("skipped: strace is not installed");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("calls");
+    let mut traced = Command::new("strace");
+    traced.args(["-f", "-y", "-e", "trace=fsync,fdatasync,rename,renameat,renameat2", "-o"]).arg(&log);
+    traced.arg(std::env::current_exe().unwrap());
+    let output = again(traced, NAME, folder.path()).wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+
+    let folder = folder.path().canonicalize().unwrap().display().to_string();
+    let calls: Vec<_> = fs::read_to_string(&log)
+        .unwrap()
+        .lines()
+        .filter(|line| line.contains(&folder))
+        .map(|line| {
+            let call = line.split_whitespace().nth(1).unwrap().split('(').next().unwrap();
+            let names = line.split(&folder).skip(1).map(|rest| {
+                let end = rest.find(['>', '"']).unwrap_or(rest.len());
+                // A temporary name is random.
+                if rest.starts_with("/.") && !rest.starts_with("/.step") { ".partial" } else { &rest[..end] }
+            });
+            format!(
+                "{} {}",
+                call.replace("renameat2", "rename").replace("renameat", "rename"),
+                names.collect::<Vec<_>>().join(" -> ")
+            )
+        })
+        .map(|call| call.trim_end().to_owned())
+        .collect();
+    let partial = "/.step-0000000000.partial";
+    assert_eq!(
+        calls,
+        [
+            "fsync .partial".to_owned(),
+            "rename .partial -> /model.safetensors".to_owned(),
+            "fsync".to_owned(),
+            format!("fsync {partial}/model-00001-of-00002.safetensors"),
+            format!("fsync {partial}/model-00002-of-00002.safetensors"),
+            format!("fsync {partial}/model.safetensors.index.json"),
+            format!("fsync {partial}/optimizer-00001-of-00002.safetensors"),
+            format!("fsync {partial}/optimizer-00002-of-00002.safetensors"),
+            format!("fsync {partial}/optimizer.safetensors.index.json"),
+            format!("fsync {partial}/training.json"),
+            format!("fsync {partial}"),
+            format!("rename {partial} -> /step-0000000000"),
+            "fsync".to_owned(),
+        ]
+    );
+}
