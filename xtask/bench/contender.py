@@ -47,14 +47,30 @@ def drop_gradients(parameters):
         parameter.grad = None
 
 
-def serve(step, norm, between):
-    """Answers requests until the end of the input. `between` runs before each step, untimed."""
+# The settings of all optimizers, as in `xtask/programs/src/bin/bench/ways.rs`.
+CLIP = 1.0
+CHECKED_ITERATIONS = 20
+
+
+def optimizer(parameters):
+    return torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.01, fused=True)
+
+
+def parameter_norm(parameters):
+    return sum(parameter.detach().double().square().sum().item() for parameter in parameters) ** 0.5
+
+
+def serve(step, norm, between, checked=1):
+    """Answers requests until the end of the input. `between` runs before each step, untimed. A check
+    runs `checked` steps."""
     print("ready", flush=True)
     for line in sys.stdin:
         request = line.split()
         between()
         milliseconds, loss = step()
         if request == ["check"]:
+            for _ in range(checked - 1):
+                milliseconds, loss = step()
             print(loss, norm(), flush=True)
             continue
         times = []

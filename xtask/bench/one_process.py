@@ -1,5 +1,5 @@
-"""Runs torchgpipe (`--way torchgpipe`) or `torch.distributed.pipeline.sync.Pipe` of torch 2.3
-(`--way pipe`).
+"""Runs torchgpipe (`--way torchgpipe`, or `--way iteration` for whole training iterations) or
+`torch.distributed.pipeline.sync.Pipe` of torch 2.3 (`--way pipe`).
 """
 
 import os
@@ -68,7 +68,7 @@ def skips(library):
 
 def main():
     args = contender.arguments()
-    library, wrap = {"torchgpipe": torchgpipe, "pipe": pipe}[args.way]()
+    library, wrap = {"torchgpipe": torchgpipe, "iteration": torchgpipe, "pipe": pipe}[args.way]()
     task = models.make(args, skips(library))
     model = wrap(task, args)
     parameters = list(model.parameters())
@@ -79,11 +79,30 @@ def main():
         loss.backward()
         return loss
 
-    contender.serve(
-        contender.timed(step),
-        lambda: contender.gradient_norm(parameters),
-        lambda: contender.drop_gradients(parameters),
-    )
+    def iteration():
+        optimizer.zero_grad()
+        loss = step()
+        # The threads that run the stages are idle now.
+        torch.set_num_threads(args.stages)
+        torch.nn.utils.clip_grad_norm_(parameters, contender.CLIP)
+        optimizer.step()
+        torch.set_num_threads(1)
+        return loss
+
+    if args.way == "iteration":
+        optimizer = contender.optimizer(parameters)
+        contender.serve(
+            contender.timed(iteration),
+            lambda: contender.parameter_norm(parameters),
+            lambda: None,
+            contender.CHECKED_ITERATIONS,
+        )
+    else:
+        contender.serve(
+            contender.timed(step),
+            lambda: contender.gradient_norm(parameters),
+            lambda: contender.drop_gradients(parameters),
+        )
     # This skips torch's rpc, which would make Python wait at its end.
     os._exit(0)
 

@@ -70,6 +70,7 @@ class Rank:
         stage = PipelineStage(module, rank, args.stages, torch.device("cpu"))
         self.schedule = SCHEDULES[args.schedule](stage, args.chunks, loss_fn=self.task.loss)
         self.is_first, self.is_last = stage.is_first, stage.is_last
+        self.optimizer = contender.optimizer(self.parameters) if args.way == "iteration" else None
 
     def step(self):
         inputs = [self.task.input] if self.is_first else []
@@ -78,12 +79,22 @@ class Rank:
         distributed.barrier()
         start = time.perf_counter()
         self.schedule.step(*inputs, **targets)
+        if self.optimizer:
+            self.update()
         end = time.perf_counter()
         loss = torch.stack(targets["losses"]).mean().item() if self.is_last else 0.0
         return start, end, loss
 
+    def update(self):
+        """Clips by the norm over all ranks, and updates."""
+        square = torch.nn.utils.get_total_norm(p.grad for p in self.parameters).square()
+        distributed.all_reduce(square)
+        torch.nn.utils.clip_grads_with_norm_(self.parameters, contender.CLIP, square.sqrt())
+        self.optimizer.step()
+
     def squares(self):
-        return contender.gradient_norm(self.parameters) ** 2
+        norm = contender.parameter_norm if self.optimizer else contender.gradient_norm
+        return norm(self.parameters) ** 2
 
 
 def follow(args, rank, meeting_point, requests):
@@ -112,7 +123,8 @@ def main():
         starts, ends, losses, _ = zip(*answers)
         return (max(ends) - min(starts)) * 1e3, sum(losses)
 
-    contender.serve(step, lambda: sum(squares for *_, squares in answers) ** 0.5, lambda: None)
+    checked = contender.CHECKED_ITERATIONS if args.way == "iteration" else 1
+    contender.serve(step, lambda: sum(squares for *_, squares in answers) ** 0.5, lambda: None, checked)
     for other in others:
         other.send(False)
 

@@ -40,6 +40,8 @@ pub const MLP: Work = Work { model: Model::Mlp { width: 512, layers: 8 }, stages
 /// Layers so small that the overhead around them matters.
 pub const SMALL_MLP: Work = Work { model: Model::Mlp { width: 64, layers: 8 }, stages: 2, rows: 64, chunks: 8 };
 pub const UNET: Work = Work { model: Model::Unet { side: 96 }, stages: 2, rows: 16, chunks: 8 };
+/// Layers whose parameters are large beside their work.
+pub const WIDE_MLP: Work = Work { model: Model::Mlp { width: 1024, layers: 8 }, stages: 2, rows: 256, chunks: 8 };
 pub const GPT: Work = Work { model: Model::Gpt, stages: 2, rows: 16, chunks: 8 };
 
 impl Work {
@@ -88,6 +90,14 @@ pub enum Who {
     OurStep(&'static str),
     /// The same without keeping the output.
     OurStepWithoutOutput(&'static str),
+    /// A whole training iteration of ours in this schedule: step, clipping, AdamW.
+    OurIteration(&'static str),
+    /// The same with tch's optimizer.
+    TchIteration(&'static str),
+    /// Our clipping and AdamW alone.
+    OurUpdate,
+    /// Those of tch.
+    TchUpdate,
     /// The same layers in plain tch, on the whole mini-batch.
     PlainTch,
     /// The forward of the same.
@@ -109,6 +119,10 @@ pub enum Who {
     Pipelining(&'static str),
     /// The same with the newest torch.
     NewestPipelining(&'static str),
+    /// A whole training iteration of the newest torch: fused AdamW, a norm over all ranks.
+    NewestPipeliningIteration(&'static str),
+    /// A whole training iteration of torchgpipe: fused AdamW.
+    TorchgpipeIteration(&'static str),
 }
 
 impl fmt::Display for Who {
@@ -117,6 +131,10 @@ impl fmt::Display for Who {
             Self::Ours(checkpoint) => write!(f, "ours, {checkpoint}"),
             Self::OurStep(schedule) => write!(f, "our train_step, {schedule}"),
             Self::OurStepWithoutOutput(schedule) => write!(f, "our train_step without the output, {schedule}"),
+            Self::OurIteration(schedule) => write!(f, "our iteration, {schedule}"),
+            Self::TchIteration(schedule) => write!(f, "iteration with tch's optimizer, {schedule}"),
+            Self::OurUpdate => f.write_str("our clipping and AdamW"),
+            Self::TchUpdate => f.write_str("tch's clipping and AdamW"),
             Self::PlainTch => f.write_str("plain tch"),
             Self::PlainForward => f.write_str("plain tch forward"),
             Self::Unpipelined => f.write_str("unpipelined"),
@@ -128,6 +146,8 @@ impl fmt::Display for Who {
             Self::TorchPipe(checkpoint) => write!(f, "torch 2.3 Pipe, {checkpoint}"),
             Self::Pipelining(schedule) => write!(f, "torch 2.11 pipelining, {schedule}"),
             Self::NewestPipelining(schedule) => write!(f, "torch 2.15 pipelining, {schedule}"),
+            Self::NewestPipeliningIteration(schedule) => write!(f, "iteration of torch 2.15 pipelining, {schedule}"),
+            Self::TorchgpipeIteration(checkpoint) => write!(f, "iteration of torchgpipe, {checkpoint}"),
         }
     }
 }
@@ -154,6 +174,10 @@ impl Bench<'_> {
             Who::Ours(checkpoint) => (ours(), "forward-backward", Some(("--checkpoint", checkpoint))),
             Who::OurStep(schedule) => (ours(), "train-step-output", Some(("--schedule", schedule))),
             Who::OurStepWithoutOutput(schedule) => (ours(), "train-step", Some(("--schedule", schedule))),
+            Who::OurIteration(schedule) => (ours(), "iteration", Some(("--schedule", schedule))),
+            Who::TchIteration(schedule) => (ours(), "iteration-tch", Some(("--schedule", schedule))),
+            Who::OurUpdate => (ours(), "update", None),
+            Who::TchUpdate => (ours(), "update-tch", None),
             Who::PlainTch => (ours(), "plain", None),
             Who::PlainForward => (ours(), "plain-forward", None),
             Who::Unpipelined => (ours(), "unpipelined", None),
@@ -176,6 +200,14 @@ impl Bench<'_> {
             Who::NewestPipelining(schedule) => {
                 let python = self.python(&environment::NEWEST_TORCH, "pipelining.py")?;
                 (python, "pipelining", Some(("--schedule", schedule)))
+            }
+            Who::NewestPipeliningIteration(schedule) => {
+                let python = self.python(&environment::NEWEST_TORCH, "pipelining.py")?;
+                (python, "iteration", Some(("--schedule", schedule)))
+            }
+            Who::TorchgpipeIteration(checkpoint) => {
+                let python = self.python(&environment::TORCHGPIPE, "one_process.py")?;
+                (python, "iteration", Some(("--checkpoint", checkpoint)))
             }
         };
         command.args(["--way", way]).args(work.args());

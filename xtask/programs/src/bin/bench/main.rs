@@ -4,7 +4,8 @@
 //! standard input is a request:
 //!
 //! * `check` runs a step and prints its loss and the norm of all gradients (`nan` if it computes
-//!   none);
+//!   none). If the steps are whole iterations, it runs 20 of them and prints the last loss and the
+//!   norm of all parameters;
 //! * `turn N` runs a step that does not count, then N steps, and prints their milliseconds and the
 //!   last one's loss.
 //!
@@ -93,8 +94,8 @@ fn answer(line: &str) -> Result<()> {
 }
 
 fn check(contender: &mut Contender) -> Result<String> {
-    let step = contender.step()?;
-    Ok(format!("{} {}", step.loss, contender.gradient_norm()?))
+    let (loss, norm) = contender.check()?;
+    Ok(format!("{loss} {norm}"))
 }
 
 fn turn(contender: &mut Contender, steps: usize) -> Result<String> {

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::ValueEnum;
+use pipe_runtime::optim::AdamW;
 use pipe_runtime::{PipeBuilder, Unpipelined};
 use tch::nn::{self, OptimizerConfig, VarStore};
 use tch::{Device, Kind, Tensor};
@@ -21,6 +22,14 @@ pub enum Way {
     TrainStep,
     /// The same step with the output kept
     TrainStepOutput,
+    /// A whole training iteration: removes the gradients, `train_step`, clipping by norm, AdamW
+    Iteration,
+    /// The same with tch's optimizer
+    IterationTch,
+    /// Clipping and AdamW alone, always on the same gradients
+    Update,
+    /// The same with tch's optimizer
+    UpdateTch,
     /// Unpipelined, micro-batch after micro-batch
     Unpipelined,
     /// Plain tch, with the whole mini-batch at once
@@ -47,8 +56,8 @@ pub struct Contender {
     /// The variables whose gradients the other contenders have too.
     variables: Vec<Tensor>,
     /// Removes the gradients between steps, as torch's optimizers do, so that the next step makes
-    /// new ones.
-    optimizer: nn::Optimizer,
+    /// new ones. A whole iteration does that itself.
+    optimizer: Option<nn::Optimizer>,
 }
 
 impl Contender {
@@ -63,18 +72,35 @@ impl Contender {
     }
 
     fn new(store: &VarStore, step: impl FnMut() -> Result<Step> + 'static) -> Result<Self> {
-        let optimizer = nn::Sgd::default().build(store, 0.)?;
+        let optimizer = Some(nn::Sgd::default().build(store, 0.)?);
         Ok(Self { step: Box::new(step), variables: store.trainable_variables(), optimizer })
     }
 
     /// Runs a step, after removing the gradients of the previous one.
     pub fn step(&mut self) -> Result<Step> {
-        self.optimizer.zero_grad();
+        if let Some(optimizer) = &mut self.optimizer {
+            optimizer.zero_grad();
+        }
         (self.step)()
     }
 
-    /// The norm of all gradients, or NaN if there are none.
-    pub fn gradient_norm(&self) -> Result<f64> {
+    /// Runs the steps of a check: one, or as many iterations as show that all train alike. Returns
+    /// the last loss, and the norm of all gradients or, after iterations, of all parameters; NaN if
+    /// there are none.
+    pub fn check(&mut self) -> Result<(f64, f64)> {
+        if self.optimizer.is_some() {
+            return Ok((self.step()?.loss, self.gradient_norm()?));
+        }
+        let mut loss = f64::NAN;
+        for _ in 0..CHECKED_ITERATIONS {
+            loss = self.step()?.loss;
+        }
+        let squares =
+            self.variables.iter().map(|tensor| tensor.detach().to_kind(Kind::Double).square().sum(Kind::Double));
+        Ok((loss, squares.sum::<Tensor>().sqrt().try_into()?))
+    }
+
+    fn gradient_norm(&self) -> Result<f64> {
         let gradients: Vec<_> = self.variables.iter().map(Tensor::grad).collect();
         if gradients.is_empty() || !gradients.iter().all(Tensor::defined) {
             return Ok(f64::NAN);
@@ -89,7 +115,53 @@ pub fn contender<S: Subject>(args: &Args) -> Result<Contender> {
     match args.way {
         Way::Plain | Way::PlainForward | Way::Simulated | Way::Bound => plain::<S>(args),
         Way::ForwardBackward | Way::TrainStep | Way::TrainStepOutput | Way::Unpipelined => pipelined::<S>(args),
+        Way::Iteration | Way::IterationTch | Way::Update | Way::UpdateTch => trained::<S>(args),
     }
+}
+
+/// The number of iterations after which all contenders must have the same loss and parameters.
+const CHECKED_ITERATIONS: usize = 20;
+
+/// The settings of all optimizers. The peers have the same in `xtask/bench/contender.py`.
+const LR: f64 = 1e-3;
+const WEIGHT_DECAY: f64 = 0.01;
+const CLIP: f64 = 1.;
+
+fn trained<S: Subject>(args: &Args) -> Result<Contender> {
+    let Task { input, target, loss } = S::task(args);
+    let (model, vars) = S::make(args)?;
+    values::set(vars.var_store())?;
+    let builder = PipeBuilder::new(model, &vars).chunks(args.chunks).checkpoint(args.checkpoint);
+    let mut pipe = builder.schedule(args.schedule).intra_op_threads(1).fuse_gradient_accumulation(true).build()?;
+    let mut ours =
+        pipe.optimizer(AdamW { lr: LR, weight_decay: WEIGHT_DECAY, ..AdamW::default() }).clip_norm(CLIP).build()?;
+    let mut tchs = nn::AdamW { wd: WEIGHT_DECAY, ..nn::AdamW::default() }.build(vars.var_store(), LR)?;
+    let way = args.way;
+    let steps = matches!(way, Way::Iteration | Way::IterationTch);
+    if !steps {
+        pipe.train_step(&input, &target, loss)?;
+    }
+    let iteration = move || {
+        let mut value = Tensor::from(0.);
+        if steps {
+            match way {
+                Way::Iteration => ours.zero_grad()?,
+                _ => tchs.zero_grad(),
+            }
+            value = pipe.train_step(&input, &target, loss)?.loss;
+        }
+        match way {
+            Way::Iteration | Way::Update => {
+                ours.step()?;
+            }
+            _ => {
+                tchs.clip_grad_norm(CLIP);
+                tchs.step();
+            }
+        }
+        Ok(value)
+    };
+    Ok(Contender { optimizer: None, ..Contender::timed(vars.var_store(), iteration)? })
 }
 
 fn pipelined<S: Subject>(args: &Args) -> Result<Contender> {

@@ -4,6 +4,7 @@ mod compile;
 mod dispatch;
 mod efficiency;
 mod growth;
+mod iteration;
 mod machine;
 mod memory;
 mod one_stage;
@@ -32,6 +33,8 @@ pub enum Figure {
     Torchgpipe,
     /// Against torch.distributed.pipelining
     Pipelining,
+    /// Whole training iterations, with clipping and AdamW
+    Iteration,
     /// A backward in two parts beside a whole one
     Split,
     /// Peak memory
@@ -45,12 +48,13 @@ pub enum Figure {
 }
 
 impl Figure {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Machine,
         Self::Dispatch,
         Self::Efficiency,
         Self::Torchgpipe,
         Self::Pipelining,
+        Self::Iteration,
         Self::Split,
         Self::Memory,
         Self::OneStage,
@@ -68,6 +72,7 @@ impl Figure {
             Self::Efficiency => "efficiency",
             Self::Torchgpipe => "torchgpipe",
             Self::Pipelining => "pipelining",
+            Self::Iteration => "iteration",
             Self::Split => "split",
             Self::Memory => "memory",
             Self::OneStage => "one-stage",
@@ -83,6 +88,7 @@ impl Figure {
             Self::Efficiency => "Efficiency, 2 stages on 2 cores",
             Self::Torchgpipe => "Against torchgpipe 0.0.7 and torch 2.3's Pipe, 2 stages, 8 micro-batches",
             Self::Pipelining => "Against torch.distributed.pipelining over Gloo, 2 stages, 8 micro-batches",
+            Self::Iteration => "Whole training iterations: step, clipping, AdamW, 2 stages, 8 micro-batches",
             Self::Split => "Split backward, in times of the whole backward",
             Self::Memory => "Memory, peak of a step",
             Self::OneStage => "One stage, one micro-batch",
@@ -98,6 +104,7 @@ impl Figure {
             Self::Efficiency => efficiency::measure(bench),
             Self::Torchgpipe => torchgpipe::measure(bench),
             Self::Pipelining => pipelining::measure(bench),
+            Self::Iteration => iteration::measure(bench),
             Self::Split => split::measure(bench),
             Self::Memory => memory::measure(bench),
             Self::OneStage => one_stage::measure(bench),
@@ -120,10 +127,15 @@ impl Bench<'_> {
 
     /// Runs the contenders that `start` starts, in turns, and restarts them several times.
     pub fn starts(&self, start: impl Fn() -> anyhow::Result<Vec<Contender>>) -> anyhow::Result<Times> {
+        self.starts_with(|turns| duel(&mut start()?, turns))
+    }
+
+    /// Runs `take_turns` several times, with a part of the turns each.
+    pub fn starts_with(&self, take_turns: impl Fn(usize) -> anyhow::Result<Times>) -> anyhow::Result<Times> {
         let mut times = Times::default();
         for number in 0..STARTS {
             let turns = self.turns * (number + 1) / STARTS - self.turns * number / STARTS;
-            times.extend(duel(&mut start()?, turns)?);
+            times.extend(take_turns(turns)?);
         }
         Ok(times)
     }
