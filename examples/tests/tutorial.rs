@@ -8,11 +8,12 @@ use std::path::Path;
 use std::process::Command;
 use std::{env, fs};
 
-const PROGRAMS: [(&str, &str); 8] = [
+const PROGRAMS: [(&str, &str); 9] = [
     ("balance", env!("CARGO_BIN_EXE_balance")),
     ("checkpointing", env!("CARGO_BIN_EXE_checkpointing")),
     ("devices", env!("CARGO_BIN_EXE_devices")),
     ("first_pipeline", env!("CARGO_BIN_EXE_first_pipeline")),
+    ("resume", env!("CARGO_BIN_EXE_resume")),
     ("save_and_load", env!("CARGO_BIN_EXE_save_and_load")),
     ("skips", env!("CARGO_BIN_EXE_skips")),
     ("trace", env!("CARGO_BIN_EXE_trace")),

@@ -32,6 +32,11 @@ pub struct Readme;
 #[doc = include_str!("../../docs/language.md")]
 pub struct Language;
 
+/// The example of the book's page on training.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/training.md")]
+pub struct Training;
+
 /// The examples of the book's guides.
 #[cfg(doctest)]
 pub mod guides {

@@ -26,7 +26,8 @@ from torchgpipe.skip import pop, skippable, stash
 
 ROOT = pathlib.Path(__file__).parents[2]
 TOLERANCE = 1e-5  # of the largest number in a tensor, or of 1 if all are smaller
-KINDS = {"F32": torch.float32, "F64": torch.float64, "I64": torch.int64}
+KINDS = {"F32": torch.float32, "F64": torch.float64, "I64": torch.int64, "F16": torch.float16,
+         "BF16": torch.bfloat16, "U8": torch.uint8}
 
 
 # ---------------------------------------- models: layers by name, and their number in each stage
@@ -91,8 +92,8 @@ MODELS = {
 
 # ---------------------------------------------------------------- cases
 
-def read(file):
-    """Reads a safetensors file into nested dicts of tensors, by the parts of `kind/name`."""
+def load(file):
+    """Reads a safetensors file."""
     data = file.read_bytes()
     start = 8 + int.from_bytes(data[:8], "little")
     tensors = {}
@@ -101,8 +102,16 @@ def read(file):
             continue
         begin, end = info["data_offsets"]
         values = torch.frombuffer(bytearray(data[start + begin:start + end]), dtype=KINDS[info["dtype"]])
+        tensors[key] = values.view(info["shape"])
+    return tensors
+
+
+def read(file):
+    """Reads a safetensors file into nested dicts of tensors, by the parts of `kind/name`."""
+    tensors = {}
+    for key, tensor in load(file).items():
         kind, name = key.split("/")
-        tensors.setdefault(kind, {})[name] = values.view(info["shape"])
+        tensors.setdefault(kind, {})[name] = tensor
     return tensors
 
 
@@ -404,6 +413,131 @@ def compare_fault(title, fails, function, ours):
     return equal(ours, right)
 
 
+# ---------------------------------------- optimizers, beside those of torch
+
+
+def shards(folder, kind):
+    """All tensors of a checkpoint, by the index that tells where they are."""
+    files = set(json.loads((folder / f"{kind}.safetensors.index.json").read_text())["weight_map"].values())
+    return {name: tensor for file in sorted(files) for name, tensor in load(folder / file).items()}
+
+
+def trained(case, start, gradients, round_to=None, **implementation):
+    """The parameters, the state and the norms after the same steps of torch's optimizer. With
+    `round_to`, it computes in float32, and rounds all that it keeps to that kind after each step.
+    """
+    if round_to:
+        start = {name: tensor.float() for name, tensor in start.items()}
+    parameters = {name: nn.Parameter(tensor.clone()) for name, tensor in start.items()}
+    groups = [{"params": list(parameters.values())}]
+    if case["no_decay"]:
+        groups = [{"params": [p for p in parameters.values() if p.dim() > 1]},
+                  {"params": [p for p in parameters.values() if p.dim() <= 1], "weight_decay": 0.0}]
+    kind = {"Sgd": torch.optim.SGD, "Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[case["rule"]]
+    optimizer = kind(groups, **case["options"], **implementation)
+    norms = []
+    for step in range(case["steps"]):
+        factor = 0.5 ** (step % 5) * (-1.0 if step % 3 == 0 else 1.0)
+        for name, parameter in parameters.items():
+            parameter.grad = (gradients[name] * factor).to(parameter.dtype)
+        values = list(parameters.values())
+        norms.append(torch.nn.utils.get_total_norm(p.grad.double() for p in values).item())
+        if case["clip_norm"]:
+            torch.nn.utils.clip_grad_norm_(values, case["clip_norm"])
+        if case["clip_value"]:
+            torch.nn.utils.clip_grad_value_(values, case["clip_value"])
+        optimizer.step()
+        for parameter in values if round_to else []:
+            for kept in [parameter.detach(), *optimizer.state[parameter].values()]:
+                kept.copy_(kept.to(round_to))
+    state = {f"{key}.{name}": tensor for name, parameter in parameters.items()
+             for key, tensor in optimizer.state[parameter].items() if key != "step" and tensor is not None}
+    return {name: parameter.detach() for name, parameter in parameters.items()}, state, norms
+
+
+def largest_gap(ours, theirs):
+    assert ours.keys() == theirs.keys(), f"{sorted(ours)} {sorted(theirs)}"
+    gaps = [(ours[name].double() - theirs[name].double()).abs() / theirs[name].double().abs().clamp(min=1.0)
+            for name in ours]
+    return max((gap.max().item() for gap in gaps), default=0.0)
+
+
+def compare_optimizer(case, folder):
+    given = read(folder / case["file"])
+    model = shards(folder / case["checkpoint"], "model")
+    state = shards(folder / case["checkpoint"], "optimizer")
+    state.pop("random_state.cpu")
+    verdicts = []
+    for implementation, bar in [({"fused": True}, 0.0), ({"foreach": False, "fused": False}, 1e-6)]:
+        if case["kind"] in ("Half", "BFloat16"):
+            if not implementation["fused"]:
+                continue
+            if case["rule"] == "Sgd":
+                # torch's fused SGD of this version updates no 16-bit parameter, so this computes in
+                # 32 bits and rounds.
+                implementation = {"foreach": False, "round_to": KINDS[{"Half": "F16", "BFloat16": "BF16"}[case["kind"]]]}
+        if case["clip_norm"] and not bar:
+            bar = 1e-6  # torch multiplies by the factor, and ours divides by its inverse
+        parameters, expected, norms = trained(case, given["start"], given["gradient"], **implementation)
+        gap = max(largest_gap(model, parameters), largest_gap(state, expected) if bar == 0 else 0.0)
+        norm_gap = max(abs(a - b) / b for a, b in zip(case["norms"], norms))
+        bar_of_norm = {"Half": 2e-3, "BFloat16": 1e-2}.get(case["kind"], 1e-5)
+        name = "fused" if implementation.get("fused") else "default"
+        verdicts.append(gap <= bar and norm_gap <= bar_of_norm)
+        print(f"{case['rule']} {case['kind']} {case['options']}, clip {case['clip_norm'] or case['clip_value']}, {name}: "
+              f"{'equal' if gap == 0 else f'max difference {gap:.1e}'}, norm {norm_gap:.0e}"
+              f"{'' if verdicts[-1] else ' DIFFERS'}")
+    return all(verdicts)
+
+
+def compare_schedules(ours):
+    def factors(make):
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+        schedule = make(optimizer)
+        found = []
+        for _ in range(40):
+            found.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            if len(found) < 40:
+                schedule.step()
+        return found
+
+    from torch.optim import lr_scheduler as lr
+
+    cosine = factors(lambda o: lr.CosineAnnealingLR(o, 30, eta_min=0.2))
+    short = factors(lambda o: lr.CosineAnnealingLR(o, 20))
+    theirs = {
+        "linear": factors(lambda o: lr.LinearLR(o, 1.0, 0.1, 20)),
+        "cosine": cosine[:31] + [0.2] * 9,  # torch's goes up again
+        "one_cycle": factors(lambda o: lr.OneCycleLR(o, 1.0, 40, cycle_momentum=False)),
+        "step": factors(lambda o: lr.StepLR(o, 7, 0.3)),
+        "exponential": factors(lambda o: lr.ExponentialLR(o, 0.9)),
+        "warmup_and_cosine": factors(lambda o: lr.LinearLR(o, 1 / 8, 1.0, 7))[:8] + short[:21] + [0.0] * 11,
+    }
+    assert ours.keys() == theirs.keys()
+    agree = []
+    for name, expected in theirs.items():
+        gap = max(abs(a - b) for a, b in zip(ours[name], expected))
+        agree.append(len(expected) == 40 and gap < 1e-9)
+        print(f"learning rate, {name}: max difference {gap:.0e}{'' if agree[-1] else ' DIFFERS'}")
+    return all(agree)
+
+
+def compare_scales(ours):
+    scaler = torch.amp.GradScaler("cpu", growth_factor=3.0, backoff_factor=0.25, growth_interval=4)
+    parameter = nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([parameter], lr=0.0)
+    theirs = []
+    for step in range(30):
+        scaler.scale(parameter.sum())
+        parameter.grad = torch.full((2,), float("inf") if step % 7 == 0 else scaler.get_scale())
+        scaler.step(optimizer)
+        scaler.update()
+        theirs.append(scaler.get_scale())
+    print(f"loss scales: {'equal' if ours == theirs else f'DIFFER: {ours} {theirs}'}")
+    return ours == theirs
+
+
 def main():
     folder = pathlib.Path(sys.argv[1])
     torch.set_num_threads(1)
@@ -420,10 +554,15 @@ def main():
     for title, reason in NOT_SHOWN.items():
         print(f"{title}\n    not shown: {reason}")
     print()
+    trainings = [compare_optimizer(case, folder) for case in oracle["optimizers"]["cases"]]
+    trainings += [compare_schedules(oracle["optimizers"]["schedules"]), compare_scales(oracle["optimizers"]["scales"])]
+    print()
+    if not all(trainings):
+        sys.exit(f"oracle: {trainings.count(False)} of {len(trainings)} comparisons of optimizers differ")
     if not all(cases) or not all(faults):
         differ, missing = cases.count(False), faults.count(False)
         sys.exit(f"oracle: {differ} of {len(cases)} cases differ, {missing} of {len(faults)} faults not shown")
-    print(f"oracle: {len(cases)} cases agree, {len(faults)} faults: ours right, theirs wrong")
+    print(f"oracle: {len(cases)} cases agree, {len(faults)} faults: ours right, theirs wrong, {len(trainings)} comparisons of optimizers agree")
 
 
 main()

@@ -22,9 +22,10 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 use pipe_runtime::{Checkpoint, Devices};
+use tch::{Device, Kind};
 
 use crate::compare::Verdict;
-use crate::model::Digits;
+use crate::model::{Digits, DigitsVars};
 use crate::train::Course;
 
 /// Trains a pipelined network on handwritten digits
@@ -52,6 +53,15 @@ struct Args {
     /// checkout]
     #[arg(long)]
     pictures: Option<PathBuf>,
+    /// Folder for a checkpoint after each epoch
+    #[arg(long, value_name = "DIR")]
+    checkpoint_dir: Option<PathBuf>,
+    /// Go on from the newest checkpoint
+    #[arg(long, requires = "checkpoint_dir")]
+    resume: bool,
+    /// End after this epoch
+    #[arg(long, value_name = "EPOCH")]
+    stop_after: Option<NonZeroUsize>,
     /// File of the digits, as gzipped lines of 64 pixels and a label [default: the file that `cargo
     /// xtask data` writes]
     #[arg(long)]
@@ -85,7 +95,7 @@ fn run(args: &Args) -> Result<ExitCode> {
     let [train, test] = [train, test].map(|set| set.to_device(vars.var_store().device()));
     let chunks = args.chunks.map(NonZeroUsize::get);
     let builder = Digits::new(&vars).pipe(&vars).chunks(chunks).checkpoint(args.checkpoint);
-    let mut pipe = builder.intra_op_threads(1).build()?;
+    let pipe = builder.intra_op_threads(1).build()?;
 
     let parameters: usize = vars.var_store().trainable_variables().iter().map(|parameter| parameter.numel()).sum();
     println!("{}", Digits::PLAN);
@@ -95,19 +105,46 @@ fn run(args: &Args) -> Result<ExitCode> {
         pipe.checkpoint()
     );
 
-    let course = Course { epochs: args.epochs.get(), batch: args.batch, rate: 3e-3 };
-    let accuracy = course.run(&mut pipe, &vars, &train, &test)?;
+    let course = Course {
+        epochs: args.epochs.get(),
+        batch: args.batch,
+        rate: 3e-3,
+        stop_after: args.stop_after.map(NonZeroUsize::get),
+        checkpoints: args.checkpoint_dir.clone(),
+        resume: args.resume,
+    };
+    let last = vars.devices()[Digits::STAGES - 1];
+    let (mut pipe, accuracy) = course.run(pipe, last, &train, &test)?;
+    let Some(accuracy) = accuracy else {
+        println!("digits: stopped before the last epoch");
+        return Ok(ExitCode::SUCCESS);
+    };
+    let parameters = hash(&vars)?;
 
     let batch = train.first(args.batch);
     let (stages, micro_batches) = (Digits::STAGES, micro_batches(batch.rows() as usize, pipe.chunks()));
-    let trace = pictures::record(&mut pipe, &batch, vars.devices()[Digits::STAGES - 1])?;
+    let trace = pictures::record(&mut pipe, &batch, last)?;
     println!("\n{trace}");
     pictures::draw(&trace, &args.pictures.clone().unwrap_or_else(pictures::default_folder))?;
     let verdict = compare::compare(pipe, &vars, &batch, args.seed)?;
     println!(
-        "digits: test accuracy {accuracy:.3}, {stages} stages, {micro_batches} micro-batches, identical to unpipelined: {verdict}"
+        "digits: test accuracy {accuracy:.3}, {stages} stages, {micro_batches} micro-batches, identical to unpipelined: {verdict}, parameters {parameters:016x}"
     );
     Ok(if matches!(verdict, Verdict::Different { .. }) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// A hash (FNV-1a) of the bits of all variables, in the order of their names.
+fn hash(vars: &DigitsVars) -> Result<u64> {
+    let mut hash = 0xcbf2_9ce4_8422_2325;
+    for (_, variable) in vars.select("*")? {
+        // Every number of the model's kinds is one of these, with all of its bits.
+        let numbers: Vec<f64> =
+            variable.detach().to_device(Device::Cpu).to_kind(Kind::Double).flatten(0, -1).try_into()?;
+        for byte in numbers.iter().flat_map(|number| number.to_bits().to_le_bytes()) {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+    Ok(hash)
 }
 
 /// Number of micro-batches of `rows` rows. Each has `rows / chunks` rows, rounded up, except the

@@ -1,20 +1,20 @@
-//! Training and testing. The code is that of a plain tch model, with `pipe.forward` instead of
-//! `model.forward_t`.
+//! Training and testing, with checkpoints to go on from.
 
 use std::f64::consts::PI;
+use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
-use pipe_runtime::Pipe;
-use tch::nn::{self, OptimizerConfig};
+use pipe_runtime::optim::{Adam, LrSchedule};
+use pipe_runtime::{Checkpoints, Pipe, Trainer};
 use tch::{Device, Kind, Tensor};
 
 use crate::data::Dataset;
-use crate::model::{Digits, DigitsVars};
+use crate::model::Digits;
 
 /// Trains for one epoch in a new random order, and returns the mean loss.
-fn epoch(pipe: &mut Pipe<Digits>, optimizer: &mut nn::Optimizer, data: &Dataset, batch: i64) -> Result<f64> {
+fn epoch(trainer: &mut Trainer<Digits>, data: &Dataset, batch: i64, last: Device) -> Result<f64> {
     let order = Tensor::randperm(data.rows(), (Kind::Int64, Device::Cpu));
     let batches = order.split(batch, 0);
     let bar = ProgressBar::new(batches.len() as u64);
@@ -23,14 +23,13 @@ fn epoch(pipe: &mut Pipe<Digits>, optimizer: &mut nn::Optimizer, data: &Dataset,
     let (mut rows, mut loss_sum, mut correct_sum) = (0, 0.0, 0.0);
     for indices in &batches {
         let Dataset { images, labels } = data.select(indices);
-        let logits = pipe.forward(&images)?;
-        let labels = labels.to_device(logits.device());
-        let loss = logits.cross_entropy_for_logits(&labels);
-        optimizer.backward_step(&loss);
+        let labels = labels.to_device(last);
+        let cross_entropy = |logits: &Tensor, labels: &Tensor| logits.cross_entropy_for_logits(labels);
+        let report = trainer.step_by(|step| step.keep_output().run(&images, &labels, cross_entropy))?.step;
 
         rows += indices.numel();
-        loss_sum += loss.double_value(&[]) * indices.numel() as f64;
-        correct_sum += logits.accuracy_for_logits(&labels).double_value(&[]) * indices.numel() as f64;
+        loss_sum += report.loss.double_value(&[]) * indices.numel() as f64;
+        correct_sum += report.output.accuracy_for_logits(&labels).double_value(&[]) * indices.numel() as f64;
         bar.set_message(format!("loss {:.4}  accuracy {:.3}", loss_sum / rows as f64, correct_sum / rows as f64));
         bar.inc(1);
     }
@@ -45,28 +44,60 @@ fn test(pipe: &mut Pipe<Digits>, data: &Dataset) -> Result<f64> {
 }
 
 /// Settings of a training.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Course {
     pub epochs: usize,
     pub batch: i64,
     /// Learning rate of the first epoch. It falls to zero along a cosine.
     pub rate: f64,
+    /// The last epoch of this run.
+    pub stop_after: Option<usize>,
+    /// The folder for a checkpoint after each epoch.
+    pub checkpoints: Option<PathBuf>,
+    /// Whether to go on from the newest checkpoint.
+    pub resume: bool,
 }
 
 impl Course {
-    /// Trains, prints a line for each epoch, and returns the last test accuracy.
-    pub fn run(self, pipe: &mut Pipe<Digits>, vars: &DigitsVars, train: &Dataset, held_out: &Dataset) -> Result<f64> {
-        let mut optimizer = nn::Adam::default().build(vars.var_store(), self.rate)?;
-        let mut accuracy = 0.0;
-        for number in 1..=self.epochs {
-            let begin = Instant::now();
-            let done = (number - 1) as f64 / self.epochs as f64;
-            optimizer.set_lr(self.rate * (1.0 + (PI * done).cos()) / 2.0);
-            let loss = epoch(pipe, &mut optimizer, train, self.batch)?;
-            accuracy = test(pipe, held_out)?;
-            let (epochs, seconds) = (self.epochs, begin.elapsed().as_secs_f64());
-            println!("epoch {number:>2}/{epochs}  train loss {loss:.4}  test accuracy {accuracy:.3}  {seconds:.1} s");
+    /// Trains, prints a line for each epoch, and returns the pipeline with the last test accuracy.
+    /// The accuracy is `None` if the training was stopped before its end.
+    pub fn run(
+        &self,
+        pipe: Pipe<Digits>,
+        last: Device,
+        train: &Dataset,
+        held_out: &Dataset,
+    ) -> Result<(Pipe<Digits>, Option<f64>)> {
+        // Each epoch has one learning rate.
+        let (epochs, batches) = (self.epochs, (train.rows() as u64).div_ceil(self.batch as u64));
+        let fall = move |updates: u64| (1.0 + (PI * (updates / batches) as f64 / epochs as f64).cos()) / 2.0;
+        let optimizer = pipe.optimizer(Adam { lr: self.rate, ..Adam::default() });
+        let optimizer = optimizer.lr_schedule(LrSchedule::custom(fall)).build()?;
+        let mut trainer = Trainer::new(pipe, optimizer)?;
+
+        let mut checkpoints = self.checkpoints.as_ref().map(|folder| Checkpoints::in_folder(folder).keep(2));
+        if let (Some(checkpoints), true) = (&mut checkpoints, self.resume) {
+            ensure!(checkpoints.resume(&mut trainer)?, "there is no checkpoint to go on from");
         }
-        Ok(accuracy)
+        let done = trainer.value("epoch")?.unwrap_or(0);
+        let mut accuracy = trainer.value("accuracy")?;
+        let stop = self.stop_after.unwrap_or(self.epochs).min(self.epochs);
+        for number in done + 1..=stop {
+            let begin = Instant::now();
+            let loss = epoch(&mut trainer, train, self.batch, last)?;
+            let now = test(trainer.pipe(), held_out)?;
+            accuracy = Some(now);
+            let seconds = begin.elapsed().as_secs_f64();
+            println!("epoch {number:>2}/{epochs}  train loss {loss:.4}  test accuracy {now:.3}  {seconds:.1} s");
+            trainer.set_value("epoch", number);
+            trainer.set_value("accuracy", now);
+            if let Some(checkpoints) = &mut checkpoints {
+                checkpoints.save_in_background(&trainer)?;
+            }
+        }
+        if let Some(checkpoints) = &mut checkpoints {
+            checkpoints.finish()?;
+        }
+        Ok((trainer.into_parts().0, accuracy.filter(|_| stop == self.epochs)))
     }
 }

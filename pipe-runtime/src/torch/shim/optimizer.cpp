@@ -176,11 +176,33 @@ int pipe_fused_update(const Rule* rule, const Piece* pieces, size_t count) {
       at::_foreach_clamp_max_(gradients, rule->clamp);
     }
     switch (rule->kind) {
-      case RuleKind::kSgd:
-        at::_fused_sgd_(
-            parameters, gradients, states[0], rule->weight_decay, rule->momentum, rule->lr,
-            rule->dampening, rule->nesterov != 0, rule->maximize != 0, rule->step == 1, divisor);
+      case RuleKind::kSgd: {
+        auto update = [&](at::TensorList values, at::TensorList by, at::TensorList momentum) {
+          at::_fused_sgd_(
+              values, by, momentum, rule->weight_decay, rule->momentum, rule->lr, rule->dampening,
+              rule->nesterov != 0, rule->maximize != 0, rule->step == 1, divisor);
+        };
+        if (!parameters[0].is_cpu() || parameters[0].element_size() > 2) {
+          update(parameters, gradients, states[0]);
+          break;
+        }
+        // In 16 bits, libtorch's kernel for CPUs leaves the parameters as they are (2.11; 2.15 is
+        // right), so this computes in 32 bits, as that kernel should.
+        auto wide = [](const std::vector<at::Tensor>& list) {
+          std::vector<at::Tensor> copies;
+          for (const at::Tensor& tensor : list) {
+            copies.push_back(tensor.to(at::kFloat));
+          }
+          return copies;
+        };
+        std::vector<at::Tensor> values = wide(parameters), momentum = wide(states[0]);
+        update(values, wide(gradients), momentum);
+        at::_foreach_copy_(parameters, values);
+        if (!momentum.empty()) {
+          at::_foreach_copy_(states[0], momentum);
+        }
         break;
+      }
       case RuleKind::kAdam:
       case RuleKind::kAdamW: {
         const std::vector<at::Tensor> steps(

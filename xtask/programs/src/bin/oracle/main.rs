@@ -3,13 +3,14 @@
 //!
 //! For each case, the folder gets a safetensors file with the weights, the inputs and all results
 //! of a step. The file `oracle.json` lists the cases, and what this library does where torchgpipe
-//! is wrong.
+//! is wrong. It also lists trainings by each optimizer, which PyTorch's own optimizers repeat.
 
 #![forbid(unsafe_code)]
 
 mod cases;
 mod faults;
 mod models;
+mod optimizers;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -59,7 +60,10 @@ fn run(args: &Args) -> Result<()> {
         cases.push(case.run::<Conv>(folder)?);
     }
     cases.sort_by_key(|case| case["model"].as_str().map(str::to_owned));
-    write(&folder.join("oracle.json"), &json!({ "cases": cases, "faults": faults::all()? }))
+    write(
+        &folder.join("oracle.json"),
+        &json!({ "cases": cases, "faults": faults::all()?, "optimizers": optimizers::all(folder)? }),
+    )
 }
 
 fn write(file: &Path, value: &Value) -> Result<()> {
