@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
+use std::panic::resume_unwind;
+use std::thread::{self, available_parallelism};
 
 use tch::{Device, Kind, Tensor};
 
@@ -11,6 +13,9 @@ use crate::torch::{is_flat_on_cpu, with_bytes, with_bytes_mut};
 
 /// The most bytes that are read or converted at once.
 const PIECE: usize = 16 << 20;
+
+/// The most threads that read one tensor. One alone does not reach the speed of the memory.
+const MOST_THREADS: usize = 4;
 
 /// The elements of a tensor in a file.
 #[derive(Clone, Copy)]
@@ -32,14 +37,7 @@ impl Source<'_> {
         let mut to = to.detach();
         // A file may hold bytes that are neither false nor true, which libtorch must not see.
         if to.kind() == self.kind && is_flat_on_cpu(&to) && self.kind != Kind::Bool {
-            let read = with_bytes_mut(&mut to, |bytes| {
-                let mut start = self.start;
-                bytes.chunks_mut(PIECE).try_for_each(|piece| {
-                    self.file.read_exact_at(piece, start)?;
-                    start += piece.len() as u64;
-                    Ok::<(), io::Error>(())
-                })
-            });
+            let read = with_bytes_mut(&mut to, |bytes| read_at(self.file, bytes, self.start));
             return read.map_err(words)?.map_err(|error| ended(&error));
         }
         let _no_grad = tch::no_grad_guard();
@@ -73,6 +71,28 @@ impl Source<'_> {
         }
         Ok(())
     }
+}
+
+/// Fills `bytes` from the file, with several threads if there are many.
+fn read_at(file: &File, bytes: &mut [u8], start: u64) -> io::Result<()> {
+    let threads = available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
+    let part = bytes.len().div_ceil(threads).max(PIECE);
+    let read = |(number, part_of): (usize, &mut [u8])| {
+        let mut start = start + (number * part) as u64;
+        part_of.chunks_mut(PIECE).try_for_each(|piece| {
+            file.read_exact_at(piece, start)?;
+            start += piece.len() as u64;
+            Ok::<(), io::Error>(())
+        })
+    };
+    thread::scope(|scope| {
+        let mut parts = bytes.chunks_mut(part).enumerate();
+        let first = parts.next();
+        let others: Vec<_> = parts.map(|part| thread::Builder::new().spawn_scoped(scope, move || read(part))).collect();
+        let outcome = first.map_or(Ok(()), read);
+        others.into_iter().try_for_each(|other| other?.join().unwrap_or_else(|panic| resume_unwind(panic)))?;
+        outcome
+    })
 }
 
 fn ended(error: &io::Error) -> String {

@@ -1,5 +1,5 @@
 //! Measures saving and loading for `cargo xtask bench --only checkpoint`: each beside what the same
-//! bytes take without this library, turn by turn. Prints one JSON object per turn.
+//! bytes take without this library, turn by turn. Prints a line of `name=number` for each turn, in seconds and bytes.
 //!
 //! The model is a stack of linear layers with AdamW, so that a checkpoint has three numbers per
 //! parameter.
@@ -16,7 +16,6 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use pipe_runtime::optim::AdamW;
 use pipe_runtime::{Checkpoints, Devices, Trainer, pipeline};
-use serde_json::json;
 use tch::nn::{self, Linear};
 use tch::{Device, Kind, Tensor};
 
@@ -72,39 +71,45 @@ fn run(args: &Args) -> Result<()> {
     again.save_in_background(&trainer)?;
     again.finish()?;
     let mut copies: Vec<Tensor> = triple(&state).map(Tensor::empty_like).collect();
-    for _ in 0..args.turns {
+    for turn in 0..args.turns {
         let checkpoint = again.latest()?.context("there is a checkpoint")?;
         let read_blocks = timed(|| read_blocks(&checkpoint))?.0;
         let (load, load_memory) = measured(|| Ok(Checkpoints::resume_from(&checkpoint, &mut trainer)?))?;
 
         let write_blocks = timed(|| write_blocks(&plain, bytes))?.0;
         fs::remove_file(&plain)?;
-        let mut saved = Checkpoints::in_folder(&ours).keep(1);
-        let (save, save_memory) = measured(|| saved.save(&trainer).map(drop).map_err(Into::into))?;
+        let (save, save_memory) =
+            measured(|| Checkpoints::in_folder(&ours).save(&trainer).map(drop).map_err(Into::into))?;
 
-        let copy_fresh = timed(|| Ok(triple(&state).map(copied).collect::<Vec<_>>()))?.0;
+        // What comes second may find the machine in another state, so the sides change places.
+        let copy_then_pause = |checkpoints: &mut Checkpoints, copy: &mut dyn FnMut() -> Result<()>| {
+            let mut times = [0.; 2];
+            for place in [turn % 2, 1 - turn % 2] {
+                times[place] = match place {
+                    0 => timed(&mut *copy)?.0,
+                    _ => timed(|| Ok(checkpoints.save_in_background(&trainer)?))?.0,
+                };
+                checkpoints.finish()?;
+            }
+            anyhow::Ok(times)
+        };
         let mut fresh = Checkpoints::in_folder(&ours).keep(1);
-        let pause_fresh = timed(|| Ok(fresh.save_in_background(&trainer)?))?.0;
-        fresh.finish()?;
+        let [copy_fresh, pause_fresh] = copy_then_pause(&mut fresh, &mut || {
+            drop(triple(&state).map(copied).collect::<Vec<_>>());
+            Ok(())
+        })?;
         drop(fresh);
-
-        let copy_again = timed(|| {
+        let [copy_again, pause_again] = copy_then_pause(&mut again, &mut || {
             for (copy, tensor) in copies.iter_mut().zip(triple(&state)) {
                 copy.copy_(&tensor.detach());
             }
             Ok(())
-        })?
-        .0;
-        let pause_again = timed(|| Ok(again.save_in_background(&trainer)?))?.0;
-        again.finish()?;
-        let turn = json!({
-            "bytes": bytes,
-            "read_blocks": read_blocks, "load": load, "load_memory": load_memory,
-            "write_blocks": write_blocks, "save": save, "save_memory": save_memory,
-            "copy_fresh": copy_fresh, "pause_fresh": pause_fresh,
-            "copy_again": copy_again, "pause_again": pause_again,
-        });
-        println!("{turn}");
+        })?;
+        println!(
+            "bytes={bytes} read_blocks={read_blocks} load={load} load_memory={load_memory} \
+             write_blocks={write_blocks} save={save} save_memory={save_memory} \
+             copy_fresh={copy_fresh} pause_fresh={pause_fresh} copy_again={copy_again} pause_again={pause_again}"
+        );
     }
     fs::remove_dir_all(&args.folder)?;
     Ok(())

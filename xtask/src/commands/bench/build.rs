@@ -15,11 +15,17 @@ pub struct Programs {
     pub ours: PathBuf,
     /// Bare libtorch.
     pub bare: PathBuf,
+    /// The program that saves and loads.
+    pub checkpoint: PathBuf,
 }
 
 impl Programs {
     pub fn build(checkout: &Checkout, libtorch: &Path) -> anyhow::Result<Self> {
-        Ok(Self { ours: ours(checkout, "ours", &[])?, bare: bare(checkout, libtorch)? })
+        Ok(Self {
+            ours: ours(checkout, "ours", &[])?,
+            bare: bare(checkout, libtorch)?,
+            checkpoint: program(checkout, "checkpoint", "checkpoint", &[])?,
+        })
     }
 }
 
@@ -28,13 +34,18 @@ pub fn countable(checkout: &Checkout) -> anyhow::Result<PathBuf> {
     ours(checkout, "countable", &["--no-default-features"])
 }
 
-/// Builds the program as a user would, and copies it to a separate name, because cargo has one
-/// place for all of its variants.
+/// Builds our contender under this name.
 pub fn ours(checkout: &Checkout, name: &str, flags: &[&str]) -> anyhow::Result<PathBuf> {
+    program(checkout, "bench", name, flags)
+}
+
+/// Builds a program as a user would, and copies it to a separate name, because cargo has one place
+/// for all of its variants.
+fn program(checkout: &Checkout, program: &str, name: &str, flags: &[&str]) -> anyhow::Result<PathBuf> {
     // Another checkout may be older than the package; then the program is among its examples.
     let package = if checkout.programs().is_dir() { "pipe-programs" } else { "pipe-examples" };
     let mut cargo = cargo::command(checkout);
-    cargo.args(["build", "--release", "--quiet", "-p", package, "--bin", "bench"]).args(flags);
+    cargo.args(["build", "--release", "--quiet", "-p", package, "--bin", program]).args(flags);
     cargo.arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
     let output = cargo.output().context(cargo::CANNOT_START)?;
     if !output.status.success() {

@@ -1,5 +1,6 @@
 //! The figures: what they compare, and their bars.
 
+mod checkpoint;
 mod compile;
 mod dispatch;
 mod efficiency;
@@ -35,6 +36,8 @@ pub enum Figure {
     Pipelining,
     /// Whole training iterations, with clipping and AdamW
     Iteration,
+    /// Saving and loading
+    Checkpoint,
     /// A backward in two parts beside a whole one
     Split,
     /// Peak memory
@@ -48,13 +51,14 @@ pub enum Figure {
 }
 
 impl Figure {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Machine,
         Self::Dispatch,
         Self::Efficiency,
         Self::Torchgpipe,
         Self::Pipelining,
         Self::Iteration,
+        Self::Checkpoint,
         Self::Split,
         Self::Memory,
         Self::OneStage,
@@ -73,6 +77,7 @@ impl Figure {
             Self::Torchgpipe => "torchgpipe",
             Self::Pipelining => "pipelining",
             Self::Iteration => "iteration",
+            Self::Checkpoint => "checkpoint",
             Self::Split => "split",
             Self::Memory => "memory",
             Self::OneStage => "one-stage",
@@ -89,6 +94,7 @@ impl Figure {
             Self::Torchgpipe => "Against torchgpipe 0.0.7 and torch 2.3's Pipe, 2 stages, 8 micro-batches",
             Self::Pipelining => "Against torch.distributed.pipelining over Gloo, 2 stages, 8 micro-batches",
             Self::Iteration => "Whole training iterations: step, clipping, AdamW, 2 stages, 8 micro-batches",
+            Self::Checkpoint => "Saving and loading a checkpoint of 2 GiB",
             Self::Split => "Split backward, in times of the whole backward",
             Self::Memory => "Memory, peak of a step",
             Self::OneStage => "One stage, one micro-batch",
@@ -105,6 +111,7 @@ impl Figure {
             Self::Torchgpipe => torchgpipe::measure(bench),
             Self::Pipelining => pipelining::measure(bench),
             Self::Iteration => iteration::measure(bench),
+            Self::Checkpoint => checkpoint::measure(bench),
             Self::Split => split::measure(bench),
             Self::Memory => memory::measure(bench),
             Self::OneStage => one_stage::measure(bench),
