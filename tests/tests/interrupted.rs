@@ -68,14 +68,33 @@ fn step(trainer: &mut Trainer<Net>) {
     trainer.step(&x, &x, |output, x: &Tensor| output.mse_loss(x, tch::Reduction::Mean)).unwrap();
 }
 
+fn save_for_ever(vars: &NetVars, folder: &Path) -> ! {
+    loop {
+        vars.save(folder.join("model.safetensors")).unwrap();
+        println!("saved");
+    }
+}
+
+/// Resumes what is in the folder, and saves after each step, every second time in the background.
+fn train_for_ever(folder: &Path) -> ! {
+    let (mut trainer, _) = trainer();
+    let mut checkpoints = Checkpoints::in_folder(folder).keep(2);
+    checkpoints.resume(&mut trainer).unwrap();
+    println!("resumed");
+    loop {
+        step(&mut trainer);
+        match trainer.steps() % 2 {
+            0 => checkpoints.save_in_background(&trainer).unwrap(),
+            _ => drop(checkpoints.save(&trainer).unwrap()),
+        }
+    }
+}
+
 #[test]
 fn a_file_is_complete_whenever_its_save_is_killed() {
     let (_net, vars) = net();
     if let Some(folder) = std::env::var_os(FOLDER) {
-        loop {
-            vars.save(Path::new(&folder).join("model.safetensors")).unwrap();
-            println!("saved");
-        }
+        save_for_ever(&vars, Path::new(&folder));
     }
     let folder = tempfile::tempdir().unwrap();
     for kill in 0..kills() {
@@ -94,18 +113,7 @@ fn a_file_is_complete_whenever_its_save_is_killed() {
 fn a_training_that_is_killed_again_and_again_ends_as_one_that_is_not() {
     const NAME: &str = "a_training_that_is_killed_again_and_again_ends_as_one_that_is_not";
     if let Some(folder) = std::env::var_os(FOLDER) {
-        let (mut trainer, _) = trainer();
-        let mut checkpoints = Checkpoints::in_folder(folder).keep(2);
-        checkpoints.resume(&mut trainer).unwrap();
-        println!("resumed");
-        loop {
-            step(&mut trainer);
-            // Every second save is in the background.
-            match trainer.steps() % 2 {
-                0 => checkpoints.save_in_background(&trainer).unwrap(),
-                _ => drop(checkpoints.save(&trainer).unwrap()),
-            }
-        }
+        train_for_ever(Path::new(&folder));
     }
     let folder = tempfile::tempdir().unwrap();
     let mut steps = 0;

@@ -40,7 +40,8 @@ impl<E> Progress<E> {
     }
 
     fn ready(&self, order: &Order, rank: usize) -> Option<usize> {
-        if self.running[rank] {
+        // A job may leave out ranks of the executors.
+        if *self.running.get(rank)? {
             return None;
         }
         let &step = order.ranks[rank].get(self.started[rank])?;
@@ -156,6 +157,13 @@ mod tests {
             let first = *failing.iter().min().unwrap();
             prop_assert_eq!(run(stages, micro_batches, &failing, &picks), Err(Ended::Failed(first)));
         }
+    }
+
+    #[test]
+    fn a_rank_that_the_order_lacks_has_nothing_to_do() {
+        let order = pipe_schedule::gpipe(&[0], 1, |_| false).order().unwrap();
+        assert_eq!(Progress::<()>::new(&order).start(&order, [7]), None);
+        assert_eq!(Progress::<()>::new(&order).start(&order, [7, 0]), Some(0));
     }
 
     #[test]

@@ -180,7 +180,7 @@ impl Lowered {
                 messages.extend(ending.map(|(skip, &(from, _))| message(from, Some(skip))));
             }
             ActionKind::Backward | ActionKind::BackwardInput => {
-                messages.extend((stage + 1 < self.stages).then(|| message(stage + 1, None)));
+                messages.extend(next_stage(stage, self.stages).map(|next| message(next, None)));
                 let starting = self.skips.iter().enumerate().filter(|(_, (from, _))| *from == stage);
                 messages.extend(starting.map(|(skip, &(_, to))| message(to, Some(skip))));
             }
@@ -197,7 +197,7 @@ impl Lowered {
         let mut messages = Vec::new();
         match kind {
             ActionKind::Forward => {
-                messages.extend((stage + 1 < self.stages).then(|| message(stage + 1, None)));
+                messages.extend(next_stage(stage, self.stages).map(|next| message(next, None)));
                 let starting = self.skips.iter().enumerate().filter(|(_, (from, _))| *from == stage);
                 messages.extend(starting.map(|(skip, &(_, to))| message(to, Some(skip))));
             }
@@ -430,4 +430,9 @@ impl fmt::Display for Lowered {
         }
         Ok(())
     }
+}
+
+/// The stage after `stage`, if there is one.
+fn next_stage(stage: usize, stages: usize) -> Option<usize> {
+    stage.checked_add(1).filter(|&next| next < stages)
 }

@@ -306,6 +306,8 @@ fn stages_on_other_ranks_than_the_methods() {
     assert_eq!(error, "`1f1b` has no stage on rank 1: number the ranks without gaps from 0");
     assert!(ScheduleKind::Zbv.schedule_on(&[0, 1, 1, 0], 4).is_ok());
     assert!(ScheduleKind::OneFOneB.schedule_on(&[usize::MAX], 4).is_err());
+    let error = ScheduleKind::GPipe.schedule_on(&[0, 0, 2], 4).unwrap_err().to_string();
+    assert_eq!(error, "`gpipe` has no stage on rank 1: number the ranks without gaps from 0");
 }
 
 #[test]

@@ -118,16 +118,18 @@ impl Split {
     }
 
     /// The indices of part `part` of `length` layers. If the counts do not add up, the last part
-    /// gets the rest.
+    /// gets the rest. A part that does not exist is empty.
     pub fn range(self, part: usize, length: usize) -> std::ops::Range<usize> {
         match self {
             Self::Evenly(parts) => {
-                let start = |part: usize| part * (length / parts) + part.min(length % parts);
-                start(part)..start(part + 1)
+                let parts = parts.max(1);
+                let start = |part: usize| part.min(parts) * (length / parts) + part.min(length % parts);
+                start(part)..start(part.saturating_add(1))
             }
             Self::Counts(counts) => {
+                let Some(&count) = counts.get(part) else { return length..length };
                 let start = counts[..part].iter().sum::<usize>().min(length);
-                let end = if part + 1 == counts.len() { length } else { (start + counts[part]).min(length) };
+                let end = if part + 1 == counts.len() { length } else { (start + count).min(length) };
                 start..end
             }
         }
@@ -204,6 +206,18 @@ impl fmt::Display for Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_part_has_a_range_within_the_layers() {
+        for split in [Split::Evenly(3), Split::Counts(&[2, 1, 2])] {
+            assert_eq!([0, 1, 2, 3, usize::MAX].map(|part| split.range(part, 5)), {
+                let middle = if let Split::Evenly(_) = split { 2..4 } else { 2..3 };
+                let end = middle.end;
+                [0..2, middle, end..5, 5..5, 5..5]
+            });
+        }
+        assert_eq!(Split::Evenly(0).range(0, 5), 0..5);
+    }
 
     #[test]
     fn prints_as_a_table() {

@@ -29,8 +29,11 @@ pub struct Group {
 enum Selects {
     Pattern(String),
     BiasesAndNorms,
-    Matching(Box<dyn Fn(&str, &Tensor) -> bool>),
+    Matching(Box<Predicate>),
 }
+
+/// Whether a variable of a name is in the group.
+type Predicate = dyn Fn(&str, &Tensor) -> bool;
 
 impl Group {
     fn new(selects: Selects) -> Self {

@@ -124,9 +124,9 @@ mod tests {
         let mut scales = Vec::new();
         for good in [true, true, true, true, false, true, true, false, false] {
             if good {
-                scaler.has_updated()
+                scaler.has_updated();
             } else {
-                scaler.has_skipped("").unwrap()
+                scaler.has_skipped("").unwrap();
             }
             scales.push(scaler.scale());
         }

@@ -1,5 +1,5 @@
-//! The types that a user holds: a pipeline and its builder, training steps, optimizers, traces, advice,
-//! the unpipelined run, and the balancing of a model.
+//! The types that a user holds: a pipeline and its builder, training steps, optimizers, traces,
+//! advice, the unpipelined run, and the balancing of a model.
 
 mod advise;
 pub mod balance;

@@ -133,8 +133,8 @@ impl<'a, M: Pipeline, T: Flow, O> TrainStep<'a, M, T, O> {
         self
     }
 
-    /// Multiplies the gradients by `scale`, and not the reported loss: for loss scaling, or by 1 / n
-    /// to accumulate the gradients of n steps. [`Trainer`](crate::Trainer) does both.
+    /// Multiplies the gradients by `scale`, and not the reported loss: for loss scaling, or by
+    /// 1 / n to accumulate the gradients of n steps. [`Trainer`](crate::Trainer) does both.
     pub fn gradient_scale(mut self, scale: f64) -> Self {
         self.scale = scale;
         self

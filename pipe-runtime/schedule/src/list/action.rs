@@ -100,7 +100,7 @@ impl Action {
     pub(crate) fn needs(self, stages: usize) -> impl Iterator<Item = Action> + use<> {
         let Action { kind, stage, micro_batch } = self;
         let here = |kind| Some(Action::new(kind, stage, micro_batch));
-        let after = (stage + 1 < stages).then(|| stage + 1);
+        let after = stage.checked_add(1).filter(|&after| after < stages);
         let needed = match kind {
             ActionKind::Forward => [stage.checked_sub(1).map(|before| self.at(before)), None, None, None],
             ActionKind::Recompute => [here(ActionKind::Forward), None, None, None],

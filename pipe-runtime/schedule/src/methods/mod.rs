@@ -111,7 +111,7 @@ impl ScheduleKind {
     /// # Errors
     ///
     /// Fails if the schedule cannot run these stages on these ranks, or this number of
-    /// micro-batches: with [`ScheduleKindError::NoStages`] if there are more ranks than stages,
+    /// micro-batches: with [`ScheduleKindError::NoStages`] if a rank has none,
     /// and, except for GPipe, with [`ScheduleKindError::Uneven`], [`ScheduleKindError::Placement`]
     /// or an error of [`check`](Self::check).
     pub fn schedule_on(self, rank_of: &[usize], micro_batches: usize) -> Result<Schedule, ScheduleKindError> {
@@ -158,6 +158,9 @@ impl ScheduleKind {
         self.check_size(ranks.min(1), rank_of.len(), micro_batches)?;
         let mut stages = vec![0; ranks];
         rank_of.iter().for_each(|&rank| stages[rank] += 1);
+        if let Some(rank) = stages.iter().position(|&stages| stages == 0) {
+            return Err(ScheduleKindError::NoStages { kind: self, rank });
+        }
         let most = stages.iter().copied().max().unwrap_or(0);
         if self == ScheduleKind::GPipe {
             return Ok((ranks, most));

@@ -95,12 +95,8 @@ impl Costs {
 
     /// The costs of the same model with `stages` stages, where neighbouring stages run as one.
     /// Unchanged if the number of stages does not divide evenly.
-    ///
-    /// # Panics
-    ///
-    /// Panics if there are no stages and `stages` is not zero.
     pub fn merged(&self, stages: usize) -> Self {
-        if stages == 0 || !self.stages.len().is_multiple_of(stages) {
+        if stages == 0 || self.stages.is_empty() || !self.stages.len().is_multiple_of(stages) {
             return self.clone();
         }
         let run = self.stages.len() / stages;
@@ -140,5 +136,7 @@ mod tests {
         assert_eq!(merged.skips.iter().map(|skip| (skip.from, skip.to)).collect::<Vec<_>>(), [(0, 2)]);
         assert_eq!(costs.merged(4), costs);
         assert_eq!(costs.merged(6), costs);
+        let none = Costs::equal(0, 1., 1., 1.);
+        assert_eq!(none.merged(3), none);
     }
 }

@@ -187,7 +187,7 @@ impl Loader<'_> {
     fn names(&self, files: &TensorFiles) -> Result<BTreeMap<String, String>> {
         let mut names: BTreeMap<String, String> = BTreeMap::new();
         for name in files.names().chain(files.aliases()) {
-            let renamed = self.rename.iter().fold(Some(name.to_owned()), |name, rename| rename(&name?));
+            let renamed = self.rename.iter().try_fold(name.to_owned(), |name, rename| rename(&name));
             let Some(renamed) = renamed else { continue };
             if let Some(other) = names.insert(renamed.clone(), name.to_owned()) {
                 return Err(Error::File(format!(

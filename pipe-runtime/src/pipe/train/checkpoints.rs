@@ -100,8 +100,8 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// Waits for a save in the background, and returns its folder; `None` if there is none. Dropping
-    /// the checkpoints waits too, but can only print an error.
+    /// Waits for a save in the background, and returns its folder; `None` if there is none.
+    /// Dropping the checkpoints waits too, but can only print an error.
     ///
     /// # Errors
     ///

@@ -297,6 +297,43 @@ fn large_parameters_are_updated_to_the_last_element_with_the_same_bits_everywher
     assert!(equal(&other, &whole));
 }
 
+/// In 16 bits too, where one of libtorch's own kernels leaves the parameters as they are.
+#[test]
+fn parameters_of_every_kind_are_updated() {
+    let _serial = serial();
+    let momentum = Sgd { lr: 0.1, momentum: 0.9, weight_decay: 0.1, ..Sgd::default() };
+    let rules: [Rule; 4] = [
+        AdamW { lr: 0.1, ..AdamW::default() }.into(),
+        Adam { lr: 0.1, amsgrad: true, ..Adam::default() }.into(),
+        Sgd { lr: 0.1, ..Sgd::default() }.into(),
+        momentum.into(),
+    ];
+    for (kind, bar) in [(Kind::Double, 1e-12), (Kind::Float, 1e-5), (Kind::Half, 1.5e-2), (Kind::BFloat16, 4e-2)] {
+        for rule in rules {
+            let (pipe, named) = Halves::make(37);
+            for (_, variable) in &named {
+                variable.shallow_clone().set_data(&variable.detach().to_kind(kind));
+            }
+            let mut optimizer = pipe.optimizer(rule).build().unwrap();
+            let mut formulas: Vec<_> = named.iter().map(|(_, variable)| Formula::new(variable)).collect();
+            for step in 0..4 {
+                for ((_, variable), formula) in named.iter().zip(&mut formulas) {
+                    let gradient = (variable.randn_like().detach() + step) * 0.5;
+                    give(variable, &gradient);
+                    formula.update(&rule, rule.lr(), &gradient.to_kind(Kind::Double));
+                }
+                optimizer.step().unwrap();
+                optimizer.zero_grad().unwrap();
+            }
+            let far = |((_, variable), formula): (&(String, Tensor), &Formula)| {
+                (variable.detach().to_kind(Kind::Double) - &formula.value).abs().max().double_value(&[])
+            };
+            let far = named.iter().zip(&formulas).map(far).fold(0., f64::max);
+            assert!(far < bar, "{rule:?} in {kind:?}: {far}");
+        }
+    }
+}
+
 #[test]
 fn a_training_with_tchs_optimizers_gives_the_same_losses() {
     let _serial = serial();

@@ -1,5 +1,6 @@
 //! Measures saving and loading for `cargo xtask bench --only checkpoint`: each beside what the same
-//! bytes take without this library, turn by turn. Prints a line of `name=number` for each turn, in seconds and bytes.
+//! bytes take without this library, turn by turn. Prints a line of `name=number` for each turn, in
+//! seconds and bytes.
 //!
 //! The model is a stack of linear layers with AdamW, so that a checkpoint has three numbers per
 //! parameter.

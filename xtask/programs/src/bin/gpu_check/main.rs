@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod memory;
+mod optimizer;
 mod races;
 mod small;
 mod speed;
@@ -76,6 +77,7 @@ fn run(args: &Args) -> Result<bool> {
     unet::check(&gpus, args.unet_batch, args.measurements, args.torchgpipe.as_deref(), &mut table)?;
     transparency::check(&gpus, &mut table)?;
     races::check(&gpus, args.repetitions, &mut table)?;
+    optimizer::check(&gpus, args.measurements, &mut table)?;
     memory::check(&gpus, args.steps, &mut table)?;
     speed::check(&gpus, args.measurements, &mut table)?;
     timeline::write(&gpus, &args.timeline, &mut table)?;

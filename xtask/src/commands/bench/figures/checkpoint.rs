@@ -61,7 +61,7 @@ fn number(line: &str, name: &str) -> Option<f64> {
 
 /// Runs the program. Returns its line for each turn.
 fn run(bench: &Bench<'_>) -> anyhow::Result<Vec<String>> {
-    let folder = bench.checkout.bench().join("checkpoint");
+    let folder = bench.checkout.bench().join("checkpoint-files");
     let mut program = Command::new(&bench.programs.checkpoint);
     program.args(["--turns", &bench.turns.to_string()]).arg(&folder).stderr(Stdio::inherit());
     let output = program.output().with_context(|| format!("cannot start {}", program.get_program().display()))?;

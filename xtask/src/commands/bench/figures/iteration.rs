@@ -1,5 +1,5 @@
-//! Whole training iterations (no gradients, a step, clipping by norm, AdamW) beside those with tch's
-//! optimizer, and beside the peers with their fused AdamW.
+//! Whole training iterations (no gradients, a step, clipping by norm, AdamW) beside those with
+//! tch's optimizer, and beside the peers with their fused AdamW.
 
 use crate::commands::bench::Bench;
 use crate::commands::bench::duel::{check, take_turns};
