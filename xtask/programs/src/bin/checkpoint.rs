@@ -10,10 +10,10 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use pipe_runtime::optim::AdamW;
 use pipe_runtime::{Checkpoints, Devices, Trainer, pipeline};
@@ -77,8 +77,10 @@ fn run(args: &Args) -> Result<()> {
         let read_blocks = timed(|| read_blocks(&checkpoint))?.0;
         let (load, load_memory) = measured(|| Ok(Checkpoints::resume_from(&checkpoint, &mut trainer)?))?;
 
+        wait_for_the_disk()?;
         let write_blocks = timed(|| write_blocks(&plain, bytes))?.0;
         fs::remove_file(&plain)?;
+        wait_for_the_disk()?;
         let (save, save_memory) =
             measured(|| Checkpoints::in_folder(&ours).save(&trainer).map(drop).map_err(Into::into))?;
 
@@ -113,6 +115,13 @@ fn run(args: &Args) -> Result<()> {
         );
     }
     fs::remove_dir_all(&args.folder)?;
+    Ok(())
+}
+
+/// Waits until the disk has all that was written and removed before, which a sync would wait for.
+fn wait_for_the_disk() -> Result<()> {
+    let status = Command::new("sync").status().context("cannot start `sync`")?;
+    ensure!(status.success(), "`sync` has failed");
     Ok(())
 }
 
