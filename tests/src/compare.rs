@@ -11,8 +11,8 @@ pub trait Case: Pipeline<Input: IntoFlow<Self::Input>> + Layer<Self::Input, Out 
     /// The generated variables.
     type Vars: Deref<Target = Vars>;
 
-    /// Creates the model on CPU stages.
-    fn make() -> (Self, Self::Vars);
+    /// Creates the model on this many CPU stages.
+    fn make(stages: usize) -> (Self, Self::Vars);
 
     /// Creates an input of `rows` rows. Also returns its leaf tensors that require a gradient.
     fn input(rows: i64) -> (Self::Input, Vec<Tensor>);
@@ -34,6 +34,9 @@ pub struct Settings {
     pub seed: i64,
     /// Whether the model is in training mode.
     pub training: bool,
+    /// The number of stages on which the pipelined one runs, in parts of those annotated: above 0,
+    /// and at most 1.
+    pub merged: f64,
 }
 
 /// Everything that a step computes or changes.
@@ -88,7 +91,8 @@ pub fn assert_transparent<C: Case>(settings: Settings) {
 /// the outputs that require a gradient, and the backward.
 fn run<C: Case>(settings: Settings, forward: impl FnOnce(C, &Vars, C::Input) -> C::Output) -> Outcome {
     tch::manual_seed(settings.seed);
-    let (model, vars) = C::make();
+    let annotated = C::PLAN.stages.len();
+    let (model, vars) = C::make((annotated as f64 * settings.merged).ceil() as usize);
     let (input, leaves) = C::input(settings.rows);
     let outputs = C::tensors(forward(model, &vars, input.share()));
     let carried: Vec<bool> = outputs.iter().map(Tensor::requires_grad).collect();

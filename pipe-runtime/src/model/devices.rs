@@ -3,11 +3,15 @@ use std::str::FromStr;
 
 use tch::{Cuda, Device};
 
-use super::plan::Plan;
+use super::plan::{Plan, Split};
 use crate::error::{Error, Result};
 use crate::torch::cuda_fault;
 
-/// The devices of the stages, one per stage.
+/// The devices of the stages.
+///
+/// If there are fewer devices than the model has stages, consecutive stages are merged, as evenly
+/// as possible: they run as one stage, under every schedule. Names, files and random numbers do not
+/// change, and results neither.
 ///
 /// ```
 /// use pipe_runtime::Devices;
@@ -55,12 +59,12 @@ impl Devices {
         Self::new([Device::Cpu].into_iter().chain((0..cuda).map(Device::Cuda)).chain(mps).collect::<Vec<_>>())
     }
 
-    /// Makes a list of devices, one per stage.
+    /// Makes a list of devices, one per stage or fewer.
     pub fn new(devices: impl Into<Vec<Device>>) -> Self {
         Self { stages: devices.into(), unsupported: None }
     }
 
-    /// The devices, one per stage.
+    /// The devices.
     pub fn as_slice(&self) -> &[Device] {
         &self.stages
     }
@@ -70,23 +74,26 @@ impl Devices {
         self.stages.iter().copied().map(name).collect()
     }
 
-    /// Returns the devices, one for each of `count` stages.
+    /// Distributes `annotated` stages over the devices.
     ///
     /// # Errors
     ///
-    /// Fails if their number is not `count`, or if one is not on this machine or cannot be
-    /// addressed by tch.
-    pub(crate) fn for_stages(&self, count: usize) -> Result<&[Device]> {
+    /// Fails if there are no devices or more than stages, or if one is not on this machine or
+    /// cannot be addressed by tch.
+    pub(crate) fn place(&self, annotated: usize) -> Result<Placement> {
         if let Some(name) = self.unsupported {
             return Err(Error::Setting(format!(
                 "tch cannot address the device `{name}`: choose others with `Devices::new`"
             )));
         }
-        if self.stages.len() != count {
-            return Err(Error::Setting(format!(
-                "the model has {count} stages, but {} devices were given ({self}): give one for each stage",
-                self.stages.len()
-            )));
+        let stages = self.stages.len();
+        if stages == 0 || stages > annotated {
+            return Err(Error::Setting(match stages {
+                0 => "no devices were given: give one for each stage, or fewer to merge stages".into(),
+                _ => format!(
+                    "the model has {annotated} stages, but {stages} devices were given ({self}): give one for each stage, or fewer to merge stages"
+                ),
+            }));
         }
         if let Some(missing) = self.stages.iter().find(|device| !is_here(**device)) {
             return Err(Error::Setting(format!(
@@ -96,8 +103,18 @@ impl Devices {
                 why_no_cuda(*missing)
             )));
         }
-        Ok(&self.stages)
+        let stage_of = (0..stages).flat_map(|stage| Split::Evenly(stages).range(stage, annotated).map(move |_| stage));
+        Ok(Placement { devices: self.stages.clone(), stage_of: stage_of.collect() })
     }
+}
+
+/// How annotated stages are distributed over devices.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Placement {
+    /// The device of each stage.
+    pub(crate) devices: Vec<Device>,
+    /// The stage of each annotated stage.
+    pub(crate) stage_of: Vec<usize>,
 }
 
 fn is_here(device: Device) -> bool {
@@ -165,8 +182,19 @@ mod tests {
     }
 
     #[test]
+    fn fewer_devices_than_stages_merge_consecutive_stages_evenly() {
+        let stage_of = |devices, annotated| Devices::cpu(devices).place(annotated).unwrap().stage_of;
+        assert_eq!(stage_of(3, 3), [0, 1, 2]);
+        assert_eq!(stage_of(2, 5), [0, 0, 0, 1, 1]);
+        assert_eq!(stage_of(1, 3), [0, 0, 0]);
+        for wrong in [0, 4] {
+            assert!(Devices::cpu(wrong).place(3).unwrap_err().to_string().contains("devices were given"));
+        }
+    }
+
+    #[test]
     fn a_device_that_is_not_here_is_named_with_those_that_are() {
-        let error = Devices::new([Device::Cpu, Device::Cuda(4711)]).for_stages(2).unwrap_err().to_string();
+        let error = Devices::new([Device::Cpu, Device::Cuda(4711)]).place(2).unwrap_err().to_string();
         assert!(error.starts_with("there is no device `cuda:4711` on this machine, only cpu"), "{error}");
     }
 }

@@ -159,7 +159,7 @@ impl<M: Pipeline> std::fmt::Debug for Pipe<M> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Pipe")
             .field("model", &M::PLAN.name)
-            .field("stages", &M::PLAN.stages.len())
+            .field("stages", &self.built().stages.len())
             .field("chunks", &self.chunks())
             .field("checkpoint", &self.checkpoint())
             .field("training", &self.is_training())

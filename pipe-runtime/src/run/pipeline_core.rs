@@ -43,7 +43,7 @@ impl PipelineCore {
     pub(crate) fn new(graph: Graph, vars: &Vars, choices: Choices, annotated: Defaults) -> Result<Self> {
         let settings = choices.settings(annotated)?;
         vars.check_devices()?;
-        let (stages, routes) = graph.finish();
+        let (stages, routes) = graph.finish(vars.merging());
         let chunks = settings.chunks;
         let pipeline = BuiltPipeline::new(stages, routes, vars.devices(), State::new(vars)?, settings)?;
         let mut variables = VarStore::new(vars.var_store().device());

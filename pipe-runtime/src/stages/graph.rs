@@ -4,6 +4,7 @@
 use std::any::Any;
 use std::marker::PhantomData;
 
+use super::merge::merged;
 use super::ports::{Io, Port};
 use super::routes::{Ends, Route};
 use crate::model::{Context, Model};
@@ -21,7 +22,8 @@ pub struct Graph {
 pub(crate) trait Stage: Send {
     fn run(&self, io: &mut Io<'_>, cx: &Context);
 
-    fn into_layers(self: Box<Self>) -> Box<dyn Any + Send>;
+    /// Adds the layers of each annotated stage in it.
+    fn into_layers(self: Box<Self>, layers: &mut Vec<Box<dyn Any + Send>>);
 }
 
 /// The function that runs a stage's layers on one micro-batch, with the ports `P`.
@@ -42,8 +44,8 @@ where
         (self.run)(&self.layers, self.ports, io, cx);
     }
 
-    fn into_layers(self: Box<Self>) -> Box<dyn Any + Send> {
-        Box::new(self.layers)
+    fn into_layers(self: Box<Self>, layers: &mut Vec<Box<dyn Any + Send>>) {
+        layers.push(Box::new(self.layers));
     }
 }
 
@@ -95,14 +97,19 @@ impl Graph {
         self.stages.push(stage);
     }
 
-    /// Returns the stages and the routes, once all are declared.
-    pub(crate) fn finish(self) -> (Vec<Box<dyn Stage>>, Vec<Route>) {
+    /// Returns the stages and the routes, once all are declared. `stage_of` has the stage of each
+    /// annotated stage; consecutive ones may be merged.
+    pub(crate) fn finish(self, stage_of: &[usize]) -> (Vec<Box<dyn Stage>>, Vec<Route>) {
         let ends = self.ends.into_iter().enumerate().map(|(index, ends)| {
             let (from, to) = ends.expect("generated code declares all ports");
             (if index == self.output { self.stages.len().checked_sub(1) } else { from }, to)
         });
-        let routes = Route::all(ends);
-        (self.stages, routes)
+        let mut routes = Route::all(ends);
+        for route in &mut routes {
+            route.from = route.from.map(|stage| stage_of[stage]);
+            route.to = route.to.map(|stage| stage_of[stage]);
+        }
+        (merged(self.stages, stage_of), routes)
     }
 }
 
@@ -112,10 +119,12 @@ pub struct Layers(std::vec::IntoIter<Box<dyn Any + Send>>);
 
 impl Layers {
     pub(crate) fn new(stages: Vec<Box<dyn Stage>>) -> Self {
-        Self(stages.into_iter().map(Stage::into_layers).collect::<Vec<_>>().into_iter())
+        let mut layers = Vec::new();
+        stages.into_iter().for_each(|stage| stage.into_layers(&mut layers));
+        Self(layers.into_iter())
     }
 
-    /// Takes the layers of the next stage.
+    /// Takes the layers of the next annotated stage.
     ///
     /// # Panics
     ///

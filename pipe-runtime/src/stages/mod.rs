@@ -3,6 +3,7 @@
 
 mod generated;
 mod graph;
+mod merge;
 mod movable;
 mod nested;
 mod pipeline;

@@ -2,6 +2,7 @@
 
 use std::marker::PhantomData;
 
+use super::routes::Route;
 use crate::flow::{Flow, PackedValue};
 use crate::lock::give_up;
 use crate::model::Model;
@@ -26,7 +27,10 @@ impl<T> Copy for Port<T> {}
 /// Receives and sends the values of a stage while it runs one micro-batch.
 #[doc(hidden)]
 pub struct Io<'a> {
+    routes: &'a [Route],
     receive: &'a mut dyn FnMut(usize) -> PackedValue,
+    /// The values on routes within the stage, which cut no graph.
+    inner: Vec<Sent>,
     recorded: Option<Recorded>,
     sent: Vec<Sent>,
 }
@@ -46,13 +50,17 @@ pub(crate) struct Recorded {
 impl<'a> Io<'a> {
     /// `receive` takes the value that waits at a port; the value must be on the stage's device. If
     /// `record` is the number of the stage, its graph is recorded.
-    pub(crate) fn new(receive: &'a mut dyn FnMut(usize) -> PackedValue, record: Option<usize>) -> Self {
+    pub(crate) fn new(
+        routes: &'a [Route],
+        receive: &'a mut dyn FnMut(usize) -> PackedValue,
+        record: Option<usize>,
+    ) -> Self {
         let recorded = record.map(|stage| Recorded {
             graph: StageGraph::new(stage).unwrap_or_else(|error| give_up(error.to_string())),
             received: Vec::new(),
             roots: Vec::new(),
         });
-        Self { receive, recorded, sent: Vec::new() }
+        Self { routes, receive, inner: Vec::new(), recorded, sent: Vec::new() }
     }
 
     /// Receives the value that was sent on `port`.
@@ -63,6 +71,9 @@ impl<'a> Io<'a> {
     /// Receives a packed value. If the graph is recorded, the tensors that need a gradient become
     /// its inputs.
     fn take(&mut self, port: usize) -> PackedValue {
+        if let Some(index) = self.inner.iter().position(|(at, _)| *at == port) {
+            return self.inner.swap_remove(index).1;
+        }
         let mut value = (self.receive)(port);
         for (position, item) in value.tensors.iter_mut().enumerate() {
             if let Some(recorded) = self.recorded.as_mut().filter(|_| item.needs_gradient) {
@@ -90,7 +101,8 @@ impl<'a> Io<'a> {
     }
 
     fn give(&mut self, port: usize, value: PackedValue) {
-        self.sent.push((port, value));
+        let values = if self.routes[port].is_inner() { &mut self.inner } else { &mut self.sent };
+        values.push((port, value));
     }
 
     /// Returns the values that were sent, detached from the stage's graph, and that graph if it was

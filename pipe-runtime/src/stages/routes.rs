@@ -19,6 +19,13 @@ pub(crate) struct Route {
 }
 
 impl Route {
+    /// Whether it stays within one stage: the stages that it connected were merged.
+    pub(crate) fn is_inner(&self) -> bool {
+        self.from.is_some() && self.from == self.to
+    }
+}
+
+impl Route {
     /// Builds the routes of all ports from their ends, which are in the order of the ports'
     /// numbers.
     pub(super) fn all(ends: impl IntoIterator<Item = Ends>) -> Vec<Self> {
@@ -40,9 +47,10 @@ pub(crate) struct Crossing {
     pub(crate) is_skip: bool,
 }
 
-/// Iterates over all routes except those from and to the caller.
+/// Iterates over all routes from one stage to another: without those from and to the caller, and
+/// those within a stage.
 pub(crate) fn crossings(routes: &[Route]) -> impl Iterator<Item = Crossing> {
-    routes.iter().enumerate().filter_map(|(number, route)| {
+    routes.iter().enumerate().filter(|(_, route)| !route.is_inner()).filter_map(|(number, route)| {
         Some(Crossing { route: number, from: route.from?, to: route.to?, is_skip: route.is_skip })
     })
 }

@@ -10,6 +10,7 @@ use tch::{Device, Tensor};
 
 use crate::error::{Error, Result};
 use crate::lock::lock;
+use crate::model::devices::Placement;
 use crate::model::{Devices, LayerPlan, Plan};
 use crate::torch::Variable;
 
@@ -50,6 +51,9 @@ pub(crate) use select::selected;
 #[derive(Debug)]
 pub struct Vars {
     plan: Plan,
+    /// The stage of each annotated stage.
+    stage_of: Vec<usize>,
+    /// For each stage, a store on its device.
     stages: Vec<VarStore>,
     /// For each repeated child: the largest number of layers for which paths were created.
     lengths: Mutex<Vec<(String, usize)>>,
@@ -60,19 +64,20 @@ impl Vars {
     ///
     /// # Errors
     ///
-    /// Fails if `devices` does not have one device per stage, or if one of them is not on this
-    /// machine or is one that tch cannot address.
+    /// Fails if `devices` has no devices or more than one per stage, or if one of them is not on
+    /// this machine or is one that tch cannot address.
     #[doc(hidden)]
     pub fn new(plan: &Plan, devices: &Devices) -> Result<Self> {
         let mut stages: Vec<VarStore> = Vec::new();
-        for &device in devices.for_stages(plan.stages.len())? {
+        let Placement { devices, stage_of } = devices.place(plan.stages.len())?;
+        for device in devices {
             let mut store = VarStore::new(device);
             if let Some(first) = stages.first() {
                 store.variables_ = first.variables_.clone();
             }
             stages.push(store);
         }
-        Ok(Self { plan: *plan, stages, lengths: Mutex::default() })
+        Ok(Self { plan: *plan, stage_of, stages, lengths: Mutex::default() })
     }
 
     /// All variables, on all devices. Build an optimizer over this store.
@@ -82,9 +87,14 @@ impl Vars {
         &self.stages[0]
     }
 
-    /// The device of each stage.
+    /// The device of each stage. With fewer devices than annotated stages, some are merged.
     pub fn devices(&self) -> Vec<Device> {
         self.stages.iter().map(VarStore::device).collect()
+    }
+
+    /// The stage of each annotated stage.
+    pub(crate) fn merging(&self) -> &[usize] {
+        &self.stage_of
     }
 
     /// Returns the path of a single layer.
@@ -132,7 +142,8 @@ impl Vars {
             layer.name == name
                 && layer.repeat.is_none_or(|repeat| repeat.split.range(repeat.part, length).contains(&index))
         };
-        self.plan.stages.iter().position(|stage| stage.layers.iter().any(runs))
+        let annotated = self.plan.stages.iter().position(|stage| stage.layers.iter().any(runs))?;
+        Some(self.stage_of[annotated])
     }
 
     /// The stage to which the variable of this name belongs.

@@ -11,7 +11,7 @@ use crate::flow::{PackedTensor, PackedValue};
 use crate::lock::{give_up, lock};
 use crate::model::{Cells, Context, FirstPass, History, Next, Pass, Rewound, unique};
 use crate::run::built_pipeline::{BuiltPipeline, StageSlot};
-use crate::stages::{Io, Recorded, Sent};
+use crate::stages::{Io, Recorded, Route, Sent};
 use crate::torch::{Draw, GradMode, LayerRng, Modes, Parameters, digest, grad_enabled};
 
 /// The state of one call: the values between stages, and what each stage keeps for the backward.
@@ -239,7 +239,7 @@ impl Call {
             false => Recording::Nothing,
         };
         let pass = self.watch(stage).map_err(|error| error.to_string())?;
-        let (sent, recorded) = run_stage(slot, cx, &mut receive, recording)?;
+        let (sent, recorded) = run_stage(slot, &self.pipeline.routes, cx, &mut receive, recording)?;
         // If no gradient can come back to this stage, there is nothing to recompute.
         let goes_backward = recorded.as_ref().is_some_and(|recorded| !recorded.roots.is_empty());
         let next = match (goes_backward, recomputes) {
@@ -324,7 +324,8 @@ impl Call {
         let history = &self.histories[stage];
         let rewound =
             Rewound::before(&self.pipeline.state, history, stage, micro_batch).map_err(|error| error.to_string())?;
-        let (sent, recorded) = run_stage(&self.pipeline.stages[stage], cx, &mut receive, Recording::Graph)?;
+        let (slot, routes) = (&self.pipeline.stages[stage], &self.pipeline.routes);
+        let (sent, recorded) = run_stage(slot, routes, cx, &mut receive, Recording::Graph)?;
         if fingerprints(&sent)? != start.sent {
             return Err(
                 "the recomputation gave other values than the first pass, so the gradient would be that of another function. A layer keeps state in a cell of \
@@ -395,6 +396,7 @@ enum Recording {
 /// what autograd records.
 fn run_stage(
     slot: &StageSlot,
+    routes: &[Route],
     cx: &Context,
     receive: &mut dyn FnMut(usize) -> PackedValue,
     recording: Recording,
@@ -402,7 +404,7 @@ fn run_stage(
     let body = lock(&slot.body);
     let body = body.as_ref().ok_or("the model was taken out of the pipeline")?;
     let _grad = GradMode::set(recording != Recording::Nothing);
-    let mut io = Io::new(receive, (recording == Recording::Graph).then(|| cx.stage()));
+    let mut io = Io::new(routes, receive, (recording == Recording::Graph).then(|| cx.stage()));
     {
         let _rng = LayerRng::enter().map_err(|error| error.to_string())?;
         body.run(&mut io, cx);

@@ -310,8 +310,8 @@ fn wrong_settings_and_inputs_are_errors_before_anything_runs() {
     assert!(error.contains("zero-dimensional tensor cannot be split"), "{error}");
     let error = pipe.into_inner().pipe(&vars).chunks(0).build().unwrap_err().to_string();
     assert_eq!(error, "number of chunks must be positive integer");
-    let error = Fused::vars(&Devices::cpu(2)).unwrap_err().to_string();
-    assert!(error.contains("the model has 3 stages, but 2 devices were given (cpu,cpu)"), "{error}");
+    let error = Fused::vars(&Devices::cpu(4)).unwrap_err().to_string();
+    assert!(error.contains("the model has 3 stages, but 4 devices were given (cpu,cpu,cpu,cpu)"), "{error}");
 }
 
 /// A slow layer that counts its forwards.

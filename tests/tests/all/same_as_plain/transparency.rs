@@ -1,6 +1,6 @@
 //! A pipelined step has the same outputs, gradients of inputs and parameters, and statistics as the
 //! unpipelined step, bit by bit. There is a struct for each form of pipeline, which is tested with
-//! random batch sizes, chunks and checkpoint modes.
+//! random batch sizes, chunks, checkpoint modes, and on fewer devices than annotated.
 
 use pipe_runtime::{Checkpoint, Context, Devices, Layer, Replicate, pipeline};
 use pipe_tests::compare::{Case, Settings, assert_transparent, leaf, rows};
@@ -21,8 +21,8 @@ macro_rules! case {
         impl Case for $model {
             type Vars = $vars;
 
-            fn make() -> (Self, $vars) {
-                let $path = $model::vars(&Devices::cpu($model::STAGES)).unwrap();
+            fn make(stages: usize) -> (Self, $vars) {
+                let $path = $model::vars(&Devices::cpu(stages)).unwrap();
                 let model = $model $fields;
                 (model, $path)
             }
@@ -59,8 +59,17 @@ fn config() -> ProptestConfig {
 
 fn settings() -> impl Strategy<Value = Settings> {
     let checkpoint = prop_oneof![Just(Checkpoint::Always), Just(Checkpoint::ExceptLast), Just(Checkpoint::Never)];
-    (2..13_i64, 1..7_usize, checkpoint, 0..1000_i64, prop::bool::weighted(0.8))
-        .prop_map(|(rows, chunks, checkpoint, seed, training)| Settings { rows, chunks, checkpoint, seed, training })
+    let merged = prop_oneof![Just(1.), 0.01..1.];
+    (2..13_i64, 1..7_usize, checkpoint, 0..1000_i64, prop::bool::weighted(0.8), merged).prop_map(
+        |(rows, chunks, checkpoint, seed, training, merged)| Settings {
+            rows,
+            chunks,
+            checkpoint,
+            seed,
+            training,
+            merged,
+        },
+    )
 }
 
 #[pipeline(allow(single_stage))]

@@ -282,3 +282,31 @@ fn an_annotated_schedule_tells_forward_to_go_another_way() {
     let error = model.pipe(&vars).build().unwrap().forward(rows(8)).unwrap_err().to_string();
     assert!(error.contains("this pipeline was built for `zbv`: use `train_step`"), "{error}");
 }
+
+/// Stages that share a device count as one stage under every schedule.
+#[test]
+fn merged_stages_count_as_one_and_the_model_comes_back_whole() {
+    let _serial = pipe_tests::serial();
+    let train = |devices: usize, schedule| {
+        tch::manual_seed(5);
+        let vars = Four::vars(&Devices::cpu(devices)).unwrap();
+        let mut pipe = four(&vars).pipe(&vars).chunks(8).schedule(schedule).build().unwrap();
+        let mse = |output: &Tensor, y: &Tensor| output.mse_loss(y, tch::Reduction::Mean);
+        let (x, y) = (rows(16), Tensor::zeros([16, 3], (tch::Kind::Float, tch::Device::Cpu)));
+        let report = pipe.train_step(&x, &y, mse).unwrap();
+        assert_eq!(report.stages.len(), devices);
+        let whole = pipe.into_inner();
+        assert_eq!(Unpipelined::new(&whole).training(false).forward(&x).unwrap().size(), [16, 3]);
+        (report.loss, gradients(&vars))
+    };
+    let (loss, expected) = train(Four::STAGES, ScheduleKind::GPipe);
+    for (devices, schedule) in
+        [(3, ScheduleKind::GPipe), (2, ScheduleKind::OneFOneB), (2, ScheduleKind::ZbH1), (1, ScheduleKind::OneFOneB)]
+    {
+        let (found_loss, found) = train(devices, schedule);
+        assert_eq!(found_loss, loss);
+        for ((name, found), (_, expected)) in found.iter().zip(&expected) {
+            assert!(distance(found, expected) < 1e-6, "{name} on {devices} devices");
+        }
+    }
+}
