@@ -24,7 +24,7 @@ use std::panic;
 use std::process;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pipe_schedule::{Action, Order, Step};
 
@@ -68,6 +68,40 @@ pub trait Job: Send + Sync {
     ///
     /// If the thread cannot be prepared. The run then ends with this error.
     fn enter(&self) -> Result<Box<dyn Any>, Self::Error>;
+
+    /// The connection to the processes that perform the steps of other ranks; `None` if this
+    /// process performs all steps.
+    fn link(&self) -> Option<&dyn Link<Self::Error>> {
+        None
+    }
+}
+
+/// A job's connection to the processes that perform the steps of other ranks.
+///
+/// An executor that has no step to perform polls it, and the others do so between two steps. One
+/// thread polls at a time.
+pub trait Link<E>: Sync {
+    /// Whether another process performs the steps of this rank.
+    fn is_remote(&self, rank: usize) -> bool;
+
+    /// Returns what has happened since the last call, without waiting.
+    ///
+    /// # Errors
+    ///
+    /// If the connection is lost. The run then ends with this error.
+    fn poll(&self) -> Result<Vec<News>, E>;
+
+    /// Tells the other processes that the step at this position of the order has failed here.
+    fn has_failed(&self, step: usize);
+}
+
+/// What another process has done. Steps are positions in the order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// It has performed a step, and all results of it that this process needs have arrived.
+    Arrived(usize),
+    /// A step of it has failed.
+    Failed(usize),
 }
 
 /// An error of the engine itself, independent of the job.
@@ -97,6 +131,9 @@ pub enum EngineError {
     /// forever.
     #[error("the schedule cannot finish: {0} steps wait for others that never come")]
     Deadlock(usize),
+    /// A step of another process failed. That process has the error.
+    #[error("a step of another process failed")]
+    Elsewhere,
 }
 
 /// The threads of a pipeline, for jobs that fail with `E`. Dropping the engine ends and joins its
@@ -117,6 +154,8 @@ struct Shared<E> {
     /// Counts the changes of `state`. Spinning executors poll it.
     changes: AtomicU64,
     spin: Duration,
+    /// Held by the thread that polls the link of the current job.
+    polling: Mutex<()>,
 }
 
 struct State<E> {
@@ -177,6 +216,7 @@ impl<E: From<EngineError> + Send + 'static> Engine<E> {
             changed: Condvar::new(),
             changes: AtomicU64::new(0),
             spin,
+            polling: Mutex::new(()),
         });
         let mut engine = Self { shared, threads: Vec::new(), caller, process: process::id() };
         let (started, all_started) = mpsc::channel::<()>();
@@ -242,7 +282,7 @@ impl<E: From<EngineError> + Send + 'static> Engine<E> {
         }
         state.runs += 1;
         let number = state.runs;
-        let progress = Progress::new(job.order());
+        let progress = Progress::new(job.order(), |rank| job.link().is_some_and(|link| link.is_remote(rank)));
         let over = progress.is_over(job.order());
         let reserved = local.as_ref().map(|local| local.rank);
         state.run = Some(Run { number, job, progress, reserved, over });
@@ -282,6 +322,7 @@ impl<E: From<EngineError> + Send + 'static> Engine<E> {
         match run.map(|run| run.progress.into_result()) {
             None | Some(Ok(())) => Ok(()),
             Some(Err(Ended::Failed(error))) => Err(error),
+            Some(Err(Ended::Elsewhere)) => Err(EngineError::Elsewhere.into()),
             Some(Err(Ended::Deadlock(steps))) => Err(EngineError::Deadlock(steps).into()),
         }
     }
@@ -338,8 +379,34 @@ impl<E> Shared<E> {
         }
     }
 
-    /// Waits for a change: spins briefly, then sleeps.
+    /// Waits for a change: polls the job's link, or spins briefly and then sleeps.
     fn wait<'a>(&'a self, state: MutexGuard<'a, State<E>>) -> MutexGuard<'a, State<E>> {
+        let linked = state.run.as_ref().filter(|run| !run.over && run.job.link().is_some());
+        if let Some((number, job)) = linked.map(|run| (run.number, Arc::clone(&run.job))) {
+            // The lock of the state is held, so the thread that polls now cannot have stopped
+            // unnoticed.
+            if let Ok(polling) = self.polling.try_lock() {
+                let seen = self.changes.load(Ordering::Acquire);
+                drop(state);
+                let idle = Instant::now();
+                while self.changes.load(Ordering::Acquire) == seen {
+                    match job.link().map(Link::poll) {
+                        Some(Ok(news)) if news.is_empty() => sync::pause(idle.elapsed()),
+                        news => {
+                            let mut state = self.lock();
+                            self.hear(&mut state, number, news);
+                            break;
+                        }
+                    }
+                }
+                let state = self.lock();
+                drop(polling);
+                // Whoever sleeps may have to poll from now on.
+                self.announce(&state);
+                return state;
+            }
+            return self.sleep(state);
+        }
         if self.spin.is_zero() {
             return self.sleep(state);
         }
@@ -394,6 +461,32 @@ impl<E> Shared<E> {
         }
     }
 
+    /// Polls the link of run `number` once, unless another thread does.
+    fn glance(&self, number: u64, job: &dyn Job<Error = E>) {
+        let Some(link) = job.link() else { return };
+        let Ok(polling) = self.polling.try_lock() else { return };
+        let news = link.poll();
+        let mut state = self.lock();
+        drop(polling);
+        self.hear(&mut state, number, Some(news));
+    }
+
+    /// Applies what the link of run `number` has told.
+    fn hear(&self, state: &mut State<E>, number: u64, news: Option<Result<Vec<News>, E>>) {
+        let Some(run) = state.run.as_mut().filter(|run| run.number == number && !run.over) else { return };
+        match news {
+            None => return,
+            Some(Ok(news)) if news.is_empty() => return,
+            Some(Ok(news)) => news.into_iter().for_each(|news| match news {
+                News::Arrived(step) => run.progress.arrived(step),
+                News::Failed(step) => run.progress.fail(step, None),
+            }),
+            Some(Err(error)) => run.progress.abort(error),
+        }
+        run.over = run.progress.is_over(run.job.order());
+        self.announce(state);
+    }
+
     /// Ends run `number` because a thread could not be prepared for it. Does nothing if that run
     /// has already ended, even if another one has begun since.
     fn abort(&self, state: &mut State<E>, number: u64, error: E) {
@@ -423,6 +516,7 @@ impl<E> Shared<E> {
         let Some(step) = run.progress.start(order, own.into_iter().chain(others)) else { return (state, false) };
         let Step { action, rank, .. } = order.steps[step];
         *last = Some(rank);
+        let number = run.number;
         drop(state);
 
         PERFORMING.with(|engines| engines.borrow_mut().push(self.address()));
@@ -432,6 +526,10 @@ impl<E> Shared<E> {
         };
         PERFORMING.with(|engines| engines.borrow_mut().pop());
 
+        if let (Err(_), Some(link)) = (&result, job.link()) {
+            link.has_failed(step);
+        }
+        self.glance(number, &*job);
         let mut state = self.lock();
         if let Some(run) = state.run.as_mut() {
             run.progress.finish(order, step, result);

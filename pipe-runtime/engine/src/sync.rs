@@ -30,6 +30,18 @@ mod real {
             }
         }
     }
+
+    /// Pauses a thread that has polled in vain for `idle`. The processes that it waits for may need
+    /// its core.
+    pub(crate) fn pause(idle: Duration) {
+        if idle < Duration::from_micros(50) {
+            spin_loop();
+        } else if idle < Duration::from_millis(2) {
+            thread::yield_now();
+        } else {
+            thread::sleep(Duration::from_micros(20));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -47,5 +59,9 @@ mod checked {
             thread::yield_now();
             changed()
         })
+    }
+
+    pub(crate) fn pause(_: Duration) {
+        thread::yield_now();
     }
 }

@@ -6,6 +6,7 @@
 mod case;
 mod history;
 mod job;
+mod link;
 
 use std::sync::Arc;
 
