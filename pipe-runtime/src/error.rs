@@ -1,7 +1,9 @@
 use std::fmt;
 
+use pipe_comm::CommError;
 use pipe_engine::EngineError;
 use pipe_schedule::UnknownCheckpointError;
+use serde::{Deserialize, Serialize};
 
 use crate::torch::{TorchError, without_stack};
 
@@ -24,6 +26,13 @@ pub enum Error {
     /// changed.
     #[error("{0}")]
     File(String),
+    /// A message to or from another process failed: a process was lost, or does not answer.
+    #[error("{0}")]
+    Connection(String),
+    /// A step of another process failed. A call that ends so returns that process's error instead.
+    #[doc(hidden)]
+    #[error("a step of another process failed")]
+    Elsewhere,
     /// A stage failed while it ran a micro-batch.
     #[error(transparent)]
     Failed(#[from] Failure),
@@ -37,7 +46,16 @@ pub enum Error {
 
 impl From<EngineError> for Error {
     fn from(error: EngineError) -> Self {
-        Self::Setting(error.to_string())
+        match error {
+            EngineError::Elsewhere => Self::Elsewhere,
+            other => Self::Setting(other.to_string()),
+        }
+    }
+}
+
+impl From<CommError> for Error {
+    fn from(error: CommError) -> Self {
+        Self::Connection(error.to_string())
     }
 }
 
@@ -52,7 +70,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// The failure that ended a run. If several steps failed, it is the one that is first in the
 /// schedule's order.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{phase} of micro-batch {micro_batch} in stage {stage}{}: {cause}", in_layer(.layer))]
 #[non_exhaustive]
 pub struct Failure {
@@ -74,7 +92,7 @@ fn in_layer(layer: &str) -> String {
 }
 
 /// The part of a step in which something failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Phase {
     /// The forward.

@@ -62,6 +62,7 @@ mod run;
 mod stages;
 mod threads;
 mod torch;
+mod world;
 
 pub use autocast::autocast;
 pub use error::{Error, Failure, Phase, Result};
@@ -203,3 +204,4 @@ pub use pipe_schedule::{Schedule, ScheduleKind, Trace};
 pub use run::{IntoSchedule, ScheduleChoice};
 pub use stages::Pipeline;
 pub use torch::{TorchError, keep_freed_memory};
+pub use world::World;

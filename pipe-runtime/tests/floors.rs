@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// The groups, each with its floor and its modules at the crate's root.
 const GROUPS: [(usize, &[&str]); 11] = [
     (0, &["torch"]),
-    (1, &["autocast", "error", "lock", "quiet", "threads"]),
+    (1, &["autocast", "error", "lock", "quiet", "threads", "world"]),
     (2, &["files"]),
     (2, &["flow"]),
     (3, &["model"]),

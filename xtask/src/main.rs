@@ -6,12 +6,13 @@ mod commands;
 mod tools;
 
 use std::ffi::OsString;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, book, data, demo, fixtures, gpu_check, libtorch, new, oracle, pairs, test};
+use crate::commands::{bench, book, data, demo, fixtures, gpu_check, libtorch, mpi, new, oracle, pairs, test};
 use crate::tools::checkout::Checkout;
 use crate::tools::libtorch::Flavour;
 
@@ -44,8 +45,13 @@ enum Command {
     },
     /// Fetches the handwritten digits that the demo learns
     Data,
+    /// Installs Open MPI and MPICH, for pipelines over several processes
+    Mpi,
     /// Trains a pipelined network on the handwritten digits
     Demo {
+        /// Runs it in this many processes
+        #[arg(long, value_name = "NUMBER")]
+        processes: Option<NonZeroUsize>,
         /// Passed on to the demo
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
@@ -107,7 +113,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::New { folder, tch } => new::run(&checkout, &folder, tch.as_deref()),
         Command::Data => data::run(&checkout),
-        Command::Demo { args } => demo::run(&checkout, &args),
+        Command::Mpi => mpi::run(),
+        Command::Demo { processes, args } => demo::run(&checkout, processes.map(NonZeroUsize::get), &args),
         Command::GpuCheck { bundle, args } => gpu_check::run(&checkout, bundle.as_deref(), &args),
         Command::Oracle => oracle::run(&checkout),
         Command::Fixtures => fixtures::run(&checkout),

@@ -117,6 +117,11 @@ impl MiniBatch {
         Self { rows: (0..(rows - 1) / size + 1).map(part).collect() }
     }
 
+    /// A division into micro-batches of these rows.
+    pub(crate) fn of(rows: Vec<i64>) -> Self {
+        Self { rows }
+    }
+
     /// The number of rows of every micro-batch except the last, which may have fewer.
     fn size(&self) -> i64 {
         self.rows.first().copied().unwrap_or_default()

@@ -1,6 +1,7 @@
 use std::any::Any;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::Flow;
@@ -29,7 +30,7 @@ pub(crate) struct PackedTensor {
 }
 
 /// How a tensor of a mini-batch is divided among its micro-batches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Split {
     /// Divided along one dimension, with `per_row` consecutive indices for each row of the batch.
     Along {
@@ -67,8 +68,8 @@ pub(crate) enum Value {
     List(usize),
     /// The number of values that follow, in a list with one value for each row of the batch.
     Rows(usize),
-    /// A plain value.
-    Plain(Arc<dyn Any + Send + Sync>),
+    /// A plain value, and the name of its type.
+    Plain(Arc<dyn Any + Send + Sync>, &'static str),
 }
 
 impl PackedTensor {
@@ -166,7 +167,7 @@ impl Packer {
 
     /// Adds a value without tensors, which every micro-batch gets.
     pub fn plain<T: Any + Send + Sync>(&mut self, value: T) {
-        self.push_plain(Value::Plain(Arc::new(value)));
+        self.push_plain(Value::Plain(Arc::new(value), std::any::type_name::<T>()));
     }
 
     fn push_plain(&mut self, value: Value) {
@@ -256,7 +257,7 @@ impl Unpacker {
     /// If the next part that is not a tensor is not a plain value of type `T`, or if there is none.
     pub fn plain<T: Any + Clone>(&mut self) -> T {
         match self.plain.next() {
-            Some(PackedPlain { value: Value::Plain(value), .. }) => {
+            Some(PackedPlain { value: Value::Plain(value, _), .. }) => {
                 value.downcast_ref::<T>().expect("a value of another type was packed here").clone()
             }
             other => panic!("a plain value was expected here, not {other:?}"),

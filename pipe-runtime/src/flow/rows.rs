@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 pub(super) fn refuse_bare_lists(value: &PackedValue, what: &str) -> Result<()> {
     let bare = value.plain.iter().find_map(|rest| match rest.value {
         Value::List(length) => Some(length),
-        Value::Length(_) | Value::Rows(_) | Value::Plain(_) => None,
+        Value::Length(_) | Value::Rows(_) | Value::Plain(..) => None,
     });
     let Some(length) = bare else { return Ok(()) };
     Err(Error::Input(format!(
@@ -42,7 +42,7 @@ impl<'p> Part<'p> {
         });
         let lists = value.plain.iter().filter_map(|rest| match rest.value {
             Value::Rows(length) => Some(Self::List { length }),
-            Value::Length(_) | Value::List(_) | Value::Plain(_) => None,
+            Value::Length(_) | Value::List(_) | Value::Plain(..) => None,
         });
         tensors.chain(lists).collect()
     }

@@ -6,6 +6,7 @@ use tch::{Cuda, Device};
 use super::plan::{Plan, Split};
 use crate::error::{Error, Result};
 use crate::torch::cuda_fault;
+use crate::world::World;
 
 /// The devices of the stages.
 ///
@@ -29,7 +30,25 @@ pub struct Devices {
     stages: Vec<Device>,
     /// An annotated device that tch cannot address (`xpu:N`). Making variables on it is an error.
     unsupported: Option<&'static str>,
+    /// The processes to which the devices belong; `None` if all are this one's.
+    across: Option<Across>,
 }
+
+/// The processes of devices.
+#[derive(Clone, Debug)]
+pub(crate) struct Across {
+    pub(crate) world: World,
+    /// The process of each device.
+    pub(crate) process_of: Vec<usize>,
+}
+
+impl PartialEq for Across {
+    fn eq(&self, other: &Self) -> bool {
+        self.process_of == other.process_of
+    }
+}
+
+impl Eq for Across {}
 
 impl Devices {
     /// The annotated devices of the struct.
@@ -61,7 +80,28 @@ impl Devices {
 
     /// Makes a list of devices, one per stage or fewer.
     pub fn new(devices: impl Into<Vec<Device>>) -> Self {
-        Self { stages: devices.into(), unsupported: None }
+        Self { stages: devices.into(), unsupported: None, across: None }
+    }
+
+    /// Deals the devices out to the processes: consecutive ones belong to one process, and as many
+    /// to each as possible. A device on another process need not be on this machine.
+    ///
+    /// All processes call this with the same devices.
+    ///
+    /// # Errors
+    ///
+    /// Fails if there are fewer devices than processes.
+    pub fn across(mut self, world: &World) -> Result<Self> {
+        let (devices, processes) = (self.stages.len(), world.size());
+        if devices < processes {
+            return Err(Error::Setting(format!(
+                "there are {processes} processes for {devices} devices ({self}): each process runs at least one stage, so start at most {devices}"
+            )));
+        }
+        let process_of =
+            (0..processes).flat_map(|process| Split::Evenly(processes).range(process, devices).map(move |_| process));
+        self.across = Some(Across { world: world.clone(), process_of: process_of.collect() });
+        Ok(self)
     }
 
     /// The devices.
@@ -95,7 +135,10 @@ impl Devices {
                 ),
             }));
         }
-        if let Some(missing) = self.stages.iter().find(|device| !is_here(**device)) {
+        let is_own =
+            |stage: usize| self.across.as_ref().is_none_or(|across| across.process_of[stage] == across.world.process());
+        let own = self.stages.iter().enumerate().filter(|(stage, _)| is_own(*stage)).map(|(_, device)| device);
+        if let Some(missing) = own.into_iter().find(|device| !is_here(**device)) {
             return Err(Error::Setting(format!(
                 "there is no device `{}` on this machine, only {}{}: give others, or run everywhere with `Devices::cpu`",
                 name(*missing),
@@ -104,15 +147,21 @@ impl Devices {
             )));
         }
         let stage_of = (0..stages).flat_map(|stage| Split::Evenly(stages).range(stage, annotated).map(move |_| stage));
-        Ok(Placement { devices: self.stages.clone(), stage_of: stage_of.collect() })
+        // What is elsewhere gets no memory on this process's devices.
+        let device = |(stage, &device): (usize, &Device)| if is_own(stage) { device } else { Device::Cpu };
+        let devices = self.stages.iter().enumerate().map(device).collect();
+        let across = self.across.clone().filter(|across| across.world.size() > 1);
+        Ok(Placement { devices, stage_of: stage_of.collect(), across })
     }
 }
 
 /// How annotated stages are distributed over devices.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Placement {
-    /// The device of each stage.
+    /// The device of each stage; the CPU for those of other processes.
     pub(crate) devices: Vec<Device>,
+    /// The processes of the stages, if there are several.
+    pub(crate) across: Option<Across>,
     /// The stage of each annotated stage.
     pub(crate) stage_of: Vec<usize>,
 }

@@ -3,7 +3,7 @@
 
 mod carried;
 mod context;
-mod devices;
+pub(crate) mod devices;
 mod layer;
 mod plan;
 mod random;

@@ -8,6 +8,7 @@ mod handle;
 mod memory;
 mod step;
 mod step_report;
+mod told;
 mod trace;
 mod train;
 mod unpipelined;

@@ -6,11 +6,12 @@ use tch::{Device, Kind, Tensor};
 
 use super::handle::Pipe;
 use super::step_report::{StepReport, stage_reports};
+use super::told::Told;
 use crate::error::{Error, Result};
-use crate::flow::{Flow, IntoFlow, MiniBatch, PackedValue, Scattered, scatter_targets};
+use crate::flow::{Flow, IntoFlow, MiniBatch, PackedValue, scatter_targets};
 use crate::lock::give_up;
 use crate::model::Context;
-use crate::run::{Given, Loss, TrainRun, check_targets, loss_is_not_finite};
+use crate::run::{Given, Loss, Prepared, TrainRun, Trained, check_targets, loss_is_not_finite};
 use crate::stages::Pipeline;
 use crate::torch::{GradMode, grad_enabled, is_finite};
 
@@ -165,23 +166,34 @@ impl<'a, M: Pipeline, T: Flow, O> TrainStep<'a, M, T, O> {
         mut loss: impl FnMut(&M::Output, &T) -> Tensor,
     ) -> Result<StepReport<O>> {
         let Self { pipe, reduction, scale, keeps_output, join } = self;
-        if !(scale.is_finite() && scale != 0.) {
-            return Err(Error::Setting(format!(
-                "gradients are scaled by a finite number other than 0, and not by {scale}"
-            )));
-        }
-        if !grad_enabled() {
-            return Err(Error::Setting("a training step needs gradients: call it outside of `no_grad`".into()));
-        }
         let batch = PackedValue::of(inputs.into_flow());
-        if batch.tensors.iter().any(|item| item.needs_gradient) {
-            return Err(Error::Input(
+        let checked = if !(scale.is_finite() && scale != 0.) {
+            Err(Error::Setting(format!("gradients are scaled by a finite number other than 0, and not by {scale}")))
+        } else if !grad_enabled() {
+            Err(Error::Setting("a training step needs gradients: call it outside of `no_grad`".into()))
+        } else if batch.tensors.iter().any(|item| item.needs_gradient) {
+            Err(Error::Input(
                 "an input of a training step wants a gradient, which the step would not give: detach it, or use `forward` and `backward()`".into(),
-            ));
-        }
-        let Scattered { micro_batches, shape, mut sources } = pipe.core.scatter(&batch)?;
-        let targets: Vec<T> = split_targets(&PackedValue::of(targets.into_flow()), pipe.core.last_device(), &shape)?;
-        let weights = weights(reduction, &targets, &shape)?;
+            ))
+        } else {
+            Ok(())
+        };
+        let Prepared { micro_batches, shape, mut sources, begun } = pipe.core.begin("train_step", &batch, checked)?;
+        let number = begun.number;
+        // Only the process with the last stage uses targets.
+        let targets = match pipe.built().has_last() {
+            true => split_targets(&PackedValue::of(targets.into_flow()), pipe.core.last_device(), &shape)
+                .and_then(|targets: Vec<T>| Ok((weights(reduction, &targets, &shape)?, targets))),
+            false => Ok((Vec::new(), Vec::new())),
+        };
+        let (weights, targets) = match targets {
+            Ok(targets) => targets,
+            Err(error) => {
+                begun.draw.undo()?;
+                let closed = pipe.built().close::<()>(number, Err(error));
+                return Err(closed.err().unwrap_or(Error::Elsewhere));
+            }
+        };
 
         let allow_non_finite = pipe.built().allow_non_finite;
         let mut losses: Vec<Option<Tensor>> = targets.iter().map(|_| None).collect();
@@ -202,6 +214,7 @@ impl<'a, M: Pipeline, T: Flow, O> TrainStep<'a, M, T, O> {
         };
         let given = Given {
             inputs: micro_batches,
+            begun,
             training: pipe.is_training(),
             gradients: true,
             parameters: pipe.core.parameters()?,
@@ -209,30 +222,45 @@ impl<'a, M: Pipeline, T: Flow, O> TrainStep<'a, M, T, O> {
         let loss = Loss { make: &mut make, weights: &weights, scale, keeps_output };
         let trained = TrainRun::run(pipe.built(), given, loss);
         sources.note_changes()?;
-        let trained = trained?;
+        let (trained, told) = match trained {
+            Ok(trained) => (Some(trained), Ok(())),
+            Err(error) => (None, Err(error)),
+        };
+        let undo = || trained.as_ref().map_or(Ok(()), Trained::undo);
 
         pipe.built().streams.used_here(losses.iter().flatten())?;
         let _constant = GradMode::set(false);
-        let report = || {
+        let told = told.and_then(|()| {
+            let trained = trained.as_ref().ok_or(Error::Elsewhere)?;
             let counted = losses.iter().enumerate().filter(|&(micro_batch, _)| weights[micro_batch] != 0.);
             let counted = counted.filter_map(|(micro_batch, loss)| Some((micro_batch, loss.as_ref()?.shallow_clone())));
             trained.check_accelerators(&counted.collect::<Vec<_>>())?;
+            number.map(|_| Told::of(trained, &losses, &weights)).transpose()
+        });
+        let told: Vec<_> =
+            pipe.built().close(number, told).or_else(|error| undo().and(Err(error)))?.into_iter().flatten().collect();
+        let report = || {
+            let trained = trained.as_ref().ok_or(Error::Elsewhere)?;
             let outputs = trained.outputs.iter().map(PackedValue::share).collect();
+            let micro_batches = if keeps_output { shape.rows().len() } else { 0 };
+            let outputs = pipe.built().share_outputs(number, micro_batches, outputs)?;
             let scalar = |loss: Tensor| loss.f_reshape([0_i64; 0]);
-            let losses = losses.into_iter().flatten().map(scalar).collect::<Result<Vec<_>, _>>()?;
+            let own = losses.into_iter().flatten().map(scalar).collect::<Result<Vec<_>, _>>()?;
+            let (losses, weights) = match Told::losses(&told, pipe.built().has_last()) {
+                Some(losses) => losses?,
+                None => (own, weights),
+            };
+            let (in_flight, transit) = Told::peaks(&told, trained);
             Ok(StepReport {
                 loss: total(&losses, &weights)?,
                 losses,
                 output: join(PackedValue::unpack_all(outputs), &shape)?,
-                stages: stage_reports(&pipe.built().routes, &trained.in_flight, &trained.transit),
+                stages: stage_reports(&pipe.built().routes, &in_flight, &transit),
             })
         };
         // Gradients are committed last, so that an earlier failure leaves none.
-        let report = report().and_then(|report| trained.commit().map(|()| report));
-        if report.is_err() {
-            trained.undo()?;
-        }
-        report
+        let commit = || trained.as_ref().map_or(Ok(()), Trained::commit);
+        report().and_then(|report| commit().map(|()| report)).or_else(|error| undo().and(Err(error)))
     }
 }
 

@@ -1,15 +1,21 @@
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex};
 
 use pipe_engine::{Engine, Job, Local};
-use pipe_schedule::{DeadlockError, Order, ScheduleKind, ScheduleKindError, gpipe};
-use tch::Device;
+use pipe_schedule::{DeadlockError, Order, Schedule, ScheduleKind, ScheduleKindError, gpipe};
+use serde::{Deserialize, Serialize};
+use tch::{Device, Tensor};
 
 use super::device_streams::DeviceStreams;
 use super::recorder::Recorder;
+use super::remote::Remote;
 use super::schedule_choice::{Requirements, ScheduleChoice, custom_ranks};
 use super::settings::Settings;
 use crate::error::{Error, Result};
+use crate::flow::PackedValue;
 use crate::lock::lock;
+use crate::model::devices::Across;
 use crate::model::{Checkpoint, State};
 use crate::stages::{Route, Stage, crossings};
 use crate::threads::IntraOpThreads;
@@ -23,6 +29,8 @@ pub(crate) struct BuiltPipeline {
     pub(crate) streams: DeviceStreams,
     /// The rank (a list of actions of an executor) of each stage.
     rank_of: Vec<usize>,
+    /// The connection to the other processes that run stages.
+    pub(crate) remote: Option<Arc<Remote>>,
     pub(crate) checkpoint: Checkpoint,
     /// The schedule of training steps.
     pub(crate) schedule: ScheduleChoice,
@@ -61,6 +69,7 @@ impl BuiltPipeline {
         stages: Vec<Box<dyn Stage>>,
         routes: Vec<Route>,
         devices: Vec<Device>,
+        across: Option<&Across>,
         state: State,
         settings: Settings,
     ) -> Result<Self> {
@@ -86,9 +95,22 @@ impl BuiltPipeline {
                 custom_ranks(schedule, &Requirements { devices: &devices, skips: &skips, ranks, chunks, checkpoint })?
             }
         };
-        let rank_device = |rank: usize| rank_of.iter().position(|&r| r == rank).map(|stage| devices[stage]);
+        let model = || {
+            let mut digest = DefaultHasher::new();
+            let variables =
+                state.list().into_iter().map(|v| (v.name, v.tensor.size(), format!("{:?}", v.tensor.kind())));
+            variables.collect::<Vec<_>>().hash(&mut digest);
+            format!("{routes:?} {rank_of:?} {checkpoint:?} {schedule:?} {chunks} {allow_non_finite}").hash(&mut digest);
+            digest.finish()
+        };
+        let remote = across.map(|across| connect(across, &rank_of, model())).transpose()?;
+        let first_of = |rank: usize| rank_of.iter().position(|&r| r == rank);
+        let is_here = |rank: &usize| {
+            first_of(*rank).is_some_and(|stage| remote.as_ref().is_none_or(|remote| !remote.is_elsewhere(stage)))
+        };
         let (cpu_ranks, accelerator_ranks): (Vec<_>, Vec<_>) = (0..rank_of.iter().max().map_or(0, |last| last + 1))
-            .partition(|&rank| rank_device(rank) == Some(Device::Cpu));
+            .filter(is_here)
+            .partition(|&rank| first_of(rank).map(|stage| devices[stage]) == Some(Device::Cpu));
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = IntraOpThreads::choose(intra_op_threads, Engine::<Error>::cpu_executors(cpu_ranks.len(), cores));
         let start = move || threads.keep();
@@ -102,6 +124,7 @@ impl BuiltPipeline {
             engine,
             streams,
             rank_of,
+            remote,
             checkpoint,
             schedule,
             threads,
@@ -135,10 +158,8 @@ impl BuiltPipeline {
         }
         let applies = |index| checkpointed && self.checkpoint.applies(index, micro_batches);
         let schedule = gpipe(&self.rank_of, micro_batches, applies);
-        let orders = Arc::new(Orders {
-            forward: Arc::new(schedule.forward().order().map_err(deadlock)?),
-            backward: Arc::new(schedule.backward().order().map_err(deadlock)?),
-        });
+        let orders =
+            Arc::new(Orders { forward: self.order(&schedule.forward())?, backward: self.order(&schedule.backward())? });
         *kept = Some((key, Arc::clone(&orders)));
         Ok(orders)
     }
@@ -159,9 +180,88 @@ impl BuiltPipeline {
                 schedule.with_first(micro_batches).without_recompute(|index| !applies(index))
             }
         };
-        let order = Arc::new(schedule.with_recompute(|_, index| applies(index)).order().map_err(deadlock)?);
+        let order = self.order(&schedule.with_recompute(|_, index| applies(index)))?;
         *kept = Some((key, Arc::clone(&order)));
         Ok(order)
+    }
+
+    fn order(&self, schedule: &Schedule) -> Result<Arc<Order>> {
+        let mut order = schedule.order().map_err(deadlock)?;
+        if let Some(remote) = &self.remote {
+            remote.complete(&mut order, &self.routes);
+        }
+        Ok(Arc::new(order))
+    }
+
+    /// Ends a call together with the other processes: returns what all of them have told, or one
+    /// error for all.
+    pub(crate) fn close<T>(&self, number: Option<u64>, told: Result<T>) -> Result<Vec<T>>
+    where
+        T: Serialize + for<'de> Deserialize<'de>,
+    {
+        match number.zip(self.remote.as_ref()) {
+            Some((number, remote)) => remote.close(number, told),
+            None => told.map(|told| vec![told]),
+        }
+    }
+
+    /// Gathers numbers of parameters, each from the process that has it, or one error for all.
+    pub(crate) fn gather(&self, own: Result<BTreeMap<usize, f64>, &Error>) -> Result<BTreeMap<usize, f64>> {
+        let Some(remote) = &self.remote else { return Ok(own.unwrap_or_default()) };
+        let all = remote.gather(own.as_ref().map_err(|error| *error))?;
+        Ok(all.into_iter().flatten().collect())
+    }
+
+    /// Agrees with the other processes on the outcome of something that all have done: returns
+    /// those of all, or one error for all.
+    pub(crate) fn agree<T>(&self, own: Result<T>) -> Result<Vec<T>>
+    where
+        T: Serialize + for<'de> Deserialize<'de>,
+    {
+        match &self.remote {
+            Some(remote) => remote.gather(own.as_ref()),
+            None => own.map(|own| vec![own]),
+        }
+    }
+
+    /// Brings the tensors of all stages, with their names, to the first process.
+    pub(crate) fn collect(&self, own: Vec<(usize, String, Tensor)>) -> Result<Vec<(usize, String, Tensor)>> {
+        match &self.remote {
+            Some(remote) => remote.collect(own),
+            None => Ok(own),
+        }
+    }
+
+    /// Whether this process writes the files of all.
+    pub(crate) fn writes_files(&self) -> bool {
+        self.remote.as_ref().is_none_or(|remote| remote.process() == 0)
+    }
+
+    /// Gives the outputs of the last stage to all processes.
+    pub(crate) fn share_outputs(
+        &self,
+        number: Option<u64>,
+        micro_batches: usize,
+        outputs: Vec<PackedValue>,
+    ) -> Result<Vec<PackedValue>> {
+        let Some((number, remote)) = number.zip(self.remote.as_ref()) else { return Ok(outputs) };
+        let (_, port) = self.ends();
+        remote.share_outputs(number, (port, self.stages.len() - 1), micro_batches, outputs)
+    }
+
+    /// Whether this process runs the stage.
+    pub(crate) fn is_here(&self, stage: usize) -> bool {
+        self.remote.as_ref().is_none_or(|remote| !remote.is_elsewhere(stage))
+    }
+
+    /// Whether this process runs the first stage, and gets the inputs.
+    pub(crate) fn has_first(&self) -> bool {
+        self.is_here(0)
+    }
+
+    /// Whether this process runs the last stage, and gets the targets.
+    pub(crate) fn has_last(&self) -> bool {
+        self.is_here(self.stages.len() - 1)
     }
 
     /// Returns the rank of each stage.
@@ -188,6 +288,22 @@ fn not_possible(error: ScheduleKindError) -> Error {
 
 fn deadlock(error: DeadlockError) -> Error {
     Error::Setting(error.to_string())
+}
+
+/// Connects the processes. The stages of a rank must be in one of them.
+fn connect(across: &Across, rank_of: &[usize], model: u64) -> Result<Arc<Remote>> {
+    let process_of = &across.process_of;
+    for (stage, &rank) in rank_of.iter().enumerate() {
+        let first = rank_of.iter().position(|&r| r == rank).unwrap_or(stage);
+        if process_of[first] != process_of[stage] {
+            return Err(Error::Setting(format!(
+                "the schedule runs stages {first} and {stage} on one rank, but they are in processes {} and {}: choose a schedule with one stage per \
+                 rank, or other processes for the stages",
+                process_of[first], process_of[stage]
+            )));
+        }
+    }
+    Ok(Arc::new(Remote::new(&across.world, process_of.clone(), model)?))
 }
 
 /// Places each stage on a rank.

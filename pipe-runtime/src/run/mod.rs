@@ -5,6 +5,7 @@ mod call;
 mod device_streams;
 mod pipeline_core;
 mod recorder;
+mod remote;
 mod schedule_choice;
 mod settings;
 mod update;
@@ -12,7 +13,7 @@ mod update;
 pub use schedule_choice::{IntoSchedule, ScheduleChoice};
 
 pub(crate) use built_pipeline::BuiltPipeline;
-pub(crate) use call::{Given, Loss, TrainRun, loss_is_not_finite};
-pub(crate) use pipeline_core::{PipelineCore, check_targets};
+pub(crate) use call::{Given, Loss, TrainRun, Trained, loss_is_not_finite};
+pub(crate) use pipeline_core::{PipelineCore, Prepared, check_targets};
 pub(crate) use settings::{Choices, check_chunks, check_threads};
 pub(crate) use update::{PlannedParameter, UpdatePlan};

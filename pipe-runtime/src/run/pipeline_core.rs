@@ -8,15 +8,16 @@ use tch::nn::VarStore;
 use tch::{Device, Tensor};
 
 use super::built_pipeline::BuiltPipeline;
-use super::call::{Call, Given, attach_node};
+use super::call::{Begun, Call, Given, attach_node};
+use super::remote::Opening;
 use super::schedule_choice::ScheduleChoice;
 use super::settings::Choices;
 use crate::error::{Error, Result};
-use crate::flow::{MiniBatch, PackedValue, Scattered, scatter};
+use crate::flow::{MiniBatch, PackedValue, Scattered, Sources, scatter};
 use crate::lock::lock;
 use crate::model::{Defaults, Devices, State, Vars};
 use crate::stages::Graph;
-use crate::torch::{Parameters, grad_enabled};
+use crate::torch::{Draw, Parameters, grad_enabled};
 
 /// The untyped core of a [`Pipe`](crate::Pipe).
 pub(crate) struct PipelineCore {
@@ -29,6 +30,15 @@ pub(crate) struct PipelineCore {
     pub(crate) parameter_bytes: Vec<u64>,
     pub(crate) chunks: usize,
     pub(crate) training: bool,
+}
+
+/// A call that has begun.
+pub(crate) struct Prepared {
+    /// The inputs of the first stage, if it is in this process.
+    pub(crate) micro_batches: Vec<PackedValue>,
+    pub(crate) shape: MiniBatch,
+    pub(crate) sources: Sources,
+    pub(crate) begun: Begun,
 }
 
 /// A mini-batch after all stages.
@@ -45,7 +55,7 @@ impl PipelineCore {
         vars.check_devices()?;
         let (stages, routes) = graph.finish(vars.merging());
         let chunks = settings.chunks;
-        let pipeline = BuiltPipeline::new(stages, routes, vars.devices(), State::new(vars)?, settings)?;
+        let pipeline = BuiltPipeline::new(stages, routes, vars.devices(), vars.across(), State::new(vars)?, settings)?;
         let mut variables = VarStore::new(vars.var_store().device());
         variables.variables_ = vars.var_store().variables_.clone();
         let parameter_bytes = vars.training_bytes();
@@ -65,23 +75,27 @@ impl PipelineCore {
         let parameters = self.parameters()?;
         let wanted = !parameters.tensors().is_empty() || batch.tensors.iter().any(|item| item.needs_gradient);
         let gradients = grad_enabled() && wanted;
-        if gradients && self.pipeline.schedule != ScheduleChoice::Published(ScheduleKind::GPipe) {
-            return Err(Error::Setting(format!(
-                "`forward` and `backward()` run GPipe's order, but this pipeline was built for {}: use `train_step`, or build it with `schedule(ScheduleKind::GPipe)`. \
-                 `predict` works with every schedule",
-                match &self.pipeline.schedule {
-                    ScheduleChoice::Published(kind) => format!("`{kind}`"),
-                    ScheduleChoice::Custom(_) => "a custom schedule".to_owned(),
-                }
-            )));
-        }
-
-        let Scattered { micro_batches, shape, mut sources } = self.scatter(batch)?;
+        let checked = if gradients { self.check_graph() } else { Ok(()) };
+        let Prepared { micro_batches, shape, mut sources, begun } = self.begin("forward", batch, checked)?;
         let inputs: Vec<_> = micro_batches.iter().map(PackedValue::share).collect();
-        let given = Given { inputs: micro_batches, training: self.training, gradients, parameters };
+        let number = begun.number;
+        let given = Given { inputs: micro_batches, begun, training: self.training, gradients, parameters };
         let outcome = Call::run(&self.pipeline, given);
         sources.note_changes()?;
-        let (call, mut outputs) = outcome?;
+        let (ran, told) = match outcome {
+            Ok(ran) => (Some(ran), Ok(())),
+            Err(error) => (None, Err(error)),
+        };
+        let closed = self.pipeline.close(number, told);
+        let (call, outputs) = match (ran, closed) {
+            (Some(ran), Ok(_)) => ran,
+            (ran, closed) => {
+                ran.map_or(Ok(()), |(call, _)| call.undo())?;
+                return Err(closed.err().unwrap_or(Error::Elsewhere));
+            }
+        };
+        let shared = self.pipeline.share_outputs(number, shape.rows().len(), outputs);
+        let mut outputs = shared.or_else(|error| call.undo().and(Err(error)))?;
         let differentiable = outputs.iter().flat_map(|value| &value.tensors).any(|item| item.needs_gradient);
         let mut given = inputs.iter().flat_map(|value| &value.tensors);
         let outcome = if given.any(|item| gradients && item.needs_gradient && item.is_changed()) {
@@ -109,6 +123,60 @@ impl PipelineCore {
         let devices = batch.tensors.iter().map(|item| item.tensor.device());
         check_devices(self.pipeline.stages[0].device, devices)?;
         scatter(batch, self.chunks, grad_enabled())
+    }
+
+    /// Checks that a `forward` can be followed by a `backward()`.
+    fn check_graph(&self) -> Result<()> {
+        let built_for = match &self.pipeline.schedule {
+            _ if self.pipeline.remote.is_some() => {
+                return Err(Error::Setting(
+                    "`forward` keeps no graph over several processes: train with `train_step`, or call it under `no_grad`, as `predict` does".into(),
+                ));
+            }
+            ScheduleChoice::Published(ScheduleKind::GPipe) => return Ok(()),
+            ScheduleChoice::Published(kind) => format!("`{kind}`"),
+            ScheduleChoice::Custom(_) => "a custom schedule".to_owned(),
+        };
+        Err(Error::Setting(format!(
+            "`forward` and `backward()` run GPipe's order, but this pipeline was built for {built_for}: use `train_step`, or build it with `schedule(ScheduleKind::GPipe)`. \
+             `predict` works with every schedule"
+        )))
+    }
+
+    /// Begins a call of this kind, together with the other processes that run stages. The process
+    /// with the first stage splits the mini-batch; the others ignore theirs. `checked` says whether
+    /// the call is possible here.
+    pub(crate) fn begin(&self, what: &str, batch: &PackedValue, checked: Result<()>) -> Result<Prepared> {
+        let Some(remote) = &self.pipeline.remote else {
+            checked?;
+            let Scattered { micro_batches, shape, sources } = self.scatter(batch)?;
+            let draw = Draw::new()?;
+            let begun = Begun { micro_batches: micro_batches.len(), seed: draw.seed, draw, number: None };
+            return Ok(Prepared { micro_batches, shape, sources, begun });
+        };
+        let scattered = checked.and_then(|()| self.pipeline.has_first().then(|| self.scatter(batch)).transpose());
+        let draw = Draw::new()?;
+        let mode = if self.training { "training" } else { "evaluation" };
+        let opening = scattered.as_ref().map(|scattered| Opening {
+            what: format!("{what} in {mode} mode"),
+            seed: draw.seed,
+            rows: scattered.as_ref().map_or_else(Vec::new, |scattered| scattered.shape.rows().to_vec()),
+        });
+        match (remote.open(opening), scattered) {
+            (Ok((number, Opening { seed, rows, .. })), Ok(scattered)) => {
+                let begun = Begun { micro_batches: rows.len(), draw, seed, number: Some(number) };
+                let Scattered { micro_batches, shape, sources } = scattered.unwrap_or_else(|| Scattered {
+                    micro_batches: Vec::new(),
+                    shape: MiniBatch::of(rows),
+                    sources: Sources::default(),
+                });
+                Ok(Prepared { micro_batches, shape, sources, begun })
+            }
+            (Err(error), _) | (_, Err(error)) => {
+                draw.undo()?;
+                Err(error)
+            }
+        }
     }
 
     /// The device of the last stage, where outputs and losses are computed.

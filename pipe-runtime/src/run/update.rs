@@ -118,7 +118,8 @@ fn cut(slots: impl Iterator<Item = (usize, usize)>, most: usize) -> Vec<Vec<Slic
 fn lists(pipeline: &BuiltPipeline, pieces: &[Piece]) -> Vec<Vec<Action>> {
     let rank_of = pipeline.rank_of();
     let is_on_cpu = |stage: usize| pipeline.stages[stage].device == Device::Cpu;
-    let cpu: BTreeSet<_> = (0..rank_of.len()).filter(|&stage| is_on_cpu(stage)).map(|stage| rank_of[stage]).collect();
+    let own = (0..rank_of.len()).filter(|&stage| is_on_cpu(stage) && pipeline.is_here(stage));
+    let cpu: BTreeSet<_> = own.map(|stage| rank_of[stage]).collect();
     let cores = available_parallelism().map_or(1, usize::from);
     let mut loads: Vec<_> =
         cpu.iter().take(Engine::<Error>::cpu_executors(cpu.len(), cores)).map(|&rank| (0, rank)).collect();

@@ -7,6 +7,7 @@ pub mod digits;
 pub mod disk;
 pub mod environment;
 pub mod libtorch;
+pub mod mpi;
 pub mod pip;
 pub mod python;
 pub mod tally;

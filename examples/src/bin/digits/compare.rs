@@ -3,7 +3,7 @@
 use std::fmt;
 
 use anyhow::Result;
-use pipe_runtime::Pipe;
+use pipe_runtime::{Devices, Pipe, World};
 use tch::{Kind, Tensor};
 
 use crate::data::Dataset;
@@ -49,6 +49,62 @@ pub fn compare(mut pipe: Pipe<Digits>, vars: &DigitsVars, batch: &Dataset, seed:
     let mut pairs = pipelined.into_iter().zip(&unpipelined);
     let different = pairs.find(|((_, ours), (_, theirs))| !same_bits(ours, theirs));
     Ok(different.map_or(Verdict::Identical, |((first, _), _)| Verdict::Different { first }))
+}
+
+/// Compares a training step over several processes with the step of the whole model, unpipelined in
+/// each of them: the output, and the gradients of the process's own parameters.
+pub fn compare_over(
+    world: &World,
+    mut pipe: Pipe<Digits>,
+    vars: &DigitsVars,
+    batch: &Dataset,
+    seed: i64,
+) -> Result<Verdict> {
+    let chunks = pipe.chunks();
+    let whole = Digits::vars(&Devices::cpu(Digits::STAGES))?;
+    let net = Digits::new(&whole);
+    // A file is how the processes get the parameters of the others.
+    let name = world.all_gather(std::process::id().to_string().as_bytes())?.swap_remove(0);
+    let file = std::env::temp_dir().join(format!("digits-{}.safetensors", String::from_utf8(name)?));
+    vars.save(&file)?;
+    whole.load(&file)?;
+    world.all_gather(&[])?;
+    if world.is_first() {
+        std::fs::remove_file(&file)?;
+    }
+
+    let parameters = |vars: &DigitsVars| -> Vec<(String, Tensor)> {
+        let mut all: Vec<_> = vars.var_store().variables().into_iter().collect();
+        all.sort_by(|(a, _), (b, _)| a.cmp(b));
+        all
+    };
+    parameters(vars).iter_mut().for_each(|(_, parameter)| parameter.zero_grad());
+    tch::manual_seed(seed);
+    let cross_entropy = |logits: &Tensor, labels: &Tensor| logits.cross_entropy_for_logits(labels);
+    let report = pipe.step().keep_output().run(&batch.images, &batch.labels, cross_entropy)?;
+    let mut ours = vec![("output".to_owned(), report.output)];
+    let here = parameters(vars).into_iter().filter(|(name, _)| vars.is_here(name));
+    ours.extend(here.map(|(name, parameter)| (name, gradient(&parameter))));
+
+    tch::manual_seed(seed);
+    let logits = net.unpipelined().chunks(chunks).intra_op_threads(1).forward(&batch.images)?;
+    let rows = (batch.rows() as usize).div_ceil(chunks) as i64;
+    let parts = logits.split(rows, 0).into_iter().zip(batch.labels.split(rows, 0));
+    let weighted = parts.map(|(logits, labels)| {
+        logits.cross_entropy_for_logits(&labels) * (logits.size()[0] as f64 / batch.rows() as f64)
+    });
+    weighted.sum::<Tensor>().backward();
+    let mut theirs = vec![("output".to_owned(), logits.detach())];
+    let here = parameters(&whole).into_iter().filter(|(name, _)| vars.is_here(name));
+    theirs.extend(here.map(|(name, parameter)| (name, gradient(&parameter))));
+
+    let different = ours.iter().zip(&theirs).find(|((_, ours), (_, theirs))| !same_bits(ours, theirs));
+    let different = different.map_or(String::new(), |((name, _), _)| name.clone());
+    let different = world.all_gather(different.as_bytes())?.into_iter().find(|name| !name.is_empty());
+    Ok(match different {
+        None => Verdict::Identical,
+        Some(first) => Verdict::Different { first: String::from_utf8(first)? },
+    })
 }
 
 fn step(

@@ -21,7 +21,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
-use pipe_runtime::{Checkpoint, Devices};
+use pipe_runtime::{Checkpoint, Devices, World};
 use tch::{Device, Kind};
 
 use crate::compare::Verdict;
@@ -90,7 +90,9 @@ fn run(args: &Args) -> Result<ExitCode> {
     tch::set_num_threads(1);
     tch::manual_seed(args.seed);
 
-    let devices = args.devices.clone().unwrap_or_else(Digits::devices);
+    // The processes that `mpiexec` has started; one, without it.
+    let world = World::init()?;
+    let devices = args.devices.clone().unwrap_or_else(Digits::devices).across(&world)?;
     let vars = Digits::vars(&devices)?;
     let [train, test] = [train, test].map(|set| set.to_device(vars.var_store().device()));
     let chunks = args.chunks.map(NonZeroUsize::get);
@@ -98,12 +100,14 @@ fn run(args: &Args) -> Result<ExitCode> {
     let pipe = builder.intra_op_threads(1).build()?;
 
     let parameters: usize = vars.var_store().trainable_variables().iter().map(|parameter| parameter.numel()).sum();
-    println!("{}", Digits::PLAN);
-    println!(
-        "devices {devices}; chunks {}; checkpoint {}; {parameters} parameters\n",
-        pipe.chunks(),
-        pipe.checkpoint()
-    );
+    if world.is_first() {
+        println!("{}", Digits::PLAN);
+        println!(
+            "devices {devices}; chunks {}; checkpoint {}; {parameters} parameters\n",
+            pipe.chunks(),
+            pipe.checkpoint()
+        );
+    }
 
     let course = Course {
         epochs: args.epochs.get(),
@@ -112,39 +116,54 @@ fn run(args: &Args) -> Result<ExitCode> {
         stop_after: args.stop_after.map(NonZeroUsize::get),
         checkpoints: args.checkpoint_dir.clone(),
         resume: args.resume,
+        prints: world.is_first(),
     };
-    let last = vars.devices()[Digits::STAGES - 1];
+    let last = vars.devices().pop().unwrap_or(Device::Cpu);
     let (mut pipe, accuracy) = course.run(pipe, last, &train, &test)?;
     let Some(accuracy) = accuracy else {
-        println!("digits: stopped before the last epoch");
+        if world.is_first() {
+            println!("digits: stopped before the last epoch");
+        }
         return Ok(ExitCode::SUCCESS);
     };
-    let parameters = hash(&vars)?;
+    let parameters = hash(&vars, &world)?;
 
     let batch = train.first(args.batch);
     let (stages, micro_batches) = (Digits::STAGES, micro_batches(batch.rows() as usize, pipe.chunks()));
-    let trace = pictures::record(&mut pipe, &batch, last)?;
-    println!("\n{trace}");
-    pictures::draw(&trace, &args.pictures.clone().unwrap_or_else(pictures::default_folder))?;
-    let verdict = compare::compare(pipe, &vars, &batch, args.seed)?;
-    println!(
-        "digits: test accuracy {accuracy:.3}, {stages} stages, {micro_batches} micro-batches, identical to unpipelined: {verdict}, parameters {parameters:016x}"
-    );
+    let verdict = if world.size() == 1 {
+        let trace = pictures::record(&mut pipe, &batch, last)?;
+        println!("\n{trace}");
+        pictures::draw(&trace, &args.pictures.clone().unwrap_or_else(pictures::default_folder))?;
+        compare::compare(pipe, &vars, &batch, args.seed)?
+    } else {
+        compare::compare_over(&world, pipe, &vars, &batch, args.seed)?
+    };
+    if world.is_first() {
+        println!(
+            "digits: test accuracy {accuracy:.3}, {stages} stages, {micro_batches} micro-batches, identical to unpipelined: {verdict}, parameters {parameters:016x}"
+        );
+    }
     Ok(if matches!(verdict, Verdict::Different { .. }) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// A hash (FNV-1a) of the bits of all variables, in the order of their names.
-fn hash(vars: &DigitsVars) -> Result<u64> {
-    let mut hash = 0xcbf2_9ce4_8422_2325;
-    for (_, variable) in vars.select("*")? {
+/// A hash of the hashes of all variables, in the order of their names. Each process has its own.
+fn hash(vars: &DigitsVars, world: &World) -> Result<u64> {
+    let mut hashes = Vec::new();
+    for (name, variable) in vars.select("*")? {
         // Every number of the model's kinds is one of these, with all of its bits.
         let numbers: Vec<f64> =
             variable.detach().to_device(Device::Cpu).to_kind(Kind::Double).flatten(0, -1).try_into()?;
-        for byte in numbers.iter().flat_map(|number| number.to_bits().to_le_bytes()) {
-            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
+        let bytes = numbers.iter().flat_map(|number| number.to_bits().to_le_bytes());
+        hashes.extend(if vars.is_here(&name) { fnv1a(bytes) } else { 0 }.to_le_bytes());
     }
-    Ok(hash)
+    let of_processes = world.all_gather(&hashes)?;
+    // A variable that is elsewhere counts as 0.
+    let together = (0..hashes.len()).map(|place| of_processes.iter().fold(0, |all, own| all | own[place]));
+    Ok(fnv1a(together))
+}
+
+fn fnv1a(bytes: impl Iterator<Item = u8>) -> u64 {
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }
 
 /// Number of micro-batches of `rows` rows. Each has `rows / chunks` rows, rounded up, except the

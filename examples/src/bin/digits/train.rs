@@ -14,10 +14,10 @@ use crate::data::Dataset;
 use crate::model::Digits;
 
 /// Trains for one epoch in a new random order, and returns the mean loss.
-fn epoch(trainer: &mut Trainer<Digits>, data: &Dataset, batch: i64, last: Device) -> Result<f64> {
+fn epoch(trainer: &mut Trainer<Digits>, data: &Dataset, batch: i64, last: Device, prints: bool) -> Result<f64> {
     let order = Tensor::randperm(data.rows(), (Kind::Int64, Device::Cpu));
     let batches = order.split(batch, 0);
-    let bar = ProgressBar::new(batches.len() as u64);
+    let bar = if prints { ProgressBar::new(batches.len() as u64) } else { ProgressBar::hidden() };
     bar.set_style(ProgressStyle::with_template("{bar:30} {pos:>3}/{len} steps  {msg}")?);
 
     let (mut rows, mut loss_sum, mut correct_sum) = (0, 0.0, 0.0);
@@ -56,6 +56,8 @@ pub struct Course {
     pub checkpoints: Option<PathBuf>,
     /// Whether to go on from the newest checkpoint.
     pub resume: bool,
+    /// Whether this process prints the lines.
+    pub prints: bool,
 }
 
 impl Course {
@@ -84,11 +86,13 @@ impl Course {
         let stop = self.stop_after.unwrap_or(self.epochs).min(self.epochs);
         for number in done + 1..=stop {
             let begin = Instant::now();
-            let loss = epoch(&mut trainer, train, self.batch, last)?;
+            let loss = epoch(&mut trainer, train, self.batch, last, self.prints)?;
             let now = test(trainer.pipe(), held_out)?;
             accuracy = Some(now);
             let seconds = begin.elapsed().as_secs_f64();
-            println!("epoch {number:>2}/{epochs}  train loss {loss:.4}  test accuracy {now:.3}  {seconds:.1} s");
+            if self.prints {
+                println!("epoch {number:>2}/{epochs}  train loss {loss:.4}  test accuracy {now:.3}  {seconds:.1} s");
+            }
             trainer.set_value("epoch", number);
             trainer.set_value("accuracy", now);
             if let Some(checkpoints) = &mut checkpoints {

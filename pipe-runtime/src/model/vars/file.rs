@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use super::Vars;
 use crate::error::{Error, Result};
 use crate::files::{TensorFiles, replace, write_tensors};
+use crate::model::devices::Across;
+use crate::torch::{GradMode, with_bytes, with_bytes_mut};
 
 impl Vars {
     /// Writes all variables to one safetensors file, with any extension. It takes no memory for a
@@ -17,6 +19,8 @@ impl Vars {
     /// The file is complete at every moment: a new one is written beside it, synced to the disk,
     /// and takes its place in one step. If saving fails, or the process ends, the file is the old
     /// one. A process that is killed may leave a file `.*.partial` in the folder.
+    ///
+    /// Over several processes, all of them call this: the first one writes the file.
     ///
     /// For the optimizer's state and all else that a training needs to go on, see
     /// [`Checkpoints`](crate::Checkpoints).
@@ -27,8 +31,35 @@ impl Vars {
     pub fn save(&self, file: impl AsRef<Path>) -> Result<()> {
         let file = file.as_ref();
         let named = self.named();
-        replace(file, |new| write_tensors(new, &named))
-            .map_err(|reason| Error::File(format!("cannot write {}: {reason}", file.display())))
+        let write = || {
+            replace(file, |new| write_tensors(new, &named))
+                .map_err(|reason| Error::File(format!("cannot write {}: {reason}", file.display())))
+        };
+        let Some(Across { world, .. }) = &self.across else { return write() };
+        self.share()?;
+        let written = if world.is_first() { write() } else { Ok(()) };
+        let outcomes = world.all_gather(written.as_ref().err().map(Error::to_string).unwrap_or_default().as_bytes())?;
+        match outcomes[0].is_empty() {
+            true => Ok(()),
+            false => written.and(Err(Error::File(String::from_utf8_lossy(&outcomes[0]).into_owned()))),
+        }
+    }
+
+    /// Gives each variable's value to the processes that do not train it.
+    fn share(&self) -> Result<()> {
+        let Some(Across { world, process_of }) = &self.across else { return Ok(()) };
+        let _constant = GradMode::set(false);
+        for (name, tensor) in self.named() {
+            let owner = self.stage_of_variable(&name).map_or(0, |stage| process_of[stage]);
+            let mut value = tensor.detach().f_to_device(Device::Cpu)?.f_contiguous()?;
+            let own = if owner == world.process() { with_bytes(&value, <[u8]>::to_vec) } else { Vec::new() };
+            let bytes = world.all_gather(&own)?.swap_remove(owner);
+            if owner != world.process() {
+                with_bytes_mut(&mut value, |to| to.copy_from_slice(&bytes))?;
+                tensor.detach().f_copy_(&value)?;
+            }
+        }
+        Ok(())
     }
 
     /// Reads all variables: from a safetensors file, with any extension; from an index of several

@@ -10,7 +10,7 @@ use tch::{Device, Tensor};
 
 use crate::error::{Error, Result};
 use crate::lock::lock;
-use crate::model::devices::Placement;
+use crate::model::devices::{Across, Placement};
 use crate::model::{Devices, LayerPlan, Plan};
 use crate::torch::Variable;
 
@@ -53,6 +53,8 @@ pub struct Vars {
     plan: Plan,
     /// The stage of each annotated stage.
     stage_of: Vec<usize>,
+    /// The processes of the stages, if there are several.
+    across: Option<Across>,
     /// For each stage, a store on its device.
     stages: Vec<VarStore>,
     /// For each repeated child: the largest number of layers for which paths were created.
@@ -69,7 +71,7 @@ impl Vars {
     #[doc(hidden)]
     pub fn new(plan: &Plan, devices: &Devices) -> Result<Self> {
         let mut stages: Vec<VarStore> = Vec::new();
-        let Placement { devices, stage_of } = devices.place(plan.stages.len())?;
+        let Placement { devices, stage_of, across } = devices.place(plan.stages.len())?;
         for device in devices {
             let mut store = VarStore::new(device);
             if let Some(first) = stages.first() {
@@ -77,7 +79,7 @@ impl Vars {
             }
             stages.push(store);
         }
-        Ok(Self { plan: *plan, stage_of, stages, lengths: Mutex::default() })
+        Ok(Self { plan: *plan, stage_of, across, stages, lengths: Mutex::default() })
     }
 
     /// All variables, on all devices. Build an optimizer over this store.
@@ -90,6 +92,21 @@ impl Vars {
     /// The device of each stage. With fewer devices than annotated stages, some are merged.
     pub fn devices(&self) -> Vec<Device> {
         self.stages.iter().map(VarStore::device).collect()
+    }
+
+    /// The processes of the stages, if there are several.
+    pub(crate) fn across(&self) -> Option<&Across> {
+        self.across.as_ref()
+    }
+
+    /// Whether the variable of this name belongs to a stage of this process. One of another process
+    /// has its initial value here, and is not trained.
+    pub fn is_here(&self, name: &str) -> bool {
+        let stage = self.stage_of_variable(name);
+        match &self.across {
+            Some(across) => stage.is_none_or(|stage| across.process_of[stage] == across.world.process()),
+            None => true,
+        }
     }
 
     /// The stage of each annotated stage.

@@ -1,12 +1,14 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use super::snapshot::{DESCRIPTION, Saved, Snapshot};
 use super::trainer::Trainer;
 use crate::error::{Error, Result};
 use crate::files::sync_folder;
+use crate::run::BuiltPipeline;
 use crate::stages::Pipeline;
 
 /// Checkpoints of a training in a folder: variables, the optimizer's state, counters, the loss
@@ -35,11 +37,12 @@ use crate::stages::Pipeline;
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug)]
 pub struct Checkpoints {
     folder: PathBuf,
     keep: usize,
     background: Option<JoinHandle<Saving>>,
+    /// The pipeline of a save in the background whose outcome its processes have not agreed on.
+    saved: Option<Arc<BuiltPipeline>>,
     /// The copy that the last save in the background has made, to be used again.
     buffer: Option<Buffer>,
 }
@@ -49,16 +52,20 @@ type Saving = (Result<PathBuf>, Buffer);
 
 struct Buffer(Snapshot);
 
-impl std::fmt::Debug for Buffer {
+impl std::fmt::Debug for Checkpoints {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Buffer(..)")
+        f.debug_struct("Checkpoints")
+            .field("folder", &self.folder)
+            .field("keep", &self.keep)
+            .field("background", &self.background.is_some())
+            .finish_non_exhaustive()
     }
 }
 
 impl Checkpoints {
     /// Looks for checkpoints in this folder, and makes it when the first one is saved.
     pub fn in_folder(folder: impl Into<PathBuf>) -> Self {
-        Self { folder: folder.into(), keep: usize::MAX, background: None, buffer: None }
+        Self { folder: folder.into(), keep: usize::MAX, background: None, saved: None, buffer: None }
     }
 
     /// Keeps the newest `count` checkpoints, at least one: once a new one is complete, older ones
@@ -77,7 +84,11 @@ impl Checkpoints {
     /// updates, if gradients are being accumulated, and if the save in the background has failed.
     pub fn save<M: Pipeline>(&mut self, trainer: &Trainer<M>) -> Result<PathBuf> {
         self.finish()?;
-        write(&self.folder, self.keep, &Snapshot::of(trainer)?, trainer.steps())
+        let built = trainer.pipe.built();
+        let snapshot = Snapshot::of(trainer)?;
+        let write = || write(&self.folder, self.keep, &snapshot, trainer.steps()).map(Some);
+        let written = if built.writes_files() { write() } else { Ok(None) };
+        path_of(built.agree(written)?)
     }
 
     /// Copies the state, and saves it while the training goes on. The copy's memory, that of the
@@ -91,7 +102,13 @@ impl Checkpoints {
     pub fn save_in_background<M: Pipeline>(&mut self, trainer: &Trainer<M>) -> Result<()> {
         self.finish()?;
         let before = self.buffer.take().map(|Buffer(snapshot)| snapshot);
-        let snapshot = Snapshot::of(trainer)?.copied(before)?;
+        let built = trainer.pipe.built();
+        let snapshot = Snapshot::of(trainer)?;
+        self.saved = Some(Arc::clone(built));
+        if !built.writes_files() {
+            return Ok(());
+        }
+        let snapshot = snapshot.copied(before)?;
         let (folder, keep, steps) = (self.folder.clone(), self.keep, trainer.steps());
         let save = move || (write(&folder, keep, &snapshot, steps), Buffer(snapshot));
         let started = thread::Builder::new().name("pipe-checkpoint".into()).spawn(save);
@@ -107,6 +124,14 @@ impl Checkpoints {
     ///
     /// Fails if that save failed.
     pub fn finish(&mut self) -> Result<Option<PathBuf>> {
+        let own = self.join();
+        match self.saved.take() {
+            Some(built) => Ok(built.agree(own)?.into_iter().flatten().next()),
+            None => own,
+        }
+    }
+
+    fn join(&mut self) -> Result<Option<PathBuf>> {
         let Some(background) = self.background.take() else { return Ok(None) };
         match background.join() {
             Ok((saved, buffer)) => {
@@ -146,7 +171,9 @@ impl Checkpoints {
     /// its end; the error says so.
     pub fn resume<M: Pipeline>(&mut self, trainer: &mut Trainer<M>) -> Result<bool> {
         self.finish()?;
-        let Some(latest) = self.latest()? else { return Ok(false) };
+        // The first process says which one it is.
+        let latest = trainer.pipe.built().agree(self.latest())?.into_iter().next().flatten();
+        let Some(latest) = latest else { return Ok(false) };
         Self::resume_from(latest, trainer).map(|()| true)
     }
 
@@ -158,16 +185,22 @@ impl Checkpoints {
     pub fn resume_from<M: Pipeline>(checkpoint: impl AsRef<Path>, trainer: &mut Trainer<M>) -> Result<()> {
         let folder = checkpoint.as_ref();
         let outcome = Saved::open(folder).and_then(|saved| saved.restore(trainer));
-        outcome.map_err(|reason| Error::File(format!("cannot resume {}: {reason}", folder.display())))
+        let outcome = outcome.map_err(|reason| Error::File(format!("cannot resume {}: {reason}", folder.display())));
+        trainer.pipe.built().agree(outcome).map(drop)
     }
 }
 
 impl Drop for Checkpoints {
     fn drop(&mut self) {
-        if let Err(error) = self.finish() {
+        if let Err(error) = self.join() {
             eprintln!("pipe-runtime: {error}");
         }
     }
+}
+
+/// The path that the first process has written.
+fn path_of(paths: Vec<Option<PathBuf>>) -> Result<PathBuf> {
+    paths.into_iter().flatten().next().ok_or_else(|| Error::File("no process has written the checkpoint".into()))
 }
 
 /// Marks folders that are not complete yet, or not any more.

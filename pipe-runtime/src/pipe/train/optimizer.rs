@@ -133,7 +133,9 @@ impl Optimizer {
         // Of two names of one memory, the first one counts.
         let mut seen = std::collections::HashSet::new();
         parameters.retain(|parameter| parameter.tensor.numel() == 0 || seen.insert(parameter.tensor.data_ptr()));
-        for parameter in parameters.iter_mut().filter(|parameter| parameter.tensor.requires_grad()) {
+        let is_trained =
+            |parameter: &&mut Parameter| parameter.tensor.requires_grad() && pipeline.is_here(parameter.stage);
+        for parameter in parameters.iter_mut().filter(is_trained) {
             parameter.allocate(&options[parameter.group].rule, average.is_some())?;
         }
         Ok(Self { pipeline, options, parameters, clip, average, updates: 0, plan: None, swapped: false, broken: None })
@@ -142,6 +144,11 @@ impl Optimizer {
     /// Whether it updates the parameters of this pipeline.
     pub(super) fn is_of(&self, pipeline: &Arc<BuiltPipeline>) -> bool {
         Arc::ptr_eq(&self.pipeline, pipeline)
+    }
+
+    /// Whether this process updates the parameter.
+    pub(super) fn is_here(&self, parameter: &Parameter) -> bool {
+        self.pipeline.is_here(parameter.stage)
     }
 
     /// The rule that a parameter follows.
@@ -158,7 +165,7 @@ impl Optimizer {
     /// others.
     pub(super) fn allocate_for(&mut self, has_state: impl Fn(&Parameter) -> bool) -> Result<()> {
         for parameter in &mut self.parameters {
-            if has_state(parameter) {
+            if has_state(parameter) && self.pipeline.is_here(parameter.stage) {
                 parameter.allocate(&self.options[parameter.group].rule, self.average.is_some())?;
             } else {
                 (parameter.state, parameter.average) = (Vec::new(), None);
@@ -206,24 +213,37 @@ impl Optimizer {
     /// `skip` decides what happens if a gradient is not finite: an error, or an update that is
     /// skipped.
     fn update(&mut self, scale: f64, skip: impl FnOnce(String) -> Result<()>) -> Result<Update> {
-        if let Some(broken) = &self.broken {
-            return Err(Error::Setting(format!(
-                "an earlier update failed halfway ({broken}), so the parameters are partly updated: build the model again, from a checkpoint"
-            )));
-        }
-        if self.swapped {
+        let mut begin = || {
+            if let Some(broken) = &self.broken {
+                return Err(Error::Setting(format!(
+                    "an earlier update failed halfway ({broken}), so the parameters are partly updated: build the model again, from a checkpoint"
+                )));
+            }
+            if self.swapped {
+                return Err(Error::Setting(
+                    "the model holds its moving averages: call `swap_average` again before training".into(),
+                ));
+            }
+            let ready = self.prepare()?;
+            let (planned, rules) = self.rules(&ready);
+            let plan = self.plan(planned);
+            let squares = plan.gradient_squares(&self.pipeline)?;
+            Ok((ready, rules, plan, squares))
+        };
+        let begun = begin();
+        let own =
+            begun.as_ref().map(|(ready, _, _, squares)| ready.iter().copied().zip(squares.iter().copied()).collect());
+        let squares = self.pipeline.gather(own)?;
+        let (_, rules, plan, _) = begun?;
+        if squares.is_empty() {
             return Err(Error::Setting(
-                "the model holds its moving averages: call `swap_average` again before training".into(),
+                "no parameter has a gradient, so there is nothing to update: run `train_step` before, and `zero_grad` after".into(),
             ));
         }
-        let ready = self.prepare()?;
-        let (planned, rules) = self.rules(&ready);
-        let plan = self.plan(planned);
-        let squares = plan.gradient_squares(&self.pipeline)?;
-        let norm = squares.iter().sum::<f64>().sqrt() / scale;
+        let norm = squares.values().sum::<f64>().sqrt() / scale;
         let lr = self.lr();
-        if let Some(slot) = squares.iter().position(|squares| !squares.is_finite()) {
-            let unfit = format!("the gradient of `{}` is not finite", self.parameters[ready[slot]].name);
+        if let Some((&parameter, _)) = squares.iter().find(|(_, squares)| !squares.is_finite()) {
+            let unfit = format!("the gradient of `{}` is not finite", self.parameters[parameter].name);
             skip(unfit)?;
             return Ok(Update { norm, clipped_by: 1., lr, skipped: true });
         }
@@ -242,14 +262,14 @@ impl Optimizer {
             self.broken = Some(error.to_string());
             return Err(error);
         }
-        for parameter in ready {
+        for parameter in squares.into_keys() {
             self.parameters[parameter].updates += 1;
         }
         self.updates += 1;
         Ok(Update { norm, clipped_by, lr, skipped: false })
     }
 
-    /// The parameters that have a gradient, with all of their state.
+    /// The parameters that have a gradient in this process, with all of their state.
     fn prepare(&mut self) -> Result<Vec<usize>> {
         let mut ready = Vec::new();
         for (index, parameter) in self.parameters.iter_mut().enumerate() {
@@ -279,11 +299,6 @@ impl Optimizer {
                 }
             }
             parameter.allocate(&self.options[parameter.group].rule, self.average.is_some())?;
-        }
-        if ready.is_empty() {
-            return Err(Error::Setting(
-                "no parameter has a gradient, so there is nothing to update: run `train_step` before, and `zero_grad` after".into(),
-            ));
         }
         Ok(ready)
     }

@@ -45,14 +45,17 @@ impl Snapshot {
         }
         optimizer.check_whole()?;
         let built = pipe.built();
-        let mut model = built.stages.iter().map(|_| Shard::new()).collect::<Vec<_>>();
-        for Variable { name, tensor, stage } in built.state.list() {
-            model[stage].push((name, tensor.detach()));
-        }
-        let mut state = built.stages.iter().map(|_| Shard::new()).collect::<Vec<_>>();
-        for (stage, name, tensor) in optimizer.tensors() {
-            state[stage].push((name, tensor));
-        }
+        let own = built.state.list().into_iter().filter(|variable| built.is_here(variable.stage));
+        let own = own.map(|Variable { name, tensor, stage }| (stage, name, tensor.detach())).collect();
+        let by_stage = |tensors: Vec<(usize, String, Tensor)>| {
+            let mut shards = built.stages.iter().map(|_| Shard::new()).collect::<Vec<_>>();
+            for (stage, name, tensor) in tensors {
+                shards[stage].push((name, tensor));
+            }
+            shards
+        };
+        let model = by_stage(built.collect(own)?);
+        let mut state = by_stage(built.collect(optimizer.tensors())?);
         state[0].push((RANDOM.to_owned(), random_state()?));
         let description = json!({
             "format": FORMAT,
@@ -280,7 +283,11 @@ impl Optimizer {
 
     /// For each parameter with a state, its rule and its number of updates.
     fn describe(&self) -> Value {
-        let with_state = self.parameters.iter().filter(|parameter| parameter.updates > 0 || !parameter.is_bare());
+        let has_state = |parameter: &&super::optimizer::Parameter| match self.is_here(parameter) {
+            true => parameter.updates > 0 || !parameter.is_bare(),
+            false => parameter.tensor.requires_grad(),
+        };
+        let with_state = self.parameters.iter().filter(has_state);
         let describe = |parameter: &super::optimizer::Parameter| {
             (parameter.name.clone(), json!({ "rule": self.rule_of(parameter).name(), "updates": parameter.updates }))
         };

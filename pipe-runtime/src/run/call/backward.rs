@@ -1,7 +1,7 @@
 use std::any::Any;
 use std::sync::{Arc, Mutex};
 
-use pipe_engine::Job;
+use pipe_engine::{Job, News};
 use pipe_schedule::{Action, ActionKind, Order};
 use tch::Tensor;
 
@@ -10,7 +10,7 @@ use super::{Table, step};
 use crate::error::{Error, Failure, Phase, Result};
 use crate::lock::lock;
 use crate::run::device_streams::Direction;
-use crate::stages::Recorded;
+use crate::stages::{Recorded, crossings};
 use crate::torch::{Event, Modes, Sums, TorchError};
 
 /// The gradient of one tensor of a value, and the position of the tensor in it.
@@ -116,12 +116,20 @@ impl BackwardRun {
             }
         };
         let ready = self.call.pipeline.streams.mark(stage).map_err(|error| error.to_string())?;
+        let mut elsewhere: Vec<(usize, Vec<Slot>)> = Vec::new();
         for (&(port, position), gradient) in recorded.received.iter().zip(found) {
-            if let Some(gradient) = gradient {
-                self.ready.at(port, micro_batch).clone_from(&ready);
-                self.gradients.at(port, micro_batch).push((position, gradient));
+            let Some(gradient) = gradient else { continue };
+            if self.call.elsewhere(self.call.pipeline.routes[port].from).is_some() {
+                match elsewhere.iter_mut().find(|(at, _)| *at == port) {
+                    Some((_, gradients)) => gradients.push((position, gradient)),
+                    None => elsewhere.push((port, vec![(position, gradient)])),
+                }
+                continue;
             }
+            self.ready.at(port, micro_batch).clone_from(&ready);
+            self.gradients.at(port, micro_batch).push((position, gradient));
         }
+        self.send_back(stage, micro_batch, &elsewhere)?;
         // A recomputed graph is made for each backward. The graph of a split backward is still
         // needed for its second half.
         if again || kind == ActionKind::BackwardInput {
@@ -130,6 +138,23 @@ impl BackwardRun {
             self.call.has_gone_backward(stage, micro_batch);
         }
         Ok(())
+    }
+
+    /// Sends the gradients of a stage to those of other processes that have sent it values. They
+    /// wait for them even if there are none.
+    fn send_back(&self, stage: usize, micro_batch: usize, gradients: &[(usize, Vec<Slot>)]) -> Result<(), String> {
+        for crossing in crossings(&self.call.pipeline.routes).filter(|crossing| crossing.to == stage) {
+            let Some((remote, from)) = self.call.elsewhere(Some(crossing.from)) else { continue };
+            let found = gradients.iter().find(|(port, _)| *port == crossing.route);
+            let found = found.map_or(&[][..], |(_, gradients)| gradients);
+            remote.send_gradients((crossing.route, from), micro_batch, found)?;
+        }
+        Ok(())
+    }
+
+    /// Takes in what has arrived from other processes.
+    pub(super) fn poll(&self) -> Result<Vec<News>> {
+        self.call.poll(|port, micro_batch, gradients| self.gradients.at(port, micro_batch).extend(gradients))
     }
 
     fn backward_weight(&self, action: Action) -> Result<(), String> {

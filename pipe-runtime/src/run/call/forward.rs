@@ -1,8 +1,9 @@
 use std::any::Any;
 use std::sync::{Arc, Mutex};
 
-use pipe_engine::Job;
+use pipe_engine::{Job, Link, News};
 use pipe_schedule::{Action, ActionKind, Order};
+use tch::Tensor;
 
 use super::peak_counter::PeakCounter;
 use super::{Table, step};
@@ -11,6 +12,7 @@ use crate::flow::{PackedTensor, PackedValue};
 use crate::lock::{give_up, lock};
 use crate::model::{Cells, Context, FirstPass, History, Next, Pass, Rewound, unique};
 use crate::run::built_pipeline::{BuiltPipeline, StageSlot};
+use crate::run::remote::{Arrival, RemoteCall};
 use crate::stages::{Io, Recorded, Route, Sent};
 use crate::torch::{Draw, GradMode, LayerRng, Modes, Parameters, digest, grad_enabled};
 
@@ -26,8 +28,13 @@ pub(crate) struct Call {
     grad_mode: bool,
     /// A unique number of this call.
     id: u64,
-    /// The draw that seeds the layers' random number generators.
+    /// The draw of a number from the caller's generator.
     draw: Draw,
+    /// The number that seeds the layers' random number generators: the one that was drawn, here or
+    /// in the first process.
+    seed: u64,
+    /// The part of the call that runs in other processes.
+    pub(super) remote: Option<RemoteCall>,
     /// The caller's torch modes at the time of the call. Recomputations run with them too.
     modes: Modes,
     pub(super) parameters: Arc<Parameters>,
@@ -51,13 +58,23 @@ pub(crate) struct Call {
 
 /// The arguments of a call.
 pub(crate) struct Given {
-    /// The inputs of the first stage, one per micro-batch.
+    /// The inputs of the first stage, one per micro-batch, if it is in this process.
     pub(crate) inputs: Vec<PackedValue>,
+    pub(crate) begun: Begun,
     pub(crate) training: bool,
     /// Whether to keep what the backward needs.
     pub(crate) gradients: bool,
     /// The parameters to train.
     pub(crate) parameters: Arc<Parameters>,
+}
+
+/// A call that all processes have begun.
+pub(crate) struct Begun {
+    pub(crate) micro_batches: usize,
+    pub(crate) draw: Draw,
+    pub(crate) seed: u64,
+    /// The number of the call, if other processes take part in it.
+    pub(crate) number: Option<u64>,
 }
 
 /// A job that runs the forward of a call.
@@ -83,6 +100,24 @@ impl Job for ForwardRun {
 
     fn enter(&self) -> Result<Box<dyn Any>> {
         self.call.enter()
+    }
+
+    fn link(&self) -> Option<&dyn Link<Error>> {
+        self.call.remote.as_ref().map(|_| self as &dyn Link<Error>)
+    }
+}
+
+impl Link<Error> for ForwardRun {
+    fn is_remote(&self, rank: usize) -> bool {
+        self.call.is_remote(rank)
+    }
+
+    fn poll(&self) -> Result<Vec<News>> {
+        self.call.poll(|_, _, _| {})
+    }
+
+    fn has_failed(&self, step: usize) {
+        self.call.has_failed(step);
     }
 }
 
@@ -112,17 +147,19 @@ struct ReceivedValue {
 type Fingerprint = (usize, bool, Option<u64>);
 
 impl Call {
-    /// Makes a call. If it keeps gradients, the recomputations in `order` say which micro-batches
-    /// are recomputed.
-    pub(super) fn new(pipeline: &Arc<BuiltPipeline>, given: Given, order: &Order) -> Result<Self> {
-        let Given { inputs, training, gradients, parameters } = given;
-        parameters.none_is_forgotten()?;
-        pipeline.state.refresh()?;
-        let (stages, micro_batches) = (pipeline.stages.len(), inputs.len());
+    /// Makes a call that runs `order` first. If it keeps gradients, the recomputations in
+    /// `recomputing` say which micro-batches are recomputed.
+    pub(super) fn new(pipeline: &Arc<BuiltPipeline>, given: Given, order: &Order, recomputing: &Order) -> Result<Self> {
+        let Given { inputs, begun, training, gradients, parameters } = given;
+        let Begun { micro_batches, draw, seed, number } = begun;
+        let prepared = parameters.none_is_forgotten().map_err(Error::from);
+        let prepared = prepared.and_then(|()| pipeline.state.refresh()).and_then(|()| Ok(Modes::capture()?));
+        let modes = prepared.or_else(|error| draw.undo().map_err(Error::from).and(Err(error)))?;
+        let stages = pipeline.stages.len();
         let counters = |count: usize| std::iter::repeat_with(PeakCounter::default).take(count).collect();
         let mut recomputed = vec![false; stages * micro_batches];
         for Action { stage, micro_batch, .. } in
-            order.steps.iter().map(|step| step.action).filter(|action| action.kind == ActionKind::Recompute)
+            recomputing.steps.iter().map(|step| step.action).filter(|action| action.kind == ActionKind::Recompute)
         {
             recomputed[stage * micro_batches + micro_batch] = gradients;
         }
@@ -132,8 +169,12 @@ impl Call {
             gradients,
             grad_mode: grad_enabled(),
             id: unique(),
-            draw: Draw::new()?,
-            modes: Modes::capture()?,
+            draw,
+            seed,
+            remote: number
+                .zip(pipeline.remote.as_ref())
+                .map(|(number, remote)| RemoteCall::new(remote, number, order, &pipeline.routes)),
+            modes,
             parameters,
             notes_uses: pipeline.state.notes_uses(training),
             recomputed,
@@ -155,8 +196,9 @@ impl Call {
     /// Runs the micro-batches forward through all stages. Returns the call and the output of each
     /// micro-batch.
     pub(crate) fn run(pipeline: &Arc<BuiltPipeline>, given: Given) -> Result<(Arc<Self>, Vec<PackedValue>)> {
-        let orders = pipeline.orders(given.inputs.len(), given.training && given.gradients)?;
-        let call = Arc::new(Self::new(pipeline, given, &orders.backward)?);
+        let orders = pipeline.orders(given.begun.micro_batches, given.training && given.gradients);
+        let orders = orders.or_else(|error| given.begun.draw.undo().map_err(Error::from).and(Err(error)))?;
+        let call = Arc::new(Self::new(pipeline, given, &orders.forward, &orders.backward)?);
         let order = Arc::clone(&orders.forward);
         let ran = call.run_job(Arc::new(ForwardRun { call: Arc::clone(&call), order }), None);
         ran.and_then(|()| call.check_accelerators(&[]))
@@ -168,8 +210,11 @@ impl Call {
             })
     }
 
-    /// Takes the outputs of the last stage, one per micro-batch.
+    /// Takes the outputs of the last stage, one per micro-batch; none if it is elsewhere.
     pub(super) fn take_outputs(&self) -> Result<Vec<PackedValue>> {
+        if !self.pipeline.has_last() {
+            return Ok(Vec::new());
+        }
         let (_, output) = self.pipeline.ends();
         let parts = (0..self.micro_batches).map(|micro_batch| self.in_transit.take(output, micro_batch));
         let parts: Option<Vec<PackedValue>> = parts.collect();
@@ -199,7 +244,7 @@ impl Call {
             stage: action.stage,
             micro_batch: action.micro_batch,
             micro_batches: self.micro_batches,
-            call_seed: self.draw.seed,
+            call_seed: self.seed,
             call: self.id,
             will_be_recomputed: !recomputing && self.recomputes(action.stage, action.micro_batch),
         })
@@ -255,6 +300,10 @@ impl Call {
         }
         let ready = self.pipeline.streams.mark(stage).map_err(|error| error.to_string())?;
         for (port, mut value) in sent {
+            if let Some((remote, to)) = self.elsewhere(self.pipeline.routes[port].to) {
+                remote.send_value((port, to), micro_batch, &value)?;
+                continue;
+            }
             value.ready.clone_from(&ready);
             *self.in_transit.at(port, micro_batch) = Some(value);
             self.transit[port].rise();
@@ -264,6 +313,37 @@ impl Call {
         }
         *self.backward_states.at(stage, micro_batch) = state;
         Ok(())
+    }
+
+    /// The remote part of the call and the stage, if that is a stage of another process.
+    pub(super) fn elsewhere(&self, stage: Option<usize>) -> Option<(&RemoteCall, usize)> {
+        let (remote, stage) = (self.remote.as_ref()?, stage?);
+        remote.remote.is_elsewhere(stage).then_some((remote, stage))
+    }
+
+    /// Whether another process performs the steps of the rank.
+    pub(super) fn is_remote(&self, rank: usize) -> bool {
+        let stage = self.pipeline.rank_of().iter().position(|&other| other == rank);
+        stage.is_some_and(|stage| !self.pipeline.is_here(stage))
+    }
+
+    /// Takes in what has arrived from other processes. `gradients` takes in the gradients for a
+    /// port and a micro-batch.
+    pub(super) fn poll(&self, mut gradients: impl FnMut(usize, usize, Vec<(usize, Tensor)>)) -> Result<Vec<News>> {
+        let Some(remote) = &self.remote else { return Ok(Vec::new()) };
+        remote.poll(&self.pipeline.routes, |arrival| match arrival {
+            Arrival::Value { port, micro_batch, value } => {
+                *self.in_transit.at(port, micro_batch) = Some(value);
+                self.transit[port].rise();
+            }
+            Arrival::Gradients { port, micro_batch, gradients: found } => gradients(port, micro_batch, found),
+        })
+    }
+
+    pub(super) fn has_failed(&self, step: usize) {
+        if let Some(remote) = &self.remote {
+            remote.has_failed(step);
+        }
     }
 
     /// Starts to watch which variables a first pass of the stage changes.

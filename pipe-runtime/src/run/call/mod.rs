@@ -10,9 +10,9 @@ mod traced;
 mod train;
 
 pub(crate) use accelerators::loss_is_not_finite;
-pub(crate) use forward::{Call, Given};
+pub(crate) use forward::{Begun, Call, Given};
 pub(crate) use node::attach_node;
-pub(crate) use train::{Loss, TrainRun};
+pub(crate) use train::{Loss, TrainRun, Trained};
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard};

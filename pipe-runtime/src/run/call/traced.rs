@@ -1,7 +1,7 @@
 use std::any::Any;
 use std::sync::{Arc, Mutex};
 
-use pipe_engine::{Job, Local};
+use pipe_engine::{Job, Link, Local};
 use pipe_schedule::{Action, ActionKind, Order, TracedStep};
 use tch::Tensor;
 
@@ -128,5 +128,9 @@ impl Job for TracedJob {
 
     fn enter(&self) -> Result<Box<dyn Any>> {
         self.job.enter()
+    }
+
+    fn link(&self) -> Option<&dyn Link<Error>> {
+        self.job.link()
     }
 }

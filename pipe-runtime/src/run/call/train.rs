@@ -2,7 +2,7 @@ use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use pipe_engine::{Job, Local};
+use pipe_engine::{Job, Link, Local, News};
 use pipe_schedule::{Action, ActionKind, Order};
 use tch::{Kind, Tensor};
 
@@ -50,8 +50,9 @@ pub(crate) struct Trained {
 impl TrainRun {
     /// Runs a training step on the micro-batches in `given`. If it fails, all changes are undone.
     pub(crate) fn run(pipeline: &Arc<BuiltPipeline>, given: Given, mut loss: Loss<'_>) -> Result<Trained> {
-        let order = pipeline.train_order(given.inputs.len(), given.training)?;
-        let call = Arc::new(Call::new(pipeline, given, &order)?);
+        let order = pipeline.train_order(given.begun.micro_batches, given.training);
+        let order = order.or_else(|error| given.begun.draw.undo().map_err(Error::from).and(Err(error)))?;
+        let call = Arc::new(Call::new(pipeline, given, &order, &order)?);
         let backward = BackwardRun::new(Arc::clone(&call), Arc::clone(&order), false)?;
         let run = Arc::new(Self { call: Arc::clone(&call), backward, order, trains: AtomicBool::new(false) });
 
@@ -63,8 +64,8 @@ impl TrainRun {
             }
             Ok(())
         };
-        let local = Local { rank: pipeline.last_rank(), perform: &mut perform };
-        let ran = call.run_job(run.clone(), Some(local));
+        let local = pipeline.has_last().then_some(Local { rank: pipeline.last_rank(), perform: &mut perform });
+        let ran = call.run_job(run.clone(), local);
         ran.and_then(|()| run.ended(loss.keeps_output)).or_else(|error| {
             call.undo()?;
             Err(error)
@@ -73,7 +74,7 @@ impl TrainRun {
 
     fn ended(self: Arc<Self>, keeps_output: bool) -> Result<Trained> {
         let call = &self.call;
-        if !self.trains.load(Ordering::Relaxed) {
+        if call.pipeline.has_last() && !self.trains.load(Ordering::Relaxed) {
             return Err(Error::Output(
                 "the step would train nothing: no micro-batch's loss carries a gradient. Are all variables frozen, or is the output or the loss detached, \
                  made under `no_grad`, or made of integers (an `argmax`)?"
@@ -210,5 +211,23 @@ impl Job for TrainRun {
 
     fn enter(&self) -> Result<Box<dyn Any>> {
         self.call.enter()
+    }
+
+    fn link(&self) -> Option<&dyn Link<Error>> {
+        self.call.remote.as_ref().map(|_| self as &dyn Link<Error>)
+    }
+}
+
+impl Link<Error> for TrainRun {
+    fn is_remote(&self, rank: usize) -> bool {
+        self.call.is_remote(rank)
+    }
+
+    fn poll(&self) -> Result<Vec<News>> {
+        self.backward.poll()
+    }
+
+    fn has_failed(&self, step: usize) {
+        self.call.has_failed(step);
     }
 }

@@ -1,0 +1,49 @@
+//! Waiting by polling. MPI moves long messages only while both processes call it, and has nothing
+//! on which a thread could sleep.
+
+use std::hint::spin_loop;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::CommError;
+
+/// How long a thread polls without a pause. A message between two processes takes some
+/// microseconds.
+const SPIN: Duration = Duration::from_micros(50);
+/// How long a thread then polls with `yield` between two polls: the process that it waits for may
+/// need its core.
+const YIELD: Duration = Duration::from_millis(5);
+/// How long it sleeps between two polls after that.
+const SLEEP: Duration = Duration::from_micros(20);
+
+/// Calls `is_done` until it returns true.
+///
+/// # Errors
+///
+/// `CommError::Deadline`, and those of `is_done`.
+pub(crate) fn until(
+    deadline: Option<Instant>,
+    mut is_done: impl FnMut() -> Result<bool, CommError>,
+) -> Result<(), CommError> {
+    if is_done()? {
+        return Ok(());
+    }
+    let start = Instant::now();
+    loop {
+        if is_done()? {
+            return Ok(());
+        }
+        let now = Instant::now();
+        if deadline.is_some_and(|deadline| now >= deadline) {
+            return Err(CommError::Deadline);
+        }
+        let waited = now.duration_since(start);
+        if waited < SPIN {
+            spin_loop();
+        } else if waited < YIELD {
+            thread::yield_now();
+        } else {
+            thread::sleep(SLEEP);
+        }
+    }
+}

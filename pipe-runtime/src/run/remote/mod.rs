@@ -1,0 +1,128 @@
+//! The part of a pipeline that runs in other processes: what is sent to them and arrives from them,
+//! and the agreements with which a call begins and ends.
+
+mod agreement;
+mod channel;
+mod remote_call;
+mod wire;
+
+pub(crate) use agreement::Opening;
+pub(crate) use remote_call::{Arrival, RemoteCall};
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use pipe_schedule::{ActionKind, Order};
+
+use crate::error::{Error, Result};
+use crate::lock::lock;
+use crate::stages::{Route, crossings};
+use crate::world::World;
+use channel::Channel;
+use wire::Message;
+
+/// A pipeline's connection to the other processes that run stages of it.
+pub(crate) struct Remote {
+    world: World,
+    /// The process of each stage.
+    process_of: Vec<usize>,
+    channel: Mutex<Channel>,
+    /// The number of calls so far, the same on all processes.
+    calls: AtomicU64,
+    /// The first step of the present call that has failed here.
+    failed: AtomicUsize,
+    /// A digest of the model, its partitioning and its settings.
+    model: u64,
+    /// Why the pipeline can no longer be used: the connection was lost.
+    broken: Mutex<Option<String>>,
+}
+
+impl Remote {
+    /// All processes build the same pipelines, in the same order.
+    pub(crate) fn new(world: &World, process_of: Vec<usize>, model: u64) -> Result<Self> {
+        let tag = world.tag()?;
+        let channel = Mutex::new(Channel::new(world.comm(), tag, world.patience())?);
+        Ok(Self {
+            world: world.clone(),
+            process_of,
+            channel,
+            calls: AtomicU64::new(0),
+            failed: AtomicUsize::new(usize::MAX),
+            model,
+            broken: Mutex::default(),
+        })
+    }
+
+    /// The number of this process.
+    pub(crate) fn process(&self) -> usize {
+        self.world.process()
+    }
+
+    pub(crate) fn process_of(&self, stage: usize) -> usize {
+        self.process_of[stage]
+    }
+
+    /// Whether another process runs the stage.
+    pub(crate) fn is_elsewhere(&self, stage: usize) -> bool {
+        self.process_of[stage] != self.process()
+    }
+
+    /// Completes the order of a call. In one process, a skip is there before what the stage in
+    /// between sends. Between processes it may come later, so its receiver waits for it.
+    pub(crate) fn complete(&self, order: &mut Order, routes: &[Route]) {
+        let position = |kinds: &[ActionKind], stage: usize, micro_batch: usize| {
+            let is = |kind: ActionKind| kinds.contains(&kind);
+            let sends = |step: &pipe_schedule::Step| {
+                is(step.action.kind) && (step.action.stage, step.action.micro_batch) == (stage, micro_batch)
+            };
+            order.steps.iter().position(sends)
+        };
+        let mut waits = Vec::new();
+        for (number, step) in order.steps.iter().enumerate() {
+            let (stage, micro_batch) = (step.action.stage, step.action.micro_batch);
+            for route in crossings(routes) {
+                let found = match step.action.kind {
+                    ActionKind::Forward if route.to == stage => {
+                        position(&[ActionKind::Forward], route.from, micro_batch)
+                    }
+                    ActionKind::Backward | ActionKind::BackwardInput if route.from == stage => {
+                        position(&[ActionKind::Backward, ActionKind::BackwardInput], route.to, micro_batch)
+                    }
+                    _ => None,
+                };
+                waits.extend(found.map(|found| (number, found)));
+            }
+        }
+        for (number, needed) in waits {
+            let is_elsewhere = self.is_elsewhere(order.steps[needed].action.stage);
+            let after = &mut order.steps[number].after;
+            if is_elsewhere && !after.contains(&needed) {
+                after.push(needed);
+            }
+        }
+    }
+
+    /// Tells all other processes that a step of the call has failed here.
+    pub(crate) fn has_failed(&self, call: u64, step: usize) {
+        if self.failed.fetch_min(step, Ordering::Relaxed) > step {
+            self.tell_all(call, |_| Message::Failed { step });
+        }
+    }
+
+    /// Ends the use of the pipeline: the processes no longer agree on where they are. Those that do
+    /// not wait for the lost one hear of it too.
+    fn lost(&self, error: Error) -> Error {
+        self.world.comm().revoke();
+        lock(&self.broken).get_or_insert_with(|| error.to_string());
+        error
+    }
+
+    fn check(&self) -> Result<()> {
+        match &*lock(&self.broken) {
+            None => Ok(()),
+            Some(error) => {
+                Err(Error::Connection(format!("an earlier call lost the connection to another process: {error}")))
+            }
+        }
+    }
+}

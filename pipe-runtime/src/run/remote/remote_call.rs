@@ -1,0 +1,139 @@
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use pipe_engine::News;
+use pipe_schedule::{Action, ActionKind, Order};
+use tch::Tensor;
+
+use super::Remote;
+use super::channel::Delivered;
+use super::wire::{Envelope, Form, Message, spans};
+use crate::error::Result;
+use crate::flow::PackedValue;
+use crate::lock::lock;
+use crate::stages::{Route, crossings};
+
+/// The part of a call that runs in other processes.
+pub(crate) struct RemoteCall {
+    pub(crate) remote: Arc<Remote>,
+    /// The number of the call.
+    call: u64,
+    /// For each step elsewhere that sends something here: how many of its messages are missing.
+    missing: Mutex<HashMap<usize, usize>>,
+    /// For whether it goes back, and each stage and micro-batch elsewhere: the position of its
+    /// step.
+    positions: HashMap<(bool, usize, usize), usize>,
+}
+
+/// What has arrived from a stage of another process.
+pub(crate) enum Arrival {
+    Value {
+        port: usize,
+        micro_batch: usize,
+        value: PackedValue,
+    },
+    /// Gradients, each with the position of its tensor in the value.
+    Gradients {
+        port: usize,
+        micro_batch: usize,
+        gradients: Vec<(usize, Tensor)>,
+    },
+}
+
+impl RemoteCall {
+    /// `order` is that of the call's run.
+    pub(crate) fn new(remote: &Arc<Remote>, call: u64, order: &Order, routes: &[Route]) -> Self {
+        let mut positions = HashMap::new();
+        let mut missing = HashMap::new();
+        for (position, step) in order.steps.iter().enumerate() {
+            let Action { kind, stage, micro_batch } = step.action;
+            let goes_back = match kind {
+                ActionKind::Forward => false,
+                ActionKind::Backward | ActionKind::BackwardInput => true,
+                _ => continue,
+            };
+            if !remote.is_elsewhere(stage) {
+                continue;
+            }
+            positions.insert((goes_back, stage, micro_batch), position);
+            let here = |route: &crate::stages::Crossing| match goes_back {
+                false => route.from == stage && !remote.is_elsewhere(route.to),
+                true => route.to == stage && !remote.is_elsewhere(route.from),
+            };
+            missing.insert(position, crossings(routes).filter(here).count());
+        }
+        lock(&remote.channel).start_waiting();
+        Self { remote: Arc::clone(remote), call, missing: Mutex::new(missing), positions }
+    }
+
+    /// Sends a value to the stage of another process that receives it.
+    pub(crate) fn send_value(
+        &self,
+        (port, to): (usize, usize),
+        micro_batch: usize,
+        value: &PackedValue,
+    ) -> Result<(), String> {
+        let (value, layouts, spans) = Form::of(value)?;
+        let message = Message::Value { port, micro_batch, value };
+        let envelope = Envelope { call: self.call, message, layouts };
+        let sent = lock(&self.remote.channel).send(self.remote.process_of(to), &envelope, spans);
+        sent.map_err(|error| error.to_string())
+    }
+
+    /// Sends gradients back to the stage of another process that has sent the value.
+    pub(crate) fn send_gradients(
+        &self,
+        (port, to): (usize, usize),
+        micro_batch: usize,
+        gradients: &[(usize, Tensor)],
+    ) -> Result<(), String> {
+        let (layouts, memory) =
+            spans(gradients.iter().map(|(_, gradient)| gradient)).map_err(|error| error.to_string())?;
+        let positions = gradients.iter().map(|(position, _)| *position).collect();
+        let envelope =
+            Envelope { call: self.call, message: Message::Gradients { port, micro_batch, positions }, layouts };
+        let sent = lock(&self.remote.channel).send(self.remote.process_of(to), &envelope, memory);
+        sent.map_err(|error| error.to_string())
+    }
+
+    /// Takes in what has arrived: calls `arrived` for each value and gradient. Returns what it
+    /// means for the run.
+    pub(crate) fn poll(&self, routes: &[Route], mut arrived: impl FnMut(Arrival)) -> Result<Vec<News>> {
+        let delivered = lock(&self.remote.channel).poll().map_err(|error| self.remote.lost(error))?;
+        let mut news = Vec::new();
+        for Delivered { envelope, tensors, .. } in delivered {
+            // What is left of a failed call.
+            if envelope.call != self.call {
+                continue;
+            }
+            match envelope.message {
+                Message::Value { port, micro_batch, value } => {
+                    arrived(Arrival::Value { port, micro_batch, value: value.value(tensors) });
+                    news.extend(routes[port].from.and_then(|from| self.count(false, from, micro_batch)));
+                }
+                Message::Gradients { port, micro_batch, positions } => {
+                    let gradients = positions.into_iter().zip(tensors).collect();
+                    arrived(Arrival::Gradients { port, micro_batch, gradients });
+                    news.extend(routes[port].to.and_then(|to| self.count(true, to, micro_batch)));
+                }
+                Message::Failed { step } => news.push(News::Failed(step)),
+                Message::Tensors { .. } | Message::End => {}
+            }
+        }
+        Ok(news)
+    }
+
+    /// Counts a message of a step. Returns the news if it was the step's last one.
+    fn count(&self, goes_back: bool, stage: usize, micro_batch: usize) -> Option<News> {
+        let position = *self.positions.get(&(goes_back, stage, micro_batch))?;
+        let mut missing = lock(&self.missing);
+        let missing = missing.get_mut(&position)?;
+        *missing = missing.saturating_sub(1);
+        (*missing == 0).then_some(News::Arrived(position))
+    }
+
+    /// Tells all other processes that a step has failed here.
+    pub(crate) fn has_failed(&self, step: usize) {
+        self.remote.has_failed(self.call, step);
+    }
+}

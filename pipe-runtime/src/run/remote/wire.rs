@@ -1,0 +1,150 @@
+//! Messages between processes, as bytes.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+use crate::flow::{PackedPlain, PackedTensor, PackedValue, Split, Value};
+use crate::torch::{Layout, SentSpan, TorchError, version};
+
+/// A message of one process to another, without the memory of its tensors, which follows it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Envelope {
+    /// The number of the call.
+    pub(super) call: u64,
+    pub(super) message: Message,
+    /// The tensors whose memory follows.
+    pub(super) layouts: Vec<Layout>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Message {
+    /// A value that a stage sends on a port.
+    Value { port: usize, micro_batch: usize, value: Form },
+    /// The gradients that a stage sends back on a port, by the positions of their tensors in the
+    /// value. It is sent even if there are none.
+    Gradients { port: usize, micro_batch: usize, positions: Vec<usize> },
+    /// The step at this position of the order has failed.
+    Failed { step: usize },
+    /// Tensors for the first process, with their stages and names.
+    Tensors { names: Vec<(usize, String)> },
+    /// Nothing of this call follows.
+    End,
+}
+
+/// A packed value without the memory of its tensors.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Form {
+    tensors: Vec<(Split, bool)>,
+    plain: Vec<(Plain, Option<usize>)>,
+}
+
+macro_rules! plain {
+    ($($name:ident: $type:ty),* $(,)?) => {
+        /// A plain part of a value.
+        #[derive(Debug, Serialize, Deserialize)]
+        enum Plain {
+            Length(usize),
+            List(usize),
+            Rows(usize),
+            $($name($type),)*
+        }
+
+        fn plain(value: &(dyn Any + Send + Sync)) -> Option<Plain> {
+            $(
+                if let Some(value) = value.downcast_ref::<$type>() {
+                    return Some(Plain::$name(value.clone()));
+                }
+            )*
+            None
+        }
+
+        impl From<Plain> for Value {
+            fn from(plain: Plain) -> Self {
+                match plain {
+                    Plain::Length(length) => Value::Length(length),
+                    Plain::List(length) => Value::List(length),
+                    Plain::Rows(length) => Value::Rows(length),
+                    $(Plain::$name(value) => Value::Plain(Arc::new(value), std::any::type_name::<$type>()),)*
+                }
+            }
+        }
+    };
+}
+
+plain!(
+    Bool: bool, Char: char, I8: i8, I16: i16, I32: i32, I64: i64, I128: i128, Isize: isize, U8: u8, U16: u16,
+    U32: u32, U64: u64, U128: u128, Usize: usize, F32: f32, F64: f64, String: String,
+);
+
+impl Form {
+    /// Takes a value apart. What cannot go to another process is an error that names it.
+    pub(super) fn of(value: &PackedValue) -> Result<(Self, Vec<Layout>, Vec<SentSpan>), String> {
+        let spans = value.tensors.iter().map(|item| SentSpan::new(&item.tensor)).collect::<Result<Vec<_>, _>>();
+        let (layouts, spans) = spans.map_err(|error| error.to_string())?.into_iter().unzip();
+        let mut parts = Vec::with_capacity(value.plain.len());
+        for PackedPlain { value, row } in &value.plain {
+            let part = match value {
+                Value::Length(length) => Plain::Length(*length),
+                Value::List(length) => Plain::List(*length),
+                Value::Rows(length) => Plain::Rows(*length),
+                Value::Plain(value, name) => plain(&**value).ok_or_else(|| {
+                    format!(
+                        "a value of type `{name}` cannot go to another process: tensors, numbers and strings can. Put both layers into one process, \
+                         or send what the value is made of"
+                    )
+                })?,
+            };
+            parts.push((part, *row));
+        }
+        let tensors = value.tensors.iter().map(|item| (item.split, item.needs_gradient)).collect();
+        Ok((Self { tensors, plain: parts }, layouts, spans))
+    }
+
+    /// Puts the value together again.
+    pub(super) fn value(self, tensors: Vec<Tensor>) -> PackedValue {
+        let tensors = self.tensors.into_iter().zip(tensors).map(|((split, needs_gradient), tensor)| {
+            let version = version(&tensor);
+            PackedTensor { tensor, split, needs_gradient, version }
+        });
+        let plain = self.plain.into_iter().map(|(plain, row)| PackedPlain { value: plain.into(), row });
+        PackedValue { tensors: tensors.collect(), plain: plain.collect(), ready: None }
+    }
+}
+
+/// The layouts and the memory of tensors.
+pub(super) fn spans<'t>(tensors: impl Iterator<Item = &'t Tensor>) -> Result<(Vec<Layout>, Vec<SentSpan>), TorchError> {
+    Ok(tensors.map(SentSpan::new).collect::<Result<Vec<_>, _>>()?.into_iter().unzip())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::Flow;
+
+    fn sent<T: Flow>(value: T) -> Result<T, String> {
+        let value = PackedValue::of(value);
+        let tensors = value.tensors.iter().map(|item| item.tensor.shallow_clone()).collect();
+        let (form, ..) = Form::of(&value)?;
+        let bytes = postcard::to_stdvec(&form).unwrap();
+        Ok(postcard::from_bytes::<Form>(&bytes).unwrap().value(tensors).unpack())
+    }
+
+    #[test]
+    fn values_of_every_plain_kind_go_to_another_process() {
+        let value = (true, 'ä', -3_i8, u128::MAX, f64::NEG_INFINITY, "words".to_owned());
+        assert_eq!(sent((true, 'ä', -3_i8, u128::MAX, f64::NEG_INFINITY, "words".to_owned())).unwrap(), value);
+        let tensor = Tensor::from_slice(&[1_i64, 2]);
+        let (some, none, list) =
+            sent((Some(tensor.shallow_clone()), None::<f32>, vec![tensor.shallow_clone()])).unwrap();
+        assert!(some.is_some_and(|found| found.equal(&tensor)) && none.is_none() && list.len() == 1);
+    }
+
+    #[test]
+    fn what_cannot_go_to_another_process_is_named() {
+        let error = sent(Arc::new(5)).unwrap_err();
+        assert!(error.contains("Shared<i32>` cannot go to another process"), "{error}");
+    }
+}

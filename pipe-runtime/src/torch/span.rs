@@ -1,0 +1,236 @@
+//! The memory of tensors, as bytes that one process sends and another one receives.
+//!
+//! libtorch's kernels give other bits for other strides and for other alignments of the memory. So
+//! a received tensor has the strides of the one that was sent, and its address modulo 64.
+
+use pipe_comm::{Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor};
+
+use super::bytes::{bytes_of, bytes_of_mut};
+use super::{GradMode, TorchError};
+
+/// The kinds of numbers that cross processes. A kind is sent as its position here.
+const KINDS: [Kind; 12] = [
+    Kind::Uint8,
+    Kind::Int8,
+    Kind::Int16,
+    Kind::Int,
+    Kind::Int64,
+    Kind::Half,
+    Kind::Float,
+    Kind::Double,
+    Kind::ComplexFloat,
+    Kind::ComplexDouble,
+    Kind::Bool,
+    Kind::BFloat16,
+];
+
+/// libtorch aligns its memory to so many bytes.
+const ALIGNMENT: usize = 64;
+
+/// The place of a tensor's elements in its memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Layout {
+    kind: u8,
+    size: Vec<i64>,
+    stride: Vec<i64>,
+    /// The address modulo 64.
+    offset: u8,
+    /// Whether only the elements are sent, row by row, because there is much memory between them.
+    gaps: bool,
+}
+
+/// The memory of a tensor that is sent.
+#[derive(Debug)]
+pub(crate) struct SentSpan(Tensor);
+
+/// The memory of a tensor that is received.
+#[derive(Debug)]
+pub(crate) struct ReceivedSpan {
+    /// One dimension; the memory from the first element to the last one.
+    span: Tensor,
+    layout: Layout,
+}
+
+/// The number by which a kind is sent.
+pub(crate) fn number_of_kind(kind: Kind) -> Result<u8, TorchError> {
+    let number = KINDS.iter().position(|&known| known == kind);
+    number
+        .map(|number| number as u8)
+        .ok_or_else(|| TorchError(format!("a tensor of kind {kind:?} cannot go to another process")))
+}
+
+/// The kind of this number.
+pub(crate) fn kind_from_number(number: u8) -> Option<Kind> {
+    KINDS.get(usize::from(number)).copied()
+}
+
+impl Layout {
+    fn kind(&self) -> Result<Kind, TorchError> {
+        kind_from_number(self.kind).ok_or_else(|| TorchError("a message names no kind".into()))
+    }
+
+    /// The number of elements from the first one in memory to the last one.
+    fn span(&self) -> Option<i64> {
+        if self.size.contains(&0) {
+            return Some(0);
+        }
+        let last = self.size.iter().zip(&self.stride).try_fold(0_i64, |last, (&size, &stride)| {
+            (size > 0 && stride >= 0).then(|| size - 1)?.checked_mul(stride)?.checked_add(last)
+        });
+        last?.checked_add(1)
+    }
+
+    fn elements(&self) -> Option<i64> {
+        self.size.iter().try_fold(1_i64, |elements, &size| elements.checked_mul(size).filter(|&product| product >= 0))
+    }
+
+    /// The number of elements that are sent.
+    fn sent(&self) -> Option<i64> {
+        if self.gaps { self.elements() } else { self.span() }
+    }
+}
+
+impl SentSpan {
+    /// The memory of `tensor`, and where its elements are. What is on an accelerator is copied to
+    /// the host.
+    pub(crate) fn new(tensor: &Tensor) -> Result<(Layout, Self), TorchError> {
+        let _constant = GradMode::set(false);
+        let failed = |error: tch::TchError| TorchError(error.to_string());
+        if tensor.is_sparse() {
+            return Err(TorchError("a sparse tensor cannot go to another process: make it dense".into()));
+        }
+        let kind = tensor.f_kind().map_err(failed)?;
+        let tensor = tensor.f_resolve_conj().and_then(|tensor| tensor.f_resolve_neg()).map_err(failed)?;
+        let tensor = tensor.f_detach().and_then(|tensor| tensor.f_to_device(Device::Cpu)).map_err(failed)?;
+        let mut layout = Layout {
+            kind: number_of_kind(kind)?,
+            size: tensor.size(),
+            stride: tensor.stride(),
+            offset: (tensor.data_ptr() as usize % ALIGNMENT) as u8,
+            gaps: false,
+        };
+        let too_large = || TorchError("a tensor is too large to be sent".into());
+        let (span, elements) = (layout.span().ok_or_else(too_large)?, layout.elements().ok_or_else(too_large)?);
+        layout.gaps = span / 2 > elements;
+        let sent = match layout.gaps {
+            true => tensor.f_contiguous().and_then(|tensor| tensor.f_view([-1])),
+            false => tensor.f_as_strided([span], [1], None),
+        };
+        Ok((layout, Self(sent.map_err(failed)?)))
+    }
+}
+
+impl ReceivedSpan {
+    /// Allocates memory for a tensor of this layout.
+    pub(crate) fn new(layout: Layout) -> Result<Self, TorchError> {
+        let _constant = GradMode::set(false);
+        let kind = layout.kind()?;
+        let count = layout.sent().ok_or_else(|| TorchError("a message describes no tensor".into()))?;
+        let size = kind.elt_size_in_bytes();
+        let memory = |before: usize| Tensor::f_empty([count + before as i64], (kind, Device::Cpu));
+        let failed = |error: tch::TchError| TorchError(error.to_string());
+        let span = memory(0).map_err(failed)?;
+        let missing = (usize::from(layout.offset) + ALIGNMENT - span.data_ptr() as usize % ALIGNMENT) % ALIGNMENT;
+        if missing == 0 || layout.gaps || count == 0 {
+            return Ok(Self { span, layout });
+        }
+        // The memory of the allocator is aligned.
+        let before = missing.div_ceil(size);
+        let span = memory(before).and_then(|span| span.f_narrow(0, before as i64, count)).map_err(failed)?;
+        Ok(Self { span, layout })
+    }
+
+    /// The tensor, once its bytes are there.
+    pub(crate) fn tensor(self) -> Result<Tensor, TorchError> {
+        let _constant = GradMode::set(false);
+        let Layout { size, stride, offset, gaps, .. } = &self.layout;
+        let made = || match gaps {
+            false => self.span.f_as_strided(size, stride, None)?.f_detach(),
+            true => {
+                let span = Layout { gaps: false, ..self.layout.clone() };
+                let span = Self::new(span).map_err(|error| tch::TchError::Kind(error.to_string()))?;
+                let tensor = span.span.f_as_strided(size, stride, None)?.f_detach()?;
+                tensor.shallow_clone().f_copy_(&self.span.f_view(size.as_slice())?)?;
+                Ok(tensor)
+            }
+        };
+        let tensor = made().map_err(|error: tch::TchError| TorchError(error.to_string()))?;
+        debug_assert!(tensor.numel() == 0 || tensor.data_ptr() as usize % ALIGNMENT == usize::from(*offset));
+        Ok(tensor)
+    }
+}
+
+// SAFETY: the memory is the tensor's, which stays where it is.
+unsafe impl Bytes for SentSpan {
+    fn bytes(&self) -> &[u8] {
+        bytes_of(&self.0)
+    }
+}
+
+// SAFETY: as above; no other handle on this memory exists.
+unsafe impl BytesMut for ReceivedSpan {
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        bytes_of_mut(&mut self.span)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn sent(tensor: &Tensor) -> Tensor {
+        let (layout, span) = SentSpan::new(tensor).unwrap();
+        let mut received = ReceivedSpan::new(layout).unwrap();
+        received.bytes_mut().copy_from_slice(span.bytes());
+        received.tensor().unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn a_received_tensor_has_the_bits_the_strides_and_the_alignment_of_the_one_sent(
+            kind in prop::sample::select(KINDS.to_vec()),
+            size in prop::collection::vec(0_i64..5, 0..4),
+            order in any::<prop::sample::Index>(),
+            view in 0..6,
+        ) {
+            let made = Tensor::randint(2, &size[..], (Kind::Int64, Device::Cpu)).to_kind(kind);
+            let tensor = match (view, size.as_slice()) {
+                (1, [_, _, ..]) => made.transpose(order.index(size.len()) as i64, 0),
+                (2, [first, ..]) if *first > 1 => made.narrow(0, 1, first - 1),
+                (3, [.., last]) if *last > 1 => made.narrow(-1, last - 1, 1),
+                (4, _) => made.unsqueeze(0).expand([&[3], &size[..]].concat(), false),
+                (5, [.., last]) if *last > 0 => made.select(-1, 0),
+                _ => made,
+            };
+            let found = sent(&tensor);
+            prop_assert_eq!(found.kind(), kind);
+            prop_assert_eq!(found.stride(), tensor.stride());
+            prop_assert_eq!(found.size(), tensor.size());
+            prop_assert!(found.equal(&tensor));
+            let alignment = |tensor: &Tensor| tensor.data_ptr() as usize % ALIGNMENT;
+            prop_assert!(tensor.numel() == 0 || alignment(&found) == alignment(&tensor));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_sent_is_named() {
+        let sparse = Tensor::eye(3, (Kind::Float, Device::Cpu)).to_sparse(None, None::<i64>, None);
+        assert!(SentSpan::new(&sparse).unwrap_err().to_string().contains("sparse"));
+    }
+
+    #[test]
+    fn a_message_that_describes_no_tensor_is_an_error() {
+        let (layout, _) = SentSpan::new(&Tensor::from_slice(&[1., 2.])).unwrap();
+        for wrong in [
+            Layout { kind: 99, ..layout.clone() },
+            Layout { size: vec![-1], ..layout.clone() },
+            Layout { size: vec![i64::MAX, 2], stride: vec![2, 1], ..layout.clone() },
+            Layout { stride: vec![-1], ..layout },
+        ] {
+            assert!(ReceivedSpan::new(wrong.clone()).is_err(), "{wrong:?}");
+        }
+    }
+}

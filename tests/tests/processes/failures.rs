@@ -1,0 +1,209 @@
+//! What goes wrong in one process is the same error in all of them, and nothing has changed
+//! anywhere.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use pipe_runtime::optim::AdamW;
+use pipe_runtime::{Context, Devices, Error, Failure, Layer, Phase, Pipe, Result, ScheduleKind, World, pipeline};
+use pipe_tests::layers::{dropout, linear};
+use tch::nn::{FuncT, Linear};
+use tch::{Device, Kind, Tensor};
+
+use crate::launch::{Mpi, in_processes};
+
+/// Fails in the third micro-batch of a stage when it is told to.
+struct Fails(&'static AtomicBool);
+
+static FIRST: AtomicBool = AtomicBool::new(false);
+static LAST: AtomicBool = AtomicBool::new(false);
+
+impl Layer<Tensor> for Fails {
+    type Out = Tensor;
+
+    fn run(&self, x: Tensor, cx: &Context) -> Tensor {
+        assert!(!(self.0.load(Ordering::Relaxed) && cx.micro_batch() == 2), "told to fail");
+        x
+    }
+}
+
+#[pipeline(chunks = 4, checkpoint = never)]
+struct Fragile {
+    #[device("cpu")]
+    first: Linear,
+    drop: FuncT<'static>,
+    fails_first: Fails,
+    #[device("cpu")]
+    middle: Linear,
+    #[device("cpu")]
+    fails_last: Fails,
+    last: Linear,
+}
+
+fn build(world: &World, schedule: ScheduleKind) -> (Pipe<Fragile>, FragileVars) {
+    tch::manual_seed(4);
+    let vars = Fragile::vars(&Devices::cpu(3).across(world).unwrap()).unwrap();
+    let model = Fragile {
+        first: linear(vars.first(), 8, 8),
+        drop: dropout(0.4),
+        fails_first: Fails(&FIRST),
+        middle: linear(vars.middle(), 8, 8),
+        fails_last: Fails(&LAST),
+        last: linear(vars.last(), 8, 3),
+    };
+    (model.pipe(&vars).schedule(schedule).intra_op_threads(1).build().unwrap(), vars)
+}
+
+fn batch() -> (Tensor, Tensor) {
+    let ones = |width| Tensor::ones([8, width], (Kind::Float, Device::Cpu));
+    (ones(8), ones(3))
+}
+
+fn step(pipe: &mut Pipe<Fragile>) -> Result<Tensor> {
+    let (x, y) = batch();
+    Ok(pipe.train_step(&x, &y, |output, y: &Tensor| output.mse_loss(y, tch::Reduction::Mean))?.loss)
+}
+
+fn gradients(vars: &FragileVars) -> Vec<Option<Tensor>> {
+    let gradient = |(_, tensor): (String, Tensor)| tensor.grad().defined().then(|| tensor.grad().copy());
+    vars.select("*").unwrap().into_iter().map(gradient).collect()
+}
+
+fn same(a: &[Option<Tensor>], b: &[Option<Tensor>]) -> bool {
+    a.iter().zip(b).all(|(a, b)| match (a, b) {
+        (Some(a), Some(b)) => a.equal(b),
+        (a, b) => a.is_none() && b.is_none(),
+    })
+}
+
+/// Runs `body` in three processes for each schedule with one stage per rank.
+fn for_each_schedule(mpi: Mpi, name: &str, body: impl Fn(&World, ScheduleKind)) {
+    in_processes(mpi, 3, name, || {
+        let world = World::init().unwrap();
+        tch::set_num_threads(1);
+        for schedule in [ScheduleKind::GPipe, ScheduleKind::OneFOneB, ScheduleKind::ZbH1] {
+            body(&world, schedule);
+        }
+    });
+}
+
+#[test]
+fn a_failed_layer_is_the_same_failure_everywhere_and_the_next_step_is_as_if_nothing_had_been() {
+    const NAME: &str =
+        "failures::a_failed_layer_is_the_same_failure_everywhere_and_the_next_step_is_as_if_nothing_had_been";
+    for mpi in Mpi::ALL {
+        for_each_schedule(mpi, NAME, |world, schedule| {
+            let (mut untouched, untouched_vars) = build(world, schedule);
+            let (mut pipe, vars) = build(world, schedule);
+            tch::manual_seed(9);
+            let expected = [step(&mut untouched).unwrap(), step(&mut untouched).unwrap()];
+            tch::manual_seed(9);
+            assert!(step(&mut pipe).unwrap().equal(&expected[0]));
+            let before = gradients(&vars);
+            let mut failures = Vec::new();
+            for (first, last) in [(true, false), (false, true), (true, true)] {
+                FIRST.store(first, Ordering::Relaxed);
+                LAST.store(last, Ordering::Relaxed);
+                match step(&mut pipe) {
+                    Err(Error::Failed(failure)) => failures.push(failure),
+                    other => panic!("{schedule:?}: {other:?}"),
+                }
+                assert!(same(&gradients(&vars), &before), "{schedule:?}: gradients of a failed step");
+            }
+            FIRST.store(false, Ordering::Relaxed);
+            LAST.store(false, Ordering::Relaxed);
+            let place = |failure: &Failure| (failure.phase, failure.stage, failure.layer.clone(), failure.micro_batch);
+            let places: Vec<_> = failures.iter().map(place).collect();
+            let at = |stage: usize, layer: &str| (Phase::Forward, stage, layer.to_owned(), 2);
+            assert_eq!(places[..2], [at(0, "fails_first"), at(2, "fails_last")], "{schedule:?}");
+            // The forward of the first stage comes before that of the last one.
+            assert_eq!(places[2], at(0, "fails_first"), "{schedule:?}");
+            assert!(failures.iter().all(|failure| failure.cause.contains("told to fail")), "{failures:?}");
+            assert!(step(&mut pipe).unwrap().equal(&expected[1]), "{schedule:?}: the step after failures");
+            assert!(same(&gradients(&vars), &gradients(&untouched_vars)), "{schedule:?}: its gradients");
+        });
+    }
+}
+
+#[test]
+fn calls_that_do_not_match_are_an_error_that_names_both() {
+    const NAME: &str = "failures::calls_that_do_not_match_are_an_error_that_names_both";
+    for_each_schedule(Mpi::Open, NAME, |world, schedule| {
+        let (mut pipe, _vars) = build(world, schedule);
+        let (x, _) = batch();
+        let error = match world.process() {
+            0 => step(&mut pipe).map(drop),
+            _ => pipe.predict(&x).map(drop),
+        };
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("process 0 calls train_step in training mode"), "{error}");
+        assert!(error.contains("process 1 calls forward in evaluation mode"), "{error}");
+        // The next calls match again.
+        let _ = step(&mut pipe).unwrap();
+
+        pipe.eval();
+        if world.process() == 2 {
+            pipe.train();
+        }
+        let error = step(&mut pipe).unwrap_err().to_string();
+        assert!(error.contains("process 2 calls train_step in training mode"), "{error}");
+    });
+}
+
+#[test]
+fn bad_inputs_and_targets_are_errors_everywhere() {
+    const NAME: &str = "failures::bad_inputs_and_targets_are_errors_everywhere";
+    for_each_schedule(Mpi::Open, NAME, |world, schedule| {
+        let (mut pipe, _vars) = build(world, schedule);
+        let mse = |output: &Tensor, y: &Tensor| output.mse_loss(y, tch::Reduction::Mean);
+        let (x, y) = batch();
+        let error = pipe.train_step(&x.get(0).get(0), &y, mse).unwrap_err();
+        assert!(matches!(&error, Error::Input(words) if words.contains("cannot be split")), "{error:?}");
+        let error = pipe.train_step(&x, &y.narrow(0, 0, 5), mse).unwrap_err();
+        assert!(matches!(&error, Error::Input(words) if words.contains("rows of the targets")), "{error:?}");
+        let error = pipe.forward(&x).unwrap_err().to_string();
+        assert!(error.contains("train with `train_step`"), "{error}");
+        let _ = step(&mut pipe).unwrap();
+    });
+}
+
+/// Only the first process has inputs, and only the last one has targets.
+#[test]
+fn inputs_and_targets_of_other_processes_are_ignored() {
+    const NAME: &str = "failures::inputs_and_targets_of_other_processes_are_ignored";
+    for_each_schedule(Mpi::Open, NAME, |world, schedule| {
+        let run = |x: &Tensor, y: &Tensor| {
+            let (mut pipe, _vars) = build(world, schedule);
+            tch::manual_seed(2);
+            pipe.train_step(x, y, |output, y: &Tensor| output.mse_loss(y, tch::Reduction::Mean)).unwrap().loss
+        };
+        let (x, y) = batch();
+        let nothing = Tensor::from(0.);
+        let expected = run(&x, &y);
+        let found = match world.process() {
+            0 => run(&x, &nothing),
+            2 => run(&nothing, &y),
+            _ => run(&nothing, &nothing),
+        };
+        assert!(found.equal(&expected));
+    });
+}
+
+#[test]
+fn a_gradient_that_is_not_finite_is_the_same_error_everywhere() {
+    const NAME: &str = "failures::a_gradient_that_is_not_finite_is_the_same_error_everywhere";
+    for_each_schedule(Mpi::Open, NAME, |world, schedule| {
+        let (mut pipe, vars) = build(world, schedule);
+        let mut optimizer = pipe.optimizer(AdamW::default()).build().unwrap();
+        let error = optimizer.step().unwrap_err().to_string();
+        assert!(error.contains("no parameter has a gradient"), "{error}");
+        let _ = step(&mut pipe).unwrap();
+        let before = optimizer.updates();
+        if vars.is_here("middle.bias") {
+            let mut gradient = vars.select("middle.bias").unwrap()[0].1.grad();
+            let _ = gradient.fill_(f64::NAN);
+        }
+        let error = optimizer.step().unwrap_err().to_string();
+        assert!(error.contains("the gradient of `middle.bias` is not finite"), "{error}");
+        assert_eq!(optimizer.updates(), before);
+    });
+}

@@ -1,0 +1,135 @@
+//! A training over several processes gives the numbers of the same training in one process, bit by
+//! bit.
+
+use pipe_runtime::optim::AdamW;
+use pipe_runtime::{Checkpoint, Devices, Result, ScheduleKind, Trainer, World};
+use tch::{Tensor, nn};
+
+use crate::launch::{Mpi, in_processes};
+use crate::model::{Four, FourVars, batch};
+
+/// Settings of a training, drawn from its seed.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    seed: i64,
+    stages: usize,
+    rows: i64,
+    chunks: usize,
+    checkpoint: Checkpoint,
+    schedule: ScheduleKind,
+    keeps_output: bool,
+}
+
+impl Case {
+    /// Draws a case that `processes` can run.
+    fn draw(seed: i64, processes: usize) -> Self {
+        let mut state = seed as u64;
+        let mut below = |most: usize| {
+            // SplitMix64.
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            ((mixed ^ (mixed >> 31)) % most as u64) as usize
+        };
+        let stages = processes + below(Four::STAGES + 1 - processes);
+        let chunks = stages + below(5);
+        let one_stage_per_rank: Vec<_> =
+            ScheduleKind::ALL.into_iter().filter(|kind| kind.check(stages, 1, chunks).is_ok()).collect();
+        Self {
+            seed,
+            stages,
+            rows: 1 + below(14) as i64,
+            chunks,
+            checkpoint: [Checkpoint::Always, Checkpoint::ExceptLast, Checkpoint::Never][below(3)],
+            schedule: one_stage_per_rank[below(one_stage_per_rank.len())],
+            keeps_output: below(2) == 0,
+        }
+    }
+}
+
+/// The numbers of a training: losses, gradient norms, outputs and predictions.
+fn train(case: Case, devices: &Devices) -> Result<(Vec<Tensor>, FourVars)> {
+    tch::manual_seed(case.seed);
+    let (model, vars) = Four::make(devices)?;
+    let pipe = model.pipe(&vars).chunks(case.chunks).checkpoint(case.checkpoint).schedule(case.schedule);
+    let pipe = pipe.ranks(case.stages).intra_op_threads(1).build()?;
+    let optimizer = pipe.optimizer(AdamW { lr: 0.01, ..AdamW::default() }).clip_norm(0.5).build()?;
+    let mut trainer = Trainer::new(pipe, optimizer)?;
+    let mse = |output: &Tensor, y: &Tensor| output.mse_loss(y, tch::Reduction::Mean);
+    let mut numbers = Vec::new();
+    for step in 0..3 {
+        // A mini-batch of another size at each step.
+        let (x, y) = batch(case.rows + step);
+        let update = if case.keeps_output {
+            let report = trainer.step_by(|step| step.keep_output().run(&x, &y, mse))?;
+            numbers.push(report.step.output);
+            numbers.extend(report.step.losses);
+            report.update
+        } else {
+            let report = trainer.step(&x, &y, mse)?;
+            numbers.push(report.step.loss);
+            report.update
+        };
+        numbers.push(Tensor::from(update.expect("each step updates").norm));
+        numbers.push(trainer.pipe().predict(&x)?);
+    }
+    Ok((numbers, vars))
+}
+
+/// Compares the trainings. Each process looks at the numbers and at its own variables.
+fn compare(case: Case, world: &World) {
+    let devices = Devices::cpu(case.stages);
+    let (expected, whole) = train(case, &devices).unwrap_or_else(|error| panic!("{case:?}: {error}"));
+    let across = devices.across(world).unwrap();
+    let (found, vars) = train(case, &across).unwrap_or_else(|error| panic!("{case:?}: {error}"));
+    assert_eq!(found.len(), expected.len());
+    for (number, (found, expected)) in found.iter().zip(&expected).enumerate() {
+        assert!(found.equal(expected), "{case:?}, number {number}: {found:?} for {expected:?}");
+    }
+    let (found, expected) = (vars.var_store().variables(), whole.var_store().variables());
+    for (name, found) in found.iter().filter(|(name, _)| vars.is_here(name)) {
+        assert!(found.equal(&expected[name]), "{case:?}: {name}");
+    }
+}
+
+fn many(seeds: std::ops::Range<i64>) {
+    let world = World::init().unwrap();
+    tch::set_num_threads(1);
+    for seed in seeds {
+        compare(Case::draw(seed, world.size()), &world);
+    }
+}
+
+#[test]
+fn trainings_over_two_processes() {
+    for mpi in Mpi::ALL {
+        in_processes(mpi, 2, "same_numbers::trainings_over_two_processes", || many(0..60));
+    }
+}
+
+#[test]
+fn trainings_over_three_and_four_processes() {
+    for (mpi, processes) in [(Mpi::Open, 3), (Mpi::Open, 4), (Mpi::Mpich, 3)] {
+        in_processes(mpi, processes, "same_numbers::trainings_over_three_and_four_processes", || many(100..130));
+    }
+}
+
+/// Both processes see the same variables before the training.
+#[test]
+fn initial_weights_are_those_of_one_process() {
+    in_processes(Mpi::Open, 2, "same_numbers::initial_weights_are_those_of_one_process", || {
+        let world = World::init().unwrap();
+        let make = |devices: &Devices| {
+            tch::manual_seed(3);
+            Four::make(devices).unwrap().1
+        };
+        let (whole, part) = (make(&Devices::cpu(4)), make(&Devices::cpu(4).across(&world).unwrap()));
+        let variables = |vars: &FourVars| -> nn::VarStore {
+            let mut store = nn::VarStore::new(tch::Device::Cpu);
+            store.variables_ = vars.var_store().variables_.clone();
+            store
+        };
+        let (whole, part) = (variables(&whole).variables(), variables(&part).variables());
+        assert!(whole.iter().all(|(name, variable)| part[name].equal(variable)));
+    });
+}
