@@ -21,10 +21,16 @@ impl World {
             // From now on, no other thread enters MPI.
             state.has_ended = true;
         }
-        let outcome = self.say_farewell();
-        // After a loss, `MPI_Finalize` of Open MPI may wait for the lost process forever. Without
-        // it, the launcher takes this process for lost, which nobody minds any more.
-        if outcome.is_err() && self.survives_losses { outcome } else { self.end().and(outcome) }
+        let farewell = self.say_farewell();
+        if farewell.is_err() && self.survives_losses {
+            // After a loss, `MPI_Finalize` of Open MPI may wait for the lost process forever.
+            // Without it, this process is taken for lost when it ends. The others know already, or
+            // learn it so.
+            return farewell;
+        }
+        self.end()?;
+        self.lock_always().0.is_finalized = true;
+        farewell
     }
 
     /// Calls `MPI_Finalize`. No other thread may enter MPI.
@@ -37,11 +43,11 @@ impl World {
     }
 
     /// Ends this process, or the whole program, with an error code, so that nobody waits for it.
-    /// Returns if MPI has ended or is stuck.
+    /// Returns if MPI has ended.
     pub(super) fn leave(&self, code: c_int) {
         if !self.survives_losses {
             self.abort(code);
-        } else if self.lock_soon().is_none_or(|state| !state.has_ended) {
+        } else if self.lock_soon().is_none_or(|state| !state.is_finalized) {
             // A process that ends with an error code is not seen as lost. `MPI_Abort` of this
             // process alone ends the others too.
             exit::kill();

@@ -3,6 +3,7 @@
 use std::env;
 use std::error::Error;
 use std::ffi::{CStr, OsString, c_int, c_void};
+use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
@@ -22,7 +23,8 @@ const STANDARD: &str = if cfg!(target_os = "macos") { "libmpi_abi.1.dylib" } els
 pub(super) struct Opened {
     /// Its path, or its name if the system has found it.
     pub name: String,
-    library: Library,
+    /// It has threads and exit handlers of its own.
+    library: ManuallyDrop<Library>,
 }
 
 impl Opened {
@@ -47,7 +49,7 @@ impl Opened {
             // The cause is what the system says, with the path.
             error.source().map_or_else(|| error.to_string(), ToString::to_string)
         })?;
-        Ok(Self { name: path.display().to_string(), library })
+        Ok(Self { name: path.display().to_string(), library: ManuallyDrop::new(library) })
     }
 
     /// The address of a symbol.

@@ -6,7 +6,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::abi::Abi;
-use super::farewell::FAREWELL;
 use super::functions::Functions;
 use super::leftovers::Leftovers;
 use super::library::Opened;
@@ -32,14 +31,16 @@ pub(crate) struct World {
     /// One thread at a time is in MPI. With more, some MPIs take milliseconds for a message when
     /// there are fewer cores than threads.
     pub(super) state: Mutex<State>,
-    /// Never closed: MPI has threads and exit handlers of its own.
-    library: Opened,
+    pub(super) library: Opened,
 }
 
 /// What one thread at a time may do.
 #[derive(Debug, Default)]
 pub(super) struct State {
+    /// Whether MPI must not be called any more.
     pub has_ended: bool,
+    /// Whether `MPI_Finalize` has ended well.
+    pub is_finalized: bool,
     pub leftovers: Leftovers,
 }
 
@@ -70,7 +71,7 @@ impl World {
         (state, has_ended)
     }
 
-    /// The same, unless a thread is stuck in MPI.
+    /// The same, unless a thread is stuck in MPI. The state tells whether MPI has ended.
     pub(super) fn lock_soon(&self) -> Option<MutexGuard<'_, State>> {
         let start = Instant::now();
         loop {
