@@ -130,7 +130,7 @@ int main(int count, char** words) {
   std::cout << "ready" << std::endl;
   std::cout.precision(12);
   std::string line;
-  while (std::getline(std::cin, line)) {
+  while (std::getline(std::cin, line) && line != "end") {
     std::istringstream request(line);
     std::string what;
     int64_t steps = 0;

@@ -61,11 +61,13 @@ def parameter_norm(parameters):
 
 
 def serve(step, norm, between, checked=1):
-    """Answers requests until the end of the input. `between` runs before each step, untimed. A check
-    runs `checked` steps."""
+    """Answers requests until `end`, or the end of the input. `between` runs before each step,
+    untimed. A check runs `checked` steps."""
     print("ready", flush=True)
     for line in sys.stdin:
         request = line.split()
+        if request == ["end"]:
+            break
         between()
         milliseconds, loss = step()
         if request == ["check"]:

@@ -13,8 +13,9 @@ const SPIN: Duration = Duration::from_micros(50);
 /// How long a thread then polls with `yield` between two polls: the process that it waits for may
 /// need its core.
 const YIELD: Duration = Duration::from_millis(5);
-/// How long it sleeps between two polls after that.
-const SLEEP: Duration = Duration::from_micros(20);
+/// How long it sleeps between two polls after that, at least and at most. A message is late by no
+/// more than a small part of the wait.
+const SLEEP: [Duration; 2] = [Duration::from_micros(20), Duration::from_millis(1)];
 
 /// Calls `is_done` until it returns true.
 ///
@@ -43,7 +44,7 @@ pub(crate) fn until(
         } else if waited < YIELD {
             thread::yield_now();
         } else {
-            thread::sleep(SLEEP);
+            thread::sleep((waited / 64).clamp(SLEEP[0], SLEEP[1]));
         }
     }
 }

@@ -1,5 +1,5 @@
 //! Everything that tch does not offer: a C++ shim (`shim/`) and its safe wrapper. This is the only
-//! `unsafe` code of the workspace.
+//! `unsafe` code of this crate.
 
 #![allow(unsafe_code)]
 

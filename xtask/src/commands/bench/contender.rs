@@ -141,8 +141,10 @@ impl Drop for Contender {
     fn drop(&mut self) {
         self.signal(Signal::GoOn);
         // The process ends at the end of its input, and ends its child processes. One that hangs
-        // does not.
-        drop(self.requests.take());
+        // does not, and `mpiexec` does not pass it on.
+        if let Some(mut requests) = self.requests.take() {
+            let _ = writeln!(requests, "end");
+        }
         for _ in 0..50 {
             if matches!(self.child.try_wait(), Ok(Some(_))) {
                 return;

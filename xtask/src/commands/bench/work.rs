@@ -7,6 +7,7 @@ use std::process::Command;
 use super::Bench;
 use super::contender::Contender;
 use crate::tools::environment::{self, Environment};
+use crate::tools::mpi;
 
 /// A model, its mini-batch, and how both are split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +91,8 @@ pub enum Who {
     OurStep(&'static str),
     /// The same without keeping the output.
     OurStepWithoutOutput(&'static str),
+    /// The same over two processes, which Open MPI starts.
+    OurProcesses(&'static str),
     /// A whole training iteration of ours in this schedule: step, clipping, AdamW.
     OurIteration(&'static str),
     /// The same with tch's optimizer.
@@ -131,6 +134,7 @@ impl fmt::Display for Who {
             Self::Ours(checkpoint) => write!(f, "ours, {checkpoint}"),
             Self::OurStep(schedule) => write!(f, "our train_step, {schedule}"),
             Self::OurStepWithoutOutput(schedule) => write!(f, "our train_step without the output, {schedule}"),
+            Self::OurProcesses(schedule) => write!(f, "our train_step over two processes, {schedule}"),
             Self::OurIteration(schedule) => write!(f, "our iteration, {schedule}"),
             Self::TchIteration(schedule) => write!(f, "iteration with tch's optimizer, {schedule}"),
             Self::OurUpdate => f.write_str("our clipping and AdamW"),
@@ -169,11 +173,15 @@ impl Bench<'_> {
 
     /// The same, with `ours` as our program.
     pub fn command_of(&self, ours: &Path, who: Who, work: &Work) -> anyhow::Result<Command> {
-        let ours = || Command::new(ours);
+        let program = ours;
+        let ours = || Command::new(program);
         let (mut command, way, setting) = match who {
             Who::Ours(checkpoint) => (ours(), "forward-backward", Some(("--checkpoint", checkpoint))),
             Who::OurStep(schedule) => (ours(), "train-step-output", Some(("--schedule", schedule))),
             Who::OurStepWithoutOutput(schedule) => (ours(), "train-step", Some(("--schedule", schedule))),
+            Who::OurProcesses(schedule) => {
+                (mpi::OPEN_MPI.mpiexec(2, program)?, "train-step", Some(("--schedule", schedule)))
+            }
             Who::OurIteration(schedule) => (ours(), "iteration", Some(("--schedule", schedule))),
             Who::TchIteration(schedule) => (ours(), "iteration-tch", Some(("--schedule", schedule))),
             Who::OurUpdate => (ours(), "update", None),

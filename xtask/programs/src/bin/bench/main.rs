@@ -9,7 +9,7 @@
 //! * `turn N` runs a step that does not count, then N steps, and prints their milliseconds and the
 //!   last one's loss.
 //!
-//! Between requests it sleeps. It ends at the end of its input.
+//! * `end` ends it, as the end of its input does. (Open MPI's `mpiexec` does not pass that on.)
 
 #![forbid(unsafe_code)]
 
@@ -23,7 +23,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use pipe_runtime::{Checkpoint, ScheduleKind};
+use pipe_runtime::{Checkpoint, Devices, ScheduleKind, World};
 
 use crate::ways::{Contender, Way};
 
@@ -59,6 +59,13 @@ pub struct Args {
     pub schedule: ScheduleKind,
 }
 
+impl Args {
+    /// Stages on the CPU, dealt out to the processes that `mpiexec` has started.
+    fn devices(&self, stages: usize) -> Result<Devices> {
+        Ok(Devices::cpu(stages).across(&World::init()?)?)
+    }
+}
+
 fn main() -> ExitCode {
     // Without the feature, tensors are allocated by the C library, where their blocks can be
     // counted.
@@ -76,21 +83,36 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<()> {
     tch::set_num_threads(1);
+    let world = World::init()?;
     let mut contender = models::make(args)?;
-    answer("ready")?;
-    for line in stdin().lines() {
-        let line = line.context("cannot read what to do")?;
+    answer(&world, "ready")?;
+    while let Some(line) = request(&world)? {
         match line.split_once(' ').unwrap_or((&line, "")) {
-            ("check", "") => answer(&check(&mut contender)?)?,
-            ("turn", steps) => answer(&turn(&mut contender, steps.parse().context("how many steps?")?)?)?,
+            ("check", "") => answer(&world, &check(&mut contender)?)?,
+            ("turn", steps) => answer(&world, &turn(&mut contender, steps.parse().context("how many steps?")?)?)?,
             _ => bail!("`{line}` is neither `check` nor `turn N`"),
         }
     }
     Ok(())
 }
 
-fn answer(line: &str) -> Result<()> {
-    writeln!(stdout(), "{line}").context("nobody listens")
+/// Returns the next request, which the first process reads and tells the others; `None` at the end
+/// of its input.
+fn request(world: &World) -> Result<Option<String>> {
+    let mut line = String::new();
+    if world.is_first() {
+        stdin().read_line(&mut line).context("cannot read what to do")?;
+    }
+    let line = String::from_utf8(world.all_gather(line.as_bytes())?.swap_remove(0))?;
+    Ok(line.strip_suffix('\n').filter(|&line| line != "end").map(str::to_owned))
+}
+
+/// Answers a request, in the first process.
+fn answer(world: &World, line: &str) -> Result<()> {
+    if !world.is_first() {
+        return Ok(());
+    }
+    writeln!(stdout(), "{line}").and_then(|()| stdout().flush()).context("nobody listens")
 }
 
 fn check(contender: &mut Contender) -> Result<String> {

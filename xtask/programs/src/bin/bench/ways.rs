@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::ValueEnum;
 use pipe_runtime::optim::AdamW;
-use pipe_runtime::{PipeBuilder, Unpipelined};
+use pipe_runtime::{PipeBuilder, Unpipelined, World};
 use tch::nn::{self, OptimizerConfig, VarStore};
 use tch::{Device, Kind, Tensor};
 
@@ -101,12 +101,18 @@ impl Contender {
     }
 
     fn gradient_norm(&self) -> Result<f64> {
-        let gradients: Vec<_> = self.variables.iter().map(Tensor::grad).collect();
-        if gradients.is_empty() || !gradients.iter().all(Tensor::defined) {
-            return Ok(f64::NAN);
+        // Each process has the gradients of its own stages.
+        let gradients = self.variables.iter().map(Tensor::grad).filter(Tensor::defined);
+        let squares = gradients.map(|gradient| gradient.to_kind(Kind::Double).square().sum(Kind::Double));
+        let squares: Vec<f64> = squares.map(f64::try_from).collect::<Result<_, _>>()?;
+        let own = squares.len().to_le_bytes().into_iter().chain(squares.iter().sum::<f64>().to_le_bytes());
+        let (mut gradients, mut sum) = (0, 0.);
+        for told in World::init()?.all_gather(&own.collect::<Vec<_>>())? {
+            let (count, squares) = told.split_at(size_of::<usize>());
+            gradients += usize::from_le_bytes(count.try_into()?);
+            sum += f64::from_le_bytes(squares.try_into()?);
         }
-        let squares = gradients.iter().map(|gradient| gradient.to_kind(Kind::Double).square().sum(Kind::Double));
-        Ok(squares.sum::<Tensor>().sqrt().try_into()?)
+        Ok(if gradients == self.variables.len() && gradients > 0 { sum.sqrt() } else { f64::NAN })
     }
 }
 

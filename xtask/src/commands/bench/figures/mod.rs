@@ -10,6 +10,7 @@ mod machine;
 mod memory;
 mod one_stage;
 mod pipelining;
+mod processes;
 mod split;
 mod torchgpipe;
 
@@ -34,6 +35,8 @@ pub enum Figure {
     Torchgpipe,
     /// Against torch.distributed.pipelining
     Pipelining,
+    /// Over two processes
+    Processes,
     /// Whole training iterations, with clipping and AdamW
     Iteration,
     /// Saving and loading
@@ -51,12 +54,13 @@ pub enum Figure {
 }
 
 impl Figure {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Machine,
         Self::Dispatch,
         Self::Efficiency,
         Self::Torchgpipe,
         Self::Pipelining,
+        Self::Processes,
         Self::Iteration,
         Self::Checkpoint,
         Self::Split,
@@ -76,6 +80,7 @@ impl Figure {
             Self::Efficiency => "efficiency",
             Self::Torchgpipe => "torchgpipe",
             Self::Pipelining => "pipelining",
+            Self::Processes => "processes",
             Self::Iteration => "iteration",
             Self::Checkpoint => "checkpoint",
             Self::Split => "split",
@@ -93,6 +98,7 @@ impl Figure {
             Self::Efficiency => "Efficiency, 2 stages on 2 cores",
             Self::Torchgpipe => "Against torchgpipe 0.0.7 and torch 2.3's Pipe, 2 stages, 8 micro-batches",
             Self::Pipelining => "Against torch.distributed.pipelining over Gloo, 2 stages, 8 micro-batches",
+            Self::Processes => "Over two processes, 2 stages, 8 micro-batches",
             Self::Iteration => "Whole training iterations: step, clipping, AdamW, 2 stages, 8 micro-batches",
             Self::Checkpoint => "Saving and loading a checkpoint of 2 GiB",
             Self::Split => "Split backward, in times of the whole backward",
@@ -110,6 +116,7 @@ impl Figure {
             Self::Efficiency => efficiency::measure(bench),
             Self::Torchgpipe => torchgpipe::measure(bench),
             Self::Pipelining => pipelining::measure(bench),
+            Self::Processes => processes::measure(bench),
             Self::Iteration => iteration::measure(bench),
             Self::Checkpoint => checkpoint::measure(bench),
             Self::Split => split::measure(bench),

@@ -2,7 +2,7 @@
 //! differ between any two libraries).
 
 use anyhow::Result;
-use pipe_runtime::{Devices, pipeline};
+use pipe_runtime::pipeline;
 use tch::nn::{self, Embedding, LayerNorm, Linear, Module, VarStore};
 use tch::{Kind, Tensor};
 
@@ -101,8 +101,8 @@ macro_rules! gpt {
         impl Subject for $name {
             type Vars = $vars;
 
-            fn make(_args: &Args) -> Result<(Self, $vars)> {
-                let vars = Self::vars(&Devices::cpu(Self::STAGES))?;
+            fn make(args: &Args) -> Result<(Self, $vars)> {
+                let vars = Self::vars(&args.devices(Self::STAGES)?)?;
                 let model = Self {
                     embed: Embed::new(vars.embed()),
                     early: vars.early().map(Block::new),

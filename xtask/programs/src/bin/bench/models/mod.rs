@@ -33,7 +33,7 @@ pub enum Name {
 pub trait Subject: Pipeline<Input = Tensor, Output = Tensor> + Layer<Tensor, Out = Tensor> {
     type Vars: Deref<Target = Vars>;
 
-    /// Makes the model, with all stages on the CPU.
+    /// Makes the model, with all stages on the CPU, of the processes that there are.
     fn make(args: &Args) -> Result<(Self, Self::Vars)>;
 
     /// The same layers in plain tch, without a pipeline. Their variables are in `store`, under the

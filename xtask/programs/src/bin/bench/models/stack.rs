@@ -1,7 +1,7 @@
 //! Equal layers, spread evenly over any number of stages.
 
 use anyhow::Result;
-use pipe_runtime::{Devices, pipeline};
+use pipe_runtime::pipeline;
 use tch::Tensor;
 use tch::nn::{self, Module, ModuleT, VarStore};
 
@@ -57,7 +57,7 @@ macro_rules! stacks {
             type Vars = $vars;
 
             fn make(args: &Args) -> Result<(Self, $vars)> {
-                let vars = Self::vars(&Devices::cpu(Self::STAGES))?;
+                let vars = Self::vars(&args.devices(Self::STAGES)?)?;
                 let layers = vars.layers(args.layers).into_iter().map(|path| L::new(path, args.width)).collect();
                 Ok((Self { layers }, vars))
             }

@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use pipe_runtime::nn::Concat;
-use pipe_runtime::{Devices, pipeline};
+use pipe_runtime::pipeline;
 use tch::Tensor;
 use tch::nn::{self, Conv2D, Func, Module, ModuleT, VarStore};
 
@@ -90,8 +90,8 @@ macro_rules! unet {
         impl Subject for $name {
             type Vars = $vars;
 
-            fn make(_args: &Args) -> Result<(Self, $vars)> {
-                let vars = Self::vars(&Devices::cpu(Self::STAGES))?;
+            fn make(args: &Args) -> Result<(Self, $vars)> {
+                let vars = Self::vars(&args.devices(Self::STAGES)?)?;
                 let model = Self {
                     encode0: Cell::new(vars.encode0(), 3, 8),
                     shrink0: nn::func(shrink),
