@@ -6,8 +6,13 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use pipe_comm::Comm;
+use tch::{Kind, Tensor};
 
 use crate::error::{Error, Result};
+use crate::torch::{ReceivedSpan, SentSpan};
+
+/// The tag of tensors that belong to no pipeline.
+const TENSORS: u16 = u16::MAX;
 
 /// How long a process waits for the others, if [`World::deadline`] says nothing else.
 const DEADLINE: Duration = Duration::from_secs(600);
@@ -89,6 +94,18 @@ impl World {
         Ok(self.comm.all_gather(bytes)?.wait(Some(Instant::now() + self.deadline))?)
     }
 
+    /// Sends a tensor to another process, row by row, and waits until it has it.
+    pub(crate) fn send(&self, to: usize, tensor: &Tensor) -> Result<()> {
+        let (_, span) = SentSpan::new(&tensor.f_contiguous()?)?;
+        Ok(self.comm.send(to, TENSORS, span)?.wait(Some(Instant::now() + self.deadline))?)
+    }
+
+    /// Receives a tensor of this size and kind from another process.
+    pub(crate) fn receive(&self, from: usize, size: Vec<i64>, kind: Kind) -> Result<Tensor> {
+        let span = ReceivedSpan::contiguous(size, kind)?;
+        Ok(self.comm.receive(from, TENSORS, span)?.wait(Some(Instant::now() + self.deadline))?.tensor()?)
+    }
+
     pub(crate) fn comm(&self) -> &Comm {
         &self.comm
     }
@@ -101,7 +118,7 @@ impl World {
     /// order.
     pub(crate) fn tag(&self) -> Result<u16> {
         let tag = self.next.fetch_add(1, Ordering::Relaxed);
-        if tag == u16::MAX {
+        if tag == TENSORS {
             return Err(Error::Setting("too many pipelines were built over several processes".into()));
         }
         Ok(tag)

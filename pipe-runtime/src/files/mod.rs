@@ -12,4 +12,4 @@ mod write;
 
 pub(crate) use replace::{replace, sync_folder};
 pub(crate) use tensor_files::TensorFiles;
-pub(crate) use write::{write_index, write_tensors};
+pub(crate) use write::{in_file_order, write_index, write_tensors, write_tensors_from};

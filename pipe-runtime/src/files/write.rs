@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 
+use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde_json::json;
 use tch::Tensor;
@@ -18,15 +19,18 @@ pub(super) const INDEX: &str = "model.safetensors.index.json";
 /// Writes a safetensors file. It takes no memory for the tensors, but for one that does not lie in
 /// a row.
 pub(crate) fn write_tensors(file: &mut File, tensors: &[(String, Tensor)]) -> Result<(), String> {
+    write_tensors_from(file, tensors, &mut |_, tensor| Ok(tensor.shallow_clone()))
+}
+
+/// Writes tensors of which only the shapes and kinds are known: `fetch` returns each when its turn
+/// comes, in [the file's order](in_file_order).
+pub(crate) fn write_tensors_from(
+    file: &mut File,
+    tensors: &[(String, Tensor)],
+    fetch: &mut dyn FnMut(&str, &Tensor) -> Result<Tensor, String>,
+) -> Result<(), String> {
     let words = |error: &dyn std::fmt::Display| error.to_string();
-    let mut sorted = Vec::with_capacity(tensors.len());
-    for (name, tensor) in tensors {
-        let kind = tensor.kind();
-        let dtype = dtype(kind).ok_or_else(|| format!("`{name}` is of kind {kind:?}, which is not written"))?;
-        sorted.push((dtype, name, tensor));
-    }
-    // Large numbers first, so that each tensor is aligned.
-    sorted.sort_by(|(a, name_a, _), (b, name_b, _)| b.cmp(a).then(name_a.cmp(name_b)));
+    let sorted = in_file_order(tensors)?;
     let mut end = 0;
     let infos = sorted.iter().map(|&(dtype, name, tensor)| {
         let shape = tensor.size().into_iter().map(|size| size as usize).collect();
@@ -41,7 +45,20 @@ pub(crate) fn write_tensors(file: &mut File, tensors: &[(String, Tensor)]) -> Re
     header.resize(header.len().next_multiple_of(size_of::<u64>()), b' ');
     let start = [(header.len() as u64).to_le_bytes().as_slice(), &header].concat();
     file.write_all(&start).map_err(|error| words(&error))?;
-    sorted.into_iter().try_for_each(|(_, _, tensor)| write_elements(file, tensor))
+    sorted.into_iter().try_for_each(|(_, name, tensor)| write_elements(file, &fetch(name, tensor)?))
+}
+
+/// The tensors in the order in which they are written, with their kinds.
+pub(crate) fn in_file_order(tensors: &[(String, Tensor)]) -> Result<Vec<(Dtype, &String, &Tensor)>, String> {
+    let mut sorted = Vec::with_capacity(tensors.len());
+    for (name, tensor) in tensors {
+        let kind = tensor.kind();
+        let dtype = dtype(kind).ok_or_else(|| format!("`{name}` is of kind {kind:?}, which is not written"))?;
+        sorted.push((dtype, name, tensor));
+    }
+    // Large numbers first, so that each tensor is aligned.
+    sorted.sort_by(|(a, name_a, _), (b, name_b, _)| b.cmp(a).then(name_a.cmp(name_b)));
+    Ok(sorted)
 }
 
 /// The index of several files: for each tensor, the file that has it.

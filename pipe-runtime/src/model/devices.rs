@@ -42,6 +42,13 @@ pub(crate) struct Across {
     pub(crate) process_of: Vec<usize>,
 }
 
+impl Across {
+    /// Whether a stage is one of this process.
+    pub(crate) fn is_here(&self, stage: usize) -> bool {
+        self.process_of[stage] == self.world.process()
+    }
+}
+
 impl PartialEq for Across {
     fn eq(&self, other: &Self) -> bool {
         self.process_of == other.process_of
@@ -135,8 +142,7 @@ impl Devices {
                 ),
             }));
         }
-        let is_own =
-            |stage: usize| self.across.as_ref().is_none_or(|across| across.process_of[stage] == across.world.process());
+        let is_own = |stage: usize| self.across.as_ref().is_none_or(|across| across.is_here(stage));
         let own = self.stages.iter().enumerate().filter(|(stage, _)| is_own(*stage)).map(|(_, device)| device);
         if let Some(missing) = own.into_iter().find(|device| !is_here(**device)) {
             return Err(Error::Setting(format!(

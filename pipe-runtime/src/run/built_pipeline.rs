@@ -206,7 +206,7 @@ impl BuiltPipeline {
     }
 
     /// Gathers numbers of parameters, each from the process that has it, or one error for all.
-    pub(crate) fn gather(&self, own: Result<BTreeMap<usize, f64>, &Error>) -> Result<BTreeMap<usize, f64>> {
+    pub(crate) fn gather(&self, own: Result<BTreeMap<String, f64>, &Error>) -> Result<BTreeMap<String, f64>> {
         let Some(remote) = &self.remote else { return Ok(own.unwrap_or_default()) };
         let all = remote.gather(own.as_ref().map_err(|error| *error))?;
         Ok(all.into_iter().flatten().collect())

@@ -17,7 +17,7 @@ use crate::flow::{MiniBatch, PackedValue, Scattered, Sources, scatter};
 use crate::lock::lock;
 use crate::model::{Defaults, Devices, State, Vars};
 use crate::stages::Graph;
-use crate::torch::{Draw, Parameters, grad_enabled};
+use crate::torch::{Draw, Parameters, grad_enabled, is_elsewhere};
 
 /// The untyped core of a [`Pipe`](crate::Pipe).
 pub(crate) struct PipelineCore {
@@ -186,7 +186,8 @@ impl PipelineCore {
 
     /// The parameters that are trained now.
     pub(crate) fn parameters(&self) -> Result<Arc<Parameters>> {
-        let trained: Vec<_> = self.variables.trainable_variables().into_iter().filter(Tensor::requires_grad).collect();
+        let is_trained = |variable: &Tensor| variable.requires_grad() && !is_elsewhere(variable);
+        let trained: Vec<_> = self.variables.trainable_variables().into_iter().filter(is_trained).collect();
         let mut parameters = lock(&self.parameters);
         if !parameters.are(&trained) {
             *parameters = Arc::new(Parameters::new(trained, self.pipeline.fuse_gradient_accumulation)?);

@@ -123,6 +123,15 @@ impl SentSpan {
 }
 
 impl ReceivedSpan {
+    /// Allocates memory for a tensor of this size and kind, row by row.
+    pub(crate) fn contiguous(size: Vec<i64>, kind: Kind) -> Result<Self, TorchError> {
+        let mut stride = vec![1; size.len()];
+        for dim in (1..size.len()).rev() {
+            stride[dim - 1] = stride[dim] * size[dim];
+        }
+        Self::new(Layout { kind: number_of_kind(kind)?, size, stride, offset: 0, gaps: false })
+    }
+
     /// Allocates memory for a tensor of this layout.
     pub(crate) fn new(layout: Layout) -> Result<Self, TorchError> {
         let _constant = GradMode::set(false);

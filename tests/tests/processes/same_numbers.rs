@@ -2,8 +2,8 @@
 //! bit.
 
 use pipe_runtime::optim::AdamW;
-use pipe_runtime::{Checkpoint, Devices, Result, ScheduleKind, Trainer, World};
-use tch::{Tensor, nn};
+use pipe_runtime::{Checkpoint, Devices, Result, ScheduleKind, Trainer, World, pipeline};
+use tch::{Device, Tensor, nn};
 
 use crate::launch::{Mpi, in_processes};
 use crate::model::{Four, FourVars, batch};
@@ -114,22 +114,107 @@ fn trainings_over_three_and_four_processes() {
     }
 }
 
-/// Both processes see the same variables before the training.
+/// Each process has its own variables, with the values of the whole model's, and no memory for the
+/// others.
 #[test]
 fn initial_weights_are_those_of_one_process() {
-    in_processes(Mpi::Open, 2, "same_numbers::initial_weights_are_those_of_one_process", || {
+    for (mpi, processes) in [(Mpi::Open, 2), (Mpi::Mpich, 4)] {
+        in_processes(mpi, processes, "same_numbers::initial_weights_are_those_of_one_process", || {
+            let world = World::init().unwrap();
+            let make = |devices: &Devices| {
+                tch::manual_seed(3);
+                Four::make(devices).unwrap().1
+            };
+            let (whole, part) = (make(&Devices::cpu(4)), make(&Devices::cpu(4).across(&world).unwrap()));
+            let mut own = 0;
+            for ((name, expected), (same_name, found)) in
+                whole.select("*").unwrap().into_iter().zip(part.select("*").unwrap())
+            {
+                assert_eq!((&name, expected.size()), (&same_name, found.size()));
+                if part.is_here(&name) {
+                    own += 1;
+                    assert!(found.equal(&expected), "{name}");
+                } else {
+                    assert!(found.f_to_device(Device::Cpu).is_err(), "{name} has memory");
+                }
+            }
+            assert!(own > 0);
+        });
+    }
+}
+
+#[pipeline(chunks = 2)]
+struct Wide {
+    #[device("cpu")]
+    first: nn::Linear,
+    #[device("cpu")]
+    second: nn::Linear,
+    #[device("cpu")]
+    third: nn::Linear,
+    #[device("cpu")]
+    last: nn::Linear,
+}
+
+/// The memory of this process, in bytes.
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
+}
+
+#[test]
+fn each_process_has_memory_for_its_own_stages_alone() {
+    in_processes(Mpi::Open, 4, "same_numbers::each_process_has_memory_for_its_own_stages_alone", || {
         let world = World::init().unwrap();
-        let make = |devices: &Devices| {
-            tch::manual_seed(3);
+        // 64 MiB for each stage.
+        const WIDTH: i64 = 4096;
+        let before = resident();
+        let vars = Wide::vars(&Devices::cpu(4).across(&world).unwrap()).unwrap();
+        let linear = |path| nn::linear(path, WIDTH, WIDTH, Default::default());
+        let net = Wide {
+            first: linear(vars.first()),
+            second: linear(vars.second()),
+            third: linear(vars.third()),
+            last: linear(vars.last()),
+        };
+        let pipe = net.pipe(&vars).build().unwrap();
+        let grown = resident() - before;
+        assert!((64 << 20..96 << 20).contains(&grown), "{} MiB for a stage of 64", grown >> 20);
+        drop(pipe);
+    });
+}
+
+/// One process reads what several have written, and the other way round.
+#[test]
+fn files_of_several_processes_are_those_of_one() {
+    in_processes(Mpi::Open, 3, "same_numbers::files_of_several_processes_are_those_of_one", || {
+        let world = World::init().unwrap();
+        let make = |seed: i64, devices: &Devices| {
+            tch::manual_seed(seed);
             Four::make(devices).unwrap().1
         };
-        let (whole, part) = (make(&Devices::cpu(4)), make(&Devices::cpu(4).across(&world).unwrap()));
-        let variables = |vars: &FourVars| -> nn::VarStore {
-            let mut store = nn::VarStore::new(tch::Device::Cpu);
-            store.variables_ = vars.var_store().variables_.clone();
-            store
+        let name = world.all_gather(std::process::id().to_string().as_bytes()).unwrap().swap_remove(0);
+        let file = std::env::temp_dir().join(format!("pipe-{}.safetensors", String::from_utf8(name).unwrap()));
+        let across = || Devices::cpu(4).across(&world).unwrap();
+        let whole = make(3, &Devices::cpu(4));
+        make(3, &across()).save(&file).unwrap();
+        let read = make(4, &Devices::cpu(4));
+        read.load(&file).unwrap();
+        let same = |a: &FourVars, b: &FourVars| {
+            let pairs = a.select("*").unwrap().into_iter().zip(b.select("*").unwrap());
+            pairs.filter(|((name, _), _)| b.is_here(name)).all(|((_, a), (_, b))| a.equal(&b))
         };
-        let (whole, part) = (variables(&whole).variables(), variables(&part).variables());
-        assert!(whole.iter().all(|(name, variable)| part[name].equal(variable)));
+        assert!(same(&whole, &read));
+        let part = make(5, &across());
+        assert!(!same(&whole, &part));
+        part.load(&file).unwrap();
+        assert!(same(&whole, &part));
+        world.all_gather(&[]).unwrap();
+        if world.is_first() {
+            std::fs::remove_file(&file).unwrap();
+        }
+        // A file that cannot be written is the same error everywhere.
+        let error = part.save("/nowhere/at/all.safetensors").unwrap_err().to_string();
+        assert!(error.contains("cannot write /nowhere/at/all.safetensors"), "{error}");
     });
 }

@@ -150,11 +150,15 @@ fn run(args: &Args) -> Result<ExitCode> {
 fn hash(vars: &DigitsVars, world: &World) -> Result<u64> {
     let mut hashes = Vec::new();
     for (name, variable) in vars.select("*")? {
+        if !vars.is_here(&name) {
+            hashes.extend(0_u64.to_le_bytes());
+            continue;
+        }
         // Every number of the model's kinds is one of these, with all of its bits.
         let numbers: Vec<f64> =
             variable.detach().to_device(Device::Cpu).to_kind(Kind::Double).flatten(0, -1).try_into()?;
         let bytes = numbers.iter().flat_map(|number| number.to_bits().to_le_bytes());
-        hashes.extend(if vars.is_here(&name) { fnv1a(bytes) } else { 0 }.to_le_bytes());
+        hashes.extend(fnv1a(bytes).to_le_bytes());
     }
     let of_processes = world.all_gather(&hashes)?;
     // A variable that is elsewhere counts as 0.

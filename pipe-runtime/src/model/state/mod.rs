@@ -22,7 +22,7 @@ use tch::Tensor;
 use super::vars::Vars;
 use crate::error::Result;
 use crate::lock::lock;
-use crate::torch::{Change, GradMode, TorchError, Variable, Variables};
+use crate::torch::{Change, GradMode, TorchError, Variable, Variables, is_elsewhere};
 
 /// The variables of a pipeline, and what is known about their use.
 #[derive(Debug)]
@@ -32,6 +32,8 @@ pub(crate) struct State {
     /// which may be replaced at this moment.
     variables: Vec<Mutex<Arc<Variables>>>,
     uses: Mutex<Uses>,
+    /// The variables of other processes.
+    elsewhere: Mutex<Vec<Variable>>,
 }
 
 #[derive(Debug)]
@@ -49,7 +51,8 @@ impl State {
     ///
     /// Fails if a variable is below no layer's path.
     pub(crate) fn new(vars: &Vars) -> Result<Self> {
-        let list = vars.by_stage()?;
+        let (elsewhere, list): (Vec<_>, Vec<_>) =
+            vars.by_stage()?.into_iter().partition(|variable| is_elsewhere(&variable.tensor));
         let count = list.len();
         let variables = Arc::new(Variables::new(list)?);
         Ok(Self {
@@ -59,10 +62,12 @@ impl State {
                 users: vec![BTreeSet::new(); count],
                 noted: [false; 2],
             }),
+            elsewhere: Mutex::new(elsewhere),
         })
     }
 
-    /// The variables, sorted by name. They are handles on those of the model.
+    /// The variables, sorted by name. They are handles on those of the model. Those of other
+    /// processes are among them.
     pub(crate) fn list(&self) -> Vec<Variable> {
         let variables = Arc::clone(&lock(&self.variables[0]));
         let share = |Variable { name, tensor, stage }: &Variable| Variable {
@@ -70,7 +75,9 @@ impl State {
             tensor: tensor.shallow_clone(),
             stage: *stage,
         };
-        variables.iter().map(share).collect()
+        let mut list: Vec<_> = variables.iter().chain(lock(&self.elsewhere).iter()).map(share).collect();
+        list.sort_by(|a, b| a.name.cmp(&b.name));
+        list
     }
 
     /// Prepares a call: looks at all variables with their present memory.

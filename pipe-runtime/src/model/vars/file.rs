@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use tch::{Device, Tensor};
+use tch::Tensor;
 
 use super::Vars;
 use crate::error::{Error, Result};
-use crate::files::{TensorFiles, replace, write_tensors};
+use crate::files::{TensorFiles, in_file_order, replace, write_tensors, write_tensors_from};
 use crate::model::devices::Across;
-use crate::torch::{GradMode, with_bytes, with_bytes_mut};
+use crate::torch::is_elsewhere;
 
 impl Vars {
     /// Writes all variables to one safetensors file, with any extension. It takes no memory for a
@@ -31,35 +31,44 @@ impl Vars {
     pub fn save(&self, file: impl AsRef<Path>) -> Result<()> {
         let file = file.as_ref();
         let named = self.named();
-        let write = || {
-            replace(file, |new| write_tensors(new, &named))
-                .map_err(|reason| Error::File(format!("cannot write {}: {reason}", file.display())))
+        let failed = |reason| Error::File(format!("cannot write {}: {reason}", file.display()));
+        let Some(Across { world, process_of }) = &self.across else {
+            return replace(file, |new| write_tensors(new, &named)).map_err(failed);
         };
-        let Some(Across { world, .. }) = &self.across else { return write() };
-        self.share()?;
-        let written = if world.is_first() { write() } else { Ok(()) };
-        let outcomes = world.all_gather(written.as_ref().err().map(Error::to_string).unwrap_or_default().as_bytes())?;
-        match outcomes[0].is_empty() {
-            true => Ok(()),
-            false => written.and(Err(Error::File(String::from_utf8_lossy(&outcomes[0]).into_owned()))),
+        let owner = |name: &str| self.stage_of_variable(name).map_or(0, |stage| process_of[stage]);
+        let order = in_file_order(&named).map_err(failed)?;
+        if !world.is_first() {
+            for (_, name, tensor) in order.into_iter().filter(|(_, name, _)| owner(name) == world.process()) {
+                world.send(0, tensor).map_err(|error| Error::Connection(format!("cannot send `{name}`: {error}")))?;
+            }
+            return self.agree(Ok(()));
         }
+        // One variable at a time comes from the other processes, in the order of the file.
+        let mut elsewhere = order.into_iter().filter(|(_, name, _)| owner(name) != 0);
+        let mut next = || {
+            let (_, name, tensor) = elsewhere.next()?;
+            Some(world.receive(owner(name), tensor.size(), tensor.kind()))
+        };
+        let written = replace(file, |new| {
+            write_tensors_from(new, &named, &mut |name, tensor| match owner(name) {
+                0 => Ok(tensor.shallow_clone()),
+                _ => next().unwrap_or_else(|| Ok(tensor.shallow_clone())).map_err(|error| error.to_string()),
+            })
+        });
+        // If writing has failed, the others still send theirs.
+        while next().transpose()?.is_some() {}
+        self.agree(written.map_err(failed))
     }
 
-    /// Gives each variable's value to the processes that do not train it.
-    fn share(&self) -> Result<()> {
-        let Some(Across { world, process_of }) = &self.across else { return Ok(()) };
-        let _constant = GradMode::set(false);
-        for (name, tensor) in self.named() {
-            let owner = self.stage_of_variable(&name).map_or(0, |stage| process_of[stage]);
-            let mut value = tensor.detach().f_to_device(Device::Cpu)?.f_contiguous()?;
-            let own = if owner == world.process() { with_bytes(&value, <[u8]>::to_vec) } else { Vec::new() };
-            let bytes = world.all_gather(&own)?.swap_remove(owner);
-            if owner != world.process() {
-                with_bytes_mut(&mut value, |to| to.copy_from_slice(&bytes))?;
-                tensor.detach().f_copy_(&value)?;
-            }
+    /// Agrees with the other processes on the first one's outcome.
+    fn agree(&self, own: Result<()>) -> Result<()> {
+        let Some(Across { world, .. }) = &self.across else { return own };
+        let words = own.as_ref().err().map(Error::to_string).unwrap_or_default();
+        let first = world.all_gather(words.as_bytes())?.swap_remove(0);
+        match first.is_empty() {
+            true => own,
+            false => own.and(Err(Error::File(String::from_utf8_lossy(&first).into_owned()))),
         }
-        Ok(())
     }
 
     /// Reads all variables: from a safetensors file, with any extension; from an index of several
@@ -201,6 +210,10 @@ impl Loader<'_> {
             )));
         }
         for (name, variable, tensor) in fitting {
+            // Each process reads what it has.
+            if is_elsewhere(variable) {
+                continue;
+            }
             tensor.read_into(variable).map_err(|reason| {
                 let changed = match report.loaded.len() {
                     0 => format!("`{name}` may be changed in part"),

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::lock::lock;
 use crate::model::devices::{Across, Placement};
 use crate::model::{Devices, LayerPlan, Plan};
-use crate::torch::Variable;
+use crate::torch::{ELSEWHERE, Variable, is_elsewhere, make_elsewhere};
 
 pub use file::{LoadReport, Loader};
 
@@ -55,7 +55,10 @@ pub struct Vars {
     stage_of: Vec<usize>,
     /// The processes of the stages, if there are several.
     across: Option<Across>,
-    /// For each stage, a store on its device.
+    /// The device of each stage; the CPU for those of other processes.
+    devices: Vec<Device>,
+    /// For each stage, a store on its device. Those of other processes make variables without
+    /// memory.
     stages: Vec<VarStore>,
     /// For each repeated child: the largest number of layers for which paths were created.
     lengths: Mutex<Vec<(String, usize)>>,
@@ -72,14 +75,18 @@ impl Vars {
     pub fn new(plan: &Plan, devices: &Devices) -> Result<Self> {
         let mut stages: Vec<VarStore> = Vec::new();
         let Placement { devices, stage_of, across } = devices.place(plan.stages.len())?;
-        for device in devices {
-            let mut store = VarStore::new(device);
+        let is_here = |stage: usize| across.as_ref().is_none_or(|across| across.is_here(stage));
+        for (stage, &device) in devices.iter().enumerate() {
+            if !is_here(stage) {
+                make_elsewhere()?;
+            }
+            let mut store = VarStore::new(if is_here(stage) { device } else { ELSEWHERE });
             if let Some(first) = stages.first() {
                 store.variables_ = first.variables_.clone();
             }
             stages.push(store);
         }
-        Ok(Self { plan: *plan, stage_of, across, stages, lengths: Mutex::default() })
+        Ok(Self { plan: *plan, stage_of, across, devices, stages, lengths: Mutex::default() })
     }
 
     /// All variables, on all devices. Build an optimizer over this store.
@@ -91,7 +98,7 @@ impl Vars {
 
     /// The device of each stage. With fewer devices than annotated stages, some are merged.
     pub fn devices(&self) -> Vec<Device> {
-        self.stages.iter().map(VarStore::device).collect()
+        self.devices.clone()
     }
 
     /// The processes of the stages, if there are several.
@@ -100,11 +107,11 @@ impl Vars {
     }
 
     /// Whether the variable of this name belongs to a stage of this process. One of another process
-    /// has its initial value here, and is not trained.
+    /// has a shape and a kind here, and no memory.
     pub fn is_here(&self, name: &str) -> bool {
         let stage = self.stage_of_variable(name);
         match &self.across {
-            Some(across) => stage.is_none_or(|stage| across.process_of[stage] == across.world.process()),
+            Some(across) => stage.is_none_or(|stage| across.is_here(stage)),
             None => true,
         }
     }
@@ -179,13 +186,13 @@ impl Vars {
     pub(crate) fn check_devices(&self) -> Result<()> {
         let variables: BTreeMap<_, _> = self.var_store().variables().into_iter().collect();
         for (name, variable) in variables {
-            let Some(stage) = self.stage_of_variable(&name) else { continue };
+            let Some(stage) = self.stage_of_variable(&name).filter(|_| !is_elsewhere(&variable)) else { continue };
             on_its_stages_device(&name, stage, self.stages[stage].device(), variable.device())?;
         }
         Ok(())
     }
 
-    /// All variables, sorted by name, with their stages.
+    /// All variables, sorted by name, with their stages; those of other processes too.
     ///
     /// # Errors
     ///

@@ -7,7 +7,7 @@ use tch::{Kind, Tensor};
 use crate::error::{Error, Result};
 use crate::optim::{LossScaler, LrSchedule, Rule};
 use crate::run::{BuiltPipeline, PlannedParameter, UpdatePlan};
-use crate::torch::{FusedRule, GradientState, Slot, Slots, Variable, drop_gradient, prepare_gradient};
+use crate::torch::{FusedRule, GradientState, Slot, Slots, Variable, drop_gradient, is_elsewhere, prepare_gradient};
 
 /// An optimizer of a pipeline's parameters, whose updates run on the stages' executors and streams,
 /// all stages at once. Made by [`Pipe::optimizer`](crate::Pipe::optimizer).
@@ -231,8 +231,9 @@ impl Optimizer {
             Ok((ready, rules, plan, squares))
         };
         let begun = begin();
+        let name = |&parameter: &usize| self.parameters[parameter].name.clone();
         let own =
-            begun.as_ref().map(|(ready, _, _, squares)| ready.iter().copied().zip(squares.iter().copied()).collect());
+            begun.as_ref().map(|(ready, _, _, squares)| ready.iter().map(name).zip(squares.iter().copied()).collect());
         let squares = self.pipeline.gather(own)?;
         let (_, rules, plan, _) = begun?;
         if squares.is_empty() {
@@ -242,9 +243,8 @@ impl Optimizer {
         }
         let norm = squares.values().sum::<f64>().sqrt() / scale;
         let lr = self.lr();
-        if let Some((&parameter, _)) = squares.iter().find(|(_, squares)| !squares.is_finite()) {
-            let unfit = format!("the gradient of `{}` is not finite", self.parameters[parameter].name);
-            skip(unfit)?;
+        if let Some((name, _)) = squares.iter().find(|(_, squares)| !squares.is_finite()) {
+            skip(format!("the gradient of `{name}` is not finite"))?;
             return Ok(Update { norm, clipped_by: 1., lr, skipped: true });
         }
         // As `clip_grad_norm_` computes it.
@@ -262,9 +262,8 @@ impl Optimizer {
             self.broken = Some(error.to_string());
             return Err(error);
         }
-        for parameter in squares.into_keys() {
-            self.parameters[parameter].updates += 1;
-        }
+        let has_moved = |parameter: &&mut Parameter| squares.contains_key(&parameter.name);
+        self.parameters.iter_mut().filter(has_moved).for_each(|parameter| parameter.updates += 1);
         self.updates += 1;
         Ok(Update { norm, clipped_by, lr, skipped: false })
     }
@@ -273,7 +272,8 @@ impl Optimizer {
     fn prepare(&mut self) -> Result<Vec<usize>> {
         let mut ready = Vec::new();
         for (index, parameter) in self.parameters.iter_mut().enumerate() {
-            if !parameter.tensor.requires_grad() || parameter.tensor.numel() == 0 {
+            let tensor = &parameter.tensor;
+            if !tensor.requires_grad() || tensor.numel() == 0 || is_elsewhere(tensor) {
                 continue;
             }
             let name = &parameter.name;

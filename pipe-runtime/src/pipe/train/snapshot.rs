@@ -12,7 +12,7 @@ use super::trainer::Trainer;
 use crate::error::{Error, Result};
 use crate::files::{TensorFiles, sync_folder, write_index, write_tensors};
 use crate::stages::Pipeline;
-use crate::torch::{Variable, random_state, set_random_state};
+use crate::torch::{Variable, is_elsewhere, random_state, set_random_state};
 
 /// The file that describes the others. It is written last.
 pub(super) const DESCRIPTION: &str = "training.json";
@@ -213,7 +213,8 @@ impl Saved {
         let state = trainer.optimizer.adopt(described).map_err(words)?;
         let state = state.into_iter().chain([(RANDOM.to_owned(), random.shallow_clone())]).collect();
         for (files, tensors) in [(&self.model, model), (&self.optimizer, state)] {
-            for (name, tensor) in tensors {
+            // Each process reads what it has.
+            for (name, tensor) in tensors.into_iter().filter(|(_, tensor)| !is_elsewhere(tensor)) {
                 let saved = files.get(&name).ok_or_else(|| damaged(&name))?;
                 saved.read_into(&tensor).map_err(|reason| {
                     format!("`{name}`: {reason}; the training is restored in part, so it cannot go on")

@@ -2,6 +2,7 @@
 // compiling a file, and here they are read once.
 #include "counter.cpp"
 #include "cuda.cpp"
+#include "elsewhere.cpp"
 #include "error.cpp"
 #include "fusion.cpp"
 #include "graph.cpp"
