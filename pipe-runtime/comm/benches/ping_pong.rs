@@ -1,8 +1,8 @@
 //! The time that a message takes from one process to another, through `Comm`, and through MPI's own
 //! functions where they can be called without tables (Open MPI).
 //!
-//! `cargo bench -p pipe-comm` starts two processes with Open MPI and then with MPICH. A message goes
-//! to and fro; the numbers are half of that.
+//! `cargo bench -p pipe-comm` starts two processes with Open MPI and then with MPICH. A message
+//! goes to and fro; the numbers are half of that.
 
 #![allow(unsafe_code)]
 

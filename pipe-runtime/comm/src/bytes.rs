@@ -13,8 +13,8 @@ use std::sync::Arc;
 /// # Safety
 ///
 /// As long as the value exists and is not touched, the bytes stay at their address, and nobody
-/// writes them. A type that shares its memory, as tensors do, cannot promise that by itself: whoever
-/// implements this for it makes sure of it.
+/// writes them. A type that shares its memory, as tensors do, cannot promise that by itself:
+/// whoever implements this for it makes sure of it.
 pub unsafe trait Bytes: Send + 'static {
     /// The bytes.
     fn bytes(&self) -> &[u8];

@@ -141,8 +141,8 @@ impl<M: Pipeline> Pipe<M> {
 
     /// Returns the model. Graphs of earlier calls that need to recompute a stage fail from now on.
     ///
-    /// Over several processes, the layers of the other processes have their initial values in it:
-    /// save the variables, and load them into a model of one process.
+    /// Over several processes, the layers of the other processes have no memory in it: save the
+    /// variables, and load them into a model of one process.
     pub fn into_inner(self) -> M {
         let stages = self.built().stages.iter().map(|slot| lock(&slot.body).take());
         let stages = stages.collect::<Option<Vec<_>>>().expect("only this handle takes the stages out");

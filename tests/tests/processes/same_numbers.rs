@@ -1,9 +1,10 @@
 //! A training over several processes gives the numbers of the same training in one process, bit by
 //! bit.
 
-use pipe_runtime::optim::AdamW;
-use pipe_runtime::{Checkpoint, Devices, Result, ScheduleKind, Trainer, World, pipeline};
-use tch::{Device, Tensor, nn};
+use pipe_runtime::optim::{Adam, AdamW};
+use pipe_runtime::{Checkpoint, Checkpoints, Devices, Result, ScheduleKind, Trainer, World, pipeline};
+use tch::nn::{self, Init};
+use tch::{Device, Tensor};
 
 use crate::launch::{Mpi, in_processes};
 use crate::model::{Four, FourVars, batch};
@@ -143,6 +144,65 @@ fn initial_weights_are_those_of_one_process() {
     }
 }
 
+/// Has variables of all kinds of initial values.
+#[derive(Debug)]
+struct Kinds(nn::Linear);
+
+impl Kinds {
+    fn new(path: nn::Path<'_>) -> Self {
+        for (number, size) in [1, 15, 16, 17, 1000, (2 << 20) + 5, 3 << 20].into_iter().enumerate() {
+            let path = &path / number;
+            let _ = path.var("randn", &[size], Init::Randn { mean: 0.5, stdev: 2. });
+            let _ = path.var("uniform", &[size], Init::Uniform { lo: -1., up: 3. });
+            let _ = path.var("const", &[size], Init::Const(2.));
+            let _ = path.zeros_no_train("zeros", &[size]);
+        }
+        nn::conv2d(&path / "conv", 3, 8, 3, Default::default());
+        nn::embedding(&path / "embedding", 100, 16, Default::default());
+        nn::batch_norm2d(&path / "norm", 8, Default::default());
+        nn::layer_norm(&path / "layer_norm", vec![8], Default::default());
+        nn::lstm(&(&path / "lstm"), 4, 6, Default::default());
+        let _ = path.var("orthogonal", &[6, 4], Init::Orthogonal { gain: 1. });
+        let _ = path.var_copy("copied", &Tensor::from_slice(&[1_f32, 2.]).to_device(path.device()));
+        Self(nn::linear(&path / "linear", 4, 4, Default::default()))
+    }
+}
+
+impl nn::Module for Kinds {
+    fn forward(&self, x: &Tensor) -> Tensor {
+        x.apply(&self.0)
+    }
+}
+
+#[pipeline]
+struct AllKinds {
+    #[device("cpu")]
+    first: Kinds,
+    #[device("cpu")]
+    last: Kinds,
+}
+
+/// The variables of other processes draw the random numbers that they would have got.
+#[test]
+fn every_kind_of_initial_value_is_that_of_one_process() {
+    in_processes(Mpi::Open, 2, "same_numbers::every_kind_of_initial_value_is_that_of_one_process", || {
+        let world = World::init().unwrap();
+        let make = |devices: &Devices| {
+            tch::manual_seed(12);
+            let vars = AllKinds::vars(devices).unwrap();
+            let _ = AllKinds { first: Kinds::new(vars.first()), last: Kinds::new(vars.last()) };
+            (vars, Tensor::rand([3], (tch::Kind::Double, Device::Cpu)))
+        };
+        let (whole, next) = make(&Devices::cpu(2));
+        let (part, next_of_part) = make(&Devices::cpu(2).across(&world).unwrap());
+        assert!(next_of_part.equal(&next), "the random numbers after the model");
+        let both = whole.select("*").unwrap().into_iter().zip(part.select("*").unwrap());
+        for ((name, expected), (_, found)) in both.filter(|((name, _), _)| part.is_here(name)) {
+            assert!(found.equal(&expected), "{name}");
+        }
+    });
+}
+
 #[pipeline(chunks = 2)]
 struct Wide {
     #[device("cpu")]
@@ -216,5 +276,57 @@ fn files_of_several_processes_are_those_of_one() {
         // A file that cannot be written is the same error everywhere.
         let error = part.save("/nowhere/at/all.safetensors").unwrap_err().to_string();
         assert!(error.contains("cannot write /nowhere/at/all.safetensors"), "{error}");
+    });
+}
+
+/// A training over three processes is saved, and goes on there and in one process.
+#[test]
+fn a_checkpoint_of_several_processes_goes_on_in_one() {
+    const NAME: &str = "same_numbers::a_checkpoint_of_several_processes_goes_on_in_one";
+    in_processes(Mpi::Open, 3, NAME, || {
+        let world = World::init().unwrap();
+        tch::set_num_threads(1);
+        let trainer = |seed: i64, devices: &Devices| {
+            tch::manual_seed(seed);
+            let (model, vars) = Four::make(devices).unwrap();
+            let pipe = model.pipe(&vars).chunks(3).intra_op_threads(1).build().unwrap();
+            let adam = Adam { lr: 0.02, ..Adam::default() };
+            let optimizer = pipe.optimizer(adam).clip_norm(0.3).moving_average(0.9).build().unwrap();
+            (Trainer::new(pipe, optimizer).unwrap(), vars)
+        };
+        let train = |trainer: &mut Trainer<Four>, steps: std::ops::Range<i64>| -> Vec<Tensor> {
+            let mse = |output: &Tensor, y: &Tensor| output.mse_loss(y, tch::Reduction::Mean);
+            let step = |step: i64| {
+                let (x, y) = batch(7 + step);
+                trainer.step(&x, &y, mse).unwrap().step.loss
+            };
+            steps.map(step).collect()
+        };
+        let name = world.all_gather(std::process::id().to_string().as_bytes()).unwrap().swap_remove(0);
+        let folder = std::env::temp_dir().join(format!("pipe-checkpoints-{}", String::from_utf8(name).unwrap()));
+
+        let (mut across, vars) = trainer(6, &Devices::cpu(4).across(&world).unwrap());
+        train(&mut across, 0..3);
+        let mut checkpoints = Checkpoints::in_folder(&folder);
+        checkpoints.save_in_background(&across).unwrap();
+        let saved = checkpoints.finish().unwrap().unwrap();
+        let expected = train(&mut across, 3..6);
+
+        let (mut alone, whole) = trainer(7, &Devices::cpu(4));
+        Checkpoints::resume_from(&saved, &mut alone).unwrap();
+        assert_eq!(train(&mut alone, 3..6), expected);
+        // And in another training over the processes.
+        let (mut again, vars_again) = trainer(8, &Devices::cpu(3).across(&world).unwrap());
+        assert!(Checkpoints::in_folder(&folder).resume(&mut again).unwrap());
+        assert_eq!(train(&mut again, 3..6), expected);
+        for (vars, place) in [(&vars, "the same training"), (&vars_again, "another one")] {
+            for (name, found) in vars.select("*").unwrap().into_iter().filter(|(name, _)| vars.is_here(name)) {
+                assert!(found.equal(&whole.select(&name).unwrap()[0].1), "{name} in {place}");
+            }
+        }
+        world.all_gather(&[]).unwrap();
+        if world.is_first() {
+            std::fs::remove_dir_all(&folder).unwrap();
+        }
     });
 }

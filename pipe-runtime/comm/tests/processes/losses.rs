@@ -87,7 +87,8 @@ fn a_process_may_be_killed_at_any_moment() {
     }
 }
 
-/// Sends to all and receives from all again and again, until the first process says that it is late.
+/// Sends to all and receives from all again and again, until the first process says that it is
+/// late.
 fn exchange_until(comm: &Comm, end: Instant) -> Result<(), CommError> {
     loop {
         let sending: Vec<_> = others(comm).map(|to| comm.send(to, 1, vec![1; 20_000])).collect::<Result<_, _>>()?;

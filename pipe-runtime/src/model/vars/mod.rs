@@ -57,6 +57,8 @@ pub struct Vars {
     across: Option<Across>,
     /// The device of each stage; the CPU for those of other processes.
     devices: Vec<Device>,
+    /// All variables, on the first stage's device.
+    all: VarStore,
     /// For each stage, a store on its device. Those of other processes make variables without
     /// memory.
     stages: Vec<VarStore>,
@@ -86,14 +88,16 @@ impl Vars {
             }
             stages.push(store);
         }
-        Ok(Self { plan: *plan, stage_of, across, devices, stages, lengths: Mutex::default() })
+        let mut all = VarStore::new(devices[0]);
+        all.variables_ = stages[0].variables_.clone();
+        Ok(Self { plan: *plan, stage_of, across, devices, all, stages, lengths: Mutex::default() })
     }
 
     /// All variables, on all devices. Build an optimizer over this store.
     ///
     /// The store's own `device` is that of the first stage.
     pub fn var_store(&self) -> &VarStore {
-        &self.stages[0]
+        &self.all
     }
 
     /// The device of each stage. With fewer devices than annotated stages, some are merged.

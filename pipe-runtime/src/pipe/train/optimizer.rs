@@ -132,7 +132,9 @@ impl Optimizer {
     ) -> Result<Self> {
         // Of two names of one memory, the first one counts.
         let mut seen = std::collections::HashSet::new();
-        parameters.retain(|parameter| parameter.tensor.numel() == 0 || seen.insert(parameter.tensor.data_ptr()));
+        parameters.retain(|Parameter { tensor, .. }| {
+            tensor.numel() == 0 || is_elsewhere(tensor) || seen.insert(tensor.data_ptr())
+        });
         let is_trained =
             |parameter: &&mut Parameter| parameter.tensor.requires_grad() && pipeline.is_here(parameter.stage);
         for parameter in parameters.iter_mut().filter(is_trained) {

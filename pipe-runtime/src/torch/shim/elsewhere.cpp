@@ -11,6 +11,7 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_strided.h>
+#include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <torch/library.h>
 
 namespace {
@@ -95,6 +96,12 @@ struct Registration {
   torch::Library drawing{torch::Library::IMPL, "aten", kElsewhereKey, __FILE__, __LINE__};
 
   Registration() {
+    if (!c10::impl::hasDeviceGuardImpl(c10::DeviceType::Vulkan)) {
+      // `tensor.to(device)` asks for one. Never destroyed, as it is registered for good.
+      c10::impl::DeviceGuardImplRegistrar(
+          c10::DeviceType::Vulkan,
+          new c10::impl::NoOpDeviceGuardImpl<c10::DeviceType::Vulkan>());
+    }
     factories.impl("empty.memory_format", TORCH_FN(empty));
     factories.impl("empty_strided", TORCH_FN(empty_strided));
     fallback.fallback(torch::CppFunction::makeFallthrough());
