@@ -15,7 +15,7 @@ const ROLE: &str = "PIPE_TEST_ROLE";
 const NUMBERS: &str = "PIPE_TEST_NUMBERS";
 
 /// The time after which a launch has failed.
-const LIMIT: Duration = Duration::from_secs(40);
+pub const LIMIT: Duration = Duration::from_secs(40);
 
 /// The MPIs that `cargo xtask mpi` installs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,12 +68,20 @@ pub struct Launched {
 /// Runs `body` in this many processes of the test `name`: in a process of the launch, this does
 /// not return.
 pub fn in_processes(mpi: Mpi, processes: usize, name: &str, body: impl FnOnce()) {
-    let Launched { success, output } = launch(mpi, processes, name, &[], |_| body());
+    let Launched { success, output } = launch(mpi, processes, name, &[], LIMIT, |_| body());
     assert!(success, "{processes} processes of {mpi:?}:\n{output}");
 }
 
-/// The same, without the check of how it ended. The processes get these numbers.
-pub fn launch(mpi: Mpi, processes: usize, name: &str, numbers: &[usize], body: impl FnOnce(&[usize])) -> Launched {
+/// The same, without the check of how it ended. The processes get these numbers,
+/// and are ended after `limit`.
+pub fn launch(
+    mpi: Mpi,
+    processes: usize,
+    name: &str,
+    numbers: &[usize],
+    limit: Duration,
+    body: impl FnOnce(&[usize]),
+) -> Launched {
     if env::var(ROLE).is_ok_and(|role| role == name) {
         let numbers = env::var(NUMBERS).unwrap();
         let numbers: Vec<_> = numbers.split_whitespace().map(|number| number.parse().unwrap()).collect();
@@ -108,7 +116,7 @@ pub fn launch(mpi: Mpi, processes: usize, name: &str, numbers: &[usize], body: i
         if let Some(status) = child.try_wait().unwrap() {
             break Some(status);
         }
-        if start.elapsed() > LIMIT {
+        if start.elapsed() > limit {
             let _ = Command::new("kill").args(["-KILL", "--", &format!("-{}", child.id())]).status();
             child.wait().unwrap();
             break None;
@@ -118,6 +126,6 @@ pub fn launch(mpi: Mpi, processes: usize, name: &str, numbers: &[usize], body: i
     let output = reader.join().unwrap() + &errors.join().unwrap();
     match status {
         Some(status) => Launched { success: status.success(), output },
-        None => Launched { success: false, output: format!("it did not end within {LIMIT:?}\n{output}") },
+        None => Launched { success: false, output: format!("it did not end within {limit:?}\n{output}") },
     }
 }

@@ -9,7 +9,7 @@ use pipe_tests::layers::linear;
 use tch::nn::Linear;
 use tch::{Device, Kind, Tensor};
 
-use crate::launch::{Mpi, launch};
+use crate::launch::{LIMIT, Mpi, launch};
 
 /// Ends or freezes its process in its pass of this number.
 struct Doomed;
@@ -104,7 +104,7 @@ fn delays(output: &str) -> Vec<f64> {
 fn a_process_that_is_killed_is_an_error_of_the_others_within_a_second() {
     const NAME: &str = "losses::a_process_that_is_killed_is_an_error_of_the_others_within_a_second";
     for (round, lost) in [0, 1, 2, 0, 1, 2].into_iter().enumerate() {
-        let launched = launch(Mpi::Open, 3, NAME, &[lost, 1 + round * 7], |numbers| {
+        let launched = launch(Mpi::Open, 3, NAME, &[lost, 1 + round * 7], LIMIT, |numbers| {
             train(numbers[0], numbers[1], 0, Duration::from_secs(60));
         });
         let delays = delays(&launched.output);
@@ -116,10 +116,24 @@ fn a_process_that_is_killed_is_an_error_of_the_others_within_a_second() {
 #[test]
 fn a_process_that_is_frozen_is_an_error_of_the_others_after_the_deadline() {
     const NAME: &str = "losses::a_process_that_is_frozen_is_an_error_of_the_others_after_the_deadline";
-    let launched = launch(Mpi::Open, 3, NAME, &[1, 6], |numbers| {
+    // The launcher waits for the frozen process, too.
+    let launched = launch(Mpi::Open, 3, NAME, &[1, 6], Duration::from_secs(8), |numbers| {
         train(numbers[0], numbers[1], 1, Duration::from_secs(2));
     });
     let delays = delays(&launched.output);
     assert_eq!(delays.len(), 2, "both others know:\n{}", launched.output);
     assert!(delays.iter().all(|&delay| (1.5..3.).contains(&delay)), "{delays:?}");
+}
+
+/// Other launchers end all processes, and nothing goes on.
+#[test]
+fn without_errors_about_losses_the_launcher_ends_all_processes() {
+    const NAME: &str = "losses::without_errors_about_losses_the_launcher_ends_all_processes";
+    let start = Instant::now();
+    let launched = launch(Mpi::Mpich, 3, NAME, &[1, 6], LIMIT, |numbers| {
+        train(numbers[0], numbers[1], 0, Duration::from_secs(60));
+    });
+    assert!(!launched.success);
+    assert_eq!(delays(&launched.output), [0.; 0], "nobody lives on:\n{}", launched.output);
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
 }

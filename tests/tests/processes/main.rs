@@ -6,3 +6,4 @@ mod launch;
 mod losses;
 mod model;
 mod same_numbers;
+mod values;

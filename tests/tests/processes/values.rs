@@ -1,0 +1,160 @@
+//! Values of every form between processes: tied weights, inputs that each micro-batch gets whole,
+//! integers, `Option`s, lists, stages without a gradient and micro-batches that do not count.
+
+use pipe_runtime::optim::{LossScaler, Sgd};
+use pipe_runtime::{Checkpoint, Context, Devices, Layer, Reduction, Replicate, Result, ScheduleKind, Trainer, World};
+use pipe_runtime::{List, pipeline};
+use pipe_tests::layers::linear;
+use tch::nn::{self, Embedding, Linear};
+use tch::{Device, Kind, Tensor};
+
+use crate::launch::{Mpi, in_processes};
+
+type Inputs = (Tensor, Replicate<Tensor>, f64);
+
+#[pipeline(input = Inputs, output = (Tensor, List<i64>), allow(short_skip))]
+struct Mixed {
+    #[device("cpu")]
+    begin: Begin,
+    #[stash(words = tied)]
+    embed: Embed,
+    #[device("cpu")]
+    frozen: Linear,
+    #[stash(maybe, order)]
+    sometimes: Sometimes,
+    #[device("cpu")]
+    #[pop(maybe, order)]
+    gather: Gather,
+    #[device("cpu")]
+    #[pop(words)]
+    head: Head,
+}
+
+/// Passes on the words, and adds nothing to them.
+struct Begin;
+
+impl Layer<Inputs> for Begin {
+    type Out = (Tensor, Tensor, f64);
+
+    fn run(&self, (words, Replicate(table), scale): Inputs, _cx: &Context) -> Self::Out {
+        (words, table, scale)
+    }
+}
+
+#[derive(Debug)]
+struct Embed(Embedding);
+
+impl pipe_runtime::Tied for Embed {
+    type Value = Tensor;
+
+    fn tied(&self) -> Tensor {
+        self.0.ws.shallow_clone()
+    }
+}
+
+impl Layer<(Tensor, Tensor, f64)> for Embed {
+    type Out = Tensor;
+
+    fn run(&self, (words, table, scale): (Tensor, Tensor, f64), _cx: &Context) -> Tensor {
+        words.apply(&self.0).mean_dim(1, false, Kind::Float).matmul(&table) * scale
+    }
+}
+
+/// Sends an `Option` that is `None` in odd micro-batches, and integers in a list.
+struct Sometimes;
+
+impl Layer<Tensor> for Sometimes {
+    type Out = (Tensor, Option<Tensor>, Vec<Tensor>);
+
+    fn run(&self, x: Tensor, cx: &Context) -> Self::Out {
+        let maybe = (cx.micro_batch() % 2 == 0).then(|| x.sin());
+        let order = (0..cx.micro_batch()).map(|_| x.argsort(-1, false)).collect();
+        (x, maybe, order)
+    }
+}
+
+struct Gather;
+
+impl Layer<(Tensor, Option<Tensor>, Vec<Tensor>)> for Gather {
+    type Out = Tensor;
+
+    fn run(&self, (x, maybe, order): (Tensor, Option<Tensor>, Vec<Tensor>), _cx: &Context) -> Tensor {
+        let x = maybe.map_or_else(|| x.shallow_clone(), |maybe| &x + maybe);
+        order.iter().fold(x, |x, order| x.gather(-1, order, false))
+    }
+}
+
+struct Head;
+
+impl Layer<(Tensor, Tensor)> for Head {
+    type Out = (Tensor, List<i64>);
+
+    fn run(&self, (x, words): (Tensor, Tensor), cx: &Context) -> Self::Out {
+        (x.matmul(&words.tr()), List(vec![cx.micro_batch() as i64]))
+    }
+}
+
+fn train(devices: &Devices, checkpoint: Checkpoint, schedule: ScheduleKind) -> Result<(Vec<Tensor>, MixedVars)> {
+    tch::manual_seed(21);
+    let vars = Mixed::vars(devices)?;
+    let model = Mixed {
+        begin: Begin,
+        embed: Embed(nn::embedding(vars.embed(), 11, 8, Default::default())),
+        frozen: linear(vars.frozen(), 8, 8),
+        sometimes: Sometimes,
+        gather: Gather,
+        head: Head,
+    };
+    vars.freeze("frozen")?;
+    let pipe = model.pipe(&vars).chunks(4).checkpoint(checkpoint).schedule(schedule).intra_op_threads(1).build()?;
+    let optimizer = pipe.optimizer(Sgd { lr: 0.1, momentum: 0.9, ..Sgd::default() }).build()?;
+    let scaler = LossScaler::default().with_scale(1024.);
+    let mut trainer = Trainer::new(pipe, optimizer)?.loss_scaling(scaler)?;
+    let mut numbers = Vec::new();
+    for step in 0..4 {
+        let words = Tensor::randint(11, [9 + step, 5], (Kind::Int64, Device::Cpu));
+        let labels = Tensor::randint(11, [9 + step], (Kind::Int64, Device::Cpu));
+        // The rows of the last micro-batch are all ignored: its loss is NaN and does not count.
+        let _ = labels.narrow(0, 9 + step - 2, 2).fill_(-100);
+        let table = Tensor::randn([8, 8], (Kind::Float, Device::Cpu));
+        let counted = |labels: &Tensor| labels.ne(-100).sum(Kind::Int64).int64_value(&[]) as f64;
+        let report = trainer.step_by(|step| {
+            step.reduction(Reduction::Weighted(&counted)).keep_output().run(
+                (words, Replicate(table), 0.5),
+                &labels,
+                |(logits, _): &(Tensor, List<i64>), labels: &Tensor| logits.cross_entropy_for_logits(labels),
+            )
+        })?;
+        numbers.push(report.step.loss);
+        let (logits, List(micro_batches)) = report.step.output;
+        numbers.push(logits);
+        numbers.push(Tensor::from_slice(&micro_batches));
+        numbers.push(Tensor::from(report.update.expect("each step updates").norm));
+    }
+    Ok((numbers, vars))
+}
+
+#[test]
+fn values_of_every_form_are_those_of_one_process() {
+    const NAME: &str = "values::values_of_every_form_are_those_of_one_process";
+    for (mpi, processes) in [(Mpi::Open, 2), (Mpi::Open, 4), (Mpi::Mpich, 3)] {
+        in_processes(mpi, processes, NAME, || {
+            let world = World::init().unwrap();
+            tch::set_num_threads(1);
+            for schedule in [ScheduleKind::GPipe, ScheduleKind::OneFOneB, ScheduleKind::ZbH1] {
+                for checkpoint in [Checkpoint::Always, Checkpoint::ExceptLast, Checkpoint::Never] {
+                    let (expected, whole) = train(&Devices::cpu(4), checkpoint, schedule).unwrap();
+                    let across = Devices::cpu(4).across(&world).unwrap();
+                    let (found, vars) = train(&across, checkpoint, schedule).unwrap();
+                    assert_eq!(found.len(), expected.len());
+                    for (number, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                        assert!(found.equal(expected), "{schedule:?} {checkpoint:?}, {number}: {found:?} {expected:?}");
+                    }
+                    for (name, found) in vars.select("*").unwrap().into_iter().filter(|(name, _)| vars.is_here(name)) {
+                        assert!(found.equal(&whole.select(&name).unwrap()[0].1), "{schedule:?} {checkpoint:?} {name}");
+                    }
+                }
+            }
+        });
+    }
+}
