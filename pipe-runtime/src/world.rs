@@ -1,18 +1,27 @@
 //! The processes of a program.
+//!
+//! A thread gives the other processes signs, also while a layer takes long, and takes in theirs. So a
+//! process that is frozen is told from one that is busy.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use pipe_comm::Comm;
+use pipe_comm::{Comm, CommError, Sending};
 use tch::{Kind, Tensor};
 
 use crate::error::{Error, Result};
+use crate::lock::lock;
 use crate::torch::{ReceivedSpan, SentSpan};
 
-/// The tag of tensors that belong to no pipeline.
+/// The tags of tensors that belong to no pipeline, and of signs.
 const TENSORS: u16 = u16::MAX;
+const SIGNS: u16 = u16::MAX - 1;
+
+/// The time between two signs.
+const INTERVAL: Duration = Duration::from_millis(100);
 
 /// How long a process waits for the others, if [`World::deadline`] says nothing else.
 const DEADLINE: Duration = Duration::from_secs(600);
@@ -35,6 +44,14 @@ pub struct World {
     /// The number of the next pipeline, which is the tag of its messages.
     next: Arc<AtomicU16>,
     deadline: Duration,
+    /// `None` if the process is alone.
+    signs: Option<Arc<Signs>>,
+}
+
+/// The signs of the other processes.
+struct Signs {
+    /// When each process last gave one, and when this one's thread last looked.
+    last: Mutex<(Vec<Instant>, Instant)>,
 }
 
 impl World {
@@ -45,11 +62,13 @@ impl World {
     /// Fails if the launcher's MPI library cannot be opened, or if the library does not know the
     /// other processes, as with another library's launcher.
     pub fn init() -> Result<Self> {
-        Ok(Self { comm: Comm::init()?, next: Arc::default(), deadline: DEADLINE })
+        let comm = Comm::init()?;
+        let signs = if comm.size() > 1 { Some(give_signs(&comm)?) } else { None };
+        Ok(Self { comm, next: Arc::default(), deadline: DEADLINE, signs })
     }
 
     /// Sets how long a process waits for a sign of the others before it gives up with an error. The
-    /// default is 10 minutes.
+    /// default is 10 minutes; less than a second is too short to be told from a busy machine.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
@@ -106,22 +125,85 @@ impl World {
         Ok(self.comm.receive(from, TENSORS, span)?.wait(Some(Instant::now() + self.deadline))?.tensor()?)
     }
 
-    pub(crate) fn comm(&self) -> &Comm {
-        &self.comm
+    /// Fails if a process has given no sign for the time of the deadline.
+    pub(crate) fn check_signs(&self) -> Result<()> {
+        let Some(signs) = &self.signs else { return Ok(()) };
+        let (last, looked) = &*lock(&signs.last);
+        // If this process was stopped itself, it has not looked.
+        if looked.elapsed() > 4 * INTERVAL {
+            return Ok(());
+        }
+        match last.iter().position(|sign| sign.elapsed() > self.deadline) {
+            None => Ok(()),
+            Some(process) => Err(Error::Connection(format!(
+                "process {process} has given no sign for {} s: it is frozen, or its network is",
+                self.deadline.as_secs_f64()
+            ))),
+        }
     }
 
-    pub(crate) fn patience(&self) -> Duration {
-        self.deadline
+    pub(crate) fn comm(&self) -> &Comm {
+        &self.comm
     }
 
     /// Takes a tag for the messages of a pipeline. All processes build their pipelines in the same
     /// order.
     pub(crate) fn tag(&self) -> Result<u16> {
         let tag = self.next.fetch_add(1, Ordering::Relaxed);
-        if tag == TENSORS {
+        if tag == SIGNS {
             return Err(Error::Setting("too many pipelines were built over several processes".into()));
         }
         Ok(tag)
+    }
+}
+
+/// Starts the thread that gives signs and takes in those of the others, once per process.
+fn give_signs(comm: &Comm) -> Result<Arc<Signs>> {
+    static SHARED: OnceLock<Arc<Signs>> = OnceLock::new();
+    if let Some(signs) = SHARED.get() {
+        return Ok(Arc::clone(signs));
+    }
+    let now = Instant::now();
+    let signs = Arc::new(Signs { last: Mutex::new((vec![now; comm.size()], now)) });
+    let (comm, shared) = (comm.clone(), Arc::clone(SHARED.get_or_init(|| Arc::clone(&signs))));
+    let work = move || {
+        // The connection may end before the process does; then nobody waits any more.
+        let _ = exchange_signs(&comm, &shared);
+    };
+    let started = thread::Builder::new().name("pipe-signs".into()).spawn(work);
+    started.map_err(|error| Error::Setting(format!("cannot start a worker thread: {error}")))?;
+    Ok(signs)
+}
+
+fn exchange_signs(comm: &Comm, signs: &Signs) -> Result<(), CommError> {
+    let others = || (0..comm.size()).filter(|&process| process != comm.rank());
+    let receive = |process: usize| comm.receive(process, SIGNS, vec![0]);
+    let mut receiving = others().map(|process| Ok((process, receive(process)?))).collect::<Result<Vec<_>, _>>()?;
+    let mut sending = others().map(|process| (process, None)).collect::<Vec<(usize, Option<Sending<Vec<u8>>>)>>();
+    loop {
+        thread::sleep(INTERVAL);
+        {
+            let (last, looked) = &mut *lock(&signs.last);
+            let now = Instant::now();
+            if now - *looked > 4 * INTERVAL {
+                // This process was stopped itself.
+                last.fill(now);
+            }
+            *looked = now;
+            last[comm.rank()] = now;
+            for (process, sign) in &mut receiving {
+                while sign.is_done()? {
+                    last[*process] = now;
+                    *sign = receive(*process)?;
+                }
+            }
+        }
+        for (process, sign) in &mut sending {
+            // A process that takes in no signs gets no more.
+            if sign.as_mut().map_or(Ok(true), Sending::is_done)? {
+                *sign = Some(comm.send(*process, SIGNS, vec![1])?);
+            }
+        }
     }
 }
 

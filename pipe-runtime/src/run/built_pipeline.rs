@@ -303,7 +303,7 @@ fn connect(across: &Across, rank_of: &[usize], model: u64) -> Result<Arc<Remote>
             )));
         }
     }
-    Ok(Arc::new(Remote::new(&across.world, process_of.clone(), model)?))
+    Remote::new(&across.world, process_of.clone(), model)
 }
 
 /// Places each stage on a rank.

@@ -11,7 +11,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::launch::{LIMIT, Mpi, launch};
 
-/// Ends or freezes its process in its pass of this number.
+/// Ends or freezes its process in its pass of this number, or takes long.
 struct Doomed;
 
 static PASSES_LEFT: AtomicUsize = AtomicUsize::new(usize::MAX);
@@ -23,6 +23,10 @@ impl Layer<Tensor> for Doomed {
     fn run(&self, x: Tensor, _cx: &Context) -> Tensor {
         if PASSES_LEFT.fetch_sub(1, Ordering::Relaxed) == 1 {
             println!("lost at {}", now());
+            if SIGNAL.load(Ordering::Relaxed) == 2 {
+                std::thread::sleep(Duration::from_secs(3));
+                return x;
+            }
             let signal = if SIGNAL.load(Ordering::Relaxed) == 0 { "-KILL" } else { "-STOP" };
             Command::new("kill").args([signal, &std::process::id().to_string()]).status().unwrap();
         }
@@ -123,6 +127,25 @@ fn a_process_that_is_frozen_is_an_error_of_the_others_after_the_deadline() {
     let delays = delays(&launched.output);
     assert_eq!(delays.len(), 2, "both others know:\n{}", launched.output);
     assert!(delays.iter().all(|&delay| (1.5..3.).contains(&delay)), "{delays:?}");
+}
+
+/// A process whose layer takes longer than the deadline still gives signs.
+#[test]
+fn a_layer_that_takes_long_is_not_taken_for_a_lost_process() {
+    const NAME: &str = "losses::a_layer_that_takes_long_is_not_taken_for_a_lost_process";
+    let launched = launch(Mpi::Open, 3, NAME, &[], LIMIT, |_| {
+        let world = World::init().unwrap().deadline(Duration::from_secs(1));
+        tch::set_num_threads(1);
+        SIGNAL.store(2, Ordering::Relaxed);
+        let mut pipe = build(&world);
+        if world.process() == 1 {
+            PASSES_LEFT.store(3, Ordering::Relaxed);
+        }
+        for _ in 0..3 {
+            step(&mut pipe).unwrap();
+        }
+    });
+    assert!(launched.success && launched.output.contains("lost at"), "{}", launched.output);
 }
 
 /// Other launchers end all processes, and nothing goes on.

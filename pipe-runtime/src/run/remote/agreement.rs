@@ -1,12 +1,13 @@
 //! The agreements of all processes with which a call begins and ends.
 
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::Remote;
-use super::channel::Delivered;
+use super::channel::{Delivered, pause};
 use super::wire::{Envelope, Form, Message, spans};
 use crate::error::{Error, Failure, Result};
 use crate::flow::PackedValue;
@@ -170,11 +171,13 @@ impl Remote {
             return Ok(outputs);
         }
         let mut received = Vec::with_capacity(micro_batches);
-        lock(&self.channel).start_waiting();
+        let mut idle = Instant::now();
         while received.len() < micro_batches {
             let delivered = lock(&self.channel).poll().map_err(|error| self.lost(error))?;
             if delivered.is_empty() {
-                std::thread::yield_now();
+                pause(idle.elapsed());
+            } else {
+                idle = Instant::now();
             }
             for Delivered { envelope, tensors, .. } in delivered {
                 if let Message::Value { value, .. } = envelope.message {
@@ -200,11 +203,13 @@ impl Remote {
         }
         let mut all = own;
         let mut missing = self.world.size() - 1;
-        lock(&self.channel).start_waiting();
+        let mut idle = Instant::now();
         while missing > 0 {
             let delivered = lock(&self.channel).poll().map_err(|error| self.lost(error))?;
             if delivered.is_empty() {
-                std::thread::yield_now();
+                pause(idle.elapsed());
+            } else {
+                idle = Instant::now();
             }
             for Delivered { envelope, tensors, .. } in delivered {
                 if let Message::Tensors { names } = envelope.message {
@@ -232,11 +237,13 @@ impl Remote {
         self.tell_all(call, |_| Message::End);
         let mut ended = vec![false; self.world.size()];
         ended[self.process()] = true;
-        lock(&self.channel).start_waiting();
+        let mut idle = Instant::now();
         while ended.contains(&false) {
             let delivered = lock(&self.channel).poll().map_err(|error| self.lost(error))?;
             if delivered.is_empty() {
-                std::thread::yield_now();
+                pause(idle.elapsed());
+            } else {
+                idle = Instant::now();
             }
             for Delivered { from, envelope, .. } in delivered {
                 ended[from] |= envelope.call == call && matches!(envelope.message, Message::End);
@@ -257,13 +264,31 @@ impl Remote {
 
     /// Gives a value to all processes, and returns those of all, by process.
     fn exchange<T: Serialize, R: for<'de> Deserialize<'de>>(&self, value: &T) -> Result<Vec<R>> {
-        let bytes = postcard::to_stdvec(value).map_err(|error| Error::Connection(error.to_string()))?;
-        let all = self.world.all_gather(&bytes).map_err(|error| self.lost(error))?;
+        let mut bytes = postcard::to_stdvec(value).map_err(|error| Error::Connection(error.to_string()))?;
+        let lengths = self.gather_bytes((bytes.len() as u64).to_le_bytes().to_vec())?;
+        let length = |bytes: &Vec<u8>| bytes.as_slice().try_into().map_or(0, u64::from_le_bytes) as usize;
+        bytes.resize(lengths.iter().map(length).max().unwrap_or(0), 0);
+        let all = self.gather_bytes(bytes)?;
         let read = |(process, bytes): (usize, &Vec<u8>)| {
-            postcard::from_bytes(bytes).map_err(|error| {
+            // What follows the value is padding.
+            postcard::take_from_bytes(bytes).map(|(value, _)| value).map_err(|error| {
                 self.lost(Error::Connection(format!("what process {process} says cannot be read: {error}")))
             })
         };
         all.iter().enumerate().map(read).collect()
+    }
+
+    /// Gathers as many bytes from each process. It waits for as long as all of them give signs.
+    fn gather_bytes(&self, bytes: Vec<u8>) -> Result<Vec<Vec<u8>>> {
+        let gathered = || -> Result<Vec<Vec<u8>>> {
+            let mut gathering = self.world.comm().all_gather(bytes)?;
+            let start = Instant::now();
+            while !gathering.is_done()? {
+                lock(&self.channel).listen()?;
+                pause(start.elapsed());
+            }
+            Ok(gathering.wait(None)?)
+        };
+        gathered().map_err(|error| self.lost(error))
     }
 }

@@ -1,6 +1,7 @@
 //! The messages of one pipeline between this process and the others.
 
 use std::collections::VecDeque;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use pipe_comm::{Comm, Receiving, Sending};
@@ -9,6 +10,7 @@ use tch::Tensor;
 use super::wire::Envelope;
 use crate::error::{Error, Result};
 use crate::torch::{ReceivedSpan, SentSpan};
+use crate::world::World;
 
 /// The size of the part of an envelope that is always sent, in bytes. Most envelopes fit.
 const HEAD: usize = 512;
@@ -20,8 +22,9 @@ pub(super) struct Channel {
     outgoing: Vec<Outgoing>,
     /// By process; `None` for this one.
     peers: Vec<Option<Peer>>,
-    last_sign: Instant,
-    deadline: Duration,
+    /// Messages that arrived while nobody asked for them.
+    kept: Vec<Delivered>,
+    world: World,
 }
 
 /// A send that is not complete.
@@ -54,14 +57,15 @@ pub(super) struct Delivered {
 }
 
 impl Channel {
-    pub(super) fn new(comm: &Comm, tag: u16, deadline: Duration) -> Result<Self> {
+    pub(super) fn new(world: &World, tag: u16) -> Result<Self> {
+        let comm = world.comm();
         let peer = |process| match process == comm.rank() {
             true => Ok(None),
             false => Ok(Some(Peer { next: Some(head(comm, tag, process)?), messages: VecDeque::new() })),
         };
         let peers = (0..comm.size()).map(peer).collect::<Result<_>>()?;
         let comm = comm.clone();
-        Ok(Self { comm, tag, outgoing: Vec::new(), peers, last_sign: Instant::now(), deadline })
+        Ok(Self { comm, tag, outgoing: Vec::new(), peers, kept: Vec::new(), world: world.clone() })
     }
 
     pub(super) fn send(&mut self, to: usize, envelope: &Envelope, spans: Vec<SentSpan>) -> Result<()> {
@@ -101,30 +105,33 @@ impl Channel {
         let start = Instant::now();
         while !self.outgoing.is_empty() {
             self.clean()?;
-            if start.elapsed() > self.deadline {
-                return Err(self.no_sign());
-            }
-            std::thread::yield_now();
+            self.listen()?;
+            pause(start.elapsed());
         }
         Ok(())
     }
 
-    fn no_sign(&self) -> Error {
-        Error::Connection(format!(
-            "the other processes have given no sign for {} s: one of them is frozen, or its network is",
-            self.deadline.as_secs_f64()
-        ))
-    }
-
-    /// Starts to wait: from now on the other processes have the deadline's time for a sign.
-    pub(super) fn start_waiting(&mut self) {
-        self.last_sign = Instant::now();
-    }
-
     /// Returns the messages that have arrived completely, those of each process in their order.
     pub(super) fn poll(&mut self) -> Result<Vec<Delivered>> {
+        if self.kept.is_empty() {
+            self.listen()?;
+        }
+        Ok(std::mem::take(&mut self.kept))
+    }
+
+    /// Receives what has arrived.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a process has given no sign for the time of the deadline.
+    pub(super) fn listen(&mut self) -> Result<()> {
+        self.keep()?;
+        self.world.check_signs()
+    }
+
+    /// Receives what has arrived, and keeps it for [`poll`](Self::poll).
+    fn keep(&mut self) -> Result<()> {
         self.clean()?;
-        let mut delivered = Vec::new();
         for (from, peer) in self.peers.iter_mut().enumerate() {
             let Some(peer) = peer else { continue };
             peer.receive(&self.comm, self.tag, from)?;
@@ -135,15 +142,21 @@ impl Channel {
                 }
                 let Some((envelope, spans)) = all_there.then(|| peer.messages.pop_front()).flatten() else { break };
                 let tensors = spans.into_iter().map(|span| span.take().tensor()).collect::<Result<_, _>>()?;
-                delivered.push(Delivered { from, envelope, tensors });
+                self.kept.push(Delivered { from, envelope, tensors });
             }
         }
-        if !delivered.is_empty() {
-            self.last_sign = Instant::now();
-        } else if self.last_sign.elapsed() > self.deadline {
-            return Err(self.no_sign());
-        }
-        Ok(delivered)
+        Ok(())
+    }
+}
+
+/// Pauses a thread that has polled in vain for `idle`.
+pub(super) fn pause(idle: Duration) {
+    if idle < Duration::from_micros(50) {
+        std::hint::spin_loop();
+    } else if idle < Duration::from_millis(2) {
+        thread::yield_now();
+    } else {
+        thread::sleep((idle / 64).clamp(Duration::from_micros(20), Duration::from_millis(1)));
     }
 }
 

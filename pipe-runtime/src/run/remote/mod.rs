@@ -9,8 +9,8 @@ mod wire;
 pub(crate) use agreement::Opening;
 pub(crate) use remote_call::{Arrival, RemoteCall};
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use pipe_schedule::{ActionKind, Order};
 
@@ -39,10 +39,10 @@ pub(crate) struct Remote {
 
 impl Remote {
     /// All processes build the same pipelines, in the same order.
-    pub(crate) fn new(world: &World, process_of: Vec<usize>, model: u64) -> Result<Self> {
+    pub(crate) fn new(world: &World, process_of: Vec<usize>, model: u64) -> Result<Arc<Self>> {
         let tag = world.tag()?;
-        let channel = Mutex::new(Channel::new(world.comm(), tag, world.patience())?);
-        Ok(Self {
+        let channel = Mutex::new(Channel::new(world, tag)?);
+        Ok(Arc::new(Self {
             world: world.clone(),
             process_of,
             channel,
@@ -50,7 +50,7 @@ impl Remote {
             failed: AtomicUsize::new(usize::MAX),
             model,
             broken: Mutex::default(),
-        })
+        }))
     }
 
     /// The number of this process.

@@ -62,7 +62,6 @@ impl RemoteCall {
             };
             missing.insert(position, crossings(routes).filter(here).count());
         }
-        lock(&remote.channel).start_waiting();
         Self { remote: Arc::clone(remote), call, missing: Mutex::new(missing), positions }
     }
 
