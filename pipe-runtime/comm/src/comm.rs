@@ -143,7 +143,7 @@ impl Comm {
     ///
     /// If MPI fails.
     pub fn finalize(self) -> Result<(), CommError> {
-        self.0.map_or(Ok(()), |world| world.finalize())
+        self.0.map_or(Ok(()), |world| world.finalize(false))
     }
 
     /// Ends all processes of the program at once.

@@ -5,6 +5,7 @@ use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ const ROLE: &str = "PIPE_TEST_ROLE";
 const NUMBERS: &str = "PIPE_TEST_NUMBERS";
 
 /// The time after which a launch has failed.
-pub const LIMIT: Duration = Duration::from_secs(40);
+pub const LIMIT: Duration = Duration::from_secs(180);
 
 /// The MPIs that `cargo xtask mpi` installs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,11 +89,15 @@ pub fn launch(
         body(&numbers);
         std::process::exit(0);
     }
+    // Two launches at a time would only wait for each other's processes.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let numbers: Vec<_> = numbers.iter().map(usize::to_string).collect();
     let mut command = mpi.mpiexec(processes);
     command.arg(env::current_exe().unwrap()).args([name, "--exact", "--nocapture", "--test-threads", "1"]);
     // A group of their own, to end them all.
     command.process_group(0);
+    command.stdin(Stdio::null());
     let mut child = command
         .env(ROLE, name)
         .env(NUMBERS, numbers.join(" "))

@@ -11,8 +11,9 @@ use crate::{CommError, wait};
 pub(super) const FAREWELL: c_int = 1 << 16;
 
 impl World {
-    /// Ends MPI, together with the other processes. Does nothing the second time.
-    pub(crate) fn finalize(&self) -> Result<(), CommError> {
+    /// Ends MPI, together with the other processes. Does nothing the second time. `at_exit` says
+    /// whether nothing is left to do after it.
+    pub(crate) fn finalize(&self, at_exit: bool) -> Result<(), CommError> {
         {
             let mut state = self.lock_soon().ok_or_else(|| self.unusable("a thread is stuck in it"))?;
             if state.has_ended {
@@ -27,6 +28,9 @@ impl World {
             // Without it, this process is taken for lost when it ends. The others know already, or
             // learn it so.
             return farewell;
+        }
+        if self.survives_losses && at_exit {
+            exit::end_anyway();
         }
         self.end()?;
         self.lock_always().0.is_finalized = true;

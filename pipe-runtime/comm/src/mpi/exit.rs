@@ -3,6 +3,8 @@
 use std::ffi::{c_int, c_void};
 use std::process;
 use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::Duration;
 
 use super::World;
 use crate::CommError;
@@ -23,7 +25,11 @@ unsafe extern "C" {
 
 unsafe extern "C" {
     fn raise(signal: c_int) -> c_int;
+    fn _exit(code: c_int) -> !;
 }
+
+/// How long `MPI_Finalize` may take. Usually it takes some milliseconds.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 impl World {
     /// Leaves MPI when this process ends. MPI's own exit handlers, which were registered before,
@@ -61,11 +67,23 @@ extern "C" fn leave(code: c_int, _: *mut c_void) {
         world.leave(code);
         return;
     }
-    match world.finalize() {
+    match world.finalize(true) {
         // Whoever had a use for the lost process knows.
         Ok(()) | Err(CommError::Lost { .. } | CommError::Revoked) => {}
         Err(error) => eprintln!("warning: {error}"),
     }
+}
+
+/// Ends this process, at its end, with exit code 0 if `MPI_Finalize` does not come back. Open MPI's waits for ever
+/// for a process that is lost after its farewell.
+pub(super) fn end_anyway() {
+    let end = || {
+        thread::sleep(PATIENCE);
+        // SAFETY: ends the process. Nothing is left to do: this is its end.
+        unsafe { _exit(0) };
+    };
+    // Without a thread, the process may wait for ever.
+    let _ = thread::Builder::new().name("pipe-comm-end".into()).spawn(end);
 }
 
 /// Ends this process as the system does when there is no memory left: no handler runs.
