@@ -1,7 +1,7 @@
 //! The processes of a program.
 //!
-//! A thread gives the other processes signs, also while a layer takes long, and takes in theirs. So a
-//! process that is frozen is told from one that is busy.
+//! A thread gives the other processes signs, also while a layer takes long, and takes in theirs. So
+//! a process that is frozen is told from one that is busy.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU16, Ordering};

@@ -399,6 +399,8 @@ impl<E> Shared<E> {
                         }
                     }
                 }
+                // Before the lock is taken: if this is the last handle, it drops the engine.
+                drop(job);
                 let state = self.lock();
                 drop(polling);
                 // Whoever sleeps may have to poll from now on.

@@ -235,6 +235,7 @@ impl<'a, M: Pipeline, T: Flow, O> TrainStep<'a, M, T, O> {
             let counted = losses.iter().enumerate().filter(|&(micro_batch, _)| weights[micro_batch] != 0.);
             let counted = counted.filter_map(|(micro_batch, loss)| Some((micro_batch, loss.as_ref()?.shallow_clone())));
             trained.check_accelerators(&counted.collect::<Vec<_>>())?;
+            pipe.built().can_share(&trained.outputs)?;
             number.map(|_| Told::of(trained, &losses, &weights)).transpose()
         });
         let told: Vec<_> =

@@ -237,6 +237,12 @@ impl BuiltPipeline {
         self.remote.as_ref().is_none_or(|remote| remote.process() == 0)
     }
 
+    /// Checks that the outputs can go to the other processes, if there are any. It is asked before
+    /// the call ends, so that all of them hear of it.
+    pub(crate) fn can_share(&self, outputs: &[PackedValue]) -> Result<()> {
+        if self.remote.is_some() { Remote::can_share(outputs) } else { Ok(()) }
+    }
+
     /// Gives the outputs of the last stage to all processes.
     pub(crate) fn share_outputs(
         &self,
@@ -245,8 +251,7 @@ impl BuiltPipeline {
         outputs: Vec<PackedValue>,
     ) -> Result<Vec<PackedValue>> {
         let Some((number, remote)) = number.zip(self.remote.as_ref()) else { return Ok(outputs) };
-        let (_, port) = self.ends();
-        remote.share_outputs(number, (port, self.stages.len() - 1), micro_batches, outputs)
+        remote.share_outputs(number, self.stages.len() - 1, micro_batches, outputs)
     }
 
     /// Whether this process runs the stage.

@@ -83,7 +83,10 @@ impl PipelineCore {
         let outcome = Call::run(&self.pipeline, given);
         sources.note_changes()?;
         let (ran, told) = match outcome {
-            Ok(ran) => (Some(ran), Ok(())),
+            Ok(ran) => {
+                let can_share = self.pipeline.can_share(&ran.1);
+                (Some(ran), can_share)
+            }
             Err(error) => (None, Err(error)),
         };
         let closed = self.pipeline.close(number, told);

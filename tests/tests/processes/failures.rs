@@ -1,6 +1,7 @@
 //! What goes wrong in one process is the same error in all of them, and nothing has changed
 //! anywhere.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use pipe_runtime::optim::AdamW;
@@ -205,5 +206,37 @@ fn a_gradient_that_is_not_finite_is_the_same_error_everywhere() {
         let error = optimizer.step().unwrap_err().to_string();
         assert!(error.contains("the gradient of `middle.bias` is not finite"), "{error}");
         assert_eq!(optimizer.updates(), before);
+    });
+}
+
+#[pipeline(input = Tensor, output = (Tensor, Arc<String>))]
+struct Shares {
+    #[device("cpu")]
+    first: Linear,
+    #[device("cpu")]
+    last: Tags,
+}
+
+/// Returns a value that only one process can have.
+struct Tags;
+
+impl Layer<Tensor> for Tags {
+    type Out = (Tensor, Arc<String>);
+
+    fn run(&self, x: Tensor, _cx: &Context) -> Self::Out {
+        (x, Arc::new("here".to_owned()))
+    }
+}
+
+#[test]
+fn an_output_that_cannot_go_to_other_processes_is_an_error_everywhere() {
+    const NAME: &str = "failures::an_output_that_cannot_go_to_other_processes_is_an_error_everywhere";
+    in_processes(Mpi::Open, 2, NAME, || {
+        let world = World::init().unwrap();
+        let vars = Shares::vars(&Devices::cpu(2).across(&world).unwrap()).unwrap();
+        let model = Shares { first: linear(vars.first(), 8, 8), last: Tags };
+        let mut pipe = model.pipe(&vars).build().unwrap();
+        let error = pipe.predict(Tensor::ones([2, 8], (Kind::Float, Device::Cpu))).unwrap_err().to_string();
+        assert!(error.contains("Shared<alloc::string::String>` cannot go to another process"), "{error}");
     });
 }

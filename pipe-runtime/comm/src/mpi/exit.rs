@@ -74,8 +74,8 @@ extern "C" fn leave(code: c_int, _: *mut c_void) {
     }
 }
 
-/// Ends this process, at its end, with exit code 0 if `MPI_Finalize` does not come back. Open MPI's waits for ever
-/// for a process that is lost after its farewell.
+/// Ends this process, at its end, with exit code 0 if `MPI_Finalize` does not come back. Open MPI's
+/// waits for ever for a process that is lost after its farewell.
 pub(super) fn end_anyway() {
     let end = || {
         thread::sleep(PATIENCE);

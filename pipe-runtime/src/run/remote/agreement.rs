@@ -81,6 +81,7 @@ impl Remote {
         self.check()?;
         let call = self.calls.fetch_add(1, Ordering::Relaxed);
         self.failed.store(usize::MAX, Ordering::Relaxed);
+        lock(&self.channel).begin(call);
         let own = opening.map_err(WireError::from);
         let all: Vec<(u64, u64, Result<Opening, WireError>)> = self.exchange(&(call, self.model, own))?;
         let mut openings = Vec::with_capacity(all.len());
@@ -151,36 +152,42 @@ impl Remote {
         Err(first.map_or(Error::Elsewhere, |(_, error)| error.into()))
     }
 
+    /// Checks that the outputs of the last stage can go to other processes.
+    pub(crate) fn can_share(outputs: &[PackedValue]) -> Result<()> {
+        outputs.iter().try_for_each(|output| Form::of(output).map(drop).map_err(Error::Output))
+    }
+
     /// Gives the outputs of the last stage to all processes.
     pub(crate) fn share_outputs(
         &self,
         call: u64,
-        (port, from): (usize, usize),
+        last_stage: usize,
         micro_batches: usize,
         outputs: Vec<PackedValue>,
     ) -> Result<Vec<PackedValue>> {
-        let last = self.process_of(from);
+        let last = self.process_of(last_stage);
         if last == self.process() {
             for (micro_batch, output) in outputs.iter().enumerate() {
                 for process in (0..self.world.size()).filter(|&process| process != last) {
                     let (value, layouts, spans) = Form::of(output).map_err(Error::Output)?;
-                    let envelope = Envelope { call, message: Message::Value { port, micro_batch, value }, layouts };
+                    let envelope = Envelope { call, message: Message::Output { micro_batch, value }, layouts };
                     lock(&self.channel).send(process, &envelope, spans).map_err(|error| self.lost(error))?;
                 }
             }
             return Ok(outputs);
         }
+        let wanted = |envelope: &Envelope| envelope.call == call && matches!(envelope.message, Message::Output { .. });
         let mut received = Vec::with_capacity(micro_batches);
         let mut idle = Instant::now();
         while received.len() < micro_batches {
-            let delivered = lock(&self.channel).poll().map_err(|error| self.lost(error))?;
+            let delivered = lock(&self.channel).poll(wanted).map_err(|error| self.lost(error))?;
             if delivered.is_empty() {
                 pause(idle.elapsed());
             } else {
                 idle = Instant::now();
             }
             for Delivered { envelope, tensors, .. } in delivered {
-                if let Message::Value { value, .. } = envelope.message {
+                if let Message::Output { value, .. } = envelope.message {
                     received.push(value.value(tensors));
                 }
             }
@@ -192,20 +199,28 @@ impl Remote {
     pub(crate) fn collect(&self, own: Vec<(usize, String, Tensor)>) -> Result<Vec<(usize, String, Tensor)>> {
         let call = self.calls.fetch_add(1, Ordering::Relaxed);
         if self.process() != 0 {
-            let (layouts, memory) = spans(own.iter().map(|(_, _, tensor)| tensor))?;
-            let names = own.into_iter().map(|(stage, name, _)| (stage, name)).collect();
+            // The first process waits for the message, whatever is in it.
+            let taken = spans(own.iter().map(|(_, _, tensor)| tensor)).map_err(Error::from);
+            let (names, layouts, memory, outcome) = match taken {
+                Ok((layouts, memory)) => {
+                    (own.into_iter().map(|(stage, name, _)| (stage, name)).collect(), layouts, memory, Ok(()))
+                }
+                Err(error) => (Vec::new(), Vec::new(), Vec::new(), Err(error)),
+            };
             let envelope = Envelope { call, message: Message::Tensors { names }, layouts };
-            let mut channel = lock(&self.channel);
-            channel.send(0, &envelope, memory).map_err(|error| self.lost(error))?;
-            channel.finish().map_err(|error| self.lost(error))?;
-            drop(channel);
-            return self.gather(Ok(&())).map(|_| Vec::new());
+            let sent = {
+                let mut channel = lock(&self.channel);
+                channel.send(0, &envelope, memory).and_then(|()| channel.finish())
+            };
+            sent.map_err(|error| self.lost(error))?;
+            return self.gather(outcome.as_ref()).map(|_| Vec::new());
         }
         let mut all = own;
+        let wanted = |envelope: &Envelope| envelope.call == call && matches!(envelope.message, Message::Tensors { .. });
         let mut missing = self.world.size() - 1;
         let mut idle = Instant::now();
         while missing > 0 {
-            let delivered = lock(&self.channel).poll().map_err(|error| self.lost(error))?;
+            let delivered = lock(&self.channel).poll(wanted).map_err(|error| self.lost(error))?;
             if delivered.is_empty() {
                 pause(idle.elapsed());
             } else {
@@ -239,7 +254,8 @@ impl Remote {
         ended[self.process()] = true;
         let mut idle = Instant::now();
         while ended.contains(&false) {
-            let delivered = lock(&self.channel).poll().map_err(|error| self.lost(error))?;
+            let delivered =
+                lock(&self.channel).poll(|envelope| envelope.call == call).map_err(|error| self.lost(error))?;
             if delivered.is_empty() {
                 pause(idle.elapsed());
             } else {

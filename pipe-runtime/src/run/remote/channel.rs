@@ -111,12 +111,21 @@ impl Channel {
         Ok(())
     }
 
-    /// Returns the messages that have arrived completely, those of each process in their order.
-    pub(super) fn poll(&mut self) -> Result<Vec<Delivered>> {
-        if self.kept.is_empty() {
+    /// Returns the messages that have arrived completely and are `wanted`, those of each process in
+    /// their order. The others are kept: a thread may still poll for a call that is over while the
+    /// messages of the next one arrive.
+    pub(super) fn poll(&mut self, wanted: impl Fn(&Envelope) -> bool) -> Result<Vec<Delivered>> {
+        if !self.kept.iter().any(|delivered| wanted(&delivered.envelope)) {
             self.listen()?;
         }
-        Ok(std::mem::take(&mut self.kept))
+        let (wanted, kept) = std::mem::take(&mut self.kept).into_iter().partition(|d: &Delivered| wanted(&d.envelope));
+        self.kept = kept;
+        Ok(wanted)
+    }
+
+    /// Drops what is left of calls before this one.
+    pub(super) fn begin(&mut self, call: u64) {
+        self.kept.retain(|delivered| delivered.envelope.call >= call);
     }
 
     /// Receives what has arrived.

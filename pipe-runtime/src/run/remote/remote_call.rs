@@ -98,13 +98,14 @@ impl RemoteCall {
     /// Takes in what has arrived: calls `arrived` for each value and gradient. Returns what it
     /// means for the run.
     pub(crate) fn poll(&self, routes: &[Route], mut arrived: impl FnMut(Arrival)) -> Result<Vec<News>> {
-        let delivered = lock(&self.remote.channel).poll().map_err(|error| self.remote.lost(error))?;
+        let wanted = |envelope: &Envelope| {
+            let is_of_run =
+                matches!(envelope.message, Message::Value { .. } | Message::Gradients { .. } | Message::Failed { .. });
+            envelope.call == self.call && is_of_run
+        };
+        let delivered = lock(&self.remote.channel).poll(wanted).map_err(|error| self.remote.lost(error))?;
         let mut news = Vec::new();
         for Delivered { envelope, tensors, .. } in delivered {
-            // What is left of a failed call.
-            if envelope.call != self.call {
-                continue;
-            }
             match envelope.message {
                 Message::Value { port, micro_batch, value } => {
                     arrived(Arrival::Value { port, micro_batch, value: value.value(tensors) });
@@ -116,7 +117,7 @@ impl RemoteCall {
                     news.extend(routes[port].to.and_then(|to| self.count(true, to, micro_batch)));
                 }
                 Message::Failed { step } => news.push(News::Failed(step)),
-                Message::Tensors { .. } | Message::End => {}
+                Message::Output { .. } | Message::Tensors { .. } | Message::End => {}
             }
         }
         Ok(news)

@@ -23,6 +23,8 @@ pub(super) struct Envelope {
 pub(super) enum Message {
     /// A value that a stage sends on a port.
     Value { port: usize, micro_batch: usize, value: Form },
+    /// The output of the last stage, for the callers of all processes.
+    Output { micro_batch: usize, value: Form },
     /// The gradients that a stage sends back on a port, by the positions of their tensors in the
     /// value. It is sent even if there are none.
     Gradients { port: usize, micro_batch: usize, positions: Vec<usize> },
