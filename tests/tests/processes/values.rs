@@ -67,7 +67,7 @@ impl Layer<Tensor> for Sometimes {
     type Out = (Tensor, Option<Tensor>, Vec<Tensor>);
 
     fn run(&self, x: Tensor, cx: &Context) -> Self::Out {
-        let maybe = (cx.micro_batch() % 2 == 0).then(|| x.sin());
+        let maybe = cx.micro_batch().is_multiple_of(2).then(|| x.sin());
         let order = (0..cx.micro_batch()).map(|_| x.argsort(-1, false)).collect();
         (x, maybe, order)
     }
