@@ -382,10 +382,12 @@ impl<E> Shared<E> {
     /// Waits for a change: polls the job's link, or spins briefly and then sleeps.
     fn wait<'a>(&'a self, state: MutexGuard<'a, State<E>>) -> MutexGuard<'a, State<E>> {
         let linked = state.run.as_ref().filter(|run| !run.over && run.job.link().is_some());
-        if let Some((number, job)) = linked.map(|run| (run.number, Arc::clone(&run.job))) {
+        if let Some(run) = linked {
             // The lock of the state is held, so the thread that polls now cannot have stopped
-            // unnoticed.
-            if let Ok(polling) = self.polling.try_lock() {
+            // unnoticed. A handle on the job is dropped without the lock: the last one drops the
+            // engine.
+            let polling = self.polling.try_lock();
+            if let Some((polling, number, job)) = polling.ok().map(|guard| (guard, run.number, Arc::clone(&run.job))) {
                 let seen = self.changes.load(Ordering::Acquire);
                 drop(state);
                 let idle = Instant::now();
@@ -399,7 +401,6 @@ impl<E> Shared<E> {
                         }
                     }
                 }
-                // Before the lock is taken: if this is the last handle, it drops the engine.
                 drop(job);
                 let state = self.lock();
                 drop(polling);
