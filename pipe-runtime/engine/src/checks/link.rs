@@ -96,9 +96,12 @@ impl Link<Error> for Side {
     }
 }
 
+/// What an engine returned for each job.
+type Outcomes = Vec<Result<(), Error>>;
+
 /// Runs jobs on two engines, one after the other. Returns what each engine returned for each, and
 /// the steps that were performed.
-fn run(order: &Order, jobs: usize, failing: &BTreeSet<usize>) -> ([Vec<Result<(), Error>>; 2], Vec<(usize, usize)>) {
+fn run(order: &Order, jobs: usize, failing: &BTreeSet<usize>) -> ([Outcomes; 2], Vec<(usize, usize)>) {
     let mailboxes: Arc<[Mutex<Vec<Message>>; 2]> = Arc::default();
     let performed: Arc<Mutex<Vec<(usize, usize)>>> = Arc::default();
     let sides = [0, 1].map(|number| {
