@@ -41,8 +41,6 @@ const DEADLINE: Duration = Duration::from_secs(600);
 #[derive(Clone)]
 pub struct World {
     comm: Comm,
-    /// The number of the next pipeline, which is the tag of its messages.
-    next: Arc<AtomicU16>,
     deadline: Duration,
     /// `None` if the process is alone.
     signs: Option<Arc<Signs>>,
@@ -64,7 +62,7 @@ impl World {
     pub fn init() -> Result<Self> {
         let comm = Comm::init()?;
         let signs = if comm.size() > 1 { Some(give_signs(&comm)?) } else { None };
-        Ok(Self { comm, next: Arc::default(), deadline: DEADLINE, signs })
+        Ok(Self { comm, deadline: DEADLINE, signs })
     }
 
     /// Sets how long a process waits for a sign of the others before it gives up with an error. The
@@ -149,11 +147,11 @@ impl World {
     /// Takes a tag for the messages of a pipeline. All processes build their pipelines in the same
     /// order.
     pub(crate) fn tag(&self) -> Result<u16> {
-        let tag = self.next.fetch_add(1, Ordering::Relaxed);
-        if tag == SIGNS {
-            return Err(Error::Setting("too many pipelines were built over several processes".into()));
-        }
-        Ok(tag)
+        // All worlds of a process are one.
+        static NEXT: AtomicU16 = AtomicU16::new(0);
+        let next = |tag: u16| Some(tag + 1).filter(|&next| next <= SIGNS);
+        let tag = NEXT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        tag.map_err(|_| Error::Setting("too many pipelines were built over several processes".into()))
     }
 }
 

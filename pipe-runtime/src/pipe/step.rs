@@ -171,7 +171,7 @@ impl<'a, M: Pipeline, T: Flow, O> TrainStep<'a, M, T, O> {
             Err(Error::Setting(format!("gradients are scaled by a finite number other than 0, and not by {scale}")))
         } else if !grad_enabled() {
             Err(Error::Setting("a training step needs gradients: call it outside of `no_grad`".into()))
-        } else if batch.tensors.iter().any(|item| item.needs_gradient) {
+        } else if pipe.built().has_first() && batch.tensors.iter().any(|item| item.needs_gradient) {
             Err(Error::Input(
                 "an input of a training step wants a gradient, which the step would not give: detach it, or use `forward` and `backward()`".into(),
             ))

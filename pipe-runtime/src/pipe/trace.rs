@@ -45,12 +45,12 @@ impl<M: Pipeline> Pipe<M> {
     /// Fails if no trace was started, if nothing has run since it was, or if the pipeline runs over
     /// several processes.
     pub fn stop_trace(&mut self) -> Result<Trace> {
+        let recording = self.built().recorder.stop();
         if self.built().remote.is_some() {
             return Err(Error::Setting(
                 "a pipeline over several processes records only this process's steps, which make no trace: trace it in one process".into(),
             ));
         }
-        let recording = self.built().recorder.stop();
         let recording =
             recording.ok_or_else(|| Error::Setting("there is no trace to stop: call `start_trace` first".into()))?;
         recording.finish(&self.built().routes, &self.core.parameter_bytes)

@@ -20,6 +20,12 @@ pub(crate) fn is_elsewhere(tensor: &Tensor) -> bool {
     unsafe { ffi::pipe_is_elsewhere(tensor.as_ptr()) != 0 }
 }
 
+/// Whether two handles are on one tensor, which may have no memory.
+pub(crate) fn is_same(a: &Tensor, b: &Tensor) -> bool {
+    // SAFETY: both handles are alive.
+    unsafe { ffi::pipe_is_same(a.as_ptr(), b.as_ptr()) != 0 }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -169,6 +169,7 @@ unsafe extern "C" {
 
     pub(super) fn pipe_layer_key_install(drawing: *mut usize, writing: *mut usize) -> c_int;
     pub(super) fn pipe_elsewhere_install() -> c_int;
+    pub(super) fn pipe_is_same(a: *const C_tensor, b: *const C_tensor) -> c_int;
     pub(super) fn pipe_is_elsewhere(tensor: *const C_tensor) -> c_int;
     pub(super) fn pipe_random_enter() -> c_int;
     pub(super) fn pipe_random_leave(before: c_int);

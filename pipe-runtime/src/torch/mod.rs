@@ -27,7 +27,7 @@ pub(crate) use autocast::Autocast;
 pub(crate) use bytes::{is_flat_on_cpu, size_in_bytes, with_bytes, with_bytes_mut};
 pub(crate) use counter::Counter;
 pub(crate) use cuda::cuda_fault;
-pub(crate) use elsewhere::{ELSEWHERE, is_elsewhere, make_elsewhere};
+pub(crate) use elsewhere::{ELSEWHERE, is_elsewhere, is_same, make_elsewhere};
 pub(crate) use graph::{Parameters, StageGraph, Sums};
 pub use malloc::keep_freed_memory;
 pub(crate) use memory::{memory, reset_peaks};

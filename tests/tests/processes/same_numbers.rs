@@ -306,17 +306,24 @@ fn a_checkpoint_of_several_processes_goes_on_in_one() {
         let folder = std::env::temp_dir().join(format!("pipe-checkpoints-{}", String::from_utf8(name).unwrap()));
 
         let (mut across, vars) = trainer(6, &Devices::cpu(4).across(&world).unwrap());
-        train(&mut across, 0..3);
+        train(&mut across, 0..2);
+        // A layer of one process that is frozen after it was trained, and another that is again.
+        vars.freeze("first").unwrap();
+        vars.freeze("fourth").unwrap();
+        assert_eq!(vars.unfreeze("fourth").unwrap(), 2);
+        train(&mut across, 2..3);
         let mut checkpoints = Checkpoints::in_folder(&folder);
         checkpoints.save_in_background(&across).unwrap();
         let saved = checkpoints.finish().unwrap().unwrap();
         let expected = train(&mut across, 3..6);
 
         let (mut alone, whole) = trainer(7, &Devices::cpu(4));
+        whole.freeze("first").unwrap();
         Checkpoints::resume_from(&saved, &mut alone).unwrap();
         assert_eq!(train(&mut alone, 3..6), expected);
         // And in another training over the processes.
         let (mut again, vars_again) = trainer(8, &Devices::cpu(3).across(&world).unwrap());
+        vars_again.freeze("first").unwrap();
         assert!(Checkpoints::in_folder(&folder).resume(&mut again).unwrap());
         assert_eq!(train(&mut again, 3..6), expected);
         for (vars, place) in [(&vars, "the same training"), (&vars_again, "another one")] {

@@ -7,7 +7,7 @@ use tch::Tensor;
 
 use crate::error::{Error, Result};
 use crate::model::Vars;
-use crate::torch::drop_gradient;
+use crate::torch::{drop_gradient, is_same};
 
 impl Vars {
     /// Returns the variables that `pattern` selects, sorted by name. They are handles: changing one
@@ -58,7 +58,7 @@ impl Vars {
     pub fn unfreeze(&self, pattern: &str) -> Result<usize> {
         let selected = self.select(pattern)?;
         let trainable = self.var_store().trainable_variables();
-        let is_trainable = |tensor: &Tensor| trainable.iter().any(|other| other.is_set_to(tensor));
+        let is_trainable = |tensor: &Tensor| trainable.iter().any(|other| is_same(other, tensor));
         let trained: Vec<_> = selected.into_iter().filter(|(_, tensor)| is_trainable(tensor)).collect();
         if trained.is_empty() {
             return Err(Error::Setting(format!("`{pattern}` selects no variable that is made to be trained")));

@@ -260,7 +260,8 @@ impl Optimizer {
             average_weight: self.average.map_or(0., |decay| 1. - decay),
             ..rule
         };
-        if let Err(error) = plan.update(&self.pipeline, rules.into_iter().map(complete).collect()) {
+        let updated = plan.update(&self.pipeline, rules.into_iter().map(complete).collect());
+        if let Err(error) = self.pipeline.agree(updated) {
             self.broken = Some(error.to_string());
             return Err(error);
         }

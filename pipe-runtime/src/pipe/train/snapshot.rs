@@ -1,6 +1,6 @@
 //! The state of a training: what a checkpoint holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::Path;
 
@@ -55,14 +55,16 @@ impl Snapshot {
             shards
         };
         let model = by_stage(built.collect(own)?);
-        let mut state = by_stage(built.collect(optimizer.tensors())?);
+        let collected = built.collect(optimizer.tensors())?;
+        let kept: BTreeSet<String> = collected.iter().map(|(_, name, _)| name.clone()).collect();
+        let mut state = by_stage(collected);
         state[0].push((RANDOM.to_owned(), random_state()?));
         let description = json!({
             "format": FORMAT,
             "version": VERSION,
             "steps": steps,
             "updates": optimizer.updates(),
-            "parameters": optimizer.describe(),
+            "parameters": optimizer.describe(&kept),
             // As texts, which keep every bit.
             "loss_scale": scaler.map(|scaler| {
                 json!({ "scale": scaler.scale().to_string(), "updates_since_change": scaler.updates_since_change() })
@@ -255,7 +257,7 @@ fn check(files: &TensorFiles, what: &str, tensors: &Shard) -> Result<(), String>
             Some(saved) => faults.extend(saved.misfit(tensor).map(|misfit| format!("`{name}` {misfit}"))),
         }
     }
-    let wanted: std::collections::BTreeSet<_> = tensors.iter().map(|(name, _)| name.as_str()).collect();
+    let wanted: BTreeSet<_> = tensors.iter().map(|(name, _)| name.as_str()).collect();
     faults.extend(files.names().filter(|name| !wanted.contains(name)).map(|name| format!("here is no `{name}`")));
     if faults.is_empty() { Ok(()) } else { Err(format!("its {what} do not fit: {}", faults.join("; "))) }
 }
@@ -283,10 +285,14 @@ impl Optimizer {
     }
 
     /// For each parameter with a state, its rule and its number of updates.
-    fn describe(&self) -> Value {
+    /// `kept` has the names of the tensors of all processes.
+    fn describe(&self, kept: &BTreeSet<String>) -> Value {
         let has_state = |parameter: &&super::optimizer::Parameter| match self.is_here(parameter) {
             true => parameter.updates > 0 || !parameter.is_bare(),
-            false => parameter.tensor.requires_grad(),
+            false => {
+                let names = self.rule_of(parameter).state_names();
+                parameter.updates > 0 || names.iter().any(|name| kept.contains(&format!("{name}.{}", parameter.name)))
+            }
         };
         let with_state = self.parameters.iter().filter(has_state);
         let describe = |parameter: &super::optimizer::Parameter| {

@@ -174,6 +174,8 @@ impl Remote {
                     lock(&self.channel).send(process, &envelope, spans).map_err(|error| self.lost(error))?;
                 }
             }
+            // The caller may change what it gets.
+            lock(&self.channel).finish().map_err(|error| self.lost(error))?;
             return Ok(outputs);
         }
         let wanted = |envelope: &Envelope| envelope.call == call && matches!(envelope.message, Message::Output { .. });

@@ -132,6 +132,11 @@ int pipe_elsewhere_install() {
   });
 }
 
+// Whether two handles are on one tensor.
+int pipe_is_same(const at::Tensor* a, const at::Tensor* b) {
+  return a->is_same(*b);
+}
+
 int pipe_is_elsewhere(const at::Tensor* tensor) {
   return tensor->is_meta();
 }
