@@ -39,7 +39,6 @@
 
 #![deny(missing_docs)]
 
-mod bytes;
 mod comm;
 mod error;
 mod launcher;
@@ -47,7 +46,8 @@ mod mpi;
 mod operations;
 mod wait;
 
-pub use bytes::{Bytes, BytesMut};
 pub use comm::Comm;
 pub use error::CommError;
+pub use mpi::{Bytes, BytesMut};
 pub use operations::{Broadcasting, Gathering, Receiving, Sending};
+pub use wait::pause;

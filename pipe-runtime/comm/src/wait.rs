@@ -38,13 +38,18 @@ pub(crate) fn until(
         if deadline.is_some_and(|deadline| now >= deadline) {
             return Err(CommError::Deadline);
         }
-        let waited = now.duration_since(start);
-        if waited < SPIN {
-            spin_loop();
-        } else if waited < YIELD {
-            thread::yield_now();
-        } else {
-            thread::sleep((waited / 64).clamp(SLEEP[0], SLEEP[1]));
-        }
+        pause(now.duration_since(start));
+    }
+}
+
+/// Waits a little between two polls of a thread that has polled in vain for `waited`: longer, the
+/// longer it has waited.
+pub fn pause(waited: Duration) {
+    if waited < SPIN {
+        spin_loop();
+    } else if waited < YIELD {
+        thread::yield_now();
+    } else {
+        thread::sleep((waited / 64).clamp(SLEEP[0], SLEEP[1]));
     }
 }

@@ -30,19 +30,6 @@ mod real {
             }
         }
     }
-
-    /// Pauses a thread that has polled in vain for `idle`. The processes that it waits for may need
-    /// its core.
-    pub(crate) fn pause(idle: Duration) {
-        if idle < Duration::from_micros(50) {
-            spin_loop();
-        } else if idle < Duration::from_millis(2) {
-            thread::yield_now();
-        } else {
-            // A message is late by no more than a small part of the wait.
-            thread::sleep((idle / 64).clamp(Duration::from_micros(20), Duration::from_millis(1)));
-        }
-    }
 }
 
 #[cfg(test)]
@@ -60,9 +47,5 @@ mod checked {
             thread::yield_now();
             changed()
         })
-    }
-
-    pub(crate) fn pause(_: Duration) {
-        thread::yield_now();
     }
 }

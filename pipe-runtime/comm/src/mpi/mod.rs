@@ -7,6 +7,7 @@
 #![allow(unsafe_code)]
 
 mod abi;
+mod bytes;
 mod end;
 mod exit;
 mod functions;
@@ -19,6 +20,7 @@ mod request;
 mod start;
 mod world;
 
+pub use bytes::{Bytes, BytesMut};
 pub(crate) use operation::Operation;
 pub(crate) use world::World;
 

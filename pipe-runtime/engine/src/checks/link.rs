@@ -4,6 +4,7 @@
 use std::any::Any;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pipe_schedule::{Action, Order};
 use shuttle::sync::Mutex;
@@ -89,6 +90,10 @@ impl Link<Error> for Side {
             News::Failed(_) => None,
         }));
         Ok(news)
+    }
+
+    fn pause(&self, _: Duration) {
+        thread::yield_now();
     }
 
     fn has_failed(&self, step: usize) {

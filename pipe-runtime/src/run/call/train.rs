@@ -1,6 +1,7 @@
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use pipe_engine::{Job, Link, Local, News};
 use pipe_schedule::{Action, ActionKind, Order};
@@ -225,6 +226,10 @@ impl Link<Error> for TrainRun {
 
     fn poll(&self) -> Result<Vec<News>> {
         self.backward.poll()
+    }
+
+    fn pause(&self, idle: Duration) {
+        pipe_comm::pause(idle);
     }
 
     fn has_failed(&self, step: usize) {

@@ -3,11 +3,12 @@
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use pipe_comm::pause;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::Remote;
-use super::channel::{Delivered, pause};
+use super::channel::Delivered;
 use super::wire::{Envelope, Form, Message, spans};
 use crate::error::{Error, Failure, Result};
 use crate::flow::PackedValue;

@@ -1,10 +1,9 @@
 //! The messages of one pipeline between this process and the others.
 
 use std::collections::VecDeque;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use pipe_comm::{Comm, Receiving, Sending};
+use pipe_comm::{Comm, Receiving, Sending, pause};
 use tch::Tensor;
 
 use super::wire::Envelope;
@@ -155,17 +154,6 @@ impl Channel {
             }
         }
         Ok(())
-    }
-}
-
-/// Pauses a thread that has polled in vain for `idle`.
-pub(super) fn pause(idle: Duration) {
-    if idle < Duration::from_micros(50) {
-        std::hint::spin_loop();
-    } else if idle < Duration::from_millis(2) {
-        thread::yield_now();
-    } else {
-        thread::sleep((idle / 64).clamp(Duration::from_micros(20), Duration::from_millis(1)));
     }
 }
 

@@ -1,7 +1,5 @@
 //! What can be sent and received.
 
-#![allow(unsafe_code)]
-
 use std::sync::Arc;
 
 /// A value whose bytes can be sent.
