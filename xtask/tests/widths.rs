@@ -1,5 +1,5 @@
-//! Checks that comments and pages have at most 100 columns. Tables, links, listings and diagrams
-//! may be wider.
+//! Checks that comments and pages have at most 100 columns, the examples of doc comments included.
+//! Tables, links, diagrams and listings may be wider.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -52,23 +52,47 @@ fn comment<'a>(line: &'a str, mark: &str) -> Option<&'a str> {
     Some(text.trim_start_matches(['/', '!', '#']).trim_start())
 }
 
+/// What a line belongs to.
+#[derive(Clone, Copy, PartialEq)]
+enum Part {
+    Prose,
+    Example,
+    Listing,
+}
+
 /// The numbers of the lines that are too wide, from 1. `text` removes the mark of a comment.
 fn wide_lines<'a>(file: &'a str, text: impl Fn(&'a str) -> Option<&'a str>) -> Vec<usize> {
-    let mut is_fenced = false;
+    let mut part = Part::Prose;
     let mut wide = Vec::new();
     for (index, line) in file.lines().enumerate() {
         let Some(said) = text(line) else {
-            is_fenced = false;
+            part = Part::Prose;
             continue;
         };
-        let is_fence = said.trim_start().starts_with("```");
-        is_fenced ^= is_fence;
-        let may_be_wide = is_fenced || is_fence || said.starts_with(['|', '#']) || holds_a_long_link(said);
+        if let Some(info) = said.trim_start().strip_prefix("```") {
+            part = match part {
+                Part::Prose if is_example(info, line) => Part::Example,
+                Part::Prose => Part::Listing,
+                _ => Part::Prose,
+            };
+            continue;
+        }
+        let may_be_wide = match part {
+            Part::Prose => said.starts_with(['|', '#']) || holds_a_long_link(said),
+            Part::Example => false,
+            Part::Listing => true,
+        };
         if line.chars().count() > COLUMNS && !may_be_wide {
             wide.push(index + 1);
         }
     }
     wide
+}
+
+/// Whether a fence opens an example that rustdoc compiles.
+fn is_example(info: &str, line: &str) -> bool {
+    let words = ["", "no_run", "compile_fail", "should_panic"];
+    line.trim_start().starts_with("//") && info.split(',').all(|word| words.contains(&word.trim()))
 }
 
 /// A link cannot be broken.
@@ -86,4 +110,6 @@ fn what_may_be_wide_is_told_from_what_may_not() {
     assert_eq!(wide_lines(&page, Some), [1, 9]);
     let code = format!("//! ok\n// {long}\nlet x = \"{long}\";\n/// ```text\n/// {long}\n/// ```\n    /// {long}\n");
     assert_eq!(wide_lines(&code, |line| comment(line, "//")), [2, 7]);
+    let examples = format!("/// ```\n/// {long}\n/// ```\n/// ```no_run\n/// # {long}\n/// ```\n");
+    assert_eq!(wide_lines(&examples, |line| comment(line, "//")), [2, 5]);
 }

@@ -11,7 +11,8 @@ use crate::stages::{Graph, Pipeline};
 /// # use pipe_runtime::{Checkpoint, PipeBuilder, Pipeline, ScheduleKind};
 /// # fn example<M: Pipeline>(builder: PipeBuilder<'_, M>) -> pipe_runtime::Result<()> {
 /// // `net.pipe(&vars)` makes the builder.
-/// let pipe = builder.chunks(8).checkpoint(Checkpoint::Never).schedule(ScheduleKind::OneFOneB).build()?;
+/// let builder = builder.chunks(8).checkpoint(Checkpoint::Never);
+/// let pipe = builder.schedule(ScheduleKind::OneFOneB).build()?;
 /// assert_eq!(pipe.chunks(), 8);
 /// # Ok(())
 /// # }

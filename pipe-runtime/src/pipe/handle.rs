@@ -14,7 +14,10 @@ use crate::stages::{Layers, Pipeline};
 /// # use pipe_runtime::{Pipe, Pipeline};
 /// # use tch::{Tensor, nn, nn::OptimizerConfig};
 /// # fn example<M: Pipeline<Input = Tensor, Output = Tensor>>(
-/// #     mut pipe: Pipe<M>, vars: &pipe_runtime::Vars, batches: Vec<(Tensor, Tensor)>, test: &Tensor,
+/// #     mut pipe: Pipe<M>,
+/// #     vars: &pipe_runtime::Vars,
+/// #     batches: Vec<(Tensor, Tensor)>,
+/// #     test: &Tensor,
 /// # ) -> Result<(), Box<dyn std::error::Error>> {
 /// let mut optimizer = nn::Adam::default().build(vars.var_store(), 1e-3)?;
 /// for (x, y) in &batches {

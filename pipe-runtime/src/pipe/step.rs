@@ -23,7 +23,8 @@ use crate::torch::{GradMode, grad_enabled, is_finite};
 /// # fn example<M: Pipeline<Input = Tensor, Output = Tensor>>(
 /// #     mut pipe: Pipe<M>, x: &Tensor, labels: &Tensor,
 /// # ) -> pipe_runtime::Result<()> {
-/// // `cross_entropy_for_logits` leaves out the rows with the label -100, and is the mean of the others.
+/// // `cross_entropy_for_logits` leaves out the rows with the label -100, and is the mean of the
+/// // others.
 /// let counted = |labels: &Tensor| labels.ne(-100).sum(Kind::Int64).int64_value(&[]) as f64;
 /// let loss = |output: &Tensor, labels: &Tensor| output.cross_entropy_for_logits(labels);
 /// pipe.step().reduction(Reduction::Weighted(&counted)).run(x, labels, loss)?;
@@ -62,7 +63,8 @@ impl<M: Pipeline> Pipe<M> {
     /// # fn example<M: Pipeline<Input = Tensor, Output = Tensor>>(
     /// #     mut pipe: Pipe<M>, x: &Tensor, y: &Tensor,
     /// # ) -> pipe_runtime::Result<()> {
-    /// let report = pipe.train_step(x, y, |output, y: &Tensor| output.mse_loss(y, tch::Reduction::Mean))?;
+    /// let loss = |output: &Tensor, y: &Tensor| output.mse_loss(y, tch::Reduction::Mean);
+    /// let report = pipe.train_step(x, y, loss)?;
     /// println!("loss {}", f64::try_from(report.loss)?);
     /// # Ok(())
     /// # }

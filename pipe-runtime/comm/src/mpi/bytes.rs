@@ -67,3 +67,19 @@ unsafe impl BytesMut for Box<[u8]> {
         self
     }
 }
+
+/// Bytes, and something that is dropped with them: whoever sends or receives learns when MPI no
+/// longer uses the bytes, also if that is after the send or receive itself was dropped.
+// SAFETY: the bytes are on the heap, and belong to the value alone.
+unsafe impl<T: Send + 'static> Bytes for (Vec<u8>, T) {
+    fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+// SAFETY: as above.
+unsafe impl<T: Send + 'static> BytesMut for (Vec<u8>, T) {
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+}

@@ -169,33 +169,11 @@ fn a_deadline_ends_a_wait() {
     });
 }
 
-/// Buffers that show when they are dropped.
-struct Watched {
-    bytes: Vec<u8>,
-    _alive: Arc<()>,
-}
-
-// SAFETY: the bytes are on the heap, and belong to the value alone.
-#[allow(unsafe_code)]
-unsafe impl pipe_comm::Bytes for Watched {
-    fn bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-// SAFETY: as above.
-#[allow(unsafe_code)]
-unsafe impl pipe_comm::BytesMut for Watched {
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes
-    }
-}
-
 #[test]
 fn what_is_dropped_is_sent_or_cancelled_and_then_freed() {
     in_processes("messages::what_is_dropped_is_sent_or_cancelled_and_then_freed", &ALL, |comm| {
         let alive = Arc::new(());
-        let watched = |length, value| Watched { bytes: vec![value; length], _alive: Arc::clone(&alive) };
+        let watched = |length, value| (vec![value; length], Arc::clone(&alive));
         for from in others(comm) {
             for length in [0, 100, 1 << 20] {
                 drop(comm.receive(from, 1, watched(length, 0)).unwrap());

@@ -132,7 +132,8 @@ pub struct Advice {
 /// use pipe_schedule::{Costs, Options, advise};
 ///
 /// let costs = Costs::equal(4, 1., 1., 1.); // 4 stages, times of F, I and W
-/// let advice = advise(&costs, f64::INFINITY, &Options::new(2, 8))?; // 2 ranks, measured with 8 chunks
+/// // 2 ranks, measured with 8 chunks.
+/// let advice = advise(&costs, f64::INFINITY, &Options::new(2, 8))?;
 /// let best = advice.best.as_ref().expect("something fits into any memory");
 /// assert_eq!(best.ranks, 2);
 /// println!("{advice}");

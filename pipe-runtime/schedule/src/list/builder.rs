@@ -7,7 +7,8 @@ use super::{Action, Schedule};
 ///
 /// let mut builder = Builder::new(2);
 /// builder.rank(0).forward(0, 0).forward(0, 1).backward(0, 0).backward(0, 1);
-/// builder.rank(1).forward(1, 0).backward(1, 0).forward(1, 1).backward_input(1, 1).backward_weight(1, 1);
+/// builder.rank(1).forward(1, 0).backward(1, 0);
+/// builder.rank(1).forward(1, 1).backward_input(1, 1).backward_weight(1, 1);
 /// let schedule = builder.build();
 /// assert!(schedule.validate(&Limits::default()).is_ok());
 /// assert_eq!(schedule.to_csv(), "0F0,0F1,0B0,0B1\n1F0,1B0,1F1,1I1,1W1\n");

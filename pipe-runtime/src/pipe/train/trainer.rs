@@ -45,7 +45,11 @@ use crate::torch::{random_state, set_random_state};
 /// # use pipe_runtime::{Optimizer, Pipe, Pipeline, optim::LossScaler};
 /// # use tch::Tensor;
 /// # fn example<M: Pipeline<Input = Tensor, Output = Tensor>>(
-/// #     mut pipe: Pipe<M>, mut optimizer: Optimizer, mut scaler: LossScaler, x: &Tensor, y: &Tensor,
+/// #     mut pipe: Pipe<M>,
+/// #     mut optimizer: Optimizer,
+/// #     mut scaler: LossScaler,
+/// #     x: &Tensor,
+/// #     y: &Tensor,
 /// # ) -> pipe_runtime::Result<()> {
 /// # let loss = |output: &Tensor, y: &Tensor| output.cross_entropy_for_logits(y);
 /// let step = pipe.step().gradient_scale(scaler.scale());
@@ -155,7 +159,9 @@ impl<M: Pipeline> Trainer<M> {
     /// #     mut trainer: Trainer<M>, x: &Tensor, y: &Tensor,
     /// # ) -> pipe_runtime::Result<()> {
     /// # let squares = |output: &Tensor, y: &Tensor| (output - y).square().sum(tch::Kind::Float);
-    /// let report = trainer.step_by(|step| step.reduction(Reduction::Sum).keep_output().run(x, y, squares))?;
+    /// let report = trainer.step_by(|step| {
+    ///     step.reduction(Reduction::Sum).keep_output().run(x, y, squares)
+    /// })?;
     /// println!("{:?}", report.step.output.size());
     /// # Ok(())
     /// # }

@@ -1,6 +1,7 @@
 //! The annotated struct, its skips and its variables: `docs/language.md`.
 
 mod balance_file;
+mod files;
 mod language;
 mod optional;
 mod skips;
