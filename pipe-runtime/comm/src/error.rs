@@ -46,6 +46,12 @@ pub enum CommError {
         /// The process with which this one communicated; `None` in an operation of all processes.
         rank: Option<usize>,
     },
+    /// Another process has ended with an error code.
+    #[error("process {rank} has ended with an error")]
+    Failed {
+        /// The process.
+        rank: usize,
+    },
     /// A process has called [`Comm::revoke`](crate::Comm::revoke).
     #[error("a process has ended all communication")]
     Revoked,

@@ -22,8 +22,10 @@
 //! * With exit code 0, the process waits for the others, as MPI does.
 //! * With any other exit code (101 after a panic in `main`, 1 if it returns an error), this process
 //!   leaves at once, so that the others do not wait for it forever. If
-//!   [`survives_losses`](Comm::survives_losses), it kills itself, and the others see it as lost:
-//!   the launcher does not tell them of an exit code. Otherwise, the launcher ends them.
+//!   [`survives_losses`](Comm::survives_losses), it tells them, and what they do fails with
+//!   [`CommError::Failed`]. It waits up to three seconds for their ends, so that the launcher
+//!   learns of the error; if they go on, it kills itself, since with its exit code the launcher
+//!   would end them. Without `survives_losses`, the launcher ends them.
 //!
 //! A program that ends well with another exit code than 0 calls [`Comm::finalize`] before. Where
 //! the C library does not tell the exit code (other systems than Linux with glibc), every end
@@ -33,9 +35,10 @@
 //!
 //! `mpiexec --with-ft ulfm` of Open MPI 5 keeps the other processes alive when one is killed: what
 //! waits for it fails with [`CommError::Lost`]. What waits for a third process goes on waiting
-//! until someone calls [`Comm::revoke`]. A process that is frozen, or that ends by `_exit` with an
-//! error code, is not noticed at all: give each wait a deadline. The exit code of this `mpiexec` is
-//! 0 if the other processes end with 0. All other launchers end all processes when one is lost.
+//! until someone calls [`Comm::revoke`]. A process that is frozen is not noticed at all: give each
+//! wait a deadline. This `mpiexec` ends with 0 also if
+//! processes were killed, unless another one ends with an error code: those that see a loss do well
+//! to do so. All other launchers end all processes when one is lost.
 
 #![deny(missing_docs)]
 

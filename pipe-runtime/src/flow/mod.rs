@@ -47,7 +47,7 @@ pub use reduce::{List, Mean, Sum};
 pub use wrappers::{Along, Each, PerRow, Replicate, Rows};
 
 pub(crate) use batch::{Scattered, scatter, scatter_targets};
-pub(crate) use packed::{PackedPlain, PackedTensor, PackedValue, Split, Value};
+pub(crate) use packed::{CHANGED_ON_ITS_WAY, PackedPlain, PackedTensor, PackedValue, Split, Value};
 pub(crate) use sources::Sources;
 
 use crate::error::Result;

@@ -90,7 +90,15 @@ impl PackedTensor {
     }
 }
 
+/// Says that a value was changed between two stages.
+pub(crate) const CHANGED_ON_ITS_WAY: &str = "a value on its way to another stage was modified by an in-place operation of a layer that shares its memory: let that layer work on a copy";
+
 impl PackedValue {
+    /// Whether an in-place operation has changed a tensor of it since it was packed.
+    pub(crate) fn is_changed(&self) -> bool {
+        self.tensors.iter().any(PackedTensor::is_changed)
+    }
+
     /// Packs `value`.
     pub(crate) fn of(value: impl Flow) -> Self {
         let mut packer = Packer::new();

@@ -178,9 +178,11 @@ impl<'a, M: Pipeline, T: Flow, O> TrainStep<'a, M, T, O> {
                 "an input of a training step wants a gradient, which the step would not give: detach it, or use `forward` and `backward()`".into(),
             ))
         } else {
-            Ok(())
+            pipe.core.parameters()
         };
-        let Prepared { micro_batches, shape, mut sources, begun } = pipe.core.begin("train_step", &batch, checked)?;
+        let what = if keeps_output { "train_step that keeps the output" } else { "train_step" };
+        let Prepared { micro_batches, shape, mut sources, begun, parameters } =
+            pipe.core.begin(what, &batch, checked)?;
         let number = begun.number;
         // Only the process with the last stage uses targets.
         let targets = match pipe.built().has_last() {
@@ -191,8 +193,8 @@ impl<'a, M: Pipeline, T: Flow, O> TrainStep<'a, M, T, O> {
         let (weights, targets) = match targets {
             Ok(targets) => targets,
             Err(error) => {
-                begun.draw.undo()?;
                 let closed = pipe.built().close::<()>(number, Err(error));
+                begun.draw.undo()?;
                 return Err(closed.err().unwrap_or(Error::Elsewhere));
             }
         };
@@ -214,30 +216,30 @@ impl<'a, M: Pipeline, T: Flow, O> TrainStep<'a, M, T, O> {
                 value
             })
         };
-        let given = Given {
-            inputs: micro_batches,
-            begun,
-            training: pipe.is_training(),
-            gradients: true,
-            parameters: pipe.core.parameters()?,
-        };
+        let given = Given { inputs: micro_batches, begun, training: pipe.is_training(), gradients: true, parameters };
         let loss = Loss { make: &mut make, weights: &weights, scale, keeps_output };
         let trained = TrainRun::run(pipe.built(), given, loss);
-        sources.note_changes()?;
+        let noted = sources.note_changes();
         let (trained, told) = match trained {
-            Ok(trained) => (Some(trained), Ok(())),
+            Ok(trained) => (Some(trained), noted),
             Err(error) => (None, Err(error)),
         };
         let undo = || trained.as_ref().map_or(Ok(()), Trained::undo);
 
-        pipe.built().streams.used_here(losses.iter().flatten())?;
         let _constant = GradMode::set(false);
+        // The process with the last stage joins the outputs before all agree that they can be.
+        let mut joined = None;
         let told = told.and_then(|()| {
             let trained = trained.as_ref().ok_or(Error::Elsewhere)?;
+            pipe.built().streams.used_here(losses.iter().flatten())?;
             let counted = losses.iter().enumerate().filter(|&(micro_batch, _)| weights[micro_batch] != 0.);
             let counted = counted.filter_map(|(micro_batch, loss)| Some((micro_batch, loss.as_ref()?.shallow_clone())));
             trained.check_accelerators(&counted.collect::<Vec<_>>())?;
             pipe.built().can_share(&trained.outputs)?;
+            if pipe.built().has_last() {
+                let outputs = trained.outputs.iter().map(PackedValue::share).collect();
+                joined = Some(join(PackedValue::unpack_all(outputs), &shape)?);
+            }
             number.map(|_| Told::of(trained, &losses, &weights)).transpose()
         });
         let told: Vec<_> =
@@ -257,13 +259,17 @@ impl<'a, M: Pipeline, T: Flow, O> TrainStep<'a, M, T, O> {
             Ok(StepReport {
                 loss: total(&losses, &weights)?,
                 losses,
-                output: join(PackedValue::unpack_all(outputs), &shape)?,
+                output: match joined {
+                    Some(joined) => joined,
+                    None => join(PackedValue::unpack_all(outputs), &shape)?,
+                },
                 stages: stage_reports(&pipe.built().routes, &in_flight, &transit),
             })
         };
         // Gradients are committed last, so that an earlier failure leaves none.
         let commit = || trained.as_ref().map_or(Ok(()), Trained::commit);
-        report().and_then(|report| commit().map(|()| report)).or_else(|error| undo().and(Err(error)))
+        let committed = report().and_then(|report| commit().map(|()| report));
+        committed.or_else(|error| undo().and(Err(pipe.built().parted(error))))
     }
 }
 

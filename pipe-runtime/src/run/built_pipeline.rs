@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use pipe_engine::{Engine, Job, Local};
 use pipe_schedule::{DeadlockError, Order, Schedule, ScheduleKind, ScheduleKindError, gpipe};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tch::{Device, Tensor};
 
 use super::device_streams::DeviceStreams;
@@ -197,7 +198,7 @@ impl BuiltPipeline {
     /// error for all.
     pub(crate) fn close<T>(&self, number: Option<u64>, told: Result<T>) -> Result<Vec<T>>
     where
-        T: Serialize + for<'de> Deserialize<'de>,
+        T: Serialize + DeserializeOwned,
     {
         match number.zip(self.remote.as_ref()) {
             Some((number, remote)) => remote.close(number, told),
@@ -208,27 +209,37 @@ impl BuiltPipeline {
     /// Gathers numbers of parameters, each from the process that has it, or one error for all.
     pub(crate) fn gather(&self, own: Result<BTreeMap<String, f64>, &Error>) -> Result<BTreeMap<String, f64>> {
         let Some(remote) = &self.remote else { return Ok(own.unwrap_or_default()) };
-        let all = remote.gather(own.as_ref().map_err(|error| *error))?;
+        let all = remote.agree("an optimizer's update", own.as_ref().map_err(|error| *error))?;
         Ok(all.into_iter().flatten().collect())
     }
 
-    /// Agrees with the other processes on the outcome of something that all have done: returns
-    /// those of all, or one error for all.
-    pub(crate) fn agree<T>(&self, own: Result<T>) -> Result<Vec<T>>
-    where
-        T: Serialize + for<'de> Deserialize<'de>,
-    {
+    /// Agrees with the other processes on the outcome of something that all have done, `what` in
+    /// words: returns those of all, or one error for all.
+    pub(crate) fn agree<T: Serialize + DeserializeOwned>(&self, what: &str, own: Result<T>) -> Result<Vec<T>> {
         match &self.remote {
-            Some(remote) => remote.gather(own.as_ref()),
+            Some(remote) => remote.agree(what, own.as_ref()),
             None => own.map(|own| vec![own]),
         }
     }
 
     /// Brings the tensors of all stages, with their names, to the first process.
-    pub(crate) fn collect(&self, own: Vec<(usize, String, Tensor)>) -> Result<Vec<(usize, String, Tensor)>> {
+    pub(crate) fn collect(
+        &self,
+        what: &str,
+        own: Result<Vec<(usize, String, Tensor)>>,
+    ) -> Result<Vec<(usize, String, Tensor)>> {
         match &self.remote {
-            Some(remote) => remote.collect(own),
-            None => Ok(own),
+            Some(remote) => remote.collect(what, own),
+            None => own,
+        }
+    }
+
+    /// Ends the use of the pipeline over several processes after an error that only this one has:
+    /// the others have gone on.
+    pub(crate) fn parted(&self, error: Error) -> Error {
+        match &self.remote {
+            Some(remote) => remote.lost(error),
+            None => error,
         }
     }
 

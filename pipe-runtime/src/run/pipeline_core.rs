@@ -39,6 +39,8 @@ pub(crate) struct Prepared {
     pub(crate) shape: MiniBatch,
     pub(crate) sources: Sources,
     pub(crate) begun: Begun,
+    /// The parameters that are trained in this call.
+    pub(crate) parameters: Arc<Parameters>,
 }
 
 /// A mini-batch after all stages.
@@ -72,20 +74,21 @@ impl PipelineCore {
     /// Runs a mini-batch through the stages. The outputs carry an autograd graph if grad mode is on
     /// and a parameter or an input needs a gradient.
     pub(crate) fn forward(&self, batch: &PackedValue) -> Result<Forwarded> {
-        let parameters = self.parameters()?;
-        let wanted = !parameters.tensors().is_empty() || batch.tensors.iter().any(|item| item.needs_gradient);
-        let gradients = grad_enabled() && wanted;
-        let checked = if gradients { self.check_graph() } else { Ok(()) };
-        let Prepared { micro_batches, shape, mut sources, begun } = self.begin("forward", batch, checked)?;
+        let parameters = self.parameters();
+        let trains = parameters.as_ref().is_ok_and(|parameters| !parameters.tensors().is_empty());
+        let gradients = grad_enabled() && (trains || batch.tensors.iter().any(|item| item.needs_gradient));
+        let checked = if gradients { self.check_graph().and(parameters) } else { parameters };
+        let Prepared { micro_batches, shape, mut sources, begun, parameters } =
+            self.begin("forward", batch, checked)?;
         let inputs: Vec<_> = micro_batches.iter().map(PackedValue::share).collect();
         let number = begun.number;
         let given = Given { inputs: micro_batches, begun, training: self.training, gradients, parameters };
         let outcome = Call::run(&self.pipeline, given);
-        sources.note_changes()?;
+        let noted = sources.note_changes();
         let (ran, told) = match outcome {
             Ok(ran) => {
-                let can_share = self.pipeline.can_share(&ran.1);
-                (Some(ran), can_share)
+                let told = noted.and_then(|()| self.pipeline.can_share(&ran.1));
+                (Some(ran), told)
             }
             Err(error) => (None, Err(error)),
         };
@@ -147,39 +150,38 @@ impl PipelineCore {
     }
 
     /// Begins a call of this kind, together with the other processes that run stages. The process
-    /// with the first stage splits the mini-batch; the others ignore theirs. `checked` says whether
-    /// the call is possible here.
-    pub(crate) fn begin(&self, what: &str, batch: &PackedValue, checked: Result<()>) -> Result<Prepared> {
+    /// with the first stage splits the mini-batch; the others ignore theirs. `checked` has the
+    /// parameters if the call is possible here.
+    ///
+    /// Whatever can fail in one process comes before or after, and not in between: a process that
+    /// left would keep the others waiting.
+    pub(crate) fn begin(&self, what: &str, batch: &PackedValue, checked: Result<Arc<Parameters>>) -> Result<Prepared> {
         let Some(remote) = &self.pipeline.remote else {
-            checked?;
+            let parameters = checked?;
             let Scattered { micro_batches, shape, sources } = self.scatter(batch)?;
             let draw = Draw::new()?;
             let begun = Begun { micro_batches: micro_batches.len(), seed: draw.seed, draw, number: None };
-            return Ok(Prepared { micro_batches, shape, sources, begun });
+            return Ok(Prepared { micro_batches, shape, sources, begun, parameters });
         };
-        let scattered = checked.and_then(|()| self.pipeline.has_first().then(|| self.scatter(batch)).transpose());
-        let draw = Draw::new()?;
         let mode = if self.training { "training" } else { "evaluation" };
-        let opening = scattered.as_ref().map(|scattered| Opening {
-            what: format!("{what} in {mode} mode"),
+        let prepared = checked.and_then(|parameters| {
+            let scattered = self.pipeline.has_first().then(|| self.scatter(batch)).transpose()?;
+            Ok((parameters, scattered, Draw::new()?))
+        });
+        let opening = prepared.as_ref().map(|(_, scattered, draw)| Opening {
             seed: draw.seed,
             rows: scattered.as_ref().map_or_else(Vec::new, |scattered| scattered.shape.rows().to_vec()),
         });
-        match (remote.open(opening), scattered) {
-            (Ok((number, Opening { seed, rows, .. })), Ok(scattered)) => {
-                let begun = Begun { micro_batches: rows.len(), draw, seed, number: Some(number) };
-                let Scattered { micro_batches, shape, sources } = scattered.unwrap_or_else(|| Scattered {
-                    micro_batches: Vec::new(),
-                    shape: MiniBatch::of(rows),
-                    sources: Sources::default(),
-                });
-                Ok(Prepared { micro_batches, shape, sources, begun })
-            }
-            (Err(error), _) | (_, Err(error)) => {
-                draw.undo()?;
-                Err(error)
-            }
-        }
+        let opened = remote.open(&format!("{what} in {mode} mode"), opening);
+        let (parameters, scattered, draw) = prepared?;
+        let (number, Opening { seed, rows }) = opened.or_else(|error| Ok(draw.undo()?).and(Err(error)))?;
+        let begun = Begun { micro_batches: rows.len(), draw, seed, number: Some(number) };
+        let Scattered { micro_batches, shape, sources } = scattered.unwrap_or_else(|| Scattered {
+            micro_batches: Vec::new(),
+            shape: MiniBatch::of(rows),
+            sources: Sources::default(),
+        });
+        Ok(Prepared { micro_batches, shape, sources, begun, parameters })
     }
 
     /// The device of the last stage, where outputs and losses are computed.

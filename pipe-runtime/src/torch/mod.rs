@@ -37,7 +37,7 @@ pub(crate) use node::{Backward, attach};
 pub(crate) use optimizer::{FusedKind, FusedRule, GradientState, Slice, Slot, Slots, prepare_gradient};
 pub(crate) use profile::{BackwardClock, Observation, Read, sequence_number, synchronize};
 pub(crate) use random::{Draw, LayerRng, random_state, restart_rng, set_random_state};
-pub(crate) use span::{Layout, ReceivedSpan, SentSpan, kind_from_number, number_of_kind};
+pub(crate) use span::{Layout, ReceivedSpan, SentSpan, Unchanged, kind_from_number, number_of_kind};
 pub(crate) use state::{Change, Variable, Variables, Watch, digest, drop_gradient, is_finite};
 pub(crate) use stream::{Event, OnStream, Stream};
 pub(crate) use transfer::{CopyStreams, transfer};

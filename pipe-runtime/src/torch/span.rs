@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use super::bytes::{bytes_of, bytes_of_mut};
-use super::{GradMode, TorchError};
+use super::{GradMode, TorchError, version};
 
 /// The kinds of numbers that cross processes. A kind is sent as its position here.
 const KINDS: [Kind; 12] = [
@@ -119,6 +119,23 @@ impl SentSpan {
             false => tensor.f_as_strided([span], [1], None),
         };
         Ok((layout, Self(sent.map_err(failed)?)))
+    }
+
+    /// Tells later whether the memory is what it is now.
+    pub(crate) fn unchanged(&self) -> Unchanged {
+        Unchanged { tensor: self.0.shallow_clone(), version: version(&self.0) }
+    }
+}
+
+/// Tells whether a tensor that is sent is still what it was.
+pub(crate) struct Unchanged {
+    tensor: Tensor,
+    version: u64,
+}
+
+impl Unchanged {
+    pub(crate) fn holds(&self) -> bool {
+        version(&self.tensor) == self.version
     }
 }
 

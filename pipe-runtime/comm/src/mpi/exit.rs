@@ -26,6 +26,7 @@ unsafe extern "C" {
 unsafe extern "C" {
     fn raise(signal: c_int) -> c_int;
     fn _exit(code: c_int) -> !;
+    fn fflush(stream: *mut c_void) -> c_int;
 }
 
 /// How long `MPI_Finalize` may take. Usually it takes some milliseconds.
@@ -69,7 +70,7 @@ extern "C" fn leave(code: c_int, _: *mut c_void) {
     }
     match world.finalize(true) {
         // Whoever had a use for the lost process knows.
-        Ok(()) | Err(CommError::Lost { .. } | CommError::Revoked) => {}
+        Ok(()) | Err(CommError::Lost { .. } | CommError::Failed { .. } | CommError::Revoked) => {}
         Err(error) => eprintln!("warning: {error}"),
     }
 }
@@ -84,6 +85,15 @@ pub(super) fn end_anyway() {
     };
     // Without a thread, the process may wait for ever.
     let _ = thread::Builder::new().name("pipe-comm-end".into()).spawn(end);
+}
+
+/// Ends this process, at its end, without the exit handlers of an MPI that was not finalized.
+pub(super) fn end_now(code: c_int) -> ! {
+    // SAFETY: writes out what C code has printed, then ends the process.
+    unsafe {
+        fflush(std::ptr::null_mut());
+        _exit(code)
+    }
 }
 
 /// Ends this process as the system does when there is no memory left: no handler runs.

@@ -54,6 +54,7 @@ functions! {
     isend = c"MPI_Isend"(*const c_void, c_int, usize, c_int, c_int, usize, *mut usize);
     irecv = c"MPI_Irecv"(*mut c_void, c_int, usize, c_int, c_int, usize, *mut usize);
     test = c"MPI_Test"(*mut usize, *mut c_int, *mut Status);
+    iprobe = c"MPI_Iprobe"(c_int, c_int, usize, *mut c_int, *mut Status);
     cancel = c"MPI_Cancel"(*mut usize);
     get_count = c"MPI_Get_count"(*const Status, usize, *mut c_int);
     iallgather = c"MPI_Iallgather"(*const c_void, c_int, usize, *mut c_void, c_int, usize, usize, *mut usize);

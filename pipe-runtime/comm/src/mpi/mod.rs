@@ -11,6 +11,7 @@ mod bytes;
 mod end;
 mod exit;
 mod functions;
+mod goodbye;
 mod held;
 mod leftovers;
 mod library;

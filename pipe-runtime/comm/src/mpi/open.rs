@@ -4,6 +4,7 @@ use std::env;
 use std::ffi::{c_int, c_void};
 use std::ptr;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 
 use super::abi::{Abi, AbiKind};
 use super::end::FAREWELL;
@@ -34,6 +35,8 @@ impl World {
                 && env::var("OMPI_MCA_mpi_ft_enable").is_ok_and(|value| value == "1"),
             functions,
             communicator: abi.comm_world,
+            goodbyes: abi.comm_world,
+            knows_of_losses: AtomicBool::new(false),
             abi,
             state: Mutex::default(),
             library,
@@ -96,14 +99,23 @@ impl World {
             return Err(self.unusable("it has too few tags"));
         }
 
-        let mut communicator = 0;
+        self.communicator = self.duplicate(comm_world)?;
+        if self.survives_losses {
+            self.goodbyes = self.duplicate(comm_world)?;
+        }
+        Ok(())
+    }
+
+    /// Makes a communicator of the same processes, which all come here.
+    fn duplicate(&self, communicator: usize) -> Result<usize, CommError> {
+        let mut duplicate = 0;
         // SAFETY: MPI is initialized, and all processes come here.
-        let code = unsafe { (self.functions.comm_dup)(comm_world, &raw mut communicator) };
+        let code = unsafe { (self.functions.comm_dup)(communicator, &raw mut duplicate) };
         self.check("MPI_Comm_dup", None, code)?;
-        self.communicator = communicator;
         // SAFETY: MPI is initialized, and the communicator is valid.
-        let code = unsafe { (self.functions.comm_set_errhandler)(communicator, errors_return) };
-        self.check("MPI_Comm_set_errhandler", None, code)
+        let code = unsafe { (self.functions.comm_set_errhandler)(duplicate, self.abi.errors_return) };
+        self.check("MPI_Comm_set_errhandler", None, code)?;
+        Ok(duplicate)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The processes of this program, as MPI sees them.
 
 use std::ffi::{CStr, c_char, c_int};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -28,6 +29,11 @@ pub(crate) struct World {
     pub(super) functions: Functions,
     pub(super) abi: Abi,
     pub(super) communicator: usize,
+    /// The communicator of processes that end with an error, where losses are survived. It is never
+    /// revoked.
+    pub(super) goodbyes: usize,
+    /// Whether another process was lost or has ended communication, as far as this one has seen.
+    pub(super) knows_of_losses: AtomicBool,
     /// One thread at a time is in MPI. With more, some MPIs take milliseconds for a message when
     /// there are fewer cores than threads.
     pub(super) state: Mutex<State>,
@@ -94,10 +100,12 @@ impl World {
         // SAFETY: the pointer is valid. MPI allows this call whenever it can have given a code.
         unsafe { (self.functions.error_class)(code, &raw mut class) };
         if self.abi.lost.contains(&class) {
+            self.knows_of_losses.store(true, Ordering::Relaxed);
             return Err(CommError::Lost { rank: peer });
         }
         if class == self.abi.revoked {
-            return Err(CommError::Revoked);
+            self.knows_of_losses.store(true, Ordering::Relaxed);
+            return Err(self.who_failed().map_or(CommError::Revoked, |rank| CommError::Failed { rank }));
         }
         // SAFETY: as above; the buffer is longer than any text.
         let text = text(|bytes, length| unsafe { (self.functions.error_string)(code, bytes, length) });

@@ -92,16 +92,15 @@ fn one_leaves(name: &str, leave: fn()) {
         }
         let error = comm.receive(comm.size() - 1, 0, vec![0]).unwrap().wait(soon()).unwrap_err();
         println!("the error is: {error:?}");
-        assert!(matches!(error, CommError::Lost { .. }), "{error}");
+        assert_eq!(error, CommError::Failed { rank: comm.size() - 1 });
         return;
     }
     for (mpi, processes) in ALL {
         let ended = launch(name, mpi, processes);
         assert!(ended.took < Duration::from_secs(10), "{mpi:?}: {:?}\n{}", ended.took, ended.output);
+        assert!(!ended.status.success(), "{mpi:?}: {}", ended.output);
         if mpi == Ulfm {
-            assert_eq!(ended.output.matches("the error is: Lost").count(), processes - 1, "{}", ended.output);
-        } else {
-            assert!(!ended.status.success(), "{mpi:?}: {}", ended.output);
+            assert_eq!(ended.output.matches("the error is: Failed").count(), processes - 1, "{}", ended.output);
         }
     }
 }
@@ -114,6 +113,41 @@ fn a_panic_in_main_does_not_leave_the_others_waiting() {
 #[test]
 fn an_exit_with_an_error_does_not_leave_the_others_waiting() {
     one_leaves("ends::an_exit_with_an_error_does_not_leave_the_others_waiting", || process::exit(3));
+}
+
+/// Scripts look at the launcher's exit code.
+#[test]
+fn an_error_of_all_processes_is_one_of_the_launcher() {
+    let name = "ends::an_error_of_all_processes_is_one_of_the_launcher";
+    if is_process_of(name) {
+        let comm = Comm::init().unwrap();
+        barrier(&comm);
+        process::exit(3);
+    }
+    for (mpi, processes) in ALL {
+        let ended = launch(name, mpi, processes);
+        assert!(ended.took < Duration::from_secs(10), "{mpi:?}: {:?}\n{}", ended.took, ended.output);
+        assert!(!ended.status.success(), "{mpi:?}: {}", ended.output);
+    }
+}
+
+/// The others go on after one has failed, for longer than it waits for them.
+#[test]
+fn the_others_may_go_on_after_one_has_failed() {
+    let name = "ends::the_others_may_go_on_after_one_has_failed";
+    if is_process_of(name) {
+        let comm = Comm::init().unwrap();
+        barrier(&comm);
+        if comm.rank() == 0 {
+            process::exit(3);
+        }
+        let error = comm.receive(0, 0, vec![0]).unwrap().wait(soon()).unwrap_err();
+        assert_eq!(error, CommError::Failed { rank: 0 });
+        thread::sleep(Duration::from_secs(4));
+        return println!("{DONE}");
+    }
+    let ended = launch(name, Ulfm, 3);
+    assert_eq!(ended.output.matches(DONE).count(), 2, "{}", ended.output);
 }
 
 #[test]

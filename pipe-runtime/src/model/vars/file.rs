@@ -8,7 +8,7 @@ use tch::Tensor;
 
 use super::Vars;
 use crate::error::{Error, Result};
-use crate::files::{TensorFiles, in_file_order, replace, write_tensors, write_tensors_from};
+use crate::files::{SavedTensor, TensorFiles, in_file_order, replace, write_tensors, write_tensors_from};
 use crate::model::devices::Across;
 use crate::torch::is_elsewhere;
 
@@ -36,12 +36,12 @@ impl Vars {
             return replace(file, |new| write_tensors(new, &named)).map_err(failed);
         };
         let owner = |name: &str| self.stage_of_variable(name).map_or(0, |stage| process_of[stage]);
-        let order = in_file_order(&named).map_err(failed)?;
+        let order = self.agree("Vars::save", in_file_order(&named).map_err(failed))?;
         if !world.is_first() {
             for (_, name, tensor) in order.into_iter().filter(|(_, name, _)| owner(name) == world.process()) {
                 world.send(0, tensor).map_err(|error| Error::Connection(format!("cannot send `{name}`: {error}")))?;
             }
-            return self.agree(Ok(()));
+            return self.agree("the end of Vars::save", Ok(()));
         }
         // One variable at a time comes from the other processes, in the order of the file.
         let mut elsewhere = order.into_iter().filter(|(_, name, _)| owner(name) != 0);
@@ -57,18 +57,15 @@ impl Vars {
         });
         // If writing has failed, the others still send theirs.
         while next().transpose()?.is_some() {}
-        self.agree(written.map_err(failed))
+        self.agree("the end of Vars::save", written.map_err(failed))
     }
 
-    /// Agrees with the other processes on the first one's outcome.
-    fn agree(&self, own: Result<()>) -> Result<()> {
-        let Some(Across { world, .. }) = &self.across else { return own };
-        let words = own.as_ref().err().map(Error::to_string).unwrap_or_default();
-        let first = world.all_gather(words.as_bytes())?.swap_remove(0);
-        match first.is_empty() {
-            true => own,
-            false => own.and(Err(Error::File(String::from_utf8_lossy(&first).into_owned()))),
+    /// Agrees with the other processes, if there are any, on what all have done: one error for all.
+    fn agree<T>(&self, what: &str, own: Result<T>) -> Result<T> {
+        if let Some(Across { world, .. }) = &self.across {
+            world.agree(what, own.as_ref().map(|_| &()))?;
         }
+        own
     }
 
     /// Reads all variables: from a safetensors file, with any extension; from an index of several
@@ -123,6 +120,9 @@ pub struct Loader<'v> {
     partial: bool,
 }
 
+/// A variable, its name, and the tensor of a file that fits it.
+type Fitting<'a> = (&'a String, &'a Tensor, SavedTensor<'a>);
+
 /// What was read, and what was not. Made by [`Loader::load`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -169,14 +169,25 @@ impl Loader<'_> {
     /// Fails in the same cases as [`Vars::load`], if two tensors of the file get one name, or, with
     /// [`partial`](Self::partial), if nothing of the file is in the model.
     pub fn load(self) -> Result<LoadReport> {
-        let unreadable = |reason| Error::File(format!("cannot read {}: {reason}", self.path.display()));
-        let files = TensorFiles::open(&self.path).map_err(unreadable)?;
-        let names = self.names(&files)?;
+        let files = TensorFiles::open(&self.path).map_err(|reason| self.unreadable(reason));
+        let files = self.vars.agree("Vars::load", files)?;
         let variables = self.vars.named();
+        // No process reads anything before all of them can.
+        let (report, fitting) = self.vars.agree("the check of Vars::load", self.fitting(&files, &variables))?;
+        self.vars.agree("the end of Vars::load", self.read(report, fitting))
+    }
+
+    /// The variables that the files have, each with its tensor, and a report on the others.
+    fn fitting<'a>(
+        &self,
+        files: &'a TensorFiles,
+        variables: &'a [(String, Tensor)],
+    ) -> Result<(LoadReport, Vec<Fitting<'a>>)> {
+        let names = self.names(files)?;
         let mut report = LoadReport::default();
         let mut read = BTreeSet::new();
         let mut fitting = Vec::new();
-        for (name, variable) in &variables {
+        for (name, variable) in variables {
             let Some(tensor) = names.get(name).and_then(|in_file| files.get(in_file)) else {
                 report.missing.push(name.clone());
                 continue;
@@ -186,7 +197,7 @@ impl Loader<'_> {
                 Some(misfit) => Some(misfit),
                 None => tensor
                     .first_lost(variable)
-                    .map_err(unreadable)?
+                    .map_err(|reason| self.unreadable(reason))?
                     .map(|lost| format!("has the value {lost}, out of range of the model's {:?}", variable.kind())),
             };
             match misfit {
@@ -209,6 +220,10 @@ impl Loader<'_> {
                 report.faults()
             )));
         }
+        Ok((report, fitting))
+    }
+
+    fn read(&self, mut report: LoadReport, fitting: Vec<Fitting<'_>>) -> Result<LoadReport> {
         for (name, variable, tensor) in fitting {
             // Each process reads what it has.
             if is_elsewhere(variable) {
@@ -224,6 +239,10 @@ impl Loader<'_> {
             report.loaded.push(name.clone());
         }
         Ok(report)
+    }
+
+    fn unreadable(&self, reason: String) -> Error {
+        Error::File(format!("cannot read {}: {reason}", self.path.display()))
     }
 
     /// For each name in the model, the name in the file. Tied weights that the file leaves out keep

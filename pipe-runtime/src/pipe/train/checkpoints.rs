@@ -86,9 +86,11 @@ impl Checkpoints {
         self.finish()?;
         let built = trainer.pipe.built();
         let snapshot = Snapshot::of(trainer)?;
-        let write = || write(&self.folder, self.keep, &snapshot, trainer.steps()).map(Some);
-        let written = if built.writes_files() { write() } else { Ok(None) };
-        path_of(built.agree(written)?)
+        let written = match built.writes_files() {
+            true => write(&self.folder, self.keep, &snapshot, trainer.steps()).map(Some),
+            false => Ok(None),
+        };
+        path_of(built.agree("the end of a save", written)?)
     }
 
     /// Copies the state, and saves it while the training goes on. The copy's memory, that of the
@@ -101,15 +103,19 @@ impl Checkpoints {
     /// of the next call of `save`, `save_in_background`, `resume` or [`finish`](Self::finish).
     pub fn save_in_background<M: Pipeline>(&mut self, trainer: &Trainer<M>) -> Result<()> {
         self.finish()?;
-        let before = self.buffer.take().map(|Buffer(snapshot)| snapshot);
         let built = trainer.pipe.built();
         let snapshot = Snapshot::of(trainer)?;
+        let started = if built.writes_files() { self.start(snapshot, trainer.steps()) } else { Ok(()) };
+        built.agree("the beginning of a save in the background", started)?;
         self.saved = Some(Arc::clone(built));
-        if !built.writes_files() {
-            return Ok(());
-        }
+        Ok(())
+    }
+
+    /// Copies the state and starts to save it.
+    fn start(&mut self, snapshot: Snapshot, steps: u64) -> Result<()> {
+        let before = self.buffer.take().map(|Buffer(snapshot)| snapshot);
         let snapshot = snapshot.copied(before)?;
-        let (folder, keep, steps) = (self.folder.clone(), self.keep, trainer.steps());
+        let (folder, keep) = (self.folder.clone(), self.keep);
         let save = move || (write(&folder, keep, &snapshot, steps), Buffer(snapshot));
         let started = thread::Builder::new().name("pipe-checkpoint".into()).spawn(save);
         let started = started.map_err(|error| Error::File(format!("cannot start a thread to save: {error}")))?;
@@ -126,7 +132,7 @@ impl Checkpoints {
     pub fn finish(&mut self) -> Result<Option<PathBuf>> {
         let own = self.join();
         match self.saved.take() {
-            Some(built) => Ok(built.agree(own)?.into_iter().flatten().next()),
+            Some(built) => Ok(built.agree("the end of a save in the background", own)?.into_iter().flatten().next()),
             None => own,
         }
     }
@@ -172,7 +178,8 @@ impl Checkpoints {
     pub fn resume<M: Pipeline>(&mut self, trainer: &mut Trainer<M>) -> Result<bool> {
         self.finish()?;
         // The first process says which one it is.
-        let latest = trainer.pipe.built().agree(self.latest())?.into_iter().next().flatten();
+        let latest =
+            trainer.pipe.built().agree("the search for a checkpoint", self.latest())?.into_iter().next().flatten();
         let Some(latest) = latest else { return Ok(false) };
         Self::resume_from(latest, trainer).map(|()| true)
     }
@@ -184,9 +191,17 @@ impl Checkpoints {
     /// Fails in the same cases as [`resume`](Self::resume).
     pub fn resume_from<M: Pipeline>(checkpoint: impl AsRef<Path>, trainer: &mut Trainer<M>) -> Result<()> {
         let folder = checkpoint.as_ref();
-        let outcome = Saved::open(folder).and_then(|saved| saved.restore(trainer));
-        let outcome = outcome.map_err(|reason| Error::File(format!("cannot resume {}: {reason}", folder.display())));
-        trainer.pipe.built().agree(outcome).map(drop)
+        let built = Arc::clone(trainer.pipe.built());
+        let failed = |reason| Error::File(format!("cannot resume {}: {reason}", folder.display()));
+        let checked = Saved::open(folder).and_then(|saved| saved.check(trainer).map(|checked| (saved, checked)));
+        // No process restores anything before all of them can.
+        let (mut own, outcome) = match checked {
+            Ok(own) => (Some(own), Ok(())),
+            Err(reason) => (None, Err(failed(reason))),
+        };
+        built.agree("a resume from a checkpoint", outcome)?;
+        let restored = own.take().map_or(Ok(()), |(saved, checked)| saved.restore(checked, trainer));
+        built.agree("the end of a resume", restored.map_err(failed)).map(drop)
     }
 }
 

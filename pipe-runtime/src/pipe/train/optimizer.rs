@@ -261,7 +261,7 @@ impl Optimizer {
             ..rule
         };
         let updated = plan.update(&self.pipeline, rules.into_iter().map(complete).collect());
-        if let Err(error) = self.pipeline.agree(updated) {
+        if let Err(error) = self.pipeline.agree("the end of an optimizer's update", updated) {
             self.broken = Some(error.to_string());
             return Err(error);
         }

@@ -35,18 +35,22 @@ pub(super) struct Snapshot {
 }
 
 impl Snapshot {
-    /// The present state. The tensors are handles on it.
+    /// The present state. The tensors are handles on it. An error is one of all processes.
     pub(super) fn of<M: Pipeline>(trainer: &Trainer<M>) -> Result<Self> {
         let Trainer { pipe, optimizer, scaler, accumulated, steps, values, .. } = trainer;
-        if *accumulated > 0 {
-            return Err(Error::Setting(format!(
-                "the gradients of {accumulated} steps wait for an update, and a checkpoint holds no gradients: save after a step that updates"
-            )));
-        }
-        optimizer.check_whole()?;
         let built = pipe.built();
-        let own = built.state.list().into_iter().filter(|variable| built.is_here(variable.stage));
-        let own = own.map(|Variable { name, tensor, stage }| (stage, name, tensor.detach())).collect();
+        let own = || {
+            if *accumulated > 0 {
+                return Err(Error::Setting(format!(
+                    "the gradients of {accumulated} steps wait for an update, and a checkpoint holds no gradients: save after a step that updates"
+                )));
+            }
+            optimizer.check_whole()?;
+            let own = built.state.list().into_iter().filter(|variable| built.is_here(variable.stage));
+            let own = own.map(|Variable { name, tensor, stage }| (stage, name, tensor.detach()));
+            Ok((own.collect(), random_state()?))
+        };
+        let (own, random) = own().map_or_else(|error| (Err(error), None), |(own, random)| (Ok(own), Some(random)));
         let by_stage = |tensors: Vec<(usize, String, Tensor)>| {
             let mut shards = built.stages.iter().map(|_| Shard::new()).collect::<Vec<_>>();
             for (stage, name, tensor) in tensors {
@@ -54,11 +58,11 @@ impl Snapshot {
             }
             shards
         };
-        let model = by_stage(built.collect(own)?);
-        let collected = built.collect(optimizer.tensors())?;
+        let model = by_stage(built.collect("a save of a checkpoint", own)?);
+        let collected = built.collect("a save of an optimizer", Ok(optimizer.tensors()))?;
         let kept: BTreeSet<String> = collected.iter().map(|(_, name, _)| name.clone()).collect();
         let mut state = by_stage(collected);
-        state[0].push((RANDOM.to_owned(), random_state()?));
+        state[0].extend(random.map(|random| (RANDOM.to_owned(), random)));
         let description = json!({
             "format": FORMAT,
             "version": VERSION,
@@ -152,6 +156,19 @@ pub(super) struct Saved {
     description: Value,
 }
 
+/// What is in a checkpoint, and where it goes in a training that it fits.
+pub(super) struct Checked {
+    steps: u64,
+    updates: u64,
+    values: BTreeMap<String, String>,
+    /// The loss scale, and the updates since it has changed.
+    scale: Option<(f64, u64)>,
+    /// The variables.
+    model: Shard,
+    /// The present state of the random number generator.
+    random: Tensor,
+}
+
 impl Saved {
     /// Opens the checkpoint in `folder`. The error is the reason why it is not one.
     pub(super) fn open(folder: &Path) -> Result<Self, String> {
@@ -185,9 +202,8 @@ impl Saved {
         Ok(Self { model: open("model")?, optimizer: open("optimizer")?, description })
     }
 
-    /// Puts the state into a training. It is checked first: after an error that is not one of
-    /// reading, nothing has changed.
-    pub(super) fn restore<M: Pipeline>(&self, trainer: &mut Trainer<M>) -> Result<(), String> {
+    /// Checks that the state fits a training. Nothing is changed.
+    pub(super) fn check<M: Pipeline>(&self, trainer: &Trainer<M>) -> Result<Checked, String> {
         let number = |name: &str| self.description[name].as_u64().ok_or_else(|| damaged(name));
         let (steps, updates) = (number("steps")?, number("updates")?);
         let values: BTreeMap<String, String> =
@@ -200,18 +216,23 @@ impl Saved {
             (None, Some(_)) => return Err("its training does not scale the loss, and this one does".into()),
             _ => {}
         }
-        let words = |error: Error| error.to_string();
         trainer.optimizer.check_whole().map_err(words)?;
 
         let variables = trainer.pipe.built().state.list();
         let model = variables.iter().map(|variable| (variable.name.clone(), variable.tensor.detach())).collect();
         let described = &self.description["parameters"];
-        let random = random_state().map_err(|error| error.to_string())?;
+        let random = random_state().map_err(words)?;
         let mut state = trainer.optimizer.expected(described)?;
         state.push((RANDOM.to_owned(), random.shallow_clone()));
         check(&self.model, "variables", &model)?;
         check(&self.optimizer, "optimizer's tensors", &state)?;
+        Ok(Checked { steps, updates, values, scale, model, random })
+    }
 
+    /// Puts the state into a training. An error is one of reading, or of memory.
+    pub(super) fn restore<M: Pipeline>(&self, checked: Checked, trainer: &mut Trainer<M>) -> Result<(), String> {
+        let Checked { steps, updates, values, scale, model, random } = checked;
+        let described = &self.description["parameters"];
         let state = trainer.optimizer.adopt(described).map_err(words)?;
         let state = state.into_iter().chain([(RANDOM.to_owned(), random.shallow_clone())]).collect();
         for (files, tensors) in [(&self.model, model), (&self.optimizer, state)] {
@@ -223,7 +244,7 @@ impl Saved {
                 })?;
             }
         }
-        set_random_state(&random).map_err(|error| error.to_string())?;
+        set_random_state(&random).map_err(words)?;
         trainer.optimizer.adopted(described, updates)?;
         if let (Some((scale, updates)), Some(scaler)) = (scale, &mut trainer.scaler) {
             scaler.restore(scale, updates);
@@ -242,6 +263,10 @@ impl Saved {
         let scale = saved["scale"].as_str().and_then(|text| text.parse().ok());
         Ok(Some(scale.zip(saved["updates_since_change"].as_u64()).ok_or_else(|| damaged("loss_scale"))?))
     }
+}
+
+fn words(error: impl std::fmt::Display) -> String {
+    error.to_string()
 }
 
 fn damaged(what: &str) -> String {

@@ -125,7 +125,7 @@ impl Call {
         let mut inputs = start.inputs.into_iter();
         let mut receive = |port: usize| {
             let received = inputs.next().expect("a recomputation receives what the first pass received");
-            if received.value.tensors.iter().any(PackedTensor::is_changed) {
+            if received.value.is_changed() {
                 give_up(
                     "an input of the stage was modified by an in-place operation after its first pass, so the stage cannot be \
                      recomputed: let its first layer work on a copy, or use checkpoint = never",

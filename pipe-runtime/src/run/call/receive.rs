@@ -1,5 +1,5 @@
 use super::forward::Call;
-use crate::flow::{PackedTensor, PackedValue};
+use crate::flow::{CHANGED_ON_ITS_WAY, PackedValue};
 use crate::lock::give_up;
 use crate::run::device_streams::Direction;
 use crate::torch::version;
@@ -7,11 +7,8 @@ use crate::torch::version;
 impl Call {
     /// Receives the value that was sent through `port`, and moves it to the device of `stage`.
     pub(super) fn receive(&self, stage: usize, port: usize, mut value: PackedValue) -> PackedValue {
-        if value.tensors.iter().any(PackedTensor::is_changed) {
-            give_up(
-                "a value on its way to this stage was modified by an in-place operation of another one: the two share its memory. \
-                 Let that layer work on a copy",
-            );
+        if value.is_changed() {
+            give_up(CHANGED_ON_ITS_WAY);
         }
         let ready = value.ready.take();
         let tensors = value.tensors.iter_mut().map(|item| &mut item.tensor);

@@ -4,21 +4,21 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use pipe_comm::pause;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::Remote;
 use super::channel::Delivered;
 use super::wire::{Envelope, Form, Message, spans};
-use crate::error::{Error, Failure, Result};
-use crate::flow::PackedValue;
+use crate::error::{Error, Result};
+use crate::flow::{CHANGED_ON_ITS_WAY, PackedValue};
 use crate::lock::lock;
+use crate::world::WireError;
 
 /// What a process says at the beginning of a call.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Opening {
-    /// What is called, in words.
-    pub(crate) what: String,
     /// The number that the call draws; that of the first process counts.
     pub(crate) seed: u64,
     /// The rows of each micro-batch; those of the process with the first stage count.
@@ -33,94 +33,69 @@ enum Verdict<T> {
     Failed(u64, Option<WireError>),
 }
 
-/// An error that goes to other processes.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-enum WireError {
-    Setting(String),
-    Input(String),
-    Output(String),
-    File(String),
-    Failed(Failure),
-    Connection(String),
-}
-
-impl From<&Error> for WireError {
-    fn from(error: &Error) -> Self {
-        match error {
-            Error::Setting(words) => Self::Setting(words.clone()),
-            Error::Input(words) => Self::Input(words.clone()),
-            Error::File(words) => Self::File(words.clone()),
-            Error::Failed(failure) => Self::Failed(failure.clone()),
-            Error::Connection(words) => Self::Connection(words.clone()),
-            other => Self::Output(other.to_string()),
-        }
-    }
-}
-
-impl From<WireError> for Error {
-    fn from(error: WireError) -> Self {
-        match error {
-            WireError::Setting(words) => Self::Setting(words),
-            WireError::Input(words) => Self::Input(words),
-            WireError::Output(words) => Self::Output(words),
-            WireError::File(words) => Self::File(words),
-            WireError::Failed(failure) => Self::Failed(failure),
-            WireError::Connection(words) => Self::Connection(words),
-        }
-    }
+/// What a process says in an agreement.
+#[derive(Debug, Serialize, Deserialize)]
+struct Said<T> {
+    /// The number of its pipeline.
+    number: u16,
+    call: u64,
+    model: u64,
+    value: Result<T, WireError>,
 }
 
 impl Remote {
-    /// Begins a call: all processes say what they call. Returns the number of the call, with the
-    /// seed of the first process and the rows of the one with the first stage.
+    /// Begins a call: all processes say what they call, in words. Returns the number of the call,
+    /// with the seed of the first process and the rows of the one with the first stage.
     ///
     /// # Errors
     ///
     /// Fails on all processes if one of them could not prepare the call, or if they do not call the
     /// same.
-    pub(crate) fn open(&self, opening: Result<Opening, &Error>) -> Result<(u64, Opening)> {
-        self.check()?;
-        let call = self.calls.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn open(&self, what: &str, opening: Result<Opening, &Error>) -> Result<(u64, Opening)> {
+        let call = self.calls.load(Ordering::Relaxed);
         self.failed.store(usize::MAX, Ordering::Relaxed);
         lock(&self.channel).begin(call);
-        let own = opening.map_err(WireError::from);
-        let all: Vec<(u64, u64, Result<Opening, WireError>)> = self.exchange(&(call, self.model, own))?;
-        let mut openings = Vec::with_capacity(all.len());
-        for (process, (number, model, opening)) in all.into_iter().enumerate() {
-            if model != self.model {
-                return Err(Error::Setting(format!(
-                    "processes {} and {process} have built different pipelines: the model, its devices and its settings must be the same",
-                    self.process()
-                )));
-            }
-            if number != call {
-                return Err(Error::Connection(format!(
-                    "process {} makes call {call} of this pipeline, and process {process} makes call {number}: all processes make the same calls",
-                    self.process()
-                )));
-            }
-            openings.push(opening?);
-        }
-        let first = &openings[0];
-        for (process, other) in openings.iter().enumerate() {
-            if other.what != first.what {
-                return Err(Error::Setting(format!(
-                    "the calls of the processes do not match: process 0 calls {}, and process {process} calls {}",
-                    first.what, other.what
-                )));
-            }
-        }
+        let mut openings = self.agree(what, opening.as_ref().map_err(|error| *error))?;
         let rows = openings[self.process_of(0)].rows.clone();
         Ok((call, Opening { rows, ..openings.swap_remove(0) }))
     }
 
+    /// Agrees on something that all processes do together: returns what they say, or one error for
+    /// all, also if they do not do the same. `what` says it in words.
+    pub(crate) fn agree<T: Serialize + DeserializeOwned>(&self, what: &str, own: Result<&T, &Error>) -> Result<Vec<T>> {
+        self.check()?;
+        let call = self.calls.load(Ordering::Relaxed);
+        let own = Said { number: self.number, call, model: self.model, value: own.map_err(WireError::from) };
+        let all: Vec<Said<T>> = self.exchange(what, &own)?;
+        let me = self.process();
+        for (process, &Said { number, call: other, model, .. }) in all.iter().enumerate() {
+            if number != self.number {
+                return Err(Error::Setting(format!(
+                    "process {me} calls pipeline {} of those that it has built, and process {process} pipeline {number}: all processes call the same ones",
+                    self.number
+                )));
+            }
+            if other != call {
+                return Err(self.lost(Error::Connection(format!(
+                    "process {me} makes call {call} of this pipeline, and process {process} makes call {other}: all processes make the same calls"
+                ))));
+            }
+            if model != self.model {
+                return Err(Error::Setting(format!(
+                    "processes {me} and {process} have built different pipelines: the model, its devices and its settings must be the same"
+                )));
+            }
+        }
+        // All processes are here, so it is the same call on all of them.
+        self.calls.store(call + 1, Ordering::Relaxed);
+        all.into_iter().map(|said| said.value.map_err(Error::from)).collect()
+    }
+
     /// Ends a call: returns the results of all processes if they have succeeded, otherwise the
     /// error of the step that is first in the order, on all of them.
-    pub(crate) fn close<T>(&self, call: u64, outcome: Result<T>) -> Result<Vec<T>>
-    where
-        T: Serialize + for<'de> Deserialize<'de>,
-    {
+    pub(crate) fn close<T: Serialize + DeserializeOwned>(&self, call: u64, outcome: Result<T>) -> Result<Vec<T>> {
         self.check()?;
+        let outcome = outcome.and_then(|result| self.all_sent().map(|()| result));
         // The others may wait for what this process would have sent.
         if matches!(&outcome, Err(error) if !matches!(error, Error::Elsewhere))
             && self.failed.load(Ordering::Relaxed) == usize::MAX
@@ -132,7 +107,7 @@ impl Remote {
             Err(Error::Elsewhere) => Verdict::Failed(u64::MAX, None),
             Err(error) => Verdict::Failed(self.failed.load(Ordering::Relaxed) as u64, Some((&error).into())),
         };
-        let all: Vec<Verdict<T>> = self.exchange(&verdict)?;
+        let all: Vec<Verdict<T>> = self.exchange("the end of a call", &verdict)?;
         let mut results = Vec::with_capacity(all.len());
         let mut first: Option<(u64, WireError)> = None;
         for verdict in all {
@@ -179,65 +154,51 @@ impl Remote {
             lock(&self.channel).finish().map_err(|error| self.lost(error))?;
             return Ok(outputs);
         }
-        let wanted = |envelope: &Envelope| envelope.call == call && matches!(envelope.message, Message::Output { .. });
         let mut received = Vec::with_capacity(micro_batches);
-        let mut idle = Instant::now();
-        while received.len() < micro_batches {
-            let delivered = lock(&self.channel).poll(wanted).map_err(|error| self.lost(error))?;
-            if delivered.is_empty() {
-                pause(idle.elapsed());
-            } else {
-                idle = Instant::now();
+        let is_output = |message: &Message| matches!(message, Message::Output { .. });
+        self.receive(call, micro_batches, is_output, |Delivered { envelope, tensors, .. }| {
+            if let Message::Output { value, .. } = envelope.message {
+                received.push(value.value(tensors));
             }
-            for Delivered { envelope, tensors, .. } in delivered {
-                if let Message::Output { value, .. } = envelope.message {
-                    received.push(value.value(tensors));
-                }
-            }
-        }
+        })?;
         Ok(received)
     }
 
     /// Brings tensors, each with its stage and name, to the first process. The others get none.
-    pub(crate) fn collect(&self, own: Vec<(usize, String, Tensor)>) -> Result<Vec<(usize, String, Tensor)>> {
-        let call = self.calls.fetch_add(1, Ordering::Relaxed);
+    /// `what` says in words what they are.
+    pub(crate) fn collect(
+        &self,
+        what: &str,
+        own: Result<Vec<(usize, String, Tensor)>>,
+    ) -> Result<Vec<(usize, String, Tensor)>> {
+        let taken = own.and_then(|own| match self.process() {
+            // What is here stays as it is.
+            0 => Ok((own, Vec::new(), Vec::new())),
+            _ => {
+                let (layouts, memory) = spans(own.iter().map(|(_, _, tensor)| tensor))?;
+                Ok((own, layouts, memory))
+            }
+        });
+        let call = self.calls.load(Ordering::Relaxed);
+        self.agree(what, taken.as_ref().map(|_| &()))?;
+        let (own, layouts, memory) = taken?;
         if self.process() != 0 {
-            // The first process waits for the message, whatever is in it.
-            let taken = spans(own.iter().map(|(_, _, tensor)| tensor)).map_err(Error::from);
-            let (names, layouts, memory, outcome) = match taken {
-                Ok((layouts, memory)) => {
-                    (own.into_iter().map(|(stage, name, _)| (stage, name)).collect(), layouts, memory, Ok(()))
-                }
-                Err(error) => (Vec::new(), Vec::new(), Vec::new(), Err(error)),
-            };
+            let names = own.into_iter().map(|(stage, name, _)| (stage, name)).collect();
             let envelope = Envelope { call, message: Message::Tensors { names }, layouts };
             let sent = {
                 let mut channel = lock(&self.channel);
                 channel.send(0, &envelope, memory).and_then(|()| channel.finish())
             };
             sent.map_err(|error| self.lost(error))?;
-            return self.gather(outcome.as_ref()).map(|_| Vec::new());
+            return Ok(Vec::new());
         }
         let mut all = own;
-        let wanted = |envelope: &Envelope| envelope.call == call && matches!(envelope.message, Message::Tensors { .. });
-        let mut missing = self.world.size() - 1;
-        let mut idle = Instant::now();
-        while missing > 0 {
-            let delivered = lock(&self.channel).poll(wanted).map_err(|error| self.lost(error))?;
-            if delivered.is_empty() {
-                pause(idle.elapsed());
-            } else {
-                idle = Instant::now();
+        let is_wanted = |message: &Message| matches!(message, Message::Tensors { .. });
+        self.receive(call, self.world.size() - 1, is_wanted, |Delivered { envelope, tensors, .. }| {
+            if let Message::Tensors { names } = envelope.message {
+                all.extend(names.into_iter().zip(tensors).map(|((stage, name), tensor)| (stage, name, tensor)));
             }
-            for Delivered { envelope, tensors, .. } in delivered {
-                if let Message::Tensors { names } = envelope.message {
-                    all.extend(names.into_iter().zip(tensors).map(|((stage, name), tensor)| (stage, name, tensor)));
-                    missing -= 1;
-                }
-            }
-        }
-        // No process sends more before this one has everything.
-        self.gather(Ok(&()))?;
+        })?;
         Ok(all)
     }
 
@@ -250,64 +211,53 @@ impl Remote {
         }
     }
 
+    /// Waits until everything is sent. Fails if a sent value was changed meanwhile.
+    fn all_sent(&self) -> Result<()> {
+        let mut channel = lock(&self.channel);
+        channel.finish().map_err(|error| self.lost(error))?;
+        match channel.was_changed() {
+            false => Ok(()),
+            true => Err(Error::Output(CHANGED_ON_ITS_WAY.into())),
+        }
+    }
+
     /// Receives what the other processes have sent in a call that failed.
     fn drain(&self, call: u64) -> Result<()> {
         self.tell_all(call, |_| Message::End);
-        let mut ended = vec![false; self.world.size()];
-        ended[self.process()] = true;
+        self.receive(call, self.world.size() - 1, |message| matches!(message, Message::End), drop)?;
+        lock(&self.channel).begin(call + 1);
+        Ok(())
+    }
+
+    /// Waits for so many messages of a call that are `wanted`.
+    fn receive(
+        &self,
+        call: u64,
+        mut missing: usize,
+        wanted: impl Fn(&Message) -> bool,
+        mut take: impl FnMut(Delivered),
+    ) -> Result<()> {
+        let wanted = |envelope: &Envelope| envelope.call == call && wanted(&envelope.message);
         let mut idle = Instant::now();
-        while ended.contains(&false) {
-            let delivered =
-                lock(&self.channel).poll(|envelope| envelope.call == call).map_err(|error| self.lost(error))?;
+        while missing > 0 {
+            let delivered = lock(&self.channel).poll(wanted).map_err(|error| self.lost(error))?;
             if delivered.is_empty() {
                 pause(idle.elapsed());
             } else {
                 idle = Instant::now();
             }
-            for Delivered { from, envelope, .. } in delivered {
-                ended[from] |= envelope.call == call && matches!(envelope.message, Message::End);
-            }
+            missing = missing.saturating_sub(delivered.len());
+            delivered.into_iter().for_each(&mut take);
         }
         Ok(())
     }
 
-    /// Gathers the results of all processes outside of a call, or one error for all.
-    pub(crate) fn gather<T>(&self, own: Result<&T, &Error>) -> Result<Vec<T>>
-    where
-        T: Serialize + for<'de> Deserialize<'de>,
-    {
-        self.check()?;
-        let all: Vec<Result<T, WireError>> = self.exchange(&own.map_err(WireError::from))?;
-        all.into_iter().map(|result| result.map_err(Error::from)).collect()
-    }
-
     /// Gives a value to all processes, and returns those of all, by process.
-    fn exchange<T: Serialize, R: for<'de> Deserialize<'de>>(&self, value: &T) -> Result<Vec<R>> {
-        let mut bytes = postcard::to_stdvec(value).map_err(|error| Error::Connection(error.to_string()))?;
-        let lengths = self.gather_bytes((bytes.len() as u64).to_le_bytes().to_vec())?;
-        let length = |bytes: &Vec<u8>| bytes.as_slice().try_into().map_or(0, u64::from_le_bytes) as usize;
-        bytes.resize(lengths.iter().map(length).max().unwrap_or(0), 0);
-        let all = self.gather_bytes(bytes)?;
-        let read = |(process, bytes): (usize, &Vec<u8>)| {
-            // What follows the value is padding.
-            postcard::take_from_bytes(bytes).map(|(value, _)| value).map_err(|error| {
-                self.lost(Error::Connection(format!("what process {process} says cannot be read: {error}")))
-            })
-        };
-        all.iter().enumerate().map(read).collect()
-    }
-
-    /// Gathers as many bytes from each process. It waits for as long as all of them give signs.
-    fn gather_bytes(&self, bytes: Vec<u8>) -> Result<Vec<Vec<u8>>> {
-        let gathered = || -> Result<Vec<Vec<u8>>> {
-            let mut gathering = self.world.comm().all_gather(bytes)?;
-            let start = Instant::now();
-            while !gathering.is_done()? {
-                lock(&self.channel).listen()?;
-                pause(start.elapsed());
-            }
-            Ok(gathering.wait(None)?)
-        };
-        gathered().map_err(|error| self.lost(error))
+    fn exchange<T: Serialize, R: DeserializeOwned>(&self, what: &str, value: &T) -> Result<Vec<R>> {
+        let exchanged = self.world.exchange(what, value, || lock(&self.channel).listen());
+        exchanged.map_err(|error| match error {
+            Error::Connection(_) => self.lost(error),
+            other => other,
+        })
     }
 }

@@ -8,7 +8,7 @@ use tch::Tensor;
 
 use super::wire::Envelope;
 use crate::error::{Error, Result};
-use crate::torch::{ReceivedSpan, SentSpan};
+use crate::torch::{ReceivedSpan, SentSpan, Unchanged};
 use crate::world::World;
 
 /// The size of the part of an envelope that is always sent, in bytes. Most envelopes fit.
@@ -23,13 +23,15 @@ pub(super) struct Channel {
     peers: Vec<Option<Peer>>,
     /// Messages that arrived while nobody asked for them.
     kept: Vec<Delivered>,
+    /// Whether a tensor has been changed while it was sent.
+    was_changed: bool,
     world: World,
 }
 
 /// A send that is not complete.
 enum Outgoing {
     Bytes(Sending<Vec<u8>>),
-    Span(Sending<SentSpan>),
+    Span(Sending<SentSpan>, Unchanged),
 }
 
 /// What arrives from one process.
@@ -50,7 +52,6 @@ enum Part {
 
 /// A message that has arrived.
 pub(super) struct Delivered {
-    pub(super) from: usize,
     pub(super) envelope: Envelope,
     pub(super) tensors: Vec<Tensor>,
 }
@@ -64,7 +65,7 @@ impl Channel {
         };
         let peers = (0..comm.size()).map(peer).collect::<Result<_>>()?;
         let comm = comm.clone();
-        Ok(Self { comm, tag, outgoing: Vec::new(), peers, kept: Vec::new(), world: world.clone() })
+        Ok(Self { comm, tag, outgoing: Vec::new(), peers, kept: Vec::new(), was_changed: false, world: world.clone() })
     }
 
     pub(super) fn send(&mut self, to: usize, envelope: &Envelope, spans: Vec<SentSpan>) -> Result<()> {
@@ -78,7 +79,8 @@ impl Channel {
             self.outgoing.push(Outgoing::Bytes(self.comm.send(to, self.tag, rest.to_vec())?));
         }
         for span in spans {
-            self.outgoing.push(Outgoing::Span(self.comm.send(to, self.tag, span)?));
+            let unchanged = span.unchanged();
+            self.outgoing.push(Outgoing::Span(self.comm.send(to, self.tag, span)?, unchanged));
         }
         self.clean()
     }
@@ -89,7 +91,11 @@ impl Channel {
         while let Some(outgoing) = self.outgoing.get_mut(index) {
             let done = match outgoing {
                 Outgoing::Bytes(sending) => sending.is_done()?,
-                Outgoing::Span(sending) => sending.is_done()?,
+                Outgoing::Span(sending, unchanged) => {
+                    let done = sending.is_done()?;
+                    self.was_changed |= done && !unchanged.holds();
+                    done
+                }
             };
             match done {
                 true => drop(self.outgoing.swap_remove(index)),
@@ -124,7 +130,13 @@ impl Channel {
 
     /// Drops what is left of calls before this one.
     pub(super) fn begin(&mut self, call: u64) {
+        self.was_changed = false;
         self.kept.retain(|delivered| delivered.envelope.call >= call);
+    }
+
+    /// Whether a tensor of this call has been changed while it was sent.
+    pub(super) fn was_changed(&self) -> bool {
+        self.was_changed
     }
 
     /// Receives what has arrived.
@@ -150,7 +162,7 @@ impl Channel {
                 }
                 let Some((envelope, spans)) = all_there.then(|| peer.messages.pop_front()).flatten() else { break };
                 let tensors = spans.into_iter().map(|span| span.take().tensor()).collect::<Result<_, _>>()?;
-                self.kept.push(Delivered { from, envelope, tensors });
+                self.kept.push(Delivered { envelope, tensors });
             }
         }
         Ok(())

@@ -27,7 +27,9 @@ pub(crate) struct Remote {
     /// The process of each stage.
     process_of: Vec<usize>,
     channel: Mutex<Channel>,
-    /// The number of calls so far, the same on all processes.
+    /// The number of the pipeline, in the order in which they were built.
+    number: u16,
+    /// The number of agreements so far, the same on all processes.
     calls: AtomicU64,
     /// The first step of the present call that has failed here.
     failed: AtomicUsize,
@@ -40,12 +42,13 @@ pub(crate) struct Remote {
 impl Remote {
     /// All processes build the same pipelines, in the same order.
     pub(crate) fn new(world: &World, process_of: Vec<usize>, model: u64) -> Result<Arc<Self>> {
-        let tag = world.tag()?;
-        let channel = Mutex::new(Channel::new(world, tag)?);
+        let number = world.tag()?;
+        let channel = Mutex::new(Channel::new(world, number)?);
         Ok(Arc::new(Self {
             world: world.clone(),
             process_of,
             channel,
+            number,
             calls: AtomicU64::new(0),
             failed: AtomicUsize::new(usize::MAX),
             model,
@@ -111,7 +114,7 @@ impl Remote {
 
     /// Ends the use of the pipeline: the processes no longer agree on where they are. Those that do
     /// not wait for the lost one hear of it too.
-    fn lost(&self, error: Error) -> Error {
+    pub(crate) fn lost(&self, error: Error) -> Error {
         self.world.comm().revoke();
         lock(&self.broken).get_or_insert_with(|| error.to_string());
         error

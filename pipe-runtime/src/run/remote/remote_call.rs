@@ -9,7 +9,7 @@ use super::Remote;
 use super::channel::Delivered;
 use super::wire::{Envelope, Form, Message, spans};
 use crate::error::Result;
-use crate::flow::PackedValue;
+use crate::flow::{CHANGED_ON_ITS_WAY, PackedValue};
 use crate::lock::lock;
 use crate::stages::{Route, crossings};
 
@@ -72,6 +72,9 @@ impl RemoteCall {
         micro_batch: usize,
         value: &PackedValue,
     ) -> Result<(), String> {
+        if value.is_changed() {
+            return Err(CHANGED_ON_ITS_WAY.into());
+        }
         let (value, layouts, spans) = Form::of(value)?;
         let message = Message::Value { port, micro_batch, value };
         let envelope = Envelope { call: self.call, message, layouts };

@@ -1,0 +1,136 @@
+//! What all processes tell each other, and agree on.
+
+use std::time::Instant;
+
+use pipe_comm::{CommError, pause};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::World;
+use crate::error::{Error, Failure, Result};
+
+/// An error that goes to other processes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum WireError {
+    Setting(String),
+    Input(String),
+    Output(String),
+    File(String),
+    Failed(Failure),
+    Connection(String),
+}
+
+impl From<&Error> for WireError {
+    fn from(error: &Error) -> Self {
+        match error {
+            Error::Setting(words) => Self::Setting(words.clone()),
+            Error::Input(words) => Self::Input(words.clone()),
+            Error::File(words) => Self::File(words.clone()),
+            Error::Failed(failure) => Self::Failed(failure.clone()),
+            Error::Connection(words) => Self::Connection(words.clone()),
+            other => Self::Output(other.to_string()),
+        }
+    }
+}
+
+impl From<WireError> for Error {
+    fn from(error: WireError) -> Self {
+        match error {
+            WireError::Setting(words) => Self::Setting(words),
+            WireError::Input(words) => Self::Input(words),
+            WireError::Output(words) => Self::Output(words),
+            WireError::File(words) => Self::File(words),
+            WireError::Failed(failure) => Self::Failed(failure),
+            WireError::Connection(words) => Self::Connection(words),
+        }
+    }
+}
+
+impl World {
+    /// Agrees on the outcome of something that all processes have done: returns their results, by
+    /// process, or one error for all.
+    pub(crate) fn agree<T>(&self, what: &str, own: Result<&T, &Error>) -> Result<Vec<T>>
+    where
+        T: Serialize + DeserializeOwned,
+    {
+        let all: Vec<Result<T, WireError>> =
+            self.exchange(what, &own.map_err(WireError::from), || self.check_signs())?;
+        all.into_iter().map(|result| result.map_err(Error::from)).collect()
+    }
+
+    /// Gives a value to all processes, and returns those of all, by process. `what` says in words
+    /// what a process does here; `meanwhile` is called all the time while it waits.
+    ///
+    /// # Errors
+    ///
+    /// `Error::Setting` on all processes if they do not do the same, and those of `meanwhile`.
+    pub(crate) fn exchange<T: Serialize, R: DeserializeOwned>(
+        &self,
+        what: &str,
+        value: &T,
+        meanwhile: impl FnMut() -> Result<()>,
+    ) -> Result<Vec<R>> {
+        let bytes = postcard::to_stdvec(value).map_err(|error| Error::Connection(error.to_string()))?;
+        let all = self.exchange_bytes(what, &bytes, meanwhile)?;
+        let read = |(process, bytes): (usize, &Vec<u8>)| {
+            postcard::from_bytes(bytes).map_err(|error| unreadable(process, error))
+        };
+        all.iter().enumerate().map(read).collect()
+    }
+
+    /// Does what [`exchange`](Self::exchange) does, with bytes.
+    pub(super) fn exchange_bytes(
+        &self,
+        what: &str,
+        bytes: &[u8],
+        mut meanwhile: impl FnMut() -> Result<()>,
+    ) -> Result<Vec<Vec<u8>>> {
+        let mut own = postcard::to_stdvec(what).map_err(|error| Error::Connection(error.to_string()))?;
+        own.extend(bytes);
+        let lengths = self.gather((own.len() as u64).to_le_bytes().to_vec(), &mut meanwhile)?;
+        let length = |bytes: &Vec<u8>| bytes.as_slice().try_into().map_or(0, u64::from_le_bytes) as usize;
+        let lengths: Vec<_> = lengths.iter().map(length).collect();
+        // What follows a process's bytes, up to the longest, is padding.
+        own.resize(lengths.iter().copied().max().unwrap_or(0), 0);
+        let all = self.gather(own, &mut meanwhile)?;
+        let mut values = Vec::with_capacity(all.len());
+        let mut names: Vec<String> = Vec::with_capacity(all.len());
+        for (process, (bytes, length)) in all.iter().zip(lengths).enumerate() {
+            let (name, value) =
+                postcard::take_from_bytes(&bytes[..length]).map_err(|error| unreadable(process, error))?;
+            names.push(name);
+            values.push(value.to_vec());
+        }
+        match names.iter().position(|name| *name != names[0]) {
+            None => Ok(values),
+            Some(other) => Err(Error::Setting(format!(
+                "the calls of the processes do not match: process 0 calls {}, and process {other} calls {}",
+                names[0], names[other]
+            ))),
+        }
+    }
+
+    /// Gathers as many bytes from each process.
+    fn gather(&self, bytes: Vec<u8>, meanwhile: &mut dyn FnMut() -> Result<()>) -> Result<Vec<Vec<u8>>> {
+        let mut gathering = self.comm.all_gather(bytes)?;
+        wait(|| gathering.is_done(), meanwhile)?;
+        Ok(gathering.wait(None)?)
+    }
+}
+
+/// Waits until something is done, for as long as `meanwhile` does not fail.
+pub(super) fn wait(
+    mut is_done: impl FnMut() -> Result<bool, CommError>,
+    mut meanwhile: impl FnMut() -> Result<()>,
+) -> Result<()> {
+    let start = Instant::now();
+    while !is_done()? {
+        meanwhile()?;
+        pause(start.elapsed());
+    }
+    Ok(())
+}
+
+fn unreadable(process: usize, error: postcard::Error) -> Error {
+    Error::Connection(format!("what process {process} says cannot be read: {error}"))
+}

@@ -1,0 +1,136 @@
+//! The processes of a program.
+
+mod agreement;
+mod signs;
+
+pub(crate) use agreement::WireError;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use pipe_comm::Comm;
+use tch::{Kind, Tensor};
+
+use crate::error::{Error, Result};
+use crate::torch::{ReceivedSpan, SentSpan};
+use agreement::wait;
+use signs::Signs;
+
+/// The tags of tensors that belong to no pipeline, and of signs.
+const TENSORS: u16 = u16::MAX;
+const SIGNS: u16 = u16::MAX - 1;
+
+/// How long a process waits for the others, if [`World::deadline`] says nothing else.
+const DEADLINE: Duration = Duration::from_secs(600);
+
+/// The processes of a program, as an MPI launcher has started them (`mpiexec -n 2 my-program`).
+///
+/// ```
+/// use pipe_runtime::World;
+///
+/// let world = World::init()?; // alone, without a launcher
+/// assert_eq!((world.process(), world.size()), (0, 1));
+/// # Ok::<(), pipe_runtime::Error>(())
+/// ```
+///
+/// MPI is opened at run time: nothing of it is needed to build a program, and one that runs without
+/// a launcher never loads it.
+#[derive(Clone)]
+pub struct World {
+    comm: Comm,
+    deadline: Duration,
+    /// `None` if the process is alone.
+    signs: Option<Arc<Signs>>,
+}
+
+impl World {
+    /// Joins the processes that the launcher has started. Without a launcher, the process is alone.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the launcher's MPI library cannot be opened, or if the library does not know the
+    /// other processes, as with another library's launcher.
+    pub fn init() -> Result<Self> {
+        let comm = Comm::init()?;
+        let signs = if comm.size() > 1 { Some(Signs::shared(&comm)?) } else { None };
+        Ok(Self { comm, deadline: DEADLINE, signs })
+    }
+
+    /// Sets how long a process waits for a sign of the others before it gives up with an error. The
+    /// default is 10 minutes; less than a second is too short to be told from a busy machine.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// The number of this process, from 0.
+    pub fn process(&self) -> usize {
+        self.comm.rank()
+    }
+
+    /// The number of processes.
+    pub fn size(&self) -> usize {
+        self.comm.size()
+    }
+
+    /// Whether this process is the first one: the one that prints, for example.
+    pub fn is_first(&self) -> bool {
+        self.process() == 0
+    }
+
+    /// Gathers bytes from all processes, in their order. All processes call this together.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a process is lost or gives no sign until the deadline, or if one calls something
+    /// else.
+    pub fn all_gather(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
+        self.exchange_bytes("World::all_gather", bytes, || self.check_signs())
+    }
+
+    /// Sends a tensor to another process, row by row, and waits until it has it.
+    pub(crate) fn send(&self, to: usize, tensor: &Tensor) -> Result<()> {
+        let (_, span) = SentSpan::new(&tensor.f_contiguous()?)?;
+        let mut sending = self.comm.send(to, TENSORS, span)?;
+        wait(|| sending.is_done(), || self.check_signs())
+    }
+
+    /// Receives a tensor of this size and kind from another process.
+    pub(crate) fn receive(&self, from: usize, size: Vec<i64>, kind: Kind) -> Result<Tensor> {
+        let span = ReceivedSpan::contiguous(size, kind)?;
+        let mut receiving = self.comm.receive(from, TENSORS, span)?;
+        wait(|| receiving.is_done(), || self.check_signs())?;
+        Ok(receiving.take().tensor()?)
+    }
+
+    /// Fails if a process has given no sign for the time of the deadline.
+    pub(crate) fn check_signs(&self) -> Result<()> {
+        self.signs.as_ref().map_or(Ok(()), |signs| signs.check(self.deadline))
+    }
+
+    pub(crate) fn comm(&self) -> &Comm {
+        &self.comm
+    }
+
+    /// Takes a tag for the messages of a pipeline. All processes build their pipelines in the same
+    /// order.
+    pub(crate) fn tag(&self) -> Result<u16> {
+        // All worlds of a process are one.
+        static NEXT: AtomicU16 = AtomicU16::new(0);
+        let next = |tag: u16| Some(tag + 1).filter(|&next| next <= SIGNS);
+        let tag = NEXT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        tag.map_err(|_| Error::Setting("too many pipelines were built over several processes".into()))
+    }
+}
+
+impl fmt::Debug for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("World")
+            .field("process", &self.process())
+            .field("size", &self.size())
+            .field("library", &self.comm.library())
+            .finish()
+    }
+}

@@ -1,0 +1,90 @@
+//! Signs of life: a thread gives the other processes signs, also while a layer takes long, and
+//! takes in theirs. So a process that is frozen is told from one that is busy.
+
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use pipe_comm::{Comm, CommError, Sending};
+
+use super::SIGNS;
+use crate::error::{Error, Result};
+use crate::lock::lock;
+
+/// The time between two signs.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// The signs of the other processes.
+pub(super) struct Signs {
+    /// When each process last gave one, and when this one's thread last looked.
+    last: Mutex<(Vec<Instant>, Instant)>,
+}
+
+impl Signs {
+    /// Starts the thread that gives signs and takes in those of the others, once per process.
+    pub(super) fn shared(comm: &Comm) -> Result<Arc<Self>> {
+        static SHARED: Mutex<Option<Arc<Signs>>> = Mutex::new(None);
+        let mut shared = lock(&SHARED);
+        if let Some(signs) = &*shared {
+            return Ok(Arc::clone(signs));
+        }
+        let now = Instant::now();
+        let signs = Arc::new(Self { last: Mutex::new((vec![now; comm.size()], now)) });
+        let (comm, own) = (comm.clone(), Arc::clone(&signs));
+        let work = move || {
+            // The connection may end before the process does; then nobody waits any more.
+            let _ = own.exchange(&comm);
+        };
+        let started = thread::Builder::new().name("pipe-signs".into()).spawn(work);
+        started.map_err(|error| Error::Setting(format!("cannot start a worker thread: {error}")))?;
+        Ok(Arc::clone(shared.insert(signs)))
+    }
+
+    /// Fails if a process has given no sign for the time of the deadline.
+    pub(super) fn check(&self, deadline: Duration) -> Result<()> {
+        let (last, looked) = &*lock(&self.last);
+        // If this process was stopped itself, it has not looked.
+        if looked.elapsed() > 4 * INTERVAL {
+            return Ok(());
+        }
+        match last.iter().position(|sign| sign.elapsed() > deadline) {
+            None => Ok(()),
+            Some(process) => Err(Error::Connection(format!(
+                "process {process} has given no sign for {} s: it is frozen, or its network is",
+                deadline.as_secs_f64()
+            ))),
+        }
+    }
+
+    fn exchange(&self, comm: &Comm) -> Result<(), CommError> {
+        let others = || (0..comm.size()).filter(|&process| process != comm.rank());
+        let receive = |process: usize| comm.receive(process, SIGNS, vec![0]);
+        let mut receiving = others().map(|process| Ok((process, receive(process)?))).collect::<Result<Vec<_>, _>>()?;
+        let mut sending = others().map(|process| (process, None)).collect::<Vec<(usize, Option<Sending<Vec<u8>>>)>>();
+        loop {
+            thread::sleep(INTERVAL);
+            {
+                let (last, looked) = &mut *lock(&self.last);
+                let now = Instant::now();
+                if now - *looked > 4 * INTERVAL {
+                    // This process was stopped itself.
+                    last.fill(now);
+                }
+                *looked = now;
+                last[comm.rank()] = now;
+                for (process, sign) in &mut receiving {
+                    while sign.is_done()? {
+                        last[*process] = now;
+                        *sign = receive(*process)?;
+                    }
+                }
+            }
+            for (process, sign) in &mut sending {
+                // A process that takes in no signs gets no more.
+                if sign.as_mut().map_or(Ok(true), Sending::is_done)? {
+                    *sign = Some(comm.send(*process, SIGNS, vec![1])?);
+                }
+            }
+        }
+    }
+}
