@@ -180,6 +180,53 @@ fn a_full_disk_loses_nothing() {
     assert_eq!(names, ["model.safetensors", "step-0000000000"], "nothing half-written is left");
 }
 
+/// A real disk that is full: a small one in memory, which only a process of its own sees.
+#[test]
+fn a_small_disk_that_is_full_loses_nothing() {
+    const NAME: &str = "a_small_disk_that_is_full_loses_nothing";
+    if let Some(folder) = std::env::var_os(FOLDER) {
+        return fill(Path::new(&folder));
+    }
+    let own_mounts = ["--map-root-user", "--mount"];
+    if !Command::new("unshare").args(own_mounts).arg("true").status().is_ok_and(|status| status.success()) {
+        eprintln!("skipped: this user may not mount a disk for a process of its own (`unshare`)");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut mounted = Command::new("unshare");
+    mounted.args(own_mounts).args(["sh", "-c"]);
+    mounted.arg(format!("mount -t tmpfs -o size=10m tmpfs \"${FOLDER}\" && exec \"$0\" \"$@\""));
+    mounted.arg(std::env::current_exe().unwrap());
+    let output = again(mounted, NAME, folder.path()).wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Fills a disk of 10 MiB with a file of 2 MiB and a checkpoint of 6 MiB, so that another one does
+/// not fit.
+fn fill(disk: &Path) {
+    let (_net, vars) = net();
+    vars.save(disk.join("model.safetensors")).unwrap();
+    let (mut training, _) = trainer();
+    let mut checkpoints = Checkpoints::in_folder(disk).keep(1);
+    let kept = checkpoints.save(&training).unwrap();
+    step(&mut training);
+    let is_full = |error: pipe_runtime::Error| error.to_string().ends_with("No space left on device (os error 28)");
+    assert!(is_full(checkpoints.save(&training).unwrap_err()));
+    checkpoints.save_in_background(&training).unwrap();
+    assert!(is_full(checkpoints.finish().unwrap_err()));
+    fs::write(disk.join("filler"), vec![0; 1 << 20]).unwrap();
+    assert!(is_full(vars.save(disk.join("model.safetensors")).unwrap_err()));
+
+    vars.load(disk.join("model.safetensors")).unwrap();
+    let (mut resumed, _) = trainer();
+    Checkpoints::resume_from(kept, &mut resumed).unwrap();
+    fs::remove_file(disk.join("filler")).unwrap();
+    fs::remove_file(disk.join("model.safetensors")).unwrap();
+    assert_eq!(checkpoints.save(&training).unwrap(), disk.join("step-0000000001"), "there is room again");
+    let names = fs::read_dir(disk).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert_eq!(names.collect::<Vec<_>>(), ["step-0000000001"], "nothing half-written is left");
+}
+
 /// What a kill cannot show, because the system goes on: that a file is on the disk before it gets
 /// its name, and the name before the save returns.
 #[test]
