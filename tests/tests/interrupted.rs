@@ -195,13 +195,13 @@ fn a_small_disk_that_is_full_loses_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let mut mounted = Command::new("unshare");
     mounted.args(own_mounts).args(["sh", "-c"]);
-    mounted.arg(format!("mount -t tmpfs -o size=10m tmpfs \"${FOLDER}\" && exec \"$0\" \"$@\""));
+    mounted.arg(format!("mount -t tmpfs -o size=13m tmpfs \"${FOLDER}\" && exec \"$0\" \"$@\""));
     mounted.arg(std::env::current_exe().unwrap());
     let output = again(mounted, NAME, folder.path()).wait_with_output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Fills a disk of 10 MiB with a file of 2 MiB and a checkpoint of 6 MiB, so that another one does
+/// Fills a disk of 13 MiB with a file of 2 MiB and a checkpoint of 6 MiB, so that another one does
 /// not fit.
 fn fill(disk: &Path) {
     let (_net, vars) = net();
@@ -214,7 +214,7 @@ fn fill(disk: &Path) {
     assert!(is_full(checkpoints.save(&training).unwrap_err()));
     checkpoints.save_in_background(&training).unwrap();
     assert!(is_full(checkpoints.finish().unwrap_err()));
-    fs::write(disk.join("filler"), vec![0; 1 << 20]).unwrap();
+    fs::write(disk.join("filler"), vec![0; 4 << 20]).unwrap();
     assert!(is_full(vars.save(disk.join("model.safetensors")).unwrap_err()));
 
     vars.load(disk.join("model.safetensors")).unwrap();
