@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use pipe_schedule::support::spelling::nearest;
 use tch::Tensor;
 
 use super::Vars;
@@ -108,15 +109,19 @@ impl Vars {
     }
 }
 
-/// Gives a name of the file the name that it has in the model; `None` leaves the tensor out.
-type Rename = Box<dyn Fn(&str) -> Option<String>>;
+/// Gives names of the file the names that they have in the model.
+enum Renaming {
+    /// `None` leaves the tensor out.
+    By(Box<dyn Fn(&str) -> Option<String>>),
+    Pairs(BTreeMap<String, String>),
+}
 
 /// Reads variables from files. Made by [`Vars::loader`].
 #[must_use = "a loader does nothing until `load` is called"]
 pub struct Loader<'v> {
     vars: &'v Vars,
     path: PathBuf,
-    rename: Vec<Rename>,
+    rename: Vec<Renaming>,
     partial: bool,
 }
 
@@ -142,7 +147,17 @@ impl Loader<'_> {
     /// Renames the tensors of the file: `rename` gets the name in the file and returns the name in
     /// the model, or `None` to leave the tensor out. Several renamings apply one after the other.
     pub fn rename(mut self, rename: impl Fn(&str) -> Option<String> + 'static) -> Self {
-        self.rename.push(Box::new(rename));
+        self.rename.push(Renaming::By(Box::new(rename)));
+        self
+    }
+
+    /// Renames single tensors: each pair has a whole name in the file and the name in the model.
+    /// The other tensors keep their names.
+    ///
+    /// [`load`](Self::load) fails if the file does not have the first name of a pair.
+    pub fn rename_pairs<F: Into<String>, M: Into<String>>(mut self, pairs: impl IntoIterator<Item = (F, M)>) -> Self {
+        let pairs = pairs.into_iter().map(|(from, to)| (from.into(), to.into()));
+        self.rename.push(Renaming::Pairs(pairs.collect()));
         self
     }
 
@@ -166,7 +181,8 @@ impl Loader<'_> {
     ///
     /// # Errors
     ///
-    /// Fails in the same cases as [`Vars::load`], if two tensors of the file get one name, or, with
+    /// Fails in the same cases as [`Vars::load`], if two tensors of the file get one name, if a
+    /// [pair](Self::rename_pairs) names no tensor, or, with
     /// [`partial`](Self::partial), if nothing of the file is in the model.
     pub fn load(self) -> Result<LoadReport> {
         let files = TensorFiles::open(&self.path).map_err(|reason| self.unreadable(reason));
@@ -249,14 +265,31 @@ impl Loader<'_> {
     /// their names.
     fn names(&self, files: &TensorFiles) -> Result<BTreeMap<String, String>> {
         let mut names: BTreeMap<String, String> = BTreeMap::new();
+        // What each renaming has been given.
+        let mut given = vec![BTreeSet::new(); self.rename.len()];
         for name in files.names().chain(files.aliases()) {
-            let renamed = self.rename.iter().try_fold(name.to_owned(), |name, rename| rename(&name));
+            let renamings = self.rename.iter().zip(&mut given);
+            let renamed = renamings.into_iter().try_fold(name.to_owned(), |name, (renaming, given)| {
+                given.insert(name.clone());
+                match renaming {
+                    Renaming::By(rename) => rename(&name),
+                    Renaming::Pairs(pairs) => Some(pairs.get(&name).cloned().unwrap_or(name)),
+                }
+            });
             let Some(renamed) = renamed else { continue };
             if let Some(other) = names.insert(renamed.clone(), name.to_owned()) {
                 return Err(Error::File(format!(
                     "`{other}` and `{name}` of {} are both renamed to `{renamed}`",
                     self.path.display()
                 )));
+            }
+        }
+        for (renaming, given) in self.rename.iter().zip(&given) {
+            let Renaming::Pairs(pairs) = renaming else { continue };
+            if let Some(wrong) = pairs.keys().find(|name| !given.contains(*name)) {
+                let hint = nearest(wrong, given.iter().map(String::as_str));
+                let hint = hint.map(|name| format!(": did you mean `{name}`?")).unwrap_or_default();
+                return Err(Error::File(format!("{} has no `{wrong}` to rename{hint}", self.path.display())));
             }
         }
         Ok(names)

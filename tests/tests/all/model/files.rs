@@ -339,6 +339,14 @@ fn tensors_are_renamed_on_the_way_in() {
     assert_eq!(report.loaded, ["first.bias", "first.weight", "last.bias", "last.weight"]);
     assert!(!report.is_partial());
     assert_eq!(values(&vars, "first.weight"), [1.; 4]);
+    let steps = [("steps", "last.bias"), ("last.bias", "steps")];
+    let error = loader().rename_pairs(steps).rename_pairs([("last.weigt", "x")]).load().unwrap_err().to_string();
+    assert!(error.ends_with(" has no `last.weigt` to rename: did you mean `last.weight`?"), "{error}");
+    let error = loader().rename_pairs(steps).load().unwrap_err().to_string();
+    assert!(error.contains("`last.bias` (saved as `module.steps`) has shape"), "{error}");
+    let whole = [("module.encoder.weight", "first.weight"), ("module.encoder.bias", "first.bias")];
+    let report = vars.loader(file.path()).rename_pairs(whole).partial().load().unwrap();
+    assert_eq!(report.loaded, ["first.bias", "first.weight"]);
     let error = loader().rename(|_| Some("first.bias".into())).load().unwrap_err().to_string();
     assert!(error.contains("are both renamed to `first.bias`"), "{error}");
 }
