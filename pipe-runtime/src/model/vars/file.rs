@@ -109,10 +109,12 @@ impl Vars {
     }
 }
 
-/// Gives names of the file the names that they have in the model.
+/// Gives a name of the file the name that it has in the model; `None` leaves the tensor out.
+type Rename = Box<dyn Fn(&str) -> Option<String>>;
+
+/// One renaming of the names of the file.
 enum Renaming {
-    /// `None` leaves the tensor out.
-    By(Box<dyn Fn(&str) -> Option<String>>),
+    By(Rename),
     Pairs(BTreeMap<String, String>),
 }
 
