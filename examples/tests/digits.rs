@@ -1,5 +1,5 @@
-//! The digits demo, ended after an epoch and resumed, or over several processes, prints the last line
-//! of one that was not.
+//! The digits demo, ended after an epoch and resumed, or over several processes, prints the last
+//! line of one that was not.
 
 use std::path::Path;
 use std::process::Command;

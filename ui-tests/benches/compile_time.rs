@@ -152,7 +152,7 @@ impl std::ops::Deref for ModelVars {{
 impl Model {{
     pub const PLAN: __rt::Plan = {plan};
     pub const STAGES: usize = {};
-    pub fn devices() -> __rt::Devices {{ __rt::Devices::annotated(&Self::PLAN) }}
+    pub fn devices() -> __rt::Devices {{ __rt::Devices::annotated::<Self>() }}
     pub fn vars(devices: &__rt::Devices) -> __rt::Result<ModelVars> {{
         Ok(ModelVars {{ vars: Vars::new(&Self::PLAN, devices)? }})
     }}
@@ -211,7 +211,7 @@ fn plan() -> String {
         )
     };
     let skips: String = (0..LAYERS).filter_map(stash).map(skip).collect();
-    format!("__rt::Plan {{ name: \"Model\", stages: &[{stages}], skips: &[{skips}] }}")
+    format!("__rt::Plan {{ name: \"Model\", stages: &[{stages}], skips: &[{skips}], processes: &[] }}")
 }
 
 /// Source of the ports, and of the stages with the layers of `owner`.

@@ -80,6 +80,8 @@ impl Shape {
 pub struct Marks {
     pub device: Option<Mark<LitStr>>,
     pub devices: Option<Mark<Vec<Part>>>,
+    /// The processes in `#[device(..)]` or `#[devices(..)]`. The word is `process`.
+    pub processes: Option<Mark<Processes>>,
     pub stage: Option<Mark<()>>,
     pub repeat: Option<Mark<()>>,
     pub stash: Option<Mark<Vec<Stash>>>,
@@ -93,7 +95,8 @@ pub struct Marks {
 impl Marks {
     /// The names of all attributes that have a meaning only on layers.
     pub fn words_for_layers(&self) -> Vec<&Ident> {
-        let Self { device, devices, stage, repeat, stash, pop, layer, not_a_layer: _, unreadable: _ } = self;
+        let Self { device, devices, processes: _, stage, repeat, stash, pop, layer, not_a_layer: _, unreadable: _ } =
+            self;
         let words = [
             device.as_ref().map(|mark| &mark.word),
             devices.as_ref().map(|mark| &mark.word),
@@ -134,6 +137,32 @@ impl Part {
     /// The number of layers, if it is given and readable.
     pub fn count(&self) -> Option<usize> {
         self.count.as_ref()?.base10_parse().ok()
+    }
+}
+
+/// The processes of a field's devices.
+pub enum Processes {
+    /// `process = 1`: that of all of them.
+    All(LitInt),
+    /// `process = [0, 1]`: one for each.
+    Each(Vec<LitInt>),
+}
+
+impl Processes {
+    pub fn numbers(&self) -> &[LitInt] {
+        match self {
+            Self::All(number) => std::slice::from_ref(number),
+            Self::Each(numbers) => numbers,
+        }
+    }
+
+    /// The process of part `part`, if it is given and readable.
+    pub fn of_part(&self, part: usize) -> Option<usize> {
+        let number = match self {
+            Self::All(number) => Some(number),
+            Self::Each(numbers) => numbers.get(part),
+        };
+        number?.base10_parse().ok()
     }
 }
 

@@ -18,6 +18,8 @@ pub struct Plan {
 
 pub struct Stage {
     pub device: String,
+    /// The annotated process, if there is one.
+    pub process: Option<usize>,
     pub steps: Vec<Step>,
 }
 
@@ -63,7 +65,7 @@ pub fn stages(model: &Model) -> Vec<Stage> {
 }
 
 fn assigned_stages(model: &Model, assigned: &Assigned) -> Vec<Stage> {
-    let stage = |device: &String| Stage { device: device.clone(), steps: Vec::new() };
+    let stage = |device: &String| Stage { device: device.clone(), process: None, steps: Vec::new() };
     let mut stages: Vec<Stage> = assigned.devices.iter().map(stage).collect();
     let mut running = 0;
     for (index, layer) in model.layers.iter().enumerate() {
@@ -84,11 +86,11 @@ fn annotated_stages(model: &Model) -> Vec<Stage> {
     for (index, layer) in model.layers.iter().enumerate() {
         let parts = layer.part_count();
         for part in 0..parts {
-            let asked = layer.device_of_part(part).map(LitStr::value);
+            let asked = layer.device_of_part(part).map(|device| (device.value(), layer.process_of_part(part)));
             let forced = part == 0 && layer.marks.stage.is_some();
-            let running = stages.last().map(|stage| stage.device.clone());
-            if let Some(device) = opens(running, asked, forced) {
-                stages.push(Stage { device, steps: Vec::new() });
+            let running = stages.last().map(|stage| (stage.device.clone(), stage.process));
+            if let Some((device, process)) = opens(running, asked, forced) {
+                stages.push(Stage { device, process, steps: Vec::new() });
             }
             if let Some(stage) = stages.last_mut() {
                 stage.steps.push(Step { layer: index, part, parts });
@@ -101,7 +103,7 @@ fn annotated_stages(model: &Model) -> Vec<Stage> {
 /// Makes the plan of an unpipelined run: one stage, with repeated layers in one part.
 pub fn unpipelined(model: &Model) -> Plan {
     let steps = (0..model.layers.len()).map(|layer| Step { layer, part: 0, parts: 1 }).collect();
-    let stages = vec![Stage { device: String::new(), steps }];
+    let stages = vec![Stage { device: String::new(), process: None, steps }];
     with_routes(model, stages)
 }
 
@@ -111,14 +113,17 @@ fn with_routes(model: &Model, stages: Vec<Stage>) -> Plan {
     Plan { stages, routes, by_name }
 }
 
+/// A device, and its process if there is one.
+type Site = (String, Option<usize>);
+
 /// The device of the stage that starts here, if one does. The same accelerator again continues the
 /// current stage, because cutting one stream of work gains nothing. Two stages on `cpu` run at the
 /// same time on different cores.
-fn opens(running: Option<String>, asked: Option<String>, forced: bool) -> Option<String> {
+fn opens(running: Option<Site>, asked: Option<Site>, forced: bool) -> Option<Site> {
     match (running, asked) {
         (None, asked) => Some(asked.unwrap_or_default()),
         (Some(running), None) => forced.then_some(running),
-        (Some(running), Some(asked)) => (forced || asked == "cpu" || asked != running).then_some(asked),
+        (Some(running), Some(asked)) => (forced || asked.0 == "cpu" || asked != running).then_some(asked),
     }
 }
 
@@ -180,12 +185,22 @@ impl Layer {
         let of_part = self.parts().get(part).map(|Part { device, .. }| device);
         of_part.or(self.first_device())
     }
+
+    /// The process given for part `part`.
+    pub fn process_of_part(&self, part: usize) -> Option<usize> {
+        self.marks.processes.as_ref()?.value.of_part(part)
+    }
 }
 
 impl Stage {
     /// The device, unless it is the CPU.
     pub fn accelerator(&self) -> Option<&str> {
         Some(self.device.as_str()).filter(|&device| device != "cpu")
+    }
+
+    /// The accelerator and its process: each process has a `cuda:0` of its own.
+    pub fn accelerator_site(&self) -> Option<(Option<usize>, &str)> {
+        self.accelerator().map(|device| (self.process, device))
     }
 }
 
@@ -246,6 +261,14 @@ mod tests {
     fn cpu_opens_a_stage_each_time() {
         let source = r#"struct M { #[device("cpu")] a: A, #[device("cpu")] b: B, c: C }"#;
         assert_eq!(stages(source), "cpu: a | cpu: b c");
+    }
+
+    #[test]
+    fn the_same_accelerator_of_another_process_is_another_one() {
+        let source = r#"struct M { #[device("cuda:0", process = 0)] a: A, b: B, #[device("cuda:0", process = 1)] c: C, #[stage] d: D }"#;
+        assert_eq!(stages(source), "cuda:0: a b | cuda:0: c | cuda:0: d");
+        let processes: Vec<_> = plan(&model(source)).stages.iter().map(|stage| stage.process).collect();
+        assert_eq!(processes, [Some(0), Some(1), Some(1)]);
     }
 
     #[test]

@@ -34,7 +34,7 @@ impl<'m> Scheduled<'m> {
         if stages.is_empty() {
             return None;
         }
-        let accelerators: Vec<Option<&str>> = stages.iter().map(Stage::accelerator).collect();
+        let accelerators: Vec<_> = stages.iter().map(Stage::accelerator_site).collect();
         let ranks = kind.place(&accelerators, None);
         Some(Self { kind, written, chunks: chunks(model), stages, ranks })
     }

@@ -49,6 +49,7 @@ const _: () = {
                     to: 0,
                 },
             ],
+            processes: &[],
         };
         /// The parameter paths of the layers below `path`.
         pub fn vars_at<'vars, Path: ::core::borrow::Borrow<__rt::Path<'vars>>>(

@@ -70,15 +70,15 @@ const _: () = {
                     to: 1,
                 },
             ],
+            processes: &[],
         };
         /// Number of stages.
         pub const STAGES: ::core::primitive::usize = 2;
-        /// The annotated devices, one per stage.
+        /// The annotated devices, one per stage, with their processes if they are annotated.
         pub fn devices() -> __rt::Devices {
-            __rt::Devices::annotated(&Self::PLAN)
+            __rt::Devices::annotated::<Self>()
         }
-        /// Makes the variable stores, one per stage. Fails if a device is missing or not on this
-        /// machine.
+        /// Makes the variable stores, one per stage. Fails if a device is not on this machine.
         pub fn vars(devices: &__rt::Devices) -> __rt::Result<UNetVars> {
             __rt::Vars::new(&Self::PLAN, devices).map(|vars| UNetVars { vars })
         }

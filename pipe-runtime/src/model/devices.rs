@@ -1,9 +1,11 @@
 use std::fmt;
 use std::str::FromStr;
 
+use pipe_schedule::ScheduleKind;
 use tch::{Cuda, Device};
 
-use super::plan::{Plan, Split};
+use super::Model;
+use super::plan::Split;
 use crate::error::{Error, Result};
 use crate::torch::cuda_fault;
 use crate::world::World;
@@ -30,6 +32,10 @@ pub struct Devices {
     stages: Vec<Device>,
     /// An annotated device that tch cannot address (`xpu:N`). Making variables on it is an error.
     unsupported: Option<&'static str>,
+    /// The annotated processes of the devices.
+    processes: Option<Vec<usize>>,
+    /// The schedule whose ranks processes do not divide, and the number of ranks if it was given.
+    schedule: (ScheduleKind, Option<usize>),
     /// The processes to which the devices belong; `None` if all are this one's.
     across: Option<Across>,
 }
@@ -40,6 +46,8 @@ pub(crate) struct Across {
     pub(crate) world: World,
     /// The process of each device.
     pub(crate) process_of: Vec<usize>,
+    /// The devices, those of other processes included.
+    pub(crate) devices: Vec<Device>,
 }
 
 impl Across {
@@ -58,9 +66,13 @@ impl PartialEq for Across {
 impl Eq for Across {}
 
 impl Devices {
-    /// The annotated devices of the struct.
-    pub fn annotated(plan: &Plan) -> Self {
+    /// The annotated devices of the struct, with their processes, for its annotated schedule.
+    #[doc(hidden)]
+    pub fn annotated<M: Model>() -> Self {
+        let plan = M::PLAN;
         let mut devices = Self::new([]);
+        devices.processes = Some(plan.processes.to_vec()).filter(|processes| !processes.is_empty());
+        devices.schedule.0 = M::DEFAULTS.schedule.unwrap_or(ScheduleKind::GPipe);
         for stage in plan.stages {
             match parse(stage.device) {
                 Ok(device) => devices.stages.push(device),
@@ -87,28 +99,78 @@ impl Devices {
 
     /// Makes a list of devices, one per stage or fewer.
     pub fn new(devices: impl Into<Vec<Device>>) -> Self {
-        Self { stages: devices.into(), unsupported: None, across: None }
+        Self {
+            stages: devices.into(),
+            unsupported: None,
+            processes: None,
+            schedule: (ScheduleKind::GPipe, None),
+            across: None,
+        }
     }
 
-    /// Deals the devices out to the processes: consecutive ones belong to one process, and as many
-    /// to each as possible. A device on another process need not be on this machine.
+    /// Says which schedule the pipeline will be built with, if it is not the annotated one, and how
+    /// many ranks it will have if not the usual number: [`across`](Self::across) leaves the stages
+    /// of a rank together.
     ///
-    /// All processes call this with the same devices.
+    /// ```
+    /// use pipe_runtime::{Devices, ScheduleKind, World};
+    ///
+    /// // Over two processes, the first one has the stages 0 and 3, the second one 1 and 2.
+    /// let devices = Devices::cpu(4).for_schedule(ScheduleKind::Zbv, None);
+    /// let devices = devices.across(&World::init()?)?;
+    /// # Ok::<(), pipe_runtime::Error>(())
+    /// ```
+    pub fn for_schedule(mut self, kind: ScheduleKind, ranks: impl Into<Option<usize>>) -> Self {
+        self.schedule = (kind, ranks.into());
+        self
+    }
+
+    /// Gives each device to a process: to the annotated one (`#[device("cpu", process = 1)]`), or
+    /// else by rank. A rank has one stage, or those that its schedule runs in turn; consecutive
+    /// ranks belong to one process, and each process has as many as the others, or one more. A
+    /// device of another process need not be on this machine.
+    ///
+    /// All processes call this with the same devices. A process that is alone has all of them.
     ///
     /// # Errors
     ///
-    /// Fails if there are fewer devices than processes.
+    /// Fails if there are fewer ranks than processes, if the schedule cannot run these stages, or
+    /// if other processes are annotated than there are.
     pub fn across(mut self, world: &World) -> Result<Self> {
-        let (devices, processes) = (self.stages.len(), world.size());
-        if devices < processes {
+        let size = world.size();
+        let process_of = match self.processes.take() {
+            _ if size == 1 => vec![0; self.stages.len()],
+            Some(annotated) => {
+                let processes = annotated.iter().max().map_or(0, |last| last + 1);
+                if processes != size {
+                    return Err(Error::Setting(format!(
+                        "the model is annotated for {processes} processes, and there are {size}: start {processes}, or give devices without processes \
+                         (`Devices::new`)"
+                    )));
+                }
+                annotated
+            }
+            None => self.by_rank(size)?,
+        };
+        self.across = Some(Across { world: world.clone(), process_of, devices: self.stages.clone() });
+        Ok(self)
+    }
+
+    /// The process of each device, by the ranks of the schedule.
+    fn by_rank(&self, processes: usize) -> Result<Vec<usize>> {
+        let accelerators: Vec<_> = self.stages.iter().map(|&device| Some(device).filter(is_accelerator)).collect();
+        let (kind, ranks) = self.schedule;
+        let rank_of = kind.place(&accelerators, ranks).map_err(|error| Error::Setting(error.to_string()))?;
+        let ranks = rank_of.iter().max().map_or(0, |last| last + 1);
+        if ranks < processes {
             return Err(Error::Setting(format!(
-                "there are {processes} processes for {devices} devices ({self}): each process runs at least one stage, so start at most {devices}"
+                "there are {processes} processes for {ranks} ranks (devices {self}, schedule {kind}): each process runs at least one, so start at most {ranks}"
             )));
         }
-        let process_of =
-            (0..processes).flat_map(|process| Split::Evenly(processes).range(process, devices).map(move |_| process));
-        self.across = Some(Across { world: world.clone(), process_of: process_of.collect() });
-        Ok(self)
+        let processes: Vec<_> = (0..processes)
+            .flat_map(|process| Split::Evenly(processes).range(process, ranks).map(move |_| process))
+            .collect();
+        Ok(rank_of.into_iter().map(|rank| processes[rank]).collect())
     }
 
     /// The devices.
@@ -170,6 +232,11 @@ pub(crate) struct Placement {
     pub(crate) across: Option<Across>,
     /// The stage of each annotated stage.
     pub(crate) stage_of: Vec<usize>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // As `Option::filter` wants it.
+pub(crate) fn is_accelerator(device: &Device) -> bool {
+    *device != Device::Cpu
 }
 
 fn is_here(device: Device) -> bool {

@@ -13,6 +13,8 @@ pub struct Plan {
     pub stages: &'static [StagePlan],
     /// The skips, in the order in which they are stashed.
     pub skips: &'static [SkipPlan],
+    /// The annotated process of each stage; empty if there are none.
+    pub processes: &'static [usize],
 }
 
 /// One stage: the layers between two stage boundaries.
@@ -172,12 +174,15 @@ impl fmt::Display for LayerPlan {
     }
 }
 
-/// Prints a table with one row per stage: its device, its layers, the skips that come in (with the
-/// stage that they come from) and the skips that go out (with the stage that they go to).
+/// Prints a table with one row per stage: its process if it is annotated, its device, its layers,
+/// the skips that come in (with the stage that they come from) and the skips that go out (with the
+/// stage that they go to).
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |items: Vec<String>| if items.is_empty() { "-".to_owned() } else { items.join(", ") };
-        let mut table = Table::left(&["stage", "device", "layers", "skips in", "skips out"]);
+        let process: &[&str] = if self.processes.is_empty() { &[] } else { &["process"] };
+        let headings = [&["stage"], process, &["device", "layers", "skips in", "skips out"]].concat();
+        let mut table = Table::left(&headings);
         for (index, stage) in self.stages.iter().enumerate() {
             let crossing = self.skips.iter().filter(|skip| skip.from != skip.to);
             let (mut incoming, mut outgoing) = (Vec::new(), Vec::new());
@@ -190,13 +195,15 @@ impl fmt::Display for Plan {
                 }
             }
             let device = if stage.device.is_empty() { "-" } else { stage.device };
-            table.push(vec![
-                index.to_string(),
+            let mut row = vec![index.to_string()];
+            row.extend(self.processes.get(index).map(usize::to_string));
+            row.extend([
                 device.to_owned(),
                 list(stage.layers.iter().map(LayerPlan::to_string).collect()),
                 list(incoming),
                 list(outgoing),
             ]);
+            table.push(row);
         }
         writeln!(f, "{}", self.name)?;
         table.lines().iter().try_for_each(|line| writeln!(f, "  {line}"))
@@ -240,6 +247,7 @@ mod tests {
                 SkipPlan { name: "s", stash: "a", from: 0, pop: "c", to: 1 },
                 SkipPlan { name: "local", stash: "a", from: 0, pop: "b", to: 0 },
             ],
+            processes: &[],
         };
         let expected = "\
 Net

@@ -16,7 +16,7 @@ use super::settings::Settings;
 use crate::error::{Error, Result};
 use crate::flow::PackedValue;
 use crate::lock::lock;
-use crate::model::devices::Across;
+use crate::model::devices::{Across, is_accelerator};
 use crate::model::{Checkpoint, State};
 use crate::stages::{Route, Stage, crossings};
 use crate::threads::IntraOpThreads;
@@ -83,17 +83,22 @@ impl BuiltPipeline {
             fuse_gradient_accumulation,
             allow_non_finite,
         } = settings;
+        // The process and the device of each stage: each process has a `cuda:0` of its own.
+        let sites: Vec<(usize, Device)> = match across {
+            Some(across) => across.process_of.iter().copied().zip(across.devices.iter().copied()).collect(),
+            None => devices.iter().map(|&device| (0, device)).collect(),
+        };
         // A schedule that cannot run any mini-batch is an error now.
         let rank_of = match &schedule {
             ScheduleChoice::Published(kind) => {
-                let rank_of = ranks_of(&devices, *kind, ranks)?;
+                let rank_of = ranks_of(&sites, *kind, ranks)?;
                 kind.schedule_on(&rank_of, chunks).map_err(not_possible)?;
                 rank_of
             }
             ScheduleChoice::Custom(schedule) => {
                 let skips: Vec<_> =
                     crossings(&routes).filter(|crossing| crossing.is_skip).map(|skip| (skip.from, skip.to)).collect();
-                custom_ranks(schedule, &Requirements { devices: &devices, skips: &skips, ranks, chunks, checkpoint })?
+                custom_ranks(schedule, &Requirements { sites: &sites, skips: &skips, ranks, chunks, checkpoint })?
             }
         };
         let model = || {
@@ -313,8 +318,8 @@ fn connect(across: &Across, rank_of: &[usize], model: u64) -> Result<Arc<Remote>
         let first = rank_of.iter().position(|&r| r == rank).unwrap_or(stage);
         if process_of[first] != process_of[stage] {
             return Err(Error::Setting(format!(
-                "the schedule runs stages {first} and {stage} on one rank, but they are in processes {} and {}: choose a schedule with one stage per \
-                 rank, or other processes for the stages",
+                "the schedule runs stages {first} and {stage} on one rank, but they are in processes {} and {}: give the schedule to \
+                 `Devices::for_schedule`, or annotate one process for both",
                 process_of[first], process_of[stage]
             )));
         }
@@ -323,7 +328,8 @@ fn connect(across: &Across, rank_of: &[usize], model: u64) -> Result<Arc<Remote>
 }
 
 /// Places each stage on a rank.
-fn ranks_of(devices: &[Device], kind: ScheduleKind, wish: Option<usize>) -> Result<Vec<usize>> {
-    let accelerators: Vec<_> = devices.iter().map(|&device| (device != Device::Cpu).then_some(device)).collect();
+fn ranks_of(sites: &[(usize, Device)], kind: ScheduleKind, wish: Option<usize>) -> Result<Vec<usize>> {
+    let accelerators: Vec<_> =
+        sites.iter().map(|site| Some(site).filter(|(_, device)| is_accelerator(device))).collect();
     kind.place(&accelerators, wish).map_err(|error| Error::Setting(error.to_string()))
 }

@@ -71,8 +71,8 @@ impl<T: Into<ScheduleChoice>> IntoSchedule for Option<T> {
 
 /// The properties of a pipeline that a custom schedule must fit.
 pub(crate) struct Requirements<'a> {
-    /// The device of each stage.
-    pub(crate) devices: &'a [Device],
+    /// The process and the device of each stage.
+    pub(crate) sites: &'a [(usize, Device)],
     /// The stages that skips connect.
     pub(crate) skips: &'a [(usize, usize)],
     /// The number of ranks that was set, if any.
@@ -84,7 +84,7 @@ pub(crate) struct Requirements<'a> {
 
 /// Checks that custom lists are valid and fit the pipeline. Returns the rank of each stage.
 pub(crate) fn custom_ranks(schedule: &Schedule, required: &Requirements<'_>) -> Result<Vec<usize>> {
-    let stages = required.devices.len();
+    let stages = required.sites.len();
     if schedule.stages != stages {
         return Err(Error::Setting(format!(
             "the schedule has {} stages and the model has {stages}: every stage needs its actions",
@@ -119,16 +119,16 @@ pub(crate) fn custom_ranks(schedule: &Schedule, required: &Requirements<'_>) -> 
     for (rank, list) in schedule.ranks.iter().enumerate() {
         list.iter().for_each(|action| rank_of[action.stage] = rank);
     }
-    fits_devices(&rank_of, required.devices)?;
+    fits_devices(&rank_of, required.sites)?;
     Ok(rank_of)
 }
 
 /// The stages of a rank must be on one device, and the stages of an accelerator on one rank,
 /// because a rank is a thread that feeds one device.
-fn fits_devices(rank_of: &[usize], devices: &[Device]) -> Result<()> {
+fn fits_devices(rank_of: &[usize], sites: &[(usize, Device)]) -> Result<()> {
     let name = |device| Devices::new([device]);
-    for (later, (&rank, &device)) in rank_of.iter().zip(devices).enumerate() {
-        for (earlier, (&other_rank, &other)) in rank_of.iter().zip(devices).enumerate().take(later) {
+    for (later, (&rank, &(process, device))) in rank_of.iter().zip(sites).enumerate() {
+        for (earlier, (&other_rank, &(other_process, other))) in rank_of.iter().zip(sites).enumerate().take(later) {
             if rank == other_rank && device != other {
                 return Err(Error::Setting(format!(
                     "the schedule has the stages {earlier} and {later} on rank {rank}, but they are on the devices {} and {}: a rank is one device",
@@ -136,7 +136,7 @@ fn fits_devices(rank_of: &[usize], devices: &[Device]) -> Result<()> {
                     name(device)
                 )));
             }
-            if rank != other_rank && device == other && device != Device::Cpu {
+            if rank != other_rank && (process, device) == (other_process, other) && device != Device::Cpu {
                 return Err(Error::Setting(format!(
                     "the schedule has the stages {earlier} and {later} on the ranks {other_rank} and {rank}, but both are on {}: an accelerator is one rank",
                     name(device)
@@ -153,9 +153,11 @@ mod tests {
 
     #[test]
     fn a_rank_is_one_device_and_an_accelerator_one_rank() {
-        let (cpu, gpu) = (Device::Cpu, Device::Cuda);
+        let cpu = (0, Device::Cpu);
+        let gpu = |index| (0, Device::Cuda(index));
         assert!(fits_devices(&[0, 1, 1, 0], &[gpu(0), gpu(1), gpu(1), gpu(0)]).is_ok());
         assert!(fits_devices(&[0, 1, 2], &[cpu, cpu, gpu(0)]).is_ok());
+        assert!(fits_devices(&[0, 1], &[gpu(0), (1, Device::Cuda(0))]).is_ok(), "another process's");
         let error = fits_devices(&[0, 0], &[gpu(0), cpu]).unwrap_err().to_string();
         assert!(error.contains("stages 0 and 1 on rank 0, but they are on the devices cuda:0 and cpu"), "{error}");
         let error = fits_devices(&[0, 1], &[gpu(0), gpu(0)]).unwrap_err().to_string();

@@ -2,7 +2,11 @@
 //! bit.
 
 use pipe_runtime::optim::{Adam, AdamW};
-use pipe_runtime::{Checkpoint, Checkpoints, Devices, Result, ScheduleKind, Trainer, World, pipeline};
+use pipe_runtime::{
+    Checkpoint, Checkpoints, Context, Devices, Layer, Pipe, Pipeline, Result, ScheduleKind, Trainer, Vars, World,
+    pipeline,
+};
+use pipe_tests::layers::Merge;
 use tch::nn::{self, Init};
 use tch::{Device, Tensor};
 
@@ -113,6 +117,131 @@ fn trainings_over_three_and_four_processes() {
     for (mpi, processes) in [(Ulfm, 3), (Ulfm, 4), (Mpich, 3)] {
         in_processes(mpi, processes, "same_numbers::trainings_over_three_and_four_processes", || many(100..130));
     }
+}
+
+/// Eight stages with dropout and skips, for schedules that run several of them on a rank.
+#[pipeline]
+struct Eight {
+    #[device("cpu")]
+    #[stash(far = output)]
+    first: nn::Linear,
+    #[devices("cpu", "cpu", "cpu", "cpu", "cpu", "cpu")]
+    blocks: [Block; 6],
+    #[device("cpu")]
+    #[pop(far)]
+    merge: Merge,
+    last: nn::Linear,
+}
+
+struct Block(nn::Linear);
+
+impl Layer<Tensor> for Block {
+    type Out = Tensor;
+
+    fn run(&self, x: Tensor, cx: &Context) -> Tensor {
+        &x + x.apply(&self.0).dropout(0.2, cx.is_training()).tanh()
+    }
+}
+
+/// The stages 0 and 3 in the first process, 1 and 2 in the second one, as ZBV goes.
+#[pipeline(schedule = zbv, chunks = 4)]
+struct ThereAndBack {
+    #[device("cpu", process = 0)]
+    first: nn::Linear,
+    #[devices("cpu", "cpu", process = 1)]
+    blocks: [Block; 2],
+    #[device("cpu", process = 0)]
+    last: nn::Linear,
+}
+
+/// The losses of three steps, and the gradients of this process after them.
+fn steps<M: Pipeline<Input = Tensor, Output = Tensor>>(
+    mut pipe: Pipe<M>,
+    vars: &Vars,
+) -> (Vec<Tensor>, Vec<(String, Tensor)>) {
+    tch::manual_seed(5);
+    let mse = |output: &Tensor, y: &Tensor| output.mse_loss(y, tch::Reduction::Mean);
+    let losses = (0..3).map(|step| {
+        let (x, y) = batch(13 + step);
+        pipe.train_step(&x, &y, mse).unwrap().loss
+    });
+    let losses = losses.collect();
+    let own = vars.select("*").unwrap().into_iter().filter(|(name, _)| vars.is_here(name));
+    (losses, own.map(|(name, tensor)| (name, tensor.grad())).collect())
+}
+
+/// Compares a part of the gradients with the whole.
+fn assert_same(
+    (found, own): &(Vec<Tensor>, Vec<(String, Tensor)>),
+    (expected, whole): &(Vec<Tensor>, Vec<(String, Tensor)>),
+    what: &dyn std::fmt::Debug,
+) {
+    assert!(found.iter().zip(expected).all(|(found, expected)| found.equal(expected)), "{what:?}: losses");
+    assert!(!own.is_empty());
+    for (name, gradient) in own {
+        let (_, expected) = whole.iter().find(|(known, _)| known == name).unwrap();
+        assert!(gradient.equal(expected), "{what:?}: {name}");
+    }
+}
+
+#[test]
+fn every_schedule_runs_over_processes() {
+    for (mpi, processes) in [(Ulfm, 2), (Mpich, 3), (Ulfm, 4)] {
+        in_processes(mpi, processes, "same_numbers::every_schedule_runs_over_processes", || {
+            let world = World::init().unwrap();
+            tch::set_num_threads(1);
+            let run = |devices: &Devices, kind: ScheduleKind| {
+                tch::manual_seed(3);
+                let vars = Eight::vars(devices).unwrap();
+                let first = nn::linear(vars.first(), 8, 8, Default::default());
+                let blocks = vars.blocks().map(|path| Block(nn::linear(path, 8, 8, Default::default())));
+                let last = nn::linear(vars.last(), 8, 3, Default::default());
+                let net = Eight { first, blocks, merge: Merge, last };
+                let pipe = net.pipe(&vars).chunks(8).schedule(kind).intra_op_threads(1).build().unwrap();
+                steps(pipe, &vars)
+            };
+            for kind in ScheduleKind::ALL {
+                let devices = Devices::cpu(8).for_schedule(kind, None);
+                let found = run(&devices.clone().across(&world).unwrap(), kind);
+                assert_same(&found, &run(&devices, kind), &kind);
+            }
+        });
+    }
+}
+
+#[test]
+fn annotated_processes_run_their_stages() {
+    in_processes(Ulfm, 2, "same_numbers::annotated_processes_run_their_stages", || {
+        let world = World::init().unwrap();
+        tch::set_num_threads(1);
+        let run = |devices: &Devices| {
+            tch::manual_seed(3);
+            let vars = ThereAndBack::vars(devices).unwrap();
+            let first = nn::linear(vars.first(), 8, 8, Default::default());
+            let blocks = vars.blocks().map(|path| Block(nn::linear(path, 8, 8, Default::default())));
+            let last = nn::linear(vars.last(), 8, 3, Default::default());
+            let net = ThereAndBack { first, blocks, last };
+            let names: Vec<_> = vars.select("*").unwrap().into_iter().map(|(name, _)| name).collect();
+            let own = names.iter().filter(|name| vars.is_here(name)).count();
+            let pipe = net.pipe(&vars).intra_op_threads(1).build().unwrap();
+            (steps(pipe, &vars), own)
+        };
+        let (found, own) = run(&ThereAndBack::devices().across(&world).unwrap());
+        let (expected, all) = run(&ThereAndBack::devices());
+        assert_eq!((own, all), (4, 8), "each process has half of the variables");
+        assert_same(&found, &expected, &"zbv");
+        assert!(ThereAndBack::PLAN.to_string().contains("3      0        cpu"), "{}", ThereAndBack::PLAN);
+
+        let error = Eight::devices().for_schedule(ScheduleKind::Zbv, 1).across(&world).unwrap_err().to_string();
+        assert!(error.contains("2 processes for 1 ranks"), "{error}");
+        // Stages of a rank in two processes.
+        let vars = Eight::vars(&Eight::devices().across(&world).unwrap()).unwrap();
+        let linear = |path| nn::linear(path, 8, 8, Default::default());
+        let blocks = vars.blocks().map(|path| Block(linear(path)));
+        let net = Eight { first: linear(vars.first()), blocks, merge: Merge, last: linear(vars.last()) };
+        let error = net.pipe(&vars).chunks(8).schedule(ScheduleKind::Zbv).build().unwrap_err().to_string();
+        assert!(error.contains("stages 3 and 4 on one rank") && error.contains("for_schedule"), "{error}");
+    });
 }
 
 /// Each process has its own variables, with the values of the whole model's, and no memory for the

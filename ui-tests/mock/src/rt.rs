@@ -296,6 +296,7 @@ pub struct Plan {
     pub name: &'static str,
     pub stages: &'static [StagePlan],
     pub skips: &'static [SkipPlan],
+    pub processes: &'static [usize],
 }
 
 #[derive(Clone, Copy)]
@@ -342,7 +343,7 @@ pub enum Split {
 pub struct Devices;
 
 impl Devices {
-    pub fn annotated(plan: &Plan) -> Self {
+    pub fn annotated<M: Model>() -> Self {
         Self
     }
 

@@ -14,10 +14,11 @@ use expect_test::expect_file;
 use peers::Peers;
 
 /// Classes of rules, in the order of the page: folder and title.
-const CLASSES: [(&str, &str); 7] = [
+const CLASSES: [(&str, &str); 8] = [
     ("children", "Layers as children"),
     ("skips", "Skips"),
     ("devices", "Devices and stages"),
+    ("processes", "Processes"),
     ("types", "Types"),
     ("settings", "Settings"),
     ("form", "Form"),

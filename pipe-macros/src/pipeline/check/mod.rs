@@ -7,6 +7,7 @@
 mod children;
 mod devices;
 mod form;
+mod processes;
 mod settings;
 mod skips;
 mod warnings;
@@ -43,6 +44,11 @@ pub fn check(model: &Model, errors: &mut Errors) {
     devices::the_first_layer_ends_no_stage(model, errors);
     devices::layers_on_devices_borrow_nothing(model, errors);
 
+    processes::all_or_no_processes(model, errors);
+    processes::a_process_for_each_device(model, errors);
+    processes::processes_are_numbers(model, errors);
+    processes::processes_have_no_gap(model, errors);
+
     // Without errors so far, the stages are what the user means.
     if errors.is_empty() {
         settings::stages_divide_over_ranks(model, errors);
@@ -51,6 +57,7 @@ pub fn check(model: &Model, errors: &mut Errors) {
         settings::chunks_fill_the_pipeline(model, errors);
         settings::chunks_make_equal_rounds(model, errors);
         settings::chunks_fit_into_memory(model, errors);
+        processes::ranks_are_in_one_process(model, errors);
     }
 
     settings::no_unknown_settings(model, errors);

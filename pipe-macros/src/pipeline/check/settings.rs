@@ -287,7 +287,7 @@ fn rank_name(stage: &Stage) -> String {
 }
 
 /// The place where a stage is opened.
-fn opening(model: &Model, stage: &Stage) -> TokenStream {
+pub fn opening(model: &Model, stage: &Stage) -> TokenStream {
     let Some(step) = stage.steps.first() else { return TokenStream::new() };
     let layer = &model.layers[step.layer];
     let forced = layer.marks.stage.as_ref().map(|mark| mark.word.to_token_stream());

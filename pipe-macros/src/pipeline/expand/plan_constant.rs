@@ -13,9 +13,10 @@ use crate::support::names::plain;
 pub fn plan_constant(model: &Model, plan: &Plan) -> TokenStream {
     let name = plain(&model.ident);
     let stages = plan.stages.iter().map(|stage| stage_plan(model, stage));
+    let processes = plan.stages.iter().filter_map(|stage| stage.process).map(proc_macro2::Literal::usize_unsuffixed);
     let skips = plan.routes.iter().map(|route| skip_plan(model, route));
     quote_spanned! {here()=>
-        __rt::Plan { name: #name, stages: &[#(#stages),*], skips: &[#(#skips),*] }
+        __rt::Plan { name: #name, stages: &[#(#stages),*], skips: &[#(#skips),*], processes: &[#(#processes),*] }
     }
 }
 

@@ -5,10 +5,10 @@ use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::parse::ParseStream;
 use syn::punctuated::Punctuated;
-use syn::{Attribute, Index, LitFloat, LitStr, Member, Meta, Token};
+use syn::{Attribute, Ident as AnyIdent, Index, LitFloat, LitInt, LitStr, Member, Meta, Token, bracketed, token};
 
 use super::skip_to_comma;
-use crate::pipeline::declaration::{Kept, Mark, Marks, Part, Stash};
+use crate::pipeline::declaration::{Kept, Mark, Marks, Part, Processes, Stash};
 use crate::support::errors::{Errors, error_at_both, with_help};
 
 pub fn is_mark(attr: &Attribute) -> bool {
@@ -22,7 +22,7 @@ pub fn is_device(attr: &Attribute) -> bool {
 /// An example of the attribute; `None` if it does not belong to this crate.
 fn example(attr: &Attribute) -> Option<&'static str> {
     let examples = [
-        ("device", "#[device(\"cuda:0\")]"),
+        ("device", "#[device(\"cuda:0\")]` or `#[device(\"cuda:0\", process = 1)]"),
         ("devices", "#[devices(\"cuda:0\", \"cuda:1\")]` or `#[devices(\"cuda:0\" = 5, \"cuda:1\" = 7)]"),
         ("stage", "#[stage]"),
         ("repeat", "#[repeat]"),
@@ -67,10 +67,15 @@ fn read(
     errors: &mut Errors,
 ) -> syn::Result<()> {
     match word.to_string().as_str() {
-        "device" => fill(&mut marks.device, word, attr.parse_args_with(device)?, errors),
+        "device" => {
+            let (device, process) = attr.parse_args_with(device)?;
+            fill(&mut marks.device, word, device, errors);
+            marks.processes = marks.processes.take().or(process);
+        }
         "devices" => {
-            let parts = attr.parse_args_with(parts)?;
+            let (parts, processes) = attr.parse_args_with(parts)?;
             fill(&mut marks.devices, word, parts, errors);
+            marks.processes = marks.processes.take().or(processes);
         }
         "stash" => {
             let stashes = attr.parse_args_with(|tokens: ParseStream| names(tokens, stash, wrong))?;
@@ -142,20 +147,66 @@ fn error_no_arguments(arguments: &TokenStream, attr: &Attribute) -> syn::Error {
     }
 }
 
-fn device(tokens: ParseStream) -> syn::Result<LitStr> {
+/// Reads `"cuda:0"` or `"cuda:0", process = 1`.
+fn device(tokens: ParseStream) -> syn::Result<(LitStr, Option<Mark<Processes>>)> {
     let device = string(tokens, "a device")?;
     tokens.parse::<Option<Token![,]>>()?;
-    if tokens.is_empty() {
-        return Ok(device);
+    let process = match tokens.peek(AnyIdent) {
+        true => Some(process(tokens)?),
+        false => None,
+    };
+    match (&process, tokens.is_empty()) {
+        (Some(Mark { word, value: Processes::Each(_) }), _) => {
+            Err(syn::Error::new_spanned(word, "one device is in one process: `process = 1`"))
+        }
+        (_, true) => Ok((device, process)),
+        (_, false) => Err(tokens.error("a layer runs on one device; arrays and `Vec`s are spread by `#[devices(..)]`")),
     }
-    Err(tokens.error("a layer runs on one device; arrays and `Vec`s are spread by `#[devices(..)]`"))
 }
 
-fn parts(tokens: ParseStream) -> syn::Result<Vec<Part>> {
-    if tokens.is_empty() {
+/// Reads `"cuda:0", "cuda:1"`, each with or without `= 5`, and `process = ..` at the end or
+/// nothing.
+fn parts(tokens: ParseStream) -> syn::Result<(Vec<Part>, Option<Mark<Processes>>)> {
+    let mut parts = Vec::new();
+    let mut processes = None;
+    while !tokens.is_empty() {
+        if tokens.peek(AnyIdent) {
+            processes = Some(process(tokens)?);
+            break;
+        }
+        parts.push(part(tokens)?);
+        if !tokens.is_empty() {
+            tokens.parse::<Token![,]>()?;
+        }
+    }
+    if parts.is_empty() {
         return Err(syn::Error::new(tokens.span(), "expected at least one device"));
     }
-    Ok(Punctuated::<Part, Token![,]>::parse_terminated_with(tokens, part)?.into_iter().collect())
+    match tokens.is_empty() {
+        true => Ok((parts, processes)),
+        false => Err(tokens.error("`process = ..` is the last argument: the devices stand before it")),
+    }
+}
+
+/// Reads `process = 1` or `process = [0, 1]`.
+fn process(tokens: ParseStream) -> syn::Result<Mark<Processes>> {
+    let number = |tokens: ParseStream| tokens.parse().map_err(|wrong| expected(&wrong, "the number of a process"));
+    let word: Ident = tokens.parse()?;
+    if word != "process" {
+        return Err(expected(&syn::Error::new_spanned(word, ""), "`process`"));
+    }
+    tokens.parse::<Token![=]>()?;
+    let value = match tokens.peek(token::Bracket) {
+        true => {
+            let list;
+            bracketed!(list in tokens);
+            Processes::Each(
+                Punctuated::<LitInt, Token![,]>::parse_terminated_with(&list, number)?.into_iter().collect(),
+            )
+        }
+        false => Processes::All(number(tokens)?),
+    };
+    tokens.parse::<Option<Token![,]>>().map(|_| Mark { word, value })
 }
 
 /// Reads `"cuda:0"` or `"cuda:0" = 5`.

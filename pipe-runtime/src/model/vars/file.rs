@@ -33,7 +33,7 @@ impl Vars {
         let file = file.as_ref();
         let named = self.named();
         let failed = |reason| Error::File(format!("cannot write {}: {reason}", file.display()));
-        let Some(Across { world, process_of }) = &self.across else {
+        let Some(Across { world, process_of, .. }) = &self.across else {
             return replace(file, |new| write_tensors(new, &named)).map_err(failed);
         };
         let owner = |name: &str| self.stage_of_variable(name).map_or(0, |stage| process_of[stage]);
