@@ -12,4 +12,4 @@ mod write;
 
 pub(crate) use replace::{replace, sync_folder};
 pub(crate) use tensor_files::{SavedTensor, TensorFiles};
-pub(crate) use write::{in_file_order, write_index, write_tensors, write_tensors_from};
+pub(crate) use write::{in_file_order, write_index, write_part, write_tensors, write_tensors_from};

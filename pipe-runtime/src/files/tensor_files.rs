@@ -12,7 +12,7 @@ use tch::{Kind, Tensor};
 use super::dtype::{converts, is_float, kind};
 use super::piecewise::Source;
 use super::safetensors::SafetensorsFile;
-use super::write::INDEX;
+use super::write::{INDEX, PART};
 use crate::error::Error;
 
 /// The name of a single file in a folder.
@@ -105,6 +105,12 @@ impl TensorFiles {
     pub(crate) fn aliases(&self) -> impl Iterator<Item = &str> {
         let is_one = |(name, kept): &(&String, &String)| !self.is_kept(name) && self.is_kept(kept);
         self.aliases.iter().filter(is_one).map(|(name, _)| name.as_str())
+    }
+
+    /// Which part of a model a file has, if it is marked so.
+    pub(crate) fn part(&self) -> Option<&str> {
+        let notes = self.files.iter().filter_map(|file| file.metadata.metadata().as_ref()?.get(PART));
+        notes.map(String::as_str).next()
     }
 
     /// Whether a file has a tensor of this name.

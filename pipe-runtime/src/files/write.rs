@@ -16,10 +16,18 @@ use crate::torch::size_in_bytes;
 /// The name of the index of several files, as Hugging Face names it.
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 
+/// The note of a file that has a part of a model.
+pub(super) const PART: &str = "pipe_part";
+
 /// Writes a safetensors file. It takes no memory for the tensors, but for one that does not lie in
 /// a row.
 pub(crate) fn write_tensors(file: &mut File, tensors: &[(String, Tensor)]) -> Result<(), String> {
     write_tensors_from(file, tensors, &mut |_, tensor| Ok(tensor.shallow_clone()))
+}
+
+/// Writes a file that is marked as a part of a model: `part` says which.
+pub(crate) fn write_part(file: &mut File, tensors: &[(String, Tensor)], part: &str) -> Result<(), String> {
+    write(file, tensors, Some(part), &mut |_, tensor| Ok(tensor.shallow_clone()))
 }
 
 /// Writes tensors of which only the shapes and kinds are known: `fetch` returns each when its turn
@@ -27,6 +35,15 @@ pub(crate) fn write_tensors(file: &mut File, tensors: &[(String, Tensor)]) -> Re
 pub(crate) fn write_tensors_from(
     file: &mut File,
     tensors: &[(String, Tensor)],
+    fetch: &mut dyn FnMut(&str, &Tensor) -> Result<Tensor, String>,
+) -> Result<(), String> {
+    write(file, tensors, None, fetch)
+}
+
+fn write(
+    file: &mut File,
+    tensors: &[(String, Tensor)],
+    part: Option<&str>,
     fetch: &mut dyn FnMut(&str, &Tensor) -> Result<Tensor, String>,
 ) -> Result<(), String> {
     let words = |error: &dyn std::fmt::Display| error.to_string();
@@ -39,8 +56,9 @@ pub(crate) fn write_tensors_from(
         (name.clone(), TensorInfo { dtype, shape, data_offsets: (start, end) })
     });
     // Other readers of PyTorch's tensors ask for this note.
-    let notes = [("format".to_owned(), "pt".to_owned())].into_iter().collect();
-    let metadata = Metadata::new(Some(notes), infos.collect()).map_err(|error| words(&error))?;
+    let notes = [("format", "pt")].into_iter().chain(part.map(|part| (PART, part)));
+    let notes = notes.map(|(name, note)| (name.to_owned(), note.to_owned()));
+    let metadata = Metadata::new(Some(notes.collect()), infos.collect()).map_err(|error| words(&error))?;
     let mut header = serde_json::to_vec(&metadata).map_err(|error| words(&error))?;
     header.resize(header.len().next_multiple_of(size_of::<u64>()), b' ');
     let start = [(header.len() as u64).to_le_bytes().as_slice(), &header].concat();

@@ -1,10 +1,12 @@
 //! A process that is lost is an error of all others, and never a hang.
 
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use pipe_runtime::{Context, Devices, Error, Layer, Pipe, Result, ScheduleKind, World, pipeline};
+use pipe_runtime::optim::AdamW;
+use pipe_runtime::{Checkpoints, Context, Devices, Error, Layer, Pipe, Result, ScheduleKind, Trainer, World, pipeline};
 use pipe_tests::layers::linear;
 use tch::nn::Linear;
 use tch::{Device, Kind, Tensor};
@@ -53,7 +55,12 @@ struct Three {
 }
 
 fn build(world: &World) -> Pipe<Three> {
-    let vars = Three::vars(&Devices::cpu(3).across(world).unwrap()).unwrap();
+    make(&Devices::cpu(3).across(world).unwrap()).0
+}
+
+fn make(devices: &Devices) -> (Pipe<Three>, ThreeVars) {
+    tch::manual_seed(1);
+    let vars = Three::vars(devices).unwrap();
     let model = Three {
         first: linear(vars.first(), 8, 8),
         doomed_first: Doomed,
@@ -62,7 +69,7 @@ fn build(world: &World) -> Pipe<Three> {
         last: linear(vars.last(), 8, 8),
         doomed_last: Doomed,
     };
-    model.pipe(&vars).schedule(ScheduleKind::OneFOneB).intra_op_threads(1).build().unwrap()
+    (model.pipe(&vars).schedule(ScheduleKind::OneFOneB).intra_op_threads(1).build().unwrap(), vars)
 }
 
 fn step(pipe: &mut Pipe<Three>) -> Result<()> {
@@ -127,6 +134,97 @@ fn a_process_that_is_frozen_is_an_error_of_the_others_after_the_deadline() {
     let delays = delays(&launched.output);
     assert_eq!(delays.len(), 2, "both others know:\n{}", launched.output);
     assert!(delays.iter().all(|&delay| (1.5..3.).contains(&delay)), "{delays:?}");
+}
+
+/// How many trainings are killed. More are for a night: `PIPE_KILLS=200`.
+fn kills() -> usize {
+    std::env::var("PIPE_KILLS").map_or(10, |text| text.parse().expect("a number"))
+}
+
+fn trainer(devices: &Devices) -> (Trainer<Three>, ThreeVars) {
+    let (pipe, vars) = make(devices);
+    let optimizer = pipe.optimizer(AdamW::default()).clip_norm(1.).build().unwrap();
+    (Trainer::new(pipe, optimizer).unwrap(), vars)
+}
+
+fn train_a_step(trainer: &mut Trainer<Three>) -> Result<()> {
+    let x = Tensor::full([8, 8], trainer.steps() as f64 / 10. - 1., (Kind::Float, Device::Cpu));
+    trainer.step(&x, &x, |output, x: &Tensor| output.mse_loss(x, tch::Reduction::Mean)).map(drop)
+}
+
+/// Resumes what is in the folder, trains and saves until a process is killed, and then saves what
+/// this one has.
+fn train_until_killed(folder: &Path, lost: usize, moment: Duration) {
+    let world = World::init().unwrap();
+    tch::set_num_threads(1);
+    let (mut trainer, vars) = trainer(&Devices::cpu(3).across(&world).unwrap());
+    let mut checkpoints = Checkpoints::in_folder(folder).keep(2);
+    checkpoints.resume(&mut trainer).unwrap();
+    if world.process() == lost {
+        std::thread::spawn(move || {
+            std::thread::sleep(moment);
+            println!("lost at {}", now());
+            Command::new("kill").args(["-KILL", &std::process::id().to_string()]).status().unwrap();
+        });
+    }
+    let mut train = || -> Result<()> {
+        loop {
+            train_a_step(&mut trainer)?;
+            match trainer.steps() % 2 {
+                0 => checkpoints.save_in_background(&trainer)?,
+                _ => drop(checkpoints.save(&trainer)?),
+            }
+        }
+    };
+    let error = train().unwrap_err();
+    println!("known at {}", now());
+    assert!(matches!(error, Error::Connection(_)), "{error:?}");
+    vars.save_part(folder.join(format!("part-{}.safetensors", world.process()))).unwrap();
+}
+
+/// Each training resumes what the one before has left. The last one, in one process, ends as one
+/// that nobody has killed.
+#[test]
+fn trainings_that_are_killed_again_and_again_end_as_one_that_is_not() {
+    const NAME: &str = "losses::trainings_that_are_killed_again_and_again_end_as_one_that_is_not";
+    let this = std::process::id() as usize;
+    let folder = |starter: usize| std::env::temp_dir().join(format!("pipe-killed-{starter}"));
+    std::fs::create_dir_all(folder(this)).unwrap();
+    let mut steps = 0;
+    for kill in 0..kills() {
+        let lost = kill % 3;
+        let launched = launch(Ulfm, 3, NAME, &[lost, kill * 79_190 % 400_000, this], LIMIT, |numbers| {
+            train_until_killed(&folder(numbers[2]), numbers[0], Duration::from_micros(numbers[1] as u64));
+        });
+        let folder = folder(this);
+        let delays = delays(&launched.output);
+        assert_eq!(delays.len(), 2, "both others know:\n{}", launched.output);
+        assert!(delays.iter().all(|&delay| delay < 1.), "{delays:?}");
+        let (mut found, vars) = trainer(&Devices::cpu(3));
+        Checkpoints::in_folder(&folder).resume(&mut found).unwrap();
+        assert!(found.steps() >= steps, "a checkpoint was lost");
+        steps = found.steps();
+        for process in (0..3).filter(|process| *process != lost) {
+            let part = folder.join(format!("part-{process}.safetensors"));
+            let error = vars.load(&part).unwrap_err().to_string();
+            assert!(error.contains(&format!("those of process {process} of 3: read it with")), "{error}");
+            assert_eq!(vars.loader(&part).partial().load().unwrap().loaded.len(), 2);
+        }
+    }
+    assert!(steps > 0, "some training has saved");
+    let folder = folder(this);
+
+    let ((mut resumed, found), (mut whole, expected)) = (trainer(&Devices::cpu(3)), trainer(&Devices::cpu(3)));
+    assert!(Checkpoints::in_folder(&folder).resume(&mut resumed).unwrap());
+    while whole.steps() < steps + 2 {
+        train_a_step(&mut whole).unwrap();
+    }
+    while resumed.steps() < steps + 2 {
+        train_a_step(&mut resumed).unwrap();
+    }
+    let pairs = found.select("*").unwrap().into_iter().zip(expected.select("*").unwrap());
+    assert!(pairs.into_iter().all(|((_, found), (_, expected))| found.equal(&expected)));
+    std::fs::remove_dir_all(folder).unwrap();
 }
 
 /// A process whose layer takes longer than the deadline still gives signs.

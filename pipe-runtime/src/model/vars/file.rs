@@ -9,7 +9,7 @@ use tch::Tensor;
 
 use super::Vars;
 use crate::error::{Error, Result};
-use crate::files::{SavedTensor, TensorFiles, in_file_order, replace, write_tensors, write_tensors_from};
+use crate::files::{SavedTensor, TensorFiles, in_file_order, replace, write_part, write_tensors, write_tensors_from};
 use crate::model::devices::Across;
 use crate::torch::is_elsewhere;
 
@@ -59,6 +59,25 @@ impl Vars {
         // If writing has failed, the others still send theirs.
         while next().transpose()?.is_some() {}
         self.agree("the end of Vars::save", written.map_err(failed))
+    }
+
+    /// Writes the variables of this process's stages to a safetensors file, without the other
+    /// processes: for what is left after one of them was lost. The file is marked as a part, which
+    /// [`load`](Self::load) refuses; a [`partial`](Loader::partial) loader reads it.
+    ///
+    /// Processes that have seen a loss may differ by a step: one has taken the last one, and
+    /// another one has not.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the file cannot be written.
+    pub fn save_part(&self, file: impl AsRef<Path>) -> Result<()> {
+        let file = file.as_ref();
+        let Some(Across { world, .. }) = &self.across else { return self.save(file) };
+        let own: Vec<_> = self.named().into_iter().filter(|(_, tensor)| !is_elsewhere(tensor)).collect();
+        let part = format!("process {} of {}", world.process(), world.size());
+        replace(file, |new| write_part(new, &own, &part))
+            .map_err(|reason| Error::File(format!("cannot write {}: {reason}", file.display())))
     }
 
     /// Agrees with the other processes, if there are any, on what all have done: one error for all.
@@ -201,6 +220,12 @@ impl Loader<'_> {
         files: &'a TensorFiles,
         variables: &'a [(String, Tensor)],
     ) -> Result<(LoadReport, Vec<Fitting<'a>>)> {
+        if let Some(part) = files.part().filter(|_| !self.partial) {
+            return Err(Error::File(format!(
+                "{} has a part of the variables, those of {part}: read it with `vars.loader(..).partial()`",
+                self.path.display()
+            )));
+        }
         let names = self.names(files)?;
         let mut report = LoadReport::default();
         let mut read = BTreeSet::new();
