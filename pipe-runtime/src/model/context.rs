@@ -43,6 +43,8 @@ pub(crate) struct Pass {
     pub(crate) stage: usize,
     pub(crate) micro_batch: usize,
     pub(crate) micro_batches: usize,
+    /// The number of micro-batches of the replicas before this one.
+    pub(crate) before: usize,
     /// The number that the call drew, from which its layers are seeded. Two calls may draw the same
     /// number.
     pub(crate) call_seed: u64,
@@ -67,7 +69,7 @@ enum Segment {
 
 impl Context {
     pub(crate) fn new(pass: Pass) -> Self {
-        let rng = Cell::new(RngKey::new(pass.call_seed, pass.micro_batch));
+        let rng = Cell::new(RngKey::new(pass.call_seed, pass.before + pass.micro_batch));
         Self {
             pass,
             number: unique(),

@@ -44,7 +44,7 @@ pub struct Devices {
 #[derive(Clone, Debug)]
 pub(crate) struct Across {
     pub(crate) world: World,
-    /// The process of each device.
+    /// The process of each device, within a replica.
     pub(crate) process_of: Vec<usize>,
     /// The devices, those of other processes included.
     pub(crate) devices: Vec<Device>,
@@ -53,7 +53,7 @@ pub(crate) struct Across {
 impl Across {
     /// Whether a stage is one of this process.
     pub(crate) fn is_here(&self, stage: usize) -> bool {
-        self.process_of[stage] == self.world.process()
+        self.process_of[stage] == self.world.position()
     }
 }
 
@@ -137,7 +137,7 @@ impl Devices {
     /// Fails if there are fewer ranks than processes, if the schedule cannot run these stages, or
     /// if other processes are annotated than there are.
     pub fn across(mut self, world: &World) -> Result<Self> {
-        let size = world.size();
+        let size = world.per_replica();
         let process_of = match self.processes.take() {
             _ if size == 1 => vec![0; self.stages.len()],
             Some(annotated) => {

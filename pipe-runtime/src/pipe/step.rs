@@ -187,11 +187,24 @@ impl<'a, M: Pipeline, T: Flow, O> TrainStep<'a, M, T, O> {
         // Only the process with the last stage uses targets.
         let targets = match pipe.built().has_last() {
             true => split_targets(&PackedValue::of(targets.into_flow()), pipe.core.last_device(), &shape)
-                .and_then(|targets: Vec<T>| Ok((weights(reduction, &targets, &shape)?, targets))),
+                .and_then(|targets: Vec<T>| Ok((parts(reduction, &targets, &shape)?, targets))),
             false => Ok((Vec::new(), Vec::new())),
         };
-        let (weights, targets) = match targets {
-            Ok(targets) => targets,
+        let weighed = match pipe.built().has_replicas() {
+            true => {
+                // The loss is over the rows of all replicas.
+                let own = targets.as_ref().map(|(parts, _)| parts.iter().sum::<f64>());
+                let total = pipe.built().agree_on("the weights of a step", own);
+                let total = total.or_else(|error| Ok(begun.draw.undo()?).and(Err(error)))?.into_iter().sum();
+                targets.and_then(|(parts, targets)| Ok((weights(reduction, parts, total)?, targets)))
+            }
+            false => targets.and_then(|(parts, targets)| {
+                let total = parts.iter().sum();
+                Ok((weights(reduction, parts, total)?, targets))
+            }),
+        };
+        let (weights, targets) = match weighed {
+            Ok(weighed) => weighed,
             Err(error) => {
                 let closed = pipe.built().close::<()>(number, Err(error));
                 begun.draw.undo()?;
@@ -240,6 +253,7 @@ impl<'a, M: Pipeline, T: Flow, O> TrainStep<'a, M, T, O> {
                 let outputs = trained.outputs.iter().map(PackedValue::share).collect();
                 joined = Some(join(PackedValue::unpack_all(outputs), &shape)?);
             }
+            trained.combine_replicas()?;
             number.map(|_| Told::of(trained, &losses, &weights)).transpose()
         });
         let told: Vec<_> =
@@ -251,7 +265,8 @@ impl<'a, M: Pipeline, T: Flow, O> TrainStep<'a, M, T, O> {
             let outputs = pipe.built().share_outputs(number, micro_batches, outputs)?;
             let scalar = |loss: Tensor| loss.f_reshape([0_i64; 0]);
             let own = losses.into_iter().flatten().map(scalar).collect::<Result<Vec<_>, _>>()?;
-            let (losses, weights) = match Told::losses(&told, pipe.built().has_last()) {
+            let has_own = pipe.built().has_last() && !pipe.built().has_replicas();
+            let (losses, weights) = match Told::losses(&told, has_own) {
                 Some(losses) => losses?,
                 None => (own, weights),
             };
@@ -304,21 +319,36 @@ fn check_loss(value: &Tensor, micro_batch: usize, any_number: bool) -> Result<()
     }
 }
 
-fn weights<T>(reduction: Reduction<'_, T>, targets: &[T], shape: &MiniBatch) -> Result<Vec<f64>> {
+/// What the weights of the micro-batches' losses are proportional to.
+fn parts<T>(reduction: Reduction<'_, T>, targets: &[T], shape: &MiniBatch) -> Result<Vec<f64>> {
     match reduction {
         Reduction::Sum => Ok(vec![1.; targets.len()]),
-        Reduction::MeanRows => Ok(shape.weights()),
+        Reduction::MeanRows => Ok(shape.rows().iter().map(|&rows| rows as f64).collect()),
         Reduction::Weighted(denominator) => {
             let parts: Vec<f64> = targets.iter().map(denominator).collect();
-            let total: f64 = parts.iter().sum();
-            if !total.is_finite() || total <= 0. || parts.iter().any(|&part| part < 0.) {
-                return Err(Error::Input(format!(
-                    "the weights of the micro-batches must be positive numbers or zero, and not all zero: {parts:?}"
-                )));
+            match parts.iter().all(|&part| part >= 0.) {
+                true => Ok(parts),
+                false => Err(wrong_weights(&parts)),
             }
-            Ok(parts.into_iter().map(|part| part / total).collect())
         }
     }
+}
+
+/// The weights of the micro-batches' losses; `total` is the sum of all parts.
+fn weights<T>(reduction: Reduction<'_, T>, parts: Vec<f64>, total: f64) -> Result<Vec<f64>> {
+    match reduction {
+        Reduction::Sum => Ok(parts),
+        // An empty mini-batch.
+        Reduction::MeanRows if total == 0. => Ok(vec![1. / parts.len() as f64; parts.len()]),
+        Reduction::Weighted(_) if !total.is_finite() || total <= 0. => Err(wrong_weights(&parts)),
+        _ => Ok(parts.into_iter().map(|part| part / total).collect()),
+    }
+}
+
+fn wrong_weights(parts: &[f64]) -> Error {
+    Error::Input(format!(
+        "the weights of the micro-batches must be positive numbers or zero, and not all zero: {parts:?}"
+    ))
 }
 
 /// Computes the weighted sum. A micro-batch of weight 0 does not count, even if its loss is NaN

@@ -24,13 +24,17 @@ impl Told {
         Ok(Self { losses, weights: weights.to_vec(), in_flight, transit })
     }
 
-    /// The losses and weights of another process; `None` if this one has its own.
+    /// The losses and weights of all replicas, from their last stages; `None` if this process has
+    /// all of them itself.
     pub(super) fn losses(all: &[Self], own: bool) -> Option<Result<(Vec<Tensor>, Vec<f64>)>> {
-        let told = all.iter().find(|told| !own && !told.losses.is_empty())?;
+        if own || all.iter().all(|told| told.losses.is_empty()) {
+            return None;
+        }
         let loss = |&(kind, value): &(u8, f64)| -> Result<Tensor> {
             Ok(Tensor::from(value).f_to_kind(kind_from_number(kind).unwrap_or(Kind::Float))?)
         };
-        Some(told.losses.iter().map(loss).collect::<Result<_>>().map(|losses| (losses, told.weights.clone())))
+        let losses = all.iter().flat_map(|told| &told.losses).map(loss).collect::<Result<_>>();
+        Some(losses.map(|losses| (losses, all.iter().flat_map(|told| told.weights.iter().copied()).collect())))
     }
 
     /// The peaks of all stages: of micro-batches in flight, and of values in transit.

@@ -73,6 +73,7 @@ impl<'m, M: Model> Unpipelined<'m, M> {
                 stage: 0,
                 micro_batch: index,
                 micro_batches: shape.rows().len(),
+                before: 0,
                 call_seed: seed,
                 call,
                 will_be_recomputed: false,

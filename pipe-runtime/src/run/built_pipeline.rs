@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use pipe_engine::{Engine, Job, Local};
@@ -42,6 +43,8 @@ pub(crate) struct BuiltPipeline {
     chunks: usize,
     pub(crate) state: State,
     pub(crate) recorder: Recorder,
+    /// Whether the replicas have been found to have the same values.
+    replicas_are_alike: AtomicBool,
     orders: Mutex<Option<(OrderKey, Arc<Orders>)>>,
     train_orders: Mutex<Option<(OrderKey, Arc<Order>)>>,
 }
@@ -139,6 +142,7 @@ impl BuiltPipeline {
             chunks,
             state,
             recorder: Recorder::default(),
+            replicas_are_alike: AtomicBool::new(false),
             orders: Mutex::default(),
             train_orders: Mutex::default(),
         })
@@ -227,6 +231,18 @@ impl BuiltPipeline {
         }
     }
 
+    /// The same for a value that is needed here too.
+    pub(crate) fn agree_on<T: Serialize + DeserializeOwned>(
+        &self,
+        what: &str,
+        own: Result<T, &Error>,
+    ) -> Result<Vec<T>> {
+        match &self.remote {
+            Some(remote) => remote.agree(what, own.as_ref().map_err(|error| *error)),
+            None => Ok(own.into_iter().collect()),
+        }
+    }
+
     /// Brings the tensors of all stages, with their names, to the first process.
     pub(crate) fn collect(
         &self,
@@ -246,6 +262,23 @@ impl BuiltPipeline {
             Some(remote) => remote.lost(error),
             None => error,
         }
+    }
+
+    /// Whether other processes run the same stages on other rows.
+    pub(crate) fn has_replicas(&self) -> bool {
+        self.remote.as_ref().is_some_and(|remote| remote.has_replicas())
+    }
+
+    /// Checks once that all replicas have the same values of their variables.
+    pub(crate) fn check_replicas(&self) -> Result<()> {
+        let Some(remote) = self.remote.as_ref().filter(|remote| remote.has_replicas()) else { return Ok(()) };
+        if self.replicas_are_alike.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let own = self.state.list().into_iter().filter(|variable| self.is_here(variable.stage));
+        remote.check_values(Ok(own.collect()))?;
+        self.replicas_are_alike.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Whether this process writes the files of all.
@@ -324,7 +357,7 @@ fn connect(across: &Across, rank_of: &[usize], model: u64) -> Result<Arc<Remote>
             )));
         }
     }
-    Remote::new(&across.world, process_of.clone(), model)
+    Remote::new(&across.world, process_of, model)
 }
 
 /// Places each stage on a rank.

@@ -9,7 +9,7 @@ use tch::{Device, Tensor};
 
 use super::built_pipeline::BuiltPipeline;
 use super::call::{Begun, Call, Given, attach_node};
-use super::remote::Opening;
+use super::remote::{Opened, Opening};
 use super::schedule_choice::ScheduleChoice;
 use super::settings::Choices;
 use crate::error::{Error, Result};
@@ -160,7 +160,7 @@ impl PipelineCore {
             let parameters = checked?;
             let Scattered { micro_batches, shape, sources } = self.scatter(batch)?;
             let draw = Draw::new()?;
-            let begun = Begun { micro_batches: micro_batches.len(), seed: draw.seed, draw, number: None };
+            let begun = Begun { micro_batches: micro_batches.len(), before: 0, seed: draw.seed, draw, number: None };
             return Ok(Prepared { micro_batches, shape, sources, begun, parameters });
         };
         let mode = if self.training { "training" } else { "evaluation" };
@@ -174,8 +174,9 @@ impl PipelineCore {
         });
         let opened = remote.open(&format!("{what} in {mode} mode"), opening);
         let (parameters, scattered, draw) = prepared?;
-        let (number, Opening { seed, rows }) = opened.or_else(|error| Ok(draw.undo()?).and(Err(error)))?;
-        let begun = Begun { micro_batches: rows.len(), draw, seed, number: Some(number) };
+        let opened = opened.and_then(|opened| self.pipeline.check_replicas().map(|()| opened));
+        let Opened { number, seed, rows, before } = opened.or_else(|error| Ok(draw.undo()?).and(Err(error)))?;
+        let begun = Begun { micro_batches: rows.len(), before, draw, seed, number: Some(number) };
         let Scattered { micro_batches, shape, sources } = scattered.unwrap_or_else(|| Scattered {
             micro_batches: Vec::new(),
             shape: MiniBatch::of(rows),

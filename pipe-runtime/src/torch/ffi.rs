@@ -136,6 +136,7 @@ unsafe extern "C" {
     pub(super) fn pipe_sums_merge(into: *mut Sums, from: *mut Sums) -> c_int;
     pub(super) fn pipe_sums_used_here(sums: *const Sums) -> c_int;
     pub(super) fn pipe_sums_commit(sums: *mut Sums, parameters: *const Parameters) -> c_int;
+    pub(super) fn pipe_sums_put(sums: *mut Sums, index: usize, gradient: *const C_tensor) -> c_int;
     pub(super) fn pipe_sums_take(sums: *mut Sums, index: usize, gradient: *mut *mut C_tensor) -> c_int;
 
     pub(super) fn pipe_node_attach(

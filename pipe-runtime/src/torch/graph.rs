@@ -258,6 +258,12 @@ impl Sums {
         ffi::check(unsafe { ffi::pipe_sums_commit(self.0.as_ptr(), parameters.as_ptr()) })
     }
 
+    /// Makes `gradient` that of parameter `index`.
+    pub(crate) fn put(&mut self, index: usize, gradient: &Tensor) -> Result<(), TorchError> {
+        // SAFETY: both handles are alive.
+        ffi::check(unsafe { ffi::pipe_sums_put(self.0.as_ptr(), index, gradient.as_ptr()) })
+    }
+
     /// Moves the gradient of parameter `index` out; `None` if no gradient reached it.
     pub(crate) fn take(&mut self, index: usize) -> Result<Option<Tensor>, TorchError> {
         let mut gradient = ptr::null_mut();

@@ -30,7 +30,7 @@ pub(crate) use cuda::cuda_fault;
 pub(crate) use elsewhere::{ELSEWHERE, is_elsewhere, is_same, make_elsewhere};
 pub(crate) use graph::{Parameters, StageGraph, Sums};
 pub use malloc::keep_freed_memory;
-pub(crate) use memory::{memory, reset_peaks};
+pub(crate) use memory::{duplicate, memory, reset_peaks};
 pub(crate) use message::{panic_message, without_stack};
 pub(crate) use modes::{EnteredModes, GradMode, Modes, grad_enabled, version};
 pub(crate) use node::{Backward, attach};

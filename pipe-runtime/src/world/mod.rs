@@ -41,6 +41,8 @@ const DEADLINE: Duration = Duration::from_secs(600);
 pub struct World {
     comm: Comm,
     deadline: Duration,
+    /// The number of replicas of each pipeline.
+    replicas: usize,
     /// `None` if the process is alone.
     signs: Option<Arc<Signs>>,
 }
@@ -55,7 +57,7 @@ impl World {
     pub fn init() -> Result<Self> {
         let comm = Comm::init()?;
         let signs = if comm.size() > 1 { Some(Signs::shared(&comm)?) } else { None };
-        Ok(Self { comm, deadline: DEADLINE, signs })
+        Ok(Self { comm, deadline: DEADLINE, replicas: 1, signs })
     }
 
     /// Sets how long a process waits for a sign of the others before it gives up with an error. The
@@ -63,6 +65,60 @@ impl World {
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
+    }
+
+    /// Divides the processes into replicas: each runs the whole pipeline, on rows of its own, and
+    /// [`train_step`](crate::Pipe::train_step) sums the gradients over all of them. Consecutive
+    /// processes belong to one replica.
+    ///
+    /// ```
+    /// use pipe_runtime::{Devices, World};
+    ///
+    /// // `mpiexec -n 4`: two replicas, each of two processes.
+    /// # let two = 1;
+    /// let world = World::init()?.replicas(two)?;
+    /// let devices = Devices::cpu(2).across(&world)?;
+    /// println!("the rows of replica {}", world.replica());
+    /// # Ok::<(), pipe_runtime::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Fails if the number of processes is not a multiple of `count`.
+    pub fn replicas(mut self, count: usize) -> Result<Self> {
+        let size = self.size();
+        if count == 0 || !size.is_multiple_of(count) {
+            return Err(Error::Setting(format!(
+                "{size} processes cannot be divided into {count} replicas of equal size"
+            )));
+        }
+        self.replicas = count;
+        Ok(self)
+    }
+
+    /// The number of the replica that this process belongs to, from 0.
+    pub fn replica(&self) -> usize {
+        self.process() / self.per_replica()
+    }
+
+    /// The number of replicas; 1 unless [`replicas`](Self::replicas) has set it.
+    pub fn replica_count(&self) -> usize {
+        self.replicas
+    }
+
+    /// The number of processes of a replica.
+    pub(crate) fn per_replica(&self) -> usize {
+        self.size() / self.replicas
+    }
+
+    /// The number of this process in its replica.
+    pub(crate) fn position(&self) -> usize {
+        self.process() % self.per_replica()
+    }
+
+    /// The processes that run what this one runs, one in each replica.
+    pub(crate) fn twins(&self) -> Vec<usize> {
+        (0..self.replicas).map(|replica| replica * self.per_replica() + self.position()).collect()
     }
 
     /// The number of this process, from 0.

@@ -5,5 +5,6 @@ mod failures;
 mod launch;
 mod losses;
 mod model;
+mod replicas;
 mod same_numbers;
 mod values;

@@ -22,7 +22,7 @@ use tch::Tensor;
 use super::vars::Vars;
 use crate::error::Result;
 use crate::lock::lock;
-use crate::torch::{Change, GradMode, TorchError, Variable, Variables, is_elsewhere};
+use crate::torch::{Change, GradMode, TorchError, Variable, Variables, duplicate, is_elsewhere};
 
 /// The variables of a pipeline, and what is known about their use.
 #[derive(Debug)]
@@ -143,13 +143,6 @@ impl State {
 /// The number of a variable, and a value of it.
 type Value = (usize, Tensor);
 
-fn copy(tensor: &Tensor) -> Result<Tensor, tch::TchError> {
-    let _constant = GradMode::set(false);
-    let mut copy = tensor.f_empty_like()?;
-    copy.f_copy_(tensor)?;
-    Ok(copy)
-}
-
 fn write(variables: &Variables, variable: usize, value: &Tensor) -> Result<(), tch::TchError> {
     let _constant = GradMode::set(false);
     // Through `data`, so that graphs that saved the variable see no change.
@@ -157,5 +150,5 @@ fn write(variables: &Variables, variable: usize, value: &Tensor) -> Result<(), t
     if now.size() == value.size() && now.kind() == value.kind() {
         return now.f_copy_(value);
     }
-    variables.get(variable).tensor.shallow_clone().f_set_data(&copy(value)?)
+    variables.get(variable).tensor.shallow_clone().f_set_data(&duplicate(value)?)
 }

@@ -5,10 +5,10 @@ use std::sync::Mutex;
 use tch::Tensor;
 
 use super::history::{History, Next};
-use super::{State, Value, copy, write};
+use super::{State, Value, write};
 use crate::error::Result;
 use crate::lock::lock;
-use crate::torch::{Change, TorchError, Variables, Watch, is_finite};
+use crate::torch::{Change, TorchError, Variables, Watch, duplicate, is_finite};
 
 /// The first pass of a micro-batch. Its changes are added to the history, even if it fails.
 pub(crate) struct FirstPass<'a> {
@@ -116,7 +116,7 @@ impl Rewound {
         let watch = Watch::start(state.variables(stage)?, stage, false)?;
         let mut rewound = Self { saved: Vec::with_capacity(values.len()), watch };
         for (variable, value) in values {
-            let now = copy(&rewound.watch.variables().get(variable).tensor)?;
+            let now = duplicate(&rewound.watch.variables().get(variable).tensor)?;
             rewound.saved.push((variable, now));
             write(rewound.watch.variables(), variable, &value)?;
         }

@@ -44,7 +44,8 @@ impl Vars {
             }
             return self.agree("the end of Vars::save", Ok(()));
         }
-        // One variable at a time comes from the other processes, in the order of the file.
+        // One variable at a time comes from the other processes of the first replica, in the order
+        // of the file.
         let mut elsewhere = order.into_iter().filter(|(_, name, _)| owner(name) != 0);
         let mut next = || {
             let (_, name, tensor) = elsewhere.next()?;

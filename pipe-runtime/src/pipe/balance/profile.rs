@@ -170,6 +170,7 @@ where
             stage: 0,
             micro_batch: 0,
             micro_batches: 1,
+            before: 0,
             call_seed,
             call: unique(),
             will_be_recomputed: false,

@@ -7,7 +7,9 @@ use tch::{Kind, Tensor};
 use crate::error::{Error, Result};
 use crate::optim::{LossScaler, LrSchedule, Rule};
 use crate::run::{BuiltPipeline, PlannedParameter, UpdatePlan};
-use crate::torch::{FusedRule, GradientState, Slot, Slots, Variable, drop_gradient, is_elsewhere, prepare_gradient};
+use crate::torch::{
+    FusedRule, GradientState, Slot, Slots, Variable, drop_gradient, duplicate, is_elsewhere, prepare_gradient,
+};
 
 /// An optimizer of a pipeline's parameters, whose updates run on the stages' executors and streams,
 /// all stages at once. Made by [`Pipe::optimizer`](crate::Pipe::optimizer).
@@ -394,13 +396,6 @@ impl Optimizer {
             Ok(())
         })
     }
-}
-
-/// A copy in the same memory layout.
-fn duplicate(tensor: &Tensor) -> Result<Tensor> {
-    let mut copy = tensor.f_empty_like()?;
-    copy.f_copy_(tensor)?;
-    Ok(copy)
 }
 
 impl fmt::Debug for Optimizer {

@@ -1,4 +1,5 @@
 use std::any::Any;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ use crate::torch::{Draw, Modes, Parameters, grad_enabled};
 pub(crate) struct Call {
     pub(super) pipeline: Arc<BuiltPipeline>,
     pub(super) micro_batches: usize,
+    /// The number of micro-batches of the replicas before this one.
+    before: usize,
     training: bool,
     /// Whether a backward may follow, so that its inputs must be kept.
     pub(super) gradients: bool,
@@ -72,6 +75,8 @@ pub(crate) struct Given {
 /// A call that all processes have begun.
 pub(crate) struct Begun {
     pub(crate) micro_batches: usize,
+    /// The number of micro-batches of the replicas before this one.
+    pub(crate) before: usize,
     pub(crate) draw: Draw,
     pub(crate) seed: u64,
     /// The number of the call, if other processes take part in it.
@@ -131,7 +136,7 @@ impl Call {
     /// `recomputing` say which micro-batches are recomputed.
     pub(super) fn new(pipeline: &Arc<BuiltPipeline>, given: Given, order: &Order, recomputing: &Order) -> Result<Self> {
         let Given { inputs, begun, training, gradients, parameters } = given;
-        let Begun { micro_batches, draw, seed, number } = begun;
+        let Begun { micro_batches, before, draw, seed, number } = begun;
         let prepared = parameters.none_is_forgotten().map_err(Error::from);
         let prepared = prepared.and_then(|()| pipeline.state.refresh()).and_then(|()| Ok(Modes::capture()?));
         let modes = prepared.or_else(|error| draw.undo().map_err(Error::from).and(Err(error)))?;
@@ -145,6 +150,7 @@ impl Call {
         }
         let call = Self {
             micro_batches,
+            before,
             training,
             gradients,
             grad_mode: grad_enabled(),
@@ -224,6 +230,7 @@ impl Call {
             stage: action.stage,
             micro_batch: action.micro_batch,
             micro_batches: self.micro_batches,
+            before: self.before,
             call_seed: self.seed,
             call: self.id,
             will_be_recomputed: !recomputing && self.recomputes(action.stage, action.micro_batch),
@@ -294,6 +301,16 @@ impl Call {
     /// Prepares a thread for the call's forward.
     pub(super) fn enter(&self) -> Result<Box<dyn Any>> {
         Ok(Box::new((self.modes.enter()?, self.pipeline.threads.enter())))
+    }
+
+    /// The names of the variables that layers have changed.
+    pub(super) fn changed(&self) -> Result<BTreeSet<String>> {
+        let mut names = BTreeSet::new();
+        for (stage, history) in self.histories.iter().enumerate() {
+            let variables = self.pipeline.state.variables(stage)?;
+            names.extend(lock(history).all_changes().into_iter().map(|(number, _)| variables.get(number).name.clone()));
+        }
+        Ok(names)
     }
 
     /// Keeps the changes that layers made. Called once the whole call has succeeded.

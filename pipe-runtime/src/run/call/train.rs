@@ -1,6 +1,6 @@
 use std::any::Any;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pipe_engine::{Job, Link, Local, News};
@@ -12,9 +12,11 @@ use super::forward::{Call, Given};
 use super::step;
 use crate::error::{Error, Failure, Phase, Result};
 use crate::flow::PackedValue;
+use crate::lock::lock;
 use crate::model::{Context, Next};
 use crate::run::built_pipeline::BuiltPipeline;
-use crate::torch::{GradMode, LayerRng, StageGraph};
+use crate::run::remote::Operation;
+use crate::torch::{GradMode, LayerRng, StageGraph, Sums, duplicate};
 
 /// A training step, which runs forwards and backwards in the order of its schedule.
 pub(crate) struct TrainRun {
@@ -46,6 +48,8 @@ pub(crate) struct Trained {
     /// For each port, the peak number of values that were sent and not received yet.
     pub(crate) transit: Vec<usize>,
     run: Arc<TrainRun>,
+    /// The sums of the gradients.
+    sums: Mutex<Option<Sums>>,
 }
 
 impl TrainRun {
@@ -67,15 +71,17 @@ impl TrainRun {
         };
         let local = pipeline.has_last().then_some(Local { rank: pipeline.last_rank(), perform: &mut perform });
         let ran = call.run_job(run.clone(), local);
-        ran.and_then(|()| run.ended(loss.keeps_output)).or_else(|error| {
+        // A replica may have nothing to train with.
+        let counts = loss.weights.iter().any(|&weight| weight != 0.) || !pipeline.has_replicas();
+        ran.and_then(|()| run.ended(loss.keeps_output, counts)).or_else(|error| {
             call.undo()?;
             Err(error)
         })
     }
 
-    fn ended(self: Arc<Self>, keeps_output: bool) -> Result<Trained> {
+    fn ended(self: Arc<Self>, keeps_output: bool, counts: bool) -> Result<Trained> {
         let call = &self.call;
-        if call.pipeline.has_last() && !self.trains.load(Ordering::Relaxed) {
+        if counts && call.pipeline.has_last() && !self.trains.load(Ordering::Relaxed) {
             return Err(Error::Output(
                 "the step would train nothing: no micro-batch's loss carries a gradient. Are all variables frozen, or is the output or the loss detached, \
                  made under `no_grad`, or made of integers (an `argmax`)?"
@@ -87,6 +93,7 @@ impl TrainRun {
             outputs: if keeps_output { call.take_outputs()? } else { Vec::new() },
             in_flight: call.in_flight.iter().map(|counter| counter.peak()).collect(),
             transit: call.transit.iter().map(|counter| counter.peak()).collect(),
+            sums: Mutex::new(Some(self.backward.take_sums()?)),
             run: self,
         })
     }
@@ -181,10 +188,39 @@ impl Trained {
         self.run.call.check_accelerators(losses)
     }
 
+    /// Sums the gradients over all replicas, if there are several, and takes the mean of the
+    /// statistics that layers have changed.
+    pub(crate) fn combine_replicas(&self) -> Result<()> {
+        let Some(remote) = self.run.call.remote.as_ref().filter(|remote| remote.has_replicas()) else { return Ok(()) };
+        let mut sums = lock(&self.sums);
+        let sums = sums.as_mut().ok_or(Error::Elsewhere)?;
+        let parameters = self.run.call.parameters.tensors();
+        let own = (0..parameters.len()).map(|index| sums.take(index)).collect::<Result<_, _>>()?;
+        let combined = remote.combine(Operation::Sum, own, parameters)?;
+        for (index, gradient) in combined.iter().enumerate() {
+            gradient.as_ref().map_or(Ok(()), |gradient| sums.put(index, gradient))?;
+        }
+
+        let variables = self.run.call.pipeline.state.list();
+        let changed = self.run.call.changed()?;
+        let like: Vec<_> = variables.iter().map(|variable| variable.tensor.detach()).collect();
+        let own = variables.iter().zip(&like).map(|(variable, value)| match changed.contains(&variable.name) {
+            true => Ok(Some(duplicate(value)?)),
+            false => Ok(None),
+        });
+        let means = remote.combine(Operation::Mean, own.collect::<Result<_>>()?, &like)?;
+        for (variable, mean) in like.iter().zip(means) {
+            // Through `data`, so that graphs that saved the variable see no change.
+            mean.map_or(Ok(()), |mean| variable.f_data()?.f_copy_(&mean))?;
+        }
+        Ok(())
+    }
+
     /// Adds the gradients to those of the parameters. The caller calls this or, if something fails
     /// after the run, [`undo`](Self::undo).
     pub(crate) fn commit(&self) -> Result<()> {
-        self.run.backward.take_sums()?.commit(&self.run.call.parameters)?;
+        let sums = lock(&self.sums).take();
+        sums.map_or(Ok(()), |sums| sums.commit(&self.run.call.parameters))?;
         self.run.call.keep();
         Ok(())
     }

@@ -25,6 +25,17 @@ pub(crate) struct Opening {
     pub(crate) rows: Vec<i64>,
 }
 
+/// A call that all processes have begun.
+pub(crate) struct Opened {
+    pub(crate) number: u64,
+    /// The number that the first process drew.
+    pub(crate) seed: u64,
+    /// The rows of each micro-batch of this replica.
+    pub(crate) rows: Vec<i64>,
+    /// The number of micro-batches of the replicas before this one.
+    pub(crate) before: usize,
+}
+
 /// What a process says at the end of a call.
 #[derive(Debug, Serialize, Deserialize)]
 enum Verdict<T> {
@@ -44,20 +55,26 @@ struct Said<T> {
 }
 
 impl Remote {
-    /// Begins a call: all processes say what they call, in words. Returns the number of the call,
-    /// with the seed of the first process and the rows of the one with the first stage.
+    /// Begins a call: all processes say what they call, in words.
     ///
     /// # Errors
     ///
     /// Fails on all processes if one of them could not prepare the call, or if they do not call the
     /// same.
-    pub(crate) fn open(&self, what: &str, opening: Result<Opening, &Error>) -> Result<(u64, Opening)> {
+    pub(crate) fn open(&self, what: &str, opening: Result<Opening, &Error>) -> Result<Opened> {
         let call = self.calls.load(Ordering::Relaxed);
         self.failed.store(usize::MAX, Ordering::Relaxed);
         lock(&self.channel).begin(call);
-        let mut openings = self.agree(what, opening.as_ref().map_err(|error| *error))?;
-        let rows = openings[self.process_of(0)].rows.clone();
-        Ok((call, Opening { rows, ..openings.swap_remove(0) }))
+        let openings = self.agree(what, opening.as_ref().map_err(|error| *error))?;
+        let first_stage = self.process_of(0);
+        let earlier = (0..first_stage)
+            .filter(|process| process % self.world.per_replica() == first_stage % self.world.per_replica());
+        Ok(Opened {
+            number: call,
+            seed: openings[0].seed,
+            rows: openings[first_stage].rows.clone(),
+            before: earlier.map(|process| openings[process].rows.len()).sum(),
+        })
     }
 
     /// Agrees on something that all processes do together: returns what they say, or one error for
@@ -133,7 +150,7 @@ impl Remote {
         outputs.iter().try_for_each(|output| Form::of(output).map(drop).map_err(Error::Output))
     }
 
-    /// Gives the outputs of the last stage to all processes.
+    /// Gives the outputs of the last stage to all processes of the replica.
     pub(crate) fn share_outputs(
         &self,
         call: u64,
@@ -144,7 +161,7 @@ impl Remote {
         let last = self.process_of(last_stage);
         if last == self.process() {
             for (micro_batch, output) in outputs.iter().enumerate() {
-                for process in (0..self.world.size()).filter(|&process| process != last) {
+                for process in self.replica().filter(|&process| process != last) {
                     let (value, layouts, spans) = Form::of(output).map_err(Error::Output)?;
                     let envelope = Envelope { call, message: Message::Output { micro_batch, value }, layouts };
                     lock(&self.channel).send(process, &envelope, spans).map_err(|error| self.lost(error))?;
@@ -160,11 +177,13 @@ impl Remote {
             if let Message::Output { value, .. } = envelope.message {
                 received.push(value.value(tensors));
             }
+            Ok(())
         })?;
         Ok(received)
     }
 
-    /// Brings tensors, each with its stage and name, to the first process. The others get none.
+    /// Brings tensors of the first replica, each with its stage and name, to the first process. The
+    /// others get none.
     /// `what` says in words what they are.
     pub(crate) fn collect(
         &self,
@@ -174,6 +193,7 @@ impl Remote {
         let taken = own.and_then(|own| match self.process() {
             // What is here stays as it is.
             0 => Ok((own, Vec::new(), Vec::new())),
+            process if process >= self.world.per_replica() => Ok(Default::default()),
             _ => {
                 let (layouts, memory) = spans(own.iter().map(|(_, _, tensor)| tensor))?;
                 Ok((own, layouts, memory))
@@ -182,6 +202,9 @@ impl Remote {
         let call = self.calls.load(Ordering::Relaxed);
         self.agree(what, taken.as_ref().map(|_| &()))?;
         let (own, layouts, memory) = taken?;
+        if self.world.replica() != 0 {
+            return Ok(Vec::new());
+        }
         if self.process() != 0 {
             let names = own.into_iter().map(|(stage, name, _)| (stage, name)).collect();
             let envelope = Envelope { call, message: Message::Tensors { names }, layouts };
@@ -194,10 +217,11 @@ impl Remote {
         }
         let mut all = own;
         let is_wanted = |message: &Message| matches!(message, Message::Tensors { .. });
-        self.receive(call, self.world.size() - 1, is_wanted, |Delivered { envelope, tensors, .. }| {
+        self.receive(call, self.world.per_replica() - 1, is_wanted, |Delivered { envelope, tensors, .. }| {
             if let Message::Tensors { names } = envelope.message {
                 all.extend(names.into_iter().zip(tensors).map(|((stage, name), tensor)| (stage, name, tensor)));
             }
+            Ok(())
         })?;
         Ok(all)
     }
@@ -224,18 +248,24 @@ impl Remote {
     /// Receives what the other processes have sent in a call that failed.
     fn drain(&self, call: u64) -> Result<()> {
         self.tell_all(call, |_| Message::End);
-        self.receive(call, self.world.size() - 1, |message| matches!(message, Message::End), drop)?;
+        self.receive(call, self.world.size() - 1, |message| matches!(message, Message::End), |_| Ok(()))?;
         lock(&self.channel).begin(call + 1);
         Ok(())
     }
 
+    /// The processes of this replica.
+    fn replica(&self) -> std::ops::Range<usize> {
+        let size = self.world.per_replica();
+        self.world.replica() * size..(self.world.replica() + 1) * size
+    }
+
     /// Waits for so many messages of a call that are `wanted`.
-    fn receive(
+    pub(super) fn receive(
         &self,
         call: u64,
         mut missing: usize,
         wanted: impl Fn(&Message) -> bool,
-        mut take: impl FnMut(Delivered),
+        mut take: impl FnMut(Delivered) -> Result<()>,
     ) -> Result<()> {
         let wanted = |envelope: &Envelope| envelope.call == call && wanted(&envelope.message);
         let mut idle = Instant::now();
@@ -247,7 +277,7 @@ impl Remote {
                 idle = Instant::now();
             }
             missing = missing.saturating_sub(delivered.len());
-            delivered.into_iter().for_each(&mut take);
+            delivered.into_iter().try_for_each(&mut take)?;
         }
         Ok(())
     }

@@ -52,6 +52,7 @@ enum Part {
 
 /// A message that has arrived.
 pub(super) struct Delivered {
+    pub(super) from: usize,
     pub(super) envelope: Envelope,
     pub(super) tensors: Vec<Tensor>,
 }
@@ -162,7 +163,7 @@ impl Channel {
                 }
                 let Some((envelope, spans)) = all_there.then(|| peer.messages.pop_front()).flatten() else { break };
                 let tensors = spans.into_iter().map(|span| span.take().tensor()).collect::<Result<_, _>>()?;
-                self.kept.push(Delivered { envelope, tensors });
+                self.kept.push(Delivered { from, envelope, tensors });
             }
         }
         Ok(())

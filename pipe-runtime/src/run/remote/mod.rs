@@ -4,10 +4,12 @@
 mod agreement;
 mod channel;
 mod remote_call;
+mod replicas;
 mod wire;
 
-pub(crate) use agreement::Opening;
+pub(crate) use agreement::{Opened, Opening};
 pub(crate) use remote_call::{Arrival, RemoteCall};
+pub(crate) use replicas::Operation;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -24,7 +26,7 @@ use wire::Message;
 /// A pipeline's connection to the other processes that run stages of it.
 pub(crate) struct Remote {
     world: World,
-    /// The process of each stage.
+    /// The process of each stage, in this replica.
     process_of: Vec<usize>,
     channel: Mutex<Channel>,
     /// The number of the pipeline, in the order in which they were built.
@@ -41,7 +43,9 @@ pub(crate) struct Remote {
 
 impl Remote {
     /// All processes build the same pipelines, in the same order.
-    pub(crate) fn new(world: &World, process_of: Vec<usize>, model: u64) -> Result<Arc<Self>> {
+    pub(crate) fn new(world: &World, positions: &[usize], model: u64) -> Result<Arc<Self>> {
+        let first = world.replica() * world.per_replica();
+        let process_of = positions.iter().map(|position| first + position).collect();
         let number = world.tag()?;
         let channel = Mutex::new(Channel::new(world, number)?);
         Ok(Arc::new(Self {
@@ -59,6 +63,11 @@ impl Remote {
     /// The number of this process.
     pub(crate) fn process(&self) -> usize {
         self.world.process()
+    }
+
+    /// Whether other processes run the same stages on other rows.
+    pub(crate) fn has_replicas(&self) -> bool {
+        self.world.replica_count() > 1
     }
 
     pub(crate) fn process_of(&self, stage: usize) -> usize {

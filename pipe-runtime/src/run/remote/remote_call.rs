@@ -120,7 +120,7 @@ impl RemoteCall {
                     news.extend(routes[port].to.and_then(|to| self.count(true, to, micro_batch)));
                 }
                 Message::Failed { step } => news.push(News::Failed(step)),
-                Message::Output { .. } | Message::Tensors { .. } | Message::End => {}
+                Message::Output { .. } | Message::Tensors { .. } | Message::Part { .. } | Message::End => {}
             }
         }
         Ok(news)
@@ -133,6 +133,16 @@ impl RemoteCall {
         let missing = missing.get_mut(&position)?;
         *missing = missing.saturating_sub(1);
         (*missing == 0).then_some(News::Arrived(position))
+    }
+
+    /// Whether other processes run the same stages on other rows.
+    pub(crate) fn has_replicas(&self) -> bool {
+        self.remote.has_replicas()
+    }
+
+    /// The number of the call.
+    pub(super) fn number(&self) -> u64 {
+        self.call
     }
 
     /// Tells all other processes that a step has failed here.

@@ -368,6 +368,14 @@ int pipe_sums_take(Sums* sums, size_t index, at::Tensor** gradient) {
   });
 }
 
+// Makes `gradient` that of parameter `index`.
+int pipe_sums_put(Sums* sums, size_t index, const at::Tensor* gradient) {
+  return shim::guarded([&] {
+    sums->gradients.resize(std::max(sums->gradients.size(), index + 1));
+    sums->gradients[index] = *gradient;
+  });
+}
+
 // Runs the backward from the roots. `gradients` holds one tensor or null per root. The gradients of
 // parameters are added to `sums`, for the last time if `last`. Those of the received values are
 // written to `received` (null where none arrived).

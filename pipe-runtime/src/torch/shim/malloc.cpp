@@ -15,6 +15,19 @@ void free_block(void* block) {
   mi_free(block);
 }
 
+// The allocator before this one.
+c10::Allocator* before = nullptr;
+
+// oneDNN's operators free their memory with whatever allocator there is when they end: a
+// convolution that runs while the allocator changes hands over a block of the one before.
+void free_block_of_any(void* block) {
+  if (mi_is_in_heap_region(block)) {
+    free_block(block);
+  } else {
+    before->raw_deleter()(block);
+  }
+}
+
 struct TensorMemory final : c10::Allocator {
   c10::DataPtr allocate(size_t bytes) override {
     void* block = nullptr;
@@ -30,7 +43,7 @@ struct TensorMemory final : c10::Allocator {
   }
 
   c10::DeleterFnPtr raw_deleter() const override {
-    return &free_block;
+    return &free_block_of_any;
   }
 
   void copy_data(void* to, const void* from, size_t bytes) const override {
@@ -45,6 +58,10 @@ extern "C" {
 // Makes CPU tensors from now on take their memory from mimalloc, which keeps freed memory.
 void pipe_keep_freed_memory() noexcept {
   static TensorMemory memory;
+  if (c10::GetCPUAllocator() == &memory) {
+    return;
+  }
+  before = c10::GetCPUAllocator();
   // By default, it returns memory to the system after a while.
   mi_option_set(mi_option_purge_delay, -1);
   c10::SetCPUAllocator(&memory);

@@ -1,0 +1,326 @@
+//! Sums and means over replicas.
+//!
+//! Each large tensor is cut into as many segments as there are replicas, and each replica owns one.
+//! All send their parts to the owner, which adds them in the order of the replicas and sends the
+//! sum back: so it has the same bits everywhere, and each time.
+
+use std::hash::{DefaultHasher, Hasher};
+use std::ops::Range;
+
+use tch::{Device, Kind, Tensor};
+
+use super::Remote;
+use super::channel::Delivered;
+use super::remote_call::RemoteCall;
+use super::wire::{Envelope, Message, spans};
+use crate::error::{Error, Result};
+use crate::lock::lock;
+use crate::model::Split;
+use crate::torch::{GradMode, Variable, duplicate, with_bytes};
+
+/// What replicas do with the tensors that each of them has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Operation {
+    /// The gradients: their sum. A replica that has none counts as zeros.
+    Sum,
+    /// The statistics: their mean. Integers are those of the first replica.
+    Mean,
+}
+
+/// The number of elements below which a tensor is not cut.
+const SMALL: usize = 1 << 12;
+
+/// A part of a tensor, of which one replica owns the result.
+struct Segment {
+    tensor: usize,
+    range: Range<usize>,
+}
+
+/// The segments that a replica owns, of tensors with so many elements.
+fn segments(elements: &[usize], replicas: usize, owner: usize) -> Vec<Segment> {
+    let range = |tensor: usize, elements: usize| match elements < SMALL {
+        true if tensor % replicas == owner => 0..elements,
+        true => 0..0,
+        false => Split::Evenly(replicas).range(owner, elements),
+    };
+    let all = elements.iter().enumerate().map(|(tensor, &elements)| Segment { tensor, range: range(tensor, elements) });
+    all.filter(|segment| !segment.range.is_empty()).collect()
+}
+
+/// The number of a replica, which tensors it has, and parts of them.
+type Received = (usize, Vec<bool>, Vec<Tensor>);
+
+impl RemoteCall {
+    /// Combines the tensors of all replicas, for as many numbers as there are in `like`, which has
+    /// tensors of the same shapes and kinds. Returns new ones, or those of `own`, changed.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a tensor is sparse, if the replicas do not have the same tensors, or if a step
+    /// fails elsewhere.
+    pub(crate) fn combine(
+        &self,
+        operation: Operation,
+        own: Vec<Option<Tensor>>,
+        like: &[Tensor],
+    ) -> Result<Vec<Option<Tensor>>> {
+        let twins = self.remote.world.twins();
+        let _constant = GradMode::set(false);
+        let combined = Combining::new(self, operation, twins, own, like)?.run();
+        combined.map_err(|error| match error {
+            Error::Connection(_) => self.remote.lost(error),
+            other => other,
+        })
+    }
+}
+
+impl Remote {
+    /// Checks that all replicas have the same values of their variables, which `own` are.
+    ///
+    /// # Errors
+    ///
+    /// Fails on all processes if a value differs.
+    pub(crate) fn check_values(&self, own: Result<Vec<Variable>>) -> Result<()> {
+        let digests = own.and_then(|own| own.iter().map(|v| Ok((v.name.clone(), digest(&v.tensor)?))).collect());
+        let all = self.agree("the first step of replicas", digests.as_ref())?;
+        let all: &Vec<Vec<(String, u64)>> = &all;
+        for (process, found) in all.iter().enumerate() {
+            let expected = &all[process % self.world.per_replica()];
+            if let Some((name, _)) = found.iter().zip(expected).find(|(a, b)| a != b).map(|(found, _)| found) {
+                return Err(Error::Setting(format!(
+                    "the replicas 0 and {} have other values of `{name}`: make them from the same seed, or load the same file",
+                    process / self.world.per_replica()
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A number that differs for tensors with other bits.
+fn digest(tensor: &Tensor) -> Result<u64> {
+    let values = duplicate(tensor)?.f_to_device(Device::Cpu)?.f_contiguous()?;
+    let mut hasher = DefaultHasher::new();
+    with_bytes(&values, |bytes| hasher.write(bytes));
+    Ok(hasher.finish())
+}
+
+/// Tensors that are being combined.
+struct Combining<'c> {
+    remote: &'c Remote,
+    call: u64,
+    operation: Operation,
+    /// For each replica, the process that has the same stages as this one.
+    twins: Vec<usize>,
+    /// The number of this replica.
+    me: usize,
+    like: &'c [Tensor],
+    elements: Vec<usize>,
+    /// The tensors, each in a row.
+    flat: Vec<Option<Tensor>>,
+}
+
+impl<'c> Combining<'c> {
+    fn new(
+        call: &'c RemoteCall,
+        operation: Operation,
+        twins: Vec<usize>,
+        own: Vec<Option<Tensor>>,
+        like: &'c [Tensor],
+    ) -> Result<Self> {
+        let flat = own.into_iter().zip(like).map(|(tensor, like)| {
+            let Some(tensor) = tensor else { return Ok(None) };
+            if tensor.is_sparse() {
+                return Err(Error::Setting(
+                    "a parameter has a sparse gradient, which is not summed over replicas: make its embedding with `sparse: false`".into(),
+                ));
+            }
+            debug_assert_eq!((tensor.size(), tensor.kind()), (like.size(), like.kind()));
+            Ok(Some(tensor.f_contiguous()?.f_view([-1])?))
+        });
+        Ok(Self {
+            remote: &call.remote,
+            call: call.number(),
+            operation,
+            me: call.remote.world.replica(),
+            twins,
+            like,
+            elements: like.iter().map(Tensor::numel).collect(),
+            flat: flat.collect::<Result<_>>()?,
+        })
+    }
+
+    fn run(mut self) -> Result<Vec<Option<Tensor>>> {
+        // Everyone tells everyone what it has, and gives its owner each part.
+        let present: Vec<bool> = self.flat.iter().map(Option::is_some).collect();
+        for owner in self.others() {
+            let parts = self.segments(owner).into_iter().filter_map(|segment| self.part(&segment));
+            self.send(owner, 0, &present, &parts.collect::<Vec<_>>())?;
+        }
+        let mut has = vec![present; self.twins.len()];
+        let mut parts: Vec<Vec<Tensor>> = self.twins.iter().map(|_| Vec::new()).collect();
+        for (replica, present, tensors) in self.receive(0)? {
+            (has[replica], parts[replica]) = (present, tensors);
+        }
+        self.check(&has)?;
+
+        let own = self.segments(self.me);
+        let mut parts: Vec<_> = parts.into_iter().map(Vec::into_iter).collect();
+        let mut sums = Vec::new();
+        for segment in own {
+            let mut total: Option<Tensor> = None;
+            for replica in 0..self.twins.len() {
+                let part = match replica == self.me {
+                    true => self.part(&segment),
+                    false => has[replica][segment.tensor].then(|| parts[replica].next()).flatten(),
+                };
+                total = match (total, part) {
+                    (Some(mut total), Some(part)) if self.adds(&segment) => {
+                        let _ = total.f_add_(&part.f_to_device(total.device())?)?;
+                        Some(total)
+                    }
+                    (total, part) => total.or(part),
+                };
+            }
+            let Some(mut total) = total else { continue };
+            if self.operation == Operation::Mean && self.adds(&segment) {
+                let _ = total.f_div_scalar_(self.twins.len() as f64)?;
+            }
+            self.write(&segment, &total)?;
+            sums.push(total);
+        }
+        for other in self.others() {
+            self.send(other, 1, &[], &sums)?;
+        }
+
+        for (owner, _, sums) in self.receive(1)? {
+            let mut sums = sums.into_iter();
+            for segment in self.segments(owner) {
+                if has.iter().any(|has| has[segment.tensor]) {
+                    let sum = sums.next().ok_or_else(incomplete)?;
+                    self.write(&segment, &sum)?;
+                }
+            }
+        }
+        let shaped =
+            |(flat, like): (Option<Tensor>, &Tensor)| flat.map(|flat| flat.f_view(like.size().as_slice())).transpose();
+        Ok(self.flat.into_iter().zip(self.like).map(shaped).collect::<Result<_, _>>()?)
+    }
+
+    /// Checks that the replicas combine the same tensors.
+    fn check(&self, has: &[Vec<bool>]) -> Result<()> {
+        let own = &has[self.me];
+        let differs = |other: &Vec<bool>| match self.operation {
+            Operation::Sum => other.len() != own.len(),
+            Operation::Mean => other != own,
+        };
+        match has.iter().position(differs) {
+            None => Ok(()),
+            Some(other) => Err(Error::Output(format!(
+                "the replicas {} and {other} differ in the variables that {}: they must be the same",
+                self.me,
+                match self.operation {
+                    Operation::Sum => "are trained",
+                    Operation::Mean => "their layers have changed",
+                }
+            ))),
+        }
+    }
+
+    fn others(&self) -> impl Iterator<Item = usize> + use<> {
+        let me = self.me;
+        (0..self.twins.len()).filter(move |replica| *replica != me)
+    }
+
+    fn segments(&self, owner: usize) -> Vec<Segment> {
+        segments(&self.elements, self.twins.len(), owner)
+    }
+
+    /// This replica's part of a tensor: a view of it with a version of its own, since other parts
+    /// change while this one is sent.
+    fn part(&self, segment: &Segment) -> Option<Tensor> {
+        let Range { start, end } = segment.range;
+        self.flat[segment.tensor].as_ref().map(|flat| flat.data().narrow(0, start as i64, (end - start) as i64))
+    }
+
+    /// Whether the numbers are added. Integers of statistics are not.
+    fn adds(&self, segment: &Segment) -> bool {
+        let kind = self.like[segment.tensor].kind();
+        self.operation == Operation::Sum || matches!(kind, Kind::Half | Kind::BFloat16 | Kind::Float | Kind::Double)
+    }
+
+    /// Writes a result into this replica's tensor, which is made if there is none.
+    fn write(&mut self, segment: &Segment, result: &Tensor) -> Result<()> {
+        let like = &self.like[segment.tensor];
+        if self.flat[segment.tensor].is_none() {
+            self.flat[segment.tensor] = Some(like.f_zeros_like()?.f_contiguous()?.f_view([-1])?);
+        }
+        let mut part = self.part(segment).ok_or_else(incomplete)?;
+        if result.size() != part.size() || result.kind() != part.kind() {
+            return Err(incomplete());
+        }
+        // The result may be the part itself.
+        if result.data_ptr() != part.data_ptr() {
+            part.f_copy_(result)?;
+        }
+        Ok(())
+    }
+
+    fn send(&self, replica: usize, round: u8, present: &[bool], parts: &[Tensor]) -> Result<()> {
+        let (layouts, memory) = spans(parts.iter())?;
+        let message = Message::Part { round: self.round(round), present: present.to_vec() };
+        let envelope = Envelope { call: self.call, message, layouts };
+        lock(&self.remote.channel).send(self.twins[replica], &envelope, memory)
+    }
+
+    /// Receives a message of each other replica.
+    fn receive(&self, round: u8) -> Result<Vec<Received>> {
+        let wanted = |message: &Message| match message {
+            Message::Part { round: of, .. } => *of == self.round(round),
+            Message::Failed { .. } => true,
+            _ => false,
+        };
+        let mut all = Vec::with_capacity(self.twins.len());
+        self.remote.receive(self.call, self.twins.len() - 1, wanted, |Delivered { from, envelope, tensors }| {
+            let Message::Part { present, .. } = envelope.message else { return Err(Error::Elsewhere) };
+            let replica = self.twins.iter().position(|twin| *twin == from).ok_or_else(incomplete)?;
+            all.push((replica, present, tensors));
+            Ok(())
+        })?;
+        Ok(all)
+    }
+
+    /// A call combines gradients first, then statistics.
+    fn round(&self, round: u8) -> u8 {
+        round + if self.operation == Operation::Mean { 2 } else { 0 }
+    }
+}
+
+fn incomplete() -> Error {
+    Error::Connection("a message of another replica does not have the tensors that belong to it".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_element_is_owned_once_and_large_tensors_evenly() {
+        let elements = [0, 1, 5, SMALL - 1, SMALL, 3 * SMALL + 2, 7];
+        for replicas in 1..5 {
+            let mut owned: Vec<Vec<bool>> = elements.iter().map(|&elements| vec![false; elements]).collect();
+            let mut most = 0;
+            for owner in 0..replicas {
+                let segments = segments(&elements, replicas, owner);
+                most = most.max(segments.iter().map(|segment| segment.range.len()).sum());
+                for Segment { tensor, range } in segments {
+                    for owned in &mut owned[tensor][range] {
+                        assert!(!std::mem::replace(owned, true));
+                    }
+                }
+            }
+            assert!(owned.iter().flatten().all(|owned| *owned));
+            assert!(most <= (4 * SMALL + 2).div_ceil(replicas) + SMALL + 13);
+        }
+    }
+}
