@@ -338,6 +338,8 @@ fn parts<T>(reduction: Reduction<'_, T>, targets: &[T], shape: &MiniBatch) -> Re
 fn weights<T>(reduction: Reduction<'_, T>, parts: Vec<f64>, total: f64) -> Result<Vec<f64>> {
     match reduction {
         Reduction::Sum => Ok(parts),
+        // The last stage is in another process.
+        _ if parts.is_empty() => Ok(parts),
         // An empty mini-batch.
         Reduction::MeanRows if total == 0. => Ok(vec![1. / parts.len() as f64; parts.len()]),
         Reduction::Weighted(_) if !total.is_finite() || total <= 0. => Err(wrong_weights(&parts)),
