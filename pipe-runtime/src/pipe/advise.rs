@@ -49,7 +49,7 @@ impl<M: Pipeline> Pipe<M> {
         let rank_of = self.built().rank_of();
         let on_cpu = stages.iter().all(|slot| slot.device == Device::Cpu);
         let mut options = Options::new(rank_of.iter().max().map_or(1, |last| last + 1), self.chunks());
-        if on_cpu {
+        if on_cpu && self.built().remote.is_none() {
             let cores = std::thread::available_parallelism().map_or(1, usize::from);
             options.ranks =
                 (1..=cores.min(stages.len())).rev().filter(|ranks| stages.len().is_multiple_of(*ranks)).collect();

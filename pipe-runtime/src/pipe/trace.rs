@@ -40,19 +40,31 @@ impl<M: Pipeline> Pipe<M> {
     /// Ends the recording and returns what ran since its start: training steps, and the forwards
     /// and backwards of ordinary calls as separate runs. Runs that failed are left out.
     ///
+    /// Over several processes, all of them call this, and get the steps of all processes of their
+    /// replica by one clock. Messages between them are timed, so that
+    /// [`costs`](Trace::costs) have what the values take on their way.
+    ///
     /// # Errors
     ///
-    /// Fails if no trace was started, if nothing has run since it was, or if the pipeline runs over
-    /// several processes.
+    /// Fails if no trace was started, or if nothing has run since it was.
     pub fn stop_trace(&mut self) -> Result<Trace> {
-        let recording = self.built().recorder.stop();
-        if self.built().remote.is_some() {
-            return Err(Error::Setting(
-                "a pipeline over several processes records only this process's steps, which make no trace: trace it in one process".into(),
-            ));
-        }
+        let built = self.built();
+        let recording = built.recorder.stop();
         let recording =
-            recording.ok_or_else(|| Error::Setting("there is no trace to stop: call `start_trace` first".into()))?;
-        recording.finish(&self.built().routes, &self.core.parameter_bytes)
+            recording.ok_or_else(|| Error::Setting("there is no trace to stop: call `start_trace` first".into()));
+        let Some(remote) = &built.remote else {
+            return recording?.finish(&built.routes, &self.core.parameter_bytes, |_, _, _| 0.);
+        };
+        remote.agree("stop_trace", recording.as_ref().map(|_| &()))?;
+        let recording = recording?;
+        let ahead = remote.clock_offset(|| recording.now())?;
+        let price = remote.message_price()?;
+        let parts = remote.agree("the parts of a trace", Ok(&recording.part(ahead)))?;
+        recording.join(&parts[remote.replica()], built.rank_of());
+        let message = |from: usize, to: usize, bytes: f64| match remote.process_of(from) == remote.process_of(to) {
+            true => 0.,
+            false => price.latency + bytes * price.per_byte,
+        };
+        recording.finish(&built.routes, &self.core.parameter_bytes, message)
     }
 }

@@ -1,8 +1,10 @@
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::thread::ThreadId;
 use std::time::Instant;
 
 use pipe_schedule::{Action, Costs, Order, Run, Schedule, Skip, StageCosts, Trace, TracedStep, Transfer};
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::lock::lock;
@@ -37,13 +39,24 @@ impl Recorder {
 /// The contents of a recording.
 pub(crate) struct Recording {
     begin: Instant,
-    runs: Mutex<Vec<Run>>,
+    /// The runs, each with the number of its call if other processes took part in it.
+    runs: Mutex<Vec<(Option<u64>, Run)>>,
     /// The threads that have run steps, numbered in the order of their first step.
     threads: Mutex<Vec<ThreadId>>,
     /// For each stage, the bytes that the graph of a micro-batch holds, once it was measured.
     activations: Vec<Mutex<Option<u64>>>,
     /// For each route, the greatest number of bytes of a micro-batch's value.
     carried: Vec<Mutex<u64>>,
+}
+
+/// One process's part of a recording.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct RecordingPart {
+    threads: usize,
+    activations: Vec<Option<u64>>,
+    carried: Vec<u64>,
+    /// By the number of its call, the steps of a run: action, thread, start and end.
+    runs: BTreeMap<u64, Vec<(String, usize, f64, f64)>>,
 }
 
 impl Recording {
@@ -74,15 +87,70 @@ impl Recording {
     }
 
     /// Adds a run that has succeeded.
-    pub(crate) fn ran(&self, order: &Order, stages: usize, micro_batches: usize, steps: Vec<TracedStep>) {
+    pub(crate) fn ran(
+        &self,
+        number: Option<u64>,
+        order: &Order,
+        stages: usize,
+        micro_batches: usize,
+        steps: Vec<TracedStep>,
+    ) {
         let action = |&position: &usize| -> Action { order.steps[position].action };
         let ranks = order.ranks.iter().map(|list| list.iter().map(action).collect()).collect();
-        lock(&self.runs).push(Run { schedule: Schedule { stages, micro_batches, ranks }, steps });
+        lock(&self.runs).push((number, Run { schedule: Schedule { stages, micro_batches, ranks }, steps }));
+    }
+
+    /// This process's part of the recording, by a clock that is so many seconds ahead.
+    pub(crate) fn part(&self, ahead: f64) -> RecordingPart {
+        let step = |step: &TracedStep| (step.action.to_string(), step.thread, step.start + ahead, step.end + ahead);
+        let runs = lock(&self.runs);
+        let numbered = runs.iter().filter_map(|(number, run)| Some(((*number)?, run.steps.iter().map(step).collect())));
+        RecordingPart {
+            threads: lock(&self.threads).len(),
+            activations: self.activations.iter().map(|bytes| *lock(bytes)).collect(),
+            carried: self.carried.iter().map(|bytes| *lock(bytes)).collect(),
+            runs: numbered.collect(),
+        }
+    }
+
+    /// Takes in the parts of all processes, its own included. Runs that failed in one of them are
+    /// left out.
+    pub(crate) fn join(&self, parts: &[RecordingPart], rank_of: &[usize]) {
+        for part in parts {
+            for (own, bytes) in self.activations.iter().zip(&part.activations) {
+                let mut own = lock(own);
+                *own = own.or(*bytes);
+            }
+            (0..).zip(&part.carried).for_each(|(route, &bytes)| self.carries(route, bytes));
+        }
+        let mut runs = lock(&self.runs);
+        runs.retain_mut(|(number, run)| {
+            run.steps.clear();
+            let mut threads = 0;
+            for part in parts {
+                let Some(steps) = number.and_then(|number| part.runs.get(&number)) else { return false };
+                run.steps.extend(steps.iter().filter_map(|(action, thread, start, end)| {
+                    let action: Action = action.parse().ok()?;
+                    let rank = *rank_of.get(action.stage)?;
+                    Some(TracedStep { action, rank, thread: threads + thread, start: *start, end: *end })
+                }));
+                threads += part.threads;
+            }
+            run.steps.sort_by(|a, b| a.end.total_cmp(&b.end));
+            true
+        });
     }
 
     /// Makes the trace from the runs, with the measured sizes.
-    pub(crate) fn finish(&self, routes: &[Route], parameters: &[u64]) -> Result<Trace> {
-        let runs = std::mem::take(&mut *lock(&self.runs));
+    /// `message` returns the seconds that so many bytes take from a stage to another one, beside
+    /// the actions.
+    pub(crate) fn finish(
+        &self,
+        routes: &[Route],
+        parameters: &[u64],
+        message: impl Fn(usize, usize, f64) -> f64,
+    ) -> Result<Trace> {
+        let runs = std::mem::take(&mut *lock(&self.runs)).into_iter().map(|(_, run)| run).collect();
         let carried: Vec<_> = self.carried.iter().map(|bytes| *lock(bytes) as f64).collect();
         let stage = |(stage, &parameters): (usize, &u64)| {
             let activation = lock(&self.activations[stage]).unwrap_or(0) as f64;
@@ -103,7 +171,7 @@ impl Recording {
         let mut boundaries = vec![Transfer::default(); stages.len().saturating_sub(1)];
         let mut skips = Vec::new();
         for Crossing { route, from, to, is_skip } in crossings(routes) {
-            let transfer = Transfer { time: 0., size: carried[route] };
+            let transfer = Transfer { time: message(from, to, carried[route]), size: carried[route] };
             match is_skip {
                 true => skips.push(Skip { from, to, transfer }),
                 false => boundaries[from] = transfer,

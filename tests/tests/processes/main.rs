@@ -7,4 +7,5 @@ mod losses;
 mod model;
 mod replicas;
 mod same_numbers;
+mod traces;
 mod values;

@@ -11,17 +11,14 @@ impl Trace {
     ///
     /// If a backward was never split, half of its time counts for the inputs and half for the
     /// parameters. For a stage without recomputations, a recomputation counts as long as its
-    /// forward. Transfers between devices count for the action that receives, and their own times
-    /// are zero here.
+    /// forward. Transfers between devices of one process count for the action that receives, and
+    /// their own times are zero; those of messages between processes are as measured.
     pub fn costs(&self) -> Costs {
         let mut times: BTreeMap<(usize, ActionKind), Vec<f64>> = BTreeMap::new();
         for step in self.runs.iter().flat_map(|run| &run.steps) {
             times.entry((step.action.stage, step.action.kind)).or_default().push(step.end - step.start);
         }
         let mut costs = self.sizes.clone();
-        for transfer in costs.boundaries.iter_mut().chain(costs.skips.iter_mut().map(|skip| &mut skip.transfer)) {
-            transfer.time = 0.;
-        }
         for (stage, cost) in costs.stages.iter_mut().enumerate() {
             let median = |kind| times.get(&(stage, kind)).map(|times| median(times));
             let half = median(ActionKind::Backward).map(|whole| whole / 2.);

@@ -26,8 +26,8 @@ use crate::timeline::{Span, Timeline};
 pub struct Trace {
     /// The runs, of which there is at least one.
     runs: Vec<Run>,
-    /// The sizes of what the parts of the model hold and transfer, per micro-batch. Its times have
-    /// no meaning.
+    /// The sizes of what the parts of the model hold and transfer, per micro-batch, and the times
+    /// of messages between processes. The times of its stages have no meaning.
     pub sizes: Costs,
 }
 

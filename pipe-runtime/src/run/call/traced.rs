@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::flow::{PackedTensor, PackedValue};
 use crate::lock::lock;
 use crate::run::recorder::Recording;
+use crate::run::remote::RemoteCall;
 use crate::torch::{Observation, synchronize};
 
 impl Call {
@@ -102,7 +103,8 @@ impl TracedJob {
 
     fn finish(&self) {
         let steps = std::mem::take(&mut *lock(&self.steps));
-        self.recording.ran(self.job.order(), self.call.pipeline.stages.len(), self.call.micro_batches, steps);
+        let number = self.call.remote.as_ref().map(RemoteCall::number);
+        self.recording.ran(number, self.job.order(), self.call.pipeline.stages.len(), self.call.micro_batches, steps);
     }
 }
 

@@ -254,7 +254,7 @@ impl Remote {
     }
 
     /// The processes of this replica.
-    fn replica(&self) -> std::ops::Range<usize> {
+    pub(crate) fn replica(&self) -> std::ops::Range<usize> {
         let size = self.world.per_replica();
         self.world.replica() * size..(self.world.replica() + 1) * size
     }
@@ -283,7 +283,7 @@ impl Remote {
     }
 
     /// Gives a value to all processes, and returns those of all, by process.
-    fn exchange<T: Serialize, R: DeserializeOwned>(&self, what: &str, value: &T) -> Result<Vec<R>> {
+    pub(super) fn exchange<T: Serialize, R: DeserializeOwned>(&self, what: &str, value: &T) -> Result<Vec<R>> {
         let exchanged = self.world.exchange(what, value, || lock(&self.channel).listen());
         exchanged.map_err(|error| match error {
             Error::Connection(_) => self.lost(error),

@@ -5,6 +5,7 @@ mod agreement;
 mod channel;
 mod remote_call;
 mod replicas;
+mod traces;
 mod wire;
 
 pub(crate) use agreement::{Opened, Opening};

@@ -141,7 +141,7 @@ impl RemoteCall {
     }
 
     /// The number of the call.
-    pub(super) fn number(&self) -> u64 {
+    pub(crate) fn number(&self) -> u64 {
         self.call
     }
 
