@@ -2,7 +2,8 @@
 //!
 //! Each large tensor is cut into as many segments as there are replicas, and each replica owns one.
 //! All send their parts to the owner, which adds them in the order of the replicas and sends the
-//! sum back: so it has the same bits everywhere, and each time.
+//! sum back: so it has the same bits everywhere, and each time. Segments go in blocks: while one is
+//! added, the next one is on its way.
 
 use std::hash::{DefaultHasher, Hasher};
 use std::ops::Range;
@@ -30,21 +31,40 @@ pub(crate) enum Operation {
 /// The number of elements below which a tensor is not cut.
 const SMALL: usize = 1 << 12;
 
+/// The greatest number of elements of a block.
+const BLOCK: usize = 1 << 20;
+
 /// A part of a tensor, of which one replica owns the result.
+#[derive(Debug)]
 struct Segment {
     tensor: usize,
     range: Range<usize>,
 }
 
-/// The segments that a replica owns, of tensors with so many elements.
-fn segments(elements: &[usize], replicas: usize, owner: usize) -> Vec<Segment> {
+/// The segments that a replica owns, of tensors with so many elements, in blocks. There is at least
+/// one, which may be empty.
+fn blocks(elements: &[usize], replicas: usize, owner: usize) -> Vec<Vec<Segment>> {
     let range = |tensor: usize, elements: usize| match elements < SMALL {
         true if tensor % replicas == owner => 0..elements,
         true => 0..0,
         false => Split::Evenly(replicas).range(owner, elements),
     };
-    let all = elements.iter().enumerate().map(|(tensor, &elements)| Segment { tensor, range: range(tensor, elements) });
-    all.filter(|segment| !segment.range.is_empty()).collect()
+    let mut blocks = vec![Vec::new()];
+    let mut free = BLOCK;
+    for (tensor, &elements) in elements.iter().enumerate() {
+        let Range { mut start, end } = range(tensor, elements);
+        while start < end {
+            if free == 0 {
+                blocks.push(Vec::new());
+                free = BLOCK;
+            }
+            let length = free.min(end - start);
+            let last = blocks.last_mut().expect("there is one");
+            last.push(Segment { tensor, range: start..start + length });
+            (start, free) = (start + length, free - length);
+        }
+    }
+    blocks
 }
 
 /// The number of a replica, which tensors it has, and parts of them.
@@ -105,6 +125,13 @@ fn digest(tensor: &Tensor) -> Result<u64> {
     Ok(hasher.finish())
 }
 
+/// What a message brings: parts for the owner, or the owner's results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Part,
+    Sum,
+}
+
 /// Tensors that are being combined.
 struct Combining<'c> {
     remote: &'c Remote,
@@ -154,57 +181,74 @@ impl<'c> Combining<'c> {
         // Everyone tells everyone what it has, and gives its owner each part.
         let present: Vec<bool> = self.flat.iter().map(Option::is_some).collect();
         for owner in self.others() {
-            let parts = self.segments(owner).into_iter().filter_map(|segment| self.part(&segment));
-            self.send(owner, 0, &present, &parts.collect::<Vec<_>>())?;
+            for (number, block) in self.blocks(owner).iter().enumerate() {
+                let parts: Vec<_> = block.iter().filter_map(|segment| self.part(segment)).collect();
+                self.send(owner, (number, Phase::Part), if number == 0 { &present } else { &[] }, &parts)?;
+            }
         }
         let mut has = vec![present; self.twins.len()];
-        let mut parts: Vec<Vec<Tensor>> = self.twins.iter().map(|_| Vec::new()).collect();
-        for (replica, present, tensors) in self.receive(0)? {
-            (has[replica], parts[replica]) = (present, tensors);
-        }
-        self.check(&has)?;
-
-        let own = self.segments(self.me);
-        let mut parts: Vec<_> = parts.into_iter().map(Vec::into_iter).collect();
-        let mut sums = Vec::new();
-        for segment in own {
-            let mut total: Option<Tensor> = None;
-            for replica in 0..self.twins.len() {
-                let part = match replica == self.me {
-                    true => self.part(&segment),
+        for (number, block) in self.blocks(self.me).iter().enumerate() {
+            let mut parts: Vec<_> = self.twins.iter().map(|_| Vec::new().into_iter()).collect();
+            for (replica, present, tensors) in self.receive((number, Phase::Part), self.twins.len() - 1)? {
+                if number == 0 {
+                    has[replica] = present;
+                }
+                parts[replica] = tensors.into_iter();
+            }
+            if number == 0 {
+                self.check(&has)?;
+            }
+            let mut sums = Vec::new();
+            for segment in block {
+                let own = self.part(segment);
+                let of = |replica: usize| match replica == self.me {
+                    true => own.as_ref().map(Tensor::shallow_clone),
                     false => has[replica][segment.tensor].then(|| parts[replica].next()).flatten(),
                 };
-                total = match (total, part) {
-                    (Some(mut total), Some(part)) if self.adds(&segment) => {
-                        let _ = total.f_add_(&part.f_to_device(total.device())?)?;
-                        Some(total)
-                    }
-                    (total, part) => total.or(part),
-                };
+                if let Some(total) = self.total(segment, (0..self.twins.len()).map(of))? {
+                    self.write(segment, &total)?;
+                    sums.push(total);
+                }
             }
-            let Some(mut total) = total else { continue };
-            if self.operation == Operation::Mean && self.adds(&segment) {
-                let _ = total.f_div_scalar_(self.twins.len() as f64)?;
+            for other in self.others() {
+                self.send(other, (number, Phase::Sum), &[], &sums)?;
             }
-            self.write(&segment, &total)?;
-            sums.push(total);
-        }
-        for other in self.others() {
-            self.send(other, 1, &[], &sums)?;
         }
 
-        for (owner, _, sums) in self.receive(1)? {
-            let mut sums = sums.into_iter();
-            for segment in self.segments(owner) {
-                if has.iter().any(|has| has[segment.tensor]) {
-                    let sum = sums.next().ok_or_else(incomplete)?;
-                    self.write(&segment, &sum)?;
+        let blocks: Vec<_> = (0..self.twins.len()).map(|owner| self.blocks(owner)).collect();
+        for number in 0..blocks.iter().map(Vec::len).max().unwrap_or(0) {
+            let senders = self.others().filter(|&owner| number < blocks[owner].len()).count();
+            for (owner, _, sums) in self.receive((number, Phase::Sum), senders)? {
+                let mut sums = sums.into_iter();
+                for segment in &blocks[owner][number] {
+                    if has.iter().any(|has| has[segment.tensor]) {
+                        let sum = sums.next().ok_or_else(incomplete)?;
+                        self.write(segment, &sum)?;
+                    }
                 }
             }
         }
         let shaped =
             |(flat, like): (Option<Tensor>, &Tensor)| flat.map(|flat| flat.f_view(like.size().as_slice())).transpose();
         Ok(self.flat.into_iter().zip(self.like).map(shaped).collect::<Result<_, _>>()?)
+    }
+
+    /// Combines the parts of a segment, in the order of the replicas; `None` if there are none.
+    fn total(&self, segment: &Segment, parts: impl Iterator<Item = Option<Tensor>>) -> Result<Option<Tensor>> {
+        let mut total: Option<Tensor> = None;
+        for part in parts {
+            total = match (total, part) {
+                (Some(mut total), Some(part)) if self.adds(segment) => {
+                    let _ = total.f_add_(&part.f_to_device(total.device())?)?;
+                    Some(total)
+                }
+                (total, part) => total.or(part),
+            };
+        }
+        if let Some(total) = total.as_mut().filter(|_| self.operation == Operation::Mean && self.adds(segment)) {
+            let _ = total.f_div_scalar_(self.twins.len() as f64)?;
+        }
+        Ok(total)
     }
 
     /// Checks that the replicas combine the same tensors.
@@ -232,8 +276,8 @@ impl<'c> Combining<'c> {
         (0..self.twins.len()).filter(move |replica| *replica != me)
     }
 
-    fn segments(&self, owner: usize) -> Vec<Segment> {
-        segments(&self.elements, self.twins.len(), owner)
+    fn blocks(&self, owner: usize) -> Vec<Vec<Segment>> {
+        blocks(&self.elements, self.twins.len(), owner)
     }
 
     /// This replica's part of a tensor: a view of it with a version of its own, since other parts
@@ -266,22 +310,23 @@ impl<'c> Combining<'c> {
         Ok(())
     }
 
-    fn send(&self, replica: usize, round: u8, present: &[bool], parts: &[Tensor]) -> Result<()> {
+    fn send(&self, replica: usize, block: (usize, Phase), present: &[bool], parts: &[Tensor]) -> Result<()> {
         let (layouts, memory) = spans(parts.iter())?;
-        let message = Message::Part { round: self.round(round), present: present.to_vec() };
+        let message = Message::Part { round: self.round(block), present: present.to_vec() };
         let envelope = Envelope { call: self.call, message, layouts };
         lock(&self.remote.channel).send(self.twins[replica], &envelope, memory)
     }
 
-    /// Receives a message of each other replica.
-    fn receive(&self, round: u8) -> Result<Vec<Received>> {
+    /// Receives the messages of so many other replicas about a block.
+    fn receive(&self, block: (usize, Phase), count: usize) -> Result<Vec<Received>> {
+        let round = self.round(block);
         let wanted = |message: &Message| match message {
-            Message::Part { round: of, .. } => *of == self.round(round),
+            Message::Part { round: of, .. } => *of == round,
             Message::Failed { .. } => true,
             _ => false,
         };
         let mut all = Vec::with_capacity(self.twins.len());
-        self.remote.receive(self.call, self.twins.len() - 1, wanted, |Delivered { from, envelope, tensors }| {
+        self.remote.receive(self.call, count, wanted, |Delivered { from, envelope, tensors }| {
             let Message::Part { present, .. } = envelope.message else { return Err(Error::Elsewhere) };
             let replica = self.twins.iter().position(|twin| *twin == from).ok_or_else(incomplete)?;
             all.push((replica, present, tensors));
@@ -290,9 +335,10 @@ impl<'c> Combining<'c> {
         Ok(all)
     }
 
-    /// A call combines gradients first, then statistics.
-    fn round(&self, round: u8) -> u8 {
-        round + if self.operation == Operation::Mean { 2 } else { 0 }
+    /// The number of a block's messages. A call combines gradients and statistics.
+    fn round(&self, (number, phase): (usize, Phase)) -> u64 {
+        let operation = u64::from(self.operation == Operation::Mean);
+        (number as u64) << 2 | operation << 1 | u64::from(phase == Phase::Sum)
     }
 }
 
@@ -306,21 +352,24 @@ mod tests {
 
     #[test]
     fn each_element_is_owned_once_and_large_tensors_evenly() {
-        let elements = [0, 1, 5, SMALL - 1, SMALL, 3 * SMALL + 2, 7];
+        let elements = [0, 1, 5, SMALL - 1, SMALL, 3 * BLOCK + 2, 7];
         for replicas in 1..5 {
             let mut owned: Vec<Vec<bool>> = elements.iter().map(|&elements| vec![false; elements]).collect();
             let mut most = 0;
             for owner in 0..replicas {
-                let segments = segments(&elements, replicas, owner);
-                most = most.max(segments.iter().map(|segment| segment.range.len()).sum());
-                for Segment { tensor, range } in segments {
+                let blocks = blocks(&elements, replicas, owner);
+                let length = |block: &Vec<Segment>| block.iter().map(|segment| segment.range.len()).sum::<usize>();
+                assert!(blocks.iter().all(|block| length(block) <= BLOCK));
+                most = most.max(blocks.iter().map(length).sum());
+                for Segment { tensor, range } in blocks.into_iter().flatten() {
                     for owned in &mut owned[tensor][range] {
                         assert!(!std::mem::replace(owned, true));
                     }
                 }
             }
             assert!(owned.iter().flatten().all(|owned| *owned));
-            assert!(most <= (4 * SMALL + 2).div_ceil(replicas) + SMALL + 13);
+            assert!(most <= (3 * BLOCK + 2).div_ceil(replicas) + 3 * SMALL);
         }
+        assert_eq!(blocks(&[], 2, 1).len(), 1, "a block without segments says what there is");
     }
 }

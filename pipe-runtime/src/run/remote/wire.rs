@@ -33,7 +33,7 @@ pub(super) enum Message {
     /// Tensors for the first process, with their stages and names.
     Tensors { names: Vec<(usize, String)> },
     /// In a sum over replicas: which tensors the sender has, and its parts of them; or the sums.
-    Part { round: u8, present: Vec<bool> },
+    Part { round: u64, present: Vec<bool> },
     /// Nothing of this call follows.
     End,
 }
