@@ -1,6 +1,7 @@
 //! Training steps under any schedule.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tch::{Device, Kind, Tensor};
 
@@ -13,7 +14,7 @@ use crate::lock::give_up;
 use crate::model::Context;
 use crate::run::{Given, Loss, Prepared, TrainRun, Trained, check_targets, loss_is_not_finite};
 use crate::stages::Pipeline;
-use crate::torch::{GradMode, grad_enabled, is_finite};
+use crate::torch::{GradMode, grad_enabled, is_finite, panic_message};
 
 /// How the loss of the mini-batch is computed from the losses of the micro-batches.
 ///
@@ -180,14 +181,28 @@ impl<'a, M: Pipeline, T: Flow, O> TrainStep<'a, M, T, O> {
         } else {
             pipe.core.parameters()
         };
-        let what = if keeps_output { "train_step that keeps the output" } else { "train_step" };
+        let mut what = "train_step".to_owned();
+        if keeps_output {
+            what.push_str(" that keeps the output");
+        }
+        match reduction {
+            Reduction::Sum => what.push_str(" with `Reduction::Sum`"),
+            Reduction::MeanRows => {}
+            Reduction::Weighted(_) => what.push_str(" with `Reduction::Weighted`"),
+        }
+        if scale.to_bits() != 1_f64.to_bits() {
+            what.push_str(&format!(" with gradients times {scale}"));
+        }
         let Prepared { micro_batches, shape, mut sources, begun, parameters } =
-            pipe.core.begin(what, &batch, checked)?;
+            pipe.core.begin(&what, &batch, checked)?;
         let number = begun.number;
         // Only the process with the last stage uses targets.
         let targets = match pipe.built().has_last() {
-            true => split_targets(&PackedValue::of(targets.into_flow()), pipe.core.last_device(), &shape)
-                .and_then(|targets: Vec<T>| Ok((parts(reduction, &targets, &shape)?, targets))),
+            true => unless_panicked(|| {
+                let targets: Vec<T> =
+                    split_targets(&PackedValue::of(targets.into_flow()), pipe.core.last_device(), &shape)?;
+                Ok((parts(reduction, &targets, &shape)?, targets))
+            }),
             false => Ok((Vec::new(), Vec::new())),
         };
         let weighed = match pipe.built().has_replicas() {
@@ -295,6 +310,13 @@ impl<M: Pipeline, T, O> fmt::Debug for TrainStep<'_, M, T, O> {
             .field("keeps_output", &self.keeps_output)
             .finish_non_exhaustive()
     }
+}
+
+/// Runs code of the user's between two agreements: other processes wait for the second one.
+fn unless_panicked<T>(run: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        Err(Error::Input(format!("the targets or their weights cannot be computed: {}", panic_message(panic.as_ref()))))
+    })
 }
 
 /// Splits the targets into micro-batches; targets without a part to split go whole to each. They

@@ -49,13 +49,16 @@ impl<M: Pipeline> Pipe<M> {
     /// Fails if no trace was started, or if nothing has run since it was.
     pub fn stop_trace(&mut self) -> Result<Trace> {
         let built = self.built();
-        let recording = built.recorder.stop();
+        let recording = built.recorder.current();
         let recording =
             recording.ok_or_else(|| Error::Setting("there is no trace to stop: call `start_trace` first".into()));
         let Some(remote) = &built.remote else {
+            drop(built.recorder.stop());
             return recording?.finish(&built.routes, &self.core.parameter_bytes, |_, _, _| 0.);
         };
+        // The recording goes on if another process calls something else.
         remote.agree("stop_trace", recording.as_ref().map(|_| &()))?;
+        drop(built.recorder.stop());
         let recording = recording?;
         let ahead = remote.clock_offset(|| recording.now())?;
         let price = remote.message_price()?;

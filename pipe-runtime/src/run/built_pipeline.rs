@@ -109,6 +109,7 @@ impl BuiltPipeline {
             let variables =
                 state.list().into_iter().map(|v| (v.name, v.tensor.size(), format!("{:?}", v.tensor.kind())));
             variables.collect::<Vec<_>>().hash(&mut digest);
+            across.map(|across| (&across.process_of, across.world.replica_count())).hash(&mut digest);
             format!("{routes:?} {rank_of:?} {checkpoint:?} {schedule:?} {chunks} {allow_non_finite}").hash(&mut digest);
             digest.finish()
         };
@@ -216,9 +217,13 @@ impl BuiltPipeline {
     }
 
     /// Gathers numbers of parameters, each from the process that has it, or one error for all.
-    pub(crate) fn gather(&self, own: Result<BTreeMap<String, f64>, &Error>) -> Result<BTreeMap<String, f64>> {
+    pub(crate) fn gather(
+        &self,
+        what: &str,
+        own: Result<BTreeMap<String, f64>, &Error>,
+    ) -> Result<BTreeMap<String, f64>> {
         let Some(remote) = &self.remote else { return Ok(own.unwrap_or_default()) };
-        let all = remote.agree("an optimizer's update", own.as_ref().map_err(|error| *error))?;
+        let all = remote.agree(what, own.as_ref().map_err(|error| *error))?;
         Ok(all.into_iter().flatten().collect())
     }
 

@@ -88,6 +88,7 @@ impl PipelineCore {
         let (ran, told) = match outcome {
             Ok(ran) => {
                 let told = noted.and_then(|()| self.pipeline.can_share(&ran.1));
+                let told = told.and_then(|()| ran.0.combine_statistics());
                 (Some(ran), told)
             }
             Err(error) => (None, Err(error)),
@@ -173,7 +174,11 @@ impl PipelineCore {
             rows: scattered.as_ref().map_or_else(Vec::new, |scattered| scattered.shape.rows().to_vec()),
         });
         let opened = remote.open(&format!("{what} in {mode} mode"), opening);
-        let (parameters, scattered, draw) = prepared?;
+        let (parameters, scattered, draw) = match prepared {
+            Ok(prepared) => prepared,
+            // All processes report the same error, which may be another one's.
+            Err(own) => return Err(opened.err().unwrap_or(own)),
+        };
         let opened = opened.and_then(|opened| self.pipeline.check_replicas().map(|()| opened));
         let Opened { number, seed, rows, before } = opened.or_else(|error| Ok(draw.undo()?).and(Err(error)))?;
         let begun = Begun { micro_batches: rows.len(), before, draw, seed, number: Some(number) };

@@ -86,18 +86,16 @@ impl Recording {
         *most = bytes.max(*most);
     }
 
-    /// Adds a run that has succeeded.
-    pub(crate) fn ran(
-        &self,
-        number: Option<u64>,
-        order: &Order,
-        stages: usize,
-        micro_batches: usize,
-        steps: Vec<TracedStep>,
-    ) {
+    /// A run of these steps.
+    pub(crate) fn run(order: &Order, stages: usize, micro_batches: usize, steps: Vec<TracedStep>) -> Run {
         let action = |&position: &usize| -> Action { order.steps[position].action };
         let ranks = order.ranks.iter().map(|list| list.iter().map(action).collect()).collect();
-        lock(&self.runs).push((number, Run { schedule: Schedule { stages, micro_batches, ranks }, steps }));
+        Run { schedule: Schedule { stages, micro_batches, ranks }, steps }
+    }
+
+    /// Adds a run that has succeeded, with the number of its call if other processes took part.
+    pub(crate) fn ran(&self, number: Option<u64>, run: Run) {
+        lock(&self.runs).push((number, run));
     }
 
     /// This process's part of the recording, by a clock that is so many seconds ahead.

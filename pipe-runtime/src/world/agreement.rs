@@ -85,6 +85,7 @@ impl World {
         bytes: &[u8],
         mut meanwhile: impl FnMut() -> Result<()>,
     ) -> Result<Vec<Vec<u8>>> {
+        self.check_signs()?;
         let mut own = postcard::to_stdvec(what).map_err(|error| Error::Connection(error.to_string()))?;
         own.extend(bytes);
         let lengths = self.gather((own.len() as u64).to_le_bytes().to_vec(), &mut meanwhile)?;
@@ -113,7 +114,9 @@ impl World {
     /// Gathers as many bytes from each process.
     fn gather(&self, bytes: Vec<u8>, meanwhile: &mut dyn FnMut() -> Result<()>) -> Result<Vec<Vec<u8>>> {
         let mut gathering = self.comm.all_gather(bytes)?;
-        wait(|| gathering.is_done(), meanwhile)?;
+        // A gathering that is left halfway would be taken for the next one.
+        let waited = wait(|| gathering.is_done(), meanwhile);
+        waited.inspect_err(|_| self.give_up())?;
         Ok(gathering.wait(None)?)
     }
 }

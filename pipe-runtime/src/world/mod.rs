@@ -148,6 +148,7 @@ impl World {
 
     /// Sends a tensor to another process, row by row, and waits until it has it.
     pub(crate) fn send(&self, to: usize, tensor: &Tensor) -> Result<()> {
+        self.check_signs()?;
         let (_, span) = SentSpan::new(&tensor.f_contiguous()?)?;
         let mut sending = self.comm.send(to, TENSORS, span)?;
         wait(|| sending.is_done(), || self.check_signs())
@@ -155,13 +156,23 @@ impl World {
 
     /// Receives a tensor of this size and kind from another process.
     pub(crate) fn receive(&self, from: usize, size: Vec<i64>, kind: Kind) -> Result<Tensor> {
+        self.check_signs()?;
         let span = ReceivedSpan::contiguous(size, kind)?;
         let mut receiving = self.comm.receive(from, TENSORS, span)?;
         wait(|| receiving.is_done(), || self.check_signs())?;
         Ok(receiving.take().tensor()?)
     }
 
-    /// Fails if a process has given no sign for the time of the deadline.
+    /// Ends this process's part in everything, after an error that the others do not have. They
+    /// hear of it, and what waits for this process fails.
+    pub(crate) fn give_up(&self) {
+        self.comm.revoke();
+        if let Some(signs) = &self.signs {
+            signs.give_up();
+        }
+    }
+
+    /// Fails if a process has given up, or has given no sign for the time of the deadline.
     pub(crate) fn check_signs(&self) -> Result<()> {
         self.signs.as_ref().map_or(Ok(()), |signs| signs.check(self.deadline))
     }

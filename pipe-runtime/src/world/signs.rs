@@ -1,6 +1,9 @@
 //! Signs of life: a thread gives the other processes signs, also while a layer takes long, and
-//! takes in theirs. So a process that is frozen is told from one that is busy.
+//! takes in theirs. So a process that is frozen is told from one that is busy, and one that has
+//! given up from one that comes.
 
+use std::mem;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,7 +21,15 @@ const INTERVAL: Duration = Duration::from_millis(100);
 pub(super) struct Signs {
     /// When each process last gave one, and when this one's thread last looked.
     last: Mutex<(Vec<Instant>, Instant)>,
+    /// Whether this process has given up.
+    has_given_up: AtomicBool,
+    /// The first other process that is known to have given up; `usize::MAX` if there is none.
+    other: AtomicUsize,
 }
+
+/// What a sign says.
+const LIVES: u8 = 1;
+const HAS_GIVEN_UP: u8 = 2;
 
 impl Signs {
     /// Starts the thread that gives signs and takes in those of the others, once per process.
@@ -29,7 +40,11 @@ impl Signs {
             return Ok(Arc::clone(signs));
         }
         let now = Instant::now();
-        let signs = Arc::new(Self { last: Mutex::new((vec![now; comm.size()], now)) });
+        let signs = Arc::new(Self {
+            last: Mutex::new((vec![now; comm.size()], now)),
+            has_given_up: AtomicBool::new(false),
+            other: AtomicUsize::new(usize::MAX),
+        });
         let (comm, own) = (comm.clone(), Arc::clone(&signs));
         let work = move || {
             // The connection may end before the process does; then nobody waits any more.
@@ -40,8 +55,23 @@ impl Signs {
         Ok(Arc::clone(shared.insert(signs)))
     }
 
-    /// Fails if a process has given no sign for the time of the deadline.
+    /// From now on, this process takes part in nothing, and the others hear so by its signs.
+    pub(super) fn give_up(&self) {
+        self.has_given_up.store(true, Ordering::Relaxed);
+    }
+
+    /// Fails if a process has given up, this one included, or has given no sign for the time of the
+    /// deadline.
     pub(super) fn check(&self, deadline: Duration) -> Result<()> {
+        if self.has_given_up.load(Ordering::Relaxed) {
+            return Err(Error::Connection("an earlier call has ended this process's connection to the others".into()));
+        }
+        let other = self.other.load(Ordering::Relaxed);
+        if other != usize::MAX {
+            return Err(Error::Connection(format!(
+                "process {other} has left: an earlier call has failed there, and not here"
+            )));
+        }
         let (last, looked) = &*lock(&self.last);
         // If this process was stopped itself, it has not looked.
         if looked.elapsed() > 4 * INTERVAL {
@@ -75,14 +105,17 @@ impl Signs {
                 for (process, sign) in &mut receiving {
                     while sign.is_done()? {
                         last[*process] = now;
-                        *sign = receive(*process)?;
+                        if mem::replace(sign, receive(*process)?).take() == [HAS_GIVEN_UP] {
+                            self.other.fetch_min(*process, Ordering::Relaxed);
+                        }
                     }
                 }
             }
             for (process, sign) in &mut sending {
                 // A process that takes in no signs gets no more.
                 if sign.as_mut().map_or(Ok(true), Sending::is_done)? {
-                    *sign = Some(comm.send(*process, SIGNS, vec![1])?);
+                    let says = if self.has_given_up.load(Ordering::Relaxed) { HAS_GIVEN_UP } else { LIVES };
+                    *sign = Some(comm.send(*process, SIGNS, vec![says])?);
                 }
             }
         }

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use pipe_runtime::optim::AdamW;
+use pipe_runtime::optim::{AdamW, LossScaler};
 use pipe_runtime::{
-    Checkpoints, Context, Devices, Error, Failure, Layer, Phase, Pipe, Result, ScheduleKind, Trainer, World, pipeline,
+    Checkpoints, Context, Devices, Error, Failure, Layer, Phase, Pipe, Reduction, Result, ScheduleKind, Trainer, World,
+    pipeline,
 };
 use pipe_tests::layers::{dropout, linear};
 use tch::nn::{self, FuncT, Linear};
@@ -263,6 +264,77 @@ fn calls_of_different_kinds_are_an_error_that_names_both_and_the_next_ones_work(
         assert!(error.contains("all processes call the same ones"), "{error}");
         call(7).unwrap();
         call(0).unwrap();
+    });
+}
+
+#[test]
+fn settings_of_calls_that_differ_are_an_error_that_names_both() {
+    const NAME: &str = "failures::settings_of_calls_that_differ_are_an_error_that_names_both";
+    in_processes(Ulfm, 3, NAME, || {
+        let world = World::init().unwrap();
+        tch::set_num_threads(1);
+        let (mut pipe, _vars) = build(&world, ScheduleKind::OneFOneB);
+        let mut optimizer = pipe.optimizer(AdamW::default()).build().unwrap();
+        let mut scaler = LossScaler::default();
+        let (x, y) = batch();
+        let mse = |output: &Tensor, y: &Tensor| output.mse_loss(y, tch::Reduction::Mean);
+        let _ = step(&mut pipe).unwrap();
+        let error = match world.is_first() {
+            true => optimizer.step().unwrap_err(),
+            false => optimizer.step_scaled(&mut scaler).unwrap_err(),
+        };
+        assert!(
+            error.to_string().contains("process 1 calls an optimizer's update of gradients times 65536"),
+            "{error}"
+        );
+        let _ = optimizer.step().unwrap();
+        let error = match world.is_first() {
+            true => pipe.step().gradient_scale(0.5).run(&x, &y, mse).unwrap_err(),
+            false => pipe.step().reduction(Reduction::Sum).run(&x, &y, mse).unwrap_err(),
+        };
+        let error = error.to_string();
+        assert!(error.contains("process 0 calls train_step with gradients times 0.5 in training mode"), "{error}");
+        assert!(error.contains("process 1 calls train_step with `Reduction::Sum` in training mode"), "{error}");
+        // A panic in the user's weights, in the process that has the targets.
+        let wrong = |_: &Tensor| -> f64 { panic!("no weights for these") };
+        let error = pipe.step().reduction(Reduction::Weighted(&wrong)).run(&x, &y, mse).unwrap_err();
+        assert!(matches!(&error, Error::Input(words) if words.ends_with("no weights for these")), "{error:?}");
+        let _ = step(&mut pipe).unwrap();
+    });
+}
+
+#[test]
+fn a_save_in_the_background_is_not_forgotten_when_calls_do_not_match() {
+    const NAME: &str = "failures::a_save_in_the_background_is_not_forgotten_when_calls_do_not_match";
+    in_processes(Ulfm, 3, NAME, || {
+        let world = World::init().unwrap();
+        tch::set_num_threads(1);
+        let (pipe, _vars) = build(&world, ScheduleKind::OneFOneB);
+        let optimizer = pipe.optimizer(AdamW::default()).build().unwrap();
+        let mut trainer = Trainer::new(pipe, optimizer).unwrap();
+        let mut checkpoints = Checkpoints::in_folder(shared_folder(&world));
+        checkpoints.save_in_background(&trainer).unwrap();
+        trainer.pipe().start_trace();
+        let error = match world.is_first() {
+            true => checkpoints.finish().map(drop),
+            false => step(trainer.pipe()).map(drop),
+        };
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("process 0 calls Checkpoints::finish"), "{error}");
+        let saved = checkpoints.finish().unwrap().expect("it was saved");
+        assert!(saved.is_dir());
+        // The same for a trace.
+        let _ = step(trainer.pipe()).unwrap();
+        let error = match world.is_first() {
+            true => trainer.pipe().stop_trace().map(drop),
+            false => step(trainer.pipe()).map(drop),
+        };
+        assert!(error.unwrap_err().to_string().contains("process 0 calls stop_trace"));
+        assert_eq!(trainer.pipe().stop_trace().unwrap().runs().len(), 1);
+        let _ = world.all_gather(b"").unwrap();
+        if world.is_first() {
+            std::fs::remove_dir_all(saved.parent().unwrap()).unwrap();
+        }
     });
 }
 

@@ -228,20 +228,25 @@ fn statistics_are_the_mean_of_the_replicas() {
     in_processes(Ulfm, 2, "replicas::statistics_are_the_mean_of_the_replicas", || {
         let world = World::init().unwrap().replicas(2).unwrap();
         tch::set_num_threads(1);
-        let train = |devices: &Devices, replica: i64| {
+        let train = |devices: &Devices, replica: i64, forward: bool| {
             tch::manual_seed(2);
             let vars = Normed::vars(devices).unwrap();
             let norm = Norm(nn::batch_norm1d(vars.norm(), 8, Default::default()));
             let last = linear(vars.last(), 8, 3);
             let mut pipe = Normed { norm, last }.pipe(&vars).intra_op_threads(1).build().unwrap();
             let (x, y) = batch(8 * replica..8 * replica + 8);
-            let _ = pipe.train_step(&x, &y, mse).unwrap();
+            match forward {
+                true => drop(tch::no_grad(|| pipe.forward(&x).unwrap())),
+                false => drop(pipe.train_step(&x, &y, mse).unwrap()),
+            }
             ["norm.running_mean", "norm.running_var"].map(|name| vars.select(name).unwrap().swap_remove(0).1)
         };
-        let [first, second] = [0, 1].map(|replica| train(&Devices::cpu(1), replica));
-        let found = train(&Devices::cpu(1).across(&world).unwrap(), world.replica() as i64);
-        for ((found, first), second) in found.iter().zip(first).zip(second) {
-            assert!(distance(found, &((first + second) / 2)) < 1e-6);
+        for forward in [false, true] {
+            let [first, second] = [0, 1].map(|replica| train(&Devices::cpu(1), replica, forward));
+            let found = train(&Devices::cpu(1).across(&world).unwrap(), world.replica() as i64, forward);
+            for ((found, first), second) in found.iter().zip(first).zip(second) {
+                assert!(distance(found, &((first + second) / 2)) < 1e-6);
+            }
         }
     });
 }
@@ -266,12 +271,21 @@ fn replicas_must_be_alike() {
         assert!(error.contains("the replicas 0 and 1 have other values of `last.weight`"), "{error}");
         tch::no_grad(|| weight.shallow_clone().copy_(&kept));
         let _ = pipe.train_step(&x, &y, mse).unwrap();
-        // Other frozen variables.
-        if world.replica() == 1 {
-            vars.freeze("wide").unwrap();
+        // Other frozen variables, as many or more.
+        for frozen in [["seldom.weight", "wide.weight"], ["seldom.bias", "seldom.weight"], ["last.bias", "wide"]] {
+            vars.freeze(frozen[world.replica()]).unwrap();
+            let error = pipe.train_step(&x, &y, mse).unwrap_err().to_string();
+            assert!(error.contains("differ in the variables that are trained"), "{frozen:?}: {error}");
+            vars.unfreeze(frozen[world.replica()]).unwrap();
         }
+        let _ = pipe.train_step(&x, &y, mse).unwrap();
+
+        // One process knows of replicas, and the other one does not.
+        let alone = World::init().unwrap();
+        let other = if world.is_first() { &world } else { &alone };
+        let (mut pipe, _vars) = make(&Devices::cpu(2).across(other).unwrap(), 2);
         let error = pipe.train_step(&x, &y, mse).unwrap_err().to_string();
-        assert!(error.contains("differ in the variables that are trained"), "{error}");
+        assert!(error.contains("have built different pipelines"), "{error}");
     });
 }
 

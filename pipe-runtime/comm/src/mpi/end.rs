@@ -34,7 +34,9 @@ impl World {
         if self.survives_losses && at_exit {
             exit::end_anyway();
         }
-        self.end()?;
+        let ended = self.end();
+        exit::has_ended();
+        ended?;
         self.lock_always().0.is_finalized = true;
         farewell
     }
@@ -58,6 +60,8 @@ impl World {
         match self.lock_soon() {
             None => exit::kill(),
             Some(state) if state.is_finalized => {}
+            // Another thread is in `MPI_Finalize`, or it has failed.
+            Some(state) if state.has_ended => exit::end_now(code),
             Some(mut state) => {
                 state.has_ended = true;
                 let knows = self.knows_of_losses.load(Ordering::Relaxed);

@@ -2,6 +2,7 @@
 
 use std::ffi::{c_int, c_void};
 use std::process;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
@@ -75,13 +76,23 @@ extern "C" fn leave(code: c_int, _: *mut c_void) {
     }
 }
 
+/// Whether `MPI_Finalize` has come back.
+static HAS_ENDED: AtomicBool = AtomicBool::new(false);
+
+/// Says that `MPI_Finalize` has come back.
+pub(super) fn has_ended() {
+    HAS_ENDED.store(true, Ordering::Relaxed);
+}
+
 /// Ends this process, at its end, with exit code 0 if `MPI_Finalize` does not come back. Open MPI's
 /// waits for ever for a process that is lost after its farewell.
 pub(super) fn end_anyway() {
     let end = || {
         thread::sleep(PATIENCE);
-        // SAFETY: ends the process. Nothing is left to do: this is its end.
-        unsafe { _exit(0) };
+        if !HAS_ENDED.load(Ordering::Relaxed) {
+            // Nothing is left to do: this is its end.
+            end_now(0);
+        }
     };
     // Without a thread, the process may wait for ever.
     let _ = thread::Builder::new().name("pipe-comm-end".into()).spawn(end);

@@ -40,7 +40,8 @@ impl Vars {
         let order = self.agree("Vars::save", in_file_order(&named).map_err(failed))?;
         if !world.is_first() {
             for (_, name, tensor) in order.into_iter().filter(|(_, name, _)| owner(name) == world.process()) {
-                world.send(0, tensor).map_err(|error| Error::Connection(format!("cannot send `{name}`: {error}")))?;
+                let sent = world.send(0, tensor).inspect_err(|_| world.give_up());
+                sent.map_err(|error| Error::Connection(format!("cannot send `{name}`: {error}")))?;
             }
             return self.agree("the end of Vars::save", Ok(()));
         }
@@ -49,7 +50,8 @@ impl Vars {
         let mut elsewhere = order.into_iter().filter(|(_, name, _)| owner(name) != 0);
         let mut next = || {
             let (_, name, tensor) = elsewhere.next()?;
-            Some(world.receive(owner(name), tensor.size(), tensor.kind()))
+            // After an error here, the owner would wait: it hears that this process takes no more.
+            Some(world.receive(owner(name), tensor.size(), tensor.kind()).inspect_err(|_| world.give_up()))
         };
         let written = replace(file, |new| {
             write_tensors_from(new, &named, &mut |name, tensor| match owner(name) {

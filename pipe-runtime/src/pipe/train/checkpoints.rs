@@ -47,8 +47,8 @@ pub struct Checkpoints {
     buffer: Option<Buffer>,
 }
 
-/// The result of a save in the background, and the memory that it used.
-type Saving = (Result<PathBuf>, Buffer);
+/// The name of a checkpoint that was saved in the background, and the memory that it used.
+type Saving = (Result<String>, Buffer);
 
 struct Buffer(Snapshot);
 
@@ -90,7 +90,10 @@ impl Checkpoints {
             true => write(&self.folder, self.keep, &snapshot, trainer.steps()).map(Some),
             false => Ok(None),
         };
-        path_of(built.agree("the end of a save", written)?)
+        let names = built.agree("the end of a save", written)?;
+        let name = names.into_iter().flatten().next();
+        let name = name.ok_or_else(|| Error::File("no process has written the checkpoint".into()))?;
+        Ok(self.folder.join(name))
     }
 
     /// Copies the state, and saves it while the training goes on. The copy's memory, that of the
@@ -130,14 +133,22 @@ impl Checkpoints {
     ///
     /// Fails if that save failed.
     pub fn finish(&mut self) -> Result<Option<PathBuf>> {
-        let own = self.join();
-        match self.saved.take() {
-            Some(built) => Ok(built.agree("the end of a save in the background", own)?.into_iter().flatten().next()),
-            None => own,
-        }
+        let name = match &self.saved {
+            Some(built) => {
+                // The save is not forgotten if another process calls something else.
+                let built = Arc::clone(built);
+                built.agree("Checkpoints::finish", Ok(()))?;
+                self.saved = None;
+                let own = self.join();
+                built.agree("the end of a save in the background", own)?.into_iter().flatten().next()
+            }
+            None => self.join()?,
+        };
+        Ok(name.map(|name| self.folder.join(name)))
     }
 
-    fn join(&mut self) -> Result<Option<PathBuf>> {
+    /// Waits for the thread that saves, if there is one. Returns the checkpoint's name.
+    fn join(&mut self) -> Result<Option<String>> {
         let Some(background) = self.background.take() else { return Ok(None) };
         match background.join() {
             Ok((saved, buffer)) => {
@@ -158,10 +169,15 @@ impl Checkpoints {
     ///
     /// Fails if the folder cannot be read.
     pub fn latest(&self) -> Result<Option<PathBuf>> {
+        Ok(self.latest_name()?.map(|name| self.folder.join(name)))
+    }
+
+    fn latest_name(&self) -> Result<Option<String>> {
         let found = list(&self.folder).map_err(|error| {
             Error::File(format!("cannot look for checkpoints in {}: {error}", self.folder.display()))
         })?;
-        Ok(found.into_iter().next_back().map(|(_, path)| path))
+        let newest = found.into_iter().next_back();
+        Ok(newest.and_then(|(_, path)| Some(path.file_name()?.to_string_lossy().into_owned())))
     }
 
     /// Restores the newest complete checkpoint. Returns false, and changes nothing, if there is
@@ -178,10 +194,10 @@ impl Checkpoints {
     pub fn resume<M: Pipeline>(&mut self, trainer: &mut Trainer<M>) -> Result<bool> {
         self.finish()?;
         // The first process says which one it is.
-        let latest =
-            trainer.pipe.built().agree("the search for a checkpoint", self.latest())?.into_iter().next().flatten();
+        let latest = self.latest_name();
+        let latest = trainer.pipe.built().agree("the search for a checkpoint", latest)?.into_iter().next().flatten();
         let Some(latest) = latest else { return Ok(false) };
-        Self::resume_from(latest, trainer).map(|()| true)
+        Self::resume_from(self.folder.join(latest), trainer).map(|()| true)
     }
 
     /// Restores the checkpoint in this folder.
@@ -213,16 +229,11 @@ impl Drop for Checkpoints {
     }
 }
 
-/// The path that the first process has written.
-fn path_of(paths: Vec<Option<PathBuf>>) -> Result<PathBuf> {
-    paths.into_iter().flatten().next().ok_or_else(|| Error::File("no process has written the checkpoint".into()))
-}
-
 /// Marks folders that are not complete yet, or not any more.
 const PARTIAL: &str = ".partial";
 
-/// Writes a checkpoint in `folder`, then removes all but the newest `keep`.
-fn write(folder: &Path, keep: usize, snapshot: &Snapshot, steps: u64) -> Result<PathBuf> {
+/// Writes a checkpoint in `folder`, then removes all but the newest `keep`. Returns its name.
+fn write(folder: &Path, keep: usize, snapshot: &Snapshot, steps: u64) -> Result<String> {
     let written = || {
         fs::create_dir_all(folder).map_err(|error| error.to_string())?;
         let words = |error: io::Error| error.to_string();
@@ -251,7 +262,7 @@ fn write(folder: &Path, keep: usize, snapshot: &Snapshot, steps: u64) -> Result<
             fs::rename(&old, &partial).map_err(words)?;
             fs::remove_dir_all(&partial).map_err(words)?;
         }
-        Ok(complete)
+        Ok(name)
     };
     written().map_err(|reason| Error::File(format!("cannot save a checkpoint in {}: {reason}", folder.display())))
 }

@@ -195,7 +195,7 @@ impl Optimizer {
     /// is infinite or NaN, or if a variable or its gradient has changed its kind or device. If
     /// libtorch fails halfway through, the parameters are partly updated: every later call fails.
     pub fn step(&mut self) -> Result<Update> {
-        self.update(1., |unfit| Err(Error::Output(format!("{unfit}: nothing was updated"))))
+        self.update(1., Ok(()), |unfit| Err(Error::Output(format!("{unfit}: nothing was updated"))))
     }
 
     /// Updates the parameters as [`step`](Self::step) does, from gradients of the loss times
@@ -206,8 +206,8 @@ impl Optimizer {
     ///
     /// Fails in the same cases as `step`, or if the scale cannot shrink further.
     pub fn step_scaled(&mut self, scaler: &mut LossScaler) -> Result<Update> {
-        scaler.check()?;
-        let update = self.update(scaler.scale(), |unfit| scaler.has_skipped(&unfit))?;
+        let checked = scaler.check();
+        let update = self.update(scaler.scale(), checked, |unfit| scaler.has_skipped(&unfit))?;
         if !update.skipped {
             scaler.has_updated();
         }
@@ -216,8 +216,9 @@ impl Optimizer {
 
     /// `skip` decides what happens if a gradient is not finite: an error, or an update that is
     /// skipped.
-    fn update(&mut self, scale: f64, skip: impl FnOnce(String) -> Result<()>) -> Result<Update> {
-        let mut begin = || {
+    fn update(&mut self, scale: f64, checked: Result<()>, skip: impl FnOnce(String) -> Result<()>) -> Result<Update> {
+        let begin = || {
+            checked?;
             if let Some(broken) = &self.broken {
                 return Err(Error::Setting(format!(
                     "an earlier update failed halfway ({broken}), so the parameters are partly updated: build the model again, from a checkpoint"
@@ -238,7 +239,9 @@ impl Optimizer {
         let name = |&parameter: &usize| self.parameters[parameter].name.clone();
         let own =
             begun.as_ref().map(|(ready, _, _, squares)| ready.iter().map(name).zip(squares.iter().copied()).collect());
-        let squares = self.pipeline.gather(own)?;
+        // All processes scale and clip in the same way.
+        let what = format!("an optimizer's update of gradients times {scale}, clipping {:?}", self.clip);
+        let squares = self.pipeline.gather(&what, own)?;
         let (_, rules, plan, _) = begun?;
         if squares.is_empty() {
             return Err(Error::Setting(

@@ -1,10 +1,9 @@
 use std::any::Any;
-use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pipe_engine::{Job, Link, News};
-use pipe_schedule::{Action, ActionKind, Order};
+use pipe_schedule::{Action, ActionKind, Order, Run};
 use tch::Tensor;
 
 use super::Table;
@@ -15,6 +14,7 @@ use crate::flow::PackedValue;
 use crate::lock::lock;
 use crate::model::{Cells, Context, FirstPass, History, Next, Pass, Rewound, unique};
 use crate::run::built_pipeline::BuiltPipeline;
+use crate::run::recorder::Recording;
 use crate::run::remote::{Arrival, RemoteCall};
 use crate::torch::{Draw, Modes, Parameters, grad_enabled};
 
@@ -52,6 +52,8 @@ pub(crate) struct Call {
     pub(super) backward_states: Table<BackwardState>,
     /// For each stage, the changes that its layers made, so that they can be undone.
     pub(super) histories: Vec<Mutex<History>>,
+    /// What a trace has recorded of the call, until all processes have succeeded.
+    pub(super) traced: Mutex<Option<(Arc<Recording>, u64, Run)>>,
     /// The cells in which layers carry state from one micro-batch to the next.
     pub(super) cells: Arc<Cells>,
     /// For each port, the number of values that were sent and not received yet.
@@ -167,6 +169,7 @@ impl Call {
             in_transit: Table::new(pipeline.routes.len(), micro_batches),
             backward_states: Table::new(stages, micro_batches),
             histories: pipeline.stages.iter().map(|_| Mutex::default()).collect(),
+            traced: Mutex::default(),
             cells: Arc::default(),
             transit: counters(pipeline.routes.len()),
             in_flight: counters(stages),
@@ -303,20 +306,13 @@ impl Call {
         Ok(Box::new((self.modes.enter()?, self.pipeline.threads.enter())))
     }
 
-    /// The names of the variables that layers have changed.
-    pub(super) fn changed(&self) -> Result<BTreeSet<String>> {
-        let mut names = BTreeSet::new();
-        for (stage, history) in self.histories.iter().enumerate() {
-            let variables = self.pipeline.state.variables(stage)?;
-            names.extend(lock(history).all_changes().into_iter().map(|(number, _)| variables.get(number).name.clone()));
-        }
-        Ok(names)
-    }
-
     /// Keeps the changes that layers made. Called once the whole call has succeeded.
     pub(crate) fn keep(&self) {
         for history in &self.histories {
             lock(history).keep();
+        }
+        if let Some((recording, number, run)) = lock(&self.traced).take() {
+            recording.ran(Some(number), run);
         }
         if self.notes_uses {
             self.pipeline.state.have_been_noted(self.training);

@@ -7,6 +7,7 @@ mod node;
 mod passes;
 mod peak_counter;
 mod receive;
+mod statistics;
 mod traced;
 mod train;
 

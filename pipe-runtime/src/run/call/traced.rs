@@ -104,7 +104,13 @@ impl TracedJob {
     fn finish(&self) {
         let steps = std::mem::take(&mut *lock(&self.steps));
         let number = self.call.remote.as_ref().map(RemoteCall::number);
-        self.recording.ran(number, self.job.order(), self.call.pipeline.stages.len(), self.call.micro_batches, steps);
+        let stages = self.call.pipeline.stages.len();
+        let run = Recording::run(self.job.order(), stages, self.call.micro_batches, steps);
+        // Over processes, it counts once all have succeeded.
+        match number {
+            Some(number) => *lock(&self.call.traced) = Some((Arc::clone(&self.recording), number, run)),
+            None => self.recording.ran(None, run),
+        }
     }
 }
 

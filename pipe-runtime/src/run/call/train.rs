@@ -16,7 +16,7 @@ use crate::lock::lock;
 use crate::model::{Context, Next};
 use crate::run::built_pipeline::BuiltPipeline;
 use crate::run::remote::Operation;
-use crate::torch::{GradMode, LayerRng, StageGraph, Sums, duplicate};
+use crate::torch::{GradMode, LayerRng, StageGraph, Sums};
 
 /// A training step, which runs forwards and backwards in the order of its schedule.
 pub(crate) struct TrainRun {
@@ -191,29 +191,17 @@ impl Trained {
     /// Sums the gradients over all replicas, if there are several, and takes the mean of the
     /// statistics that layers have changed.
     pub(crate) fn combine_replicas(&self) -> Result<()> {
-        let Some(remote) = self.run.call.remote.as_ref().filter(|remote| remote.has_replicas()) else { return Ok(()) };
+        let call = &self.run.call;
+        let Some(remote) = call.remote.as_ref().filter(|remote| remote.has_replicas()) else { return Ok(()) };
         let mut sums = lock(&self.sums);
         let sums = sums.as_mut().ok_or(Error::Elsewhere)?;
-        let parameters = self.run.call.parameters.tensors();
+        let parameters = call.parameters.tensors();
         let own = (0..parameters.len()).map(|index| sums.take(index)).collect::<Result<_, _>>()?;
-        let combined = remote.combine(Operation::Sum, own, parameters)?;
+        let combined = remote.combine(Operation::Sum, own, parameters, call.names_of_trained())?;
         for (index, gradient) in combined.iter().enumerate() {
             gradient.as_ref().map_or(Ok(()), |gradient| sums.put(index, gradient))?;
         }
-
-        let variables = self.run.call.pipeline.state.list();
-        let changed = self.run.call.changed()?;
-        let like: Vec<_> = variables.iter().map(|variable| variable.tensor.detach()).collect();
-        let own = variables.iter().zip(&like).map(|(variable, value)| match changed.contains(&variable.name) {
-            true => Ok(Some(duplicate(value)?)),
-            false => Ok(None),
-        });
-        let means = remote.combine(Operation::Mean, own.collect::<Result<_>>()?, &like)?;
-        for (variable, mean) in like.iter().zip(means) {
-            // Through `data`, so that graphs that saved the variable see no change.
-            mean.map_or(Ok(()), |mean| variable.f_data()?.f_copy_(&mean))?;
-        }
-        Ok(())
+        call.combine_statistics()
     }
 
     /// Adds the gradients to those of the parameters. The caller calls this or, if something fails

@@ -173,12 +173,18 @@ impl Remote {
         }
         let mut received = Vec::with_capacity(micro_batches);
         let is_output = |message: &Message| matches!(message, Message::Output { .. });
-        self.receive(call, micro_batches, is_output, |Delivered { envelope, tensors, .. }| {
-            if let Message::Output { value, .. } = envelope.message {
-                received.push(value.value(tensors));
-            }
-            Ok(())
-        })?;
+        self.receive(
+            call,
+            micro_batches,
+            is_output,
+            || Ok(()),
+            |Delivered { envelope, tensors, .. }| {
+                if let Message::Output { value, .. } = envelope.message {
+                    received.push(value.value(tensors));
+                }
+                Ok(())
+            },
+        )?;
         Ok(received)
     }
 
@@ -217,12 +223,18 @@ impl Remote {
         }
         let mut all = own;
         let is_wanted = |message: &Message| matches!(message, Message::Tensors { .. });
-        self.receive(call, self.world.per_replica() - 1, is_wanted, |Delivered { envelope, tensors, .. }| {
-            if let Message::Tensors { names } = envelope.message {
-                all.extend(names.into_iter().zip(tensors).map(|((stage, name), tensor)| (stage, name, tensor)));
-            }
-            Ok(())
-        })?;
+        self.receive(
+            call,
+            self.world.per_replica() - 1,
+            is_wanted,
+            || Ok(()),
+            |Delivered { envelope, tensors, .. }| {
+                if let Message::Tensors { names } = envelope.message {
+                    all.extend(names.into_iter().zip(tensors).map(|((stage, name), tensor)| (stage, name, tensor)));
+                }
+                Ok(())
+            },
+        )?;
         Ok(all)
     }
 
@@ -248,8 +260,11 @@ impl Remote {
     /// Receives what the other processes have sent in a call that failed.
     fn drain(&self, call: u64) -> Result<()> {
         self.tell_all(call, |_| Message::End);
-        self.receive(call, self.world.size() - 1, |message| matches!(message, Message::End), |_| Ok(()))?;
-        lock(&self.channel).begin(call + 1);
+        self.receive(call, self.world.size() - 1, |message| matches!(message, Message::End), || Ok(()), |_| Ok(()))?;
+        let mut channel = lock(&self.channel);
+        // What is still sent must not be taken for a part of the next call.
+        channel.finish().map_err(|error| self.lost(error))?;
+        channel.begin(call + 1);
         Ok(())
     }
 
@@ -259,17 +274,19 @@ impl Remote {
         self.world.replica() * size..(self.world.replica() + 1) * size
     }
 
-    /// Waits for so many messages of a call that are `wanted`.
+    /// Waits for so many messages of a call that are `wanted`, and calls `check` meanwhile.
     pub(super) fn receive(
         &self,
         call: u64,
         mut missing: usize,
         wanted: impl Fn(&Message) -> bool,
+        check: impl Fn() -> Result<()>,
         mut take: impl FnMut(Delivered) -> Result<()>,
     ) -> Result<()> {
         let wanted = |envelope: &Envelope| envelope.call == call && wanted(&envelope.message);
         let mut idle = Instant::now();
         while missing > 0 {
+            check()?;
             let delivered = lock(&self.channel).poll(wanted).map_err(|error| self.lost(error))?;
             if delivered.is_empty() {
                 pause(idle.elapsed());
@@ -284,10 +301,11 @@ impl Remote {
 
     /// Gives a value to all processes, and returns those of all, by process.
     pub(super) fn exchange<T: Serialize, R: DeserializeOwned>(&self, what: &str, value: &T) -> Result<Vec<R>> {
-        let exchanged = self.world.exchange(what, value, || lock(&self.channel).listen());
-        exchanged.map_err(|error| match error {
-            Error::Connection(_) => self.lost(error),
-            other => other,
+        let listen = || lock(&self.channel).listen().map_err(|error| self.lost(error));
+        self.world.exchange(what, value, listen).map_err(|error| match error {
+            // The calls do not match: all processes hear so.
+            Error::Setting(_) => error,
+            other => self.lost(other),
         })
     }
 }

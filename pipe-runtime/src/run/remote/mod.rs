@@ -36,6 +36,8 @@ pub(crate) struct Remote {
     calls: AtomicU64,
     /// The first step of the present call that has failed here.
     failed: AtomicUsize,
+    /// The number of the last call of which a failure elsewhere was heard, plus 1.
+    heard: AtomicU64,
     /// A digest of the model, its partitioning and its settings.
     model: u64,
     /// Why the pipeline can no longer be used: the connection was lost.
@@ -56,6 +58,7 @@ impl Remote {
             number,
             calls: AtomicU64::new(0),
             failed: AtomicUsize::new(usize::MAX),
+            heard: AtomicU64::new(0),
             model,
             broken: Mutex::default(),
         }))
@@ -122,10 +125,10 @@ impl Remote {
         }
     }
 
-    /// Ends the use of the pipeline: the processes no longer agree on where they are. Those that do
-    /// not wait for the lost one hear of it too.
+    /// Ends the use of the pipeline: the processes no longer agree on where they are. All others
+    /// hear of it too.
     pub(crate) fn lost(&self, error: Error) -> Error {
-        self.world.comm().revoke();
+        self.world.give_up();
         lock(&self.broken).get_or_insert_with(|| error.to_string());
         error
     }

@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use pipe_engine::News;
@@ -119,7 +120,11 @@ impl RemoteCall {
                     arrived(Arrival::Gradients { port, micro_batch, gradients });
                     news.extend(routes[port].to.and_then(|to| self.count(true, to, micro_batch)));
                 }
-                Message::Failed { step } => news.push(News::Failed(step)),
+                Message::Failed { step } => {
+                    // The run may be over here, and what follows it waits for the other process.
+                    self.remote.heard.fetch_max(self.call + 1, Ordering::Relaxed);
+                    news.push(News::Failed(step));
+                }
                 Message::Output { .. } | Message::Tensors { .. } | Message::Part { .. } | Message::End => {}
             }
         }

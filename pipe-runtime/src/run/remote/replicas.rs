@@ -7,6 +7,7 @@
 
 use std::hash::{DefaultHasher, Hasher};
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 
 use tch::{Device, Kind, Tensor};
 
@@ -67,12 +68,19 @@ fn blocks(elements: &[usize], replicas: usize, owner: usize) -> Vec<Vec<Segment>
     blocks
 }
 
-/// The number of a replica, which tensors it has, and parts of them.
-type Received = (usize, Vec<bool>, Vec<Tensor>);
+/// A message of another replica.
+struct Received {
+    replica: usize,
+    /// Which tensors it has, in its first message.
+    present: Vec<bool>,
+    names: u64,
+    tensors: Vec<Tensor>,
+}
 
 impl RemoteCall {
     /// Combines the tensors of all replicas, for as many numbers as there are in `like`, which has
-    /// tensors of the same shapes and kinds. Returns new ones, or those of `own`, changed.
+    /// tensors of the same shapes and kinds. `names` is a digest of what they are called. Returns
+    /// new ones, or those of `own`, changed.
     ///
     /// # Errors
     ///
@@ -83,10 +91,11 @@ impl RemoteCall {
         operation: Operation,
         own: Vec<Option<Tensor>>,
         like: &[Tensor],
+        names: u64,
     ) -> Result<Vec<Option<Tensor>>> {
         let twins = self.remote.world.twins();
         let _constant = GradMode::set(false);
-        let combined = Combining::new(self, operation, twins, own, like)?.run();
+        let combined = Combining::new(self, operation, twins, own, like, names)?.run();
         combined.map_err(|error| match error {
             Error::Connection(_) => self.remote.lost(error),
             other => other,
@@ -142,6 +151,8 @@ struct Combining<'c> {
     /// The number of this replica.
     me: usize,
     like: &'c [Tensor],
+    /// A digest of what the tensors are called.
+    names: u64,
     elements: Vec<usize>,
     /// The tensors, each in a row.
     flat: Vec<Option<Tensor>>,
@@ -154,6 +165,7 @@ impl<'c> Combining<'c> {
         twins: Vec<usize>,
         own: Vec<Option<Tensor>>,
         like: &'c [Tensor],
+        names: u64,
     ) -> Result<Self> {
         let flat = own.into_iter().zip(like).map(|(tensor, like)| {
             let Some(tensor) = tensor else { return Ok(None) };
@@ -172,6 +184,7 @@ impl<'c> Combining<'c> {
             me: call.remote.world.replica(),
             twins,
             like,
+            names,
             elements: like.iter().map(Tensor::numel).collect(),
             flat: flat.collect::<Result<_>>()?,
         })
@@ -187,16 +200,18 @@ impl<'c> Combining<'c> {
             }
         }
         let mut has = vec![present; self.twins.len()];
+        let mut names = vec![self.names; self.twins.len()];
         for (number, block) in self.blocks(self.me).iter().enumerate() {
             let mut parts: Vec<_> = self.twins.iter().map(|_| Vec::new().into_iter()).collect();
-            for (replica, present, tensors) in self.receive((number, Phase::Part), self.twins.len() - 1)? {
+            for received in self.receive((number, Phase::Part), self.twins.len() - 1)? {
                 if number == 0 {
-                    has[replica] = present;
+                    has[received.replica] = received.present;
+                    names[received.replica] = received.names;
                 }
-                parts[replica] = tensors.into_iter();
+                parts[received.replica] = received.tensors.into_iter();
             }
             if number == 0 {
-                self.check(&has)?;
+                self.check(&has, &names)?;
             }
             let mut sums = Vec::new();
             for segment in block {
@@ -218,9 +233,9 @@ impl<'c> Combining<'c> {
         let blocks: Vec<_> = (0..self.twins.len()).map(|owner| self.blocks(owner)).collect();
         for number in 0..blocks.iter().map(Vec::len).max().unwrap_or(0) {
             let senders = self.others().filter(|&owner| number < blocks[owner].len()).count();
-            for (owner, _, sums) in self.receive((number, Phase::Sum), senders)? {
-                let mut sums = sums.into_iter();
-                for segment in &blocks[owner][number] {
+            for received in self.receive((number, Phase::Sum), senders)? {
+                let mut sums = received.tensors.into_iter();
+                for segment in &blocks[received.replica][number] {
                     if has.iter().any(|has| has[segment.tensor]) {
                         let sum = sums.next().ok_or_else(incomplete)?;
                         self.write(segment, &sum)?;
@@ -252,13 +267,12 @@ impl<'c> Combining<'c> {
     }
 
     /// Checks that the replicas combine the same tensors.
-    fn check(&self, has: &[Vec<bool>]) -> Result<()> {
-        let own = &has[self.me];
-        let differs = |other: &Vec<bool>| match self.operation {
-            Operation::Sum => other.len() != own.len(),
-            Operation::Mean => other != own,
+    fn check(&self, has: &[Vec<bool>], names: &[u64]) -> Result<()> {
+        let differs = |other: usize| match self.operation {
+            Operation::Sum => has[other].len() != has[self.me].len() || names[other] != self.names,
+            Operation::Mean => has[other] != has[self.me],
         };
-        match has.iter().position(differs) {
+        match (0..self.twins.len()).find(|other| differs(*other)) {
             None => Ok(()),
             Some(other) => Err(Error::Output(format!(
                 "the replicas {} and {other} differ in the variables that {}: they must be the same",
@@ -312,7 +326,7 @@ impl<'c> Combining<'c> {
 
     fn send(&self, replica: usize, block: (usize, Phase), present: &[bool], parts: &[Tensor]) -> Result<()> {
         let (layouts, memory) = spans(parts.iter())?;
-        let message = Message::Part { round: self.round(block), present: present.to_vec() };
+        let message = Message::Part { round: self.round(block), present: present.to_vec(), names: self.names };
         let envelope = Envelope { call: self.call, message, layouts };
         lock(&self.remote.channel).send(self.twins[replica], &envelope, memory)
     }
@@ -326,10 +340,14 @@ impl<'c> Combining<'c> {
             _ => false,
         };
         let mut all = Vec::with_capacity(self.twins.len());
-        self.remote.receive(self.call, count, wanted, |Delivered { from, envelope, tensors }| {
-            let Message::Part { present, .. } = envelope.message else { return Err(Error::Elsewhere) };
+        let check = || match self.remote.heard.load(Ordering::Relaxed) == self.call + 1 {
+            true => Err(Error::Elsewhere),
+            false => Ok(()),
+        };
+        self.remote.receive(self.call, count, wanted, check, |Delivered { from, envelope, tensors }| {
+            let Message::Part { present, names, .. } = envelope.message else { return Err(Error::Elsewhere) };
             let replica = self.twins.iter().position(|twin| *twin == from).ok_or_else(incomplete)?;
-            all.push((replica, present, tensors));
+            all.push(Received { replica, present, names, tensors });
             Ok(())
         })?;
         Ok(all)

@@ -33,7 +33,8 @@ pub(super) enum Message {
     /// Tensors for the first process, with their stages and names.
     Tensors { names: Vec<(usize, String)> },
     /// In a sum over replicas: which tensors the sender has, and its parts of them; or the sums.
-    Part { round: u64, present: Vec<bool> },
+    /// `names` is a digest of what the tensors are called.
+    Part { round: u64, present: Vec<bool>, names: u64 },
     /// Nothing of this call follows.
     End,
 }
