@@ -1,6 +1,7 @@
 //! What goes wrong in one process is the same error in all of them, and nothing has changed
 //! anywhere.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +15,7 @@ use pipe_tests::layers::{dropout, linear};
 use tch::nn::{self, FuncT, Linear};
 use tch::{Device, Kind, Tensor};
 
-use crate::launch::{BOTH, Launcher, Ulfm, in_processes};
+use crate::launch::{BOTH, Launcher, Ulfm, in_processes, launch_program};
 
 /// Fails in the third micro-batch of a stage when it is told to.
 struct Fails(&'static AtomicBool);
@@ -265,6 +266,28 @@ fn calls_of_different_kinds_are_an_error_that_names_both_and_the_next_ones_work(
         call(7).unwrap();
         call(0).unwrap();
     });
+}
+
+/// The second process runs a copy of this program that is a byte longer, as another build would be.
+#[test]
+fn another_program_is_an_error_that_says_so() {
+    const NAME: &str = "failures::another_program_is_an_error_that_says_so";
+    let folder = tempfile::tempdir().unwrap();
+    let (script, copy) = (folder.path().join("either"), folder.path().join("copy"));
+    let this = std::env::current_exe().unwrap();
+    std::fs::copy(&this, &copy).unwrap();
+    std::fs::OpenOptions::new().append(true).open(&copy).unwrap().write_all(b"\n").unwrap();
+    let text =
+        "#!/bin/sh\nif [ \"$OMPI_COMM_WORLD_RANK\" = 1 ]; then exec \"$COPY\" \"$@\"; fi\nexec \"$THIS\" \"$@\"\n";
+    std::fs::write(&script, text).unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let launched = launch_program(&script, &[("COPY", &copy), ("THIS", &this)], NAME, || {
+        let world = World::init().unwrap();
+        let (mut pipe, _vars) = build(&world, ScheduleKind::OneFOneB);
+        let error = step(&mut pipe).unwrap_err().to_string();
+        assert!(error.ends_with("run different programs, or different builds of one: start the same file everywhere"));
+    });
+    launched.check(3);
 }
 
 #[test]

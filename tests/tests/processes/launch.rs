@@ -1,7 +1,8 @@
 //! Starts processes of this binary.
 
 use std::env;
-use std::process::ExitStatus;
+use std::path::Path;
+use std::process::{Command, ExitStatus};
 use std::sync::{Mutex, PoisonError};
 
 #[path = "../../../pipe-runtime/comm/tests/processes/launch.rs"]
@@ -57,20 +58,41 @@ pub fn launch(
     seconds: u32,
     body: impl FnOnce(&[usize]),
 ) -> Launched {
-    if env::var(ROLE).is_ok_and(|role| role == name) {
+    if is_process_of(name) {
         let numbers = env::var(NUMBERS).unwrap();
         let numbers: Vec<_> = numbers.split_whitespace().map(|number| number.parse().unwrap()).collect();
-        body(&numbers);
-        println!("\n{DONE}");
-        std::process::exit(0);
+        done(|| body(&numbers));
     }
+    let numbers: Vec<_> = numbers.iter().map(usize::to_string).collect();
+    let mut command = mpi.command(processes, seconds, &env::current_exe().unwrap());
+    start(command.env(NUMBERS, numbers.join(" ")), name)
+}
+
+/// The same for three processes of Open MPI that run `program`, which runs this binary.
+pub fn launch_program(program: &Path, paths: &[(&str, &Path)], name: &str, body: impl FnOnce()) -> Launched {
+    if is_process_of(name) {
+        done(body);
+    }
+    start(Ulfm.command(3, LIMIT, program).envs(paths.iter().copied()), name)
+}
+
+fn is_process_of(name: &str) -> bool {
+    env::var(ROLE).is_ok_and(|role| role == name)
+}
+
+/// Runs the part of a process, and ends it.
+fn done(body: impl FnOnce()) -> ! {
+    body();
+    println!("\n{DONE}");
+    std::process::exit(0);
+}
+
+fn start(command: &mut Command, name: &str) -> Launched {
     // Two launches at a time would only wait for each other's processes.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    let numbers: Vec<_> = numbers.iter().map(usize::to_string).collect();
-    let mut command = mpi.command(processes, seconds, &env::current_exe().unwrap());
-    command.args([name, "--exact", "--nocapture", "--test-threads", "1"]);
-    let ended = command.env(ROLE, name).env(NUMBERS, numbers.join(" ")).output().unwrap();
+    command.args([name, "--exact", "--nocapture", "--test-threads", "1"]).env(ROLE, name);
+    let ended = command.output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Launched { status: ended.status, output: text(&ended.stdout) + &text(&ended.stderr) }
 }

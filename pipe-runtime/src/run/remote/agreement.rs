@@ -1,5 +1,9 @@
 //! The agreements of all processes with which a call begins and ends.
 
+use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Read;
+use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -51,7 +55,26 @@ struct Said<T> {
     number: u16,
     call: u64,
     model: u64,
+    program: u64,
     value: Result<T, WireError>,
+}
+
+/// A digest of this program: of its length and its first bytes, which have the linker's build id.
+/// 0 if it cannot be read.
+fn program() -> u64 {
+    static DIGEST: OnceLock<u64> = OnceLock::new();
+    *DIGEST.get_or_init(|| {
+        let read = || {
+            let file = File::open(std::env::current_exe()?)?;
+            let mut digest = DefaultHasher::new();
+            file.metadata()?.len().hash(&mut digest);
+            let mut start = Vec::new();
+            file.take(1 << 12).read_to_end(&mut start)?;
+            start.hash(&mut digest);
+            Ok::<_, std::io::Error>(digest.finish())
+        };
+        read().unwrap_or(0)
+    })
 }
 
 impl Remote {
@@ -82,10 +105,17 @@ impl Remote {
     pub(crate) fn agree<T: Serialize + DeserializeOwned>(&self, what: &str, own: Result<&T, &Error>) -> Result<Vec<T>> {
         self.check()?;
         let call = self.calls.load(Ordering::Relaxed);
-        let own = Said { number: self.number, call, model: self.model, value: own.map_err(WireError::from) };
+        let program = program();
+        let value = own.map_err(WireError::from);
+        let own = Said { number: self.number, call, model: self.model, program, value };
         let all: Vec<Said<T>> = self.exchange(what, &own)?;
         let me = self.process();
-        for (process, &Said { number, call: other, model, .. }) in all.iter().enumerate() {
+        for (process, &Said { number, call: other, model, program: found, .. }) in all.iter().enumerate() {
+            if found != program {
+                return Err(Error::Setting(format!(
+                    "processes {me} and {process} run different programs, or different builds of one: start the same file everywhere"
+                )));
+            }
             if number != self.number {
                 return Err(Error::Setting(format!(
                     "process {me} calls pipeline {} of those that it has built, and process {process} pipeline {number}: all processes call the same ones",
