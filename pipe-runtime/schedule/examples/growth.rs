@@ -1,8 +1,8 @@
 //! Simulates 1F1B and ZB-H1 on up to 1,000 devices of a measured network, beside the formula of a
 //! network that costs nothing.
 //!
-//! `cargo run --release -p pipe-schedule --example growth -- LATENCY BANDWIDTH`, in microseconds and
-//! GB/s: the price of a message, as a trace over processes measures it.
+//! `cargo run --release -p pipe-schedule --example growth -- LATENCY BANDWIDTH`, in microseconds
+//! and GB/s: the price of a message, as a trace over processes measures it.
 
 use pipe_schedule::{Costs, ScheduleKind, simulate};
 
