@@ -8,6 +8,7 @@ enum mi_option_t { mi_option_purge_delay };
 
 extern "C" {
 void* mi_malloc_aligned(size_t size, size_t alignment);
+bool mi_is_in_heap_region(const void* block);
 void mi_free(void* block);
 void mi_option_set(mi_option_t option, long value);
 }

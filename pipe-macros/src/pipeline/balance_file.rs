@@ -184,6 +184,7 @@ fn is_next(entries: &std::slice::Iter<'_, Entry>, field: &Field) -> bool {
 /// them.
 fn placed_by_the_file_alone(field: &mut Field, named: &LitStr, errors: &mut Errors) {
     let marks = &mut field.marks;
+    marks.processes = None;
     let words = [
         marks.device.take().map(|mark| mark.word),
         marks.devices.take().map(|mark| mark.word),

@@ -46,8 +46,8 @@ pub(crate) struct Across {
     pub(crate) world: World,
     /// The process of each device, within a replica.
     pub(crate) process_of: Vec<usize>,
-    /// The devices, those of other processes included.
-    pub(crate) devices: Vec<Device>,
+    /// The device of each stage, and the process that it belongs to by its annotation.
+    pub(crate) sites: Vec<(usize, Device)>,
 }
 
 impl Across {
@@ -138,6 +138,8 @@ impl Devices {
     /// if other processes are annotated than there are.
     pub fn across(mut self, world: &World) -> Result<Self> {
         let size = world.per_replica();
+        // An accelerator is one rank. One that stands for those of several processes is several.
+        let sites = self.processes.clone().filter(|_| size == 1);
         let process_of = match self.processes.take() {
             _ if size == 1 => vec![0; self.stages.len()],
             Some(annotated) => {
@@ -152,13 +154,19 @@ impl Devices {
             }
             None => self.by_rank(size)?,
         };
-        self.across = Some(Across { world: world.clone(), process_of, devices: self.stages.clone() });
+        let sites = sites.unwrap_or_else(|| process_of.clone());
+        let sites = sites.into_iter().zip(self.stages.iter().copied()).collect();
+        self.across = Some(Across { world: world.clone(), process_of, sites });
         Ok(self)
     }
 
     /// The process of each device, by the ranks of the schedule.
     fn by_rank(&self, processes: usize) -> Result<Vec<usize>> {
-        let accelerators: Vec<_> = self.stages.iter().map(|&device| Some(device).filter(is_accelerator)).collect();
+        // Each process has a `cuda:0` of its own: if all have the same device, they share the stages
+        // out as on the CPU.
+        let is_one = self.stages.windows(2).all(|pair| pair[0] == pair[1]);
+        let accelerator = |&device: &Device| Some(device).filter(|device| !is_one && is_accelerator(device));
+        let accelerators: Vec<_> = self.stages.iter().map(accelerator).collect();
         let (kind, ranks) = self.schedule;
         let rank_of = kind.place(&accelerators, ranks).map_err(|error| Error::Setting(error.to_string()))?;
         let ranks = rank_of.iter().max().map_or(0, |last| last + 1);
@@ -312,6 +320,19 @@ mod tests {
         for wrong in [0, 4] {
             assert!(Devices::cpu(wrong).place(3).unwrap_err().to_string().contains("devices were given"));
         }
+    }
+
+    #[test]
+    fn the_same_device_of_several_processes_is_several() {
+        let gpu = Device::Cuda(0);
+        assert_eq!(Devices::new([gpu, gpu, gpu]).by_rank(2).unwrap(), [0, 0, 1]);
+        let back = Devices::new([gpu, Device::Cuda(1), gpu]);
+        assert_eq!(back.by_rank(2).unwrap(), [0, 1, 0], "a device that comes back is one rank");
+        assert!(back.by_rank(3).unwrap_err().to_string().contains("3 processes for 2 ranks"));
+        // Alone, a model of two processes keeps its ranks.
+        let annotated = Devices { processes: Some(vec![0, 1]), ..Devices::new([gpu, gpu]) };
+        let across = annotated.across(&World::init().unwrap()).unwrap().across.unwrap();
+        assert_eq!((across.process_of, across.sites), (vec![0, 0], vec![(0, gpu), (1, gpu)]));
     }
 
     #[test]

@@ -88,7 +88,7 @@ impl BuiltPipeline {
         } = settings;
         // The process and the device of each stage: each process has a `cuda:0` of its own.
         let sites: Vec<(usize, Device)> = match across {
-            Some(across) => across.process_of.iter().copied().zip(across.devices.iter().copied()).collect(),
+            Some(across) => across.sites.clone(),
             None => devices.iter().map(|&device| (0, device)).collect(),
         };
         // A schedule that cannot run any mini-batch is an error now.

@@ -85,7 +85,7 @@ impl World {
         bytes: &[u8],
         mut meanwhile: impl FnMut() -> Result<()>,
     ) -> Result<Vec<Vec<u8>>> {
-        self.check_signs()?;
+        self.check_signs().inspect_err(|_| self.give_up("another process has left"))?;
         let mut own = postcard::to_stdvec(what).map_err(|error| Error::Connection(error.to_string()))?;
         own.extend(bytes);
         let lengths = self.gather((own.len() as u64).to_le_bytes().to_vec(), &mut meanwhile)?;
@@ -116,7 +116,7 @@ impl World {
         let mut gathering = self.comm.all_gather(bytes)?;
         // A gathering that is left halfway would be taken for the next one.
         let waited = wait(|| gathering.is_done(), meanwhile);
-        waited.inspect_err(|_| self.give_up())?;
+        waited.inspect_err(|error| self.give_up(error))?;
         Ok(gathering.wait(None)?)
     }
 }

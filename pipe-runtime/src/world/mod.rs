@@ -165,10 +165,10 @@ impl World {
 
     /// Ends this process's part in everything, after an error that the others do not have. They
     /// hear of it, and what waits for this process fails.
-    pub(crate) fn give_up(&self) {
+    pub(crate) fn give_up(&self, reason: impl fmt::Display) {
         self.comm.revoke();
         if let Some(signs) = &self.signs {
-            signs.give_up();
+            signs.give_up(&reason.to_string());
         }
     }
 

@@ -21,8 +21,10 @@ const INTERVAL: Duration = Duration::from_millis(100);
 pub(super) struct Signs {
     /// When each process last gave one, and when this one's thread last looked.
     last: Mutex<(Vec<Instant>, Instant)>,
-    /// Whether this process has given up.
-    has_given_up: AtomicBool,
+    /// Why this process has given up, if it has.
+    has_given_up: Mutex<Option<String>>,
+    /// Whether the others have been told.
+    is_told: AtomicBool,
     /// The first other process that is known to have given up; `usize::MAX` if there is none.
     other: AtomicUsize,
 }
@@ -42,29 +44,38 @@ impl Signs {
         let now = Instant::now();
         let signs = Arc::new(Self {
             last: Mutex::new((vec![now; comm.size()], now)),
-            has_given_up: AtomicBool::new(false),
+            has_given_up: Mutex::default(),
+            is_told: AtomicBool::new(false),
             other: AtomicUsize::new(usize::MAX),
         });
         let (comm, own) = (comm.clone(), Arc::clone(&signs));
         let work = move || {
             // The connection may end before the process does; then nobody waits any more.
             let _ = own.exchange(&comm);
+            own.is_told.store(true, Ordering::Relaxed);
         };
         let started = thread::Builder::new().name("pipe-signs".into()).spawn(work);
         started.map_err(|error| Error::Setting(format!("cannot start a worker thread: {error}")))?;
         Ok(Arc::clone(shared.insert(signs)))
     }
 
-    /// From now on, this process takes part in nothing, and the others hear so by its signs.
-    pub(super) fn give_up(&self) {
-        self.has_given_up.store(true, Ordering::Relaxed);
+    /// From now on, this process takes part in nothing, and the others hear so by its signs. Waits
+    /// for a short time until they are told, since this process may end now.
+    pub(super) fn give_up(&self, reason: &str) {
+        lock(&self.has_given_up).get_or_insert_with(|| reason.to_owned());
+        let start = Instant::now();
+        while !self.is_told.load(Ordering::Relaxed) && start.elapsed() < 4 * INTERVAL {
+            thread::sleep(INTERVAL / 20);
+        }
     }
 
     /// Fails if a process has given up, this one included, or has given no sign for the time of the
     /// deadline.
     pub(super) fn check(&self, deadline: Duration) -> Result<()> {
-        if self.has_given_up.load(Ordering::Relaxed) {
-            return Err(Error::Connection("an earlier call has ended this process's connection to the others".into()));
+        if let Some(reason) = &*lock(&self.has_given_up) {
+            return Err(Error::Connection(format!(
+                "an earlier call has ended this process's connection to the others: {reason}"
+            )));
         }
         let other = self.other.load(Ordering::Relaxed);
         if other != usize::MAX {
@@ -111,13 +122,14 @@ impl Signs {
                     }
                 }
             }
+            let says = if lock(&self.has_given_up).is_some() { HAS_GIVEN_UP } else { LIVES };
             for (process, sign) in &mut sending {
                 // A process that takes in no signs gets no more.
                 if sign.as_mut().map_or(Ok(true), Sending::is_done)? {
-                    let says = if self.has_given_up.load(Ordering::Relaxed) { HAS_GIVEN_UP } else { LIVES };
                     *sign = Some(comm.send(*process, SIGNS, vec![says])?);
                 }
             }
+            self.is_told.store(says == HAS_GIVEN_UP, Ordering::Relaxed);
         }
     }
 }

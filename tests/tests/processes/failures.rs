@@ -311,6 +311,10 @@ fn settings_of_calls_that_differ_are_an_error_that_names_both() {
             "{error}"
         );
         let _ = optimizer.step().unwrap();
+        let lr = if world.is_first() { 0.1 } else { 0.2 };
+        let mut other = pipe.optimizer(AdamW { lr, ..AdamW::default() }).build().unwrap();
+        let error = other.step().unwrap_err().to_string();
+        assert!(error.contains("learning rate 0.1 and") && error.contains("learning rate 0.2 and"), "{error}");
         let error = match world.is_first() {
             true => pipe.step().gradient_scale(0.5).run(&x, &y, mse).unwrap_err(),
             false => pipe.step().reduction(Reduction::Sum).run(&x, &y, mse).unwrap_err(),

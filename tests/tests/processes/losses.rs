@@ -180,6 +180,9 @@ fn train_until_killed(folder: &Path, lost: usize, moment: Duration) {
     println!("known at {}", now());
     assert!(matches!(error, Error::Connection(_)), "{error:?}");
     vars.save_part(folder.join(format!("part-{}.safetensors", world.process()))).unwrap();
+    // A save in the background that was under way ends, whatever became of it, and is forgotten.
+    let _ = checkpoints.finish();
+    assert!(checkpoints.finish().unwrap().is_none());
 }
 
 /// Each training resumes what the one before has left. The last one, in one process, ends as one

@@ -50,7 +50,16 @@ pub fn processes_are_numbers(model: &Model, errors: &mut Errors) {
 
 /// Rejects processes that do not count from 0 without a gap, because each one that is started runs
 /// a stage: `#[device("cpu", process = 0)] a: A, #[device("cpu", process = 2)] b: B`
+///
+/// If a number or a device cannot be read, it may be the missing one.
 pub fn processes_have_no_gap(model: &Model, errors: &mut Errors) {
+    let unreadable = |word: &str| model.layers.iter().any(|layer| layer.marks.is_unreadable(word));
+    if unreadable("device")
+        || unreadable("devices")
+        || numbers(model).any(|number| number.base10_parse::<usize>().is_err())
+    {
+        return;
+    }
     let named: Vec<(usize, &LitInt)> =
         numbers(model).filter_map(|number| Some((number.base10_parse().ok()?, number))).collect();
     let is_named = |process: usize| named.iter().any(|(number, _)| *number == process);

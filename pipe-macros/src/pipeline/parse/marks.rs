@@ -150,8 +150,8 @@ fn error_no_arguments(arguments: &TokenStream, attr: &Attribute) -> syn::Error {
 /// Reads `"cuda:0"` or `"cuda:0", process = 1`.
 fn device(tokens: ParseStream) -> syn::Result<(LitStr, Option<Mark<Processes>>)> {
     let device = string(tokens, "a device")?;
-    tokens.parse::<Option<Token![,]>>()?;
-    let process = match tokens.peek(AnyIdent) {
+    let comma = tokens.parse::<Option<Token![,]>>()?;
+    let process = match comma.is_some() && tokens.peek(AnyIdent) {
         true => Some(process(tokens)?),
         false => None,
     };

@@ -40,7 +40,7 @@ impl Vars {
         let order = self.agree("Vars::save", in_file_order(&named).map_err(failed))?;
         if !world.is_first() {
             for (_, name, tensor) in order.into_iter().filter(|(_, name, _)| owner(name) == world.process()) {
-                let sent = world.send(0, tensor).inspect_err(|_| world.give_up());
+                let sent = world.send(0, tensor).inspect_err(|error| world.give_up(error));
                 sent.map_err(|error| Error::Connection(format!("cannot send `{name}`: {error}")))?;
             }
             return self.agree("the end of Vars::save", Ok(()));
@@ -51,7 +51,7 @@ impl Vars {
         let mut next = || {
             let (_, name, tensor) = elsewhere.next()?;
             // After an error here, the owner would wait: it hears that this process takes no more.
-            Some(world.receive(owner(name), tensor.size(), tensor.kind()).inspect_err(|_| world.give_up()))
+            Some(world.receive(owner(name), tensor.size(), tensor.kind()).inspect_err(|error| world.give_up(error)))
         };
         let written = replace(file, |new| {
             write_tensors_from(new, &named, &mut |name, tensor| match owner(name) {

@@ -137,9 +137,13 @@ impl Checkpoints {
             Some(built) => {
                 // The save is not forgotten if another process calls something else.
                 let built = Arc::clone(built);
-                built.agree("Checkpoints::finish", Ok(()))?;
+                let agreed = built.agree("Checkpoints::finish", Ok(()));
+                if let Err(error @ Error::Setting(_)) = agreed {
+                    return Err(error);
+                }
                 self.saved = None;
                 let own = self.join();
+                agreed?;
                 built.agree("the end of a save in the background", own)?.into_iter().flatten().next()
             }
             None => self.join()?,

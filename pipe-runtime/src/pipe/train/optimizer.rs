@@ -1,5 +1,6 @@
 use std::collections::HashMap;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use tch::{Kind, Tensor};
@@ -239,8 +240,13 @@ impl Optimizer {
         let name = |&parameter: &usize| self.parameters[parameter].name.clone();
         let own =
             begun.as_ref().map(|(ready, _, _, squares)| ready.iter().map(name).zip(squares.iter().copied()).collect());
-        // All processes scale and clip in the same way.
-        let what = format!("an optimizer's update of gradients times {scale}, clipping {:?}", self.clip);
+        // All processes scale, clip and update in the same way.
+        let what = format!(
+            "an optimizer's update of gradients times {scale}, with clipping {:?}, learning rate {} and options {:08x}",
+            self.clip,
+            self.lr(),
+            self.options_digest()
+        );
         let squares = self.pipeline.gather(&what, own)?;
         let (_, rules, plan, _) = begun?;
         if squares.is_empty() {
@@ -274,6 +280,15 @@ impl Optimizer {
         self.parameters.iter_mut().filter(has_moved).for_each(|parameter| parameter.updates += 1);
         self.updates += 1;
         Ok(Update { norm, clipped_by, lr, skipped: false })
+    }
+
+    /// A digest of the options of all groups, as they are now, and of the moving average.
+    fn options_digest(&self) -> u32 {
+        let mut digest = DefaultHasher::new();
+        for (group, options) in self.options.iter().enumerate() {
+            format!("{:?} {:?} {:?}", options.rule, self.lr_of(group), self.average).hash(&mut digest);
+        }
+        digest.finish() as u32
     }
 
     /// The parameters that have a gradient in this process, with all of their state.

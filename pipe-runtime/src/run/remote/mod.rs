@@ -128,7 +128,7 @@ impl Remote {
     /// Ends the use of the pipeline: the processes no longer agree on where they are. All others
     /// hear of it too.
     pub(crate) fn lost(&self, error: Error) -> Error {
-        self.world.give_up();
+        self.world.give_up(&error);
         lock(&self.broken).get_or_insert_with(|| error.to_string());
         error
     }
