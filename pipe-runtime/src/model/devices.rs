@@ -162,8 +162,8 @@ impl Devices {
 
     /// The process of each device, by the ranks of the schedule.
     fn by_rank(&self, processes: usize) -> Result<Vec<usize>> {
-        // Each process has a `cuda:0` of its own: if all have the same device, they share the stages
-        // out as on the CPU.
+        // Each process has a `cuda:0` of its own: if all have the same device, they share the
+        // stages out as on the CPU.
         let is_one = self.stages.windows(2).all(|pair| pair[0] == pair[1]);
         let accelerator = |&device: &Device| Some(device).filter(|device| !is_one && is_accelerator(device));
         let accelerators: Vec<_> = self.stages.iter().map(accelerator).collect();
