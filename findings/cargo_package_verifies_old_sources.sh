@@ -18,8 +18,8 @@ export CARGO_HOME="$folder/home"
 cargo --version
 
 crate() { # NAME, DEPENDENCIES
-  mkdir -p "$folder/work/$1/src"
-  cat >"$folder/work/$1/Cargo.toml" <<TOML
+  mkdir -p "$folder/crates/$1/src"
+  cat >"$folder/crates/$1/Cargo.toml" <<TOML
 [package]
 name = "$1"
 version = "0.1.0"
@@ -31,20 +31,20 @@ $2
 TOML
 }
 package() { # TARGET
-  (cd "$folder/work" && cargo package --offline --quiet --allow-dirty --target-dir "$1" 2>"$folder/err")
+  (cd "$folder/crates" && cargo package --offline --quiet --allow-dirty --target-dir "$1" 2>"$folder/err")
 }
 
-mkdir "$folder/work"
-printf '[workspace]\nmembers = ["lower", "upper"]\nresolver = "2"\n' >"$folder/work/Cargo.toml"
+mkdir "$folder/crates"
+printf '[workspace]\nmembers = ["lower", "upper"]\nresolver = "2"\n' >"$folder/crates/Cargo.toml"
 crate lower ""
 crate upper 'lower = { path = "../lower", version = "0.1.0" }'
-echo 'pub fn old() {}' >"$folder/work/lower/src/lib.rs"
-echo 'pub fn call() { lower::old() }' >"$folder/work/upper/src/lib.rs"
+echo 'pub fn old() {}' >"$folder/crates/lower/src/lib.rs"
+echo 'pub fn call() { lower::old() }' >"$folder/crates/upper/src/lib.rs"
 package "$folder/target"
 echo "first run: verified"
 
-echo 'pub fn new() {}' >"$folder/work/lower/src/lib.rs"
-echo 'pub fn call() { lower::new() }' >"$folder/work/upper/src/lib.rs"
+echo 'pub fn new() {}' >"$folder/crates/lower/src/lib.rs"
+echo 'pub fn call() { lower::new() }' >"$folder/crates/upper/src/lib.rs"
 rm -rf "$folder/target"
 if package "$folder/target"; then
   echo "changed: the second run verifies with the new sources"
