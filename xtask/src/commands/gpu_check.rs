@@ -14,7 +14,7 @@ use crate::tools::{cargo, libtorch};
 
 const PROGRAM: &str = "gpu_check";
 /// The files of the bundle beside the program.
-const SCRIPTS: [&str; 2] = ["run", "unet_torchgpipe.py"];
+const SCRIPTS: [&str; 3] = ["run", "unet_torchgpipe.py", "adamw_torch.py"];
 
 pub fn run(checkout: &Checkout, bundle: Option<&Path>, args: &[OsString]) -> anyhow::Result<ExitCode> {
     libtorch::set_up(checkout, Flavour::Cpu)?;

@@ -10,6 +10,7 @@
 mod memory;
 mod optimizer;
 mod races;
+mod results;
 mod small;
 mod speed;
 mod table;
@@ -46,6 +47,9 @@ struct Args {
     /// The file with torchgpipe's results of the same run, written by `unet_torchgpipe.py`
     #[arg(long)]
     torchgpipe: Option<PathBuf>,
+    /// The file with PyTorch's times of an iteration with fused AdamW, written by `adamw_torch.py`
+    #[arg(long)]
+    adamw: Option<PathBuf>,
     /// The file for a timeline of some steps, as Chrome's trace events
     #[arg(long, default_value = "gpu-check.pipe-trace.json")]
     timeline: PathBuf,
@@ -77,7 +81,7 @@ fn run(args: &Args) -> Result<bool> {
     unet::check(&gpus, args.unet_batch, args.measurements, args.torchgpipe.as_deref(), &mut table)?;
     transparency::check(&gpus, &mut table)?;
     races::check(&gpus, args.repetitions, &mut table)?;
-    optimizer::check(&gpus, args.measurements, &mut table)?;
+    optimizer::check(&gpus, args.measurements, args.adamw.as_deref(), &mut table)?;
     memory::check(&gpus, args.steps, &mut table)?;
     speed::check(&gpus, args.measurements, &mut table)?;
     timeline::write(&gpus, &args.timeline, &mut table)?;

@@ -3,12 +3,12 @@
 
 use std::path::Path as FilePath;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use pipe_runtime::{Checkpoint, Context, Devices, Layer, pipeline};
-use serde_json::Value;
 use tch::nn::{self, Conv2D, Func, OptimizerConfig, Path, SequentialT};
 use tch::{Device, Kind, Tensor};
 
+use crate::results::Results;
 use crate::speed::{finish, median};
 use crate::table::{Table, Verdict};
 
@@ -105,11 +105,8 @@ pub fn check(
         );
         return Ok(());
     };
-    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let theirs: Value = serde_json::from_str(&text).with_context(|| format!("{} is not JSON", file.display()))?;
-    let number =
-        |name: &str| theirs[name].as_f64().with_context(|| format!("{} has no number `{name}`", file.display()));
-    let (their_rate, their_peak) = (number("images_per_second")?, number("peak_mib")?);
+    let theirs = Results::read(file)?;
+    let (their_rate, their_peak) = (theirs.number("images_per_second")?, theirs.number("peak_mib")?);
     let detail = format!("{ours}; torchgpipe: {their_rate:.2} images a second");
     table.at_least("U-Net(5, 5, 64): ours / torchgpipe's images a second", rate / their_rate, 1., detail);
     let detail = format!("{peak:.0} MiB ours, {their_peak:.0} torchgpipe's");
