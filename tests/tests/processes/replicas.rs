@@ -27,7 +27,7 @@ impl Layer<Tensor> for Seldom {
     }
 }
 
-#[pipeline(schedule = "1f1b")]
+#[pipeline]
 struct Net {
     #[device("cpu")]
     seldom: Seldom,
@@ -38,6 +38,10 @@ struct Net {
 }
 
 fn make(devices: &Devices, chunks: usize) -> (Pipe<Net>, NetVars) {
+    make_for(devices, chunks, ScheduleKind::OneFOneB)
+}
+
+fn make_for(devices: &Devices, chunks: usize, kind: ScheduleKind) -> (Pipe<Net>, NetVars) {
     tch::manual_seed(7);
     let vars = Net::vars(devices).unwrap();
     let net = Net {
@@ -47,7 +51,8 @@ fn make(devices: &Devices, chunks: usize) -> (Pipe<Net>, NetVars) {
         drop: dropout(0.3),
         last: linear(vars.last(), 900, 3),
     };
-    (net.pipe(&vars).chunks(chunks).intra_op_threads(1).build().unwrap(), vars)
+    let pipe = net.pipe(&vars).chunks(chunks).schedule(kind).ranks(2).intra_op_threads(1);
+    (pipe.build().unwrap(), vars)
 }
 
 /// Rows from this one on: the first ones use all layers.
@@ -334,15 +339,7 @@ fn every_schedule_runs_in_replicas() {
     for_replicas("every_schedule_runs_in_replicas", &LAUNCHES[1..2], |world, _| {
         for kind in ScheduleKind::ALL.into_iter().filter(|kind| kind.check(2, 1, 4).is_ok()) {
             let run = |devices: &Devices| {
-                tch::manual_seed(7);
-                let vars = Net::vars(devices).unwrap();
-                let net = Net {
-                    seldom: Seldom(linear(vars.seldom(), 8, 8)),
-                    wide: linear(vars.wide(), 8, 900),
-                    drop: dropout(0.3),
-                    last: linear(vars.last(), 900, 3),
-                };
-                let mut pipe = net.pipe(&vars).chunks(4).schedule(kind).ranks(2).intra_op_threads(1).build().unwrap();
+                let (mut pipe, _vars) = make_for(devices, 4, kind);
                 let (x, y) = batch(rows(world, false));
                 pipe.train_step(&x, &y, mse).unwrap().loss
             };
