@@ -57,6 +57,14 @@ fn launch(name: &str, mpi: Launcher, processes: usize) -> Ended {
     run(name, mpi.command(processes, LIMIT, &env::current_exe().unwrap()))
 }
 
+/// Starts processes of the test `name`, whose launcher must report soon that they have failed.
+fn launch_to_fail(name: &str, mpi: Launcher, processes: usize) -> Ended {
+    let ended = launch(name, mpi, processes);
+    assert!(ended.took < Duration::from_secs(10), "{mpi:?}: {:?}\n{}", ended.took, ended.output);
+    assert!(!ended.status.success(), "{mpi:?}: {}", ended.output);
+    ended
+}
+
 /// Runs a command to its end, to which it adds the arguments that select the test.
 fn run(name: &str, mut command: Command) -> Ended {
     // Two launches at a time would only wait for each other's processes.
