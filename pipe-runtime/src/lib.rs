@@ -204,4 +204,4 @@ pub use pipe_schedule::{Schedule, ScheduleKind, Trace};
 pub use run::{IntoSchedule, ScheduleChoice};
 pub use stages::Pipeline;
 pub use torch::{TorchError, keep_freed_memory};
-pub use world::World;
+pub use world::{MessagePrice, World};

@@ -211,7 +211,7 @@ fn plan() -> String {
         )
     };
     let skips: String = (0..LAYERS).filter_map(stash).map(skip).collect();
-    format!("__rt::Plan {{ name: \"Model\", stages: &[{stages}], skips: &[{skips}], processes: &[] }}")
+    format!("__rt::Plan {{ name: \"Model\", stages: &[{stages}], skips: &[{skips}], processes: &[], costs: &[] }}")
 }
 
 /// Source of the ports, and of the stages with the layers of `owner`.

@@ -27,6 +27,10 @@ struct File {
     stages: usize,
     devices: Option<Vec<String>>,
     #[serde(default)]
+    processes: Vec<usize>,
+    #[serde(default)]
+    costs: Vec<u64>,
+    #[serde(default)]
     layers: Vec<Entry>,
 }
 
@@ -84,7 +88,13 @@ fn layers(fields: &mut [Field]) -> impl Iterator<Item = &mut Field> {
 fn assign(fields: &mut [Field], file: &File, named: &LitStr, errors: &mut Errors) -> Assigned {
     let before = errors.len();
     let mut entries = file.layers.iter();
-    let mut assigned = Assigned { stages: Vec::new(), devices: devices(file, named, errors) };
+    let mut assigned = Assigned {
+        stages: Vec::new(),
+        devices: devices(file, named, errors),
+        processes: file.processes.clone(),
+        costs: file.costs.clone(),
+    };
+    one_for_each_stage(file, named, errors);
     for field in layers(fields) {
         let is_empty_list = matches!(field.shape, Shape::List { .. }) && !is_next(&entries, field);
         if is_empty_list {
@@ -170,6 +180,23 @@ fn devices(file: &File, named: &LitStr, errors: &mut Errors) -> Vec<String> {
     let layers: usize = file.layers.iter().map(|entry| entry.count.unwrap_or(1)).fold(0, usize::saturating_add);
     let device = |stage: usize| known.get(stage).map_or("cpu", String::as_str).to_owned();
     (0..file.stages.min(layers)).map(device).collect()
+}
+
+/// Checks that there are as many processes and costs as stages, and that processes have no gap.
+fn one_for_each_stage(file: &File, named: &LitStr, errors: &mut Errors) {
+    let counts = [(file.processes.len(), "processes"), (file.costs.len(), "costs")];
+    for (count, what) in counts.into_iter().filter(|(count, _)| ![0, file.stages].contains(count)) {
+        errors.push(stale(named, named, format!("has {count} {what} for {} stages", file.stages)));
+    }
+    if let Some(gap) = file
+        .processes
+        .iter()
+        .copied()
+        .max()
+        .and_then(|last| (0..last).find(|process| !file.processes.contains(process)))
+    {
+        errors.push(stale(named, named, format!("has no stage in process {gap}, but one in a later process")));
+    }
 }
 
 fn child(field: &Field) -> String {
@@ -329,6 +356,22 @@ stage = 2
     }
 
     #[test]
+    fn stages_run_in_the_processes_that_the_file_names() {
+        let text = NET.replace("stages = 3", "stages = 3\nprocesses = [0, 1, 1]\ncosts = [3, 1, 2]");
+        let model = model(&with_file("processes", &text, FIELDS));
+        let processes: Vec<_> = plan(&model).stages.iter().map(|stage| stage.process).collect();
+        assert_eq!(processes, [Some(0), Some(1), Some(1)]);
+        assert_eq!(model.assigned.expect("a file").costs, [3, 1, 2]);
+        // A schedule that runs two stages on one rank wants them in one process.
+        let four = "format = 1\nmodel = \"Net\"\nstages = 4\nprocesses = [0, 0, 1, 1]\n\
+                    [[layers]]\nname = \"blocks\"\ncount = 4\nstage = [0, 1, 2, 3]\n";
+        let source = with_file("ranks", four, "blocks: [B; 4]");
+        assert_eq!(mistakes(&source), "");
+        let said = mistakes(&source.replace("\")]", "\", schedule = zbv)]"));
+        assert!(said.contains("on one rank, but they are in processes 0 and 1"), "{said}");
+    }
+
+    #[test]
     fn a_stale_file_says_which_layer_does_not_fit() {
         let said = |name, fields| mistake(name, NET, fields);
         assert_eq!(
@@ -371,6 +414,15 @@ stage = 2
         assert_eq!(changed("count", "count = 4", "count = 3"), "is contradictory about `blocks`");
         let first = "name = \"embed\"\nstage = 0";
         assert_eq!(changed("first", first, &format!("{first}\ncount = 1")), "is contradictory about `embed`");
+        let more = |name, text: &str| {
+            changed(name, "[[layers]]\nname = \"embed\"", &format!("{text}\n[[layers]]\nname = \"embed\""))
+        };
+        assert_eq!(more("costs", "costs = [1, 2]"), "has 2 costs for 3 stages");
+        assert_eq!(more("processes", "processes = [0]"), "has 1 processes for 3 stages");
+        assert_eq!(
+            more("no-process", "processes = [0, 2, 2]"),
+            "has no stage in process 1, but one in a later process"
+        );
         assert_eq!(changed("device", "cuda:0", "cuda"), "places stages on `cuda`, which is not a device");
     }
 

@@ -191,4 +191,8 @@ pub struct Assigned {
     pub stages: Vec<Vec<usize>>,
     /// Device of each stage.
     pub devices: Vec<String>,
+    /// Process of each stage; empty if the file has none.
+    pub processes: Vec<usize>,
+    /// Cost of each stage; empty if the file has none.
+    pub costs: Vec<u64>,
 }

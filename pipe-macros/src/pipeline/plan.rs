@@ -65,8 +65,12 @@ pub fn stages(model: &Model) -> Vec<Stage> {
 }
 
 fn assigned_stages(model: &Model, assigned: &Assigned) -> Vec<Stage> {
-    let stage = |device: &String| Stage { device: device.clone(), process: None, steps: Vec::new() };
-    let mut stages: Vec<Stage> = assigned.devices.iter().map(stage).collect();
+    let stage = |(number, device): (usize, &String)| Stage {
+        device: device.clone(),
+        process: assigned.processes.get(number).copied(),
+        steps: Vec::new(),
+    };
+    let mut stages: Vec<Stage> = assigned.devices.iter().enumerate().map(stage).collect();
     let mut running = 0;
     for (index, layer) in model.layers.iter().enumerate() {
         let parts = layer.part_count();

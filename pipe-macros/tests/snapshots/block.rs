@@ -49,7 +49,7 @@ const _: () = {
                     to: 0,
                 },
             ],
-            processes: &[],
+            ..__rt::Plan::EMPTY
         };
         /// The parameter paths of the layers below `path`.
         pub fn vars_at<'vars, Path: ::core::borrow::Borrow<__rt::Path<'vars>>>(

@@ -59,7 +59,7 @@ const _: () = {
                     to: 0,
                 },
             ],
-            processes: &[],
+            ..__rt::Plan::EMPTY
         };
         /// Number of stages.
         pub const STAGES: ::core::primitive::usize = 2;

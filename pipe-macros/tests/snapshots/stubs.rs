@@ -33,7 +33,7 @@ const _: () = {
                 },
             ],
             skips: &[],
-            processes: &[],
+            ..__rt::Plan::EMPTY
         };
         /// Number of stages.
         pub const STAGES: ::core::primitive::usize = 1;

@@ -70,7 +70,7 @@ const _: () = {
                     to: 1,
                 },
             ],
-            processes: &[],
+            ..__rt::Plan::EMPTY
         };
         /// Number of stages.
         pub const STAGES: ::core::primitive::usize = 2;

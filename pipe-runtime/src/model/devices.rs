@@ -2,19 +2,21 @@ use std::fmt;
 use std::str::FromStr;
 
 use pipe_schedule::ScheduleKind;
+use pipe_schedule::support::partition::Chain;
 use tch::{Cuda, Device};
 
 use super::Model;
-use super::plan::Split;
+use super::plan::{Plan, Split};
 use crate::error::{Error, Result};
 use crate::torch::cuda_fault;
 use crate::world::World;
 
 /// The devices of the stages.
 ///
-/// If there are fewer devices than the model has stages, consecutive stages are merged, as evenly
-/// as possible: they run as one stage, under every schedule. Names, files and random numbers do not
-/// change, and results neither.
+/// If there are fewer devices than the model has stages, consecutive stages are merged: they run as
+/// one stage, under every schedule. With a balance file, the most expensive stage is as cheap as
+/// possible; otherwise, the numbers of stages are as even as possible. Names, files and random
+/// numbers do not change, and results neither.
 ///
 /// ```
 /// use pipe_runtime::Devices;
@@ -140,8 +142,29 @@ impl Devices {
         let size = world.per_replica();
         // An accelerator is one rank. One that stands for those of several processes is several.
         let sites = self.processes.clone().filter(|_| size == 1);
-        let process_of = match self.processes.take() {
-            _ if size == 1 => vec![0; self.stages.len()],
+        let process_of = match size {
+            1 => vec![0; self.stages.len()],
+            _ => self.process_of(size)?,
+        };
+        self.processes = None;
+        let sites = sites.unwrap_or_else(|| process_of.clone());
+        let sites = sites.into_iter().zip(self.stages.iter().copied()).collect();
+        self.across = Some(Across { world: world.clone(), process_of, sites });
+        Ok(self)
+    }
+
+    /// The annotated processes of the devices, if there are any.
+    pub(crate) fn annotated_processes(&self) -> Option<&[usize]> {
+        self.processes.as_deref()
+    }
+
+    /// The process of each device: the annotated one, or else by the ranks of the schedule.
+    ///
+    /// # Errors
+    ///
+    /// Fails in the same cases as [`across`](Self::across).
+    pub(crate) fn process_of(&self, size: usize) -> Result<Vec<usize>> {
+        match &self.processes {
             Some(annotated) => {
                 let processes = annotated.iter().max().map_or(0, |last| last + 1);
                 if processes != size {
@@ -150,14 +173,10 @@ impl Devices {
                          (`Devices::new`)"
                     )));
                 }
-                annotated
+                Ok(annotated.clone())
             }
-            None => self.by_rank(size)?,
-        };
-        let sites = sites.unwrap_or_else(|| process_of.clone());
-        let sites = sites.into_iter().zip(self.stages.iter().copied()).collect();
-        self.across = Some(Across { world: world.clone(), process_of, sites });
-        Ok(self)
+            None => self.by_rank(size),
+        }
     }
 
     /// The process of each device, by the ranks of the schedule.
@@ -191,13 +210,14 @@ impl Devices {
         self.stages.iter().copied().map(name).collect()
     }
 
-    /// Distributes `annotated` stages over the devices.
+    /// Distributes the annotated stages over the devices.
     ///
     /// # Errors
     ///
     /// Fails if there are no devices or more than stages, or if one is not on this machine or
     /// cannot be addressed by tch.
-    pub(crate) fn place(&self, annotated: usize) -> Result<Placement> {
+    pub(crate) fn place(&self, plan: &Plan) -> Result<Placement> {
+        let annotated = plan.stages.len();
         if let Some(name) = self.unsupported {
             return Err(Error::Setting(format!(
                 "tch cannot address the device `{name}`: choose others with `Devices::new`"
@@ -222,12 +242,11 @@ impl Devices {
                 why_no_cuda(*missing)
             )));
         }
-        let stage_of = (0..stages).flat_map(|stage| Split::Evenly(stages).range(stage, annotated).map(move |_| stage));
         // What is elsewhere gets no memory on this process's devices.
         let device = |(stage, &device): (usize, &Device)| if is_own(stage) { device } else { Device::Cpu };
         let devices = self.stages.iter().enumerate().map(device).collect();
         let across = self.across.clone().filter(|across| across.world.size() > 1);
-        Ok(Placement { devices, stage_of: stage_of.collect(), across })
+        Ok(Placement { devices, stage_of: merged(plan, stages), across })
     }
 }
 
@@ -240,6 +259,20 @@ pub(crate) struct Placement {
     pub(crate) across: Option<Across>,
     /// The stage of each annotated stage.
     pub(crate) stage_of: Vec<usize>,
+}
+
+/// The stage of each annotated stage: by their costs, so that the most expensive stage is as cheap
+/// as possible, or evenly if the costs are not known.
+fn merged(plan: &Plan, stages: usize) -> Vec<usize> {
+    let annotated = plan.stages.len();
+    let costs: Vec<f64> = plan.costs.iter().map(|&cost| cost as f64).collect();
+    let by_cost = (costs.len() == annotated).then(|| {
+        let chain = Chain { sizes: vec![0.; annotated], costs, ..Chain::default() };
+        chain.partition(stages, &[]).ok()
+    });
+    let evenly = || (0..stages).map(|stage| Split::Evenly(stages).range(stage, annotated).len()).collect();
+    let counts = by_cost.flatten().unwrap_or_else(evenly);
+    counts.into_iter().enumerate().flat_map(|(stage, count)| vec![stage; count]).collect()
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref)] // As `Option::filter` wants it.
@@ -300,6 +333,13 @@ impl fmt::Display for Devices {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::plan::StagePlan;
+
+    /// A plan with this number of stages.
+    fn plan(stages: usize) -> Plan {
+        const STAGES: [StagePlan; 8] = [StagePlan { device: "cpu", layers: &[] }; 8];
+        Plan { name: "Net", stages: &STAGES[..stages], skips: &[], processes: &[], costs: &[] }
+    }
 
     #[test]
     fn reads_and_prints_device_lists() {
@@ -313,13 +353,23 @@ mod tests {
 
     #[test]
     fn fewer_devices_than_stages_merge_consecutive_stages_evenly() {
-        let stage_of = |devices, annotated| Devices::cpu(devices).place(annotated).unwrap().stage_of;
+        let stage_of = |devices, annotated| Devices::cpu(devices).place(&plan(annotated)).unwrap().stage_of;
         assert_eq!(stage_of(3, 3), [0, 1, 2]);
         assert_eq!(stage_of(2, 5), [0, 0, 0, 1, 1]);
         assert_eq!(stage_of(1, 3), [0, 0, 0]);
         for wrong in [0, 4] {
-            assert!(Devices::cpu(wrong).place(3).unwrap_err().to_string().contains("devices were given"));
+            assert!(Devices::cpu(wrong).place(&plan(3)).unwrap_err().to_string().contains("devices were given"));
         }
+    }
+
+    #[test]
+    fn stages_with_costs_are_merged_by_them() {
+        let stage_of =
+            |devices, costs: &'static [u64]| Devices::cpu(devices).place(&Plan { costs, ..plan(5) }).unwrap().stage_of;
+        assert_eq!(stage_of(2, &[9, 2, 2, 2, 2]), [0, 1, 1, 1, 1]);
+        assert_eq!(stage_of(3, &[2, 2, 2, 3, 3]), [0, 0, 1, 1, 2]);
+        assert_eq!(stage_of(2, &[0, 0, 0, 0, 0]), [0, 0, 1, 1, 1], "evenly");
+        assert_eq!(stage_of(5, &[1, 2, 3, 4, 5]), [0, 1, 2, 3, 4]);
     }
 
     #[test]
@@ -337,7 +387,7 @@ mod tests {
 
     #[test]
     fn a_device_that_is_not_here_is_named_with_those_that_are() {
-        let error = Devices::new([Device::Cpu, Device::Cuda(4711)]).place(2).unwrap_err().to_string();
+        let error = Devices::new([Device::Cpu, Device::Cuda(4711)]).place(&plan(2)).unwrap_err().to_string();
         assert!(error.starts_with("there is no device `cuda:4711` on this machine, only cpu"), "{error}");
     }
 }

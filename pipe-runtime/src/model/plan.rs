@@ -15,6 +15,9 @@ pub struct Plan {
     pub skips: &'static [SkipPlan],
     /// The annotated process of each stage; empty if there are none.
     pub processes: &'static [usize],
+    /// What each stage costs in nanoseconds or bytes, from the balance file; empty without one.
+    /// Stages are merged by it, if there are fewer devices.
+    pub costs: &'static [u64],
 }
 
 /// One stage: the layers between two stage boundaries.
@@ -71,6 +74,10 @@ pub struct SkipPlan {
 }
 
 impl Plan {
+    /// What generated code does not say.
+    #[doc(hidden)]
+    pub const EMPTY: Self = Self { name: "", stages: &[], skips: &[], processes: &[], costs: &[] };
+
     /// All layers with their stages, in order. A repeated layer occurs once for each of its parts.
     pub fn layers(&self) -> impl Iterator<Item = (usize, &'static LayerPlan)> + use<> {
         self.stages.iter().enumerate().flat_map(|(stage, plan)| plan.layers.iter().map(move |layer| (stage, layer)))
@@ -248,6 +255,7 @@ mod tests {
                 SkipPlan { name: "local", stash: "a", from: 0, pop: "b", to: 0 },
             ],
             processes: &[],
+            costs: &[],
         };
         let expected = "\
 Net

@@ -61,12 +61,12 @@ impl<M: Pipeline> Pipe<M> {
         drop(built.recorder.stop());
         let recording = recording?;
         let ahead = remote.clock_offset(|| recording.now())?;
-        let price = remote.message_price().map_err(|error| remote.lost(error))?;
+        let price = remote.world().message_price().map_err(|error| remote.lost(error))?;
         let parts = remote.agree("the parts of a trace", Ok(&recording.part(ahead)))?;
         recording.join(&parts[remote.replica()], built.rank_of());
         let message = |from: usize, to: usize, bytes: f64| match remote.process_of(from) == remote.process_of(to) {
             true => 0.,
-            false => price.latency + bytes * price.per_byte,
+            false => price.of(bytes),
         };
         recording.finish(&built.routes, &self.core.parameter_bytes, message)
     }

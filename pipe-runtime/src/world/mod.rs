@@ -1,9 +1,11 @@
 //! The processes of a program.
 
 mod agreement;
+mod message_price;
 mod signs;
 
 pub(crate) use agreement::WireError;
+pub use message_price::MessagePrice;
 
 use std::fmt;
 use std::sync::Arc;

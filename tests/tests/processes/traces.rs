@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use pipe_runtime::balance::Balance;
 use pipe_runtime::schedule::ActionKind;
-use pipe_runtime::{Context, Devices, Layer, Pipe, Result, ScheduleKind, World, pipeline};
+use pipe_runtime::{Context, Devices, Layer, MessagePrice, Pipe, Result, ScheduleKind, World, pipeline};
 use pipe_tests::layers::{Merge, linear};
 use tch::nn::Linear;
 use tch::{Device, Kind, Tensor};
 
-use crate::launch::{BOTH, in_processes};
+use crate::launch::{BOTH, LIMIT, in_processes, launch};
 
 /// What the clocks of two processes may differ by, in seconds. One is idle for longer than that.
 const CLOCKS: f64 = 1e-3;
@@ -37,6 +38,14 @@ struct Net {
     #[device("cpu")]
     #[pop(early)]
     merge: Merge,
+    last: Linear,
+}
+
+/// The processes of its stages are those of the file.
+#[pipeline(balance = "balance/processes.toml", chunks = 2)]
+struct Measured {
+    first: Linear,
+    second: Linear,
     last: Linear,
 }
 
@@ -127,4 +136,47 @@ fn a_trace_that_one_process_has_not_started_is_an_error_everywhere() {
         assert_eq!(error, "there is no trace to stop: call `start_trace` first");
         step(&mut pipe, 1.).unwrap();
     });
+}
+
+#[test]
+fn a_balance_file_says_which_process_a_stage_is_in() {
+    const NAME: &str = "traces::a_balance_file_says_which_process_a_stage_is_in";
+    in_processes(BOTH[0], 2, NAME, || {
+        let world = World::init().unwrap();
+        // On fewer devices, the costs say which stages are merged: evenly, the first two would be.
+        for devices in [Measured::devices(), Devices::cpu(2)] {
+            let vars = Measured::vars(&devices.across(&world).unwrap()).unwrap();
+            let net = Measured {
+                first: linear(vars.first(), 8, 8),
+                second: linear(vars.second(), 8, 8),
+                last: linear(vars.last(), 8, 8),
+            };
+            let is_here = ["first.weight", "second.weight", "last.weight"].map(|name| vars.is_here(name));
+            assert_eq!(is_here, [world.is_first(), !world.is_first(), !world.is_first()]);
+            let x = Tensor::ones([4, 8], (Kind::Float, Device::Cpu));
+            let refused = Balance::of(&net, &vars).by_size(&x).unwrap_err().to_string();
+            assert!(refused.contains("make them without `across`"), "{refused}");
+            let mut pipe = net.pipe(&vars).intra_op_threads(1).build().unwrap();
+            pipe.train_step(&x, &x, |output, x: &Tensor| output.mse_loss(x, tch::Reduction::Mean)).unwrap();
+        }
+    });
+}
+
+#[test]
+fn all_processes_learn_the_same_price_of_a_message() {
+    const NAME: &str = "traces::all_processes_learn_the_same_price_of_a_message";
+    for (mpi, processes, replicas) in [(BOTH[0], 2, 1), (BOTH[1], 3, 1), (BOTH[0], 4, 2)] {
+        let launched = launch(mpi, processes, NAME, &[replicas], LIMIT, |replicas| {
+            let world = World::init().unwrap().replicas(replicas[0]).unwrap();
+            let price = world.message_price().unwrap();
+            // A message takes less than a second, and 1 MiB longer than 4 KiB.
+            assert!(price.latency < Duration::from_secs(1), "{price:?}");
+            assert!(price.seconds_per_byte > 1e-12 && price.seconds_per_byte < 1e-6, "{price:?}");
+            let bytes = price.seconds_per_byte.to_le_bytes();
+            assert!(world.all_gather(&bytes).unwrap().iter().all(|other| other[..] == bytes));
+        });
+        launched.check(processes);
+    }
+    // Alone, there are no messages.
+    assert_eq!(World::init().unwrap().message_price().unwrap(), MessagePrice::default());
 }

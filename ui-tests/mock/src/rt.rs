@@ -297,6 +297,11 @@ pub struct Plan {
     pub stages: &'static [StagePlan],
     pub skips: &'static [SkipPlan],
     pub processes: &'static [usize],
+    pub costs: &'static [u64],
+}
+
+impl Plan {
+    pub const EMPTY: Self = Self { name: "", stages: &[], skips: &[], processes: &[], costs: &[] };
 }
 
 #[derive(Clone, Copy)]

@@ -1,6 +1,6 @@
 //! Generates `PLAN`: the stages, layers and skips as a constant.
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Literal, TokenStream};
 use quote::{quote, quote_spanned};
 
 use super::here;
@@ -13,22 +13,32 @@ use crate::support::names::plain;
 pub fn plan_constant(model: &Model, plan: &Plan) -> TokenStream {
     let name = plain(&model.ident);
     let stages = plan.stages.iter().map(|stage| stage_plan(model, stage));
-    let processes = plan.stages.iter().filter_map(|stage| stage.process).map(proc_macro2::Literal::usize_unsuffixed);
     let skips = plan.routes.iter().map(|route| skip_plan(model, route));
+    let processes = plan.stages.iter().filter_map(|stage| stage.process).map(Literal::usize_unsuffixed);
+    let costs = model.assigned.iter().flat_map(|assigned| &assigned.costs).copied().map(Literal::u64_unsuffixed);
+    // Most models have neither. A base that gives nothing would be a warning.
+    let (processes, costs) = (list(quote!(processes), processes), list(quote!(costs), costs));
+    let base = (processes.is_none() || costs.is_none()).then(|| quote_spanned!(here()=> ..__rt::Plan::EMPTY));
     quote_spanned! {here()=>
-        __rt::Plan { name: #name, stages: &[#(#stages),*], skips: &[#(#skips),*], processes: &[#(#processes),*] }
+        __rt::Plan { name: #name, stages: &[#(#stages),*], skips: &[#(#skips),*], #processes #costs #base }
     }
+}
+
+/// The field `name: &[items],`, unless there are no items.
+fn list(name: TokenStream, items: impl Iterator<Item = Literal>) -> Option<TokenStream> {
+    let items: Vec<_> = items.collect();
+    (!items.is_empty()).then(|| quote_spanned!(here()=> #name: &[#(#items),*],))
 }
 
 /// `Split::Evenly(parts)`, or `Split::Counts` with the number of layers of each part.
 pub fn split(split: &Split) -> TokenStream {
     match split {
         Split::Evenly(parts) => {
-            let parts = proc_macro2::Literal::usize_unsuffixed(*parts);
+            let parts = Literal::usize_unsuffixed(*parts);
             quote_spanned!(here()=> __rt::Split::Evenly(#parts))
         }
         Split::Counts(counts) => {
-            let counts = counts.iter().map(|count| proc_macro2::Literal::usize_unsuffixed(*count));
+            let counts = counts.iter().map(|count| Literal::usize_unsuffixed(*count));
             quote_spanned!(here()=> __rt::Split::Counts(&[#(#counts),*]))
         }
     }
@@ -58,7 +68,7 @@ fn layer_plan(layer: &Layer, step: &Step) -> TokenStream {
         return quote_spanned!(here()=> __rt::LayerPlan::layer(#child));
     };
     let split = split(&split_in);
-    let part = proc_macro2::Literal::usize_unsuffixed(step.part);
+    let part = Literal::usize_unsuffixed(step.part);
     let len = match &layer.shape {
         Shape::Array { len, .. } => quote!(::core::option::Option::Some(#len)),
         _ => quote!(::core::option::Option::None),
@@ -69,8 +79,8 @@ fn layer_plan(layer: &Layer, step: &Step) -> TokenStream {
 fn skip_plan(model: &Model, route: &Route) -> TokenStream {
     let name = &route.name;
     let (stash, pop) = (model.layers[route.stash].child(), model.layers[route.pop].child());
-    let from = proc_macro2::Literal::usize_unsuffixed(route.from);
-    let to = proc_macro2::Literal::usize_unsuffixed(route.to);
+    let from = Literal::usize_unsuffixed(route.from);
+    let to = Literal::usize_unsuffixed(route.to);
     quote_spanned! {here()=>
         __rt::SkipPlan { name: #name, stash: #stash, from: #from, pop: #pop, to: #to }
     }

@@ -1,6 +1,7 @@
 //! Helpers that the crates of this workspace share. They are not for users and change without
 //! notice.
 
+pub mod partition;
 pub mod spelling;
 pub mod table;
 

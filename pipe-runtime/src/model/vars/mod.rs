@@ -76,7 +76,7 @@ impl Vars {
     #[doc(hidden)]
     pub fn new(plan: &Plan, devices: &Devices) -> Result<Self> {
         let mut stages: Vec<VarStore> = Vec::new();
-        let Placement { devices, stage_of, across } = devices.place(plan.stages.len())?;
+        let Placement { devices, stage_of, across } = devices.place(plan)?;
         let is_here = |stage: usize| across.as_ref().is_none_or(|across| across.is_here(stage));
         for (stage, &device) in devices.iter().enumerate() {
             if !is_here(stage) {

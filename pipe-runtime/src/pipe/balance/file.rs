@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::report::Profile;
+use super::report::{Measure, Profile};
 
 /// The version of the format; raised when its meaning changes.
 const FORMAT: u32 = 1;
@@ -21,6 +21,14 @@ pub(super) fn toml(profile: &Profile) -> String {
         let devices = profile.stages.iter().map(|stage| format!("\"{}\"", stage.device)).collect();
         let _ = writeln!(text, "devices = {}", list(devices));
     }
+    let processes = profile.stages.iter().filter_map(|stage| stage.process);
+    let processes: Vec<_> = processes.map(|process| process.to_string()).collect();
+    if !processes.is_empty() {
+        let _ = writeln!(text, "processes = {}", list(processes));
+    }
+    let scale = if profile.measure == Measure::Time { 1e9 } else { 1. };
+    let costs = profile.stages.iter().map(|stage| ((stage.cost * scale).round() as u64).to_string());
+    let _ = writeln!(text, "costs = {}", list(costs.collect()));
     for field in profile.fields() {
         let _ = writeln!(text, "\n[[layers]]\nname = \"{}\"", field[0].name);
         let _ = match field[0].index {
@@ -48,6 +56,7 @@ format = 1
 model = "Net"
 stages = 2
 devices = ["cuda:0", "cpu"]
+costs = [6000000, 6000000]
 
 [[layers]]
 name = "a"
@@ -65,5 +74,9 @@ stage = 1
         assert_eq!(toml(&profile), expected);
         profile.devices_known = false;
         assert!(!toml(&profile).contains("devices"));
+        for (stage, process) in profile.stages.iter_mut().zip([0, 1]) {
+            stage.process = Some(process);
+        }
+        assert!(toml(&profile).contains("stages = 2\nprocesses = [0, 1]\n"));
     }
 }

@@ -6,7 +6,6 @@
 //! table with the annotations to paste, and can be written to a file.
 
 mod file;
-mod partition;
 mod profile;
 mod report;
 mod traffic;
@@ -14,7 +13,9 @@ mod traffic;
 use std::collections::HashSet;
 use std::time::Duration;
 
+use pipe_schedule::ScheduleKind;
 use pipe_schedule::support::bytes;
+use pipe_schedule::support::partition::{Chain, Misfit, Price, Skip, around};
 use tch::nn::{Path, VarStore};
 use tch::{Device, Tensor};
 
@@ -25,7 +26,7 @@ use crate::flow::{IntoFlow, PackedValue, Scattered, scatter};
 use crate::model::{Devices, Layer, Model, Vars};
 use crate::run::{check_chunks, check_threads};
 use crate::threads::IntraOpThreads;
-use partition::{Chain, Misfit, Skip};
+use crate::world::MessagePrice;
 use profile::Bench;
 use traffic::{LayerKey, Traffic};
 
@@ -69,6 +70,8 @@ use traffic::{LayerKey, Traffic};
 pub struct Balance<'m, M> {
     model: &'m M,
     variables: Vec<Variable>,
+    /// Whether this process has the memory of all variables.
+    is_whole: bool,
     stages: Option<usize>,
     devices: Option<Devices>,
     chunks: Option<usize>,
@@ -76,6 +79,8 @@ pub struct Balance<'m, M> {
     param_scale: f64,
     memory_limit: Option<u64>,
     seconds_per_byte: f64,
+    /// The number of processes, and what a message between them costs.
+    processes: Option<(usize, MessagePrice)>,
     intra_op_threads: Option<usize>,
 }
 
@@ -91,6 +96,8 @@ struct Variable {
 struct Settings {
     stages: usize,
     devices: StageDevices,
+    /// The process of each stage; empty if all are in one.
+    process_of: Vec<usize>,
 }
 
 /// The names of the stages' devices.
@@ -107,7 +114,7 @@ where
     /// Measures a model with devices. Its variables must be on one device: make them with
     /// `Devices::new(vec![device; STAGES])` or [`Devices::cpu`].
     pub fn of(model: &'m M, vars: &Vars) -> Self {
-        Self::with(model, variables(vars.var_store(), &[]))
+        Self { is_whole: vars.across().is_none(), ..Self::with(model, variables(vars.var_store(), &[])) }
     }
 
     /// Measures a model without devices, whose variables were made below `path` in `store`.
@@ -119,6 +126,7 @@ where
         Self {
             model,
             variables,
+            is_whole: true,
             stages: None,
             devices: None,
             chunks: None,
@@ -126,6 +134,7 @@ where
             param_scale: 2.,
             memory_limit: None,
             seconds_per_byte: 0.,
+            processes: None,
             intra_op_threads: None,
         }
     }
@@ -185,6 +194,34 @@ where
         self
     }
 
+    /// Divides for a number of processes: each has consecutive ranks of the annotated schedule, as
+    /// [`Devices::across`] gives them, or the annotated stages. What crosses between two processes
+    /// costs each of the two stages a message, with the value in the forward and another one with
+    /// the gradient in the backward; [`World::message_price`](crate::World::message_price) measures
+    /// it. The annotations and the file say which process each stage is in.
+    ///
+    /// ```no_run
+    /// use pipe_runtime::{World, balance::Balance};
+    /// # use pipe_runtime::{Layer, Model, Vars};
+    /// # use tch::Tensor;
+    /// # fn example<M>(net: &M, vars: &Vars, sample: Tensor) -> pipe_runtime::Result<()>
+    /// # where M: Model<Input = Tensor> + Layer<Tensor, Out = M::Output>,
+    /// # {
+    ///
+    /// let world = World::init()?; // `mpiexec -n 2`
+    /// let price = world.message_price()?;
+    /// if world.is_first() {
+    ///     let profile = Balance::of(net, vars).stages(4).processes(2, price).by_time(sample)?;
+    ///     profile.write("balance.toml")?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn processes(mut self, count: usize, price: MessagePrice) -> Self {
+        self.processes = Some((count, price));
+        self
+    }
+
     /// Sets the number of threads that libtorch uses inside one operator; the caller's number is
     /// the default. In a pipeline on the CPU, a stage has only its share of them.
     pub fn intra_op_threads(mut self, threads: usize) -> Self {
@@ -225,7 +262,7 @@ where
     }
 
     fn profile(self, measure: Measure, sample: M::Input) -> Result<Profile> {
-        let Settings { stages, devices } = self.settings()?;
+        let Settings { stages, devices, process_of } = self.settings()?;
         let Scattered { micro_batches, shape: batch, .. } =
             scatter(&PackedValue::of(sample), self.chunks.or(M::DEFAULTS.chunks).unwrap_or(1), false)?;
         let first = micro_batches.first().ok_or_else(|| Error::Input("the sample is empty".into()))?;
@@ -261,7 +298,9 @@ where
         }
 
         let chain = self.chain(measure, &layers, &traffic);
-        let partition = chain.partition(stages).map_err(|why| misfit(why, stages, &observed.layers, &chain))?;
+        let prices = self.prices(measure, stages, &process_of);
+        let partition =
+            chain.partition(stages, &prices).map_err(|why| misfit(why, stages, &observed.layers, &chain))?;
         let mut end = 0;
         let stages = partition.into_iter().zip(devices.names).enumerate().map(|(stage, (count, device))| {
             let range = end..end + count;
@@ -269,7 +308,9 @@ where
             layers[range.clone()].iter_mut().for_each(|layer| layer.stage = stage);
             StageProfile {
                 device,
-                cost: chain.costs[range.clone()].iter().sum::<f64>() + chain.transfers(range.start, range.end),
+                process: process_of.get(stage).copied(),
+                cost: chain.costs[range.clone()].iter().sum::<f64>()
+                    + chain.transfers(range.start, range.end, around(&prices, stage)),
                 memory_bytes: chain.sizes[range.clone()].iter().sum::<f64>() as u64,
                 layers: range,
             }
@@ -291,6 +332,12 @@ where
 
     fn settings(&self) -> Result<Settings> {
         let setting = |text: &str| Err(Error::Setting(text.into()));
+        if !self.is_whole {
+            return setting(
+                "the variables are those of several processes, and one process measures all layers: make them without \
+                 `across`, with `Devices::cpu`",
+            );
+        }
         self.chunks.map_or(Ok(()), check_chunks)?;
         check_threads(self.intra_op_threads)?;
         if !(self.param_scale.is_finite() && self.param_scale >= 0.) {
@@ -318,7 +365,43 @@ where
             }
             None => StageDevices { names: (0..stages).map(|stage| format!("cuda:{stage}")).collect(), known: false },
         };
-        Ok(Settings { stages, devices })
+        let process_of = self.process_of(stages, devices.known)?;
+        Ok(Settings { stages, devices, process_of })
+    }
+
+    /// The process of each stage: those that were asked for, or the annotated ones if the stages
+    /// are the annotated ones; empty otherwise.
+    fn process_of(&self, stages: usize, devices_known: bool) -> Result<Vec<usize>> {
+        let annotated = Devices::annotated::<M>();
+        let devices = match &self.devices {
+            Some(given) => given.clone(),
+            None if devices_known && annotated.as_slice().len() == stages => annotated,
+            // Each stage is on a device of its own.
+            None => Devices::cpu(stages).for_schedule(M::DEFAULTS.schedule.unwrap_or(ScheduleKind::GPipe), None),
+        };
+        match self.processes {
+            Some((0, _)) => Err(Error::Setting("there must be at least one process".into())),
+            Some((count, _)) => devices.process_of(count),
+            None => Ok(devices.annotated_processes().unwrap_or_default().to_vec()),
+        }
+    }
+
+    /// What each boundary between two stages costs.
+    fn prices(&self, measure: Measure, stages: usize, process_of: &[usize]) -> Vec<Price> {
+        if measure == Measure::Size {
+            return Vec::new();
+        }
+        let local = Price { each: 0., per_byte: self.seconds_per_byte };
+        let message = self.processes.map_or(local, |(_, price)| Price {
+            // One there, and one back.
+            each: 2. * price.latency.as_secs_f64(),
+            per_byte: price.seconds_per_byte.max(self.seconds_per_byte),
+        });
+        let price = |boundary: usize| match (process_of.get(boundary), process_of.get(boundary + 1)) {
+            (Some(before), Some(after)) if before != after => message,
+            _ => local,
+        };
+        (0..stages - 1).map(price).collect()
     }
 
     /// The device of all variables, or `otherwise` if there are none.
@@ -366,19 +449,18 @@ where
             layer.parameter_bytes as f64 * self.param_scale + (layer.buffer_bytes + layer.activation_bytes) as f64
         };
         let sizes: Vec<f64> = layers.iter().map(size).collect();
-        let (costs, per_byte) = match measure {
+        let costs = match measure {
             Measure::Time => {
                 let cost = |layer: &LayerProfile| (layer.forward + layer.backward).as_secs_f64();
-                (layers.iter().map(cost).collect(), self.seconds_per_byte)
+                layers.iter().map(cost).collect()
             }
-            Measure::Size => (sizes.clone(), 0.),
+            Measure::Size => sizes.clone(),
         };
-        let skip =
-            |skip: &traffic::SkipTraffic| Skip { from: skip.from, to: skip.to, cost: skip.bytes as f64 * per_byte };
+        let skip = |skip: &traffic::SkipTraffic| Skip { from: skip.from, to: skip.to, bytes: skip.bytes as f64 };
         Chain {
             costs,
             sizes,
-            boundaries: traffic.boundaries.iter().map(|&bytes| bytes as f64 * per_byte).collect(),
+            boundaries: traffic.boundaries.iter().map(|&bytes| bytes as f64).collect(),
             skips: traffic.skips.iter().map(skip).collect(),
             limit: self.memory_limit.map(|limit| limit as f64),
         }

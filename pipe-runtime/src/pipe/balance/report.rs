@@ -69,6 +69,8 @@ pub struct LayerProfile {
 pub struct StageProfile {
     /// The stage's device, as in annotations.
     pub device: String,
+    /// The stage's process, if it was set or annotated.
+    pub process: Option<usize>,
     /// Its layers, as indices into [`Profile::layers`].
     pub layers: Range<usize>,
     /// The cost of its layers and of what crosses its boundaries, in seconds or bytes.
@@ -133,6 +135,8 @@ impl Profile {
     /// model = "UNet"
     /// stages = 2
     /// devices = ["cuda:0", "cuda:1"]  # if they were set or annotated
+    /// processes = [0, 1]              # if they were set or annotated
+    /// costs = [1204411, 1198025]      # of each stage, in nanoseconds or bytes
     ///
     /// [[layers]]                      # in order
     /// name = "encode"                 # as in parameter paths
@@ -238,16 +242,13 @@ impl fmt::Display for Profile {
                 false => String::new(),
             };
             let layers = stage.layers.len().to_string();
-            vec![
-                index.to_string(),
-                stage.device.clone(),
-                layers,
-                self.cost(stage.cost),
-                bytes(stage.memory_bytes as f64),
-                note,
-            ]
+            let mut row = vec![index.to_string()];
+            row.extend(stage.process.map(|process| process.to_string()));
+            row.extend([stage.device.clone(), layers, self.cost(stage.cost), bytes(stage.memory_bytes as f64), note]);
+            row
         };
-        let heads = ["stage", "device", "layers", "cost", "memory", ""];
+        let process: &[&str] = if self.stages.iter().any(|stage| stage.process.is_some()) { &["process"] } else { &[] };
+        let heads = [&["stage"], process, &["device", "layers", "cost", "memory", ""]].concat();
         table(f, &heads, self.stages.iter().enumerate().map(stage))?;
 
         if !self.skips.is_empty() {
@@ -287,31 +288,41 @@ fn seconds(time: Duration) -> String {
 
 fn annotations(profile: &Profile) -> String {
     let device = |stage: usize| profile.stages[stage].device.as_str();
+    let site = |stage: usize| (device(stage), profile.stages[stage].process);
+    let process = |stages: &[usize]| {
+        let numbers: Vec<_> = stages.iter().filter_map(|&stage| profile.stages[stage].process).collect();
+        match numbers.as_slice() {
+            [] => String::new(),
+            [number] => format!(", process = {number}"),
+            several => format!(", process = {several:?}"),
+        }
+    };
     let mut text = String::new();
     let mut running: Option<usize> = None;
     for field in profile.fields() {
         let (first, last) = (&field[0], &field[field.len() - 1]);
         let repeated = first.index.is_some();
         let opens = running != Some(first.stage);
-        let same = running.is_some_and(|running| device(running) == device(first.stage));
+        let same = running.is_some_and(|running| site(running) == site(first.stage));
         // `cpu` always opens a stage; the same accelerator again does not.
         let forced = opens && same && device(first.stage) != "cpu";
         if forced {
             text.push_str("#[stage]\n");
         }
         if first.stage != last.stage {
-            let mut counts = Vec::new();
+            let (mut counts, mut stages) = (Vec::new(), Vec::new());
             for part in field.chunk_by(|a, b| a.stage == b.stage) {
                 counts.push(format!("\"{}\" = {}", device(part[0].stage), part.len()));
+                stages.push(part[0].stage);
             }
             if let Some(why) = inexpressible(profile, first.stage..last.stage + 1, opens) {
                 let _ = writeln!(text, "// {why}: use `#[pipeline(balance = \"...\")]`, or other devices");
             }
-            let _ = writeln!(text, "#[devices({})]", counts.join(", "));
+            let _ = writeln!(text, "#[devices({}{})]", counts.join(", "), process(&stages));
         } else {
             match (opens && !forced, repeated) {
-                (true, false) => writeln!(text, "#[device(\"{}\")]", device(first.stage)),
-                (true, true) => writeln!(text, "#[devices(\"{}\")]", device(first.stage)),
+                (true, false) => writeln!(text, "#[device(\"{}\"{})]", device(first.stage), process(&[first.stage])),
+                (true, true) => writeln!(text, "#[devices(\"{}\"{})]", device(first.stage), process(&[first.stage])),
                 (false, true) => writeln!(text, "#[repeat]"),
                 (false, false) => Ok(()),
             }
@@ -332,7 +343,10 @@ fn inexpressible(profile: &Profile, stages: Range<usize>, opens: bool) -> Option
             "`cpu` opens a new stage here, although the first of these layers belong to the stage above".into(),
         );
     }
-    let merged = stages.windows(2).find(|pair| pair[0].device == pair[1].device && pair[0].device != "cpu")?;
+    let is_one = |pair: &[StageProfile]| {
+        pair[0].device == pair[1].device && pair[0].process == pair[1].process && pair[0].device != "cpu"
+    };
+    let merged = stages.windows(2).find(|pair| is_one(pair))?;
     Some(format!("`{}` twice in a row is one stage here", merged[0].device))
 }
 
@@ -361,6 +375,7 @@ pub(super) mod tests {
             let count = layers.iter().filter(|layer| layer.stage == stage).count();
             StageProfile {
                 device: (*device).to_owned(),
+                process: None,
                 layers: first..first + count,
                 cost: 0.003 * count as f64,
                 memory_bytes: (6 << 20) * count as u64,
@@ -436,6 +451,19 @@ pub(super) mod tests {
             annotated(["cpu", "cpu", "cpu"]),
             "#[device(\"cpu\")] a, #[repeat] b, #[device(\"cpu\")] c, #[devices(\"cpu\")] d, e, "
         );
+    }
+
+    #[test]
+    fn annotations_name_the_processes() {
+        let layers = [("a", None, 0), ("b", Some(0), 0), ("b", Some(1), 1), ("c", None, 1), ("d", Some(0), 2)];
+        let mut profile = profile(&layers, &["cuda:0", "cuda:0", "cuda:0"]);
+        for (stage, process) in profile.stages.iter_mut().zip([0, 1, 1]) {
+            stage.process = Some(process);
+        }
+        let expected = "#[device(\"cuda:0\", process = 0)] a, #[devices(\"cuda:0\" = 1, \"cuda:0\" = 1, process = [0, 1])] b, c, \
+                        #[stage] #[repeat] d, ";
+        assert_eq!(profile.annotations().replace('\n', " "), expected);
+        assert!(profile.to_string().contains("stage  process  device  layers"), "{profile}");
     }
 
     #[test]

@@ -64,6 +64,11 @@ impl Remote {
         }))
     }
 
+    /// The processes.
+    pub(crate) fn world(&self) -> &World {
+        &self.world
+    }
+
     /// The number of this process.
     pub(crate) fn process(&self) -> usize {
         self.world.process()

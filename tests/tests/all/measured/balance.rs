@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pipe_runtime::balance::{Balance, Profile};
 use pipe_runtime::nn::Concat;
-use pipe_runtime::{Context, Devices, Layer, Rows, pipeline};
+use pipe_runtime::{Context, Devices, Layer, MessagePrice, Rows, pipeline};
 use pipe_tests::layers::{dropout, func, linear};
 use pipe_tests::serial;
 use tch::nn::{self, BatchNorm, Conv2D, Func, FuncT, Linear, Module, VarStore};
@@ -433,6 +433,40 @@ fn a_transfer_that_costs_time_moves_the_cut() {
 }
 
 #[test]
+fn between_processes_a_cut_is_where_little_crosses() {
+    let _serial = serial();
+    // What crosses: 8000, 8, 8, 8000 bytes.
+    let layers = || {
+        vec![
+            func(|x| x.sin()),
+            func(|x| x.narrow(0, 0, 1) * 2.),
+            func(|x| x.sin()),
+            func(|x| x.expand([1000], false).sin()),
+            func(|x| x.sin()),
+        ]
+    };
+    let x = sample(&[1000]);
+    let price = MessagePrice { latency: Duration::from_secs(1), seconds_per_byte: 1. };
+    let profile = of(layers(), |b| b.stages(3).processes(2, price).by_time(&x).unwrap());
+    // The first process has two stages, and only what leaves the second of them is a message.
+    let processes: Vec<_> = profile.stages().iter().map(|stage| stage.process).collect();
+    assert_eq!(processes, [Some(0), Some(0), Some(1)]);
+    assert!([2, 3].contains(&profile.stages()[1].layers.end), "{:?}", profile.balance());
+    let messages = |stage: usize| profile.stages()[stage].cost.floor();
+    assert_eq!([messages(0), messages(1), messages(2)], [0., 8. + 2., 8. + 2.]);
+    let alone = of(layers(), |b| b.stages(3).by_time(&x).unwrap());
+    assert!(alone.stages().iter().all(|stage| stage.process.is_none() && stage.cost < 1.));
+    let error = |processes: usize| {
+        let store = VarStore::new(Device::Cpu);
+        let model = Chain { layers: layers() };
+        let balance = Balance::of_block(&model, &store, &store.root()).stages(3).processes(processes, price);
+        balance.by_size(&x).unwrap_err().to_string()
+    };
+    assert_eq!(error(0), "there must be at least one process");
+    assert!(error(4).contains("4 processes for 3 ranks"), "{}", error(4));
+}
+
+#[test]
 fn skips_cross_straight_and_integers_bring_no_gradient_back() {
     let _serial = serial();
     #[pipeline]
@@ -527,6 +561,7 @@ format = 1
 model = "Cut"
 stages = 2
 devices = ["cuda:0", "cuda:1"]
+costs = [4000, 4000]
 
 [[layers]]
 name = "first"

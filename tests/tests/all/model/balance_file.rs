@@ -62,3 +62,24 @@ fn the_struct_has_the_stages_of_the_file() {
     let expected = net.unpipelined().forward(&x).unwrap();
     assert_eq!(net.pipe(&vars).build().unwrap().forward(&x).unwrap(), expected);
 }
+
+#[test]
+fn on_fewer_devices_stages_are_merged_by_their_costs() {
+    let _serial = pipe_tests::serial();
+    assert_eq!(Net::PLAN.costs, [41984, 70656, 36432]);
+    let vars = Net::vars(&Devices::cpu(2)).unwrap();
+    let net = Net {
+        wide: linear(vars.wide(), 8, 64),
+        narrow: vars.narrow().map(|path| linear(path, 64, 64)),
+        last: linear(vars.last(), 64, 2),
+    };
+    let mut pipe = net.pipe(&vars).build().unwrap();
+    pipe.start_trace();
+    let _ = pipe.forward(rows(6)).unwrap();
+    let costs = pipe.stop_trace().unwrap().costs();
+    // Two stages on the first device would cost more than two on the second.
+    let parameters: Vec<f64> = costs.stages.iter().map(|stage| stage.parameters).collect();
+    let (wide, narrow, last) = (8 * 64 + 64, 64 * 64 + 64, 64 * 2 + 2);
+    let with_gradients = |numbers: u32| f64::from(2 * 4 * numbers);
+    assert_eq!(parameters, [with_gradients(wide + narrow), with_gradients(3 * narrow + last)]);
+}

@@ -6,32 +6,56 @@
 //! then to find the most even partition that reaches it. Bisection over costs would be faster, but
 //! is not exact here: because of transfers, a longer stage can be cheaper than a shorter one.
 
+use std::rc::Rc;
+
 /// The sequence to divide. All numbers are finite and not negative.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Chain {
+pub struct Chain {
     /// The cost of each layer.
-    pub(super) costs: Vec<f64>,
+    pub costs: Vec<f64>,
     /// The memory of each layer.
-    pub(super) sizes: Vec<f64>,
-    /// The cost of a cut after each layer, for each of its two stages; the last layer has none.
-    pub(super) boundaries: Vec<f64>,
-    pub(super) skips: Vec<Skip>,
+    pub sizes: Vec<f64>,
+    /// The bytes that cross a cut after each layer; the last layer has none.
+    pub boundaries: Vec<f64>,
+    /// The skips.
+    pub skips: Vec<Skip>,
     /// The limit of the sum of a stage's sizes.
-    pub(super) limit: Option<f64>,
+    pub limit: Option<f64>,
 }
 
-/// A skip. It costs the stages of both its layers, unless they are in one stage.
+/// A skip. It costs the stages of both its layers, unless they are in one stage: each of them what
+/// the boundary costs through which the skip leaves or enters.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Skip {
-    pub(super) from: usize,
-    pub(super) to: usize,
-    pub(super) cost: f64,
+pub struct Skip {
+    /// The layer that stashes it.
+    pub from: usize,
+    /// The layer that pops it.
+    pub to: usize,
+    /// Its bytes.
+    pub bytes: f64,
+}
+
+/// What crossing the boundary between two stages costs each of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Price {
+    /// The cost of any value that crosses, however small.
+    pub each: f64,
+    /// The cost of a byte.
+    pub per_byte: f64,
+}
+
+impl Price {
+    fn of(self, bytes: f64) -> f64 {
+        self.each + self.per_byte * bytes
+    }
 }
 
 /// The reason why there is no partition.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Misfit {
+pub enum Misfit {
+    /// There is nothing to divide into.
     NoStages,
+    /// There are fewer layers than stages.
     TooFewLayers,
     /// The lowest limit that would allow one.
     Limit(f64),
@@ -40,21 +64,26 @@ pub(super) enum Misfit {
 impl Chain {
     /// Returns the number of layers of each stage, for the partition with the lowest maximum cost.
     /// Ties go to the lowest sum of squared costs, then to the lowest sum of squared numbers of
-    /// layers.
-    pub(super) fn partition(&self, stages: usize) -> Result<Vec<usize>, Misfit> {
+    /// layers. `prices` has what each boundary costs: as many as stages, minus one; those that are
+    /// missing cost nothing.
+    ///
+    /// # Errors
+    ///
+    /// Fails if there is no such partition.
+    pub fn partition(&self, stages: usize, prices: &[Price]) -> Result<Vec<usize>, Misfit> {
         if stages == 0 {
             return Err(Misfit::NoStages);
         }
         if self.costs.len() < stages {
             return Err(Misfit::TooFewLayers);
         }
-        let table = self.stage_costs();
-        let greatest = least(&table, stages, f64::max, |cost, _| Some(cost)).map(|(greatest, _)| greatest);
+        let table = self.stage_costs(stages, prices);
+        let greatest = least(&table, f64::max, |cost, _| Some(cost)).map(|(greatest, _)| greatest);
         let even = greatest.and_then(|greatest| {
             let add = |(a, b): (f64, f64), (c, d): (f64, f64)| (a + c, b + d);
             let squares =
                 |cost: f64, layers: usize| (cost <= greatest).then(|| (cost * cost, (layers * layers) as f64));
-            least(&table, stages, add, squares)
+            least(&table, add, squares)
         });
         match even {
             Some((_, partition)) => Ok(partition),
@@ -62,19 +91,39 @@ impl Chain {
         }
     }
 
-    /// The cost of what enters and leaves the stage of layers `first..end`.
-    pub(super) fn transfers(&self, first: usize, end: usize) -> f64 {
+    /// The cost of what enters and leaves the stage of layers `first..end`, through boundaries with
+    /// these prices.
+    pub fn transfers(&self, first: usize, end: usize, [before, after]: [Price; 2]) -> f64 {
         let cut = |behind: usize| self.boundaries.get(behind).copied().unwrap_or(0.);
-        let received = if first == 0 { 0. } else { cut(first - 1) };
-        let sent = if end == self.costs.len() { 0. } else { cut(end - 1) };
+        let received = if first == 0 { 0. } else { before.of(cut(first - 1)) };
+        let sent = if end == self.costs.len() { 0. } else { after.of(cut(end - 1)) };
         let stage = first..end;
-        let crosses = |skip: &&Skip| stage.contains(&skip.from) != stage.contains(&skip.to);
-        received + sent + self.skips.iter().filter(crosses).map(|skip| skip.cost).sum::<f64>()
+        let skip = |skip: &Skip| match (stage.contains(&skip.from), stage.contains(&skip.to)) {
+            (true, false) => after.of(skip.bytes),
+            (false, true) => before.of(skip.bytes),
+            _ => 0.,
+        };
+        received + sent + self.skips.iter().map(skip).sum::<f64>()
     }
 
-    /// The cost of every possible stage, indexed by its first layer and by its number of layers
-    /// minus one; `None` if it is over the limit.
-    fn stage_costs(&self) -> Vec<Vec<Option<f64>>> {
+    /// The costs of every possible stage, by the number of the stage. Stages whose boundaries have
+    /// the same prices share a table.
+    fn stage_costs(&self, stages: usize, prices: &[Price]) -> Vec<Rc<StageCosts>> {
+        let mut known: Vec<([Price; 2], Rc<StageCosts>)> = Vec::new();
+        let table = |stage: usize| {
+            let around = around(prices, stage);
+            if let Some((_, table)) = known.iter().find(|(prices, _)| *prices == around) {
+                return Rc::clone(table);
+            }
+            let table = Rc::new(self.costs_between(around));
+            known.push((around, Rc::clone(&table)));
+            table
+        };
+        (0..stages).map(table).collect()
+    }
+
+    /// The cost of every possible stage between boundaries with these prices.
+    fn costs_between(&self, around: [Price; 2]) -> StageCosts {
         let layers = self.costs.len();
         let from = |first: usize| {
             let (mut cost, mut size) = (0., 0.);
@@ -82,7 +131,7 @@ impl Chain {
                 cost += self.costs[end - 1];
                 size += self.sizes[end - 1];
                 let fits = self.limit.is_none_or(|limit| size <= limit);
-                fits.then(|| cost + self.transfers(first, end))
+                fits.then(|| cost + self.transfers(first, end, around))
             };
             (first + 1..=layers).map(ending).collect()
         };
@@ -91,30 +140,39 @@ impl Chain {
 
     fn least_limit(&self, stages: usize) -> f64 {
         let by_size = Self { costs: self.sizes.clone(), sizes: self.sizes.clone(), ..Self::default() };
-        let found = least(&by_size.stage_costs(), stages, f64::max, |size, _| Some(size));
+        let found = least(&by_size.stage_costs(stages, &[]), f64::max, |size, _| Some(size));
         found.map_or(f64::INFINITY, |(size, _)| size)
     }
 }
 
-/// Finds the partition with the lowest value. `value` gives a stage's value from its cost and
-/// number of layers, and `join` combines the values of stages. A stage without a value is not
-/// allowed.
+/// The prices of the boundaries before and after a stage.
+pub fn around(prices: &[Price], stage: usize) -> [Price; 2] {
+    let price = |boundary: Option<usize>| boundary.and_then(|number| prices.get(number)).copied().unwrap_or_default();
+    [price(stage.checked_sub(1)), price(Some(stage))]
+}
+
+/// The costs of possible stages, indexed by their first layer and by their number of layers minus
+/// one; `None` if one is over the limit.
+type StageCosts = Vec<Vec<Option<f64>>>;
+
+/// Finds the partition with the lowest value, into as many stages as there are tables. `value`
+/// gives a stage's value from its cost and number of layers, and `join` combines the values of
+/// stages. A stage without a value is not allowed.
 fn least<T: Copy + PartialOrd>(
-    table: &[Vec<Option<f64>>],
-    stages: usize,
+    tables: &[Rc<StageCosts>],
     join: impl Fn(T, T) -> T,
     value: impl Fn(f64, usize) -> Option<T>,
 ) -> Option<(T, Vec<usize>)> {
-    let layers = table.len();
-    let stage = |first: usize, end: usize| value(table[first][end - first - 1]?, end - first);
+    let layers = tables.first()?.len();
+    let stage = |number: usize, first: usize, end: usize| value(tables[number][first][end - first - 1]?, end - first);
     // `best[count - 1][end]`: the best value for the first `end` layers in `count` stages, and
     // where the last of these stages begins.
-    let mut best: Vec<Vec<Option<(T, usize)>>> = Vec::with_capacity(stages);
-    for count in 1..=stages {
+    let mut best: Vec<Vec<Option<(T, usize)>>> = Vec::with_capacity(tables.len());
+    for count in 1..=tables.len() {
         let best_of = |end: usize| {
             let ending = |first: usize| match best.last() {
-                None => (first == 0).then(|| stage(first, end)).flatten(),
-                Some(before) => Some(join(before[first]?.0, stage(first, end)?)),
+                None => (first == 0).then(|| stage(0, first, end)).flatten(),
+                Some(before) => Some(join(before[first]?.0, stage(count - 1, first, end)?)),
             };
             let found = (count - 1..end).filter_map(|first| Some((ending(first)?, first)));
             found.reduce(|best, new| if new.0 < best.0 { new } else { best })
@@ -122,8 +180,8 @@ fn least<T: Copy + PartialOrd>(
         let row = (0..=layers).map(|end| if end < count { None } else { best_of(end) }).collect();
         best.push(row);
     }
-    let (value, _) = best[stages - 1][layers]?;
-    let mut partition = Vec::with_capacity(stages);
+    let (value, _) = best.last()?[layers]?;
+    let mut partition = Vec::with_capacity(tables.len());
     let mut end = layers;
     for row in best.iter().rev() {
         let (_, first) = row[end]?;
@@ -163,7 +221,7 @@ mod tests {
 
     /// The maximum cost, the evenness and the maximum size of a partition, computed independently
     /// of the search.
-    fn judge(chain: &Chain, partition: &[usize]) -> (f64, (f64, f64), f64) {
+    fn judge(chain: &Chain, prices: &[Price], partition: &[usize]) -> (f64, (f64, f64), f64) {
         let stage_of: Vec<usize> =
             partition.iter().enumerate().flat_map(|(stage, &layers)| vec![stage; layers]).collect();
         let (mut costs, mut sizes) = (vec![0.; partition.len()], vec![0.; partition.len()]);
@@ -171,11 +229,12 @@ mod tests {
             costs[stage] += chain.costs[layer];
             sizes[stage] += chain.sizes[layer];
         }
-        let boundaries = chain.boundaries.iter().enumerate().map(|(from, &cost)| Skip { from, to: from + 1, cost });
+        let boundaries = chain.boundaries.iter().enumerate().map(|(from, &bytes)| Skip { from, to: from + 1, bytes });
         for skip in chain.skips.iter().copied().chain(boundaries) {
-            if stage_of[skip.from] != stage_of[skip.to] {
-                costs[stage_of[skip.from]] += skip.cost;
-                costs[stage_of[skip.to]] += skip.cost;
+            let (from, to) = (stage_of[skip.from], stage_of[skip.to]);
+            if from != to {
+                costs[from] += prices[from].each + prices[from].per_byte * skip.bytes;
+                costs[to] += prices[to - 1].each + prices[to - 1].per_byte * skip.bytes;
             }
         }
         let squares = (
@@ -227,62 +286,79 @@ mod tests {
 
     #[test]
     fn the_greatest_stage_is_as_small_as_it_can_be() {
-        assert_eq!(chain(&[1., 2., 3., 4., 5., 6.]).partition(2), Ok(vec![4, 2]));
-        assert_eq!(chain(&[6., 5., 4., 3., 2., 1.]).partition(2), Ok(vec![2, 4]));
-        assert_eq!(chain(&[5., 1., 1., 1.]).partition(4), Ok(vec![1, 1, 1, 1]));
+        assert_eq!(chain(&[1., 2., 3., 4., 5., 6.]).partition(2, &[]), Ok(vec![4, 2]));
+        assert_eq!(chain(&[6., 5., 4., 3., 2., 1.]).partition(2, &[]), Ok(vec![2, 4]));
+        assert_eq!(chain(&[5., 1., 1., 1.]).partition(4, &[]), Ok(vec![1, 1, 1, 1]));
     }
 
     #[test]
     fn layers_that_cost_nothing_are_spread_evenly() {
-        assert_eq!(chain(&[0., 0.]).partition(2), Ok(vec![1, 1]));
-        assert_eq!(chain(&[0.; 6]).partition(3), Ok(vec![2, 2, 2]));
+        assert_eq!(chain(&[0., 0.]).partition(2, &[]), Ok(vec![1, 1]));
+        assert_eq!(chain(&[0.; 6]).partition(3, &[]), Ok(vec![2, 2, 2]));
         // The first stage is the bottleneck in both; the rest is even.
-        assert_eq!(chain(&[9., 2., 2., 2., 2.]).partition(3), Ok(vec![1, 2, 2]));
+        assert_eq!(chain(&[9., 2., 2., 2., 2.]).partition(3, &[]), Ok(vec![1, 2, 2]));
     }
 
     #[test]
     fn there_must_be_stages_and_a_layer_for_each() {
-        assert_eq!(chain(&[42.]).partition(0), Err(Misfit::NoStages));
-        assert_eq!(chain(&[]).partition(1), Err(Misfit::TooFewLayers));
-        assert_eq!(chain(&[42.]).partition(2), Err(Misfit::TooFewLayers));
+        assert_eq!(chain(&[42.]).partition(0, &[]), Err(Misfit::NoStages));
+        assert_eq!(chain(&[]).partition(1, &[]), Err(Misfit::TooFewLayers));
+        assert_eq!(chain(&[42.]).partition(2, &[]), Err(Misfit::TooFewLayers));
     }
 
     #[test]
     fn a_cut_avoids_what_is_dear_to_send() {
         let costly = |boundaries: [f64; 3], skips: Vec<Skip>| {
-            Chain { boundaries: boundaries.to_vec(), skips, ..chain(&[1.; 4]) }.partition(2)
+            let price = Price { each: 0., per_byte: 1. };
+            Chain { boundaries: boundaries.to_vec(), skips, ..chain(&[1.; 4]) }.partition(2, &[price])
         };
         assert_eq!(costly([0.; 3], vec![]), Ok(vec![2, 2]));
         assert_eq!(costly([0., 5., 0.], vec![]), Ok(vec![1, 3]));
         assert_eq!(costly([5., 5., 0.], vec![]), Ok(vec![3, 1]));
-        assert_eq!(costly([0.; 3], vec![Skip { from: 0, to: 2, cost: 5. }]), Ok(vec![3, 1]));
+        assert_eq!(costly([0.; 3], vec![Skip { from: 0, to: 2, bytes: 5. }]), Ok(vec![3, 1]));
     }
 
     #[test]
     fn a_limit_of_memory_comes_before_balance() {
         let limited = |limit| Chain { sizes: vec![4., 4., 1., 1.], limit: Some(limit), ..chain(&[1., 1., 9., 9.]) };
-        assert_eq!(limited(10.).partition(2), Ok(vec![3, 1]));
-        assert_eq!(limited(8.).partition(2), Ok(vec![2, 2]));
-        assert_eq!(limited(6.).partition(2), Ok(vec![1, 3]));
-        assert_eq!(limited(5.).partition(2), Err(Misfit::Limit(6.)));
+        assert_eq!(limited(10.).partition(2, &[]), Ok(vec![3, 1]));
+        assert_eq!(limited(8.).partition(2, &[]), Ok(vec![2, 2]));
+        assert_eq!(limited(6.).partition(2, &[]), Ok(vec![1, 3]));
+        assert_eq!(limited(5.).partition(2, &[]), Err(Misfit::Limit(6.)));
     }
 
     #[test]
     fn better_than_block_partitioning_where_that_stops_early() {
         let costs = [4., 1., 1., 4., 1., 1., 1., 4.];
-        let (exact, blocks) = (chain(&costs).partition(3).unwrap(), block_partition(&costs, 3));
-        let (exact, blocks) = (judge(&chain(&costs), &exact).0, judge(&chain(&costs), &blocks).0);
+        let (exact, blocks) = (chain(&costs).partition(3, &[]).unwrap(), block_partition(&costs, 3));
+        let (exact, blocks) = (judge(&chain(&costs), &FREE, &exact).0, judge(&chain(&costs), &FREE, &blocks).0);
         assert_eq!((exact, blocks), (6., 7.));
         assert_eq!(block_partition(&[1., 2., 3., 4., 5., 6.], 2), [4, 2]);
     }
 
-    fn problem() -> impl Strategy<Value = (Chain, usize)> {
+    /// Boundaries that cost nothing, for as many stages as any test has.
+    const FREE: [Price; 8] = [Price { each: 0., per_byte: 0. }; 8];
+
+    #[test]
+    fn a_dear_boundary_is_where_little_crosses() {
+        // Two stages in each of two processes: between them, a byte costs something.
+        let chain = Chain { boundaries: vec![1., 1., 9., 1., 1.], ..chain(&[1.; 6]) };
+        let cheap = Price::default();
+        assert_eq!(chain.partition(4, &[cheap; 3]), Ok(vec![1, 1, 2, 2]));
+        let dear = Price { each: 0., per_byte: 1. };
+        assert_eq!(chain.partition(4, &[cheap, dear, cheap]), Ok(vec![1, 1, 2, 2]));
+        assert_eq!(chain.partition(4, &[dear, cheap, cheap]), Ok(vec![1, 1, 2, 2]));
+        assert_eq!(chain.partition(3, &[cheap, dear]), Ok(vec![2, 2, 2]));
+        assert_eq!(chain.partition(2, &[dear]), Ok(vec![2, 4]));
+    }
+
+    fn problem() -> impl Strategy<Value = (Chain, Vec<Price>)> {
         (1..9_usize).prop_flat_map(|layers| {
             let numbers = |count, limit: u32| prop::collection::vec((0..limit).prop_map(f64::from), count);
-            let skip = (0..layers, 0..layers, 0..6_u32).prop_map(|(a, b, cost)| Skip {
+            let skip = (0..layers, 0..layers, 0..6_u32).prop_map(|(a, b, bytes)| Skip {
                 from: a.min(b),
                 to: a.max(b),
-                cost: cost.into(),
+                bytes: bytes.into(),
             });
             let limit = prop::option::of((5..40_u32).prop_map(f64::from));
             let parts = (
@@ -299,7 +375,9 @@ mod tests {
                 skips,
                 limit,
             });
-            (chain, 1..=layers)
+            let price = (0..3_u32, 0..3_u32)
+                .prop_map(|(each, per_byte)| Price { each: each.into(), per_byte: per_byte.into() });
+            (chain, prop::collection::vec(price, 0..layers))
         })
     }
 
@@ -307,14 +385,15 @@ mod tests {
         #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn no_partition_is_better((chain, stages) in problem()) {
+        fn no_partition_is_better((chain, prices) in problem()) {
+            let stages = prices.len() + 1;
             let all = all_partitions(chain.costs.len(), stages);
-            let judged: Vec<_> = all.iter().map(|partition| judge(&chain, partition)).collect();
+            let judged: Vec<_> = all.iter().map(|partition| judge(&chain, &prices, partition)).collect();
             let legal = judged.iter().filter(|(_, _, size)| chain.limit.is_none_or(|limit| *size <= limit));
             let best = legal.map(|(cost, squares, _)| (*cost, *squares)).reduce(|a, b| if b < a { b } else { a });
-            match (chain.partition(stages), best) {
+            match (chain.partition(stages, &prices), best) {
                 (Ok(found), Some(best)) => {
-                    let (cost, squares, size) = judge(&chain, &found);
+                    let (cost, squares, size) = judge(&chain, &prices, &found);
                     prop_assert_eq!((cost, squares), best);
                     prop_assert!(chain.limit.is_none_or(|limit| size <= limit));
                     prop_assert_eq!(found.iter().sum::<usize>(), chain.costs.len());
@@ -332,8 +411,8 @@ mod tests {
             let costs: Vec<f64> = costs.into_iter().map(f64::from).collect();
             let stages = stages.min(costs.len());
             let chain = chain(&costs);
-            let exact = judge(&chain, &chain.partition(stages).unwrap()).0;
-            prop_assert!(exact <= judge(&chain, &block_partition(&costs, stages)).0);
+            let exact = judge(&chain, &FREE, &chain.partition(stages, &[]).unwrap()).0;
+            prop_assert!(exact <= judge(&chain, &FREE, &block_partition(&costs, stages)).0);
         }
     }
 }
