@@ -40,6 +40,14 @@ pub enum CommError {
         /// MPI's description of the error.
         text: String,
     },
+    /// A function of NCCL failed.
+    #[error("{function} failed: {text}")]
+    Nccl {
+        /// The name of the function.
+        function: &'static str,
+        /// NCCL's description of the error.
+        text: String,
+    },
     /// Another process was lost, as seen by an operation that needs it.
     #[error("{} was lost", lost(*.rank))]
     Lost {

@@ -46,6 +46,7 @@ mod comm;
 mod error;
 mod launcher;
 mod mpi;
+pub mod nccl;
 mod operations;
 mod wait;
 

@@ -113,7 +113,7 @@ impl BuiltPipeline {
             format!("{routes:?} {rank_of:?} {checkpoint:?} {schedule:?} {chunks} {allow_non_finite}").hash(&mut digest);
             digest.finish()
         };
-        let remote = across.map(|across| connect(across, &rank_of, model())).transpose()?;
+        let remote = across.map(|across| connect(across, &rank_of, &routes, model())).transpose()?;
         let first_of = |rank: usize| rank_of.iter().position(|&r| r == rank);
         let is_here = |rank: &usize| {
             first_of(*rank).is_some_and(|stage| remote.as_ref().is_none_or(|remote| !remote.is_elsewhere(stage)))
@@ -350,7 +350,7 @@ fn deadlock(error: DeadlockError) -> Error {
 }
 
 /// Connects the processes. The stages of a rank must be in one of them.
-fn connect(across: &Across, rank_of: &[usize], model: u64) -> Result<Arc<Remote>> {
+fn connect(across: &Across, rank_of: &[usize], routes: &[Route], model: u64) -> Result<Arc<Remote>> {
     let process_of = &across.process_of;
     for (stage, &rank) in rank_of.iter().enumerate() {
         let first = rank_of.iter().position(|&r| r == rank).unwrap_or(stage);
@@ -362,7 +362,7 @@ fn connect(across: &Across, rank_of: &[usize], model: u64) -> Result<Arc<Remote>
             )));
         }
     }
-    Remote::new(&across.world, process_of, model)
+    Remote::new(&across.world, &across.sites, routes, model)
 }
 
 /// Places each stage on a rank.

@@ -223,6 +223,8 @@ unsafe extern "C" {
     pub(super) fn pipe_stream_uses(stream: *const Stream, tensor: *const C_tensor) -> c_int;
     pub(super) fn pipe_event_record(stream: *const Stream, event: *mut *mut Event) -> c_int;
     pub(super) fn pipe_event_free(event: *mut Event);
+    pub(super) fn pipe_event_is_past(event: *const Event, is_past: *mut bool) -> c_int;
+    pub(super) fn pipe_stream_handle(stream: *const Stream, handle: *mut *mut c_void) -> c_int;
     pub(super) fn pipe_transfer(
         value: *const C_tensor,
         ready: *const Event,

@@ -39,7 +39,7 @@ pub(crate) use profile::{BackwardClock, Observation, Read, sequence_number, sync
 pub(crate) use random::{Draw, LayerRng, random_state, restart_rng, set_random_state};
 pub(crate) use span::{Layout, ReceivedSpan, SentSpan, Unchanged, kind_from_number, number_of_kind};
 pub(crate) use state::{Change, Variable, Variables, Watch, digest, drop_gradient, is_finite};
-pub(crate) use stream::{Event, OnStream, Stream};
+pub(crate) use stream::{Event, OnStream, Stream, StreamHandle};
 pub(crate) use transfer::{CopyStreams, transfer};
 
 /// A failed call into libtorch, with libtorch's message.

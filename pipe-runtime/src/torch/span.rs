@@ -3,12 +3,15 @@
 //! libtorch's kernels give other bits for other strides and for other alignments of the memory. So
 //! a received tensor has the strides of the one that was sent, and its address modulo 64.
 
+use std::ffi::c_void;
+
+use pipe_comm::nccl::DeviceBytes;
 use pipe_comm::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::bytes::{bytes_of, bytes_of_mut};
-use super::{GradMode, TorchError, version};
+use super::bytes::{bytes_of, bytes_of_mut, size_in_bytes};
+use super::{GradMode, Stream, TorchError, version};
 
 /// The kinds of numbers that cross processes. A kind is sent as its position here.
 const KINDS: [Kind; 12] = [
@@ -39,6 +42,8 @@ pub(crate) struct Layout {
     offset: u8,
     /// Whether only the elements are sent, row by row, because there is much memory between them.
     gaps: bool,
+    /// Whether they go straight from one accelerator to the other, and not through the hosts.
+    direct: bool,
 }
 
 /// The memory of a tensor that is sent.
@@ -67,6 +72,11 @@ pub(crate) fn kind_from_number(number: u8) -> Option<Kind> {
 }
 
 impl Layout {
+    /// Whether the bytes go straight from one accelerator to another.
+    pub(crate) fn is_direct(&self) -> bool {
+        self.direct
+    }
+
     fn kind(&self) -> Result<Kind, TorchError> {
         kind_from_number(self.kind).ok_or_else(|| TorchError("a message names no kind".into()))
     }
@@ -94,8 +104,8 @@ impl Layout {
 
 impl SentSpan {
     /// The memory of `tensor`, and where its elements are. What is on an accelerator is copied to
-    /// the host.
-    pub(crate) fn new(tensor: &Tensor) -> Result<(Layout, Self), TorchError> {
+    /// the host, unless it goes straight to another one: if it is on the device `direct`.
+    pub(crate) fn new(tensor: &Tensor, direct: Option<Device>) -> Result<(Layout, Self), TorchError> {
         let _constant = GradMode::set(false);
         let failed = |error: tch::TchError| TorchError(error.to_string());
         if tensor.is_sparse() {
@@ -103,13 +113,16 @@ impl SentSpan {
         }
         let kind = tensor.f_kind().map_err(failed)?;
         let tensor = tensor.f_resolve_conj().and_then(|tensor| tensor.f_resolve_neg()).map_err(failed)?;
-        let tensor = tensor.f_detach().and_then(|tensor| tensor.f_to_device(Device::Cpu)).map_err(failed)?;
+        let device = direct.filter(|direct| *direct == tensor.device());
+        let to = device.unwrap_or(Device::Cpu);
+        let tensor = tensor.f_detach().and_then(|tensor| tensor.f_to_device(to)).map_err(failed)?;
         let mut layout = Layout {
             kind: number_of_kind(kind)?,
             size: tensor.size(),
             stride: tensor.stride(),
             offset: (tensor.data_ptr() as usize % ALIGNMENT) as u8,
             gaps: false,
+            direct: device.is_some(),
         };
         let too_large = || TorchError("a tensor is too large to be sent".into());
         let (span, elements) = (layout.span().ok_or_else(too_large)?, layout.elements().ok_or_else(too_large)?);
@@ -119,6 +132,10 @@ impl SentSpan {
             false => tensor.f_as_strided([span], [1], None),
         };
         Ok((layout, Self(sent.map_err(failed)?)))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.numel() == 0
     }
 
     /// Tells later whether the memory is what it is now.
@@ -146,16 +163,17 @@ impl ReceivedSpan {
         for dim in (1..size.len()).rev() {
             stride[dim - 1] = stride[dim] * size[dim];
         }
-        Self::new(Layout { kind: number_of_kind(kind)?, size, stride, offset: 0, gaps: false })
+        let layout = Layout { kind: number_of_kind(kind)?, size, stride, offset: 0, gaps: false, direct: false };
+        Self::new(layout, Device::Cpu)
     }
 
-    /// Allocates memory for a tensor of this layout.
-    pub(crate) fn new(layout: Layout) -> Result<Self, TorchError> {
+    /// Allocates memory on `device` for a tensor of this layout.
+    pub(crate) fn new(layout: Layout, device: Device) -> Result<Self, TorchError> {
         let _constant = GradMode::set(false);
         let kind = layout.kind()?;
         let count = layout.sent().ok_or_else(|| TorchError("a message describes no tensor".into()))?;
         let size = kind.elt_size_in_bytes();
-        let memory = |before: usize| Tensor::f_empty([count + before as i64], (kind, Device::Cpu));
+        let memory = |before: usize| Tensor::f_empty([count + before as i64], (kind, device));
         let failed = |error: tch::TchError| TorchError(error.to_string());
         let span = memory(0).map_err(failed)?;
         let missing = (usize::from(layout.offset) + ALIGNMENT - span.data_ptr() as usize % ALIGNMENT) % ALIGNMENT;
@@ -168,6 +186,10 @@ impl ReceivedSpan {
         Ok(Self { span, layout })
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.span.numel() == 0
+    }
+
     /// The tensor, once its bytes are there.
     pub(crate) fn tensor(self) -> Result<Tensor, TorchError> {
         let _constant = GradMode::set(false);
@@ -176,7 +198,8 @@ impl ReceivedSpan {
             false => self.span.f_as_strided(size, stride, None)?.f_detach(),
             true => {
                 let span = Layout { gaps: false, ..self.layout.clone() };
-                let span = Self::new(span).map_err(|error| tch::TchError::Kind(error.to_string()))?;
+                let span =
+                    Self::new(span, self.span.device()).map_err(|error| tch::TchError::Kind(error.to_string()))?;
                 let tensor = span.span.f_as_strided(size, stride, None)?.f_detach()?;
                 tensor.shallow_clone().f_copy_(&self.span.f_view(size.as_slice())?)?;
                 Ok(tensor)
@@ -195,6 +218,44 @@ unsafe impl Bytes for SentSpan {
     }
 }
 
+/// The memory of a tensor on an accelerator, while a stream copies it.
+pub(crate) struct DeviceSpan<'s>(&'s Tensor);
+
+impl SentSpan {
+    /// The memory, for work on `stream`, which may read it until that work is done.
+    pub(crate) fn on(&self, stream: &Stream) -> Result<DeviceSpan<'_>, TorchError> {
+        DeviceSpan::new(&self.0, stream)
+    }
+}
+
+impl ReceivedSpan {
+    /// The memory, for work on `stream`, which may write it until that work is done.
+    pub(crate) fn on(&mut self, stream: &Stream) -> Result<DeviceSpan<'_>, TorchError> {
+        DeviceSpan::new(&self.span, stream)
+    }
+}
+
+impl<'s> DeviceSpan<'s> {
+    fn new(span: &'s Tensor, stream: &Stream) -> Result<Self, TorchError> {
+        // The allocator does not give the memory to anybody else before.
+        stream.uses(span)?;
+        Ok(Self(span))
+    }
+}
+
+// SAFETY: the allocator knows that the stream uses the memory. That nobody writes what is sent is
+// checked, as for what the hosts send; what is received has no other handle before the stream's
+// event.
+unsafe impl DeviceBytes for DeviceSpan<'_> {
+    fn address(&self) -> *mut c_void {
+        self.0.data_ptr()
+    }
+
+    fn length(&self) -> usize {
+        size_in_bytes(self.0)
+    }
+}
+
 // SAFETY: as above; no other handle on this memory exists.
 unsafe impl BytesMut for ReceivedSpan {
     fn bytes_mut(&mut self) -> &mut [u8] {
@@ -208,8 +269,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn sent(tensor: &Tensor) -> Tensor {
-        let (layout, span) = SentSpan::new(tensor).unwrap();
-        let mut received = ReceivedSpan::new(layout).unwrap();
+        let (layout, span) = SentSpan::new(tensor, None).unwrap();
+        let mut received = ReceivedSpan::new(layout, Device::Cpu).unwrap();
         received.bytes_mut().copy_from_slice(span.bytes());
         received.tensor().unwrap()
     }
@@ -244,19 +305,19 @@ mod tests {
     #[test]
     fn what_cannot_be_sent_is_named() {
         let sparse = Tensor::eye(3, (Kind::Float, Device::Cpu)).to_sparse(None, None::<i64>, None);
-        assert!(SentSpan::new(&sparse).unwrap_err().to_string().contains("sparse"));
+        assert!(SentSpan::new(&sparse, None).unwrap_err().to_string().contains("sparse"));
     }
 
     #[test]
     fn a_message_that_describes_no_tensor_is_an_error() {
-        let (layout, _) = SentSpan::new(&Tensor::from_slice(&[1., 2.])).unwrap();
+        let (layout, _) = SentSpan::new(&Tensor::from_slice(&[1., 2.]), None).unwrap();
         for wrong in [
             Layout { kind: 99, ..layout.clone() },
             Layout { size: vec![-1], ..layout.clone() },
             Layout { size: vec![i64::MAX, 2], stride: vec![2, 1], ..layout.clone() },
             Layout { stride: vec![-1], ..layout },
         ] {
-            assert!(ReceivedSpan::new(wrong.clone()).is_err(), "{wrong:?}");
+            assert!(ReceivedSpan::new(wrong.clone(), Device::Cpu).is_err(), "{wrong:?}");
         }
     }
 }

@@ -1,6 +1,8 @@
+use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 
+use pipe_comm::nccl::DeviceStream;
 use tch::{Device, Tensor};
 
 pub(crate) use super::ffi::Stream;
@@ -47,11 +49,30 @@ impl Stream {
         ffi::check(unsafe { ffi::pipe_stream_wait(self, event.0.as_ptr()) })
     }
 
+    /// The stream's handle in CUDA.
+    pub(crate) fn handle(&self) -> Result<StreamHandle, TorchError> {
+        let mut handle = ptr::null_mut();
+        // SAFETY: writes the handle.
+        ffi::check(unsafe { ffi::pipe_stream_handle(self, &mut handle) })?;
+        Ok(StreamHandle(handle as usize))
+    }
+
     /// Records that work on this stream uses the tensor, so that its memory is not reused before
     /// that work is done. Does nothing if the tensor is on another device.
     pub(crate) fn uses(&self, tensor: &Tensor) -> Result<(), TorchError> {
         // SAFETY: the tensor is alive.
         ffi::check(unsafe { ffi::pipe_stream_uses(self, tensor.as_ptr()) })
+    }
+}
+
+/// A stream's handle in CUDA.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StreamHandle(usize);
+
+// SAFETY: libtorch's streams are never destroyed.
+unsafe impl DeviceStream for StreamHandle {
+    fn handle(&self) -> *mut c_void {
+        self.0 as *mut c_void
     }
 }
 
@@ -64,6 +85,16 @@ pub(crate) struct Event(pub(super) NonNull<ffi::Event>);
 unsafe impl Send for Event {}
 // SAFETY: as above.
 unsafe impl Sync for Event {}
+
+impl Event {
+    /// Whether all work before the event is done. The host does not wait.
+    pub(crate) fn is_past(&self) -> Result<bool, TorchError> {
+        let mut is_past = false;
+        // SAFETY: the event is alive. Writes the answer.
+        ffi::check(unsafe { ffi::pipe_event_is_past(self.0.as_ptr(), &mut is_past) })?;
+        Ok(is_past)
+    }
+}
 
 impl Drop for Event {
     fn drop(&mut self) {

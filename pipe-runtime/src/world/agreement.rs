@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use pipe_comm::{CommError, pause};
+use pipe_comm::pause;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -115,7 +115,7 @@ impl World {
     fn gather(&self, bytes: Vec<u8>, meanwhile: &mut dyn FnMut() -> Result<()>) -> Result<Vec<Vec<u8>>> {
         let mut gathering = self.comm.all_gather(bytes)?;
         // A gathering that is left halfway would be taken for the next one.
-        let waited = wait(|| gathering.is_done(), meanwhile);
+        let waited = wait(|| Ok(gathering.is_done()?), meanwhile);
         waited.inspect_err(|error| self.give_up(error))?;
         Ok(gathering.wait(None)?)
     }
@@ -123,7 +123,7 @@ impl World {
 
 /// Waits until something is done, for as long as `meanwhile` does not fail.
 pub(super) fn wait(
-    mut is_done: impl FnMut() -> Result<bool, CommError>,
+    mut is_done: impl FnMut() -> Result<bool, Error>,
     mut meanwhile: impl FnMut() -> Result<()>,
 ) -> Result<()> {
     let start = Instant::now();

@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::torch::{ReceivedSpan, SentSpan};
 use agreement::wait;
 use signs::Signs;
+pub(crate) use signs::Watched;
 
 /// The tags of tensors that belong to no pipeline, and of signs.
 const TENSORS: u16 = u16::MAX;
@@ -151,9 +152,9 @@ impl World {
     /// Sends a tensor to another process, row by row, and waits until it has it.
     pub(crate) fn send(&self, to: usize, tensor: &Tensor) -> Result<()> {
         self.check_signs()?;
-        let (_, span) = SentSpan::new(&tensor.f_contiguous()?)?;
+        let (_, span) = SentSpan::new(&tensor.f_contiguous()?, None)?;
         let mut sending = self.comm.send(to, TENSORS, span)?;
-        wait(|| sending.is_done(), || self.check_signs())
+        self.wait(|| sending.is_done())
     }
 
     /// Receives a tensor of this size and kind from another process.
@@ -161,7 +162,7 @@ impl World {
         self.check_signs()?;
         let span = ReceivedSpan::contiguous(size, kind)?;
         let mut receiving = self.comm.receive(from, TENSORS, span)?;
-        wait(|| receiving.is_done(), || self.check_signs())?;
+        self.wait(|| receiving.is_done())?;
         Ok(receiving.take().tensor()?)
     }
 
@@ -177,6 +178,19 @@ impl World {
     /// Fails if a process has given up, or has given no sign for the time of the deadline.
     pub(crate) fn check_signs(&self) -> Result<()> {
         self.signs.as_ref().map_or(Ok(()), |signs| signs.check(self.deadline))
+    }
+
+    /// Waits until something is done, for as long as all processes give signs.
+    pub(crate) fn wait<E: Into<Error>>(&self, mut is_done: impl FnMut() -> Result<bool, E>) -> Result<()> {
+        wait(|| is_done().map_err(Into::into), || self.check_signs())
+    }
+
+    /// Ends `watched` as soon as a process is lost, also while all threads of this one wait for an
+    /// accelerator.
+    pub(crate) fn watch(&self, watched: &Arc<dyn Watched>) {
+        if let Some(signs) = &self.signs {
+            signs.watch(watched, self.deadline);
+        }
     }
 
     pub(crate) fn comm(&self) -> &Comm {

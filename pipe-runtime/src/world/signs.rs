@@ -4,7 +4,7 @@
 
 use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -25,8 +25,16 @@ pub(super) struct Signs {
     has_given_up: Mutex<Option<String>>,
     /// Whether the others have been told.
     is_told: AtomicBool,
+    /// What ends when a process is lost, and the deadline for signs.
+    watched: Mutex<Vec<(Weak<dyn Watched>, Duration)>>,
     /// The first other process that is known to have given up; `usize::MAX` if there is none.
     other: AtomicUsize,
+}
+
+/// Something that waits for other processes where no thread can tell it that they are lost.
+pub(crate) trait Watched: Send + Sync {
+    /// Ends the waiting. Called at most a few times, by a thread that does nothing else.
+    fn end(&self);
 }
 
 /// What a sign says.
@@ -46,12 +54,14 @@ impl Signs {
             last: Mutex::new((vec![now; comm.size()], now)),
             has_given_up: Mutex::default(),
             is_told: AtomicBool::new(false),
+            watched: Mutex::default(),
             other: AtomicUsize::new(usize::MAX),
         });
         let (comm, own) = (comm.clone(), Arc::clone(&signs));
         let work = move || {
             // The connection may end before the process does; then nobody waits any more.
             let _ = own.exchange(&comm);
+            own.end_watched(true);
             own.is_told.store(true, Ordering::Relaxed);
         };
         let started = thread::Builder::new().name("pipe-signs".into()).spawn(work);
@@ -97,6 +107,27 @@ impl Signs {
         }
     }
 
+    /// Ends `watched` when a process is lost, or gives no sign for the time of the deadline.
+    pub(super) fn watch(&self, watched: &Arc<dyn Watched>, deadline: Duration) {
+        let mut all = lock(&self.watched);
+        all.retain(|(watched, _)| watched.strong_count() > 0);
+        all.push((Arc::downgrade(watched), deadline));
+    }
+
+    /// Ends what is watched: everything, or what waits for longer than its deadline.
+    fn end_watched(&self, everything: bool) {
+        let watched = std::mem::take(&mut *lock(&self.watched));
+        for (watched, deadline) in watched {
+            if everything || self.check(deadline).is_err() {
+                if let Some(watched) = watched.upgrade() {
+                    watched.end();
+                }
+            } else {
+                lock(&self.watched).push((watched, deadline));
+            }
+        }
+    }
+
     fn exchange(&self, comm: &Comm) -> Result<(), CommError> {
         let others = || (0..comm.size()).filter(|&process| process != comm.rank());
         let receive = |process: usize| comm.receive(process, SIGNS, vec![0]);
@@ -130,6 +161,7 @@ impl Signs {
                 }
             }
             self.is_told.store(says == HAS_GIVEN_UP, Ordering::Relaxed);
+            self.end_watched(false);
         }
     }
 }

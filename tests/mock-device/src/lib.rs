@@ -18,5 +18,8 @@ mod order;
 // Used only for its link to libtorch.
 use pipe_runtime as _;
 
+/// The path of a fake of NCCL for these devices, which checks NCCL's rules. `PIPE_NCCL` takes it.
+pub const FAKE_NCCL: &str = env!("FAKE_NCCL");
+
 pub use device::{Entry, Kind, is_installed, log};
 pub use order::violations;

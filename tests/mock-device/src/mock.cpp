@@ -166,6 +166,9 @@ struct Guard final : public c10::impl::DeviceGuardImplInterface {
     write(kHostWaitsForDevice, device * 1000, 0, "host waits for a device");
   }
   void recordDataPtrOnStream(const c10::DataPtr& memory, const c10::Stream& stream) const override;
+  void* getStreamNativeHandle(const c10::Stream stream) const override {
+    return reinterpret_cast<void*>(number_of(stream));
+  }
   c10::DeviceIndex deviceCount() const noexcept override {
     return kDevices;
   }
@@ -188,6 +191,8 @@ struct Block {
 std::mutex memory_mutex;
 c10::CachingDeviceAllocator::DeviceStats stats[kDevices];
 std::map<const char*, size_t> pinned;
+// Each device's memory, by its address.
+std::map<const char*, const Block*> blocks_at;
 
 constexpr auto kAll = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
 
@@ -199,6 +204,7 @@ void release(void* context) {
   write(kFree, 0, block->number, "free");
   {
     std::lock_guard<std::mutex> lock(memory_mutex);
+    blocks_at.erase(static_cast<char*>(block->memory));
     if (block->device < 0) {
       pinned.erase(static_cast<char*>(block->memory));
     } else {
@@ -223,6 +229,7 @@ c10::DataPtr take(size_t bytes, int device) {
       block->number,
       "allocate");
   std::lock_guard<std::mutex> lock(memory_mutex);
+  blocks_at.emplace(static_cast<char*>(block->memory), block);
   if (device < 0) {
     pinned.emplace(static_cast<char*>(block->memory), bytes);
     return {block->memory, block, &release, c10::Device(c10::kCPU)};
@@ -365,6 +372,18 @@ void access(
       write(writes ? kWrite : kRead, number_of(stream), block->number, name);
     }
   }
+}
+
+// A library beside libtorch uses memory on a stream.
+void use_outside(int64_t stream, const void* address, bool writes, const char* name) {
+  int64_t block;
+  {
+    std::lock_guard<std::mutex> lock(memory_mutex);
+    auto after = blocks_at.upper_bound(static_cast<const char*>(address));
+    TORCH_CHECK(after != blocks_at.begin(), "this is no memory of a mock device");
+    block = std::prev(after)->second->number;
+  }
+  write(writes ? kWrite : kRead, stream, block, name);
 }
 
 template <typename Body>
@@ -603,6 +622,10 @@ __attribute__((constructor)) void install() {
     abort();
   }
   atexit([] { unlink(path->c_str()); });
+  // The fake NCCL calls this.
+  char use[32];
+  snprintf(use, sizeof(use), "%llx", reinterpret_cast<unsigned long long>(&use_outside));
+  setenv("PIPE_MOCK_DEVICE_USE", use, 1);
   c10::impl::registerDeviceGuard(c10::kCUDA, new Guard());
   c10::SetAllocator(c10::kCUDA, device_memory());
   new Kernels();

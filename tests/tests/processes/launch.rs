@@ -68,6 +68,22 @@ pub fn launch(
     start(command.env(NUMBERS, numbers.join(" ")), name)
 }
 
+/// The same, with paths for the processes, by the names of variables.
+#[allow(dead_code)] // For the tests of mock devices, which share this file.
+pub fn launch_with(
+    mpi: Launcher,
+    processes: usize,
+    paths: &[(&str, &Path)],
+    seconds: u32,
+    name: &str,
+    body: impl FnOnce(),
+) -> Launched {
+    if is_process_of(name) {
+        done(body);
+    }
+    start(mpi.command(processes, seconds, &env::current_exe().unwrap()).envs(paths.iter().copied()), name)
+}
+
 /// The same for three processes of Open MPI that run `program`, which runs this binary.
 pub fn launch_program(program: &Path, paths: &[(&str, &Path)], name: &str, body: impl FnOnce()) -> Launched {
     if is_process_of(name) {

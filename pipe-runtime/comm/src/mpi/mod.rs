@@ -1,4 +1,4 @@
-//! MPI, found at run time. The only `unsafe` of this crate.
+//! MPI, found at run time. The only `unsafe` of this crate, beside `nccl`.
 //!
 //! A handle is an `int` in one binary interface and a pointer in the others. Here it is a `usize`,
 //! which passes through the same register. A function that writes a handle writes the low bytes of

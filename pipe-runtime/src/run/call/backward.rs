@@ -147,14 +147,17 @@ impl BackwardRun {
             let Some((remote, from)) = self.call.elsewhere(Some(crossing.from)) else { continue };
             let found = gradients.iter().find(|(port, _)| *port == crossing.route);
             let found = found.map_or(&[][..], |(_, gradients)| gradients);
-            remote.send_gradients((crossing.route, from), micro_batch, found)?;
+            remote.send_gradients((crossing.route, stage, from), micro_batch, found)?;
         }
         Ok(())
     }
 
     /// Takes in what has arrived from other processes.
     pub(super) fn poll(&self) -> Result<Vec<News>> {
-        self.call.poll(|port, micro_batch, gradients| self.gradients.at(port, micro_batch).extend(gradients))
+        self.call.poll(|port, micro_batch, gradients, ready| {
+            *self.ready.at(port, micro_batch) = ready;
+            self.gradients.at(port, micro_batch).extend(gradients);
+        })
     }
 
     fn backward_weight(&self, action: Action) -> Result<(), String> {

@@ -16,7 +16,7 @@ use crate::model::{Cells, Context, FirstPass, History, Next, Pass, Rewound, uniq
 use crate::run::built_pipeline::BuiltPipeline;
 use crate::run::recorder::Recording;
 use crate::run::remote::{Arrival, RemoteCall};
-use crate::torch::{Draw, Modes, Parameters, grad_enabled};
+use crate::torch::{Draw, Event, Modes, Parameters, grad_enabled};
 
 /// The state of one call: the values between stages, and what each stage keeps for the backward.
 pub(crate) struct Call {
@@ -121,7 +121,7 @@ impl Link<Error> for ForwardRun {
     }
 
     fn poll(&self) -> Result<Vec<News>> {
-        self.call.poll(|_, _, _| {})
+        self.call.poll(|_, _, _, _| {})
     }
 
     fn pause(&self, idle: Duration) {
@@ -255,14 +255,19 @@ impl Call {
 
     /// Takes in what has arrived from other processes. `gradients` takes in the gradients for a
     /// port and a micro-batch.
-    pub(super) fn poll(&self, mut gradients: impl FnMut(usize, usize, Vec<(usize, Tensor)>)) -> Result<Vec<News>> {
+    pub(super) fn poll(
+        &self,
+        mut gradients: impl FnMut(usize, usize, Vec<(usize, Tensor)>, Option<Arc<Event>>),
+    ) -> Result<Vec<News>> {
         let Some(remote) = &self.remote else { return Ok(Vec::new()) };
         remote.poll(&self.pipeline.routes, |arrival| match arrival {
             Arrival::Value { port, micro_batch, value } => {
                 *self.in_transit.at(port, micro_batch) = Some(value);
                 self.transit[port].rise();
             }
-            Arrival::Gradients { port, micro_batch, gradients: found } => gradients(port, micro_batch, found),
+            Arrival::Gradients { port, micro_batch, gradients: found, ready } => {
+                gradients(port, micro_batch, found, ready);
+            }
         })
     }
 

@@ -89,7 +89,7 @@ impl Call {
         let ready = self.pipeline.streams.mark(stage).map_err(|error| error.to_string())?;
         for (port, mut value) in sent {
             if let Some((remote, to)) = self.elsewhere(self.pipeline.routes[port].to) {
-                remote.send_value((port, to), micro_batch, &value)?;
+                remote.send_value((port, stage, to), micro_batch, &value)?;
                 continue;
             }
             value.ready.clone_from(&ready);

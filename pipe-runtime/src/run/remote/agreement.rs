@@ -180,7 +180,7 @@ impl Remote {
 
     /// Checks that the outputs of the last stage can go to other processes.
     pub(crate) fn can_share(outputs: &[PackedValue]) -> Result<()> {
-        outputs.iter().try_for_each(|output| Form::of(output).map(drop).map_err(Error::Output))
+        outputs.iter().try_for_each(|output| Form::of(output, None).map(drop).map_err(Error::Output))
     }
 
     /// Gives the outputs of the last stage to all processes of the replica.
@@ -195,8 +195,9 @@ impl Remote {
         if last == self.process() {
             for (micro_batch, output) in outputs.iter().enumerate() {
                 for process in self.replica().filter(|&process| process != last) {
-                    let (value, layouts, spans) = Form::of(output).map_err(Error::Output)?;
-                    let envelope = Envelope { call, message: Message::Output { micro_batch, value }, layouts };
+                    let (value, layouts, spans) = Form::of(output, None).map_err(Error::Output)?;
+                    let envelope =
+                        Envelope { call, message: Message::Output { micro_batch, value }, layouts, edge: None };
                     lock(&self.channel).send(process, &envelope, spans).map_err(|error| self.lost(error))?;
                 }
             }
@@ -213,7 +214,7 @@ impl Remote {
             || Ok(()),
             |Delivered { envelope, tensors, .. }| {
                 if let Message::Output { value, .. } = envelope.message {
-                    received.push(value.value(tensors));
+                    received.push(value.value(tensors, None));
                 }
                 Ok(())
             },
@@ -234,7 +235,7 @@ impl Remote {
             0 => Ok((own, Vec::new(), Vec::new())),
             process if process >= self.world.per_replica() => Ok(Default::default()),
             _ => {
-                let (layouts, memory) = spans(own.iter().map(|(_, _, tensor)| tensor))?;
+                let (layouts, memory) = spans(own.iter().map(|(_, _, tensor)| tensor), None)?;
                 Ok((own, layouts, memory))
             }
         });
@@ -246,7 +247,7 @@ impl Remote {
         }
         if self.process() != 0 {
             let names = own.into_iter().map(|(stage, name, _)| (stage, name)).collect();
-            let envelope = Envelope { call, message: Message::Tensors { names }, layouts };
+            let envelope = Envelope { call, message: Message::Tensors { names }, layouts, edge: None };
             let sent = {
                 let mut channel = lock(&self.channel);
                 channel.send(0, &envelope, memory).and_then(|()| channel.finish())
@@ -274,7 +275,7 @@ impl Remote {
     /// Tells all other processes the same.
     pub(super) fn tell_all(&self, call: u64, message: impl Fn(usize) -> Message) {
         for process in (0..self.world.size()).filter(|&process| process != self.process()) {
-            let envelope = Envelope { call, message: message(process), layouts: Vec::new() };
+            let envelope = Envelope { call, message: message(process), layouts: Vec::new(), edge: None };
             // A connection that is lost is noticed by whoever waits.
             let _ = lock(&self.channel).send(process, &envelope, Vec::new());
         }

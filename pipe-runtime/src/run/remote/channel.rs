@@ -1,14 +1,17 @@
 //! The messages of one pipeline between this process and the others.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Instant;
 
-use pipe_comm::{Comm, Receiving, Sending, pause};
-use tch::Tensor;
+use pipe_comm::{Comm, Receiving, pause};
+use tch::{Device, Tensor};
 
+use super::carrier::{Arrived, Carrier, Hosts, Incoming, Outgoing};
+use super::edges::{Edges, Ends};
 use super::wire::Envelope;
 use crate::error::{Error, Result};
-use crate::torch::{ReceivedSpan, SentSpan, Unchanged};
+use crate::torch::{Event, SentSpan, Unchanged};
 use crate::world::World;
 
 /// The size of the part of an envelope that is always sent, in bytes. Most envelopes fit.
@@ -16,9 +19,10 @@ const HEAD: usize = 512;
 
 /// The messages under way.
 pub(super) struct Channel {
-    comm: Comm,
-    tag: u16,
-    outgoing: Vec<Outgoing>,
+    hosts: Hosts,
+    edges: Edges,
+    /// The sends that are not complete, and whether what they send may not change meanwhile.
+    outgoing: Vec<(Box<dyn Outgoing>, Option<Unchanged>)>,
     /// By process; `None` for this one.
     peers: Vec<Option<Peer>>,
     /// Messages that arrived while nobody asked for them.
@@ -28,19 +32,13 @@ pub(super) struct Channel {
     world: World,
 }
 
-/// A send that is not complete.
-enum Outgoing {
-    Bytes(Sending<Vec<u8>>),
-    Span(Sending<SentSpan>, Unchanged),
-}
-
 /// What arrives from one process.
 struct Peer {
     /// The next part of an envelope. It is posted once everything before it is: messages arrive in
     /// the order in which they were sent.
     next: Option<Part>,
     /// The messages of which only tensors are under way, in order.
-    messages: VecDeque<(Envelope, Vec<Receiving<ReceivedSpan>>)>,
+    messages: VecDeque<(Envelope, Vec<Box<dyn Incoming>>)>,
 }
 
 /// A part of an envelope that is under way.
@@ -55,33 +53,67 @@ pub(super) struct Delivered {
     pub(super) from: usize,
     pub(super) envelope: Envelope,
     pub(super) tensors: Vec<Tensor>,
+    /// The event after which they are complete, if some are on an accelerator.
+    pub(super) ready: Option<Arc<Event>>,
 }
 
 impl Channel {
-    pub(super) fn new(world: &World, tag: u16) -> Result<Self> {
+    pub(super) fn new(world: &World, tag: u16, edges: Edges) -> Result<Self> {
         let comm = world.comm();
         let peer = |process| match process == comm.rank() {
             true => Ok(None),
             false => Ok(Some(Peer { next: Some(head(comm, tag, process)?), messages: VecDeque::new() })),
         };
         let peers = (0..comm.size()).map(peer).collect::<Result<_>>()?;
-        let comm = comm.clone();
-        Ok(Self { comm, tag, outgoing: Vec::new(), peers, kept: Vec::new(), was_changed: false, world: world.clone() })
+        Ok(Self {
+            hosts: Hosts { comm: comm.clone(), tag },
+            edges,
+            outgoing: Vec::new(),
+            peers,
+            kept: Vec::new(),
+            was_changed: false,
+            world: world.clone(),
+        })
     }
 
+    /// The connection with these ends, and its device here, if there is one.
+    pub(super) fn edge(&self, ends: Ends) -> Option<(usize, Device)> {
+        let number = self.edges.find(ends)?;
+        Some((number, self.edges.device(number)?))
+    }
+
+    /// Lets this thread's stream use what has arrived on an accelerator.
+    pub(super) fn used_here(&self, delivered: &Delivered) -> Result<()> {
+        match delivered.envelope.edge.zip(delivered.ready.as_ref()) {
+            Some((edge, ready)) => self.edges.used_here(edge, &delivered.tensors, ready),
+            None => Ok(()),
+        }
+    }
+
+    /// Lets this thread's stream write what was sent on the connection.
+    pub(super) fn after_sends(&self, edge: usize) -> Result<()> {
+        self.edges.after_sends(edge)
+    }
+
+    /// Sends an envelope, and the memory that it announces.
     pub(super) fn send(&mut self, to: usize, envelope: &Envelope, spans: Vec<SentSpan>) -> Result<()> {
         let text = postcard::to_stdvec(envelope).map_err(|error| Error::Connection(error.to_string()))?;
         let mut head = (text.len() as u64).to_le_bytes().to_vec();
         let (start, rest) = text.split_at(text.len().min(HEAD - head.len()));
         head.extend(start);
         head.resize(HEAD, 0);
-        self.outgoing.push(Outgoing::Bytes(self.comm.send(to, self.tag, head)?));
+        let Hosts { comm, tag } = &self.hosts;
+        self.outgoing.push((Box::new(comm.send(to, *tag, head)?), None));
         if !rest.is_empty() {
-            self.outgoing.push(Outgoing::Bytes(self.comm.send(to, self.tag, rest.to_vec())?));
+            self.outgoing.push((Box::new(comm.send(to, *tag, rest.to_vec())?), None));
         }
-        for span in spans {
+        for (layout, span) in envelope.layouts.iter().zip(spans) {
             let unchanged = span.unchanged();
-            self.outgoing.push(Outgoing::Span(self.comm.send(to, self.tag, span)?, unchanged));
+            let carrier: &mut dyn Carrier = match envelope.edge.filter(|_| layout.is_direct()) {
+                Some(edge) => self.edges.carrier(edge)?,
+                None => &mut self.hosts,
+            };
+            self.outgoing.push((carrier.send(to, span)?, Some(unchanged)));
         }
         self.clean()
     }
@@ -89,15 +121,9 @@ impl Channel {
     /// Drops the sends that are complete.
     fn clean(&mut self) -> Result<()> {
         let mut index = 0;
-        while let Some(outgoing) = self.outgoing.get_mut(index) {
-            let done = match outgoing {
-                Outgoing::Bytes(sending) => sending.is_done()?,
-                Outgoing::Span(sending, unchanged) => {
-                    let done = sending.is_done()?;
-                    self.was_changed |= done && !unchanged.holds();
-                    done
-                }
-            };
+        while let Some((sending, unchanged)) = self.outgoing.get_mut(index) {
+            let done = sending.is_done()?;
+            self.was_changed |= done && unchanged.as_ref().is_some_and(|unchanged| !unchanged.holds());
             match done {
                 true => drop(self.outgoing.swap_remove(index)),
                 false => index += 1,
@@ -155,15 +181,21 @@ impl Channel {
         self.clean()?;
         for (from, peer) in self.peers.iter_mut().enumerate() {
             let Some(peer) = peer else { continue };
-            peer.receive(&self.comm, self.tag, from)?;
-            while let Some((_, spans)) = peer.messages.front_mut() {
-                let mut all_there = true;
-                for span in spans {
-                    all_there &= span.is_done()?;
+            peer.receive(&mut self.hosts, &mut self.edges, from)?;
+            while let Some((_, incoming)) = peer.messages.front_mut() {
+                let mut all_here = true;
+                for tensor in incoming {
+                    all_here &= tensor.is_here()?;
                 }
-                let Some((envelope, spans)) = all_there.then(|| peer.messages.pop_front()).flatten() else { break };
-                let tensors = spans.into_iter().map(|span| span.take().tensor()).collect::<Result<_, _>>()?;
-                self.kept.push(Delivered { from, envelope, tensors });
+                let Some((envelope, incoming)) = all_here.then(|| peer.messages.pop_front()).flatten() else { break };
+                let (mut tensors, mut ready) = (Vec::with_capacity(incoming.len()), None);
+                for arrived in incoming {
+                    let Arrived { tensor, ready: own } = arrived.take()?;
+                    tensors.push(tensor);
+                    // All that are on an accelerator come on one stream, in this order.
+                    ready = own.or(ready);
+                }
+                self.kept.push(Delivered { from, envelope, tensors, ready });
             }
         }
         Ok(())
@@ -172,7 +204,8 @@ impl Channel {
 
 impl Peer {
     /// Receives envelopes as far as they have arrived.
-    fn receive(&mut self, comm: &Comm, tag: u16, from: usize) -> Result<()> {
+    fn receive(&mut self, hosts: &mut Hosts, edges: &mut Edges, from: usize) -> Result<()> {
+        let (comm, tag) = (hosts.comm.clone(), hosts.tag);
         while let Some(part) = self.next.take() {
             let text = match part {
                 Part::Head(mut receiving) => {
@@ -200,10 +233,16 @@ impl Peer {
             };
             let mut envelope: Envelope = postcard::from_bytes(&text)
                 .map_err(|error| Error::Connection(format!("a message of process {from} cannot be read: {error}")))?;
-            let spans = std::mem::take(&mut envelope.layouts).into_iter();
-            let spans = spans.map(|layout| Ok(comm.receive(from, tag, ReceivedSpan::new(layout)?)?));
-            self.messages.push_back((envelope, spans.collect::<Result<_>>()?));
-            self.next = Some(head(comm, tag, from)?);
+            let mut incoming = Vec::with_capacity(envelope.layouts.len());
+            for layout in std::mem::take(&mut envelope.layouts) {
+                let carrier: &mut dyn Carrier = match envelope.edge.filter(|_| layout.is_direct()) {
+                    Some(edge) => edges.carrier(edge)?,
+                    None => &mut *hosts,
+                };
+                incoming.push(carrier.receive(from, layout)?);
+            }
+            self.messages.push_back((envelope, incoming));
+            self.next = Some(head(&comm, tag, from)?);
         }
         Ok(())
     }

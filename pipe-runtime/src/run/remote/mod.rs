@@ -2,7 +2,9 @@
 //! and the agreements with which a call begins and ends.
 
 mod agreement;
+mod carrier;
 mod channel;
+mod edges;
 mod remote_call;
 mod replicas;
 mod traces;
@@ -16,12 +18,14 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use pipe_schedule::{ActionKind, Order};
+use tch::Device;
 
 use crate::error::{Error, Result};
 use crate::lock::lock;
 use crate::stages::{Route, crossings};
 use crate::world::World;
 use channel::Channel;
+use edges::{Edges, Ends, Site};
 use wire::Message;
 
 /// A pipeline's connection to the other processes that run stages of it.
@@ -29,6 +33,8 @@ pub(crate) struct Remote {
     world: World,
     /// The process of each stage, in this replica.
     process_of: Vec<usize>,
+    /// The process and the device of each stage, in this replica.
+    sites: Vec<Site>,
     channel: Mutex<Channel>,
     /// The number of the pipeline, in the order in which they were built.
     number: u16,
@@ -46,14 +52,18 @@ pub(crate) struct Remote {
 
 impl Remote {
     /// All processes build the same pipelines, in the same order.
-    pub(crate) fn new(world: &World, positions: &[usize], model: u64) -> Result<Arc<Self>> {
+    /// `sites` has the process and the device of each stage.
+    pub(crate) fn new(world: &World, sites: &[(usize, Device)], routes: &[Route], model: u64) -> Result<Arc<Self>> {
         let first = world.replica() * world.per_replica();
-        let process_of = positions.iter().map(|position| first + position).collect();
+        let sites: Vec<Site> = sites.iter().map(|&(position, device)| (first + position, device)).collect();
+        let process_of = sites.iter().map(|(process, _)| *process).collect();
+        let edges = Edges::connect(world, &ends(world, &sites, routes))?;
         let number = world.tag()?;
-        let channel = Mutex::new(Channel::new(world, number)?);
+        let channel = Mutex::new(Channel::new(world, number, edges)?);
         Ok(Arc::new(Self {
             world: world.clone(),
             process_of,
+            sites,
             channel,
             number,
             calls: AtomicU64::new(0),
@@ -81,6 +91,16 @@ impl Remote {
 
     pub(crate) fn process_of(&self, stage: usize) -> usize {
         self.process_of[stage]
+    }
+
+    /// The connection from the accelerator of one stage to that of another, and its device here, if
+    /// there is one.
+    pub(crate) fn edge(&self, from: usize, to: usize) -> Option<(usize, Device)> {
+        self.edge_between(self.sites[from], self.sites[to])
+    }
+
+    fn edge_between(&self, from: Site, to: Site) -> Option<(usize, Device)> {
+        lock(&self.channel).edge(Ends { from, to })
     }
 
     /// Whether another process runs the stage.
@@ -146,4 +166,35 @@ impl Remote {
             }
         }
     }
+}
+
+/// The ends of all connections between accelerators of different processes that tensors take, in
+/// all replicas: along the routes, there and back, and between the replicas of a stage. The list is
+/// the same on all processes.
+fn ends(world: &World, sites: &[Site], routes: &[Route]) -> Vec<Ends> {
+    let in_replica = |replica: usize, stage: usize| {
+        let (process, device) = sites[stage];
+        (replica * world.per_replica() + process % world.per_replica(), device)
+    };
+    let along = |replica: usize| {
+        crossings(routes).map(move |crossing| [in_replica(replica, crossing.from), in_replica(replica, crossing.to)])
+    };
+    let replicas = 0..world.replica_count();
+    let beside = (0..sites.len()).flat_map(|stage| {
+        let pairs = replicas.clone().flat_map(|one| (0..one).map(move |other| (one, other)));
+        pairs.map(move |(one, other)| [in_replica(one, stage), in_replica(other, stage)])
+    });
+    let mut ends: Vec<Ends> = Vec::new();
+    for [one, other] in replicas.clone().flat_map(along).chain(beside) {
+        let is_accelerator = |site: Site| matches!(site.1, Device::Cuda(_));
+        if one.0 == other.0 || !is_accelerator(one) || !is_accelerator(other) {
+            continue;
+        }
+        for ends_of in [Ends { from: one, to: other }, Ends { from: other, to: one }] {
+            if !ends.contains(&ends_of) {
+                ends.push(ends_of);
+            }
+        }
+    }
+    ends
 }

@@ -13,6 +13,7 @@ use crate::error::Result;
 use crate::flow::{CHANGED_ON_ITS_WAY, PackedValue};
 use crate::lock::lock;
 use crate::stages::{Route, crossings};
+use crate::torch::Event;
 
 /// The part of a call that runs in other processes.
 pub(crate) struct RemoteCall {
@@ -38,6 +39,8 @@ pub(crate) enum Arrival {
         port: usize,
         micro_batch: usize,
         gradients: Vec<(usize, Tensor)>,
+        /// The event after which they are complete, if they are on an accelerator.
+        ready: Option<Arc<Event>>,
     },
 }
 
@@ -69,16 +72,17 @@ impl RemoteCall {
     /// Sends a value to the stage of another process that receives it.
     pub(crate) fn send_value(
         &self,
-        (port, to): (usize, usize),
+        (port, from, to): (usize, usize, usize),
         micro_batch: usize,
         value: &PackedValue,
     ) -> Result<(), String> {
         if value.is_changed() {
             return Err(CHANGED_ON_ITS_WAY.into());
         }
-        let (value, layouts, spans) = Form::of(value)?;
+        let (edge, direct) = self.remote.edge(from, to).unzip();
+        let (value, layouts, spans) = Form::of(value, direct)?;
         let message = Message::Value { port, micro_batch, value };
-        let envelope = Envelope { call: self.call, message, layouts };
+        let envelope = Envelope { call: self.call, message, layouts, edge };
         let sent = lock(&self.remote.channel).send(self.remote.process_of(to), &envelope, spans);
         sent.map_err(|error| error.to_string())
     }
@@ -86,15 +90,16 @@ impl RemoteCall {
     /// Sends gradients back to the stage of another process that has sent the value.
     pub(crate) fn send_gradients(
         &self,
-        (port, to): (usize, usize),
+        (port, from, to): (usize, usize, usize),
         micro_batch: usize,
         gradients: &[(usize, Tensor)],
     ) -> Result<(), String> {
+        let (edge, direct) = self.remote.edge(from, to).unzip();
         let (layouts, memory) =
-            spans(gradients.iter().map(|(_, gradient)| gradient)).map_err(|error| error.to_string())?;
+            spans(gradients.iter().map(|(_, gradient)| gradient), direct).map_err(|error| error.to_string())?;
         let positions = gradients.iter().map(|(position, _)| *position).collect();
-        let envelope =
-            Envelope { call: self.call, message: Message::Gradients { port, micro_batch, positions }, layouts };
+        let message = Message::Gradients { port, micro_batch, positions };
+        let envelope = Envelope { call: self.call, message, layouts, edge };
         let sent = lock(&self.remote.channel).send(self.remote.process_of(to), &envelope, memory);
         sent.map_err(|error| error.to_string())
     }
@@ -109,15 +114,15 @@ impl RemoteCall {
         };
         let delivered = lock(&self.remote.channel).poll(wanted).map_err(|error| self.remote.lost(error))?;
         let mut news = Vec::new();
-        for Delivered { envelope, tensors, .. } in delivered {
+        for Delivered { envelope, tensors, ready, .. } in delivered {
             match envelope.message {
                 Message::Value { port, micro_batch, value } => {
-                    arrived(Arrival::Value { port, micro_batch, value: value.value(tensors) });
+                    arrived(Arrival::Value { port, micro_batch, value: value.value(tensors, ready) });
                     news.extend(routes[port].from.and_then(|from| self.count(false, from, micro_batch)));
                 }
                 Message::Gradients { port, micro_batch, positions } => {
                     let gradients = positions.into_iter().zip(tensors).collect();
-                    arrived(Arrival::Gradients { port, micro_batch, gradients });
+                    arrived(Arrival::Gradients { port, micro_batch, gradients, ready });
                     news.extend(routes[port].to.and_then(|to| self.count(true, to, micro_batch)));
                 }
                 Message::Failed { step } => {

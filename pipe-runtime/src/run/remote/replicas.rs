@@ -234,6 +234,10 @@ impl<'c> Combining<'c> {
         for number in 0..blocks.iter().map(Vec::len).max().unwrap_or(0) {
             let senders = self.others().filter(|&owner| number < blocks[owner].len()).count();
             for received in self.receive((number, Phase::Sum), senders)? {
+                // The sums take the place of the parts that were sent.
+                if let Some((edge, _)) = self.edge(received.replica) {
+                    lock(&self.remote.channel).after_sends(edge)?;
+                }
                 let mut sums = received.tensors.into_iter();
                 for segment in &blocks[received.replica][number] {
                     if has.iter().any(|has| has[segment.tensor]) {
@@ -325,10 +329,17 @@ impl<'c> Combining<'c> {
     }
 
     fn send(&self, replica: usize, block: (usize, Phase), present: &[bool], parts: &[Tensor]) -> Result<()> {
-        let (layouts, memory) = spans(parts.iter())?;
+        let (edge, direct) = self.edge(replica).unzip();
+        let (layouts, memory) = spans(parts.iter(), direct)?;
         let message = Message::Part { round: self.round(block), present: present.to_vec(), names: self.names };
-        let envelope = Envelope { call: self.call, message, layouts };
+        let envelope = Envelope { call: self.call, message, layouts, edge };
         lock(&self.remote.channel).send(self.twins[replica], &envelope, memory)
+    }
+
+    /// The connection to the accelerator of another replica, if there is one.
+    fn edge(&self, replica: usize) -> Option<(usize, Device)> {
+        let device = self.like.iter().map(Tensor::device).find(|device| *device != Device::Cpu)?;
+        self.remote.edge_between((self.remote.process(), device), (self.twins[replica], device))
     }
 
     /// Receives the messages of so many other replicas about a block.
@@ -344,7 +355,9 @@ impl<'c> Combining<'c> {
             true => Err(Error::Elsewhere),
             false => Ok(()),
         };
-        self.remote.receive(self.call, count, wanted, check, |Delivered { from, envelope, tensors }| {
+        self.remote.receive(self.call, count, wanted, check, |delivered| {
+            lock(&self.remote.channel).used_here(&delivered)?;
+            let Delivered { from, envelope, tensors, .. } = delivered;
             let Message::Part { present, names, .. } = envelope.message else { return Err(Error::Elsewhere) };
             let replica = self.twins.iter().position(|twin| *twin == from).ok_or_else(incomplete)?;
             all.push(Received { replica, present, names, tensors });

@@ -4,10 +4,10 @@ use std::any::Any;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use crate::flow::{PackedPlain, PackedTensor, PackedValue, Split, Value};
-use crate::torch::{Layout, SentSpan, TorchError, version};
+use crate::torch::{Event, Layout, SentSpan, TorchError, version};
 
 /// A message of one process to another, without the memory of its tensors, which follows it.
 #[derive(Debug, Serialize, Deserialize)]
@@ -17,6 +17,8 @@ pub(super) struct Envelope {
     pub(super) message: Message,
     /// The tensors whose memory follows.
     pub(super) layouts: Vec<Layout>,
+    /// The connection between accelerators that carries those that go straight.
+    pub(super) edge: Option<usize>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -86,9 +88,13 @@ plain!(
 
 impl Form {
     /// Takes a value apart. What cannot go to another process is an error that names it.
-    pub(super) fn of(value: &PackedValue) -> Result<(Self, Vec<Layout>, Vec<SentSpan>), String> {
-        let spans = value.tensors.iter().map(|item| SentSpan::new(&item.tensor)).collect::<Result<Vec<_>, _>>();
-        let (layouts, spans) = spans.map_err(|error| error.to_string())?.into_iter().unzip();
+    /// Tensors on the device `direct` go straight to another one.
+    pub(super) fn of(
+        value: &PackedValue,
+        direct: Option<Device>,
+    ) -> Result<(Self, Vec<Layout>, Vec<SentSpan>), String> {
+        let (layouts, spans) =
+            spans(value.tensors.iter().map(|item| &item.tensor), direct).map_err(|error| error.to_string())?;
         let mut parts = Vec::with_capacity(value.plain.len());
         for PackedPlain { value, row } in &value.plain {
             let part = match value {
@@ -109,19 +115,22 @@ impl Form {
     }
 
     /// Puts the value together again.
-    pub(super) fn value(self, tensors: Vec<Tensor>) -> PackedValue {
+    pub(super) fn value(self, tensors: Vec<Tensor>, ready: Option<Arc<Event>>) -> PackedValue {
         let tensors = self.tensors.into_iter().zip(tensors).map(|((split, needs_gradient), tensor)| {
             let version = version(&tensor);
             PackedTensor { tensor, split, needs_gradient, version }
         });
         let plain = self.plain.into_iter().map(|(plain, row)| PackedPlain { value: plain.into(), row });
-        PackedValue { tensors: tensors.collect(), plain: plain.collect(), ready: None }
+        PackedValue { tensors: tensors.collect(), plain: plain.collect(), ready }
     }
 }
 
-/// The layouts and the memory of tensors.
-pub(super) fn spans<'t>(tensors: impl Iterator<Item = &'t Tensor>) -> Result<(Vec<Layout>, Vec<SentSpan>), TorchError> {
-    Ok(tensors.map(SentSpan::new).collect::<Result<Vec<_>, _>>()?.into_iter().unzip())
+/// The layouts and the memory of tensors. Those on the device `direct` go straight to another one.
+pub(super) fn spans<'t>(
+    tensors: impl Iterator<Item = &'t Tensor>,
+    direct: Option<Device>,
+) -> Result<(Vec<Layout>, Vec<SentSpan>), TorchError> {
+    Ok(tensors.map(|tensor| SentSpan::new(tensor, direct)).collect::<Result<Vec<_>, _>>()?.into_iter().unzip())
 }
 
 #[cfg(test)]
@@ -132,9 +141,9 @@ mod tests {
     fn sent<T: Flow>(value: T) -> Result<T, String> {
         let value = PackedValue::of(value);
         let tensors = value.tensors.iter().map(|item| item.tensor.shallow_clone()).collect();
-        let (form, ..) = Form::of(&value)?;
+        let (form, ..) = Form::of(&value, None)?;
         let bytes = postcard::to_stdvec(&form).unwrap();
-        Ok(postcard::from_bytes::<Form>(&bytes).unwrap().value(tensors).unpack())
+        Ok(postcard::from_bytes::<Form>(&bytes).unwrap().value(tensors, None).unpack())
     }
 
     #[test]

@@ -119,6 +119,16 @@ int pipe_stream_wait(const Stream* stream, const c10::Event* event) {
   return shim::guarded([&] { event->block(unpack(*stream)); });
 }
 
+// Writes the toolkit's own handle of the stream: a `cudaStream_t`.
+int pipe_stream_handle(const Stream* stream, void** handle) {
+  return shim::guarded([&] { *handle = unpack(*stream).native_handle(); });
+}
+
+// Writes whether all work before the event is done. The host does not wait.
+int pipe_event_is_past(const c10::Event* event, bool* is_past) {
+  return shim::guarded([&] { *is_past = event->query(); });
+}
+
 int pipe_stream_uses(const Stream* stream, const at::Tensor* tensor) {
   return shim::guarded([&] { shim::record_use(*tensor, unpack(*stream)); });
 }

@@ -1,0 +1,283 @@
+//! Pipelines on accelerators of several processes, whose tensors go through the hosts or, over a
+//! fake of NCCL, straight.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use pipe_mock_device::{FAKE_NCCL, is_installed, log, violations};
+use pipe_runtime::{Checkpoint, Context, Devices, Error, Layer, Pipe, ScheduleKind, StepReport, World, pipeline};
+use tch::nn::{self, Linear};
+use tch::{Device, Kind, Tensor};
+
+#[allow(dead_code)]
+#[path = "../../tests/processes/launch.rs"]
+mod launch;
+
+use launch::{Launched, Launcher, Mpich, Ulfm};
+
+const GPU0: Device = Device::Cuda(0);
+const GPU1: Device = Device::Cuda(1);
+const LIMIT: u32 = 120;
+
+#[pipeline(chunks = 3, allow(short_skip))]
+struct Net {
+    #[device("cpu")]
+    #[stash(far = output, near = input)]
+    first: Linear,
+    #[device("cpu")]
+    #[pop(near)]
+    merge_near: Merge,
+    second: Linear,
+    #[device("cpu")]
+    third: Linear,
+    #[device("cpu")]
+    #[pop(far)]
+    merge_far: Merge,
+    last: Linear,
+}
+
+struct Merge;
+
+impl Layer<(Tensor, Tensor)> for Merge {
+    type Out = Tensor;
+
+    fn run(&self, (x, skip): (Tensor, Tensor), _cx: &Context) -> Tensor {
+        // What crosses is neither contiguous nor of one kind of layout.
+        (x.tanh() + skip).transpose(0, 1).contiguous().transpose(0, 1)
+    }
+}
+
+/// What the processes of a launch have written of their calls of NCCL.
+struct Calls(String);
+
+impl Calls {
+    fn count(&self, call: &str) -> usize {
+        self.0.lines().filter(|line| line.starts_with(call)).count()
+    }
+
+    /// Fails unless all calls keep NCCL's rules and everything that was sent was received.
+    fn check(&self) {
+        let broken: Vec<_> = self.0.lines().filter(|line| line.starts_with("broken")).collect();
+        assert!(broken.is_empty(), "{broken:?}");
+        assert_eq!(self.count("send"), self.count("receive"));
+        assert_eq!(self.count("join"), self.count("abort"), "each communicator is freed");
+    }
+}
+
+/// Which NCCL the processes have.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Nccl {
+    Off,
+    Fake,
+    /// The fake one, where all processes have the same device.
+    OneDevice,
+}
+
+/// Runs `body` in this many processes of the test `name`.
+fn run(mpi: Launcher, nccl: Nccl, processes: usize, name: &str, body: impl FnOnce()) -> (Launched, Calls) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("calls");
+    let mut paths = vec![("FAKE_NCCL_LOG", file.as_path()), ("TMPDIR", folder.path())];
+    paths.push(("PIPE_NCCL", if nccl == Nccl::Off { Path::new("off") } else { Path::new(FAKE_NCCL) }));
+    paths.extend((nccl == Nccl::OneDevice).then_some(("FAKE_NCCL_ONE_GPU", Path::new("1"))));
+    let launched = launch::launch_with(mpi, processes, &paths, LIMIT, name, body);
+    (launched, Calls(fs::read_to_string(&file).unwrap_or_default()))
+}
+
+fn build(devices: &Devices, mode: Checkpoint, kind: ScheduleKind) -> pipe_runtime::Result<(Pipe<Net>, NetVars)> {
+    let vars = Net::vars(devices)?;
+    let linear = |path: nn::Path<'_>| nn::linear(path, 6, 6, Default::default());
+    let net = Net {
+        first: linear(vars.first()),
+        merge_near: Merge,
+        second: linear(vars.second()),
+        third: linear(vars.third()),
+        merge_far: Merge,
+        last: linear(vars.last()),
+    };
+    // Accelerators draw other initial values than the CPU.
+    let mut named: Vec<_> = vars.var_store().variables().into_iter().collect();
+    named.sort_by(|(a, _), (b, _)| a.cmp(b));
+    tch::manual_seed(2);
+    tch::no_grad(|| {
+        for (name, variable) in &mut named {
+            let values = Tensor::rand(variable.size(), (Kind::Float, Device::Cpu)) - 0.5;
+            if vars.is_here(name) {
+                variable.copy_(&values);
+            }
+        }
+    });
+    let pipe = net.pipe(&vars).checkpoint(mode).schedule(kind).intra_op_threads(1).build()?;
+    Ok((pipe, vars))
+}
+
+fn rows(count: i64) -> Tensor {
+    tch::manual_seed(3);
+    Tensor::randn([count, 6], (Kind::Float, Device::Cpu))
+}
+
+fn squares(output: &Tensor, target: &Tensor) -> Tensor {
+    (output - target).square().mean(Kind::Float)
+}
+
+fn step(pipe: &mut Pipe<Net>, [first, last]: [Device; 2], rows: &Tensor) -> pipe_runtime::Result<StepReport<Tensor>> {
+    pipe.step().keep_output().run(rows.to_device(first), (rows * 2.).to_device(last), squares)
+}
+
+/// The loss, the output and the gradients that are here, by their names.
+fn results(report: &StepReport<Tensor>, vars: &NetVars) -> Vec<(String, Tensor)> {
+    let mut named: Vec<_> = vars.var_store().variables().into_iter().filter(|(name, _)| vars.is_here(name)).collect();
+    named.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let mut found: Vec<_> = named.into_iter().map(|(name, variable)| (name, variable.grad())).collect();
+    found.push(("the loss".into(), report.loss.shallow_clone()));
+    found.push(("the output".into(), report.output.shallow_clone()));
+    found.into_iter().map(|(name, tensor)| (name, tensor.to_device(Device::Cpu))).collect()
+}
+
+fn assert_close(found: &[(String, Tensor)], expected: &[(String, Tensor)], what: &str) {
+    for (name, tensor) in found {
+        let (_, expected) = expected.iter().find(|(other, _)| other == name).unwrap();
+        assert!(tensor.allclose(expected, 1e-5, 1e-6, false), "{what}: {name}: {tensor:?} instead of {expected:?}");
+    }
+}
+
+/// Runs two steps over the processes, under each schedule that can run, and compares them with
+/// those of the CPU.
+fn trains_as_on_the_cpu(world: &World, places: &[Device]) -> usize {
+    let mut runs = 0;
+    for mode in [Checkpoint::Always, Checkpoint::Never] {
+        for kind in ScheduleKind::ALL {
+            let what = format!("{places:?}, {mode}, {kind}");
+            let Ok(devices) = Devices::new(places).for_schedule(kind, None).across(world) else { continue };
+            let from = log(0).len();
+            // Building fails if these stages cannot run the schedule.
+            let Ok((mut pipe, vars)) = build(&devices, mode, kind) else { continue };
+            let (mut alone, its_vars) = build(&Devices::cpu(4), mode, ScheduleKind::GPipe).unwrap();
+            for count in [7, 4] {
+                let report = step(&mut pipe, [places[0], places[places.len() - 1]], &rows(count)).unwrap();
+                let expected = step(&mut alone, [Device::Cpu; 2], &rows(count)).unwrap();
+                assert_close(&results(&report, &vars), &results(&expected, &its_vars), &what);
+            }
+            drop(pipe);
+            let found = violations(&log(from));
+            assert!(found.is_empty(), "{what}: {:#?}", found.iter().take(5).collect::<Vec<_>>());
+            runs += 1;
+        }
+    }
+    runs
+}
+
+#[test]
+fn accelerators_of_two_processes_train_as_on_the_cpu_and_in_order() {
+    const NAME: &str = "accelerators_of_two_processes_train_as_on_the_cpu_and_in_order";
+    if !is_installed() {
+        return eprintln!("skipped: libtorch has CUDA of its own here, so the mock is not in");
+    }
+    for (mpi, nccl) in [(Ulfm, Nccl::Fake), (Mpich, Nccl::Fake), (Ulfm, Nccl::Off), (Ulfm, Nccl::OneDevice)] {
+        let (launched, calls) = run(mpi, nccl, 2, NAME, || {
+            let world = World::init().unwrap();
+            tch::set_num_threads(1);
+            let places: [&[Device]; 4] =
+                [&[GPU0; 2], &[GPU0, GPU0, GPU1, GPU1], &[GPU0, GPU1, GPU1, GPU0], &[GPU0, Device::Cpu, GPU1, GPU1]];
+            let runs: Vec<_> = places.iter().map(|places| trains_as_on_the_cpu(&world, places)).collect();
+            assert!(runs.iter().all(|&runs| runs > 0) && runs.iter().sum::<usize>() >= 20, "{runs:?}");
+        });
+        launched.check(2);
+        calls.check();
+        // Some values and gradients of each of at least ten runs go straight.
+        match nccl {
+            Nccl::Fake => assert!(calls.count("send") > 10 * 2 * 2 * 3, "{}", calls.count("send")),
+            Nccl::Off | Nccl::OneDevice => assert_eq!(calls.0, ""),
+        }
+    }
+}
+
+#[test]
+fn no_thread_waits_for_an_accelerator_that_sends_or_receives() {
+    const NAME: &str = "no_thread_waits_for_an_accelerator_that_sends_or_receives";
+    if !is_installed() {
+        return eprintln!("skipped: libtorch has CUDA of its own here, so the mock is not in");
+    }
+    let (launched, calls) = run(Ulfm, Nccl::Fake, 2, NAME, || {
+        let world = World::init().unwrap();
+        tch::set_num_threads(1);
+        let devices = Devices::new([GPU0; 2]).across(&world).unwrap();
+        let (mut pipe, _vars) = build(&devices, Checkpoint::Never, ScheduleKind::OneFOneB).unwrap();
+        let (x, y) = (rows(6).to_device(GPU0), rows(6).to_device(GPU0));
+        let waits = |from| log(from).into_iter().filter(|entry| entry.kind.is_host_wait()).count();
+        pipe.train_step(&x, &y, squares).unwrap();
+        let from = log(0).len();
+        pipe.train_step(&x, &y, squares).unwrap();
+        // Where the losses are: whether all are finite, and at the end their numbers, for the other.
+        let expected = if world.is_first() { 0 } else { 1 + 3 };
+        assert_eq!(waits(from), expected);
+    });
+    launched.check(2);
+    calls.check();
+}
+
+#[test]
+fn replicas_sum_their_gradients_from_accelerator_to_accelerator() {
+    const NAME: &str = "replicas_sum_their_gradients_from_accelerator_to_accelerator";
+    if !is_installed() {
+        return eprintln!("skipped: libtorch has CUDA of its own here, so the mock is not in");
+    }
+    for nccl in [Nccl::Fake, Nccl::Off] {
+        let (launched, calls) = run(Ulfm, nccl, 4, NAME, || {
+            let world = World::init().unwrap().replicas(2).unwrap();
+            tch::set_num_threads(1);
+            let devices = Devices::new([GPU0; 2]).across(&world).unwrap();
+            let from = log(0).len();
+            let (mut pipe, vars) = build(&devices, Checkpoint::Never, ScheduleKind::OneFOneB).unwrap();
+            let all = rows(12);
+            let own = all.narrow(0, 6 * world.replica() as i64, 6);
+            let report = step(&mut pipe, [GPU0; 2], &own).unwrap();
+            let (mut alone, its_vars) = build(&Devices::cpu(4), Checkpoint::Never, ScheduleKind::GPipe).unwrap();
+            let expected = step(&mut alone, [Device::Cpu; 2], &all).unwrap();
+            let expected = results(&expected, &its_vars);
+            let found = results(&report, &vars).into_iter().filter(|(name, _)| name != "the output");
+            assert_close(&found.collect::<Vec<_>>(), &expected, "replicas");
+            drop(pipe);
+            let found = violations(&log(from));
+            assert!(found.is_empty(), "{:#?}", found.iter().take(5).collect::<Vec<_>>());
+        });
+        launched.check(4);
+        calls.check();
+        // Each replica has two connections, and the two halves of the model have two each.
+        assert_eq!(calls.count("join"), if nccl == Nccl::Fake { 2 * 8 } else { 0 });
+    }
+}
+
+#[test]
+fn a_killed_process_ends_what_the_accelerators_of_others_wait_for() {
+    const NAME: &str = "a_killed_process_ends_what_the_accelerators_of_others_wait_for";
+    if !is_installed() {
+        return eprintln!("skipped: libtorch has CUDA of its own here, so the mock is not in");
+    }
+    let (launched, calls) = run(Ulfm, Nccl::Fake, 2, NAME, || {
+        let world = World::init().unwrap();
+        tch::set_num_threads(1);
+        let devices = Devices::new([GPU0; 2]).across(&world).unwrap();
+        let (mut pipe, _vars) = build(&devices, Checkpoint::Never, ScheduleKind::OneFOneB).unwrap();
+        step(&mut pipe, [GPU0; 2], &rows(6)).unwrap();
+        if !world.is_first() {
+            let loss = |_: &Tensor, _: &Tensor| -> Tensor {
+                std::process::Command::new("kill").args(["-9", &std::process::id().to_string()]).status().unwrap();
+                unreachable!("it is dead")
+            };
+            let _ = pipe.step().keep_output().run(rows(6).to_device(GPU0), rows(6).to_device(GPU0), loss);
+        }
+        let start = Instant::now();
+        let error = step(&mut pipe, [GPU0; 2], &rows(6)).unwrap_err();
+        assert!(matches!(error, Error::Connection(_)), "{error}");
+        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+        // The connections are aborted, although the pipeline still exists.
+        std::thread::sleep(Duration::from_millis(500));
+        let log = fs::read_to_string(std::env::var("FAKE_NCCL_LOG").unwrap()).unwrap();
+        assert_eq!(log.lines().filter(|line| *line == "abort").count(), 2, "{log}");
+        assert!(step(&mut pipe, [GPU0; 2], &rows(6)).is_err());
+    });
+    launched.check(1);
+    assert_eq!(calls.count("broken"), 0, "{}", calls.0);
+}
