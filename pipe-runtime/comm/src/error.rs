@@ -24,12 +24,12 @@ pub enum CommError {
         /// What the environment and the library say about the processes.
         launcher: String,
     },
-    /// MPI cannot be used in the way that this crate needs.
-    #[error("the MPI library {library} cannot be used: {reason}")]
+    /// A library of MPI or NCCL cannot be used in the way that this crate needs.
+    #[error("the library {library} cannot be used: {reason}")]
     Unusable {
         /// The path or name of the library.
         library: String,
-        /// What it lacks.
+        /// What it lacks, or why it cannot be opened.
         reason: String,
     },
     /// An MPI function failed.

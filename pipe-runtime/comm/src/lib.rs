@@ -14,6 +14,11 @@
 //! path for libraries is used. The variable `PIPE_MPI` overrides both: it is the path of a library,
 //! or of a folder in which, or in whose `lib`, a library is.
 //!
+//! # Accelerators
+//!
+//! MPI moves the memory of hosts. That of accelerators is moved by [`nccl`], which is opened at run
+//! time too.
+//!
 //! # The end of a program
 //!
 //! MPI must be ended on all processes. [`Comm::finalize`] does so explicitly. Otherwise, this

@@ -209,7 +209,7 @@ fn no_thread_waits_for_an_accelerator_that_sends_or_receives() {
         pipe.train_step(&x, &y, squares).unwrap();
         let from = log(0).len();
         pipe.train_step(&x, &y, squares).unwrap();
-        // Where the losses are: whether all are finite, and at the end their numbers, for the other.
+        // Where the losses are: whether all are finite, then their numbers, for the other one.
         let expected = if world.is_first() { 0 } else { 1 + 3 };
         assert_eq!(waits(from), expected);
     });

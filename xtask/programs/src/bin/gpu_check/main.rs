@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod memory;
+mod nccl;
 mod optimizer;
 mod races;
 mod results;
@@ -84,6 +85,7 @@ fn run(args: &Args) -> Result<bool> {
     optimizer::check(&gpus, args.measurements, args.adamw.as_deref(), &mut table)?;
     memory::check(&gpus, args.steps, &mut table)?;
     speed::check(&gpus, args.measurements, &mut table)?;
+    nccl::check(&gpus, &mut table)?;
     timeline::write(&gpus, &args.timeline, &mut table)?;
     println!("{table}");
     Ok(!table.has_failures())
