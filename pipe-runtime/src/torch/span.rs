@@ -4,13 +4,14 @@
 //! a received tensor has the strides of the one that was sent, and its address modulo 64.
 
 use std::ffi::c_void;
+use std::slice;
 
 use pipe_comm::nccl::DeviceBytes;
 use pipe_comm::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::bytes::{bytes_of, bytes_of_mut, size_in_bytes};
+use super::bytes::bytes_of_mut;
 use super::{GradMode, Stream, TorchError, version};
 
 /// The kinds of numbers that cross processes. A kind is sent as its position here.
@@ -46,14 +47,18 @@ pub(crate) struct Layout {
     direct: bool,
 }
 
-/// The memory of a tensor that is sent.
+/// The memory of a tensor that is sent: so many elements, from the first one in memory on.
 #[derive(Debug)]
-pub(crate) struct SentSpan(Tensor);
+pub(crate) struct SentSpan {
+    tensor: Tensor,
+    elements: usize,
+}
 
 /// The memory of a tensor that is received.
 #[derive(Debug)]
 pub(crate) struct ReceivedSpan {
-    /// One dimension; the memory from the first element to the last one.
+    /// The tensor itself if its elements are in a row; otherwise one dimension, with the memory from
+    /// the first element to the last one.
     span: Tensor,
     layout: Layout,
 }
@@ -96,6 +101,17 @@ impl Layout {
         self.size.iter().try_fold(1_i64, |elements, &size| elements.checked_mul(size).filter(|&product| product >= 0))
     }
 
+    /// Whether the elements are in a row, as in a tensor that has just been made.
+    fn is_plain(&self) -> bool {
+        let mut expected = 1;
+        let in_row = self.size.iter().zip(&self.stride).rev().all(|(&size, &stride)| {
+            let holds = stride == expected;
+            expected *= size.max(1);
+            holds
+        });
+        in_row && !self.gaps
+    }
+
     /// The number of elements that are sent.
     fn sent(&self) -> Option<i64> {
         if self.gaps { self.elements() } else { self.span() }
@@ -112,10 +128,16 @@ impl SentSpan {
             return Err(TorchError("a sparse tensor cannot go to another process: make it dense".into()));
         }
         let kind = tensor.f_kind().map_err(failed)?;
-        let tensor = tensor.f_resolve_conj().and_then(|tensor| tensor.f_resolve_neg()).map_err(failed)?;
         let device = direct.filter(|direct| *direct == tensor.device());
-        let to = device.unwrap_or(Device::Cpu);
-        let tensor = tensor.f_detach().and_then(|tensor| tensor.f_to_device(to)).map_err(failed)?;
+        let mut tensor = tensor.f_detach().map_err(failed)?;
+        // Each of these calls takes as long as a short message, so they are made where they do
+        // something.
+        if tensor.is_conj() || tensor.is_neg() {
+            tensor = tensor.f_resolve_conj().and_then(|tensor| tensor.f_resolve_neg()).map_err(failed)?;
+        }
+        if device.is_none() && tensor.device() != Device::Cpu {
+            tensor = tensor.f_to_device(Device::Cpu).map_err(failed)?;
+        }
         let mut layout = Layout {
             kind: number_of_kind(kind)?,
             size: tensor.size(),
@@ -127,20 +149,20 @@ impl SentSpan {
         let too_large = || TorchError("a tensor is too large to be sent".into());
         let (span, elements) = (layout.span().ok_or_else(too_large)?, layout.elements().ok_or_else(too_large)?);
         layout.gaps = span / 2 > elements;
-        let sent = match layout.gaps {
-            true => tensor.f_contiguous().and_then(|tensor| tensor.f_view([-1])),
-            false => tensor.f_as_strided([span], [1], None),
-        };
-        Ok((layout, Self(sent.map_err(failed)?)))
+        if layout.gaps {
+            tensor = tensor.f_contiguous().map_err(failed)?;
+        }
+        let elements = if layout.gaps { elements } else { span } as usize;
+        Ok((layout, Self { tensor, elements }))
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.numel() == 0
+        self.elements == 0
     }
 
     /// Tells later whether the memory is what it is now.
     pub(crate) fn unchanged(&self) -> Unchanged {
-        Unchanged { tensor: self.0.shallow_clone(), version: version(&self.0) }
+        Unchanged { tensor: self.tensor.shallow_clone(), version: version(&self.tensor) }
     }
 }
 
@@ -175,7 +197,11 @@ impl ReceivedSpan {
         let size = kind.elt_size_in_bytes();
         let memory = |before: usize| Tensor::f_empty([count + before as i64], (kind, device));
         let failed = |error: tch::TchError| TorchError(error.to_string());
-        let span = memory(0).map_err(failed)?;
+        let span = match layout.is_plain() {
+            true => Tensor::f_empty(&layout.size, (kind, device)),
+            false => memory(0),
+        };
+        let span = span.map_err(failed)?;
         let missing = (usize::from(layout.offset) + ALIGNMENT - span.data_ptr() as usize % ALIGNMENT) % ALIGNMENT;
         if missing == 0 || layout.gaps || count == 0 {
             return Ok(Self { span, layout });
@@ -194,6 +220,9 @@ impl ReceivedSpan {
     pub(crate) fn tensor(self) -> Result<Tensor, TorchError> {
         let _constant = GradMode::set(false);
         let Layout { size, stride, offset, gaps, .. } = &self.layout;
+        if self.span.dim() == size.len() && self.span.size() == *size && self.span.stride() == *stride {
+            return Ok(self.span);
+        }
         let made = || match gaps {
             false => self.span.f_as_strided(size, stride, None)?.f_detach(),
             true => {
@@ -214,32 +243,41 @@ impl ReceivedSpan {
 // SAFETY: the memory is the tensor's, which stays where it is.
 unsafe impl Bytes for SentSpan {
     fn bytes(&self) -> &[u8] {
-        bytes_of(&self.0)
+        assert_eq!(self.tensor.device(), Device::Cpu, "only the host's memory has bytes here");
+        match self.elements * self.tensor.kind().elt_size_in_bytes() {
+            0 => &[],
+            // SAFETY: the memory from the tensor's first element to its last one, which is alive
+            // and not written meanwhile: a change is an error when all is sent.
+            length => unsafe { slice::from_raw_parts(self.tensor.data_ptr().cast(), length) },
+        }
     }
 }
 
 /// The memory of a tensor on an accelerator, while a stream copies it.
-pub(crate) struct DeviceSpan<'s>(&'s Tensor);
+pub(crate) struct DeviceSpan<'s> {
+    span: &'s Tensor,
+    elements: usize,
+}
 
 impl SentSpan {
     /// The memory, for work on `stream`, which may read it until that work is done.
     pub(crate) fn on(&self, stream: &Stream) -> Result<DeviceSpan<'_>, TorchError> {
-        DeviceSpan::new(&self.0, stream)
+        DeviceSpan::new(&self.tensor, self.elements, stream)
     }
 }
 
 impl ReceivedSpan {
     /// The memory, for work on `stream`, which may write it until that work is done.
     pub(crate) fn on(&mut self, stream: &Stream) -> Result<DeviceSpan<'_>, TorchError> {
-        DeviceSpan::new(&self.span, stream)
+        DeviceSpan::new(&self.span, self.span.numel(), stream)
     }
 }
 
 impl<'s> DeviceSpan<'s> {
-    fn new(span: &'s Tensor, stream: &Stream) -> Result<Self, TorchError> {
+    fn new(span: &'s Tensor, elements: usize, stream: &Stream) -> Result<Self, TorchError> {
         // The allocator does not give the memory to anybody else before.
         stream.uses(span)?;
-        Ok(Self(span))
+        Ok(Self { span, elements })
     }
 }
 
@@ -248,11 +286,11 @@ impl<'s> DeviceSpan<'s> {
 // event.
 unsafe impl DeviceBytes for DeviceSpan<'_> {
     fn address(&self) -> *mut c_void {
-        self.0.data_ptr()
+        self.span.data_ptr()
     }
 
     fn length(&self) -> usize {
-        size_in_bytes(self.0)
+        self.elements * self.span.kind().elt_size_in_bytes()
     }
 }
 
