@@ -3,7 +3,7 @@
 use proc_macro2::{Span, TokenStream};
 use quote::quote_spanned;
 use syn::spanned::Spanned;
-use syn::{Data, DeriveInput, Fields, Ident, Member, Path, parse_quote, parse_quote_spanned};
+use syn::{Data, DeriveInput, Fields, Ident, Member, Path, Type, parse_quote, parse_quote_spanned};
 
 use crate::support::errors::with_help;
 
@@ -32,6 +32,13 @@ fn expand(item: &DeriveInput) -> syn::Result<TokenStream> {
         // `Flow` there.
         where_clause.predicates.push(parse_quote_spanned!(Span::mixed_site().located_at(ty.span())=> #ty: __rt::Flow));
     }
+    let types: Vec<&Type> = fields.iter().map(|field| &field.ty).collect();
+    let mut portable = generics.clone();
+    for ty in &types {
+        // A bound without a lifetime or a parameter would have to hold at once.
+        portable.make_where_clause().predicates.push(parse_quote!(for<'portable> #ty: __rt::Portable));
+    }
+    let (.., portable) = portable.split_for_impl();
     let (params, arguments, bounds) = generics.split_for_impl();
     let mut by_reference = generics.clone();
     let lifetime = syn::Lifetime::new("'shared", here);
@@ -42,7 +49,11 @@ fn expand(item: &DeriveInput) -> syn::Result<TokenStream> {
         const _: () = {
             use #krate::__rt;
 
+            impl #params __rt::Portable for #ident #arguments #portable {}
+
             impl #params __rt::Flow for #ident #arguments #bounds {
+                const PORTABLE: bool = true #(&& <#types as __rt::Flow>::PORTABLE)*;
+
                 fn pack(self, packer: &mut __rt::Packer) {
                     let Self { #(#members: #locals),* } = self;
                     #(__rt::Flow::pack(#locals, packer);)*

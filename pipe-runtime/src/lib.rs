@@ -66,7 +66,9 @@ mod world;
 
 pub use autocast::autocast;
 pub use error::{Error, Failure, Phase, Result};
-pub use flow::{Along, Each, Flow, IntoFlow, List, Mean, MiniBatch, Packer, PerRow, Replicate, Rows, Sum, Unpacker};
+pub use flow::{
+    Along, Each, Flow, IntoFlow, List, Mean, MiniBatch, Packer, PerRow, Portable, Replicate, Rows, Sum, Unpacker,
+};
 pub use model::{
     Carried, Checkpoint, Context, Defaults, Devices, Layer, LayerPlan, LoadReport, Loader, Model, Plan, Repeat,
     SkipPlan, Split, StagePlan, Tied, Vars,

@@ -1,7 +1,7 @@
 //! The items that generated code uses. They are not public API and may change without notice.
 
 pub use crate::error::Result;
-pub use crate::flow::{Flow, IntoFlow, MiniBatch, Packer, Unpacker};
+pub use crate::flow::{Flow, IntoFlow, MiniBatch, Packer, Portable, Unpacker};
 pub use crate::model::{
     Checkpoint, Context, Defaults, Devices, Layer, LayerPlan, Model, Plan, Repeated, SkipPlan, Split, StagePlan, Vars,
     gather_parts, lend, pass, pass_if_some, run_each, spread, sub_paths, sub_paths_vec,

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::pipeline::declaration::{Assigned, Kept, Part};
 use crate::pipeline::model::{Layer, Model, Skip};
 use crate::support::names::plain;
-use proc_macro2::Ident;
+use proc_macro2::{Ident, Span};
 use syn::LitStr;
 
 /// Stages in the order of the data flow, and routes in the order of their stashes.
@@ -209,6 +209,14 @@ impl Stage {
 }
 
 impl Plan {
+    /// The function that sends a value from one stage to another: one that checks that it can go to
+    /// another process, if the stages are annotated so.
+    pub fn send(&self, from: usize, to: usize, at: Span) -> Ident {
+        let process = |stage: usize| self.stages.get(stage).and_then(|stage| stage.process);
+        let leaves = matches!((process(from), process(to)), (Some(here), Some(there)) if here != there);
+        Ident::new(if leaves { "send_away" } else { "send" }, at)
+    }
+
     /// The route of the skip with the name `name`.
     pub fn route(&self, name: &Ident) -> Option<&Route> {
         let index = *self.by_name.get(&plain(name))?;

@@ -8,7 +8,11 @@ macro_rules! wraps {
         |$value:ident, $packer:ident| $pack:expr,
         |$parts:ident, $batch:ident| $join:expr $(,)?
     ) => {
+        impl<$($generics)*> Portable for $name where $inner: Portable {}
+
         impl<$($generics)*> Flow for $name {
+            const PORTABLE: bool = <$inner>::PORTABLE;
+
             fn pack(self, $packer: &mut Packer) {
                 let $value = self.0;
                 $pack
@@ -68,6 +72,11 @@ use crate::error::Result;
     note = "tensors, tuples, arrays, `Vec`, `Option`, numbers, `bool`, `String`, `Arc<T>`, `Replicate`, `Along`, `PerRow`, `Rows` and `Each` are, and by `#[derive(Flow)]` structs of them"
 )]
 pub trait Flow: Sized + Send + 'static {
+    /// Whether all values of the type can go to another process, as [`Portable`] says: building a
+    /// pipeline whose stages are in several processes is an error if one of them sends another
+    /// value to the next. The default is `true`.
+    const PORTABLE: bool = true;
+
     /// Packs the parts of the value.
     fn pack(self, packer: &mut Packer);
 
@@ -89,3 +98,17 @@ pub trait Flow: Sized + Send + 'static {
     /// plain values differ; [`Error::Tch`](crate::Error::Tch) if the shapes of tensors do not fit.
     fn join(parts: Vec<Self>, batch: &MiniBatch) -> Result<Self>;
 }
+
+/// A value that can go to a stage in another process: tensors, numbers, `bool`, `char`, `String`,
+/// and what is made of them. `Arc<T>` is not, since `T` may be anything. `#[derive(Flow)]` makes a
+/// struct portable whose fields are.
+///
+/// The annotated processes tell which values leave theirs; a value that cannot is a compile error.
+/// Who implements [`Flow`] by hand implements this too if the value is packed as such values. If it
+/// is not, [`Flow::PORTABLE`] is `false`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot go to another process",
+    label = "this value would have to be `Portable`",
+    note = "tensors, numbers, `bool`, `char`, `String`, tuples, arrays, `Vec`, `Option` and the wrappers of them are, and by `#[derive(Flow)]` structs of them; `Arc<T>` is not: put both layers into one process, or send what the value is made of"
+)]
+pub trait Portable: Flow {}

@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use super::{Flow, MiniBatch, Packer, Unpacker};
+use super::{Flow, MiniBatch, Packer, Portable, Unpacker};
 use crate::error::Result;
 
 /// An output that is summed over the micro-batches. A layer that returns the sum over its rows thus

@@ -2,8 +2,10 @@ use std::sync::Arc;
 
 use tch::Tensor;
 
-use super::{Flow, MiniBatch, Packer, Unpacker};
+use super::{Flow, MiniBatch, Packer, Portable, Unpacker};
 use crate::error::{Error, Result};
+
+impl Portable for Tensor {}
 
 impl Flow for Tensor {
     fn pack(self, packer: &mut Packer) {
@@ -47,6 +49,8 @@ fn agreed<T: PartialEq>(parts: Vec<T>, what: &str) -> Result<T> {
 
 macro_rules! plain {
     ($($type:ty),*) => {$(
+        impl Portable for $type {}
+
         impl Flow for $type {
             fn pack(self, packer: &mut Packer) {
                 packer.plain(self);
@@ -85,6 +89,8 @@ impl<T> PartialEq for Shared<T> {
 }
 
 impl<T: Send + Sync + 'static> Flow for Arc<T> {
+    const PORTABLE: bool = false;
+
     fn pack(self, packer: &mut Packer) {
         packer.plain(Shared(self));
     }
@@ -102,7 +108,11 @@ impl<T: Send + Sync + 'static> Flow for Arc<T> {
     }
 }
 
+impl<T: Portable> Portable for Option<T> {}
+
 impl<T: Flow> Flow for Option<T> {
+    const PORTABLE: bool = T::PORTABLE;
+
     fn pack(self, packer: &mut Packer) {
         packer.is_some(self.is_some());
         if let Some(value) = self {
@@ -126,7 +136,11 @@ impl<T: Flow> Flow for Option<T> {
     }
 }
 
+impl<T: Portable> Portable for Vec<T> {}
+
 impl<T: Flow> Flow for Vec<T> {
+    const PORTABLE: bool = T::PORTABLE;
+
     fn pack(self, packer: &mut Packer) {
         packer.length(self.len());
         for value in self {
@@ -149,7 +163,11 @@ impl<T: Flow> Flow for Vec<T> {
     }
 }
 
+impl<T: Portable, const N: usize> Portable for [T; N] {}
+
 impl<T: Flow, const N: usize> Flow for [T; N] {
+    const PORTABLE: bool = T::PORTABLE;
+
     fn pack(self, packer: &mut Packer) {
         for value in self {
             value.pack(packer);
@@ -187,7 +205,11 @@ macro_rules! tuples {
         push!($part [$($name)*] [a b c d e f g h i j k l] [])
     };
     ($(($($name:ident),*)),* $(,)?) => {$(
+        impl<$($name: Portable),*> Portable for ($($name,)*) {}
+
         impl<$($name: Flow),*> Flow for ($($name,)*) {
+            const PORTABLE: bool = true $(&& $name::PORTABLE)*;
+
             #[allow(non_snake_case, unused_variables)]
             fn pack(self, packer: &mut Packer) {
                 let ($($name,)*) = self;

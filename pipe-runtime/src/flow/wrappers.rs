@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use super::{Flow, MiniBatch, Packer, Unpacker};
+use super::{Flow, MiniBatch, Packer, Portable, Unpacker};
 use crate::error::{Error, Result};
 
 /// A value that every micro-batch gets undivided, such as a mask, a table or any tensor without a

@@ -66,7 +66,7 @@ impl<M: Pipeline> Pipe<M> {
     /// then with the first [`Failure`](crate::Failure) in the schedule's order. Parameters,
     /// gradients and statistics are unchanged, and the pipeline can be used again.
     pub fn forward(&mut self, inputs: impl IntoFlow<M::Input>) -> Result<M::Output> {
-        let mut forwarded = self.core.forward(&PackedValue::of(inputs.into_flow()))?;
+        let mut forwarded = self.core.forward("forward", &PackedValue::of(inputs.into_flow()), true)?;
         let joined = M::Output::join(PackedValue::unpack_all(forwarded.take_outputs()), &forwarded.shape);
         forwarded.end(joined.is_ok())?;
         joined
@@ -83,6 +83,28 @@ impl<M: Pipeline> Pipe<M> {
         self.evaluating(|pipe| {
             let _no_grad = tch::no_grad_guard();
             pipe.forward(inputs)
+        })
+    }
+
+    /// Does what [`predict`](Self::predict) does, and leaves the output in the process that runs
+    /// the last stage: the others get `None`, and nothing is sent to them. So an output may also
+    /// have parts that cannot go to another process. Without other processes, this one gets it.
+    ///
+    /// # Errors
+    ///
+    /// Fails in the same cases as [`forward`](Pipe::forward).
+    pub fn predict_on_last(&mut self, inputs: impl IntoFlow<M::Input>) -> Result<Option<M::Output>> {
+        self.evaluating(|pipe| {
+            let _no_grad = tch::no_grad_guard();
+            let batch = PackedValue::of(inputs.into_flow());
+            let mut forwarded = pipe.core.forward("predict_on_last", &batch, false)?;
+            let joined = pipe
+                .built()
+                .has_last()
+                .then(|| M::Output::join(PackedValue::unpack_all(forwarded.take_outputs()), &forwarded.shape));
+            let joined = joined.transpose();
+            forwarded.end(joined.is_ok())?;
+            joined
         })
     }
 

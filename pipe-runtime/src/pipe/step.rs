@@ -112,8 +112,18 @@ impl<M: Pipeline> Pipe<M> {
     /// # }
     /// ```
     pub fn step<T: Flow>(&mut self) -> TrainStep<'_, M, T> {
-        TrainStep { pipe: self, reduction: Reduction::MeanRows, scale: 1., keeps_output: false, join: |_, _| Ok(()) }
+        TrainStep { pipe: self, reduction: Reduction::MeanRows, scale: 1., keeps: Keeps::Nothing, join: |_, _| Ok(()) }
     }
+}
+
+/// Which processes get the output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Keeps {
+    Nothing,
+    /// The one with the last stage does.
+    OnLast,
+    /// All do.
+    Everywhere,
 }
 
 /// A training step that is being prepared. Made by [`Pipe::step`].
@@ -124,8 +134,8 @@ pub struct TrainStep<'a, M: Pipeline, T, O = ()> {
     pipe: &'a mut Pipe<M>,
     reduction: Reduction<'a, T>,
     scale: f64,
-    keeps_output: bool,
-    /// Joins the outputs of the micro-batches. There are none unless they are kept.
+    keeps: Keeps,
+    /// Joins the outputs of the micro-batches. There are none unless they are kept here.
     join: fn(Vec<M::Output>, &MiniBatch) -> Result<O>,
 }
 
@@ -151,8 +161,23 @@ impl<'a, M: Pipeline, T: Flow, O> TrainStep<'a, M, T, O> {
             pipe: self.pipe,
             reduction: self.reduction,
             scale: self.scale,
-            keeps_output: true,
+            keeps: Keeps::Everywhere,
             join: M::Output::join,
+        }
+    }
+
+    /// Keeps the output in the process that runs the last stage: the report of the others has
+    /// `None`, and nothing is sent to them. Without other processes, this one keeps it.
+    pub fn keep_output_on_last(self) -> TrainStep<'a, M, T, Option<M::Output>> {
+        TrainStep {
+            pipe: self.pipe,
+            reduction: self.reduction,
+            scale: self.scale,
+            keeps: Keeps::OnLast,
+            join: |outputs, shape| match outputs.is_empty() {
+                true => Ok(None),
+                false => M::Output::join(outputs, shape).map(Some),
+            },
         }
     }
 
@@ -168,7 +193,7 @@ impl<'a, M: Pipeline, T: Flow, O> TrainStep<'a, M, T, O> {
         targets: impl IntoFlow<T>,
         mut loss: impl FnMut(&M::Output, &T) -> Tensor,
     ) -> Result<StepReport<O>> {
-        let Self { pipe, reduction, scale, keeps_output, join } = self;
+        let Self { pipe, reduction, scale, keeps, join } = self;
         let batch = PackedValue::of(inputs.into_flow());
         let checked = if !(scale.is_finite() && scale != 0.) {
             Err(Error::Setting(format!("gradients are scaled by a finite number other than 0, and not by {scale}")))
@@ -182,9 +207,11 @@ impl<'a, M: Pipeline, T: Flow, O> TrainStep<'a, M, T, O> {
             pipe.core.parameters()
         };
         let mut what = "train_step".to_owned();
-        if keeps_output {
-            what.push_str(" that keeps the output");
-        }
+        what.push_str(match keeps {
+            Keeps::Nothing => "",
+            Keeps::OnLast => " that keeps the output on the last process",
+            Keeps::Everywhere => " that keeps the output",
+        });
         match reduction {
             Reduction::Sum => what.push_str(" with `Reduction::Sum`"),
             Reduction::MeanRows => {}
@@ -245,6 +272,7 @@ impl<'a, M: Pipeline, T: Flow, O> TrainStep<'a, M, T, O> {
             })
         };
         let given = Given { inputs: micro_batches, begun, training: pipe.is_training(), gradients: true, parameters };
+        let keeps_output = keeps != Keeps::Nothing;
         let loss = Loss { make: &mut make, weights: &weights, scale, keeps_output };
         let trained = TrainRun::run(pipe.built(), given, loss);
         let noted = sources.note_changes();
@@ -263,7 +291,9 @@ impl<'a, M: Pipeline, T: Flow, O> TrainStep<'a, M, T, O> {
             let counted = losses.iter().enumerate().filter(|&(micro_batch, _)| weights[micro_batch] != 0.);
             let counted = counted.filter_map(|(micro_batch, loss)| Some((micro_batch, loss.as_ref()?.shallow_clone())));
             trained.check_accelerators(&counted.collect::<Vec<_>>())?;
-            pipe.built().can_share(&trained.outputs)?;
+            if keeps == Keeps::Everywhere {
+                pipe.built().can_share(&trained.outputs)?;
+            }
             if pipe.built().has_last() {
                 let outputs = trained.outputs.iter().map(PackedValue::share).collect();
                 joined = Some(join(PackedValue::unpack_all(outputs), &shape)?);
@@ -276,8 +306,10 @@ impl<'a, M: Pipeline, T: Flow, O> TrainStep<'a, M, T, O> {
         let report = || {
             let trained = trained.as_ref().ok_or(Error::Elsewhere)?;
             let outputs = trained.outputs.iter().map(PackedValue::share).collect();
-            let micro_batches = if keeps_output { shape.rows().len() } else { 0 };
-            let outputs = pipe.built().share_outputs(number, micro_batches, outputs)?;
+            let outputs = match keeps {
+                Keeps::Everywhere => pipe.built().share_outputs(number, shape.rows().len(), outputs)?,
+                Keeps::Nothing | Keeps::OnLast => outputs,
+            };
             let scalar = |loss: Tensor| loss.f_reshape([0_i64; 0]);
             let own = losses.into_iter().flatten().map(scalar).collect::<Result<Vec<_>, _>>()?;
             let has_own = pipe.built().has_last() && !pipe.built().has_replicas();
@@ -305,10 +337,7 @@ impl<'a, M: Pipeline, T: Flow, O> TrainStep<'a, M, T, O> {
 
 impl<M: Pipeline, T, O> fmt::Debug for TrainStep<'_, M, T, O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TrainStep")
-            .field("pipe", &self.pipe)
-            .field("keeps_output", &self.keeps_output)
-            .finish_non_exhaustive()
+        f.debug_struct("TrainStep").field("pipe", &self.pipe).field("keeps", &self.keeps).finish_non_exhaustive()
     }
 }
 

@@ -362,6 +362,15 @@ fn connect(across: &Across, rank_of: &[usize], routes: &[Route], model: u64) -> 
             )));
         }
     }
+    for crossing in crossings(routes) {
+        let (from, to) = (crossing.from, crossing.to);
+        if let Some(type_name) = routes[crossing.route].local.filter(|_| process_of[from] != process_of[to]) {
+            return Err(Error::Setting(format!(
+                "stage {from} sends a value of type `{type_name}` to stage {to}, which cannot go to another process: tensors, numbers and strings \
+                 can. Put both stages into one process, or send what the value is made of"
+            )));
+        }
+    }
     Remote::new(&across.world, &across.sites, routes, model)
 }
 

@@ -72,14 +72,14 @@ impl PipelineCore {
     }
 
     /// Runs a mini-batch through the stages. The outputs carry an autograd graph if grad mode is on
-    /// and a parameter or an input needs a gradient.
-    pub(crate) fn forward(&self, batch: &PackedValue) -> Result<Forwarded> {
+    /// and a parameter or an input needs a gradient. Only the process with the last stage has them,
+    /// unless they are `shared`.
+    pub(crate) fn forward(&self, what: &str, batch: &PackedValue, shared: bool) -> Result<Forwarded> {
         let parameters = self.parameters();
         let trains = parameters.as_ref().is_ok_and(|parameters| !parameters.tensors().is_empty());
         let gradients = grad_enabled() && (trains || batch.tensors.iter().any(|item| item.needs_gradient));
         let checked = if gradients { self.check_graph().and(parameters) } else { parameters };
-        let Prepared { micro_batches, shape, mut sources, begun, parameters } =
-            self.begin("forward", batch, checked)?;
+        let Prepared { micro_batches, shape, mut sources, begun, parameters } = self.begin(what, batch, checked)?;
         let inputs: Vec<_> = micro_batches.iter().map(PackedValue::share).collect();
         let number = begun.number;
         let given = Given { inputs: micro_batches, begun, training: self.training, gradients, parameters };
@@ -87,7 +87,7 @@ impl PipelineCore {
         let noted = sources.note_changes();
         let (ran, told) = match outcome {
             Ok(ran) => {
-                let told = noted.and_then(|()| self.pipeline.can_share(&ran.1));
+                let told = noted.and_then(|()| if shared { self.pipeline.can_share(&ran.1) } else { Ok(()) });
                 let told = told.and_then(|()| ran.0.combine_statistics());
                 (Some(ran), told)
             }
@@ -101,8 +101,11 @@ impl PipelineCore {
                 return Err(closed.err().unwrap_or(Error::Elsewhere));
             }
         };
-        let shared = self.pipeline.share_outputs(number, shape.rows().len(), outputs);
-        let mut outputs = shared.or_else(|error| call.undo().and(Err(error)))?;
+        let outputs = match shared {
+            true => self.pipeline.share_outputs(number, shape.rows().len(), outputs),
+            false => Ok(outputs),
+        };
+        let mut outputs = outputs.or_else(|error| call.undo().and(Err(error)))?;
         let differentiable = outputs.iter().flat_map(|value| &value.tensors).any(|item| item.needs_gradient);
         let mut given = inputs.iter().flat_map(|value| &value.tensors);
         let outcome = if given.any(|item| gradients && item.needs_gradient && item.is_changed()) {

@@ -7,6 +7,7 @@ use std::marker::PhantomData;
 use super::merge::merged;
 use super::ports::{Io, Port};
 use super::routes::{Ends, Route};
+use crate::flow::Flow;
 use crate::model::{Context, Model};
 
 /// The stages of a pipeline and the ports between them, as generated code declares them.
@@ -15,6 +16,8 @@ pub struct Graph {
     /// For each port: the stages that it connects; `None` while the port is not declared.
     ends: Vec<Option<Ends>>,
     output: usize,
+    /// The ports whose values cannot go to another process, with their types.
+    local: Vec<(usize, &'static str)>,
     stages: Vec<Box<dyn Stage>>,
 }
 
@@ -51,7 +54,7 @@ where
 
 impl Graph {
     pub(crate) fn new() -> Self {
-        Self { ends: Vec::new(), output: 0, stages: Vec::new() }
+        Self { ends: Vec::new(), output: 0, local: Vec::new(), stages: Vec::new() }
     }
 
     /// Declares the port on which the caller sends the input to the first stage.
@@ -61,7 +64,10 @@ impl Graph {
 
     /// Declares port `number`, on which stage `from` sends a value to stage `to`. Ports are
     /// numbered in the order in which their values are received.
-    pub fn port<T>(&mut self, number: usize, from: usize, to: usize) -> Port<T> {
+    pub fn port<T: Flow>(&mut self, number: usize, from: usize, to: usize) -> Port<T> {
+        if !T::PORTABLE {
+            self.local.push((number, std::any::type_name::<T>()));
+        }
         self.add(number, (Some(from), Some(to)))
     }
 
@@ -108,6 +114,9 @@ impl Graph {
         for route in &mut routes {
             route.from = route.from.map(|stage| stage_of[stage]);
             route.to = route.to.map(|stage| stage_of[stage]);
+        }
+        for (port, type_name) in self.local {
+            routes[port].local = Some(type_name);
         }
         (merged(self.stages, stage_of), routes)
     }

@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use super::routes::Route;
-use crate::flow::{Flow, PackedValue};
+use crate::flow::{Flow, PackedValue, Portable};
 use crate::lock::give_up;
 use crate::model::Model;
 use crate::torch::{StageGraph, version};
@@ -98,6 +98,11 @@ impl<'a> Io<'a> {
     /// layer of the same stage still changes it, as it would in an unpipelined run.
     pub fn send<T: Flow>(&mut self, port: Port<T>, value: T) {
         self.give(port.index, PackedValue::of(value));
+    }
+
+    /// Sends a value to a stage that is annotated for another process.
+    pub fn send_away<T: Portable>(&mut self, port: Port<T>, value: T) {
+        self.send(port, value);
     }
 
     fn give(&mut self, port: usize, value: PackedValue) {

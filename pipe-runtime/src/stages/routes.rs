@@ -16,6 +16,8 @@ pub(crate) struct Route {
     /// Whether it carries a skip. If not, it carries the main flow: into the first stage, from a
     /// stage to the next, or out of the last stage.
     pub(crate) is_skip: bool,
+    /// The type of its values, if they cannot go to another process.
+    pub(crate) local: Option<&'static str>,
 }
 
 impl Route {
@@ -31,7 +33,7 @@ impl Route {
     pub(super) fn all(ends: impl IntoIterator<Item = Ends>) -> Vec<Self> {
         let mut reached = HashSet::new();
         // The main flow into a stage has a lower number than the skips that are popped in it.
-        let route = |(from, to)| Self { from, to, is_skip: !reached.insert(to) };
+        let route = |(from, to)| Self { from, to, is_skip: !reached.insert(to), local: None };
         ends.into_iter().map(route).collect()
     }
 }

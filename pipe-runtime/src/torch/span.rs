@@ -57,8 +57,8 @@ pub(crate) struct SentSpan {
 /// The memory of a tensor that is received.
 #[derive(Debug)]
 pub(crate) struct ReceivedSpan {
-    /// The tensor itself if its elements are in a row; otherwise one dimension, with the memory from
-    /// the first element to the last one.
+    /// The tensor itself if its elements are in a row. Otherwise it has one dimension, with the
+    /// memory from the first element to the last one.
     span: Tensor,
     layout: Layout,
 }

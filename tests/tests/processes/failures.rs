@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use pipe_runtime::optim::{AdamW, LossScaler};
 use pipe_runtime::{
-    Checkpoints, Context, Devices, Error, Failure, Layer, Phase, Pipe, Reduction, Result, ScheduleKind, Trainer, World,
-    pipeline,
+    Checkpoints, Context, Devices, Error, Failure, Flow, Layer, Phase, Pipe, Reduction, Result, ScheduleKind, Trainer,
+    World, pipeline,
 };
 use pipe_tests::layers::{dropout, linear};
 use tch::nn::{self, FuncT, Linear};
@@ -473,4 +473,60 @@ fn an_output_that_cannot_go_to_other_processes_is_an_error_everywhere() {
         let error = pipe.predict(Tensor::ones([2, 8], (Kind::Float, Device::Cpu))).unwrap_err().to_string();
         assert!(error.contains("Shared<alloc::string::String>` cannot go to another process"), "{error}");
     });
+}
+
+/// Rows with a tag, which only one process can have.
+#[derive(Flow)]
+struct Tagged {
+    x: Tensor,
+    tag: Arc<String>,
+}
+
+struct Tag;
+
+impl Layer<Tensor> for Tag {
+    type Out = Tagged;
+
+    fn run(&self, x: Tensor, _cx: &Context) -> Tagged {
+        Tagged { x, tag: Arc::new("here".to_owned()) }
+    }
+}
+
+struct Untag;
+
+impl Layer<Tagged> for Untag {
+    type Out = Tensor;
+
+    fn run(&self, tagged: Tagged, _cx: &Context) -> Tensor {
+        tagged.x + tagged.tag.len() as f64
+    }
+}
+
+#[pipeline(chunks = 2)]
+struct Tags3 {
+    #[device("cpu")]
+    first: Linear,
+    #[device("cpu")]
+    tag: Tag,
+    #[device("cpu")]
+    untag: Untag,
+}
+
+#[test]
+fn a_value_that_cannot_go_to_another_process_is_an_error_of_build() {
+    const NAME: &str = "failures::a_value_that_cannot_go_to_another_process_is_an_error_of_build";
+    let build = |devices: &Devices| {
+        let vars = Tags3::vars(devices).unwrap();
+        Tags3 { first: linear(vars.first(), 8, 8), tag: Tag, untag: Untag }.pipe(&vars).build()
+    };
+    in_processes(Ulfm, 2, NAME, || {
+        let world = World::init().unwrap();
+        // The first process has two stages, and the value leaves it.
+        let error = build(&Devices::cpu(3).across(&world).unwrap()).unwrap_err().to_string();
+        assert!(error.starts_with("stage 1 sends a value of type `processes::failures::Tagged` to stage 2"), "{error}");
+    });
+    // Within one process, it goes from stage to stage.
+    let mut pipe = build(&Devices::cpu(3)).unwrap();
+    let y = pipe.predict(Tensor::ones([2, 8], (Kind::Float, Device::Cpu))).unwrap();
+    assert_eq!(y.size(), [2, 8]);
 }

@@ -158,3 +158,44 @@ fn values_of_every_form_are_those_of_one_process() {
         });
     }
 }
+
+#[pipeline(chunks = 2)]
+struct Small {
+    #[device("cpu")]
+    first: Linear,
+    #[device("cpu")]
+    last: Linear,
+}
+
+#[test]
+fn an_output_can_stay_where_the_last_stage_is() {
+    const NAME: &str = "values::an_output_can_stay_where_the_last_stage_is";
+    let build = |devices: &Devices| {
+        tch::manual_seed(5);
+        let vars = Small::vars(devices).unwrap();
+        let net = Small { first: linear(vars.first(), 8, 8), last: linear(vars.last(), 8, 8) };
+        net.pipe(&vars).intra_op_threads(1).build().unwrap()
+    };
+    let loss = |output: &Tensor, x: &Tensor| output.mse_loss(x, tch::Reduction::Mean);
+    in_processes(Ulfm, 2, NAME, || {
+        let world = World::init().unwrap();
+        tch::set_num_threads(1);
+        let mut pipe = build(&Devices::cpu(2).across(&world).unwrap());
+        let x = Tensor::ones([4, 8], (Kind::Float, Device::Cpu));
+        let all = pipe.predict(&x).unwrap();
+        let own = pipe.predict_on_last(&x).unwrap();
+        assert_eq!(own, (!world.is_first()).then_some(all));
+        let kept = pipe.step().keep_output_on_last().run(&x, &x, loss).unwrap();
+        assert_eq!(kept.output.is_some(), !world.is_first());
+        // Both say what they want.
+        let error = if world.is_first() { pipe.predict(&x).map(drop) } else { pipe.predict_on_last(&x).map(drop) };
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("calls predict_on_last") && error.contains("calls forward"), "{error}");
+    });
+    // A process that is alone gets it.
+    let mut pipe = build(&Devices::cpu(2));
+    let x = Tensor::ones([4, 8], (Kind::Float, Device::Cpu));
+    let expected = pipe.predict(&x).unwrap();
+    assert_eq!(pipe.predict_on_last(&x).unwrap(), Some(expected));
+    assert!(pipe.step().keep_output_on_last().run(&x, &x, loss).unwrap().output.is_some());
+}

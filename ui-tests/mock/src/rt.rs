@@ -44,6 +44,19 @@ impl Flow for Tensor {}
 impl Flow for i64 {}
 impl<A: Flow, B: Flow> Flow for (A, B) {}
 impl<T: Flow> Flow for Option<T> {}
+impl<T: Send + Sync + 'static> Flow for std::sync::Arc<T> {}
+
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot go to another process",
+    label = "this value would have to be `Portable`",
+    note = "tensors, numbers, `bool`, `char`, `String`, tuples, arrays, `Vec`, `Option` and the wrappers of them are, and by `#[derive(Flow)]` structs of them; `Arc<T>` is not: put both layers into one process, or send what the value is made of"
+)]
+pub trait Portable: Flow {}
+
+impl Portable for Tensor {}
+impl Portable for i64 {}
+impl<A: Portable, B: Portable> Portable for (A, B) {}
+impl<T: Portable> Portable for Option<T> {}
 
 pub struct Context;
 
@@ -148,7 +161,7 @@ impl Graph {
         Port(PhantomData)
     }
 
-    pub fn port<T>(&mut self, number: usize, from: usize, to: usize) -> Port<T> {
+    pub fn port<T: Flow>(&mut self, number: usize, from: usize, to: usize) -> Port<T> {
         Port(PhantomData)
     }
 
@@ -178,6 +191,8 @@ impl Io<'_> {
     pub fn send_output<M: Model>(&mut self, port: Port<M::Output>, value: M::Output) {}
 
     pub fn send<T: Flow>(&mut self, port: Port<T>, value: T) {}
+
+    pub fn send_away<T: Portable>(&mut self, port: Port<T>, value: T) {}
 }
 
 pub struct Layers;

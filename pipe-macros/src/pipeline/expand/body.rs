@@ -81,7 +81,7 @@ fn run_all(layer: &Layer, binding: &Ident, function: &Ident) -> TokenStream {
 fn keep(layer: &Layer, plan: &Plan, what: Kept, value: impl Fn(&Stash) -> TokenStream) -> TokenStream {
     let at = site(layer);
     let stashes = layer.stashes().iter().filter(|stash| stash.kept == what);
-    stashes.filter_map(|stash| Some(store(plan.route(&stash.name)?, at, &value(stash)))).collect()
+    stashes.filter_map(|stash| Some(store(plan, plan.route(&stash.name)?, at, &value(stash)))).collect()
 }
 
 /// `__rt::keep(&x)`, or `__rt::keep(&x.1)`. The part keeps its span in the user's attribute, so
@@ -115,17 +115,17 @@ fn send_returned(layer: &Layer, plan: &Plan) -> TokenStream {
         .filter(|route| route.crosses())
         .map(|route| {
             let skip = route_skip(route, at);
-            store(route, at, &quote_spanned!(at=> #skip))
+            store(plan, route, at, &quote_spanned!(at=> #skip))
         })
         .collect()
 }
 
 /// Sends `value` to another stage, or stores it in a local variable if the same stage pops it.
-fn store(route: &Route, at: Span, value: &TokenStream) -> TokenStream {
+fn store(plan: &Plan, route: &Route, at: Span, value: &TokenStream) -> TokenStream {
     match route.crosses() {
         true => {
-            let port = port(route, at);
-            quote_spanned!(at=> io.send(#port, #value);)
+            let (port, send) = (port(route, at), plan.send(route.from, route.to, at));
+            quote_spanned!(at=> io.#send(#port, #value);)
         }
         false => {
             let skip = route_skip(route, at);

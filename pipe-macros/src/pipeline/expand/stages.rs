@@ -197,7 +197,8 @@ fn send(model: &Model, plan: &Plan, stage: usize) -> TokenStream {
     let at = source_site(model, plan, stage + 1);
     let port = flow(stage + 1, at);
     if stage + 1 < plan.stages.len() {
-        return quote_spanned!(at=> io.send(#port, x););
+        let send = plan.send(stage, stage + 1, at);
+        return quote_spanned!(at=> io.#send(#port, x););
     }
     let result = result(at);
     quote_spanned!(at=> io.send_output::<Self>(#port, #result);)
