@@ -291,6 +291,11 @@ impl BuiltPipeline {
         self.remote.as_ref().is_none_or(|remote| remote.process() == 0)
     }
 
+    /// What to say beside a file that this process cannot read, and another one may have.
+    pub(crate) fn reads_the_same_files(&self) -> String {
+        self.remote.as_ref().map_or_else(String::new, |remote| remote.world().reads_the_same_files())
+    }
+
     /// Checks that the outputs can go to the other processes, if there are any. It is asked before
     /// the call ends, so that all of them hear of it.
     pub(crate) fn can_share(&self, outputs: &[PackedValue]) -> Result<()> {

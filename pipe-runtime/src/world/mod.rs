@@ -193,6 +193,18 @@ impl World {
         }
     }
 
+    /// What to say beside a file that this process cannot read, and another one may have.
+    pub(crate) fn reads_the_same_files(&self) -> String {
+        match self.size() {
+            1 => String::new(),
+            size => format!(
+                " (in process {} of {size}: all processes read the same files, so they must be on a file system that all \
+                 see)",
+                self.process()
+            ),
+        }
+    }
+
     pub(crate) fn comm(&self) -> &Comm {
         &self.comm
     }

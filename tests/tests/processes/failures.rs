@@ -385,10 +385,11 @@ fn a_file_that_one_process_cannot_read_is_an_error_everywhere_and_changes_nothin
             1 => folder.join("nowhere"),
             _ => path.to_path_buf(),
         };
+        let said = format!("in process 1 of {}: all processes read the same files", world.size());
         let error = vars.load(mine(&file)).unwrap_err().to_string();
-        assert!(error.contains("nowhere") && unchanged(), "{error}");
+        assert!(error.contains("nowhere") && error.contains(&said) && unchanged(), "{error}");
         let error = Checkpoints::resume_from(mine(&saved), &mut trainer).unwrap_err().to_string();
-        assert!(error.contains("nowhere") && unchanged(), "{error}");
+        assert!(error.contains("nowhere") && error.contains(&said) && unchanged(), "{error}");
         vars.load(&file).unwrap();
         assert!(!unchanged());
         Checkpoints::resume_from(&saved, &mut trainer).unwrap();

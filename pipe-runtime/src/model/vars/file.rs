@@ -288,7 +288,8 @@ impl Loader<'_> {
     }
 
     fn unreadable(&self, reason: String) -> Error {
-        Error::File(format!("cannot read {}: {reason}", self.path.display()))
+        let here = self.vars.across.as_ref().map_or_else(String::new, |across| across.world.reads_the_same_files());
+        Error::File(format!("cannot read {}: {reason}{here}", self.path.display()))
     }
 
     /// For each name in the model, the name in the file. Tied weights that the file leaves out keep

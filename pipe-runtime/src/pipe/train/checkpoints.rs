@@ -212,7 +212,8 @@ impl Checkpoints {
     pub fn resume_from<M: Pipeline>(checkpoint: impl AsRef<Path>, trainer: &mut Trainer<M>) -> Result<()> {
         let folder = checkpoint.as_ref();
         let built = Arc::clone(trainer.pipe.built());
-        let failed = |reason| Error::File(format!("cannot resume {}: {reason}", folder.display()));
+        let here = built.reads_the_same_files();
+        let failed = |reason| Error::File(format!("cannot resume {}: {reason}{here}", folder.display()));
         let checked = Saved::open(folder).and_then(|saved| saved.check(trainer).map(|checked| (saved, checked)));
         // No process restores anything before all of them can.
         let (mut own, outcome) = match checked {
