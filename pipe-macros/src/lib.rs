@@ -88,7 +88,10 @@ pub fn pipeline(args: TokenStream, item: TokenStream) -> TokenStream {
 /// Derive that [`macro@pipeline`] puts on the struct. Unlike an attribute, a derive sees the fields
 /// after `#[cfg]` has been applied.
 #[doc(hidden)]
-#[proc_macro_derive(__Pipeline, attributes(__pipeline, device, devices, stage, repeat, stash, pop, layer, not_a_layer))]
+#[proc_macro_derive(
+    __Pipeline,
+    attributes(__pipeline, device, devices, stage, repeat, recompute, stash, pop, layer, not_a_layer)
+)]
 pub fn derive_pipeline(item: TokenStream) -> TokenStream {
     pipeline::derive(item.into()).into()
 }

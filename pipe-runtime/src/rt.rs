@@ -4,11 +4,12 @@ pub use crate::error::Result;
 pub use crate::flow::{Flow, IntoFlow, MiniBatch, Packer, Portable, Unpacker};
 pub use crate::model::{
     Checkpoint, Context, Defaults, Devices, Layer, LayerPlan, Model, Plan, Repeated, SkipPlan, Split, StagePlan, Vars,
-    gather_parts, lend, pass, pass_if_some, run_each, spread, sub_paths, sub_paths_vec,
+    gather_parts, lend, pass, pass_if_some, run_each, run_one, spread, sub_paths, sub_paths_vec,
 };
 pub use crate::pipe::{PipeBuilder, Unpipelined};
 pub use crate::stages::{
-    Graph, Io, Layers, Nested, NestedByDefault, Pipeline, Port, keep, movable, movable_part, nests, output, with_skips,
+    Element, Graph, Io, Layers, Nested, NestedByDefault, Pipeline, Port, keep, movable, movable_part, nests, output,
+    with_skips,
 };
 pub use pipe_macros::__Pipeline;
 pub use pipe_schedule::ScheduleKind;

@@ -17,7 +17,7 @@ fn rejected_structs_are_explained() {
         return;
     }
     let cases = trybuild::TestCases::new();
-    for rules in ["children", "skips", "devices", "types", "settings", "form", "processes", "warnings"] {
+    for rules in ["children", "skips", "devices", "types", "settings", "form", "processes", "recompute", "warnings"] {
         cases.compile_fail(format!("cases/{rules}/*.rs"));
     }
 }

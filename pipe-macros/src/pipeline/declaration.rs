@@ -84,6 +84,8 @@ pub struct Marks {
     pub processes: Option<Mark<Processes>>,
     pub stage: Option<Mark<()>>,
     pub repeat: Option<Mark<()>>,
+    /// The number of layers that are recomputed, if it is given.
+    pub recompute: Option<Mark<Option<LitInt>>>,
     pub stash: Option<Mark<Vec<Stash>>>,
     pub pop: Option<Mark<Vec<Ident>>>,
     pub layer: Option<Mark<LitStr>>,
@@ -95,13 +97,25 @@ pub struct Marks {
 impl Marks {
     /// The names of all attributes that have a meaning only on layers.
     pub fn words_for_layers(&self) -> Vec<&Ident> {
-        let Self { device, devices, processes: _, stage, repeat, stash, pop, layer, not_a_layer: _, unreadable: _ } =
-            self;
+        let Self {
+            device,
+            devices,
+            processes: _,
+            stage,
+            repeat,
+            recompute,
+            stash,
+            pop,
+            layer,
+            not_a_layer: _,
+            unreadable: _,
+        } = self;
         let words = [
             device.as_ref().map(|mark| &mark.word),
             devices.as_ref().map(|mark| &mark.word),
             stage.as_ref().map(|mark| &mark.word),
             repeat.as_ref().map(|mark| &mark.word),
+            recompute.as_ref().map(|mark| &mark.word),
             stash.as_ref().map(|mark| &mark.word),
             pop.as_ref().map(|mark| &mark.word),
             layer.as_ref().map(|mark| &mark.word),

@@ -16,6 +16,7 @@ pub struct Plan {
     by_name: HashMap<String, usize>,
 }
 
+#[derive(Clone)]
 pub struct Stage {
     pub device: String,
     /// The annotated process, if there is one.
@@ -54,6 +55,28 @@ pub enum Split {
 /// Makes the plan, from the annotations or from a balance file.
 pub fn plan(model: &Model) -> Plan {
     with_routes(model, stages(model))
+}
+
+/// The stages in pieces, as generated code declares them: a layer that is recomputed is a piece of
+/// its own.
+pub struct Pieces {
+    /// The pieces, and the skips between them.
+    pub plan: Plan,
+    /// The stage of each piece.
+    pub stage_of: Vec<usize>,
+}
+
+/// Divides the stages into pieces.
+pub fn pieces(model: &Model, plan: &Plan) -> Pieces {
+    let (mut pieces, mut stage_of): (Vec<Stage>, Vec<usize>) = (Vec::new(), Vec::new());
+    let is_recomputed = |step: &Step| model.layers[step.layer].marks.recompute.is_some();
+    for (number, stage) in plan.stages.iter().enumerate() {
+        for steps in stage.steps.chunk_by(|a, b| !is_recomputed(a) && !is_recomputed(b)) {
+            pieces.push(Stage { steps: steps.to_vec(), ..stage.clone() });
+            stage_of.push(number);
+        }
+    }
+    Pieces { plan: with_routes(model, pieces), stage_of }
 }
 
 /// Makes only the stages of the plan.
@@ -261,6 +284,27 @@ mod tests {
     fn a_device_holds_until_the_next() {
         let source = r#"struct M { #[device("cuda:0")] a: A, b: B, #[device("cuda:1")] c: C, d: D }"#;
         assert_eq!(stages(source), "cuda:0: a b | cuda:1: c d");
+    }
+
+    #[test]
+    fn a_recomputed_layer_is_a_piece_of_its_stage() {
+        let source = r#"struct M {
+            #[device("cpu")] a: A, #[stash(s)] b: B, #[recompute] c: C,
+            #[devices("cpu", "cpu")] #[recompute] d: [D; 4],
+            #[pop(s)] e: E
+        }"#;
+        let model = model(source);
+        let Pieces { plan, stage_of } = pieces(&model, &plan(&model));
+        let names = plan
+            .stages
+            .iter()
+            .map(|piece| piece.steps.iter().map(|step| model.layers[step.layer].child()).collect::<Vec<_>>().join(" "));
+        let expected = [(0, "a b"), (0, "c"), (1, "d"), (2, "d"), (2, "e")];
+        assert_eq!(
+            stage_of.into_iter().zip(names).collect::<Vec<_>>(),
+            expected.map(|(stage, names)| (stage, names.to_owned()))
+        );
+        assert_eq!(plan.routes.iter().map(|route| (route.from, route.to)).collect::<Vec<_>>(), [(0, 4)]);
     }
 
     #[test]

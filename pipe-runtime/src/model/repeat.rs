@@ -54,6 +54,16 @@ pub struct Repeated<L> {
 }
 
 impl<L> Repeated<L> {
+    /// The number of layers of this part.
+    pub(crate) fn count(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// The index of the first of them among all layers.
+    pub(crate) fn first(&self) -> usize {
+        self.first
+    }
+
     /// The same part, with converted layers.
     pub(crate) fn map<K>(self, change: impl FnMut(L) -> K) -> Repeated<K> {
         Repeated { first: self.first, layers: self.layers.into_iter().map(change).collect() }
@@ -142,6 +152,15 @@ where
 {
     let numbered = each.layers().iter().enumerate();
     numbered.fold(input, |x, (offset, child)| cx.layer_at(name, each.first() + offset).enter(|cx| child.run(x, cx)))
+}
+
+/// Passes `input` through one layer of a part, and enters its place in the model.
+#[doc(hidden)]
+pub fn run_one<T, L>(input: T, part: &Repeated<L>, number: usize, cx: &Context, name: &'static str) -> T
+where
+    L: Layer<T, Out = T>,
+{
+    cx.layer_at(name, part.first + number).enter(|cx| part.layers[number].run(input, cx))
 }
 
 #[cfg(test)]

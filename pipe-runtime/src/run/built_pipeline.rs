@@ -19,7 +19,7 @@ use crate::flow::PackedValue;
 use crate::lock::lock;
 use crate::model::devices::{Across, is_accelerator};
 use crate::model::{Checkpoint, State};
-use crate::stages::{Route, Stage, crossings};
+use crate::stages::{Route, StageBody, crossings};
 use crate::threads::IntraOpThreads;
 
 /// A built pipeline: the stages, the routes between them, and the threads that run them. Graphs of
@@ -52,8 +52,17 @@ pub(crate) struct BuiltPipeline {
 /// A stage and its device.
 pub(crate) struct StageSlot {
     /// `None` after the model was taken out of the pipeline.
-    pub(crate) body: Mutex<Option<Box<dyn Stage>>>,
+    pub(crate) body: Mutex<Option<StageBody>>,
+    /// Whether the backward recomputes a part of it.
+    recomputes: bool,
     pub(crate) device: Device,
+}
+
+impl StageSlot {
+    /// Whether the backward recomputes a part of the stage.
+    pub(crate) fn recomputes(&self) -> bool {
+        self.recomputes
+    }
 }
 
 /// The forward half and the backward half of a training step's schedule.
@@ -70,7 +79,7 @@ struct OrderKey {
 
 impl BuiltPipeline {
     pub(crate) fn new(
-        stages: Vec<Box<dyn Stage>>,
+        stages: Vec<StageBody>,
         routes: Vec<Route>,
         devices: Vec<Device>,
         across: Option<&Across>,
@@ -127,7 +136,11 @@ impl BuiltPipeline {
         let engine = IntraOpThreads::spare_caller(|| Engine::new(cpu_ranks, accelerator_ranks, cores, start))?;
         let streams = DeviceStreams::new(&devices, &routes)?;
         let slots = stages.into_iter().zip(devices);
-        let slots = slots.map(|(body, device)| StageSlot { body: Mutex::new(Some(body)), device });
+        let slots = slots.map(|(body, device)| StageSlot {
+            recomputes: body.recomputes(),
+            body: Mutex::new(Some(body)),
+            device,
+        });
         Ok(Self {
             stages: slots.collect(),
             routes,

@@ -4,11 +4,11 @@
 use std::any::Any;
 use std::marker::PhantomData;
 
-use super::merge::merged;
+use super::pieces::{Piece, StageBody};
 use super::ports::{Io, Port};
 use super::routes::{Ends, Route};
 use crate::flow::Flow;
-use crate::model::{Context, Model};
+use crate::model::{Context, Model, Repeated};
 
 /// The stages of a pipeline and the ports between them, as generated code declares them.
 #[doc(hidden)]
@@ -18,18 +18,21 @@ pub struct Graph {
     output: usize,
     /// The ports whose values cannot go to another process, with their types.
     local: Vec<(usize, &'static str)>,
-    stages: Vec<Box<dyn Stage>>,
+    pieces: Vec<Declared>,
+    /// The number of ports between elements of repeated layers.
+    inner: usize,
 }
 
-/// A stage: the layers it owns and how it runs them.
-pub(crate) trait Stage: Send {
-    fn run(&self, io: &mut Io<'_>, cx: &Context);
-
-    /// Adds the layers of each annotated stage in it.
-    fn into_layers(self: Box<Self>, layers: &mut Vec<Box<dyn Any + Send>>);
+/// A declared piece.
+struct Declared {
+    piece: Box<dyn Piece>,
+    /// The annotated stage that it belongs to.
+    stage: usize,
+    /// The number of its first elements that the backward recomputes.
+    recomputed: usize,
 }
 
-/// The function that runs a stage's layers on one micro-batch, with the ports `P`.
+/// The function that runs a piece's layers on one micro-batch, with the ports `P`.
 type Run<L, P> = fn(&L, P, &mut Io<'_>, &Context);
 
 struct Body<L, P> {
@@ -38,12 +41,12 @@ struct Body<L, P> {
     run: Run<L, P>,
 }
 
-impl<L, P> Stage for Body<L, P>
+impl<L, P> Piece for Body<L, P>
 where
     L: Send + 'static,
     P: Copy + Send + 'static,
 {
-    fn run(&self, io: &mut Io<'_>, cx: &Context) {
+    fn run(&self, _: usize, io: &mut Io<'_>, cx: &Context) {
         (self.run)(&self.layers, self.ports, io, cx);
     }
 
@@ -52,9 +55,76 @@ where
     }
 }
 
+/// The function that runs one element of repeated layers, or what comes before the first one and
+/// after the last one.
+type RunElement<L, T, P> = fn(T, Element<'_, L>, P, &mut Io<'_>, &Context) -> T;
+
+/// What [`RunElement`] runs.
+#[doc(hidden)]
+pub enum Element<'e, L> {
+    /// What comes before all elements.
+    Before,
+    /// The element with this number of this part.
+    One(&'e Repeated<L>, usize),
+    /// What comes after all elements.
+    After,
+}
+
+/// Repeated layers of which each is an element.
+struct EachBody<L, T, P> {
+    layers: (Repeated<L>,),
+    /// The main input and output.
+    flow: (Port<T>, Port<T>),
+    /// The port after the first element; the others follow.
+    inner: usize,
+    ports: P,
+    run: RunElement<L, T, P>,
+}
+
+impl<L, T, P> Piece for EachBody<L, T, P>
+where
+    L: Send + 'static,
+    T: Flow,
+    P: Copy + Send + 'static,
+{
+    fn elements(&self) -> usize {
+        self.layers.0.count().max(1)
+    }
+
+    fn first(&self) -> usize {
+        self.layers.0.first()
+    }
+
+    fn run(&self, element: usize, io: &mut Io<'_>, cx: &Context) {
+        let between = |number: usize| Port { index: self.inner + number, value: PhantomData };
+        let last = element + 1 == self.elements();
+        let mut x = match element {
+            0 => (self.run)(io.receive(self.flow.0), Element::Before, self.ports, io, cx),
+            _ => io.receive(between(element - 1)),
+        };
+        if element < self.layers.0.count() {
+            x = (self.run)(x, Element::One(&self.layers.0, element), self.ports, io, cx);
+        }
+        match last {
+            true => {
+                let x = (self.run)(x, Element::After, self.ports, io, cx);
+                io.send(self.flow.1, x);
+            }
+            false => io.send(between(element), x),
+        }
+    }
+
+    fn into_layers(self: Box<Self>, layers: &mut Vec<Box<dyn Any + Send>>) {
+        layers.push(Box::new(self.layers));
+    }
+}
+
+/// The number of the first port between elements of repeated layers.
+const INNER: usize = 1 << 32;
+
 impl Graph {
     pub(crate) fn new() -> Self {
-        Self { ends: Vec::new(), output: 0, local: Vec::new(), stages: Vec::new() }
+        Self { ends: Vec::new(), output: 0, local: Vec::new(), pieces: Vec::new(), inner: INNER }
     }
 
     /// Declares the port on which the caller sends the input to the first stage.
@@ -90,7 +160,7 @@ impl Graph {
     }
 
     /// Adds the next stage, with the layers it owns, the ports it uses, and the function that runs
-    /// it on one micro-batch.
+    /// it on one micro-batch. It has one piece.
     pub fn stage<L, P>(&mut self, layers: L, ports: P, run: Run<L, P>)
     where
         L: Send + 'static,
@@ -99,16 +169,50 @@ impl Graph {
         self.push(Box::new(Body { layers, ports, run }));
     }
 
-    fn push(&mut self, stage: Box<dyn Stage>) {
-        self.stages.push(stage);
+    /// Adds repeated layers as the next stage, with `run` for each of them.
+    pub fn stage_of_each<L, T, P>(
+        &mut self,
+        layers: Repeated<L>,
+        flow: (Port<T>, Port<T>),
+        ports: P,
+        run: RunElement<L, T, P>,
+    ) where
+        L: Send + 'static,
+        T: Flow,
+        P: Copy + Send + 'static,
+    {
+        let inner = self.inner;
+        self.inner += layers.count();
+        self.push(Box::new(EachBody { layers: (layers,), flow, inner, ports, run }));
+    }
+
+    /// The stage that was added last belongs to the one before it, as another piece of it.
+    pub fn goes_on(&mut self) {
+        if let [.., before, last] = self.pieces.as_mut_slice() {
+            last.stage = before.stage;
+        }
+    }
+
+    /// The backward recomputes the piece that was added last; of repeated layers, it recomputes so
+    /// many in all their parts, the first ones.
+    pub fn recompute(&mut self, count: Option<usize>) {
+        if let Some(last) = self.pieces.last_mut() {
+            last.recomputed = count.map_or(usize::MAX, |count| count.saturating_sub(last.piece.first()));
+        }
+    }
+
+    fn push(&mut self, piece: Box<dyn Piece>) {
+        let stage = self.pieces.last().map_or(0, |last| last.stage + 1);
+        self.pieces.push(Declared { piece, stage, recomputed: 0 });
     }
 
     /// Returns the stages and the routes, once all are declared. `stage_of` has the stage of each
     /// annotated stage; consecutive ones may be merged.
-    pub(crate) fn finish(self, stage_of: &[usize]) -> (Vec<Box<dyn Stage>>, Vec<Route>) {
+    pub(crate) fn finish(self, stage_of: &[usize]) -> (Vec<StageBody>, Vec<Route>) {
+        let stage_of: Vec<usize> = self.pieces.iter().map(|piece| stage_of[piece.stage]).collect();
         let ends = self.ends.into_iter().enumerate().map(|(index, ends)| {
             let (from, to) = ends.expect("generated code declares all ports");
-            (if index == self.output { self.stages.len().checked_sub(1) } else { from }, to)
+            (if index == self.output { self.pieces.len().checked_sub(1) } else { from }, to)
         });
         let mut routes = Route::all(ends);
         for route in &mut routes {
@@ -118,7 +222,12 @@ impl Graph {
         for (port, type_name) in self.local {
             routes[port].local = Some(type_name);
         }
-        (merged(self.stages, stage_of), routes)
+        let mut stages: Vec<Vec<(Box<dyn Piece>, usize)>> = Vec::new();
+        for (Declared { piece, recomputed, .. }, stage) in self.pieces.into_iter().zip(stage_of) {
+            stages.resize_with(stages.len().max(stage + 1), Vec::new);
+            stages[stage].push((piece, recomputed));
+        }
+        (stages.into_iter().map(StageBody::new).collect(), routes)
     }
 }
 
@@ -127,19 +236,19 @@ impl Graph {
 pub struct Layers(std::vec::IntoIter<Box<dyn Any + Send>>);
 
 impl Layers {
-    pub(crate) fn new(stages: Vec<Box<dyn Stage>>) -> Self {
+    pub(crate) fn new(stages: Vec<StageBody>) -> Self {
         let mut layers = Vec::new();
         stages.into_iter().for_each(|stage| stage.into_layers(&mut layers));
         Self(layers.into_iter())
     }
 
-    /// Takes the layers of the next annotated stage.
+    /// Takes the layers of the next piece.
     ///
     /// # Panics
     ///
-    /// If no stage is left, or if its layers are not of type `L`. Generated code does neither.
+    /// If no piece is left, or if its layers are not of type `L`. Generated code does neither.
     pub fn take<L: 'static>(&mut self) -> L {
-        let layers = self.0.next().expect("generated code takes each stage's layers once");
+        let layers = self.0.next().expect("generated code takes each piece's layers once");
         *layers.downcast().expect("generated code takes what it put in")
     }
 }

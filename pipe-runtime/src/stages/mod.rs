@@ -3,22 +3,22 @@
 
 mod generated;
 mod graph;
-mod merge;
 mod movable;
 mod nested;
+mod pieces;
 mod pipeline;
 mod ports;
 mod routes;
 mod with_skips;
 
 pub use generated::{keep, output};
-pub use graph::{Graph, Layers};
+pub use graph::{Element, Graph, Layers};
 pub use movable::{movable, movable_part};
 pub use nested::{Nested, NestedByDefault, nests};
 pub use pipeline::Pipeline;
 pub use ports::{Io, Port};
 pub use with_skips::with_skips;
 
-pub(crate) use graph::Stage;
-pub(crate) use ports::{Recorded, Sent};
+pub(crate) use pieces::{Segment, StageBody};
+pub(crate) use ports::{Recorded, Sent, is_inner};
 pub(crate) use routes::{Crossing, Route, crossings};

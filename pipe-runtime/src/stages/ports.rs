@@ -29,7 +29,8 @@ impl<T> Copy for Port<T> {}
 pub struct Io<'a> {
     routes: &'a [Route],
     receive: &'a mut dyn FnMut(usize) -> PackedValue,
-    /// The values on routes within the stage, which cut no graph.
+    /// The values on routes within the stage that wait for a later piece. Within one segment, they
+    /// cut no graph.
     inner: Vec<Sent>,
     recorded: Option<Recorded>,
     sent: Vec<Sent>,
@@ -45,6 +46,11 @@ pub(crate) struct Recorded {
     pub(crate) graph: StageGraph,
     pub(crate) received: Vec<(usize, usize)>,
     pub(crate) roots: Vec<(usize, usize)>,
+}
+
+/// Whether a value on the port stays in its stage. Ports between repeated layers are not routes.
+pub(crate) fn is_inner(routes: &[Route], port: usize) -> bool {
+    routes.get(port).is_none_or(Route::is_inner)
 }
 
 impl<'a> Io<'a> {
@@ -106,13 +112,14 @@ impl<'a> Io<'a> {
     }
 
     fn give(&mut self, port: usize, value: PackedValue) {
-        let values = if self.routes[port].is_inner() { &mut self.inner } else { &mut self.sent };
+        let values = if is_inner(self.routes, port) { &mut self.inner } else { &mut self.sent };
         values.push((port, value));
     }
 
-    /// Returns the values that were sent, detached from the stage's graph, and that graph if it was
-    /// recorded.
+    /// Returns the values that were sent, to other stages or to later segments of this one,
+    /// detached from the graph, and that graph if it was recorded.
     pub(crate) fn finish(mut self) -> (Vec<Sent>, Option<Recorded>) {
+        self.sent.append(&mut self.inner);
         // libtorch's autograd engine adds the gradients of one tensor in the order of the roots. In
         // an unpipelined run, the gradient of the value that is used last arrives first.
         self.sent.sort_by_key(|(port, _)| std::cmp::Reverse(*port));

@@ -17,4 +17,4 @@ pub use creature::Creature;
 pub use plain::Twin;
 pub use probe::{Fault, Passes, Probe, Probed};
 pub use run::{Batch, Call, Comparison, Nearness, Order, Outcome, Plain, Watched};
-pub use stacks::{LayerSpec, Passed, Stack1, Stack2, Stack3, Stack4, ZooModel};
+pub use stacks::{LayerSpec, Passed, Recomputed1, Recomputed2, Recomputed4, Stack1, Stack2, Stack3, Stack4, ZooModel};

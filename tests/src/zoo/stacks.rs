@@ -24,6 +24,9 @@ pub trait ZooModel: Pipeline<Output = Tensor, Input: IntoFlow<Self::Input>> {
     /// Indices of the input's tensors that each micro-batch gets whole.
     const WHOLE: &[usize] = &[];
 
+    /// The number of its first layers that are recomputed alone.
+    const RECOMPUTED: usize = 0;
+
     /// Creates the model on CPU stages. The probe watches each layer, in order.
     fn make(layers: &Self::Layers, probe: &Probe) -> (Self, Self::Vars);
 
@@ -101,18 +104,20 @@ impl Layer<Tensor> for ZooLayer {
 }
 
 macro_rules! stack {
-    ($model:ident, $vars:ident, $stages:literal, #[$place:meta] $(#[$repeat:meta])? $(, $allow:ident)?) => {
+    ($model:ident, $vars:ident, $stages:literal, $recomputed:literal, #[$place:meta] $(#[$mark:meta])* $(, $allow:ident)?) => {
         /// Layers spread evenly over stages.
         #[pipeline($(allow($allow))?)]
         pub struct $model {
             #[$place]
-            $(#[$repeat])?
+            $(#[$mark])*
             layers: Vec<Probed<ZooLayer>>,
         }
 
         impl ZooModel for $model {
             type Vars = $vars;
             type Layers = Vec<LayerSpec>;
+
+            const RECOMPUTED: usize = $recomputed;
 
             fn make(layers: &Vec<LayerSpec>, probe: &Probe) -> (Self, $vars) {
                 let vars = $model::vars(&Devices::cpu($stages)).expect("the devices are as many as the stages");
@@ -149,7 +154,10 @@ macro_rules! stack {
     };
 }
 
-stack!(Stack1, Stack1Vars, 1, #[device("cpu")] #[repeat], single_stage);
-stack!(Stack2, Stack2Vars, 2, #[devices("cpu", "cpu")]);
-stack!(Stack3, Stack3Vars, 3, #[devices("cpu", "cpu", "cpu")]);
-stack!(Stack4, Stack4Vars, 4, #[devices("cpu", "cpu", "cpu", "cpu")]);
+stack!(Stack1, Stack1Vars, 1, 0, #[device("cpu")] #[repeat], single_stage);
+stack!(Stack2, Stack2Vars, 2, 0, #[devices("cpu", "cpu")]);
+stack!(Stack3, Stack3Vars, 3, 0, #[devices("cpu", "cpu", "cpu")]);
+stack!(Stack4, Stack4Vars, 4, 0, #[devices("cpu", "cpu", "cpu", "cpu")]);
+stack!(Recomputed1, Recomputed1Vars, 1, 9999, #[device("cpu")] #[repeat] #[recompute], single_stage);
+stack!(Recomputed2, Recomputed2Vars, 2, 3, #[devices("cpu", "cpu")] #[recompute(3)]);
+stack!(Recomputed4, Recomputed4Vars, 4, 9999, #[devices("cpu", "cpu", "cpu", "cpu")] #[recompute]);

@@ -81,6 +81,13 @@ where
     input
 }
 
+pub fn run_one<T, L>(input: T, part: &Repeated<L>, number: usize, cx: &Context, name: &'static str) -> T
+where
+    L: Layer<T, Out = T>,
+{
+    input
+}
+
 pub fn keep<T: Flow>(value: &T) -> T {
     unreachable!()
 }
@@ -175,6 +182,28 @@ impl Graph {
         P: Copy + Send + 'static,
     {
     }
+
+    pub fn stage_of_each<L, T: Flow, P>(
+        &mut self,
+        layers: Repeated<L>,
+        flow: (Port<T>, Port<T>),
+        ports: P,
+        run: fn(T, Element<'_, L>, P, &mut Io<'_>, &Context) -> T,
+    ) where
+        L: Send + 'static,
+        P: Copy + Send + 'static,
+    {
+    }
+
+    pub fn goes_on(&mut self) {}
+
+    pub fn recompute(&mut self, count: Option<usize>) {}
+}
+
+pub enum Element<'e, L> {
+    Before,
+    One(&'e Repeated<L>, usize),
+    After,
 }
 
 pub struct Io<'a>(PhantomData<&'a ()>);

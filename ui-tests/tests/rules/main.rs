@@ -14,11 +14,12 @@ use expect_test::expect_file;
 use peers::Peers;
 
 /// Classes of rules, in the order of the page: folder and title.
-const CLASSES: [(&str, &str); 8] = [
+const CLASSES: [(&str, &str); 9] = [
     ("children", "Layers as children"),
     ("skips", "Skips"),
     ("devices", "Devices and stages"),
     ("processes", "Processes"),
+    ("recompute", "Recomputed layers"),
     ("types", "Types"),
     ("settings", "Settings"),
     ("form", "Form"),

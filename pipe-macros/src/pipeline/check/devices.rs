@@ -291,7 +291,7 @@ fn counts(model: &Model) -> impl Iterator<Item = &LitInt> {
 }
 
 /// The length of an array and its place, if the length is a literal.
-fn literal_len(layer: &Layer) -> Option<(usize, &Expr)> {
+pub fn literal_len(layer: &Layer) -> Option<(usize, &Expr)> {
     match &layer.shape {
         Shape::Array { len, .. } => Some((whole_number(len)?, len)),
         _ => None,

@@ -8,6 +8,7 @@ mod children;
 mod devices;
 mod form;
 mod processes;
+mod recompute;
 mod settings;
 mod skips;
 mod warnings;
@@ -48,6 +49,11 @@ pub fn check(model: &Model, errors: &mut Errors) {
     processes::a_process_for_each_device(model, errors);
     processes::processes_are_numbers(model, errors);
     processes::processes_have_no_gap(model, errors);
+
+    recompute::recompute_needs_devices(model, errors);
+    recompute::only_arrays_are_recomputed_in_part(model, errors);
+    recompute::recomputed_layers_are_counted(model, errors);
+    recompute::recomputed_layers_exist(model, errors);
 
     // Without errors so far, the stages are what the user means.
     if errors.is_empty() {

@@ -1,17 +1,25 @@
 //! Warnings about structs that work but are rarely meant. Each can be allowed by its name:
 //! `#[pipeline(allow(single_stage))]`.
 
-use pipe_schedule::Checkpoint;
 use pipe_schedule::support::spelling::nearest;
+use pipe_schedule::{Checkpoint, ScheduleKind};
 use proc_macro2::Span;
 
 use crate::pipeline::model::Model;
 use crate::pipeline::parse::{self, whole_number, word};
 use crate::pipeline::plan::{Plan, Route};
+use crate::pipeline::prove::Scheduled;
 use crate::support::errors::{Errors, error};
 use crate::support::names::plain;
 
-const WARNINGS: [&str; 4] = ["single_stage", "short_skip", "except_last_of_one_chunk", "name_differs_by_case"];
+const WARNINGS: [&str; 6] = [
+    "single_stage",
+    "short_skip",
+    "except_last_of_one_chunk",
+    "name_differs_by_case",
+    "recompute_beside_always",
+    "recompute_of_the_last",
+];
 
 /// A warning, with its name and place.
 pub struct Warning {
@@ -37,6 +45,8 @@ pub fn warnings(model: &Model, plan: &Plan) -> Vec<Warning> {
     let mut warnings = Vec::new();
     warnings.extend(except_last_of_one_chunk(model));
     warnings.extend(single_stage(model, plan));
+    warnings.extend(recompute_beside_always(model));
+    warnings.extend(recompute_of_the_last(model));
     warnings.extend(name_differs_by_case(model));
     warnings.extend(short_skip(model, plan));
     warnings.retain(|warning| !model.settings.allowed.iter().any(|allowed| allowed == warning.name));
@@ -71,6 +81,40 @@ fn single_stage(model: &Model, plan: &Plan) -> Option<Warning> {
         place: device.span(),
         wrong: format!("all layers run in one stage on `{}`, so nothing runs at the same time", stage.device),
         help: "open another stage with `#[device(..)]` or `#[stage]`".to_owned(),
+    })
+}
+
+/// Warns of layers that are to be recomputed where whole stages are:
+///
+/// `#[pipeline(checkpoint = always)] struct Model { #[device("cpu")] #[recompute] encode: Encode }`
+fn recompute_beside_always(model: &Model) -> Option<Warning> {
+    let checkpoint = model.settings.checkpoint.as_ref()?;
+    let mark = model.layers.iter().find_map(|layer| layer.marks.recompute.as_ref())?;
+    (parse::checkpoint(checkpoint) == Some(Checkpoint::Always)).then(|| Warning {
+        name: "recompute_beside_always",
+        place: mark.word.span(),
+        wrong: "`checkpoint = always` recomputes whole stages already, and this layer with them".to_owned(),
+        help: "write `checkpoint = never` to recompute what is marked alone, or remove `#[recompute]`".to_owned(),
+    })
+}
+
+/// Warns of a last layer that is recomputed at once, right after its forward:
+///
+/// `#[pipeline(schedule = "1f1b")] struct Model { #[device("cpu")] a: A, #[device("cpu")]
+/// #[recompute] b: B }`
+///
+/// In the schedules that run all forwards first, the last stage keeps all micro-batches.
+fn recompute_of_the_last(model: &Model) -> Option<Warning> {
+    let kind = Scheduled::of(model)?.kind;
+    let last = model.layers.last().filter(|layer| !layer.is_repeated())?;
+    let mark = last.marks.recompute.as_ref()?;
+    (!matches!(kind, ScheduleKind::GPipe | ScheduleKind::LoopedBfs)).then(|| Warning {
+        name: "recompute_of_the_last",
+        place: mark.word.span(),
+        wrong: format!(
+            "`{kind}` runs the backward of the last layer right after its forward, so this keeps nothing less"
+        ),
+        help: "mark layers before it".to_owned(),
     })
 }
 

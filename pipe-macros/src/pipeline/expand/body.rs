@@ -84,6 +84,11 @@ fn keep(layer: &Layer, plan: &Plan, what: Kept, value: impl Fn(&Stash) -> TokenS
     stashes.filter_map(|stash| Some(store(plan, plan.route(&stash.name)?, at, &value(stash)))).collect()
 }
 
+/// The code for the stashes of repeated layers at one of their ends.
+pub fn keep_end(layer: &Layer, plan: &Plan, what: Kept) -> TokenStream {
+    keep(layer, plan, what, |stash| kept(layer, stash))
+}
+
 /// `__rt::keep(&x)`, or `__rt::keep(&x.1)`. The part keeps its span in the user's attribute, so
 /// that rustc reports there that it does not exist.
 fn kept(layer: &Layer, stash: &Stash) -> TokenStream {

@@ -9,8 +9,9 @@ use super::plan_constant::split;
 use super::types::owning;
 use super::unpipelined::result;
 use super::{Bodies, here, plain};
+use crate::pipeline::declaration::Kept;
 use crate::pipeline::model::{Layer, Model};
-use crate::pipeline::plan::{Plan, Route, Step};
+use crate::pipeline::plan::{Pieces, Plan, Route, Step, pieces};
 
 /// `impl Pipeline`: splits the model into stages, and puts it together again.
 pub fn pipeline_impl(model: &Model, plan: &Plan, bodies: Bodies) -> TokenStream {
@@ -21,7 +22,8 @@ pub fn pipeline_impl(model: &Model, plan: &Plan, bodies: Bodies) -> TokenStream 
     let (graph, layers, plain_fields, disassemble, assemble) = match bodies {
         Bodies::Written => {
             let (graph, layers) = (quote_spanned!(here()=> graph), quote_spanned!(here()=> layers));
-            (graph, layers, plain::value(model), disassemble(model, plan), assemble(model, plan))
+            let pieces = pieces(model, plan);
+            (graph, layers, plain::value(model), disassemble(model, &pieces), assemble(model, &pieces.plan))
         }
         Bodies::Empty => (quote!(_), quote!(_), quote!(_), quote!(loop {}), quote!(loop {})),
     };
@@ -38,11 +40,20 @@ pub fn pipeline_impl(model: &Model, plan: &Plan, bodies: Bodies) -> TokenStream 
     }
 }
 
-fn disassemble(model: &Model, plan: &Plan) -> TokenStream {
+fn disassemble(model: &Model, Pieces { plan, stage_of }: &Pieces) -> TokenStream {
     let fields = model.field_names();
     let spread = (0..model.layers.len()).filter_map(|layer| spread(model, layer));
     let ports = Ports::new(model, plan);
-    let stages = (0..plan.stages.len()).map(|stage| stage_body(model, plan, &ports, stage));
+    let stages = (0..plan.stages.len()).map(|piece| {
+        let body = match recomputed_each(model, plan, piece) {
+            Some(layer) => each_body(model, plan, &ports, piece, layer),
+            None => stage_body(model, plan, &ports, piece),
+        };
+        let goes_on = piece > 0 && stage_of[piece - 1] == stage_of[piece];
+        let goes_on = goes_on.then(|| quote_spanned!(here()=> graph.goes_on();));
+        let recompute = recompute(model, plan, piece);
+        quote!(#body #goes_on #recompute)
+    });
     let input = flow(0, here());
     let plain = plain::value(model);
     quote_spanned! {here()=>
@@ -168,6 +179,52 @@ fn stage_body(model: &Model, plan: &Plan, ports: &Ports<'_>, stage: usize) -> To
             #receive
             #calls
             #send
+        });
+    }
+}
+
+/// The step of a piece that is repeated layers which are recomputed one by one.
+fn recomputed_each<'m>(model: &'m Model, plan: &Plan, piece: usize) -> Option<&'m Layer> {
+    let [step] = plan.stages[piece].steps.as_slice() else { return None };
+    Some(&model.layers[step.layer]).filter(|layer| layer.is_repeated() && layer.marks.recompute.is_some())
+}
+
+/// `graph.recompute(None);` after a piece that the backward recomputes.
+fn recompute(model: &Model, plan: &Plan, piece: usize) -> Option<TokenStream> {
+    let step = plan.stages[piece].steps.first()?;
+    let count = &model.layers[step.layer].marks.recompute.as_ref()?.value;
+    let count = match count {
+        Some(count) => quote!(::core::option::Option::Some(#count)),
+        None => quote!(::core::option::Option::None),
+    };
+    Some(quote_spanned!(here()=> graph.recompute(#count);))
+}
+
+/// Generates repeated layers of which each is recomputed alone:
+/// `graph.stage_of_each(movable_part(blocks_0), (flow_0, flow_1), (..), |x, element, (..), io, cx| ..);`.
+fn each_body(model: &Model, plan: &Plan, ports: &Ports<'_>, piece: usize, layer: &Layer) -> TokenStream {
+    let at = site(layer);
+    let step = &plan.stages[piece].steps[0];
+    let (declared, movable, child) = (ports.declared(piece), movable(model, step), layer.child());
+    let [input, output] = [piece, piece + 1].map(|end| flow(end, source_site(model, plan, end)));
+    let kept = ports.leaving[piece].iter().map(|(_, route)| port(route, ports.stash_site(route)));
+    let kept: Vec<Ident> = kept.collect();
+    let before = (step.part == 0).then(|| body::keep_end(layer, plan, Kept::Input));
+    let after = (step.part + 1 == step.parts).then(|| body::keep_end(layer, plan, Kept::Output));
+    quote_spanned! {at=>
+        #declared
+        graph.stage_of_each(#movable, (#input, #output), (#(#kept,)*), |x, element, (#(#kept,)*), io, cx| {
+            match element {
+                __rt::Element::Before => {
+                    #before
+                    x
+                }
+                __rt::Element::One(layers, number) => __rt::run_one(x, layers, number, cx, #child),
+                __rt::Element::After => {
+                    #after
+                    x
+                }
+            }
         });
     }
 }

@@ -26,6 +26,7 @@ fn example(attr: &Attribute) -> Option<&'static str> {
         ("devices", "#[devices(\"cuda:0\", \"cuda:1\")]` or `#[devices(\"cuda:0\" = 5, \"cuda:1\" = 7)]"),
         ("stage", "#[stage]"),
         ("repeat", "#[repeat]"),
+        ("recompute", "#[recompute]` or `#[recompute(3)]"),
         (
             "stash",
             "#[stash(name)]`, `#[stash(name = input)]`, `#[stash(name = input.1)]`, `#[stash(name = output)]` or `#[stash(name = tied)]",
@@ -84,6 +85,13 @@ fn read(
         "pop" => {
             let pops = attr.parse_args_with(|tokens: ParseStream| names(tokens, skip_name, wrong))?;
             fill_list(&mut marks.pop, word, pops, errors);
+        }
+        "recompute" => {
+            let count = match &attr.meta {
+                Meta::Path(_) => None,
+                _ => Some(attr.parse_args::<LitInt>()?),
+            };
+            fill(&mut marks.recompute, word, count, errors);
         }
         "layer" => fill(&mut marks.layer, word, attr.parse_args_with(layer_name)?, errors),
         alone => {

@@ -77,7 +77,7 @@ impl History {
     }
 
     /// Records that the micro-batch was recomputed for the last time.
-    pub(super) fn has_been_recomputed(&mut self, micro_batch: usize) {
+    pub(crate) fn has_been_recomputed(&mut self, micro_batch: usize) {
         self.pending.retain(|&(other, _)| other != micro_batch);
         self.forget();
     }

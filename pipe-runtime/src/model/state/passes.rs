@@ -122,11 +122,6 @@ impl Rewound {
         }
         Ok(rewound)
     }
-
-    /// Ends a recomputation that succeeded and is the last one of its micro-batch.
-    pub(crate) fn finish(self, history: &Mutex<History>, micro_batch: usize) {
-        lock(history).has_been_recomputed(micro_batch);
-    }
 }
 
 impl Drop for Rewound {

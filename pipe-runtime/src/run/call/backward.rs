@@ -6,11 +6,12 @@ use pipe_schedule::{Action, ActionKind, Order};
 use tch::Tensor;
 
 use super::forward::Call;
+use super::passes::KeptSegment;
 use super::{Table, step};
 use crate::error::{Error, Failure, Phase, Result};
 use crate::lock::lock;
 use crate::run::device_streams::Direction;
-use crate::stages::{Recorded, crossings};
+use crate::stages::{crossings, is_inner};
 use crate::torch::{Event, Modes, Sums, TorchError};
 
 /// The gradient of one tensor of a value, and the position of the tensor in it.
@@ -78,47 +79,78 @@ impl BackwardRun {
     /// Runs one of the three kinds of backward.
     pub(super) fn perform_backward(&self, action: Action) -> Result<(), Failure> {
         let cx = self.call.context(action, false);
-        step(Phase::Backward, &cx, || {
+        let mut recomputation = Ok(());
+        let done = step(Phase::Backward, &cx, || {
             let _stream = self.call.pipeline.streams.enter(action.stage).map_err(|error| error.to_string())?;
             let state = self.call.state_after(action.stage, action.micro_batch);
             let _state = state.map_err(|error| error.to_string())?;
             match action.kind {
                 ActionKind::BackwardWeight => self.backward_weight(action),
-                _ => self.backward(action),
+                _ => self.backward(action, &mut recomputation),
             }
-        })
+        });
+        // A recomputation says itself where it has failed.
+        recomputation.and(done)
     }
 
-    fn backward(&self, action: Action) -> Result<(), String> {
+    fn backward(&self, action: Action, recomputation: &mut Result<(), Failure>) -> Result<(), String> {
         let Action { kind, stage, micro_batch } = action;
-        let taken = self.call.backward_states.at(stage, micro_batch).recorded.take();
-        let mut recorded = taken.ok_or("its state was freed by an earlier backward")?;
+        let mut segments = std::mem::take(&mut self.call.backward_states.at(stage, micro_batch).segments);
+        if segments.is_empty() {
+            return Err("its state was freed by an earlier backward".into());
+        }
         let again = self.keep_graph && self.call.backward_states.at(stage, micro_batch).start.is_none();
-        let seeds = self.seeds(action, &recorded)?;
-        let found = match kind {
-            ActionKind::BackwardInput => {
-                self.with_sums(action, |sums, _| recorded.graph.backward_input(&seeds, &self.call.parameters, sums))
+        let found = self.with_sums(action, |sums, last| {
+            let mut received = Vec::new();
+            let mut inner = Vec::new();
+            for segment in segments.iter_mut().rev() {
+                let was_kept = segment.recorded.is_some();
+                let seeds = self.seeds(action, segment.roots(), &mut inner).map_err(TorchError)?;
+                if !was_kept && seeds.iter().all(Option::is_none) {
+                    continue;
+                }
+                self.call.recompute_segment(action, segment, again).map_err(|failure| {
+                    *recomputation = Err(failure);
+                    TorchError("the recomputation has failed".into())
+                })?;
+                let Some(recorded) = &mut segment.recorded else { continue };
+                let parameters = &self.call.parameters;
+                let found = match kind {
+                    ActionKind::BackwardInput => recorded.graph.backward_input(&seeds, parameters, sums)?,
+                    _ => recorded.graph.backward(&seeds, again && was_kept, parameters, sums, last)?,
+                };
+                for (&(port, position), gradient) in recorded.received.iter().zip(found) {
+                    match gradient {
+                        Some(gradient) if is_inner(&self.call.pipeline.routes, port) => {
+                            inner.push((port, position, gradient));
+                        }
+                        Some(gradient) => received.push((port, position, gradient)),
+                        None => {}
+                    }
+                }
+                // The second half of a split backward still needs the graph.
+                if !was_kept && kind == ActionKind::Backward {
+                    segment.recorded = None;
+                }
             }
-            _ => {
-                let keep = self.keep_graph;
-                self.with_sums(action, |sums, last| {
-                    recorded.graph.backward(&seeds, keep, &self.call.parameters, sums, last)
-                })
-            }
-        };
+            Ok(received)
+        });
+        let recomputes = segments.iter().any(KeptSegment::is_recomputed);
         let found = match found {
             Ok(found) => found,
             Err(error) => {
                 if again {
-                    self.call.backward_states.at(stage, micro_batch).recorded = Some(recorded);
+                    self.call.backward_states.at(stage, micro_batch).segments = segments;
                 }
                 return Err(error.to_string());
             }
         };
+        if recomputes && !again {
+            self.call.has_been_recomputed(stage, micro_batch);
+        }
         let ready = self.call.pipeline.streams.mark(stage).map_err(|error| error.to_string())?;
         let mut elsewhere: Vec<(usize, Vec<Slot>)> = Vec::new();
-        for (&(port, position), gradient) in recorded.received.iter().zip(found) {
-            let Some(gradient) = gradient else { continue };
+        for (port, position, gradient) in found {
             if self.call.elsewhere(self.call.pipeline.routes[port].from).is_some() {
                 match elsewhere.iter_mut().find(|(at, _)| *at == port) {
                     Some((_, gradients)) => gradients.push((position, gradient)),
@@ -133,7 +165,7 @@ impl BackwardRun {
         // A recomputed graph is made for each backward. The graph of a split backward is still
         // needed for its second half.
         if again || kind == ActionKind::BackwardInput {
-            self.call.backward_states.at(stage, micro_batch).recorded = Some(recorded);
+            self.call.backward_states.at(stage, micro_batch).segments = segments;
         } else {
             self.call.has_gone_backward(stage, micro_batch);
         }
@@ -162,18 +194,37 @@ impl BackwardRun {
 
     fn backward_weight(&self, action: Action) -> Result<(), String> {
         let Action { stage, micro_batch, .. } = action;
-        let taken = self.call.backward_states.at(stage, micro_batch).recorded.take();
-        let mut recorded = taken.ok_or("the backward for its inputs has not run")?;
-        self.with_sums(action, |sums, last| recorded.graph.backward_weight(&self.call.parameters, sums, last))
-            .map_err(|error| error.to_string())?;
+        let mut segments = std::mem::take(&mut self.call.backward_states.at(stage, micro_batch).segments);
+        if segments.is_empty() {
+            return Err("the backward for its inputs has not run".into());
+        }
+        self.with_sums(action, |sums, last| {
+            segments
+                .iter_mut()
+                .rev()
+                .filter_map(|segment| segment.recorded.as_mut())
+                .try_for_each(|recorded| recorded.graph.backward_weight(&self.call.parameters, sums, last))
+        })
+        .map_err(|error| error.to_string())?;
         self.call.has_gone_backward(stage, micro_batch);
         Ok(())
     }
 
-    /// Receives the gradients for the graph's roots, on the device of the stage.
-    fn seeds(&self, action: Action, recorded: &Recorded) -> Result<Vec<Option<Tensor>>, String> {
-        let mut seeds = Vec::with_capacity(recorded.roots.len());
-        for &(port, position) in &recorded.roots {
+    /// Receives the gradients for the graph's roots, on the device of the stage. Those within the
+    /// stage are `inner`.
+    fn seeds(
+        &self,
+        action: Action,
+        roots: &[(usize, usize)],
+        inner: &mut Vec<(usize, usize, Tensor)>,
+    ) -> Result<Vec<Option<Tensor>>, String> {
+        let mut seeds = Vec::with_capacity(roots.len());
+        for &(port, position) in roots {
+            if is_inner(&self.call.pipeline.routes, port) {
+                let index = inner.iter().position(|(at, of, _)| (*at, *of) == (port, position));
+                seeds.push(index.map(|index| inner.swap_remove(index).2));
+                continue;
+            }
             let mut arrived = self.gradients.at(port, action.micro_batch);
             let index = arrived.iter().position(|(at, _)| *at == position);
             let mut gradient = index.map(|index| arrived.swap_remove(index).1);

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::flow::PackedValue;
 use crate::lock::lock;
 use crate::model::{Cells, Context, FirstPass, History, Next, Pass, Rewound, unique};
-use crate::run::built_pipeline::BuiltPipeline;
+use crate::run::built_pipeline::{BuiltPipeline, StageSlot};
 use crate::run::recorder::Recording;
 use crate::run::remote::{Arrival, RemoteCall};
 use crate::torch::{Draw, Event, Modes, Parameters, grad_enabled};
@@ -221,9 +221,9 @@ impl Call {
         self.training
     }
 
-    /// Returns whether any micro-batch is recomputed.
+    /// Returns whether any micro-batch is recomputed, or a part of a stage.
     pub(super) fn recomputes_some(&self) -> bool {
-        self.recomputed.contains(&true)
+        self.recomputed.contains(&true) || (self.gradients && self.pipeline.stages.iter().any(StageSlot::recomputes))
     }
 
     pub(super) fn context(&self, action: Action, recomputing: bool) -> Context {
@@ -236,7 +236,9 @@ impl Call {
             before: self.before,
             call_seed: self.seed,
             call: self.id,
-            will_be_recomputed: !recomputing && self.recomputes(action.stage, action.micro_batch),
+            will_be_recomputed: !recomputing
+                && (self.recomputes(action.stage, action.micro_batch)
+                    || (self.gradients && self.pipeline.stages[action.stage].recomputes())),
         })
         .noting(Arc::clone(&self.cells))
     }

@@ -10,22 +10,49 @@ use crate::flow::{PackedTensor, PackedValue};
 use crate::lock::{give_up, lock};
 use crate::model::{Context, Next, Rewound};
 use crate::run::built_pipeline::StageSlot;
-use crate::stages::{Io, Recorded, Route, Sent};
+use crate::stages::{Io, Recorded, Route, Segment, Sent, is_inner};
 use crate::torch::{GradMode, LayerRng, digest};
 
 /// The state that a stage keeps of one micro-batch for its backward.
 #[derive(Default)]
 pub(super) struct BackwardState {
-    /// The graph, recorded by the forward or by a recomputation.
-    pub(super) recorded: Option<Recorded>,
-    /// The start of the recomputation, if the micro-batch is recomputed.
+    /// The segments, as the forward or a recomputation of the stage left them.
+    pub(super) segments: Vec<KeptSegment>,
+    /// The start of the recomputation, if the whole stage is recomputed.
     pub(super) start: Option<Start>,
+}
+
+/// What is kept of one segment.
+pub(super) struct KeptSegment {
+    segment: Segment,
+    /// The graph; `None` if the backward makes it.
+    pub(super) recorded: Option<Recorded>,
+    /// The start of the recomputation, if the segment is recomputed.
+    pub(super) start: Option<Start>,
+}
+
+impl KeptSegment {
+    /// The ports and positions of the tensors whose gradients the backward of the segment needs.
+    pub(super) fn roots(&self) -> &[(usize, usize)] {
+        match (&self.recorded, &self.start) {
+            (Some(recorded), _) => &recorded.roots,
+            (None, Some(start)) => &start.roots,
+            (None, None) => &[],
+        }
+    }
+
+    /// Whether the backward makes, or has made, the graph.
+    pub(super) fn is_recomputed(&self) -> bool {
+        self.segment.recomputed
+    }
 }
 
 /// The start of a recomputation, and what its results must match.
 pub(super) struct Start {
     inputs: Vec<ReceivedValue>,
     sent: Vec<Fingerprint>,
+    /// The ports and positions of the tensors whose gradients it needs.
+    roots: Vec<(usize, usize)>,
 }
 
 /// A received value that is kept for the recomputation.
@@ -52,18 +79,8 @@ impl Call {
     fn first_pass(&self, action: Action, cx: &Context) -> Result<(), String> {
         let Action { stage, micro_batch, .. } = action;
         let slot = &self.pipeline.stages[stage];
-        let recomputes = self.recomputes(stage, micro_batch);
+        let whole = self.recomputes(stage, micro_batch);
         let _stream = self.pipeline.streams.enter(stage).map_err(|error| error.to_string())?;
-        let mut inputs = Vec::new();
-        let mut receive = |port: usize| {
-            let value = self.in_transit.take(port, micro_batch).expect("a value is sent before it is received");
-            self.transit[port].fall();
-            let value = self.receive(stage, port, value);
-            if recomputes {
-                inputs.push(ReceivedValue { port, value: value.share() });
-            }
-            value
-        };
         let recording = match self.gradients {
             true => Recording::Graph,
             // Nothing is recorded here, but a layer may use autograd internally if the caller's
@@ -72,20 +89,46 @@ impl Call {
             false => Recording::Nothing,
         };
         let pass = self.watch(stage).map_err(|error| error.to_string())?;
-        let (sent, recorded) = run_stage(slot, &self.pipeline.routes, cx, &mut receive, recording)?;
-        // If no gradient can come back to this stage, there is nothing to recompute.
-        let goes_backward = recorded.as_ref().is_some_and(|recorded| !recorded.roots.is_empty());
-        let next = match (goes_backward, recomputes) {
-            (false, _) => Next::Nothing,
-            (true, false) => Next::Backward,
-            (true, true) => Next::Recomputation,
-        };
+        let segments = segments_of(slot, recording == Recording::Graph && !whole)?;
+        let (mut inner, mut sent): (Vec<Sent>, Vec<Sent>) = (Vec::new(), Vec::new());
+        let mut state = BackwardState::default();
+        let mut next = Next::Nothing;
+        for segment in segments {
+            let mut inputs = Vec::new();
+            let mut receive = |port: usize| {
+                let value = take(&mut inner, port).unwrap_or_else(|| {
+                    let sent = self.in_transit.take(port, micro_batch).expect("a value is sent before it is received");
+                    self.transit[port].fall();
+                    self.receive(stage, port, sent)
+                });
+                if whole || segment.recomputed {
+                    inputs.push(ReceivedValue { port, value: value.share() });
+                }
+                value
+            };
+            let (found, recorded) = run_segment(slot, &segment, &self.pipeline.routes, cx, &mut receive, recording)?;
+            // If no gradient can come back, there is nothing to recompute.
+            let goes_backward = recorded.as_ref().is_some_and(|recorded| !recorded.roots.is_empty());
+            let is_recomputed = goes_backward && (whole || segment.recomputed);
+            let roots = recorded.as_ref().filter(|_| is_recomputed).map(|recorded| recorded.roots.clone());
+            let start = roots.map(|roots| Ok::<_, String>(Start { inputs, sent: fingerprints(&found)?, roots }));
+            let start = start.transpose()?;
+            next = match (goes_backward, is_recomputed) {
+                (_, true) => Next::Recomputation,
+                (true, false) if next == Next::Nothing => Next::Backward,
+                _ => next,
+            };
+            if whole && is_recomputed {
+                state.start = start;
+            } else {
+                state.segments.push(KeptSegment { segment, recorded: recorded.filter(|_| !is_recomputed), start });
+            }
+            for (port, value) in found {
+                if is_inner(&self.pipeline.routes, port) { &mut inner } else { &mut sent }.push((port, value));
+            }
+        }
         self.end_pass(pass, micro_batch, next)?;
 
-        let mut state = BackwardState { recorded, start: None };
-        if next == Next::Recomputation {
-            state = BackwardState { recorded: None, start: Some(Start { inputs, sent: fingerprints(&sent)? }) };
-        }
         let ready = self.pipeline.streams.mark(stage).map_err(|error| error.to_string())?;
         for (port, mut value) in sent {
             if let Some((remote, to)) = self.elsewhere(self.pipeline.routes[port].to) {
@@ -112,16 +155,57 @@ impl Call {
 
     fn second_pass(&self, action: Action, cx: &Context, keep: bool) -> Result<(), String> {
         let Action { stage, micro_batch, .. } = action;
-        let _modes = self.modes.enter().map_err(|error| error.to_string())?;
         let _stream = self.pipeline.streams.enter(stage).map_err(|error| error.to_string())?;
         let start = {
             let mut state = self.backward_states.at(stage, micro_batch);
-            if state.start.is_none() && state.recorded.is_some() {
+            if state.start.is_none() && !state.segments.is_empty() {
                 return Ok(());
             }
             let start = if keep { state.start.as_ref().map(Start::share) } else { state.start.take() };
             start.ok_or("its state was freed by an earlier backward")?
         };
+        let slot = &self.pipeline.stages[stage];
+        let segment = segments_of(slot, false)?.swap_remove(0);
+        let recorded = self.pass_again(action, cx, &segment, start)?;
+        if !keep {
+            self.has_been_recomputed(stage, micro_batch);
+        }
+        self.backward_states.at(stage, micro_batch).segments = vec![KeptSegment { segment, recorded, start: None }];
+        Ok(())
+    }
+
+    /// Makes the graph of a segment that the backward recomputes. With `keep`, its inputs are kept,
+    /// so that it can be recomputed again. The stage's stream is the current one.
+    pub(super) fn recompute_segment(&self, action: Action, kept: &mut KeptSegment, keep: bool) -> Result<(), Failure> {
+        if kept.recorded.is_some() {
+            return Ok(());
+        }
+        let cx = self.context(action, true);
+        step(Phase::Recomputation, &cx, || {
+            let start = if keep { kept.start.as_ref().map(Start::share) } else { kept.start.take() };
+            let start = start.ok_or("its state was freed by an earlier backward")?;
+            kept.recorded = self.pass_again(action, &cx, &kept.segment, start)?;
+            Ok(())
+        })
+    }
+
+    /// The stage is not recomputed for this micro-batch any more.
+    pub(super) fn has_been_recomputed(&self, stage: usize, micro_batch: usize) {
+        lock(&self.histories[stage]).has_been_recomputed(micro_batch);
+        self.cells.recomputed(self.id, stage, micro_batch);
+    }
+
+    /// Runs a segment again, on what its first pass received and on the state that the stage had
+    /// then. What it sends must be what it sent.
+    fn pass_again(
+        &self,
+        action: Action,
+        cx: &Context,
+        segment: &Segment,
+        start: Start,
+    ) -> Result<Option<Recorded>, String> {
+        let Action { stage, micro_batch, .. } = action;
+        let _modes = self.modes.enter().map_err(|error| error.to_string())?;
         let mut inputs = start.inputs.into_iter();
         let mut receive = |port: usize| {
             let received = inputs.next().expect("a recomputation receives what the first pass received");
@@ -135,10 +219,10 @@ impl Call {
             received.value
         };
         let history = &self.histories[stage];
-        let rewound =
+        let _rewound =
             Rewound::before(&self.pipeline.state, history, stage, micro_batch).map_err(|error| error.to_string())?;
         let (slot, routes) = (&self.pipeline.stages[stage], &self.pipeline.routes);
-        let (sent, recorded) = run_stage(slot, routes, cx, &mut receive, Recording::Graph)?;
+        let (sent, recorded) = run_segment(slot, segment, routes, cx, &mut receive, Recording::Graph)?;
         if fingerprints(&sent)? != start.sent {
             return Err(
                 "the recomputation gave other values than the first pass, so the gradient would be that of another function. A layer keeps state in a cell of \
@@ -147,14 +231,24 @@ impl Call {
                     .into(),
             );
         }
-        if !keep {
-            rewound.finish(history, micro_batch);
-            self.cells.recomputed(self.id, stage, micro_batch);
-        }
-        self.backward_states.at(stage, micro_batch).recorded = recorded;
-        Ok(())
+        Ok(recorded)
     }
 }
+
+/// Takes the value that waits on a port.
+fn take(waiting: &mut Vec<Sent>, port: usize) -> Option<PackedValue> {
+    let index = waiting.iter().position(|(at, _)| *at == port)?;
+    Some(waiting.swap_remove(index).1)
+}
+
+/// The segments of a stage: those that `#[recompute]` makes, or one.
+fn segments_of(slot: &StageSlot, several: bool) -> Result<Vec<Segment>, String> {
+    let body = lock(&slot.body);
+    let body = body.as_ref().ok_or(TAKEN_OUT)?;
+    Ok(if several { body.segments() } else { vec![body.whole()] })
+}
+
+const TAKEN_OUT: &str = "the model was taken out of the pipeline";
 
 /// What autograd records while a stage runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -167,22 +261,23 @@ enum Recording {
     Graph,
 }
 
-/// Runs a stage on one micro-batch, with its layers' random number generators. `recording` says
-/// what autograd records.
-fn run_stage(
+/// Runs a segment of a stage on one micro-batch, with its layers' random number generators.
+/// `recording` says what autograd records.
+fn run_segment(
     slot: &StageSlot,
+    segment: &Segment,
     routes: &[Route],
     cx: &Context,
     receive: &mut dyn FnMut(usize) -> PackedValue,
     recording: Recording,
 ) -> Result<(Vec<Sent>, Option<Recorded>), String> {
     let body = lock(&slot.body);
-    let body = body.as_ref().ok_or("the model was taken out of the pipeline")?;
+    let body = body.as_ref().ok_or(TAKEN_OUT)?;
     let _grad = GradMode::set(recording != Recording::Nothing);
     let mut io = Io::new(routes, receive, (recording == Recording::Graph).then(|| cx.stage()));
     {
         let _rng = LayerRng::enter().map_err(|error| error.to_string())?;
-        body.run(&mut io, cx);
+        body.run(segment, &mut io, cx);
     }
     Ok(io.finish())
 }
@@ -190,7 +285,8 @@ fn run_stage(
 impl Start {
     fn share(&self) -> Self {
         let share = |received: &ReceivedValue| ReceivedValue { port: received.port, value: received.value.share() };
-        Self { inputs: self.inputs.iter().map(share).collect(), sent: self.sent.clone() }
+        let Self { inputs, sent, roots } = self;
+        Self { inputs: inputs.iter().map(share).collect(), sent: sent.clone(), roots: roots.clone() }
     }
 }
 

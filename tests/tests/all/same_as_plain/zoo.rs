@@ -5,8 +5,8 @@ use pipe_runtime::{Checkpoint, ScheduleKind};
 use pipe_tests::zoo::run::{plain, runs, same_bits};
 use pipe_tests::zoo::train::{MODES, train};
 use pipe_tests::zoo::{
-    Batch, Call, Comparison, Creature, Fault, LayerSpec, Nearness, Order, Stack1, Stack2, Stack3, Stack4, Watched,
-    ZooModel,
+    Batch, Call, Comparison, Creature, Fault, LayerSpec, Nearness, Order, Recomputed1, Recomputed2, Recomputed4,
+    Stack1, Stack2, Stack3, Stack4, Watched, ZooModel,
 };
 use proptest::prelude::*;
 
@@ -16,14 +16,20 @@ const ROWS: [i64; 20] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 1, 12, 2, 4, 3, 10, 1, 5
 /// Trains a stack with the kind in the first and the third of four stages. It gets the input there,
 /// and activations that require a gradient.
 fn train_stack(creature: Creature) {
+    train_as_plain::<Stack4>(creature, &ROWS);
+    // Layers that are recomputed alone have no other bits.
+    train_as_plain::<Recomputed4>(creature, &ROWS[..4]);
+}
+
+fn train_as_plain<M: ZooModel<Layers = Vec<LayerSpec>>>(creature: Creature, rows: &[i64]) {
     let layers = [creature, Creature::Mix, creature, Creature::Mix].map(LayerSpec::from).to_vec();
     let gradients = |order, _: &str| match order {
         Order::FirstFirst if !creature.uses_parameters_once() => Nearness::Relative(1e-5),
         _ => Nearness::Bits,
     };
-    let counts = train::<Stack4>(&layers, &ROWS, &gradients);
+    let counts = train::<M>(&layers, rows, &gradients);
     assert_eq!(counts.len(), MODES.len() * (ScheduleKind::ALL.len() + 2));
-    assert!(counts.values().all(|&count| count >= 20), "{counts:?}");
+    assert!(counts.values().all(|&count| count == rows.len()), "{counts:?}");
 }
 
 macro_rules! creatures {
@@ -214,6 +220,17 @@ proptest! {
             (2, case) => stack_is_as_plain::<Stack2>(&case),
             (3, case) => stack_is_as_plain::<Stack3>(&case),
             (_, case) => stack_is_as_plain::<Stack4>(&case),
+        }
+    }
+
+    #[test]
+    fn any_stack_with_recomputed_layers_is_as_plain(
+        case in prop::sample::select(vec![1_usize, 2, 4]).prop_flat_map(|stages| (Just(stages), cases(stages)))
+    ) {
+        match case {
+            (1, case) => stack_is_as_plain::<Recomputed1>(&case),
+            (2, case) => stack_is_as_plain::<Recomputed2>(&case),
+            (_, case) => stack_is_as_plain::<Recomputed4>(&case),
         }
     }
 }
