@@ -1,7 +1,9 @@
 //! A pipeline reports the numbers of the accelerators' allocators.
 
 use pipe_mock_device::is_installed;
-use pipe_runtime::{Checkpoint, Devices, pipeline};
+use std::sync::{Mutex, PoisonError};
+
+use pipe_runtime::{Checkpoint, Context, Devices, Layer, pipeline};
 use tch::nn::{self, Linear};
 use tch::{Device, Kind, Tensor};
 
@@ -17,12 +19,16 @@ struct Net {
 /// Bytes of a layer's parameters: 64 x 64 weights and 64 biases of 4 bytes.
 const LAYER: u64 = (64 * 64 + 64) * 4;
 
+/// The allocators are those of the process.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
 #[test]
 fn the_report_tells_what_each_device_holds_now_and_at_most() {
     if !is_installed() {
         eprintln!("skipped: libtorch has CUDA of its own here, so the mock is not in");
         return;
     }
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let places = Devices::new([Device::Cuda(0), Device::Cuda(1)]);
     let vars = Net::vars(&places).unwrap();
     let linear = |path| nn::linear(path, 64, 64, Default::default());
@@ -49,4 +55,63 @@ fn the_report_tells_what_each_device_holds_now_and_at_most() {
     assert_eq!(after.to_string().lines().count(), 2, "{after}");
     assert!(after.to_string().starts_with("cuda:0: "), "{after}");
     drop(report);
+}
+
+/// Saves eight tensors as large as its input.
+struct Deep(Linear);
+
+impl Layer<Tensor> for Deep {
+    type Out = Tensor;
+
+    fn run(&self, x: Tensor, _cx: &Context) -> Tensor {
+        (0..8).fold(x.apply(&self.0), |x, _| x.sigmoid())
+    }
+}
+
+/// Defines the same model of one stage, with its layers kept or recomputed.
+macro_rules! deep {
+    ($name:ident $(, #[$mark:meta])?) => {
+        #[pipeline(chunks = 4, checkpoint = never, allow(single_stage))]
+        struct $name {
+            #[device("cuda:0")]
+            first: Linear,
+            #[repeat]
+            $(#[$mark])?
+            deep: [Deep; 4],
+        }
+
+        impl $name {
+            /// What a step holds at most beyond what is there before it.
+            fn peak() -> u64 {
+                let vars = $name::vars(&Devices::new([Device::Cuda(0)])).unwrap();
+                let linear = |path| nn::linear(path, 64, 64, Default::default());
+                let net = $name { first: linear(vars.first()), deep: vars.deep().map(|path| Deep(linear(path))) };
+                let mut pipe = net.pipe(&vars).build().unwrap();
+                let x = Tensor::rand([512, 64], (Kind::Float, Device::Cuda(0)));
+                pipe.reset_peaks().unwrap();
+                let before = pipe.memory().unwrap().devices[0].allocated;
+                pipe.train_step(&x, (), |output: &Tensor, ()| output.square().mean(Kind::Float)).unwrap();
+                pipe.memory().unwrap().devices[0].peak_allocated - before
+            }
+        }
+    };
+}
+
+deep!(Kept);
+deep!(Recomputed, #[recompute]);
+deep!(Half, #[recompute(2)]);
+
+#[test]
+fn what_is_recomputed_is_not_kept() {
+    if !is_installed() {
+        eprintln!("skipped: libtorch has CUDA of its own here, so the mock is not in");
+        return;
+    }
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let (kept, half, recomputed) = (Kept::peak(), Half::peak(), Recomputed::peak());
+    // Four micro-batches of four layers: eight tensors of each are kept, or one.
+    let tensor = 128 * 64 * 4;
+    assert!(kept > 4 * 4 * 8 * tensor, "{kept}");
+    assert!(recomputed < 4 * 4 * tensor + 3 * 8 * tensor, "{recomputed}");
+    assert!((recomputed + kept) * 2 / 5 < half && half < (recomputed + kept) * 3 / 5, "{kept} {half} {recomputed}");
 }

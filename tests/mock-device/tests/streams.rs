@@ -22,6 +22,7 @@ struct Net {
     #[pop(near)]
     merge_near: Merge,
     #[stash(late = output)]
+    #[recompute]
     second: Linear,
     #[device("cpu")]
     third: Linear,

@@ -201,7 +201,7 @@ fn recompute(model: &Model, plan: &Plan, piece: usize) -> Option<TokenStream> {
 }
 
 /// Generates repeated layers of which each is recomputed alone:
-/// `graph.stage_of_each(movable_part(blocks_0), (flow_0, flow_1), (..), |x, element, (..), io, cx| ..);`.
+/// `graph.stage_of_each(movable_part(blocks_0), (flow_0, flow_1), (..), |x, element, ..| ..);`.
 fn each_body(model: &Model, plan: &Plan, ports: &Ports<'_>, piece: usize, layer: &Layer) -> TokenStream {
     let at = site(layer);
     let step = &plan.stages[piece].steps[0];

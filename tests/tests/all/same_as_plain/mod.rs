@@ -8,6 +8,7 @@ mod fusion;
 mod modes;
 mod operators;
 mod random;
+mod recompute;
 mod state;
 mod sums;
 mod transparency;

@@ -1,0 +1,208 @@
+//! Layers that the backward recomputes: with skips in and out, random numbers, statistics, blocks
+//! and `Option`s, the step is the unpipelined one, bit by bit. The zoo compares them with plain
+//! tch, over all schedules.
+
+use pipe_runtime::{Checkpoint, Context, Devices, Error, Layer, Phase, ScheduleKind, pipeline};
+use pipe_tests::compare::{Case, Settings, assert_transparent, leaf};
+use pipe_tests::layers::{Merge, dropout, linear};
+use pipe_tests::zoo::run::runs;
+use pipe_tests::zoo::{Batch, Call, Creature, Fault, LayerSpec, Recomputed2, Recomputed4, Watched, ZooModel};
+use proptest::prelude::*;
+use tch::Tensor;
+use tch::nn::{self, BatchNorm, FuncT, Linear};
+
+/// A block: its layers are kept or recomputed together.
+#[pipeline]
+struct Block {
+    #[stash(around = input)]
+    wide: Linear,
+    drop: FuncT<'static>,
+    #[pop(around)]
+    merge: Merge,
+}
+
+/// Returns a value beside its output.
+struct Aside(Linear);
+
+impl Layer<Tensor> for Aside {
+    type Out = (Tensor, Tensor);
+
+    fn run(&self, x: Tensor, _cx: &Context) -> Self::Out {
+        let y = x.apply(&self.0);
+        (y.tanh(), y.sin())
+    }
+}
+
+#[pipeline(allow(short_skip))]
+struct Pieces {
+    #[device("cpu")]
+    #[recompute]
+    #[stash(first = input)]
+    begin: Linear,
+    #[recompute]
+    norm: BatchNorm,
+    #[stash(far = output)]
+    kept: Linear,
+    #[recompute]
+    #[stash(side)]
+    fork: Aside,
+    #[recompute]
+    #[pop(first)]
+    merge: Merge,
+    #[device("cpu")]
+    #[recompute]
+    block: Block,
+    #[recompute]
+    drop: FuncT<'static>,
+    #[recompute]
+    maybe: Option<Linear>,
+    #[recompute]
+    none: Option<Linear>,
+    #[pop(side)]
+    merge_side: Merge,
+    #[devices("cpu" = 1, "cpu" = 2)]
+    #[recompute(2)]
+    #[stash(before = input, after = output)]
+    more: [Linear; 3],
+    #[recompute]
+    #[pop(before)]
+    merge_before: Merge,
+    #[pop(after)]
+    merge_after: Merge,
+    #[recompute]
+    #[pop(far)]
+    end: Merge,
+}
+
+impl Case for Pieces {
+    type Vars = PiecesVars;
+
+    fn make(stages: usize) -> (Self, PiecesVars) {
+        let vars = Pieces::vars(&Devices::cpu(stages)).unwrap();
+        let inner = Block::vars_at(vars.block());
+        let model = Pieces {
+            begin: linear(vars.begin(), 8, 8),
+            norm: nn::batch_norm1d(vars.norm(), 8, Default::default()),
+            kept: linear(vars.kept(), 8, 8),
+            fork: Aside(linear(vars.fork(), 8, 8)),
+            merge: Merge,
+            block: Block { wide: linear(inner.wide(), 8, 8), drop: dropout(0.3), merge: Merge },
+            drop: dropout(0.4),
+            maybe: Some(linear(vars.maybe(), 8, 8)),
+            none: None,
+            merge_side: Merge,
+            more: vars.more().map(|path| linear(path, 8, 8)),
+            merge_before: Merge,
+            merge_after: Merge,
+            end: Merge,
+        };
+        (model, vars)
+    }
+
+    fn input(rows: i64) -> (Tensor, Vec<Tensor>) {
+        let x = leaf(rows);
+        (x.shallow_clone(), vec![x])
+    }
+
+    fn tensors(output: Tensor) -> Vec<Tensor> {
+        vec![output]
+    }
+}
+
+fn settings() -> impl Strategy<Value = Settings> {
+    let checkpoint = prop_oneof![Just(Checkpoint::Always), Just(Checkpoint::ExceptLast), Just(Checkpoint::Never)];
+    // Batch norm trains on two rows at least.
+    (2..5_i64, 1..7_usize, checkpoint, 0..1000_i64, prop::bool::weighted(0.8), 0.01..1.).prop_map(
+        |(rows, chunks, checkpoint, seed, training, merged)| Settings {
+            rows: rows * chunks as i64,
+            chunks,
+            checkpoint,
+            seed,
+            training,
+            merged,
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn pieces_with_skips_blocks_and_statistics_are_transparent(settings in settings()) {
+        assert_transparent::<Pieces>(settings);
+    }
+}
+
+const CHUNKS: usize = 4;
+
+fn mixed() -> Vec<LayerSpec> {
+    [Creature::Mix; 4].map(LayerSpec::from).to_vec()
+}
+
+#[test]
+fn a_marked_layer_runs_twice_for_each_micro_batch_and_no_other_does() {
+    let _serial = pipe_tests::serial();
+    let batch = Batch::of::<Recomputed2>(8);
+    for method in ScheduleKind::ALL.into_iter().filter(|method| runs(*method, 2, CHUNKS)) {
+        let build = |mode| Watched::<Recomputed2>::build(&mixed(), 1, CHUNKS, mode, Call::Step(method)).unwrap().0;
+        let again = |mode| {
+            let mut watched = build(mode);
+            watched.run(&batch, 2).unwrap();
+            watched.probe.take().iter().map(|passes| passes.again).collect::<Vec<_>>()
+        };
+        assert_eq!(again(Checkpoint::Never), [4, 4, 4, 0], "{method}");
+        // A stage that is recomputed as a whole recomputes its layers once.
+        assert!(again(Checkpoint::Always).iter().all(|&again| again <= 4), "{method}");
+    }
+}
+
+#[test]
+fn a_recomputation_that_fails_says_where_and_changes_nothing() {
+    let _serial = pipe_tests::serial();
+    let batch = Batch::of::<Recomputed4>(8);
+    for method in ScheduleKind::ALL.into_iter().filter(|method| runs(*method, 4, CHUNKS)) {
+        for call in [Call::Step(method), Call::Forward { wants_gradient: true }] {
+            if call.method() != method {
+                continue;
+            }
+            let build = || Watched::<Recomputed4>::build(&mixed(), 1, CHUNKS, Checkpoint::Never, call).unwrap().0;
+            let mut watched = build();
+            let fault = Fault { layer: 2, micro_batch: 1, recomputing: true };
+            watched.assert_failure_leaves_nothing(&batch, fault, &method);
+            watched.probe.fail(fault);
+            let error = watched.run(&batch, 2).unwrap_err();
+            if let Error::Failed(failure) = &error {
+                assert_eq!((failure.phase, failure.layer.as_str()), (Phase::Recomputation, "layers.2"), "{error}");
+            } else {
+                assert!(error.to_string().contains("recomputation"), "{error}");
+            }
+            // The next step is that of a pipeline without a failure.
+            watched.probe.fail(None);
+            let (found, fresh) = (watched.run(&batch, 3).unwrap(), build().run(&batch, 3).unwrap());
+            assert_eq!((found.output, found.gradients), (fresh.output, fresh.gradients), "{method}");
+        }
+    }
+}
+
+#[test]
+fn the_number_of_recomputed_layers_is_that_of_all_parts_together() {
+    let _serial = pipe_tests::serial();
+    assert_eq!((Recomputed2::RECOMPUTED, Recomputed2::STAGES), (3, 2));
+    assert_eq!(Recomputed2::stages(&mixed()), [0, 0, 1, 1], "the third one is in the second stage");
+}
+
+#[test]
+fn a_retained_graph_is_recomputed_again() {
+    let _serial = pipe_tests::serial();
+    tch::manual_seed(4);
+    let (model, vars) = Pieces::make(Pieces::STAGES);
+    let mut pipe = model.pipe(&vars).chunks(2).checkpoint(Checkpoint::Never).intra_op_threads(1).build().unwrap();
+    let x = leaf(8);
+    let y = pipe.forward(&x).unwrap().square().sum(tch::Kind::Float);
+    let weights = vars.var_store().trainable_variables();
+    let run = |keep: bool| Tensor::f_run_backward(&[&y], &weights, keep, false).unwrap();
+    let first = run(true);
+    assert_eq!(first, run(false));
+    let error = Tensor::f_run_backward(&[&y], &weights, false, false).unwrap_err().to_string();
+    assert!(error.contains("second time") || error.contains("freed"), "{error}");
+}
