@@ -41,7 +41,7 @@ pub enum CommError {
         text: String,
     },
     /// A function of NCCL failed.
-    #[error("{function} failed: {text}")]
+    #[error("{function} failed: {text} (PIPE_NCCL=off goes without NCCL)")]
     Nccl {
         /// The name of the function.
         function: &'static str,

@@ -389,7 +389,10 @@ fn connect(across: &Across, rank_of: &[usize], routes: &[Route], model: u64) -> 
             )));
         }
     }
-    Remote::new(&across.world, &across.sites, routes, model)
+    // A process that is alone in its replica has all stages, whatever is annotated.
+    let devices = across.sites.iter().map(|(_, device)| *device);
+    let sites: Vec<_> = process_of.iter().copied().zip(devices).collect();
+    Remote::new(&across.world, &sites, routes, model)
 }
 
 /// Places each stage on a rank.

@@ -24,7 +24,7 @@ use crate::torch::{CopyStreams, Event, OnStream, Stream, TorchError, transfer};
 #[derive(Debug)]
 pub(crate) struct DeviceStreams {
     /// All streams, without duplicates.
-    _lent: Lent,
+    _lent: LentStreams,
     devices: Vec<Device>,
     /// For each stage, the stream on which it computes; `None` on the CPU.
     stages: Vec<Option<Stream>>,
@@ -51,7 +51,7 @@ pub(crate) enum Direction {
 
 impl DeviceStreams {
     pub(crate) fn new(devices: &[Device], routes: &[Route]) -> Result<Self> {
-        let mut lent = Lent::default();
+        let mut lent = LentStreams::default();
         let mut on = |device: Device| (device != Device::Cpu).then(|| lent.borrow(device)).transpose();
         let stages = devices.iter().map(|&device| on(device)).collect::<Result<_, _>>()?;
         let mut streams_between = |(from, to): (usize, usize)| -> Result<RouteStreams, TorchError> {
@@ -161,10 +161,10 @@ static FREE: Mutex<Vec<(Device, Stream)>> = Mutex::new(Vec::new());
 /// Streams that are returned when this is dropped, even if work is still queued on them: later work
 /// on them runs after it.
 #[derive(Debug, Default)]
-struct Lent(Vec<(Device, Stream)>);
+pub(crate) struct LentStreams(Vec<(Device, Stream)>);
 
-impl Lent {
-    fn borrow(&mut self, device: Device) -> Result<Stream, TorchError> {
+impl LentStreams {
+    pub(crate) fn borrow(&mut self, device: Device) -> Result<Stream, TorchError> {
         let mut free = lock(&FREE);
         let stream = match free.iter().rposition(|&(on, _)| on == device) {
             Some(index) => free.remove(index).1,
@@ -175,7 +175,7 @@ impl Lent {
     }
 }
 
-impl Drop for Lent {
+impl Drop for LentStreams {
     fn drop(&mut self) {
         // The last stream is taken first, so that each has the same task in the next pipeline.
         lock(&FREE).extend(self.0.drain(..).rev());

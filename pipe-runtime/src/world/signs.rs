@@ -23,6 +23,8 @@ pub(super) struct Signs {
     last: Mutex<(Vec<Instant>, Instant)>,
     /// Why this process has given up, if it has.
     has_given_up: Mutex<Option<String>>,
+    /// Why no more signs come: the connection to the others has ended.
+    ended: Mutex<Option<String>>,
     /// Whether the others have been told.
     is_told: AtomicBool,
     /// What ends when a process is lost, and the deadline for signs.
@@ -33,8 +35,9 @@ pub(super) struct Signs {
 
 /// Something that waits for other processes where no thread can tell it that they are lost.
 pub(crate) trait Watched: Send + Sync {
-    /// Ends the waiting. Called at most a few times, by a thread that does nothing else.
-    fn end(&self);
+    /// Ends the waiting, unless a thread uses it now, which learns of the loss itself. Returns
+    /// whether it is ended.
+    fn end(&self) -> bool;
 }
 
 /// What a sign says.
@@ -53,15 +56,23 @@ impl Signs {
         let signs = Arc::new(Self {
             last: Mutex::new((vec![now; comm.size()], now)),
             has_given_up: Mutex::default(),
+            ended: Mutex::default(),
             is_told: AtomicBool::new(false),
             watched: Mutex::default(),
             other: AtomicUsize::new(usize::MAX),
         });
         let (comm, own) = (comm.clone(), Arc::clone(&signs));
         let work = move || {
-            // The connection may end before the process does; then nobody waits any more.
-            let _ = own.exchange(&comm);
-            own.end_watched(true);
+            let ended = own.exchange(&comm);
+            // The program may end the connection itself; then nobody waits any more.
+            if let Err(error) = ended
+                && error != CommError::Ended
+            {
+                *lock(&own.ended) = Some(error.to_string());
+            }
+            while !own.end_watched(true) {
+                thread::sleep(INTERVAL / 100);
+            }
             own.is_told.store(true, Ordering::Relaxed);
         };
         let started = thread::Builder::new().name("pipe-signs".into()).spawn(work);
@@ -86,6 +97,9 @@ impl Signs {
             return Err(Error::Connection(format!(
                 "an earlier call has ended this process's connection to the others: {reason}"
             )));
+        }
+        if let Some(reason) = &*lock(&self.ended) {
+            return Err(Error::Connection(format!("the connection to the other processes has ended: {reason}")));
         }
         let other = self.other.load(Ordering::Relaxed);
         if other != usize::MAX {
@@ -114,18 +128,18 @@ impl Signs {
         all.push((Arc::downgrade(watched), deadline));
     }
 
-    /// Ends what is watched: everything, or what waits for longer than its deadline.
-    fn end_watched(&self, everything: bool) {
+    /// Ends what is watched: everything, or what waits for longer than its deadline. Returns whether
+    /// nothing is left.
+    fn end_watched(&self, everything: bool) -> bool {
         let watched = std::mem::take(&mut *lock(&self.watched));
         for (watched, deadline) in watched {
-            if everything || self.check(deadline).is_err() {
-                if let Some(watched) = watched.upgrade() {
-                    watched.end();
-                }
-            } else {
+            let is_over = everything || self.check(deadline).is_err();
+            let goes_on = watched.upgrade().is_some_and(|watched| !(is_over && watched.end()));
+            if goes_on {
                 lock(&self.watched).push((watched, deadline));
             }
         }
+        lock(&self.watched).is_empty()
     }
 
     fn exchange(&self, comm: &Comm) -> Result<(), CommError> {
@@ -161,7 +175,7 @@ impl Signs {
                 }
             }
             self.is_told.store(says == HAS_GIVEN_UP, Ordering::Relaxed);
-            self.end_watched(false);
+            let _ = self.end_watched(false);
         }
     }
 }

@@ -146,6 +146,9 @@ impl Functions {
         // SAFETY: writes the version.
         let result = unsafe { (functions.get_version)(&raw mut functions.version) };
         functions.check("ncclGetVersion", result, 0)?;
+        if functions.version < OLDEST && set.is_none() {
+            return Ok(None);
+        }
         if functions.version < OLDEST {
             let reason = format!("it is version {}, and 2.14 is the oldest that can be used", functions.version);
             return Err(unusable(&name, reason));

@@ -38,12 +38,12 @@ impl fmt::Debug for Nccl {
 }
 
 impl Nccl {
-    /// Opens the library. Returns `None` if there is none, or if `PIPE_NCCL` is `off`.
+    /// Opens the library. Returns `None` if there is none of version 2.14 or newer, or if
+    /// `PIPE_NCCL` is `off`.
     ///
     /// # Errors
     ///
-    /// If `PIPE_NCCL` names a library that cannot be opened, or if the library is too old: it must
-    /// be 2.14 or newer.
+    /// If `PIPE_NCCL` names a library that cannot be opened, or that is older.
     pub fn open() -> Result<Option<Self>, CommError> {
         let set = env::var_os(VARIABLE).filter(|set| !set.is_empty());
         if set.as_ref().is_some_and(|set| set == "off") {

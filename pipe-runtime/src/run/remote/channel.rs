@@ -27,6 +27,8 @@ pub(super) struct Channel {
     peers: Vec<Option<Peer>>,
     /// Messages that arrived while nobody asked for them.
     kept: Vec<Delivered>,
+    /// The events after which messages on accelerators are complete.
+    arriving: VecDeque<Arc<Event>>,
     /// Whether a tensor has been changed while it was sent.
     was_changed: bool,
     world: World,
@@ -71,6 +73,7 @@ impl Channel {
             outgoing: Vec::new(),
             peers,
             kept: Vec::new(),
+            arriving: VecDeque::new(),
             was_changed: false,
             world: world.clone(),
         })
@@ -90,9 +93,9 @@ impl Channel {
         }
     }
 
-    /// Lets this thread's stream write what was sent on the connection.
-    pub(super) fn after_sends(&self, edge: usize) -> Result<()> {
-        self.edges.after_sends(edge)
+    /// Lets this thread's streams write what accelerators have sent from here to a process.
+    pub(super) fn after_sends(&self, to: usize) -> Result<()> {
+        self.edges.after_sends(to)
     }
 
     /// Sends an envelope, and the memory that it announces.
@@ -102,24 +105,35 @@ impl Channel {
         let (start, rest) = text.split_at(text.len().min(HEAD - head.len()));
         head.extend(start);
         head.resize(HEAD, 0);
+        let (direct, through_hosts): (Vec<_>, Vec<_>) =
+            envelope.layouts.iter().zip(spans).partition(|(layout, _)| envelope.edge.is_some() && layout.is_direct());
+        // What goes straight is queued before the receiver hears of it.
+        if let Some(edge) = envelope.edge {
+            for (_, span) in direct {
+                let unchanged = span.unchanged();
+                self.outgoing.push((self.edges.carrier(edge)?.send(to, span)?, Some(unchanged)));
+            }
+        }
         let Hosts { comm, tag } = &self.hosts;
         self.outgoing.push((Box::new(comm.send(to, *tag, head)?), None));
         if !rest.is_empty() {
             self.outgoing.push((Box::new(comm.send(to, *tag, rest.to_vec())?), None));
         }
-        for (layout, span) in envelope.layouts.iter().zip(spans) {
+        for (_, span) in through_hosts {
             let unchanged = span.unchanged();
-            let carrier: &mut dyn Carrier = match envelope.edge.filter(|_| layout.is_direct()) {
-                Some(edge) => self.edges.carrier(edge)?,
-                None => &mut self.hosts,
-            };
-            self.outgoing.push((carrier.send(to, span)?, Some(unchanged)));
+            self.outgoing.push((self.hosts.send(to, span)?, Some(unchanged)));
         }
         self.clean()
     }
 
-    /// Drops the sends that are complete.
+    /// Drops the sends and the arrivals that are complete.
     fn clean(&mut self) -> Result<()> {
+        while let Some(event) = self.arriving.front() {
+            if !event.is_past()? {
+                break;
+            }
+            self.arriving.pop_front();
+        }
         let mut index = 0;
         while let Some((sending, unchanged)) = self.outgoing.get_mut(index) {
             let done = sending.is_done()?;
@@ -132,11 +146,11 @@ impl Channel {
         Ok(())
     }
 
-    /// Waits until everything is sent.
+    /// Waits until everything is sent, and what has arrived on accelerators is complete: whoever
+    /// drops the pipeline after this call ends nothing that is under way.
     pub(super) fn finish(&mut self) -> Result<()> {
         let start = Instant::now();
-        while !self.outgoing.is_empty() {
-            self.clean()?;
+        while !(self.outgoing.is_empty() && self.arriving.is_empty()) {
             self.listen()?;
             pause(start.elapsed());
         }
@@ -195,6 +209,7 @@ impl Channel {
                     // All that are on an accelerator come on one stream, in this order.
                     ready = own.or(ready);
                 }
+                self.arriving.extend(ready.clone());
                 self.kept.push(Delivered { from, envelope, tensors, ready });
             }
         }

@@ -1,8 +1,8 @@
 //! Connections from accelerator to accelerator, over NCCL.
 //!
 //! Each has one direction, a communicator and a stream of its own, so that none waits for another
-//! one. The sender announces a tensor by MPI when it has queued the send; the receiver then queues
-//! the receive. Both are made when the pipeline is built, in one order on all processes, and used
+//! one. The sender queues the send, and announces the tensor by MPI; the receiver then queues the
+//! receive. Both are made when the pipeline is built, in one order on all processes, and used
 //! once: NCCL connects two accelerators at their first message, which waits for both.
 //!
 //! Work that waits for a lost process never ends on an accelerator, and a thread that waits for the
@@ -12,12 +12,14 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use pipe_comm::CommError;
 use pipe_comm::nccl::{Communicator, Nccl};
 use tch::{Device, Kind, Tensor};
 
 use super::carrier::{Arrived, Carrier, Incoming, Outgoing};
 use crate::error::{Error, Result};
 use crate::lock::lock;
+use crate::run::device_streams::LentStreams;
 use crate::torch::{Event, Layout, ReceivedSpan, SentSpan, Stream, StreamHandle};
 use crate::world::{Watched, World};
 
@@ -31,6 +33,7 @@ pub(super) struct Edges {
     ends: Vec<Ends>,
     /// Those that begin or end here.
     own: HashMap<usize, Edge>,
+    _lent: LentStreams,
 }
 
 /// The ends of a connection.
@@ -48,14 +51,10 @@ struct Edge {
 
 struct Link {
     world: World,
-    /// `None` once it is aborted.
-    open: Mutex<Option<Open>>,
-}
-
-struct Open {
-    communicator: Communicator,
     stream: Stream,
     handle: StreamHandle,
+    /// `None` once it is aborted.
+    open: Mutex<Option<Communicator>>,
 }
 
 /// The number of the sender and of the receiver in a communicator.
@@ -71,22 +70,36 @@ impl Edges {
         }
         let me = world.process();
         let nccl = Nccl::open().map_err(Error::from);
-        let offer = nccl.as_ref().map(|nccl| nccl.as_ref().map(|nccl| offer(nccl, me, wanted)));
+        let offer = nccl.as_ref().map(|nccl| {
+            let sites = wanted.iter().map(|ends| format!("{ends:?}")).collect::<Vec<_>>().join(" ");
+            (sites, nccl.as_ref().map(|nccl| offer(nccl, me, wanted)))
+        });
         let offers = world.agree("the accelerators of a pipeline", offer.as_ref().map_err(|error| *error))?;
+        if let Some(other) = offers.iter().position(|(sites, _)| *sites != offers[0].0) {
+            return Err(Error::Setting(format!(
+                "processes 0 and {other} have built different pipelines: the devices of the stages must be the same"
+            )));
+        }
+        let offers: Vec<Offer> = offers.into_iter().map(|(_, offer)| offer).collect();
         let ends: Vec<_> = wanted.iter().copied().filter(|ends| can_connect(&offers, ends)).collect();
-        let Some(nccl) = nccl?.filter(|_| !ends.is_empty()) else { return Ok(Self::default()) };
+        if ends.is_empty() {
+            return Ok(Self::default());
+        }
+        let nccl = nccl?;
 
-        let name = |(number, _): (usize, &Ends)| Ok((number, nccl.unique_id()?));
-        let names: Result<Vec<_>> = ends.iter().enumerate().filter(|(_, ends)| ends.from.0 == me).map(name).collect();
+        let name = |(number, nccl): (usize, &Nccl)| Ok((number, nccl.unique_id()?));
+        let from_here = ends.iter().enumerate().filter(|(_, ends)| ends.from.0 == me);
+        let names: Result<Vec<_>> = from_here.filter_map(|(number, _)| Some(name((number, nccl.as_ref()?)))).collect();
         let names: HashMap<usize, Vec<u8>> =
             world.agree("the names of connections", names.as_ref())?.into_iter().flatten().collect();
-        let mut own = HashMap::new();
+        let (mut own, mut lent) = (HashMap::new(), LentStreams::default());
         for (number, &ends) in ends.iter().enumerate().filter(|(_, ends)| ends.from.0 == me || ends.to.0 == me) {
+            let Some((nccl, name)) = nccl.as_ref().zip(names.get(&number)) else { continue };
+            let edge = Edge::connect(world, nccl, name, ends, &mut lent);
             // The other process waits for this one.
-            let edge = Edge::connect(world, &nccl, &names[&number], ends).inspect_err(|error| world.give_up(error))?;
-            own.insert(number, edge);
+            own.insert(number, edge.inspect_err(|error| world.give_up(error))?);
         }
-        Ok(Self { ends, own })
+        Ok(Self { ends, own, _lent: lent })
     }
 
     /// The number of the connection with these ends.
@@ -102,17 +115,20 @@ impl Edges {
     /// Lets this thread's stream use tensors that have arrived on the connection.
     pub(super) fn used_here(&self, number: usize, tensors: &[Tensor], ready: &Event) -> Result<()> {
         let Some(edge) = self.own.get(&number) else { return Ok(()) };
-        edge.link.with(|open, _| {
-            let current = open.stream.current()?;
-            current.wait(ready)?;
-            Ok(tensors.iter().try_for_each(|tensor| current.uses(tensor))?)
-        })
+        let current = edge.link.stream.current()?;
+        current.wait(ready)?;
+        Ok(tensors.iter().try_for_each(|tensor| current.uses(tensor))?)
     }
 
-    /// Lets this thread's stream write what was sent on the connection.
-    pub(super) fn after_sends(&self, number: usize) -> Result<()> {
-        let Some(edge) = self.own.get(&number) else { return Ok(()) };
-        edge.link.with(|open, _| Ok(open.stream.current()?.wait(&open.stream.record()?)?))
+    /// Lets this thread's streams write what was sent from here to a process.
+    pub(super) fn after_sends(&self, to: usize) -> Result<()> {
+        for (number, edge) in &self.own {
+            let stream = edge.link.stream;
+            if self.ends[*number].to.0 == to {
+                stream.current()?.wait(&stream.record()?)?;
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn carrier(&mut self, number: usize) -> Result<&mut dyn Carrier> {
@@ -152,19 +168,20 @@ fn can_connect(offers: &[Offer], ends: &Ends) -> bool {
 }
 
 impl Edge {
-    fn connect(world: &World, nccl: &Nccl, name: &[u8], ends: Ends) -> Result<Self> {
+    fn connect(world: &World, nccl: &Nccl, name: &[u8], ends: Ends, lent: &mut LentStreams) -> Result<Self> {
         let (rank, device) = match ends.from.0 == world.process() {
             true => (SENDER, ends.from.1),
             false => (RECEIVER, ends.to.1),
         };
-        let stream = Stream::new(device)?;
-        let open = {
+        let stream = lent.borrow(device)?;
+        let handle = stream.handle()?;
+        let communicator = {
             let _current = stream.enter()?;
             let mut communicator = nccl.connect(name, rank, 2)?;
             world.wait(|| communicator.is_ready())?;
-            Open { communicator, stream, handle: stream.handle()? }
+            communicator
         };
-        let link = Arc::new(Link { world: world.clone(), open: Mutex::new(Some(open)) });
+        let link = Arc::new(Link { world: world.clone(), stream, handle, open: Mutex::new(Some(communicator)) });
         let watched: Arc<dyn Watched> = Arc::<Link>::clone(&link);
         world.watch(&watched);
         let mut edge = Self { device, link };
@@ -188,32 +205,28 @@ impl Edge {
 
 impl Carrier for Edge {
     fn send(&mut self, _: usize, span: SentSpan) -> Result<Box<dyn Outgoing>> {
-        self.link.with(|open, world| {
-            let stream = open.stream;
-            // What this thread has queued makes the tensor.
-            stream.wait(&stream.current()?.record()?)?;
-            if !span.is_empty() {
-                open.communicator.send(RECEIVER, &span.on(&stream)?, &open.handle)?;
-                world.wait(|| open.communicator.is_ready())?;
-            }
-            Ok(Box::new(stream.record()?) as Box<dyn Outgoing>)
-        })
+        let Link { stream, handle, .. } = &*self.link;
+        // What this thread has queued makes the tensor.
+        stream.wait(&stream.current()?.record()?)?;
+        if !span.is_empty() {
+            let memory = span.on(stream)?;
+            self.link.queue(|communicator| communicator.send(RECEIVER, &memory, handle))?;
+        }
+        Ok(Box::new(stream.record()?))
     }
 
     fn receive(&mut self, _: usize, layout: Layout) -> Result<Box<dyn Incoming>> {
-        let device = self.device;
-        self.link.with(|open, world| {
-            // The memory is one of the stream's, which has used it before if anybody has.
-            let stream = open.stream;
-            let _current = stream.enter()?;
-            let mut span = ReceivedSpan::new(layout, device)?;
-            if !span.is_empty() {
-                open.communicator.receive(SENDER, &span.on(&stream)?, &open.handle)?;
-                world.wait(|| open.communicator.is_ready())?;
-            }
-            let tensor = span.tensor()?;
-            Ok(Box::new(Arrived { tensor, ready: Some(Arc::new(stream.record()?)) }) as Box<dyn Incoming>)
-        })
+        let Link { stream, handle, .. } = &*self.link;
+        // The memory is one of the stream's, which has used it before if anybody has. The allocator
+        // may wait for the device.
+        let _current = stream.enter()?;
+        let mut span = ReceivedSpan::new(layout, self.device)?;
+        if !span.is_empty() {
+            let memory = span.on(stream)?;
+            self.link.queue(|communicator| communicator.receive(SENDER, &memory, handle))?;
+        }
+        let tensor = span.tensor()?;
+        Ok(Box::new(Arrived { tensor, ready: Some(Arc::new(stream.record()?)) }))
     }
 }
 
@@ -235,22 +248,26 @@ impl Incoming for Arrived {
 }
 
 impl Link {
-    /// Calls `body` with the open connection. If it fails, the connection is aborted: its ends may
-    /// no longer agree on what comes next.
-    fn with<T>(&self, body: impl FnOnce(&mut Open, &World) -> Result<T>) -> Result<T> {
+    /// Queues a send or a receive on the connection, and waits until it is queued. If it fails, the
+    /// connection is aborted: its ends may no longer agree on what comes next.
+    fn queue(&self, begin: impl FnOnce(&mut Communicator) -> Result<(), CommError>) -> Result<()> {
         let mut open = lock(&self.open);
         let ended = || Error::Connection("the connection between two accelerators has been ended".into());
-        let result = body(open.as_mut().ok_or_else(ended)?, &self.world);
-        if result.is_err() {
+        let communicator = open.as_mut().ok_or_else(ended)?;
+        let begun = begin(communicator).map_err(Error::from);
+        let queued = begun.and_then(|()| self.world.wait(|| communicator.is_ready()));
+        if queued.is_err() {
             *open = None;
         }
-        result
+        queued
     }
 }
 
 impl Watched for Link {
-    fn end(&self) {
-        *lock(&self.open) = None;
+    fn end(&self) -> bool {
+        let Ok(mut open) = self.open.try_lock() else { return false };
+        *open = None;
+        true
     }
 }
 

@@ -84,7 +84,8 @@ impl RemoteCall {
         let message = Message::Value { port, micro_batch, value };
         let envelope = Envelope { call: self.call, message, layouts, edge };
         let sent = lock(&self.remote.channel).send(self.remote.process_of(to), &envelope, spans);
-        sent.map_err(|error| error.to_string())
+        // The receiver may know of a part of it.
+        sent.map_err(|error| self.remote.lost(error).to_string())
     }
 
     /// Sends gradients back to the stage of another process that has sent the value.
@@ -101,7 +102,8 @@ impl RemoteCall {
         let message = Message::Gradients { port, micro_batch, positions };
         let envelope = Envelope { call: self.call, message, layouts, edge };
         let sent = lock(&self.remote.channel).send(self.remote.process_of(to), &envelope, memory);
-        sent.map_err(|error| error.to_string())
+        // The receiver may know of a part of it.
+        sent.map_err(|error| self.remote.lost(error).to_string())
     }
 
     /// Takes in what has arrived: calls `arrived` for each value and gradient. Returns what it

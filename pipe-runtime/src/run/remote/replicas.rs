@@ -235,9 +235,7 @@ impl<'c> Combining<'c> {
             let senders = self.others().filter(|&owner| number < blocks[owner].len()).count();
             for received in self.receive((number, Phase::Sum), senders)? {
                 // The sums take the place of the parts that were sent.
-                if let Some((edge, _)) = self.edge(received.replica) {
-                    lock(&self.remote.channel).after_sends(edge)?;
-                }
+                lock(&self.remote.channel).after_sends(self.twins[received.replica])?;
                 let mut sums = received.tensors.into_iter();
                 for segment in &blocks[received.replica][number] {
                     if has.iter().any(|has| has[segment.tensor]) {
@@ -329,17 +327,15 @@ impl<'c> Combining<'c> {
     }
 
     fn send(&self, replica: usize, block: (usize, Phase), present: &[bool], parts: &[Tensor]) -> Result<()> {
-        let (edge, direct) = self.edge(replica).unzip();
+        // The parts of a block are of neighbouring tensors, which are on one device.
+        let accelerator = parts.iter().map(Tensor::device).find(|device| device.is_cuda());
+        let (here, there) = (self.remote.process(), self.twins[replica]);
+        let edge = accelerator.and_then(|device| self.remote.edge_between((here, device), (there, device)));
+        let (edge, direct) = edge.unzip();
         let (layouts, memory) = spans(parts.iter(), direct)?;
         let message = Message::Part { round: self.round(block), present: present.to_vec(), names: self.names };
         let envelope = Envelope { call: self.call, message, layouts, edge };
         lock(&self.remote.channel).send(self.twins[replica], &envelope, memory)
-    }
-
-    /// The connection to the accelerator of another replica, if there is one.
-    fn edge(&self, replica: usize) -> Option<(usize, Device)> {
-        let device = self.like.iter().map(Tensor::device).find(|device| *device != Device::Cpu)?;
-        self.remote.edge_between((self.remote.process(), device), (self.twins[replica], device))
     }
 
     /// Receives the messages of so many other replicas about a block.
