@@ -2,8 +2,11 @@
 //
 // As in NCCL's communicators that do not wait, a call is done on the host only once
 // `ncclCommGetAsyncError` says so. Each call, and each rule that is broken, is a line of the file
-// that `FAKE_NCCL_LOG` names. With `FAKE_NCCL_ONE_GPU`, all processes have the same device.
+// that `FAKE_NCCL_LOG` names. With `FAKE_NCCL_ONE_GPU`, all processes have the same device. With
+// `FAKE_NCCL_FAULT=WHAT:PROCESS:NUMBER`, this call of this process fails (`init`, `send`), or kills
+// the process (`kill-init`, `kill-send`).
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -11,7 +14,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <mutex>
+#include <map>
 #include <string>
 
 namespace {
@@ -65,6 +68,22 @@ void log(const std::string& line) {
 int rule(const char* broken) {
   log(std::string("broken rule: ") + broken);
   return kInvalidUsage;
+}
+
+// Whether this call of `what` is to fail. Does not return if it is to kill the process.
+bool fails(const std::string& what) {
+  static std::map<std::string, int> calls;
+  const int number = calls[what]++;
+  const char* fault = getenv("FAKE_NCCL_FAULT");
+  const char* process = getenv("OMPI_COMM_WORLD_RANK");
+  if (!fault || !process) {
+    return false;
+  }
+  const std::string place = what + ":" + process + ":" + std::to_string(number);
+  if (fault == "kill-" + place) {
+    kill(getpid(), SIGKILL);
+  }
+  return fault == place;
 }
 
 // Tells the mock devices that a stream uses memory.
@@ -178,6 +197,9 @@ int ncclCommInitRankConfig(Comm** comm, int size, UniqueId id, int rank, const C
   if (config->magic != 0xcafebeef || config->blocking != 0 || config->size < sizeof(Config)) {
     return rule("a communicator without settings");
   }
+  if (fails("init")) {
+    return kSystemError;
+  }
   *comm = new Comm{std::string(id.text), size, rank};
   const std::string joined = (*comm)->path + "-joined-" + std::to_string(rank);
   int file = open(joined.c_str(), O_WRONLY | O_CREAT, 0600);
@@ -208,6 +230,9 @@ int ncclCommGetAsyncError(Comm* comm, int* state) {
 int ncclSend(const void* memory, size_t count, int type, int peer, Comm* comm, void* stream) {
   if (!may_begin(*comm, peer)) {
     return kInvalidUsage;
+  }
+  if (fails("send")) {
+    return kSystemError;
   }
   use(stream, memory, false, "ncclSend");
   int file = open(mailbox(*comm, comm->rank, peer).c_str(), O_WRONLY | O_APPEND | O_CREAT, 0600);

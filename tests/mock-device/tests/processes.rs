@@ -2,6 +2,7 @@
 //! fake of NCCL, straight.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,6 @@ use launch::{Launched, Launcher, Mpich, Ulfm};
 
 const GPU0: Device = Device::Cuda(0);
 const GPU1: Device = Device::Cuda(1);
-const LIMIT: u32 = 120;
 
 #[pipeline(chunks = 3, allow(short_skip))]
 struct Net {
@@ -72,6 +72,10 @@ enum Nccl {
     Fake,
     /// The fake one, where all processes have the same device.
     OneDevice,
+    /// The fake one, but not on process 3.
+    NotOnOne,
+    /// The fake one, where a call fails.
+    Fault(&'static str),
 }
 
 /// Runs `body` in this many processes of the test `name`.
@@ -80,8 +84,22 @@ fn run(mpi: Launcher, nccl: Nccl, processes: usize, name: &str, body: impl FnOnc
     let file = folder.path().join("calls");
     let mut paths = vec![("FAKE_NCCL_LOG", file.as_path()), ("TMPDIR", folder.path())];
     paths.push(("PIPE_NCCL", if nccl == Nccl::Off { Path::new("off") } else { Path::new(FAKE_NCCL) }));
-    paths.extend((nccl == Nccl::OneDevice).then_some(("FAKE_NCCL_ONE_GPU", Path::new("1"))));
-    let launched = launch::launch_with(mpi, processes, &paths, LIMIT, name, body);
+    paths.extend(match nccl {
+        Nccl::OneDevice => Some(("FAKE_NCCL_ONE_GPU", Path::new("1"))),
+        Nccl::Fault(fault) => Some(("FAKE_NCCL_FAULT", Path::new(fault))),
+        _ => None,
+    });
+    let own = std::env::current_exe().unwrap();
+    paths.push(("PIPE_TEST_PROGRAM", &own));
+    let script = folder.path().join("without-on-one");
+    fs::write(
+        &script,
+        "#!/bin/sh\n[ \"$OMPI_COMM_WORLD_RANK\" = 3 ] && export PIPE_NCCL=off\nexec \"$PIPE_TEST_PROGRAM\" \"$@\"\n",
+    )
+    .unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o700)).unwrap();
+    let program = (nccl == Nccl::NotOnOne).then_some(script.as_path());
+    let launched = launch::launch_with(mpi, processes, &paths, program, name, body);
     (launched, Calls(fs::read_to_string(&file).unwrap_or_default()))
 }
 
@@ -188,7 +206,7 @@ fn accelerators_of_two_processes_train_as_on_the_cpu_and_in_order() {
         // Some values and gradients of each of at least ten runs go straight.
         match nccl {
             Nccl::Fake => assert!(calls.count("send") > 10 * 2 * 2 * 3, "{}", calls.count("send")),
-            Nccl::Off | Nccl::OneDevice => assert_eq!(calls.0, ""),
+            _ => assert_eq!(calls.0, ""),
         }
     }
 }
@@ -223,7 +241,7 @@ fn replicas_sum_their_gradients_from_accelerator_to_accelerator() {
     if !is_installed() {
         return eprintln!("skipped: libtorch has CUDA of its own here, so the mock is not in");
     }
-    for nccl in [Nccl::Fake, Nccl::Off] {
+    for nccl in [Nccl::Fake, Nccl::Off, Nccl::NotOnOne] {
         let (launched, calls) = run(Ulfm, nccl, 4, NAME, || {
             let world = World::init().unwrap().replicas(2).unwrap();
             tch::set_num_threads(1);
@@ -245,7 +263,13 @@ fn replicas_sum_their_gradients_from_accelerator_to_accelerator() {
         launched.check(4);
         calls.check();
         // Each replica has two connections, and the two halves of the model have two each.
-        assert_eq!(calls.count("join"), if nccl == Nccl::Fake { 2 * 8 } else { 0 });
+        let connections = match nccl {
+            Nccl::Fake => 8,
+            // The second replica's processes, and the last processes of both.
+            Nccl::NotOnOne => 8 - 4,
+            _ => 0,
+        };
+        assert_eq!(calls.count("join"), 2 * connections, "{nccl:?}");
     }
 }
 
@@ -280,4 +304,82 @@ fn a_killed_process_ends_what_the_accelerators_of_others_wait_for() {
     });
     launched.check(1);
     assert_eq!(calls.count("broken"), 0, "{}", calls.0);
+}
+
+#[test]
+fn a_layer_that_fails_while_accelerators_send_leaves_the_next_step_whole() {
+    const NAME: &str = "a_layer_that_fails_while_accelerators_send_leaves_the_next_step_whole";
+    if !is_installed() {
+        return eprintln!("skipped: libtorch has CUDA of its own here, so the mock is not in");
+    }
+    let (launched, calls) = run(Ulfm, Nccl::Fake, 2, NAME, || {
+        let world = World::init().unwrap();
+        tch::set_num_threads(1);
+        let devices = Devices::new([GPU0; 2]).across(&world).unwrap();
+        for kind in [ScheduleKind::GPipe, ScheduleKind::OneFOneB, ScheduleKind::ZbH1] {
+            let (mut pipe, vars) = build(&devices, Checkpoint::Never, kind).unwrap();
+            let (mut fresh, its_vars) = build(&devices, Checkpoint::Never, kind).unwrap();
+            for micro_batch in 0..3 {
+                let mut count = 0;
+                let loss = |output: &Tensor, target: &Tensor| {
+                    count += 1;
+                    assert!(count != micro_batch + 1, "told to fail");
+                    squares(output, target)
+                };
+                let error = pipe.train_step(rows(6).to_device(GPU0), rows(6).to_device(GPU0), loss).unwrap_err();
+                assert!(matches!(&error, Error::Failed(failure) if failure.cause.contains("told to fail")), "{error}");
+            }
+            let (found, expected) = [&mut pipe, &mut fresh].map(|pipe| step(pipe, [GPU0; 2], &rows(6)).unwrap()).into();
+            assert_close(&results(&found, &vars), &results(&expected, &its_vars), "after the failures");
+        }
+    });
+    launched.check(2);
+    calls.check();
+}
+
+#[test]
+fn what_fails_in_nccl_is_an_error_on_both_sides_and_never_a_hang() {
+    const NAME: &str = "what_fails_in_nccl_is_an_error_on_both_sides_and_never_a_hang";
+    if !is_installed() {
+        return eprintln!("skipped: libtorch has CUDA of its own here, so the mock is not in");
+    }
+    // The first send of a process tries out a connection.
+    for fault in
+        ["init:0:0", "init:1:1", "send:0:0", "kill-init:1:0", "kill-send:0:0", "send:1:2", "send:0:3", "kill-send:1:3"]
+    {
+        let start = Instant::now();
+        let (launched, calls) = run(Ulfm, Nccl::Fault(fault), 2, NAME, || {
+            let world = World::init().unwrap();
+            tch::set_num_threads(1);
+            let devices = Devices::new([GPU0; 2]).across(&world).unwrap();
+            let trained = build(&devices, Checkpoint::Never, ScheduleKind::OneFOneB).and_then(|(mut pipe, _vars)| {
+                let trained = step(&mut pipe, [GPU0; 2], &rows(6));
+                // It stays an error.
+                assert!(trained.is_ok() || step(&mut pipe, [GPU0; 2], &rows(6)).is_err());
+                trained.map(drop)
+            });
+            let error = trained.expect_err("a call of NCCL has failed");
+            let expected = matches!(error, Error::Connection(_)) || error.to_string().contains("ncclSend failed");
+            assert!(expected, "{error}");
+        });
+        launched.check(if fault.starts_with("kill") { 1 } else { 2 });
+        assert_eq!(calls.count("broken"), 0, "{fault}: {}", calls.0);
+        assert!(start.elapsed() < Duration::from_secs(20), "{fault}: {:?}", start.elapsed());
+    }
+}
+
+#[test]
+fn other_devices_on_another_process_are_an_error_of_build() {
+    const NAME: &str = "other_devices_on_another_process_are_an_error_of_build";
+    if !is_installed() {
+        return eprintln!("skipped: libtorch has CUDA of its own here, so the mock is not in");
+    }
+    let (launched, _) = run(Ulfm, Nccl::Fake, 2, NAME, || {
+        let world = World::init().unwrap();
+        let places = if world.is_first() { [GPU0, GPU0] } else { [GPU0, GPU1] };
+        let devices = Devices::new(places).across(&world).unwrap();
+        let error = build(&devices, Checkpoint::Never, ScheduleKind::GPipe).map(drop).unwrap_err().to_string();
+        assert!(error.contains("have built different pipelines: the devices"), "{error}");
+    });
+    launched.check(2);
 }

@@ -68,20 +68,23 @@ pub fn launch(
     start(command.env(NUMBERS, numbers.join(" ")), name)
 }
 
-/// The same, with paths for the processes, by the names of variables.
+/// The same, with paths for the processes, by the names of variables. They run `program`, if there
+/// is one, which runs this binary.
 #[allow(dead_code)] // For the tests of mock devices, which share this file.
 pub fn launch_with(
     mpi: Launcher,
     processes: usize,
     paths: &[(&str, &Path)],
-    seconds: u32,
+    program: Option<&Path>,
     name: &str,
     body: impl FnOnce(),
 ) -> Launched {
     if is_process_of(name) {
         done(body);
     }
-    start(mpi.command(processes, seconds, &env::current_exe().unwrap()).envs(paths.iter().copied()), name)
+    let own = env::current_exe().unwrap();
+    let mut command = mpi.command(processes, LIMIT, program.unwrap_or(&own));
+    start(command.envs(paths.iter().copied()), name)
 }
 
 /// The same for three processes of Open MPI that run `program`, which runs this binary.

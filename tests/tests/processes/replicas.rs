@@ -9,7 +9,7 @@ use pipe_tests::layers::{dropout, linear};
 use tch::nn::{self, BatchNorm, FuncT, Linear};
 use tch::{Device, Kind, Tensor};
 
-use crate::launch::{BOTH, Launcher, Ulfm, in_processes};
+use crate::launch::{BOTH, LIMIT, Launcher, Ulfm, in_processes, launch};
 
 /// A layer that some rows do not use: then its weight gets no gradient.
 #[derive(Debug)]
@@ -347,4 +347,41 @@ fn every_schedule_runs_in_replicas() {
             assert!(loss.equal(&run(&Devices::cpu(2).across(world).unwrap())), "{kind}");
         }
     });
+}
+
+#[pipeline(chunks = 2)]
+struct Annotated {
+    #[device("cpu", process = 0)]
+    first: Linear,
+    #[device("cpu", process = 1)]
+    last: Linear,
+}
+
+#[test]
+fn a_model_of_two_processes_is_whole_in_each_of_two_replicas() {
+    const NAME: &str = "replicas::a_model_of_two_processes_is_whole_in_each_of_two_replicas";
+    let build = |devices: &Devices| {
+        tch::manual_seed(3);
+        let vars = Annotated::vars(devices).unwrap();
+        let net = Annotated { first: linear(vars.first(), 8, 8), last: linear(vars.last(), 8, 3) };
+        (net.pipe(&vars).intra_op_threads(1).build().unwrap(), vars)
+    };
+    for processes in [2, 4] {
+        let launched = launch(Ulfm, processes, NAME, &[processes], LIMIT, |_| {
+            let world = World::init().unwrap().replicas(2).unwrap();
+            tch::set_num_threads(1);
+            let (mut pipe, vars) = build(&Annotated::devices().across(&world).unwrap());
+            let (x, y) = batch(rows(&world, false));
+            let loss = pipe.train_step(&x, &y, mse).unwrap().loss;
+            let (mut alone, its_vars) = build(&Devices::cpu(2));
+            let (x, y) = batch(0..16);
+            let expected = alone.train_step(&x, &y, mse).unwrap().loss;
+            assert!(distance(&loss, &expected) < 1e-5, "{loss:?} {expected:?}");
+            let expected = its_vars.var_store().variables();
+            for (name, tensor) in vars.var_store().variables().into_iter().filter(|(name, _)| vars.is_here(name)) {
+                assert!(distance(&tensor.grad(), &expected[&name].grad()) < 1e-5, "{name}");
+            }
+        });
+        launched.check(processes);
+    }
 }

@@ -62,7 +62,7 @@ impl Communicator {
             unsafe { (functions.comm_init_rank_config)(&raw mut handle, size, UniqueId(id), rank, &raw mut config) };
         let made = functions.check("ncclCommInitRankConfig", result, 0);
         // Also a communicator that could not be made may have something to free.
-        let communicator = (handle != 0).then_some(Self { functions, handle });
+        let communicator = (handle != 0).then(|| Self { functions, handle });
         made?;
         communicator.ok_or_else(|| wrong("NCCL made no communicator"))
     }
