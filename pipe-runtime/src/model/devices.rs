@@ -36,8 +36,9 @@ pub struct Devices {
     unsupported: Option<&'static str>,
     /// The annotated processes of the devices.
     processes: Option<Vec<usize>>,
-    /// The schedule whose ranks processes do not divide, and the number of ranks if it was given.
-    schedule: (ScheduleKind, Option<usize>),
+    /// The schedule whose ranks processes do not divide, if it is known, and the number of ranks if
+    /// it was given.
+    schedule: Option<(ScheduleKind, Option<usize>)>,
     /// The processes to which the devices belong; `None` if all are this one's.
     across: Option<Across>,
 }
@@ -74,7 +75,7 @@ impl Devices {
         let plan = M::PLAN;
         let mut devices = Self::new([]);
         devices.processes = Some(plan.processes.to_vec()).filter(|processes| !processes.is_empty());
-        devices.schedule.0 = M::DEFAULTS.schedule.unwrap_or(ScheduleKind::GPipe);
+        devices.schedule = M::DEFAULTS.schedule.map(|kind| (kind, None));
         for stage in plan.stages {
             match parse(stage.device) {
                 Ok(device) => devices.stages.push(device),
@@ -101,13 +102,7 @@ impl Devices {
 
     /// Makes a list of devices, one per stage or fewer.
     pub fn new(devices: impl Into<Vec<Device>>) -> Self {
-        Self {
-            stages: devices.into(),
-            unsupported: None,
-            processes: None,
-            schedule: (ScheduleKind::GPipe, None),
-            across: None,
-        }
+        Self { stages: devices.into(), unsupported: None, processes: None, schedule: None, across: None }
     }
 
     /// Says which schedule the pipeline will be built with, if it is not the annotated one, and how
@@ -123,7 +118,13 @@ impl Devices {
     /// # Ok::<(), pipe_runtime::Error>(())
     /// ```
     pub fn for_schedule(mut self, kind: ScheduleKind, ranks: impl Into<Option<usize>>) -> Self {
-        self.schedule = (kind, ranks.into());
+        self.schedule = Some((kind, ranks.into()));
+        self
+    }
+
+    /// The same for a schedule that applies unless another one was given.
+    pub(crate) fn or_for_schedule(mut self, kind: Option<ScheduleKind>) -> Self {
+        self.schedule = self.schedule.or(kind.map(|kind| (kind, None)));
         self
     }
 
@@ -186,7 +187,7 @@ impl Devices {
         let is_one = self.stages.windows(2).all(|pair| pair[0] == pair[1]);
         let accelerator = |&device: &Device| Some(device).filter(|device| !is_one && is_accelerator(device));
         let accelerators: Vec<_> = self.stages.iter().map(accelerator).collect();
-        let (kind, ranks) = self.schedule;
+        let (kind, ranks) = self.schedule.unwrap_or((ScheduleKind::GPipe, None));
         let rank_of = kind.place(&accelerators, ranks).map_err(|error| Error::Setting(error.to_string()))?;
         let ranks = rank_of.iter().max().map_or(0, |last| last + 1);
         if ranks < processes {

@@ -2,7 +2,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::flow::{Flow, IntoFlow, PackedValue};
+use crate::flow::{Flow, IntoFlow, MiniBatch, PackedValue};
 use crate::lock::lock;
 use crate::model::{Checkpoint, Plan};
 use crate::run::{BuiltPipeline, PipelineCore, ScheduleChoice};
@@ -66,7 +66,8 @@ impl<M: Pipeline> Pipe<M> {
     /// then with the first [`Failure`](crate::Failure) in the schedule's order. Parameters,
     /// gradients and statistics are unchanged, and the pipeline can be used again.
     pub fn forward(&mut self, inputs: impl IntoFlow<M::Input>) -> Result<M::Output> {
-        let mut forwarded = self.core.forward("forward", &PackedValue::of(inputs.into_flow()), true)?;
+        let mut forwarded =
+            self.core.forward("forward", &PackedValue::of(inputs.into_flow()), true, &mut |_, _| Ok(()))?;
         let joined = M::Output::join(PackedValue::unpack_all(forwarded.take_outputs()), &forwarded.shape);
         forwarded.end(joined.is_ok())?;
         joined
@@ -97,14 +98,14 @@ impl<M: Pipeline> Pipe<M> {
         self.evaluating(|pipe| {
             let _no_grad = tch::no_grad_guard();
             let batch = PackedValue::of(inputs.into_flow());
-            let mut forwarded = pipe.core.forward("predict_on_last", &batch, false)?;
-            let joined = pipe
-                .built()
-                .has_last()
-                .then(|| M::Output::join(PackedValue::unpack_all(forwarded.take_outputs()), &forwarded.shape));
-            let joined = joined.transpose();
-            forwarded.end(joined.is_ok())?;
-            joined
+            let mut joined = None;
+            let mut join = |outputs: &[PackedValue], shape: &MiniBatch| {
+                let outputs = outputs.iter().map(PackedValue::share).collect();
+                joined = Some(M::Output::join(PackedValue::unpack_all(outputs), shape)?);
+                Ok(())
+            };
+            pipe.core.forward("predict_on_last", &batch, false, &mut join)?.end(true)?;
+            Ok(joined)
         })
     }
 

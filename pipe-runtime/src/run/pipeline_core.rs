@@ -73,8 +73,15 @@ impl PipelineCore {
 
     /// Runs a mini-batch through the stages. The outputs carry an autograd graph if grad mode is on
     /// and a parameter or an input needs a gradient. Only the process with the last stage has them,
-    /// unless they are `shared`.
-    pub(crate) fn forward(&self, what: &str, batch: &PackedValue, shared: bool) -> Result<Forwarded> {
+    /// unless they are `shared`. It calls `check` with them before all processes agree that the
+    /// call has succeeded.
+    pub(crate) fn forward(
+        &self,
+        what: &str,
+        batch: &PackedValue,
+        shared: bool,
+        check: &mut dyn FnMut(&[PackedValue], &MiniBatch) -> Result<()>,
+    ) -> Result<Forwarded> {
         let parameters = self.parameters();
         let trains = parameters.as_ref().is_ok_and(|parameters| !parameters.tensors().is_empty());
         let gradients = grad_enabled() && (trains || batch.tensors.iter().any(|item| item.needs_gradient));
@@ -88,6 +95,7 @@ impl PipelineCore {
         let (ran, told) = match outcome {
             Ok(ran) => {
                 let told = noted.and_then(|()| if shared { self.pipeline.can_share(&ran.1) } else { Ok(()) });
+                let told = told.and_then(|()| if self.pipeline.has_last() { check(&ran.1, &shape) } else { Ok(()) });
                 let told = told.and_then(|()| ran.0.combine_statistics());
                 (Some(ran), told)
             }

@@ -2,7 +2,9 @@
 //! integers, `Option`s, lists, stages without a gradient and micro-batches that do not count.
 
 use pipe_runtime::optim::{LossScaler, Sgd};
-use pipe_runtime::{Checkpoint, Context, Devices, Layer, Reduction, Replicate, Result, ScheduleKind, Trainer, World};
+use pipe_runtime::{
+    Checkpoint, Context, Devices, Layer, Pipe, Reduction, Replicate, Result, ScheduleKind, Trainer, World,
+};
 use pipe_runtime::{List, pipeline};
 use pipe_tests::layers::linear;
 use tch::nn::{self, Embedding, Linear};
@@ -167,6 +169,31 @@ struct Small {
     last: Linear,
 }
 
+/// Gives another number in each micro-batch.
+struct Number;
+
+impl Layer<Tensor> for Number {
+    type Out = (Tensor, usize);
+
+    fn run(&self, x: Tensor, cx: &Context) -> Self::Out {
+        (x, cx.micro_batch())
+    }
+}
+
+#[pipeline(chunks = 2, output = (Tensor, usize))]
+struct Numbered {
+    #[device("cpu")]
+    first: Linear,
+    #[device("cpu")]
+    last: Number,
+}
+
+fn build_numbered(devices: &Devices) -> Pipe<Numbered> {
+    let vars = Numbered::vars(devices).unwrap();
+    let net = Numbered { first: linear(vars.first(), 8, 8), last: Number };
+    net.pipe(&vars).intra_op_threads(1).build().unwrap()
+}
+
 #[test]
 fn an_output_can_stay_where_the_last_stage_is() {
     const NAME: &str = "values::an_output_can_stay_where_the_last_stage_is";
@@ -187,6 +214,19 @@ fn an_output_can_stay_where_the_last_stage_is() {
         assert_eq!(own, (!world.is_first()).then_some(all));
         let kept = pipe.step().keep_output_on_last().run(&x, &x, loss).unwrap();
         assert_eq!(kept.output.is_some(), !world.is_first());
+        // Both have the same error if the outputs cannot be joined, and draw the same numbers then.
+        let mut numbered = build_numbered(&Devices::cpu(2).across(&world).unwrap());
+        for on_last in [true, false] {
+            tch::manual_seed(1);
+            let error = match on_last {
+                true => numbered.predict_on_last(&x).map(drop),
+                false => numbered.predict(&x).map(drop),
+            };
+            assert!(error.unwrap_err().to_string().contains("cannot be joined"));
+            let drawn = f64::try_from(Tensor::rand([1], (Kind::Double, Device::Cpu))).unwrap();
+            let all = world.all_gather(&drawn.to_le_bytes()).unwrap();
+            assert_eq!(all[0], all[1]);
+        }
         // Both say what they want.
         let error = if world.is_first() { pipe.predict(&x).map(drop) } else { pipe.predict_on_last(&x).map(drop) };
         let error = error.unwrap_err().to_string();

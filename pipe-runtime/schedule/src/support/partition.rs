@@ -23,16 +23,15 @@ pub struct Chain {
     pub limit: Option<f64>,
 }
 
-/// A skip. It costs the stages of both its layers, unless they are in one stage: each of them what
-/// the boundary costs through which the skip leaves or enters.
+/// A skip. It costs the stages of both its layers, unless they are in one stage.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Skip {
     /// The layer that stashes it.
     pub from: usize,
     /// The layer that pops it.
     pub to: usize,
-    /// Its bytes.
-    pub bytes: f64,
+    /// The cost for each of the two.
+    pub cost: f64,
 }
 
 /// What crossing the boundary between two stages costs each of them.
@@ -45,7 +44,8 @@ pub struct Price {
 }
 
 impl Price {
-    fn of(self, bytes: f64) -> f64 {
+    /// The cost of a value of so many bytes.
+    pub fn of(self, bytes: f64) -> f64 {
         self.each + self.per_byte * bytes
     }
 }
@@ -98,12 +98,8 @@ impl Chain {
         let received = if first == 0 { 0. } else { before.of(cut(first - 1)) };
         let sent = if end == self.costs.len() { 0. } else { after.of(cut(end - 1)) };
         let stage = first..end;
-        let skip = |skip: &Skip| match (stage.contains(&skip.from), stage.contains(&skip.to)) {
-            (true, false) => after.of(skip.bytes),
-            (false, true) => before.of(skip.bytes),
-            _ => 0.,
-        };
-        received + sent + self.skips.iter().map(skip).sum::<f64>()
+        let crosses = |skip: &&Skip| stage.contains(&skip.from) != stage.contains(&skip.to);
+        received + sent + self.skips.iter().filter(crosses).map(|skip| skip.cost).sum::<f64>()
     }
 
     /// The costs of every possible stage, by the number of the stage. Stages whose boundaries have
@@ -229,12 +225,16 @@ mod tests {
             costs[stage] += chain.costs[layer];
             sizes[stage] += chain.sizes[layer];
         }
-        let boundaries = chain.boundaries.iter().enumerate().map(|(from, &bytes)| Skip { from, to: from + 1, bytes });
+        let priced = |(from, &bytes): (usize, &f64)| {
+            let price = prices.get(stage_of[from]).copied().unwrap_or_default();
+            Skip { from, to: from + 1, cost: price.each + price.per_byte * bytes }
+        };
+        let boundaries = chain.boundaries.iter().enumerate().map(priced);
         for skip in chain.skips.iter().copied().chain(boundaries) {
             let (from, to) = (stage_of[skip.from], stage_of[skip.to]);
             if from != to {
-                costs[from] += prices[from].each + prices[from].per_byte * skip.bytes;
-                costs[to] += prices[to - 1].each + prices[to - 1].per_byte * skip.bytes;
+                costs[from] += skip.cost;
+                costs[to] += skip.cost;
             }
         }
         let squares = (
@@ -315,7 +315,7 @@ mod tests {
         assert_eq!(costly([0.; 3], vec![]), Ok(vec![2, 2]));
         assert_eq!(costly([0., 5., 0.], vec![]), Ok(vec![1, 3]));
         assert_eq!(costly([5., 5., 0.], vec![]), Ok(vec![3, 1]));
-        assert_eq!(costly([0.; 3], vec![Skip { from: 0, to: 2, bytes: 5. }]), Ok(vec![3, 1]));
+        assert_eq!(costly([0.; 3], vec![Skip { from: 0, to: 2, cost: 5. }]), Ok(vec![3, 1]));
     }
 
     #[test]
@@ -355,10 +355,10 @@ mod tests {
     fn problem() -> impl Strategy<Value = (Chain, Vec<Price>)> {
         (1..9_usize).prop_flat_map(|layers| {
             let numbers = |count, limit: u32| prop::collection::vec((0..limit).prop_map(f64::from), count);
-            let skip = (0..layers, 0..layers, 0..6_u32).prop_map(|(a, b, bytes)| Skip {
+            let skip = (0..layers, 0..layers, 0..6_u32).prop_map(|(a, b, cost)| Skip {
                 from: a.min(b),
                 to: a.max(b),
-                bytes: bytes.into(),
+                cost: cost.into(),
             });
             let limit = prop::option::of((5..40_u32).prop_map(f64::from));
             let parts = (

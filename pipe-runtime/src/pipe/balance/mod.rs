@@ -5,6 +5,7 @@
 //! the slowest (or largest) stage is as small as possible. The result, a [`Profile`], prints as a
 //! table with the annotations to paste, and can be written to a file.
 
+mod division;
 mod file;
 mod profile;
 mod report;
@@ -13,9 +14,8 @@ mod traffic;
 use std::collections::HashSet;
 use std::time::Duration;
 
-use pipe_schedule::ScheduleKind;
 use pipe_schedule::support::bytes;
-use pipe_schedule::support::partition::{Chain, Misfit, Price, Skip, around};
+use pipe_schedule::support::partition::{Chain, Misfit, around};
 use tch::nn::{Path, VarStore};
 use tch::{Device, Tensor};
 
@@ -297,10 +297,11 @@ where
             layer.crossing_bytes = bytes;
         }
 
-        let chain = self.chain(measure, &layers, &traffic);
+        let mut chain = self.chain(measure, &layers, &traffic);
         let prices = self.prices(measure, stages, &process_of);
-        let partition =
-            chain.partition(stages, &prices).map_err(|why| misfit(why, stages, &observed.layers, &chain))?;
+        let partition = self
+            .partition(measure, &mut chain, &prices, &process_of, &traffic)
+            .map_err(|why| misfit(why, stages, &observed.layers, &chain))?;
         let mut end = 0;
         let stages = partition.into_iter().zip(devices.names).enumerate().map(|(stage, (count, device))| {
             let range = end..end + count;
@@ -369,41 +370,6 @@ where
         Ok(Settings { stages, devices, process_of })
     }
 
-    /// The process of each stage: those that were asked for, or the annotated ones if the stages
-    /// are the annotated ones; empty otherwise.
-    fn process_of(&self, stages: usize, devices_known: bool) -> Result<Vec<usize>> {
-        let annotated = Devices::annotated::<M>();
-        let devices = match &self.devices {
-            Some(given) => given.clone(),
-            None if devices_known && annotated.as_slice().len() == stages => annotated,
-            // Each stage is on a device of its own.
-            None => Devices::cpu(stages).for_schedule(M::DEFAULTS.schedule.unwrap_or(ScheduleKind::GPipe), None),
-        };
-        match self.processes {
-            Some((0, _)) => Err(Error::Setting("there must be at least one process".into())),
-            Some((count, _)) => devices.process_of(count),
-            None => Ok(devices.annotated_processes().unwrap_or_default().to_vec()),
-        }
-    }
-
-    /// What each boundary between two stages costs.
-    fn prices(&self, measure: Measure, stages: usize, process_of: &[usize]) -> Vec<Price> {
-        if measure == Measure::Size {
-            return Vec::new();
-        }
-        let local = Price { each: 0., per_byte: self.seconds_per_byte };
-        let message = self.processes.map_or(local, |(_, price)| Price {
-            // One there, and one back.
-            each: 2. * price.latency.as_secs_f64(),
-            per_byte: price.seconds_per_byte.max(self.seconds_per_byte),
-        });
-        let price = |boundary: usize| match (process_of.get(boundary), process_of.get(boundary + 1)) {
-            (Some(before), Some(after)) if before != after => message,
-            _ => local,
-        };
-        (0..stages - 1).map(price).collect()
-    }
-
     /// The device of all variables, or `otherwise` if there are none.
     fn device(&self, otherwise: impl FnOnce() -> Device) -> Result<Device> {
         let mut devices: Vec<Device> = Vec::new();
@@ -441,28 +407,6 @@ where
             buffer_bytes,
             crossing_bytes: 0,
             stage: 0,
-        }
-    }
-
-    fn chain(&self, measure: Measure, layers: &[LayerProfile], traffic: &Traffic) -> Chain {
-        let size = |layer: &LayerProfile| {
-            layer.parameter_bytes as f64 * self.param_scale + (layer.buffer_bytes + layer.activation_bytes) as f64
-        };
-        let sizes: Vec<f64> = layers.iter().map(size).collect();
-        let costs = match measure {
-            Measure::Time => {
-                let cost = |layer: &LayerProfile| (layer.forward + layer.backward).as_secs_f64();
-                layers.iter().map(cost).collect()
-            }
-            Measure::Size => sizes.clone(),
-        };
-        let skip = |skip: &traffic::SkipTraffic| Skip { from: skip.from, to: skip.to, bytes: skip.bytes as f64 };
-        Chain {
-            costs,
-            sizes,
-            boundaries: traffic.boundaries.iter().map(|&bytes| bytes as f64).collect(),
-            skips: traffic.skips.iter().map(skip).collect(),
-            limit: self.memory_limit.map(|limit| limit as f64),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pipe_runtime::balance::{Balance, Profile};
 use pipe_runtime::nn::Concat;
-use pipe_runtime::{Context, Devices, Layer, MessagePrice, Rows, pipeline};
+use pipe_runtime::{Context, Devices, Layer, MessagePrice, Rows, ScheduleKind, pipeline};
 use pipe_tests::layers::{dropout, func, linear};
 use pipe_tests::serial;
 use tch::nn::{self, BatchNorm, Conv2D, Func, FuncT, Linear, Module, VarStore};
@@ -464,6 +464,52 @@ fn between_processes_a_cut_is_where_little_crosses() {
     };
     assert_eq!(error(0), "there must be at least one process");
     assert!(error(4).contains("4 processes for 3 ranks"), "{}", error(4));
+}
+
+#[test]
+fn a_skip_is_a_message_where_it_goes_to_another_process() {
+    let _serial = serial();
+    #[pipeline]
+    struct Far {
+        #[device("cpu")]
+        #[stash(far = output)]
+        first: Func<'static>,
+        #[device("cpu")]
+        #[stash(near = output)]
+        second: Func<'static>,
+        #[device("cpu")]
+        third: Func<'static>,
+        #[device("cpu")]
+        #[pop(far)]
+        fourth: Concat,
+        #[pop(near)]
+        fifth: Concat,
+    }
+
+    let vars = Far::vars(&Devices::cpu(Far::STAGES)).unwrap();
+    let net = || Far {
+        first: func(|x| x.sin()),
+        second: func(|x| x.sin()),
+        third: func(|x| x.sin()),
+        fourth: Concat::default(),
+        fifth: Concat::default(),
+    };
+    let messages = |devices: Devices, kind: ScheduleKind| {
+        let price = MessagePrice { latency: Duration::from_secs(1), seconds_per_byte: 0. };
+        let net = net();
+        let balance = Balance::of(&net, &vars).devices(&devices.for_schedule(kind, None)).processes(2, price);
+        let profile = balance.timeout(Duration::ZERO).by_time(sample(&[2, 8])).unwrap();
+        // Each message goes there and back, and counts on both sides.
+        let of = |process: usize| profile.stages().iter().filter(move |stage| stage.process == Some(process));
+        [0, 1].map(|process| of(process).map(|stage| stage.cost.floor() as usize / 2).sum::<usize>())
+    };
+    // Both skips go from the first process to the second one, however the layers are divided, and
+    // so does the flow.
+    assert_eq!(messages(Devices::cpu(4), ScheduleKind::GPipe), [3, 3]);
+    // There and back: the first process has the first and the last stage, so `far` is a message
+    // unless the last stage has both layers at the end.
+    let [first, second] = messages(Devices::cpu(4), ScheduleKind::Zbv);
+    assert!(first == second && (2..=4).contains(&first), "{first} {second}");
 }
 
 #[test]
