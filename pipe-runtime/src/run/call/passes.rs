@@ -2,6 +2,7 @@
 //! backward.
 
 use pipe_schedule::Action;
+use tch::Tensor;
 
 use super::forward::Call;
 use super::step;
@@ -132,7 +133,10 @@ impl Call {
         let ready = self.pipeline.streams.mark(stage).map_err(|error| error.to_string())?;
         for (port, mut value) in sent {
             if let Some((remote, to)) = self.elsewhere(self.pipeline.routes[port].to) {
-                remote.send_value((port, stage, to), micro_batch, &value)?;
+                let variables = self.pipeline.state.variables(stage).map_err(|error| error.to_string())?;
+                let is_variable =
+                    |tensor: &Tensor| variables.iter().any(|variable| variable.tensor.data_ptr() == tensor.data_ptr());
+                remote.send_value((port, stage, to), micro_batch, &value, &is_variable)?;
                 continue;
             }
             value.ready.clone_from(&ready);

@@ -15,7 +15,7 @@ use tch::Tensor;
 
 use super::Remote;
 use super::channel::Delivered;
-use super::wire::{Envelope, Form, Message, spans};
+use super::wire::{Envelope, Form, Held, Message, spans};
 use crate::error::{Error, Result};
 use crate::flow::{CHANGED_ON_ITS_WAY, PackedValue};
 use crate::lock::lock;
@@ -180,7 +180,7 @@ impl Remote {
 
     /// Checks that the outputs of the last stage can go to other processes.
     pub(crate) fn can_share(outputs: &[PackedValue]) -> Result<()> {
-        outputs.iter().try_for_each(|output| Form::of(output, None).map(drop).map_err(Error::Output))
+        outputs.iter().try_for_each(|output| Form::of(output, None, &[]).map(drop).map_err(Error::Output))
     }
 
     /// Gives the outputs of the last stage to all processes of the replica.
@@ -195,7 +195,7 @@ impl Remote {
         if last == self.process() {
             for (micro_batch, output) in outputs.iter().enumerate() {
                 for process in self.replica().filter(|&process| process != last) {
-                    let (value, layouts, spans) = Form::of(output, None).map_err(Error::Output)?;
+                    let (value, layouts, spans) = Form::of(output, None, &[]).map_err(Error::Output)?;
                     let envelope =
                         Envelope { call, message: Message::Output { micro_batch, value }, layouts, edge: None };
                     lock(&self.channel).send(process, &envelope, spans).map_err(|error| self.lost(error))?;
@@ -214,7 +214,7 @@ impl Remote {
             || Ok(()),
             |Delivered { envelope, tensors, .. }| {
                 if let Message::Output { value, .. } = envelope.message {
-                    received.push(value.value(tensors, None));
+                    received.push(value.value(0, tensors, None, &mut Held::new()));
                 }
                 Ok(())
             },

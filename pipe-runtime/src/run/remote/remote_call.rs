@@ -8,7 +8,7 @@ use tch::Tensor;
 
 use super::Remote;
 use super::channel::Delivered;
-use super::wire::{Envelope, Form, Message, spans};
+use super::wire::{Envelope, Form, Held, Message, repeats, spans};
 use crate::error::Result;
 use crate::flow::{CHANGED_ON_ITS_WAY, PackedValue};
 use crate::lock::lock;
@@ -25,6 +25,9 @@ pub(crate) struct RemoteCall {
     /// For whether it goes back, and each stage and micro-batch elsewhere: the position of its
     /// step.
     positions: HashMap<(bool, usize, usize), usize>,
+    /// What was sent, and received, for several micro-batches.
+    sent: Mutex<Held>,
+    received: Mutex<Held>,
 }
 
 /// What has arrived from a stage of another process.
@@ -66,21 +69,31 @@ impl RemoteCall {
             };
             missing.insert(position, crossings(routes).filter(here).count());
         }
-        Self { remote: Arc::clone(remote), call, missing: Mutex::new(missing), positions }
+        Self {
+            remote: Arc::clone(remote),
+            call,
+            missing: Mutex::new(missing),
+            positions,
+            sent: Mutex::default(),
+            received: Mutex::default(),
+        }
     }
 
-    /// Sends a value to the stage of another process that receives it.
+    /// Sends a value to the stage of another process that receives it. A variable, which is lent to
+    /// a layer there, and what each micro-batch gets whole are sent with the first one alone.
     pub(crate) fn send_value(
         &self,
         (port, from, to): (usize, usize, usize),
         micro_batch: usize,
         value: &PackedValue,
+        is_variable: &dyn Fn(&Tensor) -> bool,
     ) -> Result<(), String> {
         if value.is_changed() {
             return Err(CHANGED_ON_ITS_WAY.into());
         }
         let (edge, direct) = self.remote.edge(from, to).unzip();
-        let (value, layouts, spans) = Form::of(value, direct)?;
+        let sent = repeats(port, value, &mut lock(&self.sent), is_variable);
+        let (value, layouts, spans) = Form::of(value, direct, &sent)?;
         let message = Message::Value { port, micro_batch, value };
         let envelope = Envelope { call: self.call, message, layouts, edge };
         let sent = lock(&self.remote.channel).send(self.remote.process_of(to), &envelope, spans);
@@ -119,7 +132,8 @@ impl RemoteCall {
         for Delivered { envelope, tensors, ready, .. } in delivered {
             match envelope.message {
                 Message::Value { port, micro_batch, value } => {
-                    arrived(Arrival::Value { port, micro_batch, value: value.value(tensors, ready) });
+                    let value = value.value(port, tensors, ready, &mut lock(&self.received));
+                    arrived(Arrival::Value { port, micro_batch, value });
                     news.extend(routes[port].from.and_then(|from| self.count(false, from, micro_batch)));
                 }
                 Message::Gradients { port, micro_batch, positions } => {

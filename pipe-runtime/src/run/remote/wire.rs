@@ -1,6 +1,7 @@
 //! Messages between processes, as bytes.
 
 use std::any::Any;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -44,8 +45,52 @@ pub(super) enum Message {
 /// A packed value without the memory of its tensors.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Form {
-    tensors: Vec<(Split, bool)>,
+    /// For each tensor how it is split, whether it needs a gradient, and how often it is sent.
+    tensors: Vec<(Split, bool, Sent)>,
     plain: Vec<(Plain, Option<usize>)>,
+}
+
+/// Whether a tensor is sent with each micro-batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Sent {
+    /// It is.
+    Each,
+    /// It is sent now, and the other micro-batches may have the same one.
+    Once,
+    /// It is the one that was sent before at this place of a port.
+    Before,
+}
+
+/// The tensors that one side has sent, or received, and that other micro-batches may have too, by
+/// port and position, with their versions; `None` where each micro-batch has its own.
+pub(super) type Held = HashMap<(usize, usize), Option<(Tensor, u64)>>;
+
+/// Says of each tensor of a value how often it is sent on the port. `held` has those that were sent
+/// before: variables, and what each micro-batch gets whole.
+pub(super) fn repeats(
+    port: usize,
+    value: &PackedValue,
+    held: &mut Held,
+    is_variable: &dyn Fn(&Tensor) -> bool,
+) -> Vec<Sent> {
+    let of = |(position, item): (usize, &PackedTensor)| {
+        let tensor = &item.tensor;
+        match held.get(&(port, position)) {
+            Some(Some((before, then))) => {
+                let layout = |tensor: &Tensor| (tensor.size(), tensor.stride(), tensor.kind(), tensor.is_sparse());
+                let same = layout(before) == layout(tensor)
+                    && before.data_ptr() == tensor.data_ptr()
+                    && *then == version(tensor);
+                return if same { Sent::Before } else { Sent::Each };
+            }
+            Some(None) => return Sent::Each,
+            None => {}
+        }
+        let repeats = !tensor.is_sparse() && tensor.numel() > 0 && (item.split == Split::Whole || is_variable(tensor));
+        held.insert((port, position), repeats.then(|| (tensor.shallow_clone(), version(tensor))));
+        if repeats { Sent::Once } else { Sent::Each }
+    };
+    value.tensors.iter().enumerate().map(of).collect()
 }
 
 macro_rules! plain {
@@ -88,13 +133,18 @@ plain!(
 
 impl Form {
     /// Takes a value apart. What cannot go to another process is an error that names it.
-    /// Tensors on the device `direct` go straight to another one.
+    /// Tensors on the device `direct` go straight to another one, and those that were sent before
+    /// are left out.
     pub(super) fn of(
         value: &PackedValue,
         direct: Option<Device>,
+        sent: &[Sent],
     ) -> Result<(Self, Vec<Layout>, Vec<SentSpan>), String> {
+        let sent = |position: usize| sent.get(position).copied().unwrap_or(Sent::Each);
+        let numbered = value.tensors.iter().enumerate();
+        let leaving = numbered.clone().filter(|(position, _)| sent(*position) != Sent::Before);
         let (layouts, spans) =
-            spans(value.tensors.iter().map(|item| &item.tensor), direct).map_err(|error| error.to_string())?;
+            spans(leaving.map(|(_, item)| &item.tensor), direct).map_err(|error| error.to_string())?;
         let mut parts = Vec::with_capacity(value.plain.len());
         for PackedPlain { value, row } in &value.plain {
             let part = match value {
@@ -110,15 +160,36 @@ impl Form {
             };
             parts.push((part, *row));
         }
-        let tensors = value.tensors.iter().map(|item| (item.split, item.needs_gradient)).collect();
+        let tensors = numbered.map(|(position, item)| (item.split, item.needs_gradient, sent(position))).collect();
         Ok((Self { tensors, plain: parts }, layouts, spans))
     }
 
-    /// Puts the value together again.
-    pub(super) fn value(self, tensors: Vec<Tensor>, ready: Option<Arc<Event>>) -> PackedValue {
-        let tensors = self.tensors.into_iter().zip(tensors).map(|((split, needs_gradient), tensor)| {
-            let version = version(&tensor);
-            PackedTensor { tensor, split, needs_gradient, version }
+    /// Puts the value of a port together again. `held` has what was received before.
+    pub(super) fn value(
+        self,
+        port: usize,
+        tensors: Vec<Tensor>,
+        ready: Option<Arc<Event>>,
+        held: &mut Held,
+    ) -> PackedValue {
+        let mut tensors = tensors.into_iter();
+        let tensors = self.tensors.into_iter().enumerate().filter_map(|(position, (split, needs_gradient, sent))| {
+            let (tensor, version) = match sent {
+                // If a layer has changed it since, its version tells.
+                Sent::Before => {
+                    let (tensor, then) = held.get(&(port, position))?.as_ref()?;
+                    (tensor.shallow_clone(), *then)
+                }
+                Sent::Each | Sent::Once => {
+                    let tensor = tensors.next()?;
+                    let version = version(&tensor);
+                    (tensor, version)
+                }
+            };
+            if sent == Sent::Once {
+                held.insert((port, position), Some((tensor.shallow_clone(), version)));
+            }
+            Some(PackedTensor { tensor, split, needs_gradient, version })
         });
         let plain = self.plain.into_iter().map(|(plain, row)| PackedPlain { value: plain.into(), row });
         PackedValue { tensors: tensors.collect(), plain: plain.collect(), ready }
@@ -136,14 +207,14 @@ pub(super) fn spans<'t>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::Flow;
+    use crate::flow::{Flow, Replicate};
 
     fn sent<T: Flow>(value: T) -> Result<T, String> {
         let value = PackedValue::of(value);
         let tensors = value.tensors.iter().map(|item| item.tensor.shallow_clone()).collect();
-        let (form, ..) = Form::of(&value, None)?;
+        let (form, ..) = Form::of(&value, None, &[])?;
         let bytes = postcard::to_stdvec(&form).unwrap();
-        Ok(postcard::from_bytes::<Form>(&bytes).unwrap().value(tensors, None).unpack())
+        Ok(postcard::from_bytes::<Form>(&bytes).unwrap().value(0, tensors, None, &mut Held::new()).unpack())
     }
 
     #[test]
@@ -154,6 +225,38 @@ mod tests {
         let (some, none, list) =
             sent((Some(tensor.shallow_clone()), None::<f32>, vec![tensor.shallow_clone()])).unwrap();
         assert!(some.is_some_and(|found| found.equal(&tensor)) && none.is_none() && list.len() == 1);
+    }
+
+    #[test]
+    fn a_variable_and_what_is_whole_are_sent_once_and_again_if_they_change() {
+        let (mut here, mut there) = (Held::new(), Held::new());
+        let mut variable = Tensor::from_slice(&[1., 2.]);
+        let whole = Replicate(Tensor::from_slice(&[3.]));
+        let address = variable.data_ptr();
+        let mut send = |value: (Tensor, Replicate<Tensor>, Tensor)| {
+            let value = PackedValue::of(value);
+            let sent = repeats(7, &value, &mut here, &|tensor| tensor.data_ptr() == address);
+            let (form, _, spans) = Form::of(&value, None, &sent).unwrap();
+            let tensors = value.tensors.iter().zip(&sent).filter(|(_, sent)| **sent != Sent::Before);
+            let tensors = tensors.map(|(item, _)| item.tensor.copy()).collect();
+            let count = spans.len();
+            (count, form.value(7, tensors, None, &mut there))
+        };
+        let own = || Tensor::from_slice(&[4.]);
+        let (first, received) = send((variable.shallow_clone(), whole.share(), own()));
+        let (second, again) = send((variable.shallow_clone(), whole.share(), own()));
+        assert_eq!((first, second), (3, 1));
+        for position in 0..3 {
+            assert_eq!(received.tensors[position].tensor, again.tensors[position].tensor);
+        }
+        assert!(!again.is_changed());
+        // A layer over there has changed what others get too.
+        let _ = received.tensors[1].tensor.shallow_clone().fill_(5.);
+        assert!(send((variable.shallow_clone(), whole.share(), own())).1.is_changed());
+        // What is another one now is sent.
+        let _ = variable.fill_(9.);
+        let (count, changed) = send((variable.shallow_clone(), whole.share(), own()));
+        assert_eq!((count, f64::try_from(changed.tensors[0].tensor.get(0)).unwrap()), (2, 9.));
     }
 
     #[test]
