@@ -128,8 +128,8 @@ impl Signs {
         all.push((Arc::downgrade(watched), deadline));
     }
 
-    /// Ends what is watched: everything, or what waits for longer than its deadline. Returns whether
-    /// nothing is left.
+    /// Ends what is watched: everything, or what waits for longer than its deadline. Returns
+    /// whether nothing is left.
     fn end_watched(&self, everything: bool) -> bool {
         let watched = std::mem::take(&mut *lock(&self.watched));
         for (watched, deadline) in watched {

@@ -70,6 +70,7 @@ impl History {
                 assert_eq!(*steps, job.order.steps.len() - seen.done.len());
             }
             Err(Error::Refused(refusal)) => panic!("{refusal}"),
+            Err(Error::Lost) => panic!("there is no other side"),
         }
         assert!(seen.undone, "not undone");
         assert_eq!(job.faults.undo, matches!(outcome, Err(Error::Undo { .. })), "{outcome:?}");

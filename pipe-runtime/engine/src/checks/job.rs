@@ -12,10 +12,19 @@ use crate::{Engine, EngineError, Job};
 /// The ways in which a run of a [`Checked`] job can fail.
 #[derive(Debug)]
 pub enum Error {
-    Step { job: usize, step: usize },
-    Enter { job: usize },
-    Undo { job: usize },
+    Step {
+        job: usize,
+        step: usize,
+    },
+    Enter {
+        job: usize,
+    },
+    Undo {
+        job: usize,
+    },
     Refused(EngineError),
+    /// The connection to another side is lost.
+    Lost,
 }
 
 impl From<EngineError> for Error {
