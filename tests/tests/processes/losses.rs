@@ -13,7 +13,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::launch::{LIMIT, Mpich, Ulfm, launch};
 
-/// Ends or freezes its process in its pass of this number, or takes long.
+/// Ends, leaves or freezes its process in its pass of this number, or takes long.
 struct Doomed;
 
 static PASSES_LEFT: AtomicUsize = AtomicUsize::new(usize::MAX);
@@ -28,6 +28,9 @@ impl Layer<Tensor> for Doomed {
             if SIGNAL.load(Ordering::Relaxed) == 2 {
                 std::thread::sleep(Duration::from_secs(3));
                 return x;
+            }
+            if SIGNAL.load(Ordering::Relaxed) == 3 {
+                std::process::exit(101);
             }
             let signal = if SIGNAL.load(Ordering::Relaxed) == 0 { "-KILL" } else { "-STOP" };
             Command::new("kill").args([signal, &std::process::id().to_string()]).status().unwrap();
@@ -117,6 +120,19 @@ fn a_process_that_is_killed_is_an_error_of_the_others_within_a_second() {
     for (round, lost) in [0, 1, 2, 0, 1, 2].into_iter().enumerate() {
         let launched = launch(Ulfm, 3, NAME, &[lost, 1 + round * 7], LIMIT, |numbers| {
             train(numbers[0], numbers[1], 0, Duration::from_secs(60));
+        });
+        let delays = delays(&launched.output);
+        assert_eq!(delays.len(), 2, "both others know:\n{}", launched.output);
+        assert!(delays.iter().all(|&delay| delay < 1.), "{delays:?}");
+    }
+}
+
+#[test]
+fn a_process_that_ends_with_an_error_code_is_an_error_of_the_others_within_a_second() {
+    const NAME: &str = "losses::a_process_that_ends_with_an_error_code_is_an_error_of_the_others_within_a_second";
+    for (round, lost) in [0, 1, 2].into_iter().enumerate() {
+        let launched = launch(Ulfm, 3, NAME, &[lost, 2 + round * 5], LIMIT, |numbers| {
+            train(numbers[0], numbers[1], 3, Duration::from_secs(60));
         });
         let delays = delays(&launched.output);
         assert_eq!(delays.len(), 2, "both others know:\n{}", launched.output);
