@@ -11,12 +11,14 @@ pub struct Four {
     #[device("cpu")]
     #[stash(far = output, near = input)]
     first: Linear,
+    #[recompute]
     drop1: FuncT<'static>,
     #[device("cpu")]
     #[pop(near)]
     merge_near: Merge,
     #[stash(a, b, inside = output)]
     fork: Fork,
+    #[recompute]
     norm: Norm,
     #[pop(inside)]
     merge_inside: Merge,

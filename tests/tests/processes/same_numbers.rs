@@ -126,6 +126,7 @@ struct Eight {
     #[stash(far = output)]
     first: nn::Linear,
     #[devices("cpu", "cpu", "cpu", "cpu", "cpu", "cpu")]
+    #[recompute(4)]
     blocks: [Block; 6],
     #[device("cpu")]
     #[pop(far)]
