@@ -11,7 +11,7 @@ use proc_macro2::Ident;
 use serde::Deserialize;
 use syn::{Expr, ExprLit, Lit, LitInt, LitStr};
 
-use crate::pipeline::declaration::{Assigned, Declaration, Field, Mark, Part, Shape};
+use crate::pipeline::declaration::{Assigned, Declaration, Field, Mark, Part, Recomputed, Shape};
 use crate::support::device;
 use crate::support::errors::{Errors, error};
 use crate::support::names::plain;
@@ -39,6 +39,7 @@ struct Entry {
     name: String,
     count: Option<usize>,
     stage: Stage,
+    recompute: Option<Recompute>,
 }
 
 #[derive(Deserialize)]
@@ -46,6 +47,13 @@ struct Entry {
 enum Stage {
     Of(usize),
     OfEach(Vec<usize>),
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Recompute {
+    Of(bool),
+    OfEach(Vec<bool>),
 }
 
 /// The path of the file, relative to the crate's manifest. rustc watches it.
@@ -232,7 +240,7 @@ fn place(field: &mut Field, entry: &Entry, named: &LitStr, assigned: &Assigned, 
         (Stage::Of(stage), None) => vec![*stage],
         (Stage::OfEach(stages), Some(count)) if stages.len() == count => stages.clone(),
         _ => {
-            errors.push(stale(&field.ident, named, format!("is contradictory about `{}`", entry.name)));
+            errors.push(contradictory(field, entry, named));
             return Vec::new();
         }
     };
@@ -246,6 +254,7 @@ fn place(field: &mut Field, entry: &Entry, named: &LitStr, assigned: &Assigned, 
         errors.push(stale(&field.ident, named, format!("has {counted} for `{}`", entry.name)));
         return Vec::new();
     }
+    recompute(field, entry, named, errors);
     let parts = runs(&each);
     let word = Ident::new("balance", named.span());
     let device = |stage: usize| LitStr::new(assigned.devices.get(stage).map_or("cpu", String::as_str), named.span());
@@ -266,6 +275,33 @@ fn place(field: &mut Field, entry: &Entry, named: &LitStr, assigned: &Assigned, 
         }
     }
     parts.into_iter().map(|(stage, _)| stage).collect()
+}
+
+/// Puts on the field which of its layers are recomputed. If the file does not say it, the field's
+/// own attribute does.
+fn recompute(field: &mut Field, entry: &Entry, named: &LitStr, errors: &mut Errors) {
+    let numbers: Vec<usize> = match (&entry.recompute, entry.count) {
+        (None, _) => return,
+        (Some(Recompute::Of(recomputed)), None) => recomputed.then_some(0).into_iter().collect(),
+        (Some(Recompute::OfEach(each)), Some(count)) if each.len() == count => {
+            (0..count).filter(|&number| each[number]).collect()
+        }
+        _ => return errors.push(contradictory(field, entry, named)),
+    };
+    if let Some(mark) = &field.marks.recompute {
+        errors.push(error(
+            &mark.word,
+            format!("`{}` says already which layers of `{}` are recomputed", named.value(), field.ident),
+            "remove `#[recompute]`, or the lines `recompute` of the file",
+        ));
+    }
+    let value = if entry.count.is_none() { Recomputed::All } else { Recomputed::Numbers(numbers.clone()) };
+    let mark = Mark { word: Ident::new("balance", named.span()), value };
+    field.marks.recompute = Some(mark).filter(|_| !numbers.is_empty());
+}
+
+fn contradictory(field: &Field, entry: &Entry, named: &LitStr) -> syn::Error {
+    stale(&field.ident, named, format!("is contradictory about `{}`", entry.name))
 }
 
 /// The stages, each with its number of consecutive layers.
@@ -299,6 +335,8 @@ fn stale(at: &impl quote::ToTokens, named: &LitStr, what: String) -> syn::Error 
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use crate::pipeline::declaration::Recomputed;
+    use crate::pipeline::model::Layer;
     use crate::pipeline::plan::{Step, plan};
     use crate::pipeline::tests::{mistakes, model};
 
@@ -369,6 +407,35 @@ stage = 2
         assert_eq!(mistakes(&source), "");
         let said = mistakes(&source.replace("\")]", "\", schedule = zbv)]"));
         assert!(said.contains("on one rank, but they are in processes 0 and 1"), "{said}");
+    }
+
+    #[test]
+    fn layers_are_recomputed_as_the_file_says() {
+        let recomputed = |text: String, fields: &str| {
+            let model = model(&with_file("recompute", &text, fields));
+            let which = |layer: &Layer| match layer.marks.recompute.as_ref().map(|mark| &mark.value) {
+                None => "none".to_owned(),
+                Some(Recomputed::All) => "all".to_owned(),
+                Some(Recomputed::First(count)) => format!("first {count}"),
+                Some(Recomputed::Numbers(numbers)) => format!("{numbers:?}"),
+            };
+            model.layers.iter().map(which).collect::<Vec<_>>()
+        };
+        let with = |embed: &str, blocks: &str| {
+            let text = NET.replace("stage = 0", &format!("stage = 0\n{embed}"));
+            text.replace("[0, 1, 1, 2]", &format!("[0, 1, 1, 2]\n{blocks}"))
+        };
+        let each = "recompute = [true, false, false, true]";
+        assert_eq!(recomputed(with("recompute = true", each), FIELDS), ["all", "[0, 3]", "none"]);
+        let nothing = "recompute = [false, false, false, false]";
+        assert_eq!(recomputed(with("recompute = false", nothing), FIELDS), ["none"; 3]);
+        let marked = "embed: E, #[recompute(2)] blocks: [B; 4], head: H";
+        assert_eq!(recomputed(NET.to_owned(), marked), ["none", "first 2", "none"]);
+        let said = mistakes(&with_file("both", &with("", each), marked));
+        assert!(said.contains("says already which layers of `blocks` are recomputed"), "{said}");
+        assert_eq!(mistake("few", &with("", "recompute = [true]"), FIELDS), "is contradictory about `blocks`");
+        assert_eq!(mistake("one", &with("", "recompute = true"), FIELDS), "is contradictory about `blocks`");
+        assert_eq!(mistake("list", &with("recompute = [true]", ""), FIELDS), "is contradictory about `embed`");
     }
 
     #[test]

@@ -84,8 +84,7 @@ pub struct Marks {
     pub processes: Option<Mark<Processes>>,
     pub stage: Option<Mark<()>>,
     pub repeat: Option<Mark<()>>,
-    /// The number of layers that are recomputed, if it is given.
-    pub recompute: Option<Mark<Option<LitInt>>>,
+    pub recompute: Option<Mark<Recomputed>>,
     pub stash: Option<Mark<Vec<Stash>>>,
     pub pop: Option<Mark<Vec<Ident>>>,
     pub layer: Option<Mark<LitStr>>,
@@ -139,6 +138,25 @@ impl Marks {
 pub struct Mark<T> {
     pub word: Ident,
     pub value: T,
+}
+
+/// Which layers of a field the backward recomputes.
+pub enum Recomputed {
+    All,
+    /// So many, from the first one on.
+    First(LitInt),
+    /// Those with these numbers, of a balance file.
+    Numbers(Vec<usize>),
+}
+
+impl Recomputed {
+    /// The number of layers, if it is given.
+    pub fn count(&self) -> Option<&LitInt> {
+        match self {
+            Self::First(count) => Some(count),
+            Self::All | Self::Numbers(_) => None,
+        }
+    }
 }
 
 /// One device of `#[devices(..)]`, with its number of layers if it has one.

@@ -180,8 +180,8 @@ impl Devices {
         }
     }
 
-    /// The process of each device, by the ranks of the schedule.
-    fn by_rank(&self, processes: usize) -> Result<Vec<usize>> {
+    /// The schedule, and the rank of each device in it.
+    pub(crate) fn rank_of(&self) -> Result<(ScheduleKind, Vec<usize>)> {
         // Each process has a `cuda:0` of its own: if all have the same device, they share the
         // stages out as on the CPU.
         let is_one = self.stages.windows(2).all(|pair| pair[0] == pair[1]);
@@ -189,6 +189,12 @@ impl Devices {
         let accelerators: Vec<_> = self.stages.iter().map(accelerator).collect();
         let (kind, ranks) = self.schedule.unwrap_or((ScheduleKind::GPipe, None));
         let rank_of = kind.place(&accelerators, ranks).map_err(|error| Error::Setting(error.to_string()))?;
+        Ok((kind, rank_of))
+    }
+
+    /// The process of each device, by the ranks of the schedule.
+    fn by_rank(&self, processes: usize) -> Result<Vec<usize>> {
+        let (kind, rank_of) = self.rank_of()?;
         let ranks = rank_of.iter().max().map_or(0, |last| last + 1);
         if ranks < processes {
             return Err(Error::Setting(format!(

@@ -28,8 +28,8 @@ struct Declared {
     piece: Box<dyn Piece>,
     /// The annotated stage that it belongs to.
     stage: usize,
-    /// The number of its first elements that the backward recomputes.
-    recomputed: usize,
+    /// Whether the backward recomputes each of its elements.
+    recomputed: Vec<bool>,
 }
 
 /// The function that runs a piece's layers on one micro-batch, with the ports `P`.
@@ -193,17 +193,19 @@ impl Graph {
         }
     }
 
-    /// The backward recomputes the piece that was added last; of repeated layers, it recomputes so
-    /// many in all their parts, the first ones.
-    pub fn recompute(&mut self, count: Option<usize>) {
-        if let Some(last) = self.pieces.last_mut() {
-            last.recomputed = count.map_or(usize::MAX, |count| count.saturating_sub(last.piece.first()));
+    /// The backward recomputes the piece that was added last; of repeated layers, it recomputes
+    /// those whose numbers among all of their field `which` accepts.
+    pub fn recompute(&mut self, which: impl Fn(usize) -> bool) {
+        if let Some(Declared { piece, recomputed, .. }) = self.pieces.last_mut() {
+            let first = piece.first();
+            *recomputed = (first..first + piece.elements()).map(which).collect();
         }
     }
 
     fn push(&mut self, piece: Box<dyn Piece>) {
         let stage = self.pieces.last().map_or(0, |last| last.stage + 1);
-        self.pieces.push(Declared { piece, stage, recomputed: 0 });
+        let recomputed = vec![false; piece.elements()];
+        self.pieces.push(Declared { piece, stage, recomputed });
     }
 
     /// Returns the stages and the routes, once all are declared. `stage_of` has the stage of each
@@ -222,7 +224,7 @@ impl Graph {
         for (port, type_name) in self.local {
             routes[port].local = Some(type_name);
         }
-        let mut stages: Vec<Vec<(Box<dyn Piece>, usize)>> = Vec::new();
+        let mut stages: Vec<Vec<(Box<dyn Piece>, Vec<bool>)>> = Vec::new();
         for (Declared { piece, recomputed, .. }, stage) in self.pieces.into_iter().zip(stage_of) {
             stages.resize_with(stages.len().max(stage + 1), Vec::new);
             stages[stage].push((piece, recomputed));

@@ -47,10 +47,10 @@ pub(crate) struct Segment {
 }
 
 impl StageBody {
-    /// Makes a stage of pieces, each with the number of its first elements that are recomputed.
-    pub(super) fn new(pieces: Vec<(Box<dyn Piece>, usize)>) -> Self {
-        let elements = pieces.iter().enumerate().flat_map(|(number, (piece, recomputed))| {
-            (0..piece.elements()).map(move |element| (number, element, element < *recomputed))
+    /// Makes a stage of pieces, each with whether its elements are recomputed.
+    pub(super) fn new(pieces: Vec<(Box<dyn Piece>, Vec<bool>)>) -> Self {
+        let elements = pieces.iter().enumerate().flat_map(|(number, (_, recomputed))| {
+            recomputed.iter().enumerate().map(move |(element, recomputed)| (number, element, *recomputed))
         });
         let elements = elements.collect();
         Self { pieces: pieces.into_iter().map(|(piece, _)| piece).collect(), elements }
@@ -109,16 +109,19 @@ mod tests {
 
     #[test]
     fn what_is_recomputed_is_a_segment_of_its_own() {
-        let segments = |pieces: &[(usize, usize)]| {
-            let piece = |&(elements, recomputed): &(usize, usize)| -> (Box<dyn Piece>, usize) {
-                (Box::new(Nothing(elements)), recomputed)
+        let segments = |pieces: &[&[bool]]| {
+            let piece = |recomputed: &&[bool]| -> (Box<dyn Piece>, Vec<bool>) {
+                (Box::new(Nothing(recomputed.len())), recomputed.to_vec())
             };
             let segments = StageBody::new(pieces.iter().map(piece).collect()).segments().into_iter();
             segments.map(|segment| (segment.elements, segment.recomputed)).collect::<Vec<_>>()
         };
-        assert_eq!(segments(&[(1, 0), (1, 0)]), [(0..2, false)]);
-        assert_eq!(segments(&[(1, 0), (1, 1), (1, 0)]), [(0..1, false), (1..2, true), (2..3, false)]);
-        assert_eq!(segments(&[(4, 2), (1, 0)]), [(0..1, true), (1..2, true), (2..5, false)]);
-        assert_eq!(segments(&[(2, 9)]), [(0..1, true), (1..2, true)]);
+        let (kept, again) = (&[false][..], &[true][..]);
+        assert_eq!(segments(&[kept, kept]), [(0..2, false)]);
+        assert_eq!(segments(&[kept, again, kept]), [(0..1, false), (1..2, true), (2..3, false)]);
+        let first = &[true, true, false, false][..];
+        assert_eq!(segments(&[first, kept]), [(0..1, true), (1..2, true), (2..5, false)]);
+        assert_eq!(segments(&[&[false, true, false]]), [(0..1, false), (1..2, true), (2..3, false)]);
+        assert_eq!(segments(&[&[true, true]]), [(0..1, true), (1..2, true)]);
     }
 }

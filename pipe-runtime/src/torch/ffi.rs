@@ -60,6 +60,18 @@ pub(crate) struct Read {
     pub(crate) gradient: i64,
 }
 
+/// What a layer keeps after a forward that was observed, in bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Kept {
+    /// What it allocated and is still in use.
+    pub(crate) bytes: i64,
+    /// The part of it that later layers have used, too.
+    pub(crate) used_later: i64,
+    /// What earlier layers allocated, this one has used, and is free again.
+    pub(crate) freed_inputs: i64,
+}
+
 /// A device stream, by value.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -249,7 +261,7 @@ unsafe extern "C" {
     pub(super) fn pipe_observation_free(observation: *mut Observation);
     pub(super) fn pipe_observation_layer(observation: *mut Observation, layer: i64);
     pub(super) fn pipe_observation_read(observation: *mut Observation, tensor: *const C_tensor) -> c_int;
-    pub(super) fn pipe_observation_kept(observation: *mut Observation, layers: usize, bytes: *mut i64) -> c_int;
+    pub(super) fn pipe_observation_kept(observation: *mut Observation, layers: usize, kept: *mut Kept) -> c_int;
     pub(super) fn pipe_observation_read_count(observation: *const Observation) -> usize;
     pub(super) fn pipe_observation_reads(observation: *const Observation, reads: *mut Read) -> c_int;
     pub(super) fn pipe_backward_clock_start(

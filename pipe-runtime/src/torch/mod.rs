@@ -35,7 +35,7 @@ pub(crate) use message::{panic_message, without_stack};
 pub(crate) use modes::{EnteredModes, GradMode, Modes, grad_enabled, version};
 pub(crate) use node::{Backward, attach};
 pub(crate) use optimizer::{FusedKind, FusedRule, GradientState, Slice, Slot, Slots, prepare_gradient};
-pub(crate) use profile::{BackwardClock, Observation, Read, sequence_number, synchronize};
+pub(crate) use profile::{BackwardClock, Kept, Observation, Read, sequence_number, synchronize};
 pub(crate) use random::{Draw, LayerRng, random_state, restart_rng, set_random_state};
 pub(crate) use span::{Layout, ReceivedSpan, SentSpan, Unchanged, kind_from_number, number_of_kind};
 pub(crate) use state::{Change, Variable, Variables, Watch, digest, drop_gradient, is_finite};

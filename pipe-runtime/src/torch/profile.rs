@@ -6,7 +6,7 @@ use tch::Tensor;
 
 use super::{TorchError, ffi};
 
-pub(crate) use ffi::Read;
+pub(crate) use ffi::{Kept, Read};
 
 /// The sequence number of the next autograd node that this thread will make.
 pub(crate) fn sequence_number() -> u64 {
@@ -50,13 +50,12 @@ impl Observation {
         ffi::check(unsafe { ffi::pipe_observation_read(self.observation.as_ptr(), tensor.as_ptr()) })
     }
 
-    /// For each of `layers` layers, the number of bytes that it allocated and that are still in
-    /// use.
-    pub(crate) fn kept(&self, layers: usize) -> Result<Vec<u64>, TorchError> {
-        let mut bytes = vec![0_i64; layers];
-        // SAFETY: `bytes` has an entry for each layer.
-        ffi::check(unsafe { ffi::pipe_observation_kept(self.observation.as_ptr(), layers, bytes.as_mut_ptr()) })?;
-        Ok(bytes.into_iter().map(|bytes| bytes.unsigned_abs()).collect())
+    /// What each of `layers` layers keeps.
+    pub(crate) fn kept(&self, layers: usize) -> Result<Vec<Kept>, TorchError> {
+        let mut kept = vec![Kept::default(); layers];
+        // SAFETY: `kept` has an entry for each layer.
+        ffi::check(unsafe { ffi::pipe_observation_kept(self.observation.as_ptr(), layers, kept.as_mut_ptr()) })?;
+        Ok(kept)
     }
 
     /// The reads of values that other layers made.

@@ -1,9 +1,11 @@
 //! A pipeline reports the numbers of the accelerators' allocators.
 
-use pipe_mock_device::is_installed;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use pipe_runtime::{Checkpoint, Context, Devices, Layer, pipeline};
+use pipe_mock_device::is_installed;
+use pipe_runtime::balance::Balance;
+use pipe_runtime::{Checkpoint, Context, Devices, Layer, ScheduleKind, pipeline};
 use tch::nn::{self, Linear};
 use tch::{Device, Kind, Tensor};
 
@@ -70,7 +72,7 @@ impl Layer<Tensor> for Deep {
 
 /// Defines the same model of one stage, with its layers kept or recomputed.
 macro_rules! deep {
-    ($name:ident $(, #[$mark:meta])?) => {
+    ($name:ident, $vars:ident $(, #[$mark:meta])?) => {
         #[pipeline(chunks = 4, checkpoint = never, allow(single_stage))]
         struct $name {
             #[device("cuda:0")]
@@ -81,13 +83,17 @@ macro_rules! deep {
         }
 
         impl $name {
+            fn new(device: Device) -> (Self, $vars) {
+                let vars = $name::vars(&Devices::new([device])).unwrap();
+                let linear = |path| nn::linear(path, 64, 64, Default::default());
+                (Self { first: linear(vars.first()), deep: vars.deep().map(|path| Deep(linear(path))) }, vars)
+            }
+
             /// What a step holds at most beyond what is there before it.
             fn peak() -> u64 {
-                let vars = $name::vars(&Devices::new([Device::Cuda(0)])).unwrap();
-                let linear = |path| nn::linear(path, 64, 64, Default::default());
-                let net = $name { first: linear(vars.first()), deep: vars.deep().map(|path| Deep(linear(path))) };
+                let (net, vars) = Self::new(Device::Cuda(0));
                 let mut pipe = net.pipe(&vars).build().unwrap();
-                let x = Tensor::rand([512, 64], (Kind::Float, Device::Cuda(0)));
+                let x = batch(Device::Cuda(0));
                 pipe.reset_peaks().unwrap();
                 let before = pipe.memory().unwrap().devices[0].allocated;
                 pipe.train_step(&x, (), |output: &Tensor, ()| output.square().mean(Kind::Float)).unwrap();
@@ -97,9 +103,13 @@ macro_rules! deep {
     };
 }
 
-deep!(Kept);
-deep!(Recomputed, #[recompute]);
-deep!(Half, #[recompute(2)]);
+fn batch(device: Device) -> Tensor {
+    Tensor::rand([512, 64], (Kind::Float, device))
+}
+
+deep!(Kept, KeptVars);
+deep!(Recomputed, RecomputedVars, #[recompute]);
+deep!(Half, HalfVars, #[recompute(2)]);
 
 #[test]
 fn what_is_recomputed_is_not_kept() {
@@ -114,4 +124,47 @@ fn what_is_recomputed_is_not_kept() {
     assert!(kept > 4 * 4 * 8 * tensor, "{kept}");
     assert!(recomputed < 4 * 4 * tensor + 3 * 8 * tensor, "{recomputed}");
     assert!((recomputed + kept) * 2 / 5 < half && half < (recomputed + kept) * 3 / 5, "{kept} {half} {recomputed}");
+}
+
+/// What a balance says that a step holds is what it holds: with nothing recomputed, and with the
+/// layers that it chooses for a limit.
+#[test]
+fn a_balance_foresees_the_memory_of_a_step() {
+    if !is_installed() {
+        eprintln!("skipped: libtorch has CUDA of its own here, so the mock is not in");
+        return;
+    }
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    // The mock's allocator has no profiler: what is measured is measured on the CPU.
+    let (net, vars) = Kept::new(Device::Cpu);
+    // The gradients are new in a step; the parameters were there.
+    let balance = |limit| {
+        let balance = Balance::of(&net, &vars).timeout(Duration::ZERO).param_scale(1.).memory_limit(limit);
+        balance.recompute(ScheduleKind::GPipe).by_time(batch(Device::Cpu))
+    };
+    let foreseen = |limit: u64, recomputed: usize| {
+        let profile = balance(limit).unwrap();
+        let chosen = profile.layers().iter().filter(|layer| layer.recomputed);
+        assert_eq!(
+            (chosen.clone().count(), chosen.filter(|layer| layer.name == "deep").count()),
+            (recomputed, recomputed)
+        );
+        let bytes = profile.stages()[0].memory_bytes;
+        assert!(bytes <= limit);
+        bytes as f64
+    };
+    let measured = [Kept::peak(), Half::peak(), Recomputed::peak()];
+    let foreseen =
+        [(u64::MAX, 0), (measured[1], 2), (measured[2], 4)].map(|(limit, recomputed)| foreseen(limit, recomputed));
+    // No balance counts the gradients on their way: those of a micro-batch, of parameters and values.
+    let tensor = 128. * 64. * 4.;
+    for (foreseen, measured) in foreseen.into_iter().zip(measured) {
+        let more = (measured as f64 - foreseen) / tensor;
+        assert!((0. ..5.).contains(&more), "{foreseen} {measured}: {more} tensors");
+    }
+    let least = balance(measured[2] / 2).unwrap_err().to_string();
+    assert!(
+        least.contains("no partition keeps every stage within") && least.contains("the best of 1 stages take"),
+        "{least}"
+    );
 }

@@ -3,7 +3,7 @@
 use syn::LitInt;
 
 use super::devices::literal_len;
-use crate::pipeline::declaration::Mark;
+use crate::pipeline::declaration::{Mark, Recomputed};
 use crate::pipeline::model::{Layer, Model};
 use crate::support::errors::{Errors, error, error_at_both};
 
@@ -22,7 +22,7 @@ pub fn recompute_needs_devices(model: &Model, errors: &mut Errors) {
 /// Rejects a number of layers on a single one: `#[recompute(3)] head: Linear`
 pub fn only_arrays_are_recomputed_in_part(model: &Model, errors: &mut Errors) {
     for (layer, mark) in marked(model).filter(|(layer, _)| !layer.is_repeated()) {
-        if let Some(count) = &mark.value {
+        if let Some(count) = mark.value.count() {
             errors.push(error(
                 count,
                 format!("`{}` is a single layer: there is no number of them to recompute", layer.ident),
@@ -35,7 +35,7 @@ pub fn only_arrays_are_recomputed_in_part(model: &Model, errors: &mut Errors) {
 /// Rejects a number of recomputed layers that is 0 or too large for a number:
 /// `#[repeat] #[recompute(0)] blocks: [Block; 4]`
 pub fn recomputed_layers_are_counted(model: &Model, errors: &mut Errors) {
-    for count in marked(model).filter_map(|(_, mark)| mark.value.as_ref()) {
+    for count in marked(model).filter_map(|(_, mark)| mark.value.count()) {
         if number(count).is_none_or(|number| number == 0) {
             errors.push(error(
                 count,
@@ -52,7 +52,7 @@ pub fn recomputed_layers_are_counted(model: &Model, errors: &mut Errors) {
 /// If the length is not a literal, more than there are means all of them.
 pub fn recomputed_layers_exist(model: &Model, errors: &mut Errors) {
     for (layer, mark) in marked(model) {
-        let (Some(count), Some((len, len_tokens))) = (&mark.value, literal_len(layer)) else { continue };
+        let (Some(count), Some((len, len_tokens))) = (mark.value.count(), literal_len(layer)) else { continue };
         if number(count).is_some_and(|count| count > len) {
             errors.push(error_at_both(
                 count,
@@ -65,7 +65,7 @@ pub fn recomputed_layers_exist(model: &Model, errors: &mut Errors) {
     }
 }
 
-fn marked(model: &Model) -> impl Iterator<Item = (&Layer, &Mark<Option<LitInt>>)> {
+fn marked(model: &Model) -> impl Iterator<Item = (&Layer, &Mark<Recomputed>)> {
     model.layers.iter().filter_map(|layer| Some((layer, layer.marks.recompute.as_ref()?)))
 }
 

@@ -103,11 +103,12 @@ fn recompute_beside_always(model: &Model) -> Option<Warning> {
 /// `#[pipeline(schedule = "1f1b")] struct Model { #[device("cpu")] a: A, #[device("cpu")]
 /// #[recompute] b: B }`
 ///
-/// In the schedules that run all forwards first, the last stage keeps all micro-batches.
+/// In the schedules that run all forwards first, the last stage keeps all micro-batches. A balance
+/// file is not warned of: it was measured.
 fn recompute_of_the_last(model: &Model) -> Option<Warning> {
     let kind = Scheduled::of(model)?.kind;
     let last = model.layers.last().filter(|layer| !layer.is_repeated())?;
-    let mark = last.marks.recompute.as_ref()?;
+    let mark = last.marks.recompute.as_ref().filter(|mark| mark.word != "balance")?;
     (!matches!(kind, ScheduleKind::GPipe | ScheduleKind::LoopedBfs)).then(|| Warning {
         name: "recompute_of_the_last",
         place: mark.word.span(),

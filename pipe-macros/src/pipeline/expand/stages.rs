@@ -9,7 +9,7 @@ use super::plan_constant::split;
 use super::types::owning;
 use super::unpipelined::result;
 use super::{Bodies, here, plain};
-use crate::pipeline::declaration::Kept;
+use crate::pipeline::declaration::{Kept, Recomputed};
 use crate::pipeline::model::{Layer, Model};
 use crate::pipeline::plan::{Pieces, Plan, Route, Step, pieces};
 
@@ -189,15 +189,15 @@ fn recomputed_each<'m>(model: &'m Model, plan: &Plan, piece: usize) -> Option<&'
     Some(&model.layers[step.layer]).filter(|layer| layer.is_repeated() && layer.marks.recompute.is_some())
 }
 
-/// `graph.recompute(None);` after a piece that the backward recomputes.
+/// `graph.recompute(|number| number < 3);` after a piece of which the backward recomputes layers.
 fn recompute(model: &Model, plan: &Plan, piece: usize) -> Option<TokenStream> {
     let step = plan.stages[piece].steps.first()?;
-    let count = &model.layers[step.layer].marks.recompute.as_ref()?.value;
-    let count = match count {
-        Some(count) => quote!(::core::option::Option::Some(#count)),
-        None => quote!(::core::option::Option::None),
+    let which = match &model.layers[step.layer].marks.recompute.as_ref()?.value {
+        Recomputed::All => quote!(|_| true),
+        Recomputed::First(count) => quote!(|number| number < #count),
+        Recomputed::Numbers(numbers) => quote!(|number| ::core::matches!(number, #(#numbers)|*)),
     };
-    Some(quote_spanned!(here()=> graph.recompute(#count);))
+    Some(quote_spanned!(here()=> graph.recompute(#which);))
 }
 
 /// Generates repeated layers of which each is recomputed alone:

@@ -8,7 +8,7 @@ use syn::punctuated::Punctuated;
 use syn::{Attribute, Ident as AnyIdent, Index, LitFloat, LitInt, LitStr, Member, Meta, Token, bracketed, token};
 
 use super::skip_to_comma;
-use crate::pipeline::declaration::{Kept, Mark, Marks, Part, Processes, Stash};
+use crate::pipeline::declaration::{Kept, Mark, Marks, Part, Processes, Recomputed, Stash};
 use crate::support::errors::{Errors, error_at_both, with_help};
 
 pub fn is_mark(attr: &Attribute) -> bool {
@@ -87,11 +87,11 @@ fn read(
             fill_list(&mut marks.pop, word, pops, errors);
         }
         "recompute" => {
-            let count = match &attr.meta {
-                Meta::Path(_) => None,
-                _ => Some(attr.parse_args::<LitInt>()?),
+            let which = match &attr.meta {
+                Meta::Path(_) => Recomputed::All,
+                _ => Recomputed::First(attr.parse_args()?),
             };
-            fill(&mut marks.recompute, word, count, errors);
+            fill(&mut marks.recompute, word, which, errors);
         }
         "layer" => fill(&mut marks.layer, word, attr.parse_args_with(layer_name)?, errors),
         alone => {

@@ -2,6 +2,7 @@
 //! notice.
 
 pub mod partition;
+pub mod recompute;
 pub mod spelling;
 pub mod table;
 

@@ -6,7 +6,10 @@
 //! then to find the most even partition that reaches it. Bisection over costs would be faster, but
 //! is not exact here: because of transfers, a longer stage can be cheaper than a shorter one.
 
+use std::ops::Range;
 use std::rc::Rc;
+
+use super::recompute::{Choice, Growing, Inside, Room};
 
 /// The sequence to divide. All numbers are finite and not negative.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -21,6 +24,17 @@ pub struct Chain {
     pub skips: Vec<Skip>,
     /// The limit of the sum of a stage's sizes.
     pub limit: Option<f64>,
+    /// What stages can recompute to stay within the limit. Its sizes are then what counts.
+    pub recompute: Option<Recompute>,
+}
+
+/// What stages can recompute.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Recompute {
+    /// The layers.
+    pub layers: Vec<Inside>,
+    /// For each stage, how many micro-batches are in flight at most.
+    pub in_flight: Vec<usize>,
 }
 
 /// A skip. It costs the stages of both its layers, unless they are in one stage.
@@ -91,6 +105,33 @@ impl Chain {
         }
     }
 
+    /// The cost of a stage of these layers: theirs, that of what enters and leaves, and that of what
+    /// it recomputes.
+    pub fn cost(&self, stage: usize, layers: Range<usize>, prices: &[Price]) -> f64 {
+        let transfers = self.transfers(layers.start, layers.end, around(prices, stage));
+        let recomputed = self.recomputed(stage, layers.clone()).map_or(0., |choice| choice.seconds);
+        self.costs[layers].iter().sum::<f64>() + transfers + recomputed
+    }
+
+    /// The size of a stage of these layers.
+    pub fn size(&self, stage: usize, layers: Range<usize>) -> f64 {
+        match self.recomputed(stage, layers.clone()) {
+            Some(choice) => choice.bytes,
+            None => self.sizes[layers].iter().sum(),
+        }
+    }
+
+    /// What a stage of these layers recomputes; `None` if nothing can be, or if it does not fit.
+    pub fn recomputed(&self, stage: usize, layers: Range<usize>) -> Option<Choice> {
+        let recompute = self.recompute.as_ref()?;
+        self.room(stage)?.fastest(&recompute.layers[layers])
+    }
+
+    fn room(&self, stage: usize) -> Option<Room> {
+        let in_flight = self.recompute.as_ref()?.in_flight.get(stage).copied().unwrap_or(1);
+        Some(Room { in_flight, limit: self.limit.unwrap_or(f64::INFINITY) })
+    }
+
     /// The cost of what enters and leaves the stage of layers `first..end`, through boundaries with
     /// these prices.
     pub fn transfers(&self, first: usize, end: usize, [before, after]: [Price; 2]) -> f64 {
@@ -102,32 +143,31 @@ impl Chain {
         received + sent + self.skips.iter().filter(crosses).map(|skip| skip.cost).sum::<f64>()
     }
 
-    /// The costs of every possible stage, by the number of the stage. Stages whose boundaries have
-    /// the same prices share a table.
+    /// The costs of every possible stage, by the number of the stage.
     fn stage_costs(&self, stages: usize, prices: &[Price]) -> Vec<Rc<StageCosts>> {
-        let mut known: Vec<([Price; 2], Rc<StageCosts>)> = Vec::new();
-        let table = |stage: usize| {
-            let around = around(prices, stage);
-            if let Some((_, table)) = known.iter().find(|(prices, _)| *prices == around) {
-                return Rc::clone(table);
-            }
-            let table = Rc::new(self.costs_between(around));
-            known.push((around, Rc::clone(&table)));
-            table
-        };
-        (0..stages).map(table).collect()
+        let kind = |stage| (around(prices, stage), self.room(stage));
+        tables(stages, kind, |(around, room)| self.costs_between(around, room))
     }
 
     /// The cost of every possible stage between boundaries with these prices.
-    fn costs_between(&self, around: [Price; 2]) -> StageCosts {
+    fn costs_between(&self, around: [Price; 2], room: Option<Room>) -> StageCosts {
         let layers = self.costs.len();
         let from = |first: usize| {
             let (mut cost, mut size) = (0., 0.);
+            let mut growing = room.map(Growing::new);
             let ending = |end: usize| {
                 cost += self.costs[end - 1];
-                size += self.sizes[end - 1];
-                let fits = self.limit.is_none_or(|limit| size <= limit);
-                fits.then(|| cost + self.transfers(first, end, around))
+                let recomputing = match (&mut growing, &self.recompute) {
+                    (Some(stage), Some(recompute)) => {
+                        stage.push(recompute.layers[end - 1]);
+                        stage.fastest()?.0
+                    }
+                    _ => {
+                        size += self.sizes[end - 1];
+                        self.limit.is_none_or(|limit| size <= limit).then_some(0.)?
+                    }
+                };
+                Some(cost + self.transfers(first, end, around) + recomputing)
             };
             (first + 1..=layers).map(ending).collect()
         };
@@ -135,10 +175,37 @@ impl Chain {
     }
 
     fn least_limit(&self, stages: usize) -> f64 {
-        let by_size = Self { costs: self.sizes.clone(), sizes: self.sizes.clone(), ..Self::default() };
-        let found = least(&by_size.stage_costs(stages, &[]), f64::max, |size, _| Some(size));
+        let size = |room: Option<Room>, layers: Range<usize>| match (room, &self.recompute) {
+            (Some(room), Some(recompute)) => room.least(&recompute.layers[layers]),
+            _ => self.sizes[layers].iter().sum(),
+        };
+        let count = self.costs.len();
+        let sizes = |room| {
+            let from = |first: usize| (first + 1..=count).map(|end| Some(size(room, first..end))).collect();
+            (0..count).map(from).collect()
+        };
+        let found = least(&tables(stages, |stage| self.room(stage), sizes), f64::max, |size, _| Some(size));
         found.map_or(f64::INFINITY, |(size, _)| size)
     }
+}
+
+/// A table for each stage. Stages of the same kind share one.
+fn tables<K: Copy + PartialEq>(
+    stages: usize,
+    kind: impl Fn(usize) -> K,
+    table: impl Fn(K) -> StageCosts,
+) -> Vec<Rc<StageCosts>> {
+    let mut known: Vec<(K, Rc<StageCosts>)> = Vec::new();
+    let of_stage = |stage: usize| {
+        let kind = kind(stage);
+        if let Some((_, table)) = known.iter().find(|(known, _)| *known == kind) {
+            return Rc::clone(table);
+        }
+        let table = Rc::new(table(kind));
+        known.push((kind, Rc::clone(&table)));
+        table
+    };
+    (0..stages).map(of_stage).collect()
 }
 
 /// The prices of the boundaries before and after a stage.
@@ -374,6 +441,7 @@ mod tests {
                 boundaries,
                 skips,
                 limit,
+                recompute: None,
             });
             let price = (0..3_u32, 0..3_u32)
                 .prop_map(|(each, per_byte)| Price { each: each.into(), per_byte: per_byte.into() });
@@ -403,6 +471,67 @@ mod tests {
                     prop_assert_eq!(needed, least);
                 }
                 (found, best) => prop_assert!(false, "{:?} where {:?} is best", found, best),
+            }
+        }
+
+        /// What is recomputed counts for the division: no cuts with any recomputed layers are better.
+        #[test]
+        fn no_partition_that_recomputes_is_better(
+            layers in prop::collection::vec((1..9_u32, 0..5_u32, 0..20_u32, 0..8_u32), 1..7),
+            in_flight in prop::collection::vec(1..5_usize, 1..4),
+            limit in 5..90_u32,
+        ) {
+            let stages = in_flight.len().min(layers.len());
+            let inside = |&(cost, fixed, kept, remaining): &(u32, u32, u32, u32)| Inside {
+                fixed: fixed.into(), kept: kept.into(), remaining: remaining.min(kept).into(), seconds: cost.into(),
+            };
+            let insides: Vec<_> = layers.iter().map(inside).collect();
+            let chain = Chain {
+                limit: Some(limit.into()),
+                recompute: Some(Recompute { layers: insides.clone(), in_flight: in_flight.clone() }),
+                ..chain(&layers.iter().map(|layer| layer.0.into()).collect::<Vec<_>>())
+            };
+            // The greatest cost of a partition, at a limit that is smaller by what is rounded up.
+            let judge = |partition: &[usize], limit: f64| {
+                let mut first = 0;
+                let costs = partition.iter().zip(&in_flight).map(|(&count, &in_flight)| {
+                    let range = first..first + count;
+                    first = range.end;
+                    let costs = chain.costs[range.clone()].iter().sum::<f64>();
+                    let choices = (0..1_u32 << count)
+                        .map(|bits| (0..count).map(|layer| bits >> layer & 1 == 1).collect::<Vec<_>>());
+                    let stage = &insides[range];
+                    let fitting = choices.filter(|choice| Room { in_flight, limit }.bytes(stage, choice) <= limit);
+                    let time = |choice: Vec<bool>| stage.iter().zip(choice)
+                        .filter(|(_, recomputed)| *recomputed).map(|(layer, _)| layer.seconds).sum::<f64>();
+                    fitting.map(time).reduce(f64::min).map(|time| costs + time)
+                });
+                costs.collect::<Option<Vec<_>>>().map(|costs| costs.into_iter().fold(0., f64::max))
+            };
+            let best = |limit: f64| {
+                let all = all_partitions(layers.len(), stages).into_iter();
+                all.filter_map(|partition| judge(&partition, limit)).reduce(f64::min)
+            };
+            let less = f64::from(limit) * (1. - 8. / 1024.);
+            match chain.partition(stages, &[]) {
+                Ok(found) => {
+                    let mut first = 0;
+                    let costs = found.iter().enumerate().map(|(stage, count)| {
+                        let range = first..first + count;
+                        first = range.end;
+                        assert!(chain.size(stage, range.clone()) <= limit.into());
+                        chain.cost(stage, range, &[])
+                    });
+                    let cost = costs.fold(0., f64::max);
+                    prop_assert!(cost >= best(limit.into()).unwrap());
+                    prop_assert!(best(less).is_none_or(|best| cost <= best));
+                }
+                Err(Misfit::Limit(needed)) => {
+                    prop_assert!(best(less).is_none());
+                    prop_assert!(needed > less);
+                    prop_assert!(best(needed).is_some());
+                }
+                Err(other) => prop_assert!(false, "{:?}", other),
             }
         }
 

@@ -1,7 +1,7 @@
 //! The division of the layers: what they and what crosses between them cost.
 
-use pipe_schedule::ScheduleKind;
-use pipe_schedule::support::partition::{Chain, Misfit, Price, Skip, around};
+use pipe_schedule::support::partition::{Chain, Misfit, Price, Recompute, Skip};
+use pipe_schedule::support::recompute::Inside;
 
 use super::traffic::{SkipTraffic, Traffic};
 use super::{Balance, LayerProfile, Measure};
@@ -51,8 +51,7 @@ where
             let stages = partition.iter().enumerate().map(|(stage, count)| {
                 let range = first..first + count;
                 first = range.end;
-                chain.costs[range.clone()].iter().sum::<f64>()
-                    + chain.transfers(range.start, range.end, around(prices, stage))
+                chain.cost(stage, range, prices)
             });
             stages.fold(0., f64::max)
         };
@@ -105,13 +104,7 @@ where
     /// The process of each stage: those that were asked for, or the annotated ones if the stages
     /// are the annotated ones; empty otherwise.
     pub(super) fn process_of(&self, stages: usize, devices_known: bool) -> Result<Vec<usize>> {
-        let annotated = Devices::annotated::<M>();
-        let devices = match &self.devices {
-            Some(given) => given.clone().or_for_schedule(M::DEFAULTS.schedule),
-            None if devices_known && annotated.as_slice().len() == stages => annotated,
-            // Each stage is on a device of its own.
-            None => Devices::cpu(stages).for_schedule(M::DEFAULTS.schedule.unwrap_or(ScheduleKind::GPipe), None),
-        };
+        let devices = self.stage_devices(stages, devices_known);
         match self.processes {
             Some((0, _)) => Err(Error::Setting("there must be at least one process".into())),
             Some((count, _)) => devices.process_of(count),
@@ -119,11 +112,44 @@ where
         }
     }
 
-    pub(super) fn chain(&self, measure: Measure, layers: &[LayerProfile], traffic: &Traffic) -> Chain {
-        let size = |layer: &LayerProfile| {
-            layer.parameter_bytes as f64 * self.param_scale + (layer.buffer_bytes + layer.activation_bytes) as f64
+    /// The devices of so many stages, with the schedule that they are for.
+    fn stage_devices(&self, stages: usize, devices_known: bool) -> Devices {
+        let annotated = Devices::annotated::<M>();
+        let devices = match &self.devices {
+            Some(given) => given.clone(),
+            None if devices_known && annotated.as_slice().len() == stages => annotated,
+            // Each stage is on a device of its own.
+            None => Devices::cpu(stages),
         };
-        let sizes: Vec<f64> = layers.iter().map(size).collect();
+        match self.recompute {
+            Some(kind) => devices.for_schedule(kind, None),
+            None => devices.or_for_schedule(M::DEFAULTS.schedule),
+        }
+    }
+
+    /// For each stage, how many micro-batches are in flight at most.
+    pub(super) fn in_flight(&self, stages: usize, devices_known: bool, chunks: usize) -> Result<Vec<usize>> {
+        let (kind, rank_of) = self.stage_devices(stages, devices_known).rank_of()?;
+        let schedule = kind.schedule_on(&rank_of, chunks).map_err(|error| Error::Setting(error.to_string()))?;
+        Ok(schedule.peak_in_flight_by_stage().into_values().collect())
+    }
+
+    pub(super) fn chain(
+        &self,
+        measure: Measure,
+        layers: &[LayerProfile],
+        traffic: &Traffic,
+        in_flight: Option<Vec<usize>>,
+    ) -> Chain {
+        let fixed = |layer: &LayerProfile| layer.parameter_bytes as f64 * self.param_scale + layer.buffer_bytes as f64;
+        let sizes: Vec<f64> = layers.iter().map(|layer| fixed(layer) + layer.activation_bytes as f64).collect();
+        let inside = |layer: &LayerProfile| Inside {
+            fixed: fixed(layer),
+            kept: layer.activation_bytes as f64,
+            remaining: layer.recomputed_bytes as f64,
+            seconds: layer.forward.as_secs_f64(),
+        };
+        let recompute = in_flight.map(|in_flight| Recompute { layers: layers.iter().map(inside).collect(), in_flight });
         let costs = match measure {
             Measure::Time => {
                 let cost = |layer: &LayerProfile| (layer.forward + layer.backward).as_secs_f64();
@@ -138,6 +164,7 @@ where
             boundaries: traffic.boundaries.iter().map(|&bytes| bytes as f64).collect(),
             skips: traffic.skips.iter().map(skip).collect(),
             limit: self.memory_limit.map(|limit| limit as f64),
+            recompute,
         }
     }
 }

@@ -38,6 +38,15 @@ pub(super) fn toml(profile: &Profile) -> String {
                 writeln!(text, "count = {}\nstage = {}", field.len(), list(stages))
             }
         };
+        if field.iter().any(|layer| layer.recomputed) {
+            let _ = match field[0].index {
+                None => writeln!(text, "recompute = true"),
+                Some(_) => {
+                    let each = field.iter().map(|layer| layer.recomputed.to_string()).collect();
+                    writeln!(text, "recompute = {}", list(each))
+                }
+            };
+        }
     }
     text
 }
@@ -78,5 +87,11 @@ stage = 1
             stage.process = Some(process);
         }
         assert!(toml(&profile).contains("stages = 2\nprocesses = [0, 1]\n"));
+        assert!(!toml(&profile).contains("recompute"));
+        profile.layers[0].recomputed = true;
+        profile.layers[2].recomputed = true;
+        let text = toml(&profile);
+        assert!(text.contains("stage = 0\nrecompute = true\n\n"), "{text}");
+        assert!(text.contains("stage = [0, 1]\nrecompute = [false, true]\n\n"), "{text}");
     }
 }

@@ -5,6 +5,7 @@
 //! the slowest (or largest) stage is as small as possible. The result, a [`Profile`], prints as a
 //! table with the annotations to paste, and can be written to a file.
 
+mod annotations;
 mod division;
 mod file;
 mod profile;
@@ -14,8 +15,9 @@ mod traffic;
 use std::collections::HashSet;
 use std::time::Duration;
 
+use pipe_schedule::ScheduleKind;
 use pipe_schedule::support::bytes;
-use pipe_schedule::support::partition::{Chain, Misfit, around};
+use pipe_schedule::support::partition::{Chain, Misfit};
 use tch::nn::{Path, VarStore};
 use tch::{Device, Tensor};
 
@@ -26,6 +28,7 @@ use crate::flow::{IntoFlow, PackedValue, Scattered, scatter};
 use crate::model::{Devices, Layer, Model, Vars};
 use crate::run::{check_chunks, check_threads};
 use crate::threads::IntraOpThreads;
+use crate::torch::Kept;
 use crate::world::MessagePrice;
 use profile::Bench;
 use traffic::{LayerKey, Traffic};
@@ -78,6 +81,8 @@ pub struct Balance<'m, M> {
     timeout: Duration,
     param_scale: f64,
     memory_limit: Option<u64>,
+    /// The schedule for whose micro-batches in flight layers may be recomputed.
+    recompute: Option<ScheduleKind>,
     seconds_per_byte: f64,
     /// The number of processes, and what a message between them costs.
     processes: Option<(usize, MessagePrice)>,
@@ -133,6 +138,7 @@ where
             timeout: Duration::from_secs(1),
             param_scale: 2.,
             memory_limit: None,
+            recompute: None,
             seconds_per_byte: 0.,
             processes: None,
             intra_op_threads: None,
@@ -179,9 +185,38 @@ where
     /// Sets the greatest size of a stage in bytes: its variables, scaled by
     /// [`param_scale`](Self::param_scale), and the activations of one micro-batch. Without
     /// checkpointing, a stage keeps the activations of all micro-batches: set
-    /// [`chunks`](Self::chunks) to 1 for that. There is no limit by default.
+    /// [`chunks`](Self::chunks) to 1 for that, or let layers be
+    /// [recomputed](Self::recompute). There is no limit by default.
     pub fn memory_limit(mut self, bytes: u64) -> Self {
         self.memory_limit = Some(bytes);
+        self
+    }
+
+    /// Lets layers be recomputed where a stage would not fit into
+    /// [`memory_limit`](Self::memory_limit): cuts and recomputed layers together are those that make
+    /// the slowest stage as fast as possible. The limit is then one of all micro-batches that a
+    /// stage has in flight at once under this schedule, with [`chunks`](Self::chunks) micro-batches
+    /// that are not checkpointed.
+    ///
+    /// A recomputed layer costs its forward once more. The annotations have `#[recompute]` on it,
+    /// and the file says it. What is marked in the struct already makes no difference here.
+    ///
+    /// ```no_run
+    /// use pipe_runtime::{ScheduleKind, balance::Balance};
+    /// # use pipe_runtime::{Layer, Model, Vars};
+    /// # use tch::Tensor;
+    /// # fn example<M>(net: &M, vars: &Vars, sample: Tensor) -> pipe_runtime::Result<()>
+    /// # where M: Model<Input = Tensor> + Layer<Tensor, Out = M::Output>,
+    /// # {
+    ///
+    /// let balance = Balance::of(net, vars).stages(4).chunks(8).param_scale(4.); // Adam
+    /// let profile = balance.memory_limit(8 << 30).recompute(ScheduleKind::OneFOneB).by_time(sample)?;
+    /// profile.write("balance.toml")?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn recompute(mut self, schedule: ScheduleKind) -> Self {
+        self.recompute = Some(schedule);
         self
     }
 
@@ -263,8 +298,20 @@ where
 
     fn profile(self, measure: Measure, sample: M::Input) -> Result<Profile> {
         let Settings { stages, devices, process_of } = self.settings()?;
-        let Scattered { micro_batches, shape: batch, .. } =
-            scatter(&PackedValue::of(sample), self.chunks.or(M::DEFAULTS.chunks).unwrap_or(1), false)?;
+        let chunks = self.chunks.or(M::DEFAULTS.chunks).unwrap_or(1);
+        let in_flight = match (self.recompute, measure, self.memory_limit) {
+            (None, ..) => None,
+            (Some(_), Measure::Time, Some(_)) => Some(self.in_flight(stages, devices.known, chunks)?),
+            (Some(_), _, None) => {
+                let text = "layers are recomputed to fit into memory, and there is no limit: set `memory_limit`";
+                return Err(Error::Setting(text.into()));
+            }
+            (Some(_), Measure::Size, _) => {
+                let text = "what recomputing a layer costs is its time: divide with `by_time`";
+                return Err(Error::Setting(text.into()));
+            }
+        };
+        let Scattered { micro_batches, shape: batch, .. } = scatter(&PackedValue::of(sample), chunks, false)?;
         let first = micro_batches.first().ok_or_else(|| Error::Input("the sample is empty".into()))?;
         let rows = batch.rows().first().copied().unwrap_or_default();
 
@@ -297,7 +344,7 @@ where
             layer.crossing_bytes = bytes;
         }
 
-        let mut chain = self.chain(measure, &layers, &traffic);
+        let mut chain = self.chain(measure, &layers, &traffic, in_flight);
         let prices = self.prices(measure, stages, &process_of);
         let partition = self
             .partition(measure, &mut chain, &prices, &process_of, &traffic)
@@ -306,13 +353,16 @@ where
         let stages = partition.into_iter().zip(devices.names).enumerate().map(|(stage, (count, device))| {
             let range = end..end + count;
             end = range.end;
-            layers[range.clone()].iter_mut().for_each(|layer| layer.stage = stage);
+            let recomputed = chain.recomputed(stage, range.clone()).unwrap_or_default().recomputed;
+            for (number, layer) in layers[range.clone()].iter_mut().enumerate() {
+                layer.stage = stage;
+                layer.recomputed = recomputed.get(number) == Some(&true);
+            }
             StageProfile {
                 device,
                 process: process_of.get(stage).copied(),
-                cost: chain.costs[range.clone()].iter().sum::<f64>()
-                    + chain.transfers(range.start, range.end, around(&prices, stage)),
-                memory_bytes: chain.sizes[range.clone()].iter().sum::<f64>() as u64,
+                cost: chain.cost(stage, range.clone(), &prices),
+                memory_bytes: chain.size(stage, range.clone()) as u64,
                 layers: range,
             }
         });
@@ -390,7 +440,7 @@ where
     }
 
     /// The profile of a layer before it is timed.
-    fn layer(&self, key: LayerKey, activation_bytes: u64) -> LayerProfile {
+    fn layer(&self, key: LayerKey, kept: Kept) -> LayerProfile {
         let (mut parameter_bytes, mut buffer_bytes) = (0, 0);
         for variable in self.variables.iter().filter(|variable| variable.is_of(key)) {
             let bytes = variable.tensor.numel() * variable.tensor.kind().elt_size_in_bytes();
@@ -402,11 +452,13 @@ where
             forward: Duration::ZERO,
             backward: Duration::ZERO,
             spread: Duration::ZERO,
-            activation_bytes,
+            activation_bytes: kept.bytes.unsigned_abs(),
+            recomputed_bytes: kept.used_later.unsigned_abs() + kept.freed_inputs.unsigned_abs(),
             parameter_bytes,
             buffer_bytes,
             crossing_bytes: 0,
             stage: 0,
+            recomputed: false,
         }
     }
 }
@@ -444,8 +496,10 @@ fn misfit(why: Misfit, stages: usize, layers: &[LayerKey], chain: &Chain) -> Err
             let limit = chain.limit.unwrap_or_default();
             let too_large = layers.iter().zip(&chain.sizes).find(|(_, size)| **size > limit);
             let hint = match too_large {
-                Some((layer, size)) => format!("layer `{layer}` alone takes {}", bytes(*size)),
-                None => format!("the best of {stages} stages take up to {}", bytes(needed)),
+                Some((layer, size)) if chain.recompute.is_none() => {
+                    format!("layer `{layer}` alone takes {}", bytes(*size))
+                }
+                _ => format!("the best of {stages} stages take up to {}", bytes(needed)),
             };
             format!("no partition keeps every stage within {}: {hint}", bytes(limit))
         }

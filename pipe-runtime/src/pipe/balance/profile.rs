@@ -14,7 +14,7 @@ use crate::error::{Error, Failure, Phase, Result};
 use crate::flow::{PackedTensor, PackedValue};
 use crate::model::{Context, Layer, Model, Observer, Pass, unique};
 use crate::torch::{
-    BackwardClock, EnteredModes, GradMode, LayerRng, Modes, Observation, Read, panic_message, sequence_number,
+    BackwardClock, EnteredModes, GradMode, Kept, LayerRng, Modes, Observation, Read, panic_message, sequence_number,
     synchronize, without_stack,
 };
 
@@ -27,8 +27,8 @@ const MOST_PASSES: usize = 1000;
 #[derive(Debug)]
 pub(super) struct Observed {
     pub(super) layers: Vec<LayerKey>,
-    /// For each layer: the bytes that it allocated and that were still in use after the forward.
-    pub(super) kept: Vec<u64>,
+    /// What each layer keeps.
+    pub(super) kept: Vec<Kept>,
     pub(super) reads: Vec<Read>,
 }
 

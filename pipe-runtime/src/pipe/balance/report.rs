@@ -1,4 +1,4 @@
-use std::fmt::{self, Write};
+use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
@@ -6,6 +6,7 @@ use std::time::Duration;
 use pipe_schedule::support::bytes;
 use pipe_schedule::support::table::Table;
 
+use super::annotations::annotations;
 use super::file;
 use super::traffic::LayerKey;
 use crate::error::{Error, Result};
@@ -52,6 +53,9 @@ pub struct LayerProfile {
     /// the model's output. Memory counts for the layer that allocated it, even if a later layer
     /// keeps it.
     pub activation_bytes: u64,
+    /// Bytes that stay of one micro-batch if the layer is recomputed, at most: what later layers
+    /// keep as well, and its input, if nothing else keeps that.
+    pub recomputed_bytes: u64,
     /// Bytes of trained variables.
     pub parameter_bytes: u64,
     /// Bytes of other variables: running statistics, frozen parameters.
@@ -61,6 +65,9 @@ pub struct LayerProfile {
     pub crossing_bytes: u64,
     /// The stage that runs the layer.
     pub stage: usize,
+    /// Whether the backward recomputes the layer:
+    /// [`Balance::recompute`](super::Balance::recompute).
+    pub recomputed: bool,
 }
 
 /// One stage.
@@ -75,7 +82,8 @@ pub struct StageProfile {
     pub layers: Range<usize>,
     /// The cost of its layers and of what crosses its boundaries, in seconds or bytes.
     pub cost: f64,
-    /// Bytes of its variables, scaled, and of the activations of one micro-batch.
+    /// Bytes of its variables, scaled, and of the activations of one micro-batch; of all in flight
+    /// if layers may be recomputed.
     pub memory_bytes: u64,
 }
 
@@ -146,6 +154,7 @@ impl Profile {
     /// name = "blocks"                 # an array or a `Vec`
     /// count = 3
     /// stage = [0, 1, 1]               # of each element
+    /// recompute = [true, true, false] # of each element, if any is; `true` of a single layer
     /// ```
     ///
     /// # Errors
@@ -216,8 +225,10 @@ impl fmt::Display for Profile {
         writeln!(f, "{model}: {} stages by {measured}, {passes} over a micro-batch of {rows} rows", self.stages.len())?;
 
         let times = |time: Duration| if self.measure == Measure::Time { seconds(time) } else { "-".to_owned() };
+        let some_recomputed = self.layers.iter().any(|layer| layer.recomputed);
+        let recomputed = |layer: &LayerProfile| if layer.recomputed { "recomputed" } else { "" }.to_owned();
         let layer = |layer: &LayerProfile| {
-            vec![
+            let mut row = vec![
                 layer.stage.to_string(),
                 layer.key().to_string(),
                 times(layer.forward),
@@ -227,10 +238,13 @@ impl fmt::Display for Profile {
                 bytes(layer.parameter_bytes as f64),
                 bytes(layer.buffer_bytes as f64),
                 bytes(layer.crossing_bytes as f64),
-            ]
+            ];
+            row.extend(some_recomputed.then(|| recomputed(layer)));
+            row
         };
         let heads =
             ["stage", "layer", "forward", "backward", "spread", "activations", "parameters", "buffers", "crossing"];
+        let heads = [&heads[..], if some_recomputed { &[""][..] } else { &[] }].concat();
         table(f, &heads, self.layers.iter().map(layer))?;
 
         let bottleneck = self.bottleneck();
@@ -286,70 +300,6 @@ fn seconds(time: Duration) -> String {
     format!("{time:.2?}")
 }
 
-fn annotations(profile: &Profile) -> String {
-    let device = |stage: usize| profile.stages[stage].device.as_str();
-    let site = |stage: usize| (device(stage), profile.stages[stage].process);
-    let process = |stages: &[usize]| {
-        let numbers: Vec<_> = stages.iter().filter_map(|&stage| profile.stages[stage].process).collect();
-        match numbers.as_slice() {
-            [] => String::new(),
-            [number] => format!(", process = {number}"),
-            several => format!(", process = {several:?}"),
-        }
-    };
-    let mut text = String::new();
-    let mut running: Option<usize> = None;
-    for field in profile.fields() {
-        let (first, last) = (&field[0], &field[field.len() - 1]);
-        let repeated = first.index.is_some();
-        let opens = running != Some(first.stage);
-        let same = running.is_some_and(|running| site(running) == site(first.stage));
-        // `cpu` always opens a stage; the same accelerator again does not.
-        let forced = opens && same && device(first.stage) != "cpu";
-        if forced {
-            text.push_str("#[stage]\n");
-        }
-        if first.stage != last.stage {
-            let (mut counts, mut stages) = (Vec::new(), Vec::new());
-            for part in field.chunk_by(|a, b| a.stage == b.stage) {
-                counts.push(format!("\"{}\" = {}", device(part[0].stage), part.len()));
-                stages.push(part[0].stage);
-            }
-            if let Some(why) = inexpressible(profile, first.stage..last.stage + 1, opens) {
-                let _ = writeln!(text, "// {why}: use `#[pipeline(balance = \"...\")]`, or other devices");
-            }
-            let _ = writeln!(text, "#[devices({}{})]", counts.join(", "), process(&stages));
-        } else {
-            match (opens && !forced, repeated) {
-                (true, false) => writeln!(text, "#[device(\"{}\"{})]", device(first.stage), process(&[first.stage])),
-                (true, true) => writeln!(text, "#[devices(\"{}\"{})]", device(first.stage), process(&[first.stage])),
-                (false, true) => writeln!(text, "#[repeat]"),
-                (false, false) => Ok(()),
-            }
-            // Writing to a `String` cannot fail.
-            .unwrap_or_default();
-        }
-        let _ = writeln!(text, "{},", first.name);
-        running = Some(last.stage);
-    }
-    text
-}
-
-/// The reason why `#[devices]` cannot cut a repeated layer into these stages; `None` if it can.
-fn inexpressible(profile: &Profile, stages: Range<usize>, opens: bool) -> Option<String> {
-    let stages = &profile.stages[stages];
-    if stages[0].device == "cpu" && !opens {
-        return Some(
-            "`cpu` opens a new stage here, although the first of these layers belong to the stage above".into(),
-        );
-    }
-    let is_one = |pair: &[StageProfile]| {
-        pair[0].device == pair[1].device && pair[0].process == pair[1].process && pair[0].device != "cpu"
-    };
-    let merged = stages.windows(2).find(|pair| is_one(pair))?;
-    Some(format!("`{}` twice in a row is one stage here", merged[0].device))
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
@@ -366,8 +316,10 @@ pub(super) mod tests {
             activation_bytes: 1000,
             parameter_bytes: 3 << 20,
             buffer_bytes: 0,
+            recomputed_bytes: 100,
             crossing_bytes: 2048,
             stage,
+            recomputed: false,
         };
         let layers: Vec<_> = layers.iter().map(layer).collect();
         let stage = |(stage, device): (usize, &&str)| {
@@ -436,42 +388,5 @@ pub(super) mod tests {
         profile.layers[2].parameter_bytes += 4;
         profile.layers[0].backward = Duration::from_millis(9);
         assert!(!profile.to_string().contains("note:"));
-    }
-
-    #[test]
-    fn annotations_open_stages_as_the_macro_reads_them() {
-        let layers =
-            [("a", None, 0), ("b", Some(0), 0), ("b", Some(1), 0), ("c", None, 1), ("d", Some(0), 2), ("e", None, 2)];
-        let annotated = |devices: [&str; 3]| profile(&layers, &devices).annotations().replace('\n', " ");
-        assert_eq!(
-            annotated(["cuda:0", "cuda:0", "cuda:1"]),
-            "#[device(\"cuda:0\")] a, #[repeat] b, #[stage] c, #[devices(\"cuda:1\")] d, e, "
-        );
-        assert_eq!(
-            annotated(["cpu", "cpu", "cpu"]),
-            "#[device(\"cpu\")] a, #[repeat] b, #[device(\"cpu\")] c, #[devices(\"cpu\")] d, e, "
-        );
-    }
-
-    #[test]
-    fn annotations_name_the_processes() {
-        let layers = [("a", None, 0), ("b", Some(0), 0), ("b", Some(1), 1), ("c", None, 1), ("d", Some(0), 2)];
-        let mut profile = profile(&layers, &["cuda:0", "cuda:0", "cuda:0"]);
-        for (stage, process) in profile.stages.iter_mut().zip([0, 1, 1]) {
-            stage.process = Some(process);
-        }
-        let expected = "#[device(\"cuda:0\", process = 0)] a, #[devices(\"cuda:0\" = 1, \"cuda:0\" = 1, process = [0, 1])] b, c, \
-                        #[stage] #[repeat] d, ";
-        assert_eq!(profile.annotations().replace('\n', " "), expected);
-        assert!(profile.to_string().contains("stage  process  device  layers"), "{profile}");
-    }
-
-    #[test]
-    fn what_annotations_cannot_say_is_said() {
-        let layers = [("a", None, 0), ("b", Some(0), 0), ("b", Some(1), 1)];
-        let annotated = |devices: [&str; 2]| profile(&layers, &devices).annotations();
-        assert!(annotated(["cpu", "cpu"]).contains("// `cpu` opens a new stage here"));
-        assert!(annotated(["cuda:0", "cuda:0"]).contains("// `cuda:0` twice in a row is one stage here"));
-        assert!(!annotated(["cuda:0", "cpu"]).contains("//"));
     }
 }

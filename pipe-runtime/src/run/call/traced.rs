@@ -61,8 +61,8 @@ impl TracedJob {
         let start = self.now(stage);
         let result = perform();
         let end = self.now(stage);
-        if let Some(bytes) = observation.and_then(|observation| observation.kept(1).ok()) {
-            *lock(self.recording.activation(stage)) = Some(bytes[0]);
+        if let Some(kept) = observation.and_then(|observation| observation.kept(1).ok()) {
+            *lock(self.recording.activation(stage)) = Some(kept[0].bytes.unsigned_abs());
         }
         let (rank, thread) = (self.call.pipeline.rank_of()[stage], self.recording.thread());
         lock(&self.steps).push(TracedStep { action, rank, thread, start, end });

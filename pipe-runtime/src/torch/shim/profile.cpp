@@ -16,6 +16,7 @@
 #include <chrono>
 #include <map>
 #include <mutex>
+#include <set>
 #include <unordered_map>
 
 namespace {
@@ -55,6 +56,16 @@ struct Read {
   int64_t bytes;
   // Whether a gradient flows back to the value.
   int64_t gradient;
+};
+
+// What a layer keeps after a forward, in bytes.
+struct Kept {
+  // What it allocated and is still in use.
+  int64_t bytes;
+  // The part of it that later layers have used, too.
+  int64_t used_later;
+  // What earlier layers allocated, this one has used, and is free again.
+  int64_t freed_inputs;
 };
 
 } // extern "C"
@@ -97,6 +108,8 @@ struct Memory : public c10::MemoryReportingInfoBase {
     int64_t bytes;
     int64_t allocated_by;
     int64_t written_by;
+    // The later layers that have read or changed it.
+    std::set<int64_t> users;
   };
 
   const c10::DeviceType device;
@@ -105,6 +118,9 @@ struct Memory : public c10::MemoryReportingInfoBase {
   std::unordered_map<void*, Block> live;
   int64_t layer = kNone;
   uint64_t values = 0;
+  // For each layer: the bytes that it has read and that earlier layers allocated, of memory that is
+  // free again.
+  std::unordered_map<int64_t, int64_t> freed_inputs;
 
   explicit Memory(c10::DeviceType device) : device(device) {}
 
@@ -114,9 +130,14 @@ struct Memory : public c10::MemoryReportingInfoBase {
     }
     std::lock_guard<std::mutex> lock(mutex);
     if (bytes > 0) {
-      live[ptr] = Block{values++, bytes, layer, layer};
-    } else {
-      live.erase(ptr);
+      live[ptr] = Block{values++, bytes, layer, layer, {}};
+    } else if (const auto freed = live.find(ptr); freed != live.end()) {
+      if (freed->second.allocated_by != kNone) {
+        for (const int64_t user : freed->second.users) {
+          freed_inputs[user] += freed->second.bytes;
+        }
+      }
+      live.erase(freed);
     }
   }
 
@@ -152,7 +173,10 @@ struct Observation {
   void read(const at::Tensor& tensor) {
     std::lock_guard<std::mutex> lock(memory->mutex);
     const int64_t layer = memory->layer;
-    const Memory::Block* made = block(tensor);
+    Memory::Block* made = block(tensor);
+    if (made && made->allocated_by < layer) {
+      made->users.insert(layer);
+    }
     // The model's input counts as made by the first layer.
     const int64_t from = made ? std::max<int64_t>(made->written_by, 0) : kNone;
     if (made && from < layer) {
@@ -342,16 +366,21 @@ int pipe_observation_read(Observation* observation, const at::Tensor* tensor) {
   return shim::guarded([&] { observation->read(*tensor); });
 }
 
-// For each of `layers` layers, writes the number of bytes that it allocated and that are still in
-// use.
-int pipe_observation_kept(Observation* observation, size_t layers, int64_t* bytes) {
+// For each of `layers` layers, writes what it keeps.
+int pipe_observation_kept(Observation* observation, size_t layers, Kept* kept) {
   return shim::guarded([&] {
-    std::fill(bytes, bytes + layers, 0);
-    std::lock_guard<std::mutex> lock(observation->memory->mutex);
-    for (const auto& [ptr, block] : observation->memory->live) {
+    std::fill(kept, kept + layers, Kept{});
+    auto& memory = *observation->memory;
+    std::lock_guard<std::mutex> lock(memory.mutex);
+    for (const auto& [ptr, block] : memory.live) {
       if (block.allocated_by >= 0 && static_cast<size_t>(block.allocated_by) < layers) {
-        bytes[block.allocated_by] += block.bytes;
+        Kept& layer = kept[block.allocated_by];
+        layer.bytes += block.bytes;
+        layer.used_later += block.users.empty() ? 0 : block.bytes;
       }
+    }
+    for (size_t layer = 0; layer < layers; ++layer) {
+      kept[layer].freed_inputs = memory.freed_inputs[static_cast<int64_t>(layer)];
     }
   });
 }

@@ -413,6 +413,59 @@ fn a_limit_of_memory_moves_the_cut() {
     assert_eq!(of(layers(), |b| b.stages(2).memory_limit(8 * 4000).by_time(&x).unwrap()).balance(), [2, 2]);
 }
 
+/// The first stage of 1F1B has two micro-batches in flight, the second one has one: layers of the
+/// first are recomputed, those that keep much for their time, and the slow one is not.
+#[test]
+fn a_limit_of_memory_chooses_what_is_recomputed() {
+    let _serial = serial();
+    let layers = || {
+        let layer = |(wait, kept): (u64, usize)| {
+            func(move |x: &Tensor| {
+                sleep(Duration::from_millis(wait));
+                (0..kept).fold(x.shallow_clone(), |x, _| x.sigmoid())
+            })
+        };
+        [(20, 8), (1, 8), (20, 8), (21, 8)].map(layer).into()
+    };
+    let x = sample(&[2000]);
+    let balance = |limit: u64| {
+        of(layers(), |b| {
+            let balance = b.stages(2).chunks(2).memory_limit(limit).param_scale(0.);
+            balance.recompute(ScheduleKind::OneFOneB).by_time(&x).unwrap()
+        })
+    };
+    let recomputed = |profile: &Profile| profile.layers().iter().map(|layer| layer.recomputed).collect::<Vec<_>>();
+    // A micro-batch is 1000 rows of 4 bytes, of which each layer keeps eight: 2 x 2 x 32000.
+    let all = balance(130_000);
+    assert_eq!((all.balance(), recomputed(&all)), (vec![2, 2], vec![false; 4]));
+    assert_eq!(all.layers()[1].activation_bytes, 32_000);
+    // What the next layer keeps as well remains.
+    assert_eq!(all.layers()[1].recomputed_bytes, 4_000);
+    let less = balance(110_000);
+    assert_eq!((less.balance(), recomputed(&less)), (vec![2, 2], vec![false, true, false, false]));
+    // 2 x (32000 + 4000), and 28000 that are made again.
+    assert_eq!(less.stages()[0].memory_bytes, 100_000);
+    assert!(less.stages()[0].cost > all.stages()[0].cost);
+    // In the last stage there is one micro-batch at a time, and it keeps both of its layers.
+    assert_eq!(less.stages()[1].memory_bytes, 64_000);
+
+    let refused = |stages, limit: Option<u64>, schedule, by_time: bool| {
+        let store = VarStore::new(Device::Cpu);
+        let model = Chain { layers: layers() };
+        let balance = Balance::of_block(&model, &store, &store.root()).stages(stages).chunks(2).recompute(schedule);
+        let balance = limit.into_iter().fold(balance, Balance::memory_limit);
+        if by_time { balance.by_time(&x) } else { balance.by_size(&x) }.unwrap_err().to_string()
+    };
+    let kind = ScheduleKind::OneFOneB;
+    assert!(refused(2, None, kind, true).contains("set `memory_limit`"));
+    assert!(refused(2, Some(9), kind, false).contains("`by_time`"));
+    let little = refused(2, Some(9), kind, true);
+    let expected = "no partition keeps every stage within 9 B: the best of 2 stages take up to";
+    assert!(little.starts_with(expected), "{little}");
+    let two_each = refused(3, Some(9), ScheduleKind::Zbv, true);
+    assert!(two_each.contains("zbv"), "{two_each}");
+}
+
 #[test]
 fn a_transfer_that_costs_time_moves_the_cut() {
     let _serial = serial();
