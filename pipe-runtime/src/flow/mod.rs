@@ -51,7 +51,9 @@ pub use reduce::{List, Mean, Sum};
 pub use wrappers::{Along, Each, PerRow, Replicate, Rows};
 
 pub(crate) use batch::{Scattered, scatter, scatter_targets};
-pub(crate) use packed::{CHANGED_ON_ITS_WAY, PackedPlain, PackedTensor, PackedValue, Split, Value};
+pub(crate) use packed::{
+    CHANGED_ON_ITS_WAY, ONE_OF_TWO_CHANGED, PackedPlain, PackedTensor, PackedValue, Split, Value, mark_shared,
+};
 pub(crate) use sources::Sources;
 
 use crate::error::Result;

@@ -1,4 +1,5 @@
 use std::any::Any;
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,9 @@ pub(crate) struct PackedTensor {
     pub(crate) needs_gradient: bool,
     /// Its version counter (the number of in-place changes) when it was handed over.
     pub(crate) version: u64,
+    /// Whether another tensor of its sender shares its memory. In an unpipelined run, a change in
+    /// place would be one of both.
+    pub(crate) is_shared: bool,
 }
 
 /// How a tensor of a mini-batch is divided among its micro-batches.
@@ -93,6 +97,46 @@ impl PackedTensor {
 /// Says that a value was changed between two stages.
 pub(crate) const CHANGED_ON_ITS_WAY: &str = "a value on its way to another stage was modified by an in-place operation of a layer that shares its memory: let that layer work on a copy";
 
+/// Says that one of two values that share memory was changed, or changed on its way past a layer
+/// that is recomputed.
+pub(crate) const ONE_OF_TWO_CHANGED: &str = "an in-place operation of a layer modified a value that shares its memory with another one, such as a skip that is the same tensor, and \
+     the other one left its stage, or its recomputed layer, before: its gradient would miss the operation. Let that layer work on a copy, or keep both in one stage and \
+     remove `#[recompute]` from the layers between them";
+
+/// Marks the tensors that share memory with another one of them, or with one of `others`.
+pub(crate) fn mark_shared<'t>(tensors: impl Iterator<Item = &'t mut PackedTensor>, others: &[Tensor]) {
+    let others = others.iter().filter_map(|tensor| Some((memory(tensor)?, None)));
+    let tensors = tensors.filter_map(|item| Some((memory(&item.tensor)?, Some(item))));
+    let mut ranges: Vec<(Range<usize>, Option<&mut PackedTensor>)> = others.chain(tensors).collect();
+    ranges.sort_by_key(|(range, _)| range.start);
+    // The range before that reaches furthest.
+    let mut furthest = 0;
+    for index in 1..ranges.len() {
+        let (before, after) = ranges.split_at_mut(index);
+        let ((reach, before), (range, item)) = (&mut before[furthest], &mut after[0]);
+        if range.start < reach.end {
+            for item in [before, item].into_iter().flatten() {
+                item.is_shared = true;
+            }
+        }
+        if range.end > reach.end {
+            furthest = index;
+        }
+    }
+}
+
+/// The addresses that a tensor's elements lie between; `None` if it has no memory.
+fn memory(tensor: &Tensor) -> Option<Range<usize>> {
+    if !tensor.defined() || tensor.is_sparse() || tensor.is_mkldnn() || tensor.numel() == 0 {
+        return None;
+    }
+    let start = tensor.data_ptr() as usize;
+    let strides = tensor.size().into_iter().zip(tensor.stride());
+    let last: i64 = strides.map(|(size, stride)| (size - 1) * stride).sum();
+    let bytes = (last.unsigned_abs() as usize + 1) * tensor.kind().elt_size_in_bytes();
+    (start != 0).then(|| start..start + bytes)
+}
+
 impl PackedValue {
     /// Whether an in-place operation has changed a tensor of it since it was packed.
     pub(crate) fn is_changed(&self) -> bool {
@@ -156,7 +200,7 @@ impl Packer {
             whole => whole,
         };
         let (needs_gradient, version) = (tensor.requires_grad(), version(&tensor));
-        self.packed.tensors.push(PackedTensor { tensor, split, needs_gradient, version });
+        self.packed.tensors.push(PackedTensor { tensor, split, needs_gradient, version, is_shared: false });
     }
 
     /// Adds the number of values that follow, for a list whose length is not part of its type.
@@ -270,5 +314,27 @@ impl Unpacker {
             }
             other => panic!("a plain value was expected here, not {other:?}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tensors_that_share_memory_are_marked() {
+        let base = Tensor::from_slice(&[1., 2., 3., 4., 5., 6.]);
+        let part = |start, length| base.narrow(0, start, length);
+        let shared = |tensors: Vec<Tensor>, others: &[Tensor]| {
+            let mut value = PackedValue::of(tensors);
+            mark_shared(value.tensors.iter_mut(), others);
+            value.tensors.iter().map(|item| item.is_shared).collect::<Vec<_>>()
+        };
+        assert_eq!(shared(vec![base.shallow_clone(), base.copy(), base.detach()], &[]), [true, false, true]);
+        assert_eq!(shared(vec![part(3, 3), part(0, 3)], &[]), [false, false]);
+        assert_eq!(shared(vec![part(0, 1), base.view([2, 3]), part(5, 1), part(2, 1)], &[]), [true; 4]);
+        assert_eq!(shared(vec![part(0, 2), part(1, 2)], &[]), [true, true]);
+        assert_eq!(shared(vec![part(0, 2), part(4, 2)], &[part(1, 2)]), [true, false]);
+        assert_eq!(shared(vec![part(0, 0), part(0, 1), base.to_sparse(None, None::<i64>, None)], &[]), [false; 3]);
     }
 }

@@ -3,6 +3,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 
 use super::context::Context;
+use super::state::Part;
 use crate::flow::Flow;
 use crate::lock::lock;
 
@@ -49,8 +50,8 @@ struct Values<T> {
 struct Passes<T> {
     /// The value before the call.
     before: Option<T>,
-    /// For each micro-batch, the value that its first pass got.
-    given: HashMap<usize, Option<T>>,
+    /// For each micro-batch and segment, the value that its first pass got.
+    given: HashMap<Part, Option<T>>,
     /// The value that a recomputation has set, with the number of the pass. There is at most one at
     /// a time.
     recomputing: Option<(u64, Option<T>)>,
@@ -118,7 +119,7 @@ impl<T: Flow> Carried<T> {
 
     /// Calls `body` with the values and, in a recomputation, with the value that it works on.
     fn enter<R>(&self, cx: &Context, body: impl FnOnce(&mut Values<T>, Option<&mut Option<T>>) -> R) -> R {
-        let (call, micro_batch) = (cx.call(), cx.micro_batch());
+        let (call, part) = (cx.call(), cx.part());
         let mut values = lock(&self.0);
         if !values.calls.contains_key(&call) && cx.uses_cell(self.0.clone()) {
             let before = share(&values.now);
@@ -128,12 +129,12 @@ impl<T: Flow> Carried<T> {
         let Some(passes) = calls.get_mut(&call) else { return body(&mut values, None) };
         if !cx.is_recomputing() {
             if cx.will_be_recomputed() {
-                passes.given.entry(micro_batch).or_insert_with(|| share(now));
+                passes.given.entry(part).or_insert_with(|| share(now));
             }
             return body(&mut values, None);
         }
         if passes.recomputing.as_ref().is_none_or(|(pass, _)| *pass != cx.number()) {
-            let given = passes.given.get(&micro_batch).and_then(share);
+            let given = passes.given.get(&part).and_then(share);
             passes.recomputing = Some((cx.number(), given));
         }
         let mut recomputing = passes.recomputing.take();
@@ -158,7 +159,7 @@ where
 
     fn recomputed(&self, call: u64, micro_batch: usize) {
         if let Some(passes) = lock(self).calls.get_mut(&call) {
-            passes.given.remove(&micro_batch);
+            passes.given.retain(|(other, _), _| *other != micro_batch);
             passes.recomputing = None;
         }
     }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::carried::{Cell as CarriedCell, Cells};
 use super::random::RngKey;
+use super::state::Part;
 use crate::torch::restart_rng;
 
 /// What a layer can know about the run that it is part of.
@@ -14,6 +15,8 @@ use crate::torch::restart_rng;
 pub struct Context {
     pass: Pass,
     number: u64,
+    /// The segment of the stage that is running, and whether it will be recomputed.
+    segment: Cell<(usize, bool)>,
     path: RefCell<Vec<Segment>>,
     rng: Cell<RngKey>,
     /// For each seed, how often it was used. If another layer runs a layer twice, it draws other
@@ -71,6 +74,7 @@ impl Context {
     pub(crate) fn new(pass: Pass) -> Self {
         let rng = Cell::new(RngKey::new(pass.call_seed, pass.before + pass.micro_batch));
         Self {
+            segment: Cell::new((0, pass.will_be_recomputed)),
             pass,
             number: unique(),
             path: RefCell::default(),
@@ -109,9 +113,20 @@ impl Context {
         self.number
     }
 
+    /// Says which segment of the stage runs from now on, and whether this is a first pass of it
+    /// that will be recomputed.
+    pub(crate) fn enters_segment(&self, number: usize, will_be_recomputed: bool) {
+        self.segment.set((number, will_be_recomputed));
+    }
+
+    /// The micro-batch, and the segment of the stage.
+    pub(crate) fn part(&self) -> Part {
+        (self.pass.micro_batch, self.segment.get().0)
+    }
+
     /// Whether it is a first pass that will be recomputed.
     pub(crate) fn will_be_recomputed(&self) -> bool {
-        self.pass.will_be_recomputed
+        self.segment.get().1
     }
 
     /// Whether the pipeline is in training mode: dropout is on, and batch norm uses the statistics

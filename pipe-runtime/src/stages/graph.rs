@@ -4,7 +4,7 @@
 use std::any::Any;
 use std::marker::PhantomData;
 
-use super::pieces::{Piece, StageBody};
+use super::pieces::{MarkedPiece, Piece, StageBody};
 use super::ports::{Io, Port};
 use super::routes::{Ends, Route};
 use crate::flow::Flow;
@@ -224,7 +224,7 @@ impl Graph {
         for (port, type_name) in self.local {
             routes[port].local = Some(type_name);
         }
-        let mut stages: Vec<Vec<(Box<dyn Piece>, Vec<bool>)>> = Vec::new();
+        let mut stages: Vec<Vec<MarkedPiece>> = Vec::new();
         for (Declared { piece, recomputed, .. }, stage) in self.pieces.into_iter().zip(stage_of) {
             stages.resize_with(stages.len().max(stage + 1), Vec::new);
             stages[stage].push((piece, recomputed));

@@ -29,6 +29,9 @@ pub(crate) trait Piece: Send {
     fn into_layers(self: Box<Self>, layers: &mut Vec<Box<dyn Any + Send>>);
 }
 
+/// A piece, and whether the backward recomputes each of its elements.
+pub(super) type MarkedPiece = (Box<dyn Piece>, Vec<bool>);
+
 /// The layers of a stage.
 pub(crate) struct StageBody {
     pieces: Vec<Box<dyn Piece>>,
@@ -47,8 +50,8 @@ pub(crate) struct Segment {
 }
 
 impl StageBody {
-    /// Makes a stage of pieces, each with whether its elements are recomputed.
-    pub(super) fn new(pieces: Vec<(Box<dyn Piece>, Vec<bool>)>) -> Self {
+    /// Makes a stage of pieces.
+    pub(super) fn new(pieces: Vec<MarkedPiece>) -> Self {
         let elements = pieces.iter().enumerate().flat_map(|(number, (_, recomputed))| {
             recomputed.iter().enumerate().map(move |(element, recomputed)| (number, element, *recomputed))
         });
@@ -110,9 +113,8 @@ mod tests {
     #[test]
     fn what_is_recomputed_is_a_segment_of_its_own() {
         let segments = |pieces: &[&[bool]]| {
-            let piece = |recomputed: &&[bool]| -> (Box<dyn Piece>, Vec<bool>) {
-                (Box::new(Nothing(recomputed.len())), recomputed.to_vec())
-            };
+            let piece =
+                |recomputed: &&[bool]| -> MarkedPiece { (Box::new(Nothing(recomputed.len())), recomputed.to_vec()) };
             let segments = StageBody::new(pieces.iter().map(piece).collect()).segments().into_iter();
             segments.map(|segment| (segment.elements, segment.recomputed)).collect::<Vec<_>>()
         };

@@ -3,7 +3,9 @@
 use std::marker::PhantomData;
 
 use super::routes::Route;
-use crate::flow::{Flow, PackedValue, Portable};
+use tch::Tensor;
+
+use crate::flow::{Flow, ONE_OF_TWO_CHANGED, PackedValue, Portable, mark_shared};
 use crate::lock::give_up;
 use crate::model::Model;
 use crate::torch::{StageGraph, version};
@@ -34,6 +36,8 @@ pub struct Io<'a> {
     inner: Vec<Sent>,
     recorded: Option<Recorded>,
     sent: Vec<Sent>,
+    /// The received tensors that share their memory with others, with their versions.
+    shared: Vec<(Tensor, u64)>,
 }
 
 /// A port's index, and the value sent on it.
@@ -66,7 +70,7 @@ impl<'a> Io<'a> {
             received: Vec::new(),
             roots: Vec::new(),
         });
-        Self { routes, receive, inner: Vec::new(), recorded, sent: Vec::new() }
+        Self { routes, receive, inner: Vec::new(), recorded, sent: Vec::new(), shared: Vec::new() }
     }
 
     /// Receives the value that was sent on `port`.
@@ -85,6 +89,9 @@ impl<'a> Io<'a> {
             if let Some(recorded) = self.recorded.as_mut().filter(|_| item.needs_gradient) {
                 item.tensor = recorded.graph.receive(&item.tensor).unwrap_or_else(|error| give_up(error.to_string()));
                 recorded.received.push((port, position));
+            }
+            if item.is_shared {
+                self.shared.push((item.tensor.shallow_clone(), version(&item.tensor)));
             }
         }
         value
@@ -119,6 +126,9 @@ impl<'a> Io<'a> {
     /// Returns the values that were sent, to other stages or to later segments of this one,
     /// detached from the graph, and that graph if it was recorded.
     pub(crate) fn finish(mut self) -> (Vec<Sent>, Option<Recorded>) {
+        if self.shared.iter().any(|(tensor, then)| version(tensor) != *then) {
+            give_up(ONE_OF_TWO_CHANGED);
+        }
         self.sent.append(&mut self.inner);
         // libtorch's autograd engine adds the gradients of one tensor in the order of the roots. In
         // an unpipelined run, the gradient of the value that is used last arrives first.
@@ -143,6 +153,8 @@ impl<'a> Io<'a> {
                 item.version = version(&item.tensor);
             }
         }
+        let shared: Vec<Tensor> = self.shared.into_iter().map(|(tensor, _)| tensor).collect();
+        mark_shared(self.sent.iter_mut().flat_map(|(_, value)| &mut value.tensors), &shared);
         if let Some(recorded) = &mut self.recorded {
             recorded.graph.end().unwrap_or_else(|error| give_up(error.to_string()));
         }

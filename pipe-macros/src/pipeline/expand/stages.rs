@@ -194,7 +194,10 @@ fn recompute(model: &Model, plan: &Plan, piece: usize) -> Option<TokenStream> {
     let step = plan.stages[piece].steps.first()?;
     let which = match &model.layers[step.layer].marks.recompute.as_ref()?.value {
         Recomputed::All => quote!(|_| true),
-        Recomputed::First(count) => quote!(|number| number < #count),
+        Recomputed::First(count) => {
+            let count = Literal::usize_unsuffixed(count.base10_parse().ok()?);
+            quote!(|number| number < #count)
+        }
         Recomputed::Numbers(numbers) => quote!(|number| ::core::matches!(number, #(#numbers)|*)),
     };
     Some(quote_spanned!(here()=> graph.recompute(#which);))

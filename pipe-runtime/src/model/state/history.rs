@@ -1,6 +1,7 @@
 //! The changes that the passes of one stage make in one call.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use super::{Value, write};
 use crate::error::Result;
@@ -17,15 +18,19 @@ pub(crate) enum Next {
     Recomputation,
 }
 
+/// A micro-batch, and the segment of the stage that runs on it: 0 for the whole stage.
+pub(crate) type Part = (usize, usize);
+
 /// The changes of variables by the passes of one stage in one call, as long as they may be needed.
 #[derive(Debug, Default)]
 pub(crate) struct History {
     passes: usize,
     changes: Vec<Recorded>,
-    /// The micro-batches that will be recomputed, with the number of their first pass. There are
-    /// only those in flight.
-    pending: Vec<(usize, usize)>,
-    /// The micro-batches whose backward is still to come, with the number of their first pass.
+    /// What will be recomputed, with the number of its first pass, in the order of these. There is
+    /// only what is in flight.
+    pending: Vec<(Part, usize)>,
+    /// The micro-batches whose backward is still to come, with the number of their last first pass,
+    /// in the order of these.
     backwards: Vec<(usize, usize)>,
     /// Whether the call has succeeded, so that it will not be undone.
     kept: bool,
@@ -45,21 +50,43 @@ impl History {
         self.changes.extend(changes.into_iter().map(|change| Recorded { pass, change }));
     }
 
-    /// Records what follows for the micro-batch of the last pass.
-    pub(super) fn will(&mut self, micro_batch: usize, next: Next) {
+    /// Records what follows for the part of the last pass.
+    pub(super) fn will(&mut self, part: Part, next: Next) {
+        let pass = self.passes - 1;
         if next == Next::Recomputation {
-            self.pending.push((micro_batch, self.passes - 1));
+            self.pending.push((part, pass));
         }
         if next != Next::Nothing {
-            self.backwards.push((micro_batch, self.passes - 1));
+            self.backwards.retain(|(other, _)| *other != part.0);
+            self.backwards.push((part.0, pass));
         }
     }
 
-    /// The variables that have changed since the micro-batch's first pass began, with their values
-    /// at that time.
-    pub(super) fn before(&self, micro_batch: usize) -> Vec<Value> {
-        let Some(first) = first_pass(&self.pending, micro_batch) else { return Vec::new() };
-        self.earliest(|recorded| recorded.pass >= first)
+    /// The pass that a part will be recomputed from.
+    pub(super) fn first_pass(&self, part: Part) -> Option<usize> {
+        first_pass(&self.pending, part)
+    }
+
+    /// The statistics that have changed since the pass `first` began and, if there is a pass
+    /// `until`, before that one, with their values when `first` began.
+    pub(super) fn statistics(&self, first: usize, until: Option<usize>) -> Vec<Value> {
+        let others = self.not_only_statistics();
+        self.earliest(|recorded| {
+            let is_between = recorded.pass >= first && until.is_none_or(|until| recorded.pass < until);
+            is_between && !others.contains(&recorded.change.variable)
+        })
+    }
+
+    /// The other variables that have changed since the pass `first` began, with their values when
+    /// it began.
+    pub(super) fn others(&self, first: usize) -> Vec<Value> {
+        let others = self.not_only_statistics();
+        self.earliest(|recorded| recorded.pass >= first && others.contains(&recorded.change.variable))
+    }
+
+    fn not_only_statistics(&self) -> BTreeSet<usize> {
+        let others = self.changes.iter().filter(|recorded| !recorded.change.statistic);
+        others.map(|recorded| recorded.change.variable).collect()
     }
 
     /// The variables that have changed since the micro-batch's first pass ended, with their values
@@ -78,7 +105,7 @@ impl History {
 
     /// Records that the micro-batch was recomputed for the last time.
     pub(crate) fn has_been_recomputed(&mut self, micro_batch: usize) {
-        self.pending.retain(|&(other, _)| other != micro_batch);
+        self.pending.retain(|&((other, _), _)| other != micro_batch);
         self.forget();
     }
 
@@ -95,7 +122,7 @@ impl History {
     }
 
     /// Frees the copies that neither an undo, a recomputation nor a backward needs any more.
-    pub(super) fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         if self.changes.is_empty() {
             return;
         }
@@ -104,13 +131,10 @@ impl History {
         changes.retain(|Recorded { pass, change }| {
             let previous = last.insert(change.variable, *pass);
             let for_undo = !*kept && previous.is_none();
-            let for_recomputation =
-                |&(_, first): &(usize, usize)| previous.is_none_or(|previous| first > previous) && first <= *pass;
-            let for_backward =
-                |&(_, first): &(usize, usize)| previous.is_none_or(|previous| first >= previous) && first < *pass;
+            let before = previous.map_or(0, |previous| previous + 1);
             for_undo
-                || pending.iter().any(for_recomputation)
-                || (!change.statistic && backwards.iter().any(for_backward))
+                || has_pass(pending, before..*pass + 1)
+                || (!change.statistic && has_pass(backwards, previous.unwrap_or(0)..*pass))
         });
     }
 
@@ -129,9 +153,15 @@ impl History {
     }
 }
 
-/// The number of the first pass of the micro-batch.
-fn first_pass(of: &[(usize, usize)], micro_batch: usize) -> Option<usize> {
-    of.iter().find(|(other, _)| *other == micro_batch).map(|(_, pass)| *pass)
+/// The number of the pass of a micro-batch or a part.
+fn first_pass<T: PartialEq>(of: &[(T, usize)], part: T) -> Option<usize> {
+    of.iter().find(|(other, _)| *other == part).map(|(_, pass)| *pass)
+}
+
+/// Whether one of the passes, which are in order, is in the range.
+fn has_pass<T>(of: &[(T, usize)], range: Range<usize>) -> bool {
+    let index = of.partition_point(|(_, pass)| *pass < range.start);
+    of.get(index).is_some_and(|(_, pass)| range.contains(pass))
 }
 
 #[cfg(test)]
@@ -156,7 +186,7 @@ mod tests {
         let mut history = History::default();
         for (micro_batch, changes) in [(0, vec![change(0.)]), (1, vec![]), (2, vec![change(1.)])] {
             history.passed(changes);
-            history.will(micro_batch, Next::Recomputation);
+            history.will((micro_batch, 0), Next::Recomputation);
         }
         history
     }
@@ -164,9 +194,27 @@ mod tests {
     #[test]
     fn a_recomputation_sees_what_its_first_pass_saw_also_where_only_a_later_pass_changed_it() {
         let history = history();
-        assert_eq!(numbers(history.before(0)), [(7, 0.)]);
-        assert_eq!(numbers(history.before(1)), [(7, 1.)]);
-        assert_eq!(numbers(history.before(2)), [(7, 1.)]);
+        let before = |micro_batch| numbers(history.others(history.first_pass((micro_batch, 0)).unwrap()));
+        assert_eq!(before(0), [(7, 0.)]);
+        assert_eq!(before(1), [(7, 1.)]);
+        assert_eq!(before(2), [(7, 1.)]);
+        assert!(history.statistics(0, None).is_empty());
+    }
+
+    #[test]
+    fn a_segment_sees_what_earlier_segments_of_its_pass_left() {
+        let mut history = History::default();
+        let statistic = |before| Change { statistic: true, ..change(before) };
+        for (pass, part) in [(0, 0), (0, 1), (1, 0), (1, 1)].into_iter().enumerate() {
+            history.passed(vec![statistic(pass as f64)]);
+            history.will(part, Next::Recomputation);
+        }
+        let first = |part| history.first_pass(part).unwrap();
+        assert_eq!(numbers(history.statistics(first((0, 1)), None)), [(7, 1.)]);
+        assert_eq!(numbers(history.statistics(first((0, 0)), Some(first((0, 1))))), [(7, 0.)]);
+        assert_eq!(history.backwards, [(0, 1), (1, 3)]);
+        history.has_been_recomputed(0);
+        assert_eq!(history.changes.len(), 3, "the first one is for the undo, the others for micro-batch 1");
     }
 
     #[test]

@@ -11,8 +11,8 @@
 mod history;
 mod passes;
 
-pub(crate) use history::{History, Next};
-pub(crate) use passes::{FirstPass, Rewound, not_finite};
+pub(crate) use history::{History, Next, Part};
+pub(crate) use passes::{FirstPass, Rewound, Statistics, not_finite};
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};

@@ -1,10 +1,12 @@
 //! The passes of a micro-batch through a stage, and the state that each pass runs on.
 
-use std::sync::Mutex;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::sync::{Arc, Mutex};
 
 use tch::Tensor;
 
-use super::history::{History, Next};
+use super::history::{History, Next, Part};
 use super::{State, Value, write};
 use crate::error::Result;
 use crate::lock::lock;
@@ -28,27 +30,20 @@ impl<'a> FirstPass<'a> {
         Ok(Self { history, stage, watch: Watch::start(state.variables(stage)?, stage, uses)?, done: false })
     }
 
-    /// Ends a pass that succeeded; `next` follows for its micro-batch.
+    /// Ends a pass that succeeded; `next` follows for its part.
     ///
     /// # Errors
     ///
     /// Fails if a variable that changes is used by two stages or, unless that is allowed, has
     /// become infinite or NaN.
-    pub(crate) fn finish(
-        mut self,
-        state: &State,
-        micro_batch: usize,
-        next: Next,
-        must_be_finite: bool,
-    ) -> Result<(), String> {
+    pub(crate) fn finish(mut self, state: &State, part: Part, next: Next, must_be_finite: bool) -> Result<(), String> {
         self.done = true;
         let seen = self.watch.read().map_err(|error| error.to_string())?;
         let noted = state.note(self.watch.variables(), self.stage, &seen.changed, &seen.used);
         let finite = if must_be_finite { finite(self.watch.variables(), &seen.changed) } else { Ok(()) };
         let mut history = lock(self.history);
         history.passed(seen.changed);
-        history.will(micro_batch, next);
-        history.forget();
+        history.will(part, next);
         noted.and(finite)
     }
 }
@@ -84,6 +79,44 @@ pub(crate) fn not_finite(name: &str) -> String {
     )
 }
 
+/// The statistics of an earlier moment, until this is dropped. No backward reads them, so those of
+/// one micro-batch are set back once, and then further from segment to segment.
+#[derive(Default)]
+pub(crate) struct Statistics {
+    /// The variables to restore, with their values.
+    saved: BTreeMap<usize, Tensor>,
+    variables: Option<Arc<Variables>>,
+    /// The first pass that has not been, at that moment; `None` for now.
+    at: Option<usize>,
+}
+
+impl Statistics {
+    fn back_to(&mut self, variables: Arc<Variables>, history: &Mutex<History>, first: usize) -> Result<()> {
+        let values = lock(history).statistics(first, self.at);
+        for (variable, value) in values {
+            if let Entry::Vacant(saved) = self.saved.entry(variable) {
+                saved.insert(duplicate(&variables.get(variable).tensor)?);
+            }
+            write(&variables, variable, &value)?;
+        }
+        self.at = Some(first);
+        self.variables = Some(variables);
+        Ok(())
+    }
+}
+
+impl Drop for Statistics {
+    fn drop(&mut self) {
+        // Copying between tensors of equal shape and device can fail only if libtorch itself is
+        // broken.
+        if let Some(variables) = &self.variables {
+            for (variable, saved) in &self.saved {
+                let _ = write(variables, *variable, saved);
+            }
+        }
+    }
+}
+
 /// The state of another moment of the call, until this is dropped.
 pub(crate) struct Rewound {
     /// The variables to restore, with their values.
@@ -92,9 +125,20 @@ pub(crate) struct Rewound {
 }
 
 impl Rewound {
-    /// The state when the micro-batch's first pass began, for its recomputation.
-    pub(crate) fn before(state: &State, history: &Mutex<History>, stage: usize, micro_batch: usize) -> Result<Self> {
-        Self::to(state, stage, lock(history).before(micro_batch))
+    /// The state when the part's first pass began, for its recomputation. The statistics stay set
+    /// back when this is dropped.
+    pub(crate) fn before(
+        state: &State,
+        history: &Mutex<History>,
+        stage: usize,
+        part: Part,
+        statistics: &mut Statistics,
+    ) -> Result<Self> {
+        let first = lock(history).first_pass(part);
+        let Some(first) = first else { return Self::to(state, stage, Vec::new()) };
+        statistics.back_to(state.variables(stage)?, history, first)?;
+        let others = lock(history).others(first);
+        Self::to(state, stage, others)
     }
 
     /// The state when the micro-batch's first pass ended, for its backward: the graph may have

@@ -10,6 +10,7 @@ use super::passes::KeptSegment;
 use super::{Table, step};
 use crate::error::{Error, Failure, Phase, Result};
 use crate::lock::lock;
+use crate::model::Statistics;
 use crate::run::device_streams::Direction;
 use crate::stages::{crossings, is_inner};
 use crate::torch::{Event, Modes, Sums, TorchError};
@@ -103,13 +104,14 @@ impl BackwardRun {
         let found = self.with_sums(action, |sums, last| {
             let mut received = Vec::new();
             let mut inner = Vec::new();
+            let mut statistics = Statistics::default();
             for segment in segments.iter_mut().rev() {
-                let was_kept = segment.recorded.is_some();
+                let is_kept = segment.recorded.is_some();
                 let seeds = self.seeds(action, segment.roots(), &mut inner).map_err(TorchError)?;
-                if !was_kept && seeds.iter().all(Option::is_none) {
+                if !is_kept && seeds.iter().all(Option::is_none) {
                     continue;
                 }
-                self.call.recompute_segment(action, segment, again).map_err(|failure| {
+                self.call.recompute_segment(action, segment, again, &mut statistics).map_err(|failure| {
                     *recomputation = Err(failure);
                     TorchError("the recomputation has failed".into())
                 })?;
@@ -117,7 +119,7 @@ impl BackwardRun {
                 let parameters = &self.call.parameters;
                 let found = match kind {
                     ActionKind::BackwardInput => recorded.graph.backward_input(&seeds, parameters, sums)?,
-                    _ => recorded.graph.backward(&seeds, again && was_kept, parameters, sums, last)?,
+                    _ => recorded.graph.backward(&seeds, again && is_kept, parameters, sums, last)?,
                 };
                 for (&(port, position), gradient) in recorded.received.iter().zip(found) {
                     match gradient {
@@ -129,7 +131,7 @@ impl BackwardRun {
                     }
                 }
                 // The second half of a split backward still needs the graph.
-                if !was_kept && kind == ActionKind::Backward {
+                if !is_kept && kind == ActionKind::Backward {
                     segment.recorded = None;
                 }
             }
@@ -140,6 +142,10 @@ impl BackwardRun {
             Ok(found) => found,
             Err(error) => {
                 if again {
+                    // What was made again may be freed in part. It can be made again.
+                    for segment in segments.iter_mut().filter(|segment| segment.is_recomputed()) {
+                        segment.recorded = None;
+                    }
                     self.call.backward_states.at(stage, micro_batch).segments = segments;
                 }
                 return Err(error.to_string());

@@ -12,7 +12,7 @@ use super::peak_counter::PeakCounter;
 use crate::error::{Error, Result};
 use crate::flow::PackedValue;
 use crate::lock::lock;
-use crate::model::{Cells, Context, FirstPass, History, Next, Pass, Rewound, unique};
+use crate::model::{Cells, Context, FirstPass, History, Next, Part, Pass, Rewound, unique};
 use crate::run::built_pipeline::{BuiltPipeline, StageSlot};
 use crate::run::recorder::Recording;
 use crate::run::remote::{Arrival, RemoteCall};
@@ -236,9 +236,7 @@ impl Call {
             before: self.before,
             call_seed: self.seed,
             call: self.id,
-            will_be_recomputed: !recomputing
-                && (self.recomputes(action.stage, action.micro_batch)
-                    || (self.gradients && self.pipeline.stages[action.stage].recomputes())),
+            will_be_recomputed: !recomputing && self.recomputes(action.stage, action.micro_batch),
         })
         .noting(Arc::clone(&self.cells))
     }
@@ -286,9 +284,9 @@ impl Call {
 
     /// Ends a first pass that succeeded. Fails on variables that are no longer finite, unless that
     /// is allowed.
-    pub(super) fn end_pass(&self, pass: FirstPass<'_>, micro_batch: usize, next: Next) -> Result<(), String> {
+    pub(super) fn end_pass(&self, pass: FirstPass<'_>, part: Part, next: Next) -> Result<(), String> {
         let must_be_finite = self.training && !self.pipeline.allow_non_finite;
-        pass.finish(&self.pipeline.state, micro_batch, next, must_be_finite)
+        pass.finish(&self.pipeline.state, part, next, must_be_finite)
     }
 
     /// If a later pass changed the stage's state, sets it back to what it was after this

@@ -7,9 +7,9 @@ use tch::Tensor;
 use super::forward::Call;
 use super::step;
 use crate::error::{Failure, Phase};
-use crate::flow::{PackedTensor, PackedValue};
+use crate::flow::{ONE_OF_TWO_CHANGED, PackedTensor, PackedValue};
 use crate::lock::{give_up, lock};
-use crate::model::{Context, Next, Rewound};
+use crate::model::{Context, Next, Rewound, Statistics};
 use crate::run::built_pipeline::StageSlot;
 use crate::stages::{Io, Recorded, Route, Segment, Sent, is_inner};
 use crate::torch::{GradMode, LayerRng, digest};
@@ -25,6 +25,8 @@ pub(super) struct BackwardState {
 
 /// What is kept of one segment.
 pub(super) struct KeptSegment {
+    /// Its number in the stage.
+    number: usize,
     segment: Segment,
     /// The graph; `None` if the backward makes it.
     pub(super) recorded: Option<Recorded>,
@@ -89,19 +91,23 @@ impl Call {
             false if self.grad_mode => Recording::LayersOwn,
             false => Recording::Nothing,
         };
-        let pass = self.watch(stage).map_err(|error| error.to_string())?;
         let segments = segments_of(slot, recording == Recording::Graph && !whole)?;
         let (mut inner, mut sent): (Vec<Sent>, Vec<Sent>) = (Vec::new(), Vec::new());
         let mut state = BackwardState::default();
-        let mut next = Next::Nothing;
-        for segment in segments {
+        for (number, segment) in segments.into_iter().enumerate() {
+            cx.enters_segment(number, whole || segment.recomputed);
+            let pass = self.watch(stage).map_err(|error| error.to_string())?;
             let mut inputs = Vec::new();
             let mut receive = |port: usize| {
-                let value = take(&mut inner, port).unwrap_or_else(|| {
-                    let sent = self.in_transit.take(port, micro_batch).expect("a value is sent before it is received");
-                    self.transit[port].fall();
-                    self.receive(stage, port, sent)
-                });
+                let value = match take(&mut inner, port) {
+                    Some(value) if value.is_changed() => give_up(ONE_OF_TWO_CHANGED),
+                    Some(value) => value,
+                    None => {
+                        let sent = self.in_transit.take(port, micro_batch);
+                        self.transit[port].fall();
+                        self.receive(stage, port, sent.expect("a value is sent before it is received"))
+                    }
+                };
                 if whole || segment.recomputed {
                     inputs.push(ReceivedValue { port, value: value.share() });
                 }
@@ -114,21 +120,23 @@ impl Call {
             let roots = recorded.as_ref().filter(|_| is_recomputed).map(|recorded| recorded.roots.clone());
             let start = roots.map(|roots| Ok::<_, String>(Start { inputs, sent: fingerprints(&found)?, roots }));
             let start = start.transpose()?;
-            next = match (goes_backward, is_recomputed) {
+            let next = match (goes_backward, is_recomputed) {
                 (_, true) => Next::Recomputation,
-                (true, false) if next == Next::Nothing => Next::Backward,
-                _ => next,
+                (true, false) => Next::Backward,
+                (false, false) => Next::Nothing,
             };
+            self.end_pass(pass, (micro_batch, number), next)?;
             if whole && is_recomputed {
                 state.start = start;
             } else {
-                state.segments.push(KeptSegment { segment, recorded: recorded.filter(|_| !is_recomputed), start });
+                let recorded = recorded.filter(|_| !is_recomputed);
+                state.segments.push(KeptSegment { number, segment, recorded, start });
             }
             for (port, value) in found {
                 if is_inner(&self.pipeline.routes, port) { &mut inner } else { &mut sent }.push((port, value));
             }
         }
-        self.end_pass(pass, micro_batch, next)?;
+        lock(&self.histories[stage]).forget();
 
         let ready = self.pipeline.streams.mark(stage).map_err(|error| error.to_string())?;
         for (port, mut value) in sent {
@@ -170,17 +178,25 @@ impl Call {
         };
         let slot = &self.pipeline.stages[stage];
         let segment = segments_of(slot, false)?.swap_remove(0);
-        let recorded = self.pass_again(action, cx, &segment, start)?;
+        let recorded = self.pass_again(action, cx, (0, &segment), start, &mut Statistics::default())?;
         if !keep {
             self.has_been_recomputed(stage, micro_batch);
         }
-        self.backward_states.at(stage, micro_batch).segments = vec![KeptSegment { segment, recorded, start: None }];
+        self.backward_states.at(stage, micro_batch).segments =
+            vec![KeptSegment { number: 0, segment, recorded, start: None }];
         Ok(())
     }
 
     /// Makes the graph of a segment that the backward recomputes. With `keep`, its inputs are kept,
-    /// so that it can be recomputed again. The stage's stream is the current one.
-    pub(super) fn recompute_segment(&self, action: Action, kept: &mut KeptSegment, keep: bool) -> Result<(), Failure> {
+    /// so that it can be recomputed again. The stage's stream is the current one. `statistics` are
+    /// those of the micro-batch's later segments.
+    pub(super) fn recompute_segment(
+        &self,
+        action: Action,
+        kept: &mut KeptSegment,
+        keep: bool,
+        statistics: &mut Statistics,
+    ) -> Result<(), Failure> {
         if kept.recorded.is_some() {
             return Ok(());
         }
@@ -188,7 +204,7 @@ impl Call {
         step(Phase::Recomputation, &cx, || {
             let start = if keep { kept.start.as_ref().map(Start::share) } else { kept.start.take() };
             let start = start.ok_or("its state was freed by an earlier backward")?;
-            kept.recorded = self.pass_again(action, &cx, &kept.segment, start)?;
+            kept.recorded = self.pass_again(action, &cx, (kept.number, &kept.segment), start, statistics)?;
             Ok(())
         })
     }
@@ -205,35 +221,43 @@ impl Call {
         &self,
         action: Action,
         cx: &Context,
-        segment: &Segment,
+        (number, segment): (usize, &Segment),
         start: Start,
+        statistics: &mut Statistics,
     ) -> Result<Option<Recorded>, String> {
         let Action { stage, micro_batch, .. } = action;
+        cx.enters_segment(number, false);
         let _modes = self.modes.enter().map_err(|error| error.to_string())?;
         let mut inputs = start.inputs.into_iter();
         let mut receive = |port: usize| {
             let received = inputs.next().expect("a recomputation receives what the first pass received");
             if received.value.is_changed() {
-                give_up(
-                    "an input of the stage was modified by an in-place operation after its first pass, so the stage cannot be \
-                     recomputed: let its first layer work on a copy, or use checkpoint = never",
-                );
+                give_up(match segment.recomputed {
+                    true => {
+                        "an input of the layer was modified by an in-place operation after its first pass, so the layer cannot be \
+                         recomputed: let the layer that modifies it work on a copy, or remove `#[recompute]`"
+                    }
+                    false => {
+                        "an input of the stage was modified by an in-place operation after its first pass, so the stage cannot be \
+                         recomputed: let its first layer work on a copy, or use checkpoint = never"
+                    }
+                });
             }
             assert_eq!(received.port, port, "a recomputation receives in the order of the first pass");
             received.value
         };
-        let history = &self.histories[stage];
-        let _rewound =
-            Rewound::before(&self.pipeline.state, history, stage, micro_batch).map_err(|error| error.to_string())?;
+        let (state, history) = (&self.pipeline.state, &self.histories[stage]);
+        let rewound = Rewound::before(state, history, stage, (micro_batch, number), statistics);
+        let _rewound = rewound.map_err(|error| error.to_string())?;
         let (slot, routes) = (&self.pipeline.stages[stage], &self.pipeline.routes);
         let (sent, recorded) = run_segment(slot, segment, routes, cx, &mut receive, Recording::Graph)?;
         if fingerprints(&sent)? != start.sent {
-            return Err(
+            let otherwise = if segment.recomputed { "remove `#[recompute]`" } else { "use checkpoint = never" };
+            return Err(format!(
                 "the recomputation gave other values than the first pass, so the gradient would be that of another function. A layer keeps state in a cell of \
                  its own (it belongs into a variable, or into a `Carried` cell), draws random numbers that are not torch's, or was changed meanwhile; or \
-                 use checkpoint = never"
-                    .into(),
-            );
+                 {otherwise}"
+            ));
         }
         Ok(recorded)
     }

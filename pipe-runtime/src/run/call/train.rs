@@ -141,7 +141,7 @@ impl TrainRun {
             graph.end().map_err(words)?;
             (value, carries_gradient)
         };
-        self.call.end_pass(pass, micro_batch, Next::Nothing)?;
+        self.call.end_pass(pass, (micro_batch, 0), Next::Nothing)?;
 
         // A micro-batch of weight 0 contributes no gradient. Its loss may be NaN (the mean over no
         // elements), so it must be skipped rather than multiplied by 0.

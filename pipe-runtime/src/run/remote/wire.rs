@@ -45,9 +45,17 @@ pub(super) enum Message {
 /// A packed value without the memory of its tensors.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Form {
-    /// For each tensor how it is split, whether it needs a gradient, and how often it is sent.
-    tensors: Vec<(Split, bool, Sent)>,
+    tensors: Vec<TensorForm>,
     plain: Vec<(Plain, Option<usize>)>,
+}
+
+/// What a packed tensor is besides its memory.
+#[derive(Debug, Serialize, Deserialize)]
+struct TensorForm {
+    split: Split,
+    needs_gradient: bool,
+    is_shared: bool,
+    sent: Sent,
 }
 
 /// Whether a tensor is sent with each micro-batch.
@@ -62,8 +70,16 @@ pub(super) enum Sent {
 }
 
 /// The tensors that one side has sent, or received, and that other micro-batches may have too, by
-/// port and position, with their versions; `None` where each micro-batch has its own.
-pub(super) type Held = HashMap<(usize, usize), Option<(Tensor, u64)>>;
+/// port and position; `None` where each micro-batch has its own.
+pub(super) type Held = HashMap<(usize, usize), Option<HeldTensor>>;
+
+#[derive(Debug)]
+pub(super) struct HeldTensor {
+    tensor: Tensor,
+    version: u64,
+    /// The event after which a received one is complete.
+    ready: Option<Arc<Event>>,
+}
 
 /// Says of each tensor of a value how often it is sent on the port. `held` has those that were sent
 /// before: variables, and what each micro-batch gets whole.
@@ -76,18 +92,23 @@ pub(super) fn repeats(
     let of = |(position, item): (usize, &PackedTensor)| {
         let tensor = &item.tensor;
         match held.get(&(port, position)) {
-            Some(Some((before, then))) => {
+            Some(Some(HeldTensor { tensor: before, version: then, .. })) => {
                 let layout = |tensor: &Tensor| (tensor.size(), tensor.stride(), tensor.kind(), tensor.is_sparse());
                 let same = layout(before) == layout(tensor)
                     && before.data_ptr() == tensor.data_ptr()
                     && *then == version(tensor);
-                return if same { Sent::Before } else { Sent::Each };
+                if same {
+                    return Sent::Before;
+                }
+                held.insert((port, position), None);
+                return Sent::Each;
             }
             Some(None) => return Sent::Each,
             None => {}
         }
         let repeats = !tensor.is_sparse() && tensor.numel() > 0 && (item.split == Split::Whole || is_variable(tensor));
-        held.insert((port, position), repeats.then(|| (tensor.shallow_clone(), version(tensor))));
+        let new = || HeldTensor { tensor: tensor.shallow_clone(), version: version(tensor), ready: None };
+        held.insert((port, position), repeats.then(new));
         if repeats { Sent::Once } else { Sent::Each }
     };
     value.tensors.iter().enumerate().map(of).collect()
@@ -160,8 +181,13 @@ impl Form {
             };
             parts.push((part, *row));
         }
-        let tensors = numbered.map(|(position, item)| (item.split, item.needs_gradient, sent(position))).collect();
-        Ok((Self { tensors, plain: parts }, layouts, spans))
+        let tensors = numbered.map(|(position, item)| TensorForm {
+            split: item.split,
+            needs_gradient: item.needs_gradient,
+            is_shared: item.is_shared,
+            sent: sent(position),
+        });
+        Ok((Self { tensors: tensors.collect(), plain: parts }, layouts, spans))
     }
 
     /// Puts the value of a port together again. `held` has what was received before.
@@ -173,26 +199,31 @@ impl Form {
         held: &mut Held,
     ) -> PackedValue {
         let mut tensors = tensors.into_iter();
-        let tensors = self.tensors.into_iter().enumerate().filter_map(|(position, (split, needs_gradient, sent))| {
+        // A value of which nothing has been sent now is complete when it was the first time.
+        let mut before = None;
+        let tensor = |(position, form): (usize, TensorForm)| {
+            let TensorForm { split, needs_gradient, is_shared, sent } = form;
+            let place = (port, position);
             let (tensor, version) = match sent {
                 // If a layer has changed it since, its version tells.
                 Sent::Before => {
-                    let (tensor, then) = held.get(&(port, position))?.as_ref()?;
-                    (tensor.shallow_clone(), *then)
+                    let HeldTensor { tensor, version, ready } = held.get(&place)?.as_ref()?;
+                    before.clone_from(ready);
+                    (tensor.shallow_clone(), *version)
                 }
                 Sent::Each | Sent::Once => {
                     let tensor = tensors.next()?;
                     let version = version(&tensor);
+                    let new = || HeldTensor { tensor: tensor.shallow_clone(), version, ready: ready.clone() };
+                    held.insert(place, (sent == Sent::Once).then(new));
                     (tensor, version)
                 }
             };
-            if sent == Sent::Once {
-                held.insert((port, position), Some((tensor.shallow_clone(), version)));
-            }
-            Some(PackedTensor { tensor, split, needs_gradient, version })
-        });
+            Some(PackedTensor { tensor, split, needs_gradient, version, is_shared })
+        };
+        let tensors: Vec<_> = self.tensors.into_iter().enumerate().filter_map(tensor).collect();
         let plain = self.plain.into_iter().map(|(plain, row)| PackedPlain { value: plain.into(), row });
-        PackedValue { tensors: tensors.collect(), plain: plain.collect(), ready }
+        PackedValue { tensors, plain: plain.collect(), ready: ready.or(before) }
     }
 }
 

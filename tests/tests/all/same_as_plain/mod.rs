@@ -5,6 +5,7 @@ mod batch_norm;
 mod first_pass;
 mod frozen;
 mod fusion;
+mod in_place;
 mod modes;
 mod operators;
 mod random;

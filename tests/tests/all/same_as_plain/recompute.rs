@@ -2,7 +2,9 @@
 //! and `Option`s, the step is the unpipelined one, bit by bit. The zoo compares them with plain
 //! tch, over all schedules.
 
-use pipe_runtime::{Checkpoint, Context, Devices, Error, Layer, Phase, ScheduleKind, pipeline};
+use std::sync::Arc;
+
+use pipe_runtime::{Carried, Checkpoint, Context, Devices, Error, Layer, Phase, ScheduleKind, pipeline};
 use pipe_tests::compare::{Case, Settings, assert_transparent, leaf};
 use pipe_tests::layers::{Merge, dropout, linear};
 use pipe_tests::zoo::run::runs;
@@ -205,4 +207,114 @@ fn a_retained_graph_is_recomputed_again() {
     assert_eq!(first, run(false));
     let error = Tensor::f_run_backward(&[&y], &weights, false, false).unwrap_err().to_string();
     assert!(error.contains("second time") || error.contains("freed"), "{error}");
+}
+
+/// Counts the micro-batches in a variable and in a cell, which the next layers read.
+struct Count {
+    variable: Tensor,
+    cell: Arc<Carried<Tensor>>,
+}
+
+impl Layer<Tensor> for Count {
+    type Out = Tensor;
+
+    fn run(&self, x: Tensor, cx: &Context) -> Tensor {
+        if cx.is_training() {
+            tch::no_grad(|| {
+                let _ = self.variable.shallow_clone().g_add_scalar_(1.);
+            });
+            let before = self.cell.get(cx).unwrap_or_else(|| Tensor::from(1.0_f32));
+            self.cell.set(cx, before + 1.);
+        }
+        x.tanh()
+    }
+}
+
+/// Scales by what was counted. Its output shows it, or its gradient alone.
+struct Scale {
+    variable: Tensor,
+    cell: Arc<Carried<Tensor>>,
+    linear: Linear,
+    is_seen: bool,
+}
+
+impl Layer<Tensor> for Scale {
+    type Out = Tensor;
+
+    fn run(&self, x: Tensor, cx: &Context) -> Tensor {
+        let y = x.apply(&self.linear);
+        let counted = self.cell.get(cx).unwrap_or_else(|| Tensor::from(1.0_f32));
+        let scaled = &y * self.variable.copy() * counted;
+        if self.is_seen { scaled } else { &scaled - scaled.detach() + y }
+    }
+}
+
+/// Defines a stage whose layers read the state that layers before and after them change.
+macro_rules! counting {
+    ($name:ident $(, #[$mark:meta])?) => {
+        #[pipeline(allow(single_stage), chunks = 4)]
+        struct $name {
+            #[device("cpu")]
+            $(#[$mark])?
+            early: Scale,
+            count: Count,
+            $(#[$mark])?
+            late: Scale,
+            $(#[$mark])?
+            again: Count,
+            end: Scale,
+        }
+
+        impl $name {
+            fn steps(checkpoint: Checkpoint, schedule: ScheduleKind, is_seen: bool) -> Vec<Tensor> {
+                tch::manual_seed(5);
+                let vars = $name::vars(&Devices::cpu(1)).unwrap();
+                let variable = vars.count().zeros_no_train("count", &[1]);
+                let cell = Arc::new(Carried::new());
+                let count = || Count { variable: variable.shallow_clone(), cell: Arc::clone(&cell) };
+                let scale = |path: nn::Path<'_>| Scale {
+                    variable: variable.shallow_clone(),
+                    cell: Arc::clone(&cell),
+                    linear: linear(path, 8, 8),
+                    is_seen,
+                };
+                let net = $name {
+                    early: scale(vars.early()),
+                    count: count(),
+                    late: scale(vars.late()),
+                    again: count(),
+                    end: scale(vars.end()),
+                };
+                let mut pipe = net.pipe(&vars).checkpoint(checkpoint).schedule(schedule).build().unwrap();
+                let mut found = Vec::new();
+                for _ in 0..2 {
+                    let x = pipe_tests::compare::rows(8);
+                    let report = pipe.train_step(&x, (), |y: &Tensor, ()| y.square().mean(None)).unwrap();
+                    found.extend([report.loss, variable.copy()]);
+                    found.extend(vars.var_store().trainable_variables().iter().map(|weight| weight.grad().copy()));
+                }
+                found
+            }
+        }
+    };
+}
+
+counting!(CountedKept);
+counting!(CountedAgain, #[recompute]);
+
+/// A recomputed layer sees the state that layers of its stage before it had left, and not yet those
+/// after it, whatever later micro-batches did.
+#[test]
+fn a_recomputed_layer_sees_the_state_that_its_first_pass_saw() {
+    let _serial = pipe_tests::serial();
+    for is_seen in [true, false] {
+        for schedule in [ScheduleKind::GPipe, ScheduleKind::OneFOneB] {
+            let kept = CountedKept::steps(Checkpoint::Never, schedule, is_seen);
+            assert_eq!(kept[1], Tensor::from_slice(&[8.0_f32]));
+            for checkpoint in [Checkpoint::Never, Checkpoint::ExceptLast, Checkpoint::Always] {
+                assert_eq!(CountedKept::steps(checkpoint, schedule, is_seen), kept, "{checkpoint:?} {schedule}");
+                assert_eq!(CountedAgain::steps(checkpoint, schedule, is_seen), kept, "{checkpoint:?} {schedule}");
+            }
+        }
+    }
 }
