@@ -156,7 +156,7 @@ fn a_balance_foresees_the_memory_of_a_step() {
     let measured = [Kept::peak(), Half::peak(), Recomputed::peak()];
     let foreseen =
         [(u64::MAX, 0), (measured[1], 2), (measured[2], 4)].map(|(limit, recomputed)| foreseen(limit, recomputed));
-    // No balance counts the gradients on their way: those of a micro-batch, of parameters and values.
+    // No balance counts the gradients on their way: a micro-batch's, of parameters and values.
     let tensor = 128. * 64. * 4.;
     for (foreseen, measured) in foreseen.into_iter().zip(measured) {
         let more = (measured as f64 - foreseen) / tensor;

@@ -197,7 +197,7 @@ impl Graph {
 
     pub fn goes_on(&mut self) {}
 
-    pub fn recompute(&mut self, count: Option<usize>) {}
+    pub fn recompute(&mut self, which: impl Fn(usize) -> bool) {}
 }
 
 pub enum Element<'e, L> {

@@ -105,8 +105,8 @@ impl Chain {
         }
     }
 
-    /// The cost of a stage of these layers: theirs, that of what enters and leaves, and that of what
-    /// it recomputes.
+    /// The cost of a stage of these layers: theirs, that of what enters and leaves, and that of
+    /// what it recomputes.
     pub fn cost(&self, stage: usize, layers: Range<usize>, prices: &[Price]) -> f64 {
         let transfers = self.transfers(layers.start, layers.end, around(prices, stage));
         let recomputed = self.recomputed(stage, layers.clone()).map_or(0., |choice| choice.seconds);
@@ -474,7 +474,7 @@ mod tests {
             }
         }
 
-        /// What is recomputed counts for the division: no cuts with any recomputed layers are better.
+        /// What is recomputed counts: no cuts with any recomputed layers are better.
         #[test]
         fn no_partition_that_recomputes_is_better(
             layers in prop::collection::vec((1..9_u32, 0..5_u32, 0..20_u32, 0..8_u32), 1..7),

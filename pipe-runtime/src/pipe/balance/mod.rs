@@ -193,10 +193,10 @@ where
     }
 
     /// Lets layers be recomputed where a stage would not fit into
-    /// [`memory_limit`](Self::memory_limit): cuts and recomputed layers together are those that make
-    /// the slowest stage as fast as possible. The limit is then one of all micro-batches that a
-    /// stage has in flight at once under this schedule, with [`chunks`](Self::chunks) micro-batches
-    /// that are not checkpointed.
+    /// [`memory_limit`](Self::memory_limit): cuts and recomputed layers together make the slowest
+    /// stage as fast as possible. The limit is then one of all micro-batches that a stage has in
+    /// flight at once under this schedule, with [`chunks`](Self::chunks) micro-batches that are not
+    /// checkpointed.
     ///
     /// A recomputed layer costs its forward once more. The annotations have `#[recompute]` on it,
     /// and the file says it. What is marked in the struct already makes no difference here.
@@ -210,7 +210,8 @@ where
     /// # {
     ///
     /// let balance = Balance::of(net, vars).stages(4).chunks(8).param_scale(4.); // Adam
-    /// let profile = balance.memory_limit(8 << 30).recompute(ScheduleKind::OneFOneB).by_time(sample)?;
+    /// let balance = balance.memory_limit(8 << 30).recompute(ScheduleKind::OneFOneB);
+    /// let profile = balance.by_time(sample)?;
     /// profile.write("balance.toml")?;
     /// # Ok(())
     /// # }
