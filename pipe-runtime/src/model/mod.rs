@@ -25,7 +25,7 @@ pub use pipe_schedule::Checkpoint;
 
 pub(crate) use carried::Cells;
 pub(crate) use context::{Observer, Pass, unique};
-pub(crate) use state::{FirstPass, History, Next, Part, Rewound, State, Statistics, not_finite};
+pub(crate) use state::{FirstPass, History, Rewound, State, Statistics, not_finite};
 pub(crate) use vars::selected;
 
 use pipe_schedule::ScheduleKind;

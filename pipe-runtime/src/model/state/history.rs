@@ -7,17 +7,6 @@ use super::{Value, write};
 use crate::error::Result;
 use crate::torch::{Change, Variables};
 
-/// What follows a first pass, for its micro-batch in its stage.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Next {
-    /// No backward.
-    Nothing,
-    /// The backward of the graph that the pass recorded.
-    Backward,
-    /// A recomputation and its backward.
-    Recomputation,
-}
-
 /// A micro-batch, and the segment of the stage that runs on it: 0 for the whole stage.
 pub(crate) type Part = (usize, usize);
 
@@ -50,16 +39,17 @@ impl History {
         self.changes.extend(changes.into_iter().map(|change| Recorded { pass, change }));
     }
 
-    /// Records what follows for the part of the last pass.
-    pub(super) fn will(&mut self, part: Part, next: Next) {
-        let pass = self.passes - 1;
-        if next == Next::Recomputation {
-            self.pending.push((part, pass));
+    /// Records that the last pass was the first one of a part that will be recomputed.
+    pub(crate) fn will_be_recomputed(&mut self, part: Part) {
+        self.pending.push((part, self.passes - 1));
+    }
+
+    /// Records that the first passes of a micro-batch have ended, and whether its backward follows.
+    pub(crate) fn has_gone_forward(&mut self, micro_batch: usize, goes_backward: bool) {
+        if goes_backward {
+            self.backwards.push((micro_batch, self.passes - 1));
         }
-        if next != Next::Nothing {
-            self.backwards.retain(|(other, _)| *other != part.0);
-            self.backwards.push((part.0, pass));
-        }
+        self.forget();
     }
 
     /// The pass that a part will be recomputed from.
@@ -122,7 +112,7 @@ impl History {
     }
 
     /// Frees the copies that neither an undo, a recomputation nor a backward needs any more.
-    pub(crate) fn forget(&mut self) {
+    fn forget(&mut self) {
         if self.changes.is_empty() {
             return;
         }
@@ -186,7 +176,8 @@ mod tests {
         let mut history = History::default();
         for (micro_batch, changes) in [(0, vec![change(0.)]), (1, vec![]), (2, vec![change(1.)])] {
             history.passed(changes);
-            history.will((micro_batch, 0), Next::Recomputation);
+            history.will_be_recomputed((micro_batch, 0));
+            history.has_gone_forward(micro_batch, true);
         }
         history
     }
@@ -207,7 +198,10 @@ mod tests {
         let statistic = |before| Change { statistic: true, ..change(before) };
         for (pass, part) in [(0, 0), (0, 1), (1, 0), (1, 1)].into_iter().enumerate() {
             history.passed(vec![statistic(pass as f64)]);
-            history.will(part, Next::Recomputation);
+            history.will_be_recomputed(part);
+            if part.1 == 1 {
+                history.has_gone_forward(part.0, true);
+            }
         }
         let first = |part| history.first_pass(part).unwrap();
         assert_eq!(numbers(history.statistics(first((0, 1)), None)), [(7, 1.)]);
@@ -223,6 +217,20 @@ mod tests {
         assert_eq!(numbers(history.after(0)), [(7, 1.)]);
         assert_eq!(numbers(history.after(1)), [(7, 1.)]);
         assert!(history.after(2).is_empty(), "it is so now");
+    }
+
+    #[test]
+    fn a_backward_sees_what_the_last_segment_of_its_first_pass_left() {
+        let mut history = History::default();
+        history.passed(vec![change(0.)]);
+        history.will_be_recomputed((0, 0));
+        // No gradient comes back to this one.
+        history.passed(vec![change(1.)]);
+        history.has_gone_forward(0, true);
+        history.passed(vec![change(2.)]);
+        history.has_gone_forward(1, false);
+        assert_eq!(numbers(history.after(0)), [(7, 2.)]);
+        assert!(history.after(1).is_empty());
     }
 
     #[test]

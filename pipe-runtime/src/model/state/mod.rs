@@ -11,7 +11,7 @@
 mod history;
 mod passes;
 
-pub(crate) use history::{History, Next, Part};
+pub(crate) use history::{History, Part};
 pub(crate) use passes::{FirstPass, Rewound, Statistics, not_finite};
 
 use std::collections::BTreeSet;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use tch::Tensor;
 
-use super::history::{History, Next, Part};
+use super::history::{History, Part};
 use super::{State, Value, write};
 use crate::error::Result;
 use crate::lock::lock;
@@ -30,20 +30,18 @@ impl<'a> FirstPass<'a> {
         Ok(Self { history, stage, watch: Watch::start(state.variables(stage)?, stage, uses)?, done: false })
     }
 
-    /// Ends a pass that succeeded; `next` follows for its part.
+    /// Ends a pass that succeeded.
     ///
     /// # Errors
     ///
     /// Fails if a variable that changes is used by two stages or, unless that is allowed, has
     /// become infinite or NaN.
-    pub(crate) fn finish(mut self, state: &State, part: Part, next: Next, must_be_finite: bool) -> Result<(), String> {
+    pub(crate) fn finish(mut self, state: &State, must_be_finite: bool) -> Result<(), String> {
         self.done = true;
         let seen = self.watch.read().map_err(|error| error.to_string())?;
         let noted = state.note(self.watch.variables(), self.stage, &seen.changed, &seen.used);
         let finite = if must_be_finite { finite(self.watch.variables(), &seen.changed) } else { Ok(()) };
-        let mut history = lock(self.history);
-        history.passed(seen.changed);
-        history.will(part, next);
+        lock(self.history).passed(seen.changed);
         noted.and(finite)
     }
 }

@@ -12,7 +12,7 @@ use super::peak_counter::PeakCounter;
 use crate::error::{Error, Result};
 use crate::flow::PackedValue;
 use crate::lock::lock;
-use crate::model::{Cells, Context, FirstPass, History, Next, Part, Pass, Rewound, unique};
+use crate::model::{Cells, Context, FirstPass, History, Pass, Rewound, unique};
 use crate::run::built_pipeline::{BuiltPipeline, StageSlot};
 use crate::run::recorder::Recording;
 use crate::run::remote::{Arrival, RemoteCall};
@@ -284,9 +284,9 @@ impl Call {
 
     /// Ends a first pass that succeeded. Fails on variables that are no longer finite, unless that
     /// is allowed.
-    pub(super) fn end_pass(&self, pass: FirstPass<'_>, part: Part, next: Next) -> Result<(), String> {
+    pub(super) fn end_pass(&self, pass: FirstPass<'_>) -> Result<(), String> {
         let must_be_finite = self.training && !self.pipeline.allow_non_finite;
-        pass.finish(&self.pipeline.state, part, next, must_be_finite)
+        pass.finish(&self.pipeline.state, must_be_finite)
     }
 
     /// If a later pass changed the stage's state, sets it back to what it was after this

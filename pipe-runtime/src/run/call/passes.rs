@@ -9,7 +9,7 @@ use super::step;
 use crate::error::{Failure, Phase};
 use crate::flow::{ONE_OF_TWO_CHANGED, PackedTensor, PackedValue};
 use crate::lock::{give_up, lock};
-use crate::model::{Context, Next, Rewound, Statistics};
+use crate::model::{Context, Rewound, Statistics};
 use crate::run::built_pipeline::StageSlot;
 use crate::stages::{Io, Recorded, Route, Segment, Sent, is_inner};
 use crate::torch::{GradMode, LayerRng, digest};
@@ -94,6 +94,7 @@ impl Call {
         let segments = segments_of(slot, recording == Recording::Graph && !whole)?;
         let (mut inner, mut sent): (Vec<Sent>, Vec<Sent>) = (Vec::new(), Vec::new());
         let mut state = BackwardState::default();
+        let mut any_goes_backward = false;
         for (number, segment) in segments.into_iter().enumerate() {
             cx.enters_segment(number, whole || segment.recomputed);
             let pass = self.watch(stage).map_err(|error| error.to_string())?;
@@ -120,12 +121,11 @@ impl Call {
             let roots = recorded.as_ref().filter(|_| is_recomputed).map(|recorded| recorded.roots.clone());
             let start = roots.map(|roots| Ok::<_, String>(Start { inputs, sent: fingerprints(&found)?, roots }));
             let start = start.transpose()?;
-            let next = match (goes_backward, is_recomputed) {
-                (_, true) => Next::Recomputation,
-                (true, false) => Next::Backward,
-                (false, false) => Next::Nothing,
-            };
-            self.end_pass(pass, (micro_batch, number), next)?;
+            self.end_pass(pass)?;
+            if is_recomputed {
+                lock(&self.histories[stage]).will_be_recomputed((micro_batch, number));
+            }
+            any_goes_backward |= goes_backward;
             if whole && is_recomputed {
                 state.start = start;
             } else {
@@ -136,7 +136,7 @@ impl Call {
                 if is_inner(&self.pipeline.routes, port) { &mut inner } else { &mut sent }.push((port, value));
             }
         }
-        lock(&self.histories[stage]).forget();
+        lock(&self.histories[stage]).has_gone_forward(micro_batch, any_goes_backward);
 
         let ready = self.pipeline.streams.mark(stage).map_err(|error| error.to_string())?;
         for (port, mut value) in sent {

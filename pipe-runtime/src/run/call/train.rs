@@ -13,7 +13,7 @@ use super::step;
 use crate::error::{Error, Failure, Phase, Result};
 use crate::flow::PackedValue;
 use crate::lock::lock;
-use crate::model::{Context, Next};
+use crate::model::Context;
 use crate::run::built_pipeline::BuiltPipeline;
 use crate::run::remote::Operation;
 use crate::torch::{GradMode, LayerRng, StageGraph, Sums};
@@ -141,7 +141,7 @@ impl TrainRun {
             graph.end().map_err(words)?;
             (value, carries_gradient)
         };
-        self.call.end_pass(pass, (micro_batch, 0), Next::Nothing)?;
+        self.call.end_pass(pass)?;
 
         // A micro-batch of weight 0 contributes no gradient. Its loss may be NaN (the mean over no
         // elements), so it must be skipped rather than multiplied by 0.
