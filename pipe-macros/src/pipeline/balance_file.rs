@@ -101,6 +101,7 @@ fn assign(fields: &mut [Field], file: &File, named: &LitStr, errors: &mut Errors
         devices: devices(file, named, errors),
         processes: file.processes.clone(),
         costs: file.costs.clone(),
+        recomputes: file.layers.iter().any(|entry| entry.recompute.is_some()),
     };
     one_for_each_stage(file, named, errors);
     for field in layers(fields) {
@@ -429,6 +430,12 @@ stage = 2
         assert_eq!(recomputed(with("recompute = true", each), FIELDS), ["all", "[0, 3]", "none"]);
         let nothing = "recompute = [false, false, false, false]";
         assert_eq!(recomputed(with("recompute = false", nothing), FIELDS), ["none"; 3]);
+        let stale = mistakes(&with_file(
+            "stale",
+            &with("recompute = false", nothing),
+            "#[recompute] embed: E, blocks: [B; 4], head: H",
+        ));
+        assert!(stale.contains("says already which layers of `embed` are recomputed"), "{stale}");
         let marked = "embed: E, #[recompute(2)] blocks: [B; 4], head: H";
         assert_eq!(recomputed(NET.to_owned(), marked), ["none", "first 2", "none"]);
         let said = mistakes(&with_file("both", &with("", each), marked));

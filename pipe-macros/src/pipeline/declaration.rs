@@ -227,4 +227,6 @@ pub struct Assigned {
     pub processes: Vec<usize>,
     /// Cost of each stage; empty if the file has none.
     pub costs: Vec<u64>,
+    /// Whether the file says which layers are recomputed.
+    pub recomputes: bool,
 }

@@ -1,12 +1,11 @@
 use std::any::Any;
-use std::ops::Range;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::Flow;
-use crate::torch::{Event, version};
+use crate::torch::{Event, memory_of, version};
 
 /// A packed value: its tensors and its other parts, in the form in which it is passed between
 /// stages.
@@ -105,36 +104,72 @@ pub(crate) const ONE_OF_TWO_CHANGED: &str = "an in-place operation of a layer mo
 
 /// Marks the tensors that share memory with another one of them, or with one of `others`.
 pub(crate) fn mark_shared<'t>(tensors: impl Iterator<Item = &'t mut PackedTensor>, others: &[Tensor]) {
-    let others = others.iter().filter_map(|tensor| Some((memory(tensor)?, None)));
-    let tensors = tensors.filter_map(|item| Some((memory(&item.tensor)?, Some(item))));
-    let mut ranges: Vec<(Range<usize>, Option<&mut PackedTensor>)> = others.chain(tensors).collect();
-    ranges.sort_by_key(|(range, _)| range.start);
-    // The range before that reaches furthest.
-    let mut furthest = 0;
-    for index in 1..ranges.len() {
-        let (before, after) = ranges.split_at_mut(index);
-        let ((reach, before), (range, item)) = (&mut before[furthest], &mut after[0]);
-        if range.start < reach.end {
-            for item in [before, item].into_iter().flatten() {
+    let others = others.iter().filter_map(|tensor| Some((Place::of(tensor)?, None)));
+    let tensors = tensors.filter_map(|item| Some((Place::of(&item.tensor)?, Some(item))));
+    let mut places: Vec<(Place, Option<&mut PackedTensor>)> = others.chain(tensors).collect();
+    places.sort_by_key(|(place, _)| (place.memory, place.first));
+    for index in 0..places.len() {
+        let (before, after) = places.split_at_mut(index + 1);
+        let (place, item) = &mut before[index];
+        let near = after.iter_mut().take_while(|(other, _)| other.memory == place.memory && other.first <= place.last);
+        for (_, other) in near.filter(|(other, _)| place.overlaps(other)) {
+            for item in [&mut *item, other].into_iter().flatten() {
                 item.is_shared = true;
             }
-        }
-        if range.end > reach.end {
-            furthest = index;
         }
     }
 }
 
-/// The addresses that a tensor's elements lie between; `None` if it has no memory.
-fn memory(tensor: &Tensor) -> Option<Range<usize>> {
-    if !tensor.defined() || tensor.is_sparse() || tensor.is_mkldnn() || tensor.numel() == 0 {
-        return None;
+/// Where the elements of a tensor are.
+struct Place {
+    /// The number of the memory.
+    memory: u64,
+    /// The numbers of the first and the last element in it.
+    first: i64,
+    last: i64,
+    /// The stride and the number of indices of each dimension that moves.
+    dims: Vec<(i64, i64)>,
+}
+
+impl Place {
+    /// `None` if the tensor has no elements in memory.
+    fn of(tensor: &Tensor) -> Option<Self> {
+        let (memory, first) = memory_of(tensor)?;
+        let size = tensor.size();
+        let moves = |&(stride, size): &(i64, i64)| stride != 0 && size != 1;
+        let dims: Vec<_> = tensor.stride().into_iter().zip(size.iter().copied()).filter(moves).collect();
+        let last = first + dims.iter().map(|(stride, size)| stride * (size - 1)).sum::<i64>();
+        (!size.contains(&0)).then_some(Self { memory, first, last, dims })
     }
-    let start = tensor.data_ptr() as usize;
-    let strides = tensor.size().into_iter().zip(tensor.stride());
-    let last: i64 = strides.map(|(size, stride)| (size - 1) * stride).sum();
-    let bytes = (last.unsigned_abs() as usize + 1) * tensor.kind().elt_size_in_bytes();
-    (start != 0).then(|| start..start + bytes)
+
+    /// Whether an element is in both, which are in the same memory. Views that no dimension of one
+    /// tensor explains count as if they overlapped.
+    fn overlaps(&self, other: &Self) -> bool {
+        let mut strides: Vec<i64> = self.dims.iter().chain(&other.dims).map(|(stride, _)| *stride).collect();
+        strides.sort_unstable_by_key(|stride| -stride);
+        strides.dedup();
+        let sizes = |place: &Self, stride: i64| -> i64 {
+            let along = place.dims.iter().filter(|(of, _)| *of == stride).map(|(_, size)| size - 1);
+            1 + along.sum::<i64>()
+        };
+        let dims: Vec<[i64; 3]> =
+            strides.into_iter().map(|stride| [stride, sizes(self, stride), sizes(other, stride)]).collect();
+        let is_nested = (0..dims.len()).all(|index| {
+            let inside = |of: usize| dims[index + 1..].iter().map(|dim| dim[0] * (dim[of] - 1)).sum::<i64>();
+            inside(1).max(inside(2)) < dims[index][0]
+        });
+        !is_nested || differ_by(other.first - self.first, &dims)
+    }
+}
+
+/// Whether there are two elements that are `distance` apart. `dims` has each stride with the number
+/// of indices of the two tensors, where no dimension reaches past the next index of a larger one.
+fn differ_by(distance: i64, dims: &[[i64; 3]]) -> bool {
+    let [[stride, size, other], inside @ ..] = dims else { return distance == 0 };
+    let near = distance.div_euclid(*stride);
+    // What is left for the other dimensions lies on either side.
+    let counts = [near, near + 1].into_iter().filter(|count| (1 - other..*size).contains(count));
+    counts.into_iter().any(|count| differ_by(distance - count * stride, inside))
 }
 
 impl PackedValue {
@@ -335,6 +370,42 @@ mod tests {
         assert_eq!(shared(vec![part(0, 1), base.view([2, 3]), part(5, 1), part(2, 1)], &[]), [true; 4]);
         assert_eq!(shared(vec![part(0, 2), part(1, 2)], &[]), [true, true]);
         assert_eq!(shared(vec![part(0, 2), part(4, 2)], &[part(1, 2)]), [true, false]);
+        // Columns of a matrix lie between each other.
+        let matrix = base.view([2, 3]);
+        let columns = |start, length| matrix.narrow(1, start, length);
+        assert_eq!(shared(vec![columns(0, 1), columns(1, 2)], &[]), [false, false]);
+        assert_eq!(shared(vec![columns(0, 2), columns(1, 2)], &[]), [true, true]);
+        assert_eq!(shared(vec![matrix.select(1, 0), matrix.select(1, 2)], &[]), [false, false]);
+        assert_eq!(shared(vec![matrix.select(1, 1), matrix.select(0, 0)], &[]), [true, true]);
+        assert_eq!(shared(vec![matrix.tr(), matrix.shallow_clone()], &[]), [true, true]);
+        assert_eq!(shared(vec![matrix.narrow(0, 0, 1), matrix.narrow(0, 1, 1)], &[]), [false, false]);
         assert_eq!(shared(vec![part(0, 0), part(0, 1), base.to_sparse(None, None::<i64>, None)], &[]), [false; 3]);
+    }
+
+    #[test]
+    fn views_overlap_if_an_element_is_in_both() {
+        let base = Tensor::arange(24, (tch::Kind::Int64, tch::Device::Cpu)).view([2, 3, 4]);
+        let mut views = vec![base.shallow_clone(), base.permute([2, 0, 1]), base.view([4, 6]), base.view([24])];
+        for (dim, size) in [(0, 2), (1, 3), (2, 4)] {
+            for start in 0..size {
+                views.push(base.select(dim, start));
+                views.extend((1..=size - start).map(|length| base.narrow(dim, start, length)));
+                views.push(base.slice(dim, start, size, 2));
+            }
+        }
+        views.extend([views[5].narrow(-1, 0, 1), base.narrow(1, 1, 2).narrow(2, 2, 2), base.view([4, 6]).tr()]);
+        let elements = |view: &Tensor| Vec::<i64>::try_from(view.contiguous().view([-1])).unwrap();
+        for a in &views {
+            for b in &views {
+                let (in_a, in_b) = (elements(a), elements(b));
+                let overlap = in_a.iter().any(|element| in_b.contains(element));
+                let (a, b) = (Place::of(a).unwrap(), Place::of(b).unwrap());
+                let found = a.overlaps(&b);
+                assert!(found || !overlap, "{:?} {:?}", a.dims, b.dims);
+                // Views of other shapes may be said to overlap.
+                let alike = |place: &Place| place.dims.iter().all(|(stride, _)| [12, 4, 1].contains(stride));
+                assert!(found == overlap || !alike(&a) || !alike(&b), "{:?} {:?}", a.dims, b.dims);
+            }
+        }
     }
 }

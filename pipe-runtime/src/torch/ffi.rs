@@ -177,6 +177,7 @@ unsafe extern "C" {
     pub(super) fn pipe_grad_mode() -> c_int;
     pub(super) fn pipe_set_grad_mode(enabled: c_int);
     pub(super) fn pipe_version(tensor: *const C_tensor) -> u64;
+    pub(super) fn pipe_memory_of(tensor: *const C_tensor, offset: *mut i64) -> u64;
 
     pub(super) fn pipe_keep_freed_memory();
 

@@ -32,7 +32,7 @@ pub(crate) use graph::{Parameters, StageGraph, Sums};
 pub use malloc::keep_freed_memory;
 pub(crate) use memory::{duplicate, memory, reset_peaks};
 pub(crate) use message::{panic_message, without_stack};
-pub(crate) use modes::{EnteredModes, GradMode, Modes, grad_enabled, version};
+pub(crate) use modes::{EnteredModes, GradMode, Modes, grad_enabled, memory_of, version};
 pub(crate) use node::{Backward, attach};
 pub(crate) use optimizer::{FusedKind, FusedRule, GradientState, Slice, Slot, Slots, prepare_gradient};
 pub(crate) use profile::{BackwardClock, Kept, Observation, Read, sequence_number, synchronize};

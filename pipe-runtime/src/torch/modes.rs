@@ -86,6 +86,15 @@ impl Drop for GradMode {
     }
 }
 
+/// The number of the memory that `tensor` is in, and that of its first element there; `None` for a
+/// tensor without memory, or with another layout than strided.
+pub(crate) fn memory_of(tensor: &Tensor) -> Option<(u64, i64)> {
+    let mut offset = 0;
+    // SAFETY: the handle is alive; a number is written.
+    let memory = unsafe { ffi::pipe_memory_of(tensor.as_ptr(), &mut offset) };
+    (memory != 0).then_some((memory, offset))
+}
+
 /// The version of `tensor`: the number of its in-place changes.
 pub(crate) fn version(tensor: &Tensor) -> u64 {
     // SAFETY: the handle is alive.

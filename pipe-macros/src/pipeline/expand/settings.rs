@@ -15,8 +15,9 @@ pub fn defaults(model: &Model) -> TokenStream {
     let chunks = model.settings.chunks.as_ref().and_then(whole_number);
     let chunks = option(chunks.map(Literal::usize_unsuffixed));
     let checkpoint = model.settings.checkpoint.as_ref().and_then(parse::checkpoint);
-    // What is marked says what is recomputed.
-    let marked = model.layers.iter().any(|layer| layer.marks.recompute.is_some());
+    // What is marked, or a file, says what is recomputed.
+    let marked = model.layers.iter().any(|layer| layer.marks.recompute.is_some())
+        || model.assigned.as_ref().is_some_and(|assigned| assigned.recomputes);
     let checkpoint = checkpoint.or(marked.then_some(Checkpoint::Never));
     let checkpoint = option(checkpoint.map(checkpoint_variant));
     let schedule = model.settings.schedule.as_ref().and_then(schedule_kind);

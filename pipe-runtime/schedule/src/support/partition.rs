@@ -528,8 +528,10 @@ mod tests {
                 }
                 Err(Misfit::Limit(needed)) => {
                     prop_assert!(best(less).is_none());
-                    prop_assert!(needed > less);
+                    prop_assert!(needed > limit.into());
                     prop_assert!(best(needed).is_some());
+                    let enough = Chain { limit: Some(needed), ..chain.clone() };
+                    prop_assert!(enough.partition(stages, &[]).is_ok());
                 }
                 Err(other) => prop_assert!(false, "{:?}", other),
             }

@@ -10,6 +10,9 @@ use crate::torch::{Change, Variables};
 /// A micro-batch, and the segment of the stage that runs on it: 0 for the whole stage.
 pub(crate) type Part = (usize, usize);
 
+/// In the place of a segment: those that are kept.
+const KEPT: usize = usize::MAX;
+
 /// The changes of variables by the passes of one stage in one call, as long as they may be needed.
 #[derive(Debug, Default)]
 pub(crate) struct History {
@@ -18,9 +21,9 @@ pub(crate) struct History {
     /// What will be recomputed, with the number of its first pass, in the order of these. There is
     /// only what is in flight.
     pending: Vec<(Part, usize)>,
-    /// The micro-batches whose backward is still to come, with the number of their last first pass,
-    /// in the order of these.
-    backwards: Vec<(usize, usize)>,
+    /// What will go backward, with the number of the first pass whose state its graph is of, in the
+    /// order of these: its own for what is recomputed, the micro-batch's last for all else.
+    backwards: Vec<(Part, usize)>,
     /// Whether the call has succeeded, so that it will not be undone.
     kept: bool,
 }
@@ -42,12 +45,13 @@ impl History {
     /// Records that the last pass was the first one of a part that will be recomputed.
     pub(crate) fn will_be_recomputed(&mut self, part: Part) {
         self.pending.push((part, self.passes - 1));
+        self.backwards.push((part, self.passes - 1));
     }
 
     /// Records that the first passes of a micro-batch have ended, and whether its backward follows.
     pub(crate) fn has_gone_forward(&mut self, micro_batch: usize, goes_backward: bool) {
         if goes_backward {
-            self.backwards.push((micro_batch, self.passes - 1));
+            self.backwards.push(((micro_batch, KEPT), self.passes - 1));
         }
         self.forget();
     }
@@ -82,8 +86,16 @@ impl History {
     /// The variables that have changed since the micro-batch's first pass ended, with their values
     /// at that time, if a backward may read them.
     pub(super) fn after(&self, micro_batch: usize) -> Vec<Value> {
-        let Some(first) = first_pass(&self.backwards, micro_batch) else { return Vec::new() };
-        self.earliest(|recorded| recorded.pass > first && !recorded.change.statistic)
+        let Some(last) = first_pass(&self.backwards, (micro_batch, KEPT)) else { return Vec::new() };
+        self.earliest(|recorded| recorded.pass > last && !recorded.change.statistic)
+    }
+
+    /// The variables that later segments of the same first pass changed after the recomputed part,
+    /// with their values when its own pass ended, if a backward may read them.
+    pub(super) fn after_part(&self, part: Part) -> Vec<Value> {
+        let passes = [part, (part.0, KEPT)].map(|part| first_pass(&self.backwards, part));
+        let [Some(own), Some(last)] = passes else { return Vec::new() };
+        self.earliest(|recorded| (own + 1..=last).contains(&recorded.pass) && !recorded.change.statistic)
     }
 
     /// For each variable, its first change for which `counts` is true.
@@ -101,7 +113,7 @@ impl History {
 
     /// Records that the micro-batch's last backward has ended.
     pub(crate) fn has_gone_backward(&mut self, micro_batch: usize) {
-        self.backwards.retain(|&(other, _)| other != micro_batch);
+        self.backwards.retain(|&((other, _), _)| other != micro_batch);
         self.forget();
     }
 
@@ -206,7 +218,6 @@ mod tests {
         let first = |part| history.first_pass(part).unwrap();
         assert_eq!(numbers(history.statistics(first((0, 1)), None)), [(7, 1.)]);
         assert_eq!(numbers(history.statistics(first((0, 0)), Some(first((0, 1))))), [(7, 0.)]);
-        assert_eq!(history.backwards, [(0, 1), (1, 3)]);
         history.has_been_recomputed(0);
         assert_eq!(history.changes.len(), 3, "the first one is for the undo, the others for micro-batch 1");
     }
@@ -230,6 +241,7 @@ mod tests {
         history.passed(vec![change(2.)]);
         history.has_gone_forward(1, false);
         assert_eq!(numbers(history.after(0)), [(7, 2.)]);
+        assert_eq!(numbers(history.after_part((0, 0))), [(7, 1.)]);
         assert!(history.after(1).is_empty());
     }
 

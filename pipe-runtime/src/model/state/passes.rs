@@ -90,6 +90,7 @@ pub(crate) struct Statistics {
 
 impl Statistics {
     fn back_to(&mut self, variables: Arc<Variables>, history: &Mutex<History>, first: usize) -> Result<()> {
+        self.variables = Some(Arc::clone(&variables));
         let values = lock(history).statistics(first, self.at);
         for (variable, value) in values {
             if let Entry::Vacant(saved) = self.saved.entry(variable) {
@@ -98,7 +99,6 @@ impl Statistics {
             write(&variables, variable, &value)?;
         }
         self.at = Some(first);
-        self.variables = Some(variables);
         Ok(())
     }
 }
@@ -148,6 +148,21 @@ impl Rewound {
         micro_batch: usize,
     ) -> Result<Option<Self>> {
         let after = lock(history).after(micro_batch);
+        if after.is_empty() {
+            return Ok(None);
+        }
+        Self::to(state, stage, after).map(Some)
+    }
+
+    /// The state when the own first pass of a recomputed part ended, for the backward of its graph,
+    /// if later segments have changed it.
+    pub(crate) fn after_part(
+        state: &State,
+        history: &Mutex<History>,
+        stage: usize,
+        part: Part,
+    ) -> Result<Option<Self>> {
+        let after = lock(history).after_part(part);
         if after.is_empty() {
             return Ok(None);
         }

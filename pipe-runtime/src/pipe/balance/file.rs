@@ -38,9 +38,9 @@ pub(super) fn toml(profile: &Profile) -> String {
                 writeln!(text, "count = {}\nstage = {}", field.len(), list(stages))
             }
         };
-        if field.iter().any(|layer| layer.recomputed) {
+        if profile.recomputes {
             let _ = match field[0].index {
-                None => writeln!(text, "recompute = true"),
+                None => writeln!(text, "recompute = {}", field[0].recomputed),
                 Some(_) => {
                     let each = field.iter().map(|layer| layer.recomputed.to_string()).collect();
                     writeln!(text, "recompute = {}", list(each))
@@ -88,10 +88,12 @@ stage = 1
         }
         assert!(toml(&profile).contains("stages = 2\nprocesses = [0, 1]\n"));
         assert!(!toml(&profile).contains("recompute"));
+        profile.recomputes = true;
         profile.layers[0].recomputed = true;
         profile.layers[2].recomputed = true;
         let text = toml(&profile);
         assert!(text.contains("stage = 0\nrecompute = true\n\n"), "{text}");
         assert!(text.contains("stage = [0, 1]\nrecompute = [false, true]\n\n"), "{text}");
+        assert!(text.contains("stage = 1\nrecompute = false\n"), "{text}");
     }
 }

@@ -199,7 +199,8 @@ where
     /// checkpointed.
     ///
     /// A recomputed layer costs its forward once more. The annotations have `#[recompute]` on it,
-    /// and the file says it. What is marked in the struct already makes no difference here.
+    /// and the file says it. What is marked in the struct already makes no difference here. The
+    /// limit is one of each stage: where a schedule runs two stages on a device, give a half.
     ///
     /// ```no_run
     /// use pipe_runtime::{ScheduleKind, balance::Balance};
@@ -379,6 +380,7 @@ where
             stages,
             skips: skips.collect(),
             devices_known: devices.known,
+            recomputes: self.recompute.is_some(),
         })
     }
 

@@ -108,8 +108,13 @@ where
         // The output has passed through the last layer.
         watch.observation.turn_to(layers.len().checked_sub(1));
         outputs.iter().try_for_each(|output| watch.observation.read(output))?;
+        // Whoever gets it keeps it, or its gradient: a user after all layers.
+        watch.observation.turn_to(Some(layers.len()));
+        outputs.iter().try_for_each(|output| watch.observation.read(output))?;
         let kept = watch.observation.kept(layers.len())?;
-        Ok(Observed { layers, kept, reads: watch.observation.reads()? })
+        let mut reads = watch.observation.reads()?;
+        reads.retain(|read| (read.to.unsigned_abs() as usize) < layers.len());
+        Ok(Observed { layers, kept, reads })
     }
 
     /// Runs forwards and backwards until `timeout` has passed, after a first one that does not

@@ -23,6 +23,8 @@ pub struct Profile {
     pub(super) skips: Vec<SkipProfile>,
     /// Whether the stages' devices were set or annotated; otherwise they are assumed.
     pub(super) devices_known: bool,
+    /// Whether layers were allowed to be recomputed.
+    pub(super) recomputes: bool,
 }
 
 /// What the cost of a layer measures.
@@ -154,7 +156,7 @@ impl Profile {
     /// name = "blocks"                 # an array or a `Vec`
     /// count = 3
     /// stage = [0, 1, 1]               # of each element
-    /// recompute = [true, true, false] # of each element, if any is; `true` of a single layer
+    /// recompute = [true, true, false] # of each element, if layers may be; `true` of a single one
     /// ```
     ///
     /// # Errors
@@ -275,6 +277,9 @@ impl fmt::Display for Profile {
         for line in self.annotations().lines() {
             writeln!(f, "  {line}")?;
         }
+        if self.recomputes && !self.layers.iter().any(|layer| layer.recomputed) {
+            writeln!(f, "\n  note: it all fits without recomputing, so annotate `#[pipeline(checkpoint = never)]`")?;
+        }
         for alike in self.told_apart() {
             let (fastest, slowest) = (seconds(alike.times.start), seconds(alike.times.end));
             writeln!(
@@ -342,6 +347,7 @@ pub(super) mod tests {
             skips: vec![SkipProfile { name: "level", from: 0, to: layers.len() - 1, bytes: 512 }],
             layers,
             devices_known: true,
+            recomputes: false,
         }
     }
 

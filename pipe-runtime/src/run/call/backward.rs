@@ -115,6 +115,8 @@ impl BackwardRun {
                     *recomputation = Err(failure);
                     TorchError("the recomputation has failed".into())
                 })?;
+                let state = self.call.state_after_segment(action, segment);
+                let _state = state.map_err(|error| TorchError(error.to_string()))?;
                 let Some(recorded) = &mut segment.recorded else { continue };
                 let parameters = &self.call.parameters;
                 let found = match kind {
@@ -205,11 +207,12 @@ impl BackwardRun {
             return Err("the backward for its inputs has not run".into());
         }
         self.with_sums(action, |sums, last| {
-            segments
-                .iter_mut()
-                .rev()
-                .filter_map(|segment| segment.recorded.as_mut())
-                .try_for_each(|recorded| recorded.graph.backward_weight(&self.call.parameters, sums, last))
+            segments.iter_mut().rev().try_for_each(|segment| {
+                let state = self.call.state_after_segment(action, segment);
+                let _state = state.map_err(|error| TorchError(error.to_string()))?;
+                let Some(recorded) = &mut segment.recorded else { return Ok(()) };
+                recorded.graph.backward_weight(&self.call.parameters, sums, last)
+            })
         })
         .map_err(|error| error.to_string())?;
         self.call.has_gone_backward(stage, micro_batch);

@@ -7,7 +7,7 @@ use pipe_schedule::{Action, ActionKind, Order, Run};
 use tch::Tensor;
 
 use super::Table;
-use super::passes::BackwardState;
+use super::passes::{BackwardState, KeptSegment};
 use super::peak_counter::PeakCounter;
 use crate::error::{Error, Result};
 use crate::flow::PackedValue;
@@ -293,6 +293,14 @@ impl Call {
     /// micro-batch's first pass, until the guard is dropped.
     pub(super) fn state_after(&self, stage: usize, micro_batch: usize) -> Result<Option<Rewound>> {
         Rewound::after(&self.pipeline.state, &self.histories[stage], stage, micro_batch)
+    }
+
+    /// The same for a segment that was recomputed: its graph is of the state right after its own
+    /// first pass.
+    pub(super) fn state_after_segment(&self, action: Action, segment: &KeptSegment) -> Result<Option<Rewound>> {
+        let Some(number) = segment.recomputed() else { return Ok(None) };
+        let Action { stage, micro_batch, .. } = action;
+        Rewound::after_part(&self.pipeline.state, &self.histories[stage], stage, (micro_batch, number))
     }
 
     /// Records that the micro-batch's last backward through the stage has ended.

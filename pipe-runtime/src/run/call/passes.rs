@@ -48,6 +48,11 @@ impl KeptSegment {
     pub(super) fn is_recomputed(&self) -> bool {
         self.segment.recomputed
     }
+
+    /// The number of the segment, if the backward makes its graph.
+    pub(super) fn recomputed(&self) -> Option<usize> {
+        self.is_recomputed().then_some(self.number)
+    }
 }
 
 /// The start of a recomputation, and what its results must match.

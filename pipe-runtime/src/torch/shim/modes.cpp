@@ -65,6 +65,16 @@ void pipe_set_grad_mode(int enabled) {
   at::GradMode::set_enabled(enabled != 0);
 }
 
+// Identifies the memory of a tensor, which other tensors may share, and writes the number of its
+// first element there. 0 for a tensor without memory of that form, such as a sparse one.
+uint64_t pipe_memory_of(const at::Tensor* tensor, int64_t* offset) {
+  if (!tensor->defined() || tensor->layout() != at::kStrided || !tensor->has_storage()) {
+    return 0;
+  }
+  *offset = tensor->storage_offset();
+  return reinterpret_cast<uintptr_t>(tensor->storage().unsafeGetStorageImpl());
+}
+
 // The number of in-place changes of `tensor`; 0 for tensors that do not count.
 uint64_t pipe_version(const at::Tensor* tensor) {
   if (!tensor->defined() || tensor->is_inference()) {

@@ -446,6 +446,8 @@ fn a_limit_of_memory_chooses_what_is_recomputed() {
     // 2 x (32000 + 4000), and 28000 that are made again.
     assert_eq!(less.stages()[0].memory_bytes, 100_000);
     assert!(less.stages()[0].cost > all.stages()[0].cost);
+    // So does the model's output.
+    assert_eq!(all.layers()[3].recomputed_bytes, 4_000);
     // In the last stage there is one micro-batch at a time, and it keeps both of its layers.
     assert_eq!(less.stages()[1].memory_bytes, 64_000);
 

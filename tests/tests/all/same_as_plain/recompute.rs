@@ -318,3 +318,67 @@ fn a_recomputed_layer_sees_the_state_that_its_first_pass_saw() {
         }
     }
 }
+
+/// Saves the variable itself for its backward.
+struct Times(Tensor);
+
+impl Layer<Tensor> for Times {
+    type Out = Tensor;
+
+    fn run(&self, x: Tensor, _cx: &Context) -> Tensor {
+        x * &self.0
+    }
+}
+
+/// Adds one to the variable in each micro-batch.
+struct AddOne(Tensor);
+
+impl Layer<Tensor> for AddOne {
+    type Out = Tensor;
+
+    fn run(&self, x: Tensor, cx: &Context) -> Tensor {
+        if cx.is_training() && !cx.is_recomputing() {
+            let _ = tch::no_grad(|| self.0.shallow_clone().g_add_scalar_(1.));
+        }
+        x.tanh()
+    }
+}
+
+#[pipeline(allow(single_stage), chunks = 2)]
+struct Saving {
+    #[device("cpu")]
+    first: Linear,
+    #[recompute]
+    early: Times,
+    add: AddOne,
+    last: Linear,
+}
+
+/// The graph of a recomputed layer saved the variable as it was in its first pass. A layer behind
+/// it, and the next micro-batch, have changed it since.
+#[test]
+fn the_graph_of_a_recomputed_layer_sees_the_state_that_it_saved() {
+    let _serial = pipe_tests::serial();
+    for schedule in [ScheduleKind::GPipe, ScheduleKind::OneFOneB, ScheduleKind::ZbH1] {
+        tch::manual_seed(6);
+        let vars = Saving::vars(&Devices::cpu(1)).unwrap();
+        let variable = vars.add().ones_no_train("count", &[1]);
+        let (first, last) = (linear(vars.first(), 8, 8), linear(vars.last(), 8, 8));
+        let x = pipe_tests::compare::rows(4);
+        let plain = |rows: i64, scale: f64| {
+            let y = (x.narrow(0, rows, 2).apply(&first) * scale).tanh().apply(&last);
+            y.square().mean(None)
+        };
+        // The first micro-batch is scaled by 1, the second one by 2.
+        let loss = (plain(0, 1.) + plain(2, 2.)) / 2.;
+        let weights = vars.var_store().trainable_variables();
+        let expected = Tensor::run_backward(&[&loss], &weights, false, false);
+        let net = Saving { early: Times(variable.shallow_clone()), add: AddOne(variable.shallow_clone()), first, last };
+        let mut pipe = net.pipe(&vars).schedule(schedule).build().unwrap();
+        pipe.train_step(&x, (), |y: &Tensor, ()| y.square().mean(None)).unwrap();
+        for (weight, expected) in weights.iter().zip(expected) {
+            assert!(weight.grad().allclose(&expected, 1e-5, 1e-7, false), "{schedule}");
+        }
+        assert_eq!(f64::try_from(&variable.get(0)).unwrap(), 3.);
+    }
+}
