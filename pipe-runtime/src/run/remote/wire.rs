@@ -238,7 +238,7 @@ pub(super) fn spans<'t>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::{Flow, Replicate};
+    use crate::flow::{Flow, Replicate, mark_shared};
 
     fn sent<T: Flow>(value: T) -> Result<T, String> {
         let value = PackedValue::of(value);
@@ -288,6 +288,18 @@ mod tests {
         let _ = variable.fill_(9.);
         let (count, changed) = send((variable.shallow_clone(), whole.share(), own()));
         assert_eq!((count, f64::try_from(changed.tensors[0].tensor.get(0)).unwrap()), (2, 9.));
+    }
+
+    #[test]
+    fn tensors_that_share_memory_are_known_as_such_in_another_process() {
+        let tensor = Tensor::from_slice(&[1., 2.]);
+        let mut value = PackedValue::of((tensor.view([2]), tensor.copy(), tensor));
+        mark_shared(value.tensors.iter_mut(), &[]);
+        let (form, _, _) = Form::of(&value, None, &[]).unwrap();
+        let tensors = value.tensors.iter().map(|item| item.tensor.copy()).collect();
+        let arrived = form.value(0, tensors, None, &mut Held::new());
+        let shared = arrived.tensors.iter().map(|item| item.is_shared);
+        assert_eq!(shared.collect::<Vec<_>>(), [true, false, true]);
     }
 
     #[test]
