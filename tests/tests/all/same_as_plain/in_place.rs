@@ -67,6 +67,8 @@ mod after_a_skip {
         act: in_place(), merge: Merge);
     model!(Far { #[recompute] #[stash(skip = output)] a: Linear, act: Func<'static>, #[device("cpu")] #[pop(skip)] merge: Merge, }
         act: in_place(), merge: Merge);
+    model!(CutBehind { #[stash(skip = output)] a: Linear, act: Func<'static>, #[device("cpu")] #[pop(skip)] merge: Merge, }
+        act: in_place(), merge: Merge);
     model!(OneCopy { #[stash(skip = output)] a: Linear, act: Func<'static>, #[pop(skip)] merge: Merge, }
         act: on_a_copy(), merge: Merge);
     model!(MarkedCopy { #[recompute] #[stash(skip = output)] a: Linear, act: Func<'static>, #[pop(skip)] merge: Merge, }
@@ -100,6 +102,7 @@ fn a_change_that_would_have_to_reach_a_skip_too_is_an_error_or_reaches_it() {
         // In one stage, the change reaches both.
         let kept = after_a_skip::One::step(Checkpoint::Never).unwrap();
         assert_eq!(after_a_skip::One::step(checkpoint).unwrap(), kept);
+        assert_eq!(after_a_skip::CutBehind::step(checkpoint).unwrap(), kept);
         let kept = in_the_popping_layer::One::step(Checkpoint::Never).unwrap();
         assert_eq!(in_the_popping_layer::One::step(checkpoint).unwrap(), kept);
         assert_refused(after_a_skip::Cut::step(checkpoint), "cut");
