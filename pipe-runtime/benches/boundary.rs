@@ -10,7 +10,7 @@ mod launch;
 
 use std::env;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Instant;
 
 use launch::{Launcher, Mpich, Ulfm};
@@ -157,12 +157,7 @@ fn keep_least(least: &mut [f64], found: Vec<f64>) {
 fn compile(mpi: Launcher) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("comm/benches/ping_pong/bare.c");
     let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("boundary_{mpi:?}"));
-    let home = mpi.home();
-    let mut command = Command::new(home.join("bin/mpicc"));
-    command.arg(format!("-Wl,-rpath,{}", home.join("lib").display()));
-    command.args(["-O2", "-o"]).arg(&program).arg(source);
-    let status = command.status().expect("`mpicc` can be started");
-    assert!(status.success(), "{command:?}: {status}");
+    mpi.compile(&source, &program);
     program
 }
 

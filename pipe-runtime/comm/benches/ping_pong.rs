@@ -10,7 +10,7 @@ mod launch;
 
 use std::env;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -59,16 +59,11 @@ fn main() {
     }
 }
 
-/// Compiles the C program with the launcher's own compiler.
+/// Compiles the C program.
 fn compile(mpi: Launcher) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/ping_pong/bare.c");
     let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("ping_pong_{mpi:?}"));
-    let home = mpi.home();
-    let mut command = Command::new(home.join("bin/mpicc"));
-    command.arg(format!("-Wl,-rpath,{}", home.join("lib").display()));
-    command.args(["-O2", "-o"]).arg(&program).arg(source);
-    let status = command.status().expect("`mpicc` can be started");
-    assert!(status.success(), "{command:?}: {status}");
+    mpi.compile(&source, &program);
     program
 }
 

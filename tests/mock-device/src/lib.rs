@@ -14,6 +14,7 @@
 
 mod device;
 mod order;
+mod values;
 
 // Used only for its link to libtorch.
 use pipe_runtime as _;
@@ -23,3 +24,4 @@ pub const FAKE_NCCL: &str = env!("FAKE_NCCL");
 
 pub use device::{Entry, Kind, is_installed, log};
 pub use order::violations;
+pub use values::{draw, named};

@@ -1,7 +1,7 @@
 //! Dropout on accelerators draws from the model's own random number generators, so the masks do not
 //! depend on the devices, the checkpoint mode or the schedule.
 
-use pipe_mock_device::{is_installed, log, violations};
+use pipe_mock_device::{draw, is_installed, log, named, violations};
 use pipe_runtime::{Checkpoint, Devices, ScheduleKind, pipeline};
 use tch::nn::{self, Linear};
 use tch::{Device, Kind, Tensor};
@@ -29,17 +29,13 @@ fn step(places: [Device; 2], checkpoint: Checkpoint, method: ScheduleKind) -> Ve
         second: nn::linear(vars.second(), 8, 8, Default::default()),
         drop_second: dropout(),
     };
-    let mut named: Vec<_> = vars.var_store().variables().into_iter().collect();
-    named.sort_by(|(a, _), (b, _)| a.cmp(b));
-    tch::manual_seed(1);
-    let uniform = |size: Vec<i64>| Tensor::rand(size, (Kind::Float, Device::Cpu)) - 0.5;
-    tch::no_grad(|| named.iter_mut().for_each(|(_, variable)| variable.copy_(&uniform(variable.size()))));
-    let x = uniform(vec![7, 8]).to_device(places[0]);
+    draw(vars.var_store(), 1, |_| true);
+    let x = (Tensor::rand([7, 8], (Kind::Float, Device::Cpu)) - 0.5).to_device(places[0]);
     let mut pipe = net.pipe(&vars).checkpoint(checkpoint).schedule(method).intra_op_threads(1).build().unwrap();
     tch::manual_seed(2);
     let report =
         pipe.step().keep_output().run(&x, (), |output: &Tensor, ()| output.square().mean(Kind::Float)).unwrap();
-    let gradients = named.iter().map(|(_, variable)| variable.grad());
+    let gradients = named(vars.var_store()).into_iter().map(|(_, variable)| variable.grad());
     [report.output].into_iter().chain(gradients).map(|tensor| tensor.to_device(Device::Cpu)).collect()
 }
 

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use pipe_mock_device::{FAKE_NCCL, is_installed, log, violations};
+use pipe_mock_device::{FAKE_NCCL, draw, is_installed, log, violations};
 use pipe_runtime::{Checkpoint, Context, Devices, Error, Layer, Pipe, ScheduleKind, StepReport, World, pipeline};
 use tch::nn::{self, Linear};
 use tch::{Device, Kind, Tensor};
@@ -103,6 +103,14 @@ fn run(mpi: Launcher, nccl: Nccl, processes: usize, name: &str, body: impl FnOnc
     (launched, Calls(fs::read_to_string(&file).unwrap_or_default()))
 }
 
+/// A stage on the first accelerator of each of two processes.
+fn one_each() -> (World, Devices) {
+    let world = World::init().unwrap();
+    tch::set_num_threads(1);
+    let devices = Devices::new([GPU0; 2]).across(&world).unwrap();
+    (world, devices)
+}
+
 fn build(devices: &Devices, mode: Checkpoint, kind: ScheduleKind) -> pipe_runtime::Result<(Pipe<Net>, NetVars)> {
     let vars = Net::vars(devices)?;
     let linear = |path: nn::Path<'_>| nn::linear(path, 6, 6, Default::default());
@@ -114,18 +122,7 @@ fn build(devices: &Devices, mode: Checkpoint, kind: ScheduleKind) -> pipe_runtim
         merge_far: Merge,
         last: linear(vars.last()),
     };
-    // Accelerators draw other initial values than the CPU.
-    let mut named: Vec<_> = vars.var_store().variables().into_iter().collect();
-    named.sort_by(|(a, _), (b, _)| a.cmp(b));
-    tch::manual_seed(2);
-    tch::no_grad(|| {
-        for (name, variable) in &mut named {
-            let values = Tensor::rand(variable.size(), (Kind::Float, Device::Cpu)) - 0.5;
-            if vars.is_here(name) {
-                variable.copy_(&values);
-            }
-        }
-    });
+    draw(vars.var_store(), 2, |name| vars.is_here(name));
     let pipe = net.pipe(&vars).checkpoint(mode).schedule(kind).intra_op_threads(1).build()?;
     Ok((pipe, vars))
 }
@@ -218,9 +215,7 @@ fn no_thread_waits_for_an_accelerator_that_sends_or_receives() {
         return eprintln!("skipped: libtorch has CUDA of its own here, so the mock is not in");
     }
     let (launched, calls) = run(Ulfm, Nccl::Fake, 2, NAME, || {
-        let world = World::init().unwrap();
-        tch::set_num_threads(1);
-        let devices = Devices::new([GPU0; 2]).across(&world).unwrap();
+        let (world, devices) = one_each();
         let (mut pipe, _vars) = build(&devices, Checkpoint::Never, ScheduleKind::OneFOneB).unwrap();
         let (x, y) = (rows(6).to_device(GPU0), rows(6).to_device(GPU0));
         let waits = |from| log(from).into_iter().filter(|entry| entry.kind.is_host_wait()).count();
@@ -280,9 +275,7 @@ fn a_killed_process_ends_what_the_accelerators_of_others_wait_for() {
         return eprintln!("skipped: libtorch has CUDA of its own here, so the mock is not in");
     }
     let (launched, calls) = run(Ulfm, Nccl::Fake, 2, NAME, || {
-        let world = World::init().unwrap();
-        tch::set_num_threads(1);
-        let devices = Devices::new([GPU0; 2]).across(&world).unwrap();
+        let (world, devices) = one_each();
         let (mut pipe, _vars) = build(&devices, Checkpoint::Never, ScheduleKind::OneFOneB).unwrap();
         step(&mut pipe, [GPU0; 2], &rows(6)).unwrap();
         if !world.is_first() {
@@ -313,9 +306,7 @@ fn a_layer_that_fails_while_accelerators_send_leaves_the_next_step_whole() {
         return eprintln!("skipped: libtorch has CUDA of its own here, so the mock is not in");
     }
     let (launched, calls) = run(Ulfm, Nccl::Fake, 2, NAME, || {
-        let world = World::init().unwrap();
-        tch::set_num_threads(1);
-        let devices = Devices::new([GPU0; 2]).across(&world).unwrap();
+        let (_world, devices) = one_each();
         for kind in [ScheduleKind::GPipe, ScheduleKind::OneFOneB, ScheduleKind::ZbH1] {
             let (mut pipe, vars) = build(&devices, Checkpoint::Never, kind).unwrap();
             let (mut fresh, its_vars) = build(&devices, Checkpoint::Never, kind).unwrap();
@@ -349,9 +340,7 @@ fn what_fails_in_nccl_is_an_error_on_both_sides_and_never_a_hang() {
     {
         let start = Instant::now();
         let (launched, calls) = run(Ulfm, Nccl::Fault(fault), 2, NAME, || {
-            let world = World::init().unwrap();
-            tch::set_num_threads(1);
-            let devices = Devices::new([GPU0; 2]).across(&world).unwrap();
+            let (_world, devices) = one_each();
             let trained = build(&devices, Checkpoint::Never, ScheduleKind::OneFOneB).and_then(|(mut pipe, _vars)| {
                 let trained = step(&mut pipe, [GPU0; 2], &rows(6));
                 // It stays an error.

@@ -3,7 +3,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use pipe_mock_device::{Entry, Kind, is_installed, log, violations};
+use pipe_mock_device::{Entry, Kind, draw, is_installed, log, named, violations};
 use pipe_runtime::{Checkpoint, Context, Devices, Layer, Pipe, ScheduleKind, pipeline};
 use tch::nn::{self, Linear, OptimizerConfig};
 use tch::{Device, Tensor};
@@ -90,15 +90,7 @@ fn net(places: [Device; 4], mode: Checkpoint, method: ScheduleKind) -> pipe_runt
         merge_far: MergeTwo,
         last: linear(vars.last()),
     };
-    // Each device draws its own initial values. The same values everywhere make results comparable.
-    let mut named: Vec<_> = vars.var_store().variables().into_iter().collect();
-    named.sort_by(|(a, _), (b, _)| a.cmp(b));
-    tch::manual_seed(2);
-    tch::no_grad(|| {
-        for (_, variable) in &mut named {
-            variable.copy_(&(Tensor::rand(variable.size(), (tch::Kind::Float, Device::Cpu)) - 0.5));
-        }
-    });
+    draw(vars.var_store(), 2, |_| true);
     let pipe = model.pipe(&vars).checkpoint(mode).schedule(method).intra_op_threads(1).build()?;
     Ok((pipe, vars))
 }
@@ -113,9 +105,7 @@ fn squares(output: &Tensor, target: &Tensor) -> Tensor {
 }
 
 fn gradients(vars: &NetVars) -> Vec<Tensor> {
-    let mut named: Vec<_> = vars.var_store().variables().into_iter().collect();
-    named.sort_by(|(a, _), (b, _)| a.cmp(b));
-    named.iter().map(|(_, variable)| variable.grad().to_device(Device::Cpu)).collect()
+    named(vars.var_store()).iter().map(|(_, variable)| variable.grad().to_device(Device::Cpu)).collect()
 }
 
 /// Runs two training steps with the optimizer, and returns the outputs and the second step's

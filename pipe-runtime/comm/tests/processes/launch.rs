@@ -33,6 +33,17 @@ impl Launcher {
         home
     }
 
+    /// Compiles a C program with the compiler of this MPI.
+    #[allow(dead_code)]
+    pub fn compile(self, source: &Path, program: &Path) {
+        let home = self.home();
+        let mut command = Command::new(home.join("bin/mpicc"));
+        command.arg(format!("-Wl,-rpath,{}", home.join("lib").display()));
+        command.args(["-O2", "-o"]).arg(program).arg(source);
+        let status = command.status().expect("`mpicc` can be started");
+        assert!(status.success(), "{command:?}: {status}");
+    }
+
     /// A command that runs a program in this many processes, for `seconds` at most.
     pub fn command(self, processes: usize, seconds: u32, program: &Path) -> Command {
         let home = self.home();

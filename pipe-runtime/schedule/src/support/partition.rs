@@ -311,9 +311,9 @@ mod tests {
         (costs.into_iter().fold(0., f64::max), squares, sizes.into_iter().fold(0., f64::max))
     }
 
-    /// torchgpipe's algorithm ("Block Partitions of Sequences", Bárány and Grinberg 2013). It moves
-    /// single elements towards the smallest block, choosing the one closest to the largest block,
-    /// until blocks differ by no more than the largest element.
+    /// torchgpipe's algorithm ("Block Partitions of Sequences", Bárány and Grinberg 2013). It
+    /// moves single elements towards the smallest block, choosing the one closest to the largest
+    /// block, until blocks differ by no more than the largest element.
     fn block_partition(costs: &[f64], stages: usize) -> Vec<usize> {
         let least = costs.iter().copied().fold(f64::INFINITY, f64::min);
         let range = costs.iter().copied().fold(0., f64::max) - least;
