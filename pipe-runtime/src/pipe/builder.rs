@@ -89,6 +89,20 @@ impl<'v, M: Pipeline> PipeBuilder<'v, M> {
         self
     }
 
+    /// Sets whether the outputs of norms, activations and other operators that take little time are
+    /// made again in the backward, instead of kept for it. Off by default. What the next operator
+    /// saves of such an output is then only a note of how to make it, if it can be made from
+    /// tensors that the graph keeps anyway: the output of a `gelu` from its input, the output of a
+    /// `relu` after a batch norm from the input of the norm. A transformer's block keeps about two
+    /// thirds of its memory, a convolution with norm and activation a third.
+    ///
+    /// All numbers stay the same, to the bit. It works under every schedule and checkpoint mode,
+    /// beside `#[recompute]`. What layers compute in place is kept.
+    pub fn recompute_cheap_outputs(mut self, recompute: bool) -> Self {
+        self.choices.recompute_cheap_outputs = recompute;
+        self
+    }
+
     /// Sets whether a step may leave numbers that are not finite. Off by default: then a training
     /// step whose loss is infinite or NaN fails, and so does a call in training mode whose layers
     /// make a finite variable (running statistics) infinite or NaN. All changes are undone. Switch

@@ -38,6 +38,7 @@ pub(crate) struct BuiltPipeline {
     pub(crate) schedule: ScheduleChoice,
     pub(crate) threads: IntraOpThreads,
     pub(crate) fuse_gradient_accumulation: bool,
+    pub(crate) recompute_cheap_outputs: bool,
     pub(crate) allow_non_finite: bool,
     /// The maximum number of micro-batches.
     chunks: usize,
@@ -93,6 +94,7 @@ impl BuiltPipeline {
             chunks,
             intra_op_threads,
             fuse_gradient_accumulation,
+            recompute_cheap_outputs,
             allow_non_finite,
         } = settings;
         // The process and the device of each stage: each process has a `cuda:0` of its own.
@@ -152,6 +154,7 @@ impl BuiltPipeline {
             schedule,
             threads,
             fuse_gradient_accumulation,
+            recompute_cheap_outputs,
             allow_non_finite,
             chunks,
             state,

@@ -15,6 +15,7 @@ pub(crate) struct Choices {
     pub(crate) ranks: Option<usize>,
     pub(crate) intra_op_threads: Option<usize>,
     pub(crate) fuse_gradient_accumulation: bool,
+    pub(crate) recompute_cheap_outputs: bool,
     pub(crate) allow_non_finite: bool,
 }
 
@@ -27,6 +28,7 @@ pub(crate) struct Settings {
     pub(crate) chunks: usize,
     pub(crate) intra_op_threads: Option<usize>,
     pub(crate) fuse_gradient_accumulation: bool,
+    pub(crate) recompute_cheap_outputs: bool,
     pub(crate) allow_non_finite: bool,
 }
 
@@ -40,6 +42,7 @@ impl Choices {
             ranks: None,
             intra_op_threads: None,
             fuse_gradient_accumulation: false,
+            recompute_cheap_outputs: false,
             allow_non_finite: false,
         }
     }
@@ -62,6 +65,7 @@ impl Choices {
             chunks,
             intra_op_threads: self.intra_op_threads,
             fuse_gradient_accumulation: self.fuse_gradient_accumulation,
+            recompute_cheap_outputs: self.recompute_cheap_outputs,
             allow_non_finite: self.allow_non_finite,
         })
     }

@@ -19,6 +19,7 @@ macro_rules! opaque {
 
 opaque!(
     BackwardClock,
+    CheapPass,
     Counter,
     EnteredState,
     Event,
@@ -182,6 +183,8 @@ unsafe extern "C" {
     pub(super) fn pipe_keep_freed_memory();
 
     pub(super) fn pipe_layer_key_install(drawing: *mut usize, writing: *mut usize) -> c_int;
+    pub(super) fn pipe_cheap_enter(pass: *mut *mut CheapPass) -> c_int;
+    pub(super) fn pipe_cheap_leave(pass: *mut CheapPass);
     pub(super) fn pipe_elsewhere_install() -> c_int;
     pub(super) fn pipe_is_same(a: *const C_tensor, b: *const C_tensor) -> c_int;
     pub(super) fn pipe_is_elsewhere(tensor: *const C_tensor) -> c_int;

@@ -5,6 +5,7 @@
 
 mod autocast;
 mod bytes;
+mod cheap;
 mod counter;
 mod cuda;
 mod elsewhere;
@@ -25,6 +26,7 @@ mod transfer;
 
 pub(crate) use autocast::Autocast;
 pub(crate) use bytes::{is_flat_on_cpu, size_in_bytes, with_bytes, with_bytes_mut};
+pub(crate) use cheap::CheapOutputs;
 pub(crate) use counter::Counter;
 pub(crate) use cuda::cuda_fault;
 pub(crate) use elsewhere::{ELSEWHERE, is_elsewhere, is_same, make_elsewhere};

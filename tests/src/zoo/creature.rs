@@ -64,6 +64,9 @@ pub enum Creature {
     Cache,
     /// Adds a value that it keeps from the micro-batches before in the same call.
     CacheOfOneCall,
+    /// Norms and activations in chains, one of them changed in place: outputs that are cheap to
+    /// make again.
+    Chains,
     /// A weight that is used twice.
     Twice,
     /// A view that is changed in place.
@@ -78,7 +81,7 @@ pub enum Creature {
 
 impl Creature {
     /// All kinds.
-    pub const ALL: [Creature; 34] = [
+    pub const ALL: [Creature; 35] = [
         Creature::Mix,
         Creature::Lstm,
         Creature::Gru,
@@ -108,6 +111,7 @@ impl Creature {
         Creature::Experts,
         Creature::Cache,
         Creature::CacheOfOneCall,
+        Creature::Chains,
         Creature::Twice,
         Creature::InPlaceView,
         Creature::Cut,
@@ -166,6 +170,7 @@ impl Creature {
                 | Creature::SlopePenalty
                 | Creature::FastWeight
                 | Creature::NormalisedWeight
+                | Creature::Chains
                 | Creature::Twice
         )
     }

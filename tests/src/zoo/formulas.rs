@@ -193,6 +193,22 @@ pub(super) fn twice(x: &Tensor, weight: &Tensor) -> Tensor {
     x + x.matmul(weight).tanh().matmul(weight)
 }
 
+/// A gated layer after a norm. Each product saves the output of a norm or an activation, whole, a
+/// part of it, transposed, or changed in place.
+pub(super) fn chains(x: &Tensor, inner: &Tensor, outer: &Tensor, gain: &Tensor) -> Tensor {
+    let half = WIDTH / 2;
+    let normal = x.layer_norm([WIDTH], Some(gain), None::<&Tensor>, 1e-5, false);
+    let wide = normal.matmul(inner);
+    let gate = wide.silu().leaky_relu();
+    let gated = (&gate * wide.gelu("tanh")).relu();
+    let left = gated.narrow(-1, 0, half).elu().matmul(&outer.narrow(0, 0, half));
+    // What the product before has saved is a part of a copy.
+    let copied = gated.transpose(0, 1).contiguous().transpose(0, 1);
+    let mut changed = gated.softplus();
+    let _ = changed.g_add_(&gate.sigmoid());
+    x * 0.5 + left + (changed * copied.tanh() + normal.mish().relu_()).hardswish().matmul(outer)
+}
+
 pub(super) fn in_place_view(x: &Tensor, weight: &Tensor) -> Tensor {
     let y = x * weight;
     let mut left = y.narrow(2, 0, 2);

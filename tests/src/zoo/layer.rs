@@ -118,6 +118,10 @@ pub(super) fn body(creature: Creature, path: &Path<'_>) -> Body {
         }
         Creature::OwnLeaf => one_gain(path, formulas::own_leaf),
         Creature::InPlaceView => one_gain(path, formulas::in_place_view),
+        Creature::Chains => {
+            let (inner, outer, gain) = (weight(path, "inner"), weight(path, "outer"), gain(path, "gain"));
+            Box::new(move |x, _| formulas::chains(x, &inner, &outer, &gain))
+        }
         Creature::LowRank => {
             let frozen = weight(path, "weight").set_requires_grad(false);
             let (a, b) = (path.randn("a", &[WIDTH, 2], 0., 0.4), path.randn("b", &[2, WIDTH], 0., 0.4));

@@ -157,6 +157,7 @@ impl TwinLayer<'_> {
             Creature::SlopePenalty => formulas::slope_penalty(x, &self.get("weight")),
             Creature::InnerSteps => formulas::inner_steps(x, &self.get("weight"), &self.get("gain")),
             Creature::OwnLeaf => formulas::own_leaf(x, &self.get("gain")),
+            Creature::Chains => formulas::chains(x, &self.get("inner"), &self.get("outer"), &self.get("gain")),
             Creature::LowRank => formulas::low_rank(x, &self.get("weight"), &self.get("a"), &self.get("b")),
             Creature::NormalisedWeight => formulas::normalised_weight(x, &self.get("weight"), &self.get("gain")),
             Creature::BiasedAttention => {

@@ -230,6 +230,28 @@ pub fn plain<M: ZooModel>(layers: &M::Layers, twin: &mut Twin, batch: &Batch, ch
     Plain { outcome, carries, trains }
 }
 
+/// What a pipeline keeps of its micro-batches for their backward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Mode {
+    /// Which micro-batches are checkpointed.
+    pub checkpoint: Checkpoint,
+    /// Whether cheap outputs are recomputed.
+    pub cheap: bool,
+}
+
+impl From<Checkpoint> for Mode {
+    fn from(checkpoint: Checkpoint) -> Self {
+        Self { checkpoint, cheap: false }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let cheap = if self.cheap { ", cheap outputs recomputed" } else { "" };
+        write!(f, "{}{cheap}", self.checkpoint)
+    }
+}
+
 /// A built pipeline with a probe.
 pub struct Watched<M: ZooModel> {
     /// The pipeline.
@@ -252,14 +274,15 @@ impl<M: ZooModel> Watched<M> {
         layers: &M::Layers,
         seed: i64,
         chunks: usize,
-        checkpoint: Checkpoint,
+        mode: impl Into<Mode>,
         call: Call,
     ) -> Result<(Self, Twin)> {
+        let Mode { checkpoint, cheap } = mode.into();
         tch::manual_seed(seed);
         let probe = Probe::default();
         let (model, vars) = M::make(layers, &probe);
         let builder = PipeBuilder::new(model, &vars).chunks(chunks).checkpoint(checkpoint).schedule(call.method());
-        let pipe = builder.intra_op_threads(1).build()?;
+        let pipe = builder.intra_op_threads(1).recompute_cheap_outputs(cheap).build()?;
         let twin = Twin::of(vars.var_store());
         Ok((Self { pipe, vars, probe, layers: layers.clone(), call }, twin))
     }

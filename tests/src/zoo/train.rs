@@ -4,11 +4,16 @@ use std::collections::{BTreeMap, HashMap};
 
 use pipe_runtime::{Checkpoint, ScheduleKind};
 
-use super::run::{Batch, Call, Comparison, Nearness, Order, Outcome, Plain, Watched, plain, runs};
+use super::run::{Batch, Call, Comparison, Mode, Nearness, Order, Outcome, Plain, Watched, plain, runs};
 use super::stacks::ZooModel;
 
-/// The checkpoint modes.
-pub const MODES: [Checkpoint; 3] = [Checkpoint::Never, Checkpoint::ExceptLast, Checkpoint::Always];
+/// The modes. The others are compared with the first.
+pub const MODES: [Mode; 4] = [
+    Mode { checkpoint: Checkpoint::Never, cheap: false },
+    Mode { checkpoint: Checkpoint::Never, cheap: true },
+    Mode { checkpoint: Checkpoint::ExceptLast, cheap: false },
+    Mode { checkpoint: Checkpoint::Always, cheap: true },
+];
 
 /// The greatest number of micro-batches: the fewest with which every schedule runs over four
 /// stages.
@@ -34,15 +39,15 @@ pub fn train<M: ZooModel>(
     layers: &M::Layers,
     rows: &[i64],
     gradients: &dyn Fn(Order, &str) -> Nearness,
-) -> HashMap<(Checkpoint, Call), usize> {
+) -> HashMap<(Mode, Call), usize> {
     let _serial = crate::serial();
     tch::manual_seed(1);
     let stages = M::PLAN.stages.len();
     let batches: Vec<_> = rows.iter().map(|&rows| Batch::of::<M>(rows)).collect();
     let calls: Vec<_> = calls(stages).into_iter().filter(|call| batches[0].allows(*call)).collect();
     let order_of = |call, batch: &Batch| Order::of(call, stages, CHUNKS, batch.micro_batches(CHUNKS));
-    let build = |mode, call| Watched::<M>::build(layers, 2, CHUNKS, mode, call).expect("it can be built");
-    let (_, mut twin) = build(Checkpoint::Never, calls[0]);
+    let build = |mode: Mode, call| Watched::<M>::build(layers, 2, CHUNKS, mode, call).expect("it can be built");
+    let (_, mut twin) = build(MODES[0], calls[0]);
     let mut steps: Vec<Step> = Vec::new();
     for batch in &batches {
         let mut step = Step::new();

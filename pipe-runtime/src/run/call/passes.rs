@@ -11,8 +11,8 @@ use crate::flow::{ONE_OF_TWO_CHANGED, PackedTensor, PackedValue};
 use crate::lock::{give_up, lock};
 use crate::model::{Context, Rewound, Statistics};
 use crate::run::built_pipeline::StageSlot;
-use crate::stages::{Io, Recorded, Route, Segment, Sent, is_inner};
-use crate::torch::{GradMode, LayerRng, digest};
+use crate::stages::{Io, Recorded, Segment, Sent, is_inner};
+use crate::torch::{CheapOutputs, GradMode, LayerRng, digest};
 
 /// The state that a stage keeps of one micro-batch for its backward.
 #[derive(Default)]
@@ -119,7 +119,7 @@ impl Call {
                 }
                 value
             };
-            let (found, recorded) = run_segment(slot, &segment, &self.pipeline.routes, cx, &mut receive, recording)?;
+            let (found, recorded) = self.run_segment(&segment, cx, &mut receive, recording)?;
             // If no gradient can come back, there is nothing to recompute.
             let goes_backward = recorded.as_ref().is_some_and(|recorded| !recorded.roots.is_empty());
             let is_recomputed = goes_backward && (whole || segment.recomputed);
@@ -254,8 +254,7 @@ impl Call {
         let (state, history) = (&self.pipeline.state, &self.histories[stage]);
         let rewound = Rewound::before(state, history, stage, (micro_batch, number), statistics);
         let _rewound = rewound.map_err(|error| error.to_string())?;
-        let (slot, routes) = (&self.pipeline.stages[stage], &self.pipeline.routes);
-        let (sent, recorded) = run_segment(slot, segment, routes, cx, &mut receive, Recording::Graph)?;
+        let (sent, recorded) = self.run_segment(segment, cx, &mut receive, Recording::Graph)?;
         if fingerprints(&sent)? != start.sent {
             let otherwise = if segment.recomputed { "remove `#[recompute]`" } else { "use checkpoint = never" };
             return Err(format!(
@@ -265,6 +264,29 @@ impl Call {
             ));
         }
         Ok(recorded)
+    }
+
+    /// Runs a segment of a stage on one micro-batch, with its layers' random number generators.
+    /// `recording` says what autograd records.
+    fn run_segment(
+        &self,
+        segment: &Segment,
+        cx: &Context,
+        receive: &mut dyn FnMut(usize) -> PackedValue,
+        recording: Recording,
+    ) -> Result<(Vec<Sent>, Option<Recorded>), String> {
+        let body = lock(&self.pipeline.stages[cx.stage()].body);
+        let body = body.as_ref().ok_or(TAKEN_OUT)?;
+        let records = recording == Recording::Graph;
+        let _grad = GradMode::set(recording != Recording::Nothing);
+        let mut io = Io::new(&self.pipeline.routes, receive, records.then(|| cx.stage()));
+        {
+            let _rng = LayerRng::enter().map_err(|error| error.to_string())?;
+            let cheap = (records && self.pipeline.recompute_cheap_outputs).then(CheapOutputs::recompute);
+            let _cheap = cheap.transpose().map_err(|error| error.to_string())?;
+            body.run(segment, &mut io, cx);
+        }
+        Ok(io.finish())
     }
 }
 
@@ -292,27 +314,6 @@ enum Recording {
     LayersOwn,
     /// Records the stage's graph.
     Graph,
-}
-
-/// Runs a segment of a stage on one micro-batch, with its layers' random number generators.
-/// `recording` says what autograd records.
-fn run_segment(
-    slot: &StageSlot,
-    segment: &Segment,
-    routes: &[Route],
-    cx: &Context,
-    receive: &mut dyn FnMut(usize) -> PackedValue,
-    recording: Recording,
-) -> Result<(Vec<Sent>, Option<Recorded>), String> {
-    let body = lock(&slot.body);
-    let body = body.as_ref().ok_or(TAKEN_OUT)?;
-    let _grad = GradMode::set(recording != Recording::Nothing);
-    let mut io = Io::new(routes, receive, (recording == Recording::Graph).then(|| cx.stage()));
-    {
-        let _rng = LayerRng::enter().map_err(|error| error.to_string())?;
-        body.run(segment, &mut io, cx);
-    }
-    Ok(io.finish())
 }
 
 impl Start {

@@ -1,5 +1,6 @@
 // The whole shim as one translation unit. Reading libtorch's headers takes most of the time of
 // compiling a file, and here they are read once.
+#include "cheap.cpp"
 #include "counter.cpp"
 #include "cuda.cpp"
 #include "elsewhere.cpp"

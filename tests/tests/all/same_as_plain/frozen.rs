@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use pipe_runtime::{Checkpoint, ScheduleKind, Vars};
+use pipe_runtime::{ScheduleKind, Vars};
 use pipe_tests::zoo::run::{plain, same_bits};
 use pipe_tests::zoo::train::{CHUNKS, MODES, calls};
 use pipe_tests::zoo::{
@@ -114,9 +114,7 @@ fn freezing_and_thawing_between_steps() {
     tch::manual_seed(1);
     let batch = Batch::of::<Stack4>(7);
     let turns = choices(&[Frozen::Nothing, Frozen::All], 4);
-    for (mode, call) in
-        MODES.into_iter().flat_map(|mode: Checkpoint| calls(4).into_iter().map(move |call| (mode, call)))
-    {
+    for (mode, call) in MODES.into_iter().flat_map(|mode| calls(4).into_iter().map(move |call| (mode, call))) {
         let (mut watched, _) = Watched::<Stack4>::build(&layers, 2, CHUNKS, mode, call).unwrap();
         for frozen in turns.iter().filter(|frozen| frozen.contains(&Frozen::Nothing)) {
             let about = format!("{frozen:?}, {call}, {mode}");

@@ -5,7 +5,7 @@ use pipe_runtime::{Checkpoint, ScheduleKind};
 use pipe_tests::zoo::run::{plain, runs, same_bits};
 use pipe_tests::zoo::train::{MODES, train};
 use pipe_tests::zoo::{
-    Batch, Call, Comparison, Creature, Fault, LayerSpec, Nearness, Order, Recomputed1, Recomputed2, Recomputed4,
+    Batch, Call, Comparison, Creature, Fault, LayerSpec, Mode, Nearness, Order, Recomputed1, Recomputed2, Recomputed4,
     Stack1, Stack2, Stack3, Stack4, Watched, ZooModel,
 };
 use proptest::prelude::*;
@@ -84,6 +84,7 @@ creatures! {
     experts: Experts,
     cache: Cache,
     cache_of_one_call: CacheOfOneCall,
+    chains: Chains,
     twice: Twice,
     in_place_view: InPlaceView,
     cut: Cut,
@@ -147,14 +148,14 @@ fn stack_is_as_plain<M: ZooModel<Layers = Vec<LayerSpec>>>(case: &Case) {
     let (stages, chunks) = (M::PLAN.stages.len(), *chunks);
     tch::manual_seed(seed + 1);
     let (batch, other) = (Batch::of::<M>(*rows), Batch::of::<M>(*rows));
-    let build = |mode, call| Watched::<M>::build(layers, seed + 2, chunks, mode, call);
+    let build = |mode: Mode, call| Watched::<M>::build(layers, seed + 2, chunks, mode, call);
     for call in [Call::Forward { wants_gradient: *wants_gradient }, Call::Step(*method)] {
         if !runs(call.method(), stages, chunks) {
-            assert!(build(Checkpoint::Never, call).is_err(), "{case:?}");
+            assert!(build(Checkpoint::Never.into(), call).is_err(), "{case:?}");
             continue;
         }
         let order = Order::of(call, stages, chunks, batch.micro_batches(chunks));
-        let (mut watched, mut twin) = build(Checkpoint::Never, call).unwrap();
+        let (mut watched, mut twin) = build(Checkpoint::Never.into(), call).unwrap();
         let about = format!("{call}, {case:?}");
         let never = watched.run(&batch, seed + 3).map_err(|error| error.to_string());
         let mut expected = None;
@@ -181,13 +182,15 @@ fn stack_is_as_plain<M: ZooModel<Layers = Vec<LayerSpec>>>(case: &Case) {
                 }
                 Err(error) => {
                     assert!(!plain_step.trains && error.contains("would train nothing"), "{error}, {about}");
-                    let untouched = build(Checkpoint::Never, call).unwrap().0.state();
+                    let untouched = build(Checkpoint::Never.into(), call).unwrap().0.state();
                     assert!(watched.state().iter().all(|(name, value)| same_bits(value, &untouched[name])), "{about}");
                 }
             }
             expected = Some(plain_step);
         }
-        for mode in [Checkpoint::ExceptLast, Checkpoint::Always] {
+        let cheap = |checkpoint| Mode { checkpoint, cheap: true };
+        let modes = [Checkpoint::ExceptLast, Checkpoint::Always].map(Mode::from);
+        for mode in modes.into_iter().chain([Checkpoint::Never, Checkpoint::ExceptLast].map(cheap)) {
             let about = format!("{mode}, {about}");
             let (mut watched, _) = build(mode, call).unwrap();
             if let Some(fault) = *fault {

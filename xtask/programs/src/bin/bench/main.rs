@@ -57,6 +57,9 @@ pub struct Args {
     /// The schedule of a training step
     #[arg(long, default_value = "gpipe")]
     pub schedule: ScheduleKind,
+    /// Makes the outputs of norms and activations again in the backward
+    #[arg(long)]
+    pub cheap: bool,
 }
 
 impl Args {

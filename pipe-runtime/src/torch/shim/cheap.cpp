@@ -1,0 +1,405 @@
+// Cheap outputs. What an operator such as a norm or an activation has made, the next operator saves
+// for its backward. While a stage is recorded with this setting, such a value is not kept, but made
+// again when the backward asks for it: from tensors that the graph keeps anyway, by the same
+// operator, so with the same bits.
+//
+// Two things work together. A kernel on a spare dispatch key sees each call of a cheap operator,
+// and notes how its output is made. Hooks on saved tensors, which libtorch asks its engine for,
+// keep that note instead of the tensor.
+#include "autograd.h"
+#include "layer_key.h"
+
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/csrc/autograd/engine.h>
+#include <torch/csrc/autograd/saved_variable_hooks.h>
+#include <torch/library.h>
+
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+namespace shim {
+
+using torch::autograd::SavedVariableHooks;
+
+// A spare key above autograd's and below the layers' own.
+constexpr auto kCheapKey = c10::DispatchKey::TESTING_ONLY_GenericWrapper;
+
+namespace {
+
+// The operators whose output takes little time to make. A new one belongs here if its output is
+// often saved by the next operator.
+constexpr const char* kCheap[] = {
+    "_to_copy",          "clone",       "cudnn_batch_norm", "elu",    "gelu",
+    "hardswish",         "leaky_relu",  "mish",             "mul.Tensor",
+    "native_batch_norm", "native_group_norm", "native_layer_norm", "relu",
+    "sigmoid",           "silu",        "softplus",         "tanh"};
+
+// An input that the graph does not keep, such as the bias of a norm, may be kept for the note if it
+// is so much smaller than the output.
+constexpr int64_t kMuchSmaller = 16;
+
+// A part of a storage, as a tensor shows it.
+struct Shown {
+  at::ScalarType type = at::kFloat;
+  c10::SmallVector<int64_t, 5> sizes;
+  c10::SmallVector<int64_t, 5> strides;
+  int64_t offset = 0;
+
+  static Shown of(const at::Tensor& tensor) {
+    Shown shown;
+    shown.type = tensor.scalar_type();
+    shown.sizes.append(tensor.sizes().begin(), tensor.sizes().end());
+    shown.strides.append(tensor.strides().begin(), tensor.strides().end());
+    shown.offset = tensor.storage_offset();
+    return shown;
+  }
+
+  bool matches(const at::Tensor& tensor) const {
+    return tensor.scalar_type() == type && tensor.sizes() == at::IntArrayRef(sizes) &&
+        tensor.strides() == at::IntArrayRef(strides) && tensor.storage_offset() == offset;
+  }
+};
+
+struct Value;
+
+// A tensor among the arguments of a noted call.
+struct Input {
+  std::shared_ptr<Value> value;
+  Shown shown;
+};
+
+// How a value is made.
+struct Recipe {
+  c10::OperatorHandle op;
+  // The arguments; those that are tensors are in `inputs`, at the same place.
+  std::vector<c10::IValue> arguments;
+  std::vector<std::optional<Input>> inputs;
+  Shown made;
+};
+
+// What a storage holds at one version of it.
+struct Value {
+  at::ScalarType type;
+  // The count of in-place changes at the time.
+  uint32_t version;
+  // The memory; undefined while a value with a recipe is not made.
+  at::Tensor data;
+  std::unique_ptr<Recipe> recipe;
+  // Whether `data` was made by the recipe.
+  bool remade = false;
+  // The number of saved tensors that are this value.
+  size_t saved = 0;
+
+  explicit Value(const at::Tensor& tensor) : type(tensor.scalar_type()), version(tensor._version()) {}
+
+  bool can_be_had() const {
+    return recipe || data.defined();
+  }
+
+  // A tensor of the value that shows this part of it.
+  at::Tensor get(const Shown& shown) {
+    if (!data.defined()) {
+      remake();
+    } else if (!remade) {
+      check_version();
+    }
+    if (shown.matches(data)) {
+      return data;
+    }
+    at::Tensor part = data.tensor_data();
+    part.unsafeGetTensorImpl()->set_allow_tensor_metadata_change(true);
+    part.unsafeGetTensorImpl()->set_sizes_and_strides(shown.sizes, shown.strides, shown.offset);
+    return part;
+  }
+
+  void check_version() const {
+    TORCH_CHECK(
+        data._version() == version,
+        "one of the variables needed for gradient computation has been modified by an inplace operation: [",
+        data.toString(), " ", data.sizes(), "] is at version ", data._version(), "; expected version ",
+        version, " instead. The setting `recompute_cheap_outputs` needs it too");
+  }
+
+  void remake() {
+    TORCH_INTERNAL_ASSERT(recipe);
+    at::NoGradGuard no_grad;
+    at::AutoDispatchBelowADInplaceOrView below;
+    c10::impl::ExcludeDispatchKeyGuard plain(
+        c10::autocast_dispatch_keyset | c10::DispatchKeySet({kLayerKey, kCheapKey}));
+    torch::jit::Stack stack = recipe->arguments;
+    for (size_t i = 0; i < stack.size(); ++i) {
+      if (recipe->inputs[i]) {
+        stack[i] = recipe->inputs[i]->value->get(recipe->inputs[i]->shown);
+      }
+    }
+    recipe->op.callBoxed(stack);
+    data = stack.front().toTensor();
+    remade = true;
+    TORCH_CHECK(
+        recipe->made.matches(data),
+        "`recompute_cheap_outputs`: ", recipe->op.schema().name(),
+        " gave a tensor with another layout when it ran again. Please report this");
+    for (std::optional<Input>& input : recipe->inputs) {
+      if (input) {
+        input->value->drop_unless_saved();
+      }
+    }
+  }
+
+  // Frees what can be made again.
+  void drop_unless_saved() {
+    if (recipe && saved == 0) {
+      data.reset();
+      remade = false;
+    }
+  }
+};
+
+// Whether a view of the tensor's storage tells all about the tensor.
+bool is_ordinary(const at::Tensor& tensor) {
+  return tensor.layout() == at::kStrided && tensor.has_storage() && !tensor.is_conj() &&
+      !tensor.is_neg() && !tensor.is_quantized();
+}
+
+// The values of one pass of a stage that may be saved.
+class Values {
+ public:
+  // The value of the tensor, if it has been saved or noted.
+  std::shared_ptr<Value> find(const at::Tensor& tensor) const {
+    auto place = known_.find(tensor.storage().unsafeGetStorageImpl());
+    std::shared_ptr<Value> value = place == known_.end() ? nullptr : place->second.value.lock();
+    bool is_it = value && value->version == tensor._version() && value->type == tensor.scalar_type();
+    return is_it ? value : nullptr;
+  }
+
+  std::shared_ptr<Value> find_or_add(const at::Tensor& tensor) {
+    std::shared_ptr<Value> value = find(tensor);
+    if (!value) {
+      value = std::make_shared<Value>(tensor);
+      c10::Storage storage = tensor.storage();
+      known_.insert_or_assign(
+          storage.unsafeGetStorageImpl(),
+          Known{c10::weak_intrusive_ptr<c10::StorageImpl>(storage.getWeakStorageImpl()), value, nullptr});
+    }
+    return value;
+  }
+
+  // Notes how the output was made, if it can be made again from what is kept.
+  void note(
+      const c10::OperatorHandle& op,
+      std::vector<c10::IValue> arguments,
+      const at::Tensor& output) {
+    if (!output.requires_grad() || !is_ordinary(output) ||
+        output.storage().nbytes() != output.nbytes()) {
+      return;
+    }
+    std::vector<std::optional<Input>> inputs(arguments.size());
+    for (size_t i = 0; i < arguments.size(); ++i) {
+      const c10::Argument& declared = op.schema().arguments()[i];
+      if (declared.name() == "training" || declared.name() == "train") {
+        // In evaluation mode, the norm reads running statistics, which may change.
+        if (!arguments[i].toBool()) {
+          return;
+        }
+      } else if (declared.name() == "running_mean" || declared.name() == "running_var") {
+        // They were updated once.
+        arguments[i] = c10::IValue();
+      } else if (arguments[i].isTensor() && arguments[i].toTensor().defined()) {
+        inputs[i] = input(arguments[i].toTensor(), output);
+        if (!inputs[i]) {
+          return;
+        }
+        arguments[i] = c10::IValue();
+      } else if (arguments[i].isTensorList() || arguments[i].isOptionalTensorList()) {
+        return;
+      }
+    }
+    std::shared_ptr<Value> value = find_or_add(output);
+    value->recipe = std::make_unique<Recipe>(
+        Recipe{op, std::move(arguments), std::move(inputs), Shown::of(output)});
+    // The operator may have saved its own output.
+    value->data.reset();
+    known_.at(output.storage().unsafeGetStorageImpl()).noted = std::move(value);
+  }
+
+ private:
+  // The argument of a call, if it can be had in the backward without being kept for that.
+  std::optional<Input> input(const at::Tensor& tensor, const at::Tensor& output) {
+    bool converts = tensor.scalar_type() != output.scalar_type();
+    if (!is_ordinary(tensor) || tensor.is_alias_of(output) ||
+        tensor.device() != output.device()) {
+      return std::nullopt;
+    }
+    std::shared_ptr<Value> value = find(tensor);
+    bool is_parameter = tensor.is_leaf() && tensor.requires_grad();
+    if (converts && is_parameter) {
+      // Autocast keeps the converted weight for other micro-batches.
+      return std::nullopt;
+    }
+    if (!value || !value->can_be_had()) {
+      if (!is_parameter && tensor.numel() * kMuchSmaller > output.numel()) {
+        return std::nullopt;
+      }
+      value = std::make_shared<Value>(tensor);
+      value->data = tensor.tensor_data();
+    }
+    return Input{std::move(value), Shown::of(tensor)};
+  }
+
+  struct Known {
+    // Keeps the address from being used for another storage, and none of the memory.
+    c10::weak_intrusive_ptr<c10::StorageImpl> storage;
+    std::weak_ptr<Value> value;
+    // Set for a value with a recipe, which nothing may have saved yet.
+    std::shared_ptr<Value> noted;
+  };
+  std::unordered_map<c10::StorageImpl*, Known> known_;
+};
+
+// The pass that this thread records, if it makes cheap outputs again.
+thread_local std::unique_ptr<Values> recorded;
+
+// What a saved tensor keeps: its value, and which part of it the tensor was.
+class SavedValue : public SavedVariableHooks {
+ public:
+  void call_pack_hook(const at::Tensor& tensor) override {
+    if (!recorded || !is_ordinary(tensor)) {
+      whole_ = tensor.tensor_data();
+      version_ = tensor._version();
+      return;
+    }
+    value_ = recorded->find_or_add(tensor);
+    shown_ = Shown::of(tensor);
+    ++value_->saved;
+    if (!value_->can_be_had()) {
+      // Without its graph, which may be the one that saves it.
+      value_->data = tensor.tensor_data();
+    }
+  }
+
+  at::Tensor call_unpack_hook() override {
+    if (value_) {
+      return value_->get(shown_);
+    }
+    TORCH_CHECK(
+        whole_._version() == version_,
+        "one of the variables needed for gradient computation has been modified by an inplace operation");
+    return whole_;
+  }
+
+  ~SavedValue() override {
+    if (value_) {
+      --value_->saved;
+      value_->drop_unless_saved();
+    }
+  }
+
+ private:
+  std::shared_ptr<Value> value_;
+  Shown shown_;
+  // A tensor that is more than a view of its storage.
+  at::Tensor whole_;
+  uint32_t version_ = 0;
+};
+
+// libtorch's engine, with hooks for what a pass saves. All work is left to the engine that was
+// there before.
+class HookingEngine : public torch::autograd::Engine {
+ public:
+  explicit HookingEngine(Engine& before) : before_(before) {}
+
+  variable_list execute(
+      const edge_list& roots,
+      const variable_list& inputs,
+      bool keep_graph,
+      bool create_graph,
+      bool accumulate_grad,
+      const edge_list& outputs) override {
+    return before_.execute(roots, inputs, keep_graph, create_graph, accumulate_grad, outputs);
+  }
+
+  c10::intrusive_ptr<at::ivalue::Future> execute_with_graph_task(
+      const std::shared_ptr<torch::autograd::GraphTask>& task,
+      NodePtr<Node> root,
+      torch::autograd::InputBuffer&& buffer) override {
+    return before_.execute_with_graph_task(task, std::move(root), std::move(buffer));
+  }
+
+  std::unique_ptr<torch::autograd::AnomalyMetadata> make_anomaly_metadata() override {
+    return before_.make_anomaly_metadata();
+  }
+
+  std::unique_ptr<SavedVariableHooks> get_default_saved_variable_hooks() override {
+    if (recorded) {
+      return std::make_unique<SavedValue>();
+    }
+    return before_.get_default_saved_variable_hooks();
+  }
+
+ private:
+  Engine& before_;
+};
+
+HookingEngine* hooking_engine = nullptr;
+
+void run_cheap(
+    const c10::OperatorHandle& op,
+    c10::DispatchKeySet keys,
+    torch::jit::Stack* stack) {
+  std::vector<c10::IValue> arguments(
+      stack->end() - static_cast<ptrdiff_t>(op.schema().arguments().size()), stack->end());
+  op.redispatchBoxed(keys & c10::DispatchKeySet(c10::DispatchKeySet::FULL_AFTER, kCheapKey), stack);
+  if (recorded && at::GradMode::is_enabled()) {
+    const c10::IValue& output = (*stack)[stack->size() - op.schema().returns().size()];
+    recorded->note(op, std::move(arguments), output.toTensor());
+  }
+}
+
+struct CheapKernels {
+  torch::Library fallback{torch::Library::IMPL, "_", kCheapKey, __FILE__, __LINE__};
+  torch::Library kernels{torch::Library::IMPL, "aten", kCheapKey, __FILE__, __LINE__};
+
+  CheapKernels() {
+    fallback.fallback(torch::CppFunction::makeFallthrough());
+    for (const char* name : kCheap) {
+      kernels.impl(name, torch::CppFunction::makeFromBoxedFunction<&run_cheap>());
+    }
+    hooking_engine = new HookingEngine(torch::autograd::Engine::get_default_engine());
+    torch::autograd::set_default_engine_stub(
+        []() -> torch::autograd::Engine& { return *hooking_engine; });
+  }
+};
+
+// What `pipe_cheap_enter` has put aside.
+struct CheapPass {
+  std::unique_ptr<Values> before;
+};
+
+} // namespace
+} // namespace shim
+
+using shim::CheapPass;
+
+extern "C" {
+
+// From now until `pipe_cheap_leave`, graphs that this thread records keep no cheap outputs.
+int pipe_cheap_enter(CheapPass** pass) {
+  return shim::guarded([&] {
+    // Never destroyed, because workers may still run layers while the process ends.
+    static auto* kernels = new shim::CheapKernels();
+    (void)kernels;
+    auto next = std::make_unique<shim::Values>();
+    *pass = new CheapPass{std::exchange(shim::recorded, std::move(next))};
+    c10::impl::tls_set_dispatch_key_included(shim::kCheapKey, true);
+  });
+}
+
+void pipe_cheap_leave(CheapPass* pass) {
+  shim::recorded = std::move(pass->before);
+  c10::impl::tls_set_dispatch_key_included(shim::kCheapKey, shim::recorded != nullptr);
+  delete pass;
+}
+
+} // extern "C"
