@@ -75,7 +75,7 @@ pub use model::{
 };
 pub use pipe::{
     Checkpoints, DeviceMemory, IterationReport, MemoryReport, Optimizer, OptimizerBuilder, Pipe, PipeBuilder,
-    Reduction, StageReport, StepReport, TrainStep, Trainer, Unpipelined, Update, balance,
+    RankMemory, Reduction, StageReport, StepReport, TrainStep, Trainer, Unpipelined, Update, balance,
 };
 /// ```
 /// use pipe_runtime::{Flow, nn::Identity, pipeline};
@@ -205,5 +205,5 @@ pub use pipe_schedule as schedule;
 pub use pipe_schedule::{Schedule, ScheduleKind, Trace};
 pub use run::{IntoSchedule, ScheduleChoice};
 pub use stages::Pipeline;
-pub use torch::{TorchError, keep_freed_memory};
+pub use torch::{CheapOutputs, TorchError, keep_freed_memory};
 pub use world::{MessagePrice, World};

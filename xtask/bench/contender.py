@@ -23,6 +23,8 @@ def arguments():
     parser.add_argument("--chunks", type=int, default=1)
     parser.add_argument("--checkpoint", default="never")
     parser.add_argument("--schedule", default="gpipe")
+    # The number of blocks of each stage of a GPT in `torch.utils.checkpoint`.
+    parser.add_argument("--recompute", type=int, default=0)
     torch.set_num_threads(1)
     return parser.parse_args()
 

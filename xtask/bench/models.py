@@ -13,6 +13,7 @@ from typing import Callable
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 WIDTH, HEADS, BLOCKS, CONTEXT, CHARACTERS = 128, 4, 8, 128, 64  # of the GPT
 
@@ -131,8 +132,9 @@ class Embed(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self):
+    def __init__(self, recomputed=False):
         super().__init__()
+        self.recomputed = recomputed
         self.norm1 = nn.LayerNorm(WIDTH)
         self.attend = nn.Linear(WIDTH, 3 * WIDTH)
         self.project = nn.Linear(WIDTH, WIDTH)
@@ -141,6 +143,11 @@ class Block(nn.Module):
         self.narrow = nn.Linear(4 * WIDTH, WIDTH)
 
     def forward(self, x):
+        if self.recomputed:
+            return checkpoint(self.block, x, use_reentrant=False)
+        return self.block(x)
+
+    def block(self, x):
         heads = self.attend(self.norm1(x)).chunk(3, -1)
         q, k, v = (part.unflatten(-1, (HEADS, WIDTH // HEADS)).transpose(1, 2) for part in heads)
         attended = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
@@ -149,8 +156,11 @@ class Block(nn.Module):
 
 
 def gpt(args):
-    first = [("embed", Embed())] + [(f"early_{number}", Block()) for number in range(BLOCKS // 2)]
-    second = [(f"late_{number}", Block()) for number in range(BLOCKS // 2)]
+    def blocks(name):
+        return [(f"{name}_{number}", Block(number < args.recompute)) for number in range(BLOCKS // 2)]
+
+    first = [("embed", Embed())] + blocks("early")
+    second = blocks("late")
     second += [("norm", nn.LayerNorm(WIDTH)), ("head", nn.Linear(WIDTH, CHARACTERS))]
     balance = [len(first), len(second)] if args.stages == 2 else [len(first) + len(second)]
 

@@ -64,13 +64,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("{mode}: {again} of 8 forwards run again, the same gradient bit by bit: {equal}");
     }
 
-    // Measures the memory that a micro-batch holds in the first stage until its backward.
+    // Measures the memory that a micro-batch holds in the second stage until its backward.
     let vars = Net::vars(&Devices::cpu(Net::STAGES))?;
     let mut pipe = Net::new(&vars).pipe(&vars).build()?;
     let x = Tensor::rand([64, 16], (Kind::Float, Device::Cpu));
     pipe.start_trace();
     pipe.forward(&x)?.square().mean(Kind::Float).backward();
-    let stage = pipe.stop_trace()?.costs().stages[0];
+    let stage = pipe.stop_trace()?.costs().stages[1];
     println!("without checkpointing: {} bytes", stage.activation);
     println!("with checkpointing: {} bytes", stage.checkpoint);
     Ok(())

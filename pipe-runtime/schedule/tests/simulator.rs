@@ -11,7 +11,11 @@ fn two_stages() -> Costs {
         activation: 10.,
         for_weights: 6.,
         checkpoint: 1.,
+        forward_working: 0.,
+        backward_working: 0.,
+        weight_working: 0.,
         parameters: 100.,
+        gradients: 0.,
     };
     Costs { stages: vec![stage; 2], boundaries: vec![Transfer::default()], skips: vec![] }
 }
@@ -48,7 +52,7 @@ fn a_transfer_takes_its_time_and_one_goes_after_the_other() {
 #[test]
 fn between_stages_of_one_rank_nothing_is_transferred() {
     let mut costs = two_stages();
-    costs.boundaries[0] = Transfer { time: 5., size: 3. };
+    costs.boundaries[0] = Transfer { time: 5., size: 3., gradient: 3. };
     let simulation = run("0F0,1F0,1B0,0B0", &costs);
     assert_eq!(times(&simulation, 0), [(0., 2.), (2., 4.), (4., 11.), (11., 18.)]);
 }
@@ -57,7 +61,7 @@ fn between_stages_of_one_rank_nothing_is_transferred() {
 fn a_skip_arrives_after_the_output_and_takes_its_way_back() {
     let mut costs = Costs::equal(3, 1., 1., 1.);
     costs.boundaries.iter_mut().for_each(|boundary| boundary.time = 1.);
-    costs.skips.push(Skip { from: 0, to: 2, transfer: Transfer { time: 9., size: 7. } });
+    costs.skips.push(Skip { from: 0, to: 2, transfer: Transfer { time: 9., size: 7., gradient: 7. } });
     let simulation = run("0F0,0B0\n1F0,1B0\n2F0,2B0", &costs);
     assert_eq!(times(&simulation, 2), [(10., 11.), (11., 13.)]);
     assert_eq!(times(&simulation, 0)[1], (22., 24.));
@@ -99,7 +103,7 @@ fn what_is_recomputed_holds_little_until_then() {
 #[test]
 fn outputs_and_gradients_wait_where_they_are_needed() {
     let mut costs = Costs::equal(2, 1., 1., 1.);
-    costs.boundaries[0].size = 5.;
+    (costs.boundaries[0].size, costs.boundaries[0].gradient) = (5., 5.);
     // Rank 1 works on the first of three outputs while the other two arrive; no gradient waits
     // long.
     let simulation = run("0F0,0F1,0F2,0B0,0B1,0B2\n1F0,1B0,1F1,1B1,1F2,1B2", &costs);

@@ -36,7 +36,7 @@ fn costs_that_were_measured_simulate_to_what_ran() {
         let mut costs = Costs::equal(3 * per_rank, 1., 1.5, 1.5).with_skip(0, 2);
         costs.stages[1].forward = 4.;
         costs.stages[1].recompute = 5.;
-        costs.skips[0].transfer.size = 7.;
+        (costs.skips[0].transfer.size, costs.skips[0].transfer.gradient) = (7., 7.);
         let trace = trace(&schedule, &costs, 3);
         let (simulated, ran) = (trace.simulated().unwrap(), trace.typical().timeline());
         assert!(near(simulated.makespan, ran.makespan) && near(simulated.efficiency(), ran.efficiency()), "{kind}");

@@ -3,6 +3,7 @@ use crate::error::Result;
 use crate::model::{Checkpoint, Vars};
 use crate::run::{Choices, IntoSchedule, PipelineCore};
 use crate::stages::{Graph, Pipeline};
+use crate::torch::CheapOutputs;
 
 /// The settings of a pipeline that is about to be built. Settings that are not made are those of
 /// the annotations.
@@ -89,17 +90,21 @@ impl<'v, M: Pipeline> PipeBuilder<'v, M> {
         self
     }
 
-    /// Sets whether the outputs of norms, activations and other operators that take little time are
-    /// made again in the backward, instead of kept for it. Off by default. What the next operator
-    /// saves of such an output is then only a note of how to make it, if it can be made from
-    /// tensors that the graph keeps anyway: the output of a `gelu` from its input, the output of a
-    /// `relu` after a batch norm from the input of the norm. A transformer's block keeps about two
-    /// thirds of its memory, a convolution with norm and activation a third.
+    /// Sets whether the outputs of operators that take little time are kept for the backward, which
+    /// is the default, or made again by it. What the next operator saves of such an output is then
+    /// only a note of how to make it. All numbers stay the same, to the bit. It works under every
+    /// schedule and checkpoint mode, and beside `#[recompute]`. What layers compute in place is
+    /// kept.
     ///
-    /// All numbers stay the same, to the bit. It works under every schedule and checkpoint mode,
-    /// beside `#[recompute]`. What layers compute in place is kept.
-    pub fn recompute_cheap_outputs(mut self, recompute: bool) -> Self {
-        self.choices.recompute_cheap_outputs = recompute;
+    /// ```no_run
+    /// # use pipe_runtime::{CheapOutputs, PipeBuilder, Pipeline};
+    /// # fn example<M: Pipeline>(builder: PipeBuilder<'_, M>) -> pipe_runtime::Result<()> {
+    /// let pipe = builder.cheap_outputs(CheapOutputs::RecomputeAll).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn cheap_outputs(mut self, outputs: CheapOutputs) -> Self {
+        self.choices.cheap_outputs = outputs;
         self
     }
 

@@ -7,9 +7,9 @@ use super::handle::Pipe;
 use crate::error::Result;
 use crate::model::Devices;
 use crate::stages::Pipeline;
-use crate::torch::{memory, reset_peaks};
+use crate::torch::{ByHolder, Holder, memory, reset_peaks};
 
-/// Memory of a pipeline's accelerators.
+/// Memory of a pipeline's accelerators, and of its stages on a CPU.
 #[must_use]
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -17,6 +17,39 @@ pub struct MemoryReport {
     /// The memory of each accelerator, in the order of the stages. CPU stages are not listed,
     /// because the CPU's allocator does not count.
     pub devices: Vec<DeviceMemory>,
+    /// The memory of each rank whose stages are on a CPU, as the last trace has measured it. Empty
+    /// before the first [`stop_trace`](Pipe::stop_trace).
+    pub ranks: Vec<RankMemory>,
+}
+
+/// What the tensors of a rank (a stage, or several where the schedule has several per rank) took
+/// when they took most, in bytes, by what held them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RankMemory {
+    /// The rank's stages.
+    pub stages: Vec<usize>,
+    /// The variables. The optimizer's state is not counted.
+    pub parameters: u64,
+    /// The sums of the parameters' gradients.
+    pub gradients: u64,
+    /// Inputs from which the rank would recompute.
+    pub inputs: u64,
+    /// What graphs have saved, and what the forward that ran worked with.
+    pub saved: u64,
+    /// Values and gradients that were sent to a stage and not used yet.
+    pub under_way: u64,
+    /// What the backward that ran worked with.
+    pub working: u64,
+    /// The peak according to the simulation of the traced step.
+    pub simulated: u64,
+}
+
+impl RankMemory {
+    /// The peak: the sum of all.
+    pub fn peak(&self) -> u64 {
+        self.parameters + self.gradients + self.inputs + self.saved + self.under_way + self.working
+    }
 }
 
 /// Memory that one device's allocator has handed out to the whole process, in bytes.
@@ -37,7 +70,19 @@ pub struct DeviceMemory {
 }
 
 impl<M: Pipeline> Pipe<M> {
-    /// Measures the memory of the pipeline's accelerators: what is in use now, and the peaks.
+    /// Measures the memory of the pipeline's accelerators: what is in use now, and the peaks. For
+    /// stages on a CPU, reports what the last trace has measured, beside what its simulation says.
+    ///
+    /// ```no_run
+    /// # use pipe_runtime::{Pipe, Pipeline, Result};
+    /// # fn example<M: Pipeline>(pipe: &mut Pipe<M>, step: fn(&mut Pipe<M>)) -> Result<()> {
+    /// pipe.start_trace();
+    /// step(pipe);
+    /// pipe.stop_trace()?;
+    /// println!("{}", pipe.memory()?);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
@@ -55,7 +100,27 @@ impl<M: Pipeline> Pipe<M> {
                 });
             }
         }
-        Ok(MemoryReport { devices })
+        Ok(MemoryReport { devices, ranks: self.ranks() })
+    }
+
+    fn ranks(&self) -> Vec<RankMemory> {
+        let built = self.built();
+        let rank = |(rank, (held, simulated)): (usize, (ByHolder, f64))| {
+            let stages = (0..built.stages.len()).filter(|&stage| built.rank_of()[stage] == rank);
+            let stages: Vec<_> = stages.collect();
+            let of = |holder: Holder| held[holder as usize].unsigned_abs();
+            RankMemory {
+                parameters: stages.iter().map(|&stage| self.core.parameter_bytes[stage].0).sum(),
+                stages,
+                gradients: of(Holder::Gradient),
+                inputs: of(Holder::Input),
+                saved: of(Holder::Saved),
+                under_way: of(Holder::UnderWay),
+                working: of(Holder::Working),
+                simulated: simulated as u64,
+            }
+        };
+        built.recorder.held().into_iter().enumerate().map(rank).filter(|rank| !rank.stages.is_empty()).collect()
     }
 
     /// Restarts the peaks of [`memory`](Self::memory) from what is in use now. The peaks are those
@@ -93,6 +158,19 @@ impl fmt::Display for MemoryReport {
                 text(memory.reserved),
                 text(memory.peak_reserved),
             )?;
+        }
+        for (number, memory) in self.ranks.iter().enumerate() {
+            let parts = [
+                ("parameters", memory.parameters),
+                ("gradients", memory.gradients),
+                ("kept inputs", memory.inputs),
+                ("saved", memory.saved),
+                ("under way", memory.under_way),
+                ("working", memory.working),
+            ];
+            let parts = parts.map(|(name, size)| format!("{name} {}", text(size))).join(", ");
+            let (peak, simulated) = (text(memory.peak()), text(memory.simulated));
+            writeln!(f, "rank {number}: at its peak {peak} ({parts}); simulated {simulated}")?;
         }
         Ok(())
     }

@@ -54,7 +54,10 @@ impl<M: Pipeline> Pipe<M> {
             recording.ok_or_else(|| Error::Setting("there is no trace to stop: call `start_trace` first".into()));
         let Some(remote) = &built.remote else {
             drop(built.recorder.stop());
-            return recording?.finish(&built.routes, &self.core.parameter_bytes, |_, _, _| 0.);
+            let recording = recording?;
+            let trace = recording.finish(&built.routes, &self.core.parameter_bytes, |_, _, _| 0.)?;
+            built.recorder.has_held(&recording, &trace);
+            return Ok(trace);
         };
         // The recording goes on if another process calls something else.
         remote.agree("stop_trace", recording.as_ref().map(|_| &()))?;
@@ -68,6 +71,8 @@ impl<M: Pipeline> Pipe<M> {
             true => 0.,
             false => price.of(bytes),
         };
-        recording.finish(&built.routes, &self.core.parameter_bytes, message)
+        let trace = recording.finish(&built.routes, &self.core.parameter_bytes, message)?;
+        built.recorder.has_held(&recording, &trace);
+        Ok(trace)
     }
 }

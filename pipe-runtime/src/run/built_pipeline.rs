@@ -21,6 +21,7 @@ use crate::model::devices::{Across, is_accelerator};
 use crate::model::{Checkpoint, State};
 use crate::stages::{Route, StageBody, crossings};
 use crate::threads::IntraOpThreads;
+use crate::torch::CheapOutputs;
 
 /// A built pipeline: the stages, the routes between them, and the threads that run them. Graphs of
 /// its calls keep it alive until their backward.
@@ -38,7 +39,7 @@ pub(crate) struct BuiltPipeline {
     pub(crate) schedule: ScheduleChoice,
     pub(crate) threads: IntraOpThreads,
     pub(crate) fuse_gradient_accumulation: bool,
-    pub(crate) recompute_cheap_outputs: bool,
+    pub(crate) cheap_outputs: CheapOutputs,
     pub(crate) allow_non_finite: bool,
     /// The maximum number of micro-batches.
     chunks: usize,
@@ -94,7 +95,7 @@ impl BuiltPipeline {
             chunks,
             intra_op_threads,
             fuse_gradient_accumulation,
-            recompute_cheap_outputs,
+            cheap_outputs,
             allow_non_finite,
         } = settings;
         // The process and the device of each stage: each process has a `cuda:0` of its own.
@@ -154,7 +155,7 @@ impl BuiltPipeline {
             schedule,
             threads,
             fuse_gradient_accumulation,
-            recompute_cheap_outputs,
+            cheap_outputs,
             allow_non_finite,
             chunks,
             state,

@@ -27,7 +27,7 @@ pub(crate) struct PipelineCore {
     /// The parameters that were trained in the last call.
     parameters: Mutex<Arc<Parameters>>,
     /// For each stage, the result of [`Vars::training_bytes`].
-    pub(crate) parameter_bytes: Vec<u64>,
+    pub(crate) parameter_bytes: Vec<(u64, u64)>,
     pub(crate) chunks: usize,
     pub(crate) training: bool,
 }

@@ -5,34 +5,58 @@ use std::time::Instant;
 
 use pipe_schedule::{Action, Costs, Order, Run, Schedule, Skip, StageCosts, Trace, TracedStep, Transfer};
 use serde::{Deserialize, Serialize};
+use tch::Device;
 
+use super::built_pipeline::BuiltPipeline;
 use crate::error::{Error, Result};
 use crate::lock::lock;
 use crate::stages::{Crossing, Route, crossings};
+use crate::torch::{ByHolder, Meter};
 
 /// Holds the recording of a pipeline's runs, while there is one.
 #[derive(Default)]
-pub(crate) struct Recorder(Mutex<Option<Arc<Recording>>>);
+pub(crate) struct Recorder {
+    recording: Mutex<Option<Arc<Recording>>>,
+    /// What the last trace that was stopped has measured of each rank, and what its simulation
+    /// says.
+    held: Mutex<Vec<(ByHolder, f64)>>,
+}
 
 impl Recorder {
     /// Starts a recording. A previous one that was not stopped is lost.
     pub(crate) fn start(&self, stages: usize, routes: usize) {
-        *lock(&self.0) = Some(Arc::new(Recording {
+        *lock(&self.recording) = Some(Arc::new(Recording {
             begin: Instant::now(),
             runs: Mutex::default(),
             threads: Mutex::default(),
             activations: (0..stages).map(|_| Mutex::default()).collect(),
+            sizes: (0..stages).map(|_| Mutex::default()).collect(),
+            held: Mutex::default(),
+            gradients: (0..routes).map(|_| Mutex::default()).collect(),
+            waiting: (0..routes).map(|_| Mutex::default()).collect(),
             carried: (0..routes).map(|_| Mutex::default()).collect(),
         }));
     }
 
     /// The current recording, if there is one.
     pub(crate) fn current(&self) -> Option<Arc<Recording>> {
-        lock(&self.0).clone()
+        lock(&self.recording).clone()
     }
 
     pub(crate) fn stop(&self) -> Option<Arc<Recording>> {
-        lock(&self.0).take()
+        lock(&self.recording).take()
+    }
+
+    /// For each rank on a CPU, the bytes that it held when it held most in the last trace that was
+    /// stopped, beyond its parameters; and the peak of the simulation of the trace, with them.
+    pub(crate) fn held(&self) -> Vec<(ByHolder, f64)> {
+        lock(&self.held).clone()
+    }
+
+    /// Records what the ranks have held in a trace.
+    pub(crate) fn has_held(&self, recording: &Recording, trace: &Trace) {
+        let simulated = trace.simulated().map_or_else(|_| Vec::new(), |simulation| simulation.memory);
+        *lock(&self.held) = lock(&recording.held).iter().copied().zip(simulated).collect();
     }
 }
 
@@ -45,8 +69,42 @@ pub(crate) struct Recording {
     threads: Mutex<Vec<ThreadId>>,
     /// For each stage, the bytes that the graph of a micro-batch holds, once it was measured.
     activations: Vec<Mutex<Option<u64>>>,
+    /// For each stage on a CPU, the sizes that its steps have shown.
+    sizes: Vec<Mutex<StageSizes>>,
+    /// For each rank, what it held when it held most, in the run in which that was most.
+    held: Mutex<Vec<ByHolder>>,
     /// For each route, the greatest number of bytes of a micro-batch's value.
     carried: Vec<Mutex<u64>>,
+    /// For each route, the most that a value took before it was used, if it was metered: nothing if
+    /// a graph held it anyway.
+    waiting: Vec<Mutex<Option<u64>>>,
+    /// For each route, the greatest number of bytes of the gradient of a micro-batch's value.
+    gradients: Vec<Mutex<u64>>,
+}
+
+/// What the steps of a stage do to the memory of its rank, in bytes: the most of all micro-batches.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct StageSizes {
+    /// What a whole backward frees of the micro-batch's graph.
+    pub(crate) released: f64,
+    /// What the first half of a backward frees; negative if it makes more for the second half.
+    pub(crate) released_by_input: f64,
+    /// What the second half frees.
+    pub(crate) released_by_weight: f64,
+    /// What a forward leaves that will be recomputed: its inputs; in the last stage, the gradient
+    /// of the loss too.
+    pub(crate) inputs: f64,
+    /// What a recomputation leaves: the graph.
+    pub(crate) remade: f64,
+    /// Whether any step was metered.
+    pub(crate) metered: bool,
+    /// What a forward whose graph is kept, or a recomputation, holds at most, beyond what is there
+    /// after it.
+    pub(crate) forward_working: f64,
+    /// What a backward holds at most, beyond what was there before it.
+    pub(crate) backward_working: f64,
+    /// The same for a backward for the parameters alone.
+    pub(crate) weight_working: f64,
 }
 
 /// One process's part of a recording.
@@ -55,6 +113,7 @@ pub(crate) struct RecordingPart {
     threads: usize,
     activations: Vec<Option<u64>>,
     carried: Vec<u64>,
+    gradients: Vec<u64>,
     /// By the number of its call, the steps of a run: action, thread, start and end.
     runs: BTreeMap<u64, Vec<(String, usize, f64, f64)>>,
 }
@@ -80,10 +139,37 @@ impl Recording {
         &self.activations[stage]
     }
 
-    /// Records the bytes of a value on a route.
-    pub(crate) fn carries(&self, route: usize, bytes: u64) {
-        let mut most = lock(&self.carried[route]);
-        *most = bytes.max(*most);
+    /// The sizes of a stage.
+    pub(crate) fn sizes(&self, stage: usize) -> &Mutex<StageSizes> {
+        &self.sizes[stage]
+    }
+
+    /// Records what the ranks on CPUs have held in a run that has ended.
+    pub(crate) fn held(&self, meter: &Meter, pipeline: &BuiltPipeline) {
+        let mut held = lock(&self.held);
+        let on_cpu = (0..pipeline.stages.len()).filter(|&stage| pipeline.stages[stage].device == Device::Cpu);
+        for rank in on_cpu.map(|stage| pipeline.rank_of()[stage]) {
+            let Ok(found) = meter.read(rank) else { continue };
+            let ranks = held.len().max(rank + 1);
+            held.resize(ranks, ByHolder::default());
+            if found.at_peak.iter().sum::<i64>() > held[rank].iter().sum() {
+                held[rank] = found.at_peak;
+            }
+        }
+    }
+
+    /// Records the bytes of a value on a route, and of its gradient.
+    pub(crate) fn carries(&self, route: usize, bytes: u64, gradient: u64) {
+        for (most, bytes) in [(&self.carried, bytes), (&self.gradients, gradient)] {
+            let mut most = lock(&most[route]);
+            *most = bytes.max(*most);
+        }
+    }
+
+    /// Records the bytes that a value on a route takes while it waits.
+    pub(crate) fn waits(&self, route: usize, bytes: u64) {
+        let mut most = lock(&self.waiting[route]);
+        *most = Some(most.map_or(bytes, |most| most.max(bytes)));
     }
 
     /// A run of these steps.
@@ -107,6 +193,7 @@ impl Recording {
             threads: lock(&self.threads).len(),
             activations: self.activations.iter().map(|bytes| *lock(bytes)).collect(),
             carried: self.carried.iter().map(|bytes| *lock(bytes)).collect(),
+            gradients: self.gradients.iter().map(|bytes| *lock(bytes)).collect(),
             runs: numbered.collect(),
         }
     }
@@ -119,7 +206,8 @@ impl Recording {
                 let mut own = lock(own);
                 *own = own.or(*bytes);
             }
-            (0..).zip(&part.carried).for_each(|(route, &bytes)| self.carries(route, bytes));
+            let sizes = part.carried.iter().zip(&part.gradients);
+            (0..).zip(sizes).for_each(|(route, (&bytes, &gradient))| self.carries(route, bytes, gradient));
         }
         let mut runs = lock(&self.runs);
         runs.retain_mut(|(number, run)| {
@@ -145,31 +233,52 @@ impl Recording {
     pub(crate) fn finish(
         &self,
         routes: &[Route],
-        parameters: &[u64],
+        parameters: &[(u64, u64)],
         message: impl Fn(usize, usize, f64) -> f64,
     ) -> Result<Trace> {
         let runs = std::mem::take(&mut *lock(&self.runs)).into_iter().map(|(_, run)| run).collect();
         let carried: Vec<_> = self.carried.iter().map(|bytes| *lock(bytes) as f64).collect();
-        let stage = |(stage, &parameters): (usize, &u64)| {
-            let activation = lock(&self.activations[stage]).unwrap_or(0) as f64;
-            let given = routes.iter().zip(&carried).filter(|(route, _)| route.to == Some(stage));
+        let stage = |(stage, &(parameters, gradients)): (usize, &(u64, u64))| {
+            let sizes = *lock(&self.sizes[stage]);
+            let halves = sizes.released_by_input + sizes.released_by_weight;
+            // What the backward frees is what was held for it: the stage's own tensors, and those
+            // that it received and saved.
+            let freed = sizes.released.max(halves);
+            let activation = match (sizes.remade > 0., freed > 0.) {
+                (true, _) => sizes.remade,
+                (false, true) => freed,
+                (false, false) => lock(&self.activations[stage]).unwrap_or(0) as f64,
+            };
+            // On a CPU, micro-batches are views of the caller's inputs.
+            let is_given = |route: &Route| route.to == Some(stage) && (route.from.is_some() || !sizes.metered);
+            let given = routes.iter().zip(&carried).filter(|(route, _)| is_given(route));
             StageCosts {
                 forward: 0.,
                 backward_input: 0.,
                 backward_weight: 0.,
                 recompute: 0.,
                 activation,
-                // The graph of a split backward is freed as a whole.
-                for_weights: activation,
-                checkpoint: given.map(|(_, bytes)| bytes).sum(),
+                // Without a meter, the graph of a split backward counts as freed as a whole.
+                for_weights: if sizes.released_by_weight > 0. { sizes.released_by_weight } else { activation },
+                checkpoint: if sizes.inputs > 0. {
+                    sizes.inputs
+                } else {
+                    given.map(|(_, bytes)| bytes).fold(0., |sum, bytes| sum + bytes)
+                },
+                forward_working: sizes.forward_working,
+                backward_working: sizes.backward_working,
+                weight_working: sizes.weight_working,
                 parameters: parameters as f64,
+                gradients: gradients as f64,
             }
         };
         let stages: Vec<_> = parameters.iter().enumerate().map(stage).collect();
         let mut boundaries = vec![Transfer::default(); stages.len().saturating_sub(1)];
         let mut skips = Vec::new();
         for Crossing { route, from, to, is_skip } in crossings(routes) {
-            let transfer = Transfer { time: message(from, to, carried[route]), size: carried[route] };
+            let size = lock(&self.waiting[route]).map_or(carried[route], |bytes| bytes as f64);
+            let gradient = *lock(&self.gradients[route]) as f64;
+            let transfer = Transfer { time: message(from, to, carried[route]), size, gradient };
             match is_skip {
                 true => skips.push(Skip { from, to, transfer }),
                 false => boundaries[from] = transfer,

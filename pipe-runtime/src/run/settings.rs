@@ -5,6 +5,7 @@ use pipe_schedule::ScheduleKind;
 use super::schedule_choice::ScheduleChoice;
 use crate::error::{Error, Result};
 use crate::model::{Checkpoint, Defaults};
+use crate::torch::CheapOutputs;
 
 /// The settings that the user makes when a pipeline is built. The others are annotated.
 #[derive(Debug)]
@@ -15,7 +16,7 @@ pub(crate) struct Choices {
     pub(crate) ranks: Option<usize>,
     pub(crate) intra_op_threads: Option<usize>,
     pub(crate) fuse_gradient_accumulation: bool,
-    pub(crate) recompute_cheap_outputs: bool,
+    pub(crate) cheap_outputs: CheapOutputs,
     pub(crate) allow_non_finite: bool,
 }
 
@@ -28,7 +29,7 @@ pub(crate) struct Settings {
     pub(crate) chunks: usize,
     pub(crate) intra_op_threads: Option<usize>,
     pub(crate) fuse_gradient_accumulation: bool,
-    pub(crate) recompute_cheap_outputs: bool,
+    pub(crate) cheap_outputs: CheapOutputs,
     pub(crate) allow_non_finite: bool,
 }
 
@@ -42,7 +43,7 @@ impl Choices {
             ranks: None,
             intra_op_threads: None,
             fuse_gradient_accumulation: false,
-            recompute_cheap_outputs: false,
+            cheap_outputs: CheapOutputs::default(),
             allow_non_finite: false,
         }
     }
@@ -65,7 +66,7 @@ impl Choices {
             chunks,
             intra_op_threads: self.intra_op_threads,
             fuse_gradient_accumulation: self.fuse_gradient_accumulation,
-            recompute_cheap_outputs: self.recompute_cheap_outputs,
+            cheap_outputs: self.cheap_outputs,
             allow_non_finite: self.allow_non_finite,
         })
     }

@@ -25,6 +25,8 @@ opaque!(
     Event,
     Generator,
     Graph,
+    MeterHandle,
+    MeteredStep,
     Observation,
     OnStream,
     Parameters,
@@ -44,6 +46,18 @@ pub(crate) struct Piece {
     pub(crate) average: *const C_tensor,
     pub(crate) start: i64,
     pub(crate) length: i64,
+}
+
+/// The bytes that a rank holds, by what holds them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RankMemory {
+    /// Now.
+    pub(crate) now: [i64; 5],
+    /// When they were most.
+    pub(crate) at_peak: [i64; 5],
+    /// The most since the rank's current step began, without values under way.
+    pub(crate) peak_of_step: i64,
 }
 
 /// A read, by one layer, of a value that another layer made.
@@ -180,10 +194,35 @@ unsafe extern "C" {
     pub(super) fn pipe_version(tensor: *const C_tensor) -> u64;
     pub(super) fn pipe_memory_of(tensor: *const C_tensor, offset: *mut i64) -> u64;
 
+    pub(super) fn pipe_meter_new(ranks: usize, meter: *mut *mut MeterHandle) -> c_int;
+    pub(super) fn pipe_meter_free(meter: *mut MeterHandle);
+    pub(super) fn pipe_meter_enter(
+        meter: *mut MeterHandle,
+        rank: usize,
+        holder: usize,
+        step: *mut *mut MeteredStep,
+    ) -> c_int;
+    pub(super) fn pipe_meter_leave(step: *mut MeteredStep);
+    pub(super) fn pipe_meter_send(
+        meter: *mut MeterHandle,
+        tensor: *const C_tensor,
+        rank: usize,
+        handles: usize,
+    ) -> c_int;
+    pub(super) fn pipe_meter_receive(
+        meter: *mut MeterHandle,
+        tensor: *const C_tensor,
+        rank: usize,
+        holder: usize,
+    ) -> c_int;
+    pub(super) fn pipe_meter_under_way(meter: *mut MeterHandle, tensor: *const C_tensor) -> i64;
+    pub(super) fn pipe_meter_hold_sums(meter: *mut MeterHandle, sums: *const Sums, rank: usize) -> c_int;
+    pub(super) fn pipe_meter_read(meter: *mut MeterHandle, rank: usize, memory: *mut RankMemory) -> c_int;
+
     pub(super) fn pipe_keep_freed_memory();
 
     pub(super) fn pipe_layer_key_install(drawing: *mut usize, writing: *mut usize) -> c_int;
-    pub(super) fn pipe_cheap_enter(pass: *mut *mut CheapPass) -> c_int;
+    pub(super) fn pipe_cheap_enter(all: c_int, pass: *mut *mut CheapPass) -> c_int;
     pub(super) fn pipe_cheap_leave(pass: *mut CheapPass);
     pub(super) fn pipe_elsewhere_install() -> c_int;
     pub(super) fn pipe_is_same(a: *const C_tensor, b: *const C_tensor) -> c_int;

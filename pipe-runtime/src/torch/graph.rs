@@ -231,6 +231,10 @@ pub(crate) struct Sums(NonNull<ffi::Sums>);
 unsafe impl Send for Sums {}
 
 impl Sums {
+    pub(super) fn as_ptr(&self) -> *const ffi::Sums {
+        self.0.as_ptr()
+    }
+
     /// With `joined`, the sums are those that one backward through all micro-batches would give,
     /// rather than several backwards in sequence. For sparse gradients, the order of entries
     /// differs.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pipe_mock_device::is_installed;
 use pipe_runtime::balance::Balance;
-use pipe_runtime::{Checkpoint, Context, Devices, Layer, ScheduleKind, pipeline};
+use pipe_runtime::{CheapOutputs, Checkpoint, Context, Devices, Layer, ScheduleKind, pipeline};
 use tch::nn::{self, Linear};
 use tch::{Device, Kind, Tensor};
 
@@ -151,14 +151,8 @@ struct Cheap {
     layer: Around,
 }
 
-/// The operators whose outputs are made again.
-const CHEAP: [(&str, Operator); 14] = [
-    ("layer norm", |x| x.layer_norm([64], None::<&Tensor>, None::<&Tensor>, 1e-5, true)),
-    ("group norm", |x| x.group_norm(8, None::<&Tensor>, None::<&Tensor>, 1e-5, true)),
-    ("batch norm", |x| {
-        let none = None::<&Tensor>;
-        x.batch_norm(none, none, none, none, true, 0.1, 1e-5, true)
-    }),
+/// The operators whose outputs are made again, of tensors [128, 64].
+const POINTWISE: [(&str, Operator); 12] = [
     ("gelu", |x| x.gelu("none")),
     ("silu", Tensor::silu),
     ("elu", Tensor::elu),
@@ -168,8 +162,20 @@ const CHEAP: [(&str, Operator); 14] = [
     ("leaky_relu", Tensor::leaky_relu),
     ("a chain", |x| x.gelu("none").relu().sigmoid().tanh()),
     ("a product", |x| x.silu() * x),
+    ("a sum", |x| x.silu() + x.elu()),
     ("a copy", |x| x.silu().transpose(0, 1).contiguous().transpose(0, 1)),
     ("another kind", |x| x.silu().to_kind(Kind::Double).to_kind(Kind::Float)),
+];
+const OTHERS: [(&str, Operator); 6] = [
+    ("layer norm", |x| x.layer_norm([64], None::<&Tensor>, None::<&Tensor>, 1e-5, true)),
+    ("group norm", |x| x.group_norm(8, None::<&Tensor>, None::<&Tensor>, 1e-5, true)),
+    ("batch norm", |x| {
+        let none = None::<&Tensor>;
+        x.batch_norm(none, none, none, none, true, 0.1, 1e-5, true)
+    }),
+    ("concatenation", |x| Tensor::cat(&[x.silu().narrow(1, 0, 32), x.elu().narrow(1, 0, 32)], 1)),
+    ("upsampling", |x| x.view([1, 128, 8, 8]).upsample_nearest2d([16, 16], 2., 2.).narrow(2, 0, 4).reshape([128, 64])),
+    ("pooling", |x| x.view([1, 128, 8, 8]).max_pool2d([3, 3], [1, 1], [1, 1], [1, 1], false).reshape([128, 64])),
 ];
 
 #[test]
@@ -179,11 +185,11 @@ fn what_is_cheap_to_make_again_is_not_kept() {
         return;
     }
     let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    let peak = |cheap: Operator, recompute| {
+    let peak = |cheap: Operator, outputs| {
         let vars = Cheap::vars(&Devices::new([Device::Cuda(0)])).unwrap();
         let linear = |name| nn::linear(vars.layer() / name, 64, 64, Default::default());
         let net = Cheap { layer: Around { inner: linear("inner"), outer: linear("outer"), cheap } };
-        let mut pipe = net.pipe(&vars).recompute_cheap_outputs(recompute).build().unwrap();
+        let mut pipe = net.pipe(&vars).cheap_outputs(outputs).build().unwrap();
         let x = batch(Device::Cuda(0));
         pipe.reset_peaks().unwrap();
         let before = pipe.memory().unwrap().devices[0].allocated;
@@ -192,9 +198,15 @@ fn what_is_cheap_to_make_again_is_not_kept() {
     };
     // All micro-batches are in flight when the first backward makes its output again.
     let tensor = 128 * 64 * 4;
-    for (name, cheap) in CHEAP {
-        let (kept, recomputed) = (peak(cheap, false), peak(cheap, true));
-        assert!(recomputed + 3 * tensor <= kept, "{name}: {recomputed} of {kept}");
+    let both = [CheapOutputs::RecomputePointwise, CheapOutputs::RecomputeAll];
+    for ((name, cheap), outputs) in
+        POINTWISE.map(|case| (case, &both[..])).into_iter().chain(OTHERS.map(|case| (case, &both[1..])))
+    {
+        let kept = peak(cheap, CheapOutputs::Keep);
+        for outputs in outputs {
+            let recomputed = peak(cheap, *outputs);
+            assert!(recomputed + 3 * tensor <= kept, "{name}, {outputs:?}: {recomputed} of {kept}");
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use pipe_runtime::schedule::{Action, ActionKind, Schedule};
-use pipe_runtime::{Checkpoint, Pipe, PipeBuilder, Result, ScheduleKind};
+use pipe_runtime::{CheapOutputs, Checkpoint, Pipe, PipeBuilder, Result, ScheduleKind};
 use tch::{Kind, Tensor};
 
 use super::plain::{Named, Twin, gradients};
@@ -235,20 +235,19 @@ pub fn plain<M: ZooModel>(layers: &M::Layers, twin: &mut Twin, batch: &Batch, ch
 pub struct Mode {
     /// Which micro-batches are checkpointed.
     pub checkpoint: Checkpoint,
-    /// Whether cheap outputs are recomputed.
-    pub cheap: bool,
+    /// What is done with cheap outputs.
+    pub cheap: CheapOutputs,
 }
 
 impl From<Checkpoint> for Mode {
     fn from(checkpoint: Checkpoint) -> Self {
-        Self { checkpoint, cheap: false }
+        Self { checkpoint, cheap: CheapOutputs::Keep }
     }
 }
 
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let cheap = if self.cheap { ", cheap outputs recomputed" } else { "" };
-        write!(f, "{}{cheap}", self.checkpoint)
+        write!(f, "{}, {:?}", self.checkpoint, self.cheap)
     }
 }
 
@@ -282,7 +281,7 @@ impl<M: ZooModel> Watched<M> {
         let probe = Probe::default();
         let (model, vars) = M::make(layers, &probe);
         let builder = PipeBuilder::new(model, &vars).chunks(chunks).checkpoint(checkpoint).schedule(call.method());
-        let pipe = builder.intra_op_threads(1).recompute_cheap_outputs(cheap).build()?;
+        let pipe = builder.intra_op_threads(1).cheap_outputs(cheap).build()?;
         let twin = Twin::of(vars.var_store());
         Ok((Self { pipe, vars, probe, layers: layers.clone(), call }, twin))
     }

@@ -2,17 +2,17 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use pipe_runtime::{Checkpoint, ScheduleKind};
+use pipe_runtime::{CheapOutputs, Checkpoint, ScheduleKind};
 
 use super::run::{Batch, Call, Comparison, Mode, Nearness, Order, Outcome, Plain, Watched, plain, runs};
 use super::stacks::ZooModel;
 
 /// The modes. The others are compared with the first.
 pub const MODES: [Mode; 4] = [
-    Mode { checkpoint: Checkpoint::Never, cheap: false },
-    Mode { checkpoint: Checkpoint::Never, cheap: true },
-    Mode { checkpoint: Checkpoint::ExceptLast, cheap: false },
-    Mode { checkpoint: Checkpoint::Always, cheap: true },
+    Mode { checkpoint: Checkpoint::Never, cheap: CheapOutputs::Keep },
+    Mode { checkpoint: Checkpoint::Never, cheap: CheapOutputs::RecomputeAll },
+    Mode { checkpoint: Checkpoint::ExceptLast, cheap: CheapOutputs::Keep },
+    Mode { checkpoint: Checkpoint::Always, cheap: CheapOutputs::RecomputePointwise },
 ];
 
 /// The greatest number of micro-batches: the fewest with which every schedule runs over four

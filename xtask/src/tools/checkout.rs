@@ -58,10 +58,6 @@ impl Checkout {
         self.root.join("docs")
     }
 
-    pub fn performance(&self) -> PathBuf {
-        self.docs().join("performance.md")
-    }
-
     pub fn digits(&self) -> PathBuf {
         self.root.join("data").join("digits.csv.gz")
     }

@@ -11,6 +11,7 @@
 
 mod compare;
 mod data;
+mod memory;
 mod model;
 mod pictures;
 mod train;
@@ -19,7 +20,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Parser;
 use pipe_runtime::{Checkpoint, Devices, World};
 use tch::{Device, Kind};
@@ -40,6 +41,10 @@ struct Args {
     /// Which micro-batches are checkpointed: always, except_last or never [default: as annotated]
     #[arg(long)]
     checkpoint: Option<Checkpoint>,
+    /// Bytes that each rank may take, such as `24MiB`: schedule, chunks, checkpoint mode and what
+    /// is recomputed are then chosen by measurement
+    #[arg(long, value_parser = memory::size, conflicts_with_all = ["chunks", "checkpoint"])]
+    memory: Option<u64>,
     /// Number of passes over the training images
     #[arg(long, default_value = "15")]
     epochs: NonZeroUsize,
@@ -95,8 +100,21 @@ fn run(args: &Args) -> Result<ExitCode> {
     let devices = args.devices.clone().unwrap_or_else(Digits::devices).across(&world)?;
     let vars = Digits::vars(&devices)?;
     let [train, test] = [train, test].map(|set| set.to_device(vars.var_store().device()));
-    let chunks = args.chunks.map(NonZeroUsize::get);
-    let builder = Digits::new(&vars).pipe(&vars).chunks(chunks).checkpoint(args.checkpoint);
+    let mut model = Digits::new(&vars);
+    let choice = match args.memory {
+        Some(_) if world.size() > 1 => bail!("--memory measures in one process: leave out --processes"),
+        Some(limit) => {
+            let (same, choice) = memory::choose(model, &vars, &train.first(args.batch), limit)?;
+            model = same;
+            Some(choice)
+        }
+        None => None,
+    };
+    let builder = model.pipe(&vars).chunks(args.chunks.map(NonZeroUsize::get)).checkpoint(args.checkpoint);
+    let builder = match &choice {
+        Some(choice) => choice.apply(builder),
+        None => builder,
+    };
     let pipe = builder.intra_op_threads(1).build()?;
 
     let parameters: usize = vars.var_store().trainable_variables().iter().map(|parameter| parameter.numel()).sum();
@@ -132,8 +150,13 @@ fn run(args: &Args) -> Result<ExitCode> {
     let (stages, micro_batches) = (Digits::STAGES, micro_batches(batch.rows() as usize, pipe.chunks()));
     let verdict = if world.size() == 1 {
         let trace = pictures::record(&mut pipe, &batch, last)?;
-        println!("\n{trace}");
+        println!("\n{trace}\n{}", pipe.memory()?);
         pictures::draw(&trace, &args.pictures.clone().unwrap_or_else(pictures::default_folder))?;
+        // The unpipelined step adds the micro-batches' gradients in GPipe's order.
+        let pipe = match &choice {
+            Some(choice) => choice.apply_but_schedule(pipe.into_inner().pipe(&vars)).intra_op_threads(1).build()?,
+            None => pipe,
+        };
         compare::compare(pipe, &vars, &batch, args.seed)?
     } else {
         compare::compare_over(&world, pipe, &vars, &batch, args.seed)?

@@ -206,7 +206,14 @@ fn scaled(costs: &Costs, options: &Options, micro_batches: usize) -> Costs {
         for time in [&mut stage.forward, &mut stage.backward_input, &mut stage.backward_weight, &mut stage.recompute] {
             *time = *time * part + options.overhead;
         }
-        for memory in [&mut stage.activation, &mut stage.for_weights, &mut stage.checkpoint] {
+        for memory in [
+            &mut stage.activation,
+            &mut stage.for_weights,
+            &mut stage.checkpoint,
+            &mut stage.forward_working,
+            &mut stage.backward_working,
+            &mut stage.weight_working,
+        ] {
             *memory *= part;
         }
     }
@@ -214,6 +221,7 @@ fn scaled(costs: &Costs, options: &Options, micro_batches: usize) -> Costs {
     for transfer in costs.boundaries.iter_mut().chain(skips) {
         transfer.time *= part;
         transfer.size *= part;
+        transfer.gradient *= part;
     }
     costs
 }

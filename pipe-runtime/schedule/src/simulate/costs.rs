@@ -30,9 +30,16 @@ pub struct StageCosts {
     /// Memory that is held instead of `activation` for a micro-batch that is recomputed, until its
     /// backward: the inputs of the stage.
     pub checkpoint: f64,
-    /// Memory of the parameters, their gradients and the optimizer's state, which is held all the
-    /// time.
+    /// Memory that a forward, or a recomputation, needs while it runs, beyond what it leaves.
+    pub forward_working: f64,
+    /// Memory that a backward, whole or for the inputs, needs while it runs, beyond what it finds.
+    pub backward_working: f64,
+    /// The same for the backward for the parameters.
+    pub weight_working: f64,
+    /// Memory of the parameters and the optimizer's state, which is held all the time.
     pub parameters: f64,
+    /// Memory of the parameters' gradients, which is held from the first backward on.
+    pub gradients: f64,
 }
 
 impl StageCosts {
@@ -47,7 +54,11 @@ impl StageCosts {
             activation: all(|stage| stage.activation),
             for_weights: all(|stage| stage.for_weights),
             checkpoint: stages.first().map_or(0., |stage| stage.checkpoint),
+            forward_working: stages.iter().map(|stage| stage.forward_working).fold(0., f64::max),
+            backward_working: stages.iter().map(|stage| stage.backward_working).fold(0., f64::max),
+            weight_working: stages.iter().map(|stage| stage.weight_working).fold(0., f64::max),
             parameters: all(|stage| stage.parameters),
+            gradients: all(|stage| stage.gradients),
         }
     }
 }
@@ -60,6 +71,8 @@ pub struct Transfer {
     pub time: f64,
     /// Memory that is held until the value is used.
     pub size: f64,
+    /// Memory that is held until its gradient is used.
+    pub gradient: f64,
 }
 
 /// A value that goes from one stage directly to a later one. Its gradient goes the opposite way.
@@ -87,7 +100,11 @@ impl Costs {
             activation: 1.,
             for_weights: 1.,
             checkpoint: 0.,
+            forward_working: 0.,
+            backward_working: 0.,
+            weight_working: 0.,
             parameters: 0.,
+            gradients: 0.,
         };
         let boundaries = vec![Transfer::default(); stages.saturating_sub(1)];
         Self { stages: vec![stage; stages], boundaries, skips: Vec::new() }

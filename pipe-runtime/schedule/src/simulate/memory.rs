@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 
-use super::Costs;
+use super::{Costs, Transfer};
 use crate::list::{Action, ActionKind, Schedule};
 use crate::timeline::Span;
 
@@ -17,11 +17,25 @@ pub(super) fn peaks(
         .filter(|action| action.kind == ActionKind::Recompute)
         .map(|action| ((action.stage, action.micro_batch), ()))
         .collect();
+    let mut has_gradients = vec![false; costs.stages.len()];
     for (rank, list) in spans.iter().enumerate() {
         for &Span { action, start, end } in list {
             let Action { kind, stage, micro_batch } = action;
             let cost = &costs.stages[stage];
             let recomputed = recomputed.contains_key(&(stage, micro_batch));
+            if matches!(kind, ActionKind::Backward | ActionKind::BackwardWeight)
+                && !std::mem::replace(&mut has_gradients[stage], true)
+            {
+                ledger.change(rank, start, cost.gradients);
+            }
+            let working = match kind {
+                // The graph of a forward that will be recomputed is recorded, and dropped then.
+                ActionKind::Forward if recomputed => cost.activation + cost.forward_working,
+                ActionKind::Forward | ActionKind::Recompute => cost.forward_working,
+                ActionKind::Backward | ActionKind::BackwardInput => cost.backward_working,
+                ActionKind::BackwardWeight => cost.weight_working,
+            };
+            ledger.hold(Some(rank), start, end, working);
             let checkpoint = if recomputed { cost.checkpoint } else { 0. };
             match kind {
                 // A forward that will be recomputed keeps only the inputs of the stage.
@@ -36,14 +50,15 @@ pub(super) fn peaks(
         }
     }
     let mut times = Times::default();
-    if !costs.skips.is_empty() || costs.boundaries.iter().any(|boundary| boundary.size != 0.) {
+    let takes_memory = |boundary: &Transfer| boundary.size != 0. || boundary.gradient != 0.;
+    if !costs.skips.is_empty() || costs.boundaries.iter().any(takes_memory) {
         times = Times::new(spans);
     }
-    for (stage, boundary) in costs.boundaries.iter().enumerate().filter(|(_, boundary)| boundary.size != 0.) {
+    for (stage, boundary) in costs.boundaries.iter().enumerate().filter(|(_, boundary)| takes_memory(boundary)) {
         times.between(stage, stage + 1, |gradient, from, until| {
             // The value is sent at once and waits at its destination.
             let rank = if gradient { rank_of[stage] } else { rank_of[stage + 1] };
-            ledger.hold(rank, from, until, boundary.size);
+            ledger.hold(rank, from, until, if gradient { boundary.gradient } else { boundary.size });
         });
     }
     let mut in_transit = Vec::new();
@@ -51,7 +66,7 @@ pub(super) fn peaks(
         let mut waiting: Vec<(f64, i64)> = Vec::new();
         times.between(skip.from, skip.to, |gradient, from, until| {
             let rank = if gradient { rank_of[skip.to] } else { rank_of[skip.from] };
-            ledger.hold(rank, from, until, skip.transfer.size);
+            ledger.hold(rank, from, until, if gradient { skip.transfer.gradient } else { skip.transfer.size });
             if !gradient {
                 waiting.extend([(from, 1), (until, -1)]);
             }

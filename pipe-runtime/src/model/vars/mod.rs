@@ -215,14 +215,15 @@ impl Vars {
         named.into_iter().map(with_stage).collect()
     }
 
-    /// For each stage, the bytes of its layers' variables in training, where trained variables also
-    /// have a gradient.
-    pub(crate) fn training_bytes(&self) -> Vec<u64> {
-        let mut bytes = vec![0; self.stages.len()];
+    /// For each stage, the bytes of its layers' variables, and of the gradients of those that are
+    /// trained.
+    pub(crate) fn training_bytes(&self) -> Vec<(u64, u64)> {
+        let mut bytes = vec![(0, 0); self.stages.len()];
         for (name, tensor) in self.var_store().variables() {
             if let Some(stage) = self.stage_of_variable(&name) {
-                let copies = if tensor.requires_grad() { 2 } else { 1 };
-                bytes[stage] += copies * (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64;
+                let own = (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64;
+                bytes[stage].0 += own;
+                bytes[stage].1 += if tensor.requires_grad() { own } else { 0 };
             }
         }
         bytes

@@ -13,7 +13,7 @@ use crate::lock::lock;
 use crate::model::Statistics;
 use crate::run::device_streams::Direction;
 use crate::stages::{crossings, is_inner};
-use crate::torch::{Event, Modes, Sums, TorchError};
+use crate::torch::{Event, Holder, Modes, Sums, TorchError};
 
 /// The gradient of one tensor of a value, and the position of the tensor in it.
 pub(super) type Slot = (usize, Tensor);
@@ -167,6 +167,10 @@ impl BackwardRun {
                 continue;
             }
             self.ready.at(port, micro_batch).clone_from(&ready);
+            // As values do.
+            let route = &self.call.pipeline.routes[port];
+            let place = if route.is_skip { stage } else { route.from.unwrap_or(stage) };
+            self.call.are_under_way(&[(&gradient, place)]);
             self.gradients.at(port, micro_batch).push((position, gradient));
         }
         self.send_back(stage, micro_batch, &elsewhere)?;
@@ -242,6 +246,7 @@ impl BackwardRun {
             let arrived =
                 self.call.pipeline.streams.move_to_stage(action.stage, route, ready.as_deref(), gradient.iter_mut());
             arrived.map_err(|error| error.to_string())?;
+            self.call.are_received(&gradient, action.stage, Holder::Working);
             seeds.push(gradient);
         }
         Ok(seeds)
@@ -262,7 +267,13 @@ impl BackwardRun {
         if sums.is_none() {
             *sums = Some(Sums::new(self.joined)?);
         }
-        body(sums.as_mut().expect("made above"), *left == 0)
+        let sums = sums.as_mut().expect("made above");
+        let done = body(sums, *left == 0);
+        if let Some(meter) = self.call.meter.get() {
+            // As in `holds`.
+            let _ = meter.hold_sums(sums, self.call.pipeline.rank_of()[action.stage]);
+        }
+        done
     }
 }
 

@@ -1,5 +1,5 @@
 use std::any::Any;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use pipe_engine::{Job, Link, News};
@@ -16,7 +16,7 @@ use crate::model::{Cells, Context, FirstPass, History, Pass, Rewound, unique};
 use crate::run::built_pipeline::{BuiltPipeline, StageSlot};
 use crate::run::recorder::Recording;
 use crate::run::remote::{Arrival, RemoteCall};
-use crate::torch::{Draw, Event, Modes, Parameters, grad_enabled};
+use crate::torch::{Draw, Event, Holder, Meter, Modes, Parameters, grad_enabled, memory_of};
 
 /// The state of one call: the values between stages, and what each stage keeps for the backward.
 pub(crate) struct Call {
@@ -54,6 +54,8 @@ pub(crate) struct Call {
     pub(super) histories: Vec<Mutex<History>>,
     /// What a trace has recorded of the call, until all processes have succeeded.
     pub(super) traced: Mutex<Option<(Arc<Recording>, u64, Run)>>,
+    /// Counts the memory of what runs, if the call is traced.
+    pub(super) meter: OnceLock<Arc<Meter>>,
     /// The cells in which layers carry state from one micro-batch to the next.
     pub(super) cells: Arc<Cells>,
     /// For each port, the number of values that were sent and not received yet.
@@ -170,6 +172,7 @@ impl Call {
             backward_states: Table::new(stages, micro_batches),
             histories: pipeline.stages.iter().map(|_| Mutex::default()).collect(),
             traced: Mutex::default(),
+            meter: OnceLock::new(),
             cells: Arc::default(),
             transit: counters(pipeline.routes.len()),
             in_flight: counters(stages),
@@ -215,6 +218,27 @@ impl Call {
     /// Whether the stage recomputes this micro-batch for its backward.
     pub(super) fn recomputes(&self, stage: usize, micro_batch: usize) -> bool {
         self.recomputed[stage * self.micro_batches + micro_batch]
+    }
+
+    /// If the call is traced, counts the tensors as under way to each stage. These are all handles
+    /// to them, except for those of graphs.
+    pub(super) fn are_under_way(&self, tensors: &[(&Tensor, usize)]) {
+        let Some(meter) = self.meter.get() else { return };
+        let memory = |tensor: &Tensor| memory_of(tensor).map(|(address, _)| address);
+        for (tensor, stage) in tensors {
+            let handles = tensors.iter().filter(|(other, _)| memory(other) == memory(tensor)).count();
+            // Without memory for its table, the meter counts the tensor for the stage that made it.
+            let _ = meter.send(tensor, self.pipeline.rank_of()[*stage], handles);
+        }
+    }
+
+    /// If the call is traced, counts the tensors as held by this stage, which has received them.
+    pub(super) fn are_received<'t>(&self, tensors: impl IntoIterator<Item = &'t Tensor>, stage: usize, holder: Holder) {
+        let Some(meter) = self.meter.get() else { return };
+        for tensor in tensors {
+            // As above.
+            let _ = meter.receive(tensor, self.pipeline.rank_of()[stage], holder);
+        }
     }
 
     pub(super) fn is_training(&self) -> bool {

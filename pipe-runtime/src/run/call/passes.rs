@@ -11,8 +11,8 @@ use crate::flow::{ONE_OF_TWO_CHANGED, PackedTensor, PackedValue};
 use crate::lock::{give_up, lock};
 use crate::model::{Context, Rewound, Statistics};
 use crate::run::built_pipeline::StageSlot;
-use crate::stages::{Io, Recorded, Segment, Sent, is_inner};
-use crate::torch::{CheapOutputs, GradMode, LayerRng, digest};
+use crate::stages::{Io, Recorded, Route, Segment, Sent, is_inner};
+use crate::torch::{CheapPass, GradMode, Holder, LayerRng, digest};
 
 /// The state that a stage keeps of one micro-batch for its backward.
 #[derive(Default)]
@@ -114,7 +114,10 @@ impl Call {
                         self.receive(stage, port, sent.expect("a value is sent before it is received"))
                     }
                 };
-                if whole || segment.recomputed {
+                let is_kept = whole || segment.recomputed;
+                let tensors = value.tensors.iter().map(|item| &item.tensor);
+                self.are_received(tensors, stage, if is_kept { Holder::Input } else { Holder::Saved });
+                if is_kept {
                     inputs.push(ReceivedValue { port, value: value.share() });
                 }
                 value
@@ -144,6 +147,12 @@ impl Call {
         lock(&self.histories[stage]).has_gone_forward(micro_batch, any_goes_backward);
 
         let ready = self.pipeline.streams.mark(stage).map_err(|error| error.to_string())?;
+        // A skip waits where it was made, other values where they are used.
+        let place = |route: &Route| if route.is_skip { stage } else { route.to.unwrap_or(stage) };
+        let sent_to = |(port, value): &'_ Sent| (place(&self.pipeline.routes[*port]), value.tensors.len());
+        let stages = sent.iter().map(sent_to).flat_map(|(stage, count)| std::iter::repeat_n(stage, count));
+        let tensors = sent.iter().flat_map(|(_, value)| &value.tensors).map(|item| &item.tensor);
+        self.are_under_way(&tensors.zip(stages).collect::<Vec<_>>());
         for (port, mut value) in sent {
             if let Some((remote, to)) = self.elsewhere(self.pipeline.routes[port].to) {
                 let variables = self.pipeline.state.variables(stage).map_err(|error| error.to_string())?;
@@ -282,8 +291,8 @@ impl Call {
         let mut io = Io::new(&self.pipeline.routes, receive, records.then(|| cx.stage()));
         {
             let _rng = LayerRng::enter().map_err(|error| error.to_string())?;
-            let cheap = (records && self.pipeline.recompute_cheap_outputs).then(CheapOutputs::recompute);
-            let _cheap = cheap.transpose().map_err(|error| error.to_string())?;
+            let cheap = records.then(|| CheapPass::start(self.pipeline.cheap_outputs)).transpose();
+            let _cheap = cheap.map_err(|error| error.to_string())?;
             body.run(segment, &mut io, cx);
         }
         Ok(io.finish())

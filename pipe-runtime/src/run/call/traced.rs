@@ -3,7 +3,7 @@ use std::sync::{Arc, Mutex};
 
 use pipe_engine::{Job, Link, Local};
 use pipe_schedule::{Action, ActionKind, Order, TracedStep};
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use super::forward::Call;
 use crate::error::{Error, Result};
@@ -11,7 +11,7 @@ use crate::flow::{PackedTensor, PackedValue};
 use crate::lock::lock;
 use crate::run::recorder::Recording;
 use crate::run::remote::RemoteCall;
-use crate::torch::{Observation, synchronize};
+use crate::torch::{ByHolder, Holder, Meter, MeteredStep, Observation, RankMemory, synchronize};
 
 impl Call {
     /// Runs a job of this call, and records it if the pipeline is traced.
@@ -45,8 +45,20 @@ struct TracedJob {
     steps: Mutex<Vec<TracedStep>>,
 }
 
+/// A step whose memory is counted.
+struct Metering {
+    /// What the rank held at its start.
+    before: RankMemory,
+    _step: MeteredStep,
+}
+
 impl TracedJob {
     fn new(call: Arc<Call>, job: Arc<dyn Job<Error = Error>>, recording: Arc<Recording>) -> Result<Self> {
+        // The two halves of a call have one meter.
+        if call.meter.get().is_none() {
+            let ranks = call.pipeline.rank_of().iter().max().map_or(0, |last| last + 1);
+            let _ = call.meter.set(Arc::new(Meter::new(ranks)?));
+        }
         let empty = |device| Tensor::f_empty([0], (tch::Kind::Float, device)).map(Mutex::new);
         let on = call.pipeline.stages.iter().map(|slot| empty(slot.device)).collect::<Result<_, _>>()?;
         Ok(Self { steps: Mutex::new(Vec::with_capacity(job.order().steps.len())), job, call, recording, on })
@@ -58,15 +70,74 @@ impl TracedJob {
             self.note_given(action);
         }
         let observation = self.observe(action);
+        let metering = self.meter(action);
         let start = self.now(stage);
         let result = perform();
         let end = self.now(stage);
+        if let Some(metering) = metering {
+            self.measure(action, metering);
+        }
         if let Some(kept) = observation.and_then(|observation| observation.kept(1).ok()) {
             *lock(self.recording.activation(stage)) = Some(kept[0].bytes.unsigned_abs());
         }
         let (rank, thread) = (self.call.pipeline.rank_of()[stage], self.recording.thread());
         lock(&self.steps).push(TracedStep { action, rank, thread, start, end });
         result
+    }
+
+    /// Starts to count the memory that the step allocates. Only the CPU's allocator reports to the
+    /// meter.
+    fn meter(&self, Action { kind, stage, .. }: Action) -> Option<Metering> {
+        let (meter, rank) = (self.call.meter.get()?, self.call.pipeline.rank_of()[stage]);
+        if self.call.pipeline.stages[stage].device != Device::Cpu {
+            return None;
+        }
+        let holder = if kind.is_backward() { Holder::Working } else { Holder::Saved };
+        let step = meter.enter(rank, holder).ok()?;
+        Some(Metering { before: meter.read(rank).ok()?, _step: step })
+    }
+
+    /// Records what the step has done to the memory of its rank.
+    fn measure(&self, Action { kind, stage, micro_batch }: Action, metering: Metering) {
+        let rank = self.call.pipeline.rank_of()[stage];
+        let Some(after) = self.call.meter.get().and_then(|meter| meter.read(rank).ok()) else { return };
+        let (before, peak) = (metering.before.now, after.peak_of_step);
+        let after = after.now;
+        let of = |bytes: &ByHolder, holder: Holder| bytes[holder as usize];
+        // What graphs hold, and what holds still when the step has ended.
+        let graphs = |bytes| of(bytes, Holder::Saved) + of(bytes, Holder::Working);
+        let own = |bytes| graphs(bytes) + of(bytes, Holder::Input) + of(bytes, Holder::Gradient);
+        let mut sizes = lock(self.recording.sizes(stage));
+        sizes.metered = true;
+        let raise = |most: &mut f64, bytes: i64| *most = most.max(bytes as f64);
+        if !kind.is_backward() {
+            match kind {
+                ActionKind::Recompute => raise(&mut sizes.remade, graphs(&after) - graphs(&before)),
+                _ if self.call.recomputes(stage, micro_batch) => {
+                    raise(&mut sizes.inputs, own(&after) - own(&before));
+                    return;
+                }
+                _ => {}
+            }
+            raise(&mut sizes.forward_working, peak - own(&after));
+            return;
+        }
+        let released = graphs(&before) - graphs(&after);
+        match kind {
+            ActionKind::Backward => raise(&mut sizes.released, released),
+            ActionKind::BackwardInput => sizes.released_by_input = released as f64,
+            // Until then, kept inputs are a part of the graph.
+            _ => {
+                let inputs = of(&before, Holder::Input) - of(&after, Holder::Input);
+                raise(&mut sizes.released_by_weight, released + inputs);
+            }
+        }
+        let grown = of(&after, Holder::Gradient) - of(&before, Holder::Gradient);
+        let working = match kind {
+            ActionKind::BackwardWeight => &mut sizes.weight_working,
+            _ => &mut sizes.backward_working,
+        };
+        raise(working, peak - own(&before) - grown);
     }
 
     /// The time after the stage's device has done its queued work. The step itself reports an error
@@ -80,7 +151,16 @@ impl TracedJob {
     fn note_given(&self, Action { stage, micro_batch, .. }: Action) {
         for (port, route) in self.call.pipeline.routes.iter().enumerate() {
             if route.to == Some(stage) {
-                self.recording.carries(port, bytes(self.call.in_transit.at(port, micro_batch).as_ref()));
+                let value = self.call.in_transit.at(port, micro_batch);
+                self.recording.carries(
+                    port,
+                    bytes(value.as_ref(), |_| true),
+                    bytes(value.as_ref(), |item| item.needs_gradient),
+                );
+                let tensors = value.iter().flat_map(|value| &value.tensors).map(|item| &item.tensor);
+                if let Some(meter) = self.call.meter.get() {
+                    self.recording.waits(port, tensors.map(|tensor| meter.under_way(tensor)).sum());
+                }
             }
         }
     }
@@ -102,6 +182,9 @@ impl TracedJob {
     }
 
     fn finish(&self) {
+        if let Some(meter) = self.call.meter.get() {
+            self.recording.held(meter, &self.call.pipeline);
+        }
         let steps = std::mem::take(&mut *lock(&self.steps));
         let number = self.call.remote.as_ref().map(RemoteCall::number);
         let stages = self.call.pipeline.stages.len();
@@ -114,9 +197,10 @@ impl TracedJob {
     }
 }
 
-fn bytes(value: Option<&PackedValue>) -> u64 {
+/// The bytes of those tensors of a value that `counts`.
+fn bytes(value: Option<&PackedValue>, counts: fn(&PackedTensor) -> bool) -> u64 {
     let bytes = |item: &PackedTensor| (item.tensor.numel() * item.tensor.kind().elt_size_in_bytes()) as u64;
-    value.map_or(0, |value| value.tensors.iter().map(bytes).sum())
+    value.map_or(0, |value| value.tensors.iter().filter(|item| counts(item)).map(bytes).sum())
 }
 
 impl Job for TracedJob {

@@ -28,17 +28,35 @@ constexpr auto kCheapKey = c10::DispatchKey::TESTING_ONLY_GenericWrapper;
 
 namespace {
 
-// The operators whose output takes little time to make. A new one belongs here if its output is
-// often saved by the next operator.
-constexpr const char* kCheap[] = {
-    "_to_copy",          "clone",       "cudnn_batch_norm", "elu",    "gelu",
-    "hardswish",         "leaky_relu",  "mish",             "mul.Tensor",
-    "native_batch_norm", "native_group_norm", "native_layer_norm", "relu",
-    "sigmoid",           "silu",        "softplus",         "tanh"};
+// The operators whose output takes little time to make, and is often saved by the next operator:
+// those that read and write each number once, and others.
+constexpr const char* kPointwise[] = {
+    "_to_copy",
+    "add.Tensor",
+    "clone",
+    "elu",
+    "gelu",
+    "hardswish",
+    "leaky_relu",
+    "mish",
+    "mul.Tensor",
+    "relu",
+    "sigmoid",
+    "silu",
+    "softplus",
+    "tanh"};
+constexpr const char* kOthers[] = {
+    "cat",
+    "cudnn_batch_norm",
+    "max_pool2d_with_indices",
+    "native_batch_norm",
+    "native_group_norm",
+    "native_layer_norm",
+    "upsample_nearest2d"};
 
-// An input that the graph does not keep, such as the bias of a norm, may be kept for the note if it
-// is so much smaller than the output.
-constexpr int64_t kMuchSmaller = 16;
+// Inputs that the graph does not keep, such as the bias of a norm, may be kept for the note if the
+// output is at least so many times larger.
+constexpr size_t kMuchLarger = 2;
 
 // A part of a storage, as a tensor shows it.
 struct Shown {
@@ -68,14 +86,17 @@ struct Value;
 struct Input {
   std::shared_ptr<Value> value;
   Shown shown;
+  // The bytes that the note alone keeps.
+  size_t bytes = 0;
 };
 
 // How a value is made.
 struct Recipe {
   c10::OperatorHandle op;
-  // The arguments; those that are tensors are in `inputs`, at the same place.
+  // The arguments; those that are a tensor, or a list of tensors, are in `inputs`, at the same
+  // place.
   std::vector<c10::IValue> arguments;
-  std::vector<std::optional<Input>> inputs;
+  std::vector<std::vector<Input>> inputs;
   Shown made;
 };
 
@@ -119,7 +140,7 @@ struct Value {
         data._version() == version,
         "one of the variables needed for gradient computation has been modified by an inplace operation: [",
         data.toString(), " ", data.sizes(), "] is at version ", data._version(), "; expected version ",
-        version, " instead. The setting `recompute_cheap_outputs` needs it too");
+        version, " instead. `cheap_outputs` needs it to make what was not kept");
   }
 
   void remake() {
@@ -130,20 +151,27 @@ struct Value {
         c10::autocast_dispatch_keyset | c10::DispatchKeySet({kLayerKey, kCheapKey}));
     torch::jit::Stack stack = recipe->arguments;
     for (size_t i = 0; i < stack.size(); ++i) {
-      if (recipe->inputs[i]) {
-        stack[i] = recipe->inputs[i]->value->get(recipe->inputs[i]->shown);
+      const std::vector<Input>& inputs = recipe->inputs[i];
+      if (inputs.empty()) {
+        continue;
       }
+      std::vector<at::Tensor> tensors;
+      for (const Input& input : inputs) {
+        tensors.push_back(input.value->get(input.shown));
+      }
+      bool is_list = recipe->op.schema().arguments()[i].type()->kind() == c10::TypeKind::ListType;
+      stack[i] = is_list ? c10::IValue(std::move(tensors)) : c10::IValue(std::move(tensors.front()));
     }
     recipe->op.callBoxed(stack);
     data = stack.front().toTensor();
     remade = true;
     TORCH_CHECK(
         recipe->made.matches(data),
-        "`recompute_cheap_outputs`: ", recipe->op.schema().name(),
+        "`cheap_outputs`: ", recipe->op.schema().name(),
         " gave a tensor with another layout when it ran again. Please report this");
-    for (std::optional<Input>& input : recipe->inputs) {
-      if (input) {
-        input->value->drop_unless_saved();
+    for (const std::vector<Input>& inputs : recipe->inputs) {
+      for (const Input& input : inputs) {
+        input.value->drop_unless_saved();
       }
     }
   }
@@ -166,6 +194,11 @@ bool is_ordinary(const at::Tensor& tensor) {
 // The values of one pass of a stage that may be saved.
 class Values {
  public:
+  // Whether others than pointwise operators are noted.
+  const bool all;
+
+  explicit Values(bool all) : all(all) {}
+
   // The value of the tensor, if it has been saved or noted.
   std::shared_ptr<Value> find(const at::Tensor& tensor) const {
     auto place = known_.find(tensor.storage().unsafeGetStorageImpl());
@@ -195,7 +228,17 @@ class Values {
         output.storage().nbytes() != output.nbytes()) {
       return;
     }
-    std::vector<std::optional<Input>> inputs(arguments.size());
+    std::vector<std::vector<Input>> inputs(arguments.size());
+    size_t bytes = 0;
+    auto add = [&](size_t place, const at::Tensor& tensor) {
+      std::optional<Input> found = input(tensor, output);
+      if (!found) {
+        return false;
+      }
+      bytes += found->bytes;
+      inputs[place].push_back(std::move(*found));
+      return bytes * kMuchLarger <= output.nbytes();
+    };
     for (size_t i = 0; i < arguments.size(); ++i) {
       const c10::Argument& declared = op.schema().arguments()[i];
       if (declared.name() == "training" || declared.name() == "train") {
@@ -207,13 +250,17 @@ class Values {
         // They were updated once.
         arguments[i] = c10::IValue();
       } else if (arguments[i].isTensor() && arguments[i].toTensor().defined()) {
-        inputs[i] = input(arguments[i].toTensor(), output);
-        if (!inputs[i]) {
+        if (!add(i, arguments[i].toTensor())) {
           return;
         }
         arguments[i] = c10::IValue();
-      } else if (arguments[i].isTensorList() || arguments[i].isOptionalTensorList()) {
-        return;
+      } else if (arguments[i].isTensorList()) {
+        for (const at::Tensor& tensor : arguments[i].toTensorVector()) {
+          if (!add(i, tensor)) {
+            return;
+          }
+        }
+        arguments[i] = c10::IValue();
       }
     }
     std::shared_ptr<Value> value = find_or_add(output);
@@ -238,14 +285,12 @@ class Values {
       // Autocast keeps the converted weight for other micro-batches.
       return std::nullopt;
     }
+    bool is_kept = is_parameter || (value && value->can_be_had());
     if (!value || !value->can_be_had()) {
-      if (!is_parameter && tensor.numel() * kMuchSmaller > output.numel()) {
-        return std::nullopt;
-      }
       value = std::make_shared<Value>(tensor);
       value->data = tensor.tensor_data();
     }
-    return Input{std::move(value), Shown::of(tensor)};
+    return Input{std::move(value), Shown::of(tensor), is_kept ? 0 : tensor.storage().nbytes()};
   }
 
   struct Known {
@@ -344,6 +389,7 @@ class HookingEngine : public torch::autograd::Engine {
 
 HookingEngine* hooking_engine = nullptr;
 
+template <bool pointwise>
 void run_cheap(
     const c10::OperatorHandle& op,
     c10::DispatchKeySet keys,
@@ -351,7 +397,7 @@ void run_cheap(
   std::vector<c10::IValue> arguments(
       stack->end() - static_cast<ptrdiff_t>(op.schema().arguments().size()), stack->end());
   op.redispatchBoxed(keys & c10::DispatchKeySet(c10::DispatchKeySet::FULL_AFTER, kCheapKey), stack);
-  if (recorded && at::GradMode::is_enabled()) {
+  if (recorded && (pointwise || recorded->all) && at::GradMode::is_enabled()) {
     const c10::IValue& output = (*stack)[stack->size() - op.schema().returns().size()];
     recorded->note(op, std::move(arguments), output.toTensor());
   }
@@ -363,8 +409,11 @@ struct CheapKernels {
 
   CheapKernels() {
     fallback.fallback(torch::CppFunction::makeFallthrough());
-    for (const char* name : kCheap) {
-      kernels.impl(name, torch::CppFunction::makeFromBoxedFunction<&run_cheap>());
+    for (const char* name : kPointwise) {
+      kernels.impl(name, torch::CppFunction::makeFromBoxedFunction<&run_cheap<true>>());
+    }
+    for (const char* name : kOthers) {
+      kernels.impl(name, torch::CppFunction::makeFromBoxedFunction<&run_cheap<false>>());
     }
     hooking_engine = new HookingEngine(torch::autograd::Engine::get_default_engine());
     torch::autograd::set_default_engine_stub(
@@ -384,13 +433,14 @@ using shim::CheapPass;
 
 extern "C" {
 
-// From now until `pipe_cheap_leave`, graphs that this thread records keep no cheap outputs.
-int pipe_cheap_enter(CheapPass** pass) {
+// From now until `pipe_cheap_leave`, graphs that this thread records keep no outputs of pointwise
+// operators or, with `all`, of all cheap ones.
+int pipe_cheap_enter(int all, CheapPass** pass) {
   return shim::guarded([&] {
     // Never destroyed, because workers may still run layers while the process ends.
     static auto* kernels = new shim::CheapKernels();
     (void)kernels;
-    auto next = std::make_unique<shim::Values>();
+    auto next = std::make_unique<shim::Values>(all != 0);
     *pass = new CheapPass{std::exchange(shim::recorded, std::move(next))};
     c10::impl::tls_set_dispatch_key_included(shim::kCheapKey, true);
   });

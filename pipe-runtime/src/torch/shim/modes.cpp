@@ -9,6 +9,8 @@
 namespace {
 
 struct Entered {
+  // What observes this thread goes on; a thread without that is observed as the caller is.
+  std::shared_ptr<c10::ThreadLocalDebugInfo> observers = c10::ThreadLocalDebugInfo::current();
   at::ThreadLocalStateGuard guard;
   bool cache;
 
@@ -16,6 +18,9 @@ struct Entered {
       : guard(modes), cache(at::autocast::is_autocast_cache_enabled()) {
     // The process has one cache of cast weights. Shared between workers, it gave wrong gradients.
     at::autocast::set_autocast_cache_enabled(false);
+    if (observers) {
+      c10::ThreadLocalDebugInfo::_forceCurrentDebugInfo(observers);
+    }
   }
   ~Entered() {
     at::autocast::set_autocast_cache_enabled(cache);

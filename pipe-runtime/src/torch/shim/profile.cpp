@@ -1,6 +1,7 @@
 // Measures what one layer costs, from outside: which memory it allocates and keeps, whose memory it
 // reads, and how long the backward nodes that it made run. Layers are told apart by their index in
 // the forward, and by sequence numbers in the backward.
+#include "quiet.h"
 #include "shim.h"
 
 #include <ATen/SequenceNumber.h>
@@ -9,7 +10,6 @@
 #include <c10/core/Allocator.h>
 #include <c10/core/AutogradState.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
-#include <c10/util/Logging.h>
 #include <c10/util/ThreadLocalDebugInfo.h>
 
 #include <algorithm>
@@ -72,32 +72,6 @@ struct Kept {
 
 namespace {
 
-// While one exists, libtorch logs errors but no warnings. Its CPU allocator would warn of memory
-// that was allocated before an observation and is freed during it, which is no fault. The threshold
-// is that of the process, so the existing ones are counted.
-class ErrorsAlone {
-  inline static std::mutex mutex;
-  inline static int living = 0;
-  inline static int before = 0;
-
- public:
-  ErrorsAlone() {
-    std::lock_guard<std::mutex> lock(mutex);
-    if (living++ == 0) {
-      before = FLAGS_caffe2_log_level;
-      FLAGS_caffe2_log_level = std::max<int>(before, c10::GLOG_ERROR);
-    }
-  }
-  ~ErrorsAlone() {
-    std::lock_guard<std::mutex> lock(mutex);
-    if (--living == 0) {
-      FLAGS_caffe2_log_level = before;
-    }
-  }
-  ErrorsAlone(const ErrorsAlone&) = delete;
-  ErrorsAlone& operator=(const ErrorsAlone&) = delete;
-};
-
 struct Observation;
 thread_local Observation* observing = nullptr;
 
@@ -149,7 +123,7 @@ struct Memory : public c10::MemoryReportingInfoBase {
 struct Observation {
   std::shared_ptr<Memory> memory;
   std::map<std::tuple<uint64_t, int64_t, int64_t>, Read> reads;
-  ErrorsAlone quiet;
+  shim::ErrorsAlone quiet;
   std::unique_ptr<c10::DebugInfoGuard> reports;
   std::unique_ptr<Callback> operators;
 

@@ -10,6 +10,7 @@
 #include "layer_key.cpp"
 #include "malloc.cpp"
 #include "memory.cpp"
+#include "meter.cpp"
 #include "modes.cpp"
 #include "node.cpp"
 #include "optimizer.cpp"

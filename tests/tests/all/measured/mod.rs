@@ -2,5 +2,6 @@
 
 mod advise;
 mod balance;
+mod memory;
 mod report;
 mod trace;

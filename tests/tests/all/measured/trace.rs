@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pipe_runtime::schedule::ActionKind;
+use pipe_runtime::schedule::{ActionKind, StageCosts};
 use pipe_runtime::{Checkpoint, Context, Devices, Layer, Pipe, ScheduleKind, Trace, pipeline};
 use pipe_tests::compare::rows;
 use pipe_tests::layers::{Merge, linear};
@@ -102,15 +102,19 @@ fn costs_are_what_was_measured() {
     assert!(costs.stages[1].forward > costs.stages[0].forward && costs.stages[1].recompute == costs.stages[1].forward);
     assert!(costs.stages.iter().all(|stage| stage.backward_input > 0. && stage.backward_weight > 0.));
     // A micro-batch has two rows of eight numbers of four bytes, or of sixteen into the last stage.
-    // The skip has rows of eight numbers.
+    // The skip is the same tensor as what goes to the next stage, which holds it already.
     assert_eq!(costs.boundaries.iter().map(|boundary| boundary.size).collect::<Vec<_>>(), [64., 128.]);
     assert_eq!(
         costs.skips.iter().map(|skip| (skip.from, skip.to, skip.transfer.size)).collect::<Vec<_>>(),
-        [(0, 2, 64.)]
+        [(0, 2, 0.)]
     );
-    assert_eq!(costs.stages.iter().map(|stage| stage.checkpoint).collect::<Vec<_>>(), [64., 64., 192.]);
-    // These are the bytes of weights, biases and their gradients.
-    assert_eq!(costs.stages.iter().map(|stage| stage.parameters).collect::<Vec<_>>(), [576., 1152., 1664.]);
+    assert_eq!(costs.skips[0].transfer.gradient, 64.);
+    // The first stage's inputs are a part of the caller's.
+    assert_eq!(costs.stages.iter().map(|stage| stage.checkpoint).collect::<Vec<_>>(), [0., 64., 192.]);
+    // These are the bytes of weights and biases.
+    let parameters = |stage: &StageCosts| (stage.parameters, stage.gradients);
+    let bytes = [288., 576., 832.].map(|bytes| (bytes, bytes));
+    assert_eq!(costs.stages.iter().map(parameters).collect::<Vec<_>>(), bytes);
     // At least the outputs of the first two stages are kept.
     assert!(costs.stages[0].activation >= 64. && costs.stages[1].activation >= 128., "{costs:?}");
 

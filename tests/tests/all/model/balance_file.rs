@@ -80,6 +80,6 @@ fn on_fewer_devices_stages_are_merged_by_their_costs() {
     // Two stages on the first device would cost more than two on the second.
     let parameters: Vec<f64> = costs.stages.iter().map(|stage| stage.parameters).collect();
     let (wide, narrow, last) = (8 * 64 + 64, 64 * 64 + 64, 64 * 2 + 2);
-    let with_gradients = |numbers: u32| f64::from(2 * 4 * numbers);
-    assert_eq!(parameters, [with_gradients(wide + narrow), with_gradients(3 * narrow + last)]);
+    let bytes = |numbers: u32| f64::from(4 * numbers);
+    assert_eq!(parameters, [bytes(wide + narrow), bytes(3 * narrow + last)]);
 }

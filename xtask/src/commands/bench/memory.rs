@@ -42,7 +42,7 @@ impl Bench<'_> {
     }
 
     /// Measures in a separate process, whose blocks are counted.
-    fn peak_live(&self, who: Who, work: &Work) -> anyhow::Result<f64> {
+    pub fn peak_live(&self, who: Who, work: &Work) -> anyhow::Result<f64> {
         let counter =
             build::compile(self.checkout, "live_bytes.cpp", "live_bytes.so", &["-shared", "-fPIC"].map(str::to_owned))?;
         let counts = LiveBytes::new(self.checkout.bench().join("live_bytes"))?;

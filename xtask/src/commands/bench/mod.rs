@@ -6,6 +6,7 @@
 mod beside;
 mod build;
 mod contender;
+mod curve;
 mod duel;
 mod figures;
 mod memory;
@@ -38,7 +39,8 @@ pub struct Options {
     /// Number of turns of each contender, with at least one timed step each
     #[arg(long, value_name = "N", default_value = "15", value_parser = clap::value_parser!(u32).range(3..))]
     turns: u32,
-    /// Writes the tables into docs/performance.md
+    /// Writes the tables into docs/performance.md, and those of memory with their pictures into
+    /// docs/memory.md
     #[arg(long)]
     write: bool,
 }

@@ -1,4 +1,4 @@
-//! Writes the tables in `docs/performance.md`.
+//! Writes the tables into the book.
 
 use std::fs;
 
@@ -8,9 +8,9 @@ use super::figures::Figure;
 use super::table::Table;
 use crate::tools::checkout::Checkout;
 
-/// Puts a figure's table between its marks in the page.
+/// Puts a figure's table between its marks in its page.
 pub fn write(checkout: &Checkout, figure: Figure, table: &Table) -> anyhow::Result<()> {
-    let file = checkout.performance();
+    let file = figure.page(checkout);
     let page = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
     let page = replace(&page, figure.name(), &table.to_string()).with_context(|| {
         let [begin, end] = marks(figure.name());
@@ -47,9 +47,9 @@ mod tests {
     }
 
     #[test]
-    fn the_page_has_a_place_for_each_figure() {
-        let page = fs::read_to_string(Checkout::find().performance()).unwrap();
+    fn a_page_has_a_place_for_each_figure() {
         for figure in Figure::value_variants() {
+            let page = fs::read_to_string(figure.page(&Checkout::find())).unwrap();
             assert!(replace(&page, figure.name(), "").is_some(), "{figure:?}");
         }
     }

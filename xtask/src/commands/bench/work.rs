@@ -82,11 +82,38 @@ impl fmt::Display for Work {
     }
 }
 
+/// What our `forward` and `backward()` keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keeping {
+    pub checkpoint: &'static str,
+    /// What is done with cheap outputs: `keep`, `pointwise` or `all`.
+    pub cheap_outputs: &'static str,
+    /// The layers that are recomputed: blocks of each stage of the GPT; of the U-Net, the first
+    /// cell, the first two, or all.
+    pub recompute: usize,
+}
+
+impl fmt::Display for Keeping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { checkpoint, cheap_outputs, recompute } = self;
+        f.write_str(checkpoint)?;
+        if *cheap_outputs != "keep" {
+            write!(f, ", {cheap_outputs} cheap outputs")?;
+        }
+        if *recompute > 0 {
+            write!(f, ", recompute {recompute}")?;
+        }
+        Ok(())
+    }
+}
+
 /// A contender, and its way to run. Checkpoint modes and schedules have the same names everywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who {
     /// Our `forward` and `backward()` in this checkpoint mode.
     Ours(&'static str),
+    /// The same with cheap outputs or layers recomputed.
+    OursKeeping(Keeping),
     /// Our training step in this schedule, which keeps the output.
     OurStep(&'static str),
     /// The same without keeping the output.
@@ -122,6 +149,8 @@ pub enum Who {
     Pipelining(&'static str),
     /// The same with the newest torch.
     NewestPipelining(&'static str),
+    /// The newest torch's GPipe, with so many blocks of each stage in `torch.utils.checkpoint`.
+    TorchCheckpoint(usize),
     /// A whole training iteration of the newest torch: fused AdamW, a norm over all ranks.
     NewestPipeliningIteration(&'static str),
     /// A whole training iteration of torchgpipe: fused AdamW.
@@ -132,6 +161,7 @@ impl fmt::Display for Who {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ours(checkpoint) => write!(f, "ours, {checkpoint}"),
+            Self::OursKeeping(keeping) => write!(f, "ours, {keeping}"),
             Self::OurStep(schedule) => write!(f, "our train_step, {schedule}"),
             Self::OurStepWithoutOutput(schedule) => write!(f, "our train_step without the output, {schedule}"),
             Self::OurProcesses(schedule) => write!(f, "our train_step over two processes, {schedule}"),
@@ -150,6 +180,8 @@ impl fmt::Display for Who {
             Self::TorchPipe(checkpoint) => write!(f, "torch 2.3 Pipe, {checkpoint}"),
             Self::Pipelining(schedule) => write!(f, "torch 2.11 pipelining, {schedule}"),
             Self::NewestPipelining(schedule) => write!(f, "torch 2.15 pipelining, {schedule}"),
+            Self::TorchCheckpoint(0) => f.write_str("torch 2.15 pipelining"),
+            Self::TorchCheckpoint(blocks) => write!(f, "torch 2.15 pipelining, checkpoint by hand of {blocks}"),
             Self::NewestPipeliningIteration(schedule) => write!(f, "iteration of torch 2.15 pipelining, {schedule}"),
             Self::TorchgpipeIteration(checkpoint) => write!(f, "iteration of torchgpipe, {checkpoint}"),
         }
@@ -177,6 +209,11 @@ impl Bench<'_> {
         let ours = || Command::new(program);
         let (mut command, way, setting) = match who {
             Who::Ours(checkpoint) => (ours(), "forward-backward", Some(("--checkpoint", checkpoint))),
+            Who::OursKeeping(keeping) => {
+                let mut ours = ours();
+                ours.args(["--cheap-outputs", keeping.cheap_outputs, "--recompute", &keeping.recompute.to_string()]);
+                (ours, "forward-backward", Some(("--checkpoint", keeping.checkpoint)))
+            }
             Who::OurStep(schedule) => (ours(), "train-step-output", Some(("--schedule", schedule))),
             Who::OurStepWithoutOutput(schedule) => (ours(), "train-step", Some(("--schedule", schedule))),
             Who::OurProcesses(schedule) => {
@@ -208,6 +245,11 @@ impl Bench<'_> {
             Who::NewestPipelining(schedule) => {
                 let python = self.python(&environment::NEWEST_TORCH, "pipelining.py")?;
                 (python, "pipelining", Some(("--schedule", schedule)))
+            }
+            Who::TorchCheckpoint(blocks) => {
+                let mut python = self.python(&environment::NEWEST_TORCH, "pipelining.py")?;
+                python.args(["--recompute", &blocks.to_string()]);
+                (python, "pipelining", Some(("--schedule", "gpipe")))
             }
             Who::NewestPipeliningIteration(schedule) => {
                 let python = self.python(&environment::NEWEST_TORCH, "pipelining.py")?;

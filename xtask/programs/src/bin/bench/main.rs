@@ -22,8 +22,8 @@ use std::io::{Write, stdin, stdout};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use clap::Parser;
-use pipe_runtime::{Checkpoint, Devices, ScheduleKind, World};
+use clap::{Parser, ValueEnum};
+use pipe_runtime::{CheapOutputs, Checkpoint, Devices, ScheduleKind, World};
 
 use crate::ways::{Contender, Way};
 
@@ -57,9 +57,34 @@ pub struct Args {
     /// The schedule of a training step
     #[arg(long, default_value = "gpipe")]
     pub schedule: ScheduleKind,
-    /// Makes the outputs of norms and activations again in the backward
-    #[arg(long)]
-    pub cheap: bool,
+    /// What the backward recomputes: so many blocks of each stage of a GPT; of a U-Net, the first
+    /// cell, the first two, or all
+    #[arg(long, default_value = "0")]
+    pub recompute: usize,
+    /// What is done with the outputs of cheap operators
+    #[arg(long, default_value = "keep")]
+    pub cheap_outputs: Cheap,
+}
+
+/// What is done with the outputs of cheap operators.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Cheap {
+    /// They are kept
+    Keep,
+    /// Those of pointwise operators are recomputed
+    Pointwise,
+    /// All are recomputed
+    All,
+}
+
+impl From<Cheap> for CheapOutputs {
+    fn from(cheap: Cheap) -> Self {
+        match cheap {
+            Cheap::Keep => Self::Keep,
+            Cheap::Pointwise => Self::RecomputePointwise,
+            Cheap::All => Self::RecomputeAll,
+        }
+    }
 }
 
 impl Args {

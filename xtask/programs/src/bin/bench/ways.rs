@@ -138,7 +138,7 @@ fn trained<S: Subject>(args: &Args) -> Result<Contender> {
     let (model, vars) = S::make(args)?;
     values::set(vars.var_store())?;
     let builder = PipeBuilder::new(model, &vars).chunks(args.chunks).checkpoint(args.checkpoint);
-    let builder = builder.recompute_cheap_outputs(args.cheap);
+    let builder = builder.cheap_outputs(args.cheap_outputs.into());
     let mut pipe = builder.schedule(args.schedule).intra_op_threads(1).fuse_gradient_accumulation(true).build()?;
     let mut ours =
         pipe.optimizer(AdamW { lr: LR, weight_decay: WEIGHT_DECAY, ..AdamW::default() }).clip_norm(CLIP).build()?;
@@ -184,7 +184,7 @@ fn pipelined<S: Subject>(args: &Args) -> Result<Contender> {
         });
     }
     let builder = PipeBuilder::new(model, &vars).chunks(args.chunks).checkpoint(args.checkpoint);
-    let builder = builder.recompute_cheap_outputs(args.cheap);
+    let builder = builder.cheap_outputs(args.cheap_outputs.into());
     let mut pipe = builder.schedule(args.schedule).intra_op_threads(1).fuse_gradient_accumulation(true).build()?;
     match args.way {
         Way::TrainStep => Contender::timed(vars.var_store(), move || Ok(pipe.train_step(&input, &target, loss)?.loss)),

@@ -11,8 +11,11 @@ mod memory;
 mod one_stage;
 mod pipelining;
 mod processes;
+mod recompute;
 mod split;
 mod torchgpipe;
+
+use std::path::PathBuf;
 
 use clap::ValueEnum;
 
@@ -21,6 +24,7 @@ use super::contender::Contender;
 use super::duel::{Times, duel};
 use super::table::Table;
 use super::work::{Who, Work};
+use crate::tools::checkout::Checkout;
 
 /// A figure, which is one table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -45,6 +49,8 @@ pub enum Figure {
     Split,
     /// Peak memory
     Memory,
+    /// Time over memory, with more and more recomputed
+    Recompute,
     /// A pipeline of one stage and one micro-batch
     OneStage,
     /// More micro-batches, more stages
@@ -54,7 +60,7 @@ pub enum Figure {
 }
 
 impl Figure {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Machine,
         Self::Dispatch,
         Self::Efficiency,
@@ -65,6 +71,7 @@ impl Figure {
         Self::Checkpoint,
         Self::Split,
         Self::Memory,
+        Self::Recompute,
         Self::OneStage,
         Self::Growth,
         Self::Compile,
@@ -85,6 +92,7 @@ impl Figure {
             Self::Checkpoint => "checkpoint",
             Self::Split => "split",
             Self::Memory => "memory",
+            Self::Recompute => "recompute",
             Self::OneStage => "one-stage",
             Self::Growth => "growth",
             Self::Compile => "compile",
@@ -103,10 +111,16 @@ impl Figure {
             Self::Checkpoint => "Saving and loading a checkpoint of 2 GiB",
             Self::Split => "Split backward, in times of the whole backward",
             Self::Memory => "Memory, peak of a step",
+            Self::Recompute => "Time over memory, GPipe's order, 2 stages, 8 micro-batches",
             Self::OneStage => "One stage, one micro-batch",
             Self::Growth => "Growth",
             Self::Compile => "Rebuild of a crate with a model of 12 layers",
         }
+    }
+
+    /// The page that has the table.
+    pub fn page(self, checkout: &Checkout) -> PathBuf {
+        checkout.docs().join(if self == Self::Recompute { "memory.md" } else { "performance.md" })
     }
 
     pub fn measure(self, bench: &Bench<'_>) -> anyhow::Result<Table> {
@@ -121,6 +135,7 @@ impl Figure {
             Self::Checkpoint => checkpoint::measure(bench),
             Self::Split => split::measure(bench),
             Self::Memory => memory::measure(bench),
+            Self::Recompute => recompute::measure(bench),
             Self::OneStage => one_stage::measure(bench),
             Self::Growth => growth::measure(bench),
             Self::Compile => compile::measure(bench),

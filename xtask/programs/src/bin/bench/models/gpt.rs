@@ -83,16 +83,18 @@ fn head(path: nn::Path<'_>) -> Linear {
 }
 
 macro_rules! gpt {
-    ($(#[$doc:meta])* $name:ident, $vars:ident, $first:literal $(, $then:literal)*) => {
+    ($(#[$doc:meta])* $name:ident, $vars:ident $(, recompute = $count:literal)? $(, $then:literal)*) => {
         $(#[$doc])*
         #[pipeline(allow(single_stage))]
         pub struct $name {
             #[device("cpu")]
             embed: Embed,
             #[repeat]
+            $(#[recompute($count)])?
             early: [Block; BLOCKS / 2],
             $(#[device($then)])*
             #[repeat]
+            $(#[recompute($count)])?
             late: [Block; BLOCKS / 2],
             norm: LayerNorm,
             head: Linear,
@@ -126,11 +128,27 @@ macro_rules! gpt {
 
 gpt! {
     /// Two stages, with four blocks in each.
-    Gpt, GptVars, "cpu", "cpu"
+    Gpt, GptVars, "cpu"
+}
+gpt! {
+    /// The same, with one block of each stage recomputed.
+    Gpt1, Gpt1Vars, recompute = 1, "cpu"
+}
+gpt! {
+    /// The same, with two blocks of each stage recomputed.
+    Gpt2, Gpt2Vars, recompute = 2, "cpu"
+}
+gpt! {
+    /// The same, with three blocks of each stage recomputed.
+    Gpt3, Gpt3Vars, recompute = 3, "cpu"
+}
+gpt! {
+    /// The same, with all blocks recomputed.
+    Gpt4, Gpt4Vars, recompute = 4, "cpu"
 }
 gpt! {
     /// The same layers in one stage.
-    GptInOne, GptInOneVars, "cpu"
+    GptInOne, GptInOneVars
 }
 
 fn plain(root: &nn::Path<'_>) -> Vec<PlainStage> {

@@ -75,6 +75,17 @@ impl Task {
 
 /// Makes the contender that the arguments ask for.
 pub fn make(args: &Args) -> Result<Contender> {
+    match (args.model, args.stages, args.recompute) {
+        (Name::Unet, 2, 1) => return contender::<unet::UNet1>(args),
+        (Name::Unet, 2, 2) => return contender::<unet::UNet2>(args),
+        (Name::Unet, 2, 3) => return contender::<unet::UNet3>(args),
+        (Name::Gpt, 2, 1) => return contender::<gpt::Gpt1>(args),
+        (Name::Gpt, 2, 2) => return contender::<gpt::Gpt2>(args),
+        (Name::Gpt, 2, 3) => return contender::<gpt::Gpt3>(args),
+        (Name::Gpt, 2, 4) => return contender::<gpt::Gpt4>(args),
+        (_, _, 0) => {}
+        _ => bail!("only two stages recompute layers: up to 4 of a GPT, up to 3 of a U-Net"),
+    }
     match (args.model, args.stages) {
         (Name::Mlp, 1) => contender::<stack::One<stack::Dense>>(args),
         (Name::Mlp, 2) => contender::<stack::Two<stack::Dense>>(args),

@@ -56,33 +56,43 @@ fn segment(path: nn::Path<'_>) -> Conv2D {
 }
 
 macro_rules! unet {
-    ($(#[$doc:meta])* $name:ident, $vars:ident, $(#[device($cut:literal)])?) => {
+    (
+        $(#[$doc:meta])* $name:ident, $vars:ident,
+        [$($first:meta)?], [$($second:meta)?], [$($rest:meta)?], $(#[device($cut:literal)])?
+    ) => {
         $(#[$doc])*
         #[pipeline(allow(single_stage, short_skip))]
         pub struct $name {
             #[device("cpu")]
+            $(#[$first])?
             #[stash(level0 = output)]
             encode0: Cell,
             shrink0: Func<'static>,
+            $(#[$second])?
             #[stash(level1 = output)]
             encode1: Cell,
             shrink1: Func<'static>,
             $(#[device($cut)])?
+            $(#[$rest])?
             #[stash(level2 = output)]
             encode2: Cell,
             shrink2: Func<'static>,
+            $(#[$rest])?
             bottom: Cell,
             grow2: Func<'static>,
             #[pop(level2)]
             concat2: Concat,
+            $(#[$rest])?
             decode2: Cell,
             grow1: Func<'static>,
             #[pop(level1)]
             concat1: Concat,
+            $(#[$rest])?
             decode1: Cell,
             grow0: Func<'static>,
             #[pop(level0)]
             concat0: Concat,
+            $(#[$rest])?
             decode0: Cell,
             segment: Conv2D,
         }
@@ -127,11 +137,23 @@ macro_rules! unet {
 
 unet! {
     /// Two stages that take about equally long.
-    UNet, UNetVars, #[device("cpu")]
+    UNet, UNetVars, [], [], [], #[device("cpu")]
+}
+unet! {
+    /// The same, with the first cell recomputed.
+    UNet1, UNet1Vars, [recompute], [], [], #[device("cpu")]
+}
+unet! {
+    /// The same, with the first two cells recomputed.
+    UNet2, UNet2Vars, [recompute], [recompute], [], #[device("cpu")]
+}
+unet! {
+    /// The same, with all cells recomputed.
+    UNet3, UNet3Vars, [recompute], [recompute], [recompute], #[device("cpu")]
 }
 unet! {
     /// The same layers in one stage.
-    UNetInOne, UNetInOneVars,
+    UNetInOne, UNetInOneVars, [], [], [],
 }
 
 /// The cut is the same as above.

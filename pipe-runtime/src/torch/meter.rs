@@ -1,0 +1,103 @@
+use std::marker::PhantomData;
+use std::ptr::{self, NonNull};
+
+use tch::Tensor;
+
+use super::{Sums, TorchError, ffi};
+
+/// What holds the memory of a tensor while a pipeline runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Holder {
+    /// The graph of a micro-batch, or the operator that runs in a forward.
+    Saved,
+    /// A stage, which recomputes from this input.
+    Input,
+    /// Nobody yet: it was sent to a stage that has not used it.
+    UnderWay,
+    /// The sums of the parameters' gradients.
+    Gradient,
+    /// The backward that runs.
+    Working,
+}
+
+/// The bytes that each [`Holder`] holds.
+pub(crate) type ByHolder = [i64; 5];
+
+pub(crate) use ffi::RankMemory;
+
+/// Counts the memory of the CPU tensors that the ranks of a pipeline make while it runs.
+#[derive(Debug)]
+pub(crate) struct Meter(NonNull<ffi::MeterHandle>);
+
+// SAFETY: a lock guards the counts.
+unsafe impl Send for Meter {}
+// SAFETY: as above.
+unsafe impl Sync for Meter {}
+
+impl Meter {
+    pub(crate) fn new(ranks: usize) -> Result<Self, TorchError> {
+        let mut meter = ptr::null_mut();
+        // SAFETY: writes a new meter.
+        ffi::check(unsafe { ffi::pipe_meter_new(ranks, &mut meter) })?;
+        Ok(Self(NonNull::new(meter).expect("the shim wrote the meter")))
+    }
+
+    /// Counts what this thread allocates for the rank and the holder, until the guard is dropped.
+    pub(crate) fn enter(&self, rank: usize, holder: Holder) -> Result<MeteredStep, TorchError> {
+        let mut step = ptr::null_mut();
+        // SAFETY: the handle is alive, and the guard keeps what it refers to alive.
+        ffi::check(unsafe { ffi::pipe_meter_enter(self.0.as_ptr(), rank, holder as usize, &mut step) })?;
+        Ok(MeteredStep(NonNull::new(step).expect("the shim wrote the step"), PhantomData))
+    }
+
+    /// The tensor, to which there are so many handles, is under way to the rank, which holds its
+    /// memory from now on. If there are others, a graph has saved it, and holds it still.
+    pub(crate) fn send(&self, tensor: &Tensor, rank: usize, handles: usize) -> Result<(), TorchError> {
+        // SAFETY: both handles are alive.
+        ffi::check(unsafe { ffi::pipe_meter_send(self.0.as_ptr(), tensor.as_ptr(), rank, handles) })
+    }
+
+    /// The rank and the holder hold the tensor from now on, if it was under way.
+    pub(crate) fn receive(&self, tensor: &Tensor, rank: usize, holder: Holder) -> Result<(), TorchError> {
+        // SAFETY: both handles are alive.
+        ffi::check(unsafe { ffi::pipe_meter_receive(self.0.as_ptr(), tensor.as_ptr(), rank, holder as usize) })
+    }
+
+    /// The bytes that the tensor takes, if it is under way and held for that alone.
+    pub(crate) fn under_way(&self, tensor: &Tensor) -> u64 {
+        // SAFETY: both handles are alive.
+        unsafe { ffi::pipe_meter_under_way(self.0.as_ptr(), tensor.as_ptr()) }.unsigned_abs()
+    }
+
+    /// The sums are gradients of the rank from now on.
+    pub(crate) fn hold_sums(&self, sums: &Sums, rank: usize) -> Result<(), TorchError> {
+        // SAFETY: both handles are alive.
+        ffi::check(unsafe { ffi::pipe_meter_hold_sums(self.0.as_ptr(), sums.as_ptr(), rank) })
+    }
+
+    /// What the rank holds.
+    pub(crate) fn read(&self, rank: usize) -> Result<RankMemory, TorchError> {
+        let mut memory = RankMemory::default();
+        // SAFETY: the handle is alive; this writes the bytes.
+        ffi::check(unsafe { ffi::pipe_meter_read(self.0.as_ptr(), rank, &mut memory) })?;
+        Ok(memory)
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        // SAFETY: made by `pipe_meter_new`, freed once.
+        unsafe { ffi::pipe_meter_free(self.0.as_ptr()) }
+    }
+}
+
+/// A step of a rank whose allocations on this thread are counted.
+#[derive(Debug)]
+pub(crate) struct MeteredStep(NonNull<ffi::MeteredStep>, PhantomData<*const ()>);
+
+impl Drop for MeteredStep {
+    fn drop(&mut self) {
+        // SAFETY: made by `pipe_meter_enter` on this thread, freed once.
+        unsafe { ffi::pipe_meter_leave(self.0.as_ptr()) }
+    }
+}
