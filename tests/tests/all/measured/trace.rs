@@ -115,8 +115,8 @@ fn costs_are_what_was_measured() {
     let parameters = |stage: &StageCosts| (stage.parameters, stage.gradients);
     let bytes = [288., 576., 832.].map(|bytes| (bytes, bytes));
     assert_eq!(costs.stages.iter().map(parameters).collect::<Vec<_>>(), bytes);
-    // At least the outputs of the first two stages are kept.
-    assert!(costs.stages[0].activation >= 64. && costs.stages[1].activation >= 128., "{costs:?}");
+    // At least the inputs of the last two stages are kept.
+    assert!(costs.stages[1].activation >= 64. && costs.stages[2].activation >= 128., "{costs:?}");
 
     let simulated = trace.simulated().unwrap();
     let work = 4. * costs.stages[1].forward;
