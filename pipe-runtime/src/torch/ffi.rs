@@ -158,7 +158,8 @@ unsafe extern "C" {
     pub(super) fn pipe_parameters_install(parameters: *const Parameters) -> c_int;
     pub(super) fn pipe_parameters_remove(parameters: *const Parameters);
     pub(super) fn pipe_parameters_complain(parameters: *const Parameters) -> c_int;
-    pub(super) fn pipe_sums_new(joined: c_int) -> *mut Sums;
+    pub(super) fn pipe_engine_is_choosy() -> c_int;
+    pub(super) fn pipe_sums_new(joined: c_int, by_engine: c_int) -> *mut Sums;
     pub(super) fn pipe_sums_free(sums: *mut Sums);
     pub(super) fn pipe_sums_merge(into: *mut Sums, from: *mut Sums) -> c_int;
     pub(super) fn pipe_sums_used_here(sums: *const Sums) -> c_int;

@@ -223,6 +223,13 @@ impl Drop for InstalledParameters {
     }
 }
 
+/// Whether this thread is inside a backward for certain gradients only, such as
+/// `Tensor::run_backward`. libtorch's engine runs such a backward, on any thread.
+pub(crate) fn engine_is_choosy() -> bool {
+    // SAFETY: reads this thread's state.
+    unsafe { ffi::pipe_engine_is_choosy() != 0 }
+}
+
 /// Sums of the parameters' gradients. They are private to one stage until they are committed.
 #[derive(Debug)]
 pub(crate) struct Sums(NonNull<ffi::Sums>);
@@ -237,10 +244,10 @@ impl Sums {
 
     /// With `joined`, the sums are those that one backward through all micro-batches would give,
     /// rather than several backwards in sequence. For sparse gradients, the order of entries
-    /// differs.
-    pub(crate) fn new(joined: bool) -> Result<Self, TorchError> {
-        // SAFETY: a flag; the result is checked.
-        owned(unsafe { ffi::pipe_sums_new(joined.into()) }).map(Self)
+    /// differs. With `by_engine`, libtorch's engine runs every backward that adds to them.
+    pub(crate) fn new(joined: bool, by_engine: bool) -> Result<Self, TorchError> {
+        // SAFETY: two flags; the result is checked.
+        owned(unsafe { ffi::pipe_sums_new(joined.into(), by_engine.into()) }).map(Self)
     }
 
     /// Adds the sums of another stage.
@@ -320,7 +327,7 @@ mod tests {
             graph.end().unwrap();
             drop(installed);
 
-            let mut sums = Sums::new(false).unwrap();
+            let mut sums = Sums::new(false, false).unwrap();
             let received = graph.backward_input(&[Some(y.ones_like())], &parameters, &mut sums).unwrap();
             assert!(received[0].is_some(), "{name}");
             assert!(sums.take(0).unwrap().is_none(), "{name} was left to libtorch's engine");

@@ -32,7 +32,7 @@ pub(crate) use cheap::CheapPass;
 pub(crate) use counter::Counter;
 pub(crate) use cuda::cuda_fault;
 pub(crate) use elsewhere::{ELSEWHERE, is_elsewhere, is_same, make_elsewhere};
-pub(crate) use graph::{Parameters, StageGraph, Sums};
+pub(crate) use graph::{Parameters, StageGraph, Sums, engine_is_choosy};
 pub use malloc::keep_freed_memory;
 pub(crate) use memory::{duplicate, memory, reset_peaks};
 pub(crate) use message::{panic_message, without_stack};

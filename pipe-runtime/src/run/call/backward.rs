@@ -13,7 +13,7 @@ use crate::lock::lock;
 use crate::model::Statistics;
 use crate::run::device_streams::Direction;
 use crate::stages::{crossings, is_inner};
-use crate::torch::{Event, Holder, Modes, Sums, TorchError};
+use crate::torch::{Event, Holder, Modes, Sums, TorchError, engine_is_choosy};
 
 /// The gradient of one tensor of a value, and the position of the tensor in it.
 pub(super) type Slot = (usize, Tensor);
@@ -25,6 +25,8 @@ pub(super) struct BackwardRun {
     keep_graph: bool,
     /// Whether the last micro-batch comes first, as in one backward through all of them.
     joined: bool,
+    /// Whether libtorch's engine runs the stages' backwards.
+    by_engine: bool,
     /// The torch modes of the thread that called the backward.
     modes: Modes,
     /// For each port and micro-batch, the gradients that were sent back and not received yet.
@@ -58,6 +60,7 @@ impl BackwardRun {
                 .iter()
                 .map(|_| Mutex::new(StageSums { sums: None, left: call.micro_batches }))
                 .collect(),
+            by_engine: engine_is_choosy(),
             modes: Modes::capture()?,
             call,
             keep_graph,
@@ -67,7 +70,7 @@ impl BackwardRun {
     /// The gradients of the parameters, summed over micro-batches within each stage and then over
     /// stages, the last one first.
     pub(super) fn take_sums(&self) -> Result<Sums> {
-        let mut total = Sums::new(self.joined)?;
+        let mut total = Sums::new(self.joined, self.by_engine)?;
         for stage in self.sums.iter().rev() {
             if let Some(sums) = lock(stage).sums.take() {
                 sums.used_here()?;
@@ -265,7 +268,7 @@ impl BackwardRun {
             *left -= 1;
         }
         if sums.is_none() {
-            *sums = Some(Sums::new(self.joined)?);
+            *sums = Some(Sums::new(self.joined, self.by_engine)?);
         }
         let sums = sums.as_mut().expect("made above");
         let done = body(sums, *left == 0);

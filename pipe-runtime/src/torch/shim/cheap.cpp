@@ -9,6 +9,7 @@
 #include "autograd.h"
 #include "layer_key.h"
 
+#include <ATen/autocast_mode.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/engine.h>
@@ -229,9 +230,10 @@ class Values {
       return;
     }
     std::vector<std::vector<Input>> inputs(arguments.size());
+    bool is_conversion = op.schema().name() == "aten::_to_copy";
     size_t bytes = 0;
     auto add = [&](size_t place, const at::Tensor& tensor) {
-      std::optional<Input> found = input(tensor, output);
+      std::optional<Input> found = input(tensor, output, is_conversion);
       if (!found) {
         return false;
       }
@@ -273,8 +275,15 @@ class Values {
 
  private:
   // The argument of a call, if it can be had in the backward without being kept for that.
-  std::optional<Input> input(const at::Tensor& tensor, const at::Tensor& output) {
+  std::optional<Input> input(
+      const at::Tensor& tensor,
+      const at::Tensor& output,
+      bool is_conversion) {
     bool converts = tensor.scalar_type() != output.scalar_type();
+    // The operator will run without autocast, which may have converted this first.
+    if (converts && !is_conversion && at::autocast::is_autocast_enabled(output.device().type())) {
+      return std::nullopt;
+    }
     if (!is_ordinary(tensor) || tensor.is_alias_of(output) ||
         tensor.device() != output.device()) {
       return std::nullopt;

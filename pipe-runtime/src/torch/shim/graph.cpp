@@ -317,11 +317,18 @@ int pipe_parameters_complain(const Parameters* parameters) {
   });
 }
 
-// With `joined`, the sums are those that one backward through all micro-batches would give.
-Sums* pipe_sums_new(int joined) {
+// Whether this thread is inside a run of libtorch's engine for certain gradients only.
+int pipe_engine_is_choosy() {
+  return shim::engine_is_choosy();
+}
+
+// With `joined`, the sums are those that one backward through all micro-batches would give. With
+// `by_engine`, all backwards that add to them are left to libtorch's engine.
+Sums* pipe_sums_new(int joined, int by_engine) {
   auto sums = new (std::nothrow) Sums();
   if (sums) {
     sums->joined = joined != 0;
+    sums->by_engine = by_engine != 0;
   }
   return sums;
 }

@@ -129,6 +129,9 @@ struct Sums {
   // Whether they are the sums that one backward through all micro-batches would give, rather than
   // several backwards in sequence.
   bool joined = false;
+  // Whether libtorch's engine runs all backwards, also where a walk could: the order in which it
+  // adds may differ in the last bit, and must not depend on the thread.
+  bool by_engine = false;
   // By number of the parameter. Empty until the first backward.
   std::vector<at::Tensor> gradients;
 };

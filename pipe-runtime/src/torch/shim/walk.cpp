@@ -45,9 +45,7 @@ static bool has_hooks(AccumulateGrad& leaf) {
       !leaf.retains_grad_hooks().empty() || !leaf.post_hooks().empty();
 }
 
-// Whether this thread is inside a run of libtorch's engine for certain gradients only. Nodes would
-// then rely on the engine to know which of their gradients are needed.
-static bool engine_is_choosy() {
+bool engine_is_choosy() {
   const auto* wanted = torch::autograd::get_current_graph_task_exec_info();
   return wanted && !wanted->empty();
 }
@@ -235,7 +233,7 @@ void backward(
   graph.complaint = leaves.parameters.complaint;
   Topology topology(roots, graph, leaves.parameters);
   graph.reaches_parameters |= !topology.parameters.empty();
-  if (topology.plain) {
+  if (topology.plain && !leaves.sums.by_engine) {
     Arrived arrived(topology.nodes.size());
     Walk walk(topology, arrived, leaves, received);
     walk.start(roots, std::move(seeds));

@@ -57,6 +57,10 @@ struct Cut {
   std::vector<NodePtr<Node>> nodes;
 };
 
+// Whether this thread is inside a run of libtorch's engine for certain gradients only. Nodes then
+// rely on the engine to know which of their gradients are needed.
+bool engine_is_choosy();
+
 // Runs libtorch's engine from `roots` to `targets`, on the calling thread for every device: a
 // worker owns its stage, and libtorch's threads for accelerators may be waiting for this walk.
 variable_list engine(

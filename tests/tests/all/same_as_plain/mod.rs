@@ -2,6 +2,7 @@
 
 mod autograd;
 mod batch_norm;
+mod cheap_outputs;
 mod first_pass;
 mod frozen;
 mod fusion;
