@@ -120,7 +120,9 @@ impl<M: Pipeline> Pipe<M> {
                 simulated: simulated as u64,
             }
         };
-        built.recorder.held().into_iter().enumerate().map(rank).filter(|rank| !rank.stages.is_empty()).collect()
+        let is_measured = |&stage: &usize| built.stages[stage].device == Device::Cpu && built.is_here(stage);
+        let ranks = built.recorder.held().into_iter().enumerate().map(rank);
+        ranks.filter(|rank| rank.stages.iter().any(is_measured)).collect()
     }
 
     /// Restarts the peaks of [`memory`](Self::memory) from what is in use now. The peaks are those

@@ -83,12 +83,12 @@ pub(crate) struct Recording {
 }
 
 /// What the steps of a stage do to the memory of its rank, in bytes: the most of all micro-batches.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct StageSizes {
     /// What a whole backward frees of the micro-batch's graph.
     pub(crate) released: f64,
     /// What the first half of a backward frees; negative if it makes more for the second half.
-    pub(crate) released_by_input: f64,
+    pub(crate) released_by_input: Option<f64>,
     /// What the second half frees.
     pub(crate) released_by_weight: f64,
     /// What a forward leaves that will be recomputed: its inputs; in the last stage, the gradient
@@ -114,6 +114,8 @@ pub(crate) struct RecordingPart {
     activations: Vec<Option<u64>>,
     carried: Vec<u64>,
     gradients: Vec<u64>,
+    waiting: Vec<Option<u64>>,
+    sizes: Vec<StageSizes>,
     /// By the number of its call, the steps of a run: action, thread, start and end.
     runs: BTreeMap<u64, Vec<(String, usize, f64, f64)>>,
 }
@@ -194,6 +196,8 @@ impl Recording {
             activations: self.activations.iter().map(|bytes| *lock(bytes)).collect(),
             carried: self.carried.iter().map(|bytes| *lock(bytes)).collect(),
             gradients: self.gradients.iter().map(|bytes| *lock(bytes)).collect(),
+            waiting: self.waiting.iter().map(|bytes| *lock(bytes)).collect(),
+            sizes: self.sizes.iter().map(|sizes| *lock(sizes)).collect(),
             runs: numbered.collect(),
         }
     }
@@ -205,6 +209,12 @@ impl Recording {
             for (own, bytes) in self.activations.iter().zip(&part.activations) {
                 let mut own = lock(own);
                 *own = own.or(*bytes);
+            }
+            for (own, found) in self.sizes.iter().zip(&part.sizes).filter(|(_, found)| found.metered) {
+                *lock(own) = *found;
+            }
+            for (route, bytes) in part.waiting.iter().enumerate() {
+                bytes.iter().for_each(|&bytes| self.waits(route, bytes));
             }
             let sizes = part.carried.iter().zip(&part.gradients);
             (0..).zip(sizes).for_each(|(route, (&bytes, &gradient))| self.carries(route, bytes, gradient));
@@ -240,12 +250,13 @@ impl Recording {
         let carried: Vec<_> = self.carried.iter().map(|bytes| *lock(bytes) as f64).collect();
         let stage = |(stage, &(parameters, gradients)): (usize, &(u64, u64))| {
             let sizes = *lock(&self.sizes[stage]);
-            let halves = sizes.released_by_input + sizes.released_by_weight;
+            let halves = sizes.released_by_input.unwrap_or(0.) + sizes.released_by_weight;
             // What the backward frees is what was held for it: the stage's own tensors, and those
             // that it received and saved.
             let freed = sizes.released.max(halves);
             let activation = match (sizes.remade > 0., freed > 0.) {
-                (true, _) => sizes.remade,
+                // As without recomputation: with what it received.
+                (true, _) => sizes.remade + sizes.inputs,
                 (false, true) => freed,
                 (false, false) => lock(&self.activations[stage]).unwrap_or(0) as f64,
             };

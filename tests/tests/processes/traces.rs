@@ -103,6 +103,20 @@ fn a_trace_has_every_action_of_all_processes_once_and_in_order() {
                 assert_eq!(times, [world.size() == 3, true], "{costs:?}");
                 assert!(costs.skips[0].transfer.time > 0. && costs.skips[0].transfer.time < 1e-2, "{costs:?}");
                 assert_eq!(costs.boundaries[1].size, 64.);
+                // What every stage holds was measured in its process, and all know it.
+                assert!(costs.stages.iter().skip(1).all(|stage| stage.activation > 0.), "{costs:?}");
+                let sizes = costs.stages.iter().map(|stage| {
+                    [
+                        stage.activation,
+                        stage.for_weights,
+                        stage.checkpoint,
+                        stage.forward_working,
+                        stage.backward_working,
+                    ]
+                });
+                let sizes = format!("{:?}", sizes.collect::<Vec<_>>());
+                let all = world.all_gather(sizes.as_bytes()).unwrap();
+                assert!(all.iter().all(|other| other == sizes.as_bytes()), "{sizes} {costs:?}");
                 assert!(trace.simulated().unwrap().makespan >= 4. * costs.stages[1].forward);
                 assert!(pipe.advise(&costs, None).unwrap().best.is_some());
                 let chrome = trace.to_chrome();

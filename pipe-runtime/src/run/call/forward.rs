@@ -284,6 +284,10 @@ impl Call {
         mut gradients: impl FnMut(usize, usize, Vec<(usize, Tensor)>, Option<Arc<Event>>),
     ) -> Result<Vec<News>> {
         let Some(remote) = &self.remote else { return Ok(Vec::new()) };
+        // Which rank a value is for is counted once it is used.
+        let here = (0..self.pipeline.stages.len()).find(|&stage| self.pipeline.is_here(stage));
+        let place = self.meter.get().zip(here).map(|(meter, stage)| (meter, self.pipeline.rank_of()[stage]));
+        let _metered = place.map(|(meter, rank)| meter.enter(rank, Holder::UnderWay)).transpose()?;
         remote.poll(&self.pipeline.routes, |arrival| match arrival {
             Arrival::Value { port, micro_batch, value } => {
                 *self.in_transit.at(port, micro_batch) = Some(value);

@@ -123,14 +123,19 @@ impl TracedJob {
             return;
         }
         let released = graphs(&before) - graphs(&after);
+        let inputs = of(&before, Holder::Input) - of(&after, Holder::Input);
         match kind {
-            ActionKind::Backward => raise(&mut sizes.released, released),
-            ActionKind::BackwardInput => sizes.released_by_input = released as f64,
-            // Until then, kept inputs are a part of the graph.
-            _ => {
-                let inputs = of(&before, Holder::Input) - of(&after, Holder::Input);
-                raise(&mut sizes.released_by_weight, released + inputs);
+            // Of a stage that is not recomputed, recomputed layers keep inputs.
+            ActionKind::Backward if !self.call.recomputes(stage, micro_batch) => {
+                raise(&mut sizes.released, released + inputs);
             }
+            ActionKind::Backward => raise(&mut sizes.released, released),
+            ActionKind::BackwardInput => {
+                let released = released as f64;
+                sizes.released_by_input = sizes.released_by_input.map(|most| most.max(released)).or(Some(released));
+            }
+            // Until then, kept inputs are a part of the graph.
+            _ => raise(&mut sizes.released_by_weight, released + inputs),
         }
         let grown = of(&after, Holder::Gradient) - of(&before, Holder::Gradient);
         let working = match kind {
@@ -158,7 +163,9 @@ impl TracedJob {
                     bytes(value.as_ref(), |item| item.needs_gradient),
                 );
                 let tensors = value.iter().flat_map(|value| &value.tensors).map(|item| &item.tensor);
-                if let Some(meter) = self.call.meter.get() {
+                // What comes from another process is there for this stage alone.
+                let is_local = self.call.elsewhere(route.from).is_none();
+                if let Some(meter) = self.call.meter.get().filter(|_| is_local) {
                     self.recording.waits(port, tensors.map(|tensor| meter.under_way(tensor)).sum());
                 }
             }

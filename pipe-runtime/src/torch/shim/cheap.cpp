@@ -16,6 +16,7 @@
 #include <torch/csrc/autograd/saved_variable_hooks.h>
 #include <torch/library.h>
 
+#include <mutex>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -33,18 +34,24 @@ namespace {
 // those that read and write each number once, and others.
 constexpr const char* kPointwise[] = {
     "_to_copy",
+    "add.Scalar",
     "add.Tensor",
     "clone",
+    "div.Scalar",
+    "div.Tensor",
     "elu",
     "gelu",
     "hardswish",
     "leaky_relu",
     "mish",
+    "mul.Scalar",
     "mul.Tensor",
     "relu",
     "sigmoid",
     "silu",
     "softplus",
+    "sub.Scalar",
+    "sub.Tensor",
     "tanh"};
 constexpr const char* kOthers[] = {
     "cat",
@@ -58,6 +65,17 @@ constexpr const char* kOthers[] = {
 // Inputs that the graph does not keep, such as the bias of a norm, may be kept for the note if the
 // output is at least so many times larger.
 constexpr size_t kMuchLarger = 2;
+// Making a value again makes those that it is made of, one inside the other. A longer chain is kept
+// at this length.
+constexpr size_t kLongestChain = 64;
+
+// Runs operators as they ran below autograd and autocast.
+struct Plainly {
+  at::NoGradGuard no_grad;
+  at::AutoDispatchBelowADInplaceOrView below;
+  c10::impl::ExcludeDispatchKeyGuard plain{
+      c10::autocast_dispatch_keyset | c10::DispatchKeySet({kLayerKey, kCheapKey})};
+};
 
 // A part of a storage, as a tensor shows it.
 struct Shown {
@@ -99,6 +117,15 @@ struct Recipe {
   std::vector<c10::IValue> arguments;
   std::vector<std::vector<Input>> inputs;
   Shown made;
+
+  template <typename Visit>
+  void each(Visit visit) {
+    for (std::vector<Input>& place : inputs) {
+      for (Input& input : place) {
+        visit(input);
+      }
+    }
+  }
 };
 
 // What a storage holds at one version of it.
@@ -111,10 +138,22 @@ struct Value {
   std::unique_ptr<Recipe> recipe;
   // Whether `data` was made by the recipe.
   bool remade = false;
-  // The number of saved tensors that are this value.
+  // The number of saved tensors that are this value, and of recipes that are being followed and
+  // need it.
   size_t saved = 0;
+  // The number of recipes, one inside the other, that make it.
+  size_t chain = 0;
 
   explicit Value(const at::Tensor& tensor) : type(tensor.scalar_type()), version(tensor._version()) {}
+
+  // A value of its own memory.
+  static std::shared_ptr<Value> copy_of(const at::Tensor& tensor) {
+    Plainly plainly;
+    at::Tensor copy = tensor.clone();
+    auto value = std::make_shared<Value>(copy);
+    value->data = std::move(copy);
+    return value;
+  }
 
   bool can_be_had() const {
     return recipe || data.defined();
@@ -146,10 +185,20 @@ struct Value {
 
   void remake() {
     TORCH_INTERNAL_ASSERT(recipe);
-    at::NoGradGuard no_grad;
-    at::AutoDispatchBelowADInplaceOrView below;
-    c10::impl::ExcludeDispatchKeyGuard plain(
-        c10::autocast_dispatch_keyset | c10::DispatchKeySet({kLayerKey, kCheapKey}));
+    Plainly plainly;
+    // What several inputs are made of is made once.
+    struct Pinned {
+      Recipe& recipe;
+      explicit Pinned(Recipe& recipe) : recipe(recipe) {
+        recipe.each([](Input& input) { ++input.value->saved; });
+      }
+      ~Pinned() {
+        recipe.each([](Input& input) {
+          --input.value->saved;
+          input.value->drop_unless_saved();
+        });
+      }
+    } pinned(*recipe);
     torch::jit::Stack stack = recipe->arguments;
     for (size_t i = 0; i < stack.size(); ++i) {
       const std::vector<Input>& inputs = recipe->inputs[i];
@@ -164,17 +213,13 @@ struct Value {
       stack[i] = is_list ? c10::IValue(std::move(tensors)) : c10::IValue(std::move(tensors.front()));
     }
     recipe->op.callBoxed(stack);
-    data = stack.front().toTensor();
-    remade = true;
+    at::Tensor made = stack.front().toTensor();
     TORCH_CHECK(
-        recipe->made.matches(data),
+        recipe->made.matches(made),
         "`cheap_outputs`: ", recipe->op.schema().name(),
         " gave a tensor with another layout when it ran again. Please report this");
-    for (const std::vector<Input>& inputs : recipe->inputs) {
-      for (const Input& input : inputs) {
-        input.value->drop_unless_saved();
-      }
-    }
+    data = std::move(made);
+    remade = true;
   }
 
   // Frees what can be made again.
@@ -197,8 +242,40 @@ class Values {
  public:
   // Whether others than pointwise operators are noted.
   const bool all;
+  // Held by whoever saves, unpacks or frees a value of the pass: a layer may give a part of its
+  // graph to another thread.
+  const std::shared_ptr<std::recursive_mutex> mutex = std::make_shared<std::recursive_mutex>();
 
   explicit Values(bool all) : all(all) {}
+
+  // An operator is about to write to the tensor's memory, maybe without counting that: through
+  // `data()`, or as a statistic of a norm. What was noted of the memory holds for what it was.
+  void about_to_write(const at::Tensor& tensor) {
+    if (!tensor.has_storage()) {
+      return;
+    }
+    c10::StorageImpl* storage = tensor.storage().unsafeGetStorageImpl();
+    known_.erase(storage);
+    auto found = readers_.find(storage);
+    if (found == readers_.end()) {
+      return;
+    }
+    for (const std::weak_ptr<Value>& reader : found->second) {
+      std::shared_ptr<Value> value = reader.lock();
+      if (!value || !value->recipe) {
+        continue;
+      }
+      value->recipe->each([&](Input& input) {
+        const at::Tensor& data = input.value->data;
+        if (!input.value->recipe && data.defined() &&
+            data.storage().unsafeGetStorageImpl() == storage) {
+          input.value = Value::copy_of(input.value->get(input.shown));
+          input.shown = Shown::of(input.value->data);
+        }
+      });
+    }
+    readers_.erase(found);
+  }
 
   // The value of the tensor, if it has been saved or noted.
   std::shared_ptr<Value> find(const at::Tensor& tensor) const {
@@ -230,13 +307,22 @@ class Values {
       return;
     }
     std::vector<std::vector<Input>> inputs(arguments.size());
-    bool is_conversion = op.schema().name() == "aten::_to_copy";
+    // The operator will run without autocast, which may have converted its inputs first.
+    const auto device = output.device().type();
+    bool converted = at::autocast::is_autocast_enabled(device) &&
+        op.hasKernelForDispatchKey(
+            at::autocast::get_autocast_dispatch_key_from_device_type(device));
     size_t bytes = 0;
+    size_t chain = 0;
     auto add = [&](size_t place, const at::Tensor& tensor) {
-      std::optional<Input> found = input(tensor, output, is_conversion);
-      if (!found) {
+      if (converted && tensor.scalar_type() != output.scalar_type()) {
         return false;
       }
+      std::optional<Input> found = input(tensor, output);
+      if (!found || found->value->chain >= kLongestChain) {
+        return false;
+      }
+      chain = std::max(chain, found->value->chain);
       bytes += found->bytes;
       inputs[place].push_back(std::move(*found));
       return bytes * kMuchLarger <= output.nbytes();
@@ -266,6 +352,14 @@ class Values {
       }
     }
     std::shared_ptr<Value> value = find_or_add(output);
+    value->chain = chain + 1;
+    for (const std::vector<Input>& place : inputs) {
+      for (const Input& input : place) {
+        if (!input.value->recipe) {
+          readers_[input.value->data.storage().unsafeGetStorageImpl()].push_back(value);
+        }
+      }
+    }
     value->recipe = std::make_unique<Recipe>(
         Recipe{op, std::move(arguments), std::move(inputs), Shown::of(output)});
     // The operator may have saved its own output.
@@ -275,31 +369,28 @@ class Values {
 
  private:
   // The argument of a call, if it can be had in the backward without being kept for that.
-  std::optional<Input> input(
-      const at::Tensor& tensor,
-      const at::Tensor& output,
-      bool is_conversion) {
-    bool converts = tensor.scalar_type() != output.scalar_type();
-    // The operator will run without autocast, which may have converted this first.
-    if (converts && !is_conversion && at::autocast::is_autocast_enabled(output.device().type())) {
-      return std::nullopt;
-    }
-    if (!is_ordinary(tensor) || tensor.is_alias_of(output) ||
-        tensor.device() != output.device()) {
+  std::optional<Input> input(const at::Tensor& tensor, const at::Tensor& output) {
+    if (!is_ordinary(tensor) || tensor.is_alias_of(output) || tensor.device() != output.device()) {
       return std::nullopt;
     }
     std::shared_ptr<Value> value = find(tensor);
-    bool is_parameter = tensor.is_leaf() && tensor.requires_grad();
-    if (converts && is_parameter) {
-      // Autocast keeps the converted weight for other micro-batches.
+    if (value && value->can_be_had()) {
+      return Input{std::move(value), Shown::of(tensor), 0};
+    }
+    size_t bytes = tensor.numel() * tensor.element_size();
+    if (bytes * kMuchLarger > output.nbytes()) {
       return std::nullopt;
     }
-    bool is_kept = is_parameter || (value && value->can_be_had());
-    if (!value || !value->can_be_had()) {
-      value = std::make_shared<Value>(tensor);
-      value->data = tensor.tensor_data();
+    bool is_activation = tensor.requires_grad() && !tensor.is_leaf();
+    if (!is_activation) {
+      // A variable may change before the backward.
+      value = Value::copy_of(tensor);
+      Shown shown = Shown::of(value->data);
+      return Input{std::move(value), std::move(shown), bytes};
     }
-    return Input{std::move(value), Shown::of(tensor), is_kept ? 0 : tensor.storage().nbytes()};
+    value = std::make_shared<Value>(tensor);
+    value->data = tensor.tensor_data();
+    return Input{std::move(value), Shown::of(tensor), bytes};
   }
 
   struct Known {
@@ -310,6 +401,8 @@ class Values {
     std::shared_ptr<Value> noted;
   };
   std::unordered_map<c10::StorageImpl*, Known> known_;
+  // For each storage, the noted values that are made of it. Their inputs keep it alive.
+  std::unordered_map<c10::StorageImpl*, std::vector<std::weak_ptr<Value>>> readers_;
 };
 
 // The pass that this thread records, if it makes cheap outputs again.
@@ -324,6 +417,8 @@ class SavedValue : public SavedVariableHooks {
       version_ = tensor._version();
       return;
     }
+    mutex_ = recorded->mutex;
+    std::lock_guard<std::recursive_mutex> lock(*mutex_);
     value_ = recorded->find_or_add(tensor);
     shown_ = Shown::of(tensor);
     ++value_->saved;
@@ -335,6 +430,7 @@ class SavedValue : public SavedVariableHooks {
 
   at::Tensor call_unpack_hook() override {
     if (value_) {
+      std::lock_guard<std::recursive_mutex> lock(*mutex_);
       return value_->get(shown_);
     }
     TORCH_CHECK(
@@ -345,13 +441,16 @@ class SavedValue : public SavedVariableHooks {
 
   ~SavedValue() override {
     if (value_) {
+      std::lock_guard<std::recursive_mutex> lock(*mutex_);
       --value_->saved;
       value_->drop_unless_saved();
+      value_.reset();
     }
   }
 
  private:
   std::shared_ptr<Value> value_;
+  std::shared_ptr<std::recursive_mutex> mutex_;
   Shown shown_;
   // A tensor that is more than a view of its storage.
   at::Tensor whole_;
@@ -407,6 +506,7 @@ void run_cheap(
       stack->end() - static_cast<ptrdiff_t>(op.schema().arguments().size()), stack->end());
   op.redispatchBoxed(keys & c10::DispatchKeySet(c10::DispatchKeySet::FULL_AFTER, kCheapKey), stack);
   if (recorded && (pointwise || recorded->all) && at::GradMode::is_enabled()) {
+    std::lock_guard<std::recursive_mutex> lock(*recorded->mutex);
     const c10::IValue& output = (*stack)[stack->size() - op.schema().returns().size()];
     recorded->note(op, std::move(arguments), output.toTensor());
   }
@@ -436,6 +536,18 @@ struct CheapPass {
 };
 
 } // namespace
+
+bool notes_cheap_outputs() {
+  return recorded != nullptr;
+}
+
+void cheap_about_to_write(const at::Tensor& tensor) {
+  if (recorded && tensor.defined()) {
+    std::lock_guard<std::recursive_mutex> lock(*recorded->mutex);
+    recorded->about_to_write(tensor);
+  }
+}
+
 } // namespace shim
 
 using shim::CheapPass;

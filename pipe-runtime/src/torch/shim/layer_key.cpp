@@ -68,6 +68,7 @@ bool updates_statistics(
 void about_to_write(const c10::IValue& value, bool statistic) {
   if (value.isTensor()) {
     shim::about_to_write(value.toTensor(), statistic);
+    shim::cheap_about_to_write(value.toTensor());
   } else if (value.isTensorList() || value.isOptionalTensorList()) {
     for (const c10::IValue& element : value.toListRef()) {
       about_to_write(element, statistic);
@@ -98,7 +99,7 @@ void run_in_layer(
       (*stack)[first + i] = shim::rng_on(device_of(values));
     }
   }
-  if (shim::watches_writes()) {
+  if (shim::watches_writes() || shim::notes_cheap_outputs()) {
     announce_writes(declared, values);
   }
   op.redispatchBoxed(keys & c10::DispatchKeySet(c10::DispatchKeySet::FULL_AFTER, kLayerKey), stack);

@@ -26,4 +26,9 @@ bool watches_writes();
 // backward does not read, or as any other write.
 void about_to_write(const at::Tensor& tensor, bool statistic);
 
+// Whether this thread notes how cheap outputs are made, and what an operator is about to write to:
+// see `cheap.cpp`.
+bool notes_cheap_outputs();
+void cheap_about_to_write(const at::Tensor& tensor);
+
 } // namespace shim

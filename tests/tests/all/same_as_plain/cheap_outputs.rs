@@ -69,7 +69,7 @@ impl Layer<(Tensor, Tensor)> for Join {
     }
 }
 
-const BODIES: [(&str, Body); 17] = [
+const BODIES: [(&str, Body); 23] = [
     ("kept by several", |x, o| {
         let y = x.matmul(&o.weight).silu();
         y.matmul(&o.weight) + y.tanh() * &y
@@ -122,6 +122,30 @@ const BODIES: [(&str, Body); 17] = [
             .sum_dim_intlist([1_i64].as_slice(), false, Kind::Float)
             .flatten(1, -1)
     }),
+    ("a buffer that is written through data()", |x, o| {
+        let y = (&x.relu() + &o.mean).gelu("none");
+        tch::no_grad(|| o.mean.data().copy_(&(&o.mean + 1.)));
+        y.matmul(&o.weight)
+    }),
+    ("a statistic that is updated after", |x, o| {
+        let y = (&x.relu() + &o.mean).gelu("none");
+        o.batch_norm(&y, true).matmul(&o.weight)
+    }),
+    ("an output that is written through data()", |x, o| {
+        let y = x.matmul(&o.weight).gelu("none");
+        let _ = y.data().clamp_(-0.1, 0.1);
+        y.matmul(&o.weight)
+    }),
+    ("a queue", |x, o| {
+        let y = Tensor::cat(&[&x.relu(), &o.mean.unsqueeze(0)], 0).gelu("none").matmul(&o.weight);
+        tch::no_grad(|| o.mean.shallow_clone().copy_(&x.select(0, 0)));
+        y.narrow(0, 0, x.size()[0]) + y.select(0, -1)
+    }),
+    ("what two inputs are made of, again and again", |x, o| {
+        let mask = x.detach().gt(0.).to_kind(Kind::Float) * 0.1;
+        (0..60).fold(x.sigmoid(), |y, _| &y * &mask + &y).matmul(&o.weight)
+    }),
+    ("a long chain", |x, o| (0..500).fold(x.sigmoid(), |y, _| (&y * 0.9).tanh() + &y * 0.05).matmul(&o.weight)),
     ("a gradient taken inside", |x, o| {
         let y = x.detach().set_requires_grad(true);
         let energy = tch::with_grad(|| y.matmul(&o.weight).silu().tanh().sum(Kind::Float));
