@@ -163,8 +163,8 @@ void pipe_meter_free(MeterHandle* meter) {
   delete meter;
 }
 
-// Counts for `rank` and `holder` what this thread allocates, until `pipe_meter_leave`. What is under
-// way is no step of the rank.
+// Counts for `rank` and `holder` what this thread allocates, until `pipe_meter_leave`. What is
+// under way is no step of the rank.
 int pipe_meter_enter(MeterHandle* meter, size_t rank, size_t holder, MeteredStep** step) {
   return shim::guarded([&] {
     *step = new MeteredStep(std::make_shared<Metered>(meter->meter, rank, holder));
