@@ -53,7 +53,11 @@ impl World {
         let [short, long] = LENGTHS.map(|length| length as f64);
         let mut price = MessagePrice::default();
         for [of_short, of_long] in all.iter().filter_map(|times| <[f64; 2]>::try_from(times.as_slice()).ok()) {
-            let per_byte = ((of_long - of_short) / (long - short)).max(0.);
+            let per_byte = match of_long > of_short {
+                true => (of_long - of_short) / (long - short),
+                // Other programs took part of the time of all short messages. Bytes are not free.
+                false => of_long / long,
+            };
             let latency = Duration::from_secs_f64((of_short - per_byte * short).max(0.));
             price.seconds_per_byte = price.seconds_per_byte.max(per_byte);
             price.latency = price.latency.max(latency);

@@ -177,9 +177,7 @@ enum How {
     Twice,
 }
 
-/// The gradients and the statistics after a step.
-fn train(body: Body, outputs: CheapOutputs, checkpoint: Checkpoint, how: How) -> Vec<Tensor> {
-    tch::manual_seed(5);
+fn make(body: Body) -> (Net, NetVars) {
     let vars = Net::vars(&Devices::cpu(2)).unwrap();
     let net = Net {
         first: linear(vars.first(), WIDTH, WIDTH),
@@ -187,6 +185,13 @@ fn train(body: Body, outputs: CheapOutputs, checkpoint: Checkpoint, how: How) ->
         join: Join,
         last: linear(vars.last(), WIDTH, 3),
     };
+    (net, vars)
+}
+
+/// The gradients and the statistics after a step.
+fn train(body: Body, outputs: CheapOutputs, checkpoint: Checkpoint, how: How) -> Vec<Tensor> {
+    tch::manual_seed(5);
+    let (net, vars) = make(body);
     let x = Tensor::randn([8, WIDTH], (Kind::Float, Device::Cpu));
     let schedule = if let How::Step(kind) = how { kind } else { ScheduleKind::GPipe };
     let builder = PipeBuilder::new(net, &vars).chunks(4).checkpoint(checkpoint).schedule(schedule);
@@ -266,13 +271,7 @@ fn what_was_changed_in_place_is_an_error() {
     ];
     for (name, body) in changes {
         for outputs in [CheapOutputs::Keep, CheapOutputs::RecomputePointwise, CheapOutputs::RecomputeAll] {
-            let vars = Net::vars(&Devices::cpu(2)).unwrap();
-            let net = Net {
-                first: linear(vars.first(), WIDTH, WIDTH),
-                operators: Operators::new(vars.operators(), body),
-                join: Join,
-                last: linear(vars.last(), WIDTH, 3),
-            };
+            let (net, vars) = make(body);
             let builder = PipeBuilder::new(net, &vars).chunks(2).checkpoint(Checkpoint::Never);
             let mut pipe = builder.cheap_outputs(outputs).build().unwrap();
             let x = Tensor::randn([8, WIDTH], (Kind::Float, Device::Cpu));
