@@ -25,6 +25,12 @@ impl Route {
     pub(crate) fn is_inner(&self) -> bool {
         self.from.is_some() && self.from == self.to
     }
+
+    /// The stage that holds a value, or its gradient, between the stages that make and use it: a
+    /// skip waits where it was made, other values where they are used.
+    pub(crate) fn waits_at(&self, maker: usize, user: Option<usize>) -> usize {
+        if self.is_skip { maker } else { user.unwrap_or(maker) }
+    }
 }
 
 impl Route {

@@ -75,6 +75,13 @@ pub struct Transfer {
     pub gradient: f64,
 }
 
+impl Transfer {
+    /// The memory of the value, or of its gradient.
+    pub(super) fn held(&self, gradient: bool) -> f64 {
+        if gradient { self.gradient } else { self.size }
+    }
+}
+
 /// A value that goes from one stage directly to a later one. Its gradient goes the opposite way.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Skip {

@@ -58,7 +58,7 @@ pub(super) fn peaks(
         times.between(stage, stage + 1, |gradient, from, until| {
             // The value is sent at once and waits at its destination.
             let rank = if gradient { rank_of[stage] } else { rank_of[stage + 1] };
-            ledger.hold(rank, from, until, if gradient { boundary.gradient } else { boundary.size });
+            ledger.hold(rank, from, until, boundary.held(gradient));
         });
     }
     let mut in_transit = Vec::new();
@@ -66,7 +66,7 @@ pub(super) fn peaks(
         let mut waiting: Vec<(f64, i64)> = Vec::new();
         times.between(skip.from, skip.to, |gradient, from, until| {
             let rank = if gradient { rank_of[skip.to] } else { rank_of[skip.from] };
-            ledger.hold(rank, from, until, if gradient { skip.transfer.gradient } else { skip.transfer.size });
+            ledger.hold(rank, from, until, skip.transfer.held(gradient));
             if !gradient {
                 waiting.extend([(from, 1), (until, -1)]);
             }

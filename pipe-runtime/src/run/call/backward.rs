@@ -170,10 +170,8 @@ impl BackwardRun {
                 continue;
             }
             self.ready.at(port, micro_batch).clone_from(&ready);
-            // As values do.
             let route = &self.call.pipeline.routes[port];
-            let place = if route.is_skip { stage } else { route.from.unwrap_or(stage) };
-            self.call.are_under_way(&[(&gradient, place)]);
+            self.call.are_under_way([(&gradient, route.waits_at(stage, route.from))]);
             self.gradients.at(port, micro_batch).push((position, gradient));
         }
         self.send_back(stage, micro_batch, &elsewhere)?;
@@ -273,7 +271,7 @@ impl BackwardRun {
         let sums = sums.as_mut().expect("made above");
         let done = body(sums, *left == 0);
         if let Some(meter) = self.call.meter.get() {
-            // As in `holds`.
+            // As in `are_under_way`.
             let _ = meter.hold_sums(sums, self.call.pipeline.rank_of()[action.stage]);
         }
         done

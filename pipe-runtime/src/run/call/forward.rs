@@ -222,10 +222,11 @@ impl Call {
 
     /// If the call is traced, counts the tensors as under way to each stage. These are all handles
     /// to them, except for those of graphs.
-    pub(super) fn are_under_way(&self, tensors: &[(&Tensor, usize)]) {
+    pub(super) fn are_under_way<'t>(&self, tensors: impl IntoIterator<Item = (&'t Tensor, usize)>) {
         let Some(meter) = self.meter.get() else { return };
+        let tensors: Vec<_> = tensors.into_iter().collect();
         let memory = |tensor: &Tensor| memory_of(tensor).map(|(address, _)| address);
-        for (tensor, stage) in tensors {
+        for (tensor, stage) in &tensors {
             let handles = tensors.iter().filter(|(other, _)| memory(other) == memory(tensor)).count();
             // Without memory for its table, the meter counts the tensor for the stage that made it.
             let _ = meter.send(tensor, self.pipeline.rank_of()[*stage], handles);

@@ -11,7 +11,7 @@ use crate::flow::{ONE_OF_TWO_CHANGED, PackedTensor, PackedValue};
 use crate::lock::{give_up, lock};
 use crate::model::{Context, Rewound, Statistics};
 use crate::run::built_pipeline::StageSlot;
-use crate::stages::{Io, Recorded, Route, Segment, Sent, is_inner};
+use crate::stages::{Io, Recorded, Segment, Sent, is_inner};
 use crate::torch::{CheapPass, GradMode, Holder, LayerRng, digest};
 
 /// The state that a stage keeps of one micro-batch for its backward.
@@ -147,12 +147,10 @@ impl Call {
         lock(&self.histories[stage]).has_gone_forward(micro_batch, any_goes_backward);
 
         let ready = self.pipeline.streams.mark(stage).map_err(|error| error.to_string())?;
-        // A skip waits where it was made, other values where they are used.
-        let place = |route: &Route| if route.is_skip { stage } else { route.to.unwrap_or(stage) };
-        let sent_to = |(port, value): &'_ Sent| (place(&self.pipeline.routes[*port]), value.tensors.len());
-        let stages = sent.iter().map(sent_to).flat_map(|(stage, count)| std::iter::repeat_n(stage, count));
-        let tensors = sent.iter().flat_map(|(_, value)| &value.tensors).map(|item| &item.tensor);
-        self.are_under_way(&tensors.zip(stages).collect::<Vec<_>>());
+        self.are_under_way(sent.iter().flat_map(|(port, value)| {
+            let route = &self.pipeline.routes[*port];
+            value.tensors.iter().map(move |item| (&item.tensor, route.waits_at(stage, route.to)))
+        }));
         for (port, mut value) in sent {
             if let Some((remote, to)) = self.elsewhere(self.pipeline.routes[port].to) {
                 let variables = self.pipeline.state.variables(stage).map_err(|error| error.to_string())?;
