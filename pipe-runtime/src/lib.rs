@@ -70,8 +70,8 @@ pub use flow::{
     Along, Each, Flow, IntoFlow, List, Mean, MiniBatch, Packer, PerRow, Portable, Replicate, Rows, Sum, Unpacker,
 };
 pub use model::{
-    Carried, Checkpoint, Context, Defaults, Devices, Layer, LayerPlan, LoadReport, Loader, Model, Plan, Repeat,
-    SkipPlan, Split, StagePlan, Tied, Vars,
+    Carried, CheapOutputs, Checkpoint, Context, Defaults, Devices, Layer, LayerPlan, LoadReport, Loader, Model, Plan,
+    Repeat, SkipPlan, Split, StagePlan, Tied, Vars,
 };
 pub use pipe::{
     Checkpoints, DeviceMemory, IterationReport, MemoryReport, Optimizer, OptimizerBuilder, Pipe, PipeBuilder,
@@ -205,5 +205,5 @@ pub use pipe_schedule as schedule;
 pub use pipe_schedule::{Schedule, ScheduleKind, Trace};
 pub use run::{IntoSchedule, ScheduleChoice};
 pub use stages::Pipeline;
-pub use torch::{CheapOutputs, TorchError, keep_freed_memory};
+pub use torch::{TorchError, keep_freed_memory};
 pub use world::{MessagePrice, World};

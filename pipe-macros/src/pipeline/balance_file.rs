@@ -7,11 +7,11 @@
 
 use std::path::PathBuf;
 
-use proc_macro2::Ident;
+use proc_macro2::{Ident, Span};
 use serde::Deserialize;
 use syn::{Expr, ExprLit, Lit, LitInt, LitStr};
 
-use crate::pipeline::declaration::{Assigned, Declaration, Field, Mark, Part, Recomputed, Shape};
+use crate::pipeline::declaration::{Assigned, Declaration, Field, Mark, Part, Recomputed, Settings, Shape};
 use crate::support::device;
 use crate::support::errors::{Errors, error};
 use crate::support::names::plain;
@@ -26,6 +26,10 @@ struct File {
     model: String,
     stages: usize,
     devices: Option<Vec<String>>,
+    schedule: Option<String>,
+    chunks: Option<usize>,
+    checkpoint: Option<String>,
+    cheap_outputs: Option<String>,
     #[serde(default)]
     processes: Vec<usize>,
     #[serde(default)]
@@ -74,7 +78,10 @@ pub fn apply(declaration: &mut Declaration, errors: &mut Errors) {
     }
     let before = errors.len();
     let assigned = match read(&named, &declaration.ident) {
-        Ok(file) => Some(assign(&mut declaration.fields, &file, &named, errors)),
+        Ok(file) => {
+            set(&mut declaration.settings, &file, &named, errors);
+            Some(assign(&mut declaration.fields, &file, &named, errors))
+        }
         Err(wrong) => {
             errors.push(wrong);
             None
@@ -89,6 +96,46 @@ pub fn apply(declaration: &mut Declaration, errors: &mut Errors) {
 
 fn layers(fields: &mut [Field]) -> impl Iterator<Item = &mut Field> {
     fields.iter_mut().filter(|field| field.marks.not_a_layer.is_none())
+}
+
+/// Puts the settings of the file among those that are written. Their rules report a wrong value at
+/// the name of the file.
+fn set(settings: &mut Settings, file: &File, named: &LitStr, errors: &mut Errors) {
+    let span = named.span();
+    let word = |text: &String| match syn::parse_str::<Ident>(text) {
+        Ok(mut word) => {
+            word.set_span(span);
+            syn::parse_quote!(#word)
+        }
+        Err(_) => quoted(text, span),
+    };
+    let number = |number: &usize| {
+        let number = LitInt::new(&number.to_string(), span);
+        syn::parse_quote!(#number)
+    };
+    let values: [(&str, &mut Option<Expr>, Option<Expr>); 4] = [
+        ("schedule", &mut settings.schedule, file.schedule.as_ref().map(word)),
+        ("chunks", &mut settings.chunks, file.chunks.as_ref().map(number)),
+        ("checkpoint", &mut settings.checkpoint, file.checkpoint.as_ref().map(word)),
+        ("cheap_outputs", &mut settings.cheap_outputs, file.cheap_outputs.as_ref().map(word)),
+    ];
+    for (name, written, value) in values {
+        match (&written, value) {
+            (Some(written), Some(_)) => errors.push(error(
+                written,
+                format!("`{}` sets `{name}` already", named.value()),
+                format!("remove `{name}` here, or its line in the file"),
+            )),
+            (None, Some(value)) => *written = Some(value),
+            (_, None) => {}
+        }
+    }
+}
+
+/// A string literal.
+fn quoted(text: &str, span: Span) -> Expr {
+    let text = LitStr::new(text, span);
+    syn::parse_quote!(#text)
 }
 
 /// Puts each entry on its field. Stops at the first layer that does not fit, because those after it
@@ -408,6 +455,25 @@ stage = 2
         assert_eq!(mistakes(&source), "");
         let said = mistakes(&source.replace("\")]", "\", schedule = zbv)]"));
         assert!(said.contains("on one rank, but they are in processes 0 and 1"), "{said}");
+    }
+
+    #[test]
+    fn the_file_may_have_settings() {
+        let text = NET.replace("cuda:0", "cpu").replace(
+            "stages = 3",
+            "stages = 3\nschedule = \"1f1b\"\nchunks = 6\ncheckpoint = \"never\"\ncheap_outputs = \"keep\"",
+        );
+        let settings = model(&with_file("settings", &text, FIELDS)).settings;
+        let written = |value: &Option<syn::Expr>| quote::ToTokens::to_token_stream(value).to_string();
+        assert_eq!(written(&settings.schedule), "\"1f1b\"");
+        assert_eq!(written(&settings.chunks), "6");
+        assert_eq!(written(&settings.checkpoint), "never");
+        assert_eq!(written(&settings.cheap_outputs), "keep");
+        // The rules of settings hold for those of the file, too.
+        let said = mistake("mode", &text.replace("\"never\"", "\"sometimes\""), FIELDS);
+        assert!(said.contains("checkpoint is not one of"), "{said}");
+        let said = mistakes(&with_file("twice", &text, FIELDS).replace("\")]", "\", chunks = 8)]"));
+        assert!(said.contains("sets `chunks` already") && said.lines().count() == 1, "{said}");
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub struct Settings {
     pub output: Option<Type>,
     pub chunks: Option<Expr>,
     pub checkpoint: Option<Expr>,
+    pub cheap_outputs: Option<Expr>,
     pub schedule: Option<Expr>,
     /// The balance file, which lists the stage of each layer.
     pub balance: Option<LitStr>,

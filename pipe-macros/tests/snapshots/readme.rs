@@ -77,8 +77,8 @@ const _: () = {
         const PLAN: __rt::Plan = Self::PLAN;
         const DEFAULTS: __rt::Defaults = __rt::Defaults {
             chunks: ::core::option::Option::Some(8),
-            checkpoint: ::core::option::Option::None,
             schedule: ::core::option::Option::Some(__rt::ScheduleKind::OneFOneB),
+            ..__rt::Defaults::NONE
         };
     }
     impl __rt::Pipeline for Net {

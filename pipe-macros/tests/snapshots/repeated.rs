@@ -110,11 +110,7 @@ const _: () = {
         type Input = __rt::Tensor;
         type Output = __rt::Tensor;
         const PLAN: __rt::Plan = Self::PLAN;
-        const DEFAULTS: __rt::Defaults = __rt::Defaults {
-            chunks: ::core::option::Option::None,
-            checkpoint: ::core::option::Option::None,
-            schedule: ::core::option::Option::None,
-        };
+        const DEFAULTS: __rt::Defaults = __rt::Defaults::NONE;
     }
     #[allow(dead_code, private_bounds, private_interfaces)]
     pub struct StackPlain<B: ModuleT + 'static, const DEPTH: usize> {

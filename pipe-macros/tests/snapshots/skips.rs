@@ -105,11 +105,7 @@ const _: () = {
         type Input = (Tensor, Mask);
         type Output = Logits;
         const PLAN: __rt::Plan = Self::PLAN;
-        const DEFAULTS: __rt::Defaults = __rt::Defaults {
-            chunks: ::core::option::Option::None,
-            checkpoint: ::core::option::Option::None,
-            schedule: ::core::option::Option::None,
-        };
+        const DEFAULTS: __rt::Defaults = __rt::Defaults::NONE;
     }
     impl __rt::Pipeline for Skips {
         type Plain = ();

@@ -73,8 +73,7 @@ const _: () = {
         const PLAN: __rt::Plan = Self::PLAN;
         const DEFAULTS: __rt::Defaults = __rt::Defaults {
             chunks: ::core::option::Option::Some(0),
-            checkpoint: ::core::option::Option::None,
-            schedule: ::core::option::Option::None,
+            ..__rt::Defaults::NONE
         };
     }
     impl __rt::Pipeline for Broken {

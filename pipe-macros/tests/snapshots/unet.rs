@@ -139,7 +139,7 @@ const _: () = {
         const DEFAULTS: __rt::Defaults = __rt::Defaults {
             chunks: ::core::option::Option::Some(8),
             checkpoint: ::core::option::Option::Some(__rt::Checkpoint::ExceptLast),
-            schedule: ::core::option::Option::None,
+            ..__rt::Defaults::NONE
         };
     }
     impl __rt::Pipeline for UNet {

@@ -34,6 +34,7 @@
 #![forbid(unsafe_code)]
 
 mod advise;
+mod cheap_outputs;
 mod checkpoint;
 mod list;
 mod lower;
@@ -46,7 +47,11 @@ mod timeline;
 mod trace;
 mod validate;
 
-pub use advise::{Advice, Candidate, Options, Stages, Units, advise};
+pub use advise::{
+    Advice, Candidate, Crossing, Division, LayerAdvice, LayerCandidate, LayerCosts, LayerOptions, LayerSkip, Layers,
+    Options, Stages, Units, advise, advise_layers,
+};
+pub use cheap_outputs::{CheapOutputs, UnknownCheapOutputsError};
 pub use checkpoint::{Checkpoint, UnknownCheckpointError};
 pub use list::{
     Action, ActionKind, Builder, CellError, CellFault, DeadlockError, Order, ParseActionError, RankBuilder, Schedule,

@@ -21,7 +21,7 @@ pub use repeat::{Repeated, gather_parts, run_each, run_one, spread};
 pub use tie::{Tied, lend};
 pub use vars::{LoadReport, Loader, Vars, sub_paths, sub_paths_vec};
 
-pub use pipe_schedule::Checkpoint;
+pub use pipe_schedule::{CheapOutputs, Checkpoint};
 
 pub(crate) use carried::Cells;
 pub(crate) use context::{Observer, Pass, unique};
@@ -51,6 +51,13 @@ pub struct Defaults {
     pub chunks: Option<usize>,
     /// The checkpoint mode, from `checkpoint = ...`.
     pub checkpoint: Option<Checkpoint>,
+    /// What is done with cheap outputs, from `cheap_outputs = ...`.
+    pub cheap_outputs: Option<CheapOutputs>,
     /// The schedule, from `schedule = ...`.
     pub schedule: Option<ScheduleKind>,
+}
+
+impl Defaults {
+    /// No settings.
+    pub const NONE: Self = Self { chunks: None, checkpoint: None, cheap_outputs: None, schedule: None };
 }

@@ -9,7 +9,7 @@ use crate::stages::Pipeline;
 
 /// Time that an action takes on top of its work, in seconds: another thread takes it over, and may
 /// have to be woken.
-const HAND_OFF: f64 = 20e-6;
+pub(super) const HAND_OFF: f64 = 20e-6;
 
 impl<M: Pipeline> Pipe<M> {
     /// Finds the schedule, number of micro-batches and checkpoint mode with which a training step

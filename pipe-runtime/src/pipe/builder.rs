@@ -1,9 +1,8 @@
 use super::handle::Pipe;
 use crate::error::Result;
-use crate::model::{Checkpoint, Vars};
+use crate::model::{CheapOutputs, Checkpoint, Vars};
 use crate::run::{Choices, IntoSchedule, PipelineCore};
 use crate::stages::{Graph, Pipeline};
-use crate::torch::CheapOutputs;
 
 /// The settings of a pipeline that is about to be built. Settings that are not made are those of
 /// the annotations.
@@ -94,7 +93,7 @@ impl<'v, M: Pipeline> PipeBuilder<'v, M> {
     /// is the default, or made again by it. What the next operator saves of such an output is then
     /// only a note of how to make it. All numbers stay the same, to the bit. It works under every
     /// schedule and checkpoint mode, and beside `#[recompute]`. What layers compute in place is
-    /// kept.
+    /// kept. In the struct, it is `#[pipeline(cheap_outputs = recompute_all)]`.
     ///
     /// ```no_run
     /// # use pipe_runtime::{CheapOutputs, PipeBuilder, Pipeline};
@@ -104,7 +103,7 @@ impl<'v, M: Pipeline> PipeBuilder<'v, M> {
     /// # }
     /// ```
     pub fn cheap_outputs(mut self, outputs: CheapOutputs) -> Self {
-        self.choices.cheap_outputs = outputs;
+        self.choices.cheap_outputs = Some(outputs);
         self
     }
 

@@ -18,10 +18,9 @@ use crate::error::{Error, Result};
 use crate::flow::PackedValue;
 use crate::lock::lock;
 use crate::model::devices::{Across, is_accelerator};
-use crate::model::{Checkpoint, State};
+use crate::model::{CheapOutputs, Checkpoint, State};
 use crate::stages::{Route, StageBody, crossings};
 use crate::threads::IntraOpThreads;
-use crate::torch::CheapOutputs;
 
 /// A built pipeline: the stages, the routes between them, and the threads that run them. Graphs of
 /// its calls keep it alive until their backward.

@@ -4,8 +4,7 @@ use pipe_schedule::ScheduleKind;
 
 use super::schedule_choice::ScheduleChoice;
 use crate::error::{Error, Result};
-use crate::model::{Checkpoint, Defaults};
-use crate::torch::CheapOutputs;
+use crate::model::{CheapOutputs, Checkpoint, Defaults};
 
 /// The settings that the user makes when a pipeline is built. The others are annotated.
 #[derive(Debug)]
@@ -16,7 +15,7 @@ pub(crate) struct Choices {
     pub(crate) ranks: Option<usize>,
     pub(crate) intra_op_threads: Option<usize>,
     pub(crate) fuse_gradient_accumulation: bool,
-    pub(crate) cheap_outputs: CheapOutputs,
+    pub(crate) cheap_outputs: Option<CheapOutputs>,
     pub(crate) allow_non_finite: bool,
 }
 
@@ -43,7 +42,7 @@ impl Choices {
             ranks: None,
             intra_op_threads: None,
             fuse_gradient_accumulation: false,
-            cheap_outputs: CheapOutputs::default(),
+            cheap_outputs: None,
             allow_non_finite: false,
         }
     }
@@ -66,7 +65,7 @@ impl Choices {
             chunks,
             intra_op_threads: self.intra_op_threads,
             fuse_gradient_accumulation: self.fuse_gradient_accumulation,
-            cheap_outputs: self.cheap_outputs,
+            cheap_outputs: self.cheap_outputs.or(annotated.cheap_outputs).unwrap_or_default(),
             allow_non_finite: self.allow_non_finite,
         })
     }

@@ -1,26 +1,9 @@
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 
-use super::{TorchError, ffi};
+use pipe_schedule::CheapOutputs;
 
-/// What a stage does with the outputs of operators that take little time, where the backward needs
-/// them. Such an output can be recomputed if it can be made from tensors that the graph keeps
-/// anyway: the output of a `gelu` from its input, that of a `relu` after a batch norm from the
-/// input of the norm.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum CheapOutputs {
-    /// Keeps them, as autograd does.
-    #[default]
-    Keep,
-    /// Recomputes those of pointwise operators: activations, sums, products, casts, copies. A
-    /// transformer keeps about three quarters of its memory, a convolution with norm and activation
-    /// two thirds.
-    RecomputePointwise,
-    /// Recomputes those of norms, concatenations, poolings and upsamplings too. A transformer keeps
-    /// less than two thirds of its memory, a convolution with norm and activation a third. On a
-    /// CPU, a batch norm takes about as long as a small convolution.
-    RecomputeAll,
-}
+use super::{TorchError, ffi};
 
 /// A guard: while it exists, graphs that this thread records do not keep cheap outputs. Not `Send`,
 /// because it sets the thread's own state.

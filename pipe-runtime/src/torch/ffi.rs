@@ -73,6 +73,8 @@ pub(crate) struct Read {
     pub(crate) bytes: i64,
     /// 1 if a gradient flows back to the value, else 0.
     pub(crate) gradient: i64,
+    /// 1 if the value's memory is still in use, else 0.
+    pub(crate) kept: i64,
 }
 
 /// What a layer keeps after a forward that was observed, in bytes.
@@ -85,6 +87,15 @@ pub(crate) struct Kept {
     pub(crate) used_later: i64,
     /// What earlier layers allocated, this one has used, and is free again.
     pub(crate) freed_inputs: i64,
+}
+
+/// The most memory that was in use while a layer ran, in bytes, of all that was allocated since the
+/// observation started.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Peaks {
+    pub(crate) forward: i64,
+    pub(crate) backward: i64,
 }
 
 /// A device stream, by value.
@@ -306,6 +317,8 @@ unsafe extern "C" {
     pub(super) fn pipe_observation_layer(observation: *mut Observation, layer: i64);
     pub(super) fn pipe_observation_read(observation: *mut Observation, tensor: *const C_tensor) -> c_int;
     pub(super) fn pipe_observation_kept(observation: *mut Observation, layers: usize, kept: *mut Kept) -> c_int;
+    pub(super) fn pipe_observation_in_use(observation: *mut Observation) -> i64;
+    pub(super) fn pipe_observation_peaks(observation: *mut Observation, layers: usize, peaks: *mut Peaks) -> c_int;
     pub(super) fn pipe_observation_read_count(observation: *const Observation) -> usize;
     pub(super) fn pipe_observation_reads(observation: *const Observation, reads: *mut Read) -> c_int;
     pub(super) fn pipe_backward_clock_start(

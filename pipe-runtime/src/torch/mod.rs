@@ -27,7 +27,6 @@ mod transfer;
 
 pub(crate) use autocast::Autocast;
 pub(crate) use bytes::{is_flat_on_cpu, size_in_bytes, with_bytes, with_bytes_mut};
-pub use cheap::CheapOutputs;
 pub(crate) use cheap::CheapPass;
 pub(crate) use counter::Counter;
 pub(crate) use cuda::cuda_fault;
@@ -40,7 +39,7 @@ pub(crate) use meter::{ByHolder, Holder, Meter, MeteredStep, RankMemory};
 pub(crate) use modes::{EnteredModes, GradMode, Modes, grad_enabled, memory_of, version};
 pub(crate) use node::{Backward, attach};
 pub(crate) use optimizer::{FusedKind, FusedRule, GradientState, Slice, Slot, Slots, prepare_gradient};
-pub(crate) use profile::{BackwardClock, Kept, Observation, Read, sequence_number, synchronize};
+pub(crate) use profile::{BackwardClock, Kept, Observation, Peaks, Read, sequence_number, synchronize};
 pub(crate) use random::{Draw, LayerRng, random_state, restart_rng, set_random_state};
 pub(crate) use span::{Layout, ReceivedSpan, SentSpan, Unchanged, kind_from_number, number_of_kind};
 pub(crate) use state::{Change, Variable, Variables, Watch, digest, drop_gradient, is_finite};

@@ -6,7 +6,7 @@ use tch::Tensor;
 
 use super::{TorchError, ffi};
 
-pub(crate) use ffi::{Kept, Read};
+pub(crate) use ffi::{Kept, Peaks, Read};
 
 /// The sequence number of the next autograd node that this thread will make.
 pub(crate) fn sequence_number() -> u64 {
@@ -56,6 +56,21 @@ impl Observation {
         // SAFETY: `kept` has an entry for each layer.
         ffi::check(unsafe { ffi::pipe_observation_kept(self.observation.as_ptr(), layers, kept.as_mut_ptr()) })?;
         Ok(kept)
+    }
+
+    /// The bytes in use of all that was allocated since the observation started.
+    pub(crate) fn in_use(&self) -> i64 {
+        // SAFETY: the observation is alive; this reads a number under its lock.
+        unsafe { ffi::pipe_observation_in_use(self.observation.as_ptr()) }
+    }
+
+    /// The most memory that was in use while each of `layers` layers ran. The backward counts if a
+    /// [`BackwardClock`] runs.
+    pub(crate) fn peaks(&self, layers: usize) -> Result<Vec<Peaks>, TorchError> {
+        let mut peaks = vec![Peaks::default(); layers];
+        // SAFETY: `peaks` has an entry for each layer.
+        ffi::check(unsafe { ffi::pipe_observation_peaks(self.observation.as_ptr(), layers, peaks.as_mut_ptr()) })?;
+        Ok(peaks)
     }
 
     /// The reads of values that other layers made.

@@ -311,7 +311,19 @@ impl<'m, M: Model> Unpipelined<'m, M> {
 pub struct Defaults {
     pub chunks: Option<usize>,
     pub checkpoint: Option<Checkpoint>,
+    pub cheap_outputs: Option<CheapOutputs>,
     pub schedule: Option<ScheduleKind>,
+}
+
+impl Defaults {
+    pub const NONE: Self = Self { chunks: None, checkpoint: None, cheap_outputs: None, schedule: None };
+}
+
+#[derive(Clone, Copy)]
+pub enum CheapOutputs {
+    Keep,
+    RecomputePointwise,
+    RecomputeAll,
 }
 
 #[derive(Clone, Copy)]

@@ -70,6 +70,7 @@ pub fn check(model: &Model, errors: &mut Errors) {
     settings::chunks_are_positive(model, errors);
     settings::chunks_are_literals(model, errors);
     settings::checkpoint_is_known(model, errors);
+    settings::cheap_outputs_are_known(model, errors);
     settings::modes_are_words(model, errors);
     settings::schedule_is_known(model, errors);
     settings::schedules_are_words(model, errors);

@@ -1,7 +1,7 @@
 //! Rules for settings.
 
 use pipe_schedule::support::spelling::nearest;
-use pipe_schedule::{Checkpoint, Placement, PlacementError, ScheduleKind, ScheduleKindError};
+use pipe_schedule::{CheapOutputs, Checkpoint, Placement, PlacementError, ScheduleKind, ScheduleKindError};
 use proc_macro2::{Ident, TokenStream};
 use quote::ToTokens;
 use syn::{Expr, ExprUnary, Lit, UnOp};
@@ -12,7 +12,8 @@ use crate::pipeline::plan::{Stage, stages};
 use crate::pipeline::prove::{self, Scheduled};
 use crate::support::errors::{Errors, error, error_at_both};
 
-const SETTINGS: [&str; 8] = ["input", "output", "chunks", "checkpoint", "schedule", "balance", "allow", "crate"];
+const SETTINGS: [&str; 9] =
+    ["input", "output", "chunks", "checkpoint", "cheap_outputs", "schedule", "balance", "allow", "crate"];
 
 /// Names of the checkpoint modes.
 const MODES: [&str; 3] = [Checkpoint::Always.name(), Checkpoint::ExceptLast.name(), Checkpoint::Never.name()];
@@ -20,6 +21,8 @@ const MODES: [&str; 3] = [Checkpoint::Always.name(), Checkpoint::ExceptLast.name
 const CHUNKS: &str = "number of chunks must be positive integer";
 
 const CHUNKS_HERE: &str = "the number of chunks is set here";
+
+const CHEAP_OUTPUTS: &str = "cheap_outputs is not one of 'keep', 'recompute_pointwise', or 'recompute_all'";
 
 const CHECKPOINT: &str = "checkpoint is not one of 'always', 'except_last', or 'never'";
 
@@ -67,6 +70,22 @@ pub fn modes_are_words(model: &Model, errors: &mut Errors) {
     if let Some(text) = quoted(checkpoint) {
         let mode = nearest(&text, MODES).unwrap_or("except_last");
         errors.push(error(checkpoint, CHECKPOINT, format!("write it without quotes: `checkpoint = {mode}`")));
+    }
+}
+
+/// Rejects what cannot be done with cheap outputs: `#[pipeline(cheap_outputs = all)]`
+pub fn cheap_outputs_are_known(model: &Model, errors: &mut Errors) {
+    let Some(outputs) = &model.settings.cheap_outputs else { return };
+    if parse::cheap_outputs(outputs).is_none() {
+        let names = CheapOutputs::ALL.map(CheapOutputs::name);
+        let meant = match quoted(outputs) {
+            Some(text) => {
+                nearest(&text, names).map(|name| format!("write it without quotes: `cheap_outputs = {name}`"))
+            }
+            None => word(outputs).and_then(|word| nearest_of(word, &names)),
+        };
+        let help = meant.unwrap_or_else(|| "write one of them, such as `cheap_outputs = recompute_all`".to_owned());
+        errors.push(error(outputs, CHEAP_OUTPUTS, help));
     }
 }
 
@@ -262,10 +281,7 @@ pub fn chunks_fit_into_memory(model: &Model, errors: &mut Errors) {
 
 /// Formats a schedule as it is written in the settings.
 fn as_written(kind: ScheduleKind) -> String {
-    match kind {
-        ScheduleKind::OneFOneB => "`\"1f1b\"`".to_owned(),
-        _ => format!("`{kind}`"),
-    }
+    format!("`{}`", kind.as_setting())
 }
 
 fn number_of_stages(stages: usize) -> String {

@@ -7,7 +7,7 @@ mod shape;
 mod values;
 
 pub use shape::bare;
-pub use values::{checkpoint, quoted, schedule_kind, whole_number, word};
+pub use values::{cheap_outputs, checkpoint, quoted, schedule_kind, whole_number, word};
 
 use proc_macro2::{TokenStream, TokenTree};
 use quote::ToTokens;

@@ -20,6 +20,7 @@ pub fn parse(item: &DeriveInput, errors: &mut Errors) -> Settings {
         output: None,
         chunks: None,
         checkpoint: None,
+        cheap_outputs: None,
         schedule: None,
         balance: None,
         allowed: Vec::new(),
@@ -71,6 +72,9 @@ fn read_one(
         "output" => settings.output = Some(value(tokens, "a type", "output = Tensor")?),
         "chunks" => settings.chunks = Some(value(tokens, "a number", "chunks = 8")?),
         "checkpoint" => settings.checkpoint = Some(value(tokens, "a mode", "checkpoint = except_last")?),
+        "cheap_outputs" => {
+            settings.cheap_outputs = Some(value(tokens, "a word", "cheap_outputs = recompute_all")?);
+        }
         "schedule" => settings.schedule = Some(value(tokens, "a schedule", "schedule = gpipe")?),
         "balance" => settings.balance = Some(value(tokens, "a file in quotes", "balance = \"balance.toml\"")?),
         "crate" => skip_checked_path(tokens)?,

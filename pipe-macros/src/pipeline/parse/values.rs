@@ -1,11 +1,16 @@
 //! The meaning of the values of settings.
 
-use pipe_schedule::{Checkpoint, ScheduleKind};
+use pipe_schedule::{CheapOutputs, Checkpoint, ScheduleKind};
 use proc_macro2::Ident;
 use syn::{Expr, ExprLit, Lit};
 
 /// The checkpoint mode that a value names by a word.
 pub fn checkpoint(value: &Expr) -> Option<Checkpoint> {
+    word(value)?.to_string().parse().ok()
+}
+
+/// What a value says of cheap outputs, by a word.
+pub fn cheap_outputs(value: &Expr) -> Option<CheapOutputs> {
     word(value)?.to_string().parse().ok()
 }
 

@@ -1,7 +1,12 @@
 //! Advice on the schedule, the number of micro-batches and the checkpoint mode, by simulating all
 //! of them.
 
+mod layers;
+mod search;
 mod table;
+
+pub use layers::{Crossing, Division, LayerCosts, LayerSkip, Layers};
+pub use search::{LayerAdvice, LayerCandidate, LayerOptions, advise_layers};
 
 use crate::checkpoint::Checkpoint;
 use crate::list::Schedule;

@@ -12,11 +12,7 @@ impl Candidate {
     /// The settings to write for it: `schedule = zbv, chunks = 6, checkpoint = except_last`.
     pub fn settings(&self) -> String {
         let Candidate { kind, micro_batches, checkpoint, .. } = self;
-        let name = match kind.name() {
-            // An identifier cannot start with a digit.
-            name if name.starts_with(|first: char| first.is_ascii_digit()) => format!("\"{name}\""),
-            name => name.to_owned(),
-        };
+        let name = kind.as_setting();
         format!("schedule = {name}, chunks = {micro_batches}, checkpoint = {checkpoint}")
     }
 }
@@ -56,7 +52,8 @@ impl Advice {
 }
 
 impl Units {
-    fn time(self, value: f64) -> String {
+    /// A time with its unit.
+    pub fn time(self, value: f64) -> String {
         match self {
             Units::Plain => short(value),
             Units::SecondsAndBytes if value >= 1. => format!("{} s", short(value)),

@@ -75,6 +75,14 @@ impl ScheduleKind {
         ScheduleKind::VMin,
     ];
 
+    /// The name as a setting is written: in quotes if it begins with a digit, as identifiers cannot.
+    pub fn as_setting(self) -> String {
+        match self.name() {
+            name if name.starts_with(|first: char| first.is_ascii_digit()) => format!("\"{name}\""),
+            name => name.to_owned(),
+        }
+    }
+
     /// The number of stages that a rank must have, if the schedule fixes it.
     pub const fn stages_per_rank(self) -> Option<usize> {
         match self {

@@ -92,6 +92,45 @@ impl Room {
     }
 }
 
+/// Which of these items, each with what it frees and the time that it takes, take the least time and
+/// free so much together; `None` if all of them free less. What they free is rounded down to 1/1024
+/// of what is needed.
+pub fn least_to_free(items: &[(f64, f64)], needed: f64) -> Option<Vec<bool>> {
+    if needed <= 0. {
+        return Some(vec![false; items.len()]);
+    }
+    let parts: Vec<usize> = items.iter().map(|item| ((item.0 / needed).max(0.) * PARTS).floor() as usize).collect();
+    let all = PARTS as usize;
+    // The least time that frees so many parts, or more, of those that have been decided on.
+    let mut least = vec![f64::INFINITY; all + 1];
+    least[0] = 0.;
+    let mut takes = vec![vec![false; all + 1]; items.len()];
+    for ((&(_, seconds), &parts), takes) in
+        items.iter().zip(&parts).zip(&mut takes).filter(|((_, parts), _)| **parts > 0)
+    {
+        for freed in (0..=all).rev() {
+            let with = least[freed.saturating_sub(parts)] + seconds;
+            if with < least[freed] {
+                (least[freed], takes[freed]) = (with, true);
+            }
+        }
+    }
+    if least[all].is_infinite() {
+        // What is rounded down can be what is missing.
+        let together: f64 = items.iter().map(|item| item.0.max(0.)).sum();
+        return (together >= needed).then(|| items.iter().map(|item| item.0 > 0.).collect());
+    }
+    let mut freed = all;
+    let mut chosen = vec![false; items.len()];
+    for (number, takes) in takes.iter().enumerate().rev() {
+        if takes[freed] {
+            chosen[number] = true;
+            freed = freed.saturating_sub(parts[number]);
+        }
+    }
+    Some(chosen)
+}
+
 /// A stage to which layers are added one by one.
 #[derive(Clone, Debug)]
 pub struct Growing {

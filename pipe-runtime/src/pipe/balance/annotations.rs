@@ -18,6 +18,12 @@ pub(super) fn annotations(profile: &Profile) -> String {
         }
     };
     let mut text = String::new();
+    if let Some(choice) = &profile.choice {
+        if choice.ranks < profile.stages.len() && profile.stages.iter().all(|stage| stage.device == "cpu") {
+            let _ = writeln!(text, "// on a CPU, with `.ranks({})` of the builder", choice.ranks);
+        }
+        let _ = writeln!(text, "#[pipeline({})]", choice.settings());
+    }
     let mut running: Option<usize> = None;
     for field in profile.fields() {
         let (first, last) = (&field[0], &field[field.len() - 1]);

@@ -43,7 +43,7 @@ where
         };
         let price = |chain: &mut Chain, leaves: &[bool]| {
             for ((skip, traffic), &leaves) in chain.skips.iter_mut().zip(&traffic.skips).zip(leaves) {
-                skip.cost = if leaves { message } else { local }.of(traffic.bytes as f64);
+                skip.cost = if leaves { message } else { local }.of(traffic.crossed.total() as f64);
             }
         };
         let worst = |chain: &Chain, partition: &[usize]| {
@@ -161,7 +161,7 @@ where
         Chain {
             costs,
             sizes,
-            boundaries: traffic.boundaries.iter().map(|&bytes| bytes as f64).collect(),
+            boundaries: traffic.boundaries.iter().map(|crossed| crossed.total() as f64).collect(),
             skips: traffic.skips.iter().map(skip).collect(),
             limit: self.memory_limit.map(|limit| limit as f64),
             recompute,

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::advise::Choice;
 use super::report::{Measure, Profile};
 
 /// The version of the format; raised when its meaning changes.
@@ -29,6 +30,13 @@ pub(super) fn toml(profile: &Profile) -> String {
     let scale = if profile.measure == Measure::Time { 1e9 } else { 1. };
     let costs = profile.stages.iter().map(|stage| ((stage.cost * scale).round() as u64).to_string());
     let _ = writeln!(text, "costs = {}", list(costs.collect()));
+    if let Some(choice) = &profile.choice {
+        let Choice { schedule, chunks, checkpoint, cheap_outputs, .. } = choice;
+        let _ = writeln!(
+            text,
+            "schedule = \"{schedule}\"\nchunks = {chunks}\ncheckpoint = \"{checkpoint}\"\ncheap_outputs = \"{cheap_outputs}\""
+        );
+    }
     for field in profile.fields() {
         let _ = writeln!(text, "\n[[layers]]\nname = \"{}\"", field[0].name);
         let _ = match field[0].index {

@@ -5,6 +5,7 @@
 //! the slowest (or largest) stage is as small as possible. The result, a [`Profile`], prints as a
 //! table with the annotations to paste, and can be written to a file.
 
+mod advise;
 mod annotations;
 mod division;
 mod file;
@@ -22,6 +23,7 @@ use pipe_schedule::support::partition::{Chain, Misfit};
 use tch::nn::{Path, VarStore};
 use tch::{Device, Tensor};
 
+pub use advise::Choice;
 pub use report::{LayerProfile, Measure, Profile, SkipProfile, StageProfile};
 
 use crate::error::{Error, Result};
@@ -30,7 +32,7 @@ use crate::model::{Devices, Layer, Model, Vars};
 use crate::threads::IntraOpThreads;
 use crate::torch::Kept;
 use crate::world::MessagePrice;
-use profile::Bench;
+use profile::{Bench, Passes};
 use settings::Settings;
 use traffic::{LayerKey, Traffic};
 
@@ -84,6 +86,8 @@ pub struct Balance<'m, M> {
     memory_limit: Option<u64>,
     /// The schedule for whose micro-batches in flight layers may be recomputed.
     recompute: Option<ScheduleKind>,
+    /// The schedules of which [`Balance::advise`] may choose.
+    schedules: Vec<ScheduleKind>,
     seconds_per_byte: f64,
     /// The number of processes, and what a message between them costs.
     processes: Option<(usize, MessagePrice)>,
@@ -125,6 +129,7 @@ where
             param_scale: 2.,
             memory_limit: None,
             recompute: None,
+            schedules: ScheduleKind::ALL.to_vec(),
             seconds_per_byte: 0.,
             processes: None,
             intra_op_threads: None,
@@ -208,6 +213,12 @@ where
         self
     }
 
+    /// Sets the schedules of which [`advise`](Self::advise) may choose; all is the default.
+    pub fn schedules(mut self, schedules: impl IntoIterator<Item = ScheduleKind>) -> Self {
+        self.schedules = schedules.into_iter().collect();
+        self
+    }
+
     /// Sets what a byte that crosses a boundary costs each of the two stages, in seconds: the
     /// inverse of a bandwidth. Values count in the forward and gradients in the backward. A skip
     /// counts for the stage that stashes it and the one that pops it. The default is 0, for
@@ -264,10 +275,7 @@ where
     /// fits the memory limit, or if a layer fails.
     #[doc(alias = "balance_by_time")]
     pub fn by_time(self, sample: impl IntoFlow<M::Input>) -> Result<Profile> {
-        if self.variables.iter().any(|variable| variable.trained && variable.tensor.grad().defined()) {
-            let text = "some parameter already has gradient: balance a model before its first backward";
-            return Err(Error::Setting(text.into()));
-        }
+        self.no_gradients()?;
         self.profile(Measure::Time, sample.into_flow())
     }
 
@@ -282,6 +290,19 @@ where
     #[doc(alias = "balance_by_size")]
     pub fn by_size(self, sample: impl IntoFlow<M::Input>) -> Result<Profile> {
         self.profile(Measure::Size, sample.into_flow())
+    }
+
+    fn no_gradients(&self) -> Result<()> {
+        if self.variables.iter().any(|variable| variable.trained && variable.tensor.grad().defined()) {
+            let text = "some parameter already has gradient: balance a model before its first backward";
+            return Err(Error::Setting(text.into()));
+        }
+        Ok(())
+    }
+
+    /// Handles of some variables.
+    fn handles(&self, wanted: fn(&Variable) -> bool) -> Vec<Tensor> {
+        self.variables.iter().filter(|one| wanted(one)).map(|one| one.tensor.shallow_clone()).collect()
     }
 
     fn profile(self, measure: Measure, sample: M::Input) -> Result<Profile> {
@@ -305,31 +326,30 @@ where
 
         let (observed, timed) = {
             let device = self.device(|| first.tensors.first().map_or(Device::Cpu, |item| item.tensor.device()))?;
-            let handles = |wanted: fn(&Variable) -> bool| {
-                let wanted = self.variables.iter().filter(|variable| wanted(variable));
-                wanted.map(|variable| variable.tensor.shallow_clone()).collect()
-            };
             let _threads = IntraOpThreads::choose(self.intra_op_threads, 1).enter();
-            let bench = Bench::new(self.model, first, device, handles(|_| true), handles(|variable| variable.trained))?;
+            let bench = Bench::new(self.model, first, device, self.handles(|_| true), self.handles(|one| one.trained))?;
             let observed = bench.observe()?;
             if observed.layers.len() < stages {
                 return Err(misfit(Misfit::TooFewLayers, stages, &observed.layers, &Chain::default()));
             }
-            (observed, if measure == Measure::Time { Some(bench.time(self.timeout)?) } else { None })
+            let timed = if measure == Measure::Time {
+                let mut passes = Passes::default();
+                bench.time(self.timeout, None, &mut passes)?;
+                Some(passes.measured())
+            } else {
+                None
+            };
+            (observed, timed)
         };
 
         let traffic = Traffic::new(&observed.reads, &observed.layers, M::PLAN.skips);
         let mut layers: Vec<_> =
             observed.layers.iter().zip(&observed.kept).map(|(&key, &kept)| self.layer(key, kept)).collect();
         if let Some(timed) = &timed {
-            for (index, layer) in layers.iter_mut().enumerate() {
-                layer.forward = Duration::from_secs_f64(timed.medians.forward[index]);
-                layer.backward = Duration::from_secs_f64(timed.medians.backward[index]);
-                layer.spread = Duration::from_secs_f64(timed.spread[index]);
-            }
+            timed.tell(&mut layers);
         }
-        for (layer, &bytes) in layers.iter_mut().zip(&traffic.boundaries) {
-            layer.crossing_bytes = bytes;
+        for (layer, crossed) in layers.iter_mut().zip(&traffic.boundaries) {
+            layer.crossing_bytes = crossed.total();
         }
 
         let mut chain = self.chain(measure, &layers, &traffic, in_flight);
@@ -355,8 +375,7 @@ where
             }
         });
         let stages = stages.collect();
-        let skips = traffic.skips.into_iter();
-        let skips = skips.map(|skip| SkipProfile { name: skip.name, from: skip.from, to: skip.to, bytes: skip.bytes });
+        let skips = traffic.skips.iter().map(SkipProfile::of);
         Ok(Profile {
             model: M::PLAN.name,
             measure,
@@ -367,6 +386,7 @@ where
             skips: skips.collect(),
             devices_known: devices.known,
             recomputes: self.recompute.is_some(),
+            choice: None,
         })
     }
 

@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 use pipe_schedule::support::median;
 use tch::{Device, Kind, TchError, Tensor};
 
+use super::report::LayerProfile;
 use super::traffic::LayerKey;
 use crate::error::{Error, Failure, Phase, Result};
 use crate::flow::{PackedTensor, PackedValue};
-use crate::model::{Context, Layer, Model, Observer, Pass, unique};
+use crate::model::{CheapOutputs, Context, Layer, Model, Observer, Pass, unique};
 use crate::torch::{
-    BackwardClock, EnteredModes, GradMode, Kept, LayerRng, Modes, Observation, Read, panic_message, sequence_number,
-    synchronize, without_stack,
+    BackwardClock, CheapPass, EnteredModes, GradMode, Kept, LayerRng, Modes, Observation, Peaks, Read, panic_message,
+    sequence_number, synchronize, without_stack,
 };
 
 /// The least number of passes for a meaningful median.
@@ -32,6 +33,19 @@ pub(super) struct Observed {
     pub(super) reads: Vec<Read>,
 }
 
+/// The memory of a forward and its backward, in bytes.
+#[derive(Debug)]
+pub(super) struct ObservedMemory {
+    /// What was in use before the first layer.
+    pub(super) before: i64,
+    /// What was in use between forward and backward.
+    pub(super) between: i64,
+    /// The part of it that is the model's output.
+    pub(super) output: i64,
+    /// The most that was in use while each layer ran.
+    pub(super) peaks: Vec<Peaks>,
+}
+
 /// Times in seconds, by layer.
 #[derive(Debug)]
 pub(super) struct Times {
@@ -44,8 +58,53 @@ pub(super) struct Times {
 pub(super) struct Measured {
     pub(super) passes: usize,
     pub(super) medians: Times,
+    /// The time of each layer's backward for its inputs alone, if that was asked for.
+    pub(super) backward_input: Option<Vec<f64>>,
     /// The interquartile range of forward and backward together.
     pub(super) spread: Vec<f64>,
+}
+
+/// The times of passes.
+#[derive(Debug, Default)]
+pub(super) struct Passes {
+    whole: Vec<Times>,
+    /// Those whose backward computed no gradients of parameters.
+    for_inputs: Vec<Times>,
+}
+
+impl Passes {
+    /// The medians.
+    pub(super) fn measured(&self) -> Measured {
+        let backward = |pass: &Times, layer: usize| pass.backward[layer];
+        let whole = |pass: &Times, layer: usize| pass.forward[layer] + pass.backward[layer];
+        Measured {
+            passes: self.whole.len(),
+            medians: Times {
+                forward: of_layers(&self.whole, median, |pass, layer| pass.forward[layer]),
+                backward: of_layers(&self.whole, median, backward),
+            },
+            backward_input: (!self.for_inputs.is_empty()).then(|| of_layers(&self.for_inputs, median, backward)),
+            spread: of_layers(&self.whole, between_quartiles, whole),
+        }
+    }
+}
+
+/// A number of each layer, from its times in all passes.
+fn of_layers(passes: &[Times], value: fn(&[f64]) -> f64, time: impl Fn(&Times, usize) -> f64) -> Vec<f64> {
+    let times = |layer| passes.iter().map(|pass| time(pass, layer)).collect::<Vec<_>>();
+    let layers = passes.first().map_or(0, |pass| pass.forward.len());
+    (0..layers).map(|layer| value(&times(layer))).collect()
+}
+
+impl Measured {
+    /// Tells the layers their times.
+    pub(super) fn tell(&self, layers: &mut [LayerProfile]) {
+        for (index, layer) in layers.iter_mut().enumerate() {
+            layer.forward = Duration::from_secs_f64(self.medians.forward[index]);
+            layer.backward = Duration::from_secs_f64(self.medians.backward[index]);
+            layer.spread = Duration::from_secs_f64(self.spread[index]);
+        }
+    }
 }
 
 /// Runs a model on one micro-batch any number of times. While this exists, the thread's grad mode,
@@ -59,6 +118,8 @@ pub(super) struct Bench<'m, M> {
     /// The tensors to compute gradients for. The gradients are returned, not accumulated.
     leaves: Vec<Tensor>,
     calls: Cell<u64>,
+    /// What is done with cheap outputs.
+    cheap_outputs: Cell<CheapOutputs>,
     _restored: Restored,
     _rng: LayerRng,
     _grad: GradMode,
@@ -91,6 +152,7 @@ where
             sample: PackedValue { tensors, plain: sample.plain.clone(), ready: None },
             device: Tensor::f_empty([0], (Kind::Float, device))?,
             calls: Cell::default(),
+            cheap_outputs: Cell::default(),
             _restored: restored,
             _rng: LayerRng::enter()?,
             _grad: GradMode::set(true),
@@ -98,11 +160,38 @@ where
         })
     }
 
+    /// Sets what later forwards do with cheap outputs.
+    pub(super) fn cheap_outputs(&self, outputs: CheapOutputs) {
+        self.cheap_outputs.set(outputs);
+    }
+
     /// Observes one forward, after another one that is not observed, so that what libraries set up
     /// at their first use does not count as an activation.
     pub(super) fn observe(&self) -> Result<Observed> {
         self.forward(None)?;
-        let watch = Rc::new(Watch { observation: Observation::start(self.device())?, layers: RefCell::default() });
+        Ok(self.observe_forward()?.0)
+    }
+
+    /// Observes one forward and its backward, after another pass that is not observed.
+    pub(super) fn observe_pass(&self) -> Result<(Observed, ObservedMemory)> {
+        self.pass(&self.leaves)?;
+        let (observed, watch, mut roots) = self.observe_forward()?;
+        let bytes = |output: &Tensor| (output.numel() * output.kind().elt_size_in_bytes()) as i64;
+        let output = roots.iter().map(bytes).sum();
+        let between = watch.observation.in_use();
+        roots.retain(Tensor::requires_grad);
+        self.backward(&roots, &self.leaves, &watch.nodes.take())?;
+        let peaks = watch.observation.peaks(observed.layers.len())?;
+        Ok((observed, ObservedMemory { before: watch.before.get(), between, output, peaks }))
+    }
+
+    fn observe_forward(&self) -> Result<(Observed, Rc<Watch>, Vec<Tensor>)> {
+        let watch = Rc::new(Watch {
+            observation: Observation::start(self.device())?,
+            layers: RefCell::default(),
+            nodes: RefCell::default(),
+            before: Cell::default(),
+        });
         let outputs = self.forward(Some(watch.clone()))?;
         let layers = watch.layers.take();
         // The output has passed through the last layer.
@@ -111,50 +200,57 @@ where
         // Whoever gets it keeps it, or its gradient: a user after all layers.
         watch.observation.turn_to(Some(layers.len()));
         outputs.iter().try_for_each(|output| watch.observation.read(output))?;
+        watch.observation.turn_to(None);
         let kept = watch.observation.kept(layers.len())?;
         let mut reads = watch.observation.reads()?;
         reads.retain(|read| (read.to.unsigned_abs() as usize) < layers.len());
-        Ok(Observed { layers, kept, reads })
+        Ok((Observed { layers, kept, reads }, watch, outputs))
     }
 
     /// Runs forwards and backwards until `timeout` has passed, after a first one that does not
-    /// count.
-    pub(super) fn time(&self, timeout: Duration) -> Result<Measured> {
-        self.pass()?;
+    /// count, and adds them to `passes`. With `first`, a trained tensor of the first layer that has
+    /// some, it also measures backwards to it alone: they leave out the gradients of all later
+    /// parameters.
+    pub(super) fn time(&self, timeout: Duration, first: Option<&Tensor>, passes: &mut Passes) -> Result<()> {
+        self.pass(&self.leaves)?;
+        let first = first.map(|first| [first.shallow_clone()]);
         let begun = Instant::now();
-        let mut passes = Vec::new();
-        while passes.len() < LEAST_PASSES || (passes.len() < MOST_PASSES && begun.elapsed() < timeout) {
-            passes.push(self.pass()?);
+        for count in 0..MOST_PASSES {
+            if count >= LEAST_PASSES && begun.elapsed() >= timeout {
+                break;
+            }
+            passes.whole.push(self.pass(&self.leaves)?);
+            if let Some(first) = &first {
+                passes.for_inputs.push(self.pass(first)?);
+            }
         }
-        let of_layers = |value: fn(&[f64]) -> f64, time: fn(&Times, usize) -> f64| {
-            let times = |layer| passes.iter().map(|pass| time(pass, layer)).collect::<Vec<_>>();
-            (0..passes[0].forward.len()).map(|layer| value(&times(layer))).collect()
-        };
-        let forward = of_layers(median, |pass, layer| pass.forward[layer]);
-        let backward = of_layers(median, |pass, layer| pass.backward[layer]);
-        let spread = of_layers(between_quartiles, |pass, layer| pass.forward[layer] + pass.backward[layer]);
-        Ok(Measured { passes: passes.len(), medians: Times { forward, backward }, spread })
+        Ok(())
     }
 
-    fn pass(&self) -> Result<Times> {
+    /// Runs a forward and the backward to these tensors.
+    fn pass(&self, leaves: &[Tensor]) -> Result<Times> {
         let watch = Rc::new(Stopwatch { on: self.device().shallow_clone(), laps: RefCell::default() });
         let mut roots = self.forward(Some(watch.clone()))?;
         let laps = watch.laps.take();
         roots.retain(Tensor::requires_grad);
-        let backward = match roots.is_empty() || self.leaves.is_empty() {
-            true => vec![0.; laps.len()],
-            false => {
-                let nodes: Vec<_> = laps.iter().map(|lap| lap.nodes.clone()).collect();
-                let clock = BackwardClock::start(self.device(), &nodes)?;
-                // Kept until the clock stops, so that freeing them is not measured.
-                let _gradients = Tensor::f_run_backward(&roots, &self.leaves, false, false).map_err(|error| {
-                    let cause = without_stack(&error.to_string());
-                    failure(Phase::Backward, String::new(), cause)
-                })?;
-                clock.stop()?
-            }
-        };
+        let nodes: Vec<_> = laps.iter().map(|lap| lap.nodes.clone()).collect();
+        let backward = self.backward(&roots, leaves, &nodes)?;
         Ok(Times { forward: laps.iter().map(|lap| lap.seconds).collect(), backward })
+    }
+
+    /// Runs the backward to `leaves`, and returns how long it worked for each layer, which made
+    /// these nodes.
+    fn backward(&self, roots: &[Tensor], leaves: &[Tensor], nodes: &[Range<u64>]) -> Result<Vec<f64>> {
+        if roots.is_empty() || leaves.is_empty() {
+            return Ok(vec![0.; nodes.len()]);
+        }
+        let clock = BackwardClock::start(self.device(), nodes)?;
+        // Kept until the clock stops, so that freeing them is not measured.
+        let _gradients = Tensor::f_run_backward(roots, leaves, false, false).map_err(|error| {
+            let cause = without_stack(&error.to_string());
+            failure(Phase::Backward, String::new(), cause)
+        })?;
+        Ok(clock.stop()?)
     }
 
     /// Runs the model in training mode and returns the tensors of its output.
@@ -185,6 +281,7 @@ where
             Some(observer) => cx.observed(observer),
             None => cx,
         };
+        let _cheap = CheapPass::start(self.cheap_outputs.get())?;
         let outcome = catch_unwind(AssertUnwindSafe(|| PackedValue::of(self.model.run(input.unpack(), &cx))));
         match outcome {
             Ok(output) => Ok(output.tensors.into_iter().map(|item| item.tensor).collect()),
@@ -215,17 +312,29 @@ fn failure(phase: Phase, layer: String, cause: String) -> Error {
 struct Watch {
     observation: Observation,
     layers: RefCell<Vec<LayerKey>>,
+    /// The autograd nodes that each layer makes.
+    nodes: RefCell<Vec<Range<u64>>>,
+    /// The memory in use before the first layer.
+    before: Cell<i64>,
 }
 
 impl Observer for Watch {
     fn starts(&self, name: &'static str, index: Option<usize>) {
         let mut layers = self.layers.borrow_mut();
+        if layers.is_empty() {
+            self.before.set(self.observation.in_use());
+        }
         self.observation.turn_to(Some(layers.len()));
         layers.push(LayerKey { name, index });
+        let node = sequence_number();
+        self.nodes.borrow_mut().push(node..node);
     }
 
     fn ends(&self) {
         self.observation.turn_to(None);
+        if let Some(nodes) = self.nodes.borrow_mut().last_mut() {
+            nodes.end = sequence_number();
+        }
     }
 }
 

@@ -6,9 +6,10 @@ use std::time::Duration;
 use pipe_schedule::support::bytes;
 use pipe_schedule::support::table::Table;
 
+use super::advise::Choice;
 use super::annotations::annotations;
 use super::file;
-use super::traffic::LayerKey;
+use super::traffic::{LayerKey, SkipTraffic};
 use crate::error::{Error, Result};
 
 /// The costs and stages of a model's layers. Prints as tables, with the annotations to paste.
@@ -25,6 +26,8 @@ pub struct Profile {
     pub(super) devices_known: bool,
     /// Whether layers were allowed to be recomputed.
     pub(super) recomputes: bool,
+    /// The settings, if they were chosen too.
+    pub(super) choice: Option<Choice>,
 }
 
 /// What the cost of a layer measures.
@@ -104,6 +107,12 @@ pub struct SkipProfile {
     pub bytes: u64,
 }
 
+impl SkipProfile {
+    pub(super) fn of(skip: &SkipTraffic) -> Self {
+        Self { name: skip.name, from: skip.from, to: skip.to, bytes: skip.crossed.total() }
+    }
+}
+
 impl Profile {
     /// The layers, in order; repeated layers are listed one by one.
     pub fn layers(&self) -> &[LayerProfile] {
@@ -118,6 +127,11 @@ impl Profile {
     /// The skips that were observed.
     pub fn skips(&self) -> &[SkipProfile] {
         &self.skips
+    }
+
+    /// The settings that [`Balance::advise`](super::Balance::advise) has chosen.
+    pub fn choice(&self) -> Option<&Choice> {
+        self.choice.as_ref()
     }
 
     /// The number of layers of each stage: what torchgpipe's `balance_by_time` and
@@ -147,6 +161,10 @@ impl Profile {
     /// devices = ["cuda:0", "cuda:1"]  # if they were set or annotated
     /// processes = [0, 1]              # if they were set or annotated
     /// costs = [1204411, 1198025]      # of each stage, in nanoseconds or bytes
+    /// schedule = "1f1b"               # this and the next ones if `advise` has chosen them
+    /// chunks = 8
+    /// checkpoint = "never"
+    /// cheap_outputs = "keep"
     ///
     /// [[layers]]                      # in order
     /// name = "encode"                 # as in parameter paths
@@ -274,10 +292,13 @@ impl fmt::Display for Profile {
             };
             table(f, &["skip", "from", "to", "crossing"], self.skips.iter().map(skip))?;
         }
+        if let Some(choice) = &self.choice {
+            writeln!(f, "  {choice}\n")?;
+        }
         for line in self.annotations().lines() {
             writeln!(f, "  {line}")?;
         }
-        if self.recomputes && !self.layers.iter().any(|layer| layer.recomputed) {
+        if self.recomputes && self.choice.is_none() && !self.layers.iter().any(|layer| layer.recomputed) {
             writeln!(f, "\n  note: it all fits without recomputing, so annotate `#[pipeline(checkpoint = never)]`")?;
         }
         for alike in self.told_apart() {
@@ -348,6 +369,7 @@ pub(super) mod tests {
             layers,
             devices_known: true,
             recomputes: false,
+            choice: None,
         }
     }
 

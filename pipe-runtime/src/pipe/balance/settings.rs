@@ -27,8 +27,8 @@ impl<M> Balance<'_, M>
 where
     M: Model + Layer<M::Input, Out = M::Output>,
 {
-    /// Checks the settings, and applies the defaults.
-    pub(super) fn settings(&self) -> Result<Settings> {
+    /// Checks the settings that do not depend on stages.
+    pub(super) fn check(&self) -> Result<()> {
         let setting = |text: &str| Err(Error::Setting(text.into()));
         if !self.is_whole {
             return setting(
@@ -44,6 +44,12 @@ where
         if !(self.seconds_per_byte.is_finite() && self.seconds_per_byte >= 0.) {
             return setting("the seconds per byte must be a number from 0 on");
         }
+        Ok(())
+    }
+
+    /// Checks the settings, and applies the defaults.
+    pub(super) fn settings(&self) -> Result<Settings> {
+        self.check()?;
         let annotated: Vec<_> = M::PLAN.stages.iter().map(|stage| stage.device.to_owned()).collect();
         let given = self.devices.as_ref().map(Devices::names);
         let stages = self.stages.or(given.as_ref().map(Vec::len)).unwrap_or(annotated.len());

@@ -17,12 +17,50 @@ pub(super) struct LayerKey {
     pub(super) index: Option<usize>,
 }
 
-/// Bytes that would cross a cut: values in the forward, and gradients, for values that have one, in
-/// the backward.
+/// Bytes that would cross a cut.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Crossed {
+    /// Values, in the forward.
+    pub(super) values: u64,
+    /// Gradients, in the backward, for values that have one.
+    pub(super) gradients: u64,
+    /// The part of `values` that the graph keeps anyway.
+    pub(super) kept: u64,
+}
+
+impl Crossed {
+    /// All that crosses, in the forward and in the backward.
+    pub(super) fn total(self) -> u64 {
+        self.values + self.gradients
+    }
+
+    fn of(read: &Read) -> Self {
+        let values = read.bytes.unsigned_abs();
+        let part = |flag: i64| values * flag.unsigned_abs();
+        Self { values, gradients: part(read.gradient), kept: part(read.kept) }
+    }
+
+    /// The larger of two reads of one value.
+    fn max(self, other: Self) -> Self {
+        Self {
+            values: self.values.max(other.values),
+            gradients: self.gradients.max(other.gradients),
+            kept: self.kept.max(other.kept),
+        }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.values += other.values;
+        self.gradients += other.gradients;
+        self.kept += other.kept;
+    }
+}
+
+/// What would cross each cut.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Traffic {
     /// After each layer but the last, for values that go from layer to layer.
-    pub(super) boundaries: Vec<u64>,
+    pub(super) boundaries: Vec<Crossed>,
     /// For each skip that was observed.
     pub(super) skips: Vec<SkipTraffic>,
 }
@@ -33,41 +71,42 @@ pub(super) struct SkipTraffic {
     pub(super) name: &'static str,
     pub(super) from: usize,
     pub(super) to: usize,
-    pub(super) bytes: u64,
+    pub(super) crossed: Crossed,
 }
 
 impl Traffic {
     /// A value passes from layer to layer until its last read. A layer that pops it gets it
     /// directly from the layer that stashed it.
     pub(super) fn new(reads: &[Read], layers: &[LayerKey], skips: &[SkipPlan]) -> Self {
-        let mut hops: BTreeMap<(usize, u64), u64> = BTreeMap::new();
-        let mut popped: BTreeMap<(usize, usize, usize, u64), u64> = BTreeMap::new();
+        let mut hops: BTreeMap<(usize, u64), Crossed> = BTreeMap::new();
+        let mut popped: BTreeMap<(usize, usize, usize, u64), Crossed> = BTreeMap::new();
         for read in reads {
             let (from, to) = (read.from.unsigned_abs() as usize, read.to.unsigned_abs() as usize);
-            let bytes = read.bytes.unsigned_abs() * (1 + read.gradient.unsigned_abs());
+            let crossed = Crossed::of(read);
             let stash = skips.iter().enumerate().filter(|(_, skip)| skip.pop == layers[to].name);
             let stash = stash.filter_map(|(index, skip)| Some((stashed_at(skip, layers, from)?, index)));
             let stash = stash.filter(|(stash, _)| (from..to).contains(stash)).min();
             let left = stash.map_or(to, |(stash, _)| stash);
             for behind in from..left {
                 let hop = hops.entry((behind, read.value)).or_default();
-                *hop = bytes.max(*hop);
+                *hop = crossed.max(*hop);
             }
             if let Some((stash, skip)) = stash {
                 let hop = popped.entry((skip, stash, to, read.value)).or_default();
-                *hop = bytes.max(*hop);
+                *hop = crossed.max(*hop);
             }
         }
 
-        let mut traffic = Self { boundaries: vec![0; layers.len().saturating_sub(1)], skips: Vec::new() };
-        for ((behind, _), bytes) in hops {
-            traffic.boundaries[behind] += bytes;
+        let mut traffic =
+            Self { boundaries: vec![Crossed::default(); layers.len().saturating_sub(1)], skips: Vec::new() };
+        for ((behind, _), crossed) in hops {
+            traffic.boundaries[behind].add(crossed);
         }
-        for ((skip, from, to, _), bytes) in popped {
+        for ((skip, from, to, _), crossed) in popped {
             let name = skips[skip].name;
             match traffic.skips.last_mut().filter(|last| (last.name, last.from, last.to) == (name, from, to)) {
-                Some(last) => last.bytes += bytes,
-                None => traffic.skips.push(SkipTraffic { name, from, to, bytes }),
+                Some(last) => last.crossed.add(crossed),
+                None => traffic.skips.push(SkipTraffic { name, from, to, crossed }),
             }
         }
         traffic
@@ -96,7 +135,11 @@ mod tests {
     ];
 
     fn read(value: u64, from: i64, to: i64, bytes: i64) -> Read {
-        Read { value, from, to, bytes, gradient: 0 }
+        Read { value, from, to, bytes, gradient: 0, kept: 0 }
+    }
+
+    fn totals(traffic: &Traffic) -> Vec<u64> {
+        traffic.boundaries.iter().map(|crossed| crossed.total()).collect()
     }
 
     fn skip(name: &'static str, stash: &'static str, pop: &'static str) -> SkipPlan {
@@ -106,13 +149,13 @@ mod tests {
     #[test]
     fn a_value_crosses_every_cut_before_its_last_reader_once() {
         let traffic = Traffic::new(&[read(0, 0, 1, 8), read(0, 0, 3, 4), read(1, 0, 1, 16)], &LAYERS, &[]);
-        assert_eq!(traffic.boundaries, [24, 4, 4, 0, 0]);
+        assert_eq!(totals(&traffic), [24, 4, 4, 0, 0]);
     }
 
     #[test]
     fn gradients_come_back() {
         let traffic = Traffic::new(&[Read { gradient: 1, ..read(0, 3, 4, 8) }], &LAYERS, &[]);
-        assert_eq!(traffic.boundaries, [0, 0, 0, 16, 0]);
+        assert_eq!(totals(&traffic), [0, 0, 0, 16, 0]);
     }
 
     #[test]
@@ -121,8 +164,11 @@ mod tests {
         // Three values: one made by the last `b`; one made before `b`, which therefore has to pass
         // through it; and one made by `a`.
         let traffic = Traffic::new(&[read(0, 2, 4, 8), read(1, 0, 4, 4), read(2, 0, 5, 2)], &LAYERS, &skips);
-        let expected = |name, from, to, bytes| SkipTraffic { name, from, to, bytes };
+        let expected = |name, from, to, values| {
+            let crossed = Crossed { values, ..Crossed::default() };
+            SkipTraffic { name, from, to, crossed }
+        };
         assert_eq!(traffic.skips, [expected("s", 1, 4, 4), expected("s", 2, 4, 8), expected("t", 0, 5, 2)]);
-        assert_eq!(traffic.boundaries, [4, 0, 0, 0, 0]);
+        assert_eq!(totals(&traffic), [4, 0, 0, 0, 0]);
     }
 }

@@ -174,6 +174,7 @@ impl BackwardRun {
             self.call.are_under_way([(&gradient, route.waits_at(stage, route.from))]);
             self.gradients.at(port, micro_batch).push((position, gradient));
         }
+        self.measure_gradients(stage, micro_batch);
         self.send_back(stage, micro_batch, &elsewhere)?;
         // A recomputed graph is made for each backward. The graph of a split backward is still
         // needed for its second half.
@@ -183,6 +184,17 @@ impl BackwardRun {
             self.call.has_gone_backward(stage, micro_batch);
         }
         Ok(())
+    }
+
+    /// If the call is traced, records the memory of the gradients that the stage has sent: a view of
+    /// a larger tensor holds all of it.
+    fn measure_gradients(&self, stage: usize, micro_batch: usize) {
+        let Some((meter, recording)) = self.call.meter.get().zip(self.call.pipeline.recorder.current()) else { return };
+        for (port, _) in self.call.pipeline.routes.iter().enumerate().filter(|(_, route)| route.to == Some(stage)) {
+            let bytes =
+                self.gradients.at(port, micro_batch).iter().map(|(_, gradient)| meter.under_way(gradient)).sum();
+            recording.carries(port, 0, bytes);
+        }
     }
 
     /// Sends the gradients of a stage to those of other processes that have sent it values. They

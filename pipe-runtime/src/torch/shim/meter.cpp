@@ -136,6 +136,17 @@ struct MeterHandle {
   std::shared_ptr<Meter> meter;
 };
 
+// Whether nothing but so many handles holds the tensor's memory. A view holds its base, which is one
+// more tensor of the memory.
+bool is_held_by(const at::Tensor& tensor, size_t handles) {
+  const auto uses = static_cast<size_t>(tensor.storage().use_count());
+  if (uses <= handles || !tensor.is_view()) {
+    return uses <= handles;
+  }
+  // The handles' views, and this one.
+  return uses <= handles + 1 && static_cast<size_t>(tensor._base().use_count()) <= handles + 1;
+}
+
 struct MeteredStep {
   std::shared_ptr<Metered> reports;
   c10::DebugInfoGuard guard;
@@ -185,7 +196,7 @@ void pipe_meter_leave(MeteredStep* step) {
 // `handles` that are known.
 int pipe_meter_send(MeterHandle* meter, const at::Tensor* tensor, size_t rank, size_t handles) {
   return shim::guarded([&] {
-    if (tensor->defined() && tensor->has_storage() && tensor->storage().use_count() <= handles) {
+    if (tensor->defined() && tensor->has_storage() && is_held_by(*tensor, handles)) {
       meter->meter->hold(tensor->storage().data(), rank, kUnderWay);
     }
   });

@@ -56,6 +56,8 @@ struct Read {
   int64_t bytes;
   // Whether a gradient flows back to the value.
   int64_t gradient;
+  // Whether the memory is still in use, with this value.
+  int64_t kept;
 };
 
 // What a layer keeps after a forward, in bytes.
@@ -66,6 +68,13 @@ struct Kept {
   int64_t used_later;
   // What earlier layers allocated, this one has used, and is free again.
   int64_t freed_inputs;
+};
+
+// The most memory that was in use while a layer ran, in bytes, of all that was allocated since the
+// observation started.
+struct Peaks {
+  int64_t forward;
+  int64_t backward;
 };
 
 } // extern "C"
@@ -95,6 +104,12 @@ struct Memory : public c10::MemoryReportingInfoBase {
   // For each layer: the bytes that it has read and that earlier layers allocated, of memory that is
   // free again.
   std::unordered_map<int64_t, int64_t> freed_inputs;
+  // What is in use, and the most since a layer has been running.
+  int64_t now = 0;
+  int64_t peak = 0;
+  std::unordered_map<int64_t, Peaks> peaks;
+  // The layer whose backward is running.
+  int64_t backward = kNone;
 
   explicit Memory(c10::DeviceType device) : device(device) {}
 
@@ -105,14 +120,31 @@ struct Memory : public c10::MemoryReportingInfoBase {
     std::lock_guard<std::mutex> lock(mutex);
     if (bytes > 0) {
       live[ptr] = Block{values++, bytes, layer, layer, {}};
+      now += bytes;
+      peak = std::max(peak, now);
     } else if (const auto freed = live.find(ptr); freed != live.end()) {
       if (freed->second.allocated_by != kNone) {
         for (const int64_t user : freed->second.users) {
           freed_inputs[user] += freed->second.bytes;
         }
       }
+      now -= freed->second.bytes;
       live.erase(freed);
     }
+  }
+
+  // Another layer runs from now on, in the forward or in the backward.
+  void turn_to(int64_t forward_layer, int64_t backward_layer) {
+    std::lock_guard<std::mutex> lock(mutex);
+    if (layer != kNone) {
+      peaks[layer].forward = std::max(peaks[layer].forward, peak);
+    }
+    if (backward != kNone) {
+      peaks[backward].backward = std::max(peaks[backward].backward, peak);
+    }
+    layer = forward_layer;
+    backward = backward_layer;
+    peak = now;
   }
 
   bool memoryProfilingEnabled() const override {
@@ -157,7 +189,7 @@ struct Observation {
       Read& read =
           reads
               .emplace(
-                  std::make_tuple(made->value, from, layer), Read{made->value, from, layer, 0, 0})
+                  std::make_tuple(made->value, from, layer), Read{made->value, from, layer, 0, 0, 0})
               .first->second;
       // An expanded tensor has more elements than memory.
       const int64_t bytes = std::min<int64_t>(tensor.numel() * tensor.element_size(), made->bytes);
@@ -267,6 +299,9 @@ struct BackwardClock {
     }
     current = layer;
     since = now;
+    if (observing) {
+      observing->memory->turn_to(kNone, layer);
+    }
   }
 
   void node_starts(int64_t sequence) {
@@ -331,8 +366,24 @@ void pipe_observation_free(Observation* observation) {
 
 // Attributes what happens from now on to layer `layer`; to none if it is -1.
 void pipe_observation_layer(Observation* observation, int64_t layer) {
+  observation->memory->turn_to(layer, kNone);
+}
+
+// The bytes in use of all that was allocated since the observation started.
+int64_t pipe_observation_in_use(Observation* observation) {
   std::lock_guard<std::mutex> lock(observation->memory->mutex);
-  observation->memory->layer = layer;
+  return observation->memory->now;
+}
+
+// For each of `layers` layers, writes the peaks while it ran.
+int pipe_observation_peaks(Observation* observation, size_t layers, Peaks* peaks) {
+  return shim::guarded([&] {
+    auto& memory = *observation->memory;
+    std::lock_guard<std::mutex> lock(memory.mutex);
+    for (size_t layer = 0; layer < layers; ++layer) {
+      peaks[layer] = memory.peaks[static_cast<int64_t>(layer)];
+    }
+  });
 }
 
 // Records that the running layer reads this tensor.
@@ -366,8 +417,15 @@ size_t pipe_observation_read_count(const Observation* observation) {
 // Writes as many reads as `pipe_observation_read_count` returns.
 int pipe_observation_reads(const Observation* observation, Read* reads) {
   return shim::guarded([&] {
+    std::lock_guard<std::mutex> lock(observation->memory->mutex);
+    std::set<uint64_t> live;
+    for (const auto& [ptr, block] : observation->memory->live) {
+      live.insert(block.value);
+    }
     for (const auto& [key, read] : observation->reads) {
-      *reads++ = read;
+      *reads = read;
+      reads->kept = live.count(read.value) != 0;
+      ++reads;
     }
   });
 }

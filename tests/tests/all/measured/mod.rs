@@ -2,6 +2,7 @@
 
 mod advise;
 mod balance;
+mod choice;
 mod memory;
 mod report;
 mod trace;

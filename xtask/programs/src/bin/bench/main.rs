@@ -6,6 +6,8 @@
 //! * `check` runs a step and prints its loss and the norm of all gradients (`nan` if it computes
 //!   none). If the steps are whole iterations, it runs 20 of them and prints the last loss and the
 //!   norm of all parameters;
+//! * `memory` traces a training step and prints, for each rank, the peak of its memory as it was
+//!   measured, and as it was simulated, in bytes;
 //! * `turn N` runs a step that does not count, then N steps, and prints their milliseconds and the
 //!   last one's loss.
 //!
@@ -19,13 +21,14 @@ mod values;
 mod ways;
 
 use std::io::{Write, stdin, stdout};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
 use pipe_runtime::{CheapOutputs, Checkpoint, Devices, ScheduleKind, World};
 
-use crate::ways::{Contender, Way};
+use crate::ways::{Contender, Peak, Way};
 
 /// Runs a model in one way, step by step, as requested on its standard input
 #[derive(Debug, Parser)]
@@ -64,6 +67,32 @@ pub struct Args {
     /// What is done with the outputs of cheap operators
     #[arg(long, default_value = "keep")]
     pub cheap_outputs: Cheap,
+    /// The number of ranks, if it is not the number of stages
+    #[arg(long)]
+    pub ranks: Option<usize>,
+    /// Where a GPT or a U-Net is cut into two stages
+    #[arg(long, default_value = "even")]
+    pub cut: Cut,
+    /// Writes a balance file with the stages and settings that are the fastest within
+    /// `--memory-limit`, says what was chosen, and ends
+    #[arg(long, value_name = "FILE", requires = "memory_limit")]
+    pub advise: Option<PathBuf>,
+    /// The bytes that a rank may take
+    #[arg(long, value_name = "BYTES")]
+    pub memory_limit: Option<u64>,
+}
+
+/// Where a model is cut into stages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Cut {
+    /// Stages that take about equally long
+    Even,
+    /// Two stages, with less in the first one
+    Early,
+    /// Two stages, with more in the first one
+    Late,
+    /// As the balance file says that `--advise` has written, with its settings, over two ranks
+    Advised,
 }
 
 /// What is done with the outputs of cheap operators.
@@ -111,14 +140,19 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<()> {
     tch::set_num_threads(1);
+    if let Some((file, limit)) = args.advise.as_ref().zip(args.memory_limit) {
+        println!("{}", models::advise(args, limit, file)?);
+        return Ok(());
+    }
     let world = World::init()?;
     let mut contender = models::make(args)?;
     answer(&world, "ready")?;
     while let Some(line) = request(&world)? {
         match line.split_once(' ').unwrap_or((&line, "")) {
             ("check", "") => answer(&world, &check(&mut contender)?)?,
+            ("memory", "") => answer(&world, &memory(&mut contender)?)?,
             ("turn", steps) => answer(&world, &turn(&mut contender, steps.parse().context("how many steps?")?)?)?,
-            _ => bail!("`{line}` is neither `check` nor `turn N`"),
+            _ => bail!("`{line}` is none of `check`, `memory` and `turn N`"),
         }
     }
     Ok(())
@@ -146,6 +180,12 @@ fn answer(world: &World, line: &str) -> Result<()> {
 fn check(contender: &mut Contender) -> Result<String> {
     let (loss, norm) = contender.check()?;
     Ok(format!("{loss} {norm}"))
+}
+
+fn memory(contender: &mut Contender) -> Result<String> {
+    let peaks = contender.memory()?;
+    let text = |peak: &Peak| format!("{} {}", peak.measured, peak.simulated);
+    Ok(peaks.iter().map(text).collect::<Vec<_>>().join(" "))
 }
 
 fn turn(contender: &mut Contender, steps: usize) -> Result<String> {

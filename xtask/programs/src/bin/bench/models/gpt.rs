@@ -84,10 +84,16 @@ fn head(path: nn::Path<'_>) -> Linear {
 
 macro_rules! gpt {
     ($(#[$doc:meta])* $name:ident, $vars:ident $(, recompute = $count:literal)? $(, $then:literal)*) => {
+        gpt! { $(#[$doc])* $name, $vars, [], on "cpu" $(, recompute = $count)? $(, $then)* }
+    };
+    (
+        $(#[$doc:meta])* $name:ident, $vars:ident, [$($setting:tt)*]
+        $(, on $first:literal)? $(, recompute = $count:literal)? $(, $then:literal)*
+    ) => {
         $(#[$doc])*
-        #[pipeline(allow(single_stage))]
+        #[pipeline(allow(single_stage), $($setting)*)]
         pub struct $name {
-            #[device("cpu")]
+            $(#[device($first)])?
             embed: Embed,
             #[repeat]
             $(#[recompute($count)])?
@@ -145,6 +151,22 @@ gpt! {
 gpt! {
     /// The same, with all blocks recomputed.
     Gpt4, Gpt4Vars, recompute = 4, "cpu"
+}
+gpt! {
+    /// The same layers, cut as `advise` has chosen.
+    GptAdvised, GptAdvisedVars, [balance = "balance/gpt.toml"]
+}
+gpt! {
+    /// The same layers in four stages.
+    GptInFour, GptInFourVars, [balance = "balance/gpt-four-stages.toml"]
+}
+gpt! {
+    /// Two stages, with three blocks in the first one.
+    GptCutEarly, GptCutEarlyVars, [balance = "balance/gpt-early-cut.toml"]
+}
+gpt! {
+    /// Two stages, with five blocks in the first one.
+    GptCutLate, GptCutLateVars, [balance = "balance/gpt-late-cut.toml"]
 }
 gpt! {
     /// The same layers in one stage.

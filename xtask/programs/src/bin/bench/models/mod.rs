@@ -5,16 +5,18 @@ mod stack;
 mod unet;
 
 use std::ops::Deref;
+use std::path::Path;
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
+use pipe_runtime::balance::Balance;
 use pipe_runtime::{Layer, Pipeline, Vars};
 use tch::Tensor;
 use tch::nn::VarStore;
 
-use crate::Args;
 use crate::values;
 use crate::ways::{Contender, contender};
+use crate::{Args, Cut};
 
 /// The name of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -28,6 +30,9 @@ pub enum Name {
     /// GPT: width 128, 4 heads, 8 blocks, context 128
     Gpt,
 }
+
+/// The number of ranks for which settings are advised.
+pub const RANKS: usize = 2;
 
 /// A model of one tensor in and one out, with its data.
 pub trait Subject: Pipeline<Input = Tensor, Output = Tensor> + Layer<Tensor, Out = Tensor> {
@@ -73,8 +78,40 @@ impl Task {
     }
 }
 
+/// Finds the settings and the stages with which a step takes least within so many bytes per rank,
+/// and writes them to a balance file. Returns what was chosen.
+pub fn advise(args: &Args, memory_limit: u64, file: &Path) -> Result<String> {
+    match args.model {
+        Name::Gpt => advised::<gpt::GptAdvised>(args, memory_limit, file),
+        Name::Unet => advised::<unet::UNetAdvised>(args, memory_limit, file),
+        model => bail!("nothing is advised for {model:?}"),
+    }
+}
+
+/// The model is trained without an optimizer, so its parameters count with their gradients alone.
+const PARAM_SCALE: f64 = 2.;
+
+fn advised<S: Subject>(args: &Args, memory_limit: u64, file: &Path) -> Result<String> {
+    let (model, vars) = S::make(args)?;
+    values::set(vars.var_store())?;
+    let balance = Balance::of(&model, &vars).chunks(args.chunks).intra_op_threads(1).param_scale(PARAM_SCALE);
+    let profile = balance.memory_limit(memory_limit).advise(&S::task(args).input, RANKS)?;
+    profile.write(file)?;
+    Ok(profile.to_string())
+}
+
 /// Makes the contender that the arguments ask for.
 pub fn make(args: &Args) -> Result<Contender> {
+    match (args.model, args.cut) {
+        (_, Cut::Even) => {}
+        (Name::Gpt, Cut::Early) => return contender::<gpt::GptCutEarly>(args),
+        (Name::Gpt, Cut::Late) => return contender::<gpt::GptCutLate>(args),
+        (Name::Gpt, Cut::Advised) => return contender::<gpt::GptAdvised>(args),
+        (Name::Unet, Cut::Early) => return contender::<unet::UNetCutEarly>(args),
+        (Name::Unet, Cut::Late) => return contender::<unet::UNetCutLate>(args),
+        (Name::Unet, Cut::Advised) => return contender::<unet::UNetAdvised>(args),
+        (model, cut) => bail!("there is no {model:?} with the cut {cut:?}"),
+    }
     match (args.model, args.stages, args.recompute) {
         (Name::Unet, 2, 1) => return contender::<unet::UNet1>(args),
         (Name::Unet, 2, 2) => return contender::<unet::UNet2>(args),
@@ -101,6 +138,8 @@ pub fn make(args: &Args) -> Result<Contender> {
         (Name::Unet, 2) => contender::<unet::UNet>(args),
         (Name::Gpt, 1) => contender::<gpt::GptInOne>(args),
         (Name::Gpt, 2) => contender::<gpt::Gpt>(args),
-        (model, stages) => bail!("there is no {model:?} of {stages} stages: 1 or 2, and for the others 4, 8 or 16 too"),
+        (Name::Gpt, 4) => contender::<gpt::GptInFour>(args),
+        (Name::Unet, 4) => contender::<unet::UNetInFour>(args),
+        (model, stages) => bail!("there is no {model:?} of {stages} stages: 1, 2 or 4, and for the others 8 or 16 too"),
     }
 }

@@ -57,13 +57,13 @@ fn segment(path: nn::Path<'_>) -> Conv2D {
 
 macro_rules! unet {
     (
-        $(#[$doc:meta])* $name:ident, $vars:ident,
+        $(#[$doc:meta])* $name:ident, $vars:ident, [$($setting:tt)*], $(#[device($open:literal)])?
         [$($first:meta)?], [$($second:meta)?], [$($rest:meta)?], $(#[device($cut:literal)])?
     ) => {
         $(#[$doc])*
-        #[pipeline(allow(single_stage, short_skip))]
+        #[pipeline(allow(single_stage, short_skip), $($setting)*)]
         pub struct $name {
-            #[device("cpu")]
+            $(#[device($open)])?
             $(#[$first])?
             #[stash(level0 = output)]
             encode0: Cell,
@@ -137,23 +137,39 @@ macro_rules! unet {
 
 unet! {
     /// Two stages that take about equally long.
-    UNet, UNetVars, [], [], [], #[device("cpu")]
+    UNet, UNetVars, [], #[device("cpu")] [], [], [], #[device("cpu")]
 }
 unet! {
     /// The same, with the first cell recomputed.
-    UNet1, UNet1Vars, [recompute], [], [], #[device("cpu")]
+    UNet1, UNet1Vars, [], #[device("cpu")] [recompute], [], [], #[device("cpu")]
 }
 unet! {
     /// The same, with the first two cells recomputed.
-    UNet2, UNet2Vars, [recompute], [recompute], [], #[device("cpu")]
+    UNet2, UNet2Vars, [], #[device("cpu")] [recompute], [recompute], [], #[device("cpu")]
 }
 unet! {
     /// The same, with all cells recomputed.
-    UNet3, UNet3Vars, [recompute], [recompute], [recompute], #[device("cpu")]
+    UNet3, UNet3Vars, [], #[device("cpu")] [recompute], [recompute], [recompute], #[device("cpu")]
+}
+unet! {
+    /// The same layers, cut as `advise` has chosen.
+    UNetAdvised, UNetAdvisedVars, [balance = "balance/unet.toml"], [], [], [],
+}
+unet! {
+    /// The same layers in four stages.
+    UNetInFour, UNetInFourVars, [balance = "balance/unet-four-stages.toml"], [], [], [],
+}
+unet! {
+    /// Two stages, with less in the first one.
+    UNetCutEarly, UNetCutEarlyVars, [balance = "balance/unet-early-cut.toml"], [], [], [],
+}
+unet! {
+    /// Two stages, with more in the first one.
+    UNetCutLate, UNetCutLateVars, [balance = "balance/unet-late-cut.toml"], [], [], [],
 }
 unet! {
     /// The same layers in one stage.
-    UNetInOne, UNetInOneVars, [], [], [],
+    UNetInOne, UNetInOneVars, [], #[device("cpu")] [], [], [],
 }
 
 /// The cut is the same as above.

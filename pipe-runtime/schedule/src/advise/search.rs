@@ -1,0 +1,635 @@
+//! Advice with everything free: the schedule, the micro-batches, the cuts, the recomputed layers.
+//!
+//! A branch-and-bound search. No stage can start before its first input has passed through the
+//! layers before it, nor end before its gradient has passed back, and it cannot recompute less than
+//! what frees enough memory, even if layers could be recomputed in part. This gives a lower bound
+//! for each stage from its layers alone, so dynamic programming over the cuts gives one for each
+//! schedule, and the search leaves out what cannot be the best. What it tries is simulated.
+
+use std::ops::Range;
+use std::rc::Rc;
+
+use super::layers::{Division, Layers};
+use super::{Candidate, Units};
+use crate::checkpoint::Checkpoint;
+use crate::list::{ActionKind, Schedule};
+use crate::methods::{ScheduleKind, ScheduleKindError};
+use crate::simulate::{Simulation, SimulationError, simulate};
+use crate::support::recompute::least_to_free;
+
+/// The choices of [`advise_layers`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct LayerOptions {
+    /// The number of ranks.
+    pub ranks: usize,
+    /// The most stages that a rank may have.
+    pub stages_per_rank: usize,
+    /// The number of micro-batches with which the costs were measured.
+    pub measured_with: usize,
+    /// Time that each action takes on top of its work.
+    pub overhead: f64,
+    /// The numbers of micro-batches to try.
+    pub micro_batches: Vec<usize>,
+    /// The schedules to try.
+    pub schedules: Vec<ScheduleKind>,
+    /// The checkpoint modes to try. Layers are recomputed only with [`Checkpoint::Never`].
+    pub checkpoints: Vec<Checkpoint>,
+    /// The most divisions that are simulated for a schedule, a number of micro-batches and a
+    /// checkpoint mode. With more of them, the advice may be off by its [`LayerAdvice::gap`].
+    pub attempts: usize,
+    /// The units of the costs.
+    pub units: Units,
+}
+
+impl LayerOptions {
+    /// All schedules with one or two stages per rank and all checkpoint modes, with as many
+    /// micro-batches as in the measurement, and with half and twice as many.
+    pub fn new(ranks: usize, measured_with: usize) -> Self {
+        let mut micro_batches = vec![measured_with / 2, measured_with, measured_with.saturating_mul(2)];
+        micro_batches.retain(|&count| count > 0);
+        Self {
+            ranks,
+            stages_per_rank: 2,
+            measured_with,
+            overhead: 0.,
+            micro_batches,
+            schedules: ScheduleKind::ALL.to_vec(),
+            checkpoints: Checkpoint::ALL.to_vec(),
+            attempts: 500,
+            units: Units::Plain,
+        }
+    }
+}
+
+/// A way to run the layers of a model.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct LayerCandidate {
+    /// Which of the costs it is for.
+    pub variant: usize,
+    /// The schedule, its settings, its time and memory.
+    pub candidate: Candidate,
+    /// The stages, and the recomputed layers.
+    pub division: Division,
+}
+
+/// The result of [`advise_layers`].
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+#[must_use]
+pub struct LayerAdvice {
+    /// The fastest way that fits; `None` if none was found.
+    pub best: Option<LayerCandidate>,
+    /// Of the ways that were tried, the one that needs the least memory.
+    pub smallest: Option<LayerCandidate>,
+    /// The fastest way for each variant, schedule, number of micro-batches and checkpoint mode, the
+    /// best first. Those that cannot be the best are left out.
+    pub fitting: Vec<LayerCandidate>,
+    /// No way that fits takes less time, according to the costs.
+    pub bound: f64,
+    /// The schedules that cannot run so many micro-batches on so many ranks, with the reasons.
+    pub refused: Vec<(usize, ScheduleKindError)>,
+    /// The memory of a rank.
+    pub memory_limit: f64,
+    /// The units of times and sizes.
+    pub units: Units,
+    /// The number of divisions that were simulated.
+    pub simulated: usize,
+}
+
+impl LayerAdvice {
+    /// How much more time the best way takes than the lower bound, as a part of it: 0 if it is
+    /// proved to be the best.
+    pub fn gap(&self) -> Option<f64> {
+        let best = self.best.as_ref()?;
+        Some(if self.bound > 0. { (best.candidate.time / self.bound - 1.).max(0.) } else { 0. })
+    }
+}
+
+/// Finds the schedule, the number of micro-batches, the checkpoint mode, the cuts and the
+/// recomputed layers with which a step is fastest, of those that need at most `memory_limit` on
+/// each rank. `variants` are costs of the same model with other settings; the best one is found
+/// too.
+///
+/// # Errors
+///
+/// Fails if the number of boundaries is not one less than the number of layers, or if a skip does
+/// not lead forward.
+pub fn advise_layers(
+    variants: &[Layers],
+    memory_limit: f64,
+    options: &LayerOptions,
+) -> Result<LayerAdvice, SimulationError> {
+    variants.iter().try_for_each(Layers::check)?;
+    let mut advice = LayerAdvice {
+        best: None,
+        smallest: None,
+        fitting: Vec::new(),
+        bound: f64::INFINITY,
+        refused: Vec::new(),
+        memory_limit,
+        units: options.units,
+        simulated: 0,
+    };
+    let mut searches = Vec::new();
+    for (variant, layers) in variants.iter().enumerate() {
+        for &micro_batches in &options.micro_batches {
+            let part = options.measured_with.max(1) as f64 / micro_batches.max(1) as f64;
+            let layers = layers.scaled(part);
+            for &kind in &options.schedules {
+                for stages_per_rank in 1..=options.stages_per_rank {
+                    if kind.stages_per_rank().is_some_and(|needed| needed != stages_per_rank)
+                        || (super::loops(kind) && stages_per_rank == 1)
+                        || layers.layers.len() < options.ranks.saturating_mul(stages_per_rank)
+                    {
+                        continue;
+                    }
+                    let schedule = match kind.schedule(options.ranks, stages_per_rank, micro_batches) {
+                        Ok(schedule) => schedule,
+                        Err(error) if variant == 0 => {
+                            advice.refused.push((micro_batches, error));
+                            continue;
+                        }
+                        Err(_) => continue,
+                    };
+                    for &checkpoint in &options.checkpoints {
+                        let schedule = schedule.clone().with_recompute(|_, i| checkpoint.applies(i, micro_batches));
+                        let candidate = Candidate {
+                            kind,
+                            ranks: options.ranks,
+                            stages_per_rank,
+                            micro_batches,
+                            checkpoint,
+                            time: f64::INFINITY,
+                            memory: f64::INFINITY,
+                        };
+                        searches.push(Search::new(variant, layers.clone(), schedule, candidate, options, memory_limit));
+                    }
+                }
+            }
+        }
+    }
+    // The one that may be the fastest comes first, so that many others need not be searched.
+    searches.sort_by(|a, b| a.bound.total_cmp(&b.bound));
+    for mut search in searches {
+        let best = advice.best.as_ref().map_or(f64::INFINITY, |best| best.candidate.time);
+        if search.bound >= best && best.is_finite() {
+            advice.bound = advice.bound.min(search.bound);
+            continue;
+        }
+        search.run(best, &mut advice.smallest)?;
+        advice.simulated += search.simulated;
+        advice.bound = advice.bound.min(search.proved);
+        if let Some(found) = search.best {
+            advice.fitting.push(found);
+            advice.fitting.sort_by(by_time);
+            advice.best = advice.fitting.first().cloned();
+        }
+    }
+    if let Some(best) = &advice.best {
+        advice.bound = advice.bound.min(best.candidate.time);
+    }
+    Ok(advice)
+}
+
+fn by_time(a: &LayerCandidate, b: &LayerCandidate) -> std::cmp::Ordering {
+    let (x, y) = (&a.candidate, &b.candidate);
+    let recomputed = |candidate: &LayerCandidate| candidate.division.recomputed.iter().filter(|layer| **layer).count();
+    let simplest = |candidate: &LayerCandidate| {
+        let Candidate { kind, checkpoint, micro_batches, .. } = candidate.candidate;
+        (candidate.variant, recomputed(candidate), kind, checkpoint, micro_batches)
+    };
+    x.time.total_cmp(&y.time).then(x.memory.total_cmp(&y.memory)).then(simplest(a).cmp(&simplest(b)))
+}
+
+/// The search over the divisions, for one variant, schedule, number of micro-batches and checkpoint
+/// mode.
+struct Search<'o> {
+    options: &'o LayerOptions,
+    limit: f64,
+    variant: usize,
+    layers: Layers,
+    schedule: Schedule,
+    /// Its settings, without time and memory.
+    candidate: Candidate,
+    is_split: bool,
+    rank_of: Vec<usize>,
+    /// The stages of each rank.
+    stages_of: Vec<Vec<usize>>,
+    /// For each stage, how many micro-batches are in flight at most, and how many are recomputed.
+    in_flight: Vec<f64>,
+    recomputed: Vec<f64>,
+    /// For each stage, the lower bound of the step if the stage has the layers from the first index
+    /// to the second one.
+    stage_bounds: Vec<Rc<Vec<Vec<f64>>>>,
+    /// The lowest bound of what remains, for each stage and its first layer.
+    rest: Vec<Vec<f64>>,
+    /// No division takes less time.
+    bound: f64,
+    best: Option<LayerCandidate>,
+    simulated: usize,
+    /// The number of beginnings of divisions that were looked at.
+    visited: usize,
+    /// No division that was left out takes less time, nor one whose recomputed layers are not the
+    /// best.
+    proved: f64,
+}
+
+impl<'o> Search<'o> {
+    fn new(
+        variant: usize,
+        layers: Layers,
+        schedule: Schedule,
+        candidate: Candidate,
+        options: &'o LayerOptions,
+        limit: f64,
+    ) -> Self {
+        let stages = schedule.stages;
+        let mut rank_of = vec![0; stages];
+        let mut recomputed = vec![0.; stages];
+        let mut is_split = false;
+        for (rank, list) in schedule.ranks.iter().enumerate() {
+            for action in list {
+                rank_of[action.stage] = rank;
+                recomputed[action.stage] += f64::from(u8::from(action.kind == ActionKind::Recompute));
+                is_split |= action.kind == ActionKind::BackwardWeight;
+            }
+        }
+        let stages_of = (0..schedule.ranks.len()).map(|rank| (0..stages).filter(|&s| rank_of[s] == rank).collect());
+        let stages_of = stages_of.collect();
+        let in_flight = schedule.peak_in_flight_by_stage().into_values().map(|count| count as f64).collect();
+        let mut search = Self {
+            options,
+            limit,
+            variant,
+            layers,
+            schedule,
+            candidate,
+            is_split,
+            rank_of,
+            stages_of,
+            in_flight,
+            recomputed,
+            stage_bounds: Vec::new(),
+            rest: Vec::new(),
+            bound: 0.,
+            best: None,
+            simulated: 0,
+            visited: 0,
+            proved: f64::INFINITY,
+        };
+        for stage in 0..stages {
+            let alike = |other: &usize| {
+                let (one, other) = (stage, *other);
+                search.in_flight[one] == search.in_flight[other] && search.recomputed[one] == search.recomputed[other]
+            };
+            let bounds = match (0..stage).find(alike) {
+                Some(other) => Rc::clone(&search.stage_bounds[other]),
+                None => Rc::new(search.bounds_of(stage)),
+            };
+            search.stage_bounds.push(bounds);
+        }
+        search.rest = search.rests();
+        search.bound = search.rest[0][0].max(search.least_work());
+        search
+    }
+
+    /// The work of a rank in a step if all ranks have equally much.
+    fn least_work(&self) -> f64 {
+        let work = |layer: &super::LayerCosts| layer.forward + layer.backward_input + layer.backward_weight;
+        let all = self.layers.layers.iter().map(work).sum::<f64>();
+        all * self.candidate.micro_batches as f64 / self.schedule.ranks.len() as f64
+    }
+
+    /// The lower bounds of a stage, for each first layer and each end.
+    fn bounds_of(&self, stage: usize) -> Vec<Vec<f64>> {
+        let layers = &self.layers.layers;
+        let count = layers.len();
+        let mut before = 0.;
+        let mut bounds = vec![vec![f64::INFINITY; count + 1]; count];
+        for first in 0..count {
+            let (mut time, mut fixed, mut forward) = (0., 0., 0.);
+            let mut room = Room::default();
+            for end in first + 1..=count {
+                let layer = &layers[end - 1];
+                time += layer.forward + layer.backward_input + layer.backward_weight;
+                forward += layer.forward;
+                fixed += layer.parameters + layer.gradients;
+                let mut again = self.recomputed[stage] * forward;
+                if self.candidate.checkpoint == Checkpoint::Never {
+                    let in_flight = self.in_flight[stage];
+                    room.push(in_flight * layer.kept, in_flight * (layer.kept - layer.remaining), layer.forward);
+                    again = match room.least_seconds(self.limit - fixed) {
+                        Some(seconds) => seconds * self.candidate.micro_batches as f64,
+                        None => break,
+                    };
+                } else if fixed > self.limit {
+                    break;
+                }
+                bounds[first][end] = before + time * self.candidate.micro_batches as f64 + again;
+            }
+            // The first micro-batch passes through the layers before it, and so does the last
+            // gradient, after all of the stage's work unless the backward is split.
+            let layer = &layers[first];
+            before += layer.forward;
+            before += if self.is_split { 0. } else { layer.backward_input + layer.backward_weight };
+        }
+        bounds
+    }
+
+    /// The lowest bounds of the stages from one on, by the first layer.
+    fn rests(&self) -> Vec<Vec<f64>> {
+        let (stages, count) = (self.schedule.stages, self.layers.layers.len());
+        let mut rests = vec![vec![f64::INFINITY; count + 1]; stages + 1];
+        rests[stages][count] = 0.;
+        for stage in (0..stages).rev() {
+            for first in 0..count {
+                let ends = first + 1..=count;
+                let with = |end: usize| self.stage_bounds[stage][first][end].max(rests[stage + 1][end]);
+                rests[stage][first] = ends.map(with).fold(f64::INFINITY, f64::min);
+            }
+        }
+        rests
+    }
+
+    /// Searches for a way that takes less than `best`.
+    fn run(&mut self, best: f64, smallest: &mut Option<LayerCandidate>) -> Result<(), SimulationError> {
+        let mut best = best;
+        let Some(mut stages) = self.most_even() else { return self.smallest(smallest) };
+        // From an even division, cut after cut moves as long as that helps.
+        let mut time = self.attempt(&stages, &mut best, smallest)?;
+        while self.simulated < self.options.attempts / 2 {
+            let mut better = None;
+            for cut in 0..stages.len() - 1 {
+                for (from, to) in [(cut, cut + 1), (cut + 1, cut)] {
+                    if stages[from] == 1 {
+                        continue;
+                    }
+                    let mut moved = stages.clone();
+                    (moved[from], moved[to]) = (moved[from] - 1, moved[to] + 1);
+                    let moved_time = self.attempt(&moved, &mut best, smallest)?;
+                    if moved_time < better.as_ref().map_or(time, |(time, _)| *time) {
+                        better = Some((moved_time, moved));
+                    }
+                }
+            }
+            let Some((moved_time, moved)) = better else { break };
+            (time, stages) = (moved_time, moved);
+        }
+        self.descend(0, 0., &mut Vec::new(), &mut best, smallest)?;
+        self.polish(&mut best, smallest)
+    }
+
+    /// Tries other recomputed layers in the best division, one by one and two by two: memory does
+    /// not add up exactly, as it was taken to.
+    fn polish(&mut self, best: &mut f64, smallest: &mut Option<LayerCandidate>) -> Result<(), SimulationError> {
+        let mut from = None;
+        while let Some(found) = self.best.clone().filter(|found| from.as_ref() != Some(found)) {
+            let Division { stages, recomputed } = &found.division;
+            let numbers = 0..recomputed.len();
+            let pairs = numbers.clone().flat_map(|one| numbers.clone().map(move |other| (one, other)));
+            for (one, other) in pairs.filter(|&(one, other)| recomputed[one] && (one == other || !recomputed[other])) {
+                if self.simulated >= 2 * self.options.attempts {
+                    return Ok(());
+                }
+                let mut recomputed = recomputed.clone();
+                recomputed[one] = false;
+                recomputed[other] = one != other;
+                let division = Division { stages: stages.clone(), recomputed };
+                let simulation = self.simulate(&division)?;
+                let tried = self.candidate(&division, &simulation);
+                self.offer(tried, best, smallest);
+            }
+            from = Some(found);
+        }
+        Ok(())
+    }
+
+    /// Nothing fits: tries what needs little memory, to tell how much that is.
+    fn smallest(&mut self, smallest: &mut Option<LayerCandidate>) -> Result<(), SimulationError> {
+        let (layers, stages) = (self.layers.layers.len(), self.schedule.stages);
+        let share = |stage: usize| layers * (stage + 1) / stages - layers * stage / stages;
+        let mut division = Division { stages: (0..stages).map(share).collect(), recomputed: Vec::new() };
+        if self.candidate.checkpoint == Checkpoint::Never {
+            division.recomputed = self.layers.layers.iter().map(|layer| layer.kept > layer.remaining).collect();
+        }
+        let simulation = self.simulate(&division)?;
+        let found = self.candidate(&division, &simulation);
+        let mut best = f64::INFINITY;
+        self.offer(found, &mut best, smallest);
+        Ok(())
+    }
+
+    /// The division with the lowest bound.
+    fn most_even(&self) -> Option<Vec<usize>> {
+        let count = self.layers.layers.len();
+        let (mut first, mut stages) = (0, Vec::new());
+        for stage in 0..self.schedule.stages {
+            let bound = |end: usize| self.stage_bounds[stage][first][end].max(self.rest[stage + 1][end]);
+            let end = (first + 1..=count).min_by(|&a, &b| bound(a).total_cmp(&bound(b)))?;
+            if bound(end).is_infinite() {
+                return None;
+            }
+            stages.push(end - first);
+            first = end;
+        }
+        Some(stages)
+    }
+
+    /// Tries all divisions that begin with these stages and may take less than `best`.
+    fn descend(
+        &mut self,
+        first: usize,
+        bound: f64,
+        stages: &mut Vec<usize>,
+        best: &mut f64,
+        smallest: &mut Option<LayerCandidate>,
+    ) -> Result<(), SimulationError> {
+        let stage = stages.len();
+        if stage == self.schedule.stages {
+            self.attempt(stages, best, smallest)?;
+            return Ok(());
+        }
+        let count = self.layers.layers.len();
+        let bound_with = |search: &Self, end: usize| {
+            bound.max(search.stage_bounds[stage][first][end]).max(search.rest[stage + 1][end])
+        };
+        let mut ends: Vec<_> = (first + 1..=count).map(|end| (bound_with(self, end), end)).collect();
+        ends.sort_by(|a, b| a.0.total_cmp(&b.0));
+        for (bound, end) in ends {
+            if bound.is_infinite() || bound >= *best {
+                break;
+            }
+            stages.push(end - first);
+            let bound = bound.max(self.rank_bound(stages));
+            if bound < *best {
+                self.visited += 1;
+                if self.simulated >= self.options.attempts || self.visited >= VISITED * self.options.attempts {
+                    self.proved = self.proved.min(bound);
+                } else {
+                    self.descend(end, bound, stages, best, smallest)?;
+                }
+            }
+            stages.pop();
+        }
+        Ok(())
+    }
+
+    /// The work of the busiest rank that these first stages belong to.
+    fn rank_bound(&self, stages: &[usize]) -> f64 {
+        let mut work = vec![0.; self.schedule.ranks.len()];
+        let mut first = 0;
+        for (stage, count) in stages.iter().enumerate() {
+            let layers = &self.layers.layers[first..first + count];
+            let of = |layer: &super::LayerCosts| {
+                let each = layer.forward + layer.backward_input + layer.backward_weight;
+                each * self.candidate.micro_batches as f64 + layer.forward * self.recomputed[stage]
+            };
+            work[self.rank_of[stage]] += layers.iter().map(of).sum::<f64>();
+            first += count;
+        }
+        work.into_iter().fold(0., f64::max)
+    }
+
+    /// Simulates a division with the recomputed layers that it needs, and remembers it if it is the
+    /// best. Returns its time, which is infinite if it does not fit.
+    fn attempt(
+        &mut self,
+        stages: &[usize],
+        best: &mut f64,
+        smallest: &mut Option<LayerCandidate>,
+    ) -> Result<f64, SimulationError> {
+        let mut division = Division { stages: stages.to_vec(), recomputed: Vec::new() };
+        let mut simulation = self.simulate(&division)?;
+        let mut found = self.candidate(&division, &simulation);
+        if found.candidate.memory <= self.limit {
+            let time = found.candidate.time;
+            self.offer(found, best, smallest);
+            return Ok(time);
+        }
+        // A lower bound of all choices of recomputed layers.
+        self.proved = self.proved.min(self.bound_of(stages).max(found.candidate.time));
+        let mut time = f64::INFINITY;
+        if self.candidate.checkpoint == Checkpoint::Never {
+            // What a rank has to free is corrected by what the simulation says.
+            let mut to_free: Vec<f64> = simulation.memory.iter().map(|memory| memory - self.limit).collect();
+            for _ in 0..CORRECTIONS {
+                let Some((recomputed, freed)) = self.recompute(stages, &to_free) else { break };
+                if recomputed == division.recomputed {
+                    break;
+                }
+                division.recomputed = recomputed;
+                simulation = self.simulate(&division)?;
+                found = self.candidate(&division, &simulation);
+                if found.candidate.memory <= self.limit {
+                    time = time.min(found.candidate.time);
+                }
+                self.offer(found, best, smallest);
+                for ((to_free, freed), memory) in to_free.iter_mut().zip(freed).zip(&simulation.memory) {
+                    // Too much memory is left over, or too little.
+                    *to_free = if *memory > self.limit {
+                        *to_free + memory - self.limit
+                    } else {
+                        freed - (self.limit - memory)
+                    };
+                }
+            }
+        } else {
+            self.offer(found, best, smallest);
+        }
+        Ok(time)
+    }
+
+    fn bound_of(&self, stages: &[usize]) -> f64 {
+        let mut first = 0;
+        let bounds = stages.iter().enumerate().map(|(stage, count)| {
+            first += count;
+            self.stage_bounds[stage][first - count][first]
+        });
+        bounds.fold(0., f64::max)
+    }
+
+    /// The layers of each rank that take the least time and free so much memory, and how much they
+    /// free; `None` if that is not possible.
+    fn recompute(&self, stages: &[usize], to_free: &[f64]) -> Option<(Vec<bool>, Vec<f64>)> {
+        let division = Division { stages: stages.to_vec(), recomputed: Vec::new() };
+        let ranges: Vec<Range<usize>> = division.ranges().collect();
+        let mut recomputed = vec![false; self.layers.layers.len()];
+        let mut freed = Vec::new();
+        for (stages, &needed) in self.stages_of.iter().zip(to_free) {
+            let numbers = stages.iter().flat_map(|&stage| ranges[stage].clone().map(move |number| (stage, number)));
+            let numbers: Vec<_> = numbers.collect();
+            let frees = |&(stage, number): &(usize, usize)| {
+                let layer = &self.layers.layers[number];
+                (self.in_flight[stage] * (layer.kept - layer.remaining), layer.forward)
+            };
+            let items: Vec<_> = numbers.iter().map(frees).collect();
+            let chosen = least_to_free(&items, needed)?;
+            let bytes = items.iter().zip(&chosen).filter(|(_, chosen)| **chosen).map(|(item, _)| item.0).sum();
+            freed.push(bytes);
+            for ((_, number), chosen) in numbers.into_iter().zip(chosen) {
+                recomputed[number] = chosen;
+            }
+        }
+        Some((recomputed, freed))
+    }
+
+    fn simulate(&mut self, division: &Division) -> Result<Simulation, SimulationError> {
+        self.simulated += 1;
+        simulate(&self.schedule, &self.layers.costs(division, self.is_split, self.options.overhead))
+    }
+
+    fn candidate(&self, division: &Division, simulation: &Simulation) -> LayerCandidate {
+        let memory = simulation.memory.iter().copied().fold(0., f64::max);
+        let candidate = Candidate { time: simulation.makespan, memory, ..self.candidate.clone() };
+        LayerCandidate { variant: self.variant, candidate, division: division.clone() }
+    }
+
+    fn offer(&mut self, found: LayerCandidate, best: &mut f64, smallest: &mut Option<LayerCandidate>) {
+        let Candidate { time, memory, .. } = found.candidate;
+        if smallest.as_ref().is_none_or(|smallest| memory < smallest.candidate.memory) {
+            *smallest = Some(found.clone());
+        }
+        if memory <= self.limit && self.best.as_ref().is_none_or(|best| by_time(&found, best).is_lt()) {
+            *best = best.min(time);
+            self.best = Some(found);
+        }
+    }
+}
+
+/// The most beginnings of divisions that are looked at, for each division that may be simulated.
+const VISITED: usize = 20;
+/// How often the memory that a rank has to free is corrected.
+const CORRECTIONS: usize = 6;
+
+/// The layers of a stage, of which some are recomputed, and parts of others: a lower bound.
+#[derive(Default)]
+struct Room {
+    kept: f64,
+    /// What each layer frees and the time that this takes, the most for its time first.
+    freed: Vec<(f64, f64)>,
+}
+
+impl Room {
+    fn push(&mut self, kept: f64, freed: f64, seconds: f64) {
+        self.kept += kept;
+        if freed > 0. {
+            let place = self.freed.partition_point(|other| other.0 * seconds >= freed * other.1);
+            self.freed.insert(place, (freed, seconds));
+        }
+    }
+
+    /// The least time that leaves so much memory.
+    fn least_seconds(&self, limit: f64) -> Option<f64> {
+        let (mut excess, mut least) = (self.kept - limit, 0.);
+        for &(freed, seconds) in &self.freed {
+            if excess <= 0. {
+                break;
+            }
+            least += seconds * (excess / freed).min(1.);
+            excess -= freed;
+        }
+        // Sums are rounded.
+        (excess <= 1e-9 * self.kept.max(1.)).then_some(least)
+    }
+}
