@@ -29,8 +29,11 @@ pub struct MemoryReport {
 pub struct RankMemory {
     /// The rank's stages.
     pub stages: Vec<usize>,
-    /// The variables. The optimizer's state is not counted.
+    /// The variables.
     pub parameters: u64,
+    /// What the pipeline's own [`Optimizer`](crate::Optimizer)s keep of the rank's stages now; 0
+    /// without one. The state of other optimizers, such as tch's, is not known.
+    pub optimizer: u64,
     /// The sums of the parameters' gradients.
     pub gradients: u64,
     /// Inputs from which the rank would recompute.
@@ -41,14 +44,15 @@ pub struct RankMemory {
     pub under_way: u64,
     /// What the backward that ran worked with.
     pub working: u64,
-    /// The peak according to the simulation of the traced step.
+    /// The peak according to the simulation of the traced step, with what the optimizer keeps now.
     pub simulated: u64,
 }
 
 impl RankMemory {
     /// The peak: the sum of all.
     pub fn peak(&self) -> u64 {
-        self.parameters + self.gradients + self.inputs + self.saved + self.under_way + self.working
+        let kept = self.parameters + self.optimizer + self.gradients + self.inputs;
+        kept + self.saved + self.under_way + self.working
     }
 }
 
@@ -105,11 +109,14 @@ impl<M: Pipeline> Pipe<M> {
 
     fn ranks(&self) -> Vec<RankMemory> {
         let built = self.built();
+        let kept = built.optimizer_bytes();
         let rank = |(rank, (held, simulated)): (usize, (ByHolder, f64))| {
             let stages = (0..built.stages.len()).filter(|&stage| built.rank_of()[stage] == rank);
             let stages: Vec<_> = stages.collect();
             let of = |holder: Holder| held[holder as usize].unsigned_abs();
+            let optimizer = stages.iter().map(|&stage| kept[stage]).sum();
             RankMemory {
+                optimizer,
                 parameters: stages.iter().map(|&stage| self.core.parameter_bytes[stage].0).sum(),
                 stages,
                 gradients: of(Holder::Gradient),
@@ -117,7 +124,7 @@ impl<M: Pipeline> Pipe<M> {
                 saved: of(Holder::Saved),
                 under_way: of(Holder::UnderWay),
                 working: of(Holder::Working),
-                simulated: simulated as u64,
+                simulated: simulated as u64 + optimizer,
             }
         };
         let is_measured = |&stage: &usize| built.stages[stage].device == Device::Cpu && built.is_here(stage);
@@ -164,6 +171,7 @@ impl fmt::Display for MemoryReport {
         for (number, memory) in self.ranks.iter().enumerate() {
             let parts = [
                 ("parameters", memory.parameters),
+                ("optimizer", memory.optimizer),
                 ("gradients", memory.gradients),
                 ("kept inputs", memory.inputs),
                 ("saved", memory.saved),

@@ -55,14 +55,16 @@ impl<M: Pipeline> Pipe<M> {
         let Some(remote) = &built.remote else {
             drop(built.recorder.stop());
             let recording = recording?;
+            recording.optimizer_keeps(built.optimizer_bytes());
             let trace = recording.finish(&built.routes, &self.core.parameter_bytes, |_, _, _| 0.)?;
-            built.recorder.has_held(&recording, &trace);
+            built.recorder.has_held(&recording, &trace, built.rank_of());
             return Ok(trace);
         };
         // The recording goes on if another process calls something else.
         remote.agree("stop_trace", recording.as_ref().map(|_| &()))?;
         drop(built.recorder.stop());
         let recording = recording?;
+        recording.optimizer_keeps(built.optimizer_bytes());
         let ahead = remote.clock_offset(|| recording.now())?;
         let price = remote.world().message_price().map_err(|error| remote.lost(error))?;
         let parts = remote.agree("the parts of a trace", Ok(&recording.part(ahead)))?;
@@ -72,7 +74,7 @@ impl<M: Pipeline> Pipe<M> {
             false => price.of(bytes),
         };
         let trace = recording.finish(&built.routes, &self.core.parameter_bytes, message)?;
-        built.recorder.has_held(&recording, &trace);
+        built.recorder.has_held(&recording, &trace, built.rank_of());
         Ok(trace)
     }
 }

@@ -44,6 +44,8 @@ pub(crate) struct BuiltPipeline {
     chunks: usize,
     pub(crate) state: State,
     pub(crate) recorder: Recorder,
+    /// For each stage, the bytes that the pipeline's optimizers keep.
+    optimizer_bytes: Mutex<Vec<u64>>,
     /// Whether the replicas have been found to have the same values.
     replicas_are_alike: AtomicBool,
     orders: Mutex<Option<(OrderKey, Arc<Orders>)>>,
@@ -143,8 +145,10 @@ impl BuiltPipeline {
             body: Mutex::new(Some(body)),
             device,
         });
+        let stages: Vec<_> = slots.collect();
         Ok(Self {
-            stages: slots.collect(),
+            optimizer_bytes: Mutex::new(vec![0; stages.len()]),
+            stages,
             routes,
             engine,
             streams,
@@ -173,6 +177,18 @@ impl BuiltPipeline {
         // This is also needed after a failure, because the caller frees what the stages still use.
         let joined = self.streams.join();
         outcome.and(joined.map_err(Error::from))
+    }
+
+    /// Returns for each stage the bytes that the pipeline's optimizers keep in this process now.
+    pub(crate) fn optimizer_bytes(&self) -> Vec<u64> {
+        lock(&self.optimizer_bytes).clone()
+    }
+
+    /// Counts `new` bytes of an optimizer's state for each stage, in place of `old` ones.
+    pub(super) fn replace_optimizer_bytes(&self, old: &[u64], new: &[u64]) {
+        for (bytes, (old, new)) in lock(&self.optimizer_bytes).iter_mut().zip(old.iter().zip(new)) {
+            *bytes = *bytes + new - old;
+        }
     }
 
     /// Returns the order of the steps for this number of micro-batches. It is kept between calls,

@@ -16,4 +16,4 @@ pub(crate) use built_pipeline::BuiltPipeline;
 pub(crate) use call::{Given, Loss, TrainRun, Trained, loss_is_not_finite};
 pub(crate) use pipeline_core::{PipelineCore, Prepared, check_targets};
 pub(crate) use settings::{Choices, check_chunks, check_threads};
-pub(crate) use update::{PlannedParameter, UpdatePlan};
+pub(crate) use update::{OptimizerBytes, PlannedParameter, UpdatePlan};

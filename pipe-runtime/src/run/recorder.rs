@@ -32,6 +32,7 @@ impl Recorder {
             activations: (0..stages).map(|_| Mutex::default()).collect(),
             sizes: (0..stages).map(|_| Mutex::default()).collect(),
             held: Mutex::default(),
+            optimizer: Mutex::new(vec![0; stages]),
             gradients: (0..routes).map(|_| Mutex::default()).collect(),
             waiting: (0..routes).map(|_| Mutex::default()).collect(),
             carried: (0..routes).map(|_| Mutex::default()).collect(),
@@ -48,14 +49,18 @@ impl Recorder {
     }
 
     /// For each rank on a CPU, the bytes that it held when it held most in the last trace that was
-    /// stopped, beyond its parameters; and the peak of the simulation of the trace, with them.
+    /// stopped, beyond its parameters and the optimizer's state; and the peak of the simulation of
+    /// the trace, with the parameters and without that state.
     pub(crate) fn held(&self) -> Vec<(ByHolder, f64)> {
         lock(&self.held).clone()
     }
 
     /// Records what the ranks have held in a trace.
-    pub(crate) fn has_held(&self, recording: &Recording, trace: &Trace) {
-        let simulated = trace.simulated().map_or_else(|_| Vec::new(), |simulation| simulation.memory);
+    pub(crate) fn has_held(&self, recording: &Recording, trace: &Trace, rank_of: &[usize]) {
+        let mut simulated = trace.simulated().map_or_else(|_| Vec::new(), |simulation| simulation.memory);
+        for (&bytes, &rank) in lock(&recording.optimizer).iter().zip(rank_of) {
+            simulated.get_mut(rank).into_iter().for_each(|peak| *peak -= bytes as f64);
+        }
         *lock(&self.held) = lock(&recording.held).iter().copied().zip(simulated).collect();
     }
 }
@@ -73,6 +78,8 @@ pub(crate) struct Recording {
     sizes: Vec<Mutex<StageSizes>>,
     /// For each rank, what it held when it held most, in the run in which that was most.
     held: Mutex<Vec<ByHolder>>,
+    /// For each stage, the bytes that the optimizer kept at the end.
+    optimizer: Mutex<Vec<u64>>,
     /// For each route, the greatest number of bytes of a micro-batch's value.
     carried: Vec<Mutex<u64>>,
     /// For each route, the most that a value took before it was used, if it was metered: nothing if
@@ -116,6 +123,7 @@ pub(crate) struct RecordingPart {
     gradients: Vec<u64>,
     waiting: Vec<Option<u64>>,
     sizes: Vec<StageSizes>,
+    optimizer: Vec<u64>,
     /// By the number of its call, the steps of a run: action, thread, start and end.
     runs: BTreeMap<u64, Vec<(String, usize, f64, f64)>>,
 }
@@ -160,6 +168,11 @@ impl Recording {
         }
     }
 
+    /// Records the bytes that the optimizer keeps for each stage.
+    pub(crate) fn optimizer_keeps(&self, bytes: Vec<u64>) {
+        *lock(&self.optimizer) = bytes;
+    }
+
     /// Records the bytes of a value on a route, and of its gradient.
     pub(crate) fn carries(&self, route: usize, bytes: u64, gradient: u64) {
         for (most, bytes) in [(&self.carried, bytes), (&self.gradients, gradient)] {
@@ -198,6 +211,7 @@ impl Recording {
             gradients: self.gradients.iter().map(|bytes| *lock(bytes)).collect(),
             waiting: self.waiting.iter().map(|bytes| *lock(bytes)).collect(),
             sizes: self.sizes.iter().map(|sizes| *lock(sizes)).collect(),
+            optimizer: lock(&self.optimizer).clone(),
             runs: numbered.collect(),
         }
     }
@@ -205,6 +219,9 @@ impl Recording {
     /// Takes in the parts of all processes, its own included. Runs that failed in one of them are
     /// left out.
     pub(crate) fn join(&self, parts: &[RecordingPart], rank_of: &[usize]) {
+        // A process keeps the state of its own stages alone.
+        let kept = |stage| parts.iter().map(|part| part.optimizer[stage]).sum();
+        self.optimizer_keeps((0..rank_of.len()).map(kept).collect());
         for part in parts {
             for (own, bytes) in self.activations.iter().zip(&part.activations) {
                 let mut own = lock(own);
@@ -247,6 +264,7 @@ impl Recording {
         message: impl Fn(usize, usize, f64) -> f64,
     ) -> Result<Trace> {
         let runs = std::mem::take(&mut *lock(&self.runs)).into_iter().map(|(_, run)| run).collect();
+        let optimizer = lock(&self.optimizer).clone();
         let carried: Vec<_> = self.carried.iter().map(|bytes| *lock(bytes) as f64).collect();
         let stage = |(stage, &(parameters, gradients)): (usize, &(u64, u64))| {
             let sizes = *lock(&self.sizes[stage]);
@@ -279,7 +297,7 @@ impl Recording {
                 forward_working: sizes.forward_working,
                 backward_working: sizes.backward_working,
                 weight_working: sizes.weight_working,
-                parameters: parameters as f64,
+                parameters: (parameters + optimizer[stage]) as f64,
                 gradients: gradients as f64,
             }
         };

@@ -26,6 +26,33 @@ pub(crate) struct UpdatePlan {
     order: Order,
 }
 
+/// The bytes that one optimizer keeps for each stage. The pipeline counts them until this is
+/// dropped.
+pub(crate) struct OptimizerBytes {
+    pipeline: Arc<BuiltPipeline>,
+    of_stage: Vec<u64>,
+}
+
+impl OptimizerBytes {
+    pub(crate) fn new(pipeline: Arc<BuiltPipeline>) -> Self {
+        Self { of_stage: vec![0; pipeline.stages.len()], pipeline }
+    }
+
+    /// Counts these bytes in place of the previous ones: pairs of a stage and what is kept for it.
+    pub(crate) fn set(&mut self, kept: impl Iterator<Item = (usize, u64)>) {
+        let mut of_stage = vec![0; self.of_stage.len()];
+        kept.for_each(|(stage, bytes)| of_stage[stage] += bytes);
+        self.pipeline.replace_optimizer_bytes(&self.of_stage, &of_stage);
+        self.of_stage = of_stage;
+    }
+}
+
+impl Drop for OptimizerBytes {
+    fn drop(&mut self) {
+        self.set(std::iter::empty());
+    }
+}
+
 /// Slices that are updated in one call: of one stage, one kind and one rule.
 struct Piece {
     stage: usize,

@@ -7,7 +7,7 @@ use tch::{Kind, Tensor};
 
 use crate::error::{Error, Result};
 use crate::optim::{LossScaler, LrSchedule, Rule};
-use crate::run::{BuiltPipeline, PlannedParameter, UpdatePlan};
+use crate::run::{BuiltPipeline, OptimizerBytes, PlannedParameter, UpdatePlan};
 use crate::torch::{
     FusedRule, GradientState, Slot, Slots, Variable, drop_gradient, duplicate, is_elsewhere, prepare_gradient,
 };
@@ -23,6 +23,8 @@ pub struct Optimizer {
     /// The options of the groups; first those of the parameters that no group selects.
     options: Vec<Options>,
     pub(super) parameters: Vec<Parameter>,
+    /// The bytes of the state, as the pipeline counts them.
+    bytes: OptimizerBytes,
     clip: Clip,
     /// The decay of the moving average.
     average: Option<f64>,
@@ -116,6 +118,12 @@ impl Parameter {
         self.state.is_empty() && self.average.is_none()
     }
 
+    /// The bytes of its state.
+    fn state_bytes(&self) -> u64 {
+        let bytes = |tensor: &Tensor| (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64;
+        self.state.iter().chain(&self.average).map(bytes).sum()
+    }
+
     fn slot(&self) -> Slot {
         Slot {
             parameter: self.tensor.shallow_clone(),
@@ -143,7 +151,25 @@ impl Optimizer {
         for parameter in parameters.iter_mut().filter(is_trained) {
             parameter.allocate(&options[parameter.group].rule, average.is_some())?;
         }
-        Ok(Self { pipeline, options, parameters, clip, average, updates: 0, plan: None, swapped: false, broken: None })
+        let mut optimizer = Self {
+            bytes: OptimizerBytes::new(Arc::clone(&pipeline)),
+            pipeline,
+            options,
+            parameters,
+            clip,
+            average,
+            updates: 0,
+            plan: None,
+            swapped: false,
+            broken: None,
+        };
+        optimizer.count();
+        Ok(optimizer)
+    }
+
+    /// Tells the pipeline the bytes of the state.
+    fn count(&mut self) {
+        self.bytes.set(self.parameters.iter().map(|parameter| (parameter.stage, parameter.state_bytes())));
     }
 
     /// Whether it updates the parameters of this pipeline.
@@ -169,15 +195,16 @@ impl Optimizer {
     /// Allocates the state of the parameters for which `has_state` holds, and drops that of the
     /// others.
     pub(super) fn allocate_for(&mut self, has_state: impl Fn(&Parameter) -> bool) -> Result<()> {
-        for parameter in &mut self.parameters {
-            if has_state(parameter) && self.pipeline.is_here(parameter.stage) {
-                parameter.allocate(&self.options[parameter.group].rule, self.average.is_some())?;
-            } else {
-                (parameter.state, parameter.average) = (Vec::new(), None);
-            }
-        }
         self.plan = None;
-        Ok(())
+        let allocated = self.parameters.iter_mut().try_for_each(|parameter| {
+            if has_state(parameter) && self.pipeline.is_here(parameter.stage) {
+                return parameter.allocate(&self.options[parameter.group].rule, self.average.is_some());
+            }
+            (parameter.state, parameter.average) = (Vec::new(), None);
+            Ok(())
+        });
+        self.count();
+        allocated
     }
 
     /// Sets the number of updates that were made.
@@ -230,7 +257,10 @@ impl Optimizer {
                     "the model holds its moving averages: call `swap_average` again before training".into(),
                 ));
             }
-            let ready = self.prepare()?;
+            let ready = self.prepare();
+            // The update may be the first one of a parameter, which gets its state.
+            self.count();
+            let ready = ready?;
             let (planned, rules) = self.rules(&ready);
             let plan = self.plan(planned);
             let squares = plan.gradient_squares(&self.pipeline)?;
@@ -385,11 +415,10 @@ impl Optimizer {
         self.updates
     }
 
-    /// Returns the bytes of the optimizer's state, by device in the order of the stages: averages,
-    /// momentum, and the moving average of the parameters.
+    /// Returns the bytes of the optimizer's state in this process: averages, momentum, and the
+    /// moving average of the parameters. [`Pipe::memory`](crate::Pipe::memory) has them by rank.
     pub fn state_bytes(&self) -> u64 {
-        let kept = self.parameters.iter().flat_map(|parameter| parameter.state.iter().chain(&parameter.average));
-        kept.map(|tensor| (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64).sum()
+        self.parameters.iter().map(Parameter::state_bytes).sum()
     }
 
     /// Exchanges the parameters with their moving averages: the model then computes with the

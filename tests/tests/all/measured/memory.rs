@@ -1,6 +1,7 @@
 //! The memory of ranks on a CPU: what a trace measures is what it simulates, and what is there.
 
-use pipe_runtime::{Checkpoint, Context, Devices, Layer, MemoryReport, ScheduleKind, pipeline};
+use pipe_runtime::optim::{AdamW, Rule, Sgd};
+use pipe_runtime::{Checkpoint, Context, Devices, Layer, MemoryReport, Pipe, ScheduleKind, pipeline};
 use pipe_tests::layers::linear;
 use pipe_tests::zoo::run::{ranks, runs};
 use tch::nn::{Linear, Path};
@@ -57,8 +58,8 @@ struct Net {
     add: Add,
 }
 
-/// What a traced step has measured.
-fn measured(method: ScheduleKind, checkpoint: Checkpoint) -> MemoryReport {
+/// The pipeline, before its first step.
+fn pipe(method: ScheduleKind, checkpoint: Checkpoint) -> Pipe<Net> {
     let vars = Net::vars(&Devices::cpu(Net::STAGES)).unwrap();
     let net = Net {
         first: Block::new(vars.first()),
@@ -69,13 +70,21 @@ fn measured(method: ScheduleKind, checkpoint: Checkpoint) -> MemoryReport {
         add: Add,
     };
     let builder = net.pipe(&vars).chunks(CHUNKS).schedule(method).checkpoint(checkpoint).intra_op_threads(1);
-    let mut pipe = builder.ranks(ranks(method, Net::STAGES).0).build().unwrap();
+    let pipe = builder.ranks(ranks(method, Net::STAGES).0).build().unwrap();
     assert!(pipe.memory().unwrap().ranks.is_empty());
+    pipe
+}
+
+fn step(pipe: &mut Pipe<Net>) {
     let x = Tensor::rand([ROWS, WIDTH], (Kind::Float, Device::Cpu));
+    pipe.train_step(&x, (), |output: &Tensor, ()| output.square().mean(Kind::Float)).unwrap();
+}
+
+/// What traced steps have measured.
+fn measured(method: ScheduleKind, checkpoint: Checkpoint) -> MemoryReport {
+    let mut pipe = pipe(method, checkpoint);
     pipe.start_trace();
-    for _ in 0..3 {
-        pipe.train_step(&x, (), |output: &Tensor, ()| output.square().mean(Kind::Float)).unwrap();
-    }
+    (0..3).for_each(|_| step(&mut pipe));
     drop(pipe.stop_trace().unwrap());
     pipe.memory().unwrap()
 }
@@ -123,4 +132,54 @@ fn a_report_says_what_holds_the_memory() {
         text.lines().count() == 4 && text.contains("rank 3: at its peak ") && text.contains("simulated "),
         "{text}"
     );
+}
+
+#[test]
+fn the_optimizers_state_counts_as_long_as_it_is_kept() {
+    let _serial = pipe_tests::serial();
+    let momentum = Sgd { momentum: 0.9, ..Sgd::default() };
+    let rules: [(Rule, u64); 3] = [(AdamW::default().into(), 2), (momentum.into(), 1), (Sgd::default().into(), 0)];
+    for (rule, numbers) in rules {
+        let mut pipe = pipe(ScheduleKind::OneFOneB, Checkpoint::Never);
+        let mut optimizer = pipe.optimizer(rule).build().unwrap();
+        pipe.start_trace();
+        step(&mut pipe);
+        optimizer.step().unwrap();
+        let costs = pipe.stop_trace().unwrap().costs();
+        let with = pipe.memory().unwrap();
+        assert_eq!(with.ranks.len(), Net::STAGES);
+        for (rank, stage) in with.ranks.iter().zip(&costs.stages) {
+            assert_eq!(rank.optimizer, numbers * rank.parameters, "{rank:?}");
+            assert_eq!(stage.parameters, (rank.parameters + rank.optimizer) as f64);
+        }
+        let kept: u64 = with.ranks.iter().map(|rank| rank.optimizer).sum();
+        assert_eq!(kept, optimizer.state_bytes());
+        drop(optimizer);
+        let without = pipe.memory().unwrap();
+        for (with, without) in with.ranks.iter().zip(&without.ranks) {
+            assert_eq!(without.optimizer, 0);
+            assert_eq!(with.peak() - without.peak(), with.optimizer);
+            assert_eq!(with.simulated - without.simulated, with.optimizer);
+        }
+        assert!(without.to_string().contains("optimizer 0 B"), "{without}");
+    }
+}
+
+#[test]
+fn the_optimizers_state_counts_for_the_rank_of_its_stages() {
+    let _serial = pipe_tests::serial();
+    let mut pipe = pipe(ScheduleKind::Interleaved, Checkpoint::Never);
+    let first = pipe.optimizer(AdamW::default()).build().unwrap();
+    let second = pipe.optimizer(AdamW::default()).moving_average(0.9).build().unwrap();
+    pipe.start_trace();
+    step(&mut pipe);
+    drop(pipe.stop_trace().unwrap());
+    // Both optimizers keep their own.
+    let ranks = pipe.memory().unwrap().ranks;
+    assert_eq!(ranks.len(), 2);
+    assert!(ranks.iter().all(|rank| rank.stages.len() == 2 && rank.optimizer == 5 * rank.parameters), "{ranks:?}");
+    drop(first);
+    assert!(pipe.memory().unwrap().ranks.iter().all(|rank| rank.optimizer == 3 * rank.parameters));
+    drop(second);
+    assert!(pipe.memory().unwrap().ranks.iter().all(|rank| rank.optimizer == 0));
 }
