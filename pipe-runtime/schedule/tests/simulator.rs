@@ -13,6 +13,7 @@ fn two_stages() -> Costs {
         checkpoint: 1.,
         forward_working: 0.,
         backward_working: 0.,
+        input_working: 0.,
         weight_working: 0.,
         parameters: 100.,
         gradients: 0.,

@@ -108,8 +108,10 @@ pub(crate) struct StageSizes {
     /// What a forward whose graph is kept, or a recomputation, holds at most, beyond what is there
     /// after it.
     pub(crate) forward_working: f64,
-    /// What a backward holds at most, beyond what was there before it.
+    /// What a whole backward holds at most, beyond what was there before it.
     pub(crate) backward_working: f64,
+    /// The same for a backward for the inputs alone.
+    pub(crate) input_working: f64,
     /// The same for a backward for the parameters alone.
     pub(crate) weight_working: f64,
 }
@@ -295,7 +297,13 @@ impl Recording {
                     given.map(|(_, bytes)| bytes).fold(0., |sum, bytes| sum + bytes)
                 },
                 forward_working: sizes.forward_working,
-                backward_working: sizes.backward_working,
+                // Where one of the two has not run, the other one stands for it.
+                backward_working: if sizes.released > 0. { sizes.backward_working } else { sizes.input_working },
+                input_working: if sizes.released_by_input.is_some() {
+                    sizes.input_working
+                } else {
+                    sizes.backward_working
+                },
                 weight_working: sizes.weight_working,
                 parameters: (parameters + optimizer[stage]) as f64,
                 gradients: gradients as f64,

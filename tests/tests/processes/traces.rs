@@ -112,6 +112,7 @@ fn a_trace_has_every_action_of_all_processes_once_and_in_order() {
                         stage.checkpoint,
                         stage.forward_working,
                         stage.backward_working,
+                        stage.input_working,
                     ]
                 });
                 let sizes = format!("{:?}", sizes.collect::<Vec<_>>());

@@ -132,7 +132,7 @@ impl Layers {
     }
 
     /// The costs of the stages of a division. `overhead` is the time that each action takes on top
-    /// of its work. Where the backward is split, what a stage keeps is held until the second half.
+    /// of its work; a split backward is two. What a stage keeps is held until the second half.
     pub fn costs(&self, division: &Division, is_split: bool, overhead: f64) -> Costs {
         let mut stage_of = vec![0; self.layers.len()];
         let mut stages = Vec::with_capacity(division.stages.len());
@@ -155,9 +155,7 @@ impl Layers {
                 skips.push(Skip { from, to, transfer: skip.crossing.transfer });
             }
         }
-        if is_split {
-            stages.iter_mut().for_each(|stage| stage.for_weights += stage.activation);
-        }
+        stages.iter_mut().for_each(|stage| stage.for_weights += stage.activation);
         Costs { stages, boundaries: crossings.into_iter().map(|crossing| crossing.transfer).collect(), skips }
     }
 
@@ -177,18 +175,18 @@ impl Layers {
             again += if recomputes { layer.forward } else { 0. };
             remade += layer.between_halves - held;
         }
-        // The first half of a split backward frees nothing.
-        let backward = if is_split { activation + remade + weight } else { backward };
         StageCosts {
             forward: all(|layer| layer.forward) + overhead,
             backward_input: all(|layer| layer.backward_input) + again + overhead,
             backward_weight: all(|layer| layer.backward_weight) + if is_split { overhead } else { 0. },
             recompute: all(|layer| layer.forward) + overhead,
             activation,
-            for_weights: if is_split { remade } else { 0. },
+            for_weights: remade,
             checkpoint: 0.,
             forward_working: (forward - activation).max(0.),
             backward_working: (backward - activation).max(0.),
+            // The first half of a split backward frees nothing.
+            input_working: remade + weight,
             weight_working: weight,
             parameters: all(|layer| layer.parameters),
             gradients: all(|layer| layer.gradients),
@@ -246,9 +244,8 @@ mod tests {
         assert_eq!((stage.backward_input, stage.activation), (10., 29.));
         // 24 below the last layer, and its 15.
         assert_eq!(stage.backward_working, 11.);
-        let split = layers().costs(&division, true, 0.).stages[0];
         // All that was made again is held for the second half.
-        assert_eq!((split.for_weights, split.backward_working, split.weight_working), (41., 17., 5.));
+        assert_eq!((stage.for_weights, stage.input_working, stage.weight_working), (41., 17., 5.));
     }
 
     #[test]

@@ -217,6 +217,7 @@ fn scaled(costs: &Costs, options: &Options, micro_batches: usize) -> Costs {
             &mut stage.checkpoint,
             &mut stage.forward_working,
             &mut stage.backward_working,
+            &mut stage.input_working,
             &mut stage.weight_working,
         ] {
             *memory *= part;

@@ -32,8 +32,10 @@ pub struct StageCosts {
     pub checkpoint: f64,
     /// Memory that a forward, or a recomputation, needs while it runs, beyond what it leaves.
     pub forward_working: f64,
-    /// Memory that a backward, whole or for the inputs, needs while it runs, beyond what it finds.
+    /// Memory that a whole backward needs while it runs, beyond what it finds.
     pub backward_working: f64,
+    /// The same for the backward for the inputs.
+    pub input_working: f64,
     /// The same for the backward for the parameters.
     pub weight_working: f64,
     /// Memory of the parameters and the optimizer's state, which is held all the time.
@@ -56,6 +58,7 @@ impl StageCosts {
             checkpoint: stages.first().map_or(0., |stage| stage.checkpoint),
             forward_working: stages.iter().map(|stage| stage.forward_working).fold(0., f64::max),
             backward_working: stages.iter().map(|stage| stage.backward_working).fold(0., f64::max),
+            input_working: stages.iter().map(|stage| stage.input_working).fold(0., f64::max),
             weight_working: stages.iter().map(|stage| stage.weight_working).fold(0., f64::max),
             parameters: all(|stage| stage.parameters),
             gradients: all(|stage| stage.gradients),
@@ -109,6 +112,7 @@ impl Costs {
             checkpoint: 0.,
             forward_working: 0.,
             backward_working: 0.,
+            input_working: 0.,
             weight_working: 0.,
             parameters: 0.,
             gradients: 0.,

@@ -32,7 +32,8 @@ pub(super) fn peaks(
                 // The graph of a forward that will be recomputed is recorded, and dropped then.
                 ActionKind::Forward if recomputed => cost.activation + cost.forward_working,
                 ActionKind::Forward | ActionKind::Recompute => cost.forward_working,
-                ActionKind::Backward | ActionKind::BackwardInput => cost.backward_working,
+                ActionKind::Backward => cost.backward_working,
+                ActionKind::BackwardInput => cost.input_working,
                 ActionKind::BackwardWeight => cost.weight_working,
             };
             ledger.hold(Some(rank), start, end, working);

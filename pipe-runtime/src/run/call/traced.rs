@@ -140,6 +140,7 @@ impl TracedJob {
         let grown = of(&after, Holder::Gradient) - of(&before, Holder::Gradient);
         let working = match kind {
             ActionKind::BackwardWeight => &mut sizes.weight_working,
+            ActionKind::BackwardInput => &mut sizes.input_working,
             _ => &mut sizes.backward_working,
         };
         raise(working, peak - own(&before) - grown);
