@@ -75,7 +75,27 @@ impl Contender {
 
     /// Runs a step that does not count, then `steps` steps. Returns their times in milliseconds.
     pub fn turn(&mut self, steps: usize) -> anyhow::Result<Vec<f64>> {
-        let mut times = self.ask(&format!("turn {steps}"))?;
+        self.times("turn", steps)
+    }
+
+    /// The same with traced steps. Returns the milliseconds in which the last stage was busy.
+    pub fn busy(&mut self, steps: usize) -> anyhow::Result<Vec<f64>> {
+        self.times("busy", steps)
+    }
+
+    /// Traces a step after one that does not count. Returns for each rank the bytes of its peak:
+    /// the measured one, and that of the trace's simulation.
+    pub fn memory(&mut self) -> anyhow::Result<Vec<[f64; 2]>> {
+        let numbers = self.ask("memory")?;
+        let (pairs, rest) = numbers.as_chunks::<2>();
+        if pairs.is_empty() || !rest.is_empty() {
+            bail!("{} answers `memory` with {numbers:?}", self.name);
+        }
+        Ok(pairs.to_vec())
+    }
+
+    fn times(&mut self, request: &str, steps: usize) -> anyhow::Result<Vec<f64>> {
+        let mut times = self.ask(&format!("{request} {steps}"))?;
         // The loss, which is not used here.
         times.pop();
         if times.len() != steps {

@@ -27,13 +27,28 @@ pub fn duel(contenders: &mut [Contender], turns: usize) -> anyhow::Result<Times>
 
 /// Runs them without that check, for works that differ on purpose and are checked separately.
 pub fn take_turns(contenders: &mut [Contender], turns: usize) -> anyhow::Result<Times> {
+    turns_of(contenders, turns, Contender::turn)
+}
+
+/// Compares the time in which the last stage of each is busy, after a check that all do the same
+/// work.
+pub fn busy(contenders: &mut [Contender], turns: usize) -> anyhow::Result<Times> {
+    check(contenders)?;
+    turns_of(contenders, turns, Contender::busy)
+}
+
+fn turns_of(
+    contenders: &mut [Contender],
+    turns: usize,
+    run: fn(&mut Contender, usize) -> anyhow::Result<Vec<f64>>,
+) -> anyhow::Result<Times> {
     let steps = contenders.iter_mut().map(steps_of_a_turn).collect::<Result<Vec<_>, _>>()?;
     let mut times = vec![Vec::new(); contenders.len()];
     for turn in 0..turns {
         // The first contender may find the machine in another state than the others.
         for place in 0..contenders.len() {
             let number = (turn + place) % contenders.len();
-            let turn = contenders[number].turn(steps[number])?;
+            let turn = run(&mut contenders[number], steps[number])?;
             times[number].push(Spread::of(turn).median);
         }
     }

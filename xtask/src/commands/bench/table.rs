@@ -32,6 +32,10 @@ pub struct Row {
 pub enum Bar {
     AtLeast(f64),
     AtMost(f64),
+    /// At most so much, or not to be told from 1: within the quartiles.
+    AtMostOrEqual(f64),
+    /// At most so much below or above 1.
+    Within(f64),
 }
 
 impl Row {
@@ -40,6 +44,8 @@ impl Row {
         self.bar.map(|bar| match bar {
             Bar::AtLeast(least) => self.figure.median >= least,
             Bar::AtMost(most) => self.figure.median <= most,
+            Bar::AtMostOrEqual(most) => self.figure.median <= most || self.figure.low <= 1.,
+            Bar::Within(share) => (self.figure.median - 1.).abs() <= share,
         })
     }
 
@@ -55,6 +61,8 @@ impl fmt::Display for Bar {
         match self {
             Self::AtLeast(least) => write!(f, "≥ {least}"),
             Self::AtMost(most) => write!(f, "≤ {most}"),
+            Self::AtMostOrEqual(most) => write!(f, "≤ {most}, or equal"),
+            Self::Within(share) => write!(f, "1 ± {share}"),
         }
     }
 }
@@ -93,6 +101,12 @@ mod tests {
         assert_eq!(row(2., Some(Bar::AtLeast(2.))).is_met(), Some(true));
         assert_eq!(row(1.9, Some(Bar::AtLeast(2.))).is_met(), Some(false));
         assert_eq!(row(5.1, Some(Bar::AtMost(5.))).is_met(), Some(false));
+        assert_eq!(
+            [0.94, 0.96, 1.04, 1.06].map(|ratio| row(ratio, Some(Bar::Within(0.05))).is_met()),
+            [false, true, true, false].map(Some)
+        );
+        assert_eq!(row(1.02, Some(Bar::AtMostOrEqual(1.03))).is_met(), Some(true));
+        assert_eq!(row(1.04, Some(Bar::AtMostOrEqual(1.03))).is_met(), Some(false));
         assert_eq!(row(5.1, None).is_met(), None);
     }
 

@@ -107,6 +107,26 @@ impl fmt::Display for Keeping {
     }
 }
 
+/// What there is to choose of a training step that does not keep the output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Setting {
+    pub schedule: &'static str,
+    pub keeping: Keeping,
+    /// Where the model is cut into two stages: `even`, `early` or `late`.
+    pub cut: &'static str,
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { schedule, keeping, cut } = self;
+        write!(f, "{schedule}, {keeping}")?;
+        if *cut != "even" {
+            write!(f, ", {cut} cut")?;
+        }
+        Ok(())
+    }
+}
+
 /// A contender, and its way to run. Checkpoint modes and schedules have the same names everywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who {
@@ -118,7 +138,17 @@ pub enum Who {
     OurStep(&'static str),
     /// The same without keeping the output.
     OurStepWithoutOutput(&'static str),
-    /// The same over two processes, which Open MPI starts.
+    /// The same with these settings, on two ranks.
+    OurSetting(Setting),
+    /// The same with the stages and settings of the balance file that was built in.
+    OurAdvised,
+    /// The same on two ranks, each with the same number of stages.
+    OurStepOnTwoRanks(&'static str),
+    /// Our training step in 1F1B with every micro-batch checkpointed.
+    OurCheckpointed,
+    /// The same where the last stage recomputes too, which keeps what it is about to need.
+    OurCheckpointedEvery,
+    /// Our training step over two processes, which Open MPI starts.
     OurProcesses(&'static str),
     /// A whole training iteration of ours in this schedule: step, clipping, AdamW.
     OurIteration(&'static str),
@@ -164,6 +194,11 @@ impl fmt::Display for Who {
             Self::OursKeeping(keeping) => write!(f, "ours, {keeping}"),
             Self::OurStep(schedule) => write!(f, "our train_step, {schedule}"),
             Self::OurStepWithoutOutput(schedule) => write!(f, "our train_step without the output, {schedule}"),
+            Self::OurSetting(setting) => write!(f, "ours, {setting}"),
+            Self::OurAdvised => f.write_str("ours, advised"),
+            Self::OurStepOnTwoRanks(schedule) => write!(f, "our train_step on two ranks, {schedule}"),
+            Self::OurCheckpointed => f.write_str("our train_step, 1f1b, always"),
+            Self::OurCheckpointedEvery => f.write_str("our train_step, 1f1b, every micro-batch recomputed"),
             Self::OurProcesses(schedule) => write!(f, "our train_step over two processes, {schedule}"),
             Self::OurIteration(schedule) => write!(f, "our iteration, {schedule}"),
             Self::TchIteration(schedule) => write!(f, "iteration with tch's optimizer, {schedule}"),
@@ -216,6 +251,26 @@ impl Bench<'_> {
             }
             Who::OurStep(schedule) => (ours(), "train-step-output", Some(("--schedule", schedule))),
             Who::OurStepWithoutOutput(schedule) => (ours(), "train-step", Some(("--schedule", schedule))),
+            Who::OurSetting(Setting { schedule, keeping, cut }) => {
+                let mut ours = ours();
+                ours.args(["--ranks", "2", "--checkpoint", keeping.checkpoint, "--cut", cut]);
+                ours.args(["--cheap-outputs", keeping.cheap_outputs, "--recompute", &keeping.recompute.to_string()]);
+                (ours, "train-step", Some(("--schedule", schedule)))
+            }
+            Who::OurAdvised => (ours(), "train-step", Some(("--cut", "advised"))),
+            Who::OurStepOnTwoRanks(schedule) => {
+                let mut ours = ours();
+                ours.args(["--ranks", "2"]);
+                (ours, "train-step", Some(("--schedule", schedule)))
+            }
+            Who::OurCheckpointed | Who::OurCheckpointedEvery => {
+                let mut ours = ours();
+                ours.args(["--checkpoint", "always"]);
+                if who == Who::OurCheckpointedEvery {
+                    ours.arg("--recompute-every");
+                }
+                (ours, "train-step", Some(("--schedule", "1f1b")))
+            }
             Who::OurProcesses(schedule) => {
                 (mpi::OPEN_MPI.mpiexec(2, program)?, "train-step", Some(("--schedule", schedule)))
             }

@@ -6,10 +6,12 @@
 //! * `check` runs a step and prints its loss and the norm of all gradients (`nan` if it computes
 //!   none). If the steps are whole iterations, it runs 20 of them and prints the last loss and the
 //!   norm of all parameters;
-//! * `memory` traces a training step and prints, for each rank, the peak of its memory as it was
-//!   measured, and as it was simulated, in bytes;
 //! * `turn N` runs a step that does not count, then N steps, and prints their milliseconds and the
-//!   last one's loss.
+//!   last one's loss;
+//! * `memory` runs a training step that does not count, then traces one, and prints for each rank
+//!   the bytes of its peak: the measured one, and that of the trace's simulation;
+//! * `busy N` runs a training step that does not count, then traces N steps, one by one, and prints
+//!   how many milliseconds the last stage was busy in each, and the last one's loss.
 //!
 //! * `end` ends it, as the end of its input does. (Open MPI's `mpiexec` does not pass that on.)
 
@@ -17,6 +19,7 @@
 
 mod models;
 mod op_times;
+mod traced;
 mod values;
 mod ways;
 
@@ -28,7 +31,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
 use pipe_runtime::{CheapOutputs, Checkpoint, Devices, ScheduleKind, World};
 
-use crate::ways::{Contender, Peak, Way};
+use crate::ways::{Contender, Way};
 
 /// Runs a model in one way, step by step, as requested on its standard input
 #[derive(Debug, Parser)]
@@ -60,6 +63,13 @@ pub struct Args {
     /// The schedule of a training step
     #[arg(long, default_value = "gpipe")]
     pub schedule: ScheduleKind,
+    /// The number of ranks, each with the same number of stages; one for each stage by default
+    #[arg(long)]
+    pub ranks: Option<usize>,
+    /// Recomputes every checkpointed micro-batch, those too whose backward comes right after their
+    /// forward
+    #[arg(long)]
+    pub recompute_every: bool,
     /// What the backward recomputes: so many blocks of each stage of a GPT; of a U-Net, the first
     /// cell, the first two, or all
     #[arg(long, default_value = "0")]
@@ -67,9 +77,6 @@ pub struct Args {
     /// What is done with the outputs of cheap operators
     #[arg(long, default_value = "keep")]
     pub cheap_outputs: Cheap,
-    /// The number of ranks, if it is not the number of stages
-    #[arg(long)]
-    pub ranks: Option<usize>,
     /// Where a GPT or a U-Net is cut into two stages
     #[arg(long, default_value = "even")]
     pub cut: Cut,
@@ -152,7 +159,8 @@ fn run(args: &Args) -> Result<()> {
             ("check", "") => answer(&world, &check(&mut contender)?)?,
             ("memory", "") => answer(&world, &memory(&mut contender)?)?,
             ("turn", steps) => answer(&world, &turn(&mut contender, steps.parse().context("how many steps?")?)?)?,
-            _ => bail!("`{line}` is none of `check`, `memory` and `turn N`"),
+            ("busy", steps) => answer(&world, &busy(&mut contender, steps.parse().context("how many steps?")?)?)?,
+            _ => bail!("`{line}` is neither `check`, `turn N`, `memory` nor `busy N`"),
         }
     }
     Ok(())
@@ -182,12 +190,6 @@ fn check(contender: &mut Contender) -> Result<String> {
     Ok(format!("{loss} {norm}"))
 }
 
-fn memory(contender: &mut Contender) -> Result<String> {
-    let peaks = contender.memory()?;
-    let text = |peak: &Peak| format!("{} {}", peak.measured, peak.simulated);
-    Ok(peaks.iter().map(text).collect::<Vec<_>>().join(" "))
-}
-
 fn turn(contender: &mut Contender, steps: usize) -> Result<String> {
     let mut step = contender.step()?;
     let mut times = String::new();
@@ -196,4 +198,22 @@ fn turn(contender: &mut Contender, steps: usize) -> Result<String> {
         times += &format!("{} ", step.milliseconds);
     }
     Ok(format!("{times}{}", step.loss))
+}
+
+fn memory(contender: &mut Contender) -> Result<String> {
+    contender.step()?;
+    let peaks = contender.traced()?.peaks()?;
+    Ok(peaks.iter().map(|(measured, simulated)| format!("{measured} {simulated}")).collect::<Vec<_>>().join(" "))
+}
+
+fn busy(contender: &mut Contender, steps: usize) -> Result<String> {
+    contender.step()?;
+    let mut times = String::new();
+    let mut loss = f64::NAN;
+    for _ in 0..steps {
+        let step = contender.traced()?.busy()?;
+        times += &format!("{} ", step.milliseconds);
+        loss = step.loss;
+    }
+    Ok(format!("{times}{loss}"))
 }

@@ -1,18 +1,19 @@
 //! The ways to run a model.
 
-use std::cell::RefCell;
+use std::cell::{RefCell, RefMut};
 use std::rc::Rc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use pipe_runtime::optim::AdamW;
-use pipe_runtime::{Pipe, PipeBuilder, RankMemory, Unpipelined, World};
+use pipe_runtime::{PipeBuilder, Unpipelined, World};
 use tch::nn::{self, OptimizerConfig, VarStore};
 use tch::{Device, Kind, Tensor};
 
 use crate::models::{RANKS, Subject, Task, run_plain};
 use crate::op_times::Stages;
+use crate::traced::{Traced, Training, schedule};
 use crate::{Args, Cut, values};
 
 /// A way to run a model.
@@ -52,23 +53,16 @@ pub struct Step {
     pub loss: f64,
 }
 
-/// The memory of a rank at its peak, in bytes.
-#[derive(Clone, Copy, Debug)]
-pub struct Peak {
-    pub measured: u64,
-    pub simulated: u64,
-}
-
 /// A model that is ready to run.
 pub struct Contender {
     step: Box<dyn FnMut() -> Result<Step>>,
-    /// Traces a step, and returns the peak of each rank.
-    memory: Option<Box<dyn FnMut() -> Result<Vec<Peak>>>>,
     /// The variables whose gradients the other contenders have too.
     variables: Vec<Tensor>,
     /// Removes the gradients between steps, as torch's optimizers do, so that the next step makes
     /// new ones. A whole iteration does that itself.
     optimizer: Option<nn::Optimizer>,
+    /// The same pipeline, if its training steps can be traced.
+    traced: Option<Rc<RefCell<dyn Traced>>>,
 }
 
 impl Contender {
@@ -84,23 +78,25 @@ impl Contender {
 
     fn new(store: &VarStore, step: impl FnMut() -> Result<Step> + 'static) -> Result<Self> {
         let optimizer = Some(nn::Sgd::default().build(store, 0.)?);
-        Ok(Self { step: Box::new(step), memory: None, variables: store.trainable_variables(), optimizer })
-    }
-
-    /// Traces a step, and returns the peak of each rank's memory.
-    pub fn memory(&mut self) -> Result<Vec<Peak>> {
-        if let Some(optimizer) = &mut self.optimizer {
-            optimizer.zero_grad();
-        }
-        self.memory.as_mut().context("this way to run has no trace")?()
+        Ok(Self { step: Box::new(step), variables: store.trainable_variables(), optimizer, traced: None })
     }
 
     /// Runs a step, after removing the gradients of the previous one.
     pub fn step(&mut self) -> Result<Step> {
+        self.remove_gradients();
+        (self.step)()
+    }
+
+    /// The pipeline, to trace a training step, after removing the gradients of the previous one.
+    pub fn traced(&mut self) -> Result<RefMut<'_, dyn Traced>> {
+        self.remove_gradients();
+        Ok(self.traced.as_ref().context("only `--way train-step` is traced")?.borrow_mut())
+    }
+
+    fn remove_gradients(&mut self) {
         if let Some(optimizer) = &mut self.optimizer {
             optimizer.zero_grad();
         }
-        (self.step)()
     }
 
     /// Runs the steps of a check: one, or as many iterations as show that all train alike. Returns
@@ -153,24 +149,24 @@ const WEIGHT_DECAY: f64 = 0.01;
 const CLIP: f64 = 1.;
 
 /// Makes the settings of the arguments, or leaves those of the balance file.
-fn set<'v, S: Subject>(builder: PipeBuilder<'v, S>, args: &Args) -> PipeBuilder<'v, S> {
+fn set<'v, S: Subject>(builder: PipeBuilder<'v, S>, args: &Args) -> Result<PipeBuilder<'v, S>> {
     let builder = builder.intra_op_threads(1).fuse_gradient_accumulation(true);
     if args.cut == Cut::Advised {
-        return builder.ranks(RANKS);
+        return Ok(builder.ranks(RANKS));
     }
     let builder = match args.ranks {
         Some(ranks) => builder.ranks(ranks),
         None => builder,
     };
-    let builder = builder.chunks(args.chunks).checkpoint(args.checkpoint).schedule(args.schedule);
-    builder.cheap_outputs(args.cheap_outputs.into())
+    let builder = builder.chunks(args.chunks).checkpoint(args.checkpoint).schedule(schedule(args)?);
+    Ok(builder.cheap_outputs(args.cheap_outputs.into()))
 }
 
 fn trained<S: Subject>(args: &Args) -> Result<Contender> {
     let Task { input, target, loss } = S::task(args);
     let (model, vars) = S::make(args)?;
     values::set(vars.var_store())?;
-    let mut pipe = set(PipeBuilder::new(model, &vars), args).build()?;
+    let mut pipe = set(PipeBuilder::new(model, &vars), args)?.build()?;
     let mut ours =
         pipe.optimizer(AdamW { lr: LR, weight_decay: WEIGHT_DECAY, ..AdamW::default() }).clip_norm(CLIP).build()?;
     let mut tchs = nn::AdamW { wd: WEIGHT_DECAY, ..nn::AdamW::default() }.build(vars.var_store(), LR)?;
@@ -214,23 +210,13 @@ fn pipelined<S: Subject>(args: &Args) -> Result<Contender> {
             Ok(loss)
         });
     }
-    let mut pipe = set(PipeBuilder::new(model, &vars), args).build()?;
+    let mut pipe = set(PipeBuilder::new(model, &vars), args)?.build()?;
     match args.way {
         Way::TrainStep => {
-            let pipe = Rc::new(RefCell::new(pipe));
-            let traced = Rc::clone(&pipe);
-            let step = move |pipe: &RefCell<Pipe<S>>| Ok(pipe.borrow_mut().train_step(&input, &target, loss)?.loss);
-            let step = Rc::new(step);
-            let traced_step = Rc::clone(&step);
-            let memory = move || {
-                traced.borrow_mut().start_trace();
-                let _loss = traced_step(&traced)?;
-                let _trace = traced.borrow_mut().stop_trace()?;
-                let peak = |rank: RankMemory| Peak { measured: rank.peak(), simulated: rank.simulated };
-                Ok(traced.borrow().memory()?.ranks.into_iter().map(peak).collect())
-            };
-            let contender = Contender::timed(vars.var_store(), move || step(&pipe))?;
-            Ok(Contender { memory: Some(Box::new(memory)), ..contender })
+            let training = Rc::new(RefCell::new(Training { pipe, task: Task { input, target, loss } }));
+            let stepped = Rc::clone(&training);
+            let contender = Contender::timed(vars.var_store(), move || stepped.borrow_mut().step())?;
+            Ok(Contender { traced: Some(training), ..contender })
         }
         Way::TrainStepOutput => {
             Contender::timed(vars.var_store(), move || Ok(pipe.step().keep_output().run(&input, &target, loss)?.loss))

@@ -1,5 +1,6 @@
 //! The figures: what they compare, and their bars.
 
+mod advise;
 mod checkpoint;
 mod compile;
 mod dispatch;
@@ -9,9 +10,11 @@ mod iteration;
 mod machine;
 mod memory;
 mod one_stage;
+mod peaks;
 mod pipelining;
 mod processes;
 mod recompute;
+mod spared;
 mod split;
 mod torchgpipe;
 
@@ -51,6 +54,8 @@ pub enum Figure {
     Memory,
     /// Time over memory, with more and more recomputed
     Recompute,
+    /// What is advised for a limit of memory, and what was predicted
+    Advise,
     /// A pipeline of one stage and one micro-batch
     OneStage,
     /// More micro-batches, more stages
@@ -60,7 +65,7 @@ pub enum Figure {
 }
 
 impl Figure {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Machine,
         Self::Dispatch,
         Self::Efficiency,
@@ -72,6 +77,7 @@ impl Figure {
         Self::Split,
         Self::Memory,
         Self::Recompute,
+        Self::Advise,
         Self::OneStage,
         Self::Growth,
         Self::Compile,
@@ -93,6 +99,7 @@ impl Figure {
             Self::Split => "split",
             Self::Memory => "memory",
             Self::Recompute => "recompute",
+            Self::Advise => "advise",
             Self::OneStage => "one-stage",
             Self::Growth => "growth",
             Self::Compile => "compile",
@@ -112,6 +119,7 @@ impl Figure {
             Self::Split => "Split backward, in times of the whole backward",
             Self::Memory => "Memory, peak of a step",
             Self::Recompute => "Time over memory, GPipe's order, 2 stages, 8 micro-batches",
+            Self::Advise => "Advised for half of the memory, and predicted memory, 2 ranks",
             Self::OneStage => "One stage, one micro-batch",
             Self::Growth => "Growth",
             Self::Compile => "Rebuild of a crate with a model of 12 layers",
@@ -120,7 +128,11 @@ impl Figure {
 
     /// The page that has the table.
     pub fn page(self, checkout: &Checkout) -> PathBuf {
-        checkout.docs().join(if self == Self::Recompute { "memory.md" } else { "performance.md" })
+        checkout.docs().join(if matches!(self, Self::Recompute | Self::Advise) {
+            "memory.md"
+        } else {
+            "performance.md"
+        })
     }
 
     pub fn measure(self, bench: &Bench<'_>) -> anyhow::Result<Table> {
@@ -136,6 +148,7 @@ impl Figure {
             Self::Split => split::measure(bench),
             Self::Memory => memory::measure(bench),
             Self::Recompute => recompute::measure(bench),
+            Self::Advise => advise::measure(bench),
             Self::OneStage => one_stage::measure(bench),
             Self::Growth => growth::measure(bench),
             Self::Compile => compile::measure(bench),

@@ -13,8 +13,8 @@ use crate::commands::bench::table::{Bar, Row, Table};
 use crate::commands::bench::work::{GPT, Keeping, Model, Who, Work};
 
 /// Large enough that most of the memory is for activations.
-const UNET: Work = Work { model: Model::Unet { side: 128 }, stages: 2, rows: 32, chunks: 8 };
-const LARGE_GPT: Work = Work { rows: 32, ..GPT };
+pub const UNET: Work = Work { model: Model::Unet { side: 128 }, stages: 2, rows: 32, chunks: 8 };
+pub const LARGE_GPT: Work = Work { rows: 32, ..GPT };
 
 /// What is measured of a model: our ways to keep less, and the peers'.
 struct Subject {
@@ -168,6 +168,6 @@ impl Measured<'_> {
     }
 }
 
-fn megabytes(bytes: f64) -> String {
+pub fn megabytes(bytes: f64) -> String {
     format!("{:.1} MB", bytes / 1e6)
 }

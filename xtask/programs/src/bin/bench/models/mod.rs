@@ -136,10 +136,10 @@ pub fn make(args: &Args) -> Result<Contender> {
         (Name::Trivial, 16) => contender::<stack::Sixteen<stack::Scale>>(args),
         (Name::Unet, 1) => contender::<unet::UNetInOne>(args),
         (Name::Unet, 2) => contender::<unet::UNet>(args),
+        (Name::Unet, 4) => contender::<unet::UNetInFour>(args),
         (Name::Gpt, 1) => contender::<gpt::GptInOne>(args),
         (Name::Gpt, 2) => contender::<gpt::Gpt>(args),
         (Name::Gpt, 4) => contender::<gpt::GptInFour>(args),
-        (Name::Unet, 4) => contender::<unet::UNetInFour>(args),
         (model, stages) => bail!("there is no {model:?} of {stages} stages: 1, 2 or 4, and for the others 8 or 16 too"),
     }
 }
