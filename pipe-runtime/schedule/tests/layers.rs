@@ -27,7 +27,7 @@ fn by_trying(layers: &Layers, limit: f64, options: &LayerOptions) -> Option<f64>
     let mut least: Option<f64> = None;
     for &kind in &options.schedules {
         for stages_per_rank in 1..=2 {
-            let Ok(schedule) = kind.schedule(options.ranks, stages_per_rank, options.measured_with) else { continue };
+            let Ok(schedule) = kind.schedule(options.ranks, stages_per_rank, layers.micro_batches) else { continue };
             let is_1f1b = kind == ScheduleKind::Interleaved && stages_per_rank == 1;
             if is_1f1b
                 || kind.stages_per_rank().is_some_and(|needed| needed != stages_per_rank)
@@ -36,7 +36,7 @@ fn by_trying(layers: &Layers, limit: f64, options: &LayerOptions) -> Option<f64>
                 continue;
             }
             for &checkpoint in &options.checkpoints {
-                let schedule = schedule.clone().with_recompute(|_, i| checkpoint.applies(i, options.measured_with));
+                let schedule = schedule.clone().with_recompute(|_, i| checkpoint.applies(i, layers.micro_batches));
                 let is_split = schedule.actions().any(|action| action.kind == ActionKind::BackwardWeight);
                 let choices = if checkpoint == Checkpoint::Never { 1_u32 << count } else { 1 };
                 for stages in divisions(count, schedule.stages) {
@@ -76,12 +76,13 @@ fn layer() -> impl Strategy<Value = LayerCosts> {
 }
 
 fn model() -> impl Strategy<Value = Layers> {
-    (prop::collection::vec(layer(), 4..7), 0..9_u32, any::<bool>()).prop_map(|(layers, size, skips)| {
+    let layers = prop::collection::vec(layer(), 4..7);
+    (layers, 0..9_u32, any::<bool>(), 2..5_usize).prop_map(|(layers, size, skips, micro_batches)| {
         let size = f64::from(size);
         let transfer = Transfer { time: size / 10., size, gradient: size };
         let crossing = Crossing { transfer, values: size, received: size / 2. };
         let skips = if skips { vec![LayerSkip { from: 0, to: layers.len() - 1, crossing }] } else { Vec::new() };
-        Layers { boundaries: vec![crossing; layers.len() - 1], layers, skips }
+        Layers { micro_batches, boundaries: vec![crossing; layers.len() - 1], layers, skips }
     })
 }
 
@@ -91,15 +92,11 @@ fn model() -> impl Strategy<Value = Layers> {
 #[test]
 fn the_advice_is_the_best_of_all_or_says_how_far_it_may_be_off() {
     let mut runner = TestRunner::deterministic();
-    let strategy = (model(), 2..5_usize, 0.2..1.1_f64);
+    let strategy = (model(), 0.2..1.1_f64);
     let (mut limited, mut exact) = (0, 0);
     for _ in 0..100 {
-        let (layers, micro_batches, part) = strategy.new_tree(&mut runner).unwrap().current();
-        let options = LayerOptions {
-            micro_batches: vec![micro_batches],
-            schedules: KINDS.to_vec(),
-            ..LayerOptions::new(2, micro_batches)
-        };
+        let (layers, part) = strategy.new_tree(&mut runner).unwrap().current();
+        let options = LayerOptions { schedules: KINDS.to_vec(), ..LayerOptions::new(2) };
         let advice = advise_layers(std::slice::from_ref(&layers), f64::INFINITY, &options).unwrap();
         let fastest = advice.best.clone().expect("all fits");
         assert_eq!(Some(fastest.candidate.time), by_trying(&layers, f64::INFINITY, &options));
@@ -136,9 +133,14 @@ fn a_long_model_is_divided_too() {
         parameters: 2.,
         gradients: 1.,
     };
-    let layers = Layers { layers: vec![layer; 64], boundaries: vec![Crossing::default(); 63], skips: Vec::new() };
+    let layers = Layers {
+        micro_batches: 16,
+        layers: vec![layer; 64],
+        boundaries: vec![Crossing::default(); 63],
+        skips: Vec::new(),
+    };
     let schedules = vec![ScheduleKind::OneFOneB];
-    let options = LayerOptions { attempts: 50, micro_batches: vec![16], schedules, ..LayerOptions::new(8, 16) };
+    let options = LayerOptions { attempts: 50, schedules, ..LayerOptions::new(8) };
     let most = advise_layers(std::slice::from_ref(&layers), f64::INFINITY, &options).unwrap();
     let memory = most.best.unwrap().candidate.memory;
     let advice = advise_layers(std::slice::from_ref(&layers), 0.4 * memory, &options).unwrap();

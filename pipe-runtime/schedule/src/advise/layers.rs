@@ -8,6 +8,9 @@ use crate::simulate::{Costs, SimulationError, Skip, StageCosts, Transfer};
 /// time and any unit of memory may be used.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Layers {
+    /// The number of micro-batches of a step. With twice as many, each would take about half of the
+    /// time and of the memory.
+    pub micro_batches: usize,
     /// The layers, in order.
     pub layers: Vec<LayerCosts>,
     /// What crosses a cut after each layer but the last one.
@@ -102,35 +105,6 @@ impl Layers {
         }
     }
 
-    /// The costs of a micro-batch of another size: this part of the rows. Gradients of parameters
-    /// do not shrink with it, and each peak of a backward is taken to have those of its layer.
-    pub(super) fn scaled(&self, part: f64) -> Self {
-        let mut scaled = self.clone();
-        for layer in &mut scaled.layers {
-            let gradients = layer.gradients.min((layer.backward_peak - layer.kept).max(0.));
-            layer.backward_peak = (layer.backward_peak - gradients) * part + gradients;
-            for cost in [
-                &mut layer.forward,
-                &mut layer.backward_input,
-                &mut layer.backward_weight,
-                &mut layer.kept,
-                &mut layer.remaining,
-                &mut layer.between_halves,
-                &mut layer.forward_peak,
-            ] {
-                *cost *= part;
-            }
-        }
-        let skips = scaled.skips.iter_mut().map(|skip| &mut skip.crossing);
-        for crossing in scaled.boundaries.iter_mut().chain(skips) {
-            let Transfer { time, size, gradient } = &mut crossing.transfer;
-            for cost in [time, size, gradient, &mut crossing.values, &mut crossing.received] {
-                *cost *= part;
-            }
-        }
-        scaled
-    }
-
     /// The costs of the stages of a division. `overhead` is the time that each action takes on top
     /// of its work; a split backward is two. What a stage keeps is held until the second half.
     pub fn costs(&self, division: &Division, is_split: bool, overhead: f64) -> Costs {
@@ -219,7 +193,7 @@ mod tests {
         };
         let crossing = Crossing { transfer: Transfer { time: 0.5, size: 1., gradient: 2. }, values: 7., received: 0. };
         let skips = vec![LayerSkip { from: 0, to: 2, crossing }];
-        Layers { layers: vec![layer; 4], boundaries: vec![crossing; 3], skips }
+        Layers { micro_batches: 4, layers: vec![layer; 4], boundaries: vec![crossing; 3], skips }
     }
 
     #[test]
@@ -246,14 +220,5 @@ mod tests {
         assert_eq!(stage.backward_working, 11.);
         // All that was made again is held for the second half.
         assert_eq!((stage.for_weights, stage.input_working, stage.weight_working), (41., 17., 5.));
-    }
-
-    #[test]
-    fn gradients_of_parameters_do_not_shrink() {
-        let mut layers = layers();
-        layers.layers[0].gradients = 3.;
-        let half = layers.scaled(0.5);
-        assert_eq!((half.layers[0].kept, half.layers[0].backward_peak), (5., 9.));
-        assert_eq!((half.layers[0].parameters, half.skips[0].crossing.transfer.gradient), (100., 1.));
     }
 }

@@ -24,12 +24,8 @@ pub struct LayerOptions {
     pub ranks: usize,
     /// The most stages that a rank may have.
     pub stages_per_rank: usize,
-    /// The number of micro-batches with which the costs were measured.
-    pub measured_with: usize,
     /// Time that each action takes on top of its work.
     pub overhead: f64,
-    /// The numbers of micro-batches to try.
-    pub micro_batches: Vec<usize>,
     /// The schedules to try.
     pub schedules: Vec<ScheduleKind>,
     /// The checkpoint modes to try. Layers are recomputed only with [`Checkpoint::Never`].
@@ -42,17 +38,12 @@ pub struct LayerOptions {
 }
 
 impl LayerOptions {
-    /// All schedules with one or two stages per rank and all checkpoint modes, with as many
-    /// micro-batches as in the measurement, and with half and twice as many.
-    pub fn new(ranks: usize, measured_with: usize) -> Self {
-        let mut micro_batches = vec![measured_with / 2, measured_with, measured_with.saturating_mul(2)];
-        micro_batches.retain(|&count| count > 0);
+    /// All schedules with one or two stages per rank, and all checkpoint modes.
+    pub fn new(ranks: usize) -> Self {
         Self {
             ranks,
             stages_per_rank: 2,
-            measured_with,
             overhead: 0.,
-            micro_batches,
             schedules: ScheduleKind::ALL.to_vec(),
             checkpoints: Checkpoint::ALL.to_vec(),
             attempts: 500,
@@ -108,8 +99,8 @@ impl LayerAdvice {
 
 /// Finds the schedule, the number of micro-batches, the checkpoint mode, the cuts and the
 /// recomputed layers with which a step is fastest, of those that need at most `memory_limit` on
-/// each rank. `variants` are costs of the same model with other settings; the best one is found
-/// too.
+/// each rank. `variants` are costs of the same model with other numbers of micro-batches and other
+/// settings; the best one is found too.
 ///
 /// # Errors
 ///
@@ -133,38 +124,35 @@ pub fn advise_layers(
     };
     let mut searches = Vec::new();
     for (variant, layers) in variants.iter().enumerate() {
-        for &micro_batches in &options.micro_batches {
-            let part = options.measured_with.max(1) as f64 / micro_batches.max(1) as f64;
-            let layers = layers.scaled(part);
-            for &kind in &options.schedules {
-                for stages_per_rank in 1..=options.stages_per_rank {
-                    if kind.stages_per_rank().is_some_and(|needed| needed != stages_per_rank)
-                        || (super::loops(kind) && stages_per_rank == 1)
-                        || layers.layers.len() < options.ranks.saturating_mul(stages_per_rank)
-                    {
+        let micro_batches = layers.micro_batches;
+        let is_first = variants[..variant].iter().all(|before| before.micro_batches != micro_batches);
+        for &kind in &options.schedules {
+            for stages_per_rank in 1..=options.stages_per_rank {
+                if kind.stages_per_rank().is_some_and(|needed| needed != stages_per_rank)
+                    || (super::loops(kind) && stages_per_rank == 1)
+                    || layers.layers.len() < options.ranks.saturating_mul(stages_per_rank)
+                {
+                    continue;
+                }
+                let schedule = match kind.schedule(options.ranks, stages_per_rank, micro_batches) {
+                    Ok(schedule) => schedule,
+                    Err(error) => {
+                        advice.refused.extend(is_first.then_some((micro_batches, error)));
                         continue;
                     }
-                    let schedule = match kind.schedule(options.ranks, stages_per_rank, micro_batches) {
-                        Ok(schedule) => schedule,
-                        Err(error) if variant == 0 => {
-                            advice.refused.push((micro_batches, error));
-                            continue;
-                        }
-                        Err(_) => continue,
+                };
+                for &checkpoint in &options.checkpoints {
+                    let schedule = schedule.clone().with_recompute(|_, i| checkpoint.applies(i, micro_batches));
+                    let candidate = Candidate {
+                        kind,
+                        ranks: options.ranks,
+                        stages_per_rank,
+                        micro_batches,
+                        checkpoint,
+                        time: f64::INFINITY,
+                        memory: f64::INFINITY,
                     };
-                    for &checkpoint in &options.checkpoints {
-                        let schedule = schedule.clone().with_recompute(|_, i| checkpoint.applies(i, micro_batches));
-                        let candidate = Candidate {
-                            kind,
-                            ranks: options.ranks,
-                            stages_per_rank,
-                            micro_batches,
-                            checkpoint,
-                            time: f64::INFINITY,
-                            memory: f64::INFINITY,
-                        };
-                        searches.push(Search::new(variant, layers.clone(), schedule, candidate, options, memory_limit));
-                    }
+                    searches.push(Search::new(variant, layers.clone(), schedule, candidate, options, memory_limit));
                 }
             }
         }

@@ -75,6 +75,15 @@ struct Variant {
     skips: Vec<SkipProfile>,
     layers: Layers,
     passes: usize,
+    /// The rows of the micro-batch.
+    rows: i64,
+}
+
+/// The micro-batch that is measured, of so many.
+struct Sample<'s> {
+    first: &'s PackedValue,
+    micro_batches: usize,
+    rows: i64,
 }
 
 impl<M> Balance<'_, M>
@@ -85,10 +94,10 @@ where
     /// outputs, the cuts and the recomputed layers with which a training step on `ranks` devices is
     /// fastest, of those that need at most [`memory_limit`](Self::memory_limit) bytes on each.
     ///
-    /// It measures every layer three times, once for each treatment of cheap outputs: its forward,
-    /// both parts of its backward, what it keeps, and the peaks while it runs. It then searches and
-    /// simulates. [`chunks`](Self::chunks) micro-batches are measured (by default the annotated
-    /// number, or four for each rank), and half and twice as many are tried too.
+    /// It measures every layer with [`chunks`](Self::chunks) micro-batches (by default the annotated
+    /// number, or four for each rank), with half as many and with twice as many, and each time with
+    /// the three treatments of cheap outputs: its forward, both parts of its backward, what it
+    /// keeps, and the peaks while it runs. It then searches and simulates.
     /// [`param_scale`](Self::param_scale) counts the optimizer's state. The loss is not measured.
     ///
     /// The [`Profile`] has the stages and the recomputed layers; its [`choice`](Profile::choice)
@@ -128,27 +137,36 @@ where
         self.no_gradients()?;
         let (devices, devices_known) = self.devices_of_ranks(ranks)?;
         let chunks = self.chunks.or(M::DEFAULTS.chunks).unwrap_or_else(|| ranks.saturating_mul(4));
-        let Scattered { micro_batches, shape: batch, .. } =
-            scatter(&PackedValue::of(sample.into_flow()), chunks, false)?;
-        let first = micro_batches.first().ok_or_else(|| Error::Input("the sample is empty".into()))?;
-        let rows = batch.rows().first().copied().unwrap_or_default();
-
+        let sample = PackedValue::of(sample.into_flow());
         let shares_memory = devices.iter().all(|device| device == "cpu");
-        let variants = self.variants(first, shares_memory)?;
-        let mut options = LayerOptions::new(ranks, micro_batches.len());
-        options.overhead = HAND_OFF;
-        options.schedules.clone_from(&self.schedules);
-        options.units = Units::SecondsAndBytes;
+        let mut variants: Vec<Variant> = Vec::new();
+        for chunks in [chunks, chunks / 2, chunks.saturating_mul(2)].into_iter().filter(|&chunks| chunks > 0) {
+            let Scattered { micro_batches, shape: batch, .. } = scatter(&sample, chunks, false)?;
+            let first = micro_batches.first().ok_or_else(|| Error::Input("the sample is empty".into()))?;
+            // A batch may have fewer rows.
+            if variants.iter().all(|variant| variant.layers.micro_batches != micro_batches.len()) {
+                let rows = batch.rows().first().copied().unwrap_or_default();
+                let sample = Sample { first, micro_batches: micro_batches.len(), rows };
+                variants.extend(self.variants(&sample, shares_memory)?);
+            }
+        }
+        let options = LayerOptions {
+            overhead: HAND_OFF,
+            units: Units::SecondsAndBytes,
+            schedules: self.schedules.clone(),
+            ..LayerOptions::new(ranks)
+        };
         let limit = self.memory_limit.map_or(f64::INFINITY, |limit| limit as f64);
         let layers: Vec<_> = variants.iter().map(|variant| variant.layers.clone()).collect();
         let advice = advise_layers(&layers, limit, &options).map_err(|error| Error::Setting(error.to_string()))?;
         let Some(best) = advice.best.clone() else { return Err(nothing_fits(&advice, ranks, layers[0].layers.len())) };
         let Some(variant) = variants.into_iter().nth(best.variant) else { return setting("there is no such variant") };
-        Ok(self.chosen(variant, &best, &advice, Ranks { devices, devices_known, rows }))
+        Ok(chosen::<M>(variant, &best, &advice, Ranks { devices, devices_known }))
     }
 
     /// Measures the layers with each treatment of cheap outputs.
-    fn variants(&self, first: &PackedValue, shares_memory: bool) -> Result<Vec<Variant>> {
+    fn variants(&self, sample: &Sample<'_>, shares_memory: bool) -> Result<Vec<Variant>> {
+        let first = sample.first;
         let device = self.device(|| first.tensors.first().map_or(Device::Cpu, |item| item.tensor.device()))?;
         let _threads = IntraOpThreads::choose(self.intra_op_threads, 1).enter();
         let bench = Bench::new(self.model, first, device, self.handles(|_| true), self.handles(|one| one.trained))?;
@@ -165,7 +183,7 @@ where
             }
         }
         let variant = |(outputs, (observed, memory), passes): (_, (Observed, ObservedMemory), Passes)| {
-            self.variant(outputs, &observed, &memory, &passes.measured(), shares_memory)
+            self.variant(outputs, &observed, &memory, &passes.measured(), sample, shares_memory)
         };
         let mut variants: Vec<_> = measured.into_iter().map(variant).collect();
         // Between the halves of a split backward, cheap outputs are there again.
@@ -191,6 +209,7 @@ where
         observed: &Observed,
         memory: &ObservedMemory,
         timed: &Measured,
+        sample: &Sample<'_>,
         shares_memory: bool,
     ) -> Variant {
         let mut profiles: Vec<_> =
@@ -217,12 +236,13 @@ where
         let layer_skips =
             skips.clone().map(|skip| LayerSkip { from: skip.from, to: skip.to, crossing: crossing(skip.crossed) });
         let layers = Layers {
+            micro_batches: sample.micro_batches,
             layers: self.layer_costs(&profiles, memory, timed),
             boundaries: traffic.boundaries.iter().map(|&crossed| crossing(crossed)).collect(),
             skips: layer_skips.collect(),
         };
         let skips = skips.map(SkipProfile::of).collect();
-        Variant { outputs, profiles, skips, layers, passes: timed.passes }
+        Variant { outputs, profiles, skips, layers, passes: timed.passes, rows: sample.rows }
     }
 
     fn layer_costs(&self, profiles: &[LayerProfile], memory: &ObservedMemory, timed: &Measured) -> Vec<LayerCosts> {
@@ -260,50 +280,6 @@ where
         costs
     }
 
-    /// The profile of the best way.
-    fn chosen(&self, variant: Variant, best: &LayerCandidate, advice: &LayerAdvice, ranks: Ranks) -> Profile {
-        let Variant { outputs, profiles: mut layers, skips, layers: costs, passes } = variant;
-        let Candidate { kind, ranks: count, stages_per_rank, micro_batches, checkpoint, time, memory, .. } =
-            best.candidate;
-        let stage_costs = costs.costs(&best.division, false, 0.).stages;
-        let stages = best.division.ranges().zip(stage_costs).enumerate().map(|(stage, (range, cost))| {
-            for number in range.clone() {
-                layers[number].stage = stage;
-                layers[number].recomputed = best.division.recomputed.get(number) == Some(&true);
-            }
-            StageProfile {
-                device: ranks.devices[kind.rank_of(stage, count, stages_per_rank)].clone(),
-                process: None,
-                layers: range,
-                cost: cost.forward + cost.backward_input + cost.backward_weight,
-                memory_bytes: (cost.parameters + cost.gradients + cost.activation) as u64,
-            }
-        });
-        let stages = stages.collect();
-        let choice = Choice {
-            schedule: kind,
-            ranks: count,
-            chunks: micro_batches,
-            checkpoint,
-            cheap_outputs: outputs,
-            seconds: time,
-            bytes: memory,
-            gap: advice.gap().unwrap_or_default(),
-        };
-        Profile {
-            model: M::PLAN.name,
-            measure: Measure::Time,
-            passes,
-            rows: ranks.rows,
-            layers,
-            stages,
-            skips,
-            devices_known: ranks.devices_known,
-            recomputes: checkpoint == Checkpoint::Never,
-            choice: Some(choice),
-        }
-    }
-
     /// The device of each rank, and whether they were set or annotated.
     fn devices_of_ranks(&self, ranks: usize) -> Result<(Vec<String>, bool)> {
         if let Some(devices) = &self.devices {
@@ -327,6 +303,49 @@ where
             several if several.len() == ranks && !several[0].is_empty() => Ok((annotated, true)),
             _ => Ok(((0..ranks).map(|rank| format!("cuda:{rank}")).collect(), false)),
         }
+    }
+}
+
+/// The profile of the best way.
+fn chosen<M: Model>(variant: Variant, best: &LayerCandidate, advice: &LayerAdvice, ranks: Ranks) -> Profile {
+    let Variant { outputs, profiles: mut layers, skips, layers: costs, passes, rows } = variant;
+    let Candidate { kind, ranks: count, stages_per_rank, micro_batches, checkpoint, time, memory, .. } = best.candidate;
+    let stage_costs = costs.costs(&best.division, false, 0.).stages;
+    let stages = best.division.ranges().zip(stage_costs).enumerate().map(|(stage, (range, cost))| {
+        for number in range.clone() {
+            layers[number].stage = stage;
+            layers[number].recomputed = best.division.recomputed.get(number) == Some(&true);
+        }
+        StageProfile {
+            device: ranks.devices[kind.rank_of(stage, count, stages_per_rank)].clone(),
+            process: None,
+            layers: range,
+            cost: cost.forward + cost.backward_input + cost.backward_weight,
+            memory_bytes: (cost.parameters + cost.gradients + cost.activation) as u64,
+        }
+    });
+    let stages = stages.collect();
+    let choice = Choice {
+        schedule: kind,
+        ranks: count,
+        chunks: micro_batches,
+        checkpoint,
+        cheap_outputs: outputs,
+        seconds: time,
+        bytes: memory,
+        gap: advice.gap().unwrap_or_default(),
+    };
+    Profile {
+        model: M::PLAN.name,
+        measure: Measure::Time,
+        passes,
+        rows,
+        layers,
+        stages,
+        skips,
+        devices_known: ranks.devices_known,
+        recomputes: checkpoint == Checkpoint::Never,
+        choice: Some(choice),
     }
 }
 
@@ -364,8 +383,6 @@ fn even_out(profiles: &[LayerProfile], timed: &Measured, costs: &mut [LayerCosts
 struct Ranks {
     devices: Vec<String>,
     devices_known: bool,
-    /// The rows of the measured micro-batch.
-    rows: i64,
 }
 
 fn nothing_fits(advice: &LayerAdvice, ranks: usize, layers: usize) -> Error {
