@@ -205,5 +205,5 @@ pub use pipe_schedule as schedule;
 pub use pipe_schedule::{Schedule, ScheduleKind, Trace};
 pub use run::{IntoSchedule, ScheduleChoice};
 pub use stages::Pipeline;
-pub use torch::{TorchError, keep_freed_memory};
+pub use torch::{Offload, TorchError, keep_freed_memory};
 pub use world::{MessagePrice, World};

@@ -3,6 +3,7 @@ use crate::error::Result;
 use crate::model::{CheapOutputs, Checkpoint, Vars};
 use crate::run::{Choices, IntoSchedule, PipelineCore};
 use crate::stages::{Graph, Pipeline};
+use crate::torch::Offload;
 
 /// The settings of a pipeline that is about to be built. Settings that are not made are those of
 /// the annotations.
@@ -104,6 +105,41 @@ impl<'v, M: Pipeline> PipeBuilder<'v, M> {
     /// ```
     pub fn cheap_outputs(mut self, outputs: CheapOutputs) -> Self {
         self.choices.cheap_outputs = Some(outputs);
+        self
+    }
+
+    /// Sets which activations are moved to the host's memory between a forward and its backward.
+    /// `None`, the default, moves nothing. All numbers stay the same, to the bit. It works under
+    /// every schedule, and beside [`cheap_outputs`](Self::cheap_outputs): what is made again is not
+    /// moved, and what is kept is.
+    ///
+    /// When the forward of a micro-batch has ended, the tensors that its graph alone holds are
+    /// copied to pinned memory on a stream for copies, and freed on the device. They are copied
+    /// back from the start of the action that the rank performs before their backward. So about one
+    /// micro-batch of a rank is on its way back, beside the one in use. No thread waits for a copy.
+    /// What stays on the device: variables and their views, the caller's input, values that another
+    /// stage or a layer still holds, and what was changed in place since it was saved, which is an
+    /// error of the backward as always. A graph whose backward is the rank's next action stays, and
+    /// so does one that is recomputed. In evaluation mode and under `no_grad`, nothing is kept and
+    /// nothing moves.
+    ///
+    /// Stages on the CPU are not affected: their tensors are in the host's memory already. What is
+    /// gained on GPUs is not measured. Traces, balances and advice count what is moved as kept.
+    ///
+    /// ```no_run
+    /// # use pipe_runtime::{Offload, PipeBuilder, Pipeline};
+    /// # fn example<M: Pipeline>(builder: PipeBuilder<'_, M>) -> pipe_runtime::Result<()> {
+    /// let pipe = builder.offload(Offload::at_least(1 << 20)).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`build`](Self::build) fails if [`Offload::stages`] names a stage that does not exist or is
+    /// on the CPU. A step fails if the host has no pinned memory left.
+    pub fn offload(mut self, offload: impl Into<Option<Offload>>) -> Self {
+        self.choices.offload = offload.into();
         self
     }
 

@@ -21,6 +21,7 @@ use crate::model::devices::{Across, is_accelerator};
 use crate::model::{CheapOutputs, Checkpoint, State};
 use crate::stages::{Route, StageBody, crossings};
 use crate::threads::IntraOpThreads;
+use crate::torch::Offload;
 
 /// A built pipeline: the stages, the routes between them, and the threads that run them. Graphs of
 /// its calls keep it alive until their backward.
@@ -39,6 +40,7 @@ pub(crate) struct BuiltPipeline {
     pub(crate) threads: IntraOpThreads,
     pub(crate) fuse_gradient_accumulation: bool,
     pub(crate) cheap_outputs: CheapOutputs,
+    pub(crate) offload: Option<Offload>,
     pub(crate) allow_non_finite: bool,
     /// The maximum number of micro-batches.
     chunks: usize,
@@ -97,6 +99,7 @@ impl BuiltPipeline {
             intra_op_threads,
             fuse_gradient_accumulation,
             cheap_outputs,
+            offload,
             allow_non_finite,
         } = settings;
         // The process and the device of each stage: each process has a `cuda:0` of its own.
@@ -138,7 +141,7 @@ impl BuiltPipeline {
         let threads = IntraOpThreads::choose(intra_op_threads, Engine::<Error>::cpu_executors(cpu_ranks.len(), cores));
         let start = move || threads.keep();
         let engine = IntraOpThreads::spare_caller(|| Engine::new(cpu_ranks, accelerator_ranks, cores, start))?;
-        let streams = DeviceStreams::new(&devices, &routes)?;
+        let streams = DeviceStreams::new(&devices, &routes, offload.as_ref())?;
         let slots = stages.into_iter().zip(devices);
         let slots = slots.map(|(body, device)| StageSlot {
             recomputes: body.recomputes(),
@@ -159,6 +162,7 @@ impl BuiltPipeline {
             threads,
             fuse_gradient_accumulation,
             cheap_outputs,
+            offload,
             allow_non_finite,
             chunks,
             state,

@@ -2,8 +2,9 @@
 //!
 //! Each stage on an accelerator computes on its own stream, so that stages on one device do not
 //! wait for each other. Transfers from one device to another are copied on two more streams, one on
-//! each side, so that copies overlap with computation. Only events order the streams. The host
-//! waits in one case: if a CPU stage receives a value from an accelerator.
+//! each side, so that copies overlap with computation. Activations that are offloaded are copied on
+//! two streams of each device. Only events order the streams. The host waits in one case: if a CPU
+//! stage receives a value from an accelerator.
 //!
 //! The caller's streams are ordered with the stages' streams at both ends of a run: the caller's
 //! earlier work comes before the run, and its later work after it. Memory that one stream allocates
@@ -15,10 +16,10 @@ use std::sync::{Arc, Mutex};
 
 use tch::{Device, Tensor};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::lock::lock;
 use crate::stages::Route;
-use crate::torch::{CopyStreams, Event, OnStream, Stream, TorchError, transfer};
+use crate::torch::{CopyStreams, Event, Offload, OffloadStreams, OnStream, Stream, TorchError, transfer};
 
 /// The device streams of a pipeline.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub(crate) struct DeviceStreams {
     stages: Vec<Option<Stream>>,
     /// For each route, the streams on which its values are copied.
     copies: Vec<RouteStreams>,
+    /// For each stage, the streams on which its activations are copied; `None` if they stay.
+    offload: Vec<Option<OffloadStreams>>,
 }
 
 /// The streams on which a route's values are copied, and those for gradients in the other
@@ -50,7 +53,7 @@ pub(crate) enum Direction {
 }
 
 impl DeviceStreams {
-    pub(crate) fn new(devices: &[Device], routes: &[Route]) -> Result<Self> {
+    pub(crate) fn new(devices: &[Device], routes: &[Route], offload: Option<&Offload>) -> Result<Self> {
         let mut lent = LentStreams::default();
         let mut on = |device: Device| (device != Device::Cpu).then(|| lent.borrow(device)).transpose();
         let stages = devices.iter().map(|&device| on(device)).collect::<Result<_, _>>()?;
@@ -82,7 +85,13 @@ impl DeviceStreams {
                 }
             });
         }
-        Ok(Self { _lent: lent, devices: devices.to_vec(), stages, copies: by_route })
+        let offload = offload_streams(devices, offload, &mut lent)?;
+        Ok(Self { _lent: lent, devices: devices.to_vec(), stages, copies: by_route, offload })
+    }
+
+    /// The streams on which the stage's activations are copied; `None` if they stay.
+    pub(crate) fn offload(&self, stage: usize) -> Option<OffloadStreams> {
+        self.offload[stage]
     }
 
     /// Makes the stage's stream current for this thread, until the guard is dropped.
@@ -150,6 +159,47 @@ impl DeviceStreams {
         }
         Ok(())
     }
+}
+
+/// The streams for offloading of each stage. Stages on one device share theirs.
+fn offload_streams(
+    devices: &[Device],
+    offload: Option<&Offload>,
+    lent: &mut LentStreams,
+) -> Result<Vec<Option<OffloadStreams>>> {
+    let chosen = offload.and_then(|offload| offload.stages.as_deref());
+    for &stage in chosen.unwrap_or_default() {
+        match devices.get(stage) {
+            None => {
+                let count = devices.len();
+                return Err(Error::Setting(format!("`offload` names stage {stage}, but there are {count} stages")));
+            }
+            Some(Device::Cpu) => {
+                return Err(Error::Setting(format!(
+                    "`offload` names stage {stage}, which is on the CPU: its tensors are in the host's memory already"
+                )));
+            }
+            Some(_) => {}
+        }
+    }
+    let mut known: Vec<(Device, OffloadStreams)> = Vec::new();
+    let mut streams = Vec::with_capacity(devices.len());
+    for (stage, &device) in devices.iter().enumerate() {
+        if offload.is_none() || device == Device::Cpu || chosen.is_some_and(|chosen| !chosen.contains(&stage)) {
+            streams.push(None);
+            continue;
+        }
+        let found = known.iter().find(|(on, _)| *on == device).map(|(_, streams)| *streams);
+        streams.push(Some(match found {
+            Some(streams) => streams,
+            None => {
+                let made = OffloadStreams { out: lent.borrow(device)?, back: lent.borrow(device)? };
+                known.push((device, made));
+                made
+            }
+        }));
+    }
+    Ok(streams)
 }
 
 /// Streams of pipelines that no longer exist.

@@ -5,6 +5,7 @@ use pipe_schedule::ScheduleKind;
 use super::schedule_choice::ScheduleChoice;
 use crate::error::{Error, Result};
 use crate::model::{CheapOutputs, Checkpoint, Defaults};
+use crate::torch::Offload;
 
 /// The settings that the user makes when a pipeline is built. The others are annotated.
 #[derive(Debug)]
@@ -16,6 +17,7 @@ pub(crate) struct Choices {
     pub(crate) intra_op_threads: Option<usize>,
     pub(crate) fuse_gradient_accumulation: bool,
     pub(crate) cheap_outputs: Option<CheapOutputs>,
+    pub(crate) offload: Option<Offload>,
     pub(crate) allow_non_finite: bool,
 }
 
@@ -29,6 +31,7 @@ pub(crate) struct Settings {
     pub(crate) intra_op_threads: Option<usize>,
     pub(crate) fuse_gradient_accumulation: bool,
     pub(crate) cheap_outputs: CheapOutputs,
+    pub(crate) offload: Option<Offload>,
     pub(crate) allow_non_finite: bool,
 }
 
@@ -43,6 +46,7 @@ impl Choices {
             intra_op_threads: None,
             fuse_gradient_accumulation: false,
             cheap_outputs: None,
+            offload: None,
             allow_non_finite: false,
         }
     }
@@ -66,6 +70,7 @@ impl Choices {
             intra_op_threads: self.intra_op_threads,
             fuse_gradient_accumulation: self.fuse_gradient_accumulation,
             cheap_outputs: self.cheap_outputs.or(annotated.cheap_outputs).unwrap_or_default(),
+            offload: self.offload,
             allow_non_finite: self.allow_non_finite,
         })
     }

@@ -19,7 +19,6 @@ macro_rules! opaque {
 
 opaque!(
     BackwardClock,
-    CheapPass,
     Counter,
     EnteredState,
     Event,
@@ -28,8 +27,10 @@ opaque!(
     MeterHandle,
     MeteredStep,
     Observation,
+    Offloaded,
     OnStream,
     Parameters,
+    SavingPass,
     Sums,
     ThreadLocalState,
     Variables,
@@ -234,8 +235,17 @@ unsafe extern "C" {
     pub(super) fn pipe_keep_freed_memory();
 
     pub(super) fn pipe_layer_key_install(drawing: *mut usize, writing: *mut usize) -> c_int;
-    pub(super) fn pipe_cheap_enter(all: c_int, pass: *mut *mut CheapPass) -> c_int;
-    pub(super) fn pipe_cheap_leave(pass: *mut CheapPass);
+    pub(super) fn pipe_saving_enter(noted: c_int, pass: *mut *mut SavingPass) -> c_int;
+    pub(super) fn pipe_saving_leave(pass: *mut SavingPass);
+    pub(super) fn pipe_saving_offload(
+        out: *const Stream,
+        back: *const Stream,
+        min_bytes: usize,
+        offloaded: *mut *mut Offloaded,
+    ) -> c_int;
+    pub(super) fn pipe_offloaded_prefetch(offloaded: *mut Offloaded) -> c_int;
+    pub(super) fn pipe_offloaded_release(offloaded: *mut Offloaded) -> c_int;
+    pub(super) fn pipe_offloaded_free(offloaded: *mut Offloaded);
     pub(super) fn pipe_elsewhere_install() -> c_int;
     pub(super) fn pipe_is_same(a: *const C_tensor, b: *const C_tensor) -> c_int;
     pub(super) fn pipe_is_elsewhere(tensor: *const C_tensor) -> c_int;

@@ -540,6 +540,16 @@ std::unique_ptr<at::ObserverContext> watch_host(const at::RecordFunction& functi
   }
   const auto schema = function.operator_schema();
   const auto inputs = function.inputs();
+  // A copy to or from a device is the work of a stream, and logs that itself.
+  if (std::strcmp(function.name(), "aten::copy_") == 0) {
+    bool on_device = false;
+    for (const c10::IValue& input : inputs) {
+      on_device |= input.isTensor() && input.toTensor().defined() && input.toTensor().is_cuda();
+    }
+    if (on_device) {
+      return nullptr;
+    }
+  }
   for (size_t i = 0; i < inputs.size(); ++i) {
     const auto* alias =
         schema && i < schema->arguments().size() ? schema->arguments()[i].alias_info() : nullptr;

@@ -15,7 +15,7 @@ use crate::error::{Error, Failure, Phase, Result};
 use crate::flow::{PackedTensor, PackedValue};
 use crate::model::{CheapOutputs, Context, Layer, Model, Observer, Pass, unique};
 use crate::torch::{
-    BackwardClock, CheapPass, EnteredModes, GradMode, Kept, LayerRng, Modes, Observation, Peaks, Read, panic_message,
+    BackwardClock, EnteredModes, GradMode, Kept, LayerRng, Modes, Observation, Peaks, Read, SavingPass, panic_message,
     sequence_number, synchronize, without_stack,
 };
 
@@ -281,7 +281,7 @@ where
             Some(observer) => cx.observed(observer),
             None => cx,
         };
-        let _cheap = CheapPass::start(self.cheap_outputs.get())?;
+        let _saving = SavingPass::start(self.cheap_outputs.get(), false)?;
         let outcome = catch_unwind(AssertUnwindSafe(|| PackedValue::of(self.model.run(input.unpack(), &cx))));
         match outcome {
             Ok(output) => Ok(output.tensors.into_iter().map(|item| item.tensor).collect()),

@@ -13,7 +13,7 @@ use crate::lock::lock;
 use crate::model::Statistics;
 use crate::run::device_streams::Direction;
 use crate::stages::{crossings, is_inner};
-use crate::torch::{Event, Holder, Modes, Sums, TorchError, engine_is_choosy};
+use crate::torch::{Event, Holder, Modes, Offloaded, Sums, TorchError, engine_is_choosy};
 
 /// The gradient of one tensor of a value, and the position of the tensor in it.
 pub(super) type Slot = (usize, Tensor);
@@ -85,6 +85,7 @@ impl BackwardRun {
         let cx = self.call.context(action, false);
         let mut recomputation = Ok(());
         let done = step(Phase::Backward, &cx, || {
+            self.call.bring_back(action).map_err(|error| error.to_string())?;
             let _stream = self.call.pipeline.streams.enter(action.stage).map_err(|error| error.to_string())?;
             let state = self.call.state_after(action.stage, action.micro_batch);
             let _state = state.map_err(|error| error.to_string())?;
@@ -179,6 +180,10 @@ impl BackwardRun {
         // A recomputed graph is made for each backward. The graph of a split backward is still
         // needed for its second half.
         if again || kind == ActionKind::BackwardInput {
+            if !self.call.is_used_next(action) {
+                let mut offloaded = segments.iter_mut().filter_map(|segment| segment.offloaded.as_mut());
+                offloaded.try_for_each(Offloaded::release).map_err(|error| error.to_string())?;
+            }
             self.call.backward_states.at(stage, micro_batch).segments = segments;
         } else {
             self.call.has_gone_backward(stage, micro_batch);

@@ -7,6 +7,7 @@ use pipe_schedule::{Action, ActionKind, Order, Run};
 use tch::Tensor;
 
 use super::Table;
+use super::offload::NextActions;
 use super::passes::{BackwardState, KeptSegment};
 use super::peak_counter::PeakCounter;
 use crate::error::{Error, Result};
@@ -46,6 +47,8 @@ pub(crate) struct Call {
     notes_uses: bool,
     /// For each stage and micro-batch, whether its forward is recomputed for the backward.
     recomputed: Vec<bool>,
+    /// The order of each rank's actions.
+    pub(super) next_actions: NextActions,
     /// For each port and micro-batch, the value that was sent and not received yet.
     pub(super) in_transit: Table<Option<PackedValue>>,
     /// For each stage and micro-batch, what the stage keeps for the backward.
@@ -168,6 +171,7 @@ impl Call {
             parameters,
             notes_uses: pipeline.state.notes_uses(training),
             recomputed,
+            next_actions: NextActions::new(pipeline, [order, recomputing]),
             in_transit: Table::new(pipeline.routes.len(), micro_batches),
             backward_states: Table::new(stages, micro_batches),
             histories: pipeline.stages.iter().map(|_| Mutex::default()).collect(),

@@ -4,6 +4,7 @@ mod accelerators;
 mod backward;
 mod forward;
 mod node;
+mod offload;
 mod passes;
 mod peak_counter;
 mod receive;

@@ -12,7 +12,7 @@ use crate::lock::{give_up, lock};
 use crate::model::{Context, Rewound, Statistics};
 use crate::run::built_pipeline::StageSlot;
 use crate::stages::{Io, Recorded, Segment, Sent, is_inner};
-use crate::torch::{CheapPass, GradMode, Holder, LayerRng, digest};
+use crate::torch::{GradMode, Holder, LayerRng, OffloadStreams, Offloaded, SavingPass, TorchError, digest};
 
 /// The state that a stage keeps of one micro-batch for its backward.
 #[derive(Default)]
@@ -30,6 +30,8 @@ pub(super) struct KeptSegment {
     segment: Segment,
     /// The graph; `None` if the backward makes it.
     pub(super) recorded: Option<Recorded>,
+    /// What the graph keeps on the host.
+    pub(super) offloaded: Option<Offloaded>,
     /// The start of the recomputation, if the segment is recomputed.
     pub(super) start: Option<Start>,
 }
@@ -77,7 +79,10 @@ impl Call {
     /// Runs the first pass of one micro-batch through one stage.
     pub(super) fn forward(&self, action: Action) -> Result<(), Failure> {
         let cx = self.context(action, false);
-        step(Phase::Forward, &cx, || self.first_pass(action, &cx))
+        step(Phase::Forward, &cx, || {
+            self.bring_back(action).map_err(|error| error.to_string())?;
+            self.first_pass(action, &cx)
+        })
     }
 
     /// If gradients are kept, the graph is recorded even if the micro-batch will be recomputed, and
@@ -122,7 +127,8 @@ impl Call {
                 }
                 value
             };
-            let (found, recorded) = self.run_segment(&segment, cx, &mut receive, recording)?;
+            let offload = self.offloads(action).filter(|_| !whole && !segment.recomputed);
+            let (found, recorded, offloaded) = self.run_segment(&segment, cx, &mut receive, recording, offload)?;
             // If no gradient can come back, there is nothing to recompute.
             let goes_backward = recorded.as_ref().is_some_and(|recorded| !recorded.roots.is_empty());
             let is_recomputed = goes_backward && (whole || segment.recomputed);
@@ -138,7 +144,7 @@ impl Call {
                 state.start = start;
             } else {
                 let recorded = recorded.filter(|_| !is_recomputed);
-                state.segments.push(KeptSegment { number, segment, recorded, start });
+                state.segments.push(KeptSegment { number, segment, recorded, offloaded, start });
             }
             for (port, value) in found {
                 if is_inner(&self.pipeline.routes, port) { &mut inner } else { &mut sent }.push((port, value));
@@ -174,7 +180,10 @@ impl Call {
     /// its inputs are kept too, so that it can be recomputed again.
     pub(super) fn recompute(&self, action: Action, keep: bool) -> Result<(), Failure> {
         let cx = self.context(action, true);
-        step(Phase::Recomputation, &cx, || self.second_pass(action, &cx, keep))
+        step(Phase::Recomputation, &cx, || {
+            self.bring_back(action).map_err(|error| error.to_string())?;
+            self.second_pass(action, &cx, keep)
+        })
     }
 
     fn second_pass(&self, action: Action, cx: &Context, keep: bool) -> Result<(), String> {
@@ -195,7 +204,7 @@ impl Call {
             self.has_been_recomputed(stage, micro_batch);
         }
         self.backward_states.at(stage, micro_batch).segments =
-            vec![KeptSegment { number: 0, segment, recorded, start: None }];
+            vec![KeptSegment { number: 0, segment, recorded, offloaded: None, start: None }];
         Ok(())
     }
 
@@ -261,7 +270,7 @@ impl Call {
         let (state, history) = (&self.pipeline.state, &self.histories[stage]);
         let rewound = Rewound::before(state, history, stage, (micro_batch, number), statistics);
         let _rewound = rewound.map_err(|error| error.to_string())?;
-        let (sent, recorded) = self.run_segment(segment, cx, &mut receive, Recording::Graph)?;
+        let (sent, recorded, _) = self.run_segment(segment, cx, &mut receive, Recording::Graph, None)?;
         if fingerprints(&sent)? != start.sent {
             let otherwise = if segment.recomputed { "remove `#[recompute]`" } else { "use checkpoint = never" };
             return Err(format!(
@@ -274,26 +283,33 @@ impl Call {
     }
 
     /// Runs a segment of a stage on one micro-batch, with its layers' random number generators.
-    /// `recording` says what autograd records.
+    /// `recording` says what autograd records, and `offload` how what it keeps is moved to the
+    /// host.
     fn run_segment(
         &self,
         segment: &Segment,
         cx: &Context,
         receive: &mut dyn FnMut(usize) -> PackedValue,
         recording: Recording,
-    ) -> Result<(Vec<Sent>, Option<Recorded>), String> {
+        offload: Option<(OffloadStreams, usize)>,
+    ) -> Result<(Vec<Sent>, Option<Recorded>, Option<Offloaded>), String> {
         let body = lock(&self.pipeline.stages[cx.stage()].body);
         let body = body.as_ref().ok_or(TAKEN_OUT)?;
         let records = recording == Recording::Graph;
         let _grad = GradMode::set(recording != Recording::Nothing);
         let mut io = Io::new(&self.pipeline.routes, receive, records.then(|| cx.stage()));
+        let words = |error: TorchError| error.to_string();
+        let offload = offload.filter(|_| records);
+        let pass = records.then(|| SavingPass::start(self.pipeline.cheap_outputs, offload.is_some()));
+        let pass = pass.transpose().map_err(words)?.flatten();
         {
-            let _rng = LayerRng::enter().map_err(|error| error.to_string())?;
-            let cheap = records.then(|| CheapPass::start(self.pipeline.cheap_outputs)).transpose();
-            let _cheap = cheap.map_err(|error| error.to_string())?;
+            let _rng = LayerRng::enter().map_err(words)?;
             body.run(segment, &mut io, cx);
         }
-        Ok(io.finish())
+        let offloaded = pass.zip(offload).map(|(pass, (streams, min_bytes))| pass.offload(streams, min_bytes));
+        let offloaded = offloaded.transpose().map_err(words)?;
+        let (sent, recorded) = io.finish();
+        Ok((sent, recorded, offloaded))
     }
 }
 

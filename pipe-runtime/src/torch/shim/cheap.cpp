@@ -13,6 +13,7 @@
 #include <torch/csrc/autograd/saved_variable_hooks.h>
 #include <torch/library.h>
 
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -54,7 +55,7 @@ constexpr const char* kOthers[] = {
     "native_layer_norm",
     "upsample_nearest2d"};
 
-// The pass that this thread records, if it makes cheap outputs again.
+// The pass that this thread records, if it makes cheap outputs again or moves what it keeps.
 thread_local std::unique_ptr<Values> recorded;
 
 // What a saved tensor keeps: its value, and which part of it the tensor was.
@@ -69,6 +70,7 @@ class SavedValue : public SavedVariableHooks {
     mutex_ = recorded->mutex;
     std::lock_guard<std::recursive_mutex> lock(*mutex_);
     value_ = recorded->find_or_add(tensor);
+    recorded->is_saved(value_);
     shown_ = Shown::of(tensor);
     ++value_->saved;
     if (!value_->can_be_had()) {
@@ -154,7 +156,8 @@ void run_cheap(
   std::vector<c10::IValue> arguments(
       stack->end() - static_cast<ptrdiff_t>(op.schema().arguments().size()), stack->end());
   op.redispatchBoxed(keys & c10::DispatchKeySet(c10::DispatchKeySet::FULL_AFTER, kCheapKey), stack);
-  if (recorded && (pointwise || recorded->all) && at::GradMode::is_enabled()) {
+  const bool noted = notes_cheap_outputs() && (pointwise || recorded->noted == Noted::all);
+  if (noted && at::GradMode::is_enabled()) {
     std::lock_guard<std::recursive_mutex> lock(*recorded->mutex);
     const c10::IValue& output = (*stack)[stack->size() - op.schema().returns().size()];
     recorded->note(op, std::move(arguments), output.toTensor());
@@ -179,19 +182,90 @@ struct CheapKernels {
   }
 };
 
-// What `pipe_cheap_enter` has put aside.
-struct CheapPass {
+// What `pipe_saving_enter` has put aside.
+struct SavingPass {
   std::unique_ptr<Values> before;
 };
 
 } // namespace
 
+// What was moved to the host after a pass.
+struct Offloaded {
+  std::shared_ptr<std::recursive_mutex> mutex;
+  std::vector<std::weak_ptr<Value>> values;
+};
+
+std::vector<std::shared_ptr<Value>> Values::kept() const {
+  std::vector<std::shared_ptr<Value>> kept;
+  std::unordered_set<Value*> known;
+  std::vector<std::shared_ptr<Value>> pending;
+  for (const std::weak_ptr<Value>& saved : saved_) {
+    if (std::shared_ptr<Value> value = saved.lock()) {
+      pending.push_back(std::move(value));
+    }
+    while (!pending.empty()) {
+      std::shared_ptr<Value> value = std::move(pending.back());
+      pending.pop_back();
+      if (!known.insert(value.get()).second) {
+        continue;
+      }
+      if (value->recipe) {
+        value->recipe->each([&](Input& input) { pending.push_back(input.value); });
+      } else if (value->data.defined()) {
+        kept.push_back(std::move(value));
+      }
+    }
+  }
+  return kept;
+}
+
+std::vector<std::weak_ptr<Value>> Values::offload(
+    const c10::Stream& out,
+    const c10::Stream& back,
+    size_t min_bytes) {
+  struct Group {
+    std::vector<std::shared_ptr<Value>> values;
+    // A value that was changed in place since it was saved is an error of the backward.
+    bool is_changed = false;
+  };
+  std::vector<Group> groups;
+  std::unordered_map<c10::StorageImpl*, size_t> place;
+  for (std::shared_ptr<Value>& value : kept()) {
+    auto [found, fresh] =
+        place.emplace(value->data.storage().unsafeGetStorageImpl(), groups.size());
+    if (fresh) {
+      groups.emplace_back();
+    }
+    Group& group = groups[found->second];
+    group.is_changed |= value->data._version() != value->version;
+    group.values.push_back(std::move(value));
+  }
+  c10::Event made(out.device_type());
+  made.record(c10::impl::VirtualGuardImpl(out.device_type()).getStream(out.device()));
+  std::vector<std::weak_ptr<Value>> moved;
+  for (Group& group : groups) {
+    const at::Tensor& tensor = group.values.front()->data;
+    const c10::Storage& storage = tensor.storage();
+    // Each value has a tensor of its own on the storage.
+    if (tensor.device() != out.device() || group.is_changed || storage.nbytes() == 0 ||
+        storage.nbytes() < min_bytes || storage.use_count() != group.values.size()) {
+      continue;
+    }
+    auto host = std::make_shared<HostBytes>(tensor, made, out, back);
+    for (const std::shared_ptr<Value>& value : group.values) {
+      value->move_to(host);
+      moved.push_back(value);
+    }
+  }
+  return moved;
+}
+
 bool notes_cheap_outputs() {
-  return recorded != nullptr;
+  return recorded && recorded->noted != Noted::none;
 }
 
 void cheap_about_to_write(const at::Tensor& tensor) {
-  if (recorded && tensor.defined()) {
+  if (notes_cheap_outputs() && tensor.defined()) {
     std::lock_guard<std::recursive_mutex> lock(*recorded->mutex);
     recorded->about_to_write(tensor);
   }
@@ -199,27 +273,70 @@ void cheap_about_to_write(const at::Tensor& tensor) {
 
 } // namespace shim
 
-using shim::CheapPass;
+using shim::SavingPass;
 
 extern "C" {
 
-// From now until `pipe_cheap_leave`, graphs that this thread records keep no outputs of pointwise
-// operators or, with `all`, of all cheap ones.
-int pipe_cheap_enter(int all, CheapPass** pass) {
+// From now until `pipe_saving_leave`, graphs that this thread records keep notes of outputs of
+// pointwise operators (`noted` is 1), of all cheap ones (2), or of none (0).
+int pipe_saving_enter(int noted, SavingPass** pass) {
   return shim::guarded([&] {
     // Never destroyed, because workers may still run layers while the process ends.
     static auto* kernels = new shim::CheapKernels();
     (void)kernels;
-    auto next = std::make_unique<shim::Values>(all != 0);
-    *pass = new CheapPass{std::exchange(shim::recorded, std::move(next))};
-    c10::impl::tls_set_dispatch_key_included(shim::kCheapKey, true);
+    auto next = std::make_unique<shim::Values>(static_cast<shim::Noted>(noted));
+    *pass = new SavingPass{std::exchange(shim::recorded, std::move(next))};
+    c10::impl::tls_set_dispatch_key_included(shim::kCheapKey, shim::notes_cheap_outputs());
   });
 }
 
-void pipe_cheap_leave(CheapPass* pass) {
+void pipe_saving_leave(SavingPass* pass) {
   shim::recorded = std::move(pass->before);
-  c10::impl::tls_set_dispatch_key_included(shim::kCheapKey, shim::recorded != nullptr);
+  c10::impl::tls_set_dispatch_key_included(shim::kCheapKey, shim::notes_cheap_outputs());
   delete pass;
+}
+
+// Moves what the pass of this thread keeps on the device of the streams to the host: storages of at
+// least `min_bytes`. Call it when the pass has ended, with its stream as the current one.
+int pipe_saving_offload(
+    const Stream* out,
+    const Stream* back,
+    size_t min_bytes,
+    shim::Offloaded** offloaded) {
+  return shim::guarded([&] {
+    TORCH_INTERNAL_ASSERT(shim::recorded);
+    std::lock_guard<std::recursive_mutex> lock(*shim::recorded->mutex);
+    auto moved = shim::recorded->offload(shim::unpack(*out), shim::unpack(*back), min_bytes);
+    *offloaded = new shim::Offloaded{shim::recorded->mutex, std::move(moved)};
+  });
+}
+
+// Starts the copies back of what is still needed. What was saved last is needed first.
+int pipe_offloaded_prefetch(shim::Offloaded* offloaded) {
+  return shim::guarded([&] {
+    std::lock_guard<std::recursive_mutex> lock(*offloaded->mutex);
+    for (auto value = offloaded->values.rbegin(); value != offloaded->values.rend(); ++value) {
+      if (std::shared_ptr<shim::Value> needed = value->lock()) {
+        needed->host->start_back();
+      }
+    }
+  });
+}
+
+// Frees on the device what was brought back. It is still on the host.
+int pipe_offloaded_release(shim::Offloaded* offloaded) {
+  return shim::guarded([&] {
+    std::lock_guard<std::recursive_mutex> lock(*offloaded->mutex);
+    for (const std::weak_ptr<shim::Value>& value : offloaded->values) {
+      if (std::shared_ptr<shim::Value> needed = value.lock()) {
+        needed->drop_brought_back();
+      }
+    }
+  });
+}
+
+void pipe_offloaded_free(shim::Offloaded* offloaded) {
+  delete offloaded;
 }
 
 } // extern "C"

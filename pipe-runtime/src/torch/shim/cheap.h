@@ -3,6 +3,7 @@
 #pragma once
 
 #include "layer_key.h"
+#include "offload.h"
 
 #include <ATen/autocast_mode.h>
 #include <ATen/core/LegacyTypeDispatch.h>
@@ -57,6 +58,15 @@ struct Shown {
   }
 };
 
+// Which cheap outputs a pass notes.
+enum class Noted { none, pointwise, all };
+
+// Whether a view of the tensor's storage tells all about the tensor.
+inline bool is_ordinary(const at::Tensor& tensor) {
+  return tensor.layout() == at::kStrided && tensor.has_storage() && !tensor.is_conj() &&
+      !tensor.is_neg() && !tensor.is_quantized();
+}
+
 struct Value;
 
 // A tensor among the arguments of a noted call.
@@ -91,8 +101,11 @@ struct Value {
   at::ScalarType type;
   // The count of in-place changes at the time.
   uint32_t version;
-  // The memory; undefined while a value with a recipe is not made.
+  // The memory; undefined while a value with a recipe is not made, or its bytes are on the host.
   at::Tensor data;
+  // The bytes on the host, if they were moved there, and what `data` was.
+  std::shared_ptr<HostBytes> host;
+  Shown moved;
   std::unique_ptr<Recipe> recipe;
   // Whether `data` was made by the recipe.
   bool remade = false;
@@ -119,7 +132,9 @@ struct Value {
 
   // A tensor of the value that shows this part of it.
   at::Tensor get(const Shown& shown) {
-    if (!data.defined()) {
+    if (!data.defined() && host) {
+      bring_back();
+    } else if (!data.defined()) {
       remake();
     } else if (!remade) {
       check_version();
@@ -139,6 +154,28 @@ struct Value {
         "one of the variables needed for gradient computation has been modified by an inplace operation: [",
         data.toString(), " ", data.sizes(), "] is at version ", data._version(), "; expected version ",
         version, " instead. `cheap_outputs` needs it to make what was not kept");
+  }
+
+  // From now on, the bytes are on the host.
+  void move_to(std::shared_ptr<HostBytes> bytes) {
+    moved = Shown::of(data);
+    host = std::move(bytes);
+    data.reset();
+  }
+
+  // Makes `data` again, on the device, from the bytes on the host.
+  void bring_back() {
+    at::Tensor bytes = host->on_device();
+    data = at::detail::make_tensor<c10::TensorImpl>(
+        c10::Storage(bytes.storage()), bytes.key_set(), c10::scalarTypeToTypeMeta(moved.type));
+    data.unsafeGetTensorImpl()->set_sizes_and_strides(moved.sizes, moved.strides, moved.offset);
+    version = data._version();
+  }
+
+  // Drops what was brought back. The bytes are still on the host.
+  void drop_brought_back() {
+    data.reset();
+    host->drop_on_device();
   }
 
   void remake() {
@@ -189,22 +226,28 @@ struct Value {
   }
 };
 
-// Whether a view of the tensor's storage tells all about the tensor.
-inline bool is_ordinary(const at::Tensor& tensor) {
-  return tensor.layout() == at::kStrided && tensor.has_storage() && !tensor.is_conj() &&
-      !tensor.is_neg() && !tensor.is_quantized();
-}
-
 // The values of one pass of a stage that may be saved.
 class Values {
  public:
-  // Whether others than pointwise operators are noted.
-  const bool all;
+  // Which cheap outputs are noted.
+  const Noted noted;
   // Held by whoever saves, unpacks or frees a value of the pass: a layer may give a part of its
   // graph to another thread.
   const std::shared_ptr<std::recursive_mutex> mutex = std::make_shared<std::recursive_mutex>();
 
-  explicit Values(bool all) : all(all) {}
+  explicit Values(Noted noted) : noted(noted) {}
+
+  // Remembers that a node saves the value.
+  void is_saved(const std::shared_ptr<Value>& value) {
+    saved_.push_back(value);
+  }
+
+  // Moves to the host what the graph alone holds on the device of the streams: see `offload.h`.
+  // Returns what was moved.
+  std::vector<std::weak_ptr<Value>> offload(
+      const c10::Stream& out,
+      const c10::Stream& back,
+      size_t min_bytes);
 
   // An operator is about to write to the tensor's memory, maybe without counting that: through
   // `data()`, or as a statistic of a norm. What was noted of the memory holds for what it was.
@@ -326,6 +369,10 @@ class Values {
   }
 
  private:
+  // The values that the graph keeps, each once, in the order in which they were saved: those that
+  // nodes save, and those that the notes of such values need.
+  std::vector<std::shared_ptr<Value>> kept() const;
+
   // The argument of a call, if it can be had in the backward without being kept for that.
   std::optional<Input> input(const at::Tensor& tensor, const at::Tensor& output) {
     if (!is_ordinary(tensor) || tensor.is_alias_of(output) || tensor.device() != output.device()) {
@@ -359,6 +406,7 @@ class Values {
     std::shared_ptr<Value> noted;
   };
   std::unordered_map<c10::StorageImpl*, Known> known_;
+  std::vector<std::weak_ptr<Value>> saved_;
   // For each storage, the noted values that are made of it. Their inputs keep it alive.
   std::unordered_map<c10::StorageImpl*, std::vector<std::weak_ptr<Value>>> readers_;
 };
