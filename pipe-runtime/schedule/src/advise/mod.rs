@@ -1,12 +1,13 @@
 //! Advice on the schedule, the number of micro-batches and the checkpoint mode, by simulating all
 //! of them.
 
+mod free;
 mod layers;
 mod search;
 mod table;
 
+pub use free::{LayerAdvice, LayerCandidate, LayerOptions, advise_layers};
 pub use layers::{Crossing, Division, LayerCosts, LayerSkip, Layers};
-pub use search::{LayerAdvice, LayerCandidate, LayerOptions, advise_layers};
 
 use crate::checkpoint::Checkpoint;
 use crate::list::Schedule;

@@ -1,198 +1,25 @@
-//! Advice with everything free: the schedule, the micro-batches, the cuts, the recomputed layers.
+//! The search of [`advise_layers`](super::advise_layers), for one schedule with its settings.
 //!
-//! A branch-and-bound search. No stage can start before its first input has passed through the
-//! layers before it, nor end before its gradient has passed back, and it cannot recompute less than
-//! what frees enough memory, even if layers could be recomputed in part. This gives a lower bound
-//! for each stage from its layers alone, so dynamic programming over the cuts gives one for each
+//! A branch and bound. No stage can start before its first input has passed through the layers
+//! before it, nor end before its gradient has passed back, and it cannot recompute less than what
+//! frees enough memory, even if layers could be recomputed in part. This gives a lower bound for
+//! each stage from its layers alone, so dynamic programming over the cuts gives one for each
 //! schedule, and the search leaves out what cannot be the best. What it tries is simulated.
 
 use std::ops::Range;
 use std::rc::Rc;
 
-use super::layers::{Division, Layers};
-use super::{Candidate, Units};
+use super::Candidate;
+use super::free::{LayerCandidate, LayerOptions, by_time};
+use super::layers::{Division, LayerCosts, Layers};
 use crate::checkpoint::Checkpoint;
 use crate::list::{ActionKind, Schedule};
-use crate::methods::{ScheduleKind, ScheduleKindError};
 use crate::simulate::{Simulation, SimulationError, simulate};
 use crate::support::recompute::least_to_free;
 
-/// The choices of [`advise_layers`].
-#[derive(Clone, Debug, PartialEq)]
-pub struct LayerOptions {
-    /// The number of ranks.
-    pub ranks: usize,
-    /// The most stages that a rank may have.
-    pub stages_per_rank: usize,
-    /// Time that each action takes on top of its work.
-    pub overhead: f64,
-    /// The schedules to try.
-    pub schedules: Vec<ScheduleKind>,
-    /// The checkpoint modes to try. Layers are recomputed only with [`Checkpoint::Never`].
-    pub checkpoints: Vec<Checkpoint>,
-    /// The most divisions that are simulated for a schedule, a number of micro-batches and a
-    /// checkpoint mode. With more of them, the advice may be off by its [`LayerAdvice::gap`].
-    pub attempts: usize,
-    /// The units of the costs.
-    pub units: Units,
-}
-
-impl LayerOptions {
-    /// All schedules with one or two stages per rank, and all checkpoint modes.
-    pub fn new(ranks: usize) -> Self {
-        Self {
-            ranks,
-            stages_per_rank: 2,
-            overhead: 0.,
-            schedules: ScheduleKind::ALL.to_vec(),
-            checkpoints: Checkpoint::ALL.to_vec(),
-            attempts: 500,
-            units: Units::Plain,
-        }
-    }
-}
-
-/// A way to run the layers of a model.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct LayerCandidate {
-    /// Which of the costs it is for.
-    pub variant: usize,
-    /// The schedule, its settings, its time and memory.
-    pub candidate: Candidate,
-    /// The stages, and the recomputed layers.
-    pub division: Division,
-}
-
-/// The result of [`advise_layers`].
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-#[must_use]
-pub struct LayerAdvice {
-    /// The fastest way that fits; `None` if none was found.
-    pub best: Option<LayerCandidate>,
-    /// Of the ways that were tried, the one that needs the least memory.
-    pub smallest: Option<LayerCandidate>,
-    /// The fastest way for each variant, schedule, number of micro-batches and checkpoint mode, the
-    /// best first. Those that cannot be the best are left out.
-    pub fitting: Vec<LayerCandidate>,
-    /// No way that fits takes less time, according to the costs.
-    pub bound: f64,
-    /// The schedules that cannot run so many micro-batches on so many ranks, with the reasons.
-    pub refused: Vec<(usize, ScheduleKindError)>,
-    /// The memory of a rank.
-    pub memory_limit: f64,
-    /// The units of times and sizes.
-    pub units: Units,
-    /// The number of divisions that were simulated.
-    pub simulated: usize,
-}
-
-impl LayerAdvice {
-    /// How much more time the best way takes than the lower bound, as a part of it: 0 if it is
-    /// proved to be the best.
-    pub fn gap(&self) -> Option<f64> {
-        let best = self.best.as_ref()?;
-        Some(if self.bound > 0. { (best.candidate.time / self.bound - 1.).max(0.) } else { 0. })
-    }
-}
-
-/// Finds the schedule, the number of micro-batches, the checkpoint mode, the cuts and the
-/// recomputed layers with which a step is fastest, of those that need at most `memory_limit` on
-/// each rank. `variants` are costs of the same model with other numbers of micro-batches and other
-/// settings; the best one is found too.
-///
-/// # Errors
-///
-/// Fails if the number of boundaries is not one less than the number of layers, or if a skip does
-/// not lead forward.
-pub fn advise_layers(
-    variants: &[Layers],
-    memory_limit: f64,
-    options: &LayerOptions,
-) -> Result<LayerAdvice, SimulationError> {
-    variants.iter().try_for_each(Layers::check)?;
-    let mut advice = LayerAdvice {
-        best: None,
-        smallest: None,
-        fitting: Vec::new(),
-        bound: f64::INFINITY,
-        refused: Vec::new(),
-        memory_limit,
-        units: options.units,
-        simulated: 0,
-    };
-    let mut searches = Vec::new();
-    for (variant, layers) in variants.iter().enumerate() {
-        let micro_batches = layers.micro_batches;
-        let is_first = variants[..variant].iter().all(|before| before.micro_batches != micro_batches);
-        for &kind in &options.schedules {
-            for stages_per_rank in 1..=options.stages_per_rank {
-                if kind.stages_per_rank().is_some_and(|needed| needed != stages_per_rank)
-                    || (super::loops(kind) && stages_per_rank == 1)
-                    || layers.layers.len() < options.ranks.saturating_mul(stages_per_rank)
-                {
-                    continue;
-                }
-                let schedule = match kind.schedule(options.ranks, stages_per_rank, micro_batches) {
-                    Ok(schedule) => schedule,
-                    Err(error) => {
-                        advice.refused.extend(is_first.then_some((micro_batches, error)));
-                        continue;
-                    }
-                };
-                for &checkpoint in &options.checkpoints {
-                    let schedule = schedule.clone().with_recompute(|_, i| checkpoint.applies(i, micro_batches));
-                    let candidate = Candidate {
-                        kind,
-                        ranks: options.ranks,
-                        stages_per_rank,
-                        micro_batches,
-                        checkpoint,
-                        time: f64::INFINITY,
-                        memory: f64::INFINITY,
-                    };
-                    searches.push(Search::new(variant, layers.clone(), schedule, candidate, options, memory_limit));
-                }
-            }
-        }
-    }
-    // The one that may be the fastest comes first, so that many others need not be searched.
-    searches.sort_by(|a, b| a.bound.total_cmp(&b.bound));
-    for mut search in searches {
-        let best = advice.best.as_ref().map_or(f64::INFINITY, |best| best.candidate.time);
-        if search.bound >= best && best.is_finite() {
-            advice.bound = advice.bound.min(search.bound);
-            continue;
-        }
-        search.run(best, &mut advice.smallest)?;
-        advice.simulated += search.simulated;
-        advice.bound = advice.bound.min(search.proved);
-        if let Some(found) = search.best {
-            advice.fitting.push(found);
-            advice.fitting.sort_by(by_time);
-            advice.best = advice.fitting.first().cloned();
-        }
-    }
-    if let Some(best) = &advice.best {
-        advice.bound = advice.bound.min(best.candidate.time);
-    }
-    Ok(advice)
-}
-
-fn by_time(a: &LayerCandidate, b: &LayerCandidate) -> std::cmp::Ordering {
-    let (x, y) = (&a.candidate, &b.candidate);
-    let recomputed = |candidate: &LayerCandidate| candidate.division.recomputed.iter().filter(|layer| **layer).count();
-    let simplest = |candidate: &LayerCandidate| {
-        let Candidate { kind, checkpoint, micro_batches, .. } = candidate.candidate;
-        (candidate.variant, recomputed(candidate), kind, checkpoint, micro_batches)
-    };
-    x.time.total_cmp(&y.time).then(x.memory.total_cmp(&y.memory)).then(simplest(a).cmp(&simplest(b)))
-}
-
 /// The search over the divisions, for one variant, schedule, number of micro-batches and checkpoint
 /// mode.
-struct Search<'o> {
+pub(super) struct Search<'o> {
     options: &'o LayerOptions,
     limit: f64,
     variant: usize,
@@ -213,18 +40,18 @@ struct Search<'o> {
     /// The lowest bound of what remains, for each stage and its first layer.
     rest: Vec<Vec<f64>>,
     /// No division takes less time.
-    bound: f64,
-    best: Option<LayerCandidate>,
-    simulated: usize,
+    pub(super) bound: f64,
+    pub(super) best: Option<LayerCandidate>,
+    pub(super) simulated: usize,
     /// The number of beginnings of divisions that were looked at.
     visited: usize,
     /// No division that was left out takes less time, nor one whose recomputed layers are not the
     /// best.
-    proved: f64,
+    pub(super) proved: f64,
 }
 
 impl<'o> Search<'o> {
-    fn new(
+    pub(super) fn new(
         variant: usize,
         layers: Layers,
         schedule: Schedule,
@@ -284,7 +111,7 @@ impl<'o> Search<'o> {
 
     /// The work of a rank in a step if all ranks have equally much.
     fn least_work(&self) -> f64 {
-        let work = |layer: &super::LayerCosts| layer.forward + layer.backward_input + layer.backward_weight;
+        let work = |layer: &LayerCosts| layer.forward + layer.backward_input + layer.backward_weight;
         let all = self.layers.layers.iter().map(work).sum::<f64>();
         all * self.candidate.micro_batches as f64 / self.schedule.ranks.len() as f64
     }
@@ -341,7 +168,7 @@ impl<'o> Search<'o> {
     }
 
     /// Searches for a way that takes less than `best`.
-    fn run(&mut self, best: f64, smallest: &mut Option<LayerCandidate>) -> Result<(), SimulationError> {
+    pub(super) fn run(&mut self, best: f64, smallest: &mut Option<LayerCandidate>) -> Result<(), SimulationError> {
         let mut best = best;
         let Some(mut stages) = self.most_even() else { return self.smallest(smallest) };
         // From an even division, cut after cut moves as long as that helps.
@@ -469,7 +296,7 @@ impl<'o> Search<'o> {
         let mut first = 0;
         for (stage, count) in stages.iter().enumerate() {
             let layers = &self.layers.layers[first..first + count];
-            let of = |layer: &super::LayerCosts| {
+            let of = |layer: &LayerCosts| {
                 let each = layer.forward + layer.backward_input + layer.backward_weight;
                 each * self.candidate.micro_batches as f64 + layer.forward * self.recomputed[stage]
             };
