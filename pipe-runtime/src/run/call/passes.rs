@@ -14,6 +14,15 @@ use crate::run::built_pipeline::StageSlot;
 use crate::stages::{Io, Recorded, Segment, Sent, is_inner};
 use crate::torch::{GradMode, Holder, LayerRng, OffloadStreams, Offloaded, SavingPass, TorchError, digest};
 
+/// What a run of a segment has made.
+struct SegmentRun {
+    sent: Vec<Sent>,
+    /// The graph, if one was recorded.
+    recorded: Option<Recorded>,
+    /// What the graph keeps on the host.
+    offloaded: Option<Offloaded>,
+}
+
 /// The state that a stage keeps of one micro-batch for its backward.
 #[derive(Default)]
 pub(super) struct BackwardState {
@@ -128,7 +137,8 @@ impl Call {
                 value
             };
             let offload = self.offloads(action).filter(|_| !whole && !segment.recomputed);
-            let (found, recorded, offloaded) = self.run_segment(&segment, cx, &mut receive, recording, offload)?;
+            let SegmentRun { sent: found, recorded, offloaded } =
+                self.run_segment(&segment, cx, &mut receive, recording, offload)?;
             // If no gradient can come back, there is nothing to recompute.
             let goes_backward = recorded.as_ref().is_some_and(|recorded| !recorded.roots.is_empty());
             let is_recomputed = goes_backward && (whole || segment.recomputed);
@@ -270,7 +280,7 @@ impl Call {
         let (state, history) = (&self.pipeline.state, &self.histories[stage]);
         let rewound = Rewound::before(state, history, stage, (micro_batch, number), statistics);
         let _rewound = rewound.map_err(|error| error.to_string())?;
-        let (sent, recorded, _) = self.run_segment(segment, cx, &mut receive, Recording::Graph, None)?;
+        let SegmentRun { sent, recorded, .. } = self.run_segment(segment, cx, &mut receive, Recording::Graph, None)?;
         if fingerprints(&sent)? != start.sent {
             let otherwise = if segment.recomputed { "remove `#[recompute]`" } else { "use checkpoint = never" };
             return Err(format!(
@@ -292,7 +302,7 @@ impl Call {
         receive: &mut dyn FnMut(usize) -> PackedValue,
         recording: Recording,
         offload: Option<(OffloadStreams, usize)>,
-    ) -> Result<(Vec<Sent>, Option<Recorded>, Option<Offloaded>), String> {
+    ) -> Result<SegmentRun, String> {
         let body = lock(&self.pipeline.stages[cx.stage()].body);
         let body = body.as_ref().ok_or(TAKEN_OUT)?;
         let records = recording == Recording::Graph;
@@ -309,7 +319,7 @@ impl Call {
         let offloaded = pass.zip(offload).map(|(pass, (streams, min_bytes))| pass.offload(streams, min_bytes));
         let offloaded = offloaded.transpose().map_err(words)?;
         let (sent, recorded) = io.finish();
-        Ok((sent, recorded, offloaded))
+        Ok(SegmentRun { sent, recorded, offloaded })
     }
 }
 

@@ -78,7 +78,7 @@ fn peak<M: Pipeline<Input = Tensor, Output = Tensor>>(builder: PipeBuilder<'_, M
     for _ in 0..2 {
         pipe.start_trace();
         pipe.train_step(&x, &x, |y, x: &Tensor| y.mse_loss(x, Reduction::Mean)).unwrap();
-        pipe.stop_trace().unwrap();
+        let _trace = pipe.stop_trace().unwrap();
     }
     let ranks = pipe.memory().unwrap().ranks;
     ranks.iter().map(|rank| rank.peak() as f64).fold(0., f64::max)
@@ -91,7 +91,7 @@ fn what_is_chosen_takes_the_memory_that_is_said() {
     let _serial = serial();
     for schedule in [ScheduleKind::GPipe, ScheduleKind::OneFOneB, ScheduleKind::ZbH1, ScheduleKind::Zbv] {
         let (model, vars) = two();
-        let profile = balance(&model, &vars).schedules([schedule]).advise(&sample(), 2).unwrap();
+        let profile = balance(&model, &vars).schedules([schedule]).advise(sample(), 2).unwrap();
         let choice = profile.choice().unwrap();
         assert!(choice.schedule == schedule && profile.layers().iter().all(|layer| !layer.recomputed), "all fits");
         let peak = match profile.balance().len() {
@@ -129,9 +129,9 @@ fn with_less_memory_more_is_recomputed() {
     let (model, vars) = two();
     // GPipe's order keeps all micro-batches: with more of them, it keeps as much.
     let gpipe = || balance(&model, &vars).schedules([ScheduleKind::GPipe]);
-    let free = gpipe().advise(&sample(), 2).unwrap();
+    let free = gpipe().advise(sample(), 2).unwrap();
     let limit = (0.75 * free.choice().unwrap().bytes) as u64;
-    let profile = gpipe().memory_limit(limit).advise(&sample(), 2).unwrap();
+    let profile = gpipe().memory_limit(limit).advise(sample(), 2).unwrap();
     let choice = profile.choice().unwrap();
     assert!(choice.bytes <= limit as f64);
     let recomputes = choice.checkpoint != Checkpoint::Never
@@ -141,7 +141,7 @@ fn with_less_memory_more_is_recomputed() {
     let text = profile.to_string();
     assert!(text.contains(&format!("#[pipeline({})]", choice.settings())), "{text}");
 
-    let error = balance(&model, &vars).memory_limit(1000).advise(&sample(), 2).unwrap_err().to_string();
+    let error = balance(&model, &vars).memory_limit(1000).advise(sample(), 2).unwrap_err().to_string();
     assert!(error.contains("nothing was found that fits into 1000 B per rank: the smallest, `"), "{error}");
 }
 
@@ -149,13 +149,13 @@ fn with_less_memory_more_is_recomputed() {
 fn settings_that_are_chosen_cannot_be_set() {
     let _serial = serial();
     let (model, vars) = two();
-    let error = balance(&model, &vars).stages(2).advise(&sample(), 2).unwrap_err().to_string();
+    let error = balance(&model, &vars).stages(2).advise(sample(), 2).unwrap_err().to_string();
     assert!(error.contains("leave these settings out"), "{error}");
-    let error = balance(&model, &vars).advise(&sample(), 9).unwrap_err().to_string();
+    let error = balance(&model, &vars).advise(sample(), 9).unwrap_err().to_string();
     assert!(error.contains("sequence is shorter than intended partitions (8 < 9)"), "{error}");
-    let error = balance(&model, &vars).advise(&sample(), 0).unwrap_err().to_string();
+    let error = balance(&model, &vars).advise(sample(), 0).unwrap_err().to_string();
     assert!(error.contains("at least one rank"), "{error}");
-    let error = balance(&model, &vars).devices(&Devices::cpu(3)).advise(&sample(), 2).unwrap_err().to_string();
+    let error = balance(&model, &vars).devices(&Devices::cpu(3)).advise(sample(), 2).unwrap_err().to_string();
     assert!(error.contains("3 devices were given for 2 ranks"), "{error}");
 }
 
@@ -164,7 +164,7 @@ fn the_file_has_the_settings() {
     let _serial = serial();
     let (model, vars) = two();
     let before: Vec<Tensor> = vars.var_store().trainable_variables().iter().map(|tensor| tensor.copy()).collect();
-    let profile = balance(&model, &vars).advise(&sample(), 2).unwrap();
+    let profile = balance(&model, &vars).advise(sample(), 2).unwrap();
     for (before, after) in before.iter().zip(vars.var_store().trainable_variables()) {
         assert!(before.equal(&after) && !after.grad().defined());
     }
