@@ -86,9 +86,9 @@ fn model() -> impl Strategy<Value = Layers> {
     })
 }
 
-/// With any memory, the advice is the best. With little memory, no way that fits takes less than the
-/// bound that is told, and nearly always the advice is the best of all: what layers free does not
-/// add up exactly, so another choice may fit as well.
+/// With any memory, the advice is the best. With little memory, no way that fits takes less than
+/// the bound that is told, and nearly always the advice is the best of all: what layers free does
+/// not add up exactly, so another choice may fit as well.
 #[test]
 fn the_advice_is_the_best_of_all_or_says_how_far_it_may_be_off() {
     let mut runner = TestRunner::deterministic();

@@ -75,7 +75,8 @@ impl ScheduleKind {
         ScheduleKind::VMin,
     ];
 
-    /// The name as a setting is written: in quotes if it begins with a digit, as identifiers cannot.
+    /// The name as a setting is written: in quotes if it begins with a digit, which no identifier
+    /// does.
     pub fn as_setting(self) -> String {
         match self.name() {
             name if name.starts_with(|first: char| first.is_ascii_digit()) => format!("\"{name}\""),

@@ -92,9 +92,9 @@ impl Room {
     }
 }
 
-/// Which of these items, each with what it frees and the time that it takes, take the least time and
-/// free so much together; `None` if all of them free less. What they free is rounded down to 1/1024
-/// of what is needed.
+/// Which of these items, each with what it frees and the time that it takes, take the least time
+/// and free so much together; `None` if all of them free less. What they free is rounded down to
+/// 1/1024 of what is needed.
 pub fn least_to_free(items: &[(f64, f64)], needed: f64) -> Option<Vec<bool>> {
     if needed <= 0. {
         return Some(vec![false; items.len()]);

@@ -94,10 +94,10 @@ where
     /// outputs, the cuts and the recomputed layers with which a training step on `ranks` devices is
     /// fastest, of those that need at most [`memory_limit`](Self::memory_limit) bytes on each.
     ///
-    /// It measures every layer with [`chunks`](Self::chunks) micro-batches (by default the annotated
-    /// number, or four for each rank), with half as many and with twice as many, and each time with
-    /// the three treatments of cheap outputs: its forward, both parts of its backward, what it
-    /// keeps, and the peaks while it runs. It then searches and simulates.
+    /// It measures every layer with [`chunks`](Self::chunks) micro-batches (by default the
+    /// annotated number, or four for each rank), with half as many and with twice as many, and each
+    /// time with the three treatments of cheap outputs: its forward, both parts of its backward,
+    /// what it keeps, and the peaks while it runs. It then searches and simulates.
     /// [`param_scale`](Self::param_scale) counts the optimizer's state. The loss is not measured.
     ///
     /// The [`Profile`] has the stages and the recomputed layers; its [`choice`](Profile::choice)
@@ -113,7 +113,7 @@ where
     /// # {
     ///
     /// let balance = Balance::of(net, vars).chunks(8).param_scale(4.); // Adam
-    /// let profile = balance.memory_limit(8 << 30).advise(sample, 2)?; // 8 GiB on each of 2 devices
+    /// let profile = balance.memory_limit(8 << 30).advise(sample, 2)?; // 8 GiB on 2 devices each
     /// println!("{profile}");
     /// profile.write("balance.toml")?;
     /// # Ok(())
@@ -349,8 +349,8 @@ fn chosen<M: Model>(variant: Variant, best: &LayerCandidate, advice: &LayerAdvic
     }
 }
 
-/// Gives neighbours in a repeated layer that have equal sizes the same times, unless these differ by
-/// more than they spread: so no cut rests on noise.
+/// Gives neighbours in a repeated layer that have equal sizes the same times, unless these differ
+/// by more than they spread: so no cut rests on noise.
 fn even_out(profiles: &[LayerProfile], timed: &Measured, costs: &mut [LayerCosts]) {
     let alike = |a: &LayerProfile, b: &LayerProfile| {
         let sizes = |layer: &LayerProfile| (layer.parameter_bytes, layer.buffer_bytes, layer.activation_bytes);

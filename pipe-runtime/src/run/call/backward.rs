@@ -191,8 +191,8 @@ impl BackwardRun {
         Ok(())
     }
 
-    /// If the call is traced, records the memory of the gradients that the stage has sent: a view of
-    /// a larger tensor holds all of it.
+    /// If the call is traced, records the memory of the gradients that the stage has sent: a view
+    /// of a larger tensor holds all of it.
     fn measure_gradients(&self, stage: usize, micro_batch: usize) {
         let Some((meter, recording)) = self.call.meter.get().zip(self.call.pipeline.recorder.current()) else { return };
         for (port, _) in self.call.pipeline.routes.iter().enumerate().filter(|(_, route)| route.to == Some(stage)) {

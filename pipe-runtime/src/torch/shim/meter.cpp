@@ -136,8 +136,8 @@ struct MeterHandle {
   std::shared_ptr<Meter> meter;
 };
 
-// Whether nothing but so many handles holds the tensor's memory. A view holds its base, which is one
-// more tensor of the memory.
+// Whether nothing but so many handles holds the tensor's memory. A view holds its base, which is
+// one more tensor of the memory.
 bool is_held_by(const at::Tensor& tensor, size_t handles) {
   const auto uses = static_cast<size_t>(tensor.storage().use_count());
   if (uses <= handles || !tensor.is_view()) {

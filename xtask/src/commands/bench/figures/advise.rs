@@ -1,5 +1,5 @@
-//! What `Balance::advise` chooses within half of the memory that 1F1B takes, beside all choices that
-//! were measured; and the memory that traces predict.
+//! What `Balance::advise` chooses within half of the memory that 1F1B takes, beside all choices
+//! that were measured; and the memory that traces predict.
 
 use std::fs;
 use std::path::{Path, PathBuf};
