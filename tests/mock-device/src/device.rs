@@ -1,7 +1,7 @@
 use std::env;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Kind of an entry in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -84,6 +84,19 @@ static LOG: Mutex<Option<Log>> = Mutex::new(None);
 /// libtorch itself has CUDA.
 pub fn is_installed() -> bool {
     env::var_os(FILE).is_some()
+}
+
+/// Takes the devices for one test at a time, because the process has one log and one allocator for
+/// each of them. Returns `None`, and says so, without the mock.
+pub fn devices() -> Option<MutexGuard<'static, ()>> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    if !is_installed() {
+        eprintln!("skipped: libtorch has CUDA of its own here, so the mock is not in");
+        return None;
+    }
+    tch::set_num_threads(1);
+    Some(guard)
 }
 
 /// Environment variable in which `mock.cpp` stores the path of its log.

@@ -2,9 +2,8 @@
 //! with less memory on the device. The mock's log says when each copy is queued.
 
 use std::panic::resume_unwind;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use pipe_mock_device::{Entry, Kind as Use, draw, is_installed, log, named, violations};
+use pipe_mock_device::{Entry, Kind as Use, devices, draw, log, named, violations};
 use pipe_runtime::{CheapOutputs, Checkpoint, Context, Devices, Layer, Offload, PipeBuilder, ScheduleKind, pipeline};
 use tch::nn::{self, Linear, OptimizerConfig};
 use tch::{Device, Kind, Tensor};
@@ -12,17 +11,6 @@ use tch::{Device, Kind, Tensor};
 const GPU0: Device = Device::Cuda(0);
 const GPU1: Device = Device::Cuda(1);
 const WIDTH: i64 = 64;
-
-fn devices() -> Option<MutexGuard<'static, ()>> {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    if !is_installed() {
-        eprintln!("skipped: libtorch has CUDA of its own here, so the mock is not in");
-        return None;
-    }
-    tch::set_num_threads(1);
-    Some(guard)
-}
 
 type Body = fn(&Tensor, &Linear) -> Tensor;
 

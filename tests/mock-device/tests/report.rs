@@ -1,9 +1,8 @@
 //! A pipeline reports the numbers of the accelerators' allocators.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use pipe_mock_device::is_installed;
+use pipe_mock_device::devices;
 use pipe_runtime::balance::Balance;
 use pipe_runtime::{CheapOutputs, Checkpoint, Context, Devices, Layer, ScheduleKind, pipeline};
 use tch::nn::{self, Linear};
@@ -21,16 +20,9 @@ struct Net {
 /// Bytes of a layer's parameters: 64 x 64 weights and 64 biases of 4 bytes.
 const LAYER: u64 = (64 * 64 + 64) * 4;
 
-/// The allocators are those of the process.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-
 #[test]
 fn the_report_tells_what_each_device_holds_now_and_at_most() {
-    if !is_installed() {
-        eprintln!("skipped: libtorch has CUDA of its own here, so the mock is not in");
-        return;
-    }
-    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(_alone) = devices() else { return };
     let places = Devices::new([Device::Cuda(0), Device::Cuda(1)]);
     let vars = Net::vars(&places).unwrap();
     let linear = |path| nn::linear(path, 64, 64, Default::default());
@@ -113,11 +105,7 @@ deep!(Half, HalfVars, #[recompute(2)]);
 
 #[test]
 fn what_is_recomputed_is_not_kept() {
-    if !is_installed() {
-        eprintln!("skipped: libtorch has CUDA of its own here, so the mock is not in");
-        return;
-    }
-    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(_alone) = devices() else { return };
     let (kept, half, recomputed) = (Kept::peak(), Half::peak(), Recomputed::peak());
     // Four micro-batches of four layers: eight tensors of each are kept, or one.
     let tensor = 128 * 64 * 4;
@@ -180,11 +168,7 @@ const OTHERS: [(&str, Operator); 6] = [
 
 #[test]
 fn what_is_cheap_to_make_again_is_not_kept() {
-    if !is_installed() {
-        eprintln!("skipped: libtorch has CUDA of its own here, so the mock is not in");
-        return;
-    }
-    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(_alone) = devices() else { return };
     let peak = |cheap: Operator, outputs| {
         let vars = Cheap::vars(&Devices::new([Device::Cuda(0)])).unwrap();
         let linear = |name| nn::linear(vars.layer() / name, 64, 64, Default::default());
@@ -214,11 +198,7 @@ fn what_is_cheap_to_make_again_is_not_kept() {
 /// layers that it chooses for a limit.
 #[test]
 fn a_balance_foresees_the_memory_of_a_step() {
-    if !is_installed() {
-        eprintln!("skipped: libtorch has CUDA of its own here, so the mock is not in");
-        return;
-    }
-    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(_alone) = devices() else { return };
     // The mock's allocator has no profiler: what is measured is measured on the CPU.
     let (net, vars) = Kept::new(Device::Cpu);
     // The gradients are new in a step; the parameters were there.

@@ -1,9 +1,7 @@
 //! Pipelines on accelerators: they give the CPU's results, and device streams wait for each other
 //! wherever they must.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
-use pipe_mock_device::{Entry, Kind, draw, is_installed, log, named, violations};
+use pipe_mock_device::{Entry, Kind, devices, draw, log, named, violations};
 use pipe_runtime::{Checkpoint, Context, Devices, Layer, Pipe, ScheduleKind, pipeline};
 use tch::nn::{self, Linear, OptimizerConfig};
 use tch::{Device, Tensor};
@@ -64,19 +62,6 @@ const PLACES: [[Device; 4]; 7] = [
     [GPU0, GPU0, Device::Cpu, Device::Cpu],
 ];
 const MODES: [Checkpoint; 3] = [Checkpoint::Always, Checkpoint::ExceptLast, Checkpoint::Never];
-
-/// Takes the lock for one test at a time, because the process has one log. Returns `None` without
-/// the mock, which is missing if libtorch itself has CUDA.
-fn devices() -> Option<MutexGuard<'static, ()>> {
-    static LOCK: Mutex<()> = Mutex::new(());
-    let guard = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
-    if !is_installed() {
-        eprintln!("skipped: libtorch has CUDA of its own here, so the mock is not in");
-        return None;
-    }
-    tch::set_num_threads(1);
-    Some(guard)
-}
 
 fn net(places: [Device; 4], mode: Checkpoint, method: ScheduleKind) -> pipe_runtime::Result<(Pipe<Net>, NetVars)> {
     tch::manual_seed(1);
