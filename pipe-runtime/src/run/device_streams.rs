@@ -135,6 +135,11 @@ impl DeviceStreams {
         Ok(())
     }
 
+    /// Whether both stages are on one device, so that values are not copied from one to the other.
+    pub(crate) fn share_device(&self, stage: usize, other: usize) -> bool {
+        self.devices[stage] == self.devices[other]
+    }
+
     /// Starts a run: work queued on the stages' streams from now on runs after all work queued on
     /// this thread's streams.
     pub(crate) fn fork(&self) -> Result<(), TorchError> {

@@ -311,6 +311,7 @@ unsafe extern "C" {
         device: c_int,
         arrived: *mut *mut C_tensor,
     ) -> c_int;
+    pub(super) fn pipe_compact(value: *const C_tensor, compact: *mut *mut C_tensor) -> c_int;
 
     pub(super) fn pipe_gradient_prepare(parameter: *const C_tensor, state: *mut i32) -> c_int;
     pub(super) fn pipe_gradient_squares(pieces: *const Piece, count: usize, sums: *mut f64) -> c_int;

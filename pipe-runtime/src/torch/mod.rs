@@ -47,7 +47,7 @@ pub(crate) use random::{Draw, LayerRng, random_state, restart_rng, set_random_st
 pub(crate) use span::{Layout, ReceivedSpan, SentSpan, Unchanged, kind_from_number, number_of_kind};
 pub(crate) use state::{Change, Variable, Variables, Watch, digest, drop_gradient, is_finite};
 pub(crate) use stream::{Event, OnStream, Stream, StreamHandle};
-pub(crate) use transfer::{CopyStreams, transfer};
+pub(crate) use transfer::{CopyStreams, compact, transfer};
 
 /// A failed call into libtorch, with libtorch's message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

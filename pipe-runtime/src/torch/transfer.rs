@@ -40,3 +40,13 @@ pub(crate) fn transfer(
     })?;
     Ok(ffi::take(arrived).expect("the shim wrote a tensor"))
 }
+
+/// Copies a tensor that is a part of one which takes at least twice its memory, so that it does not
+/// hold the rest: a part of a concatenation's gradient, for example. Returns other tensors as they
+/// are.
+pub(crate) fn compact(tensor: &Tensor) -> Result<Tensor, TorchError> {
+    let mut compact = ptr::null_mut();
+    // SAFETY: the handle is alive. The result is a new handle.
+    ffi::check(unsafe { ffi::pipe_compact(tensor.as_ptr(), &mut compact) })?;
+    Ok(ffi::take(compact).expect("the shim wrote a tensor"))
+}

@@ -13,7 +13,7 @@ use crate::lock::lock;
 use crate::model::Statistics;
 use crate::run::device_streams::Direction;
 use crate::stages::{crossings, is_inner};
-use crate::torch::{Event, Holder, Modes, Offloaded, Sums, TorchError, engine_is_choosy};
+use crate::torch::{Event, Holder, Modes, Offloaded, Sums, TorchError, compact, engine_is_choosy};
 
 /// The gradient of one tensor of a value, and the position of the tensor in it.
 pub(super) type Slot = (usize, Tensor);
@@ -132,7 +132,7 @@ impl BackwardRun {
                         Some(gradient) if is_inner(&self.call.pipeline.routes, port) => {
                             inner.push((port, position, gradient));
                         }
-                        Some(gradient) => received.push((port, position, gradient)),
+                        Some(gradient) => received.push((port, position, self.compacted(stage, port, gradient)?)),
                         None => {}
                     }
                 }
@@ -189,6 +189,16 @@ impl BackwardRun {
             self.call.has_gone_backward(stage, micro_batch);
         }
         Ok(())
+    }
+
+    /// The gradient as it is sent from the stage. In a stage on the same device, it may wait for
+    /// long, and a part of a concatenation's gradient would hold all of that meanwhile. Sending to
+    /// another device or process copies it anyway.
+    fn compacted(&self, stage: usize, port: usize, gradient: Tensor) -> Result<Tensor, TorchError> {
+        let from = self.call.pipeline.routes[port].from;
+        let stays = self.call.elsewhere(from).is_none()
+            && from.is_some_and(|from| self.call.pipeline.streams.share_device(stage, from));
+        if stays { compact(&gradient) } else { Ok(gradient) }
     }
 
     /// If the call is traced, records the memory of the gradients that the stage has sent: a view

@@ -93,4 +93,15 @@ int pipe_transfer(
   });
 }
 
+// Copies a tensor that is a part of one which takes at least twice its memory, so that it does not
+// hold the rest. Otherwise, `compact` is the tensor itself.
+int pipe_compact(const at::Tensor* value, at::Tensor** compact) {
+  return shim::guarded([&] {
+    at::NoGradGuard no_grad;
+    const bool holds_more = value->layout() == c10::kStrided && value->has_storage() &&
+        value->storage().nbytes() >= 2 * value->nbytes();
+    *compact = new at::Tensor(holds_more ? value->clone() : *value);
+  });
+}
+
 } // extern "C"

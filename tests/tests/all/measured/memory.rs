@@ -183,3 +183,41 @@ fn the_optimizers_state_counts_for_the_rank_of_its_stages() {
     drop(second);
     assert!(pipe.memory().unwrap().ranks.iter().all(|rank| rank.optimizer == 0));
 }
+
+/// Concatenates two values, which go on as one.
+struct Concat;
+
+impl Layer<(Tensor, Tensor)> for Concat {
+    type Out = Tensor;
+
+    fn run(&self, (x, skip): (Tensor, Tensor), _cx: &Context) -> Tensor {
+        Tensor::cat(&[x, skip], 1)
+    }
+}
+
+#[pipeline]
+struct Joined {
+    #[device("cpu")]
+    #[stash(far = output)]
+    first: Block,
+    #[device("cpu")]
+    second: Block,
+    #[device("cpu")]
+    #[pop(far)]
+    concat: Concat,
+}
+
+#[test]
+fn a_part_of_a_gradient_does_not_hold_the_rest_on_its_way() {
+    let _serial = pipe_tests::serial();
+    let vars = Joined::vars(&Devices::cpu(Joined::STAGES)).unwrap();
+    let net = Joined { first: Block::new(vars.first()), second: Block::new(vars.second()), concat: Concat };
+    let mut pipe = net.pipe(&vars).chunks(CHUNKS).intra_op_threads(1).build().unwrap();
+    pipe.start_trace();
+    let x = Tensor::rand([ROWS, WIDTH], (Kind::Float, Device::Cpu));
+    pipe.train_step(&x, (), |output: &Tensor, ()| output.square().mean(Kind::Float)).unwrap();
+    let costs = pipe.stop_trace().unwrap().costs();
+    // Each is one half of the concatenation's gradient.
+    assert_eq!(costs.boundaries[1].gradient, VALUES as f64);
+    assert_eq!(costs.skips[0].transfer.gradient, VALUES as f64);
+}

@@ -151,7 +151,7 @@ impl Subject {
     /// All that is measured.
     fn choices(&self) -> Vec<Choice> {
         let mut all = Vec::new();
-        for chunks in [8, 16] {
+        for chunks in [8, 16, 32] {
             for cheap_outputs in ["keep", "pointwise", "all"] {
                 for &recompute in self.recompute {
                     for schedule in ["1f1b", "zb_h1"] {
