@@ -37,6 +37,7 @@ use proc_macro::TokenStream;
 /// | `checkpoint = M` | which micro-batches are checkpointed: `always`, `except_last` or `never` | `except_last` |
 /// | `schedule = S` | order of a training step: `gpipe`, `"1f1b"`, `interleaved`, `looped_bfs`, `zb_h1`, `zb_h2`, `zbv`, `dualpipe_v`, `v_half` or `v_min` | `gpipe` |
 /// | `balance = "file.toml"` | file of a measurement that says which layer runs in which stage, instead of device attributes | none |
+/// | `read(a: T)` | on a block: a value of this type that its layers read from outside | none |
 /// | `allow(..)` | names of warnings to switch off | none |
 /// | `crate = path` | path of the runtime crate, if it was renamed | `::pipe_runtime` |
 ///
@@ -53,8 +54,10 @@ use proc_macro::TokenStream;
 /// | `#[stash(a)]` | keeps a value for a later layer: the layer returns `(output, a)` |
 /// | `#[stash(a = input)]`, `#[stash(a = output)]` | keeps the layer's input or output |
 /// | `#[stash(a = input.1)]`, `#[stash(a = output.mask)]` | keeps a part of it |
-/// | `#[stash(a = tied)]` | keeps the weight that the layer lends, for a layer that is tied to it |
 /// | `#[pop(a)]` | takes a kept value beside the input: the layer takes `(input, a)` |
+/// | `#[lend(a = output)]`, `#[lend(a = input.1)]` | lends a value to any number of later layers |
+/// | `#[lend(a = tied)]` | lends the layer's weight, for layers that are tied to it |
+/// | `#[read(a)]` | takes a lent value beside the input: the layer takes `(input, a)` |
 /// | `#[layer(name = "..")]` | sets the layer's name in parameter paths |
 /// | `#[not_a_layer]` | marks a plain field |
 ///
@@ -78,6 +81,7 @@ use proc_macro::TokenStream;
 ///
 /// * `single_stage`: all layers run in one stage.
 /// * `short_skip`: a skip between neighbours crosses a stage boundary that could be moved.
+/// * `single_reader`: a lent value is read by one layer, so it could be a skip.
 /// * `except_last_of_one_chunk`: `except_last` checkpoints nothing, because `chunks = 1`.
 /// * `name_differs_by_case`: a layer's name differs from its field's by case alone.
 #[proc_macro_attribute]
@@ -90,7 +94,7 @@ pub fn pipeline(args: TokenStream, item: TokenStream) -> TokenStream {
 #[doc(hidden)]
 #[proc_macro_derive(
     __Pipeline,
-    attributes(__pipeline, device, devices, stage, repeat, recompute, stash, pop, layer, not_a_layer)
+    attributes(__pipeline, device, devices, stage, repeat, recompute, stash, pop, lend, read, layer, not_a_layer)
 )]
 pub fn derive_pipeline(item: TokenStream) -> TokenStream {
     pipeline::derive(item.into()).into()

@@ -70,8 +70,8 @@ pub use flow::{
     Along, Each, Flow, IntoFlow, List, Mean, MiniBatch, Packer, PerRow, Portable, Replicate, Rows, Sum, Unpacker,
 };
 pub use model::{
-    Carried, CheapOutputs, Checkpoint, Context, Defaults, Devices, Layer, LayerPlan, LoadReport, Loader, Model, Plan,
-    Repeat, SkipPlan, Split, StagePlan, Tied, Vars,
+    Carried, CheapOutputs, Checkpoint, Context, Defaults, Devices, Layer, LayerPlan, LentPlan, LoadReport, Loader,
+    Model, Plan, Repeat, SkipPlan, Split, StagePlan, Tied, Vars,
 };
 pub use pipe::{
     Checkpoints, DeviceMemory, IterationReport, MemoryReport, Optimizer, OptimizerBuilder, Pipe, PipeBuilder,

@@ -26,6 +26,8 @@ pub struct Settings {
     pub schedule: Option<Expr>,
     /// The balance file, which lists the stage of each layer.
     pub balance: Option<LitStr>,
+    /// What a block reads from outside, and the word `read`.
+    pub reads: Option<Mark<Vec<Outer>>>,
     /// The warnings in `allow(..)`.
     pub allowed: Vec<Ident>,
     /// The path of the runtime crate.
@@ -88,6 +90,10 @@ pub struct Marks {
     pub recompute: Option<Mark<Recomputed>>,
     pub stash: Option<Mark<Vec<Stash>>>,
     pub pop: Option<Mark<Vec<Ident>>>,
+    pub lend: Option<Mark<Vec<Stash>>>,
+    pub read: Option<Mark<Vec<Ident>>>,
+    /// Whether `#[read(..)]` stands before `#[pop(..)]`.
+    pub reads_first: bool,
     pub layer: Option<Mark<LitStr>>,
     pub not_a_layer: Option<Mark<()>>,
     /// The names of attributes that could not be read completely.
@@ -106,6 +112,9 @@ impl Marks {
             recompute,
             stash,
             pop,
+            lend,
+            read,
+            reads_first: _,
             layer,
             not_a_layer: _,
             unreadable: _,
@@ -118,6 +127,8 @@ impl Marks {
             recompute.as_ref().map(|mark| &mark.word),
             stash.as_ref().map(|mark| &mark.word),
             pop.as_ref().map(|mark| &mark.word),
+            lend.as_ref().map(|mark| &mark.word),
+            read.as_ref().map(|mark| &mark.word),
             layer.as_ref().map(|mark| &mark.word),
         ];
         words.into_iter().flatten().collect()
@@ -199,7 +210,13 @@ impl Processes {
     }
 }
 
-/// One name of `#[stash(..)]`.
+/// A value that a block reads from outside: one name of `read(memory: Tensor)`.
+pub struct Outer {
+    pub name: Ident,
+    pub ty: Type,
+}
+
+/// One name of `#[stash(..)]` or `#[lend(..)]`.
 pub struct Stash {
     pub name: Ident,
     pub kept: Kept,
@@ -207,14 +224,14 @@ pub struct Stash {
     pub part: Vec<Member>,
 }
 
-/// The value that is stashed.
+/// The value that is stashed or lent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kept {
     /// A value that the layer returns beside its output.
     Returned,
     Input,
     Output,
-    /// What the layer lends: its weight, for a layer that is tied to it.
+    /// The layer's weight, for layers that are tied to it.
     Tied,
 }
 

@@ -7,7 +7,9 @@ use quote::ToTokens;
 use syn::spanned::Spanned;
 use syn::{Generics, LitStr, Type, Visibility};
 
-use crate::pipeline::declaration::{Assigned, Declaration, Field, Kept, Mark, Marks, Part, Settings, Shape, Stash};
+use crate::pipeline::declaration::{
+    Assigned, Declaration, Field, Kept, Mark, Marks, Outer, Part, Settings, Shape, Stash,
+};
 use crate::pipeline::parse::bare;
 use crate::support::names::plain;
 
@@ -22,6 +24,7 @@ pub struct Model {
     pub layers: Vec<Layer>,
     pub plain_fields: Vec<Field>,
     pub skips: Vec<Skip>,
+    pub lent: Vec<Lent>,
     /// The stages of the balance file, if there is one.
     pub assigned: Option<Assigned>,
 }
@@ -41,7 +44,15 @@ pub struct Skip {
     pub pops: Vec<End<()>>,
 }
 
-/// One end of a skip: the layer, and the name as it is written there.
+/// All places that name one lent value. A valid one is lent by one layer, or comes from outside,
+/// and has at least one reader.
+pub struct Lent {
+    pub name: String,
+    pub lends: Vec<End<Kept>>,
+    pub reads: Vec<End<()>>,
+}
+
+/// One end of a skip or of a lent value: the layer, and the name as it is written there.
 pub struct End<What> {
     pub layer: usize,
     pub name: Ident,
@@ -54,7 +65,8 @@ pub fn model(declaration: Declaration) -> Model {
         fields.into_iter().partition(|field| field.marks.not_a_layer.is_some());
     let layers: Vec<Layer> = layers.into_iter().map(layer).collect();
     let skips = skips(&layers);
-    Model { ident, vis, generics, settings, has_devices, layers, plain_fields, skips, assigned }
+    let lent = lent(&layers, settings.outer_values());
+    Model { ident, vis, generics, settings, has_devices, layers, plain_fields, skips, lent, assigned }
 }
 
 fn layer(field: Field) -> Layer {
@@ -63,11 +75,10 @@ fn layer(field: Field) -> Layer {
 }
 
 fn skips(layers: &[Layer]) -> Vec<Skip> {
-    let mut skips = Skips::default();
+    let mut skips = ByName::new(|name| Skip { name, stashes: Vec::new(), pops: Vec::new() });
     for (index, layer) in layers.iter().enumerate() {
         for name in layer.pops() {
-            let end = End { layer: index, name: name.clone(), what: () };
-            skips.named(name).pops.push(end);
+            skips.named(name).pops.push(End { layer: index, name: name.clone(), what: () });
         }
         for stash in layer.stashes() {
             let end = End { layer: index, name: stash.name.clone(), what: stash.kept };
@@ -77,22 +88,49 @@ fn skips(layers: &[Layer]) -> Vec<Skip> {
     skips.in_order
 }
 
-/// Skips in the order of their first occurrence, with a lookup by name.
-#[derive(Default)]
-struct Skips {
-    in_order: Vec<Skip>,
+fn lent(layers: &[Layer], outer: &[Outer]) -> Vec<Lent> {
+    let mut lent = ByName::new(|name| Lent { name, lends: Vec::new(), reads: Vec::new() });
+    for value in outer {
+        lent.named(&value.name);
+    }
+    for (index, layer) in layers.iter().enumerate() {
+        for name in layer.reads() {
+            lent.named(name).reads.push(End { layer: index, name: name.clone(), what: () });
+        }
+        for lend in layer.lends() {
+            let end = End { layer: index, name: lend.name.clone(), what: lend.kept };
+            lent.named(&lend.name).lends.push(end);
+        }
+    }
+    lent.in_order
+}
+
+/// Items in the order of their first occurrence, with a lookup by name.
+struct ByName<T> {
+    new: fn(String) -> T,
+    in_order: Vec<T>,
     by_name: HashMap<String, usize>,
 }
 
-impl Skips {
-    fn named(&mut self, name: &Ident) -> &mut Skip {
+impl<T> ByName<T> {
+    fn new(new: fn(String) -> T) -> Self {
+        Self { new, in_order: Vec::new(), by_name: HashMap::new() }
+    }
+
+    fn named(&mut self, name: &Ident) -> &mut T {
         let name = plain(name);
         let index = *self.by_name.entry(name.clone()).or_insert_with(|| {
-            self.in_order.push(Skip { name, stashes: Vec::new(), pops: Vec::new() });
+            self.in_order.push((self.new)(name));
             self.in_order.len() - 1
         });
         &mut self.in_order[index]
     }
+}
+
+/// A value that a layer takes beside its input.
+pub enum Taken<'l> {
+    Popped(&'l Ident),
+    Read(&'l Ident),
 }
 
 impl Model {
@@ -100,6 +138,13 @@ impl Model {
     pub fn field_names(&self) -> impl Iterator<Item = &Ident> {
         let layers = self.layers.iter().map(|layer| &layer.ident);
         layers.chain(self.plain_fields.iter().map(|field| &field.ident))
+    }
+}
+
+impl Settings {
+    /// The values that the block reads from outside.
+    pub fn outer_values(&self) -> &[Outer] {
+        self.reads.as_ref().map_or(&[], |mark| &mark.value)
     }
 }
 
@@ -138,6 +183,21 @@ impl Layer {
 
     pub fn stashes(&self) -> &[Stash] {
         self.marks.stash.as_ref().map_or(&[], |mark| &mark.value)
+    }
+
+    pub fn lends(&self) -> &[Stash] {
+        self.marks.lend.as_ref().map_or(&[], |mark| &mark.value)
+    }
+
+    pub fn reads(&self) -> &[Ident] {
+        self.marks.read.as_ref().map_or(&[], |mark| &mark.value)
+    }
+
+    /// What the layer takes beside its input, in the order in which it takes them.
+    pub fn taken(&self) -> Vec<Taken<'_>> {
+        let popped = self.pops().iter().map(Taken::Popped);
+        let read = self.reads().iter().map(Taken::Read);
+        if self.marks.reads_first { read.chain(popped).collect() } else { popped.chain(read).collect() }
     }
 
     /// The parts over which repeated layers are spread; empty if they run as one layer.

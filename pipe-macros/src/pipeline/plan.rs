@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::pipeline::declaration::{Assigned, Kept, Part};
-use crate::pipeline::model::{Layer, Model, Skip};
+use crate::pipeline::model::{End, Layer, Lent, Model, Skip};
 use crate::support::names::plain;
 use proc_macro2::{Ident, Span};
 use syn::LitStr;
@@ -12,6 +12,8 @@ use syn::LitStr;
 pub struct Plan {
     pub stages: Vec<Stage>,
     pub routes: Vec<Route>,
+    /// The ways of lent values from stage to stage.
+    pub hops: Vec<Hop>,
     /// The index of the route with a name.
     by_name: HashMap<String, usize>,
 }
@@ -45,6 +47,18 @@ pub struct Route {
     pub to: usize,
 }
 
+/// The way of a lent value into a stage whose layers read it: from the stage that lends it, or from
+/// an earlier piece of the same stage.
+pub struct Hop {
+    pub name: String,
+    pub lender: usize,
+    pub from: usize,
+    pub to: usize,
+    /// The first layer there that reads it, and its name as it is written there.
+    pub reader: usize,
+    pub ident: Ident,
+}
+
 /// How the layers of a field are split into parts.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Split {
@@ -54,7 +68,9 @@ pub enum Split {
 
 /// Makes the plan, from the annotations or from a balance file.
 pub fn plan(model: &Model) -> Plan {
-    with_routes(model, stages(model))
+    let stages = stages(model);
+    let stage_of: Vec<usize> = (0..stages.len()).collect();
+    with_routes(model, stages, &stage_of)
 }
 
 /// The stages in pieces, as generated code declares them: a layer that is recomputed is a piece of
@@ -76,7 +92,7 @@ pub fn pieces(model: &Model, plan: &Plan) -> Pieces {
             stage_of.push(number);
         }
     }
-    Pieces { plan: with_routes(model, pieces), stage_of }
+    Pieces { plan: with_routes(model, pieces, &stage_of), stage_of }
 }
 
 /// Makes only the stages of the plan.
@@ -131,13 +147,46 @@ fn annotated_stages(model: &Model) -> Vec<Stage> {
 pub fn unpipelined(model: &Model) -> Plan {
     let steps = (0..model.layers.len()).map(|layer| Step { layer, part: 0, parts: 1 }).collect();
     let stages = vec![Stage { device: String::new(), process: None, steps }];
-    with_routes(model, stages)
+    with_routes(model, stages, &[0])
 }
 
-fn with_routes(model: &Model, stages: Vec<Stage>) -> Plan {
+fn with_routes(model: &Model, stages: Vec<Stage>, stage_of: &[usize]) -> Plan {
     let routes = routes(model, &stages);
+    let hops = model.lent.iter().flat_map(|lent| hops(lent, &stages, stage_of)).collect();
     let by_name = routes.iter().enumerate().map(|(index, route)| (route.name.clone(), index)).collect();
-    Plan { stages, routes, by_name }
+    Plan { stages, routes, hops, by_name }
+}
+
+/// The ways of one lent value. Each stage gets it once, from where it is lent; a later piece of the
+/// stage gets it from an earlier one.
+fn hops(lent: &Lent, stages: &[Stage], stage_of: &[usize]) -> Vec<Hop> {
+    let Some(lend) = lent.lends.first() else { return Vec::new() };
+    let Some(lender) = lending_stage(lend, stages) else { return Vec::new() };
+    let mut holder: HashMap<usize, usize> = HashMap::from([(stage_of[lender], lender)]);
+    let mut hops = Vec::new();
+    for (to, stage) in stages.iter().enumerate().skip(lender + 1) {
+        let read = |layer: usize| lent.reads.iter().find(|read| read.layer == layer);
+        let Some(read) = stage.steps.iter().find_map(|step| read(step.layer)) else { continue };
+        let from = holder.insert(stage_of[to], to).unwrap_or(lender);
+        hops.push(Hop {
+            name: lent.name.clone(),
+            lender: lend.layer,
+            from,
+            to,
+            reader: read.layer,
+            ident: read.name.clone(),
+        });
+    }
+    hops
+}
+
+/// The stage that makes what is lent.
+pub fn lending_stage(lend: &End<Kept>, stages: &[Stage]) -> Option<usize> {
+    let runs = |stage: &Stage| stage.steps.iter().any(|step| step.layer == lend.layer);
+    match lend.what {
+        Kept::Input | Kept::Tied => stages.iter().position(runs),
+        Kept::Output | Kept::Returned => stages.iter().rposition(runs),
+    }
 }
 
 /// A device, and its process if there is one.
@@ -238,6 +287,16 @@ impl Plan {
         let process = |stage: usize| self.stages.get(stage).and_then(|stage| stage.process);
         let leaves = matches!((process(from), process(to)), (Some(here), Some(there)) if here != there);
         Ident::new(if leaves { "send_away" } else { "send" }, at)
+    }
+
+    /// The ways of a lent value from stage `from` to others.
+    pub fn hops_from<'p>(&'p self, name: &'p str, from: usize) -> impl Iterator<Item = &'p Hop> {
+        self.hops.iter().filter(move |hop| hop.name == name && hop.from == from)
+    }
+
+    /// The way of a lent value to stage `to`, if it comes from another one.
+    pub fn hop_to(&self, name: &str, to: usize) -> Option<&Hop> {
+        self.hops.iter().find(|hop| hop.name == name && hop.to == to)
     }
 
     /// The route of the skip with the name `name`.

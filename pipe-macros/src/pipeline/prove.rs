@@ -94,8 +94,9 @@ fn proof(schedule: &Schedule, kind: ScheduleKind, ranks: &[usize], plan: &Plan) 
         _ => Limits::of(kind, schedule.ranks.len(), per_rank, schedule.micro_batches).unwrap_or_default(),
     };
     let placed = Limits { rank_of: Some(ranks.to_vec()), ..declared };
-    let crossing = plan.routes.iter().filter(|route| route.crosses());
-    schedule.validate(&crossing.fold(placed, |limits, route| limits.with_skip(route.from, route.to)))
+    let skips = plan.routes.iter().filter(|route| route.crosses()).map(|route| (route.from, route.to));
+    let crossing = skips.chain(plan.hops.iter().map(|hop| (hop.from, hop.to)));
+    schedule.validate(&crossing.fold(placed, |limits, (from, to)| limits.with_skip(from, to)))
 }
 
 #[cfg(test)]

@@ -85,6 +85,40 @@ impl Context {
         }
     }
 
+    /// A context outside of any pipeline, to run a layer alone, in a unit test for example: of the
+    /// only micro-batch, in the first stage. Random numbers come from torch's own generator.
+    ///
+    /// ```
+    /// use pipe_runtime::{Context, Layer};
+    /// use tch::Tensor;
+    ///
+    /// struct Double;
+    ///
+    /// impl Layer<Tensor> for Double {
+    ///     type Out = Tensor;
+    ///
+    ///     fn run(&self, x: Tensor, _cx: &Context) -> Tensor {
+    ///         x * 2
+    ///     }
+    /// }
+    ///
+    /// let y = Double.run(Tensor::from(3), &Context::standalone(false));
+    /// assert_eq!(i64::try_from(y).unwrap(), 6);
+    /// ```
+    pub fn standalone(training: bool) -> Self {
+        Self::new(Pass {
+            training,
+            recomputing: false,
+            stage: 0,
+            micro_batch: 0,
+            micro_batches: 1,
+            before: 0,
+            call_seed: 0,
+            call: unique(),
+            will_be_recomputed: false,
+        })
+    }
+
     /// The same context, with an observer.
     pub(crate) fn observed(self, observer: Rc<dyn Observer>) -> Self {
         Self { observer: Some(observer), ..self }

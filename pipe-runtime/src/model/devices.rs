@@ -345,7 +345,7 @@ mod tests {
     /// A plan with this number of stages.
     fn plan(stages: usize) -> Plan {
         const STAGES: [StagePlan; 8] = [StagePlan { device: "cpu", layers: &[] }; 8];
-        Plan { name: "Net", stages: &STAGES[..stages], skips: &[], processes: &[], costs: &[] }
+        Plan { name: "Net", stages: &STAGES[..stages], ..Plan::EMPTY }
     }
 
     #[test]

@@ -28,7 +28,8 @@ use super::context::Context;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a layer that takes `{In}`",
     label = "this layer would have to take `{In}`",
-    note = "a layer is a `tch::nn::Module` or `ModuleT` (takes and gives a `Tensor`), or implements `pipe_runtime::Layer<Input>`"
+    note = "a layer is a `tch::nn::Module` or `ModuleT` (takes and gives a `Tensor`), or implements `pipe_runtime::Layer<Input>`",
+    note = "a function is a layer of the type `tch::nn::Func<'static>`, made by `tch::nn::func(..)`; a setting, such as a number, is marked with `#[not_a_layer]`"
 )]
 pub trait Layer<In> {
     /// The type of the output.

@@ -13,6 +13,8 @@ pub struct Plan {
     pub stages: &'static [StagePlan],
     /// The skips, in the order in which they are stashed.
     pub skips: &'static [SkipPlan],
+    /// The lent values, in the order in which they first occur.
+    pub lent: &'static [LentPlan],
     /// The annotated process of each stage; empty if there are none.
     pub processes: &'static [usize],
     /// What each stage costs in nanoseconds or bytes, from the balance file; empty without one.
@@ -73,10 +75,35 @@ pub struct SkipPlan {
     pub to: usize,
 }
 
+/// One lent value, which any number of later layers read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LentPlan {
+    /// The name of the value.
+    pub name: &'static str,
+    /// The layer that lends it.
+    pub lender: &'static str,
+    /// The stage of that layer.
+    pub from: usize,
+    /// The layers that read it, each with its stage. A repeated layer occurs once for each of its
+    /// parts.
+    pub readers: &'static [(&'static str, usize)],
+}
+
+impl LentPlan {
+    /// The other stages whose layers read it, in order. It goes to each of them once per
+    /// micro-batch.
+    pub fn stages(&self) -> Vec<usize> {
+        let mut stages: Vec<usize> = self.readers.iter().map(|(_, stage)| *stage).collect();
+        stages.retain(|stage| *stage != self.from);
+        stages.dedup();
+        stages
+    }
+}
+
 impl Plan {
     /// What generated code does not say.
     #[doc(hidden)]
-    pub const EMPTY: Self = Self { name: "", stages: &[], skips: &[], processes: &[], costs: &[] };
+    pub const EMPTY: Self = Self { name: "", stages: &[], skips: &[], lent: &[], processes: &[], costs: &[] };
 
     /// All layers with their stages, in order. A repeated layer occurs once for each of its parts.
     pub fn layers(&self) -> impl Iterator<Item = (usize, &'static LayerPlan)> + use<> {
@@ -182,8 +209,8 @@ impl fmt::Display for LayerPlan {
 }
 
 /// Prints a table with one row per stage: its process if it is annotated, its device, its layers,
-/// the skips that come in (with the stage that they come from) and the skips that go out (with the
-/// stage that they go to).
+/// the skips and lent values that come in (with the stage that they come from) and those that go
+/// out (with the stage that they go to).
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |items: Vec<String>| if items.is_empty() { "-".to_owned() } else { items.join(", ") };
@@ -199,6 +226,15 @@ impl fmt::Display for Plan {
                 }
                 if skip.from == index {
                     outgoing.push(format!("{} to {}", skip.name, skip.to));
+                }
+            }
+            for lent in self.lent {
+                let to = lent.stages();
+                if to.contains(&index) {
+                    incoming.push(format!("{} from {}", lent.name, lent.from));
+                }
+                if lent.from == index {
+                    outgoing.extend(to.iter().map(|to| format!("{} to {to}", lent.name)));
                 }
             }
             let device = if stage.device.is_empty() { "-" } else { stage.device };
@@ -254,6 +290,7 @@ mod tests {
                 SkipPlan { name: "s", stash: "a", from: 0, pop: "c", to: 1 },
                 SkipPlan { name: "local", stash: "a", from: 0, pop: "b", to: 0 },
             ],
+            lent: &[LentPlan { name: "mask", lender: "a", from: 0, readers: &[("b", 0), ("b", 1), ("c", 1)] }],
             processes: &[],
             costs: &[],
         };
@@ -261,8 +298,8 @@ mod tests {
 Net
   stage  device  layers                              skips in  skips out
   -----  ------  ----------------------------------  --------  ---------
-  0      cuda:0  a, b[0..3]                          -         s to 1
-  1      cpu     b[3..5], c[all, length known at build]  s from 0  -
+  0      cuda:0  a, b[0..3]                          -         s to 1, mask to 1
+  1      cpu     b[3..5], c[all, length known at build]  s from 0, mask from 0  -
 ";
         let squeeze = |text: &str| text.replace('-', "").split_whitespace().collect::<Vec<_>>().join(" ");
         assert_eq!(squeeze(&PLAN.to_string()), squeeze(expected));

@@ -4,6 +4,7 @@ use super::context::Context;
 use super::layer::Layer;
 use super::plan::Split;
 use crate::error::{Error, Result};
+use crate::flow::Flow;
 
 /// An array or a `Vec` of layers.
 pub trait Repeat {
@@ -154,11 +155,65 @@ where
     numbered.fold(input, |x, (offset, child)| cx.layer_at(name, each.first() + offset).enter(|cx| child.run(x, cx)))
 }
 
+/// The lent values that repeated layers read: `(&memory, &mask)`.
+#[doc(hidden)]
+pub trait Reads<T> {
+    /// What each layer takes: `(x, memory, mask)`.
+    type Input;
+
+    /// Adds other handles of the values to a layer's input.
+    fn beside(&self, x: T) -> Self::Input;
+}
+
+macro_rules! reads {
+    ($($value:ident)+) => {
+        impl<T, $($value: Flow),+> Reads<T> for ($(&$value,)+) {
+            type Input = (T, $($value),+);
+
+            #[allow(non_snake_case, reason = "the values are called as their types are")]
+            fn beside(&self, x: T) -> Self::Input {
+                let ($($value,)+) = self;
+                (x, $($value.share()),+)
+            }
+        }
+    };
+}
+
+reads!(A);
+reads!(A B);
+reads!(A B C);
+reads!(A B C D);
+reads!(A B C D E);
+reads!(A B C D E F);
+reads!(A B C D E F G);
+reads!(A B C D E F G H);
+
+/// Runs repeated layers, each of which takes lent values beside its input.
+#[doc(hidden)]
+pub fn run_each_reading<T, R: Reads<T>, E: Each>(input: T, read: R, each: &E, cx: &Context, name: &'static str) -> T
+where
+    E::Layer: Layer<R::Input, Out = T>,
+{
+    let numbered = each.layers().iter().enumerate();
+    numbered.fold(input, |x, (offset, child)| {
+        cx.layer_at(name, each.first() + offset).enter(|cx| child.run(read.beside(x), cx))
+    })
+}
+
 /// Passes `input` through one layer of a part, and enters its place in the model.
 #[doc(hidden)]
 pub fn run_one<T, L>(input: T, part: &Repeated<L>, number: usize, cx: &Context, name: &'static str) -> T
 where
     L: Layer<T, Out = T>,
+{
+    run_one_reading(input, part, number, cx, name)
+}
+
+/// The same for a layer that takes more than its input.
+#[doc(hidden)]
+pub fn run_one_reading<In, T, L>(input: In, part: &Repeated<L>, number: usize, cx: &Context, name: &'static str) -> T
+where
+    L: Layer<In, Out = T>,
 {
     cx.layer_at(name, part.first + number).enter(|cx| part.layers[number].run(input, cx))
 }

@@ -3,13 +3,13 @@ use tch::nn::{Embedding, Linear};
 
 use crate::flow::Flow;
 
-/// A layer that lends a value, usually a weight, to another layer:
-/// `#[stash(words = tied)] embed: Embedding` keeps what `embed` lends, and
-/// `#[pop(words)] head: Head` makes `head` take `(input, words)`.
+/// A layer whose weight others use: `#[lend(words = tied)] embed: Embedding` lends it, and
+/// `#[read(words)] head: Head` makes `head` take `(input, words)`. Any number of later layers may
+/// read it.
 ///
-/// The owner keeps the parameter on its device. The stage of the other layer receives the value
-/// with each micro-batch and sends back its gradient, directly between the two stages, like a skip.
-/// So a tied weight has one variable, one gradient and one place in a saved file.
+/// The owner keeps the parameter on its device. Each stage that reads it receives it with each
+/// micro-batch and sends back its gradient, directly, like a skip. So a tied weight has one
+/// variable, one gradient and one place in a saved file.
 ///
 /// ```
 /// use pipe_runtime::{Context, Layer};
@@ -28,7 +28,7 @@ use crate::flow::Flow;
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` has no value that another layer could be tied to",
-    label = "a `#[stash(.. = tied)]` stands on this layer, so it would have to implement `Tied`",
+    label = "a `#[lend(.. = tied)]` stands on this layer, so it would have to implement `Tied`",
     note = "`tch::nn::Embedding` and `Linear` lend their weights; implement `pipe_runtime::Tied` for other layers"
 )]
 pub trait Tied {

@@ -8,9 +8,27 @@ pub fn keep<T: Flow>(value: &T) -> T {
     value.share()
 }
 
-/// Returns the last layer's output unchanged. The signature makes rustc check that it has the type
-/// of the model's output.
+/// The type `M` for itself: what the last layer gives, as the model's output.
 #[doc(hidden)]
-pub fn output<M: Model>(value: M::Output) -> M::Output {
-    value
+#[diagnostic::on_unimplemented(
+    message = "the last layer gives `{Self}`, but the output of the model is `{M}`",
+    label = "this layer gives `{Self}`",
+    note = "the output is a `Tensor` unless the struct says otherwise: `#[pipeline(output = (Tensor, Tensor))]`"
+)]
+pub trait Gives<M> {
+    /// The same value.
+    fn given(self) -> M;
+}
+
+impl<M> Gives<M> for M {
+    fn given(self) -> M {
+        self
+    }
+}
+
+/// Returns the last layer's output unchanged. The bound makes rustc check that it has the type of
+/// the model's output.
+#[doc(hidden)]
+pub fn output<M: Model>(value: impl Gives<M::Output>) -> M::Output {
+    value.given()
 }

@@ -7,7 +7,7 @@ use tch::Tensor;
 
 use crate::flow::{Flow, ONE_OF_TWO_CHANGED, PackedValue, Portable, mark_shared};
 use crate::lock::give_up;
-use crate::model::Model;
+use crate::model::{Model, Repeated};
 use crate::torch::{StageGraph, version};
 
 /// A typed port, on which one stage (or the caller) sends a value and another one receives it.
@@ -39,6 +39,9 @@ pub struct Io<'a> {
     /// The received tensors that share their memory with others, with their versions.
     shared: Vec<(Tensor, u64)>,
 }
+
+/// The number of the first port on which repeated layers hand on what is lent to them.
+const LENT: usize = 1 << 48;
 
 /// A port's index, and the value sent on it.
 pub(crate) type Sent = (usize, PackedValue);
@@ -76,6 +79,17 @@ impl<'a> Io<'a> {
     /// Receives the value that was sent on `port`.
     pub fn receive<T: Flow>(&mut self, port: Port<T>) -> T {
         self.take(port.index).unpack()
+    }
+
+    /// Receives a lent value for one of repeated layers that are recomputed one by one: the first
+    /// of a part takes it from `port`, and each hands it on to the next.
+    pub fn receive_each<T: Flow, L>(&mut self, port: Port<T>, part: &Repeated<L>, number: usize) -> T {
+        let handed_to = |number: usize| Port { index: LENT + (port.index << 24) + number, value: PhantomData };
+        let value = self.receive(if number == 0 { port } else { handed_to(number) });
+        if number + 1 < part.count() {
+            self.send(handed_to(number + 1), value.share());
+        }
+        value
     }
 
     /// Receives a packed value. If the graph is recorded, the tensors that need a gradient become

@@ -1,5 +1,6 @@
-//! Values of every form between processes: tied weights, inputs that each micro-batch gets whole,
-//! integers, `Option`s, lists, stages without a gradient and micro-batches that do not count.
+//! Values of every form between processes: lent values and tied weights, inputs that each
+//! micro-batch gets whole, integers, `Option`s, lists, stages without a gradient and micro-batches
+//! that do not count.
 
 use pipe_runtime::optim::{LossScaler, Sgd};
 use pipe_runtime::{
@@ -18,7 +19,7 @@ type Inputs = (Tensor, Replicate<Tensor>, f64);
 struct Mixed {
     #[device("cpu")]
     begin: Begin,
-    #[stash(words = tied)]
+    #[lend(words = tied, first = output)]
     embed: Embed,
     #[device("cpu")]
     frozen: Linear,
@@ -26,9 +27,10 @@ struct Mixed {
     sometimes: Sometimes,
     #[device("cpu")]
     #[pop(maybe, order)]
+    #[read(words, first)]
     gather: Gather,
     #[device("cpu")]
-    #[pop(words)]
+    #[read(first, words)]
     head: Head,
 }
 
@@ -77,10 +79,15 @@ impl Layer<Tensor> for Sometimes {
 
 struct Gather;
 
-impl Layer<(Tensor, Option<Tensor>, Vec<Tensor>)> for Gather {
+impl Layer<(Tensor, Option<Tensor>, Vec<Tensor>, Tensor, Tensor)> for Gather {
     type Out = Tensor;
 
-    fn run(&self, (x, maybe, order): (Tensor, Option<Tensor>, Vec<Tensor>), _cx: &Context) -> Tensor {
+    fn run(
+        &self,
+        (x, maybe, order, words, first): (Tensor, Option<Tensor>, Vec<Tensor>, Tensor, Tensor),
+        _cx: &Context,
+    ) -> Tensor {
+        let x = x + first * words.mean(Kind::Float);
         let x = maybe.map_or_else(|| x.shallow_clone(), |maybe| &x + maybe);
         order.iter().fold(x, |x, order| x.gather(-1, order, false))
     }
@@ -88,11 +95,11 @@ impl Layer<(Tensor, Option<Tensor>, Vec<Tensor>)> for Gather {
 
 struct Head;
 
-impl Layer<(Tensor, Tensor)> for Head {
+impl Layer<(Tensor, Tensor, Tensor)> for Head {
     type Out = (Tensor, List<i64>);
 
-    fn run(&self, (x, words): (Tensor, Tensor), cx: &Context) -> Self::Out {
-        (x.matmul(&words.tr()), List(vec![cx.micro_batch() as i64]))
+    fn run(&self, (x, first, words): (Tensor, Tensor, Tensor), cx: &Context) -> Self::Out {
+        ((x + first).matmul(&words.tr()), List(vec![cx.micro_batch() as i64]))
     }
 }
 

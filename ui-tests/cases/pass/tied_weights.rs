@@ -15,13 +15,13 @@ impl Layer<(Tensor, Tensor)> for Head {
 #[pipeline]
 struct Model {
     #[device("cpu")]
-    #[stash(near = tied, far = tied)]
+    #[lend(words = tied)]
     embed: Linear,
-    #[pop(near)]
+    #[read(words)]
     check: Head,
     #[device("cpu")]
     body: Linear,
-    #[pop(far)]
+    #[read(words)]
     head: Head,
 }
 

@@ -8,7 +8,7 @@ use pipe_runtime::pipeline;
 struct Model {
     #[stash(half)]
     split: Option<Split>,
-    #[stash(whole = output, weight = tied)]
+    #[stash(whole = output, weight)]
     encode: Option<Linear>,
     #[pop(half)]
     join: Option<Concat>,

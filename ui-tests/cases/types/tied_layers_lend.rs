@@ -23,10 +23,10 @@ impl Layer<(Tensor, Tensor)> for Head {
 
 #[pipeline]
 struct Model {
-    #[stash(words = tied)]
+    #[lend(words = tied)]
     relu: Relu,
     body: Linear,
-    #[pop(words)]
+    #[read(words)]
     head: Head,
 }
 

@@ -52,6 +52,24 @@ impl Layer<(Tensor, Tensor)> for Concat {
     }
 }
 
+/// A layer that takes `(input, a, b)`, or `(input, skip, a, b)`.
+#[derive(Debug)]
+pub struct Reader;
+
+impl Layer<(Tensor, Tensor, Tensor)> for Reader {
+    type Out = Tensor;
+    fn run(&self, input: (Tensor, Tensor, Tensor), cx: &Context) -> Tensor {
+        Tensor
+    }
+}
+
+impl Layer<(Tensor, Tensor, Tensor, Tensor)> for Reader {
+    type Out = Tensor;
+    fn run(&self, input: (Tensor, Tensor, Tensor, Tensor), cx: &Context) -> Tensor {
+        Tensor
+    }
+}
+
 /// A layer that returns `(output, skip)`.
 #[derive(Debug)]
 pub struct Split;

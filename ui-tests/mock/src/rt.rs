@@ -18,7 +18,8 @@ pub struct Error;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a layer that takes `{In}`",
     label = "this layer would have to take `{In}`",
-    note = "a layer is a `tch::nn::Module` or `ModuleT` (takes and gives a `Tensor`), or implements `pipe_runtime::Layer<Input>`"
+    note = "a layer is a `tch::nn::Module` or `ModuleT` (takes and gives a `Tensor`), or implements `pipe_runtime::Layer<Input>`",
+    note = "a function is a layer of the type `tch::nn::Func<'static>`, made by `tch::nn::func(..)`; a setting, such as a number, is marked with `#[not_a_layer]`"
 )]
 pub trait Layer<In> {
     type Out;
@@ -43,6 +44,8 @@ pub trait Flow: Sized + Send + 'static {}
 impl Flow for Tensor {}
 impl Flow for i64 {}
 impl<A: Flow, B: Flow> Flow for (A, B) {}
+impl<A: Flow, B: Flow, C: Flow> Flow for (A, B, C) {}
+impl<A: Flow, B: Flow, C: Flow, D: Flow> Flow for (A, B, C, D) {}
 impl<T: Flow> Flow for Option<T> {}
 impl<T: Send + Sync + 'static> Flow for std::sync::Arc<T> {}
 
@@ -81,6 +84,32 @@ where
     input
 }
 
+pub trait Reads<T> {
+    type Input;
+}
+
+impl<T, A: Flow> Reads<T> for (&A,) {
+    type Input = (T, A);
+}
+
+impl<T, A: Flow, B: Flow> Reads<T> for (&A, &B) {
+    type Input = (T, A, B);
+}
+
+pub fn run_each_reading<T, R: Reads<T>, E: Each>(input: T, read: R, each: &E, cx: &Context, name: &'static str) -> T
+where
+    E::Layer: Layer<R::Input, Out = T>,
+{
+    input
+}
+
+pub fn run_one_reading<In, T, L>(input: In, part: &Repeated<L>, number: usize, cx: &Context, name: &'static str) -> T
+where
+    L: Layer<In, Out = T>,
+{
+    unreachable!()
+}
+
 pub fn run_one<T, L>(input: T, part: &Repeated<L>, number: usize, cx: &Context, name: &'static str) -> T
 where
     L: Layer<T, Out = T>,
@@ -94,7 +123,7 @@ pub fn keep<T: Flow>(value: &T) -> T {
 
 #[diagnostic::on_unimplemented(
     message = "`{Self}` has no value that another layer could be tied to",
-    label = "a `#[stash(.. = tied)]` stands on this layer, so it would have to implement `Tied`",
+    label = "a `#[lend(.. = tied)]` stands on this layer, so it would have to implement `Tied`",
     note = "`tch::nn::Embedding` and `Linear` lend their weights; implement `pipe_runtime::Tied` for other layers"
 )]
 pub trait Tied {
@@ -209,6 +238,10 @@ pub enum Element<'e, L> {
 pub struct Io<'a>(PhantomData<&'a ()>);
 
 impl Io<'_> {
+    pub fn receive_each<T: Flow, L>(&mut self, port: Port<T>, part: &Repeated<L>, number: usize) -> T {
+        unreachable!()
+    }
+
     pub fn receive<T: Flow>(&mut self, port: Port<T>) -> T {
         unreachable!()
     }
@@ -260,8 +293,23 @@ pub const fn nests(has_devices: bool) {
     );
 }
 
-pub fn output<M: Model>(value: M::Output) -> M::Output {
-    value
+#[diagnostic::on_unimplemented(
+    message = "the last layer gives `{Self}`, but the output of the model is `{M}`",
+    label = "this layer gives `{Self}`",
+    note = "the output is a `Tensor` unless the struct says otherwise: `#[pipeline(output = (Tensor, Tensor))]`"
+)]
+pub trait Gives<M> {
+    fn given(self) -> M;
+}
+
+impl<M> Gives<M> for M {
+    fn given(self) -> M {
+        self
+    }
+}
+
+pub fn output<M: Model>(value: impl Gives<M::Output>) -> M::Output {
+    value.given()
 }
 
 pub trait Pipeline: Model + Sized + 'static {
@@ -352,12 +400,13 @@ pub struct Plan {
     pub name: &'static str,
     pub stages: &'static [StagePlan],
     pub skips: &'static [SkipPlan],
+    pub lent: &'static [LentPlan],
     pub processes: &'static [usize],
     pub costs: &'static [u64],
 }
 
 impl Plan {
-    pub const EMPTY: Self = Self { name: "", stages: &[], skips: &[], processes: &[], costs: &[] };
+    pub const EMPTY: Self = Self { name: "", stages: &[], skips: &[], lent: &[], processes: &[], costs: &[] };
 }
 
 #[derive(Clone, Copy)]
@@ -384,6 +433,14 @@ impl LayerPlan {
     pub const fn repeated(name: &'static str, part: usize, split: Split, len: Option<usize>) -> Self {
         Self { name, repeated: Some((part, split, len)) }
     }
+}
+
+#[derive(Clone, Copy)]
+pub struct LentPlan {
+    pub name: &'static str,
+    pub lender: &'static str,
+    pub from: usize,
+    pub readers: &'static [(&'static str, usize)],
 }
 
 #[derive(Clone, Copy)]

@@ -14,9 +14,10 @@ use expect_test::expect_file;
 use peers::Peers;
 
 /// Classes of rules, in the order of the page: folder and title.
-const CLASSES: [(&str, &str); 9] = [
+const CLASSES: [(&str, &str); 10] = [
     ("children", "Layers as children"),
     ("skips", "Skips"),
+    ("lends", "Lent values"),
     ("devices", "Devices and stages"),
     ("processes", "Processes"),
     ("recompute", "Recomputed layers"),

@@ -7,6 +7,7 @@
 mod children;
 mod devices;
 mod form;
+mod lends;
 mod processes;
 mod recompute;
 mod settings;
@@ -97,4 +98,19 @@ pub fn check(model: &Model, errors: &mut Errors) {
     skips::arrays_keep_only_their_ends(model, errors);
     skips::arrays_pop_nothing(model, errors);
     skips::optional_layers_have_no_skips(model, errors);
+
+    lends::lent_once(model, errors);
+    lends::read_if_lent(model, errors);
+    lends::lent_if_read(model, errors);
+    lends::misspelt_reads_suggest_a_name(model, errors);
+    lends::lent_before_read(model, errors);
+    lends::not_read_by_the_lender(model, errors);
+    lends::read_once_by_a_layer(model, errors);
+    lends::names_are_stashed_or_lent(model, errors);
+    lends::names_are_popped_or_read(model, errors);
+    lends::arrays_lend_only_their_ends(model, errors);
+    lends::optional_layers_read_nothing(model, errors);
+    lends::only_blocks_read_from_outside(model, errors);
+    lends::declared_values_are_read(model, errors);
+    lends::declared_values_are_not_lent(model, errors);
 }

@@ -100,7 +100,8 @@ pub fn stashed_before_popped(model: &Model, errors: &mut Errors) {
 ///
 /// If a pop seems to misspell the name, [`misspelt_pops_suggest_a_name`] reports it.
 pub fn popped_if_stashed(model: &Model, errors: &mut Errors) {
-    for skip in unpopped(model).filter(|skip| !said_elsewhere(model, "pop", skip)) {
+    let is_read = |skip: &&Skip| model.lent.iter().any(|lent| lent.name == skip.name && !lent.reads.is_empty());
+    for skip in unpopped(model).filter(|skip| !said_elsewhere(model, "pop", skip) && !is_read(skip)) {
         let is_misspelt = unstashed(model)
             .any(|(other, pop)| meant(model, other, pop).is_some_and(|(meant, _)| meant.name == skip.name));
         let Some(stash) = skip.stashes.first().filter(|_| !is_misspelt) else { continue };
@@ -143,21 +144,16 @@ pub fn misspelt_pops_suggest_a_name(model: &Model, errors: &mut Errors) {
 }
 
 /// Rejects stashes other than `input` and `output` on repeated layers: they have one type, so no
-/// single one can return or lend a value:
+/// single one can return a value:
 ///
 /// `#[repeat] #[stash(a)] blocks: [Block; 4]`
 pub fn arrays_keep_only_their_ends(model: &Model, errors: &mut Errors) {
     for layer in model.layers.iter().filter(|layer| layer.is_repeated()) {
-        for stash in layer.stashes() {
+        for stash in layer.stashes().iter().filter(|stash| stash.kept == Kept::Returned) {
             let name = plain(&stash.name);
-            let what = match stash.kept {
-                Kept::Input | Kept::Output => continue,
-                Kept::Returned => format!("return `{name}` beside its output"),
-                Kept::Tied => format!("lend `{name}`"),
-            };
             errors.push(error(
                 &stash.name,
-                format!("`{}` repeats one layer, so none of them can {what}", layer.ident),
+                format!("`{}` repeats one layer, so none of them can return `{name}` beside its output", layer.ident),
                 format!(
                     "write `{name} = input` for what goes into the first one, `{name} = output` for what comes out of the last"
                 ),
@@ -192,16 +188,11 @@ pub fn optional_layers_have_no_skips(model: &Model, errors: &mut Errors) {
                 "pop it in a layer of its own, or in one that is always there",
             ));
         }
-        for stash in layer.stashes() {
+        for stash in layer.stashes().iter().filter(|stash| stash.kept == Kept::Returned) {
             let name = plain(&stash.name);
-            let what = match stash.kept {
-                Kept::Input | Kept::Output => continue,
-                Kept::Returned => format!("returns `{name}`"),
-                Kept::Tied => format!("lends `{name}`"),
-            };
             errors.push(error(
                 &stash.name,
-                format!("{nothing} {what}"),
+                format!("{nothing} returns `{name}`"),
                 format!("write `{name} = input` for what goes into it, `{name} = output` for what comes out of it"),
             ));
         }
@@ -230,7 +221,8 @@ fn unpopped(model: &Model) -> impl Iterator<Item = &Skip> {
 }
 
 fn unstashed(model: &Model) -> impl Iterator<Item = (&Skip, &End<()>)> {
-    let unstashed = model.skips.iter().filter(|skip| skip.stashes.is_empty());
+    let is_lent = |skip: &&Skip| model.lent.iter().any(|lent| lent.name == skip.name && !lent.lends.is_empty());
+    let unstashed = model.skips.iter().filter(move |skip| skip.stashes.is_empty() && !is_lent(skip));
     unstashed.filter(|skip| !said_elsewhere(model, "stash", skip)).filter_map(|skip| Some((skip, skip.pops.first()?)))
 }
 

@@ -4,7 +4,9 @@
 use pipe_schedule::support::spelling::nearest;
 use pipe_schedule::{Checkpoint, ScheduleKind};
 use proc_macro2::Span;
+use quote::ToTokens;
 
+use crate::pipeline::declaration::Kept;
 use crate::pipeline::model::Model;
 use crate::pipeline::parse::{self, whole_number, word};
 use crate::pipeline::plan::{Plan, Route};
@@ -12,9 +14,10 @@ use crate::pipeline::prove::Scheduled;
 use crate::support::errors::{Errors, error};
 use crate::support::names::plain;
 
-const WARNINGS: [&str; 6] = [
+const WARNINGS: [&str; 7] = [
     "single_stage",
     "short_skip",
+    "single_reader",
     "except_last_of_one_chunk",
     "name_differs_by_case",
     "recompute_beside_always",
@@ -49,6 +52,7 @@ pub fn warnings(model: &Model, plan: &Plan) -> Vec<Warning> {
     warnings.extend(recompute_of_the_last(model));
     warnings.extend(name_differs_by_case(model));
     warnings.extend(short_skip(model, plan));
+    warnings.extend(single_reader(model));
     warnings.retain(|warning| !model.settings.allowed.iter().any(|allowed| allowed == warning.name));
     warnings
 }
@@ -170,4 +174,30 @@ fn moved(model: &Model, plan: &Plan, route: &Route) -> Option<String> {
     }
     let below = to.steps.get(1).filter(|step| step.part == 0)?;
     Some(format!("open the stage at `{}`", model.layers[below.layer].ident))
+}
+
+/// Warns of a lent value that one layer reads, which is a skip:
+///
+/// `#[lend(a = output)] encode: Encode, middle: Middle, #[read(a)] decode: Decode`
+///
+/// A weight is lent to a single layer, too, and each layer of an array reads.
+fn single_reader(model: &Model) -> impl Iterator<Item = Warning> {
+    model.lent.iter().filter_map(|lent| {
+        let (lend, [read]) = (lent.lends.first()?, lent.reads.as_slice()) else { return None };
+        let (from, to) = (&model.layers[lend.layer], &model.layers[read.layer]);
+        let what = match lend.what {
+            Kept::Input => "input",
+            Kept::Output => "output",
+            Kept::Tied | Kept::Returned => return None,
+        };
+        let stashed = from.lends().iter().find(|other| plain(&other.name) == lent.name)?;
+        let part: String = stashed.part.iter().map(|member| format!(".{}", member.to_token_stream())).collect();
+        let name = &lent.name;
+        (!to.is_repeated()).then(|| Warning {
+            name: "single_reader",
+            place: lend.name.span(),
+            wrong: format!("`{name}` is lent to `{}` alone, so it is a skip", to.ident),
+            help: format!("write `#[stash({name} = {what}{part})]` and `#[pop({name})]`, so that it is freed there"),
+        })
+    })
 }

@@ -1,12 +1,12 @@
 //! Generates `PLAN`: the stages, layers and skips as a constant.
 
 use proc_macro2::{Literal, TokenStream};
-use quote::{quote, quote_spanned};
+use quote::{ToTokens, quote, quote_spanned};
 
 use super::here;
 use crate::pipeline::declaration::Shape;
-use crate::pipeline::model::{Layer, Model};
-use crate::pipeline::plan::{Plan, Route, Split, Stage, Step};
+use crate::pipeline::model::{Layer, Lent, Model};
+use crate::pipeline::plan::{Plan, Route, Split, Stage, Step, lending_stage};
 use crate::support::names::plain;
 
 /// Generates the value of `PLAN`.
@@ -16,16 +16,19 @@ pub fn plan_constant(model: &Model, plan: &Plan) -> TokenStream {
     let skips = plan.routes.iter().map(|route| skip_plan(model, route));
     let processes = plan.stages.iter().filter_map(|stage| stage.process).map(Literal::usize_unsuffixed);
     let costs = model.assigned.iter().flat_map(|assigned| &assigned.costs).copied().map(Literal::u64_unsuffixed);
-    // Most models have neither. A base that gives nothing would be a warning.
+    // Most models have none of these. A base that gives nothing would be a warning.
+    let lent = model.lent.iter().filter_map(|lent| lent_plan(model, plan, lent));
     let (processes, costs) = (list(quote!(processes), processes), list(quote!(costs), costs));
-    let base = (processes.is_none() || costs.is_none()).then(|| quote_spanned!(here()=> ..__rt::Plan::EMPTY));
+    let lent = list(quote!(lent), lent);
+    let is_whole = processes.is_some() && costs.is_some() && lent.is_some();
+    let base = (!is_whole).then(|| quote_spanned!(here()=> ..__rt::Plan::EMPTY));
     quote_spanned! {here()=>
-        __rt::Plan { name: #name, stages: &[#(#stages),*], skips: &[#(#skips),*], #processes #costs #base }
+        __rt::Plan { name: #name, stages: &[#(#stages),*], skips: &[#(#skips),*], #lent #processes #costs #base }
     }
 }
 
 /// The field `name: &[items],`, unless there are no items.
-fn list(name: TokenStream, items: impl Iterator<Item = Literal>) -> Option<TokenStream> {
+fn list(name: TokenStream, items: impl Iterator<Item = impl ToTokens>) -> Option<TokenStream> {
     let items: Vec<_> = items.collect();
     (!items.is_empty()).then(|| quote_spanned!(here()=> #name: &[#(#items),*],))
 }
@@ -84,4 +87,23 @@ fn skip_plan(model: &Model, route: &Route) -> TokenStream {
     quote_spanned! {here()=>
         __rt::SkipPlan { name: #name, stash: #stash, from: #from, pop: #pop, to: #to }
     }
+}
+
+fn lent_plan(model: &Model, plan: &Plan, lent: &Lent) -> Option<TokenStream> {
+    let lend = lent.lends.first()?;
+    let (name, lender) = (&lent.name, model.layers[lend.layer].child());
+    let from = Literal::usize_unsuffixed(lending_stage(lend, &plan.stages)?);
+    let steps = plan
+        .stages
+        .iter()
+        .enumerate()
+        .flat_map(|(number, stage)| stage.steps.iter().map(move |step| (number, step.layer)));
+    let readers = steps.filter(|(_, layer)| lent.reads.iter().any(|read| read.layer == *layer));
+    let readers = readers.map(|(stage, layer)| {
+        let (child, stage) = (model.layers[layer].child(), Literal::usize_unsuffixed(stage));
+        quote_spanned!(here()=> (#child, #stage))
+    });
+    Some(quote_spanned! {here()=>
+        __rt::LentPlan { name: #name, lender: #lender, from: #from, readers: &[#(#readers),*] }
+    })
 }

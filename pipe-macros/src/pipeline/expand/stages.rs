@@ -11,7 +11,7 @@ use super::unpipelined::result;
 use super::{Bodies, here, plain};
 use crate::pipeline::declaration::{Kept, Recomputed};
 use crate::pipeline::model::{Layer, Model};
-use crate::pipeline::plan::{Pieces, Plan, Route, Step, pieces};
+use crate::pipeline::plan::{Hop, Pieces, Plan, Route, Step, pieces};
 
 /// `impl Pipeline`: splits the model into stages, and puts it together again.
 pub fn pipeline_impl(model: &Model, plan: &Plan, bodies: Bodies) -> TokenStream {
@@ -94,25 +94,38 @@ struct Ports<'p> {
     arriving: Vec<Vec<(usize, &'p Route)>>,
     /// Skips that each stage stashes and another one pops, with their numbers.
     leaving: Vec<Vec<(usize, &'p Route)>>,
+    /// The lent values that each stage receives, and those that it sends, with their numbers.
+    lent: Vec<[Vec<(usize, &'p Hop)>; 2]>,
 }
 
 impl<'p> Ports<'p> {
     fn new(model: &'p Model, plan: &'p Plan) -> Self {
         let (mut flows, mut arriving, mut next) = (Vec::new(), Vec::new(), 0);
-        for stage in &plan.stages {
+        let mut lent = vec![[Vec::new(), Vec::new()]; plan.stages.len()];
+        for (number, stage) in plan.stages.iter().enumerate() {
             flows.push(next);
-            let popping = stage.steps.iter().filter(|step| step.part == 0).map(|step| &model.layers[step.layer]);
-            let routes = popping.flat_map(|layer| body::arriving(layer, plan));
-            let numbered: Vec<_> = (next + 1..).zip(routes).collect();
-            next += 1 + numbered.len();
-            arriving.push(numbered);
+            next += 1;
+            let mut skips = Vec::new();
+            for step in &stage.steps {
+                let layer = &model.layers[step.layer];
+                for route in body::arriving(layer, plan).filter(|_| step.part == 0) {
+                    skips.push((next, route));
+                    next += 1;
+                }
+                for hop in body::arriving_lent(model, layer, plan, number) {
+                    lent[number][0].push((next, hop));
+                    lent[hop.from][1].push((next, hop));
+                    next += 1;
+                }
+            }
+            arriving.push(skips);
         }
         flows.push(next);
         let mut leaving = vec![Vec::new(); plan.stages.len()];
         for &(number, route) in arriving.iter().flatten() {
             leaving[route.from].push((number, route));
         }
-        Self { model, plan, flows, arriving, leaving }
+        Self { model, plan, flows, arriving, leaving, lent }
     }
 
     /// Generates `let flow_1 = graph.port(1, 0, 1);` for each value that stage `stage` sends.
@@ -130,7 +143,11 @@ impl<'p> Ports<'p> {
             let at = self.stash_site(route);
             open_port(&port(route, at), number, (route.from, route.to), at)
         });
-        [main].into_iter().chain(skips).collect()
+        let lent = self.lent[stage][1].iter().map(|&(number, hop)| {
+            let at = body::hop_site(self.model, hop);
+            open_port(&body::hop_port(hop, at), number, (hop.from, hop.to), at)
+        });
+        [main].into_iter().chain(skips).chain(lent).collect()
     }
 
     /// `flow_0, flow_1, port_level1,`: the ports of stage `stage`, for receiving and sending.
@@ -138,7 +155,13 @@ impl<'p> Ports<'p> {
         let [input, output] = [stage, stage + 1].map(|end| flow(end, source_site(self.model, self.plan, end)));
         let skips = self.arriving[stage].iter().chain(&self.leaving[stage]);
         let skips = skips.map(|(_, route)| port(route, self.stash_site(route)));
-        quote!(#input, #output, #(#skips,)*)
+        let lent = self.lent_ports(stage);
+        quote!(#input, #output, #(#skips,)* #(#lent,)*)
+    }
+
+    /// `hop_1_memory`: the ports of lent values that stage `stage` receives, then those it sends.
+    fn lent_ports(&self, stage: usize) -> impl Iterator<Item = Ident> {
+        self.lent[stage].iter().flatten().map(|(_, hop)| body::hop_port(hop, body::hop_site(self.model, hop)))
     }
 
     /// rustc reports there that the value cannot cross.
@@ -208,12 +231,13 @@ fn recompute(model: &Model, plan: &Plan, piece: usize) -> Option<TokenStream> {
 fn each_body(model: &Model, plan: &Plan, ports: &Ports<'_>, piece: usize, layer: &Layer) -> TokenStream {
     let at = site(layer);
     let step = &plan.stages[piece].steps[0];
-    let (declared, movable, child) = (ports.declared(piece), movable(model, step), layer.child());
+    let (declared, movable) = (ports.declared(piece), movable(model, step));
     let [input, output] = [piece, piece + 1].map(|end| flow(end, source_site(model, plan, end)));
     let kept = ports.leaving[piece].iter().map(|(_, route)| port(route, ports.stash_site(route)));
-    let kept: Vec<Ident> = kept.collect();
-    let before = (step.part == 0).then(|| body::keep_end(layer, plan, Kept::Input));
-    let after = (step.part + 1 == step.parts).then(|| body::keep_end(layer, plan, Kept::Output));
+    let kept: Vec<Ident> = kept.chain(ports.lent_ports(piece)).collect();
+    let before = (step.part == 0).then(|| body::keep_end(model, layer, plan, piece, Kept::Input));
+    let after = (step.part + 1 == step.parts).then(|| body::keep_end(model, layer, plan, piece, Kept::Output));
+    let one = body::one_of_each(model, layer, plan, piece);
     quote_spanned! {at=>
         #declared
         graph.stage_of_each(#movable, (#input, #output), (#(#kept,)*), |x, element, (#(#kept,)*), io, cx| {
@@ -222,7 +246,7 @@ fn each_body(model: &Model, plan: &Plan, ports: &Ports<'_>, piece: usize, layer:
                     #before
                     x
                 }
-                __rt::Element::One(layers, number) => __rt::run_one(x, layers, number, cx, #child),
+                __rt::Element::One(layers, number) => #one,
                 __rt::Element::After => {
                     #after
                     x

@@ -7,11 +7,16 @@ use syn::{GenericParam, Generics, WhereClause, WherePredicate, parse_quote_spann
 use super::here;
 use crate::pipeline::model::Model;
 
-/// The input type: `input = T`, or a tensor.
+/// The input type: `input = T`, or a tensor; with what a block reads from outside, a tuple of both.
 pub fn input(model: &Model) -> TokenStream {
-    match &model.settings.input {
+    let input = match &model.settings.input {
         Some(ty) => ty.to_token_stream(),
         None => quote_spanned!(here()=> __rt::Tensor),
+    };
+    let outer = model.settings.outer_values().iter().map(|value| &value.ty);
+    match outer.len() {
+        0 => input,
+        _ => quote_spanned!(here()=> (#input, #(#outer,)*)),
     }
 }
 

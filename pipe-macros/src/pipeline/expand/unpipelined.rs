@@ -3,7 +3,7 @@
 use proc_macro2::{Span, TokenStream};
 use quote::{quote, quote_spanned};
 
-use super::body::{calls, site};
+use super::body::{calls, lent, site};
 use super::types::{input, output};
 use super::{Bodies, here, settings};
 use crate::pipeline::model::Model;
@@ -56,8 +56,12 @@ fn body(model: &Model) -> TokenStream {
     let calls = calls(model, &unpipelined(model), 0);
     let at_end = model.layers.last().map_or_else(here, site);
     let result = result(at_end);
+    let outer = model.settings.outer_values();
+    let outer: Vec<_> = outer.iter().map(|value| lent(&value.name, here())).collect();
+    let outer = (!outer.is_empty()).then(|| quote_spanned!(here()=> let (x, #(#outer,)*) = x;));
     quote_spanned! {here()=>
         let Self { #(#fields,)* #others } = self;
+        #outer
         #calls
         #result
     }

@@ -27,11 +27,13 @@ fn example(attr: &Attribute) -> Option<&'static str> {
         ("stage", "#[stage]"),
         ("repeat", "#[repeat]"),
         ("recompute", "#[recompute]` or `#[recompute(3)]"),
-        (
-            "stash",
-            "#[stash(name)]`, `#[stash(name = input)]`, `#[stash(name = input.1)]`, `#[stash(name = output)]` or `#[stash(name = tied)]",
-        ),
+        ("stash", "#[stash(name)]`, `#[stash(name = input)]`, `#[stash(name = input.1)]` or `#[stash(name = output)]"),
         ("pop", "#[pop(name)]"),
+        (
+            "lend",
+            "#[lend(name = output)]`, `#[lend(name = input)]`, `#[lend(name = input.1)]` or `#[lend(name = tied)]",
+        ),
+        ("read", "#[read(name)]"),
         ("layer", "#[layer(name = \"child\")]"),
         ("not_a_layer", "#[not_a_layer]"),
     ];
@@ -85,6 +87,15 @@ fn read(
         "pop" => {
             let pops = attr.parse_args_with(|tokens: ParseStream| names(tokens, skip_name, wrong))?;
             fill_list(&mut marks.pop, word, pops, errors);
+        }
+        "lend" => {
+            let lends = attr.parse_args_with(|tokens: ParseStream| names(tokens, lend, wrong))?;
+            fill_list(&mut marks.lend, word, lends, errors);
+        }
+        "read" => {
+            let reads = attr.parse_args_with(|tokens: ParseStream| names(tokens, skip_name, wrong))?;
+            fill_list(&mut marks.read, word, reads, errors);
+            marks.reads_first = marks.pop.is_none();
         }
         "recompute" => {
             let which = match &attr.meta {
@@ -231,13 +242,22 @@ fn part(tokens: ParseStream) -> syn::Result<Part> {
 fn stash(tokens: ParseStream) -> syn::Result<Stash> {
     let name = skip_name(tokens)?;
     let kept = match tokens.parse::<Option<Token![=]>>()? {
-        Some(_) => kept(tokens)?,
+        Some(_) => kept(tokens, &STASHED)?,
         None => Kept::Returned,
     };
     let part = match kept {
         Kept::Input | Kept::Output => part_of_value(tokens)?,
         Kept::Returned | Kept::Tied => Vec::new(),
     };
+    Ok(Stash { name, kept, part })
+}
+
+/// `a = input`, `a = input.1`, `a = output` or `a = tied`
+fn lend(tokens: ParseStream) -> syn::Result<Stash> {
+    let name = skip_name(tokens)?;
+    tokens.parse::<Token![=]>().map_err(|wrong| expected(&wrong, "`=` and what is lent"))?;
+    let kept = kept(tokens, &LENT)?;
+    let part = if kept == Kept::Tied { Vec::new() } else { part_of_value(tokens)? };
     Ok(Stash { name, kept, part })
 }
 
@@ -259,14 +279,24 @@ fn part_of_value(tokens: ParseStream) -> syn::Result<Vec<Member>> {
     Ok(part)
 }
 
-fn kept(tokens: ParseStream) -> syn::Result<Kept> {
-    const WHAT: &str = "`input`, `output` or `tied`";
-    let word: Ident = tokens.parse().map_err(|wrong| expected(&wrong, WHAT))?;
-    match word.to_string().as_str() {
-        "input" => Ok(Kept::Input),
-        "output" => Ok(Kept::Output),
-        "tied" => Ok(Kept::Tied),
-        _ => Err(expected(&syn::Error::new_spanned(word, ""), WHAT)),
+/// The values that can be kept, and their words.
+type Values = [(&'static str, Kept)];
+
+const STASHED: [(&str, Kept); 2] = [("input", Kept::Input), ("output", Kept::Output)];
+const LENT: [(&str, Kept); 3] = [("input", Kept::Input), ("output", Kept::Output), ("tied", Kept::Tied)];
+
+fn kept(tokens: ParseStream, values: &Values) -> syn::Result<Kept> {
+    let words: Vec<String> = values.iter().map(|(word, _)| format!("`{word}`")).collect();
+    let (last, others) = words.split_last().expect("there are several");
+    let what = format!("{} or {last}", others.join(", "));
+    let word: Ident = tokens.parse().map_err(|wrong| expected(&wrong, &what))?;
+    match values.iter().find(|(name, _)| word == name) {
+        Some((_, kept)) => Ok(*kept),
+        None if word == "tied" => {
+            let wrong = format!("expected {what}: a weight is lent, by `#[lend(name = tied)]`, and read");
+            Err(syn::Error::new_spanned(word, wrong))
+        }
+        None => Err(expected(&syn::Error::new_spanned(word, ""), &what)),
     }
 }
 
@@ -357,7 +387,7 @@ mod tests {
             ("a = input.-1", "expected the number or the name of a part"),
             ("a = input.1e3", "expected the number or the name of a part"),
             ("a = input.1.", "expected the number or the name of a part"),
-            ("a = tied.1", "expected `,` before this"),
+            ("a = output.0 1", "expected `,` before this"),
         ] {
             let source = format!("struct M {{ #[stash({source})] one: One, #[pop(a)] two: Two }}");
             assert_eq!(mistakes(&source), format!("1: {what}\n"), "{source}");
@@ -384,7 +414,7 @@ mod tests {
         let source = "struct M {\n#[stash(a = both,\n\"b\",\nc = output,\nd e)]\na: A,\n#[pop(c)]\nb: B }";
         assert_eq!(
             mistakes(source),
-            "2: expected `input`, `output` or `tied`\n3: expected the name of a skip\n5: expected `,` before this\n"
+            "2: expected `input` or `output`\n3: expected the name of a skip\n5: expected `,` before this\n"
         );
     }
 

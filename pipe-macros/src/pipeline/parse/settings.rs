@@ -8,7 +8,7 @@ use syn::{DeriveInput, Path, Token, parenthesized};
 
 use super::skip_to_comma;
 use crate::pipeline::attribute::crate_path;
-use crate::pipeline::declaration::Settings;
+use crate::pipeline::declaration::{Mark, Outer, Settings};
 use crate::support::errors::{Errors, error_at_both, with_help};
 
 pub fn parse(item: &DeriveInput, errors: &mut Errors) -> Settings {
@@ -23,6 +23,7 @@ pub fn parse(item: &DeriveInput, errors: &mut Errors) -> Settings {
         cheap_outputs: None,
         schedule: None,
         balance: None,
+        reads: None,
         allowed: Vec::new(),
         krate: crate_path(&tokens.unwrap_or_default()),
         unknown: Vec::new(),
@@ -79,6 +80,7 @@ fn read_one(
         "balance" => settings.balance = Some(value(tokens, "a file in quotes", "balance = \"balance.toml\"")?),
         "crate" => skip_checked_path(tokens)?,
         "allow" => settings.allowed = names(tokens)?,
+        "read" => settings.reads = Some(Mark { word: name, value: outer_values(tokens)? }),
         _ => {
             settings.unknown.push(name);
             skip_to_comma(tokens);
@@ -124,6 +126,26 @@ fn names(tokens: ParseStream) -> syn::Result<Vec<Ident>> {
         Ok(names.into_iter().collect())
     };
     parse().map_err(|wrong| explained(&wrong, "allow(single_stage)"))
+}
+
+/// Reads `read(memory: Tensor, mask: Tensor)`.
+fn outer_values(tokens: ParseStream) -> syn::Result<Vec<Outer>> {
+    let one = |tokens: ParseStream| {
+        let name = tokens.call(Ident::parse_any)?;
+        tokens.parse::<Token![:]>()?;
+        Ok(Outer { name, ty: tokens.parse()? })
+    };
+    let parse = || {
+        let values;
+        parenthesized!(values in tokens);
+        if values.is_empty() {
+            return Err(values.error("expected at least one value"));
+        }
+        let values = Punctuated::<Outer, Token![,]>::parse_terminated_with(&values, one)?;
+        at_end_of_setting(tokens)?;
+        Ok(values.into_iter().collect())
+    };
+    parse().map_err(|wrong| explained(&wrong, "read(memory: Tensor)"))
 }
 
 fn at_end_of_setting(tokens: ParseStream) -> syn::Result<()> {

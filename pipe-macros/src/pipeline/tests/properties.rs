@@ -16,12 +16,14 @@ struct Source {
     fields: Vec<FieldSource>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct FieldSource {
     ty: String,
     attributes: Vec<String>,
     stashes: Vec<String>,
     pops: Vec<String>,
+    lends: Vec<String>,
+    reads: Vec<String>,
 }
 
 impl Source {
@@ -34,7 +36,8 @@ impl Source {
 impl FieldSource {
     fn text(&self, index: usize) -> String {
         let mut text = self.attributes.join(" ");
-        for (word, names) in [("stash", &self.stashes), ("pop", &self.pops)] {
+        let lists = [("stash", &self.stashes), ("pop", &self.pops), ("lend", &self.lends), ("read", &self.reads)];
+        for (word, names) in lists {
             if !names.is_empty() {
                 text.push_str(&format!("#[{word}({})]", names.join(", ")));
             }
@@ -103,7 +106,9 @@ fn valid() -> impl Strategy<Value = Source> {
         (any::<Index>(), any::<Index>(), select(&["", " = input", " = input.1", " = output", " = output.0.mask"][..])),
         0..6,
     );
-    (settings(), vec(field(), 1..12), any::<bool>(), routes).prop_map(|(mut settings, kinds, has_devices, routes)| {
+    let lent = vec((vec(any::<Index>(), 2..6), select(&["input", "input.1", "output", "output.0.mask"][..])), 0..4);
+    let all = (settings(), vec(field(), 1..12), any::<bool>(), routes, lent);
+    all.prop_map(|(mut settings, kinds, has_devices, routes, lent)| {
         let mut fields: Vec<FieldSource> = Vec::new();
         for (kind, device, stage) in kinds {
             let is_first = !fields.iter().any(FieldSource::is_layer);
@@ -116,6 +121,9 @@ fn valid() -> impl Strategy<Value = Source> {
         let mut source = Source { settings, fields };
         for (number, (one, other, kept)) in routes.into_iter().enumerate() {
             add_route(&mut source, number, one, other, kept);
+        }
+        for (number, (layers, what)) in lent.into_iter().enumerate() {
+            add_lent(&mut source, number, &layers, what);
         }
         source
     })
@@ -151,7 +159,7 @@ fn field_source(
         attributes.extend(device.map(|device| format!("#[device(\"{device}\")]")));
         attributes.extend(stage.then(|| "#[stage]".to_owned()));
     }
-    FieldSource { ty: ty.to_owned(), attributes, stashes: Vec::new(), pops: Vec::new() }
+    FieldSource { ty: ty.to_owned(), attributes, ..FieldSource::default() }
 }
 
 /// Adds a skip between two layers, if both may have one.
@@ -176,6 +184,24 @@ fn add_route(source: &mut Source, number: usize, one: Index, other: Index, kept:
     fields[pop].pops.push(format!("skip{number}"));
 }
 
+/// Adds a value that the first of some layers lends and the others read, if they may.
+fn add_lent(source: &mut Source, number: usize, layers: &[Index], what: &str) {
+    let fields = &mut source.fields;
+    let mut layers: Vec<usize> = layers.iter().map(|index| index.index(fields.len())).collect();
+    layers.sort_unstable();
+    layers.dedup();
+    layers.retain(|&layer| fields[layer].is_layer());
+    let Some((&lender, readers)) = layers.split_first() else { return };
+    let readers: Vec<usize> = readers.iter().copied().filter(|&reader| !fields[reader].is_optional()).collect();
+    if readers.is_empty() {
+        return;
+    }
+    fields[lender].lends.push(format!("lent{number} = {what}"));
+    for reader in readers {
+        fields[reader].reads.push(format!("lent{number}"));
+    }
+}
+
 /// One mistake, which is wrong in any struct.
 fn damage() -> impl Strategy<Value = fn(&mut Source)> {
     let damages: Vec<fn(&mut Source)> = vec![
@@ -185,6 +211,9 @@ fn damage() -> impl Strategy<Value = fn(&mut Source)> {
         |source| source.settings.push("input".to_owned()),
         |source| source.fields[0].stashes.push("never_popped = output".to_owned()),
         |source| source.fields[0].pops.push("never_stashed".to_owned()),
+        |source| source.fields[0].lends.push("never_read = output".to_owned()),
+        |source| source.fields[0].reads.push("never_lent".to_owned()),
+        |source| source.settings.push("read(nothing)".to_owned()),
         |source| source.fields[0].attributes.push("#[device(\"cuda\")]".to_owned()),
         |source| source.fields[0].attributes.push("#[device(cpu)]".to_owned()),
         |source| source.fields[0].attributes.push("#[not_a_layer] #[not_a_layer]".to_owned()),
@@ -194,20 +223,10 @@ fn damage() -> impl Strategy<Value = fn(&mut Source)> {
         |source| source.fields[0].attributes.push("#[repeat] #[repeat]".to_owned()),
         |source| source.fields[0].attributes.push("#[stage] #[not_a_layer]".to_owned()),
         |source| {
-            source.fields.push(FieldSource {
-                ty: "Arc<Linear>".to_owned(),
-                attributes: Vec::new(),
-                stashes: Vec::new(),
-                pops: Vec::new(),
-            });
+            source.fields.push(FieldSource { ty: "Arc<Linear>".to_owned(), ..FieldSource::default() });
         },
         |source| {
-            source.fields.push(FieldSource {
-                ty: "[Linear; 3]".to_owned(),
-                attributes: Vec::new(),
-                stashes: Vec::new(),
-                pops: Vec::new(),
-            });
+            source.fields.push(FieldSource { ty: "[Linear; 3]".to_owned(), ..FieldSource::default() });
         },
     ];
     select(damages)
@@ -222,6 +241,8 @@ fn words() -> impl Strategy<Value = String> {
         "repeat",
         "stash",
         "pop",
+        "lend",
+        "read",
         "layer",
         "name",
         "not_a_layer",
@@ -318,7 +339,7 @@ proptest! {
     #[test]
     fn errors_about_any_arguments_stand_on_them(settings in words(), a in words(), b in words()) {
         let text = format!(
-            "#[pipeline({settings})] struct S {{ #[device({a})] #[stash({b})] a: A, #[pop({a})] #[devices({b})] b: [B; 2] }}"
+            "#[pipeline({settings})] struct S {{ #[device({a})] #[stash({b})] #[lend({b})] a: A, #[pop({a})] #[read({a})] #[devices({b})] b: [B; 2] }}"
         );
         if syn::parse_str::<syn::DeriveInput>(&text).is_ok() {
             prop_assert_eq!(places_elsewhere(&text), Vec::<String>::new(), "{}", text);
@@ -331,6 +352,7 @@ proptest! {
         let structs = [
             format!("struct S {{ #[device({a})] #[devices({b})] #[stash({c})] #[pop({d})] a: A, #[{word}] b: {ty}, }}"),
             format!("struct S {{ #[layer({a})] #[stage({b})] a: A, #[devices({c})] b: [A; 2], #[repeat] b: [{d}] }}"),
+            format!("struct S {{ #[lend({a})] #[read({b})] a: A, #[read({c})] b: [A; 2], #[lend({d})] c: C }}"),
             format!("{word} S {{ {a} }}"),
             word,
         ];

@@ -54,6 +54,29 @@ struct Stack<B: ModuleT + 'static, const DEPTH: usize> {
 }
 
 #[test]
+fn lent_values_go_to_each_stage_once() {
+    let source = r#"
+#[pipeline(input = (Tensor, Mask))]
+struct Lends {
+    #[device("cpu")]
+    #[lend(mask = input.1)]
+    first: First,
+    #[lend(memory = output)]
+    encode: Encode,
+    #[read(memory)]
+    near: Decode,
+    #[devices("cpu", "cpu")]
+    #[read(memory, mask)]
+    decode: [Decoder; 4],
+    #[recompute]
+    #[read(memory)]
+    last: Decode,
+}
+"#;
+    check(source, &expect_file!["../../../tests/snapshots/lends.rs"]);
+}
+
+#[test]
 fn skips_are_ports_between_stages_and_locals_inside_one() {
     let source = r#"
 #[pipeline(input = (Tensor, Mask), output = Logits)]

@@ -215,7 +215,7 @@ where
         let mut profiles: Vec<_> =
             observed.layers.iter().zip(&observed.kept).map(|(&key, &kept)| self.layer(key, kept)).collect();
         timed.tell(&mut profiles);
-        let traffic = Traffic::new(&observed.reads, &observed.layers, M::PLAN.skips);
+        let traffic = Traffic::new(&observed.reads, &observed.layers, &M::PLAN);
         for (layer, crossed) in profiles.iter_mut().zip(&traffic.boundaries) {
             layer.crossing_bytes = crossed.total();
         }

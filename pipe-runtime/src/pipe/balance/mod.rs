@@ -342,7 +342,7 @@ where
             (observed, timed)
         };
 
-        let traffic = Traffic::new(&observed.reads, &observed.layers, M::PLAN.skips);
+        let traffic = Traffic::new(&observed.reads, &observed.layers, &M::PLAN);
         let mut layers: Vec<_> =
             observed.layers.iter().zip(&observed.kept).map(|(&key, &kept)| self.layer(key, kept)).collect();
         if let Some(timed) = &timed {

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::SkipPlan;
+use crate::model::{LentPlan, Plan};
 use crate::torch::Read;
 
 /// A top-level layer of the model.
@@ -76,23 +76,31 @@ pub(super) struct SkipTraffic {
 
 impl Traffic {
     /// A value passes from layer to layer until its last read. A layer that pops it gets it
-    /// directly from the layer that stashed it.
-    pub(super) fn new(reads: &[Read], layers: &[LayerKey], skips: &[SkipPlan]) -> Self {
+    /// directly from the layer that stashed it. One that reads what is lent gets it from the last
+    /// layer before it that has it: the value goes to each stage once.
+    pub(super) fn new(reads: &[Read], layers: &[LayerKey], plan: &Plan) -> Self {
         let mut hops: BTreeMap<(usize, u64), Crossed> = BTreeMap::new();
-        let mut popped: BTreeMap<(usize, usize, usize, u64), Crossed> = BTreeMap::new();
+        let mut taken: BTreeMap<(&'static str, usize, usize, u64), Crossed> = BTreeMap::new();
         for read in reads {
             let (from, to) = (read.from.unsigned_abs() as usize, read.to.unsigned_abs() as usize);
             let crossed = Crossed::of(read);
-            let stash = skips.iter().enumerate().filter(|(_, skip)| skip.pop == layers[to].name);
-            let stash = stash.filter_map(|(index, skip)| Some((stashed_at(skip, layers, from)?, index)));
-            let stash = stash.filter(|(stash, _)| (from..to).contains(stash)).min();
-            let left = stash.map_or(to, |(stash, _)| stash);
+            let popped = plan.skips.iter().filter(|skip| skip.pop == layers[to].name);
+            let popped = popped.filter_map(|skip| Some((kept_at(skip.stash, layers, from)?, skip.name)));
+            let popped = popped.map(|(stash, name)| (stash, stash, name));
+            let lent = plan.lent.iter().filter(|lent| is_read(lent, layers[to]));
+            let lent = lent.filter_map(|lent| {
+                let lender = kept_at(lent.lender, layers, from)?;
+                let holder = (lender..to).rev().find(|&layer| layer == lender || is_read(lent, layers[layer]))?;
+                Some((lender, holder, lent.name))
+            });
+            let found = popped.chain(lent).filter(|(left, ..)| (from..to).contains(left)).min();
+            let left = found.map_or(to, |(left, ..)| left);
             for behind in from..left {
                 let hop = hops.entry((behind, read.value)).or_default();
                 *hop = crossed.max(*hop);
             }
-            if let Some((stash, skip)) = stash {
-                let hop = popped.entry((skip, stash, to, read.value)).or_default();
+            if let Some((_, holder, name)) = found {
+                let hop = taken.entry((name, holder, to, read.value)).or_default();
                 *hop = crossed.max(*hop);
             }
         }
@@ -102,8 +110,7 @@ impl Traffic {
         for ((behind, _), crossed) in hops {
             traffic.boundaries[behind].add(crossed);
         }
-        for ((skip, from, to, _), crossed) in popped {
-            let name = skips[skip].name;
+        for ((name, from, to, _), crossed) in taken {
             match traffic.skips.last_mut().filter(|last| (last.name, last.from, last.to) == (name, from, to)) {
                 Some(last) => last.crossed.add(crossed),
                 None => traffic.skips.push(SkipTraffic { name, from, to, crossed }),
@@ -113,17 +120,22 @@ impl Traffic {
     }
 }
 
-/// The layer that stashes a skip whose value was made by layer `made`. Repeated layers stash the
-/// input of the first one or the output of the last one.
-fn stashed_at(skip: &SkipPlan, layers: &[LayerKey], made: usize) -> Option<usize> {
-    let first = layers.iter().position(|layer| layer.name == skip.stash)?;
-    let last = layers.iter().rposition(|layer| layer.name == skip.stash)?;
+/// The number of the layer `name` that stashes or lends a value made by layer `made`. Repeated
+/// layers keep the input of the first one or the output of the last one.
+fn kept_at(name: &str, layers: &[LayerKey], made: usize) -> Option<usize> {
+    let first = layers.iter().position(|layer| layer.name == name)?;
+    let last = layers.iter().rposition(|layer| layer.name == name)?;
     Some(if made < first { first } else { last })
+}
+
+fn is_read(lent: &LentPlan, layer: LayerKey) -> bool {
+    lent.readers.iter().any(|(reader, _)| *reader == layer.name)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::SkipPlan;
 
     const LAYERS: [LayerKey; 6] = [
         LayerKey { name: "a", index: None },
@@ -142,33 +154,46 @@ mod tests {
         traffic.boundaries.iter().map(|crossed| crossed.total()).collect()
     }
 
-    fn skip(name: &'static str, stash: &'static str, pop: &'static str) -> SkipPlan {
+    const fn skip(name: &'static str, stash: &'static str, pop: &'static str) -> SkipPlan {
         SkipPlan { name, stash, from: 0, pop, to: 0 }
     }
 
     #[test]
     fn a_value_crosses_every_cut_before_its_last_reader_once() {
-        let traffic = Traffic::new(&[read(0, 0, 1, 8), read(0, 0, 3, 4), read(1, 0, 1, 16)], &LAYERS, &[]);
+        let traffic = Traffic::new(&[read(0, 0, 1, 8), read(0, 0, 3, 4), read(1, 0, 1, 16)], &LAYERS, &Plan::EMPTY);
         assert_eq!(totals(&traffic), [24, 4, 4, 0, 0]);
     }
 
     #[test]
     fn gradients_come_back() {
-        let traffic = Traffic::new(&[Read { gradient: 1, ..read(0, 3, 4, 8) }], &LAYERS, &[]);
+        let traffic = Traffic::new(&[Read { gradient: 1, ..read(0, 3, 4, 8) }], &LAYERS, &Plan::EMPTY);
         assert_eq!(totals(&traffic), [0, 0, 0, 16, 0]);
     }
 
     #[test]
     fn a_skip_goes_straight_from_its_stash() {
-        let skips = [skip("s", "b", "d"), skip("t", "a", "e"), skip("u", "c", "d")];
+        const SKIPS: [SkipPlan; 3] = [skip("s", "b", "d"), skip("t", "a", "e"), skip("u", "c", "d")];
+        let plan = Plan { skips: &SKIPS, ..Plan::EMPTY };
         // Three values: one made by the last `b`; one made before `b`, which therefore has to pass
         // through it; and one made by `a`.
-        let traffic = Traffic::new(&[read(0, 2, 4, 8), read(1, 0, 4, 4), read(2, 0, 5, 2)], &LAYERS, &skips);
+        let traffic = Traffic::new(&[read(0, 2, 4, 8), read(1, 0, 4, 4), read(2, 0, 5, 2)], &LAYERS, &plan);
         let expected = |name, from, to, values| {
             let crossed = Crossed { values, ..Crossed::default() };
             SkipTraffic { name, from, to, crossed }
         };
         assert_eq!(traffic.skips, [expected("s", 1, 4, 4), expected("s", 2, 4, 8), expected("t", 0, 5, 2)]);
         assert_eq!(totals(&traffic), [4, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn a_lent_value_goes_from_reader_to_reader() {
+        // Made by `a`, which lends it; read by both `b`, and by `e`. `c` reads another value.
+        const LENT: [LentPlan; 1] = [LentPlan { name: "m", lender: "a", from: 0, readers: &[("b", 0), ("e", 0)] }];
+        let plan = Plan { lent: &LENT, ..Plan::EMPTY };
+        let reads = [read(0, 0, 1, 8), read(0, 0, 2, 8), read(0, 0, 5, 8), read(1, 2, 3, 2)];
+        let traffic = Traffic::new(&reads, &LAYERS, &plan);
+        let ways: Vec<_> = traffic.skips.iter().map(|skip| (skip.from, skip.to, skip.crossed.values)).collect();
+        assert_eq!(ways, [(0, 1, 8), (1, 2, 8), (2, 5, 8)]);
+        assert_eq!(totals(&traffic), [0, 0, 2, 0, 0]);
     }
 }

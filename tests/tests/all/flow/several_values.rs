@@ -324,7 +324,7 @@ impl Family for WithTie {
     }
 }
 
-models!(WithTie: Tie3, Tie3Vars, Tie4, Tie4Vars, [stash(words = tied)] [pop(words)]);
+models!(WithTie: Tie3, Tie3Vars, Tie4, Tie4Vars, [lend(words = tied)] [read(words)]);
 
 #[test]
 fn an_embedding_and_a_head_of_one_weight_on_the_last_token() {

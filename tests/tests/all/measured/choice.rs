@@ -62,7 +62,7 @@ fn two() -> (Two, TwoVars) {
 }
 
 fn balance<'m>(model: &'m Two, vars: &Vars) -> Balance<'m, Two> {
-    Balance::of(model, vars).timeout(Duration::from_millis(300)).intra_op_threads(1)
+    Balance::of(model, vars).timeout(Duration::from_millis(120)).intra_op_threads(1)
 }
 
 /// The measured peak of the rank that takes most, with the chosen settings.

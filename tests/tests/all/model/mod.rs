@@ -3,6 +3,7 @@
 mod balance_file;
 mod files;
 mod language;
+mod lent;
 mod optional;
 mod skips;
 mod strict;

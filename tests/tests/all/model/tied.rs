@@ -20,12 +20,12 @@ impl Layer<(Tensor, Tensor)> for Head {
 #[pipeline(chunks = 3)]
 struct Language {
     #[device("cpu")]
-    #[stash(words = tied)]
+    #[lend(words = tied)]
     embed: Embedding,
     #[device("cpu")]
     body: Linear,
     #[device("cpu")]
-    #[pop(words)]
+    #[read(words)]
     head: Head,
 }
 
@@ -110,12 +110,12 @@ fn a_layer_may_lend_any_value_that_flows_also_inside_a_stage() {
     #[pipeline(chunks = 2)]
     struct Scaled {
         #[device("cpu")]
-        #[stash(near = tied, far = tied)]
+        #[lend(words = tied)]
         scale: Scale,
-        #[pop(near)]
+        #[read(words)]
         unscale: Unscale,
         #[device("cpu")]
-        #[pop(far)]
+        #[read(words)]
         again: Unscale,
     }
 

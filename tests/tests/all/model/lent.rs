@@ -1,0 +1,297 @@
+//! Lent values, beside plain tch on the whole batch: read by arrays, blocks and single layers, in
+//! the stage that lends them and in others, recomputed or not.
+
+use std::ops::Deref;
+
+use pipe_runtime::{Checkpoint, Context, Devices, Layer, Pipe, Pipeline, ScheduleKind, Vars, pipeline};
+use pipe_tests::layers::linear;
+use pipe_tests::zoo::run::{ranks, runs};
+use tch::nn::{Linear, Path};
+use tch::{Device, Kind, Tensor};
+
+const WIDTH: i64 = 6;
+const CHUNKS: usize = 4;
+/// The last micro-batch is smaller.
+const ROWS: i64 = 15;
+
+/// Lends its second input, and goes on with the first.
+struct First;
+
+impl Layer<(Tensor, Option<Tensor>)> for First {
+    type Out = Tensor;
+
+    fn run(&self, (x, _): (Tensor, Option<Tensor>), _cx: &Context) -> Tensor {
+        x
+    }
+}
+
+/// Reads what is lent: a memory and a mask, which may be absent.
+struct Decode(Linear);
+
+impl Layer<(Tensor, Tensor, Option<Tensor>)> for Decode {
+    type Out = Tensor;
+
+    fn run(&self, (x, memory, mask): (Tensor, Tensor, Option<Tensor>), _cx: &Context) -> Tensor {
+        decode(&x, &memory, mask.as_ref(), &self.0.ws, self.0.bs.as_ref().unwrap())
+    }
+}
+
+fn decode(x: &Tensor, memory: &Tensor, mask: Option<&Tensor>, weight: &Tensor, bias: &Tensor) -> Tensor {
+    let x = x.linear(weight, Some(bias)) + memory.tanh() * x;
+    mask.map_or_else(|| x.shallow_clone(), |mask| &x * mask)
+}
+
+/// Takes a weight beside its input.
+struct Tied;
+
+impl Layer<(Tensor, Tensor)> for Tied {
+    type Out = Tensor;
+
+    fn run(&self, (x, weight): (Tensor, Tensor), _cx: &Context) -> Tensor {
+        x.matmul(&weight)
+    }
+}
+
+/// Takes the mask and a skip.
+struct Join;
+
+impl Layer<(Tensor, Option<Tensor>, Tensor)> for Join {
+    type Out = Tensor;
+
+    fn run(&self, (x, mask, skip): (Tensor, Option<Tensor>, Tensor), _cx: &Context) -> Tensor {
+        x + mask.unwrap_or_else(|| Tensor::ones([1], (Kind::Float, Device::Cpu))) * skip
+    }
+}
+
+/// Two layers that read what their model lends.
+#[pipeline(read(memory: Tensor, mask: Option<Tensor>))]
+struct Block {
+    #[read(memory, mask)]
+    one: Decode,
+    #[read(memory, mask)]
+    two: Decode,
+}
+
+impl Block {
+    fn new(path: Path<'_>) -> Self {
+        Self { one: layer(&path / "one"), two: layer(&path / "two") }
+    }
+}
+
+fn layer(path: Path<'_>) -> Decode {
+    Decode(linear(path, WIDTH, WIDTH))
+}
+
+/// The same model, with or without `#[recompute]` on its layers.
+macro_rules! translate {
+    ($name:ident, $vars:ident $(, #[$again:ident])?) => {
+        #[pipeline(input = (Tensor, Option<Tensor>))]
+        struct $name {
+            #[device("cpu")]
+            #[lend(mask = input.1)]
+            first: First,
+            #[lend(weight = tied)]
+            #[stash(start = input)]
+            embed: Linear,
+            #[lend(memory = output)]
+            encode: Linear,
+            $(#[$again])?
+            #[read(memory, mask)]
+            near: Decode,
+            $(#[$again])?
+            #[devices("cpu", "cpu")]
+            #[read(memory, mask)]
+            decode: [Decode; 5],
+            $(#[$again])?
+            #[read(memory, mask)]
+            after: Decode,
+            $(#[$again])?
+            #[read(weight)]
+            tied: Tied,
+            #[device("cpu")]
+            #[read(mask)]
+            #[pop(start)]
+            join: Join,
+            $(#[$again])?
+            #[repeat]
+            #[read(memory, mask)]
+            blocks: Vec<Block>,
+            #[read(weight)]
+            head: Tied,
+        }
+
+        impl Translate for $name {
+            type Vars = $vars;
+
+            fn make(stages: usize) -> (Self, $vars) {
+                let vars = Self::vars(&Devices::cpu(stages)).unwrap();
+                let model = Self {
+                    first: First,
+                    embed: linear(vars.embed(), WIDTH, WIDTH),
+                    encode: linear(vars.encode(), WIDTH, WIDTH),
+                    near: layer(vars.near()),
+                    decode: vars.decode().map(layer),
+                    after: layer(vars.after()),
+                    tied: Tied,
+                    join: Join,
+                    blocks: vars.blocks(2).into_iter().map(Block::new).collect(),
+                    head: Tied,
+                };
+                (model, vars)
+            }
+        }
+    };
+}
+
+/// One of the two models.
+trait Translate: Pipeline<Input = (Tensor, Option<Tensor>), Output = Tensor> {
+    type Vars: Deref<Target = Vars>;
+
+    fn make(stages: usize) -> (Self, Self::Vars);
+}
+
+translate!(Kept, KeptVars);
+translate!(Again, AgainVars, #[recompute]);
+
+/// The model in plain tch.
+fn plain(vars: &Vars, x: &Tensor, mask: Option<&Tensor>) -> Tensor {
+    let variables = vars.var_store().variables();
+    let get = |name: &str, part: &str| variables[&format!("{name}.{part}")].shallow_clone();
+    let dense = |x: &Tensor, name: &str| x.linear(&get(name, "weight"), Some(&get(name, "bias")));
+    let start = x;
+    let memory = dense(&dense(x, "embed"), "encode");
+    let read = |x: &Tensor, name: &str| decode(x, &memory, mask, &get(name, "weight"), &get(name, "bias"));
+    let mut x = read(&memory, "near");
+    for number in 0..5 {
+        x = read(&x, &format!("decode.{number}"));
+    }
+    x = read(&x, "after").matmul(&get("embed", "weight"));
+    x = &x + mask.map_or_else(|| start.shallow_clone(), |mask| mask * start);
+    for name in ["blocks.0.one", "blocks.0.two", "blocks.1.one", "blocks.1.two"] {
+        x = read(&x, name);
+    }
+    x.matmul(&get("embed", "weight"))
+}
+
+fn input() -> (Tensor, Tensor) {
+    let new = || Tensor::rand([ROWS, WIDTH], (Kind::Float, Device::Cpu));
+    (new(), new())
+}
+
+fn loss(output: &Tensor) -> Tensor {
+    output.square().mean_dim(1, false, Kind::Float).mean(Kind::Float)
+}
+
+/// Compares with the gradients of the plain model.
+fn assert_gradients(vars: &Vars, x: &Tensor, mask: Option<&Tensor>, found: &Tensor, about: &str) {
+    let expected = loss(&plain(vars, x, mask));
+    assert!(found.allclose(&expected, 1e-5, 1e-7, false), "{about}: {found:?} {expected:?}");
+    let parameters = vars.var_store().trainable_variables();
+    let gradients = Tensor::run_backward(&[expected], &parameters, false, false);
+    for (parameter, expected) in parameters.iter().zip(&gradients) {
+        let found = parameter.grad();
+        assert!(found.allclose(expected, 1e-4, 1e-6, false), "{about}: {found} {expected}");
+    }
+}
+
+fn build<M: Translate>(stages: usize, method: ScheduleKind, checkpoint: Checkpoint) -> (Pipe<M>, M::Vars) {
+    tch::manual_seed(3);
+    let (model, vars) = M::make(stages);
+    let builder = pipe_runtime::PipeBuilder::new(model, &vars).chunks(CHUNKS).schedule(method).checkpoint(checkpoint);
+    let builder = if stages == M::PLAN.stages.len() { builder.ranks(ranks(method, stages).0) } else { builder };
+    (builder.build().unwrap(), vars)
+}
+
+fn train<M: Translate>(stages: usize, method: ScheduleKind, checkpoint: Checkpoint, masked: bool) {
+    let (mut pipe, vars) = build::<M>(stages, method, checkpoint);
+    let (x, mask) = input();
+    let mask = masked.then_some(mask);
+    let report = pipe.train_step((&x, mask.as_ref()), (), |output: &Tensor, ()| loss(output)).unwrap();
+    let about = format!("{}, {stages} stages, {method}, {checkpoint}, mask: {masked}", M::PLAN.name);
+    assert_gradients(&vars, &x, mask.as_ref(), &report.loss, &about);
+}
+
+#[test]
+fn every_schedule_trains_as_plain_tch_does() {
+    let _serial = pipe_tests::serial();
+    let stages = Kept::STAGES;
+    let mut methods = 0;
+    for method in ScheduleKind::ALL.into_iter().filter(|&method| runs(method, stages, CHUNKS)) {
+        train::<Kept>(stages, method, Checkpoint::Never, true);
+        train::<Kept>(stages, method, Checkpoint::Always, false);
+        train::<Again>(stages, method, Checkpoint::Never, true);
+        train::<Again>(stages, method, Checkpoint::ExceptLast, true);
+        methods += 1;
+    }
+    assert_eq!(methods, ScheduleKind::ALL.len());
+}
+
+#[test]
+fn merged_stages_train_as_plain_tch_does() {
+    let _serial = pipe_tests::serial();
+    for stages in 1..Kept::STAGES {
+        for checkpoint in [Checkpoint::Never, Checkpoint::Always] {
+            train::<Kept>(stages, ScheduleKind::OneFOneB, checkpoint, true);
+            train::<Again>(stages, ScheduleKind::GPipe, checkpoint, true);
+        }
+    }
+}
+
+#[test]
+fn a_forward_and_its_backward_give_the_inputs_their_gradients() {
+    let _serial = pipe_tests::serial();
+    for checkpoint in [Checkpoint::Never, Checkpoint::ExceptLast, Checkpoint::Always] {
+        let (mut pipe, vars) = build::<Again>(Again::STAGES, ScheduleKind::GPipe, checkpoint);
+        let leaves = || {
+            let (x, mask) = input();
+            [x.set_requires_grad(true), mask.set_requires_grad(true)]
+        };
+        let [x, mask] = leaves();
+        let output = pipe.forward((&x, Some(&mask))).unwrap();
+        let expected = plain(&vars, &x, Some(&mask));
+        assert!(output.allclose(&expected, 1e-5, 1e-6, false));
+        let gradients = Tensor::run_backward(&[loss(&expected)], &[&x, &mask], false, false);
+        loss(&output).backward();
+        for (leaf, expected) in [x, mask].iter().zip(gradients) {
+            assert!(leaf.grad().allclose(&expected, 1e-4, 1e-6, false), "{checkpoint}");
+        }
+    }
+}
+
+#[test]
+fn a_lent_value_goes_to_each_stage_once() {
+    let _serial = pipe_tests::serial();
+    let [mask, weight, memory] = Kept::PLAN.lent else { panic!("three are lent: {}", Kept::PLAN) };
+    assert_eq!((mask.name, mask.lender, mask.from, mask.stages()), ("mask", "first", 0, vec![1, 2, 3]));
+    assert_eq!((weight.name, weight.lender, weight.stages()), ("weight", "embed", vec![2, 3]));
+    assert_eq!((memory.name, memory.lender, memory.stages()), ("memory", "encode", vec![1, 2, 3]));
+    let table = Kept::PLAN.to_string();
+    assert!(table.contains("mask to 1, mask to 2, mask to 3") && table.contains("memory from 0"), "{table}");
+
+    // Layers that are recomputed hand it on within their stage.
+    let (mut pipe, _vars) = build::<Kept>(Kept::STAGES, ScheduleKind::GPipe, Checkpoint::Never);
+    let kept = ways(&mut pipe);
+    assert_eq!(kept, [(0, 1), (0, 1), (0, 2), (0, 2), (0, 2), (0, 3), (0, 3), (0, 3), (0, 3)]);
+    let (mut pipe, _vars) = build::<Again>(Again::STAGES, ScheduleKind::GPipe, Checkpoint::Never);
+    assert_eq!(ways(&mut pipe), kept);
+}
+
+/// The stages between which skips and lent values go.
+fn ways<M: Translate>(pipe: &mut Pipe<M>) -> Vec<(usize, usize)> {
+    let (x, mask) = input();
+    pipe.start_trace();
+    pipe.train_step((&x, Some(&mask)), (), |output: &Tensor, ()| loss(output)).unwrap();
+    let costs = pipe.stop_trace().unwrap().costs();
+    let mut ways: Vec<_> = costs.skips.iter().map(|skip| (skip.from, skip.to)).collect();
+    ways.sort_unstable();
+    ways
+}
+
+#[test]
+fn an_unpipelined_run_reads_too() {
+    let _serial = pipe_tests::serial();
+    let (model, vars) = Kept::make(1);
+    let (x, mask) = input();
+    let output = model.unpipelined().chunks(3).forward((&x, Some(&mask))).unwrap();
+    assert!(output.allclose(&plain(&vars, &x, Some(&mask)), 1e-5, 1e-6, false));
+}
