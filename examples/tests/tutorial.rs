@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::{env, fs};
 
-const PROGRAMS: [(&str, &str); 9] = [
+const PROGRAMS: [(&str, &str); 10] = [
     ("balance", env!("CARGO_BIN_EXE_balance")),
     ("checkpointing", env!("CARGO_BIN_EXE_checkpointing")),
     ("devices", env!("CARGO_BIN_EXE_devices")),
@@ -18,6 +18,7 @@ const PROGRAMS: [(&str, &str); 9] = [
     ("skips", env!("CARGO_BIN_EXE_skips")),
     ("trace", env!("CARGO_BIN_EXE_trace")),
     ("train_step", env!("CARGO_BIN_EXE_train_step")),
+    ("translate", env!("CARGO_BIN_EXE_translate")),
 ];
 
 #[test]

@@ -2,7 +2,7 @@
 #![deny(warnings)]
 #![allow(non_camel_case_types, non_upper_case_globals)]
 
-use pipe_runtime::nn::Linear;
+use pipe_runtime::nn::{Concat, Linear};
 use pipe_runtime::pipeline as stages;
 
 mod elsewhere {
@@ -24,8 +24,15 @@ pub struct Model {
     #[stage]
     graph: Linear,
     layers: Linear,
+    #[lend(a = output)]
     flow_0: Linear,
+    #[read(a)]
+    lent_a: Concat,
     layers_0: Linear,
+    #[recompute]
+    #[devices("cpu", "cpu")]
+    #[read(a)]
+    number: [Concat; 2],
     #[devices("cpu", "cpu")]
     blocks: [Linear; 2],
     blocks_0: Linear,

@@ -9,9 +9,9 @@ use crate::support::names::plain;
 const DEVICE_WORDS: [&str; 3] = ["device", "devices", "stage"];
 
 /// The names of local variables in generated code.
-const LOCALS: [&str; 5] = ["x", "cx", "io", "graph", "layers"];
+const LOCALS: [&str; 6] = ["x", "cx", "io", "graph", "layers", "number"];
 
-const LOCAL_PREFIXES: [&str; 3] = ["flow_", "port_", "skip_"];
+const LOCAL_PREFIXES: [&str; 5] = ["flow_", "port_", "skip_", "lent_", "hop_"];
 
 /// Rejects attributes of layers on a plain field:
 ///

@@ -3,6 +3,7 @@
 
 use std::ops::Deref;
 
+use pipe_runtime::balance::Balance;
 use pipe_runtime::{Checkpoint, Context, Devices, Layer, Pipe, Pipeline, ScheduleKind, Vars, pipeline};
 use pipe_tests::layers::linear;
 use pipe_tests::zoo::run::{ranks, runs};
@@ -294,4 +295,65 @@ fn an_unpipelined_run_reads_too() {
     let (x, mask) = input();
     let output = model.unpipelined().chunks(3).forward((&x, Some(&mask))).unwrap();
     assert!(output.allclose(&plain(&vars, &x, Some(&mask)), 1e-5, 1e-6, false));
+}
+
+/// An array that is recomputed layer by layer, and lends both of its ends.
+#[pipeline]
+struct Ends {
+    #[devices("cpu", "cpu")]
+    #[recompute]
+    #[lend(start = input, end = output)]
+    encode: [Linear; 4],
+    #[read(end, start)]
+    near: Both,
+    #[device("cpu")]
+    #[read(start, end)]
+    far: Both,
+}
+
+/// Takes two values beside its input.
+struct Both;
+
+impl Layer<(Tensor, Tensor, Tensor)> for Both {
+    type Out = Tensor;
+
+    fn run(&self, (x, one, other): (Tensor, Tensor, Tensor), _cx: &Context) -> Tensor {
+        x * one.sin() + other
+    }
+}
+
+#[test]
+fn an_array_lends_its_ends_also_if_it_is_recomputed() {
+    let _serial = pipe_tests::serial();
+    let vars = Ends::vars(&Devices::cpu(Ends::STAGES)).unwrap();
+    let encode = vars.encode().map(|path| linear(path, WIDTH, WIDTH));
+    let layers: Vec<_> =
+        encode.iter().map(|one| (one.ws.shallow_clone(), one.bs.as_ref().unwrap().shallow_clone())).collect();
+    let mut pipe = Ends { encode, near: Both, far: Both }.pipe(&vars).chunks(CHUNKS).build().unwrap();
+    let (x, _) = input();
+    let report = pipe.train_step(&x, (), |output: &Tensor, ()| loss(output)).unwrap();
+    let end = layers.iter().fold(x.shallow_clone(), |x, (weight, bias)| x.linear(weight, Some(bias)));
+    let near = &end * end.sin() + &x;
+    let expected = loss(&(near * x.sin() + &end));
+    assert!(report.loss.allclose(&expected, 1e-5, 1e-7, false));
+    let parameters = vars.var_store().trainable_variables();
+    for (parameter, expected) in parameters.iter().zip(Tensor::run_backward(&[expected], &parameters, false, false)) {
+        assert!(parameter.grad().allclose(&expected, 1e-4, 1e-6, false));
+    }
+}
+
+#[test]
+fn an_evaluation_and_a_measurement_read_too() {
+    let _serial = pipe_tests::serial();
+    let (mut pipe, vars) = build::<Again>(Again::STAGES, ScheduleKind::GPipe, Checkpoint::Never);
+    let (x, mask) = input();
+    let output = tch::no_grad(|| pipe.evaluating(|pipe| pipe.forward((&x, Some(&mask))).unwrap()));
+    assert!(output.allclose(&plain(&vars, &x, Some(&mask)), 1e-5, 1e-6, false));
+
+    let (model, vars) = Kept::make(Kept::STAGES);
+    let profile = Balance::of(&model, &vars).stages(4).by_size((&x, Some(&mask))).unwrap();
+    // From the layer that lends it to the first reader, and from each reader to the next one.
+    let memory = profile.skips().iter().filter(|skip| skip.name == "memory");
+    let memory: Vec<_> = memory.map(|skip| (skip.from, skip.to)).collect();
+    assert_eq!(memory, [(2, 3), (3, 4), (4, 5), (5, 6), (6, 7), (7, 8), (8, 9), (9, 12), (12, 13)]);
 }

@@ -1,0 +1,203 @@
+//! Trains an encoder-decoder that reverses sequences of tokens. Each of its decoder layers reads
+//! what the encoder gives, and one embedding is tied to two later layers.
+//!
+//! `cargo run -p pipe-examples --bin translate`
+
+use pipe_runtime::optim::{AdamW, LrSchedule};
+use pipe_runtime::{Context, Devices, Layer, Reduction, Trainer, pipeline};
+use tch::nn::{self, Embedding, LayerNorm, Linear, Path};
+use tch::{Device, Kind, Tensor};
+
+/// Token 0 pads the source, token 1 begins a target.
+const TOKENS: i64 = 12;
+const LENGTH: i64 = 5;
+const WIDTH: i64 = 32;
+const HEADS: i64 = 4;
+
+#[pipeline(input = (Tensor, Tensor), chunks = 4, schedule = "1f1b")]
+struct Translate {
+    #[device("cpu")]
+    #[stash(target = input.1)] // one layer takes it: a skip
+    #[lend(source = output)] // many layers read it, on any stage
+    split: Split,
+    #[lend(words = tied)]
+    embed: Embedding,
+    #[lend(memory = output)]
+    #[read(source)]
+    encode: Encoder,
+
+    #[device("cpu")]
+    #[pop(target)]
+    #[read(words)]
+    begin: Begin,
+    #[devices("cpu", "cpu")]
+    #[read(memory, source)] // each of them takes `(x, memory, source)`
+    decode: [Decoder; 2],
+    norm: LayerNorm,
+    #[read(words)]
+    head: Head,
+}
+
+/// Goes on with the source alone.
+struct Split;
+
+impl Layer<(Tensor, Tensor)> for Split {
+    type Out = Tensor;
+
+    fn run(&self, (source, _): (Tensor, Tensor), _: &Context) -> Tensor {
+        source
+    }
+}
+
+/// Attention of `x` to `other`, added to `x`. Without a mask, no position sees a later one.
+struct Attention([Linear; 4]);
+
+impl Attention {
+    fn new(path: &Path<'_>) -> Self {
+        Self(["q", "k", "v", "out"].map(|name| nn::linear(path / name, WIDTH, WIDTH, Default::default())))
+    }
+
+    fn add(&self, x: &Tensor, other: &Tensor, mask: Option<Tensor>) -> Tensor {
+        let [q, k, v, out] = &self.0;
+        let heads = |x: &Tensor| x.view([x.size()[0], -1, HEADS, WIDTH / HEADS]).transpose(1, 2);
+        let [q, k, v] = [x.apply(q), other.apply(k), other.apply(v)].map(|x| heads(&x));
+        let causal = mask.is_none();
+        let found = Tensor::scaled_dot_product_attention(&q, &k, &v, mask, 0., causal, None, false);
+        x + found.transpose(1, 2).contiguous().view_(x.size().as_slice()).apply(out)
+    }
+}
+
+/// The mask of a source: true where there is a token.
+fn tokens(source: &Tensor) -> Option<Tensor> {
+    Some(source.ne(0).unsqueeze(1).unsqueeze(1))
+}
+
+struct Encoder(Attention, Tensor);
+
+impl Layer<(Tensor, Tensor)> for Encoder {
+    type Out = Tensor;
+
+    fn run(&self, (x, source): (Tensor, Tensor), _: &Context) -> Tensor {
+        let x = x + &self.1;
+        self.0.add(&x, &x, tokens(&source))
+    }
+}
+
+/// Embeds the target with the tied weight.
+struct Begin(Tensor);
+
+impl Layer<(Tensor, Tensor, Tensor)> for Begin {
+    type Out = Tensor;
+
+    fn run(&self, (_, target, words): (Tensor, Tensor, Tensor), _: &Context) -> Tensor {
+        Tensor::embedding(&words, &target, -1, false, false) + &self.0
+    }
+}
+
+struct Decoder {
+    own: Attention,
+    cross: Attention,
+    feed: [Linear; 2],
+}
+
+impl Layer<(Tensor, Tensor, Tensor)> for Decoder {
+    type Out = Tensor;
+
+    fn run(&self, (x, memory, source): (Tensor, Tensor, Tensor), _: &Context) -> Tensor {
+        let x = self.own.add(&x, &x, None);
+        let x = self.cross.add(&x, &memory, tokens(&source));
+        &x + x.apply(&self.feed[0]).relu().apply(&self.feed[1])
+    }
+}
+
+/// Logits of the next token by the tied weight, `[rows, TOKENS, positions]`.
+struct Head;
+
+impl Layer<(Tensor, Tensor)> for Head {
+    type Out = Tensor;
+
+    fn run(&self, (x, words): (Tensor, Tensor), _: &Context) -> Tensor {
+        x.matmul(&words.tr()).transpose(1, 2)
+    }
+}
+
+impl Translate {
+    fn new(vars: &TranslateVars) -> Self {
+        let places = |path: Path<'_>| path.randn("places", &[LENGTH, WIDTH], 0., 0.5);
+        let small = nn::EmbeddingConfig { ws_init: nn::Init::Randn { mean: 0., stdev: 0.2 }, ..Default::default() };
+        let linear = |path, inputs, outputs| nn::linear(path, inputs, outputs, Default::default());
+        Self {
+            split: Split,
+            embed: nn::embedding(vars.embed(), TOKENS, WIDTH, small),
+            encode: Encoder(Attention::new(&(vars.encode() / "own")), places(vars.encode())),
+            begin: Begin(places(vars.begin())),
+            decode: vars.decode().map(|path| Decoder {
+                own: Attention::new(&(&path / "own")),
+                cross: Attention::new(&(&path / "cross")),
+                feed: [linear(&path / "wide", WIDTH, 64), linear(&path / "narrow", 64, WIDTH)],
+            }),
+            norm: nn::layer_norm(vars.norm(), vec![WIDTH], Default::default()),
+            head: Head,
+        }
+    }
+}
+
+/// The same model by hand, on the whole batch.
+fn plain(net: &Translate, source: &Tensor, target: &Tensor) -> Tensor {
+    let (cx, source) = (Context::standalone(false), || source.shallow_clone());
+    let words = &net.embed.ws;
+    let memory = net.encode.run((source().apply(&net.embed), source()), &cx);
+    let begin = (memory.shallow_clone(), target.shallow_clone(), words.shallow_clone());
+    let read = |x, layer: &Decoder| layer.run((x, memory.shallow_clone(), source()), &cx);
+    let x = net.decode.iter().fold(net.begin.run(begin, &cx), read);
+    net.head.run((x.apply(&net.norm), words.shallow_clone()), &cx)
+}
+
+/// Sources that are padded from some position on, what the decoder gets, and what it should say:
+/// the tokens from the last to the first. Labels of 0 do not count.
+fn batch(rows: i64) -> (Tensor, Tensor, Tensor) {
+    let on = (Kind::Int64, Device::Cpu);
+    let length = Tensor::randint_low(2, LENGTH + 1, [rows, 1], on);
+    let place = Tensor::arange(LENGTH, on);
+    let source = Tensor::randint_low(2, TOKENS, [rows, LENGTH], on) * place.lt_tensor(&length);
+    let from = (&length - 1 - &place).clamp_min(0);
+    let labels = source.gather(1, &from, false) * place.lt_tensor(&length);
+    let input = Tensor::cat(&[Tensor::ones([rows, 1], on), labels.slice(1, 0, LENGTH - 1, 1)], 1);
+    (source, input, labels)
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    tch::manual_seed(1);
+    println!("{}", Translate::PLAN);
+    let vars = Translate::vars(&Devices::cpu(Translate::STAGES))?;
+    let pipe = Translate::new(&vars).pipe(&vars).build()?;
+    let schedule = LrSchedule::cosine(300, 0.05).warmup(30);
+    let optimizer =
+        pipe.optimizer(AdamW { lr: 1e-2, ..AdamW::default() }).clip_norm(1.).lr_schedule(schedule).build()?;
+    let mut trainer = Trainer::new(pipe, optimizer)?;
+    let counted = |labels: &Tensor| labels.ne(0).sum(Kind::Int64).int64_value(&[]) as f64;
+    for number in 1..=300 {
+        let (source, input, labels) = batch(60);
+        let report = trainer.step_by(|step| {
+            step.reduction(Reduction::Weighted(&counted)).run(
+                (source, input),
+                &labels,
+                |logits: &Tensor, labels: &Tensor| {
+                    logits.cross_entropy_loss::<Tensor>(labels, None, tch::Reduction::Mean, 0, 0.05)
+                },
+            )
+        })?;
+        if number % 75 == 0 {
+            println!("step {number:3}: loss {:.3}", f64::try_from(report.step.loss)?);
+        }
+    }
+    let _constant = tch::no_grad_guard();
+    let (source, input, labels) = batch(200);
+    let logits = trainer.pipe().evaluating(|pipe| pipe.forward((&source, &input)))?;
+    let right = logits.argmax(1, false).eq_tensor(&labels) * labels.ne(0);
+    println!("right tokens: {:.2}", f64::try_from(right.sum(Kind::Double) / labels.ne(0).sum(Kind::Double))?);
+    let net = trainer.into_parts().0.into_inner();
+    let difference = f64::try_from((logits - plain(&net, &source, &input)).abs().max())?;
+    println!("as by hand: {}", difference < 1e-4);
+    Ok(())
+}
