@@ -8,10 +8,10 @@
 use proc_macro2::{Ident, Literal, Span, TokenStream};
 use quote::{ToTokens, format_ident, quote_spanned};
 
-use super::here;
+use super::{here, lends};
 use crate::pipeline::declaration::{Kept, Shape, Stash};
 use crate::pipeline::model::{Layer, Model, Taken};
-use crate::pipeline::plan::{Hop, Plan, Route, Step};
+use crate::pipeline::plan::{Plan, Route, Step};
 use crate::support::names::plain;
 
 /// The calls of all layers of stage `stage`. The variable `x` holds their input before them, and
@@ -29,7 +29,7 @@ fn call(model: &Model, plan: &Plan, (stage, position): (usize, usize)) -> TokenS
     let mut tokens = TokenStream::new();
     if is_first {
         tokens.extend(keep_end(model, layer, plan, stage, Kept::Input));
-        tokens.extend(lend(
+        tokens.extend(lends::lend(
             model,
             layer,
             plan,
@@ -39,12 +39,12 @@ fn call(model: &Model, plan: &Plan, (stage, position): (usize, usize)) -> TokenS
         ));
         tokens.extend(receive(model, layer, plan));
     }
-    tokens.extend(receive_lent(model, layer, plan, stage));
+    tokens.extend(lends::receive(model, layer, plan, stage));
     let place = (stage, position);
     tokens.extend(match layer.shape {
         Shape::Single => run(layer, &binding, &taken(model, plan, place)),
         Shape::Array { .. } | Shape::List { .. } if !layer.reads().is_empty() => {
-            run_all_reading(model, plan, place, &binding)
+            lends::run_all(model, plan, place, &binding)
         }
         Shape::Array { .. } | Shape::List { .. } => run_all(layer, &binding, &format_ident!("run_each")),
         Shape::Optional { .. } => run_all(layer, &binding, &format_ident!("pass_if_some")),
@@ -64,21 +64,14 @@ fn taken(model: &Model, plan: &Plan, (stage, position): (usize, usize)) -> Vec<T
     let taken = layer.taken().into_iter().map(|taken| match taken {
         Taken::Popped(name) => skip(name, at).to_token_stream(),
         Taken::Read(name) => {
-            let lent = lent(name, at);
-            match reads_later(model, plan, (stage, position), name) {
+            let lent = lends::variable(name, at);
+            match lends::reads_later(model, plan, (stage, position), name) {
                 true => quote_spanned!(at=> __rt::keep(&#lent)),
                 false => lent.to_token_stream(),
             }
         }
     });
     taken.collect()
-}
-
-/// Whether a layer of the stage after this one reads the lent value.
-fn reads_later(model: &Model, plan: &Plan, (stage, position): (usize, usize), name: &Ident) -> bool {
-    let later = &plan.stages[stage].steps[position + 1..];
-    let mut read = later.iter().flat_map(|step| model.layers[step.layer].reads());
-    read.any(|other| plain(other) == plain(name))
 }
 
 /// `let x = __rt::pass(x, layer, cx, "layer");`, or, if the layer returns skips,
@@ -99,7 +92,7 @@ fn run(layer: &Layer, binding: &Ident, taken: &[TokenStream]) -> TokenStream {
 }
 
 /// Generates `x`, or `(x, skip_a, skip_b)`.
-fn with_skips(at: Span, skips: &[impl ToTokens]) -> TokenStream {
+pub fn with_skips(at: Span, skips: &[impl ToTokens]) -> TokenStream {
     match skips.is_empty() {
         true => quote_spanned!(at=> x),
         false => quote_spanned!(at=> (x #(, #skips)*)),
@@ -110,20 +103,6 @@ fn with_skips(at: Span, skips: &[impl ToTokens]) -> TokenStream {
 fn run_all(layer: &Layer, binding: &Ident, function: &Ident) -> TokenStream {
     let child = layer.child();
     quote_spanned!(site(layer)=> let x = __rt::#function(x, #binding, cx, #child);)
-}
-
-/// `let x = __rt::run_each_reading(x, (&lent_a,), layers, cx, "layers");`, and `drop(lent_a);` for
-/// what no later layer of the stage reads.
-fn run_all_reading(model: &Model, plan: &Plan, place: (usize, usize), binding: &Ident) -> TokenStream {
-    let layer = &model.layers[plan.stages[place.0].steps[place.1].layer];
-    let (at, child) = (site(layer), layer.child());
-    let read = layer.reads().iter().map(|name| lent(name, at));
-    let done = layer.reads().iter().filter(|name| !reads_later(model, plan, place, name));
-    let done = done.map(|name| lent(name, at));
-    quote_spanned! {at=>
-        let x = __rt::run_each_reading(x, (#(&#read,)*), #binding, cx, #child);
-        #(::core::mem::drop(#done);)*
-    }
 }
 
 /// The code for the layer's stashes of the kind `what`. `#[stash(a = input)]` and
@@ -137,69 +116,8 @@ fn keep(layer: &Layer, plan: &Plan, what: Kept) -> TokenStream {
 /// The code for what the layer stashes and lends at one of its ends.
 pub fn keep_end(model: &Model, layer: &Layer, plan: &Plan, stage: usize, what: Kept) -> TokenStream {
     let mut tokens = keep(layer, plan, what);
-    tokens.extend(lend(model, layer, plan, stage, what, |lend| kept(layer, lend)));
+    tokens.extend(lends::lend(model, layer, plan, stage, what, |lend| kept(layer, lend)));
     tokens
-}
-
-/// The code for what the layer lends of the kind `what`: a local variable for the layers of this
-/// stage, and a send for each other stage.
-fn lend(
-    model: &Model,
-    layer: &Layer,
-    plan: &Plan,
-    stage: usize,
-    what: Kept,
-    value: impl Fn(&Stash) -> TokenStream,
-) -> TokenStream {
-    let at = site(layer);
-    let lends = layer.lends().iter().filter(|lend| lend.kept == what);
-    lends
-        .flat_map(|one| {
-            let name = plain(&one.name);
-            let value = value(one);
-            let sends = plan.hops_from(&name, stage).map(|hop| send_lent(model, plan, hop, &value));
-            let sends: Vec<TokenStream> = sends.collect();
-            let is_read = plan.stages[stage]
-                .steps
-                .iter()
-                .any(|step| model.layers[step.layer].reads().iter().any(|read| plain(read) == name));
-            let lent = lent(&one.name, at);
-            let local = is_read.then(|| quote_spanned!(at=> let #lent = #value;));
-            sends.into_iter().chain(local)
-        })
-        .collect()
-}
-
-fn send_lent(model: &Model, plan: &Plan, hop: &Hop, value: &TokenStream) -> TokenStream {
-    let at = hop_site(model, hop);
-    let (port, send) = (hop_port(hop, at), plan.send(hop.from, hop.to, at));
-    quote_spanned!(at=> io.#send(#port, #value);)
-}
-
-/// Receives the lent values of which `layer` is the first reader in the stage, and hands them on to
-/// a later piece of it.
-fn receive_lent(model: &Model, layer: &Layer, plan: &Plan, stage: usize) -> TokenStream {
-    arriving_lent(model, layer, plan, stage)
-        .map(|hop| {
-            let at = hop_site(model, hop);
-            let (lent, port) = (Ident::new(&format!("lent_{}", hop.name), at), hop_port(hop, at));
-            let sends = plan
-                .hops_from(&hop.name, stage)
-                .map(|next| send_lent(model, plan, next, &quote_spanned!(at=> __rt::keep(&#lent))));
-            quote_spanned!(at=> let #lent = io.receive(#port); #(#sends)*)
-        })
-        .collect()
-}
-
-/// The lent values that come from another stage and of which `layer` is the first reader there.
-pub fn arriving_lent<'a>(
-    model: &'a Model,
-    layer: &'a Layer,
-    plan: &'a Plan,
-    stage: usize,
-) -> impl Iterator<Item = &'a Hop> {
-    let hops = layer.reads().iter().filter_map(move |name| plan.hop_to(&plain(name), stage));
-    hops.filter(|hop| model.layers[hop.reader].ident == layer.ident)
 }
 
 /// `__rt::keep(&x)`, or `__rt::keep(&x.1)`. The part keeps its span in the user's attribute, so
@@ -219,34 +137,6 @@ fn receive(model: &Model, layer: &Layer, plan: &Plan) -> TokenStream {
             quote_spanned!(at=> let #skip = io.receive(#port);)
         })
         .collect()
-}
-
-/// The call of one of repeated layers that are recomputed one by one:
-/// `__rt::run_one(x, layers, number, cx, "layers")`, or a block that first receives what it reads,
-/// which each layer hands on to the next one.
-pub fn one_of_each(model: &Model, layer: &Layer, plan: &Plan, piece: usize) -> TokenStream {
-    let (at, child) = (site(layer), layer.child());
-    if layer.reads().is_empty() {
-        return quote_spanned!(at=> __rt::run_one(x, layers, number, cx, #child));
-    }
-    let receive = layer.reads().iter().filter_map(|name| plan.hop_to(&plain(name), piece)).map(|hop| {
-        let (lent, port) = (lent(&hop.ident, at), hop_port(hop, hop_site(model, hop)));
-        let sends = plan
-            .hops_from(&hop.name, piece)
-            .map(|next| send_lent(model, plan, next, &quote_spanned!(at=> __rt::keep(&#lent))));
-        quote_spanned! {at=>
-            let #lent = io.receive_each(#port, layers, number);
-            if number == 0 {
-                #(#sends)*
-            }
-        }
-    });
-    let taken: Vec<Ident> = layer.reads().iter().map(|name| lent(name, at)).collect();
-    let input = with_skips(at, &taken);
-    quote_spanned! {at=> {
-        #(#receive)*
-        __rt::run_one_reading(#input, layers, number, cx, #child)
-    } }
 }
 
 /// The skips that `layer` pops and that another stage stashes.
@@ -291,21 +181,6 @@ fn skip(name: &Ident, at: Span) -> Ident {
 
 fn route_skip(route: &Route, at: Span) -> Ident {
     skip(&route.ident, at)
-}
-
-/// The local variable that holds a lent value.
-pub fn lent(name: &Ident, at: Span) -> Ident {
-    Ident::new(&format!("lent_{}", plain(name)), at)
-}
-
-/// rustc reports there that a lent value cannot cross.
-pub fn hop_site(model: &Model, hop: &Hop) -> Span {
-    site(&model.layers[hop.lender])
-}
-
-/// The variable of the port through which a lent value goes to a stage.
-pub fn hop_port(hop: &Hop, at: Span) -> Ident {
-    Ident::new(&format!("hop_{}_{}", hop.to, hop.name), at)
 }
 
 /// The variable of the port through which a skip crosses stages.

@@ -5,6 +5,7 @@
 
 mod body;
 mod inherent;
+mod lends;
 mod nesting;
 mod plain;
 mod plan_constant;

@@ -8,7 +8,7 @@ use super::body::{self, binding, calls, on_type, port, site};
 use super::plan_constant::split;
 use super::types::owning;
 use super::unpipelined::result;
-use super::{Bodies, here, plain};
+use super::{Bodies, here, lends, plain};
 use crate::pipeline::declaration::{Kept, Recomputed};
 use crate::pipeline::model::{Layer, Model};
 use crate::pipeline::plan::{Hop, Pieces, Plan, Route, Step, pieces};
@@ -112,7 +112,7 @@ impl<'p> Ports<'p> {
                     skips.push((next, route));
                     next += 1;
                 }
-                for hop in body::arriving_lent(model, layer, plan, number) {
+                for hop in lends::arriving(model, layer, plan, number) {
                     lent[number][0].push((next, hop));
                     lent[hop.from][1].push((next, hop));
                     next += 1;
@@ -144,8 +144,8 @@ impl<'p> Ports<'p> {
             open_port(&port(route, at), number, (route.from, route.to), at)
         });
         let lent = self.lent[stage][1].iter().map(|&(number, hop)| {
-            let at = body::hop_site(self.model, hop);
-            open_port(&body::hop_port(hop, at), number, (hop.from, hop.to), at)
+            let at = lends::sender(self.model, hop);
+            open_port(&lends::port(hop, at), number, (hop.from, hop.to), at)
         });
         [main].into_iter().chain(skips).chain(lent).collect()
     }
@@ -161,7 +161,7 @@ impl<'p> Ports<'p> {
 
     /// `hop_1_memory`: the ports of lent values that stage `stage` receives, then those it sends.
     fn lent_ports(&self, stage: usize) -> impl Iterator<Item = Ident> {
-        self.lent[stage].iter().flatten().map(|(_, hop)| body::hop_port(hop, body::hop_site(self.model, hop)))
+        self.lent[stage].iter().flatten().map(|(_, hop)| lends::port(hop, lends::sender(self.model, hop)))
     }
 
     /// rustc reports there that the value cannot cross.
@@ -237,7 +237,7 @@ fn each_body(model: &Model, plan: &Plan, ports: &Ports<'_>, piece: usize, layer:
     let kept: Vec<Ident> = kept.chain(ports.lent_ports(piece)).collect();
     let before = (step.part == 0).then(|| body::keep_end(model, layer, plan, piece, Kept::Input));
     let after = (step.part + 1 == step.parts).then(|| body::keep_end(model, layer, plan, piece, Kept::Output));
-    let one = body::one_of_each(model, layer, plan, piece);
+    let one = lends::one_of_each(model, layer, plan, piece);
     quote_spanned! {at=>
         #declared
         graph.stage_of_each(#movable, (#input, #output), (#(#kept,)*), |x, element, (#(#kept,)*), io, cx| {

@@ -3,9 +3,9 @@
 use proc_macro2::{Span, TokenStream};
 use quote::{quote, quote_spanned};
 
-use super::body::{calls, lent, site};
+use super::body::{calls, site};
 use super::types::{input, output};
-use super::{Bodies, here, settings};
+use super::{Bodies, here, lends, settings};
 use crate::pipeline::model::Model;
 use crate::pipeline::plan::unpipelined;
 
@@ -57,7 +57,7 @@ fn body(model: &Model) -> TokenStream {
     let at_end = model.layers.last().map_or_else(here, site);
     let result = result(at_end);
     let outer = model.settings.outer_values();
-    let outer: Vec<_> = outer.iter().map(|value| lent(&value.name, here())).collect();
+    let outer: Vec<_> = outer.iter().map(|value| lends::variable(&value.name, here())).collect();
     let outer = (!outer.is_empty()).then(|| quote_spanned!(here()=> let (x, #(#outer,)*) = x;));
     quote_spanned! {here()=>
         let Self { #(#fields,)* #others } = self;
