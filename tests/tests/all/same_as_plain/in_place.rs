@@ -85,10 +85,34 @@ mod in_the_popping_layer {
         same: None, merge: InPlace);
 }
 
+/// Changes the second input in place.
+struct ChangesRead;
+
+impl Layer<(Tensor, Tensor)> for ChangesRead {
+    type Out = Tensor;
+
+    fn run(&self, (x, read): (Tensor, Tensor), _cx: &Context) -> Tensor {
+        x + read.shallow_clone().relu_()
+    }
+}
+
+mod in_a_reading_layer {
+    use super::*;
+
+    model!(One { #[lend(memory = output)] a: Linear, b: Func<'static>, #[read(memory)] one: ChangesRead, #[read(memory)] two: Merge, }
+        b: on_a_copy(), one: ChangesRead, two: Merge);
+    model!(Cut { #[lend(memory = output)] a: Linear, b: Func<'static>, #[device("cpu")] #[read(memory)] one: ChangesRead, #[read(memory)] two: Merge, }
+        b: on_a_copy(), one: ChangesRead, two: Merge);
+    model!(Apart { #[lend(memory = output)] a: Linear, b: Func<'static>, #[device("cpu")] #[read(memory)] one: ChangesRead, #[device("cpu")] #[read(memory)] two: Merge, }
+        b: on_a_copy(), one: ChangesRead, two: Merge);
+    model!(Marked { #[lend(memory = output)] a: Linear, b: Func<'static>, #[device("cpu")] #[recompute] #[read(memory)] one: ChangesRead, #[read(memory)] two: Merge, }
+        b: on_a_copy(), one: ChangesRead, two: Merge);
+}
+
 fn assert_refused(step: Step, what: &str) {
     match step {
         Err(Error::Failed(failure)) => {
-            assert!(failure.cause.contains("in-place operation of a layer"), "{what}: {failure}");
+            assert!(failure.cause.contains("in-place operation"), "{what}: {failure}");
             assert!(failure.cause.contains("work on a copy"), "{what}: {failure}");
         }
         other => panic!("{what}: {other:?}"),
@@ -120,4 +144,20 @@ fn a_layer_that_works_on_a_copy_is_recomputed_as_it_is_kept() {
     let _serial = pipe_tests::serial();
     let kept = after_a_skip::OneCopy::step(Checkpoint::Never).unwrap();
     assert_eq!(after_a_skip::MarkedCopy::step(Checkpoint::Never).unwrap(), kept);
+}
+
+#[test]
+fn a_change_of_a_lent_value_reaches_all_later_readers_or_is_an_error() {
+    let _serial = pipe_tests::serial();
+    for checkpoint in [Checkpoint::Never, Checkpoint::ExceptLast, Checkpoint::Always] {
+        let kept = in_a_reading_layer::One::step(Checkpoint::Never).unwrap();
+        assert_eq!(in_a_reading_layer::One::step(checkpoint).unwrap(), kept);
+        match checkpoint {
+            Checkpoint::Never => assert_eq!(in_a_reading_layer::Cut::step(checkpoint).unwrap(), kept),
+            // It is an input of the stage, which is recomputed.
+            _ => assert_refused(in_a_reading_layer::Cut::step(checkpoint), "readers of a recomputed stage"),
+        }
+        assert_refused(in_a_reading_layer::Apart::step(checkpoint), "readers in two stages");
+        assert_refused(in_a_reading_layer::Marked::step(checkpoint), "a reader that is recomputed");
+    }
 }
