@@ -183,9 +183,15 @@ fn hops(lent: &Lent, stages: &[Stage], stage_of: &[usize]) -> Vec<Hop> {
 /// The stage that makes what is lent.
 pub fn lending_stage(lend: &End<Kept>, stages: &[Stage]) -> Option<usize> {
     let runs = |stage: &Stage| stage.steps.iter().any(|step| step.layer == lend.layer);
-    match lend.what {
-        Kept::Input | Kept::Tied => stages.iter().position(runs),
-        Kept::Output | Kept::Returned => stages.iter().rposition(runs),
+    let span = (stages.iter().position(runs)?, stages.iter().rposition(runs)?);
+    Some(stage_of_end(lend.what, span))
+}
+
+/// The stage in which a layer, with its first and last stage, has the value that is kept.
+fn stage_of_end(what: Kept, (first, last): (usize, usize)) -> usize {
+    match what {
+        Kept::Input | Kept::Tied => first,
+        Kept::Output | Kept::Returned => last,
     }
 }
 
@@ -224,17 +230,12 @@ fn spans(model: &Model, stages: &[Stage]) -> Vec<(usize, usize)> {
 
 fn route(skip: &Skip, spans: &[(usize, usize)]) -> Option<Route> {
     let (stash, pop) = (skip.stashes.first()?, skip.pops.first()?);
-    let (first, last) = spans[stash.layer];
-    let from = match stash.what {
-        Kept::Input | Kept::Tied => first,
-        Kept::Output | Kept::Returned => last,
-    };
     Some(Route {
         name: skip.name.clone(),
         ident: stash.name.clone(),
         pop_ident: pop.name.clone(),
         stash: stash.layer,
-        from,
+        from: stage_of_end(stash.what, spans[stash.layer]),
         pop: pop.layer,
         to: spans[pop.layer].0,
     })

@@ -52,12 +52,16 @@ pub fn receive(model: &Model, layer: &Layer, plan: &Plan, stage: usize) -> Token
         .map(|hop| {
             let at = sender(model, hop);
             let (lent, port) = (variable(&hop.ident, at), port(hop, at));
-            let sends = plan
-                .hops_from(&hop.name, stage)
-                .map(|next| send(model, plan, next, &quote_spanned!(at=> __rt::keep(&#lent))));
-            quote_spanned!(at=> let #lent = io.receive(#port); #(#sends)*)
+            let hand_on = hand_on(model, plan, hop, stage, &lent);
+            quote_spanned!(at=> let #lent = io.receive(#port); #hand_on)
         })
         .collect()
+}
+
+/// Sends a received value to later pieces of the stage, of which this is an earlier one.
+fn hand_on(model: &Model, plan: &Plan, hop: &Hop, piece: usize, lent: &Ident) -> TokenStream {
+    let value = quote_spanned!(lent.span()=> __rt::keep(&#lent));
+    plan.hops_from(&hop.name, piece).map(|next| send(model, plan, next, &value)).collect()
 }
 
 /// The lent values that come from another stage and of which `layer` is the first reader there.
@@ -97,13 +101,11 @@ pub fn one_of_each(model: &Model, layer: &Layer, plan: &Plan, piece: usize) -> T
     }
     let receive = layer.reads().iter().filter_map(|name| plan.hop_to(&plain(name), piece)).map(|hop| {
         let (lent, port) = (variable(&hop.ident, at), port(hop, sender(model, hop)));
-        let sends = plan
-            .hops_from(&hop.name, piece)
-            .map(|next| send(model, plan, next, &quote_spanned!(at=> __rt::keep(&#lent))));
+        let hand_on = hand_on(model, plan, hop, piece, &lent);
         quote_spanned! {at=>
             let #lent = io.receive_each(#port, layers, number);
             if number == 0 {
-                #(#sends)*
+                #hand_on
             }
         }
     });

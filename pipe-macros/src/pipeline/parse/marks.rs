@@ -392,6 +392,9 @@ mod tests {
             let source = format!("struct M {{ #[stash({source})] one: One, #[pop(a)] two: Two }}");
             assert_eq!(mistakes(&source), format!("1: {what}\n"), "{source}");
         }
+        // A weight has no parts.
+        let source = "struct M { #[lend(a = tied.1)] one: One, #[read(a)] two: Two, #[read(a)] three: Three }";
+        assert_eq!(mistakes(source), "1: expected `,` before this\n");
     }
 
     #[test]
