@@ -71,11 +71,11 @@ pub use flow::{
 };
 pub use model::{
     Carried, CheapOutputs, Checkpoint, Context, Defaults, Devices, Layer, LayerPlan, LentPlan, LoadReport, Loader,
-    Model, Plan, Repeat, SkipPlan, Split, StagePlan, Tied, Vars,
+    Model, Plan, Recomputed, RecomputedPlan, Repeat, SkipPlan, Split, StagePlan, Tied, Vars,
 };
 pub use pipe::{
     Checkpoints, DeviceMemory, IterationReport, MemoryReport, Optimizer, OptimizerBuilder, Pipe, PipeBuilder,
-    RankMemory, Reduction, StageReport, StepReport, TrainStep, Trainer, Unpipelined, Update, balance,
+    RankMemory, Reduction, StageMemory, StageReport, StepReport, TrainStep, Trainer, Unpipelined, Update, balance,
 };
 /// ```
 /// use pipe_runtime::{Flow, nn::Identity, pipeline};

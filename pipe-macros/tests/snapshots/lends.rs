@@ -75,6 +75,12 @@ const _: () = {
                     readers: &[("near", 0), ("decode", 1), ("decode", 2), ("last", 2)],
                 },
             ],
+            recomputed: &[
+                __rt::RecomputedPlan {
+                    layer: "last",
+                    which: __rt::Recomputed::All,
+                },
+            ],
             ..__rt::Plan::EMPTY
         };
         /// Number of stages.

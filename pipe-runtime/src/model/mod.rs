@@ -16,7 +16,7 @@ pub use carried::Carried;
 pub use context::Context;
 pub use devices::Devices;
 pub use layer::{Layer, pass, pass_if_some};
-pub use plan::{LayerPlan, LentPlan, Plan, Repeat, SkipPlan, Split, StagePlan};
+pub use plan::{LayerPlan, LentPlan, Plan, Recomputed, RecomputedPlan, Repeat, SkipPlan, Split, StagePlan};
 pub use repeat::{Repeated, gather_parts, run_each, run_each_reading, run_one, run_one_reading, spread};
 pub use tie::{Tied, lend};
 pub use vars::{LoadReport, Loader, Vars, sub_paths, sub_paths_vec};

@@ -15,6 +15,8 @@ pub struct Plan {
     pub skips: &'static [SkipPlan],
     /// The lent values, in the order in which they first occur.
     pub lent: &'static [LentPlan],
+    /// The layers that are marked to be recomputed.
+    pub recomputed: &'static [RecomputedPlan],
     /// The annotated process of each stage; empty if there are none.
     pub processes: &'static [usize],
     /// What each stage costs in nanoseconds or bytes, from the balance file; empty without one.
@@ -75,6 +77,37 @@ pub struct SkipPlan {
     pub to: usize,
 }
 
+/// A layer that is marked to be recomputed for its backward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecomputedPlan {
+    /// The name of the layer.
+    pub layer: &'static str,
+    /// Which of the layers, if it is repeated.
+    pub which: Recomputed,
+}
+
+/// Which layers of a field are recomputed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recomputed {
+    /// All; or the single one.
+    All,
+    /// So many, from the first one on.
+    First(usize),
+    /// Those with these indices.
+    Of(&'static [usize]),
+}
+
+impl Recomputed {
+    /// Whether the layer with this index is one of them.
+    pub fn has(self, index: usize) -> bool {
+        match self {
+            Self::All => true,
+            Self::First(count) => index < count,
+            Self::Of(indices) => indices.contains(&index),
+        }
+    }
+}
+
 /// One lent value, which any number of later layers read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LentPlan {
@@ -103,7 +136,8 @@ impl LentPlan {
 impl Plan {
     /// What generated code does not say.
     #[doc(hidden)]
-    pub const EMPTY: Self = Self { name: "", stages: &[], skips: &[], lent: &[], processes: &[], costs: &[] };
+    pub const EMPTY: Self =
+        Self { name: "", stages: &[], skips: &[], lent: &[], recomputed: &[], processes: &[], costs: &[] };
 
     /// All layers with their stages, in order. A repeated layer occurs once for each of its parts.
     pub fn layers(&self) -> impl Iterator<Item = (usize, &'static LayerPlan)> + use<> {
@@ -113,6 +147,12 @@ impl Plan {
     /// The layer with this name, and its stage. For a repeated layer, it is the first part.
     pub fn layer(&self, name: &str) -> Option<(usize, &'static LayerPlan)> {
         self.layers().find(|(_, layer)| layer.name == name)
+    }
+
+    /// Whether this layer, or the one with this index of a repeated layer, is marked to be
+    /// recomputed.
+    pub fn is_recomputed(&self, name: &str, index: Option<usize>) -> bool {
+        self.recomputed.iter().any(|marked| marked.layer == name && marked.which.has(index.unwrap_or(0)))
     }
 
     /// The skip with this name.
@@ -208,9 +248,20 @@ impl fmt::Display for LayerPlan {
     }
 }
 
+impl fmt::Display for RecomputedPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { layer, which } = self;
+        match which {
+            Recomputed::All => f.write_str(layer),
+            Recomputed::First(count) => write!(f, "{layer}[0..{count}]"),
+            Recomputed::Of(indices) => write!(f, "{layer}{indices:?}"),
+        }
+    }
+}
+
 /// Prints a table with one row per stage: its process if it is annotated, its device, its layers,
 /// the skips and lent values that come in (with the stage that they come from) and those that go
-/// out (with the stage that they go to).
+/// out (with the stage that they go to). A line names the layers that are marked to be recomputed.
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |items: Vec<String>| if items.is_empty() { "-".to_owned() } else { items.join(", ") };
@@ -249,7 +300,11 @@ impl fmt::Display for Plan {
             table.push(row);
         }
         writeln!(f, "{}", self.name)?;
-        table.lines().iter().try_for_each(|line| writeln!(f, "  {line}"))
+        table.lines().iter().try_for_each(|line| writeln!(f, "  {line}"))?;
+        match self.recomputed {
+            [] => Ok(()),
+            marked => writeln!(f, "  recomputed: {}", list(marked.iter().map(RecomputedPlan::to_string).collect())),
+        }
     }
 }
 
@@ -291,6 +346,11 @@ mod tests {
                 SkipPlan { name: "local", stash: "a", from: 0, pop: "b", to: 0 },
             ],
             lent: &[LentPlan { name: "mask", lender: "a", from: 0, readers: &[("b", 0), ("b", 1), ("c", 1)] }],
+            recomputed: &[
+                RecomputedPlan { layer: "a", which: Recomputed::All },
+                RecomputedPlan { layer: "b", which: Recomputed::First(2) },
+                RecomputedPlan { layer: "c", which: Recomputed::Of(&[0, 3]) },
+            ],
             processes: &[],
             costs: &[],
         };
@@ -300,6 +360,7 @@ Net
   -----  ------  ----------------------------------  --------  ---------
   0      cuda:0  a, b[0..3]                          -         s to 1, mask to 1
   1      cpu     b[3..5], c[all, length known at build]  s from 0, mask from 0  -
+  recomputed: a, b[0..2], c[0, 3]
 ";
         let squeeze = |text: &str| text.replace('-', "").split_whitespace().collect::<Vec<_>>().join(" ");
         assert_eq!(squeeze(&PLAN.to_string()), squeeze(expected));

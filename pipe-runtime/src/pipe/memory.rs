@@ -6,8 +6,9 @@ use tch::Device;
 use super::handle::Pipe;
 use crate::error::Result;
 use crate::model::Devices;
+use crate::run::Held;
 use crate::stages::Pipeline;
-use crate::torch::{ByHolder, Holder, memory, reset_peaks};
+use crate::torch::{Holder, memory, reset_peaks};
 
 /// Memory of a pipeline's accelerators, and of its stages on a CPU.
 #[must_use]
@@ -22,37 +23,65 @@ pub struct MemoryReport {
     pub ranks: Vec<RankMemory>,
 }
 
-/// What the tensors of a rank (a stage, or several where the schedule has several per rank) took
-/// when they took most, in bytes, by what held them.
+/// What the tensors of a rank took when they took most, in bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RankMemory {
-    /// The rank's stages.
-    pub stages: Vec<usize>,
-    /// The variables.
-    pub parameters: u64,
-    /// What the pipeline's own [`Optimizer`](crate::Optimizer)s keep of the rank's stages now; 0
-    /// without one. The state of other optimizers, such as tch's, is not known.
-    pub optimizer: u64,
-    /// The sums of the parameters' gradients.
-    pub gradients: u64,
-    /// Inputs from which the rank would recompute.
-    pub inputs: u64,
-    /// What graphs have saved, and what the forward that ran worked with.
-    pub saved: u64,
-    /// Values and gradients that were sent to a stage and not used yet.
-    pub under_way: u64,
-    /// What the backward that ran worked with.
-    pub working: u64,
+    /// The rank.
+    pub rank: usize,
+    /// What each of the rank's stages took of it: one, or several where the schedule has several
+    /// stages per rank.
+    pub stages: Vec<StageMemory>,
     /// The peak according to the simulation of the traced step, with what the optimizer keeps now.
     pub simulated: u64,
 }
 
+/// What the tensors of a stage took when its rank took most, in bytes, by what held them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StageMemory {
+    /// The stage.
+    pub stage: usize,
+    /// The variables.
+    pub parameters: u64,
+    /// What the pipeline's own [`Optimizer`](crate::Optimizer)s keep of the stage now; 0 without
+    /// one. The state of other optimizers, such as tch's, is not known.
+    pub optimizer: u64,
+    /// The sums of the parameters' gradients.
+    pub gradients: u64,
+    /// Inputs from which the stage would recompute.
+    pub inputs: u64,
+    /// What graphs have saved, and what the forward that ran worked with.
+    pub saved: u64,
+    /// Values and gradients that were sent to the stage and not used yet.
+    pub under_way: u64,
+    /// What the backward that ran worked with.
+    pub working: u64,
+}
+
 impl RankMemory {
-    /// The peak: the sum of all.
+    /// The peak: the sum of all its stages.
     pub fn peak(&self) -> u64 {
-        let kept = self.parameters + self.optimizer + self.gradients + self.inputs;
-        kept + self.saved + self.under_way + self.working
+        self.stages.iter().map(StageMemory::total).sum()
+    }
+}
+
+impl StageMemory {
+    /// The sum of all.
+    pub fn total(&self) -> u64 {
+        self.by_holder().iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    fn by_holder(&self) -> [(&'static str, u64); 7] {
+        [
+            ("parameters", self.parameters),
+            ("optimizer", self.optimizer),
+            ("gradients", self.gradients),
+            ("kept inputs", self.inputs),
+            ("saved", self.saved),
+            ("under way", self.under_way),
+            ("working", self.working),
+        ]
     }
 }
 
@@ -110,25 +139,29 @@ impl<M: Pipeline> Pipe<M> {
     fn ranks(&self) -> Vec<RankMemory> {
         let built = self.built();
         let kept = built.optimizer_bytes();
-        let rank = |(rank, (held, simulated)): (usize, (ByHolder, f64))| {
-            let stages = (0..built.stages.len()).filter(|&stage| built.rank_of()[stage] == rank);
-            let stages: Vec<_> = stages.collect();
-            let of = |holder: Holder| held[holder as usize].unsigned_abs();
-            let optimizer = stages.iter().map(|&stage| kept[stage]).sum();
-            RankMemory {
-                optimizer,
-                parameters: stages.iter().map(|&stage| self.core.parameter_bytes[stage].0).sum(),
-                stages,
+        let Held { measured, simulated } = built.recorder.held();
+        let stage = |stage: usize| {
+            let of = |holder: Holder| measured[stage][holder as usize].unsigned_abs();
+            StageMemory {
+                stage,
+                parameters: self.core.parameter_bytes[stage].0,
+                optimizer: kept[stage],
                 gradients: of(Holder::Gradient),
                 inputs: of(Holder::Input),
                 saved: of(Holder::Saved),
                 under_way: of(Holder::UnderWay),
                 working: of(Holder::Working),
-                simulated: simulated as u64 + optimizer,
             }
         };
-        let is_measured = |&stage: &usize| built.stages[stage].device == Device::Cpu && built.is_here(stage);
-        let ranks = built.recorder.held().into_iter().enumerate().map(rank);
+        let is_measured =
+            |stage: &StageMemory| built.stages[stage.stage].device == Device::Cpu && built.is_here(stage.stage);
+        let rank = |(rank, simulated): (usize, f64)| {
+            let stages = (0..measured.len()).filter(|&stage| built.rank_of()[stage] == rank).map(stage);
+            let stages: Vec<_> = stages.collect();
+            let optimizer = stages.iter().map(|stage| stage.optimizer).sum::<u64>();
+            RankMemory { rank, stages, simulated: simulated as u64 + optimizer }
+        };
+        let ranks = simulated.into_iter().enumerate().map(rank);
         ranks.filter(|rank| rank.stages.iter().any(is_measured)).collect()
     }
 
@@ -168,19 +201,13 @@ impl fmt::Display for MemoryReport {
                 text(memory.peak_reserved),
             )?;
         }
-        for (number, memory) in self.ranks.iter().enumerate() {
-            let parts = [
-                ("parameters", memory.parameters),
-                ("optimizer", memory.optimizer),
-                ("gradients", memory.gradients),
-                ("kept inputs", memory.inputs),
-                ("saved", memory.saved),
-                ("under way", memory.under_way),
-                ("working", memory.working),
-            ];
-            let parts = parts.map(|(name, size)| format!("{name} {}", text(size))).join(", ");
-            let (peak, simulated) = (text(memory.peak()), text(memory.simulated));
-            writeln!(f, "rank {number}: at its peak {peak} ({parts}); simulated {simulated}")?;
+        for memory in &self.ranks {
+            let RankMemory { rank, stages, simulated } = memory;
+            writeln!(f, "rank {rank}: at its peak {}; simulated {}", text(memory.peak()), text(*simulated))?;
+            for stage in stages {
+                let parts = stage.by_holder().map(|(name, bytes)| format!("{name} {}", text(bytes))).join(", ");
+                writeln!(f, "  stage {}: {} ({parts})", stage.stage, text(stage.total()))?;
+            }
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ mod unpipelined;
 
 pub use builder::PipeBuilder;
 pub use handle::Pipe;
-pub use memory::{DeviceMemory, MemoryReport, RankMemory};
+pub use memory::{DeviceMemory, MemoryReport, RankMemory, StageMemory};
 pub use step::{Reduction, TrainStep};
 pub use step_report::{StageReport, StepReport};
 pub use train::{Checkpoints, IterationReport, Optimizer, OptimizerBuilder, Trainer, Update};

@@ -15,5 +15,6 @@ pub use schedule_choice::{IntoSchedule, ScheduleChoice};
 pub(crate) use built_pipeline::BuiltPipeline;
 pub(crate) use call::{Given, Loss, TrainRun, Trained, loss_is_not_finite};
 pub(crate) use pipeline_core::{PipelineCore, Prepared, check_targets};
+pub(crate) use recorder::Held;
 pub(crate) use settings::{Choices, check_chunks, check_threads};
 pub(crate) use update::{OptimizerBytes, PlannedParameter, UpdatePlan};

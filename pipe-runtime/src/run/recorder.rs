@@ -13,13 +13,23 @@ use crate::lock::lock;
 use crate::stages::{Crossing, Route, crossings};
 use crate::torch::{ByHolder, Meter};
 
+/// What was held in a trace, in bytes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Held {
+    /// For each stage, what it held when its rank held most, beyond its parameters and the
+    /// optimizer's state.
+    pub(crate) measured: Vec<ByHolder>,
+    /// For each rank, the peak of the simulation of the trace, with the parameters and without the
+    /// optimizer's state.
+    pub(crate) simulated: Vec<f64>,
+}
+
 /// Holds the recording of a pipeline's runs, while there is one.
 #[derive(Default)]
 pub(crate) struct Recorder {
     recording: Mutex<Option<Arc<Recording>>>,
-    /// What the last trace that was stopped has measured of each rank, and what its simulation
-    /// says.
-    held: Mutex<Vec<(ByHolder, f64)>>,
+    /// What the last trace that was stopped has measured.
+    held: Mutex<Held>,
 }
 
 impl Recorder {
@@ -31,7 +41,7 @@ impl Recorder {
             threads: Mutex::default(),
             activations: (0..stages).map(|_| Mutex::default()).collect(),
             sizes: (0..stages).map(|_| Mutex::default()).collect(),
-            held: Mutex::default(),
+            held: Mutex::new(vec![ByHolder::default(); stages]),
             optimizer: Mutex::new(vec![0; stages]),
             gradients: (0..routes).map(|_| Mutex::default()).collect(),
             waiting: (0..routes).map(|_| Mutex::default()).collect(),
@@ -48,10 +58,8 @@ impl Recorder {
         lock(&self.recording).take()
     }
 
-    /// For each rank on a CPU, the bytes that it held when it held most in the last trace that was
-    /// stopped, beyond its parameters and the optimizer's state; and the peak of the simulation of
-    /// the trace, with the parameters and without that state.
-    pub(crate) fn held(&self) -> Vec<(ByHolder, f64)> {
+    /// What was held in the last trace that was stopped, on CPUs.
+    pub(crate) fn held(&self) -> Held {
         lock(&self.held).clone()
     }
 
@@ -61,7 +69,7 @@ impl Recorder {
         for (&bytes, &rank) in lock(&recording.optimizer).iter().zip(rank_of) {
             simulated.get_mut(rank).into_iter().for_each(|peak| *peak -= bytes as f64);
         }
-        *lock(&self.held) = lock(&recording.held).iter().copied().zip(simulated).collect();
+        *lock(&self.held) = Held { measured: lock(&recording.held).clone(), simulated };
     }
 }
 
@@ -76,7 +84,7 @@ pub(crate) struct Recording {
     activations: Vec<Mutex<Option<u64>>>,
     /// For each stage on a CPU, the sizes that its steps have shown.
     sizes: Vec<Mutex<StageSizes>>,
-    /// For each rank, what it held when it held most, in the run in which that was most.
+    /// For each stage, what it held when its rank held most, in the run in which that was most.
     held: Mutex<Vec<ByHolder>>,
     /// For each stage, the bytes that the optimizer kept at the end.
     optimizer: Mutex<Vec<u64>>,
@@ -156,16 +164,18 @@ impl Recording {
         &self.sizes[stage]
     }
 
-    /// Records what the ranks on CPUs have held in a run that has ended.
+    /// Records what the stages on CPUs have held in a run that has ended.
     pub(crate) fn held(&self, meter: &Meter, pipeline: &BuiltPipeline) {
+        let rank_of = pipeline.rank_of();
         let mut held = lock(&self.held);
-        let on_cpu = (0..pipeline.stages.len()).filter(|&stage| pipeline.stages[stage].device == Device::Cpu);
-        for rank in on_cpu.map(|stage| pipeline.rank_of()[stage]) {
-            let Ok(found) = meter.read(rank) else { continue };
-            let ranks = held.len().max(rank + 1);
-            held.resize(ranks, ByHolder::default());
-            if found.at_peak.iter().sum::<i64>() > held[rank].iter().sum() {
-                held[rank] = found.at_peak;
+        for rank in 0..rank_of.iter().max().map_or(0, |last| last + 1) {
+            let is_counted = |stage: &usize| rank_of[*stage] == rank && pipeline.stages[*stage].device == Device::Cpu;
+            let stages = (0..rank_of.len()).filter(is_counted);
+            let found = stages.filter_map(|stage| Some((stage, meter.read(stage).ok()?.at_peak))).collect::<Vec<_>>();
+            let sum = |bytes: &ByHolder| bytes.iter().sum::<i64>();
+            let before: i64 = found.iter().map(|(stage, _)| sum(&held[*stage])).sum();
+            if found.iter().map(|(_, bytes)| sum(bytes)).sum::<i64>() > before {
+                found.into_iter().for_each(|(stage, bytes)| held[stage] = bytes);
             }
         }
     }

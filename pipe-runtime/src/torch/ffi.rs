@@ -49,16 +49,16 @@ pub(crate) struct Piece {
     pub(crate) length: i64,
 }
 
-/// The bytes that a rank holds, by what holds them.
+/// The bytes that a stage and its rank hold, by what holds them.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct RankMemory {
-    /// Now.
+pub(crate) struct Metering {
+    /// Of the rank, now.
     pub(crate) now: [i64; 5],
-    /// When they were most.
-    pub(crate) at_peak: [i64; 5],
-    /// The most since the rank's current step began, without values under way.
+    /// The most of the rank since its current step began, without values under way.
     pub(crate) peak_of_step: i64,
+    /// Of the stage, when its rank held most.
+    pub(crate) at_peak: [i64; 5],
 }
 
 /// A read, by one layer, of a value that another layer made.
@@ -207,11 +207,11 @@ unsafe extern "C" {
     pub(super) fn pipe_version(tensor: *const C_tensor) -> u64;
     pub(super) fn pipe_memory_of(tensor: *const C_tensor, offset: *mut i64) -> u64;
 
-    pub(super) fn pipe_meter_new(ranks: usize, meter: *mut *mut MeterHandle) -> c_int;
+    pub(super) fn pipe_meter_new(rank_of: *const usize, stages: usize, meter: *mut *mut MeterHandle) -> c_int;
     pub(super) fn pipe_meter_free(meter: *mut MeterHandle);
     pub(super) fn pipe_meter_enter(
         meter: *mut MeterHandle,
-        rank: usize,
+        stage: usize,
         holder: usize,
         step: *mut *mut MeteredStep,
     ) -> c_int;
@@ -219,18 +219,18 @@ unsafe extern "C" {
     pub(super) fn pipe_meter_send(
         meter: *mut MeterHandle,
         tensor: *const C_tensor,
-        rank: usize,
+        stage: usize,
         handles: usize,
     ) -> c_int;
     pub(super) fn pipe_meter_receive(
         meter: *mut MeterHandle,
         tensor: *const C_tensor,
-        rank: usize,
+        stage: usize,
         holder: usize,
     ) -> c_int;
     pub(super) fn pipe_meter_under_way(meter: *mut MeterHandle, tensor: *const C_tensor) -> i64;
-    pub(super) fn pipe_meter_hold_sums(meter: *mut MeterHandle, sums: *const Sums, rank: usize) -> c_int;
-    pub(super) fn pipe_meter_read(meter: *mut MeterHandle, rank: usize, memory: *mut RankMemory) -> c_int;
+    pub(super) fn pipe_meter_hold_sums(meter: *mut MeterHandle, sums: *const Sums, stage: usize) -> c_int;
+    pub(super) fn pipe_meter_read(meter: *mut MeterHandle, stage: usize, found: *mut Metering) -> c_int;
 
     pub(super) fn pipe_keep_freed_memory();
 

@@ -23,9 +23,9 @@ pub(crate) enum Holder {
 /// The bytes that each [`Holder`] holds.
 pub(crate) type ByHolder = [i64; 5];
 
-pub(crate) use ffi::RankMemory;
+pub(crate) use ffi::Metering;
 
-/// Counts the memory of the CPU tensors that the ranks of a pipeline make while it runs.
+/// Counts the memory of the CPU tensors that the stages of a pipeline make while it runs.
 #[derive(Debug)]
 pub(crate) struct Meter(NonNull<ffi::MeterHandle>);
 
@@ -35,32 +35,33 @@ unsafe impl Send for Meter {}
 unsafe impl Sync for Meter {}
 
 impl Meter {
-    pub(crate) fn new(ranks: usize) -> Result<Self, TorchError> {
+    /// Takes the rank of each stage.
+    pub(crate) fn new(rank_of: &[usize]) -> Result<Self, TorchError> {
         let mut meter = ptr::null_mut();
-        // SAFETY: writes a new meter.
-        ffi::check(unsafe { ffi::pipe_meter_new(ranks, &mut meter) })?;
+        // SAFETY: reads that many numbers, and writes a new meter.
+        ffi::check(unsafe { ffi::pipe_meter_new(rank_of.as_ptr(), rank_of.len(), &mut meter) })?;
         Ok(Self(NonNull::new(meter).expect("the shim wrote the meter")))
     }
 
-    /// Counts what this thread allocates for the rank and the holder, until the guard is dropped.
-    pub(crate) fn enter(&self, rank: usize, holder: Holder) -> Result<MeteredStep, TorchError> {
+    /// Counts what this thread allocates for the stage and the holder, until the guard is dropped.
+    pub(crate) fn enter(&self, stage: usize, holder: Holder) -> Result<MeteredStep, TorchError> {
         let mut step = ptr::null_mut();
         // SAFETY: the handle is alive, and the guard keeps what it refers to alive.
-        ffi::check(unsafe { ffi::pipe_meter_enter(self.0.as_ptr(), rank, holder as usize, &mut step) })?;
+        ffi::check(unsafe { ffi::pipe_meter_enter(self.0.as_ptr(), stage, holder as usize, &mut step) })?;
         Ok(MeteredStep(NonNull::new(step).expect("the shim wrote the step"), PhantomData))
     }
 
-    /// The tensor, to which there are so many handles, is under way to the rank, which holds its
+    /// The tensor, to which there are so many handles, is under way to the stage, which holds its
     /// memory from now on. If there are others, a graph has saved it, and holds it still.
-    pub(crate) fn send(&self, tensor: &Tensor, rank: usize, handles: usize) -> Result<(), TorchError> {
+    pub(crate) fn send(&self, tensor: &Tensor, stage: usize, handles: usize) -> Result<(), TorchError> {
         // SAFETY: both handles are alive.
-        ffi::check(unsafe { ffi::pipe_meter_send(self.0.as_ptr(), tensor.as_ptr(), rank, handles) })
+        ffi::check(unsafe { ffi::pipe_meter_send(self.0.as_ptr(), tensor.as_ptr(), stage, handles) })
     }
 
-    /// The rank and the holder hold the tensor from now on, if it was under way.
-    pub(crate) fn receive(&self, tensor: &Tensor, rank: usize, holder: Holder) -> Result<(), TorchError> {
+    /// The stage and the holder hold the tensor from now on, if it was under way.
+    pub(crate) fn receive(&self, tensor: &Tensor, stage: usize, holder: Holder) -> Result<(), TorchError> {
         // SAFETY: both handles are alive.
-        ffi::check(unsafe { ffi::pipe_meter_receive(self.0.as_ptr(), tensor.as_ptr(), rank, holder as usize) })
+        ffi::check(unsafe { ffi::pipe_meter_receive(self.0.as_ptr(), tensor.as_ptr(), stage, holder as usize) })
     }
 
     /// The bytes that the tensor takes, if it is under way and held for that alone.
@@ -69,18 +70,18 @@ impl Meter {
         unsafe { ffi::pipe_meter_under_way(self.0.as_ptr(), tensor.as_ptr()) }.unsigned_abs()
     }
 
-    /// The sums are gradients of the rank from now on.
-    pub(crate) fn hold_sums(&self, sums: &Sums, rank: usize) -> Result<(), TorchError> {
+    /// The sums are gradients of the stage from now on.
+    pub(crate) fn hold_sums(&self, sums: &Sums, stage: usize) -> Result<(), TorchError> {
         // SAFETY: both handles are alive.
-        ffi::check(unsafe { ffi::pipe_meter_hold_sums(self.0.as_ptr(), sums.as_ptr(), rank) })
+        ffi::check(unsafe { ffi::pipe_meter_hold_sums(self.0.as_ptr(), sums.as_ptr(), stage) })
     }
 
-    /// What the rank holds.
-    pub(crate) fn read(&self, rank: usize) -> Result<RankMemory, TorchError> {
-        let mut memory = RankMemory::default();
+    /// What the stage's rank holds, and what the stage held when the rank held most.
+    pub(crate) fn read(&self, stage: usize) -> Result<Metering, TorchError> {
+        let mut found = Metering::default();
         // SAFETY: the handle is alive; this writes the bytes.
-        ffi::check(unsafe { ffi::pipe_meter_read(self.0.as_ptr(), rank, &mut memory) })?;
-        Ok(memory)
+        ffi::check(unsafe { ffi::pipe_meter_read(self.0.as_ptr(), stage, &mut found) })?;
+        Ok(found)
     }
 }
 

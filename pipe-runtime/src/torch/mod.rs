@@ -36,7 +36,7 @@ pub(crate) use graph::{Parameters, StageGraph, Sums, engine_is_choosy};
 pub use malloc::keep_freed_memory;
 pub(crate) use memory::{duplicate, memory, reset_peaks};
 pub(crate) use message::{panic_message, without_stack};
-pub(crate) use meter::{ByHolder, Holder, Meter, MeteredStep, RankMemory};
+pub(crate) use meter::{ByHolder, Holder, Meter, MeteredStep, Metering};
 pub(crate) use modes::{EnteredModes, GradMode, Modes, grad_enabled, memory_of, version};
 pub(crate) use node::{Backward, attach};
 pub use offload::Offload;

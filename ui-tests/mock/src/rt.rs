@@ -401,12 +401,14 @@ pub struct Plan {
     pub stages: &'static [StagePlan],
     pub skips: &'static [SkipPlan],
     pub lent: &'static [LentPlan],
+    pub recomputed: &'static [RecomputedPlan],
     pub processes: &'static [usize],
     pub costs: &'static [u64],
 }
 
 impl Plan {
-    pub const EMPTY: Self = Self { name: "", stages: &[], skips: &[], lent: &[], processes: &[], costs: &[] };
+    pub const EMPTY: Self =
+        Self { name: "", stages: &[], skips: &[], lent: &[], recomputed: &[], processes: &[], costs: &[] };
 }
 
 #[derive(Clone, Copy)]
@@ -433,6 +435,19 @@ impl LayerPlan {
     pub const fn repeated(name: &'static str, part: usize, split: Split, len: Option<usize>) -> Self {
         Self { name, repeated: Some((part, split, len)) }
     }
+}
+
+#[derive(Clone, Copy)]
+pub struct RecomputedPlan {
+    pub layer: &'static str,
+    pub which: Recomputed,
+}
+
+#[derive(Clone, Copy)]
+pub enum Recomputed {
+    All,
+    First(usize),
+    Of(&'static [usize]),
 }
 
 #[derive(Clone, Copy)]

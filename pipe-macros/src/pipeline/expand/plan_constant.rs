@@ -4,7 +4,7 @@ use proc_macro2::{Literal, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
 
 use super::here;
-use crate::pipeline::declaration::Shape;
+use crate::pipeline::declaration::{Recomputed, Shape};
 use crate::pipeline::model::{Layer, Lent, Model};
 use crate::pipeline::plan::{Plan, Route, Split, Stage, Step, lending_stage};
 use crate::support::names::plain;
@@ -18,12 +18,13 @@ pub fn plan_constant(model: &Model, plan: &Plan) -> TokenStream {
     let costs = model.assigned.iter().flat_map(|assigned| &assigned.costs).copied().map(Literal::u64_unsuffixed);
     // Most models have none of these. A base that gives nothing would be a warning.
     let lent = model.lent.iter().filter_map(|lent| lent_plan(model, plan, lent));
+    let recomputed = model.layers.iter().filter_map(recomputed_plan);
     let (processes, costs) = (list(quote!(processes), processes), list(quote!(costs), costs));
-    let lent = list(quote!(lent), lent);
-    let is_whole = processes.is_some() && costs.is_some() && lent.is_some();
+    let (lent, recomputed) = (list(quote!(lent), lent), list(quote!(recomputed), recomputed));
+    let is_whole = [&lent, &recomputed, &processes, &costs].into_iter().all(Option::is_some);
     let base = (!is_whole).then(|| quote_spanned!(here()=> ..__rt::Plan::EMPTY));
     quote_spanned! {here()=>
-        __rt::Plan { name: #name, stages: &[#(#stages),*], skips: &[#(#skips),*], #lent #processes #costs #base }
+        __rt::Plan { name: #name, stages: &[#(#stages),*], skips: &[#(#skips),*], #lent #recomputed #processes #costs #base }
     }
 }
 
@@ -87,6 +88,22 @@ fn skip_plan(model: &Model, route: &Route) -> TokenStream {
     quote_spanned! {here()=>
         __rt::SkipPlan { name: #name, stash: #stash, from: #from, pop: #pop, to: #to }
     }
+}
+
+fn recomputed_plan(layer: &Layer) -> Option<TokenStream> {
+    let child = layer.child();
+    let which = match &layer.marks.recompute.as_ref()?.value {
+        Recomputed::All => quote_spanned!(here()=> All),
+        Recomputed::First(count) => {
+            let count = Literal::usize_unsuffixed(count.base10_parse().ok()?);
+            quote_spanned!(here()=> First(#count))
+        }
+        Recomputed::Numbers(numbers) => {
+            let numbers = numbers.iter().copied().map(Literal::usize_unsuffixed);
+            quote_spanned!(here()=> Of(&[#(#numbers),*]))
+        }
+    };
+    Some(quote_spanned!(here()=> __rt::RecomputedPlan { layer: #child, which: __rt::Recomputed::#which }))
 }
 
 fn lent_plan(model: &Model, plan: &Plan, lent: &Lent) -> Option<TokenStream> {

@@ -410,6 +410,7 @@ where
             crossing_bytes: 0,
             stage: 0,
             recomputed: false,
+            marked: M::PLAN.is_recomputed(key.name, key.index),
         }
     }
 }

@@ -73,6 +73,8 @@ pub struct LayerProfile {
     /// Whether the backward recomputes the layer:
     /// [`Balance::recompute`](super::Balance::recompute).
     pub recomputed: bool,
+    /// Whether the struct has `#[recompute]` on it.
+    pub marked: bool,
 }
 
 /// One stage.
@@ -203,6 +205,14 @@ impl Profile {
         })
     }
 
+    /// Layers that are marked to be recomputed, although that would free nothing. What this profile
+    /// recommends takes the place of all marks, if it was free to recompute.
+    fn marked_for_nothing(&self) -> impl Iterator<Item = &LayerProfile> {
+        let frees_nothing = |layer: &&LayerProfile| layer.activation_bytes <= layer.recomputed_bytes;
+        let marked = self.layers.iter().filter(|layer| layer.marked && !self.recomputes);
+        marked.filter(frees_nothing)
+    }
+
     fn cost(&self, cost: f64) -> String {
         match self.measure {
             Measure::Time => seconds(Duration::from_secs_f64(cost)),
@@ -301,6 +311,19 @@ impl fmt::Display for Profile {
         if self.recomputes && self.choice.is_none() && !self.layers.iter().any(|layer| layer.recomputed) {
             writeln!(f, "\n  note: it all fits without recomputing, so annotate `#[pipeline(checkpoint = never)]`")?;
         }
+        for layer in self.marked_for_nothing() {
+            let why = match layer.activation_bytes {
+                0 => "it keeps nothing for its backward".to_owned(),
+                kept => format!("all that it keeps ({}) stays for other layers, or as its input", bytes(kept as f64)),
+            };
+            let costs = if self.measure == Measure::Time { times(layer.forward) } else { "its forward".to_owned() };
+            writeln!(
+                f,
+                "\n  note: `#[recompute]` on {} costs {costs} more per micro-batch and frees nothing: {why};\n  \
+                 remove it",
+                layer.key()
+            )?;
+        }
         for alike in self.told_apart() {
             let (fastest, slowest) = (seconds(alike.times.start), seconds(alike.times.end));
             writeln!(
@@ -346,6 +369,7 @@ pub(super) mod tests {
             crossing_bytes: 2048,
             stage,
             recomputed: false,
+            marked: false,
         };
         let layers: Vec<_> = layers.iter().map(layer).collect();
         let stage = |(stage, device): (usize, &&str)| {
@@ -398,6 +422,28 @@ pub(super) mod tests {
   b,
 "#;
         assert_eq!(profile.to_string(), expected);
+    }
+
+    #[test]
+    fn a_mark_that_frees_nothing_is_noted() {
+        let mut profile = profile(&[("a", None, 0), ("b", Some(0), 0), ("b", Some(1), 1)], &["cpu", "cpu"]);
+        profile.layers.iter_mut().for_each(|layer| layer.marked = true);
+        assert!(!profile.to_string().contains("note:"));
+        profile.layers[0].activation_bytes = 0;
+        profile.layers[2].recomputed_bytes = 1000;
+        let text = profile.to_string();
+        let notes: Vec<_> = text.split("\n  note: ").skip(1).collect();
+        assert_eq!(
+            notes,
+            [
+                "`#[recompute]` on a costs 1.00ms more per micro-batch and frees nothing: it keeps nothing for its \
+                 backward;\n  remove it\n",
+                "`#[recompute]` on b[1] costs 1.00ms more per micro-batch and frees nothing: all that it keeps (1000 B) \
+                 stays for other layers, or as its input;\n  remove it\n"
+            ]
+        );
+        profile.recomputes = true;
+        assert!(!profile.to_string().contains("`#[recompute]`"));
     }
 
     #[test]

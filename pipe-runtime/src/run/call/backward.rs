@@ -299,7 +299,7 @@ impl BackwardRun {
         let done = body(sums, *left == 0);
         if let Some(meter) = self.call.meter.get() {
             // As in `are_under_way`.
-            let _ = meter.hold_sums(sums, self.call.pipeline.rank_of()[action.stage]);
+            let _ = meter.hold_sums(sums, action.stage);
         }
         done
     }

@@ -233,7 +233,7 @@ impl Call {
         for (tensor, stage) in &tensors {
             let handles = tensors.iter().filter(|(other, _)| memory(other) == memory(tensor)).count();
             // Without memory for its table, the meter counts the tensor for the stage that made it.
-            let _ = meter.send(tensor, self.pipeline.rank_of()[*stage], handles);
+            let _ = meter.send(tensor, *stage, handles);
         }
     }
 
@@ -242,7 +242,7 @@ impl Call {
         let Some(meter) = self.meter.get() else { return };
         for tensor in tensors {
             // As above.
-            let _ = meter.receive(tensor, self.pipeline.rank_of()[stage], holder);
+            let _ = meter.receive(tensor, stage, holder);
         }
     }
 
@@ -289,10 +289,10 @@ impl Call {
         mut gradients: impl FnMut(usize, usize, Vec<(usize, Tensor)>, Option<Arc<Event>>),
     ) -> Result<Vec<News>> {
         let Some(remote) = &self.remote else { return Ok(Vec::new()) };
-        // Which rank a value is for is counted once it is used.
+        // Which stage a value is for is counted once it is used.
         let here = (0..self.pipeline.stages.len()).find(|&stage| self.pipeline.is_here(stage));
-        let place = self.meter.get().zip(here).map(|(meter, stage)| (meter, self.pipeline.rank_of()[stage]));
-        let _metered = place.map(|(meter, rank)| meter.enter(rank, Holder::UnderWay)).transpose()?;
+        let place = self.meter.get().zip(here);
+        let _metered = place.map(|(meter, stage)| meter.enter(stage, Holder::UnderWay)).transpose()?;
         remote.poll(&self.pipeline.routes, |arrival| match arrival {
             Arrival::Value { port, micro_batch, value } => {
                 *self.in_transit.at(port, micro_batch) = Some(value);

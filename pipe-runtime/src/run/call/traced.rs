@@ -11,7 +11,7 @@ use crate::flow::{PackedTensor, PackedValue};
 use crate::lock::lock;
 use crate::run::recorder::Recording;
 use crate::run::remote::RemoteCall;
-use crate::torch::{ByHolder, Holder, Meter, MeteredStep, Observation, RankMemory, synchronize};
+use crate::torch::{ByHolder, Holder, Meter, MeteredStep, Metering, Observation, synchronize};
 
 impl Call {
     /// Runs a job of this call, and records it if the pipeline is traced.
@@ -46,18 +46,17 @@ struct TracedJob {
 }
 
 /// A step whose memory is counted.
-struct Metering {
-    /// What the rank held at its start.
-    before: RankMemory,
-    _step: MeteredStep,
+struct CountedStep {
+    /// What was held at its start.
+    before: Metering,
+    _metered: MeteredStep,
 }
 
 impl TracedJob {
     fn new(call: Arc<Call>, job: Arc<dyn Job<Error = Error>>, recording: Arc<Recording>) -> Result<Self> {
         // The two halves of a call have one meter.
         if call.meter.get().is_none() {
-            let ranks = call.pipeline.rank_of().iter().max().map_or(0, |last| last + 1);
-            let _ = call.meter.set(Arc::new(Meter::new(ranks)?));
+            let _ = call.meter.set(Arc::new(Meter::new(call.pipeline.rank_of())?));
         }
         let empty = |device| Tensor::f_empty([0], (tch::Kind::Float, device)).map(Mutex::new);
         let on = call.pipeline.stages.iter().map(|slot| empty(slot.device)).collect::<Result<_, _>>()?;
@@ -70,12 +69,12 @@ impl TracedJob {
             self.note_given(action);
         }
         let observation = self.observe(action);
-        let metering = self.meter(action);
+        let counted = self.meter(action);
         let start = self.now(stage);
         let result = perform();
         let end = self.now(stage);
-        if let Some(metering) = metering {
-            self.measure(action, metering);
+        if let Some(counted) = counted {
+            self.measure(action, counted);
         }
         if let Some(kept) = observation.and_then(|observation| observation.kept(1).ok()) {
             *lock(self.recording.activation(stage)) = Some(kept[0].bytes.unsigned_abs());
@@ -87,21 +86,20 @@ impl TracedJob {
 
     /// Starts to count the memory that the step allocates. Only the CPU's allocator reports to the
     /// meter.
-    fn meter(&self, Action { kind, stage, .. }: Action) -> Option<Metering> {
-        let (meter, rank) = (self.call.meter.get()?, self.call.pipeline.rank_of()[stage]);
+    fn meter(&self, Action { kind, stage, .. }: Action) -> Option<CountedStep> {
+        let meter = self.call.meter.get()?;
         if self.call.pipeline.stages[stage].device != Device::Cpu {
             return None;
         }
         let holder = if kind.is_backward() { Holder::Working } else { Holder::Saved };
-        let step = meter.enter(rank, holder).ok()?;
-        Some(Metering { before: meter.read(rank).ok()?, _step: step })
+        let metered = meter.enter(stage, holder).ok()?;
+        Some(CountedStep { before: meter.read(stage).ok()?, _metered: metered })
     }
 
     /// Records what the step has done to the memory of its rank.
-    fn measure(&self, Action { kind, stage, micro_batch }: Action, metering: Metering) {
-        let rank = self.call.pipeline.rank_of()[stage];
-        let Some(after) = self.call.meter.get().and_then(|meter| meter.read(rank).ok()) else { return };
-        let (before, peak) = (metering.before.now, after.peak_of_step);
+    fn measure(&self, Action { kind, stage, micro_batch }: Action, counted: CountedStep) {
+        let Some(after) = self.call.meter.get().and_then(|meter| meter.read(stage).ok()) else { return };
+        let (before, peak) = (counted.before.now, after.peak_of_step);
         let after = after.now;
         let of = |bytes: &ByHolder, holder: Holder| bytes[holder as usize];
         // What graphs hold, and what holds still when the step has ended.

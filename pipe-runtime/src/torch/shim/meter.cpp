@@ -8,7 +8,9 @@
 #include <c10/core/Allocator.h>
 #include <c10/util/ThreadLocalDebugInfo.h>
 
+#include <algorithm>
 #include <array>
+#include <functional>
 #include <mutex>
 #include <unordered_map>
 #include <vector>
@@ -22,44 +24,55 @@ constexpr size_t kGradients = 3;
 
 using ByHolder = std::array<int64_t, kHolders>;
 
-struct RankBytes {
+// What a stage holds, and what it held when its rank held most.
+struct StageBytes {
+  size_t rank;
   ByHolder now{};
-  int64_t total = 0;
-  // The highest total, and what it was made of.
-  int64_t peak = 0;
   ByHolder at_peak{};
+};
+
+// The stages of a rank together.
+struct RankBytes {
+  std::vector<size_t> stages;
+  int64_t total = 0;
+  int64_t under_way = 0;
+  // The highest total.
+  int64_t peak = 0;
   // The highest total since the current step began, without what is under way: other ranks change
   // that meanwhile.
   int64_t peak_of_step = 0;
-
-  void change(size_t holder, int64_t bytes) {
-    now[holder] += bytes;
-    total += bytes;
-    peak_of_step = std::max(peak_of_step, total - now[kUnderWay]);
-    if (total > peak) {
-      peak = total;
-      at_peak = now;
-    }
-  }
 };
 
 struct Meter {
   struct Held {
-    size_t rank;
+    size_t stage;
     size_t holder;
     int64_t bytes;
   };
   std::mutex mutex;
+  std::vector<StageBytes> stages;
   std::vector<RankBytes> ranks;
   std::unordered_map<const void*, Held> blocks;
 
-  explicit Meter(size_t ranks) : ranks(ranks) {}
+  // Takes the rank of each stage.
+  Meter(const size_t* rank_of, size_t count) {
+    for (size_t stage = 0; stage < count; ++stage) {
+      const size_t rank = rank_of[stage];
+      stages.push_back(StageBytes{rank});
+      ranks.resize(std::max(ranks.size(), rank + 1));
+      ranks[rank].stages.push_back(stage);
+    }
+  }
 
-  void allocated(const void* block, int64_t bytes, size_t rank, size_t holder) {
+  RankBytes& rank_of(size_t stage) {
+    return ranks[stages.at(stage).rank];
+  }
+
+  void allocated(const void* block, int64_t bytes, size_t stage, size_t holder) {
     std::lock_guard<std::mutex> lock(mutex);
     freed_one(block);
-    blocks[block] = Held{rank, holder, bytes};
-    ranks[rank].change(holder, bytes);
+    blocks[block] = Held{stage, holder, bytes};
+    change(stage, holder, bytes);
   }
 
   int64_t under_way(const void* block) {
@@ -74,25 +87,39 @@ struct Meter {
   }
 
   // A block that was there before the pipeline ran is not counted.
-  void hold(const void* block, size_t rank, size_t holder, bool if_under_way = false) {
+  void hold(const void* block, size_t stage, size_t holder, bool if_under_way = false) {
     std::lock_guard<std::mutex> lock(mutex);
     auto found = blocks.find(block);
     if (found == blocks.end() || (if_under_way && found->second.holder != kUnderWay)) {
       return;
     }
     Held& held = found->second;
-    ranks[held.rank].change(held.holder, -held.bytes);
-    held.rank = rank;
+    change(held.stage, held.holder, -held.bytes);
+    held.stage = stage;
     held.holder = holder;
-    ranks[rank].change(holder, held.bytes);
+    change(stage, holder, held.bytes);
   }
 
  private:
   void freed_one(const void* block) {
     auto found = blocks.find(block);
     if (found != blocks.end()) {
-      ranks[found->second.rank].change(found->second.holder, -found->second.bytes);
+      change(found->second.stage, found->second.holder, -found->second.bytes);
       blocks.erase(found);
+    }
+  }
+
+  void change(size_t stage, size_t holder, int64_t bytes) {
+    stages[stage].now[holder] += bytes;
+    RankBytes& rank = rank_of(stage);
+    rank.total += bytes;
+    rank.under_way += holder == kUnderWay ? bytes : 0;
+    rank.peak_of_step = std::max(rank.peak_of_step, rank.total - rank.under_way);
+    if (rank.total > rank.peak) {
+      rank.peak = rank.total;
+      for (size_t other : rank.stages) {
+        stages[other].at_peak = stages[other].now;
+      }
     }
   }
 };
@@ -100,14 +127,14 @@ struct Meter {
 // Attributes what one thread allocates.
 struct Metered : c10::MemoryReportingInfoBase {
   std::shared_ptr<Meter> meter;
-  size_t rank;
+  size_t stage;
   size_t holder;
   // What was told before.
   c10::MemoryReportingInfoBase* outer;
 
-  Metered(std::shared_ptr<Meter> meter, size_t rank, size_t holder)
+  Metered(std::shared_ptr<Meter> meter, size_t stage, size_t holder)
       : meter(std::move(meter)),
-        rank(rank),
+        stage(stage),
         holder(holder),
         outer(static_cast<c10::MemoryReportingInfoBase*>(
             c10::ThreadLocalDebugInfo::get(c10::DebugInfoKind::PROFILER_STATE))) {}
@@ -116,7 +143,7 @@ struct Metered : c10::MemoryReportingInfoBase {
       override {
     if (device.is_cpu()) {
       if (bytes > 0) {
-        meter->allocated(block, bytes, rank, holder);
+        meter->allocated(block, bytes, stage, holder);
       } else {
         meter->freed(block);
       }
@@ -159,32 +186,34 @@ struct MeteredStep {
 
 extern "C" {
 
-// The bytes of a rank.
-struct RankMemory {
+// The bytes of a stage's rank, and of the stage when the rank held most.
+struct Metering {
   int64_t now[kHolders];
-  int64_t at_peak[kHolders];
   int64_t peak_of_step;
+  int64_t at_peak[kHolders];
 };
 
-int pipe_meter_new(size_t ranks, MeterHandle** meter) {
-  return shim::guarded([&] { *meter = new MeterHandle{{}, std::make_shared<Meter>(ranks)}; });
+// Takes the rank of each stage.
+int pipe_meter_new(const size_t* rank_of, size_t stages, MeterHandle** meter) {
+  return shim::guarded(
+      [&] { *meter = new MeterHandle{{}, std::make_shared<Meter>(rank_of, stages)}; });
 }
 
 void pipe_meter_free(MeterHandle* meter) {
   delete meter;
 }
 
-// Counts for `rank` and `holder` what this thread allocates, until `pipe_meter_leave`. What is
-// under way is no step of the rank.
-int pipe_meter_enter(MeterHandle* meter, size_t rank, size_t holder, MeteredStep** step) {
+// Counts for `stage` and `holder` what this thread allocates, until `pipe_meter_leave`. What is
+// under way is no step of the stage.
+int pipe_meter_enter(MeterHandle* meter, size_t stage, size_t holder, MeteredStep** step) {
   return shim::guarded([&] {
-    *step = new MeteredStep(std::make_shared<Metered>(meter->meter, rank, holder));
+    *step = new MeteredStep(std::make_shared<Metered>(meter->meter, stage, holder));
     std::lock_guard<std::mutex> lock(meter->meter->mutex);
-    RankBytes& bytes = meter->meter->ranks.at(rank);
+    RankBytes& rank = meter->meter->rank_of(stage);
     if (holder == kUnderWay) {
       return;
     }
-    bytes.peak_of_step = bytes.total - bytes.now[kUnderWay];
+    rank.peak_of_step = rank.total - rank.under_way;
   });
 }
 
@@ -192,21 +221,21 @@ void pipe_meter_leave(MeteredStep* step) {
   delete step;
 }
 
-// The tensor goes to `rank`, which holds its memory from now on, unless others hold it than the
+// The tensor goes to `stage`, which holds its memory from now on, unless others hold it than the
 // `handles` that are known.
-int pipe_meter_send(MeterHandle* meter, const at::Tensor* tensor, size_t rank, size_t handles) {
+int pipe_meter_send(MeterHandle* meter, const at::Tensor* tensor, size_t stage, size_t handles) {
   return shim::guarded([&] {
     if (tensor->defined() && tensor->has_storage() && is_held_by(*tensor, handles)) {
-      meter->meter->hold(tensor->storage().data(), rank, kUnderWay);
+      meter->meter->hold(tensor->storage().data(), stage, kUnderWay);
     }
   });
 }
 
-// If the tensor's memory was under way, `rank` and `holder` hold it from now on.
-int pipe_meter_receive(MeterHandle* meter, const at::Tensor* tensor, size_t rank, size_t holder) {
+// If the tensor's memory was under way, `stage` and `holder` hold it from now on.
+int pipe_meter_receive(MeterHandle* meter, const at::Tensor* tensor, size_t stage, size_t holder) {
   return shim::guarded([&] {
     if (tensor->defined() && tensor->has_storage()) {
-      meter->meter->hold(tensor->storage().data(), rank, holder, /*if_under_way=*/true);
+      meter->meter->hold(tensor->storage().data(), stage, holder, /*if_under_way=*/true);
     }
   });
 }
@@ -218,25 +247,30 @@ int64_t pipe_meter_under_way(MeterHandle* meter, const at::Tensor* tensor) {
       : 0;
 }
 
-// From now on, the sums are gradients of `rank`.
-int pipe_meter_hold_sums(MeterHandle* meter, const shim::Sums* sums, size_t rank) {
+// From now on, the sums are gradients of `stage`.
+int pipe_meter_hold_sums(MeterHandle* meter, const shim::Sums* sums, size_t stage) {
   return shim::guarded([&] {
     for (const at::Tensor& sum : sums->gradients) {
       if (sum.defined() && sum.has_storage()) {
-        meter->meter->hold(sum.storage().data(), rank, kGradients);
+        meter->meter->hold(sum.storage().data(), stage, kGradients);
       }
     }
   });
 }
 
-// Reads what a rank holds.
-int pipe_meter_read(MeterHandle* meter, size_t rank, RankMemory* memory) {
+// Reads what a stage's rank holds, and what the stage held when the rank held most.
+int pipe_meter_read(MeterHandle* meter, size_t stage, Metering* found) {
   return shim::guarded([&] {
     std::lock_guard<std::mutex> lock(meter->meter->mutex);
-    const RankBytes& bytes = meter->meter->ranks.at(rank);
-    std::copy(bytes.now.begin(), bytes.now.end(), memory->now);
-    std::copy(bytes.at_peak.begin(), bytes.at_peak.end(), memory->at_peak);
-    memory->peak_of_step = bytes.peak_of_step;
+    const RankBytes& rank = meter->meter->rank_of(stage);
+    *found = Metering{};
+    for (size_t other : rank.stages) {
+      const ByHolder& now = meter->meter->stages[other].now;
+      std::transform(now.begin(), now.end(), found->now, found->now, std::plus<>());
+    }
+    found->peak_of_step = rank.peak_of_step;
+    const ByHolder& at_peak = meter->meter->stages[stage].at_peak;
+    std::copy(at_peak.begin(), at_peak.end(), found->at_peak);
   });
 }
 

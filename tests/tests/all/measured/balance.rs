@@ -677,3 +677,46 @@ stage = [0, 1, 1]
     let error = profile.write(folder.path().join("missing/balance.toml")).unwrap_err().to_string();
     assert!(error.starts_with("cannot write "), "{error}");
 }
+
+/// Layers that are marked to be recomputed, of which two keep nothing for themselves.
+#[pipeline(allow(single_stage), checkpoint = never)]
+struct Marked {
+    #[device("cpu")]
+    #[recompute]
+    shift: Func<'static>,
+    #[recompute]
+    relu: Func<'static>,
+    linear: Linear,
+    #[repeat]
+    #[recompute(1)]
+    keep: [Func<'static>; 2],
+}
+
+#[test]
+fn a_mark_on_a_layer_that_keeps_nothing_is_noted() {
+    let _serial = serial();
+    let vars = Marked::vars(&Devices::cpu(1)).unwrap();
+    let model = Marked {
+        shift: func(|x| x + 1),
+        relu: func(Tensor::relu),
+        linear: linear(vars.linear(), 250, 250),
+        keep: [keep(8), keep(8)],
+    };
+    let profile = || Balance::of(&model, &vars).stages(1).timeout(Duration::ZERO);
+    for profile in [profile().by_time(sample(&[8, 250])).unwrap(), profile().by_size(sample(&[8, 250])).unwrap()] {
+        let marked: Vec<_> = profile.layers().iter().map(|layer| layer.marked).collect();
+        assert_eq!(marked, [true, true, false, true, false]);
+        let text = profile.to_string();
+        let notes: Vec<_> =
+            text.lines().filter_map(|line| line.trim().strip_prefix("note: `#[recompute]` on ")).collect();
+        assert_eq!(notes.len(), 2, "{text}");
+        assert!(
+            notes[0].starts_with("shift costs ") && notes[0].contains("it keeps nothing for its backward"),
+            "{text}"
+        );
+        assert!(
+            notes[1].starts_with("relu costs ") && notes[1].contains("all that it keeps (7.81 KiB) stays"),
+            "{text}"
+        );
+    }
+}

@@ -1,7 +1,7 @@
 //! The memory of ranks on a CPU: what a trace measures is what it simulates, and what is there.
 
 use pipe_runtime::optim::{AdamW, Rule, Sgd};
-use pipe_runtime::{Checkpoint, Context, Devices, Layer, MemoryReport, Pipe, ScheduleKind, pipeline};
+use pipe_runtime::{Checkpoint, Context, Devices, Layer, MemoryReport, Pipe, ScheduleKind, StageMemory, pipeline};
 use pipe_tests::layers::linear;
 use pipe_tests::zoo::run::{ranks, runs};
 use tch::nn::{Linear, Path};
@@ -98,8 +98,10 @@ fn every_schedule_holds_what_its_simulation_says() {
             let report = measured(method, checkpoint);
             assert_eq!(report.ranks.len(), ranks(method, Net::STAGES).0);
             for (rank, memory) in report.ranks.iter().enumerate() {
+                assert!(memory.rank == rank && memory.stages.len() == Net::STAGES / report.ranks.len());
                 // How many values are under way at once depends on the moment.
-                let least = 0.95 * (memory.peak() - memory.under_way) as f64;
+                let under_way: u64 = memory.stages.iter().map(|stage| stage.under_way).sum();
+                let least = 0.95 * (memory.peak() - under_way) as f64;
                 let most = 1.05 * memory.peak() as f64 + (CHUNKS as u64 * VALUES) as f64;
                 let simulated = memory.simulated as f64;
                 let about = format!("{method}, {checkpoint}, rank {rank}: {}\n{report}", memory.simulated);
@@ -116,12 +118,16 @@ fn a_report_says_what_holds_the_memory() {
     let _serial = pipe_tests::serial();
     let never = measured(ScheduleKind::GPipe, Checkpoint::Never);
     let always = measured(ScheduleKind::GPipe, Checkpoint::Always);
-    for (rank, (never, always)) in never.ranks.iter().zip(&always.ranks).enumerate() {
+    let stages = |report: &MemoryReport| -> Vec<StageMemory> {
+        assert!(report.ranks.iter().all(|rank| rank.peak() == rank.stages[0].total() && rank.stages.len() == 1));
+        report.ranks.iter().map(|rank| rank.stages[0].clone()).collect()
+    };
+    for (rank, (never, always)) in stages(&never).iter().zip(&stages(&always)).enumerate() {
         // All micro-batches are in flight.
         let blocks = if rank == 1 { 2 } else { 1 };
         let saved = CHUNKS as u64 * (2 * DEPTH as u64 - 1) * blocks * VALUES;
         assert!(never.saved >= saved && never.inputs == 0, "{never:?}");
-        assert_eq!(never.stages, [rank]);
+        assert_eq!(never.stage, rank);
         assert_eq!(never.parameters, blocks * (DEPTH * (WIDTH * WIDTH + WIDTH) * 4) as u64);
         // The first stage gets its inputs from the caller.
         assert_eq!(always.inputs >= VALUES, rank > 0, "{always:?}");
@@ -129,9 +135,33 @@ fn a_report_says_what_holds_the_memory() {
     }
     let text = never.to_string();
     assert!(
-        text.lines().count() == 4 && text.contains("rank 3: at its peak ") && text.contains("simulated "),
+        text.lines().count() == 8
+            && text.contains("rank 3: at its peak ")
+            && text.contains("simulated ")
+            && text.contains("\n  stage 3: "),
         "{text}"
     );
+}
+
+#[test]
+fn each_stage_of_a_rank_is_counted_for_itself() {
+    let _serial = pipe_tests::serial();
+    for method in [ScheduleKind::Interleaved, ScheduleKind::Zbv] {
+        let report = measured(method, Checkpoint::Never);
+        let mut stages: Vec<_> = report.ranks.iter().flat_map(|rank| &rank.stages).collect();
+        stages.sort_unstable_by_key(|stage| stage.stage);
+        assert_eq!(stages.iter().map(|stage| stage.stage).collect::<Vec<_>>(), [0, 1, 2, 3]);
+        for stage in &stages {
+            let blocks = if stage.stage == 1 { 2 } else { 1 };
+            let of_stage = blocks * (DEPTH * (WIDTH * WIDTH + WIDTH) * 4) as u64;
+            let is_whole = stage.gradients == 0 || stage.gradients == of_stage;
+            assert!(stage.parameters == of_stage && is_whole, "{method}: {report}");
+            // The graph of a micro-batch, and some more while it is made.
+            assert!(stage.saved <= (CHUNKS as u64 + 1) * 2 * DEPTH as u64 * blocks * VALUES, "{method}: {report}");
+        }
+        // The first stage has micro-batches in flight while its rank runs another stage.
+        assert!(stages[0].saved >= (2 * DEPTH as u64 - 1) * VALUES, "{method}: {report}");
+    }
 }
 
 #[test]
@@ -148,18 +178,20 @@ fn the_optimizers_state_counts_as_long_as_it_is_kept() {
         let costs = pipe.stop_trace().unwrap().costs();
         let with = pipe.memory().unwrap();
         assert_eq!(with.ranks.len(), Net::STAGES);
-        for (rank, stage) in with.ranks.iter().zip(&costs.stages) {
-            assert_eq!(rank.optimizer, numbers * rank.parameters, "{rank:?}");
-            assert_eq!(stage.parameters, (rank.parameters + rank.optimizer) as f64);
+        let stages: Vec<_> = with.ranks.iter().flat_map(|rank| &rank.stages).collect();
+        for (stage, costs) in stages.iter().zip(&costs.stages) {
+            assert_eq!(stage.optimizer, numbers * stage.parameters, "{stage:?}");
+            assert_eq!(costs.parameters, (stage.parameters + stage.optimizer) as f64);
         }
-        let kept: u64 = with.ranks.iter().map(|rank| rank.optimizer).sum();
+        let kept: u64 = stages.iter().map(|stage| stage.optimizer).sum();
         assert_eq!(kept, optimizer.state_bytes());
         drop(optimizer);
         let without = pipe.memory().unwrap();
         for (with, without) in with.ranks.iter().zip(&without.ranks) {
-            assert_eq!(without.optimizer, 0);
-            assert_eq!(with.peak() - without.peak(), with.optimizer);
-            assert_eq!(with.simulated - without.simulated, with.optimizer);
+            let optimizer = with.stages[0].optimizer;
+            assert_eq!(without.stages[0].optimizer, 0);
+            assert_eq!(with.peak() - without.peak(), optimizer);
+            assert_eq!(with.simulated - without.simulated, optimizer);
         }
         assert!(without.to_string().contains("optimizer 0 B"), "{without}");
     }
@@ -175,13 +207,17 @@ fn the_optimizers_state_counts_for_the_rank_of_its_stages() {
     step(&mut pipe);
     drop(pipe.stop_trace().unwrap());
     // Both optimizers keep their own.
-    let ranks = pipe.memory().unwrap().ranks;
-    assert_eq!(ranks.len(), 2);
-    assert!(ranks.iter().all(|rank| rank.stages.len() == 2 && rank.optimizer == 5 * rank.parameters), "{ranks:?}");
+    let keeps = |pipe: &Pipe<Net>, numbers: u64| {
+        let ranks = pipe.memory().unwrap().ranks;
+        assert!(ranks.len() == 2 && ranks.iter().all(|rank| rank.stages.len() == 2), "{ranks:?}");
+        let stages = || ranks.iter().flat_map(|rank| &rank.stages);
+        assert!(stages().all(|stage| stage.optimizer == numbers * stage.parameters), "{ranks:?}");
+    };
+    keeps(&pipe, 5);
     drop(first);
-    assert!(pipe.memory().unwrap().ranks.iter().all(|rank| rank.optimizer == 3 * rank.parameters));
+    keeps(&pipe, 3);
     drop(second);
-    assert!(pipe.memory().unwrap().ranks.iter().all(|rank| rank.optimizer == 0));
+    keeps(&pipe, 0);
 }
 
 /// Concatenates two values, which go on as one.
