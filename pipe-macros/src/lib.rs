@@ -37,6 +37,7 @@ use proc_macro::TokenStream;
 /// | `checkpoint = M` | which micro-batches are checkpointed: `always`, `except_last` or `never` | `except_last` |
 /// | `schedule = S` | order of a training step: `gpipe`, `"1f1b"`, `interleaved`, `looped_bfs`, `zb_h1`, `zb_h2`, `zbv`, `dualpipe_v`, `v_half` or `v_min` | `gpipe` |
 /// | `balance = "file.toml"` | file of a measurement that says which layer runs in which stage, instead of device attributes | none |
+/// | `sum(a: Mean)` | where what layers add up arrives: beside the output, a `Sum` or a `Mean` over the micro-batches, or a block's `Tensor` | none |
 /// | `read(a: T)` | on a block: a value of this type that its layers read from outside | none |
 /// | `allow(..)` | names of warnings to switch off | none |
 /// | `crate = path` | path of the runtime crate, if it was renamed | `::pipe_runtime` |
@@ -57,6 +58,7 @@ use proc_macro::TokenStream;
 /// | `#[pop(a)]` | takes a kept value beside the input: the layer takes `(input, a)` |
 /// | `#[lend(a = output)]`, `#[lend(a = input.1)]` | lends a value to any number of later layers |
 /// | `#[lend(a = tied)]` | lends the layer's weight, for layers that are tied to it |
+/// | `#[sum(a)]` | adds up what the layer returns beside its output: it returns `(output, a)` |
 /// | `#[read(a)]` | takes a lent value beside the input: the layer takes `(input, a)` |
 /// | `#[layer(name = "..")]` | sets the layer's name in parameter paths |
 /// | `#[not_a_layer]` | marks a plain field |
@@ -94,7 +96,7 @@ pub fn pipeline(args: TokenStream, item: TokenStream) -> TokenStream {
 #[doc(hidden)]
 #[proc_macro_derive(
     __Pipeline,
-    attributes(__pipeline, device, devices, stage, repeat, recompute, stash, pop, lend, read, layer, not_a_layer)
+    attributes(__pipeline, device, devices, stage, repeat, recompute, stash, pop, lend, read, sum, layer, not_a_layer)
 )]
 pub fn derive_pipeline(item: TokenStream) -> TokenStream {
     pipeline::derive(item.into()).into()

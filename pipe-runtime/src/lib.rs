@@ -71,7 +71,7 @@ pub use flow::{
 };
 pub use model::{
     Carried, CheapOutputs, Checkpoint, Context, Defaults, Devices, Layer, LayerPlan, LentPlan, LoadReport, Loader,
-    Model, Plan, Recomputed, RecomputedPlan, Repeat, SkipPlan, Split, StagePlan, Tied, Vars,
+    Model, Plan, Recomputed, RecomputedPlan, Repeat, SkipPlan, Split, StagePlan, SumPlan, Tied, Vars,
 };
 pub use pipe::{
     Checkpoints, DeviceMemory, IterationReport, MemoryReport, Optimizer, OptimizerBuilder, Pipe, PipeBuilder,
@@ -137,8 +137,8 @@ pub use pipe_macros::Flow;
 /// ```
 ///
 /// `#[stash]` keeps a value for a later layer, and `#[pop]` takes it: what the layer takes
-/// (`input`), gives (`output`), a part of that (`input.1`), a weight that it lends (`tied`), or
-/// what it returns beside its output (the name alone). A layer that pops takes `(input, popped)`.
+/// (`input`), gives (`output`), a part of that (`input.1`), or what it returns beside its output
+/// (the name alone). A layer that pops takes `(input, popped)`.
 ///
 /// ```
 /// # use pipe_runtime::{nn::Add, pipeline};
@@ -151,6 +151,39 @@ pub use pipe_macros::Flow;
 ///     #[device("cuda:1")]
 ///     #[pop(residual)]
 ///     add: Add,
+/// }
+/// ```
+///
+/// `#[lend]` makes such a value, or a weight (`tied`), one that any number of later layers read by
+/// `#[read]`. A layer with `#[sum]` returns `(output, value)`, and the values of all such layers
+/// are added up, in their order; the sum arrives beside the model's output.
+///
+/// ```
+/// use pipe_runtime::{Context, Layer, Mean, pipeline};
+/// use tch::{Kind, Tensor, nn};
+///
+/// /// Adds the square of what it gives.
+/// struct Block(nn::Linear);
+///
+/// impl Layer<(Tensor, Tensor)> for Block {
+///     type Out = (Tensor, Tensor);
+///
+///     fn run(&self, (x, memory): (Tensor, Tensor), _cx: &Context) -> (Tensor, Tensor) {
+///         let x = x.apply(&self.0) + memory;
+///         let penalty = x.square().mean(Kind::Float);
+///         (x, penalty)
+///     }
+/// }
+///
+/// #[pipeline(sum(penalty: Mean))] // gives `(Tensor, Mean)`
+/// struct Net {
+///     #[device("cuda:0")]
+///     #[lend(memory = output)]
+///     first: nn::Linear,
+///     #[devices("cuda:0", "cuda:1")]
+///     #[read(memory)]
+///     #[sum(penalty)]
+///     blocks: [Block; 4],
 /// }
 /// ```
 ///

@@ -4,8 +4,9 @@ pub use crate::error::Result;
 pub use crate::flow::{Flow, IntoFlow, MiniBatch, Packer, Portable, Unpacker};
 pub use crate::model::{
     CheapOutputs, Checkpoint, Context, Defaults, Devices, Layer, LayerPlan, LentPlan, Model, Plan, Recomputed,
-    RecomputedPlan, Repeated, SkipPlan, Split, StagePlan, Vars, gather_parts, lend, pass, pass_if_some, run_each,
-    run_each_reading, run_one, run_one_reading, spread, sub_paths, sub_paths_vec,
+    RecomputedPlan, Repeated, SkipPlan, Split, StagePlan, SumPlan, Vars, add_all, gather_parts, lend, no_sums, pass,
+    pass_if_some, run_each, run_each_adding, run_each_reading, run_one, run_one_adding, run_one_reading, slot, spread,
+    sub_paths, sub_paths_vec,
 };
 pub use crate::pipe::{PipeBuilder, Unpipelined};
 pub use crate::stages::{

@@ -17,9 +17,19 @@ fn rejected_structs_are_explained() {
         return;
     }
     let cases = trybuild::TestCases::new();
-    for rules in
-        ["children", "skips", "lends", "devices", "types", "settings", "form", "processes", "recompute", "warnings"]
-    {
+    for rules in [
+        "children",
+        "skips",
+        "lends",
+        "sums",
+        "devices",
+        "types",
+        "settings",
+        "form",
+        "processes",
+        "recompute",
+        "warnings",
+    ] {
         cases.compile_fail(format!("cases/{rules}/*.rs"));
     }
 }

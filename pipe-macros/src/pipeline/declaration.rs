@@ -28,10 +28,14 @@ pub struct Settings {
     pub balance: Option<LitStr>,
     /// What a block reads from outside, and the word `read`.
     pub reads: Option<Mark<Vec<Outer>>>,
+    /// Where what layers add up arrives, and the word `sum`.
+    pub sums: Option<Mark<Vec<Outer>>>,
     /// The warnings in `allow(..)`.
     pub allowed: Vec<Ident>,
     /// The path of the runtime crate.
     pub krate: Path,
+    /// The names of settings whose values cannot be read.
+    pub unreadable: Vec<Ident>,
     /// Names that are not settings.
     pub unknown: Vec<Ident>,
 }
@@ -94,6 +98,9 @@ pub struct Marks {
     pub read: Option<Mark<Vec<Ident>>>,
     /// Whether `#[read(..)]` stands before `#[pop(..)]`.
     pub reads_first: bool,
+    pub sum: Option<Mark<Vec<Ident>>>,
+    /// Whether `#[sum(..)]` stands before `#[stash(..)]`.
+    pub sums_first: bool,
     pub layer: Option<Mark<LitStr>>,
     pub not_a_layer: Option<Mark<()>>,
     /// The names of attributes that could not be read completely.
@@ -115,6 +122,8 @@ impl Marks {
             lend,
             read,
             reads_first: _,
+            sum,
+            sums_first: _,
             layer,
             not_a_layer: _,
             unreadable: _,
@@ -129,6 +138,7 @@ impl Marks {
             pop.as_ref().map(|mark| &mark.word),
             lend.as_ref().map(|mark| &mark.word),
             read.as_ref().map(|mark| &mark.word),
+            sum.as_ref().map(|mark| &mark.word),
             layer.as_ref().map(|mark| &mark.word),
         ];
         words.into_iter().flatten().collect()
@@ -210,7 +220,8 @@ impl Processes {
     }
 }
 
-/// A value that a block reads from outside: one name of `read(memory: Tensor)`.
+/// A value that comes from outside of the struct or goes there: one name of `read(memory: Tensor)`
+/// or `sum(balance: Mean)`.
 pub struct Outer {
     pub name: Ident,
     pub ty: Type,

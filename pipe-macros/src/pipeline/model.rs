@@ -142,9 +142,19 @@ impl Model {
 }
 
 impl Settings {
+    /// Whether the value of a setting could not be read.
+    pub fn is_unreadable(&self, name: &str) -> bool {
+        self.unreadable.iter().any(|unreadable| unreadable == name)
+    }
+
     /// The values that the block reads from outside.
     pub fn outer_values(&self) -> &[Outer] {
         self.reads.as_ref().map_or(&[], |mark| &mark.value)
+    }
+
+    /// What layers add up, in the order in which it stands beside the output.
+    pub fn sums(&self) -> &[Outer] {
+        self.sums.as_ref().map_or(&[], |mark| &mark.value)
     }
 }
 
@@ -191,6 +201,11 @@ impl Layer {
 
     pub fn reads(&self) -> &[Ident] {
         self.marks.read.as_ref().map_or(&[], |mark| &mark.value)
+    }
+
+    /// What the layer adds to.
+    pub fn sums(&self) -> &[Ident] {
+        self.marks.sum.as_ref().map_or(&[], |mark| &mark.value)
     }
 
     /// What the layer takes beside its input, in the order in which it takes them.

@@ -9,6 +9,7 @@ mod plan;
 mod random;
 mod repeat;
 mod state;
+mod sums;
 mod tie;
 mod vars;
 
@@ -16,8 +17,9 @@ pub use carried::Carried;
 pub use context::Context;
 pub use devices::Devices;
 pub use layer::{Layer, pass, pass_if_some};
-pub use plan::{LayerPlan, LentPlan, Plan, Recomputed, RecomputedPlan, Repeat, SkipPlan, Split, StagePlan};
+pub use plan::{LayerPlan, LentPlan, Plan, Recomputed, RecomputedPlan, Repeat, SkipPlan, Split, StagePlan, SumPlan};
 pub use repeat::{Repeated, gather_parts, run_each, run_each_reading, run_one, run_one_reading, spread};
+pub use sums::{add_all, no_sums, run_each_adding, run_one_adding, slot};
 pub use tie::{Tied, lend};
 pub use vars::{LoadReport, Loader, Vars, sub_paths, sub_paths_vec};
 

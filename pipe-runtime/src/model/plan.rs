@@ -15,6 +15,8 @@ pub struct Plan {
     pub skips: &'static [SkipPlan],
     /// The lent values, in the order in which they first occur.
     pub lent: &'static [LentPlan],
+    /// What layers add up, in the order in which it stands beside the output.
+    pub sums: &'static [SumPlan],
     /// The layers that are marked to be recomputed.
     pub recomputed: &'static [RecomputedPlan],
     /// The annotated process of each stage; empty if there are none.
@@ -77,6 +79,15 @@ pub struct SkipPlan {
     pub to: usize,
 }
 
+/// One value that layers add up on their way: it arrives beside the model's output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SumPlan {
+    /// The name of the sum.
+    pub name: &'static str,
+    /// The layers that add to it, in order.
+    pub layers: &'static [&'static str],
+}
+
 /// A layer that is marked to be recomputed for its backward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecomputedPlan {
@@ -137,7 +148,7 @@ impl Plan {
     /// What generated code does not say.
     #[doc(hidden)]
     pub const EMPTY: Self =
-        Self { name: "", stages: &[], skips: &[], lent: &[], recomputed: &[], processes: &[], costs: &[] };
+        Self { name: "", stages: &[], skips: &[], lent: &[], sums: &[], recomputed: &[], processes: &[], costs: &[] };
 
     /// All layers with their stages, in order. A repeated layer occurs once for each of its parts.
     pub fn layers(&self) -> impl Iterator<Item = (usize, &'static LayerPlan)> + use<> {
@@ -261,7 +272,8 @@ impl fmt::Display for RecomputedPlan {
 
 /// Prints a table with one row per stage: its process if it is annotated, its device, its layers,
 /// the skips and lent values that come in (with the stage that they come from) and those that go
-/// out (with the stage that they go to). A line names the layers that are marked to be recomputed.
+/// out (with the stage that they go to). Lines name what layers add up, and the layers that are
+/// marked to be recomputed.
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |items: Vec<String>| if items.is_empty() { "-".to_owned() } else { items.join(", ") };
@@ -301,6 +313,9 @@ impl fmt::Display for Plan {
         }
         writeln!(f, "{}", self.name)?;
         table.lines().iter().try_for_each(|line| writeln!(f, "  {line}"))?;
+        for SumPlan { name, layers } in self.sums {
+            writeln!(f, "  summed: {name} of {}", layers.join(", "))?;
+        }
         match self.recomputed {
             [] => Ok(()),
             marked => writeln!(f, "  recomputed: {}", list(marked.iter().map(RecomputedPlan::to_string).collect())),
@@ -346,6 +361,7 @@ mod tests {
                 SkipPlan { name: "local", stash: "a", from: 0, pop: "b", to: 0 },
             ],
             lent: &[LentPlan { name: "mask", lender: "a", from: 0, readers: &[("b", 0), ("b", 1), ("c", 1)] }],
+            sums: &[SumPlan { name: "balance", layers: &["b", "c"] }],
             recomputed: &[
                 RecomputedPlan { layer: "a", which: Recomputed::All },
                 RecomputedPlan { layer: "b", which: Recomputed::First(2) },
@@ -360,6 +376,7 @@ Net
   -----  ------  ----------------------------------  --------  ---------
   0      cuda:0  a, b[0..3]                          -         s to 1, mask to 1
   1      cpu     b[3..5], c[all, length known at build]  s from 0, mask from 0  -
+  summed: balance of b, c
   recomputed: a, b[0..2], c[0, 3]
 ";
         let squeeze = |text: &str| text.replace('-', "").split_whitespace().collect::<Vec<_>>().join(" ");

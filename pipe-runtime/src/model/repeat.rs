@@ -179,6 +179,15 @@ macro_rules! reads {
     };
 }
 
+/// Layers that read nothing.
+impl<T> Reads<T> for () {
+    type Input = T;
+
+    fn beside(&self, x: T) -> T {
+        x
+    }
+}
+
 reads!(A);
 reads!(A B);
 reads!(A B C);

@@ -59,6 +59,9 @@ where
 /// after the last one.
 type RunElement<L, T, P> = fn(T, Element<'_, L>, P, &mut Io<'_>, &Context) -> T;
 
+/// How what arrives becomes what flows between repeated layers, and that what leaves.
+type Around<In, T, Out> = (fn(In) -> T, fn(T) -> Out);
+
 /// What [`RunElement`] runs.
 #[doc(hidden)]
 pub enum Element<'e, L> {
@@ -71,20 +74,23 @@ pub enum Element<'e, L> {
 }
 
 /// Repeated layers of which each is an element.
-struct EachBody<L, T, P> {
+struct EachBody<L, In, T, Out, P> {
     layers: (Repeated<L>,),
     /// The main input and output.
-    flow: (Port<T>, Port<T>),
+    flow: (Port<In>, Port<Out>),
+    around: Around<In, T, Out>,
     /// The port after the first element; the others follow.
     inner: usize,
     ports: P,
     run: RunElement<L, T, P>,
 }
 
-impl<L, T, P> Piece for EachBody<L, T, P>
+impl<L, In, T, Out, P> Piece for EachBody<L, In, T, Out, P>
 where
     L: Send + 'static,
+    In: Flow,
     T: Flow,
+    Out: Flow,
     P: Copy + Send + 'static,
 {
     fn elements(&self) -> usize {
@@ -99,7 +105,10 @@ where
         let between = |number: usize| Port { index: self.inner + number, value: PhantomData };
         let last = element + 1 == self.elements();
         let mut x = match element {
-            0 => (self.run)(io.receive(self.flow.0), Element::Before, self.ports, io, cx),
+            0 => {
+                let x = (self.around.0)(io.receive(self.flow.0));
+                (self.run)(x, Element::Before, self.ports, io, cx)
+            }
             _ => io.receive(between(element - 1)),
         };
         if element < self.layers.0.count() {
@@ -108,7 +117,7 @@ where
         match last {
             true => {
                 let x = (self.run)(x, Element::After, self.ports, io, cx);
-                io.send(self.flow.1, x);
+                io.send(self.flow.1, (self.around.1)(x));
             }
             false => io.send(between(element), x),
         }
@@ -170,20 +179,23 @@ impl Graph {
     }
 
     /// Adds repeated layers as the next stage, with `run` for each of them.
-    pub fn stage_of_each<L, T, P>(
+    pub fn stage_of_each<L, In, T, Out, P>(
         &mut self,
         layers: Repeated<L>,
-        flow: (Port<T>, Port<T>),
+        flow: (Port<In>, Port<Out>),
+        around: Around<In, T, Out>,
         ports: P,
         run: RunElement<L, T, P>,
     ) where
         L: Send + 'static,
+        In: Flow,
         T: Flow,
+        Out: Flow,
         P: Copy + Send + 'static,
     {
         let inner = self.inner;
         self.inner += layers.count();
-        self.push(Box::new(EachBody { layers: (layers,), flow, inner, ports, run }));
+        self.push(Box::new(EachBody { layers: (layers,), flow, around, inner, ports, run }));
     }
 
     /// The stage that was added last belongs to the one before it, as another piece of it.

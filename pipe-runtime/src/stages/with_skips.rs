@@ -3,8 +3,8 @@
 /// A tuple of an output and `SKIPS` skips.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
-    message = "this layer stashes {SKIPS} and returns `{Self}`",
-    label = "a layer that stashes returns a tuple: its output, then each skip in the order of `#[stash(..)]`",
+    message = "this layer gives {SKIPS} more than its output and returns `{Self}`",
+    label = "a layer that stashes or adds returns a tuple: its output, then each value in the order of `#[stash(..)]` and `#[sum(..)]`",
     note = "`#[stash(a = input)]` and `#[stash(a = output)]` keep a value without a layer that returns it"
 )]
 pub trait WithSkips<const SKIPS: usize> {

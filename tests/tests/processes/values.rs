@@ -1,10 +1,10 @@
-//! Values of every form between processes: lent values and tied weights, inputs that each
+//! Values of every form between processes: lent values and tied weights, sums, inputs that each
 //! micro-batch gets whole, integers, `Option`s, lists, stages without a gradient and micro-batches
 //! that do not count.
 
 use pipe_runtime::optim::{LossScaler, Sgd};
 use pipe_runtime::{
-    Checkpoint, Context, Devices, Layer, Pipe, Reduction, Replicate, Result, ScheduleKind, Trainer, World,
+    Checkpoint, Context, Devices, Layer, Mean, Pipe, Reduction, Replicate, Result, ScheduleKind, Trainer, World,
 };
 use pipe_runtime::{List, pipeline};
 use pipe_tests::layers::linear;
@@ -15,11 +15,12 @@ use crate::launch::{Mpich, Ulfm, in_processes};
 
 type Inputs = (Tensor, Replicate<Tensor>, f64);
 
-#[pipeline(input = Inputs, output = (Tensor, List<i64>), allow(short_skip))]
+#[pipeline(input = Inputs, output = (Tensor, List<i64>), sum(size: Mean), allow(short_skip))]
 struct Mixed {
     #[device("cpu")]
     begin: Begin,
     #[lend(words = tied, first = output)]
+    #[sum(size)]
     embed: Embed,
     #[device("cpu")]
     frozen: Linear,
@@ -28,6 +29,7 @@ struct Mixed {
     #[device("cpu")]
     #[pop(maybe, order)]
     #[read(words, first)]
+    #[sum(size)]
     gather: Gather,
     #[device("cpu")]
     #[read(first, words)]
@@ -57,11 +59,17 @@ impl pipe_runtime::Tied for Embed {
 }
 
 impl Layer<(Tensor, Tensor, f64)> for Embed {
-    type Out = Tensor;
+    type Out = (Tensor, Tensor);
 
-    fn run(&self, (words, table, scale): (Tensor, Tensor, f64), _cx: &Context) -> Tensor {
-        words.apply(&self.0).mean_dim(1, false, Kind::Float).matmul(&table) * scale
+    fn run(&self, (words, table, scale): (Tensor, Tensor, f64), _cx: &Context) -> Self::Out {
+        with_size(words.apply(&self.0).mean_dim(1, false, Kind::Float).matmul(&table) * scale)
     }
+}
+
+/// The value, and what is added up of it.
+fn with_size(x: Tensor) -> (Tensor, Tensor) {
+    let size = x.square().mean(Kind::Float);
+    (x, size)
 }
 
 /// Sends an `Option` that is `None` in odd micro-batches, and integers in a list.
@@ -80,16 +88,16 @@ impl Layer<Tensor> for Sometimes {
 struct Gather;
 
 impl Layer<(Tensor, Option<Tensor>, Vec<Tensor>, Tensor, Tensor)> for Gather {
-    type Out = Tensor;
+    type Out = (Tensor, Tensor);
 
     fn run(
         &self,
         (x, maybe, order, words, first): (Tensor, Option<Tensor>, Vec<Tensor>, Tensor, Tensor),
         _cx: &Context,
-    ) -> Tensor {
+    ) -> Self::Out {
         let x = x + first * words.mean(Kind::Float);
         let x = maybe.map_or_else(|| x.shallow_clone(), |maybe| &x + maybe);
-        order.iter().fold(x, |x, order| x.gather(-1, order, false))
+        with_size(order.iter().fold(x, |x, order| x.gather(-1, order, false)))
     }
 }
 
@@ -131,12 +139,14 @@ fn train(devices: &Devices, checkpoint: Checkpoint, schedule: ScheduleKind) -> R
             step.reduction(Reduction::Weighted(&counted)).keep_output().run(
                 (words, Replicate(table), 0.5),
                 &labels,
-                |(logits, _): &(Tensor, List<i64>), labels: &Tensor| logits.cross_entropy_for_logits(labels),
+                |((logits, _), Mean(size)): &((Tensor, List<i64>), Mean), labels: &Tensor| {
+                    logits.cross_entropy_for_logits(labels) + size * 0.1
+                },
             )
         })?;
         numbers.push(report.step.loss);
-        let (logits, List(micro_batches)) = report.step.output;
-        numbers.push(logits);
+        let ((logits, List(micro_batches)), Mean(size)) = report.step.output;
+        numbers.extend([logits, size]);
         numbers.push(Tensor::from_slice(&micro_batches));
         numbers.push(Tensor::from(report.update.expect("each step updates").norm));
     }

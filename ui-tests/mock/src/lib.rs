@@ -7,8 +7,9 @@
 pub mod __rt;
 mod movable;
 pub mod nn;
+mod sums;
 mod with_skips;
 
-pub use __rt::{Context, Flow, Layer};
+pub use __rt::{Context, Flow, Layer, Mean, Sum};
 pub use nn::Tensor;
 pub use pipe_macros::pipeline;

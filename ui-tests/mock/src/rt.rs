@@ -7,6 +7,7 @@ use crate::nn::ModuleT;
 
 pub use crate::movable::{movable, movable_part};
 pub use crate::nn::{Path, Tensor};
+use crate::sums::{Adding, Slot};
 pub use crate::with_skips::with_skips;
 pub use pipe_macros::__Pipeline;
 
@@ -47,6 +48,9 @@ impl<A: Flow, B: Flow> Flow for (A, B) {}
 impl<A: Flow, B: Flow, C: Flow> Flow for (A, B, C) {}
 impl<A: Flow, B: Flow, C: Flow, D: Flow> Flow for (A, B, C, D) {}
 impl<T: Flow> Flow for Option<T> {}
+impl<T: Flow, const N: usize> Flow for [T; N] {}
+impl Flow for Sum {}
+impl Flow for Mean {}
 impl<T: Send + Sync + 'static> Flow for std::sync::Arc<T> {}
 
 #[diagnostic::on_unimplemented(
@@ -60,6 +64,7 @@ impl Portable for Tensor {}
 impl Portable for i64 {}
 impl<A: Portable, B: Portable> Portable for (A, B) {}
 impl<T: Portable> Portable for Option<T> {}
+impl<T: Portable, const N: usize> Portable for [T; N] {}
 
 pub struct Context;
 
@@ -86,6 +91,10 @@ where
 
 pub trait Reads<T> {
     type Input;
+}
+
+impl<T> Reads<T> for () {
+    type Input = T;
 }
 
 impl<T, A: Flow> Reads<T> for (&A,) {
@@ -115,6 +124,66 @@ where
     L: Layer<T, Out = T>,
 {
     input
+}
+
+/// An output that is added up over the micro-batches.
+pub struct Sum(pub Tensor);
+
+/// An output that is averaged over the micro-batches.
+pub struct Mean(pub Tensor);
+
+type Sums<const COUNT: usize> = [Option<Tensor>; COUNT];
+type Name = (usize, &'static str);
+
+pub fn no_sums<const COUNT: usize>() -> Sums<COUNT> {
+    unreachable!()
+}
+
+pub fn add_all<const ADDED: usize, const COUNT: usize, R: Adding<ADDED>>(
+    returned: R,
+    sums: Sums<COUNT>,
+    names: [Name; ADDED],
+    layer: &str,
+) -> (R::Output, Sums<COUNT>) {
+    unreachable!()
+}
+
+pub fn run_each_adding<const ADDED: usize, const COUNT: usize, T, R, E, Returned>(
+    input: T,
+    read: R,
+    sums: Sums<COUNT>,
+    names: [Name; ADDED],
+    each: &E,
+    cx: &Context,
+    name: &'static str,
+) -> (T, Sums<COUNT>)
+where
+    R: Reads<T>,
+    E: Each,
+    E::Layer: Layer<R::Input, Out = Returned>,
+    Returned: Adding<ADDED, Output = T>,
+{
+    unreachable!()
+}
+
+pub fn run_one_adding<const ADDED: usize, const COUNT: usize, In, T, L, Returned>(
+    input: In,
+    sums: Sums<COUNT>,
+    names: [Name; ADDED],
+    part: &Repeated<L>,
+    number: usize,
+    cx: &Context,
+    name: &'static str,
+) -> (T, Sums<COUNT>)
+where
+    L: Layer<In, Out = Returned>,
+    Returned: Adding<ADDED, Output = T>,
+{
+    unreachable!()
+}
+
+pub fn slot<S: Slot<PIPELINE>, const PIPELINE: bool>(sum: Option<Tensor>, name: &str) -> S {
+    unreachable!()
 }
 
 pub fn keep<T: Flow>(value: &T) -> T {
@@ -212,10 +281,11 @@ impl Graph {
     {
     }
 
-    pub fn stage_of_each<L, T: Flow, P>(
+    pub fn stage_of_each<L, In: Flow, T: Flow, Out: Flow, P>(
         &mut self,
         layers: Repeated<L>,
-        flow: (Port<T>, Port<T>),
+        flow: (Port<In>, Port<Out>),
+        around: (fn(In) -> T, fn(T) -> Out),
         ports: P,
         run: fn(T, Element<'_, L>, P, &mut Io<'_>, &Context) -> T,
     ) where
@@ -401,6 +471,7 @@ pub struct Plan {
     pub stages: &'static [StagePlan],
     pub skips: &'static [SkipPlan],
     pub lent: &'static [LentPlan],
+    pub sums: &'static [SumPlan],
     pub recomputed: &'static [RecomputedPlan],
     pub processes: &'static [usize],
     pub costs: &'static [u64],
@@ -408,7 +479,7 @@ pub struct Plan {
 
 impl Plan {
     pub const EMPTY: Self =
-        Self { name: "", stages: &[], skips: &[], lent: &[], recomputed: &[], processes: &[], costs: &[] };
+        Self { name: "", stages: &[], skips: &[], lent: &[], sums: &[], recomputed: &[], processes: &[], costs: &[] };
 }
 
 #[derive(Clone, Copy)]
@@ -435,6 +506,12 @@ impl LayerPlan {
     pub const fn repeated(name: &'static str, part: usize, split: Split, len: Option<usize>) -> Self {
         Self { name, repeated: Some((part, split, len)) }
     }
+}
+
+#[derive(Clone, Copy)]
+pub struct SumPlan {
+    pub name: &'static str,
+    pub layers: &'static [&'static str],
 }
 
 #[derive(Clone, Copy)]

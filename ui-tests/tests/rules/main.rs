@@ -14,10 +14,11 @@ use expect_test::expect_file;
 use peers::Peers;
 
 /// Classes of rules, in the order of the page: folder and title.
-const CLASSES: [(&str, &str); 10] = [
+const CLASSES: [(&str, &str); 11] = [
     ("children", "Layers as children"),
     ("skips", "Skips"),
     ("lends", "Lent values"),
+    ("sums", "Sums"),
     ("devices", "Devices and stages"),
     ("processes", "Processes"),
     ("recompute", "Recomputed layers"),

@@ -264,7 +264,7 @@ fn unread(model: &Model) -> impl Iterator<Item = &Lent> {
 /// The first read of each value that nobody lends.
 fn unlent(model: &Model) -> impl Iterator<Item = (&Lent, &End<()>)> {
     let unlent = model.lent.iter().filter(|lent| lent.lends.is_empty() && !is_outer(model, &lent.name));
-    let unlent = unlent.filter(|_| !is_unreadable(model, "lend"));
+    let unlent = unlent.filter(|_| !is_unreadable(model, "lend") && !model.settings.is_unreadable("read"));
     // A stash of it is reported as such.
     let unlent = unlent.filter(|lent| !model.skips.iter().any(|skip| skip.name == lent.name));
     unlent.filter_map(|lent| Some((lent, lent.reads.first()?)))

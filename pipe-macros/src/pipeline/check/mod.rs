@@ -12,6 +12,7 @@ mod processes;
 mod recompute;
 mod settings;
 mod skips;
+mod sums;
 mod warnings;
 
 use crate::pipeline::model::Model;
@@ -113,4 +114,11 @@ pub fn check(model: &Model, errors: &mut Errors) {
     lends::only_blocks_read_from_outside(model, errors);
     lends::declared_values_are_read(model, errors);
     lends::declared_values_are_not_lent(model, errors);
+
+    sums::sums_arrive_beside_the_output(model, errors);
+    sums::misspelt_sums_suggest_a_name(model, errors);
+    sums::declared_sums_are_added_to(model, errors);
+    sums::sums_are_declared_once(model, errors);
+    sums::added_once_by_a_layer(model, errors);
+    sums::optional_layers_add_nothing(model, errors);
 }

@@ -8,7 +8,7 @@
 use proc_macro2::{Ident, Literal, Span, TokenStream};
 use quote::{ToTokens, format_ident, quote_spanned};
 
-use super::{here, lends};
+use super::{here, lends, sums};
 use crate::pipeline::declaration::{Kept, Shape, Stash};
 use crate::pipeline::model::{Layer, Model, Taken};
 use crate::pipeline::plan::{Plan, Route, Step};
@@ -42,9 +42,9 @@ fn call(model: &Model, plan: &Plan, (stage, position): (usize, usize)) -> TokenS
     tokens.extend(lends::receive(model, layer, plan, stage));
     let place = (stage, position);
     tokens.extend(match layer.shape {
-        Shape::Single => run(layer, &binding, &taken(model, plan, place)),
-        Shape::Array { .. } | Shape::List { .. } if !layer.reads().is_empty() => {
-            lends::run_all(model, plan, place, &binding)
+        Shape::Single => run(model, layer, &binding, &taken(model, plan, place)),
+        Shape::Array { .. } | Shape::List { .. } if !layer.reads().is_empty() || !layer.sums().is_empty() => {
+            run_each(model, plan, place, &binding)
         }
         Shape::Array { .. } | Shape::List { .. } => run_all(layer, &binding, &format_ident!("run_each")),
         Shape::Optional { .. } => run_all(layer, &binding, &format_ident!("pass_if_some")),
@@ -75,20 +75,48 @@ fn taken(model: &Model, plan: &Plan, (stage, position): (usize, usize)) -> Vec<T
 }
 
 /// `let x = __rt::pass(x, layer, cx, "layer");`, or, if the layer returns skips,
-/// `let (x, skip_a) = __rt::with_skips::<1, _>(..);`
-fn run(layer: &Layer, binding: &Ident, taken: &[TokenStream]) -> TokenStream {
+/// `let (x, skip_a) = __rt::with_skips::<1, _>(..);`. What it adds up follows.
+fn run(model: &Model, layer: &Layer, binding: &Ident, taken: &[TokenStream]) -> TokenStream {
     let (at, child) = (site(layer), layer.child());
-    let returned: Vec<Ident> = returned(layer).map(|name| skip(name, at)).collect();
+    let skips: Vec<Ident> = returned(layer).map(|name| skip(name, at)).collect();
+    let added: Vec<Ident> = layer.sums().iter().map(|name| sums::variable(name, at)).collect();
     let input = with_skips(at, taken);
-    let output = with_skips(at, &returned);
     let call = quote_spanned!(at=> __rt::pass(#input, #binding, cx, #child));
-    match returned.len() {
-        0 => quote_spanned!(at=> let #output = #call;),
-        skips => {
-            let skips = Literal::usize_unsuffixed(skips);
-            quote_spanned!(at=> let #output = __rt::with_skips::<#skips, _>(#call);)
+    match (skips.is_empty(), added.is_empty()) {
+        (true, true) => quote_spanned!(at=> let x = #call;),
+        (true, false) => sums::add_returned(model, layer, &call),
+        (false, _) => {
+            let sums = (!added.is_empty()).then(|| sums::add_returned(model, layer, &with_skips(at, &added)));
+            let returned = if layer.marks.sums_first { [added, skips] } else { [skips, added] }.concat();
+            let count = Literal::usize_unsuffixed(returned.len());
+            let output = with_skips(at, &returned);
+            quote_spanned!(at=> let #output = __rt::with_skips::<#count, _>(#call); #sums)
         }
     }
+}
+
+/// Repeated layers that read or add something up:
+/// `let x = __rt::run_each_reading(x, (&lent_a,), layers, cx, "layers");`, or
+/// `let (x, sums) = __rt::run_each_adding::<1, ..>(x, (&lent_a,), sums, [(0, "balance")], ..);`.
+/// What no later layer of the stage reads is dropped.
+fn run_each(model: &Model, plan: &Plan, place: (usize, usize), binding: &Ident) -> TokenStream {
+    let layer = &model.layers[plan.stages[place.0].steps[place.1].layer];
+    let (at, child) = (site(layer), layer.child());
+    let read = layer.reads().iter().map(|name| lends::variable(name, at));
+    let read = quote_spanned!(at=> (#(&#read,)*));
+    let done = layer.reads().iter().filter(|name| !lends::reads_later(model, plan, place, name));
+    let done = done.map(|name| lends::variable(name, at));
+    let run = match layer.sums().is_empty() {
+        true => quote_spanned!(at=> let x = __rt::run_each_reading(x, #read, #binding, cx, #child);),
+        false => {
+            let (names, count) = (sums::names(model, layer), sums::count(layer));
+            quote_spanned! {at=>
+                let (x, sums) =
+                    __rt::run_each_adding::<#count, _, _, _, _, _>(x, #read, sums, #names, #binding, cx, #child);
+            }
+        }
+    };
+    quote_spanned!(at=> #run #(::core::mem::drop(#done);)*)
 }
 
 /// Generates `x`, or `(x, skip_a, skip_b)`.

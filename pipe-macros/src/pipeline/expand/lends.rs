@@ -5,6 +5,7 @@ use proc_macro2::{Ident, Span, TokenStream};
 use quote::quote_spanned;
 
 use super::body::{site, with_skips};
+use super::sums;
 use crate::pipeline::declaration::{Kept, Stash};
 use crate::pipeline::model::{Layer, Model};
 use crate::pipeline::plan::{Hop, Plan};
@@ -77,26 +78,13 @@ pub fn reads_later(model: &Model, plan: &Plan, (stage, position): (usize, usize)
     read.any(|other| plain(other) == plain(name))
 }
 
-/// `let x = __rt::run_each_reading(x, (&lent_a,), layers, cx, "layers");`, and `drop(lent_a);` for
-/// what no later layer of the stage reads.
-pub fn run_all(model: &Model, plan: &Plan, place: (usize, usize), binding: &Ident) -> TokenStream {
-    let layer = &model.layers[plan.stages[place.0].steps[place.1].layer];
-    let (at, child) = (site(layer), layer.child());
-    let read = layer.reads().iter().map(|name| variable(name, at));
-    let done = layer.reads().iter().filter(|name| !reads_later(model, plan, place, name));
-    let done = done.map(|name| variable(name, at));
-    quote_spanned! {at=>
-        let x = __rt::run_each_reading(x, (#(&#read,)*), #binding, cx, #child);
-        #(::core::mem::drop(#done);)*
-    }
-}
-
 /// The call of one of repeated layers that are recomputed one by one:
 /// `__rt::run_one(x, layers, number, cx, "layers")`, or a block that first receives what it reads,
 /// which each layer hands on to the next one.
 pub fn one_of_each(model: &Model, layer: &Layer, plan: &Plan, piece: usize) -> TokenStream {
     let (at, child) = (site(layer), layer.child());
-    if layer.reads().is_empty() {
+    let adds = !layer.sums().is_empty();
+    if layer.reads().is_empty() && !adds {
         return quote_spanned!(at=> __rt::run_one(x, layers, number, cx, #child));
     }
     let receive = layer.reads().iter().filter_map(|name| plan.hop_to(&plain(name), piece)).map(|hop| {
@@ -111,9 +99,18 @@ pub fn one_of_each(model: &Model, layer: &Layer, plan: &Plan, piece: usize) -> T
     });
     let taken: Vec<Ident> = layer.reads().iter().map(|name| variable(name, at)).collect();
     let input = with_skips(at, &taken);
+    let run = match adds {
+        false => quote_spanned!(at=> __rt::run_one_reading(#input, layers, number, cx, #child)),
+        true => {
+            let (names, count) = (sums::names(model, layer), sums::count(layer));
+            quote_spanned! {at=>
+                __rt::run_one_adding::<#count, _, _, _, _, _>(#input, sums, #names, layers, number, cx, #child)
+            }
+        }
+    };
     quote_spanned! {at=> {
         #(#receive)*
-        __rt::run_one_reading(#input, layers, number, cx, #child)
+        #run
     } }
 }
 

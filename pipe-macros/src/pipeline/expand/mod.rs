@@ -11,6 +11,7 @@ mod plain;
 mod plan_constant;
 mod settings;
 mod stages;
+mod sums;
 mod types;
 mod unpipelined;
 mod vars;

@@ -4,7 +4,7 @@ use proc_macro2::{Literal, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
 
 use super::here;
-use crate::pipeline::declaration::{Recomputed, Shape};
+use crate::pipeline::declaration::{Outer, Recomputed, Shape};
 use crate::pipeline::model::{Layer, Lent, Model};
 use crate::pipeline::plan::{Plan, Route, Split, Stage, Step, lending_stage};
 use crate::support::names::plain;
@@ -21,10 +21,11 @@ pub fn plan_constant(model: &Model, plan: &Plan) -> TokenStream {
     let recomputed = model.layers.iter().filter_map(recomputed_plan);
     let (processes, costs) = (list(quote!(processes), processes), list(quote!(costs), costs));
     let (lent, recomputed) = (list(quote!(lent), lent), list(quote!(recomputed), recomputed));
-    let is_whole = [&lent, &recomputed, &processes, &costs].into_iter().all(Option::is_some);
+    let sums = list(quote!(sums), model.settings.sums().iter().map(|sum| sum_plan(model, sum)));
+    let is_whole = [&lent, &sums, &recomputed, &processes, &costs].into_iter().all(Option::is_some);
     let base = (!is_whole).then(|| quote_spanned!(here()=> ..__rt::Plan::EMPTY));
     quote_spanned! {here()=>
-        __rt::Plan { name: #name, stages: &[#(#stages),*], skips: &[#(#skips),*], #lent #recomputed #processes #costs #base }
+        __rt::Plan { name: #name, stages: &[#(#stages),*], skips: &[#(#skips),*], #lent #sums #recomputed #processes #costs #base }
     }
 }
 
@@ -88,6 +89,13 @@ fn skip_plan(model: &Model, route: &Route) -> TokenStream {
     quote_spanned! {here()=>
         __rt::SkipPlan { name: #name, stash: #stash, from: #from, pop: #pop, to: #to }
     }
+}
+
+fn sum_plan(model: &Model, sum: &Outer) -> TokenStream {
+    let name = plain(&sum.name);
+    let adds = |layer: &&Layer| layer.sums().iter().any(|other| plain(other) == name);
+    let layers = model.layers.iter().filter(adds).map(Layer::child);
+    quote_spanned!(here()=> __rt::SumPlan { name: #name, layers: &[#(#layers),*] })
 }
 
 fn recomputed_plan(layer: &Layer) -> Option<TokenStream> {

@@ -8,7 +8,7 @@ use super::body::{self, binding, calls, on_type, port, site};
 use super::plan_constant::split;
 use super::types::owning;
 use super::unpipelined::result;
-use super::{Bodies, here, lends, plain};
+use super::{Bodies, here, lends, plain, sums};
 use crate::pipeline::declaration::{Kept, Recomputed};
 use crate::pipeline::model::{Layer, Model};
 use crate::pipeline::plan::{Hop, Pieces, Plan, Route, Step, pieces};
@@ -195,11 +195,13 @@ fn stage_body(model: &Model, plan: &Plan, ports: &Ports<'_>, stage: usize) -> To
     let (declared, used) = (ports.declared(stage), ports.used(stage));
     let calls = calls(model, plan, stage);
     let receive = receive(model, plan, stage);
+    let sums = sums::begin(model, plan, stage);
     let send = send(model, plan, stage);
     quote_spanned! {opening_site(model, plan, stage)=>
         #declared
         graph.stage((#(#movable,)*), (#used), |(#layers), (#used), io, cx| {
             #receive
+            #sums
             #calls
             #send
         });
@@ -227,7 +229,8 @@ fn recompute(model: &Model, plan: &Plan, piece: usize) -> Option<TokenStream> {
 }
 
 /// Generates repeated layers of which each is recomputed alone:
-/// `graph.stage_of_each(movable_part(blocks_0), (flow_0, flow_1), (..), |x, element, ..| ..);`.
+/// `graph.stage_of_each(movable_part(blocks_0), (flow_0, flow_1), (..), around, each);`.
+/// Between them flows `x`, or `(x, sums)`.
 fn each_body(model: &Model, plan: &Plan, ports: &Ports<'_>, piece: usize, layer: &Layer) -> TokenStream {
     let at = site(layer);
     let step = &plan.stages[piece].steps[0];
@@ -238,18 +241,27 @@ fn each_body(model: &Model, plan: &Plan, ports: &Ports<'_>, piece: usize, layer:
     let before = (step.part == 0).then(|| body::keep_end(model, layer, plan, piece, Kept::Input));
     let after = (step.part + 1 == step.parts).then(|| body::keep_end(model, layer, plan, piece, Kept::Output));
     let one = lends::one_of_each(model, layer, plan, piece);
+    let (comes, flows) = (sums::flow(model, plan, piece, at), sums::flow(model, plan, piece + 1, at));
+    let one = match layer.sums().is_empty() && sums::add(model, &plan.stages[..piece]) {
+        true => quote_spanned!(at=> (#one, sums)),
+        false => one,
+    };
+    let begin = sums::begin(model, plan, piece);
+    let is_last = piece + 1 == plan.stages.len();
+    let end = if is_last { result(model, at) } else { flows.clone() };
+    let around = quote_spanned!(at=> (|#comes| { #begin #flows }, |#flows| #end));
     quote_spanned! {at=>
         #declared
-        graph.stage_of_each(#movable, (#input, #output), (#(#kept,)*), |x, element, (#(#kept,)*), io, cx| {
+        graph.stage_of_each(#movable, (#input, #output), #around, (#(#kept,)*), |#flows, element, (#(#kept,)*), io, cx| {
             match element {
                 __rt::Element::Before => {
                     #before
-                    x
+                    #flows
                 }
                 __rt::Element::One(layers, number) => #one,
                 __rt::Element::After => {
                     #after
-                    x
+                    #flows
                 }
             }
         });
@@ -270,9 +282,10 @@ fn movable(model: &Model, step: &Step) -> TokenStream {
 fn receive(model: &Model, plan: &Plan, stage: usize) -> TokenStream {
     let at = source_site(model, plan, stage);
     let port = flow(stage, at);
+    let flow = sums::flow(model, plan, stage, at);
     match stage {
         0 => quote_spanned!(at=> let x = io.receive_input::<Self>(#port);),
-        _ => quote_spanned!(at=> let x = io.receive(#port);),
+        _ => quote_spanned!(at=> let #flow = io.receive(#port);),
     }
 }
 
@@ -281,10 +294,10 @@ fn send(model: &Model, plan: &Plan, stage: usize) -> TokenStream {
     let at = source_site(model, plan, stage + 1);
     let port = flow(stage + 1, at);
     if stage + 1 < plan.stages.len() {
-        let send = plan.send(stage, stage + 1, at);
-        return quote_spanned!(at=> io.#send(#port, x););
+        let (send, flow) = (plan.send(stage, stage + 1, at), sums::flow(model, plan, stage + 1, at));
+        return quote_spanned!(at=> io.#send(#port, #flow););
     }
-    let result = result(at);
+    let result = result(model, at);
     quote_spanned!(at=> io.send_output::<Self>(#port, #result);)
 }
 

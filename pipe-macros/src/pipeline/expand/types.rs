@@ -5,6 +5,7 @@ use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::{GenericParam, Generics, WhereClause, WherePredicate, parse_quote_spanned};
 
 use super::here;
+use crate::pipeline::declaration::Outer;
 use crate::pipeline::model::Model;
 
 /// The input type: `input = T`, or a tensor; with what a block reads from outside, a tuple of both.
@@ -13,18 +14,24 @@ pub fn input(model: &Model) -> TokenStream {
         Some(ty) => ty.to_token_stream(),
         None => quote_spanned!(here()=> __rt::Tensor),
     };
-    let outer = model.settings.outer_values().iter().map(|value| &value.ty);
-    match outer.len() {
-        0 => input,
-        _ => quote_spanned!(here()=> (#input, #(#outer,)*)),
-    }
+    beside(input, model.settings.outer_values())
 }
 
-/// The output type: `output = T`, or a tensor.
+/// The output type: `output = T`, or a tensor; with what layers add up, a tuple of both.
 pub fn output(model: &Model) -> TokenStream {
-    match &model.settings.output {
+    let output = match &model.settings.output {
         Some(ty) => ty.to_token_stream(),
         None => quote_spanned!(here()=> __rt::Tensor),
+    };
+    beside(output, model.settings.sums())
+}
+
+/// `T`, or `(T, Mask)` with other values.
+fn beside(ty: TokenStream, others: &[Outer]) -> TokenStream {
+    let others = others.iter().map(|value| &value.ty);
+    match others.len() {
+        0 => ty,
+        _ => quote_spanned!(here()=> (#ty, #(#others,)*)),
     }
 }
 

@@ -5,7 +5,7 @@ use quote::{quote, quote_spanned};
 
 use super::body::{calls, site};
 use super::types::{input, output};
-use super::{Bodies, here, lends, settings};
+use super::{Bodies, here, lends, settings, sums};
 use crate::pipeline::model::Model;
 use crate::pipeline::plan::unpipelined;
 
@@ -53,22 +53,26 @@ pub fn layer_impl(model: &Model, bodies: Bodies) -> TokenStream {
 fn body(model: &Model) -> TokenStream {
     let fields = model.layers.iter().map(|layer| &layer.ident);
     let others = (!model.plain_fields.is_empty()).then(|| quote!(..));
-    let calls = calls(model, &unpipelined(model), 0);
+    let plan = unpipelined(model);
+    let (sums, calls) = (sums::begin(model, &plan, 0), calls(model, &plan, 0));
     let at_end = model.layers.last().map_or_else(here, site);
-    let result = result(at_end);
+    let result = result(model, at_end);
     let outer = model.settings.outer_values();
     let outer: Vec<_> = outer.iter().map(|value| lends::variable(&value.name, here())).collect();
     let outer = (!outer.is_empty()).then(|| quote_spanned!(here()=> let (x, #(#outer,)*) = x;));
     quote_spanned! {here()=>
         let Self { #(#fields,)* #others } = self;
         #outer
+        #sums
         #calls
         #result
     }
 }
 
-/// The output of the last layer, which must have the model's output type. A stage and the
+/// The output of the last layer, and what all have added up, which must have the model's output
+/// type. A stage and the
 /// unpipelined run check this with the same tokens, so that rustc reports a mismatch once.
-pub fn result(at: Span) -> TokenStream {
-    quote_spanned!(at=> __rt::output::<Self>(x))
+pub fn result(model: &Model, at: Span) -> TokenStream {
+    let output = sums::output(model, at);
+    quote_spanned!(at=> __rt::output::<Self>(#output))
 }

@@ -34,6 +34,7 @@ fn example(attr: &Attribute) -> Option<&'static str> {
             "#[lend(name = output)]`, `#[lend(name = input)]`, `#[lend(name = input.1)]` or `#[lend(name = tied)]",
         ),
         ("read", "#[read(name)]"),
+        ("sum", "#[sum(name)]"),
         ("layer", "#[layer(name = \"child\")]"),
         ("not_a_layer", "#[not_a_layer]"),
     ];
@@ -96,6 +97,11 @@ fn read(
             let reads = attr.parse_args_with(|tokens: ParseStream| names(tokens, skip_name, wrong))?;
             fill_list(&mut marks.read, word, reads, errors);
             marks.reads_first = marks.pop.is_none();
+        }
+        "sum" => {
+            let sums = attr.parse_args_with(|tokens: ParseStream| names(tokens, skip_name, wrong))?;
+            fill_list(&mut marks.sum, word, sums, errors);
+            marks.sums_first = marks.stash.is_none();
         }
         "recompute" => {
             let which = match &attr.meta {

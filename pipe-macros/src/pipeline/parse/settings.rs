@@ -24,8 +24,10 @@ pub fn parse(item: &DeriveInput, errors: &mut Errors) -> Settings {
         schedule: None,
         balance: None,
         reads: None,
+        sums: None,
         allowed: Vec::new(),
         krate: crate_path(&tokens.unwrap_or_default()),
+        unreadable: Vec::new(),
         unknown: Vec::new(),
     };
     let mut seen: Vec<Ident> = Vec::new();
@@ -33,6 +35,7 @@ pub fn parse(item: &DeriveInput, errors: &mut Errors) -> Settings {
         while !tokens.is_empty() {
             if let Err(wrong) = read_one(tokens, &mut settings, &mut seen, errors) {
                 errors.push(wrong);
+                settings.unreadable.extend(seen.last().cloned());
                 skip_to_comma(tokens);
             }
             if !tokens.is_empty() {
@@ -80,7 +83,10 @@ fn read_one(
         "balance" => settings.balance = Some(value(tokens, "a file in quotes", "balance = \"balance.toml\"")?),
         "crate" => skip_checked_path(tokens)?,
         "allow" => settings.allowed = names(tokens)?,
-        "read" => settings.reads = Some(Mark { word: name, value: outer_values(tokens)? }),
+        "read" => {
+            settings.reads = Some(Mark { word: name, value: outer_values(tokens, "read(memory: Tensor)")? });
+        }
+        "sum" => settings.sums = Some(Mark { word: name, value: outer_values(tokens, "sum(balance: Mean)")? }),
         _ => {
             settings.unknown.push(name);
             skip_to_comma(tokens);
@@ -128,8 +134,9 @@ fn names(tokens: ParseStream) -> syn::Result<Vec<Ident>> {
     parse().map_err(|wrong| explained(&wrong, "allow(single_stage)"))
 }
 
-/// Reads `read(memory: Tensor, mask: Tensor)`.
-fn outer_values(tokens: ParseStream) -> syn::Result<Vec<Outer>> {
+/// Reads the rest of `read(memory: Tensor, mask: Tensor)`. `example` is a whole setting, for the
+/// message.
+fn outer_values(tokens: ParseStream, example: &str) -> syn::Result<Vec<Outer>> {
     let one = |tokens: ParseStream| {
         let name = tokens.call(Ident::parse_any)?;
         tokens.parse::<Token![:]>()?;
@@ -145,7 +152,7 @@ fn outer_values(tokens: ParseStream) -> syn::Result<Vec<Outer>> {
         at_end_of_setting(tokens)?;
         Ok(values.into_iter().collect())
     };
-    parse().map_err(|wrong| explained(&wrong, "read(memory: Tensor)"))
+    parse().map_err(|wrong| explained(&wrong, example))
 }
 
 fn at_end_of_setting(tokens: ParseStream) -> syn::Result<()> {

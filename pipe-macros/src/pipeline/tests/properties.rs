@@ -24,6 +24,7 @@ struct FieldSource {
     pops: Vec<String>,
     lends: Vec<String>,
     reads: Vec<String>,
+    sums: Vec<String>,
 }
 
 impl Source {
@@ -36,7 +37,13 @@ impl Source {
 impl FieldSource {
     fn text(&self, index: usize) -> String {
         let mut text = self.attributes.join(" ");
-        let lists = [("stash", &self.stashes), ("pop", &self.pops), ("lend", &self.lends), ("read", &self.reads)];
+        let lists = [
+            ("stash", &self.stashes),
+            ("pop", &self.pops),
+            ("lend", &self.lends),
+            ("read", &self.reads),
+            ("sum", &self.sums),
+        ];
         for (word, names) in lists {
             if !names.is_empty() {
                 text.push_str(&format!("#[{word}({})]", names.join(", ")));
@@ -107,8 +114,9 @@ fn valid() -> impl Strategy<Value = Source> {
         0..6,
     );
     let lent = vec((vec(any::<Index>(), 2..6), select(&["input", "input.1", "output", "output.0.mask"][..])), 0..4);
-    let all = (settings(), vec(field(), 1..12), any::<bool>(), routes, lent);
-    all.prop_map(|(mut settings, kinds, has_devices, routes, lent)| {
+    let summed = vec(vec(any::<Index>(), 1..4), 0..3);
+    let all = (settings(), vec(field(), 1..12), any::<bool>(), routes, lent, summed);
+    all.prop_map(|(mut settings, kinds, has_devices, routes, lent, summed)| {
         let mut fields: Vec<FieldSource> = Vec::new();
         for (kind, device, stage) in kinds {
             let is_first = !fields.iter().any(FieldSource::is_layer);
@@ -125,6 +133,7 @@ fn valid() -> impl Strategy<Value = Source> {
         for (number, (layers, what)) in lent.into_iter().enumerate() {
             add_lent(&mut source, number, &layers, what);
         }
+        add_sums(&mut source, &summed);
         source
     })
 }
@@ -202,6 +211,29 @@ fn add_lent(source: &mut Source, number: usize, layers: &[Index], what: &str) {
     }
 }
 
+/// Adds sums of some layers, if they may add to them.
+fn add_sums(source: &mut Source, summed: &[Vec<Index>]) {
+    let mut slots = Vec::new();
+    for (number, layers) in summed.iter().enumerate() {
+        let name = format!("sum{number}");
+        let mut is_added = false;
+        for layer in layers {
+            let layer = layer.index(source.fields.len());
+            let field = &mut source.fields[layer];
+            if field.is_layer() && !field.is_optional() && !field.sums.contains(&name) {
+                field.sums.push(name.clone());
+                is_added = true;
+            }
+        }
+        if is_added {
+            slots.push(format!("{name}: Mean"));
+        }
+    }
+    if !slots.is_empty() {
+        source.settings.push(format!("sum({})", slots.join(", ")));
+    }
+}
+
 /// One mistake, which is wrong in any struct.
 fn damage() -> impl Strategy<Value = fn(&mut Source)> {
     let damages: Vec<fn(&mut Source)> = vec![
@@ -214,6 +246,9 @@ fn damage() -> impl Strategy<Value = fn(&mut Source)> {
         |source| source.fields[0].lends.push("never_read = output".to_owned()),
         |source| source.fields[0].reads.push("never_lent".to_owned()),
         |source| source.settings.push("read(nothing)".to_owned()),
+        |source| source.fields[0].sums.push("never_declared".to_owned()),
+        |source| source.fields[0].attributes.push("#[sum()]".to_owned()),
+        |source| source.settings.insert(0, "sum(never_added: Mean)".to_owned()),
         |source| source.fields[0].attributes.push("#[device(\"cuda\")]".to_owned()),
         |source| source.fields[0].attributes.push("#[device(cpu)]".to_owned()),
         |source| source.fields[0].attributes.push("#[not_a_layer] #[not_a_layer]".to_owned()),
@@ -243,6 +278,7 @@ fn words() -> impl Strategy<Value = String> {
         "pop",
         "lend",
         "read",
+        "sum",
         "layer",
         "name",
         "not_a_layer",
@@ -339,7 +375,7 @@ proptest! {
     #[test]
     fn errors_about_any_arguments_stand_on_them(settings in words(), a in words(), b in words()) {
         let text = format!(
-            "#[pipeline({settings})] struct S {{ #[device({a})] #[stash({b})] #[lend({b})] a: A, #[pop({a})] #[read({a})] #[devices({b})] b: [B; 2] }}"
+            "#[pipeline({settings})] struct S {{ #[device({a})] #[stash({b})] #[lend({b})] a: A, #[pop({a})] #[read({a})] #[sum({a})] #[devices({b})] b: [B; 2] }}"
         );
         if syn::parse_str::<syn::DeriveInput>(&text).is_ok() {
             prop_assert_eq!(places_elsewhere(&text), Vec::<String>::new(), "{}", text);
@@ -353,6 +389,7 @@ proptest! {
             format!("struct S {{ #[device({a})] #[devices({b})] #[stash({c})] #[pop({d})] a: A, #[{word}] b: {ty}, }}"),
             format!("struct S {{ #[layer({a})] #[stage({b})] a: A, #[devices({c})] b: [A; 2], #[repeat] b: [{d}] }}"),
             format!("struct S {{ #[lend({a})] #[read({b})] a: A, #[read({c})] b: [A; 2], #[lend({d})] c: C }}"),
+            format!("struct S {{ #[sum({a})] a: A, #[sum({b})] #[stash({c})] b: [A; 2], #[sum({d})] c: Option<C> }}"),
             format!("{word} S {{ {a} }}"),
             word,
         ];

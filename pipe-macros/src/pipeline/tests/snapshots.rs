@@ -77,6 +77,30 @@ struct Lends {
 }
 
 #[test]
+fn sums_flow_beside_the_value() {
+    let source = r#"
+#[pipeline(sum(balance: Mean, used: Sum))]
+struct Sums {
+    #[device("cpu")]
+    first: First,
+    #[sum(balance)]
+    gate: Gate,
+    #[devices("cpu", "cpu")]
+    #[recompute(1)]
+    #[sum(used, balance)]
+    experts: [Expert; 4],
+    #[device("cpu")]
+    #[sum(used)]
+    #[stash(skip)]
+    split: Split,
+    #[pop(skip)]
+    join: Join,
+}
+"#;
+    check(source, &expect_file!["../../../tests/snapshots/sums.rs"]);
+}
+
+#[test]
 fn skips_are_ports_between_stages_and_locals_inside_one() {
     let source = r#"
 #[pipeline(input = (Tensor, Mask), output = Logits)]

@@ -285,7 +285,7 @@ impl Call {
             let otherwise = if segment.recomputed { "remove `#[recompute]`" } else { "use checkpoint = never" };
             return Err(format!(
                 "the recomputation gave other values than the first pass, so the gradient would be that of another function. A layer keeps state in a cell of \
-                 its own (it belongs into a variable, or into a `Carried` cell), draws random numbers that are not torch's, or was changed meanwhile; or \
+                 its own (it belongs into a variable, or into a `Carried` cell; what layers add up is returned, by `#[sum(..)]`), draws random numbers that are not torch's, or was changed meanwhile; or \
                  {otherwise}"
             ));
         }

@@ -7,5 +7,6 @@ mod lent;
 mod optional;
 mod skips;
 mod strict;
+mod sums;
 mod tied;
 mod vars;
