@@ -8,10 +8,11 @@ use std::path::Path;
 use std::process::Command;
 use std::{env, fs};
 
-const PROGRAMS: [(&str, &str); 10] = [
+const PROGRAMS: [(&str, &str); 11] = [
     ("balance", env!("CARGO_BIN_EXE_balance")),
     ("checkpointing", env!("CARGO_BIN_EXE_checkpointing")),
     ("devices", env!("CARGO_BIN_EXE_devices")),
+    ("experts", env!("CARGO_BIN_EXE_experts")),
     ("first_pipeline", env!("CARGO_BIN_EXE_first_pipeline")),
     ("resume", env!("CARGO_BIN_EXE_resume")),
     ("save_and_load", env!("CARGO_BIN_EXE_save_and_load")),

@@ -259,6 +259,8 @@ impl<T> Clone for Port<T> {
 
 impl<T> Copy for Port<T> {}
 
+type Around<In, T, Out> = (fn(In) -> T, fn(T) -> Out);
+
 pub struct Graph;
 
 impl Graph {
@@ -285,7 +287,7 @@ impl Graph {
         &mut self,
         layers: Repeated<L>,
         flow: (Port<In>, Port<Out>),
-        around: (fn(In) -> T, fn(T) -> Out),
+        around: Around<In, T, Out>,
         ports: P,
         run: fn(T, Element<'_, L>, P, &mut Io<'_>, &Context) -> T,
     ) where
