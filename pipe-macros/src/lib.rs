@@ -56,6 +56,7 @@ use proc_macro::TokenStream;
 /// | `#[stash(a = input)]`, `#[stash(a = output)]` | keeps the layer's input or output |
 /// | `#[stash(a = input.1)]`, `#[stash(a = output.mask)]` | keeps a part of it |
 /// | `#[pop(a)]` | takes a kept value beside the input: the layer takes `(input, a)` |
+/// | `#[stash(a[..])]`, `#[pop(a[..])]` | on two arrays of the same length: a skip of each layer, in reverse |
 /// | `#[lend(a = output)]`, `#[lend(a = input.1)]` | lends a value to any number of later layers |
 /// | `#[lend(a = tied)]` | lends the layer's weight, for layers that are tied to it |
 /// | `#[sum(a)]` | adds up what the layer returns beside its output: it returns `(output, a)` |

@@ -4,9 +4,9 @@ pub use crate::error::Result;
 pub use crate::flow::{Flow, IntoFlow, MiniBatch, Packer, Portable, Unpacker};
 pub use crate::model::{
     CheapOutputs, Checkpoint, Context, Defaults, Devices, Layer, LayerPlan, LentPlan, Model, Plan, Recomputed,
-    RecomputedPlan, Repeated, SkipPlan, Split, StagePlan, SumPlan, Vars, add_all, gather_parts, lend, no_sums, pass,
-    pass_if_some, run_each, run_each_adding, run_each_reading, run_one, run_one_adding, run_one_reading, slot, spread,
-    sub_paths, sub_paths_vec,
+    RecomputedPlan, Repeated, SkipPlan, Split, StagePlan, SumPlan, Vars, add_all, all_taken, each, gather_parts,
+    join_skips, lend, matching, no_skips, no_sums, one, pass, pass_if_some, put_skip, run, run_each, run_one,
+    same_length, slot, spread, sub_paths, sub_paths_vec, take_skip,
 };
 pub use crate::pipe::{PipeBuilder, Unpipelined};
 pub use crate::stages::{

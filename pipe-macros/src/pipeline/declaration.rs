@@ -93,7 +93,7 @@ pub struct Marks {
     pub repeat: Option<Mark<()>>,
     pub recompute: Option<Mark<Recomputed>>,
     pub stash: Option<Mark<Vec<Stash>>>,
-    pub pop: Option<Mark<Vec<Ident>>>,
+    pub pop: Option<Mark<Vec<Pop>>>,
     pub lend: Option<Mark<Vec<Stash>>>,
     pub read: Option<Mark<Vec<Ident>>>,
     /// Whether `#[read(..)]` stands before `#[pop(..)]`.
@@ -227,9 +227,18 @@ pub struct Outer {
     pub ty: Type,
 }
 
+/// One name of `#[pop(..)]`.
+pub struct Pop {
+    pub name: Ident,
+    /// Whether each layer of an array pops one: `level[..]`.
+    pub each: bool,
+}
+
 /// One name of `#[stash(..)]` or `#[lend(..)]`.
 pub struct Stash {
     pub name: Ident,
+    /// Whether each layer of an array stashes one: `level[..]`.
+    pub each: bool,
     pub kept: Kept,
     /// The path to a part of that value: `1` for `input.1`.
     pub part: Vec<Member>,

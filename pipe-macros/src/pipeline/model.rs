@@ -5,12 +5,12 @@ use std::collections::HashMap;
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::ToTokens;
 use syn::spanned::Spanned;
-use syn::{Generics, LitStr, Type, Visibility};
+use syn::{Expr, Generics, LitStr, Type, Visibility};
 
 use crate::pipeline::declaration::{
-    Assigned, Declaration, Field, Kept, Mark, Marks, Outer, Part, Settings, Shape, Stash,
+    Assigned, Declaration, Field, Kept, Mark, Marks, Outer, Part, Pop, Settings, Shape, Stash,
 };
-use crate::pipeline::parse::bare;
+use crate::pipeline::parse::{bare, whole_number};
 use crate::support::names::plain;
 
 /// The whole struct. Layers and skips are in source order.
@@ -57,6 +57,8 @@ pub struct End<What> {
     pub layer: usize,
     pub name: Ident,
     pub what: What,
+    /// Whether it is one of each layer of an array: `level[..]`.
+    pub each: bool,
 }
 
 pub fn model(declaration: Declaration) -> Model {
@@ -77,11 +79,12 @@ fn layer(field: Field) -> Layer {
 fn skips(layers: &[Layer]) -> Vec<Skip> {
     let mut skips = ByName::new(|name| Skip { name, stashes: Vec::new(), pops: Vec::new() });
     for (index, layer) in layers.iter().enumerate() {
-        for name in layer.pops() {
-            skips.named(name).pops.push(End { layer: index, name: name.clone(), what: () });
+        for pop in layer.pops() {
+            let end = End { layer: index, name: pop.name.clone(), what: (), each: pop.each };
+            skips.named(&pop.name).pops.push(end);
         }
         for stash in layer.stashes() {
-            let end = End { layer: index, name: stash.name.clone(), what: stash.kept };
+            let end = End { layer: index, name: stash.name.clone(), what: stash.kept, each: stash.each };
             skips.named(&stash.name).stashes.push(end);
         }
     }
@@ -95,10 +98,10 @@ fn lent(layers: &[Layer], outer: &[Outer]) -> Vec<Lent> {
     }
     for (index, layer) in layers.iter().enumerate() {
         for name in layer.reads() {
-            lent.named(name).reads.push(End { layer: index, name: name.clone(), what: () });
+            lent.named(name).reads.push(End { layer: index, name: name.clone(), what: (), each: false });
         }
         for lend in layer.lends() {
-            let end = End { layer: index, name: lend.name.clone(), what: lend.kept };
+            let end = End { layer: index, name: lend.name.clone(), what: lend.kept, each: false };
             lent.named(&lend.name).lends.push(end);
         }
     }
@@ -187,12 +190,30 @@ impl Layer {
         self.shape.is_repeated()
     }
 
-    pub fn pops(&self) -> &[Ident] {
+    /// The length of an array and its place, if the length is a literal.
+    pub fn literal_len(&self) -> Option<(usize, &Expr)> {
+        match &self.shape {
+            Shape::Array { len, .. } => Some((whole_number(len)?, len)),
+            _ => None,
+        }
+    }
+
+    pub fn pops(&self) -> &[Pop] {
         self.marks.pop.as_ref().map_or(&[], |mark| &mark.value)
     }
 
     pub fn stashes(&self) -> &[Stash] {
         self.marks.stash.as_ref().map_or(&[], |mark| &mark.value)
+    }
+
+    /// The values that each layer of an array stashes.
+    pub fn stashes_of_each(&self) -> impl Iterator<Item = &Stash> {
+        self.stashes().iter().filter(|stash| stash.each)
+    }
+
+    /// The values that each layer of an array pops.
+    pub fn pops_of_each(&self) -> impl Iterator<Item = &Ident> {
+        self.pops().iter().filter(|pop| pop.each).map(|pop| &pop.name)
     }
 
     pub fn lends(&self) -> &[Stash] {
@@ -210,7 +231,7 @@ impl Layer {
 
     /// What the layer takes beside its input, in the order in which it takes them.
     pub fn taken(&self) -> Vec<Taken<'_>> {
-        let popped = self.pops().iter().map(Taken::Popped);
+        let popped = self.pops().iter().map(|pop| Taken::Popped(&pop.name));
         let read = self.reads().iter().map(Taken::Read);
         if self.marks.reads_first { read.chain(popped).collect() } else { popped.chain(read).collect() }
     }

@@ -1,6 +1,7 @@
 //! Assigns layers to stages, and finds the route of each skip.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use crate::pipeline::declaration::{Assigned, Kept, Part};
 use crate::pipeline::model::{End, Layer, Lent, Model, Skip};
@@ -14,6 +15,8 @@ pub struct Plan {
     pub routes: Vec<Route>,
     /// The ways of lent values from stage to stage.
     pub hops: Vec<Hop>,
+    /// The ways of the skips of arrays: one for each part that stashes and each part that pops.
+    pub shares: Vec<Share>,
     /// The index of the route with a name.
     by_name: HashMap<String, usize>,
 }
@@ -57,6 +60,18 @@ pub struct Hop {
     /// The first layer there that reads it, and its name as it is written there.
     pub reader: usize,
     pub ident: Ident,
+}
+
+/// The skips that go from a part of one array to a part of another: the last layer's skip to the
+/// first layer.
+pub struct Share {
+    pub name: String,
+    /// The layer and the part that stash.
+    pub stash: (usize, usize),
+    pub from: usize,
+    /// The layer and the part that pop.
+    pub pop: (usize, usize),
+    pub to: usize,
 }
 
 /// How the layers of a field are split into parts.
@@ -153,8 +168,9 @@ pub fn unpipelined(model: &Model) -> Plan {
 fn with_routes(model: &Model, stages: Vec<Stage>, stage_of: &[usize]) -> Plan {
     let routes = routes(model, &stages);
     let hops = model.lent.iter().flat_map(|lent| hops(lent, &stages, stage_of)).collect();
+    let shares = model.skips.iter().flat_map(|skip| shares(model, skip, &stages)).collect();
     let by_name = routes.iter().enumerate().map(|(index, route)| (route.name.clone(), index)).collect();
-    Plan { stages, routes, hops, by_name }
+    Plan { stages, routes, hops, shares, by_name }
 }
 
 /// The ways of one lent value. Each stage gets it once, from where it is lent; a later piece of the
@@ -230,6 +246,9 @@ fn spans(model: &Model, stages: &[Stage]) -> Vec<(usize, usize)> {
 
 fn route(skip: &Skip, spans: &[(usize, usize)]) -> Option<Route> {
     let (stash, pop) = (skip.stashes.first()?, skip.pops.first()?);
+    if stash.each || pop.each {
+        return None;
+    }
     Some(Route {
         name: skip.name.clone(),
         ident: stash.name.clone(),
@@ -239,6 +258,63 @@ fn route(skip: &Skip, spans: &[(usize, usize)]) -> Option<Route> {
         pop: pop.layer,
         to: spans[pop.layer].0,
     })
+}
+
+/// The ways of a skip of each layer of an array. Parts that certainly share none are left out.
+fn shares(model: &Model, skip: &Skip, stages: &[Stage]) -> Vec<Share> {
+    let (Some(stash), Some(pop)) = (skip.stashes.first(), skip.pops.first()) else { return Vec::new() };
+    if !stash.each || !pop.each {
+        return Vec::new();
+    }
+    let parts = |layer: usize| {
+        let numbered = stages.iter().enumerate();
+        let steps = numbered.flat_map(|(stage, plan)| plan.steps.iter().map(move |step| (stage, step)));
+        steps.filter(|(_, step)| step.layer == layer).map(|(stage, step)| (stage, *step)).collect::<Vec<_>>()
+    };
+    let mut shares = Vec::new();
+    for (from, stashing) in parts(stash.layer) {
+        for (to, popping) in parts(pop.layer) {
+            if may_share(model, &stashing, &popping) {
+                shares.push(Share {
+                    name: skip.name.clone(),
+                    stash: (stash.layer, stashing.part),
+                    from,
+                    pop: (pop.layer, popping.part),
+                    to,
+                });
+            }
+        }
+    }
+    shares
+}
+
+/// Whether a skip goes from one part to the other, as far as the lengths of the arrays are known.
+fn may_share(model: &Model, stash: &Step, pop: &Step) -> bool {
+    let known = |step: &Step| {
+        let layer = &model.layers[step.layer];
+        let (len, _) = layer.literal_len()?;
+        let split = if step.parts == 1 { Split::Evenly(1) } else { layer.split()? };
+        Some((split.range(step.part, len)?, len))
+    };
+    let (Some((stashed, len)), Some((popped, _))) = (known(stash), known(pop)) else { return true };
+    let wanted = len.saturating_sub(popped.end)..len.saturating_sub(popped.start);
+    stashed.start.max(wanted.start) < stashed.end.min(wanted.end)
+}
+
+impl Split {
+    /// The layers of a part, of so many; `None` if it does not exist.
+    fn range(&self, part: usize, len: usize) -> Option<Range<usize>> {
+        match self {
+            Split::Evenly(parts) => {
+                let start = |part: usize| part * (len / parts) + part.min(len % parts);
+                (part < *parts).then(|| start(part)..start(part + 1))
+            }
+            Split::Counts(counts) => {
+                let start = counts.get(..part)?.iter().sum::<usize>();
+                Some(start..start + counts.get(part)?)
+            }
+        }
+    }
 }
 
 impl Layer {
@@ -300,10 +376,30 @@ impl Plan {
         self.hops.iter().find(|hop| hop.name == name && hop.to == to)
     }
 
+    /// The ways of an array's skips out of part `part` of layer `layer`.
+    pub fn shares_from(&self, layer: usize, part: usize, name: &Ident) -> Vec<&Share> {
+        let name = plain(name);
+        self.shares.iter().filter(|share| share.stash == (layer, part) && share.name == name).collect()
+    }
+
+    /// The ways of an array's skips into part `part` of layer `layer`, in the order of the layers
+    /// that stash.
+    pub fn shares_to(&self, layer: usize, part: usize, name: &Ident) -> Vec<&Share> {
+        let name = plain(name);
+        self.shares.iter().filter(|share| share.pop == (layer, part) && share.name == name).collect()
+    }
+
     /// The route of the skip with the name `name`.
     pub fn route(&self, name: &Ident) -> Option<&Route> {
         let index = *self.by_name.get(&plain(name))?;
         self.routes.get(index)
+    }
+}
+
+impl Share {
+    /// Whether the skips leave the stage that stashes them.
+    pub fn crosses(&self) -> bool {
+        self.from != self.to
     }
 }
 

@@ -193,12 +193,19 @@ const _: () = {
                         let x = io.receive(flow_1);
                         let lent_memory = io.receive(hop_1_memory);
                         let lent_mask = io.receive(hop_1_mask);
-                        let x = __rt::run_each_reading(
+                        let x = __rt::each(
                             x,
-                            (&lent_memory, &lent_mask),
                             decode_0,
                             cx,
                             "decode",
+                            |x, layer, cx| {
+                                let x = __rt::run(
+                                    (x, __rt::keep(&lent_memory), __rt::keep(&lent_mask)),
+                                    layer,
+                                    cx,
+                                );
+                                x
+                            },
                         );
                         ::core::mem::drop(lent_memory);
                         ::core::mem::drop(lent_mask);
@@ -221,12 +228,19 @@ const _: () = {
                         let lent_memory = io.receive(hop_2_memory);
                         io.send(hop_3_memory, __rt::keep(&lent_memory));
                         let lent_mask = io.receive(hop_2_mask);
-                        let x = __rt::run_each_reading(
+                        let x = __rt::each(
                             x,
-                            (&lent_memory, &lent_mask),
                             decode_1,
                             cx,
                             "decode",
+                            |x, layer, cx| {
+                                let x = __rt::run(
+                                    (x, __rt::keep(&lent_memory), __rt::keep(&lent_mask)),
+                                    layer,
+                                    cx,
+                                );
+                                x
+                            },
                         );
                         ::core::mem::drop(lent_memory);
                         ::core::mem::drop(lent_mask);
@@ -273,12 +287,19 @@ const _: () = {
             let x = __rt::pass(x, encode, cx, "encode");
             let lent_memory = __rt::keep(&x);
             let x = __rt::pass((x, __rt::keep(&lent_memory)), near, cx, "near");
-            let x = __rt::run_each_reading(
+            let x = __rt::each(
                 x,
-                (&lent_memory, &lent_mask),
                 decode,
                 cx,
                 "decode",
+                |x, layer, cx| {
+                    let x = __rt::run(
+                        (x, __rt::keep(&lent_memory), __rt::keep(&lent_mask)),
+                        layer,
+                        cx,
+                    );
+                    x
+                },
             );
             ::core::mem::drop(lent_mask);
             let x = __rt::pass((x, lent_memory), last, cx, "last");

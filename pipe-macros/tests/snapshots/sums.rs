@@ -191,24 +191,29 @@ const _: () = {
                         match element {
                             __rt::Element::Before => (x, sums),
                             __rt::Element::One(layers, number) => {
-                                __rt::run_one_adding::<
-                                    2,
-                                    _,
-                                    _,
-                                    _,
-                                    _,
-                                    _,
-                                >(
-                                    x,
-                                    sums,
-                                    [(1, "used"), (0, "balance")],
+                                let (x, sums) = __rt::one(
+                                    (x, sums),
                                     layers,
                                     number,
                                     cx,
                                     "experts",
-                                )
+                                    |(x, sums), layer, cx| {
+                                        let (x, sums) = __rt::add_all::<
+                                            2,
+                                            _,
+                                            _,
+                                        >(
+                                            __rt::run(x, layer, cx),
+                                            sums,
+                                            [(1, "used"), (0, "balance")],
+                                            "experts",
+                                        );
+                                        (x, sums)
+                                    },
+                                );
+                                (x, sums)
                             }
-                            __rt::Element::After => (x, sums),
+                            __rt::Element::After(layers) => (x, sums),
                         }
                     },
                 );
@@ -224,24 +229,29 @@ const _: () = {
                         match element {
                             __rt::Element::Before => (x, sums),
                             __rt::Element::One(layers, number) => {
-                                __rt::run_one_adding::<
-                                    2,
-                                    _,
-                                    _,
-                                    _,
-                                    _,
-                                    _,
-                                >(
-                                    x,
-                                    sums,
-                                    [(1, "used"), (0, "balance")],
+                                let (x, sums) = __rt::one(
+                                    (x, sums),
                                     layers,
                                     number,
                                     cx,
                                     "experts",
-                                )
+                                    |(x, sums), layer, cx| {
+                                        let (x, sums) = __rt::add_all::<
+                                            2,
+                                            _,
+                                            _,
+                                        >(
+                                            __rt::run(x, layer, cx),
+                                            sums,
+                                            [(1, "used"), (0, "balance")],
+                                            "experts",
+                                        );
+                                        (x, sums)
+                                    },
+                                );
+                                (x, sums)
                             }
-                            __rt::Element::After => (x, sums),
+                            __rt::Element::After(layers) => (x, sums),
                         }
                     },
                 );
@@ -308,14 +318,25 @@ const _: () = {
                 _,
                 _,
             >(__rt::pass(x, gate, cx, "gate"), sums, [(0, "balance")], "gate");
-            let (x, sums) = __rt::run_each_adding::<
-                2,
-                _,
-                _,
-                _,
-                _,
-                _,
-            >(x, (), sums, [(1, "used"), (0, "balance")], experts, cx, "experts");
+            let (x, sums) = __rt::each(
+                (x, sums),
+                experts,
+                cx,
+                "experts",
+                |(x, sums), layer, cx| {
+                    let (x, sums) = __rt::add_all::<
+                        2,
+                        _,
+                        _,
+                    >(
+                        __rt::run(x, layer, cx),
+                        sums,
+                        [(1, "used"), (0, "balance")],
+                        "experts",
+                    );
+                    (x, sums)
+                },
+            );
             let (x, sum_used, skip_skip) = __rt::with_skips::<
                 2,
                 _,

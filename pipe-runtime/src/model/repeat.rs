@@ -4,7 +4,6 @@ use super::context::Context;
 use super::layer::Layer;
 use super::plan::Split;
 use crate::error::{Error, Result};
-use crate::flow::Flow;
 
 /// An array or a `Vec` of layers.
 pub trait Repeat {
@@ -52,6 +51,8 @@ pub struct Repeated<L> {
     /// The index of its first layer.
     first: usize,
     layers: Vec<L>,
+    /// The number of layers of all parts.
+    total: usize,
 }
 
 impl<L> Repeated<L> {
@@ -67,7 +68,7 @@ impl<L> Repeated<L> {
 
     /// The same part, with converted layers.
     pub(crate) fn map<K>(self, change: impl FnMut(L) -> K) -> Repeated<K> {
-        Repeated { first: self.first, layers: self.layers.into_iter().map(change).collect() }
+        Repeated { first: self.first, layers: self.layers.into_iter().map(change).collect(), total: self.total }
     }
 }
 
@@ -86,7 +87,7 @@ pub fn spread<R: Repeat, const PARTS: usize>(
     let mut layers = layers.into_iter();
     Ok(std::array::from_fn(|part| {
         let range = split.range(part, length);
-        Repeated { first: range.start, layers: layers.by_ref().take(range.len()).collect() }
+        Repeated { first: range.start, layers: layers.by_ref().take(range.len()).collect(), total: length }
     }))
 }
 
@@ -107,6 +108,11 @@ pub trait Each {
 
     /// The layers, in order.
     fn layers(&self) -> &[Self::Layer];
+
+    /// The number of layers of the whole.
+    fn total(&self) -> usize {
+        self.layers().len()
+    }
 }
 
 impl<L> Each for Repeated<L> {
@@ -118,6 +124,10 @@ impl<L> Each for Repeated<L> {
 
     fn layers(&self) -> &[L] {
         &self.layers
+    }
+
+    fn total(&self) -> usize {
+        self.total
     }
 }
 
@@ -155,58 +165,42 @@ where
     numbered.fold(input, |x, (offset, child)| cx.layer_at(name, each.first() + offset).enter(|cx| child.run(x, cx)))
 }
 
-/// The lent values that repeated layers read: `(&memory, &mask)`.
+/// Runs repeated layers in order. Each gets the state that the one before it has left, and `run`
+/// runs it.
 #[doc(hidden)]
-pub trait Reads<T> {
-    /// What each layer takes: `(x, memory, mask)`.
-    type Input;
-
-    /// Adds other handles of the values to a layer's input.
-    fn beside(&self, x: T) -> Self::Input;
-}
-
-macro_rules! reads {
-    ($($value:ident)+) => {
-        impl<T, $($value: Flow),+> Reads<T> for ($(&$value,)+) {
-            type Input = (T, $($value),+);
-
-            #[allow(non_snake_case, reason = "the values are called as their types are")]
-            fn beside(&self, x: T) -> Self::Input {
-                let ($($value,)+) = self;
-                (x, $($value.share()),+)
-            }
-        }
-    };
-}
-
-/// Layers that read nothing.
-impl<T> Reads<T> for () {
-    type Input = T;
-
-    fn beside(&self, x: T) -> T {
-        x
-    }
-}
-
-reads!(A);
-reads!(A B);
-reads!(A B C);
-reads!(A B C D);
-reads!(A B C D E);
-reads!(A B C D E F);
-reads!(A B C D E F G);
-reads!(A B C D E F G H);
-
-/// Runs repeated layers, each of which takes lent values beside its input.
-#[doc(hidden)]
-pub fn run_each_reading<T, R: Reads<T>, E: Each>(input: T, read: R, each: &E, cx: &Context, name: &'static str) -> T
-where
-    E::Layer: Layer<R::Input, Out = T>,
-{
+pub fn each<S, E: Each>(
+    state: S,
+    each: &E,
+    cx: &Context,
+    name: &'static str,
+    mut run: impl FnMut(S, &E::Layer, &Context) -> S,
+) -> S {
     let numbered = each.layers().iter().enumerate();
-    numbered.fold(input, |x, (offset, child)| {
-        cx.layer_at(name, each.first() + offset).enter(|cx| child.run(read.beside(x), cx))
+    numbered.fold(state, |state, (offset, child)| {
+        cx.layer_at(name, each.first() + offset).enter(|cx| run(state, child, cx))
     })
+}
+
+/// Runs one layer of a part, in the same way.
+#[doc(hidden)]
+pub fn one<S, L>(
+    state: S,
+    part: &Repeated<L>,
+    number: usize,
+    cx: &Context,
+    name: &'static str,
+    run: impl FnOnce(S, &L, &Context) -> S,
+) -> S {
+    cx.layer_at(name, part.first + number).enter(|cx| run(state, &part.layers[number], cx))
+}
+
+/// Runs a layer whose place in the model was entered.
+#[doc(hidden)]
+pub fn run<L, In, Out>(input: In, layer: &L, cx: &Context) -> Out
+where
+    L: Layer<In, Out = Out>,
+{
+    layer.run(input, cx)
 }
 
 /// Passes `input` through one layer of a part, and enters its place in the model.
@@ -215,16 +209,7 @@ pub fn run_one<T, L>(input: T, part: &Repeated<L>, number: usize, cx: &Context, 
 where
     L: Layer<T, Out = T>,
 {
-    run_one_reading(input, part, number, cx, name)
-}
-
-/// The same for a layer that takes more than its input.
-#[doc(hidden)]
-pub fn run_one_reading<In, T, L>(input: In, part: &Repeated<L>, number: usize, cx: &Context, name: &'static str) -> T
-where
-    L: Layer<In, Out = T>,
-{
-    cx.layer_at(name, part.first + number).enter(|cx| part.layers[number].run(input, cx))
+    one(input, part, number, cx, name, |input, layer, cx| layer.run(input, cx))
 }
 
 #[cfg(test)]

@@ -2,9 +2,6 @@
 
 use tch::Tensor;
 
-use super::context::Context;
-use super::layer::Layer;
-use super::repeat::{Each, Reads, Repeated};
 use crate::flow::{Mean, Sum};
 
 /// The sums so far, by number. There is none where no layer has added anything.
@@ -94,18 +91,9 @@ pub fn no_sums<const COUNT: usize>() -> Sums<COUNT> {
 #[doc(hidden)]
 pub fn add_all<const ADDED: usize, const COUNT: usize, R: Adding<ADDED>>(
     returned: R,
-    sums: Sums<COUNT>,
-    names: [Name; ADDED],
-    layer: &str,
-) -> (R::Output, Sums<COUNT>) {
-    add_returned(returned, sums, names, &|| layer.to_owned())
-}
-
-fn add_returned<R: Adding<ADDED>, const COUNT: usize, const ADDED: usize>(
-    returned: R,
     mut sums: Sums<COUNT>,
     names: [Name; ADDED],
-    layer: &dyn Fn() -> String,
+    layer: &str,
 ) -> (R::Output, Sums<COUNT>) {
     let (output, values) = returned.parts();
     for ((number, name), value) in names.into_iter().zip(values) {
@@ -117,62 +105,16 @@ fn add_returned<R: Adding<ADDED>, const COUNT: usize, const ADDED: usize>(
     (output, sums)
 }
 
-fn plus(sum: Tensor, value: Tensor, name: &str, layer: &dyn Fn() -> String) -> Tensor {
+fn plus(sum: Tensor, value: Tensor, name: &str, layer: &str) -> Tensor {
     let of = |tensor: &Tensor| (tensor.size(), tensor.kind());
     if of(&sum) != of(&value) {
         let ((size, kind), (size_before, kind_before)) = (of(&value), of(&sum));
         panic!(
-            "layer `{}` adds {kind:?} numbers of the size {size:?} to `{name}`, where the layers before it have added \
-             {kind_before:?} numbers of the size {size_before:?}: make them alike",
-            layer()
+            "`{layer}` adds {kind:?} numbers of the size {size:?} to `{name}`, where the layers before it have added \
+             {kind_before:?} numbers of the size {size_before:?}: make them alike"
         );
     }
     sum + value
-}
-
-/// Runs repeated layers that add something up, each of which takes lent values beside its input.
-#[doc(hidden)]
-pub fn run_each_adding<const ADDED: usize, const COUNT: usize, T, R, E, Returned>(
-    input: T,
-    read: R,
-    sums: Sums<COUNT>,
-    names: [Name; ADDED],
-    each: &E,
-    cx: &Context,
-    name: &'static str,
-) -> (T, Sums<COUNT>)
-where
-    R: Reads<T>,
-    E: Each,
-    E::Layer: Layer<R::Input, Out = Returned>,
-    Returned: Adding<ADDED, Output = T>,
-{
-    let numbered = each.layers().iter().enumerate();
-    numbered.fold((input, sums), |(x, sums), (offset, child)| {
-        let number = each.first() + offset;
-        let returned = cx.layer_at(name, number).enter(|cx| child.run(read.beside(x), cx));
-        add_returned(returned, sums, names, &|| format!("{name}[{number}]"))
-    })
-}
-
-/// Passes `input` through one layer of a part, and adds up what it returns.
-#[doc(hidden)]
-pub fn run_one_adding<const ADDED: usize, const COUNT: usize, In, T, L, Returned>(
-    input: In,
-    sums: Sums<COUNT>,
-    names: [Name; ADDED],
-    part: &Repeated<L>,
-    number: usize,
-    cx: &Context,
-    name: &'static str,
-) -> (T, Sums<COUNT>)
-where
-    L: Layer<In, Out = Returned>,
-    Returned: Adding<ADDED, Output = T>,
-{
-    let (number, child) = (part.first() + number, &part.layers()[number]);
-    let returned = cx.layer_at(name, number).enter(|cx| child.run(input, cx));
-    add_returned(returned, sums, names, &|| format!("{name}[{number}]"))
 }
 
 /// Gives out a sum, when all layers have run.

@@ -69,8 +69,8 @@ pub enum Element<'e, L> {
     Before,
     /// The element with this number of this part.
     One(&'e Repeated<L>, usize),
-    /// What comes after all elements.
-    After,
+    /// What comes after all elements of this part.
+    After(&'e Repeated<L>),
 }
 
 /// Repeated layers of which each is an element.
@@ -116,7 +116,7 @@ where
         }
         match last {
             true => {
-                let x = (self.run)(x, Element::After, self.ports, io, cx);
+                let x = (self.run)(x, Element::After(&self.layers.0), self.ports, io, cx);
                 io.send(self.flow.1, (self.around.1)(x));
             }
             false => io.send(between(element), x),

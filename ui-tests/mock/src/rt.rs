@@ -48,6 +48,7 @@ impl<A: Flow, B: Flow> Flow for (A, B) {}
 impl<A: Flow, B: Flow, C: Flow> Flow for (A, B, C) {}
 impl<A: Flow, B: Flow, C: Flow, D: Flow> Flow for (A, B, C, D) {}
 impl<T: Flow> Flow for Option<T> {}
+impl<T: Flow> Flow for Vec<T> {}
 impl<T: Flow, const N: usize> Flow for [T; N] {}
 impl Flow for Sum {}
 impl Flow for Mean {}
@@ -64,6 +65,7 @@ impl Portable for Tensor {}
 impl Portable for i64 {}
 impl<A: Portable, B: Portable> Portable for (A, B) {}
 impl<T: Portable> Portable for Option<T> {}
+impl<T: Portable> Portable for Vec<T> {}
 impl<T: Portable, const N: usize> Portable for [T; N] {}
 
 pub struct Context;
@@ -89,34 +91,58 @@ where
     input
 }
 
-pub trait Reads<T> {
-    type Input;
+pub fn each<S, E: Each>(
+    state: S,
+    each: &E,
+    cx: &Context,
+    name: &'static str,
+    run: impl FnMut(S, &E::Layer, &Context) -> S,
+) -> S {
+    state
 }
 
-impl<T> Reads<T> for () {
-    type Input = T;
+pub fn one<S, L>(
+    state: S,
+    part: &Repeated<L>,
+    number: usize,
+    cx: &Context,
+    name: &'static str,
+    run: impl FnOnce(S, &L, &Context) -> S,
+) -> S {
+    state
 }
 
-impl<T, A: Flow> Reads<T> for (&A,) {
-    type Input = (T, A);
-}
-
-impl<T, A: Flow, B: Flow> Reads<T> for (&A, &B) {
-    type Input = (T, A, B);
-}
-
-pub fn run_each_reading<T, R: Reads<T>, E: Each>(input: T, read: R, each: &E, cx: &Context, name: &'static str) -> T
+pub fn run<L, In, Out>(input: In, layer: &L, cx: &Context) -> Out
 where
-    E::Layer: Layer<R::Input, Out = T>,
+    L: Layer<In, Out = Out>,
 {
-    input
+    layer.run(input, cx)
 }
 
-pub fn run_one_reading<In, T, L>(input: In, part: &Repeated<L>, number: usize, cx: &Context, name: &'static str) -> T
-where
-    L: Layer<In, Out = T>,
-{
+pub fn no_skips<T>() -> Vec<T> {
+    Vec::new()
+}
+
+pub fn put_skip<T>(skips: Vec<T>, skip: T) -> Vec<T> {
+    skips
+}
+
+pub fn take_skip<T>(skips: Vec<T>, name: &str) -> (Vec<T>, T) {
     unreachable!()
+}
+
+pub fn all_taken<T>(skips: Vec<T>, name: &str) {}
+
+pub fn join_skips<T, const PARTS: usize>(parts: [Vec<T>; PARTS]) -> Vec<T> {
+    Vec::new()
+}
+
+pub fn matching<T: Flow, E: Each>(skips: &[T], stashing: &E, split: Split, part: usize) -> Vec<T> {
+    Vec::new()
+}
+
+pub fn same_length(name: &str, stashing: (&str, &impl Each), popping: (&str, &impl Each)) -> Result<()> {
+    Ok(())
 }
 
 pub fn run_one<T, L>(input: T, part: &Repeated<L>, number: usize, cx: &Context, name: &'static str) -> T
@@ -145,40 +171,6 @@ pub fn add_all<const ADDED: usize, const COUNT: usize, R: Adding<ADDED>>(
     names: [Name; ADDED],
     layer: &str,
 ) -> (R::Output, Sums<COUNT>) {
-    unreachable!()
-}
-
-pub fn run_each_adding<const ADDED: usize, const COUNT: usize, T, R, E, Returned>(
-    input: T,
-    read: R,
-    sums: Sums<COUNT>,
-    names: [Name; ADDED],
-    each: &E,
-    cx: &Context,
-    name: &'static str,
-) -> (T, Sums<COUNT>)
-where
-    R: Reads<T>,
-    E: Each,
-    E::Layer: Layer<R::Input, Out = Returned>,
-    Returned: Adding<ADDED, Output = T>,
-{
-    unreachable!()
-}
-
-pub fn run_one_adding<const ADDED: usize, const COUNT: usize, In, T, L, Returned>(
-    input: In,
-    sums: Sums<COUNT>,
-    names: [Name; ADDED],
-    part: &Repeated<L>,
-    number: usize,
-    cx: &Context,
-    name: &'static str,
-) -> (T, Sums<COUNT>)
-where
-    L: Layer<In, Out = Returned>,
-    Returned: Adding<ADDED, Output = T>,
-{
     unreachable!()
 }
 
@@ -304,7 +296,7 @@ impl Graph {
 pub enum Element<'e, L> {
     Before,
     One(&'e Repeated<L>, usize),
-    After,
+    After(&'e Repeated<L>),
 }
 
 pub struct Io<'a>(PhantomData<&'a ()>);

@@ -1,11 +1,10 @@
 //! Rules for devices and stages.
 
 use quote::quote;
-use syn::{Expr, LitInt, LitStr};
+use syn::{LitInt, LitStr};
 
-use crate::pipeline::declaration::{Marks, Part, Shape};
+use crate::pipeline::declaration::{Marks, Part};
 use crate::pipeline::model::{Layer, Model};
-use crate::pipeline::parse::whole_number;
 use crate::support::device::{self, Unreadable};
 use crate::support::errors::{Errors, error, error_at_both};
 
@@ -174,7 +173,7 @@ pub fn counts_are_numbers(model: &Model, errors: &mut Errors) {
 /// zero are reported by [`counts_are_positive`].
 pub fn counts_add_up(model: &Model, errors: &mut Errors) {
     for layer in &model.layers {
-        let Some((len, len_tokens)) = literal_len(layer) else { continue };
+        let Some((len, len_tokens)) = layer.literal_len() else { continue };
         let counts: Option<Vec<usize>> = layer.parts().iter().map(Part::count).collect();
         let Some(counts) = counts.filter(|counts| !counts.is_empty() && !counts.contains(&0)) else { continue };
         let sum = counts.iter().fold(0usize, |sum, count| sum.saturating_add(*count));
@@ -199,7 +198,7 @@ pub fn counts_add_up(model: &Model, errors: &mut Errors) {
 /// [`arrays_hold_layers`].
 pub fn no_device_is_left_over(model: &Model, errors: &mut Errors) {
     for layer in &model.layers {
-        let Some((len, len_tokens)) = literal_len(layer).filter(|(len, _)| *len > 0) else { continue };
+        let Some((len, len_tokens)) = layer.literal_len().filter(|(len, _)| *len > 0) else { continue };
         let split_evenly = layer.parts().iter().all(|part| part.count.is_none());
         if let Some(part) = layer.parts().get(len).filter(|_| split_evenly) {
             errors.push(error_at_both(
@@ -218,7 +217,7 @@ pub fn no_device_is_left_over(model: &Model, errors: &mut Errors) {
 /// If there are counts, [`counts_add_up`] reports it.
 pub fn arrays_hold_layers(model: &Model, errors: &mut Errors) {
     for layer in &model.layers {
-        let Some((0, len_tokens)) = literal_len(layer) else { continue };
+        let Some((0, len_tokens)) = layer.literal_len() else { continue };
         if layer.parts().iter().all(|part| part.count.is_none()) {
             errors.push(error(
                 len_tokens,
@@ -288,14 +287,6 @@ fn unreadable(model: &Model) -> impl Iterator<Item = (&LitStr, Unreadable)> {
 /// The counts of all devices.
 fn counts(model: &Model) -> impl Iterator<Item = &LitInt> {
     model.layers.iter().flat_map(Layer::parts).filter_map(|part| part.count.as_ref())
-}
-
-/// The length of an array and its place, if the length is a literal.
-pub fn literal_len(layer: &Layer) -> Option<(usize, &Expr)> {
-    match &layer.shape {
-        Shape::Array { len, .. } => Some((whole_number(len)?, len)),
-        _ => None,
-    }
 }
 
 /// The place of all devices of a field, from the first device to the last count.

@@ -98,6 +98,9 @@ pub fn check(model: &Model, errors: &mut Errors) {
     skips::misspelt_pops_suggest_a_name(model, errors);
     skips::arrays_keep_only_their_ends(model, errors);
     skips::arrays_pop_nothing(model, errors);
+    skips::only_arrays_have_a_skip_each(model, errors);
+    skips::both_ends_have_a_skip_each(model, errors);
+    skips::arrays_of_a_skip_each_are_as_long(model, errors);
     skips::optional_layers_have_no_skips(model, errors);
 
     lends::lent_once(model, errors);

@@ -2,7 +2,6 @@
 
 use syn::LitInt;
 
-use super::devices::literal_len;
 use crate::pipeline::declaration::{Mark, Recomputed};
 use crate::pipeline::model::{Layer, Model};
 use crate::support::errors::{Errors, error, error_at_both};
@@ -52,7 +51,7 @@ pub fn recomputed_layers_are_counted(model: &Model, errors: &mut Errors) {
 /// If the length is not a literal, more than there are means all of them.
 pub fn recomputed_layers_exist(model: &Model, errors: &mut Errors) {
     for (layer, mark) in marked(model) {
-        let (Some(count), Some((len, len_tokens))) = (mark.value.count(), literal_len(layer)) else { continue };
+        let (Some(count), Some((len, len_tokens))) = (mark.value.count(), layer.literal_len()) else { continue };
         if number(count).is_some_and(|count| count > len) {
             errors.push(error_at_both(
                 count,

@@ -143,34 +143,107 @@ pub fn misspelt_pops_suggest_a_name(model: &Model, errors: &mut Errors) {
     }
 }
 
-/// Rejects stashes other than `input` and `output` on repeated layers: they have one type, so no
-/// single one can return a value:
+/// Rejects stashes other than `input` and `output` on repeated layers, except one of each of them:
+/// they have one type, so no single one can return a value:
 ///
 /// `#[repeat] #[stash(a)] blocks: [Block; 4]`
 pub fn arrays_keep_only_their_ends(model: &Model, errors: &mut Errors) {
     for layer in model.layers.iter().filter(|layer| layer.is_repeated()) {
-        for stash in layer.stashes().iter().filter(|stash| stash.kept == Kept::Returned) {
+        let stashes = layer.stashes().iter().filter(|stash| !stash.each);
+        for stash in stashes.filter(|stash| stash.kept == Kept::Returned) {
             let name = plain(&stash.name);
             errors.push(error(
                 &stash.name,
                 format!("`{}` repeats one layer, so none of them can return `{name}` beside its output", layer.ident),
                 format!(
-                    "write `{name} = input` for what goes into the first one, `{name} = output` for what comes out of the last"
+                    "write `{name} = input` for what goes into the first one, `{name} = output` for what comes out of the last, `{name}[..]` for a value of each"
                 ),
             ));
         }
     }
 }
 
-/// Rejects pops on repeated layers: they have one type, so no single one can take another value:
-/// `#[repeat] #[pop(a)] blocks: [Block; 4]`
+/// Rejects pops on repeated layers, except one of each of them: they have one type, so no single
+/// one can take another value: `#[repeat] #[pop(a)] blocks: [Block; 4]`
 pub fn arrays_pop_nothing(model: &Model, errors: &mut Errors) {
     for layer in model.layers.iter().filter(|layer| layer.is_repeated()) {
-        for pop in layer.pops() {
+        for pop in layer.pops().iter().filter(|pop| !pop.each) {
+            let name = plain(&pop.name);
             errors.push(error(
-                pop,
-                format!("`{}` repeats one layer, so none of them can take `{}`", layer.ident, plain(pop)),
-                "pop it in a layer of its own, before or after",
+                &pop.name,
+                format!("`{}` repeats one layer, so none of them can take `{name}`", layer.ident),
+                format!(
+                    "pop it in a layer of its own, before or after; `{name}[..]` is for what each layer of an array stashes"
+                ),
+            ));
+        }
+    }
+}
+
+/// Rejects a skip of each layer on a field that holds one: `#[stash(a[..])] one: One`
+pub fn only_arrays_have_a_skip_each(model: &Model, errors: &mut Errors) {
+    for layer in model.layers.iter().filter(|layer| !layer.is_repeated()) {
+        let stashed = layer.stashes_of_each().map(|stash| &stash.name);
+        for name in stashed.chain(layer.pops_of_each()) {
+            errors.push(error(
+                name,
+                format!("`{}` is a single layer, so `{}` is one value", layer.ident, plain(name)),
+                "remove `[..]`, or write the type as `[Layer; N]` or `Vec<Layer>`",
+            ));
+        }
+    }
+}
+
+/// Rejects a skip of which one end is of each layer of an array, and the other is not:
+/// `#[repeat] #[stash(a[..])] down: [Down; 4], #[pop(a)] up: Up`
+pub fn both_ends_have_a_skip_each(model: &Model, errors: &mut Errors) {
+    let is_array = |layer: usize| model.layers[layer].is_repeated();
+    let pairs = pairs(model).filter(|(_, stash, pop)| is_array(stash.layer) || is_array(pop.layer));
+    for (skip, stash, pop) in pairs.filter(|(_, stash, pop)| stash.each != pop.each) {
+        let name = &skip.name;
+        let (wrong, help) = match stash.each {
+            true if is_array(pop.layer) => continue,
+            true => (
+                format!(
+                    "each layer of `{}` stashes `{name}`, and `{}` pops one",
+                    layer(model, stash),
+                    layer(model, pop)
+                ),
+                format!("pop them in an array of as many layers: `#[pop({name}[..])]`"),
+            ),
+            false if is_array(stash.layer) && stash.what == Kept::Returned => continue,
+            false => (
+                format!(
+                    "each layer of `{}` pops `{name}`, and `{}` stashes one",
+                    layer(model, pop),
+                    layer(model, stash)
+                ),
+                format!(
+                    "lend it, and read it in each: `#[lend({name} = output)]` and `#[read({name})]`; or stash as many: `#[stash({name}[..])]`"
+                ),
+            ),
+        };
+        errors.push(error_at_both(&pop.name, wrong, help, &stash.name, format!("`{name}` is stashed here")));
+    }
+}
+
+/// Rejects arrays of different lengths of which each layer has a skip:
+/// `#[repeat] #[stash(a[..])] down: [Down; 4], #[repeat] #[pop(a[..])] up: [Up; 3]`
+///
+/// If a length is not a literal, the runtime checks this when it builds the pipeline.
+pub fn arrays_of_a_skip_each_are_as_long(model: &Model, errors: &mut Errors) {
+    for (skip, stash, pop) in pairs(model).filter(|(_, stash, pop)| stash.each && pop.each) {
+        let (stashing, popping) = (&model.layers[stash.layer], &model.layers[pop.layer]);
+        let (Some((stashed, at)), Some((popped, tokens))) = (stashing.literal_len(), popping.literal_len()) else {
+            continue;
+        };
+        if stashed != popped {
+            errors.push(error_at_both(
+                tokens,
+                format!("{popped} layers of `{}` pop `{}`, and {stashed} stash one", popping.ident, skip.name),
+                "make the arrays as long: the first layer that pops takes the skip of the last one that stashes",
+                at,
+                "the other length is here",
             ));
         }
     }
@@ -183,8 +256,8 @@ pub fn optional_layers_have_no_skips(model: &Model, errors: &mut Errors) {
         let nothing = format!("`{}` may be absent, and then nothing", layer.ident);
         for pop in layer.pops() {
             errors.push(error(
-                pop,
-                format!("{nothing} takes `{}`", plain(pop)),
+                &pop.name,
+                format!("{nothing} takes `{}`", plain(&pop.name)),
                 "pop it in a layer of its own, or in one that is always there",
             ));
         }
@@ -241,7 +314,7 @@ fn said_elsewhere(model: &Model, word: &str, skip: &Skip) -> bool {
     let unreadable = |marks: &Marks| marks.is_unreadable(word);
     let on_plain_field = |marks: &Marks| match word {
         "stash" => marks.stash.iter().flat_map(|mark| &mark.value).any(|stash| plain(&stash.name) == skip.name),
-        _ => marks.pop.iter().flat_map(|mark| &mark.value).any(|name| plain(name) == skip.name),
+        _ => marks.pop.iter().flat_map(|mark| &mark.value).any(|pop| plain(&pop.name) == skip.name),
     };
     let plain_fields = || model.plain_fields.iter().map(|field| &field.marks);
     model.layers.iter().map(|layer| &layer.marks).chain(plain_fields()).any(unreadable)

@@ -8,7 +8,7 @@
 use proc_macro2::{Ident, Literal, Span, TokenStream};
 use quote::{ToTokens, format_ident, quote_spanned};
 
-use super::{here, lends, sums};
+use super::{each, here, lends, sums};
 use crate::pipeline::declaration::{Kept, Shape, Stash};
 use crate::pipeline::model::{Layer, Model, Taken};
 use crate::pipeline::plan::{Plan, Route, Step};
@@ -42,9 +42,17 @@ fn call(model: &Model, plan: &Plan, (stage, position): (usize, usize)) -> TokenS
     tokens.extend(lends::receive(model, layer, plan, stage));
     let place = (stage, position);
     tokens.extend(match layer.shape {
-        Shape::Single => run(model, layer, &binding, &taken(model, plan, place)),
-        Shape::Array { .. } | Shape::List { .. } if !layer.reads().is_empty() || !layer.sums().is_empty() => {
-            run_each(model, plan, place, &binding)
+        Shape::Single => {
+            let (at, child) = (site(layer), layer.child());
+            run(
+                model,
+                layer,
+                &taken(model, plan, place),
+                |input| quote_spanned!(at=> __rt::pass(#input, #binding, cx, #child)),
+            )
+        }
+        Shape::Array { .. } | Shape::List { .. } if !each::is_plain(layer) => {
+            each::run_all(model, plan, place, &binding)
         }
         Shape::Array { .. } | Shape::List { .. } => run_all(layer, &binding, &format_ident!("run_each")),
         Shape::Optional { .. } => run_all(layer, &binding, &format_ident!("pass_if_some")),
@@ -75,13 +83,18 @@ fn taken(model: &Model, plan: &Plan, (stage, position): (usize, usize)) -> Vec<T
 }
 
 /// `let x = __rt::pass(x, layer, cx, "layer");`, or, if the layer returns skips,
-/// `let (x, skip_a) = __rt::with_skips::<1, _>(..);`. What it adds up follows.
-fn run(model: &Model, layer: &Layer, binding: &Ident, taken: &[TokenStream]) -> TokenStream {
-    let (at, child) = (site(layer), layer.child());
+/// `let (x, skip_a) = __rt::with_skips::<1, _>(..);`. What it adds up follows. `call` makes the call
+/// with this input.
+pub fn run(
+    model: &Model,
+    layer: &Layer,
+    taken: &[TokenStream],
+    call: impl Fn(TokenStream) -> TokenStream,
+) -> TokenStream {
+    let at = site(layer);
     let skips: Vec<Ident> = returned(layer).map(|name| skip(name, at)).collect();
     let added: Vec<Ident> = layer.sums().iter().map(|name| sums::variable(name, at)).collect();
-    let input = with_skips(at, taken);
-    let call = quote_spanned!(at=> __rt::pass(#input, #binding, cx, #child));
+    let call = call(with_skips(at, taken));
     match (skips.is_empty(), added.is_empty()) {
         (true, true) => quote_spanned!(at=> let x = #call;),
         (true, false) => sums::add_returned(model, layer, &call),
@@ -93,30 +106,6 @@ fn run(model: &Model, layer: &Layer, binding: &Ident, taken: &[TokenStream]) -> 
             quote_spanned!(at=> let #output = __rt::with_skips::<#count, _>(#call); #sums)
         }
     }
-}
-
-/// Repeated layers that read or add something up:
-/// `let x = __rt::run_each_reading(x, (&lent_a,), layers, cx, "layers");`, or
-/// `let (x, sums) = __rt::run_each_adding::<1, ..>(x, (&lent_a,), sums, [(0, "balance")], ..);`.
-/// What no later layer of the stage reads is dropped.
-fn run_each(model: &Model, plan: &Plan, place: (usize, usize), binding: &Ident) -> TokenStream {
-    let layer = &model.layers[plan.stages[place.0].steps[place.1].layer];
-    let (at, child) = (site(layer), layer.child());
-    let read = layer.reads().iter().map(|name| lends::variable(name, at));
-    let read = quote_spanned!(at=> (#(&#read,)*));
-    let done = layer.reads().iter().filter(|name| !lends::reads_later(model, plan, place, name));
-    let done = done.map(|name| lends::variable(name, at));
-    let run = match layer.sums().is_empty() {
-        true => quote_spanned!(at=> let x = __rt::run_each_reading(x, #read, #binding, cx, #child);),
-        false => {
-            let (names, count) = (sums::names(model, layer), sums::count(layer));
-            quote_spanned! {at=>
-                let (x, sums) =
-                    __rt::run_each_adding::<#count, _, _, _, _, _>(x, #read, sums, #names, #binding, cx, #child);
-            }
-        }
-    };
-    quote_spanned!(at=> #run #(::core::mem::drop(#done);)*)
 }
 
 /// Generates `x`, or `(x, skip_a, skip_b)`.
@@ -150,7 +139,7 @@ pub fn keep_end(model: &Model, layer: &Layer, plan: &Plan, stage: usize, what: K
 
 /// `__rt::keep(&x)`, or `__rt::keep(&x.1)`. The part keeps its span in the user's attribute, so
 /// that rustc reports there that it does not exist.
-fn kept(layer: &Layer, stash: &Stash) -> TokenStream {
+pub fn kept(layer: &Layer, stash: &Stash) -> TokenStream {
     let part = &stash.part;
     quote_spanned!(site(layer)=> __rt::keep(&x #(.#part)*))
 }
@@ -169,7 +158,7 @@ fn receive(model: &Model, layer: &Layer, plan: &Plan) -> TokenStream {
 
 /// The skips that `layer` pops and that another stage stashes.
 pub fn arriving<'a>(layer: &'a Layer, plan: &'a Plan) -> impl Iterator<Item = &'a Route> {
-    layer.pops().iter().filter_map(|name| plan.route(name)).filter(|route| route.crosses())
+    layer.pops().iter().filter_map(|pop| plan.route(&pop.name)).filter(|route| route.crosses())
 }
 
 fn send_returned(layer: &Layer, plan: &Plan) -> TokenStream {
@@ -203,7 +192,7 @@ fn returned(layer: &Layer) -> impl Iterator<Item = &Ident> {
 }
 
 /// The local variable that holds a skip.
-fn skip(name: &Ident, at: Span) -> Ident {
+pub fn skip(name: &Ident, at: Span) -> Ident {
     Ident::new(&format!("skip_{}", plain(name)), at)
 }
 

@@ -4,8 +4,7 @@
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::quote_spanned;
 
-use super::body::{site, with_skips};
-use super::sums;
+use super::body::site;
 use crate::pipeline::declaration::{Kept, Stash};
 use crate::pipeline::model::{Layer, Model};
 use crate::pipeline::plan::{Hop, Plan};
@@ -78,16 +77,12 @@ pub fn reads_later(model: &Model, plan: &Plan, (stage, position): (usize, usize)
     read.any(|other| plain(other) == plain(name))
 }
 
-/// The call of one of repeated layers that are recomputed one by one:
-/// `__rt::run_one(x, layers, number, cx, "layers")`, or a block that first receives what it reads,
-/// which each layer hands on to the next one.
-pub fn one_of_each(model: &Model, layer: &Layer, plan: &Plan, piece: usize) -> TokenStream {
-    let (at, child) = (site(layer), layer.child());
-    let adds = !layer.sums().is_empty();
-    if layer.reads().is_empty() && !adds {
-        return quote_spanned!(at=> __rt::run_one(x, layers, number, cx, #child));
-    }
-    let receive = layer.reads().iter().filter_map(|name| plan.hop_to(&plain(name), piece)).map(|hop| {
+/// Receives what one of repeated layers reads that are recomputed one by one. Each hands it on to
+/// the next one.
+pub fn receive_each(model: &Model, layer: &Layer, plan: &Plan, piece: usize) -> TokenStream {
+    let hops = layer.reads().iter().filter_map(|name| plan.hop_to(&plain(name), piece));
+    let receive = hops.map(|hop| {
+        let at = site(layer);
         let (lent, port) = (variable(&hop.ident, at), port(hop, sender(model, hop)));
         let hand_on = hand_on(model, plan, hop, piece, &lent);
         quote_spanned! {at=>
@@ -97,21 +92,7 @@ pub fn one_of_each(model: &Model, layer: &Layer, plan: &Plan, piece: usize) -> T
             }
         }
     });
-    let taken: Vec<Ident> = layer.reads().iter().map(|name| variable(name, at)).collect();
-    let input = with_skips(at, &taken);
-    let run = match adds {
-        false => quote_spanned!(at=> __rt::run_one_reading(#input, layers, number, cx, #child)),
-        true => {
-            let (names, count) = (sums::names(model, layer), sums::count(layer));
-            quote_spanned! {at=>
-                __rt::run_one_adding::<#count, _, _, _, _, _>(#input, sums, #names, layers, number, cx, #child)
-            }
-        }
-    };
-    quote_spanned! {at=> {
-        #(#receive)*
-        #run
-    } }
+    receive.collect()
 }
 
 /// The local variable that holds a lent value.

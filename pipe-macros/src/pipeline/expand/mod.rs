@@ -4,6 +4,7 @@
 //! in the user's scope interferes.
 
 mod body;
+mod each;
 mod inherent;
 mod lends;
 mod nesting;

@@ -1,19 +1,28 @@
 //! Generates `PLAN`: the stages, layers and skips as a constant.
 
+use std::collections::HashSet;
+
 use proc_macro2::{Literal, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
 
 use super::here;
 use crate::pipeline::declaration::{Outer, Recomputed, Shape};
 use crate::pipeline::model::{Layer, Lent, Model};
-use crate::pipeline::plan::{Plan, Route, Split, Stage, Step, lending_stage};
+use crate::pipeline::plan::{Plan, Split, Stage, Step, lending_stage};
 use crate::support::names::plain;
 
 /// Generates the value of `PLAN`.
 pub fn plan_constant(model: &Model, plan: &Plan) -> TokenStream {
     let name = plain(&model.ident);
     let stages = plan.stages.iter().map(|stage| stage_plan(model, stage));
-    let skips = plan.routes.iter().map(|route| skip_plan(model, route));
+    let skips =
+        plan.routes.iter().map(|route| skip_plan(model, &route.name, (route.stash, route.from), (route.pop, route.to)));
+    // Several parts of an array may be in one stage.
+    let mut seen = HashSet::new();
+    let shares = plan.shares.iter().filter(|share| seen.insert((&share.name, share.from, share.to)));
+    let shares =
+        shares.map(|share| skip_plan(model, &share.name, (share.stash.0, share.from), (share.pop.0, share.to)));
+    let skips = skips.chain(shares);
     let processes = plan.stages.iter().filter_map(|stage| stage.process).map(Literal::usize_unsuffixed);
     let costs = model.assigned.iter().flat_map(|assigned| &assigned.costs).copied().map(Literal::u64_unsuffixed);
     // Most models have none of these. A base that gives nothing would be a warning.
@@ -81,11 +90,10 @@ fn layer_plan(layer: &Layer, step: &Step) -> TokenStream {
     quote_spanned!(here()=> __rt::LayerPlan::repeated(#child, #part, #split, #len))
 }
 
-fn skip_plan(model: &Model, route: &Route) -> TokenStream {
-    let name = &route.name;
-    let (stash, pop) = (model.layers[route.stash].child(), model.layers[route.pop].child());
-    let from = Literal::usize_unsuffixed(route.from);
-    let to = Literal::usize_unsuffixed(route.to);
+/// Takes the layers at both ends, each with its stage.
+fn skip_plan(model: &Model, name: &str, (stash, from): (usize, usize), (pop, to): (usize, usize)) -> TokenStream {
+    let (stash, pop) = (model.layers[stash].child(), model.layers[pop].child());
+    let [from, to] = [from, to].map(Literal::usize_unsuffixed);
     quote_spanned! {here()=>
         __rt::SkipPlan { name: #name, stash: #stash, from: #from, pop: #pop, to: #to }
     }

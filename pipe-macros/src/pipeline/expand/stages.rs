@@ -8,10 +8,10 @@ use super::body::{self, binding, calls, on_type, port, site};
 use super::plan_constant::split;
 use super::types::owning;
 use super::unpipelined::result;
-use super::{Bodies, here, lends, plain, sums};
+use super::{Bodies, each, here, lends, plain, sums};
 use crate::pipeline::declaration::{Kept, Recomputed};
-use crate::pipeline::model::{Layer, Model};
-use crate::pipeline::plan::{Hop, Pieces, Plan, Route, Step, pieces};
+use crate::pipeline::model::{Layer, Model, Skip};
+use crate::pipeline::plan::{Hop, Pieces, Plan, Route, Share, Step, pieces};
 
 /// `impl Pipeline`: splits the model into stages, and puts it together again.
 pub fn pipeline_impl(model: &Model, plan: &Plan, bodies: Bodies) -> TokenStream {
@@ -42,6 +42,7 @@ pub fn pipeline_impl(model: &Model, plan: &Plan, bodies: Bodies) -> TokenStream 
 
 fn disassemble(model: &Model, Pieces { plan, stage_of }: &Pieces) -> TokenStream {
     let fields = model.field_names();
+    let lengths = model.skips.iter().filter_map(|skip| same_length(model, skip));
     let spread = (0..model.layers.len()).filter_map(|layer| spread(model, layer));
     let ports = Ports::new(model, plan);
     let stages = (0..plan.stages.len()).map(|piece| {
@@ -58,11 +59,24 @@ fn disassemble(model: &Model, Pieces { plan, stage_of }: &Pieces) -> TokenStream
     let plain = plain::value(model);
     quote_spanned! {here()=>
         let Self { #(#fields),* } = self;
+        #(#lengths)*
         #(#spread)*
         let #input = graph.input::<Self>();
         #(#stages)*
         ::core::result::Result::Ok(#plain)
     }
+}
+
+/// Generates `__rt::same_length("level", ("down", &down), ("up", &up))?;` for two arrays of which
+/// each layer has a skip.
+fn same_length(model: &Model, skip: &Skip) -> Option<TokenStream> {
+    let (stash, pop) = (skip.stashes.first().filter(|end| end.each)?, skip.pops.first().filter(|end| end.each)?);
+    let array = |layer: &Layer| {
+        let (field, child) = (on_type(layer, layer.ident.clone()), layer.child());
+        quote_spanned!(site(layer)=> (#child, &#field))
+    };
+    let (name, from, to) = (&skip.name, array(&model.layers[stash.layer]), array(&model.layers[pop.layer]));
+    Some(quote_spanned!(here()=> __rt::same_length(#name, #from, #to)?;))
 }
 
 /// Generates `let [blocks_0, blocks_1] = __rt::spread(blocks, "blocks", Split::Evenly(2))?;`.
@@ -96,12 +110,15 @@ struct Ports<'p> {
     leaving: Vec<Vec<(usize, &'p Route)>>,
     /// The lent values that each stage receives, and those that it sends, with their numbers.
     lent: Vec<[Vec<(usize, &'p Hop)>; 2]>,
+    /// The same of skips of each layer of an array.
+    shares: Vec<[Vec<(usize, &'p Share)>; 2]>,
 }
 
 impl<'p> Ports<'p> {
     fn new(model: &'p Model, plan: &'p Plan) -> Self {
         let (mut flows, mut arriving, mut next) = (Vec::new(), Vec::new(), 0);
         let mut lent = vec![[Vec::new(), Vec::new()]; plan.stages.len()];
+        let mut shares = vec![[Vec::new(), Vec::new()]; plan.stages.len()];
         for (number, stage) in plan.stages.iter().enumerate() {
             flows.push(next);
             next += 1;
@@ -110,6 +127,15 @@ impl<'p> Ports<'p> {
                 let layer = &model.layers[step.layer];
                 for route in body::arriving(layer, plan).filter(|_| step.part == 0) {
                     skips.push((next, route));
+                    next += 1;
+                }
+                for share in layer
+                    .pops_of_each()
+                    .flat_map(|name| plan.shares_to(step.layer, step.part, name))
+                    .filter(|share| share.crosses())
+                {
+                    shares[number][0].push((next, share));
+                    shares[share.from][1].push((next, share));
                     next += 1;
                 }
                 for hop in lends::arriving(model, layer, plan, number) {
@@ -125,7 +151,7 @@ impl<'p> Ports<'p> {
         for &(number, route) in arriving.iter().flatten() {
             leaving[route.from].push((number, route));
         }
-        Self { model, plan, flows, arriving, leaving, lent }
+        Self { model, plan, flows, arriving, leaving, lent, shares }
     }
 
     /// Generates `let flow_1 = graph.port(1, 0, 1);` for each value that stage `stage` sends.
@@ -147,7 +173,11 @@ impl<'p> Ports<'p> {
             let at = lends::sender(self.model, hop);
             open_port(&lends::port(hop, at), number, (hop.from, hop.to), at)
         });
-        [main].into_iter().chain(skips).chain(lent).collect()
+        let shares = self.shares[stage][1].iter().map(|&(number, share)| {
+            let at = each::sender(self.model, share);
+            open_port(&each::part(share, at), number, (share.from, share.to), at)
+        });
+        [main].into_iter().chain(skips).chain(lent).chain(shares).collect()
     }
 
     /// `flow_0, flow_1, port_level1,`: the ports of stage `stage`, for receiving and sending.
@@ -155,13 +185,17 @@ impl<'p> Ports<'p> {
         let [input, output] = [stage, stage + 1].map(|end| flow(end, source_site(self.model, self.plan, end)));
         let skips = self.arriving[stage].iter().chain(&self.leaving[stage]);
         let skips = skips.map(|(_, route)| port(route, self.stash_site(route)));
-        let lent = self.lent_ports(stage);
-        quote!(#input, #output, #(#skips,)* #(#lent,)*)
+        let others = self.other_ports(stage);
+        quote!(#input, #output, #(#skips,)* #(#others,)*)
     }
 
-    /// `hop_1_memory`: the ports of lent values that stage `stage` receives, then those it sends.
-    fn lent_ports(&self, stage: usize) -> impl Iterator<Item = Ident> {
-        self.lent[stage].iter().flatten().map(|(_, hop)| lends::port(hop, lends::sender(self.model, hop)))
+    /// `hop_1_memory, share_0_1_level`: the ports of lent values, and of skips of arrays, that stage
+    /// `stage` receives or sends.
+    fn other_ports(&self, stage: usize) -> impl Iterator<Item = Ident> {
+        let lent = self.lent[stage].iter().flatten();
+        let lent = lent.map(|(_, hop)| lends::port(hop, lends::sender(self.model, hop)));
+        let shares = self.shares[stage].iter().flatten();
+        lent.chain(shares.map(|(_, share)| each::part(share, each::sender(self.model, share))))
     }
 
     /// rustc reports there that the value cannot cross.
@@ -230,37 +264,40 @@ fn recompute(model: &Model, plan: &Plan, piece: usize) -> Option<TokenStream> {
 
 /// Generates repeated layers of which each is recomputed alone:
 /// `graph.stage_of_each(movable_part(blocks_0), (flow_0, flow_1), (..), around, each);`.
-/// Between them flows `x`, or `(x, sums)`.
+/// Between them flows `x`, or `(x, sums, each_level)`.
 fn each_body(model: &Model, plan: &Plan, ports: &Ports<'_>, piece: usize, layer: &Layer) -> TokenStream {
     let at = site(layer);
     let step = &plan.stages[piece].steps[0];
     let (declared, movable) = (ports.declared(piece), movable(model, step));
     let [input, output] = [piece, piece + 1].map(|end| flow(end, source_site(model, plan, end)));
     let kept = ports.leaving[piece].iter().map(|(_, route)| port(route, ports.stash_site(route)));
-    let kept: Vec<Ident> = kept.chain(ports.lent_ports(piece)).collect();
+    let kept: Vec<Ident> = kept.chain(ports.other_ports(piece)).collect();
     let before = (step.part == 0).then(|| body::keep_end(model, layer, plan, piece, Kept::Input));
     let after = (step.part + 1 == step.parts).then(|| body::keep_end(model, layer, plan, piece, Kept::Output));
-    let one = lends::one_of_each(model, layer, plan, piece);
-    let (comes, flows) = (sums::flow(model, plan, piece, at), sums::flow(model, plan, piece + 1, at));
-    let one = match layer.sums().is_empty() && sums::add(model, &plan.stages[..piece]) {
-        true => quote_spanned!(at=> (#one, sums)),
-        false => one,
-    };
-    let begin = sums::begin(model, plan, piece);
+    let one = each::run_one(model, layer, plan, piece);
+    let (joined, given) = (each::join(model, plan, step), each::give(model, plan, step, &quote_spanned!(at=> layers)));
+    let (comes, goes) = (sums::flow(model, plan, piece, at), sums::flow(model, plan, piece + 1, at));
+    let flows = each::state(layer, sums::add(model, &plan.stages[..=piece]));
+    let (begin, none) = (sums::begin(model, plan, piece), each::no_skips_yet(layer));
     let is_last = piece + 1 == plan.stages.len();
-    let end = if is_last { result(model, at) } else { flows.clone() };
-    let around = quote_spanned!(at=> (|#comes| { #begin #flows }, |#flows| #end));
+    let end = if is_last { result(model, at) } else { goes };
+    let around = quote_spanned!(at=> (|#comes| { #begin #none #flows }, |#flows| #end));
     quote_spanned! {at=>
         #declared
         graph.stage_of_each(#movable, (#input, #output), #around, (#(#kept,)*), |#flows, element, (#(#kept,)*), io, cx| {
             match element {
                 __rt::Element::Before => {
                     #before
+                    #joined
                     #flows
                 }
-                __rt::Element::One(layers, number) => #one,
-                __rt::Element::After => {
+                __rt::Element::One(layers, number) => {
+                    #one
+                    #flows
+                }
+                __rt::Element::After(layers) => {
                     #after
+                    #given
                     #flows
                 }
             }

@@ -41,24 +41,16 @@ pub fn none(model: &Model) -> TokenStream {
 /// `let (x, sums) = __rt::add_all::<1, _, _>(returned, sums, [(0, "balance")], "gate");`: adds what
 /// a layer returns beside its output.
 pub fn add_returned(model: &Model, layer: &Layer, returned: &TokenStream) -> TokenStream {
-    let (at, child, names, count) = (site(layer), layer.child(), names(model, layer), count(layer));
-    quote_spanned!(at=> let (x, sums) = __rt::add_all::<#count, _, _>(#returned, sums, #names, #child);)
-}
-
-/// The number of sums that the layer adds to. It is written out, for messages about types.
-pub fn count(layer: &Layer) -> Literal {
-    Literal::usize_unsuffixed(layer.sums().len())
-}
-
-/// `[(0, "balance")]`: the numbers and names of the sums that the layer adds to.
-pub fn names(model: &Model, layer: &Layer) -> TokenStream {
+    let (at, child) = (site(layer), layer.child());
+    // It is written out, for messages about types.
+    let count = Literal::usize_unsuffixed(layer.sums().len());
     let names = layer.sums().iter().map(|name| {
         let name = plain(name);
         let number = model.settings.sums().iter().position(|sum| plain(&sum.name) == name);
         let number = Literal::usize_unsuffixed(number.unwrap_or(0));
-        quote_spanned!(site(layer)=> (#number, #name))
+        quote_spanned!(at=> (#number, #name))
     });
-    quote_spanned!(site(layer)=> [#(#names),*])
+    quote_spanned!(at=> let (x, sums) = __rt::add_all::<#count, _, _>(#returned, sums, [#(#names),*], #child);)
 }
 
 /// The variable of what a layer returns to add up.

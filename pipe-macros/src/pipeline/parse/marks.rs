@@ -8,7 +8,7 @@ use syn::punctuated::Punctuated;
 use syn::{Attribute, Ident as AnyIdent, Index, LitFloat, LitInt, LitStr, Member, Meta, Token, bracketed, token};
 
 use super::skip_to_comma;
-use crate::pipeline::declaration::{Kept, Mark, Marks, Part, Processes, Recomputed, Stash};
+use crate::pipeline::declaration::{Kept, Mark, Marks, Part, Pop, Processes, Recomputed, Stash};
 use crate::support::errors::{Errors, error_at_both, with_help};
 
 pub fn is_mark(attr: &Attribute) -> bool {
@@ -27,8 +27,11 @@ fn example(attr: &Attribute) -> Option<&'static str> {
         ("stage", "#[stage]"),
         ("repeat", "#[repeat]"),
         ("recompute", "#[recompute]` or `#[recompute(3)]"),
-        ("stash", "#[stash(name)]`, `#[stash(name = input)]`, `#[stash(name = input.1)]` or `#[stash(name = output)]"),
-        ("pop", "#[pop(name)]"),
+        (
+            "stash",
+            "#[stash(name)]`, `#[stash(name[..])]`, `#[stash(name = input)]`, `#[stash(name = input.1)]` or `#[stash(name = output)]",
+        ),
+        ("pop", "#[pop(name)]` or `#[pop(name[..])]"),
         (
             "lend",
             "#[lend(name = output)]`, `#[lend(name = input)]`, `#[lend(name = input.1)]` or `#[lend(name = tied)]",
@@ -86,7 +89,7 @@ fn read(
             fill_list(&mut marks.stash, word, stashes, errors);
         }
         "pop" => {
-            let pops = attr.parse_args_with(|tokens: ParseStream| names(tokens, skip_name, wrong))?;
+            let pops = attr.parse_args_with(|tokens: ParseStream| names(tokens, pop, wrong))?;
             fill_list(&mut marks.pop, word, pops, errors);
         }
         "lend" => {
@@ -244,9 +247,29 @@ fn part(tokens: ParseStream) -> syn::Result<Part> {
     Ok(Part { device, count })
 }
 
-/// `a`, `a = input`, `a = input.1` or `a = output`
+/// `a` or `a[..]`
+fn pop(tokens: ParseStream) -> syn::Result<Pop> {
+    Ok(Pop { name: skip_name(tokens)?, each: each(tokens)? })
+}
+
+/// Whether `[..]` stands here.
+fn each(tokens: ParseStream) -> syn::Result<bool> {
+    if !tokens.peek(token::Bracket) {
+        return Ok(false);
+    }
+    let all;
+    bracketed!(all in tokens);
+    let dots = all.parse::<Token![..]>();
+    // So that the rest is not an error of its own.
+    let rest: TokenStream = all.parse()?;
+    let wrong = dots.err().or_else(|| (!rest.is_empty()).then(|| syn::Error::new_spanned(&rest, "")));
+    wrong.map_or(Ok(true), |wrong| Err(expected(&wrong, "`[..]`, for each layer of the array")))
+}
+
+/// `a`, `a = input`, `a = input.1` or `a = output`, or the same of `a[..]`
 fn stash(tokens: ParseStream) -> syn::Result<Stash> {
     let name = skip_name(tokens)?;
+    let each = each(tokens)?;
     let kept = match tokens.parse::<Option<Token![=]>>()? {
         Some(_) => kept(tokens, &STASHED)?,
         None => Kept::Returned,
@@ -255,7 +278,7 @@ fn stash(tokens: ParseStream) -> syn::Result<Stash> {
         Kept::Input | Kept::Output => part_of_value(tokens)?,
         Kept::Returned | Kept::Tied => Vec::new(),
     };
-    Ok(Stash { name, kept, part })
+    Ok(Stash { name, each, kept, part })
 }
 
 /// `a = input`, `a = input.1`, `a = output` or `a = tied`
@@ -264,7 +287,7 @@ fn lend(tokens: ParseStream) -> syn::Result<Stash> {
     tokens.parse::<Token![=]>().map_err(|wrong| expected(&wrong, "`=` and what is lent"))?;
     let kept = kept(tokens, &LENT)?;
     let part = if kept == Kept::Tied { Vec::new() } else { part_of_value(tokens)? };
-    Ok(Stash { name, kept, part })
+    Ok(Stash { name, each: false, kept, part })
 }
 
 /// Reads `.1`, `.noise`, `.1.0`, or nothing. Rust's lexer reads `1.0` as one number.
@@ -401,6 +424,26 @@ mod tests {
         // A weight has no parts.
         let source = "struct M { #[lend(a = tied.1)] one: One, #[read(a)] two: Two, #[read(a)] three: Three }";
         assert_eq!(mistakes(source), "1: expected `,` before this\n");
+    }
+
+    #[test]
+    fn brackets_stand_for_each_layer_of_an_array() {
+        let source = "struct M { #[repeat] #[stash(a[..], b[..] = input.1)] one: [One; 2], #[repeat] #[pop(b[..], a[..])] two: [Two; 2] }";
+        let model = model(source);
+        assert_eq!(
+            model.layers[0].stashes().iter().map(|stash| stash.kept).collect::<Vec<_>>(),
+            [Kept::Returned, Kept::Input]
+        );
+        assert!(
+            model.layers[0].stashes().iter().all(|stash| stash.each)
+                && model.layers[1].pops().iter().all(|pop| pop.each)
+        );
+        for brackets in ["[]", "[0]", "[.. 1]", "[1..]"] {
+            let source = format!(
+                "struct M {{ #[repeat] #[stash(a{brackets})] one: [One; 2], #[repeat] #[pop(a[..])] two: [Two; 2] }}"
+            );
+            assert_eq!(mistakes(&source), "1: expected `[..]`, for each layer of the array\n", "{brackets}");
+        }
     }
 
     #[test]

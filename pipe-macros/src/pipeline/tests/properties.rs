@@ -176,12 +176,15 @@ fn add_route(source: &mut Source, number: usize, one: Index, other: Index, kept:
     let (one, other) = (one.index(source.fields.len()), other.index(source.fields.len()));
     let (stash, pop) = (one.min(other), one.max(other));
     let fields = &mut source.fields;
-    if stash == pop
-        || !fields[stash].is_layer()
-        || !fields[pop].is_layer()
-        || fields[pop].is_repeated()
-        || fields[pop].is_optional()
-    {
+    if stash == pop || !fields[stash].is_layer() || !fields[pop].is_layer() || fields[pop].is_optional() {
+        return;
+    }
+    if fields[pop].is_repeated() {
+        // A skip of each layer, if the arrays are as long as far as that is known.
+        if fields[stash].is_repeated() && fields[stash].ty == fields[pop].ty {
+            fields[stash].stashes.push(format!("skip{number}[..]{kept}"));
+            fields[pop].pops.push(format!("skip{number}[..]"));
+        }
         return;
     }
     let kept = if kept.is_empty() && (fields[stash].is_repeated() || fields[stash].is_optional()) {

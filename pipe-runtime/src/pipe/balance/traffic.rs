@@ -85,7 +85,10 @@ impl Traffic {
             let (from, to) = (read.from.unsigned_abs() as usize, read.to.unsigned_abs() as usize);
             let crossed = Crossed::of(read);
             let popped = plan.skips.iter().filter(|skip| skip.pop == layers[to].name);
-            let popped = popped.filter_map(|skip| Some((kept_at(skip.stash, layers, from)?, skip.name)));
+            let popped = popped.filter_map(|skip| {
+                let each = layers[to].index.map(|index| one_of_each(skip.stash, layers, index));
+                Some((each.unwrap_or_else(|| kept_at(skip.stash, layers, from))?, skip.name))
+            });
             let popped = popped.map(|(stash, name)| (stash, stash, name));
             let lent = plan.lent.iter().filter(|lent| is_read(lent, layers[to]));
             let lent = lent.filter_map(|lent| {
@@ -126,6 +129,12 @@ fn kept_at(name: &str, layers: &[LayerKey], made: usize) -> Option<usize> {
     let first = layers.iter().position(|layer| layer.name == name)?;
     let last = layers.iter().rposition(|layer| layer.name == name)?;
     Some(if made < first { first } else { last })
+}
+
+/// The number of the repeated layer `name` whose skip goes to the one with the index `popping` of
+/// another array: the first one takes that of the last one.
+fn one_of_each(name: &str, layers: &[LayerKey], popping: usize) -> Option<usize> {
+    layers.iter().enumerate().rev().filter(|(_, layer)| layer.name == name).nth(popping).map(|(number, _)| number)
 }
 
 fn is_read(lent: &LentPlan, layer: LayerKey) -> bool {

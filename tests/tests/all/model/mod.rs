@@ -1,5 +1,6 @@
 //! The annotated struct, its skips and its variables: `docs/language.md`.
 
+mod array_skips;
 mod balance_file;
 mod files;
 mod language;

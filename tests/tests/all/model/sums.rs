@@ -372,7 +372,7 @@ fn values_that_are_unlike_or_none_are_refused() {
     let (unlike, vars) = model(1, 2);
     let mut pipe = unlike.pipe(&vars).chunks(CHUNKS).build().unwrap();
     let unlike = pipe.forward(&input()).map(drop).unwrap_err().to_string();
-    let expected = "layer `whole[0]` adds Float numbers of the size [4, 6] to `penalty`, where the layers before it \
+    let expected = "`whole` adds Float numbers of the size [4, 6] to `penalty`, where the layers before it \
                     have added Float numbers of the size []: make them alike";
     assert!(unlike.contains(expected), "{unlike}");
 

@@ -1,0 +1,58 @@
+//! A skip of each layer of an array: spread, recomputed, in a block, beside others.
+
+use pipe_runtime::nn::{Concat, Linear, Split};
+use pipe_runtime::{Context, Layer, Mean, Tensor, pipeline};
+
+/// Takes a skip, what is lent and another skip; returns its output and what it adds.
+struct Up;
+
+impl Layer<(Tensor, Tensor, Tensor, Tensor)> for Up {
+    type Out = (Tensor, Tensor);
+    fn run(&self, _: (Tensor, Tensor, Tensor, Tensor), _: &Context) -> (Tensor, Tensor) {
+        unreachable!()
+    }
+}
+
+#[pipeline(sum(size: Mean), chunks = 4)]
+struct Net<const DEPTH: usize> {
+    #[device("cpu")]
+    #[lend(time = output)]
+    embed: Linear,
+    #[devices("cpu", "cpu")]
+    #[stash(level[..], before[..] = input)]
+    downs: [Split; DEPTH],
+    middle: Linear,
+    #[devices("cpu" = 1, "cpu" = 3)]
+    #[recompute]
+    #[pop(level[..], before[..])]
+    #[read(time)]
+    #[sum(size)]
+    ups: [Up; DEPTH],
+}
+
+#[pipeline]
+struct Block<D: Layer<Tensor, Out = (Tensor, Tensor)>> {
+    #[repeat]
+    #[stash(level[..])]
+    downs: Vec<D>,
+    #[repeat]
+    #[pop(level[..])]
+    ups: Vec<Concat>,
+}
+
+#[pipeline]
+struct Outer {
+    #[devices("cpu" = 1, "cpu" = 2)]
+    blocks: [Block<Split>; 3],
+    #[repeat]
+    #[recompute(1)]
+    #[stash(kept[..] = output)]
+    one: [Linear; 2],
+    #[repeat]
+    #[pop(kept[..])]
+    two: [Concat; 2],
+}
+
+fn main() {
+    let _ = |model: Net<4>| -> Option<(Tensor, Mean)> { model.unpipelined().forward(Tensor).ok() };
+}
