@@ -1,7 +1,7 @@
 //! Trains a small GPT on the bytes of this project's book, and writes text with it. The embedding
 //! is tied to the head, over all stages.
 //!
-//! `cargo run --release -p pipe-examples --bin gpt -- --help`
+//! `cargo run -p pipe-examples --bin gpt`, or with `-- --help` for its options.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,12 +16,12 @@ use tch::{Device, Kind, Tensor};
 
 const BYTES: i64 = 256;
 /// How many bytes the model sees.
-const LENGTH: i64 = 64;
+const LENGTH: i64 = 32;
 const WIDTH: i64 = 64;
 const HEADS: i64 = 4;
 const DROPOUT: f64 = 0.05;
 /// Texts per training step.
-const ROWS: i64 = 8;
+const ROWS: i64 = 16;
 
 /// Trains a small GPT on the bytes of this project's book
 #[derive(Parser)]
@@ -130,10 +130,11 @@ impl Gpt {
     }
 }
 
+// ANCHOR: trainer
 fn trainer(args: &Args, pipe: Pipe<Gpt>) -> pipe_runtime::Result<Trainer<Gpt>> {
     let warmup = args.steps / 10;
     let optimizer = pipe
-        .optimizer(AdamW { lr: 5e-3, betas: (0.9, 0.95), weight_decay: 0.1, ..AdamW::default() })
+        .optimizer(AdamW { lr: 4e-3, betas: (0.9, 0.95), weight_decay: 0.1, ..AdamW::default() })
         .group(Group::biases_and_norms().weight_decay(0.))
         .group(Group::pattern("words").weight_decay(0.))
         .group(Group::pattern("places").weight_decay(0.))
@@ -142,6 +143,7 @@ fn trainer(args: &Args, pipe: Pipe<Gpt>) -> pipe_runtime::Result<Trainer<Gpt>> {
         .build()?;
     Trainer::new(pipe, optimizer)
 }
+// ANCHOR_END: trainer
 
 /// Trains to the last step, or until `--stop-after`.
 fn train(args: &Args, trainer: &mut Trainer<Gpt>, text: &Tensor) -> Result<()> {
@@ -181,6 +183,7 @@ fn texts(text: &Tensor, starts: &Tensor) -> (Tensor, Tensor) {
     (text.take(&from(0)), text.take(&from(1)))
 }
 
+// ANCHOR: write
 /// Goes on with `prompt`, several times at once: each text is a row, and so a micro-batch.
 fn write(pipe: &mut Pipe<Gpt>, prompt: &str, bytes: usize) -> Result<Vec<String>> {
     let prompt: Vec<i64> = prompt.bytes().map(i64::from).collect();
@@ -194,6 +197,7 @@ fn write(pipe: &mut Pipe<Gpt>, prompt: &str, bytes: usize) -> Result<Vec<String>
     let rows = (0..written.size()[0]).map(|row| Vec::<u8>::try_from(written.get(row).to_kind(Kind::Uint8)));
     rows.map(|row| Ok(String::from_utf8_lossy(&row?).into_owned())).collect()
 }
+// ANCHOR_END: write
 
 /// The same model by hand, on the whole batch.
 fn plain(net: &Gpt, bytes: &Tensor) -> Tensor {
@@ -226,6 +230,8 @@ fn book() -> Result<Tensor> {
 fn main() -> Result<()> {
     let args = Args::parse();
     pipe_runtime::keep_freed_memory();
+    // The stages run in parallel, so each operator gets one thread.
+    tch::set_num_threads(1);
     tch::manual_seed(1);
     let text = book()?;
     let held_out = text.size()[0] / 10;
@@ -241,7 +247,7 @@ fn main() -> Result<()> {
     let (x, y) = texts(&held_out, &starts);
     let logits = trainer.pipe().predict(&x)?;
     println!("held out: loss {:.3}", f64::try_from(loss(&logits, &y))?);
-    let written = write(trainer.pipe(), "A pipeline ", 150)?;
+    let written = write(trainer.pipe(), "A pipeline ", 120)?;
     let net = trainer.into_parts().0.into_inner();
     let difference = tch::no_grad(|| (logits - plain(&net, &x)).abs().max());
     println!("as by hand: {}", f64::try_from(difference)? < 1e-4);
