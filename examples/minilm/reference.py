@@ -1,6 +1,6 @@
 """Prints the embeddings of `sentences.txt` by Python's transformers, a line of numbers for each.
 
-pip install torch==2.11.0 transformers==4.57.1
+pip install torch==2.11.0 transformers==4.57.1 numpy
 python reference.py MODEL > reference.csv
 
 MODEL is the folder that `cargo xtask minilm` names.

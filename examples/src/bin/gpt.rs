@@ -160,7 +160,7 @@ fn train(args: &Args, trainer: &mut Trainer<Gpt>, text: &Tensor) -> Result<()> {
         let step = || trainer.step(x, y, loss);
         let report = if args.bf16 { autocast(Device::Cpu, Kind::BFloat16, step)?? } else { step()? };
         let number = trainer.steps();
-        if number % (args.steps / 4) == 0 || number == stop {
+        if number.is_multiple_of(args.steps / 4) || number == stop {
             println!("step {number}: loss {:.6}", f64::try_from(report.step.loss)?);
             if let Some(checkpoints) = &mut checkpoints {
                 checkpoints.save_in_background(trainer)?;
