@@ -50,7 +50,7 @@ struct Args {
     /// The embeddings by transformers, a line of numbers for each sentence
     #[arg(long, value_name = "FILE", default_value = REFERENCE)]
     reference: PathBuf,
-    /// Devices of the three stages
+    /// Devices of the three stages; on fewer devices, stages are merged
     #[arg(long, default_value = "cpu,cpu,cpu")]
     devices: Devices,
     /// Training steps
@@ -63,7 +63,8 @@ fn main() -> Result<()> {
     tch::manual_seed(1);
     println!("{}", MiniLm::PLAN);
     let (model, vars) = MiniLm::pretrained(&args.model, &args.devices)?;
-    let [first, last] = [0, MiniLm::STAGES - 1].map(|stage| vars.devices()[stage]);
+    let devices = vars.devices();
+    let (first, last) = (devices[0], devices[devices.len() - 1]);
     let tokenizer = text::tokenizer(&args.model, LENGTH)?;
     let batch = |sentences: &[&str]| -> Result<text::Batch> {
         let (tokens, mask) = text::batch(&tokenizer, sentences)?;

@@ -91,10 +91,10 @@ struct Encoder {
     heads: i64,
     qkv: [Linear; 3],
     mix: Linear,
-    mixed: (Adapter, LayerNorm),
+    mixed: Residual,
     wide: Linear,
     narrow: Linear,
-    fed: (Adapter, LayerNorm),
+    fed: Residual,
 }
 
 impl Layer<(Tensor, Tensor)> for Encoder {
@@ -106,11 +106,21 @@ impl Layer<(Tensor, Tensor)> for Encoder {
         let [q, k, v] = self.qkv.each_ref().map(heads);
         let found = Tensor::scaled_dot_product_attention(&q, &k, &v, Some(mask), 0., false, None, false);
         let found = found.transpose(1, 2).flatten(2, 3).apply(&self.mix);
-        let add =
-            |x: Tensor, more: Tensor, (adapter, norm): &(Adapter, LayerNorm)| (x + more.apply(adapter)).apply(norm);
-        let x = add(x, found, &self.mixed);
+        let x = self.mixed.add(x, &found);
         let fed = x.apply(&self.wide).gelu("none").apply(&self.narrow);
-        add(x, fed, &self.fed)
+        self.fed.add(x, &fed)
+    }
+}
+
+/// The end of each half: what it has found goes through an adapter, and is added to its input.
+struct Residual {
+    adapter: Adapter,
+    norm: LayerNorm,
+}
+
+impl Residual {
+    fn add(&self, x: Tensor, found: &Tensor) -> Tensor {
+        (x + found.apply(&self.adapter)).apply(&self.norm)
     }
 }
 
@@ -138,7 +148,7 @@ impl Module for Adapter {
     }
 }
 
-/// The mean over the tokens of each row, divided by its length.
+/// The mean over the tokens of each row, scaled to length 1.
 struct Pool;
 
 impl Layer<(Tensor, Tensor)> for Pool {
@@ -181,16 +191,18 @@ impl MiniLm {
                 let (attention, output) = (&path / "attention", &path / "output");
                 let (own, mixed) = (&attention / "self", &attention / "output");
                 let linear = |path, from, to| nn::linear(path, from, to, Default::default());
-                let after =
-                    |path: &nn::Path<'_>| (Adapter::new(path / "adapter", width), config.norm(path / "LayerNorm"));
+                let residual = |path: &nn::Path<'_>| Residual {
+                    adapter: Adapter::new(path / "adapter", width),
+                    norm: config.norm(path / "LayerNorm"),
+                };
                 Encoder {
                     heads: config.num_attention_heads,
                     qkv: ["query", "key", "value"].map(|name| linear(&own / name, width, width)),
                     mix: linear(&mixed / "dense", width, width),
-                    mixed: after(&mixed),
+                    mixed: residual(&mixed),
                     wide: linear(&path / "intermediate" / "dense", width, config.intermediate_size),
                     narrow: linear(&output / "dense", config.intermediate_size, width),
-                    fed: after(&output),
+                    fed: residual(&output),
                 }
             }),
             pool: Pool,
