@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, book, data, demo, fixtures, gpu_check, libtorch, mpi, new, oracle, pairs, test};
+use crate::commands::{bench, book, data, demo, fixtures, gpu_check, libtorch, minilm, mpi, new, oracle, pairs, test};
 use crate::tools::checkout::Checkout;
 use crate::tools::libtorch::Flavour;
 
@@ -53,6 +53,12 @@ enum Command {
         #[arg(long, value_name = "NUMBER")]
         processes: Option<NonZeroUsize>,
         /// Passed on to the demo
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Fetches a pretrained sentence encoder, compares it with Python's, and trains adapters in it
+    Minilm {
+        /// Passed on to the example
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
@@ -115,6 +121,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Data => data::run(&checkout),
         Command::Mpi => mpi::run(),
         Command::Demo { processes, args } => demo::run(&checkout, processes.map(NonZeroUsize::get), &args),
+        Command::Minilm { args } => minilm::run(&checkout, &args),
         Command::GpuCheck { bundle, args } => gpu_check::run(&checkout, bundle.as_deref(), &args),
         Command::Oracle => oracle::run(&checkout),
         Command::Fixtures => fixtures::run(&checkout),

@@ -7,6 +7,7 @@ pub mod demo;
 pub mod fixtures;
 pub mod gpu_check;
 pub mod libtorch;
+pub mod minilm;
 pub mod mpi;
 pub mod new;
 pub mod oracle;

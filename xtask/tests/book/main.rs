@@ -54,19 +54,33 @@ fn each_page_of_the_tutorial_shows_one_example() {
     let mut shown = Vec::new();
     for page in pages().iter().filter(|page| page.path.starts_with("docs/tutorial/")) {
         let listings = listings::marks(&page.text);
-        let files: BTreeSet<&str> = listings.iter().map(|mark| mark.file.as_str()).collect();
-        let [file] = files.into_iter().collect::<Vec<_>>()[..] else { panic!("{} shows several files", page.path) };
-        let name = Path::new(file).file_stem().unwrap().to_string_lossy().into_owned();
-        let command = format!("cargo run -p pipe-examples --bin {name}\n");
-        assert!(page.text.contains(&command), "{} does not say `{command}`", page.path);
-        shown.push(file.to_owned());
+        let programs: BTreeSet<(String, String)> = listings.iter().map(|mark| program(&mark.file)).collect();
+        let [(program, command)] = &programs.into_iter().collect::<Vec<_>>()[..] else {
+            panic!("{} shows several programs", page.path)
+        };
+        assert!(page.text.contains(command), "{} does not say `{command}`", page.path);
+        shown.push(program.clone());
     }
     shown.sort();
-    let examples = fs::read_dir(root().join("examples/src/bin")).unwrap().map(|entry| entry.unwrap().file_name());
-    let examples = examples.map(|name| format!("examples/src/bin/{}", name.to_string_lossy()));
-    let mut examples: Vec<String> = examples.filter(|name| name.ends_with(".rs")).collect();
+    let list = |folder: &str| fs::read_dir(root().join(folder)).unwrap().map(|entry| entry.unwrap().path());
+    let files = list("examples/src/bin").filter(|path| path.extension().is_some_and(|extension| extension == "rs"));
+    let packages = list("examples").filter(|path| path.join("Cargo.toml").is_file());
+    let examples = files.chain(packages).map(|path| path.strip_prefix(root()).unwrap().display().to_string());
+    let mut examples: Vec<String> = examples.collect();
     examples.sort();
     assert_eq!(shown, examples);
+}
+
+/// The program that a file belongs to, and the command that runs it: a file of `examples/src/bin`,
+/// or a package of its own, which has a command of `cargo xtask`.
+fn program(file: &str) -> (String, String) {
+    let path = Path::new(file);
+    if path.starts_with("examples/src/bin") {
+        let name = path.file_stem().unwrap().to_string_lossy();
+        return (file.to_owned(), format!("cargo run -p pipe-examples --bin {name}\n"));
+    }
+    let name = path.strip_prefix("examples").unwrap().iter().next().unwrap().to_string_lossy();
+    (format!("examples/{name}"), format!("cargo xtask {name}\n"))
 }
 
 /// The README shows some rows of the tables that `cargo xtask bench` writes.

@@ -8,7 +8,7 @@ use crate::workbench::{Workbench, fails};
 fn digits_that_differ_from_the_pinned_ones_are_not_kept() {
     let bench = Workbench::new("data-changed");
     let error = fails(&mut bench.xtask(&["data"]));
-    assert!(error.starts_with("the digits in scikit-learn==1.5.2 are 15 bytes"), "{error}");
+    assert!(error.starts_with("digits.csv.gz in scikit-learn==1.5.2 has 15 bytes"), "{error}");
     assert!(!bench.path("checkout/data").exists());
     assert!(bench.cache_entries("pipe-data").is_empty());
 }

@@ -6,6 +6,7 @@ mod book;
 mod data;
 mod fixtures;
 mod libtorch;
+mod minilm;
 mod new;
 mod oracle;
 mod workbench;

@@ -83,8 +83,8 @@ fn taken(model: &Model, plan: &Plan, (stage, position): (usize, usize)) -> Vec<T
 }
 
 /// `let x = __rt::pass(x, layer, cx, "layer");`, or, if the layer returns skips,
-/// `let (x, skip_a) = __rt::with_skips::<1, _>(..);`. What it adds up follows. `call` makes the call
-/// with this input.
+/// `let (x, skip_a) = __rt::with_skips::<1, _>(..);`. What it adds up follows. `call` makes the
+/// call with this input.
 pub fn run(
     model: &Model,
     layer: &Layer,

@@ -189,8 +189,8 @@ impl<'p> Ports<'p> {
         quote!(#input, #output, #(#skips,)* #(#others,)*)
     }
 
-    /// `hop_1_memory, share_0_1_level`: the ports of lent values, and of skips of arrays, that stage
-    /// `stage` receives or sends.
+    /// `hop_1_memory, share_0_1_level`: the ports of lent values, and of skips of arrays, that
+    /// stage `stage` receives or sends.
     fn other_ports(&self, stage: usize) -> impl Iterator<Item = Ident> {
         let lent = self.lent[stage].iter().flatten();
         let lent = lent.map(|(_, hop)| lends::port(hop, lends::sender(self.model, hop)));

@@ -235,12 +235,12 @@ fn arrays_of_other_lengths_are_refused() {
         (Vecs { first, downs, middle, ups, last }, vars)
     };
     let (model, vars) = make(5, 4);
-    let unpipelined = model.unpipelined().forward(&input()).map(drop).unwrap_err().to_string();
+    let unpipelined = model.unpipelined().forward(input()).map(drop).unwrap_err().to_string();
     assert!(unpipelined.contains("1 of `level` are left: fewer layers pop it than have stashed it"), "{unpipelined}");
     let error = model.pipe(&vars).build().map(drop).unwrap_err().to_string();
     let expected = "each layer of `downs` stashes `level`, and each of `ups` pops one: there are 5 and 4 of them, and \
                     must be as many";
     assert_eq!(error, expected);
-    let unpipelined = make(5, 6).0.unpipelined().forward(&input()).map(drop).unwrap_err().to_string();
+    let unpipelined = make(5, 6).0.unpipelined().forward(input()).map(drop).unwrap_err().to_string();
     assert!(unpipelined.contains("there is no `level` left: more layers pop it than have stashed it"), "{unpipelined}");
 }

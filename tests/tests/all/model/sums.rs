@@ -256,7 +256,7 @@ fn the_bits_of_a_sum_do_not_depend_on_the_stages() {
     let bits = |stages: usize, checkpoint| {
         let (mut pipe, _vars) = build::<Again>(stages, ScheduleKind::GPipe, checkpoint);
         tch::manual_seed(4);
-        let (output, Mean(balance), Sum(used)) = pipe.forward(&input()).unwrap();
+        let (output, Mean(balance), Sum(used)) = pipe.forward(input()).unwrap();
         [output, balance, used].map(|tensor| Vec::<f32>::try_from(tensor.reshape([-1])).unwrap())
     };
     let expected = bits(1, Checkpoint::Never);
@@ -371,12 +371,12 @@ fn values_that_are_unlike_or_none_are_refused() {
     };
     let (unlike, vars) = model(1, 2);
     let mut pipe = unlike.pipe(&vars).chunks(CHUNKS).build().unwrap();
-    let unlike = pipe.forward(&input()).map(drop).unwrap_err().to_string();
+    let unlike = pipe.forward(input()).map(drop).unwrap_err().to_string();
     let expected = "`whole` adds Float numbers of the size [4, 6] to `penalty`, where the layers before it \
                     have added Float numbers of the size []: make them alike";
     assert!(unlike.contains(expected), "{unlike}");
 
-    let unpipelined = |gates: usize| model(gates, 0).0.unpipelined().forward(&input()).map(drop);
+    let unpipelined = |gates: usize| model(gates, 0).0.unpipelined().forward(input()).map(drop);
     unpipelined(2).unwrap();
     let none = unpipelined(0).unwrap_err().to_string();
     assert!(none.contains("no layer has added to `penalty`: the `Vec`s whose layers add to it are empty"), "{none}");

@@ -1,0 +1,8 @@
+//! The pretrained sentence encoder all-MiniLM-L6-v2 as a pipeline of three stages: embeddings of
+//! sentences, and training of small adapters in a model that is otherwise frozen.
+
+#![forbid(unsafe_code)]
+
+pub mod adapters;
+pub mod model;
+pub mod text;
