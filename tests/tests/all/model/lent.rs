@@ -6,14 +6,12 @@ use std::ops::Deref;
 use pipe_runtime::balance::Balance;
 use pipe_runtime::{Checkpoint, Context, Devices, Layer, Pipe, Pipeline, ScheduleKind, Vars, pipeline};
 use pipe_tests::layers::linear;
-use pipe_tests::zoo::run::{ranks, runs};
+use pipe_tests::way::{Way, assert_trained};
+use proptest::prelude::*;
 use tch::nn::{Linear, Path};
 use tch::{Device, Kind, Tensor};
 
 const WIDTH: i64 = 6;
-const CHUNKS: usize = 4;
-/// The last micro-batch is smaller.
-const ROWS: i64 = 15;
 
 /// Lends its second input, and goes on with the first.
 struct First;
@@ -174,8 +172,8 @@ fn plain(vars: &Vars, x: &Tensor, mask: Option<&Tensor>) -> Tensor {
     x.matmul(&get("embed", "weight"))
 }
 
-fn input() -> (Tensor, Tensor) {
-    let new = || Tensor::rand([ROWS, WIDTH], (Kind::Float, Device::Cpu));
+fn input(rows: i64) -> (Tensor, Tensor) {
+    let new = || Tensor::rand([rows, WIDTH], (Kind::Float, Device::Cpu));
     (new(), new())
 }
 
@@ -183,48 +181,33 @@ fn loss(output: &Tensor) -> Tensor {
     output.square().mean_dim(1, false, Kind::Float).mean(Kind::Float)
 }
 
-/// Compares with the gradients of the plain model.
-fn assert_gradients(vars: &Vars, x: &Tensor, mask: Option<&Tensor>, found: &Tensor, about: &str) {
-    let expected = loss(&plain(vars, x, mask));
-    assert!(found.allclose(&expected, 1e-5, 1e-7, false), "{about}: {found:?} {expected:?}");
-    let parameters = vars.var_store().trainable_variables();
-    let gradients = Tensor::run_backward(&[expected], &parameters, false, false);
-    for (parameter, expected) in parameters.iter().zip(&gradients) {
-        let found = parameter.grad();
-        assert!(found.allclose(expected, 1e-4, 1e-6, false), "{about}: {found} {expected}");
-    }
-}
-
-fn build<M: Translate>(stages: usize, method: ScheduleKind, checkpoint: Checkpoint) -> (Pipe<M>, M::Vars) {
+fn build<M: Translate>(way: Way) -> (Pipe<M>, M::Vars) {
     tch::manual_seed(3);
-    let (model, vars) = M::make(stages);
-    let builder = pipe_runtime::PipeBuilder::new(model, &vars).chunks(CHUNKS).schedule(method).checkpoint(checkpoint);
-    let builder = if stages == M::PLAN.stages.len() { builder.ranks(ranks(method, stages).0) } else { builder };
-    (builder.build().unwrap(), vars)
+    let (model, vars) = M::make(way.stages);
+    (way.pipe(model, &vars), vars)
 }
 
-fn train<M: Translate>(stages: usize, method: ScheduleKind, checkpoint: Checkpoint, masked: bool) {
-    let (mut pipe, vars) = build::<M>(stages, method, checkpoint);
-    let (x, mask) = input();
+fn train<M: Translate>(way: Way, masked: bool) {
+    let (mut pipe, vars) = build::<M>(way);
+    let (x, mask) = input(way.rows);
     let mask = masked.then_some(mask);
     let report = pipe.train_step((&x, mask.as_ref()), (), |output: &Tensor, ()| loss(output)).unwrap();
-    let about = format!("{}, {stages} stages, {method}, {checkpoint}, mask: {masked}", M::PLAN.name);
-    assert_gradients(&vars, &x, mask.as_ref(), &report.loss, &about);
+    let about = format!("{}, {way:?}, mask: {masked}", M::PLAN.name);
+    assert_trained(&vars, &report.loss, &loss(&plain(&vars, &x, mask.as_ref())), &about);
 }
 
 #[test]
 fn every_schedule_trains_as_plain_tch_does() {
     let _serial = pipe_tests::serial();
-    let stages = Kept::STAGES;
-    let mut methods = 0;
-    for method in ScheduleKind::ALL.into_iter().filter(|&method| runs(method, stages, CHUNKS)) {
-        train::<Kept>(stages, method, Checkpoint::Never, true);
-        train::<Kept>(stages, method, Checkpoint::Always, false);
-        train::<Again>(stages, method, Checkpoint::Never, true);
-        train::<Again>(stages, method, Checkpoint::ExceptLast, true);
-        methods += 1;
+    for (checkpoint, masked) in [(Checkpoint::Never, true), (Checkpoint::Always, false), (Checkpoint::ExceptLast, true)]
+    {
+        let ways = Way::all(Kept::STAGES, checkpoint);
+        assert_eq!(ways.len(), ScheduleKind::ALL.len());
+        for way in ways {
+            train::<Kept>(way, masked);
+            train::<Again>(way, true);
+        }
     }
-    assert_eq!(methods, ScheduleKind::ALL.len());
 }
 
 #[test]
@@ -232,9 +215,20 @@ fn merged_stages_train_as_plain_tch_does() {
     let _serial = pipe_tests::serial();
     for stages in 1..Kept::STAGES {
         for checkpoint in [Checkpoint::Never, Checkpoint::Always] {
-            train::<Kept>(stages, ScheduleKind::OneFOneB, checkpoint, true);
-            train::<Again>(stages, ScheduleKind::GPipe, checkpoint, true);
+            train::<Kept>(Way::new(stages, ScheduleKind::OneFOneB, checkpoint), true);
+            train::<Again>(Way::new(stages, ScheduleKind::GPipe, checkpoint), true);
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_way_trains_as_plain_tch_does(way in Way::any(Kept::STAGES), masked in any::<bool>()) {
+        let _serial = pipe_tests::serial();
+        train::<Kept>(way, masked);
+        train::<Again>(way, masked);
     }
 }
 
@@ -242,9 +236,9 @@ fn merged_stages_train_as_plain_tch_does() {
 fn a_forward_and_its_backward_give_the_inputs_their_gradients() {
     let _serial = pipe_tests::serial();
     for checkpoint in [Checkpoint::Never, Checkpoint::ExceptLast, Checkpoint::Always] {
-        let (mut pipe, vars) = build::<Again>(Again::STAGES, ScheduleKind::GPipe, checkpoint);
+        let (mut pipe, vars) = build::<Again>(Way::new(Again::STAGES, ScheduleKind::GPipe, checkpoint));
         let leaves = || {
-            let (x, mask) = input();
+            let (x, mask) = input(15);
             [x.set_requires_grad(true), mask.set_requires_grad(true)]
         };
         let [x, mask] = leaves();
@@ -270,16 +264,16 @@ fn a_lent_value_goes_to_each_stage_once() {
     assert!(table.contains("mask to 1, mask to 2, mask to 3") && table.contains("memory from 0"), "{table}");
 
     // Layers that are recomputed hand it on within their stage.
-    let (mut pipe, _vars) = build::<Kept>(Kept::STAGES, ScheduleKind::GPipe, Checkpoint::Never);
+    let (mut pipe, _vars) = build::<Kept>(Way::new(Kept::STAGES, ScheduleKind::GPipe, Checkpoint::Never));
     let kept = ways(&mut pipe);
     assert_eq!(kept, [(0, 1), (0, 1), (0, 2), (0, 2), (0, 2), (0, 3), (0, 3), (0, 3), (0, 3)]);
-    let (mut pipe, _vars) = build::<Again>(Again::STAGES, ScheduleKind::GPipe, Checkpoint::Never);
+    let (mut pipe, _vars) = build::<Again>(Way::new(Again::STAGES, ScheduleKind::GPipe, Checkpoint::Never));
     assert_eq!(ways(&mut pipe), kept);
 }
 
 /// The stages between which skips and lent values go.
 fn ways<M: Translate>(pipe: &mut Pipe<M>) -> Vec<(usize, usize)> {
-    let (x, mask) = input();
+    let (x, mask) = input(15);
     pipe.start_trace();
     pipe.train_step((&x, Some(&mask)), (), |output: &Tensor, ()| loss(output)).unwrap();
     let costs = pipe.stop_trace().unwrap().costs();
@@ -292,7 +286,7 @@ fn ways<M: Translate>(pipe: &mut Pipe<M>) -> Vec<(usize, usize)> {
 fn an_unpipelined_run_reads_too() {
     let _serial = pipe_tests::serial();
     let (model, vars) = Kept::make(1);
-    let (x, mask) = input();
+    let (x, mask) = input(15);
     let output = model.unpipelined().chunks(3).forward((&x, Some(&mask))).unwrap();
     assert!(output.allclose(&plain(&vars, &x, Some(&mask)), 1e-5, 1e-6, false));
 }
@@ -329,24 +323,19 @@ fn an_array_lends_its_ends_also_if_it_is_recomputed() {
     let encode = vars.encode().map(|path| linear(path, WIDTH, WIDTH));
     let layers: Vec<_> =
         encode.iter().map(|one| (one.ws.shallow_clone(), one.bs.as_ref().unwrap().shallow_clone())).collect();
-    let mut pipe = Ends { encode, near: Both, far: Both }.pipe(&vars).chunks(CHUNKS).build().unwrap();
-    let (x, _) = input();
+    let mut pipe = Ends { encode, near: Both, far: Both }.pipe(&vars).chunks(4).build().unwrap();
+    let (x, _) = input(15);
     let report = pipe.train_step(&x, (), |output: &Tensor, ()| loss(output)).unwrap();
     let end = layers.iter().fold(x.shallow_clone(), |x, (weight, bias)| x.linear(weight, Some(bias)));
     let near = &end * end.sin() + &x;
-    let expected = loss(&(near * x.sin() + &end));
-    assert!(report.loss.allclose(&expected, 1e-5, 1e-7, false));
-    let parameters = vars.var_store().trainable_variables();
-    for (parameter, expected) in parameters.iter().zip(Tensor::run_backward(&[expected], &parameters, false, false)) {
-        assert!(parameter.grad().allclose(&expected, 1e-4, 1e-6, false));
-    }
+    assert_trained(&vars, &report.loss, &loss(&(near * x.sin() + &end)), "both ends of an array");
 }
 
 #[test]
 fn an_evaluation_and_a_measurement_read_too() {
     let _serial = pipe_tests::serial();
-    let (mut pipe, vars) = build::<Again>(Again::STAGES, ScheduleKind::GPipe, Checkpoint::Never);
-    let (x, mask) = input();
+    let (mut pipe, vars) = build::<Again>(Way::new(Again::STAGES, ScheduleKind::GPipe, Checkpoint::Never));
+    let (x, mask) = input(15);
     let output = tch::no_grad(|| pipe.evaluating(|pipe| pipe.forward((&x, Some(&mask))).unwrap()));
     assert!(output.allclose(&plain(&vars, &x, Some(&mask)), 1e-5, 1e-6, false));
 
