@@ -6,6 +6,7 @@ mod device_streams;
 mod pipeline_core;
 mod recorder;
 mod remote;
+mod repeats;
 mod schedule_choice;
 mod settings;
 mod update;

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use pipe_mock_device::devices;
+use pipe_mock_device::{devices, log, violations};
 use pipe_runtime::balance::Balance;
-use pipe_runtime::{CheapOutputs, Checkpoint, Context, Devices, Layer, ScheduleKind, pipeline};
+use pipe_runtime::{CheapOutputs, Checkpoint, Context, Devices, Layer, Replicate, ScheduleKind, Tied, pipeline};
 use tch::nn::{self, Linear};
 use tch::{Device, Kind, Tensor};
 
@@ -234,4 +234,88 @@ fn a_balance_foresees_the_memory_of_a_step() {
         least.contains("no partition keeps every stage within") && least.contains("the best of 1 stages take"),
         "{least}"
     );
+}
+
+/// Bytes of a large table.
+const TABLE: u64 = 2048 * 64 * 4;
+
+/// Goes on with the first input.
+struct First(Linear);
+
+impl Layer<(Tensor, Replicate<Tensor>)> for First {
+    type Out = Tensor;
+
+    fn run(&self, (x, _): (Tensor, Replicate<Tensor>), _cx: &Context) -> Tensor {
+        x.apply(&self.0)
+    }
+}
+
+impl Tied for First {
+    type Value = Tensor;
+
+    fn tied(&self) -> Tensor {
+        self.0.ws.shallow_clone()
+    }
+}
+
+/// Reads a weight and a table, and may change its handle of the table in place.
+struct Reads {
+    in_place: bool,
+}
+
+impl Layer<(Tensor, Tensor, Replicate<Tensor>)> for Reads {
+    type Out = Tensor;
+
+    fn run(&self, (x, weight, Replicate(mut table)): (Tensor, Tensor, Replicate<Tensor>), _cx: &Context) -> Tensor {
+        if !self.in_place {
+            return x.matmul(&weight).matmul(&table.tr());
+        }
+        let x = x.matmul(&weight).matmul(&table.copy().tr());
+        let _ = table.fill_(0.);
+        x
+    }
+}
+
+#[pipeline(input = (Tensor, Replicate<Tensor>), chunks = 4, checkpoint = never, allow(single_reader))]
+struct Lends {
+    #[device("cuda:0")]
+    #[lend(weight = tied, table = input.1)]
+    first: First,
+    #[device("cuda:1")]
+    #[read(weight, table)]
+    second: Reads,
+}
+
+/// A training step: its loss, the gradient of the lent weight, and what the second device held at
+/// most beyond what was there before.
+fn step_that_lends(in_place: bool) -> (f64, Tensor, u64) {
+    tch::manual_seed(1);
+    let vars = Lends::vars(&Devices::new([Device::Cuda(0), Device::Cuda(1)])).unwrap();
+    let first = nn::linear(vars.first(), 64, 2048, Default::default());
+    let mut pipe = Lends { first: First(first), second: Reads { in_place } }.pipe(&vars).build().unwrap();
+    let (x, table) = (
+        Tensor::ones([32, 64], (Kind::Float, Device::Cuda(0))),
+        Tensor::ones([2048, 64], (Kind::Float, Device::Cuda(0))),
+    );
+    pipe.reset_peaks().unwrap();
+    let (before, from) = (pipe.memory().unwrap().devices[1].allocated, log(0).len());
+    let report =
+        pipe.train_step((x, Replicate(table)), (), |output: &Tensor, ()| output.square().mean(Kind::Float)).unwrap();
+    let peak = pipe.memory().unwrap().devices[1].peak_allocated - before;
+    assert_eq!(violations(&log(from)), Vec::<String>::new());
+    let weight = vars.var_store().variables().remove("first.weight").unwrap();
+    (f64::try_from(&report.loss).unwrap(), weight.grad().to_device(Device::Cpu), peak)
+}
+
+/// Also if a layer has changed its copy, the next micro-batch gets what was lent.
+#[test]
+fn what_all_micro_batches_get_is_copied_once() {
+    let Some(_alone) = devices() else { return };
+    let (loss, gradient, peak) = step_that_lends(false);
+    // Copies of the weight and the table, and gradients of the weight. With a copy for each
+    // micro-batch, it was 9 tables.
+    assert!(peak < 7 * TABLE, "{peak}");
+    let (changed_loss, changed_gradient, _) = step_that_lends(true);
+    assert!(changed_loss == loss && changed_gradient.equal(&gradient), "{changed_loss} {loss}");
+    assert!(loss > 0. && f64::try_from(gradient.abs().max()).unwrap() > 0.);
 }

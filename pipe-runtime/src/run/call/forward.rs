@@ -10,6 +10,7 @@ use super::Table;
 use super::offload::NextActions;
 use super::passes::{BackwardState, KeptSegment};
 use super::peak_counter::PeakCounter;
+use super::receive::Copied;
 use crate::error::{Error, Result};
 use crate::flow::PackedValue;
 use crate::lock::lock;
@@ -51,6 +52,8 @@ pub(crate) struct Call {
     pub(super) next_actions: NextActions,
     /// For each port and micro-batch, the value that was sent and not received yet.
     pub(super) in_transit: Table<Option<PackedValue>>,
+    /// What was copied to another device for several micro-batches.
+    pub(super) copied: Copied,
     /// For each stage and micro-batch, what the stage keeps for the backward.
     pub(super) backward_states: Table<BackwardState>,
     /// For each stage, the changes that its layers made, so that they can be undone.
@@ -173,6 +176,7 @@ impl Call {
             recomputed,
             next_actions: NextActions::new(pipeline, [order, recomputing]),
             in_transit: Table::new(pipeline.routes.len(), micro_batches),
+            copied: Copied::default(),
             backward_states: Table::new(stages, micro_batches),
             histories: pipeline.stages.iter().map(|_| Mutex::default()).collect(),
             traced: Mutex::default(),

@@ -15,10 +15,11 @@ use tch::Tensor;
 
 use super::Remote;
 use super::channel::Delivered;
-use super::wire::{Envelope, Form, Held, Message, spans};
+use super::wire::{Envelope, Form, Message, spans};
 use crate::error::{Error, Result};
 use crate::flow::{CHANGED_ON_ITS_WAY, PackedValue};
 use crate::lock::lock;
+use crate::run::repeats::Held;
 use crate::world::WireError;
 
 /// What a process says at the beginning of a call.

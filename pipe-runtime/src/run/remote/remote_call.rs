@@ -8,10 +8,11 @@ use tch::Tensor;
 
 use super::Remote;
 use super::channel::Delivered;
-use super::wire::{Envelope, Form, Held, Message, repeats, spans};
+use super::wire::{Envelope, Form, Message, spans};
 use crate::error::Result;
 use crate::flow::{CHANGED_ON_ITS_WAY, PackedValue};
 use crate::lock::lock;
+use crate::run::repeats::{Held, repeats};
 use crate::stages::{Route, crossings};
 use crate::torch::Event;
 

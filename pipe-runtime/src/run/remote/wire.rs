@@ -1,13 +1,13 @@
 //! Messages between processes, as bytes.
 
 use std::any::Any;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
 use crate::flow::{PackedPlain, PackedTensor, PackedValue, Split, Value};
+use crate::run::repeats::{Held, HeldTensor, Sent};
 use crate::torch::{Event, Layout, SentSpan, TorchError, version};
 
 /// A message of one process to another, without the memory of its tensors, which follows it.
@@ -56,62 +56,6 @@ struct TensorForm {
     needs_gradient: bool,
     is_shared: bool,
     sent: Sent,
-}
-
-/// Whether a tensor is sent with each micro-batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Sent {
-    /// It is.
-    Each,
-    /// It is sent now, and the other micro-batches may have the same one.
-    Once,
-    /// It is the one that was sent before at this place of a port.
-    Before,
-}
-
-/// The tensors that one side has sent, or received, and that other micro-batches may have too, by
-/// port and position; `None` where each micro-batch has its own.
-pub(super) type Held = HashMap<(usize, usize), Option<HeldTensor>>;
-
-#[derive(Debug)]
-pub(super) struct HeldTensor {
-    tensor: Tensor,
-    version: u64,
-    /// The event after which a received one is complete.
-    ready: Option<Arc<Event>>,
-}
-
-/// Says of each tensor of a value how often it is sent on the port. `held` has those that were sent
-/// before: variables, and what each micro-batch gets whole.
-pub(super) fn repeats(
-    port: usize,
-    value: &PackedValue,
-    held: &mut Held,
-    is_variable: &dyn Fn(&Tensor) -> bool,
-) -> Vec<Sent> {
-    let of = |(position, item): (usize, &PackedTensor)| {
-        let tensor = &item.tensor;
-        match held.get(&(port, position)) {
-            Some(Some(HeldTensor { tensor: before, version: then, .. })) => {
-                let layout = |tensor: &Tensor| (tensor.size(), tensor.stride(), tensor.kind(), tensor.is_sparse());
-                let same = layout(before) == layout(tensor)
-                    && before.data_ptr() == tensor.data_ptr()
-                    && *then == version(tensor);
-                if same {
-                    return Sent::Before;
-                }
-                held.insert((port, position), None);
-                return Sent::Each;
-            }
-            Some(None) => return Sent::Each,
-            None => {}
-        }
-        let repeats = !tensor.is_sparse() && tensor.numel() > 0 && (item.split == Split::Whole || is_variable(tensor));
-        let new = || HeldTensor { tensor: tensor.shallow_clone(), version: version(tensor), ready: None };
-        held.insert((port, position), repeats.then(new));
-        if repeats { Sent::Once } else { Sent::Each }
-    };
-    value.tensors.iter().enumerate().map(of).collect()
 }
 
 macro_rules! plain {
