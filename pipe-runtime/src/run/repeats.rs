@@ -1,5 +1,5 @@
-//! Tensors that several micro-batches send alike: a variable that is lent to another stage, and what
-//! each micro-batch gets whole. They go to another device or process once per call.
+//! Tensors that several micro-batches send alike: a variable that is lent to another stage, and
+//! what each micro-batch gets whole. They go to another device or process once per call.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -183,6 +183,7 @@ pub(super) fn spans<'t>(
 mod tests {
     use super::*;
     use crate::flow::{Flow, Replicate, mark_shared};
+    use crate::run::repeats::repeats;
 
     fn sent<T: Flow>(value: T) -> Result<T, String> {
         let value = PackedValue::of(value);
