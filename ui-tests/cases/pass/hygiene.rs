@@ -2,7 +2,8 @@
 #![deny(warnings)]
 #![allow(non_camel_case_types, non_upper_case_globals)]
 
-use pipe_runtime::nn::{Concat, Linear};
+use pipe_runtime::Mean;
+use pipe_runtime::nn::{Concat, Linear, Split};
 use pipe_runtime::pipeline as stages;
 
 mod elsewhere {
@@ -15,7 +16,7 @@ type Vec = u8;
 const Some: Result = 0;
 const Ok: Option = 0;
 
-#[stages(crate = elsewhere::runtime)]
+#[stages(crate = elsewhere::runtime, sum(sums: Mean))]
 pub struct Model {
     #[device("cpu")]
     x: Linear,
@@ -35,6 +36,17 @@ pub struct Model {
     number: [Concat; 2],
     #[devices("cpu", "cpu")]
     blocks: [Linear; 2],
+    #[sum(sums)]
+    layer: Split,
+    #[repeat]
+    #[recompute]
+    #[sum(sums)]
+    #[stash(element[..] = output)]
+    sums: [Split; 2],
+    #[repeat]
+    #[pop(element[..])]
+    element: [Concat; 2],
+    sum_0: Linear,
     blocks_0: Linear,
     blocks_1: Linear,
     #[not_a_layer]

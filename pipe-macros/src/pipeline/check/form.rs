@@ -9,9 +9,22 @@ use crate::support::names::plain;
 const DEVICE_WORDS: [&str; 3] = ["device", "devices", "stage"];
 
 /// The names of local variables in generated code.
-const LOCALS: [&str; 6] = ["x", "cx", "io", "graph", "layers", "number"];
+const LOCALS: [&str; 13] =
+    ["x", "cx", "io", "graph", "layers", "layer", "number", "element", "sums", "vars", "devices", "path", "len"];
 
-const LOCAL_PREFIXES: [&str; 5] = ["flow_", "port_", "skip_", "lent_", "hop_"];
+const LOCAL_PREFIXES: [&str; 8] = ["flow_", "port_", "skip_", "lent_", "hop_", "sum_", "each_", "share_"];
+
+/// Whether generated code has a local variable of this name.
+pub fn is_local(model: &Model, name: &str) -> bool {
+    let of_field = |field: &str| {
+        // The field itself, or one of its parts.
+        let part = name.strip_prefix(field).and_then(|rest| rest.strip_prefix('_'));
+        name == field || part.is_some_and(|part| part.trim_end_matches('_').bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    LOCALS.contains(&name)
+        || LOCAL_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+        || model.field_names().any(|field| of_field(&plain(field)))
+}
 
 /// Rejects attributes of layers on a plain field:
 ///
@@ -42,8 +55,7 @@ pub fn plain_fields_say_nothing_about_layers(model: &Model, errors: &mut Errors)
 pub fn constants_are_not_called_as_locals(model: &Model, errors: &mut Errors) {
     for param in model.generics.const_params() {
         let name = plain(&param.ident);
-        let is_local = LOCALS.contains(&name.as_str()) || LOCAL_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
-        if is_local || model.field_names().any(|field| plain(field) == name) {
+        if is_local(model, &name) {
             errors.push(error(
                 &param.ident,
                 format!("the const parameter `{name}` would be taken for a value that flows, or for a field"),

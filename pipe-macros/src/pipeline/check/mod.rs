@@ -18,6 +18,8 @@ mod warnings;
 use crate::pipeline::model::Model;
 use crate::support::errors::Errors;
 
+#[cfg(test)]
+pub use form::is_local;
 pub use warnings::{Warning, warnings};
 
 /// Reports every broken rule.

@@ -4,10 +4,12 @@ use proc_macro2::TokenStream;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
+use syn::visit::Visit;
 
-use super::{compile_errors, derived, item, mistakes};
+use super::{compile_errors, derived, item, mistakes, model};
 use crate::pipeline;
 use crate::pipeline::attribute::attach_derive;
+use crate::pipeline::check::is_local;
 
 /// A struct before it is written as text.
 #[derive(Clone, Debug)]
@@ -352,6 +354,28 @@ proptest! {
         prop_assert_eq!(compile_errors(tokens.clone()), 0);
         prop_assert!(syn::parse2::<syn::File>(tokens.clone()).is_ok(), "{tokens}");
         prop_assert_eq!(tokens.to_string(), derived(&text).to_string());
+    }
+
+    /// Otherwise a constant of the struct could have the name of one.
+    #[test]
+    fn every_local_variable_of_generated_code_is_known(source in valid()) {
+        #[derive(Default)]
+        struct Locals(Vec<String>);
+
+        impl<'ast> Visit<'ast> for Locals {
+            fn visit_pat_ident(&mut self, pattern: &'ast syn::PatIdent) {
+                self.0.push(pattern.ident.to_string());
+            }
+        }
+
+        let text = source.text();
+        let mut locals = Locals::default();
+        locals.visit_file(&syn::parse2(derived(&text)).unwrap());
+        prop_assert!(!locals.0.is_empty());
+        let model = model(&text);
+        for local in locals.0 {
+            prop_assert!(is_local(&model, &local), "{}: {}", local, text);
+        }
     }
 
     #[test]
