@@ -34,6 +34,10 @@ pub enum Model {
         side: usize,
     },
     Gpt,
+    /// Twelve decoder layers with a mask and a memory, which are lent to them, or which each has.
+    Decoder {
+        lends: bool,
+    },
 }
 
 /// Equal layers with enough work.
@@ -43,6 +47,7 @@ pub const SMALL_MLP: Work = Work { model: Model::Mlp { width: 64, layers: 8 }, s
 pub const UNET: Work = Work { model: Model::Unet { side: 96 }, stages: 2, rows: 16, chunks: 8 };
 /// Layers whose parameters are large beside their work.
 pub const WIDE_MLP: Work = Work { model: Model::Mlp { width: 1024, layers: 8 }, stages: 2, rows: 256, chunks: 8 };
+pub const DECODER: Work = Work { model: Model::Decoder { lends: true }, stages: 2, rows: 16, chunks: 8 };
 pub const GPT: Work = Work { model: Model::Gpt, stages: 2, rows: 16, chunks: 8 };
 
 impl Work {
@@ -52,6 +57,8 @@ impl Work {
             Model::Trivial => ("trivial", self.stages, 4),
             Model::Unet { side } => ("unet", 0, side),
             Model::Gpt => ("gpt", 0, 0),
+            Model::Decoder { lends: true } => ("decoder-lent", 0, 0),
+            Model::Decoder { lends: false } => ("decoder-owned", 0, 0),
         };
         let numbers = [
             ("--stages", self.stages),
@@ -78,6 +85,9 @@ impl fmt::Display for Work {
             Model::Trivial => write!(f, "{} stages, {} micro-batches", self.stages, self.chunks),
             Model::Unet { side } => write!(f, "U-Net(3, 2, 8), {} images of {side}×{side}", self.rows),
             Model::Gpt => write!(f, "GPT, {} × 128 tokens", self.rows),
+            Model::Decoder { .. } => {
+                write!(f, "12 decoder layers, {} × 64 positions, {} stages", self.rows, self.stages)
+            }
         }
     }
 }

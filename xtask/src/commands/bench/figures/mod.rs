@@ -9,6 +9,7 @@ mod growth;
 mod iteration;
 mod machine;
 mod memory;
+mod models;
 mod one_stage;
 mod peaks;
 mod pipelining;
@@ -56,6 +57,8 @@ pub enum Figure {
     Recompute,
     /// What is advised for a limit of memory, and what was predicted
     Advise,
+    /// Values that are lent to all layers
+    Models,
     /// A pipeline of one stage and one micro-batch
     OneStage,
     /// More micro-batches, more stages
@@ -65,7 +68,7 @@ pub enum Figure {
 }
 
 impl Figure {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Machine,
         Self::Dispatch,
         Self::Efficiency,
@@ -78,6 +81,7 @@ impl Figure {
         Self::Memory,
         Self::Recompute,
         Self::Advise,
+        Self::Models,
         Self::OneStage,
         Self::Growth,
         Self::Compile,
@@ -100,6 +104,7 @@ impl Figure {
             Self::Memory => "memory",
             Self::Recompute => "recompute",
             Self::Advise => "advise",
+            Self::Models => "models",
             Self::OneStage => "one-stage",
             Self::Growth => "growth",
             Self::Compile => "compile",
@@ -120,6 +125,7 @@ impl Figure {
             Self::Memory => "Memory, peak of a step",
             Self::Recompute => "Time over memory, GPipe's order, 2 stages, 8 micro-batches",
             Self::Advise => "Advised for half of the memory, and predicted memory, 2 ranks",
+            Self::Models => "A mask and a memory that are lent, beside owned ones",
             Self::OneStage => "One stage, one micro-batch",
             Self::Growth => "Growth",
             Self::Compile => "Rebuild of a crate with a model of 12 layers",
@@ -149,6 +155,7 @@ impl Figure {
             Self::Memory => memory::measure(bench),
             Self::Recompute => recompute::measure(bench),
             Self::Advise => advise::measure(bench),
+            Self::Models => models::measure(bench),
             Self::OneStage => one_stage::measure(bench),
             Self::Growth => growth::measure(bench),
             Self::Compile => compile::measure(bench),

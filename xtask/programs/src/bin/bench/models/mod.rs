@@ -1,5 +1,6 @@
 //! The models, which `xtask/bench/models.py` builds from torch's layers under the same names.
 
+mod decoder;
 mod gpt;
 mod stack;
 mod unet;
@@ -29,6 +30,10 @@ pub enum Name {
     Unet,
     /// GPT: width 128, 4 heads, 8 blocks, context 128
     Gpt,
+    /// 12 decoder layers, to which a mask and a memory are lent
+    DecoderLent,
+    /// The same layers, each of which has both
+    DecoderOwned,
 }
 
 /// The number of ranks for which settings are advised.
@@ -140,6 +145,10 @@ pub fn make(args: &Args) -> Result<Contender> {
         (Name::Gpt, 1) => contender::<gpt::GptInOne>(args),
         (Name::Gpt, 2) => contender::<gpt::Gpt>(args),
         (Name::Gpt, 4) => contender::<gpt::GptInFour>(args),
+        (Name::DecoderLent, 2) => contender::<decoder::LentInTwo>(args),
+        (Name::DecoderLent, 4) => contender::<decoder::LentInFour>(args),
+        (Name::DecoderOwned, 2) => contender::<decoder::OwnedInTwo>(args),
+        (Name::DecoderOwned, 4) => contender::<decoder::OwnedInFour>(args),
         (model, stages) => bail!("there is no {model:?} of {stages} stages: 1, 2 or 4, and for the others 8 or 16 too"),
     }
 }
