@@ -178,6 +178,66 @@ fn values_of_every_form_are_those_of_one_process() {
     }
 }
 
+/// Two arrays of which each layer has a skip, over four stages.
+#[pipeline(chunks = 3, schedule = "1f1b")]
+struct Ladder {
+    #[devices("cpu", "cpu")]
+    #[stash(level[..])]
+    down: [Down; 3],
+    #[devices("cpu", "cpu")]
+    #[pop(level[..])]
+    up: [Up; 3],
+}
+
+/// Stashes a number with a tensor.
+struct Down(Linear);
+
+impl Layer<Tensor> for Down {
+    type Out = (Tensor, (Tensor, f64));
+
+    fn run(&self, x: Tensor, cx: &Context) -> Self::Out {
+        let y = x.apply(&self.0).tanh();
+        (y, (x.sin(), cx.micro_batch() as f64))
+    }
+}
+
+struct Up(Linear);
+
+impl Layer<(Tensor, (Tensor, f64))> for Up {
+    type Out = Tensor;
+
+    fn run(&self, (x, (level, number)): (Tensor, (Tensor, f64)), _cx: &Context) -> Tensor {
+        (x + level * number).apply(&self.0)
+    }
+}
+
+#[test]
+fn the_skips_of_an_array_go_to_another_process() {
+    const NAME: &str = "values::the_skips_of_an_array_go_to_another_process";
+    let step = |devices: &Devices| {
+        tch::manual_seed(6);
+        let vars = Ladder::vars(devices).unwrap();
+        let (down, up) = (vars.down(), vars.up());
+        let net = Ladder { down: down.map(|path| Down(linear(path, 8, 8))), up: up.map(|path| Up(linear(path, 8, 8))) };
+        let mut pipe = net.pipe(&vars).intra_op_threads(1).build().unwrap();
+        let x = Tensor::rand([8, 8], (Kind::Float, Device::Cpu));
+        let report = pipe.train_step(&x, &x, |y: &Tensor, x: &Tensor| y.mse_loss(x, tch::Reduction::Mean)).unwrap();
+        (report.loss, vars)
+    };
+    for processes in [2, 4] {
+        in_processes(Ulfm, processes, NAME, || {
+            let world = World::init().unwrap();
+            tch::set_num_threads(1);
+            let (expected, whole) = step(&Devices::cpu(4));
+            let (found, vars) = step(&Devices::cpu(4).across(&world).unwrap());
+            assert!(found.equal(&expected), "{found:?} {expected:?}");
+            for (name, own) in vars.select("*").unwrap().into_iter().filter(|(name, _)| vars.is_here(name)) {
+                assert!(own.grad().equal(&whole.select(&name).unwrap()[0].1.grad()), "{name}");
+            }
+        });
+    }
+}
+
 #[pipeline(chunks = 2)]
 struct Small {
     #[device("cpu")]

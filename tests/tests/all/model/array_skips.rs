@@ -2,6 +2,7 @@
 //! several ways, recomputed or not, with lent values and sums.
 
 use std::ops::Deref;
+use std::time::Duration;
 
 use pipe_runtime::balance::Balance;
 use pipe_runtime::{Checkpoint, Context, Devices, Layer, Mean, Pipe, Pipeline, ScheduleKind, Vars, pipeline};
@@ -218,6 +219,9 @@ fn other_runs_have_the_same_skips() {
     let ways = profile.skips().iter().filter(|skip| ["level", "before"].contains(&skip.name));
     let ways: Vec<_> = ways.map(|skip| (skip.from, skip.to)).collect();
     assert_eq!(ways, [(1, 11), (2, 10), (3, 9), (4, 8), (5, 7)]);
+    let profile =
+        Balance::of(&model, &vars).chunks(4).memory_limit(1 << 30).timeout(Duration::ZERO).advise(input(15), 2);
+    assert!(profile.unwrap().choice().is_some_and(|choice| choice.ranks == 2));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! blocks, recomputed or not, under every schedule.
 
 use std::ops::Deref;
+use std::time::Duration;
 
 use pipe_runtime::balance::Balance;
 use pipe_runtime::{Checkpoint, Context, Devices, Layer, Mean, Pipe, Pipeline, ScheduleKind, Sum, Vars, pipeline};
@@ -294,6 +295,8 @@ fn runs_that_are_not_trained_add_up_too() {
     let (model, vars) = Kept::make(Kept::STAGES);
     let profile = Balance::of(&model, &vars).stages(4).by_size(&x).unwrap();
     assert_eq!(profile.layers().len(), 15);
+    let profile = Balance::of(&model, &vars).chunks(4).memory_limit(1 << 30).timeout(Duration::ZERO).advise(&x, 2);
+    assert!(profile.unwrap().choice().is_some_and(|choice| choice.ranks == 2));
 }
 
 #[test]
