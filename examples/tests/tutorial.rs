@@ -8,19 +8,21 @@ use std::path::Path;
 use std::process::Command;
 use std::{env, fs};
 
-const PROGRAMS: [(&str, &str); 12] = [
+const PROGRAMS: [(&str, &str); 14] = [
     ("balance", env!("CARGO_BIN_EXE_balance")),
     ("checkpointing", env!("CARGO_BIN_EXE_checkpointing")),
     ("devices", env!("CARGO_BIN_EXE_devices")),
     ("experts", env!("CARGO_BIN_EXE_experts")),
     ("first_pipeline", env!("CARGO_BIN_EXE_first_pipeline")),
     ("gpt", env!("CARGO_BIN_EXE_gpt")),
+    ("resnet", env!("CARGO_BIN_EXE_resnet")),
     ("resume", env!("CARGO_BIN_EXE_resume")),
     ("save_and_load", env!("CARGO_BIN_EXE_save_and_load")),
     ("skips", env!("CARGO_BIN_EXE_skips")),
     ("trace", env!("CARGO_BIN_EXE_trace")),
     ("train_step", env!("CARGO_BIN_EXE_train_step")),
     ("translate", env!("CARGO_BIN_EXE_translate")),
+    ("unet", env!("CARGO_BIN_EXE_unet")),
 ];
 
 #[test]
@@ -53,7 +55,7 @@ fn every_program_of_the_tutorial_is_run() {
 /// What makes a program shorter than it is by default.
 fn arguments(name: &str) -> &'static [&'static str] {
     match name {
-        "gpt" => &["--steps", "8"],
+        "gpt" | "resnet" | "unet" => &["--steps", "8"],
         _ => &[],
     }
 }

@@ -3,10 +3,10 @@
 use std::fmt;
 
 use anyhow::Result;
+use pipe_examples::digits::Dataset;
 use pipe_runtime::{Devices, Pipe, World};
 use tch::{Kind, Tensor};
 
-use crate::data::Dataset;
 use crate::model::{Digits, DigitsVars};
 
 /// Results of a step by name: the output, and the gradients of the input and of each parameter.

@@ -10,7 +10,6 @@
 #![forbid(unsafe_code)]
 
 mod compare;
-mod data;
 mod memory;
 mod model;
 mod pictures;
@@ -22,6 +21,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Parser;
+use pipe_examples::digits;
 use pipe_runtime::{Checkpoint, Devices, World};
 use tch::{Device, Kind};
 
@@ -90,7 +90,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<ExitCode> {
-    let (train, test) = data::split(&data::load(args.data.as_deref())?)?;
+    let (train, test) = digits::split(&digits::load(args.data.as_deref())?)?;
     // The stages run in parallel, so each tensor operation gets a single thread.
     tch::set_num_threads(1);
     tch::manual_seed(args.seed);

@@ -1,11 +1,11 @@
 //! Settings for a limit of memory, chosen by measurement.
 
 use anyhow::{Context, Result, bail};
+use pipe_examples::digits::Dataset;
 use pipe_runtime::schedule::Candidate;
 use pipe_runtime::{CheapOutputs, Checkpoint, PipeBuilder};
 use tch::Device;
 
-use crate::data::Dataset;
 use crate::model::{Digits, DigitsVars};
 use crate::pictures;
 

@@ -1,10 +1,9 @@
 //! The model: a small residual network over four stages.
 
+use pipe_examples::digits::{CLASSES, SIDE};
 use pipe_runtime::nn::{Add, Concat};
 use pipe_runtime::pipeline;
 use tch::nn::{self, FuncT};
-
-use crate::data::{CLASSES, SIDE};
 
 /// Channels of the half of the network at 8x8 pixels.
 const FINE: i64 = 24;

@@ -4,11 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use pipe_examples::digits::Dataset;
 use pipe_runtime::schedule::{Costs, simulate};
 use pipe_runtime::{Pipe, Trace};
 use tch::{Device, Tensor};
 
-use crate::data::Dataset;
 use crate::model::Digits;
 
 /// Number of recorded steps, which is enough for medians.

@@ -6,11 +6,11 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
+use pipe_examples::digits::Dataset;
 use pipe_runtime::optim::{Adam, LrSchedule};
 use pipe_runtime::{Checkpoints, Pipe, Trainer};
 use tch::{Device, Kind, Tensor};
 
-use crate::data::Dataset;
 use crate::model::Digits;
 
 /// Trains for one epoch in a new random order, and returns the mean loss.

@@ -56,6 +56,10 @@ impl Dataset {
 
 /// Splits the images into 1,437 to train on and 360 to test with. The split is random, because the
 /// last images of the file are harder than the first ones, but it is always the same.
+///
+/// # Errors
+///
+/// Fails if there are too few images.
 pub fn split(digits: &Dataset) -> Result<(Dataset, Dataset)> {
     let rows = digits.rows();
     ensure!(rows > TRAIN_ROWS, "the data has {rows} images, too few to train on {TRAIN_ROWS} and test on the rest");
@@ -65,6 +69,10 @@ pub fn split(digits: &Dataset) -> Result<(Dataset, Dataset)> {
 }
 
 /// Reads the digits from `file`, or from the file that `cargo xtask data` writes.
+///
+/// # Errors
+///
+/// Fails if there is no such file, or if it is not one of digits.
 pub fn load(file: Option<&Path>) -> Result<Dataset> {
     let file = match file {
         Some(file) => file.to_owned(),
@@ -81,7 +89,7 @@ fn find() -> Result<PathBuf> {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let places = [PathBuf::from(FILE), repository.join(FILE)];
     let found = places.into_iter().find(|place| place.exists());
-    found.with_context(|| format!("there is no {FILE}: run `cargo xtask data`, or say where it is with `--data`"))
+    found.with_context(|| format!("there is no {FILE}: run `cargo xtask data`"))
 }
 
 /// Contents of the file, with 64 pixels for each label.

@@ -1,0 +1,5 @@
+//! What several examples share.
+
+#![forbid(unsafe_code)]
+
+pub mod digits;
