@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use anyhow::Result;
 use clap::Parser;
 use pipe_examples::digits::{self, CLASSES};
-use pipe_runtime::nn::{Add, DeferredBatchNorm};
+use pipe_runtime::nn::{Add, DeferredBatchNorm, DeferredBatchNormConfig};
 use pipe_runtime::optim::{AdamW, LrSchedule};
 use pipe_runtime::{Devices, Trainer, pipeline};
 use tch::nn::{self, Conv2D, Func, Init, Linear, Path};
@@ -76,11 +76,10 @@ impl ConvNorm {
     fn new(path: Path<'_>, [inputs, outputs]: [i64; 2], size: i64, stride: i64, weight: f64) -> Self {
         let vars = Self::vars_at(path);
         let conv = nn::ConvConfig { stride, padding: size / 2, bias: false, ..Default::default() };
-        let norm = nn::BatchNormConfig { ws_init: Init::Const(weight), ..Default::default() };
-        let norm = nn::batch_norm2d(vars.norm(), outputs, norm);
+        let norm = DeferredBatchNormConfig { ws_init: Init::Const(weight), ..Default::default() };
         Self {
             conv: nn::conv2d(vars.conv(), inputs, outputs, size, conv),
-            norm: DeferredBatchNorm::from_batch_norm(vars.norm(), norm, Default::default()),
+            norm: DeferredBatchNorm::new2d(vars.norm(), outputs, norm),
             relu: Some(relu()),
         }
     }

@@ -1,7 +1,7 @@
 use std::borrow::Borrow;
 use std::cell::RefCell;
 
-use tch::nn::{self, BatchNorm, BatchNormConfig, Path};
+use tch::nn::{self, BatchNorm, BatchNormConfig, Init, Path};
 use tch::{Kind, Tensor};
 
 use crate::model::{Context, Layer};
@@ -29,7 +29,7 @@ pub struct DeferredBatchNorm {
 }
 
 /// Settings of a [`DeferredBatchNorm`].
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug)]
 pub struct DeferredBatchNormConfig {
     /// Number that is added to the variance. The default is 1e-5.
     pub eps: f64,
@@ -38,11 +38,17 @@ pub struct DeferredBatchNormConfig {
     pub momentum: Option<f64>,
     /// Whether the layer has a trainable weight and bias; `true` by default.
     pub affine: bool,
+    /// The initial weight. The default is tch's: uniform from 0 to 1. PyTorch has 1, which trains
+    /// deep networks better: `Init::Const(1.)`.
+    pub ws_init: Init,
+    /// The initial bias; 0 by default.
+    pub bs_init: Init,
 }
 
 impl Default for DeferredBatchNormConfig {
     fn default() -> Self {
-        Self { eps: 1e-5, momentum: Some(0.1), affine: true }
+        let BatchNormConfig { ws_init, bs_init, .. } = BatchNormConfig::default();
+        Self { eps: 1e-5, momentum: Some(0.1), affine: true, ws_init, bs_init }
     }
 }
 
@@ -84,8 +90,8 @@ impl DeferredBatchNorm {
     }
 
     /// Converts a batch norm that was created at `path`, and takes over its variables. tch does not
-    /// expose `eps` and `momentum` of a batch norm, so they are taken from `config`.
-    /// `config.affine` is ignored.
+    /// expose `eps` and `momentum` of a batch norm, so they are taken from `config`, whose other
+    /// settings are ignored.
     pub fn from_batch_norm<'a>(path: impl Borrow<Path<'a>>, norm: BatchNorm, config: DeferredBatchNormConfig) -> Self {
         let cumulative = config.momentum.is_none();
         let batches = cumulative.then(|| path.borrow().zeros_no_train("num_batches_tracked", &[]));
@@ -140,7 +146,8 @@ impl DeferredBatchNorm {
 
 impl DeferredBatchNormConfig {
     fn plain(self) -> BatchNormConfig {
-        BatchNormConfig { eps: self.eps, affine: self.affine, ..Default::default() }
+        let Self { eps, affine, ws_init, bs_init, .. } = self;
+        BatchNormConfig { eps, affine, ws_init, bs_init, ..Default::default() }
     }
 }
 

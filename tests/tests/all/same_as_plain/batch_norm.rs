@@ -208,3 +208,14 @@ fn it_trains_between_convolutions_as_unpipelined() {
         assert_eq!(train(&vars, |x| pipe.forward(x).unwrap()), expected, "{mode}");
     }
 }
+
+#[test]
+fn the_weight_and_the_bias_begin_as_the_settings_say() {
+    let vars = Net::vars(&Devices::cpu(2)).unwrap();
+    let (ws_init, bs_init) = (nn::Init::Const(1.), nn::Init::Const(-2.));
+    DeferredBatchNorm::new1d(vars.norm(), 8, DeferredBatchNormConfig { ws_init, bs_init, ..Default::default() });
+    let variables = vars.var_store().variables();
+    for (name, expected) in [("norm.weight", 1.), ("norm.bias", -2.)] {
+        assert_eq!(Vec::<f32>::try_from(&variables[name]).unwrap(), [expected; 8], "{name}");
+    }
+}
