@@ -301,6 +301,7 @@ fn runs_that_are_not_trained_add_up_too() {
 
 #[test]
 fn the_plan_names_who_adds() {
+    let _serial = pipe_tests::serial();
     let [balance, used] = Kept::PLAN.sums else { panic!("two sums: {}", Kept::PLAN) };
     assert_eq!((balance.name, balance.layers), ("balance", &["gate", "experts", "blocks"][..]));
     assert_eq!((used.name, used.layers), ("used", &["experts", "split"][..]));

@@ -211,6 +211,7 @@ fn it_trains_between_convolutions_as_unpipelined() {
 
 #[test]
 fn the_weight_and_the_bias_begin_as_the_settings_say() {
+    let _serial = pipe_tests::serial();
     let vars = Net::vars(&Devices::cpu(2)).unwrap();
     let (ws_init, bs_init) = (nn::Init::Const(1.), nn::Init::Const(-2.));
     DeferredBatchNorm::new1d(vars.norm(), 8, DeferredBatchNormConfig { ws_init, bs_init, ..Default::default() });
