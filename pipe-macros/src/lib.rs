@@ -37,7 +37,7 @@ use proc_macro::TokenStream;
 /// | `checkpoint = M` | which micro-batches are checkpointed: `always`, `except_last` or `never` | `except_last` |
 /// | `schedule = S` | order of a training step: `gpipe`, `"1f1b"`, `interleaved`, `looped_bfs`, `zb_h1`, `zb_h2`, `zbv`, `dualpipe_v`, `v_half` or `v_min` | `gpipe` |
 /// | `balance = "file.toml"` | file of a measurement that says which layer runs in which stage, instead of device attributes | none |
-/// | `sum(a: Mean)` | where what layers add up arrives: beside the output, a `Sum` or a `Mean` over the micro-batches, or a block's `Tensor` | none |
+/// | `sum(a: Mean)` | what layers add up, as a `Sum`, a `Mean` or a block's `Tensor` | none |
 /// | `read(a: T)` | on a block: a value of this type that its layers read from outside | none |
 /// | `allow(..)` | names of warnings to switch off | none |
 /// | `crate = path` | path of the runtime crate, if it was renamed | `::pipe_runtime` |
@@ -56,7 +56,7 @@ use proc_macro::TokenStream;
 /// | `#[stash(a = input)]`, `#[stash(a = output)]` | keeps the layer's input or output |
 /// | `#[stash(a = input.1)]`, `#[stash(a = output.mask)]` | keeps a part of it |
 /// | `#[pop(a)]` | takes a kept value beside the input: the layer takes `(input, a)` |
-/// | `#[stash(a[..])]`, `#[pop(a[..])]` | on two arrays of the same length: a skip of each layer, in reverse |
+/// | `#[stash(a[..])]`, `#[pop(a[..])]` | a skip of each layer of an array, in reverse |
 /// | `#[lend(a = output)]`, `#[lend(a = input.1)]` | lends a value to any number of later layers |
 /// | `#[lend(a = tied)]` | lends the layer's weight, for layers that are tied to it |
 /// | `#[sum(a)]` | adds up what the layer returns beside its output: it returns `(output, a)` |

@@ -30,6 +30,17 @@ struct Net<const DEPTH: usize> {
     ups: [Up; DEPTH],
 }
 
+/// Parts on one accelerator are one stage.
+#[pipeline]
+struct Merged {
+    #[devices("cuda:0", "cuda:0", "cuda:1")]
+    #[stash(level[..])]
+    downs: [Split; 5],
+    #[devices("cuda:1", "cuda:0", "cuda:0")]
+    #[pop(level[..])]
+    ups: [Concat; 5],
+}
+
 #[pipeline]
 struct Block<D: Layer<Tensor, Out = (Tensor, Tensor)>> {
     #[repeat]

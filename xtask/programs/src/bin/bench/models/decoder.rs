@@ -184,7 +184,7 @@ macro_rules! decoder {
             }
 
             fn task(args: &Args) -> Task {
-                Task::regression(args.rows, &[LENGTH, WIDTH], &[LENGTH, WIDTH])
+                task(args)
             }
         }
 
@@ -205,11 +205,12 @@ macro_rules! decoder {
             }
 
             fn plain(args: &Args, store: &VarStore) -> Vec<PlainStage> {
-                plain(args, &store.root(), &[stringify!($first) $(, stringify!($then))*], $count)
+                // They have the same layers.
+                $lent::plain(args, store)
             }
 
             fn task(args: &Args) -> Task {
-                Task::regression(args.rows, &[LENGTH, WIDTH], &[LENGTH, WIDTH])
+                task(args)
             }
         }
     };
@@ -220,6 +221,10 @@ decoder!(LentInFour, LentInFourVars, OwnedInFour, OwnedInFourVars, 3: one two th
 
 fn linear(path: nn::Path<'_>) -> Linear {
     nn::linear(path, WIDTH, WIDTH, Default::default())
+}
+
+fn task(args: &Args) -> Task {
+    Task::regression(args.rows, &[LENGTH, WIDTH], &[LENGTH, WIDTH])
 }
 
 fn plain(args: &Args, root: &nn::Path<'_>, stages: &[&str], count: usize) -> Vec<PlainStage> {
