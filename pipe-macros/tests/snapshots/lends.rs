@@ -151,36 +151,27 @@ const _: () = {
             )?;
             let flow_0 = graph.input::<Self>();
             let flow_1 = graph.port(1, 0, 1);
-            let hop_1_memory = graph.port(2, 0, 1);
-            let hop_1_mask = graph.port(3, 0, 1);
-            let hop_2_memory = graph.port(5, 0, 2);
-            let hop_2_mask = graph.port(6, 0, 2);
+            let hop_0_memory = graph.ports(0, &[(2, 1), (5, 2)]);
+            let hop_0_mask = graph.ports(0, &[(3, 1), (6, 2)]);
             graph
                 .stage(
                     (__rt::movable(first), __rt::movable(encode), __rt::movable(near)),
-                    (flow_0, flow_1, hop_1_memory, hop_1_mask, hop_2_memory, hop_2_mask),
+                    (flow_0, flow_1, hop_0_memory, hop_0_mask),
                     |
                         (first, encode, near),
-                        (
-                            flow_0,
-                            flow_1,
-                            hop_1_memory,
-                            hop_1_mask,
-                            hop_2_memory,
-                            hop_2_mask,
-                        ),
+                        (flow_0, flow_1, hop_0_memory, hop_0_mask),
                         io,
                         cx|
                     {
                         let x = io.receive_input::<Self>(flow_0);
-                        io.send(hop_1_mask, __rt::keep(&x.1));
-                        io.send(hop_2_mask, __rt::keep(&x.1));
+                        io.send_all(hop_0_mask, __rt::keep(&x.1));
                         let x = __rt::pass(x, first, cx, "first");
                         let x = __rt::pass(x, encode, cx, "encode");
-                        io.send(hop_1_memory, __rt::keep(&x));
-                        io.send(hop_2_memory, __rt::keep(&x));
+                        io.send_all(hop_0_memory, __rt::keep(&x));
                         let lent_memory = __rt::keep(&x);
-                        let x = __rt::pass((x, lent_memory), near, cx, "near");
+                        let reading = &__rt::Reading1::new(&lent_memory, cx);
+                        let x = reading.pass(x, near, "near");
+                        ::core::mem::drop(lent_memory);
                         io.send(flow_1, x);
                     },
                 );
@@ -188,11 +179,11 @@ const _: () = {
             graph
                 .stage(
                     (__rt::movable_part(decode_0),),
-                    (flow_1, flow_2, hop_1_memory, hop_1_mask),
-                    |(decode_0,), (flow_1, flow_2, hop_1_memory, hop_1_mask), io, cx| {
+                    (flow_1, flow_2, hop_0_memory, hop_0_mask),
+                    |(decode_0,), (flow_1, flow_2, hop_0_memory, hop_0_mask), io, cx| {
                         let x = io.receive(flow_1);
-                        let lent_memory = io.receive(hop_1_memory);
-                        let lent_mask = io.receive(hop_1_mask);
+                        let lent_memory = io.receive(hop_0_memory.to(1));
+                        let lent_mask = io.receive(hop_0_mask.to(1));
                         let x = __rt::each(
                             x,
                             decode_0,
@@ -213,21 +204,21 @@ const _: () = {
                     },
                 );
             let flow_3 = graph.port(7, 2, 3);
-            let hop_3_memory = graph.port(8, 2, 3);
+            let hop_2_memory = graph.ports(2, &[(8, 3)]);
             graph
                 .stage(
                     (__rt::movable_part(decode_1),),
-                    (flow_2, flow_3, hop_2_memory, hop_2_mask, hop_3_memory),
+                    (flow_2, flow_3, hop_0_memory, hop_0_mask, hop_2_memory),
                     |
                         (decode_1,),
-                        (flow_2, flow_3, hop_2_memory, hop_2_mask, hop_3_memory),
+                        (flow_2, flow_3, hop_0_memory, hop_0_mask, hop_2_memory),
                         io,
                         cx|
                     {
                         let x = io.receive(flow_2);
-                        let lent_memory = io.receive(hop_2_memory);
-                        io.send(hop_3_memory, __rt::keep(&lent_memory));
-                        let lent_mask = io.receive(hop_2_mask);
+                        let lent_memory = io.receive(hop_0_memory.to(2));
+                        io.send_all(hop_2_memory, __rt::keep(&lent_memory));
+                        let lent_mask = io.receive(hop_0_mask.to(2));
                         let x = __rt::each(
                             x,
                             decode_1,
@@ -251,11 +242,13 @@ const _: () = {
             graph
                 .stage(
                     (__rt::movable(last),),
-                    (flow_3, flow_4, hop_3_memory),
-                    |(last,), (flow_3, flow_4, hop_3_memory), io, cx| {
+                    (flow_3, flow_4, hop_2_memory),
+                    |(last,), (flow_3, flow_4, hop_2_memory), io, cx| {
                         let x = io.receive(flow_3);
-                        let lent_memory = io.receive(hop_3_memory);
-                        let x = __rt::pass((x, lent_memory), last, cx, "last");
+                        let lent_memory = io.receive(hop_2_memory.to(3));
+                        let reading = &__rt::Reading1::new(&lent_memory, cx);
+                        let x = reading.pass(x, last, "last");
+                        ::core::mem::drop(lent_memory);
                         io.send_output::<Self>(flow_4, __rt::output::<Self>(x));
                     },
                 );
@@ -286,7 +279,8 @@ const _: () = {
             let x = __rt::pass(x, first, cx, "first");
             let x = __rt::pass(x, encode, cx, "encode");
             let lent_memory = __rt::keep(&x);
-            let x = __rt::pass((x, __rt::keep(&lent_memory)), near, cx, "near");
+            let reading = &__rt::Reading1::new(&lent_memory, cx);
+            let x = reading.pass(x, near, "near");
             let x = __rt::each(
                 x,
                 decode,
@@ -302,7 +296,8 @@ const _: () = {
                 },
             );
             ::core::mem::drop(lent_mask);
-            let x = __rt::pass((x, lent_memory), last, cx, "last");
+            let x = reading.pass(x, last, "last");
+            ::core::mem::drop(lent_memory);
             __rt::output::<Self>(x)
         }
     }

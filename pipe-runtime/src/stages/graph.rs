@@ -5,7 +5,7 @@ use std::any::Any;
 use std::marker::PhantomData;
 
 use super::pieces::{MarkedPiece, Piece, StageBody};
-use super::ports::{Io, Port};
+use super::ports::{Io, Port, Ports};
 use super::routes::{Ends, Route};
 use crate::flow::Flow;
 use crate::model::{Context, Model, Repeated};
@@ -148,6 +148,15 @@ impl Graph {
             self.local.push((number, std::any::type_name::<T>()));
         }
         self.add(number, (Some(from), Some(to)))
+    }
+
+    /// Declares ports on which stage `from` sends the same value to several stages: the number of
+    /// each, and the stage that receives there.
+    pub fn ports<T: Flow>(&mut self, from: usize, ends: &'static [(usize, usize)]) -> Ports<T> {
+        for &(number, to) in ends {
+            self.port::<T>(number, from, to);
+        }
+        Ports { ends, value: PhantomData }
     }
 
     /// Declares port `number`, on which the last stage returns the output to the caller.

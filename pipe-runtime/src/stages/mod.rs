@@ -16,7 +16,7 @@ pub use graph::{Element, Graph, Layers};
 pub use movable::{movable, movable_part};
 pub use nested::{Nested, NestedByDefault, nests};
 pub use pipeline::Pipeline;
-pub use ports::{Io, Port};
+pub use ports::{Io, Port, Ports};
 pub use with_skips::with_skips;
 
 pub(crate) use pieces::{Segment, StageBody};

@@ -26,6 +26,32 @@ impl<T> Clone for Port<T> {
 
 impl<T> Copy for Port<T> {}
 
+/// The ports on which one stage sends the same value to each of several others.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Ports<T> {
+    /// The index of each port, and the stage that receives there.
+    pub(super) ends: &'static [(usize, usize)],
+    pub(super) value: PhantomData<fn() -> T>,
+}
+
+impl<T> Ports<T> {
+    /// The port to stage `stage`.
+    pub fn to(self, stage: usize) -> Port<T> {
+        let port = self.ends.iter().find(|(_, to)| *to == stage);
+        let (index, _) = port.expect("generated code receives what it has declared");
+        Port { index: *index, value: PhantomData }
+    }
+}
+
+impl<T> Clone for Ports<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Ports<T> {}
+
 /// Receives and sends the values of a stage while it runs one micro-batch.
 #[doc(hidden)]
 pub struct Io<'a> {
@@ -130,6 +156,18 @@ impl<'a> Io<'a> {
     /// Sends a value to a stage that is annotated for another process.
     pub fn send_away<T: Portable>(&mut self, port: Port<T>, value: T) {
         self.send(port, value);
+    }
+
+    /// Sends a lent value to each stage that reads it.
+    pub fn send_all<T: Flow>(&mut self, ports: Ports<T>, value: T) {
+        for (index, _) in ports.ends {
+            self.give(*index, PackedValue::of(value.share()));
+        }
+    }
+
+    /// The same, if one of the stages is annotated for another process.
+    pub fn send_all_away<T: Portable>(&mut self, ports: Ports<T>, value: T) {
+        self.send_all(ports, value);
     }
 
     fn give(&mut self, port: usize, value: PackedValue) {

@@ -7,6 +7,7 @@ use crate::nn::ModuleT;
 
 pub use crate::movable::{movable, movable_part};
 pub use crate::nn::{Path, Tensor};
+pub use crate::reading::{Reading1, Reading2, Reading3};
 use crate::sums::{Adding, Slot};
 pub use crate::with_skips::with_skips;
 pub use pipe_macros::__Pipeline;
@@ -251,6 +252,22 @@ impl<T> Clone for Port<T> {
 
 impl<T> Copy for Port<T> {}
 
+pub struct Ports<T>(PhantomData<fn() -> T>);
+
+impl<T> Ports<T> {
+    pub fn to(self, stage: usize) -> Port<T> {
+        Port(PhantomData)
+    }
+}
+
+impl<T> Clone for Ports<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Ports<T> {}
+
 type Around<In, T, Out> = (fn(In) -> T, fn(T) -> Out);
 
 pub struct Graph;
@@ -262,6 +279,10 @@ impl Graph {
 
     pub fn port<T: Flow>(&mut self, number: usize, from: usize, to: usize) -> Port<T> {
         Port(PhantomData)
+    }
+
+    pub fn ports<T: Flow>(&mut self, from: usize, ends: &'static [(usize, usize)]) -> Ports<T> {
+        Ports(PhantomData)
     }
 
     pub fn output<M: Model>(&mut self, number: usize) -> Port<M::Output> {
@@ -319,6 +340,10 @@ impl Io<'_> {
     pub fn send<T: Flow>(&mut self, port: Port<T>, value: T) {}
 
     pub fn send_away<T: Portable>(&mut self, port: Port<T>, value: T) {}
+
+    pub fn send_all<T: Flow>(&mut self, ports: Ports<T>, value: T) {}
+
+    pub fn send_all_away<T: Portable>(&mut self, ports: Ports<T>, value: T) {}
 }
 
 pub struct Layers;

@@ -9,8 +9,10 @@ use crate::support::names::plain;
 const DEVICE_WORDS: [&str; 3] = ["device", "devices", "stage"];
 
 /// The names of local variables in generated code.
-const LOCALS: [&str; 13] =
-    ["x", "cx", "io", "graph", "layers", "layer", "number", "element", "sums", "vars", "devices", "path", "len"];
+const LOCALS: [&str; 14] = [
+    "x", "cx", "io", "graph", "layers", "layer", "number", "element", "sums", "reading", "vars", "devices", "path",
+    "len",
+];
 
 const LOCAL_PREFIXES: [&str; 8] = ["flow_", "port_", "skip_", "lent_", "hop_", "sum_", "each_", "share_"];
 

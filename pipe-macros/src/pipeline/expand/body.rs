@@ -42,15 +42,7 @@ fn call(model: &Model, plan: &Plan, (stage, position): (usize, usize)) -> TokenS
     tokens.extend(lends::receive(model, layer, plan, stage));
     let place = (stage, position);
     tokens.extend(match layer.shape {
-        Shape::Single => {
-            let (at, child) = (site(layer), layer.child());
-            run(
-                model,
-                layer,
-                &taken(model, plan, place),
-                |input| quote_spanned!(at=> __rt::pass(#input, #binding, cx, #child)),
-            )
-        }
+        Shape::Single => single(model, layer, plan, place, &binding),
         Shape::Array { .. } | Shape::List { .. } if !each::is_plain(layer) => {
             each::run_all(model, plan, place, &binding)
         }
@@ -64,19 +56,32 @@ fn call(model: &Model, plan: &Plan, (stage, position): (usize, usize)) -> TokenS
     tokens
 }
 
-/// What the layer takes beside `x`, in its order: `skip_a`, `__rt::keep(&lent_b)`, or `lent_b` if
-/// no later layer of the stage reads it.
-fn taken(model: &Model, plan: &Plan, (stage, position): (usize, usize)) -> Vec<TokenStream> {
-    let layer = &model.layers[plan.stages[stage].steps[position].layer];
+/// `let x = __rt::pass(x, encode1, cx, "encode1");`, or `let x = reading.pass(x, decode, "decode");`
+/// for a layer that takes lent values and nothing else beside `x`.
+fn single(model: &Model, layer: &Layer, plan: &Plan, place: (usize, usize), binding: &Ident) -> TokenStream {
+    let (at, child) = (site(layer), layer.child());
+    let called = match lends::is_reader(layer) {
+        true => {
+            let reading = lends::reading(model, plan, place);
+            let call = |input| quote_spanned!(at=> reading.pass(#input, #binding, #child));
+            [reading, run(model, layer, &[], call)]
+        }
+        false => {
+            let call = |input| quote_spanned!(at=> __rt::pass(#input, #binding, cx, #child));
+            [TokenStream::new(), run(model, layer, &taken(layer), call)]
+        }
+    };
+    called.into_iter().chain([lends::drop_read(model, plan, place)]).collect()
+}
+
+/// What the layer takes beside `x`, in its order: `skip_a`, or `__rt::keep(&lent_b)`.
+pub fn taken(layer: &Layer) -> Vec<TokenStream> {
     let at = site(layer);
     let taken = layer.taken().into_iter().map(|taken| match taken {
         Taken::Popped(name) => skip(name, at).to_token_stream(),
         Taken::Read(name) => {
             let lent = lends::variable(name, at);
-            match lends::reads_later(model, plan, (stage, position), name) {
-                true => quote_spanned!(at=> __rt::keep(&#lent)),
-                false => lent.to_token_stream(),
-            }
+            quote_spanned!(at=> __rt::keep(&#lent))
         }
     });
     taken.collect()

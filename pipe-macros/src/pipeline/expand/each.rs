@@ -9,7 +9,7 @@ use super::body::{self, kept, site, skip};
 use super::lends;
 use super::plan_constant::split;
 use crate::pipeline::declaration::Kept;
-use crate::pipeline::model::{Layer, Model, Taken};
+use crate::pipeline::model::{Layer, Model};
 use crate::pipeline::plan::{Plan, Share, Split, Step};
 use crate::support::names::plain;
 
@@ -33,15 +33,14 @@ pub fn run_all(model: &Model, plan: &Plan, place: (usize, usize), binding: &Iden
         let (list, name) = (list(name, at), plain(name));
         quote_spanned!(at=> __rt::all_taken(#list, #name);)
     });
-    let done = layer.reads().iter().filter(|name| !lends::reads_later(model, plan, place, name));
-    let done = done.map(|name| lends::variable(name, at));
+    let done = lends::drop_read(model, plan, place);
     quote_spanned! {at=>
         #none
         #joined
         let #state = __rt::each(#state, #binding, cx, #child, |#state, layer, cx| { #element #state });
         #given
         #(#taken)*
-        #(::core::mem::drop(#done);)*
+        #done
     }
 }
 
@@ -84,14 +83,7 @@ fn element(model: &Model, layer: &Layer) -> TokenStream {
         });
         keep.collect()
     };
-    let taken = layer.taken().into_iter().map(|taken| match taken {
-        Taken::Popped(name) => skip(name, at).to_token_stream(),
-        Taken::Read(name) => {
-            let lent = lends::variable(name, at);
-            quote_spanned!(at=> __rt::keep(&#lent))
-        }
-    });
-    let taken: Vec<TokenStream> = taken.collect();
+    let taken = body::taken(layer);
     let (before, after) = (keep(Kept::Input), keep(Kept::Output));
     let run = body::run(model, layer, &taken, |input| quote_spanned!(at=> __rt::run(#input, layer, cx)));
     let put = layer.stashes_of_each().map(|stash| {

@@ -1,8 +1,8 @@
 //! Generates how lent values go from the layer that lends them to those that read them: as local
 //! variables within a stage, through ports to others.
 
-use proc_macro2::{Ident, Span, TokenStream};
-use quote::quote_spanned;
+use proc_macro2::{Ident, Literal, Span, TokenStream};
+use quote::{format_ident, quote_spanned};
 
 use super::body::site;
 use crate::pipeline::declaration::{Kept, Stash};
@@ -11,7 +11,7 @@ use crate::pipeline::plan::{Hop, Plan};
 use crate::support::names::plain;
 
 /// The code for what the layer lends of the kind `what`: a local variable for the layers of this
-/// stage, and a send for each other stage.
+/// stage, and a send to the other stages.
 pub fn lend(
     model: &Model,
     layer: &Layer,
@@ -26,23 +26,24 @@ pub fn lend(
         .flat_map(|one| {
             let name = plain(&one.name);
             let value = value(one);
-            let sends = plan.hops_from(&name, stage).map(|hop| send(model, plan, hop, &value));
-            let sends: Vec<TokenStream> = sends.collect();
+            let send = send(model, plan, (&name, stage), &value);
             let is_read = plan.stages[stage]
                 .steps
                 .iter()
                 .any(|step| model.layers[step.layer].reads().iter().any(|read| plain(read) == name));
             let lent = variable(&one.name, at);
             let local = is_read.then(|| quote_spanned!(at=> let #lent = #value;));
-            sends.into_iter().chain(local)
+            [send, local].into_iter().flatten()
         })
         .collect()
 }
 
-fn send(model: &Model, plan: &Plan, hop: &Hop, value: &TokenStream) -> TokenStream {
+/// `io.send_all(hop_0_memory, value);` to all stages that get the lent value `name` from this one.
+fn send(model: &Model, plan: &Plan, (name, stage): (&str, usize), value: &TokenStream) -> Option<TokenStream> {
+    let hop = plan.hops_from(name, stage).next()?;
     let at = sender(model, hop);
-    let (port, send) = (port(hop, at), plan.send(hop.from, hop.to, at));
-    quote_spanned!(at=> io.#send(#port, #value);)
+    let (ports, send) = (ports(hop, at), plan.send_all(name, stage, at));
+    Some(quote_spanned!(at=> io.#send(#ports, #value);))
 }
 
 /// Receives the lent values of which `layer` is the first reader in the stage, and hands them on to
@@ -59,9 +60,8 @@ pub fn receive(model: &Model, layer: &Layer, plan: &Plan, stage: usize) -> Token
 }
 
 /// Sends a received value to later pieces of the stage, of which this is an earlier one.
-fn hand_on(model: &Model, plan: &Plan, hop: &Hop, piece: usize, lent: &Ident) -> TokenStream {
-    let value = quote_spanned!(lent.span()=> __rt::keep(&#lent));
-    plan.hops_from(&hop.name, piece).map(|next| send(model, plan, next, &value)).collect()
+fn hand_on(model: &Model, plan: &Plan, hop: &Hop, piece: usize, lent: &Ident) -> Option<TokenStream> {
+    send(model, plan, (&hop.name, piece), &quote_spanned!(lent.span()=> __rt::keep(&#lent)))
 }
 
 /// The lent values that come from another stage and of which `layer` is the first reader there.
@@ -70,11 +70,40 @@ pub fn arriving<'a>(model: &'a Model, layer: &'a Layer, plan: &'a Plan, stage: u
     hops.filter(|hop| model.layers[hop.reader].ident == layer.ident)
 }
 
-/// Whether a layer of the stage after this one reads the lent value.
-pub fn reads_later(model: &Model, plan: &Plan, (stage, position): (usize, usize), name: &Ident) -> bool {
-    let later = &plan.stages[stage].steps[position + 1..];
-    let mut read = later.iter().flat_map(|step| model.layers[step.layer].reads());
-    read.any(|other| plain(other) == plain(name))
+/// The numbers of lent values of which the runtime has a `Reading`.
+const READINGS: std::ops::RangeInclusive<usize> = 1..=3;
+
+/// Whether the layer takes lent values, and nothing else beside its input.
+pub fn is_reader(layer: &Layer) -> bool {
+    READINGS.contains(&layer.reads().len()) && layer.taken().len() == layer.reads().len()
+}
+
+/// `let reading = &__rt::Reading2::new(&lent_mask, &lent_memory, cx);`, unless the reader before it
+/// has the same one. rustc infers a method's types from its receiver. As arguments of each call, lent
+/// values would double the time that it takes.
+pub fn reading(model: &Model, plan: &Plan, (stage, position): (usize, usize)) -> TokenStream {
+    let steps = &plan.stages[stage].steps;
+    let layer = &model.layers[steps[position].layer];
+    let names = |layer: &Layer| layer.reads().iter().map(plain).collect::<Vec<String>>();
+    let mut readers = steps[..position].iter().map(|step| &model.layers[step.layer]);
+    let last = readers.rfind(|layer| !layer.is_repeated() && is_reader(layer));
+    if last.is_some_and(|last| names(last) == names(layer)) {
+        return TokenStream::new();
+    }
+    let at = site(layer);
+    let lent = layer.reads().iter().map(|name| variable(name, at));
+    let reading = format_ident!("Reading{}", layer.reads().len(), span = at);
+    quote_spanned!(at=> let reading = &__rt::#reading::new(#(&#lent,)* cx);)
+}
+
+/// Drops what the layer has read and no later layer of the stage reads.
+pub fn drop_read(model: &Model, plan: &Plan, (stage, position): (usize, usize)) -> TokenStream {
+    let steps = &plan.stages[stage].steps;
+    let layer = &model.layers[steps[position].layer];
+    let later = || steps[position + 1..].iter().flat_map(|step| model.layers[step.layer].reads());
+    let is_done = |name: &&Ident| later().all(|other| plain(other) != plain(name));
+    let done = layer.reads().iter().filter(is_done).map(|name| variable(name, site(layer)));
+    quote_spanned!(site(layer)=> #(::core::mem::drop(#done);)*)
 }
 
 /// Receives what one of repeated layers reads that are recomputed one by one. Each hands it on to
@@ -105,7 +134,13 @@ pub fn sender(model: &Model, hop: &Hop) -> Span {
     site(&model.layers[hop.lender])
 }
 
-/// The variable of the port through which a lent value goes to a stage.
-pub fn port(hop: &Hop, at: Span) -> Ident {
-    Ident::new(&format!("hop_{}_{}", hop.to, hop.name), at)
+/// The port through which a lent value goes to a stage: `hop_0_memory.to(1)`.
+fn port(hop: &Hop, at: Span) -> TokenStream {
+    let (ports, to) = (ports(hop, at), Literal::usize_unsuffixed(hop.to));
+    quote_spanned!(at=> #ports.to(#to))
+}
+
+/// The variable of the ports through which a lent value leaves a stage.
+pub fn ports(hop: &Hop, at: Span) -> Ident {
+    Ident::new(&format!("hop_{}_{}", hop.from, hop.name), at)
 }

@@ -169,9 +169,13 @@ impl<'p> Ports<'p> {
             let at = self.stash_site(route);
             open_port(&port(route, at), number, (route.from, route.to), at)
         });
-        let lent = self.lent[stage][1].iter().map(|&(number, hop)| {
-            let at = lends::sender(self.model, hop);
-            open_port(&lends::port(hop, at), number, (hop.from, hop.to), at)
+        let lent = self.lent_from(stage).into_iter().map(|(name, hops)| {
+            let end = |&&(number, hop): &&(usize, &Hop)| {
+                let [number, to] = [number, hop.to].map(Literal::usize_unsuffixed);
+                quote!((#number, #to))
+            };
+            let (ends, from) = (hops.iter().map(end), Literal::usize_unsuffixed(stage));
+            quote_spanned!(name.span()=> let #name = graph.ports(#from, &[#(#ends),*]);)
         });
         let shares = self.shares[stage][1].iter().map(|&(number, share)| {
             let at = each::sender(self.model, share);
@@ -189,11 +193,25 @@ impl<'p> Ports<'p> {
         quote!(#input, #output, #(#skips,)* #(#others,)*)
     }
 
-    /// `hop_1_memory, share_0_1_level`: the ports of lent values, and of skips of arrays, that
+    /// What stage `stage` lends to others, or hands on, by the variables of its ports.
+    fn lent_from(&self, stage: usize) -> Vec<(Ident, Vec<&(usize, &'p Hop)>)> {
+        let mut lent: Vec<(Ident, Vec<_>)> = Vec::new();
+        for sent in &self.lent[stage][1] {
+            let name = lends::ports(sent.1, lends::sender(self.model, sent.1));
+            match lent.iter_mut().find(|(other, _)| *other == name) {
+                Some((_, hops)) => hops.push(sent),
+                None => lent.push((name, vec![sent])),
+            }
+        }
+        lent
+    }
+
+    /// `hop_0_memory, share_0_1_level`: the ports of lent values, and of skips of arrays, that
     /// stage `stage` receives or sends.
     fn other_ports(&self, stage: usize) -> impl Iterator<Item = Ident> {
-        let lent = self.lent[stage].iter().flatten();
-        let lent = lent.map(|(_, hop)| lends::port(hop, lends::sender(self.model, hop)));
+        let received = self.lent[stage][0].iter();
+        let received = received.map(|(_, hop)| lends::ports(hop, lends::sender(self.model, hop)));
+        let lent = received.chain(self.lent_from(stage).into_iter().map(|(name, _)| name));
         let shares = self.shares[stage].iter().flatten();
         lent.chain(shares.map(|(_, share)| each::part(share, each::sender(self.model, share))))
     }

@@ -216,9 +216,19 @@ impl Plan {
     /// The function that sends a value from one stage to another: one that checks that it can go to
     /// another process, if the stages are annotated so.
     pub fn send(&self, from: usize, to: usize, at: Span) -> Ident {
+        Ident::new(if self.leaves(from, to) { "send_away" } else { "send" }, at)
+    }
+
+    /// The function that sends a lent value from stage `from` to all that get it from there.
+    pub fn send_all(&self, name: &str, from: usize, at: Span) -> Ident {
+        let leaves = self.hops_from(name, from).any(|hop| self.leaves(from, hop.to));
+        Ident::new(if leaves { "send_all_away" } else { "send_all" }, at)
+    }
+
+    /// Whether the stages are annotated for two processes.
+    fn leaves(&self, from: usize, to: usize) -> bool {
         let process = |stage: usize| self.stages.get(stage).and_then(|stage| stage.process);
-        let leaves = matches!((process(from), process(to)), (Some(here), Some(there)) if here != there);
-        Ident::new(if leaves { "send_away" } else { "send" }, at)
+        matches!((process(from), process(to)), (Some(here), Some(there)) if here != there)
     }
 
     /// The ways of a lent value from stage `from` to others.
