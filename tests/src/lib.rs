@@ -8,6 +8,7 @@ pub mod compare;
 #[cfg(doctest)]
 pub mod impossible;
 pub mod layers;
+pub mod torture;
 pub mod way;
 pub mod zoo;
 

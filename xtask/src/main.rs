@@ -12,7 +12,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, book, data, demo, fixtures, gpu_check, libtorch, minilm, mpi, new, oracle, pairs, test};
+use crate::commands::{
+    bench, book, data, demo, fixtures, fuzz, gpu_check, libtorch, minilm, mpi, new, oracle, pairs, test, torture,
+};
 use crate::tools::checkout::Checkout;
 use crate::tools::libtorch::Flavour;
 
@@ -86,6 +88,20 @@ enum Command {
         #[arg(long, value_name = "VERSION")]
         only: Vec<String>,
     },
+    /// Makes pipelines fail at every op, trains for long, and kills processes
+    Torture {
+        /// Takes hours instead of minutes
+        #[arg(long)]
+        long: bool,
+    },
+    /// Runs what reads text and tokens on inputs that coverage finds, by cargo-fuzz
+    Fuzz {
+        /// Only this target
+        target: Option<String>,
+        /// Minutes for each
+        #[arg(long, default_value = "10")]
+        minutes: u64,
+    },
     /// Runs all tests
     Test {
         /// Rewrites the expected outputs to the actual ones
@@ -128,6 +144,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Bench(options) => bench::run(&checkout, &options),
         Command::Book => book::run(&checkout),
         Command::Pairs { only } => pairs::run(&checkout, &only),
+        Command::Fuzz { target, minutes } => fuzz::run(&checkout, target.as_deref(), minutes),
+        Command::Torture { long } => torture::run(&checkout, long),
         Command::Test { bless, tch: None, .. } => test::run(&checkout, bless),
         Command::Test { tch: Some(tch), libtorch, .. } => {
             test::run_trial(&checkout, &pairs::Trial::new(&tch, libtorch.as_deref())?)

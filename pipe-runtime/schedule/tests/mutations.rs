@@ -358,6 +358,10 @@ fn a_list_that_is_far_too_short_is_not_counted_out() {
     let huge = Schedule { stages: usize::MAX, micro_batches: usize::MAX, ranks: vec![vec![Action::forward(0, 0)]] };
     let error = huge.validate(&Limits::default()).unwrap_err();
     assert!(error.faults.len() < 200 && error.more > 1 << 40);
+    // More faults of another kind do not overflow the count of what is not listed.
+    let list = |micro_batch| (0..100).map(|stage| Action::forward(stage, micro_batch)).collect();
+    let elsewhere = Schedule { stages: usize::MAX, micro_batches: usize::MAX, ranks: vec![list(0), list(1)] };
+    assert_eq!(elsewhere.validate(&Limits::default()).unwrap_err().more, usize::MAX);
     let nothing = Schedule { stages: usize::MAX, micro_batches: 0, ranks: vec![] };
     assert_eq!(nothing.validate(&Limits::default()).unwrap_err().faults.len(), 1);
     assert_eq!(nothing.to_string(), "");

@@ -15,6 +15,6 @@ pub mod train;
 
 pub use creature::Creature;
 pub use plain::Twin;
-pub use probe::{Fault, Passes, Probe, Probed};
+pub use probe::{Fault, How, ON_PURPOSE, Passes, Probe, Probed};
 pub use run::{Batch, Call, Comparison, Mode, Nearness, Order, Outcome, Plain, Watched};
 pub use stacks::{LayerSpec, Passed, Recomputed1, Recomputed2, Recomputed4, Stack1, Stack2, Stack3, Stack4, ZooModel};

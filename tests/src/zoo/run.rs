@@ -8,7 +8,7 @@ use pipe_runtime::{CheapOutputs, Checkpoint, Pipe, PipeBuilder, Result, Schedule
 use tch::{Kind, Tensor};
 
 use super::plain::{Named, Twin, gradients};
-use super::probe::{Fault, Probe};
+use super::probe::{Fault, How, ON_PURPOSE, Probe};
 use super::stacks::ZooModel;
 
 /// A mini-batch.
@@ -297,12 +297,12 @@ impl<M: ZooModel> Watched<M> {
     }
 
     /// Trains with a mini-batch, without seeding the default generator. With `loss_fails`, the loss
-    /// of this micro-batch panics.
+    /// of this micro-batch fails.
     ///
     /// # Errors
     ///
     /// Fails when the pipeline does.
-    pub fn go_on(&mut self, batch: &Batch, loss_fails: Option<usize>) -> Result<Outcome> {
+    pub fn go_on(&mut self, batch: &Batch, loss_fails: Option<(usize, How)>) -> Result<Outcome> {
         self.probe.take();
         let (output, losses, input) = match self.call {
             Call::Forward { wants_gradient } => {
@@ -317,9 +317,12 @@ impl<M: ZooModel> Watched<M> {
             Call::Step(_) => {
                 let mut calls = 0;
                 let loss = |output: &Tensor, target: &Tensor| {
-                    assert!(loss_fails != Some(calls), "the loss fails on purpose");
+                    let how = loss_fails.filter(|(micro_batch, _)| *micro_batch == calls).map(|(_, how)| how);
+                    how.into_iter().for_each(How::before);
                     calls += 1;
-                    M::loss(output, target)
+                    let mut loss = if how == Some(How::Shape) { output - target } else { M::loss(output, target) };
+                    how.into_iter().for_each(|how| how.after(&mut loss));
+                    loss
                 };
                 let report = self.pipe.step().keep_output().run(M::input(&batch.input(false)), &batch.target, loss)?;
                 assert_eq!(calls, report.losses.len(), "calls of the loss");
@@ -388,7 +391,7 @@ impl<M: ZooModel> Watched<M> {
         self.probe.fail(fault);
         let error = self.run(batch, 77).err().unwrap_or_else(|| panic!("{fault:?} did not fail, {about}"));
         self.probe.fail(None);
-        assert!(error.to_string().contains("the layer fails on purpose"), "{error}, {about}");
+        assert!(error.to_string().contains(ON_PURPOSE), "{error}, {about}");
         let drawn = Tensor::rand([4], (Kind::Double, tch::Device::Cpu));
         let after = (self.state(), self.gradients());
         for (name, value) in &before.0 {

@@ -56,8 +56,8 @@ fn call(model: &Model, plan: &Plan, (stage, position): (usize, usize)) -> TokenS
     tokens
 }
 
-/// `let x = __rt::pass(x, encode1, cx, "encode1");`, or `let x = reading.pass(x, decode, "decode");`
-/// for a layer that takes lent values and nothing else beside `x`.
+/// `let x = __rt::pass(x, encode1, cx, "encode1");`. A layer that takes lent values and nothing
+/// else beside `x` gets `let x = reading.pass(x, decode, "decode");`.
 fn single(model: &Model, layer: &Layer, plan: &Plan, place: (usize, usize), binding: &Ident) -> TokenStream {
     let (at, child) = (site(layer), layer.child());
     let called = match lends::is_reader(layer) {

@@ -79,8 +79,8 @@ pub fn is_reader(layer: &Layer) -> bool {
 }
 
 /// `let reading = &__rt::Reading2::new(&lent_mask, &lent_memory, cx);`, unless the reader before it
-/// has the same one. rustc infers a method's types from its receiver. As arguments of each call, lent
-/// values would double the time that it takes.
+/// has the same one. rustc infers a method's types from its receiver. As arguments of each call,
+/// lent values would double the time that it takes.
 pub fn reading(model: &Model, plan: &Plan, (stage, position): (usize, usize)) -> TokenStream {
     let steps = &plan.stages[stage].steps;
     let layer = &model.layers[steps[position].layer];

@@ -315,6 +315,9 @@ struct Counter {
 impl Counter {
     fn push(&mut self, findings: &mut Findings, fault: Fault) {
         self.found += 1;
-        if self.found <= LISTED { findings.push(fault) } else { findings.faults.more += 1 }
+        match self.found <= LISTED {
+            true => findings.push(fault),
+            false => findings.faults.more = findings.faults.more.saturating_add(1),
+        }
     }
 }

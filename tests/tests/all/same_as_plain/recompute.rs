@@ -8,7 +8,7 @@ use pipe_runtime::{Carried, Checkpoint, Context, Devices, Error, Layer, Phase, S
 use pipe_tests::compare::{Case, Settings, assert_transparent, leaf};
 use pipe_tests::layers::{Merge, dropout, linear};
 use pipe_tests::zoo::run::runs;
-use pipe_tests::zoo::{Batch, Call, Creature, Fault, LayerSpec, Recomputed2, Recomputed4, Watched, ZooModel};
+use pipe_tests::zoo::{Batch, Call, Creature, Fault, How, LayerSpec, Recomputed2, Recomputed4, Watched, ZooModel};
 use proptest::prelude::*;
 use tch::Tensor;
 use tch::nn::{self, BatchNorm, FuncT, Linear};
@@ -169,7 +169,7 @@ fn a_recomputation_that_fails_says_where_and_changes_nothing() {
             }
             let build = || Watched::<Recomputed4>::build(&mixed(), 1, CHUNKS, Checkpoint::Never, call).unwrap().0;
             let mut watched = build();
-            let fault = Fault { layer: 2, micro_batch: 1, recomputing: true };
+            let fault = Fault { layer: 2, micro_batch: 1, recomputing: true, how: How::Panic };
             watched.assert_failure_leaves_nothing(&batch, fault, &method);
             watched.probe.fail(fault);
             let error = watched.run(&batch, 2).unwrap_err();

@@ -5,8 +5,8 @@ use pipe_runtime::{CheapOutputs, Checkpoint, ScheduleKind};
 use pipe_tests::zoo::run::{plain, runs, same_bits};
 use pipe_tests::zoo::train::{MODES, train};
 use pipe_tests::zoo::{
-    Batch, Call, Comparison, Creature, Fault, LayerSpec, Mode, Nearness, Order, Recomputed1, Recomputed2, Recomputed4,
-    Stack1, Stack2, Stack3, Stack4, Watched, ZooModel,
+    Batch, Call, Comparison, Creature, Fault, How, LayerSpec, Mode, Nearness, Order, Recomputed1, Recomputed2,
+    Recomputed4, Stack1, Stack2, Stack3, Stack4, Watched, ZooModel,
 };
 use proptest::prelude::*;
 
@@ -121,6 +121,7 @@ fn cases(stages: usize) -> impl Strategy<Value = Case> {
                 layer: layer % layers.len(),
                 micro_batch: micro_batch % micro_batches,
                 recomputing: false,
+                how: How::Panic,
             });
             Case { layers, rows, chunks, method, wants_gradient, fault, seed }
         })

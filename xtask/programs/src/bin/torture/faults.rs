@@ -1,0 +1,48 @@
+//! A fault at every op: each layer and loss of each micro-batch, in the first pass, the
+//! recomputation and the backward.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use pipe_tests::torture::{INWARD, STATEFUL, Stack, Tally, WEIGHTS, torture};
+use pipe_tests::zoo::train::{MODES, calls};
+use pipe_tests::zoo::{Call, Creature, Stack2, Stack3, Stack4};
+
+const FAMILY: [(&str, [Creature; 8]); 3] =
+    [("stateful layers", STATEFUL), ("layers with inner state", INWARD), ("kinds of weights", WEIGHTS)];
+
+/// Tries every fault in every schedule and mode. Returns the number of misses.
+pub fn run(stride: usize) -> usize {
+    let start = Instant::now();
+    let mut by_call: BTreeMap<String, Tally> = BTreeMap::new();
+    for (name, creatures) in FAMILY {
+        for (stages, all) in [(2, all::<Stack2> as Try), (3, all::<Stack3>), (4, all::<Stack4>)] {
+            for call in calls(stages) {
+                let tally = all(&creatures, call, stride);
+                println!("{name}, {stages} stages, {call}: {} faults, {} misses", tally.count(), tally.misses.len());
+                tally.misses.iter().for_each(|miss| println!("  miss: {miss}"));
+                by_call.entry(call.to_string()).or_default().add(tally);
+            }
+        }
+    }
+    let mut total = Tally::default();
+    println!("\n| schedule | faults | misses |\n|---|---|---|");
+    for (call, tally) in by_call {
+        println!("| {call} | {} | {} |", tally.count(), tally.misses.len());
+        total.add(tally);
+    }
+    println!("\n| how | faults |\n|---|---|");
+    total.attempts.iter().for_each(|(how, count)| println!("| {how} | {count} |"));
+    println!("\n{} faults, {} misses, {:.0} s", total.count(), total.misses.len(), start.elapsed().as_secs_f64());
+    total.misses.len()
+}
+
+type Try = fn(&[Creature; 8], Call, usize) -> Tally;
+
+fn all<M: Stack>(creatures: &[Creature; 8], call: Call, stride: usize) -> Tally {
+    let mut tally = Tally::default();
+    for mode in MODES {
+        tally.add(torture::<M>(&M::of(creatures), (call, mode), true, |number, _| number % stride == 0));
+    }
+    tally
+}

@@ -1,0 +1,31 @@
+//! What the process takes of its machine.
+
+use std::fmt;
+use std::fs;
+
+use anyhow::{Context, Result};
+
+/// Threads, open files, and bytes of memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Resources {
+    pub threads: usize,
+    pub files: usize,
+    pub memory: u64,
+}
+
+impl Resources {
+    pub fn now() -> Result<Self> {
+        let count = |folder| Ok::<_, anyhow::Error>(fs::read_dir(folder).context(folder)?.count());
+        let status = fs::read_to_string("/proc/self/status").context("/proc/self/status")?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("a line VmRSS")?;
+        let kilobytes: u64 = line.trim().trim_end_matches("kB").trim().parse().context("a number of kB")?;
+        Ok(Self { threads: count("/proc/self/task")?, files: count("/proc/self/fd")?, memory: kilobytes << 10 })
+    }
+}
+
+impl fmt::Display for Resources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { threads, files, memory } = self;
+        write!(f, "{threads} threads, {files} open files, {} MiB", memory >> 20)
+    }
+}
