@@ -12,7 +12,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, book, data, demo, fixtures, gpu_check, libtorch, minilm, mpi, new, oracle, pairs, test};
+use crate::commands::{
+    bench, book, data, demo, fixtures, gpu_check, libtorch, minilm, mpi, new, oracle, pairs, published, test,
+};
 use crate::tools::checkout::Checkout;
 use crate::tools::libtorch::Flavour;
 
@@ -78,6 +80,13 @@ enum Command {
     /// Measures speed and memory beside torchgpipe's and torch's own pipelines', installing them if
     /// need be
     Bench(bench::Options),
+    /// Measures the models of torchgpipe's benchmarks, and simulates their steps on 2, 4 and 8
+    /// devices
+    Published {
+        /// Passed on to the program
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
     /// Builds the book, `docs`, as a website
     Book,
     /// Runs all tests with each pair of tch and libtorch, and records what passed
@@ -126,6 +135,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Oracle => oracle::run(&checkout),
         Command::Fixtures => fixtures::run(&checkout),
         Command::Bench(options) => bench::run(&checkout, &options),
+        Command::Published { args } => published::run(&checkout, &args),
         Command::Book => book::run(&checkout),
         Command::Pairs { only } => pairs::run(&checkout, &only),
         Command::Test { bless, tch: None, .. } => test::run(&checkout, bless),

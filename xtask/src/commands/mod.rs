@@ -12,4 +12,5 @@ pub mod mpi;
 pub mod new;
 pub mod oracle;
 pub mod pairs;
+pub mod published;
 pub mod test;
