@@ -47,6 +47,10 @@ struct Args {
     /// Seconds for which each model is measured; at least three passes are
     #[arg(long, default_value = "20", value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
+    /// How often each model is measured; the fastest measurement counts. On a machine that does
+    /// something else, take several
+    #[arg(long, default_value = "1", value_parser = clap::value_parser!(u8).range(1..))]
+    rounds: u8,
 }
 
 fn main() -> ExitCode {
@@ -156,6 +160,11 @@ where
     // Devices with memory of their own, as torchgpipe's were. They are not used.
     let devices = Devices::new([Device::Cuda(0)]);
     let timeout = Duration::from_secs(if args.small { 0 } else { args.seconds });
-    let balance = Balance::of(model, vars).chunks(1).devices(&devices).timeout(timeout);
-    Ok(Measured { layers: balance.costs(&images)?, rows })
+    let mut all = Vec::new();
+    for _ in 0..args.rounds {
+        let balance = Balance::of(model, vars).chunks(1).devices(&devices).timeout(timeout);
+        all.push(Measured { layers: balance.costs(&images)?, rows });
+    }
+    let throughput = |measured: &Measured| measured.unpipelined();
+    all.into_iter().max_by(|a, b| throughput(a).total_cmp(&throughput(b))).context("a model is measured at least once")
 }
