@@ -13,7 +13,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bench, book, data, demo, fixtures, fuzz, gpu_check, libtorch, minilm, mpi, new, oracle, pairs, test, torture,
+    bench, book, data, demo, fixtures, fuzz, gpu_check, libtorch, minilm, mpi, new, oracle, pairs, published, test,
+    torture,
 };
 use crate::tools::checkout::Checkout;
 use crate::tools::libtorch::Flavour;
@@ -80,6 +81,13 @@ enum Command {
     /// Measures speed and memory beside torchgpipe's and torch's own pipelines', installing them if
     /// need be
     Bench(bench::Options),
+    /// Measures the models of torchgpipe's benchmarks, and simulates their steps on 2, 4 and 8
+    /// devices
+    Published {
+        /// Passed on to the program
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
     /// Builds the book, `docs`, as a website
     Book,
     /// Runs all tests with each pair of tch and libtorch, and records what passed
@@ -142,6 +150,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Oracle => oracle::run(&checkout),
         Command::Fixtures => fixtures::run(&checkout),
         Command::Bench(options) => bench::run(&checkout, &options),
+        Command::Published { args } => published::run(&checkout, &args),
         Command::Book => book::run(&checkout),
         Command::Pairs { only } => pairs::run(&checkout, &only),
         Command::Fuzz { target, minutes } => fuzz::run(&checkout, target.as_deref(), minutes),

@@ -155,3 +155,65 @@ fn a_long_model_is_divided_too() {
     assert_eq!(simulation.makespan, best.candidate.time);
     assert_eq!(simulation.memory.iter().copied().fold(0., f64::max), best.candidate.memory);
 }
+
+/// The first layers of an image network keep much more than the last ones. Where the most even cuts
+/// need too much memory, others are found from them.
+#[test]
+fn cuts_that_fit_are_found_from_cuts_that_do_not() {
+    let layer = |number: usize| {
+        let kept = if number < 6 { 100. } else { 5. };
+        LayerCosts {
+            forward: 1.,
+            backward_input: 1.,
+            backward_weight: 1.,
+            kept,
+            remaining: kept / 2.,
+            between_halves: kept,
+            forward_peak: kept,
+            backward_peak: kept,
+            ..LayerCosts::default()
+        }
+    };
+    let layers = Layers {
+        micro_batches: 4,
+        layers: (0..24).map(layer).collect(),
+        boundaries: vec![Crossing::default(); 23],
+        skips: Vec::new(),
+    };
+    let checkpoint = Checkpoint::ExceptLast;
+    let options =
+        LayerOptions { schedules: vec![ScheduleKind::GPipe], checkpoints: vec![checkpoint], ..LayerOptions::new(8) };
+    let uneven = Division { stages: vec![1, 1, 1, 1, 1, 2, 8, 9], recomputed: Vec::new() };
+    let schedule = ScheduleKind::GPipe.schedule(8, 1, 4).unwrap().with_recompute(|_, i| checkpoint.applies(i, 4));
+    let step = simulate(&schedule, &layers.costs(&uneven, false, 0.)).unwrap();
+    let limit = step.memory.iter().copied().fold(0., f64::max);
+    let best = advise_layers(&[layers], limit, &options).unwrap().best.expect("uneven cuts fit").candidate;
+    assert!(best.memory <= limit && best.time <= step.makespan, "{best:?}");
+}
+
+/// With few micro-batches, the search does not stay where no layer can move to a neighbour: these
+/// cuts are the best of all 245,157.
+#[test]
+fn a_step_of_few_micro_batches_has_the_best_cuts() {
+    // The times of AmoebaNet-D's layers, in ms.
+    let parts = [(1, 9.8, 6.8), (2, 352.2, 268.), (6, 554.4, 766.4), (1, 101.7, 150.4), (6, 418.4, 693.1)];
+    let parts = parts.into_iter().chain([(1, 79.9, 150.2), (6, 349.4, 713.1), (1, 3., 4.8)]);
+    let layers = parts.flat_map(|(count, forward, backward)| {
+        let (forward, backward_input) = (forward / f64::from(count), backward / f64::from(count));
+        (0..count).map(move |_| LayerCosts { forward, backward_input, ..LayerCosts::default() })
+    });
+    let layers = Layers {
+        micro_batches: 4,
+        layers: layers.collect(),
+        boundaries: vec![Crossing::default(); 23],
+        skips: Vec::new(),
+    };
+    let options = LayerOptions {
+        schedules: vec![ScheduleKind::GPipe],
+        checkpoints: vec![Checkpoint::ExceptLast],
+        stages_per_rank: 1,
+        ..LayerOptions::new(8)
+    };
+    let best = advise_layers(&[layers], f64::INFINITY, &options).unwrap().best.unwrap();
+    assert_eq!(best.division.stages, [2, 2, 3, 3, 3, 3, 3, 5]);
+}

@@ -13,5 +13,6 @@ pub mod mpi;
 pub mod new;
 pub mod oracle;
 pub mod pairs;
+pub mod published;
 pub mod test;
 pub mod torture;

@@ -9,4 +9,5 @@ mod libtorch;
 mod minilm;
 mod new;
 mod oracle;
+mod published;
 mod workbench;

@@ -15,6 +15,7 @@ use super::layers::{Division, LayerCosts, Layers};
 use crate::checkpoint::Checkpoint;
 use crate::list::{ActionKind, Schedule};
 use crate::simulate::{Simulation, SimulationError, simulate};
+use crate::support::partition::Chain;
 use crate::support::recompute::least_to_free;
 
 /// The search over the divisions, for one variant, schedule, number of micro-batches and checkpoint
@@ -123,12 +124,13 @@ impl<'o> Search<'o> {
         let mut before = 0.;
         let mut bounds = vec![vec![f64::INFINITY; count + 1]; count];
         for first in 0..count {
-            let (mut time, mut fixed, mut forward) = (0., 0., 0.);
+            let (mut time, mut fixed, mut forward, mut kept) = (0., 0., 0., 0.);
             let mut room = Room::default();
             for end in first + 1..=count {
                 let layer = &layers[end - 1];
                 time += layer.forward + layer.backward_input + layer.backward_weight;
                 forward += layer.forward;
+                kept += layer.kept;
                 fixed += layer.parameters + layer.gradients;
                 let mut again = self.recomputed[stage] * forward;
                 if self.candidate.checkpoint == Checkpoint::Never {
@@ -138,7 +140,8 @@ impl<'o> Search<'o> {
                         Some(seconds) => seconds * self.candidate.micro_batches as f64,
                         None => break,
                     };
-                } else if fixed > self.limit {
+                } else if fixed + kept > self.limit {
+                    // Also a checkpointed micro-batch is whole while its backward runs.
                     break;
                 }
                 bounds[first][end] = before + time * self.candidate.micro_batches as f64 + again;
@@ -170,29 +173,45 @@ impl<'o> Search<'o> {
     /// Searches for a way that takes less than `best`.
     pub(super) fn run(&mut self, best: f64, smallest: &mut Option<LayerCandidate>) -> Result<(), SimulationError> {
         let mut best = best;
-        let Some(mut stages) = self.most_even() else { return self.smallest(smallest) };
-        // From an even division, cut after cut moves as long as that helps.
-        let mut time = self.attempt(&stages, &mut best, smallest)?;
-        while self.simulated < self.options.attempts / 2 {
-            let mut better = None;
-            for cut in 0..stages.len() - 1 {
-                for (from, to) in [(cut, cut + 1), (cut + 1, cut)] {
-                    if stages[from] == 1 {
-                        continue;
-                    }
-                    let mut moved = stages.clone();
-                    (moved[from], moved[to]) = (moved[from] - 1, moved[to] + 1);
-                    let moved_time = self.attempt(&moved, &mut best, smallest)?;
-                    if moved_time < better.as_ref().map_or(time, |(time, _)| *time) {
-                        better = Some((moved_time, moved));
-                    }
-                }
-            }
-            let Some((moved_time, moved)) = better else { break };
-            (time, stages) = (moved_time, moved);
+        let Some(lowest) = self.most_even() else { return self.smallest(smallest) };
+        let even = self.even_work();
+        for (number, stages) in [Some(lowest), even].into_iter().flatten().enumerate() {
+            let attempts = self.options.attempts * (number + 1) / 4;
+            self.climb(stages, attempts, &mut best, smallest)?;
         }
         self.descend(0, 0., &mut Vec::new(), &mut best, smallest)?;
         self.polish(&mut best, smallest)
+    }
+
+    /// From a division, layers move to the neighbours of their stages, as long as that helps, and
+    /// to other stages where that does not. Ends when so many divisions were simulated.
+    fn climb(
+        &mut self,
+        mut stages: Vec<usize>,
+        attempts: usize,
+        best: &mut f64,
+        smallest: &mut Option<LayerCandidate>,
+    ) -> Result<(), SimulationError> {
+        let mut score = self.attempt(&stages, best, smallest)?;
+        loop {
+            let mut better = None;
+            for is_far in [false, true] {
+                for moved in moves(&stages, is_far) {
+                    if self.simulated >= attempts {
+                        break;
+                    }
+                    let moved_score = self.attempt(&moved, best, smallest)?;
+                    if moved_score.is_lower(better.as_ref().map_or(&score, |(score, _)| score)) {
+                        better = Some((moved_score, moved));
+                    }
+                }
+                if better.is_some() {
+                    break;
+                }
+            }
+            let Some((moved_score, moved)) = better else { return Ok(()) };
+            (score, stages) = (moved_score, moved);
+        }
     }
 
     /// Tries other recomputed layers in the best division, one by one and two by two: memory does
@@ -233,6 +252,18 @@ impl<'o> Search<'o> {
         let mut best = f64::INFINITY;
         self.offer(found, &mut best, smallest);
         Ok(())
+    }
+
+    /// The division whose stages have the most equal work.
+    fn even_work(&self) -> Option<Vec<usize>> {
+        let again = self.recomputed.first().copied().unwrap_or_default();
+        let work = |layer: &LayerCosts| {
+            let each = layer.forward + layer.backward_input + layer.backward_weight;
+            each * self.candidate.micro_batches as f64 + layer.forward * again
+        };
+        let costs: Vec<f64> = self.layers.layers.iter().map(work).collect();
+        let chain = Chain { sizes: vec![0.; costs.len()], costs, ..Chain::default() };
+        chain.partition(self.schedule.stages, &[]).ok()
     }
 
     /// The division with the lowest bound.
@@ -307,24 +338,23 @@ impl<'o> Search<'o> {
     }
 
     /// Simulates a division with the recomputed layers that it needs, and remembers it if it is the
-    /// best. Returns its time, which is infinite if it does not fit.
+    /// best.
     fn attempt(
         &mut self,
         stages: &[usize],
         best: &mut f64,
         smallest: &mut Option<LayerCandidate>,
-    ) -> Result<f64, SimulationError> {
+    ) -> Result<Score, SimulationError> {
         let mut division = Division { stages: stages.to_vec(), recomputed: Vec::new() };
         let mut simulation = self.simulate(&division)?;
         let mut found = self.candidate(&division, &simulation);
+        let mut score = self.score(&simulation);
         if found.candidate.memory <= self.limit {
-            let time = found.candidate.time;
             self.offer(found, best, smallest);
-            return Ok(time);
+            return Ok(score);
         }
         // A lower bound of all choices of recomputed layers.
         self.proved = self.proved.min(self.bound_of(stages).max(found.candidate.time));
-        let mut time = f64::INFINITY;
         if self.candidate.checkpoint == Checkpoint::Never {
             // What a rank has to free is corrected by what the simulation says.
             let mut to_free: Vec<f64> = simulation.memory.iter().map(|memory| memory - self.limit).collect();
@@ -336,8 +366,9 @@ impl<'o> Search<'o> {
                 division.recomputed = recomputed;
                 simulation = self.simulate(&division)?;
                 found = self.candidate(&division, &simulation);
-                if found.candidate.memory <= self.limit {
-                    time = time.min(found.candidate.time);
+                let corrected = self.score(&simulation);
+                if corrected.is_lower(&score) {
+                    score = corrected;
                 }
                 self.offer(found, best, smallest);
                 for ((to_free, freed), memory) in to_free.iter_mut().zip(freed).zip(&simulation.memory) {
@@ -352,7 +383,12 @@ impl<'o> Search<'o> {
         } else {
             self.offer(found, best, smallest);
         }
-        Ok(time)
+        Ok(score)
+    }
+
+    fn score(&self, simulation: &Simulation) -> Score {
+        let excess = simulation.memory.iter().map(|memory| (memory - self.limit).max(0.)).sum();
+        Score { excess, time: simulation.makespan }
     }
 
     fn bound_of(&self, stages: &[usize]) -> f64 {
@@ -410,6 +446,35 @@ impl<'o> Search<'o> {
             self.best = Some(found);
         }
     }
+}
+
+/// How good a way is. Of those that do not fit, the one that needs least memory leads to one that
+/// fits.
+#[derive(Clone, Copy, Debug)]
+struct Score {
+    /// The memory of all ranks beyond their limit.
+    excess: f64,
+    time: f64,
+}
+
+impl Score {
+    fn is_lower(&self, other: &Self) -> bool {
+        self.excess.total_cmp(&other.excess).then(self.time.total_cmp(&other.time)).is_lt()
+    }
+}
+
+/// The divisions that differ in one layer, which another stage has: a neighbour, or one that is
+/// farther away. The stages between the two hand on a layer each.
+fn moves(stages: &[usize], is_far: bool) -> Vec<Vec<usize>> {
+    let numbers = 0..stages.len();
+    let pairs = numbers.clone().flat_map(|from| numbers.clone().map(move |to| (from, to)));
+    let wanted = pairs.filter(|&(from, to)| stages[from] > 1 && from != to && (from.abs_diff(to) > 1) == is_far);
+    let moved = |(from, to): (usize, usize)| {
+        let mut moved = stages.to_vec();
+        (moved[from], moved[to]) = (moved[from] - 1, moved[to] + 1);
+        moved
+    };
+    wanted.map(moved).collect()
 }
 
 /// The most beginnings of divisions that are looked at, for each division that may be simulated.

@@ -147,7 +147,7 @@ where
             if variants.iter().all(|variant| variant.layers.micro_batches != micro_batches.len()) {
                 let rows = batch.rows().first().copied().unwrap_or_default();
                 let sample = Sample { first, micro_batches: micro_batches.len(), rows };
-                variants.extend(self.variants(&sample, shares_memory)?);
+                variants.extend(self.variants(&sample, shares_memory, &CheapOutputs::ALL)?);
             }
         }
         let options = LayerOptions {
@@ -164,22 +164,77 @@ where
         Ok(chosen::<M>(variant, &best, &advice, Ranks { devices, devices_known }))
     }
 
-    /// Measures the layers with each treatment of cheap outputs.
-    fn variants(&self, sample: &Sample<'_>, shares_memory: bool) -> Result<Vec<Variant>> {
+    /// Measures every layer and divides nothing. The result is for simulations of your own:
+    /// [`Layers::costs`] makes the costs of stages of it, [`simulate`](pipe_schedule::simulate) the
+    /// times of a step, and [`advise_layers`] searches with options that [`advise`](Self::advise)
+    /// does not have.
+    ///
+    /// One micro-batch of [`chunks`](Self::chunks) is measured (the annotated number, or 1), as
+    /// `advise` does it, with cheap outputs kept. Stages share their memory if all devices are the
+    /// CPU; the [`devices`](Self::devices) that were set say otherwise.
+    ///
+    /// ```
+    /// use pipe_runtime::schedule::{Checkpoint, Division, gpipe, simulate};
+    /// use pipe_runtime::{Devices, balance::Balance, pipeline};
+    /// use std::time::Duration;
+    /// use tch::{Device, Kind, Tensor, nn};
+    ///
+    /// #[pipeline]
+    /// struct Net {
+    ///     #[devices("cpu", "cpu")]
+    ///     layers: [nn::Linear; 4],
+    /// }
+    ///
+    /// let vars = Net::vars(&Devices::cpu(Net::STAGES))?;
+    /// let layers = vars.layers().map(|path| nn::linear(path, 64, 64, Default::default()));
+    /// let net = Net { layers };
+    /// let sample = Tensor::randn([32, 64], (Kind::Float, Device::Cpu));
+    /// let layers = Balance::of(&net, &vars).timeout(Duration::from_millis(50)).costs(&sample)?;
+    /// let division = Division { stages: vec![1, 3], recomputed: Vec::new() };
+    /// let schedule = gpipe(&[0, 1], 8, |number| Checkpoint::ExceptLast.applies(number, 8));
+    /// let step = simulate(&schedule, &layers.costs(&division, false, 0.))?;
+    /// println!("{} s per step", step.makespan);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Fails in the cases of [`by_time`](Self::by_time) that are not about stages.
+    pub fn costs(self, sample: impl IntoFlow<M::Input>) -> Result<Layers> {
+        self.check()?;
+        self.no_gradients()?;
+        let chunks = self.chunks.or(M::DEFAULTS.chunks).unwrap_or(1);
+        let sample = PackedValue::of(sample.into_flow());
+        let Scattered { micro_batches, shape: batch, .. } = scatter(&sample, chunks, false)?;
+        let first = micro_batches.first().ok_or_else(|| Error::Input("the sample is empty".into()))?;
+        let rows = batch.rows().first().copied().unwrap_or_default();
+        let sample = Sample { first, micro_batches: micro_batches.len(), rows };
+        let shares_memory = match &self.devices {
+            Some(devices) => devices.names().iter().all(|device| device == "cpu"),
+            None => M::PLAN.stages.iter().all(|stage| stage.device == "cpu"),
+        };
+        let variants = self.variants(&sample, shares_memory, &[CheapOutputs::Keep])?;
+        Ok(variants.into_iter().map(|variant| variant.layers).next().unwrap_or_default())
+    }
+
+    /// Measures the layers with each of these treatments of cheap outputs, of which the first one
+    /// keeps them.
+    fn variants(&self, sample: &Sample<'_>, shares_memory: bool, treatments: &[CheapOutputs]) -> Result<Vec<Variant>> {
         let first = sample.first;
         let device = self.device(|| first.tensors.first().map_or(Device::Cpu, |item| item.tensor.device()))?;
         let _threads = IntraOpThreads::choose(self.intra_op_threads, 1).enter();
         let bench = Bench::new(self.model, first, device, self.handles(|_| true), self.handles(|one| one.trained))?;
         let mut measured = Vec::new();
-        for outputs in CheapOutputs::ALL {
+        for &outputs in treatments {
             bench.cheap_outputs(outputs);
             measured.push((outputs, bench.observe_pass()?, Passes::default()));
         }
         // In turns, so that a machine that becomes slower does so for all of them.
-        for _ in 0..ROUNDS {
+        let rounds = if measured.len() > 1 { ROUNDS } else { 1 };
+        for _ in 0..rounds {
             for (outputs, (observed, _), passes) in &mut measured {
                 bench.cheap_outputs(*outputs);
-                bench.time(self.timeout / ROUNDS, self.first_trained(observed).as_ref(), passes)?;
+                bench.time(self.timeout / rounds, self.first_trained(observed).as_ref(), passes)?;
             }
         }
         let variant = |(outputs, (observed, memory), passes): (_, (Observed, ObservedMemory), Passes)| {

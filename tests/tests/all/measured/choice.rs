@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use pipe_runtime::balance::{Balance, Choice};
+use pipe_runtime::schedule::{Division, LayerOptions, advise_layers, simulate};
 use pipe_runtime::{CheapOutputs, Checkpoint, Devices, PipeBuilder, Pipeline, ScheduleKind, Vars, pipeline};
 use pipe_tests::serial;
 use tch::nn::{self, Linear, Module};
@@ -181,4 +182,30 @@ fn the_file_has_the_settings() {
     ] {
         assert!(text.lines().any(|found| found == line), "{line}\n{text}");
     }
+}
+
+#[test]
+fn costs_are_measured_for_simulations_of_ones_own() {
+    let _serial = serial();
+    let (model, vars) = two();
+    let layers = balance(&model, &vars).chunks(4).costs(sample()).unwrap();
+    assert_eq!((layers.micro_batches, layers.layers.len(), layers.boundaries.len()), (4, 8, 7));
+    let rows = (8 * 64 / 4 * WIDTH * 4) as f64;
+    for layer in &layers.layers {
+        assert!(layer.forward > 0. && layer.backward_input > 0. && layer.backward_weight >= 0., "{layer:?}");
+        assert!(layer.gradients >= (8 * WIDTH * WIDTH * 4) as f64 && layer.kept >= 4. * rows, "{layer:?}");
+    }
+    // Stages on the CPU share their memory, and those of other devices do not.
+    let received = |layers: &pipe_runtime::schedule::Layers| layers.boundaries[0].received;
+    assert_eq!(received(&layers), 0.);
+    let devices = Devices::new([Device::Cuda(0), Device::Cuda(1)]);
+    let apart = balance(&model, &vars).chunks(4).devices(&devices).costs(sample()).unwrap();
+    assert_eq!(received(&apart), rows);
+
+    let options = LayerOptions { schedules: vec![ScheduleKind::GPipe], ..LayerOptions::new(2) };
+    let best = advise_layers(std::slice::from_ref(&layers), f64::INFINITY, &options).unwrap().best.unwrap();
+    let schedule = ScheduleKind::GPipe.schedule(2, 1, 4).unwrap();
+    let even = Division { stages: vec![4, 4], recomputed: Vec::new() };
+    let step = simulate(&schedule, &layers.costs(&even, false, 0.)).unwrap();
+    assert!(best.candidate.time <= step.makespan, "{best:?}\n{}", step.makespan);
 }
