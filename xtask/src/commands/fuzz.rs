@@ -18,8 +18,8 @@ pub fn run(checkout: &Checkout, only: Option<&str>, minutes: u64) -> anyhow::Res
         bail!("cargo-fuzz is not installed: run `cargo install cargo-fuzz`");
     }
     let targets: Vec<_> = TARGETS.into_iter().filter(|(name, ..)| only.is_none_or(|only| only == *name)).collect();
-    if targets.is_empty() {
-        bail!("there is no such target: the targets are {}", TARGETS.map(|(name, ..)| name).join(", "));
+    if let (Some(only), true) = (only, targets.is_empty()) {
+        bail!("there is no target `{only}`: the targets are {}", TARGETS.map(|(name, ..)| name).join(", "));
     }
     let folder = checkout.root.join("xtask/fuzz");
     for (name, seeds, length) in targets {
