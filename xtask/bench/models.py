@@ -16,6 +16,17 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 WIDTH, HEADS, BLOCKS, CONTEXT, CHARACTERS = 128, 4, 8, 128, 64  # of the GPT
+READERS, LENGTH = 12, 64  # of the decoder, and of the GPT with a mask
+
+
+@dataclass
+class Fixed:
+    """What the layers read beside their input: a mask, and under its name what has a part for each
+    micro-batch. Each stage has them, or the first one hands them on."""
+
+    mask: torch.Tensor
+    parts: dict
+    handed: bool
 
 
 @dataclass
@@ -27,6 +38,7 @@ class Task:
     input: torch.Tensor
     target: torch.Tensor
     loss: Callable
+    fixed: Fixed | None = None
 
 
 @dataclass
@@ -60,8 +72,8 @@ def set_weights(layers):
             parameter.data.copy_(numbers)
 
 
-def regression(layers, balance, input, output):
-    return Task(layers, balance, uniform("input", input), uniform("target", output), functional.mse_loss)
+def regression(layers, balance, input, output, fixed=None):
+    return Task(layers, balance, uniform("input", input), uniform("target", output), functional.mse_loss, fixed)
 
 
 # ---------------------------------------------------------------- stacks
@@ -173,6 +185,50 @@ def gpt(args):
     return Task(OrderedDict(first + second), balance, tokens("input"), tokens("target"), loss)
 
 
+# ---------------------------------------------------------------- a decoder, and a GPT with a mask
+
+class Reader(nn.Module):
+    """A layer of a GPT that reads a mask, or of a decoder that reads a memory too."""
+
+    def __init__(self, decodes):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(WIDTH)
+        self.own_q, self.own_k, self.own_v, self.own_out = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+        if decodes:
+            self.norm2 = nn.LayerNorm(WIDTH)
+            self.cross_q, self.cross_k, self.cross_v, self.cross_out = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+        self.norm3 = nn.LayerNorm(WIDTH)
+        self.widen = nn.Linear(WIDTH, 4 * WIDTH)
+        self.narrow = nn.Linear(4 * WIDTH, WIDTH)
+
+    def forward(self, x, mask, memory=None):
+        own = self.norm1(x)
+        x = x + self.own_out(attend(self.own_q(own), self.own_k(own), self.own_v(own), mask))
+        if memory is not None:
+            q = self.cross_q(self.norm2(x))
+            x = x + self.cross_out(attend(q, self.cross_k(memory), self.cross_v(memory)))
+        return x + self.narrow(functional.gelu(self.widen(self.norm3(x))))
+
+
+def attend(q, k, v, mask=None):
+    q, k, v = (part.unflatten(-1, (HEADS, WIDTH // HEADS)).transpose(1, 2) for part in (q, k, v))
+    return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2, 3)
+
+
+def readers(args, decodes, handed):
+    stages = {2: ["early", "late"], 4: ["one", "two", "three", "four"]}[args.stages]
+    count = READERS // args.stages
+    blocks = [(f"{stage}_{number}", Reader(decodes)) for stage in stages for number in range(count)]
+    layers = [("first", nn.Linear(WIDTH, WIDTH)), *blocks, ("head", nn.Linear(WIDTH, WIDTH))]
+    balance = [count] * args.stages
+    balance[0] += 1
+    balance[-1] += 1
+    shape = (args.rows, LENGTH, WIDTH)
+    parts = {"memory": uniform("memory", shape)} if decodes else {}
+    fixed = Fixed(torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril(), parts, handed)
+    return regression(OrderedDict(layers), balance, shape, shape, fixed)
+
+
 def make(args, skips):
     """Makes the task, and sets its weights."""
     makers = {
@@ -180,6 +236,10 @@ def make(args, skips):
         "trivial": lambda: stack(args, lambda: Scale(args.width)),
         "unet": lambda: unet(args, skips),
         "gpt": lambda: gpt(args),
+        "decoder-lent": lambda: readers(args, decodes=True, handed=True),
+        "decoder-owned": lambda: readers(args, decodes=True, handed=False),
+        "masked-gpt-lent": lambda: readers(args, decodes=False, handed=True),
+        "masked-gpt-owned": lambda: readers(args, decodes=False, handed=False),
     }
     task = makers[args.model]()
     set_weights(task.layers)

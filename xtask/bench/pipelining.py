@@ -51,6 +51,23 @@ class PopConcat(Stash):
         return torch.cat([x, self.kept.pop(self.name)], 1)
 
 
+class Reading(nn.Module):
+    """Layers that read what does not depend on the input. Pipelining cannot lend it to them: the stage
+    has it, its parts as keyword arguments of a step, or gets it from the one before beside `x`."""
+
+    def __init__(self, layers, mask, hands_on):
+        super().__init__()
+        self.layers = nn.ModuleDict(layers)
+        self.register_buffer("mask", mask)
+        self.hands_on = hands_on
+
+    def forward(self, x, *reached, **parts):
+        read = reached or (self.mask, *parts.values())
+        for layer in self.layers.values():
+            x = layer(x, *read) if isinstance(layer, models.Reader) else layer(x)
+        return (x, *read) if self.hands_on else x
+
+
 class Rank:
     """The part of one process: its stage, and the steps that it runs together with the others."""
 
@@ -63,9 +80,16 @@ class Rank:
         layers = list(self.task.layers.items())
         first = sum(self.task.balance[:rank])
         own = layers[first : first + self.task.balance[rank]]
-        made, used = ({layer.name for _, layer in own if type(layer) is kind} for kind in (Stash, PopConcat))
-        leaving, reaching = sorted(made - used), sorted(used - made)
-        module = Keeping(models.OrderedDict(own), kept, leaving, reaching)
+        fixed = self.task.fixed
+        has_parts = fixed and (rank == 0 or not fixed.handed)
+        self.parts = fixed.parts if has_parts else {}
+        if fixed:
+            hands_on = fixed.handed and rank < args.stages - 1
+            module = Reading(models.OrderedDict(own), fixed.mask if has_parts else None, hands_on)
+        else:
+            made, used = ({layer.name for _, layer in own if type(layer) is kind} for kind in (Stash, PopConcat))
+            leaving, reaching = sorted(made - used), sorted(used - made)
+            module = Keeping(models.OrderedDict(own), kept, leaving, reaching)
         self.parameters = list(module.parameters())
         stage = PipelineStage(module, rank, args.stages, torch.device("cpu"))
         self.schedule = SCHEDULES[args.schedule](stage, args.chunks, loss_fn=self.task.loss)
@@ -78,7 +102,7 @@ class Rank:
         contender.drop_gradients(self.parameters)
         distributed.barrier()
         start = time.perf_counter()
-        self.schedule.step(*inputs, **targets)
+        self.schedule.step(*inputs, **self.parts, **targets)
         if self.optimizer:
             self.update()
         end = time.perf_counter()

@@ -38,6 +38,10 @@ pub enum Model {
     Decoder {
         lends: bool,
     },
+    /// Twelve GPT layers with a mask, which is lent to them, or which each has.
+    MaskedGpt {
+        lends: bool,
+    },
 }
 
 /// Equal layers with enough work.
@@ -48,6 +52,7 @@ pub const UNET: Work = Work { model: Model::Unet { side: 96 }, stages: 2, rows: 
 /// Layers whose parameters are large beside their work.
 pub const WIDE_MLP: Work = Work { model: Model::Mlp { width: 1024, layers: 8 }, stages: 2, rows: 256, chunks: 8 };
 pub const DECODER: Work = Work { model: Model::Decoder { lends: true }, stages: 2, rows: 16, chunks: 8 };
+pub const MASKED_GPT: Work = Work { model: Model::MaskedGpt { lends: true }, ..DECODER };
 pub const GPT: Work = Work { model: Model::Gpt, stages: 2, rows: 16, chunks: 8 };
 
 impl Work {
@@ -59,6 +64,8 @@ impl Work {
             Model::Gpt => ("gpt", 0, 0),
             Model::Decoder { lends: true } => ("decoder-lent", 0, 0),
             Model::Decoder { lends: false } => ("decoder-owned", 0, 0),
+            Model::MaskedGpt { lends: true } => ("masked-gpt-lent", 0, 0),
+            Model::MaskedGpt { lends: false } => ("masked-gpt-owned", 0, 0),
         };
         let numbers = [
             ("--stages", self.stages),
@@ -87,6 +94,9 @@ impl fmt::Display for Work {
             Model::Gpt => write!(f, "GPT, {} × 128 tokens", self.rows),
             Model::Decoder { .. } => {
                 write!(f, "12 decoder layers, {} × 64 positions, {} stages", self.rows, self.stages)
+            }
+            Model::MaskedGpt { .. } => {
+                write!(f, "12 GPT layers, {} × 64 positions, {} stages", self.rows, self.stages)
             }
         }
     }

@@ -125,7 +125,7 @@ impl Figure {
             Self::Memory => "Memory, peak of a step",
             Self::Recompute => "Time over memory, GPipe's order, 2 stages, 8 micro-batches",
             Self::Advise => "Advised for half of the memory, and predicted memory, 2 ranks",
-            Self::Models => "A mask and a memory that are lent, beside owned ones",
+            Self::Models => "Lent values, beside owned ones, and beside torch.distributed.pipelining",
             Self::OneStage => "One stage, one micro-batch",
             Self::Growth => "Growth",
             Self::Compile => "Rebuild of a crate with a model of 12 layers",

@@ -1,28 +1,62 @@
-//! A mask and a memory that are lent to all layers, beside the same model whose layers have them.
+//! Values that are lent to all layers, beside the same model whose layers have them, and beside
+//! torch.distributed.pipelining, which hands them from stage to stage.
 
 use crate::commands::bench::Bench;
+use crate::commands::bench::contender::Contender;
+use crate::commands::bench::spread::digits;
 use crate::commands::bench::table::{Bar, Row, Table};
-use crate::commands::bench::work::{DECODER, Model, Who, Work};
+use crate::commands::bench::work::{DECODER, MASKED_GPT, Model, Who, Work};
 
+/// The bar beside owned values.
 const BAR: Bar = Bar::AtMost(1.02);
+/// The lead over torch's pipelining may not shrink because of the values.
+const LEAD: Bar = Bar::AtLeast(1.);
 
 pub fn measure(bench: &Bench<'_>) -> anyhow::Result<Table> {
     let mut rows = Vec::new();
-    for stages in [2, 4] {
-        let lent = Work { stages, ..DECODER };
-        let owned = Work { model: Model::Decoder { lends: false }, ..lent };
-        for schedule in ["gpipe", "1f1b"] {
-            let who = Who::OurStepWithoutOutput(schedule);
-            eprintln!("  {lent}, {who}");
-            let times = bench.starts(|| Ok(vec![bench.contender(who, &lent)?, bench.contender(who, &owned)?]))?;
-            rows.push(Row {
-                case: format!("{lent}, {schedule}"),
-                ours: times.text(0),
-                theirs: times.text(1),
-                figure: times.ratio(0, 1),
-                bar: Some(BAR),
-            });
+    for (lent, owned) in [(DECODER, Model::Decoder { lends: false }), (MASKED_GPT, Model::MaskedGpt { lends: false })] {
+        for stages in [2, 4] {
+            let lent = Work { stages, ..lent };
+            let owned = Work { model: owned, ..lent };
+            for schedule in ["gpipe", "1f1b"] {
+                rows.extend(of(bench, &lent, &owned, schedule)?);
+            }
         }
     }
-    Ok(Table { ours: "lent", theirs: "owned", figure: "lent / owned", rows })
+    Ok(Table { ours: "lent", theirs: "beside", figure: "ratio", rows })
+}
+
+fn of(bench: &Bench<'_>, lent: &Work, owned: &Work, schedule: &'static str) -> anyhow::Result<[Row; 3]> {
+    let (ours, theirs) = (Who::OurStepWithoutOutput(schedule), Who::NewestPipelining(schedule));
+    eprintln!("  {lent}: {ours} | {theirs}");
+    let contenders =
+        [(ours, "lent", lent), (ours, "owned", owned), (theirs, "handed on", lent), (theirs, "owned", owned)];
+    let start = |(who, values, work): (Who, &str, &Work)| {
+        let command = bench.command_of(&bench.programs.ours, who, work)?;
+        Contender::start(bench.checkout, &format!("{who}, {values}"), command)
+    };
+    let times = bench.starts(|| contenders.into_iter().map(start).collect())?;
+    Ok([
+        Row {
+            case: format!("{lent}, {schedule}: lent / owned"),
+            ours: times.text(0),
+            theirs: times.text(1),
+            figure: times.ratio(0, 1),
+            bar: Some(BAR),
+        },
+        Row {
+            case: format!("the same: {theirs}, handed on / lent"),
+            ours: times.text(0),
+            theirs: times.text(2),
+            figure: times.ratio(2, 0),
+            bar: None,
+        },
+        Row {
+            case: "the same: that lead / the lead with owned values".to_owned(),
+            ours: digits(times.ratio(2, 0).median),
+            theirs: digits(times.ratio(3, 1).median),
+            figure: times.combine(|times| (times[2] / times[0]) / (times[3] / times[1])),
+            bar: Some(LEAD),
+        },
+    ])
 }

@@ -34,6 +34,10 @@ pub enum Name {
     DecoderLent,
     /// The same layers, each of which has both
     DecoderOwned,
+    /// 12 GPT layers, to which a mask is lent
+    MaskedGptLent,
+    /// The same layers, each of which has it
+    MaskedGptOwned,
 }
 
 /// The number of ranks for which settings are advised.
@@ -149,6 +153,10 @@ pub fn make(args: &Args) -> Result<Contender> {
         (Name::DecoderLent, 4) => contender::<decoder::LentInFour>(args),
         (Name::DecoderOwned, 2) => contender::<decoder::OwnedInTwo>(args),
         (Name::DecoderOwned, 4) => contender::<decoder::OwnedInFour>(args),
+        (Name::MaskedGptLent, 2) => contender::<decoder::GptLentInTwo>(args),
+        (Name::MaskedGptLent, 4) => contender::<decoder::GptLentInFour>(args),
+        (Name::MaskedGptOwned, 2) => contender::<decoder::GptOwnedInTwo>(args),
+        (Name::MaskedGptOwned, 4) => contender::<decoder::GptOwnedInFour>(args),
         (model, stages) => bail!("there is no {model:?} of {stages} stages: 1, 2 or 4, and for the others 8 or 16 too"),
     }
 }
