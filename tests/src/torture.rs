@@ -207,7 +207,8 @@ impl<M: Stack> Victim<M> {
         self.watched.probe.fail(None);
         let error = result.err().unwrap_or_else(|| panic!("no failure, {about}"));
         assert_error::<M>(&error, place, about);
-        assert_unchanged(&self.watched, &self.before, about);
+        self.watched.assert_state(&self.before.state, about);
+        self.watched.assert_gradients(&self.before.gradients, about);
         tch::manual_seed(seed);
         assert!(same_bits(&drawn, &draw()), "the random numbers that follow, {about}");
         if let Some(before) = self.resources {
@@ -228,7 +229,7 @@ fn draw() -> Tensor {
 }
 
 /// The numbers of the process's threads and open files.
-fn resources() -> [usize; 2] {
+pub fn resources() -> [usize; 2] {
     ["/proc/self/task", "/proc/self/fd"].map(|folder| std::fs::read_dir(folder).map_or(0, Iterator::count))
 }
 
@@ -237,27 +238,6 @@ pub fn assert_same(found: &Outcome, expected: &Outcome, about: &dyn fmt::Display
     let gradients = |_: &str| Nearness::Bits;
     let (values, state) = (Nearness::Bits, Some(Nearness::Bits));
     Comparison { values, gradients: &gradients, state, fresh: true }.assert(found, expected, about);
-}
-
-/// Asserts that variables, statistics and gradients are unchanged since `before`.
-pub fn assert_unchanged<M: Stack>(watched: &Watched<M>, before: &Outcome, about: &dyn fmt::Display) {
-    assert_gradients_unchanged(watched, before, about);
-    let state = watched.state();
-    for (name, value) in &before.state {
-        assert!(same_bits(value, &state[name]), "{name}, {about}");
-    }
-}
-
-/// Asserts that gradients are unchanged since `before`.
-pub fn assert_gradients_unchanged<M: Stack>(watched: &Watched<M>, before: &Outcome, about: &dyn fmt::Display) {
-    let gradients = watched.gradients();
-    for (name, gradient) in &before.gradients {
-        let (Some(before), Some(after)) = (gradient, &gradients[name]) else {
-            assert!(gradient.is_none() && gradients[name].is_none(), "gradient of {name}, {about}");
-            continue;
-        };
-        assert!(same_bits(before, after), "gradient of {name}, {about}");
-    }
 }
 
 /// Asserts that an error says where this fault was, and what it was.

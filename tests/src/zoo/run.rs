@@ -384,6 +384,27 @@ impl<M: ZooModel> Watched<M> {
         }
     }
 
+    /// Asserts that variables and statistics have these bits.
+    pub fn assert_state(&self, expected: &Named, about: &dyn fmt::Display) {
+        let found = self.state();
+        for (name, value) in expected {
+            assert!(same_bits(value, &found[name]), "{name}, {about}");
+        }
+    }
+
+    /// Asserts that the variables have gradients with these bits.
+    pub fn assert_gradients(&self, expected: &BTreeMap<String, Option<Tensor>>, about: &dyn fmt::Display) {
+        let found = self.gradients();
+        for (name, expected) in expected {
+            let same = match (expected, &found[name]) {
+                (None, None) => true,
+                (Some(expected), Some(found)) => same_bits(expected, found),
+                _ => false,
+            };
+            assert!(same, "the gradient of {name}, {about}");
+        }
+    }
+
     /// Asserts that a call with this fault fails and changes neither the variables, nor their
     /// gradients, nor the caller's random number generator.
     pub fn assert_failure_leaves_nothing(&mut self, batch: &Batch, fault: Fault, about: &dyn fmt::Display) {
@@ -393,23 +414,14 @@ impl<M: ZooModel> Watched<M> {
         self.probe.fail(None);
         assert!(error.to_string().contains(ON_PURPOSE), "{error}, {about}");
         let drawn = Tensor::rand([4], (Kind::Double, tch::Device::Cpu));
-        let after = (self.state(), self.gradients());
-        for (name, value) in &before.0 {
-            assert!(same_bits(value, &after.0[name]), "{name} after {fault:?}, {about}");
-        }
-        for (name, gradient) in &before.1 {
-            let same = match (gradient, &after.1[name]) {
-                (None, None) => true,
-                (Some(before), Some(after)) => same_bits(before, after),
-                _ => false,
-            };
-            assert!(same, "the gradient of {name} after {fault:?}, {about}");
-        }
+        let about = format!("after {fault:?}, {about}");
+        self.assert_state(&before.0, &about);
+        self.assert_gradients(&before.1, &about);
         // A `forward` without an error has drawn a number, even if its backward fails.
         let kept = matches!(self.call, Call::Forward { .. }) && fault.recomputing;
         tch::manual_seed(77);
         let fresh = Tensor::rand([4], (Kind::Double, tch::Device::Cpu));
-        assert!(kept || same_bits(&drawn, &fresh), "the random generator after {fault:?}, {about}");
+        assert!(kept || same_bits(&drawn, &fresh), "the random generator {about}");
     }
 }
 

@@ -1,6 +1,7 @@
 //! Advice on the schedule, the number of micro-batches and the checkpoint mode, by simulating all
 //! of them.
 
+mod climb;
 mod free;
 mod layers;
 mod search;

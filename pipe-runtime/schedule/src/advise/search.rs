@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use super::Candidate;
+use super::climb::{Score, moves};
 use super::free::{LayerCandidate, LayerOptions, by_time};
 use super::layers::{Division, LayerCosts, Layers};
 use crate::checkpoint::Checkpoint;
@@ -446,35 +447,6 @@ impl<'o> Search<'o> {
             self.best = Some(found);
         }
     }
-}
-
-/// How good a way is. Of those that do not fit, the one that needs least memory leads to one that
-/// fits.
-#[derive(Clone, Copy, Debug)]
-struct Score {
-    /// The memory of all ranks beyond their limit.
-    excess: f64,
-    time: f64,
-}
-
-impl Score {
-    fn is_lower(&self, other: &Self) -> bool {
-        self.excess.total_cmp(&other.excess).then(self.time.total_cmp(&other.time)).is_lt()
-    }
-}
-
-/// The divisions that differ in one layer, which another stage has: a neighbour, or one that is
-/// farther away. The stages between the two hand on a layer each.
-fn moves(stages: &[usize], is_far: bool) -> Vec<Vec<usize>> {
-    let numbers = 0..stages.len();
-    let pairs = numbers.clone().flat_map(|from| numbers.clone().map(move |to| (from, to)));
-    let wanted = pairs.filter(|&(from, to)| stages[from] > 1 && from != to && (from.abs_diff(to) > 1) == is_far);
-    let moved = |(from, to): (usize, usize)| {
-        let mut moved = stages.to_vec();
-        (moved[from], moved[to]) = (moved[from] - 1, moved[to] + 1);
-        moved
-    };
-    wanted.map(moved).collect()
 }
 
 /// The most beginnings of divisions that are looked at, for each division that may be simulated.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::fs;
 
 use anyhow::{Context, Result};
+use pipe_tests::torture::resources;
 
 /// Threads, open files, and bytes of memory.
 #[derive(Clone, Copy, Debug)]
@@ -15,11 +16,11 @@ pub struct Resources {
 
 impl Resources {
     pub fn now() -> Result<Self> {
-        let count = |folder| Ok::<_, anyhow::Error>(fs::read_dir(folder).context(folder)?.count());
+        let [threads, files] = resources();
         let status = fs::read_to_string("/proc/self/status").context("/proc/self/status")?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("a line VmRSS")?;
         let kilobytes: u64 = line.trim().trim_end_matches("kB").trim().parse().context("a number of kB")?;
-        Ok(Self { threads: count("/proc/self/task")?, files: count("/proc/self/fd")?, memory: kilobytes << 10 })
+        Ok(Self { threads, files, memory: kilobytes << 10 })
     }
 }
 
