@@ -2,6 +2,7 @@
 #include "stream.h"
 
 #include <ATen/core/grad_mode.h>
+#include <c10/core/alignment.h>
 
 namespace {
 
@@ -22,6 +23,18 @@ at::Tensor copy_and_wait(const at::Tensor& value, c10::Device device) {
     c10::impl::VirtualGuardImpl(device.type()).synchronizeDevice(device.index());
   }
   return arrived;
+}
+
+// A copy at an address with the same remainder by a cache line: with another one, libtorch's
+// matrix products may round the last bit differently.
+at::Tensor aligned_copy(const at::Tensor& value) {
+  const auto remainder = reinterpret_cast<uintptr_t>(value.const_data_ptr()) % c10::gAlignment;
+  const auto before = static_cast<int64_t>(remainder / value.element_size());
+  at::Tensor memory = at::empty({value.numel() + before}, value.options());
+  at::Tensor copy = value.is_non_overlapping_and_dense()
+      ? memory.as_strided(value.sizes(), value.strides(), before)
+      : memory.narrow(0, before, value.numel()).view(value.sizes());
+  return copy.copy_(value);
 }
 
 } // namespace
@@ -100,7 +113,7 @@ int pipe_compact(const at::Tensor* value, at::Tensor** compact) {
     at::NoGradGuard no_grad;
     const bool holds_more = value->layout() == c10::kStrided && value->has_storage() &&
         value->storage().nbytes() >= 2 * value->nbytes();
-    *compact = new at::Tensor(holds_more ? value->clone() : *value);
+    *compact = new at::Tensor(holds_more ? aligned_copy(*value) : *value);
   });
 }
 

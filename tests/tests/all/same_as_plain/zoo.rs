@@ -238,3 +238,29 @@ proptest! {
         }
     }
 }
+
+/// The gradient that such a stage hands on is a part of the joined output's. What is sent instead
+/// of it has the address, by its remainder, with which matrix products round as in plain tch.
+#[test]
+fn stages_that_only_hand_on_change_no_bit() {
+    use Creature::{Chains, Identity, Mix, Twice};
+    let stacks = [
+        [Mix, Mix, Chains, Identity],
+        [Mix, Chains, Identity, Identity],
+        [Mix, Mix, Twice, Identity],
+        [Identity, Mix, Twice, Identity],
+    ];
+    for (creatures, rows) in stacks.into_iter().flat_map(|stack| [(stack, 5), (stack, 7)]) {
+        let case = Case {
+            layers: creatures.map(LayerSpec::from).to_vec(),
+            rows,
+            chunks: 3,
+            method: ScheduleKind::GPipe,
+            wants_gradient: true,
+            fault: None,
+            seed: rows,
+        };
+        stack_is_as_plain::<Stack4>(&case);
+        stack_is_as_plain::<Recomputed4>(&case);
+    }
+}
