@@ -270,55 +270,67 @@ impl fmt::Display for RecomputedPlan {
     }
 }
 
+/// `mask of embed, from 0 to 2, 3`, or `mask of embed, within 0` if no other stage reads it.
+impl fmt::Display for LentPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, lender, from, .. } = self;
+        match &self.stages()[..] {
+            [] => write!(f, "{name} of {lender}, within {from}"),
+            to => write!(f, "{name} of {lender}, from {from} to {}", comma_separated(to)),
+        }
+    }
+}
+
+fn comma_separated<T: fmt::Display>(items: &[T]) -> String {
+    items.iter().map(T::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// What skips between stages are called, each name once, with the stages at their other ends.
+fn skip_ends(skips: impl Iterator<Item = (&'static str, usize)>, to_or_from: &str) -> String {
+    let mut ends: Vec<(&str, Vec<usize>)> = Vec::new();
+    for (name, stage) in skips {
+        match ends.iter_mut().find(|(other, _)| *other == name) {
+            Some((_, stages)) => stages.push(stage),
+            None => ends.push((name, vec![stage])),
+        }
+    }
+    let words = ends.iter().map(|(name, stages)| format!("{name} {to_or_from} {}", comma_separated(stages)));
+    match ends.is_empty() {
+        true => "-".to_owned(),
+        false => words.collect::<Vec<_>>().join("; "),
+    }
+}
+
 /// Prints a table with one row per stage: its process if it is annotated, its device, its layers,
-/// the skips and lent values that come in (with the stage that they come from) and those that go
-/// out (with the stage that they go to). Lines name what layers add up, and the layers that are
-/// marked to be recomputed.
+/// the skips that come in (with the stages that they come from) and those that go out (with the
+/// stages that they go to). Lines name the lent values with their stages, what layers add up, and
+/// the layers that are marked to be recomputed.
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list = |items: Vec<String>| if items.is_empty() { "-".to_owned() } else { items.join(", ") };
         let process: &[&str] = if self.processes.is_empty() { &[] } else { &["process"] };
         let headings = [&["stage"], process, &["device", "layers", "skips in", "skips out"]].concat();
         let mut table = Table::left(&headings);
         for (index, stage) in self.stages.iter().enumerate() {
-            let crossing = self.skips.iter().filter(|skip| skip.from != skip.to);
-            let (mut incoming, mut outgoing) = (Vec::new(), Vec::new());
-            for skip in crossing {
-                if skip.to == index {
-                    incoming.push(format!("{} from {}", skip.name, skip.from));
-                }
-                if skip.from == index {
-                    outgoing.push(format!("{} to {}", skip.name, skip.to));
-                }
-            }
-            for lent in self.lent {
-                let to = lent.stages();
-                if to.contains(&index) {
-                    incoming.push(format!("{} from {}", lent.name, lent.from));
-                }
-                if lent.from == index {
-                    outgoing.extend(to.iter().map(|to| format!("{} to {to}", lent.name)));
-                }
-            }
+            let crossing = |skip: &&SkipPlan| skip.from != skip.to;
+            let incoming = self.skips.iter().filter(crossing).filter(|skip| skip.to == index);
+            let incoming = skip_ends(incoming.map(|skip| (skip.name, skip.from)), "from");
+            let outgoing = self.skips.iter().filter(crossing).filter(|skip| skip.from == index);
+            let outgoing = skip_ends(outgoing.map(|skip| (skip.name, skip.to)), "to");
             let device = if stage.device.is_empty() { "-" } else { stage.device };
             let mut row = vec![index.to_string()];
             row.extend(self.processes.get(index).map(usize::to_string));
-            row.extend([
-                device.to_owned(),
-                list(stage.layers.iter().map(LayerPlan::to_string).collect()),
-                list(incoming),
-                list(outgoing),
-            ]);
+            row.extend([device.to_owned(), comma_separated(stage.layers), incoming, outgoing]);
             table.push(row);
         }
         writeln!(f, "{}", self.name)?;
         table.lines().iter().try_for_each(|line| writeln!(f, "  {line}"))?;
+        self.lent.iter().try_for_each(|lent| writeln!(f, "  lent: {lent}"))?;
         for SumPlan { name, layers } in self.sums {
             writeln!(f, "  summed: {name} of {}", layers.join(", "))?;
         }
         match self.recomputed {
             [] => Ok(()),
-            marked => writeln!(f, "  recomputed: {}", list(marked.iter().map(RecomputedPlan::to_string).collect())),
+            marked => writeln!(f, "  recomputed: {}", comma_separated(marked)),
         }
     }
 }
@@ -355,12 +367,18 @@ mod tests {
                         LayerPlan::repeated("c", 0, Split::Evenly(1), None),
                     ],
                 },
+                StagePlan { device: "cpu", layers: &[LayerPlan::layer("d")] },
             ],
             skips: &[
                 SkipPlan { name: "s", stash: "a", from: 0, pop: "c", to: 1 },
+                SkipPlan { name: "t", stash: "a", from: 0, pop: "c", to: 1 },
+                SkipPlan { name: "s", stash: "a", from: 0, pop: "d", to: 2 },
                 SkipPlan { name: "local", stash: "a", from: 0, pop: "b", to: 0 },
             ],
-            lent: &[LentPlan { name: "mask", lender: "a", from: 0, readers: &[("b", 0), ("b", 1), ("c", 1)] }],
+            lent: &[
+                LentPlan { name: "mask", lender: "a", from: 0, readers: &[("b", 0), ("b", 1), ("c", 1)] },
+                LentPlan { name: "time", lender: "c", from: 1, readers: &[("c", 1)] },
+            ],
             sums: &[SumPlan { name: "balance", layers: &["b", "c"] }],
             recomputed: &[
                 RecomputedPlan { layer: "a", which: Recomputed::All },
@@ -374,8 +392,11 @@ mod tests {
 Net
   stage  device  layers                              skips in  skips out
   -----  ------  ----------------------------------  --------  ---------
-  0      cuda:0  a, b[0..3]                          -         s to 1, mask to 1
-  1      cpu     b[3..5], c[all, length known at build]  s from 0, mask from 0  -
+  0      cuda:0  a, b[0..3]                          -         s to 1, 2; t to 1
+  1      cpu     b[3..5], c[all, length known at build]  s from 0; t from 0  -
+  2      cpu     d                                       s from 0            -
+  lent: mask of a, from 0 to 1
+  lent: time of c, within 1
   summed: balance of b, c
   recomputed: a, b[0..2], c[0, 3]
 ";

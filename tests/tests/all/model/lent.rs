@@ -261,7 +261,8 @@ fn a_lent_value_goes_to_each_stage_once() {
     assert_eq!((weight.name, weight.lender, weight.stages()), ("weight", "embed", vec![2, 3]));
     assert_eq!((memory.name, memory.lender, memory.stages()), ("memory", "encode", vec![1, 2, 3]));
     let table = Kept::PLAN.to_string();
-    assert!(table.contains("mask to 1, mask to 2, mask to 3") && table.contains("memory from 0"), "{table}");
+    assert!(table.contains("\n  lent: mask of first, from 0 to 1, 2, 3\n"), "{table}");
+    assert!(table.contains("\n  lent: memory of encode, from 0 to 1, 2, 3\n"), "{table}");
 
     // Layers that are recomputed hand it on within their stage.
     let (mut pipe, _vars) = build::<Kept>(Way::new(Kept::STAGES, ScheduleKind::GPipe, Checkpoint::Never));
