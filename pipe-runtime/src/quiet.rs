@@ -17,6 +17,10 @@ thread_local! {
     static HELD_BACK: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
+/// Printed after a panic that ends the program.
+const ABORTS: &str = "note: this program is compiled with `panic = \"abort\"`, so that a panic in a layer ends it; \
+     otherwise, the call returns an error that names the stage, the layer and the micro-batch";
+
 /// A guard. Panics of this thread are not printed while it is alive.
 #[derive(Debug)]
 pub(crate) struct Quiet(());
@@ -26,21 +30,18 @@ impl Quiet {
         static HOOK: Once = Once::new();
         HOOK.call_once(|| {
             let wants_all = std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
-            // If panics abort the process, none is returned as an error.
-            if wants_all || cfg!(panic = "abort") {
-                return;
-            }
             let before = panic::take_hook();
             panic::set_hook(Box::new(move |info| {
-                if STEPS.get() == 0 {
-                    return before(info);
-                }
-                match HELD_BACK.take() {
-                    None => HELD_BACK.set(Some(info.to_string())),
-                    Some(first) => {
-                        eprintln!("{first}");
-                        before(info);
+                let is_in_step = STEPS.get() > 0;
+                if is_in_step && !wants_all && cfg!(panic = "unwind") {
+                    match HELD_BACK.take() {
+                        None => return HELD_BACK.set(Some(info.to_string())),
+                        Some(first) => eprintln!("{first}"),
                     }
+                }
+                before(info);
+                if is_in_step && cfg!(panic = "abort") {
+                    eprintln!("{ABORTS}");
                 }
             }));
         });

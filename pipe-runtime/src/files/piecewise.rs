@@ -4,11 +4,13 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::panic::resume_unwind;
+use std::sync::Mutex;
 use std::thread::{self, available_parallelism};
 
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
+use crate::lock::lock;
 use crate::torch::{is_flat_on_cpu, with_bytes, with_bytes_mut};
 
 /// The most bytes that are read or converted at once.
@@ -73,26 +75,35 @@ impl Source<'_> {
     }
 }
 
-/// Fills `bytes` from the file, with several threads if there are many.
+/// Fills `bytes` from the file, with several threads if there are many. This thread reads what no
+/// other one does, so that none has to start.
 fn read_at(file: &File, bytes: &mut [u8], start: u64) -> io::Result<()> {
     let threads = available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
     let part = bytes.len().div_ceil(threads).max(PIECE);
-    let read = |(number, part_of): (usize, &mut [u8])| {
-        let mut start = start + (number * part) as u64;
-        part_of.chunks_mut(PIECE).try_for_each(|piece| {
-            file.read_exact_at(piece, start)?;
-            start += piece.len() as u64;
-            Ok::<(), io::Error>(())
-        })
+    let others = bytes.len().div_ceil(part).saturating_sub(1);
+    let parts = Mutex::new(bytes.chunks_mut(part).enumerate());
+    let read = || {
+        while let Some((number, part_of)) = next(&parts) {
+            let mut start = start + (number * part) as u64;
+            for piece in part_of.chunks_mut(PIECE) {
+                file.read_exact_at(piece, start)?;
+                start += piece.len() as u64;
+            }
+        }
+        Ok(())
     };
     thread::scope(|scope| {
-        let mut parts = bytes.chunks_mut(part).enumerate();
-        let first = parts.next();
-        let others: Vec<_> = parts.map(|part| thread::Builder::new().spawn_scoped(scope, move || read(part))).collect();
-        let outcome = first.map_or(Ok(()), read);
-        others.into_iter().try_for_each(|other| other?.join().unwrap_or_else(|panic| resume_unwind(panic)))?;
-        outcome
+        let others: Vec<_> =
+            (0..others).filter_map(|_| thread::Builder::new().spawn_scoped(scope, read).ok()).collect();
+        let own: io::Result<()> = read();
+        others.into_iter().try_for_each(|other| other.join().unwrap_or_else(|panic| resume_unwind(panic)))?;
+        own
     })
+}
+
+/// The next item. The lock is held no longer than that.
+fn next<I: Iterator>(items: &Mutex<I>) -> Option<I::Item> {
+    lock(items).next()
 }
 
 fn ended(error: &io::Error) -> String {

@@ -1,7 +1,6 @@
 //! Training steps under any schedule.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tch::{Device, Kind, Tensor};
 
@@ -14,7 +13,7 @@ use crate::lock::give_up;
 use crate::model::Context;
 use crate::run::{Given, Loss, Prepared, TrainRun, Trained, check_targets, loss_is_not_finite};
 use crate::stages::Pipeline;
-use crate::torch::{GradMode, grad_enabled, is_finite, panic_message};
+use crate::torch::{GradMode, caught, grad_enabled, is_finite};
 
 /// How the loss of the mini-batch is computed from the losses of the micro-batches.
 ///
@@ -343,8 +342,8 @@ impl<M: Pipeline, T, O> fmt::Debug for TrainStep<'_, M, T, O> {
 
 /// Runs code of the user's between two agreements: other processes wait for the second one.
 fn unless_panicked<T>(run: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
-        Err(Error::Input(format!("the targets or their weights cannot be computed: {}", panic_message(panic.as_ref()))))
+    caught(run).unwrap_or_else(|message| {
+        Err(Error::Input(format!("the targets or their weights cannot be computed: {message}")))
     })
 }
 

@@ -1,12 +1,10 @@
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use crate::error::{Failure, Phase, Result};
 use crate::flow::{Flow, IntoFlow, PackedValue, Scattered, scatter};
 use crate::model::{Context, Layer, Model, Pass, unique};
 use crate::quiet::Quiet;
 use crate::run::{check_chunks, check_threads};
 use crate::threads::IntraOpThreads;
-use crate::torch::{Draw, LayerRng, Modes, grad_enabled, panic_message};
+use crate::torch::{Draw, LayerRng, Modes, caught, grad_enabled};
 
 /// The reference for pipelined runs: the same layers, run one after the other on one device and one
 /// thread. Micro-batches, their order and random numbers are the same; the backward is libtorch's
@@ -79,12 +77,11 @@ impl<'m, M: Model> Unpipelined<'m, M> {
                 will_be_recomputed: false,
             });
             let _quiet = Quiet::enter();
-            let outcome = catch_unwind(AssertUnwindSafe(|| {
+            let outcome = caught(|| {
                 let _rng = LayerRng::enter()?;
                 Ok(self.model.run(value.unpack(), &cx))
-            }));
-            outcome.unwrap_or_else(|panic| {
-                let cause = panic_message(panic.as_ref());
+            });
+            outcome.unwrap_or_else(|cause| {
                 let layer = cx.path();
                 Err(Failure { phase: Phase::Forward, stage: 0, layer, micro_batch: index, cause }.into())
             })

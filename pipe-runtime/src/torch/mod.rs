@@ -35,7 +35,7 @@ pub(crate) use elsewhere::{ELSEWHERE, is_elsewhere, is_same, make_elsewhere};
 pub(crate) use graph::{Parameters, StageGraph, Sums, engine_is_choosy};
 pub use malloc::keep_freed_memory;
 pub(crate) use memory::{duplicate, memory, reset_peaks};
-pub(crate) use message::{panic_message, without_stack};
+pub(crate) use message::{caught, panic_message, without_stack};
 pub(crate) use meter::{ByHolder, Holder, Meter, MeteredStep, Metering};
 pub(crate) use modes::{EnteredModes, GradMode, Modes, grad_enabled, memory_of, version};
 pub(crate) use node::{Backward, attach};

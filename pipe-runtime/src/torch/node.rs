@@ -1,11 +1,10 @@
 use std::ffi::{CString, c_char, c_int, c_void};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 
 use tch::Tensor;
 use torch_sys::C_tensor;
 
-use super::{TorchError, ffi, panic_message};
+use super::{TorchError, caught, ffi};
 
 /// The backward of one autograd node, which runs when the caller's backward reaches it.
 ///
@@ -59,7 +58,7 @@ extern "C" fn run(
     results: *mut *mut C_tensor,
     message: *mut *mut c_char,
 ) -> c_int {
-    let outcome = catch_unwind(AssertUnwindSafe(|| {
+    let outcome = caught(|| {
         // SAFETY: `attach` made this pointer, and the node keeps it alive while this runs. Only
         // shared references to it are made.
         let state = unsafe { &*state.cast::<State>() };
@@ -78,11 +77,10 @@ extern "C" fn run(
             unsafe { *results.add(i) = gradient.map_or(ptr::null_mut(), into_raw) };
         }
         Ok(())
-    }));
-    let text = match outcome {
-        Ok(Ok(())) => return 0,
-        Ok(Err(text)) => text,
-        Err(panic) => panic_message(panic.as_ref()),
+    });
+    let text = match outcome.flatten() {
+        Ok(()) => return 0,
+        Err(text) => text,
     };
     let text = CString::new(text.replace('\0', "")).expect("no NUL is left");
     // SAFETY: `message` points to a pointer on the shim's stack.
@@ -100,7 +98,7 @@ extern "C" fn drop_state(state: *mut c_void) {
     // SAFETY: made by `Box::into_raw` in `attach`; the shim calls this once.
     let state = unsafe { Box::from_raw(state.cast::<State>()) };
     // A panic while freeing must not cross into C++, and there is no caller left to report it to.
-    let _ = catch_unwind(AssertUnwindSafe(|| drop(state)));
+    let _ = caught(|| drop(state));
 }
 
 extern "C" fn drop_message(message: *mut c_char) {

@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +14,7 @@ use crate::error::{Error, Failure, Phase, Result};
 use crate::flow::{PackedTensor, PackedValue};
 use crate::model::{CheapOutputs, Context, Layer, Model, Observer, Pass, unique};
 use crate::torch::{
-    BackwardClock, EnteredModes, GradMode, Kept, LayerRng, Modes, Observation, Peaks, Read, SavingPass, panic_message,
+    BackwardClock, EnteredModes, GradMode, Kept, LayerRng, Modes, Observation, Peaks, Read, SavingPass, caught,
     sequence_number, synchronize, without_stack,
 };
 
@@ -282,10 +281,9 @@ where
             None => cx,
         };
         let _saving = SavingPass::start(self.cheap_outputs.get(), false)?;
-        let outcome = catch_unwind(AssertUnwindSafe(|| PackedValue::of(self.model.run(input.unpack(), &cx))));
-        match outcome {
+        match caught(|| PackedValue::of(self.model.run(input.unpack(), &cx))) {
             Ok(output) => Ok(output.tensors.into_iter().map(|item| item.tensor).collect()),
-            Err(panic) => Err(failure(Phase::Forward, cx.path(), panic_message(panic.as_ref()))),
+            Err(message) => Err(failure(Phase::Forward, cx.path(), message)),
         }
     }
 

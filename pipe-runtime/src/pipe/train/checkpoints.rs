@@ -162,7 +162,7 @@ impl Checkpoints {
             Err(panic) => Err(Error::File(format!(
                 "cannot save a checkpoint in {}: {}",
                 self.folder.display(),
-                crate::torch::panic_message(panic.as_ref())
+                crate::torch::panic_message(panic)
             ))),
         }
     }

@@ -17,14 +17,13 @@ pub(crate) use forward::{Begun, Call, Given};
 pub(crate) use node::attach_node;
 pub(crate) use train::{Loss, TrainRun, Trained};
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard};
 
 use crate::error::{Failure, Phase};
 use crate::lock::lock;
 use crate::model::Context;
 use crate::quiet::Quiet;
-use crate::torch::{panic_message, without_stack};
+use crate::torch::{caught, without_stack};
 
 /// A table with one cell per (row, micro-batch). The rows are ports or stages.
 struct Table<T> {
@@ -50,10 +49,10 @@ impl<T: Default> Table<T> {
 /// Runs one step. Panics and errors become a [`Failure`] with its place.
 fn step(phase: Phase, cx: &Context, body: impl FnOnce() -> Result<(), String>) -> Result<(), Failure> {
     let _quiet = Quiet::enter();
-    let cause = match catch_unwind(AssertUnwindSafe(body)) {
+    let cause = match caught(body) {
         Ok(Ok(())) => return Ok(()),
         Ok(Err(cause)) => without_stack(&cause),
-        Err(panic) => panic_message(panic.as_ref()),
+        Err(message) => message,
     };
     Err(Failure { phase, stage: cx.stage(), layer: cx.path(), micro_batch: cx.micro_batch(), cause })
 }
