@@ -4,14 +4,15 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread;
 
 use pipe_runtime::{Error, Failure, Phase};
 use tch::{Device, Kind, Tensor};
 
-use crate::zoo::run::same_bits;
 use crate::zoo::train::CHUNKS;
 use crate::zoo::{
     Batch, Call, Comparison, Creature, Fault, How, LayerSpec, Mode, Nearness, ON_PURPOSE, Outcome, Watched, ZooModel,
+    same_bits,
 };
 
 /// Rows of the mini-batch, in micro-batches of two, two, two and one.
@@ -149,30 +150,117 @@ pub fn torture<M: Stack>(
     alone: bool,
     takes: impl Fn(usize, Place) -> bool,
 ) -> Tally {
-    let layers = layers.to_vec();
-    tch::manual_seed(1);
-    let (batch, other) = (Batch::of::<M>(ROWS), Batch::of::<M>(ROWS));
-    let build = || Watched::<M>::build(&layers, 2, CHUNKS, mode, call).expect("it can be built").0;
-    let victim = || Victim::new(build(), build(), &batch, alone);
-    let mut tortured = victim();
-    let mut tally = Tally::default();
-    let all = places::<M>(&layers, call, tortured.watched.recomputes(MICRO_BATCHES));
+    let mut torture = Torture::<M>::new(layers, (call, mode), alone);
+    let all = places::<M>(layers, call, torture.victim.watched.recomputes(MICRO_BATCHES));
     let numbered = all.into_iter().enumerate().filter(|&(number, place)| takes(number, place));
-    for (seed, (_, place)) in (1..).zip(numbered) {
-        let about = format!("{place:?}, {layers:?}, {call}, {mode}");
-        *tally.attempts.entry(format!("{:?}", place.how())).or_default() += 1;
+    for (_, place) in numbered {
+        let how = format!("{:?}", place.how());
+        torture.attempt(&how, &format!("{place:?}"), |victim, other, seed, about| {
+            victim.fail(place, other, seed, about);
+        });
+    }
+    torture.tally
+}
+
+/// Memory of tensors of which an allocation can be made to fail.
+#[derive(Clone, Copy, Debug)]
+pub struct FailingMemory {
+    /// Makes the allocation with this number fail, counted from 1 and from now on; 0 for none.
+    pub fail_at: fn(i64),
+    /// The allocations that are left until one fails.
+    pub left: fn() -> i64,
+}
+
+/// Runs a call for each of its allocations of which `takes` wants the number. That allocation
+/// fails, and a successful call follows. Gradients accumulate. Nothing else may run in the process.
+pub fn starve<M: Stack>(
+    layers: &[LayerSpec],
+    (call, mode): (Call, Mode),
+    memory: FailingMemory,
+    takes: impl Fn(i64) -> bool,
+) -> Tally {
+    let mut torture = Torture::<M>::new(layers, (call, mode), true);
+    let count = torture.allocations(memory);
+    assert!(count > 0, "the call allocates nothing");
+    for number in (1..=count).filter(|&number| takes(number)) {
+        let what = format!("allocation {number} of {count}");
+        torture
+            .attempt("Memory", &what, |victim, other, seed, about| victim.starve(number, memory, (other, seed), about));
+    }
+    torture.tally
+}
+
+/// Calls that fail, and what became of them.
+struct Torture<M: Stack> {
+    layers: Vec<LayerSpec>,
+    call: Call,
+    mode: Mode,
+    alone: bool,
+    batch: Batch,
+    /// The mini-batch of the calls that fail.
+    other: Batch,
+    victim: Victim<M>,
+    tally: Tally,
+}
+
+impl<M: Stack> Torture<M> {
+    fn new(layers: &[LayerSpec], (call, mode): (Call, Mode), alone: bool) -> Self {
+        tch::manual_seed(1);
+        let (batch, other) = (Batch::of::<M>(ROWS), Batch::of::<M>(ROWS));
+        let layers = layers.to_vec();
+        let victim = Victim::new(&layers, (call, mode), &batch, alone);
+        Self { layers, call, mode, alone, batch, other, victim, tally: Tally::default() }
+    }
+
+    /// Makes a call fail, and another one succeed. What is wrong with them is a miss.
+    fn attempt(&mut self, how: &str, what: &str, fail: impl FnOnce(&mut Victim<M>, &Batch, i64, &String)) {
+        let Self { layers, call, mode, .. } = &*self;
+        let about = format!("{what}, {layers:?}, {call}, {mode}");
+        let seed = 1 + self.tally.count() as i64;
+        *self.tally.attempts.entry(how.to_owned()).or_default() += 1;
         let attempt = || {
-            tortured.fail(place, &other, seed, &about);
-            tortured.go_on(&batch, seed, &about);
+            fail(&mut self.victim, &self.other, seed, &about);
+            self.victim.go_on(&self.batch, seed, &about);
         };
         if let Err(panic) = catch_unwind(AssertUnwindSafe(attempt)) {
-            tally.misses.push(panic.downcast::<String>().map_or(about, |text| *text));
+            self.tally.misses.push(panic.downcast::<String>().map_or(about, |text| *text));
             // Later faults must not be blamed for this one.
-            drop(tortured);
-            tortured = victim();
+            self.renew();
         }
     }
-    tally
+
+    fn renew(&mut self) {
+        self.victim = Victim::new(&self.layers, (self.call, self.mode), &self.batch, self.alone);
+        // The old one's threads had not ended before.
+        self.victim.resources = self.alone.then(resources);
+    }
+
+    /// The number of allocations of a call.
+    fn allocations(&mut self, memory: FailingMemory) -> i64 {
+        let watched = &mut self.victim.watched;
+        let called = starved(watched, &self.other, || (memory.fail_at)(i64::MAX));
+        let count = i64::MAX - (memory.left)();
+        (memory.fail_at)(0);
+        assert!(matches!(called, Ok(Ok(()))), "a call without a fault");
+        self.renew();
+        count
+    }
+}
+
+/// Runs the pipeline's part of a call, after `begin`. The outer error is a panic.
+fn starved<M: Stack>(
+    watched: &mut Watched<M>,
+    batch: &Batch,
+    begin: impl FnOnce(),
+) -> thread::Result<Result<(), Error>> {
+    let call = watched.call();
+    let input = batch.input(matches!(call, Call::Forward { wants_gradient: true }));
+    let (pipe, input, target) = (&mut watched.pipe, M::input(&input), &batch.target);
+    begin();
+    catch_unwind(AssertUnwindSafe(|| match call {
+        Call::Step(_) => pipe.step().keep_output().run(input, target, M::loss).map(drop),
+        Call::Forward { .. } => pipe.forward(input).map(drop),
+    }))
 }
 
 /// A pipeline in which steps fail, and one without faults.
@@ -186,7 +274,9 @@ struct Victim<M: Stack> {
 }
 
 impl<M: Stack> Victim<M> {
-    fn new(mut watched: Watched<M>, mut undisturbed: Watched<M>, batch: &Batch, alone: bool) -> Self {
+    fn new(layers: &Vec<LayerSpec>, (call, mode): (Call, Mode), batch: &Batch, alone: bool) -> Self {
+        let build = || Watched::<M>::build(layers, 2, CHUNKS, mode, call).expect("it can be built").0;
+        let (mut watched, mut undisturbed) = (build(), build());
         let step = |watched: &mut Watched<M>| watched.run(batch, 0).expect("a step without a fault");
         let (before, _) = (step(&mut watched), step(&mut undisturbed));
         Self { watched, undisturbed, before, resources: alone.then(resources) }
@@ -207,10 +297,41 @@ impl<M: Stack> Victim<M> {
         self.watched.probe.fail(None);
         let error = result.err().unwrap_or_else(|| panic!("no failure, {about}"));
         assert_error::<M>(&error, place, about);
+        self.assert_unchanged(&drawn, seed, about);
+    }
+
+    /// A call of which this allocation fails is an error that says so, and changes nothing; or it
+    /// does without that memory, and is a call like any other.
+    fn starve(&mut self, number: i64, memory: FailingMemory, (other, seed): (&Batch, i64), about: &dyn fmt::Display) {
+        self.watched.probe.take();
+        tch::manual_seed(seed);
+        let result = starved(&mut self.watched, other, || (memory.fail_at)(number));
+        (memory.fail_at)(0);
+        let drawn = draw();
+        match result {
+            Ok(Err(error)) => assert!(error.to_string().contains("not enough memory"), "{error}, {about}"),
+            Ok(Ok(())) => {
+                tch::manual_seed(seed);
+                let expected = starved(&mut self.undisturbed, other, || ());
+                assert!(matches!(expected, Ok(Ok(()))), "a call without a fault");
+                self.watched.assert_state(&self.undisturbed.state(), about);
+                self.watched.assert_gradients(&self.undisturbed.gradients(), about);
+                return;
+            }
+            Err(panic) => {
+                let text = panic.downcast::<String>().map_or_else(|_| "another payload".to_owned(), |text| *text);
+                panic!("a panic, {text}, {about}")
+            }
+        }
+        self.assert_unchanged(&drawn, seed, about);
+    }
+
+    /// Nothing is changed, and `drawn` are the numbers that follow `seed`.
+    fn assert_unchanged(&mut self, drawn: &Tensor, seed: i64, about: &dyn fmt::Display) {
         self.watched.assert_state(&self.before.state, about);
         self.watched.assert_gradients(&self.before.gradients, about);
         tch::manual_seed(seed);
-        assert!(same_bits(&drawn, &draw()), "the random numbers that follow, {about}");
+        assert!(same_bits(drawn, &draw()), "the random numbers that follow, {about}");
         if let Some(before) = self.resources {
             assert_eq!(resources(), before, "threads and open files, {about}");
         }

@@ -4,6 +4,7 @@ use tch::Tensor;
 
 use super::{Flow, MiniBatch, Packer, Portable, Unpacker};
 use crate::error::Result;
+use crate::torch::times;
 
 /// An output that is summed over the micro-batches. A layer that returns the sum over its rows thus
 /// yields the sum over all rows of the mini-batch.
@@ -38,12 +39,15 @@ pub struct List<T>(pub Vec<T>);
 
 wraps!([] Sum, Tensor, |value, packer| value.pack(packer), |parts, _batch| match parts.len() {
     1 => Ok(parts.remove(0)),
-    _ => add(parts.into_iter().map(Ok)),
+    _ => add(&parts),
 });
 
 wraps!([] Mean, Tensor, |value, packer| value.pack(packer), |parts, batch| match parts.len() {
     1 => Ok(parts.remove(0)),
-    _ => add(parts.iter().zip(batch.weights()).map(|(part, weight)| part.f_mul_scalar(weight))),
+    _ => {
+        let weighed = parts.iter().zip(batch.weights()).map(|(part, weight)| times(part, weight));
+        add(&weighed.collect::<std::result::Result<Vec<_>, _>>()?)
+    }
 });
 
 wraps!([T: Flow] List<T>, Vec<T>,
@@ -51,9 +55,8 @@ wraps!([T: Flow] List<T>, Vec<T>,
     |parts, _batch| Ok(parts.into_iter().flatten().collect())
 );
 
-fn add(parts: impl Iterator<Item = std::result::Result<Tensor, tch::TchError>>) -> Result<Tensor> {
-    let parts = parts.collect::<std::result::Result<Vec<_>, _>>()?;
-    Ok(Tensor::f_stack(&parts, 0)?.f_sum_dim_intlist(0, false, None)?)
+fn add(parts: &[Tensor]) -> Result<Tensor> {
+    Ok(Tensor::f_stack(parts, 0)?.f_sum_dim_intlist(0, false, None)?)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::lock::give_up;
 use crate::model::Context;
 use crate::run::{Given, Loss, Prepared, TrainRun, Trained, check_targets, loss_is_not_finite};
 use crate::stages::Pipeline;
-use crate::torch::{GradMode, caught, grad_enabled, is_finite};
+use crate::torch::{GradMode, caught, grad_enabled, is_finite, times};
 
 /// How the loss of the mini-batch is computed from the losses of the micro-batches.
 ///
@@ -408,7 +408,7 @@ fn wrong_weights(parts: &[f64]) -> Error {
 fn total(losses: &[Tensor], weights: &[f64]) -> Result<Tensor> {
     let mut parts = Vec::with_capacity(losses.len());
     for (loss, &weight) in losses.iter().zip(weights) {
-        parts.push(if weight == 0. { loss.f_zeros_like()? } else { loss.f_mul_scalar(weight)? });
+        parts.push(if weight == 0. { loss.f_zeros_like()? } else { times(loss, weight)? });
     }
     let kind = losses.first().map_or(Kind::Float, Tensor::kind);
     Ok(Tensor::f_stack(&parts, 0)?.f_sum(kind)?)

@@ -313,6 +313,10 @@ unsafe extern "C" {
     ) -> c_int;
     pub(super) fn pipe_compact(value: *const C_tensor, compact: *mut *mut C_tensor) -> c_int;
 
+    pub(super) fn pipe_times(value: *const C_tensor, factor: f64, product: *mut *mut C_tensor) -> c_int;
+    pub(super) fn pipe_divide(value: *mut C_tensor, divisor: f64) -> c_int;
+    pub(super) fn pipe_full_like(value: *const C_tensor, number: f64, full: *mut *mut C_tensor) -> c_int;
+
     pub(super) fn pipe_gradient_prepare(parameter: *const C_tensor, state: *mut i32) -> c_int;
     pub(super) fn pipe_gradient_squares(pieces: *const Piece, count: usize, sums: *mut f64) -> c_int;
     pub(super) fn pipe_fused_update(rule: *const FusedRule, pieces: *const Piece, count: usize) -> c_int;

@@ -4,6 +4,7 @@
 //! show a mistake in them. A twin shares only formulas: it runs on plain variables with the same
 //! values, and its state and its autograd are plain tch's.
 
+pub mod comparison;
 pub mod creature;
 pub mod formulas;
 mod layer;
@@ -13,8 +14,9 @@ pub mod run;
 pub mod stacks;
 pub mod train;
 
+pub use comparison::{Comparison, Nearness, same_bits};
 pub use creature::Creature;
 pub use plain::Twin;
 pub use probe::{Fault, How, ON_PURPOSE, Passes, Probe, Probed};
-pub use run::{Batch, Call, Comparison, Mode, Nearness, Order, Outcome, Plain, Watched};
+pub use run::{Batch, Call, Mode, Order, Outcome, Plain, Watched};
 pub use stacks::{LayerSpec, Passed, Recomputed1, Recomputed2, Recomputed4, Stack1, Stack2, Stack3, Stack4, ZooModel};

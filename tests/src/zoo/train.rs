@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use pipe_runtime::{CheapOutputs, Checkpoint, ScheduleKind};
 
-use super::run::{Batch, Call, Comparison, Mode, Nearness, Order, Outcome, Plain, Watched, plain, runs};
+use super::comparison::{Comparison, Nearness};
+use super::run::{Batch, Call, Mode, Order, Outcome, Plain, Watched, plain, runs};
 use super::stacks::ZooModel;
 
 /// The modes. The others are compared with the first.

@@ -51,7 +51,7 @@ impl Drop for FirstPass<'_> {
         if self.done {
             return;
         }
-        // Reading can fail only if memory runs out. The caller gets the failure of the pass.
+        // Reading needs no tensor. The caller gets the failure of the pass.
         if let Ok(seen) = self.watch.read() {
             lock(self.history).passed(seen.changed);
         }

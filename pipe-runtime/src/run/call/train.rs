@@ -16,7 +16,7 @@ use crate::lock::lock;
 use crate::model::Context;
 use crate::run::built_pipeline::BuiltPipeline;
 use crate::run::remote::Operation;
-use crate::torch::{GradMode, LayerRng, StageGraph, Sums};
+use crate::torch::{GradMode, LayerRng, StageGraph, Sums, full_like};
 
 /// A training step, which runs forwards and backwards in the order of its schedule.
 pub(crate) struct TrainRun {
@@ -156,7 +156,7 @@ impl TrainRun {
                 value.kind()
             ));
         }
-        let seed = value.detach().f_full_like(seed).map_err(|error| error.to_string())?;
+        let seed = full_like(&value.detach(), seed).map_err(|error| error.to_string())?;
         drop(value);
         let parameters = &self.call.parameters;
         let found =

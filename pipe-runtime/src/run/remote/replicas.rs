@@ -18,7 +18,7 @@ use super::wire::{Envelope, Message, spans};
 use crate::error::{Error, Result};
 use crate::lock::lock;
 use crate::model::Split;
-use crate::torch::{GradMode, Variable, duplicate, with_bytes};
+use crate::torch::{GradMode, Variable, divide, duplicate, with_bytes};
 
 /// What replicas do with the tensors that each of them has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -263,7 +263,7 @@ impl<'c> Combining<'c> {
             };
         }
         if let Some(total) = total.as_mut().filter(|_| self.operation == Operation::Mean && self.adds(segment)) {
-            let _ = total.f_div_scalar_(self.twins.len() as f64)?;
+            divide(total, self.twins.len() as f64)?;
         }
         Ok(total)
     }

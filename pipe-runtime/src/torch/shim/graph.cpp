@@ -2,6 +2,7 @@
 #include "stream.h"
 #include "walk.h"
 
+#include <ATen/MemoryOverlap.h>
 #include <ATen/SequenceNumber.h>
 #include <ATen/record_function.h>
 #include <torch/csrc/autograd/utils/grad_layout_contract.h>
@@ -421,6 +422,8 @@ int pipe_graph_backward(
 int pipe_sums_commit(Sums* sums, const Parameters* parameters) {
   return shim::guarded([&] {
     at::NoGradGuard no_grad;
+    // What needs memory is computed before any gradient is changed, so that all are or none is.
+    std::map<size_t, at::Tensor> added;
     for (size_t i = 0; i < sums->gradients.size(); ++i) {
       at::Tensor& sum = sums->gradients[i];
       if (!sum.defined()) {
@@ -435,6 +438,11 @@ int pipe_sums_commit(Sums* sums, const Parameters* parameters) {
             " and kind ",
             gradient.scalar_type(),
             ", is not one for its variable: nothing has been added to any");
+        if (gradient.is_sparse() || sum.is_sparse()) {
+          added[i] = gradient.is_sparse() && !sum.is_sparse() ? sum + gradient : gradient + sum;
+        } else {
+          at::assert_no_internal_overlap(gradient);
+        }
         continue;
       }
       if (!is_alone(sum) ||
@@ -450,10 +458,14 @@ int pipe_sums_commit(Sums* sums, const Parameters* parameters) {
         at::Tensor& gradient = parameters->tensors[i].mutable_grad();
         if (!gradient.defined()) {
           gradient = std::move(sum);
-        } else if (gradient.is_sparse() && !sum.is_sparse()) {
-          gradient = sum + gradient;
-        } else {
+        } else if (!added.count(i)) {
           gradient.add_(sum);
+        } else if (gradient.is_sparse() && !sum.is_sparse()) {
+          gradient = std::move(added[i]);
+        } else {
+          // Other handles on the gradient see the change, too.
+          gradient.set_data(added[i]);
+          gradient.unsafeGetTensorImpl()->bump_version();
         }
       }
     }

@@ -16,6 +16,7 @@
 #include "optimizer.cpp"
 #include "profile.cpp"
 #include "random.cpp"
+#include "scalar.cpp"
 #include "split.cpp"
 #include "state.cpp"
 #include "stream.cpp"

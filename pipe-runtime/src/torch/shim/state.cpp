@@ -127,8 +127,15 @@ void Watch::writes(const at::Tensor& tensor, bool statistic) {
 
 void Watch::note_other_memory() {
   for (uint32_t index = 0; index < variables.all.size(); ++index) {
-    if (variables.all[index].stage == stage && variables.all[index].has_other_memory()) {
+    if (variables.all[index].stage != stage || !variables.all[index].has_other_memory()) {
+      continue;
+    }
+    try {
       move(index, /*statistic=*/false);
+    } catch (const c10::Error&) {
+      // Without memory for a copy, the earlier memory itself is kept. The variable writes it no
+      // more, and nobody could be told here that a change cannot be undone.
+      moved.push_back({index, variables.all[index].seen, false});
     }
   }
 }

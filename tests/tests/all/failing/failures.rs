@@ -2,7 +2,7 @@
 //! `cargo xtask torture` tries more of them.
 
 use pipe_tests::torture::{INWARD, MICRO_BATCHES, Place, ROWS, STATEFUL, Stack, WEIGHTS, assert_same, torture};
-use pipe_tests::zoo::run::same_bits;
+use pipe_tests::zoo::same_bits;
 use pipe_tests::zoo::train::{CHUNKS, MODES, calls};
 use pipe_tests::zoo::{Batch, Call, Creature, Fault, How, ON_PURPOSE, Stack3, Stack4, Watched};
 

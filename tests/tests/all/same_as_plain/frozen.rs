@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use pipe_runtime::{ScheduleKind, Vars};
-use pipe_tests::zoo::run::{plain, same_bits};
+use pipe_tests::zoo::run::plain;
+use pipe_tests::zoo::same_bits;
 use pipe_tests::zoo::train::{CHUNKS, MODES, calls};
 use pipe_tests::zoo::{
     Batch, Call, Comparison, Creature, LayerSpec, Nearness, Order, Plain, Stack3, Stack4, Twin, Watched, ZooModel,

@@ -2,7 +2,8 @@
 //! and under every schedule.
 
 use pipe_runtime::{CheapOutputs, Checkpoint, ScheduleKind};
-use pipe_tests::zoo::run::{plain, runs, same_bits};
+use pipe_tests::zoo::run::{plain, runs};
+use pipe_tests::zoo::same_bits;
 use pipe_tests::zoo::train::{MODES, train};
 use pipe_tests::zoo::{
     Batch, Call, Comparison, Creature, Fault, How, LayerSpec, Mode, Nearness, Order, Recomputed1, Recomputed2,
