@@ -7,6 +7,7 @@
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/_fused_sgd.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/from_blob.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/stack.h>
@@ -162,10 +163,17 @@ int pipe_fused_update(const Rule* rule, const Piece* pieces, size_t count) {
         add(states[state], piece.state[state]);
       }
     }
-    const auto number = parameters[0].options().dtype(at::kFloat);
+    // On the CPU, the numbers are tensors of this function's own memory, so that an update that has
+    // begun elsewhere cannot fail here because there is none left.
+    float numbers[] = {static_cast<float>(rule->divisor), static_cast<float>(rule->step)};
+    auto number = [&](size_t index) {
+      const auto options = parameters[0].options().dtype(at::kFloat);
+      return parameters[0].is_cpu() ? at::from_blob(&numbers[index], {}, options)
+                                    : at::full({}, numbers[index], options);
+    };
     std::optional<at::Tensor> divisor;
     if (rule->divisor != 1) {
-      divisor = at::full({}, rule->divisor, number);
+      divisor = number(0);
     }
     if (std::isfinite(rule->clamp)) {
       if (divisor) {
@@ -205,8 +213,7 @@ int pipe_fused_update(const Rule* rule, const Piece* pieces, size_t count) {
       }
       case RuleKind::kAdam:
       case RuleKind::kAdamW: {
-        const std::vector<at::Tensor> steps(
-            count, at::full({}, static_cast<double>(rule->step), number));
+        const std::vector<at::Tensor> steps(count, number(1));
         auto update = [&](auto&& fused) {
           fused(
               parameters, gradients, states[0], states[1], states[2], steps, rule->lr, rule->beta1,
