@@ -337,6 +337,11 @@ impl Unpacker {
         }
     }
 
+    /// The number of parts that have not been taken.
+    pub(crate) fn left(&self) -> usize {
+        self.tensors.len() + self.plain.len()
+    }
+
     /// Takes the next plain value.
     ///
     /// # Panics
