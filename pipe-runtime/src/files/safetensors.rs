@@ -246,11 +246,16 @@ mod tests {
         );
         assert_eq!(tensor("[1099511627776]", 8), format!("{invalid}invalid shape, data type, or offset for tensor"));
         assert!(tensor("[1099511627776]", 4 << 40).starts_with("it is cut off: its header describes 4398046511"));
-        // With the header before them, there are more bytes than a number has.
-        let bytes = u64::MAX - 79;
-        let header = format!(r#"{{"w":{{"dtype":"U8","shape":[{bytes}],"data_offsets":[0,{bytes}]}}}}"#);
-        let error = said(&with_header(&format!("{header:<88}"), 16));
-        assert_eq!(error, "it is cut off: its header describes 18446744073709551615 bytes, and it has 112");
+        // The greatest tensors that there are, of bytes. With the header before them, eight of them
+        // have more bytes than a number has.
+        let bytes = (1_u64 << 61) - 1;
+        let tensor = |number: u64| {
+            let (start, end) = (number * bytes, (number + 1) * bytes);
+            format!(r#""{number}":{{"dtype":"U8","shape":[{bytes}],"data_offsets":[{start},{end}]}}"#)
+        };
+        let tensors: Vec<_> = (0..8).map(tensor).collect();
+        let error = said(&with_header(&format!("{{{}}}", tensors.join(",")), 16));
+        assert!(error.starts_with("it is cut off: its header describes 18446744073709551615 bytes"), "{error}");
     }
 
     #[test]
