@@ -229,8 +229,8 @@ fn read(named: &LitStr, model: &Ident, read_file: ReadFile<'_>) -> syn::Result<F
     Ok(file)
 }
 
-/// The devices, one per stage. There are at most as many stages as entries that name one: the number
-/// that the file gives may be of any size.
+/// The devices, one per stage. There are at most as many stages as entries that name one: the
+/// number that the file gives may be of any size.
 ///
 /// A name that is not a device is reported once, even if several stages are on it.
 fn devices(file: &File, named: &LitStr, errors: &mut Errors) -> Vec<String> {

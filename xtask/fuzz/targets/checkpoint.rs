@@ -27,7 +27,7 @@ struct Net {
 /// The file that has the sizes of the others.
 const DESCRIPTION: &str = "training.json";
 
-/// A change of a file: `insert` takes the place of `remove` bytes at `at`, modulo the file's length.
+/// A change of a file: `insert` takes the place of `remove` bytes at `at`, modulo its length.
 #[derive(Debug, Arbitrary)]
 struct Edit<'a> {
     file: u8,

@@ -9,7 +9,7 @@ use crate::tools::checkout::Checkout;
 use crate::tools::libtorch::Flavour;
 use crate::tools::{cargo, libtorch};
 
-/// What is fuzzed: the target, the folders of its first inputs, and the greatest length of an input.
+/// What is fuzzed: the target, the folders of its first inputs, and the greatest length of one.
 const TARGETS: [(&str, &[&str], u32); 7] = [
     ("schedule", &["pipe-runtime/schedule/tests/pytorch"], 1000),
     ("attribute", &["ui-tests/cases"], 4000),

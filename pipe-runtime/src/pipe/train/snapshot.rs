@@ -22,7 +22,7 @@ const FORMAT: &str = "pipe-runtime checkpoint";
 /// The version that is written. Older ones are read.
 const VERSION: u64 = 1;
 
-/// The greatest count in a checkpoint. No training makes as many steps, and all that adds to a count
+/// The greatest count in a checkpoint. No training makes as many steps, and what adds to a count
 /// has room.
 const MOST: u64 = 1 << 53;
 
