@@ -52,6 +52,9 @@ mod autocast;
 mod error;
 mod files;
 mod flow;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod lock;
 mod model;
 pub mod nn;

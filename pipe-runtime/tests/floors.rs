@@ -16,7 +16,7 @@ const GROUPS: [(usize, &[&str]); 11] = [
     (4, &["stages"]),
     (5, &["run"]),
     (6, &["pipe"]),
-    (7, &["rt"]),
+    (7, &["rt", "fuzzing"]),
 ];
 
 fn group(module: &str) -> Option<&'static (usize, &'static [&'static str])> {

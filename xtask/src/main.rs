@@ -102,7 +102,7 @@ enum Command {
         #[arg(long)]
         long: bool,
     },
-    /// Runs what reads text and tokens on inputs that coverage finds, by cargo-fuzz
+    /// Runs what reads outside input on inputs that coverage finds, by cargo-fuzz
     Fuzz {
         /// Only this target
         target: Option<String>,

@@ -5,7 +5,9 @@
 //! annotations. If the file was made for another model, or for an earlier version of this one, the
 //! first field that does not fit is an error.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use proc_macro2::{Ident, Span};
 use serde::Deserialize;
@@ -15,6 +17,14 @@ use crate::pipeline::declaration::{Assigned, Declaration, Field, Mark, Part, Rec
 use crate::support::device;
 use crate::support::errors::{Errors, error};
 use crate::support::names::plain;
+
+/// Gives the text of a file.
+pub type ReadFile<'r> = &'r dyn Fn(&Path) -> io::Result<String>;
+
+/// What the compiler reads files with.
+pub fn from_disk(path: &Path) -> io::Result<String> {
+    std::fs::read_to_string(path)
+}
 
 /// The version of the file format that is read here; the runtime writes the same.
 const FORMAT: u32 = 1;
@@ -70,14 +80,14 @@ pub fn path(file: &LitStr) -> PathBuf {
 ///
 /// The struct then counts as one with devices, even if the file is wrong, because it is used as
 /// such a model.
-pub fn apply(declaration: &mut Declaration, errors: &mut Errors) {
+pub fn apply(declaration: &mut Declaration, read_file: ReadFile<'_>, errors: &mut Errors) {
     let Some(named) = declaration.settings.balance.clone() else { return };
     declaration.has_devices = true;
     for field in layers(&mut declaration.fields) {
         placed_by_the_file_alone(field, &named, errors);
     }
     let before = errors.len();
-    let assigned = match read(&named, &declaration.ident) {
+    let assigned = match read(&named, &declaration.ident, read_file) {
         Ok(file) => {
             set(&mut declaration.settings, &file, &named, errors);
             Some(assign(&mut declaration.fields, &file, &named, errors))
@@ -198,10 +208,9 @@ fn run_where_they_stand(fields: &mut [Field], named: &LitStr) {
     }
 }
 
-fn read(named: &LitStr, model: &Ident) -> syn::Result<File> {
+fn read(named: &LitStr, model: &Ident, read_file: ReadFile<'_>) -> syn::Result<File> {
     let wrong = |what: String, help: String| error(named, what, help);
-    let path = path(named);
-    let text = std::fs::read_to_string(&path).map_err(|reason| {
+    let text = read_file(&path(named)).map_err(|reason| {
         let help =
             "write it with `profile.write(..)` (see `pipe_runtime::balance`); the path starts at the crate's folder";
         wrong(format!("cannot read `{}`: {reason}", named.value()), help.into())
@@ -220,7 +229,8 @@ fn read(named: &LitStr, model: &Ident) -> syn::Result<File> {
     Ok(file)
 }
 
-/// The devices, one per stage. The number of stages is limited to the number of layers.
+/// The devices, one per stage. There are at most as many stages as entries that name one: the
+/// number that the file gives may be of any size.
 ///
 /// A name that is not a device is reported once, even if several stages are on it.
 fn devices(file: &File, named: &LitStr, errors: &mut Errors) -> Vec<String> {
@@ -233,9 +243,13 @@ fn devices(file: &File, named: &LitStr, errors: &mut Errors) -> Vec<String> {
             unreadable.push(device);
         }
     }
-    let layers: usize = file.layers.iter().map(|entry| entry.count.unwrap_or(1)).fold(0, usize::saturating_add);
+    let named_stages = |entry: &Entry| match &entry.stage {
+        Stage::Of(_) => 1,
+        Stage::OfEach(stages) => stages.len(),
+    };
+    let most: usize = file.layers.iter().map(named_stages).sum();
     let device = |stage: usize| known.get(stage).map_or("cpu", String::as_str).to_owned();
-    (0..file.stages.min(layers)).map(device).collect()
+    (0..file.stages.min(most)).map(device).collect()
 }
 
 /// Checks that there are as many processes and costs as stages, and that processes have no gap.
@@ -244,13 +258,8 @@ fn one_for_each_stage(file: &File, named: &LitStr, errors: &mut Errors) {
     for (count, what) in counts.into_iter().filter(|(count, _)| ![0, file.stages].contains(count)) {
         errors.push(stale(named, named, format!("has {count} {what} for {} stages", file.stages)));
     }
-    if let Some(gap) = file
-        .processes
-        .iter()
-        .copied()
-        .max()
-        .and_then(|last| (0..last).find(|process| !file.processes.contains(process)))
-    {
+    let processes: BTreeSet<usize> = file.processes.iter().copied().collect();
+    if let Some((gap, _)) = processes.iter().enumerate().find(|&(number, &process)| number != process) {
         errors.push(stale(named, named, format!("has no stage in process {gap}, but one in a later process")));
     }
 }
@@ -552,6 +561,9 @@ stage = 2
         assert_eq!(changed("gap", "stages = 3", "stages = 4"), "does not place the layers in order in 4 stages");
         assert_eq!(changed("order", "[0, 1, 1, 2]", "[0, 2, 1, 2]"), "does not place the layers in order in 3 stages");
         assert_eq!(changed("count", "count = 4", "count = 3"), "is contradictory about `blocks`");
+        let endless = NET.replace("stages = 3", "stages = 9223372036854775807");
+        let endless = endless.replace("count = 4", "count = 9223372036854775807");
+        assert_eq!(mistake("endless", &endless, FIELDS), "is contradictory about `blocks`");
         let first = "name = \"embed\"\nstage = 0";
         assert_eq!(changed("first", first, &format!("{first}\ncount = 1")), "is contradictory about `embed`");
         let more = |name, text: &str| {

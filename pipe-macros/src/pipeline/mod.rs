@@ -31,16 +31,22 @@ use proc_macro2::TokenStream;
 use syn::DeriveInput;
 
 use crate::support::errors::Errors;
+use balance_file::{ReadFile, from_disk};
 use model::Model;
 
 /// Generates everything that `#[pipeline]` adds beside the struct. If there are errors, it
 /// generates the errors and stubs.
 pub fn derive(item: TokenStream) -> TokenStream {
+    derive_with(item, &from_disk)
+}
+
+/// Does what [`derive`] does, with balance files that `read_file` gives.
+pub fn derive_with(item: TokenStream, read_file: ReadFile<'_>) -> TokenStream {
     let item = match syn::parse2::<DeriveInput>(item) {
         Ok(item) => item,
         Err(error) => return error.into_compile_error(),
     };
-    let (model, errors) = checked(&item);
+    let (model, errors) = checked(&item, read_file);
     if errors.is_empty() {
         return expand::expand(&model);
     }
@@ -50,10 +56,10 @@ pub fn derive(item: TokenStream) -> TokenStream {
 }
 
 /// The part of the model that could be read, and the errors.
-pub fn checked(item: &DeriveInput) -> (Model, Errors) {
+pub fn checked(item: &DeriveInput, read_file: ReadFile<'_>) -> (Model, Errors) {
     let mut errors = Errors::default();
     let mut declaration = parse::parse(item, &mut errors);
-    balance_file::apply(&mut declaration, &mut errors);
+    balance_file::apply(&mut declaration, read_file, &mut errors);
     let model = model::model(declaration);
     check::check(&model, &mut errors);
     if errors.is_empty() {

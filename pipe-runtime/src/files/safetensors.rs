@@ -51,18 +51,16 @@ fn read_header(path: &Path) -> std::io::Result<(File, Vec<u8>)> {
 
 /// The tensors that the header of a file of `found` bytes describes.
 fn parse(start: &[u8], found: u64) -> Result<Metadata, SafeTensorError> {
-    match SafeTensors::read_metadata(start) {
-        Ok((_, metadata)) if found == start.len() as u64 => Ok(metadata),
-        // The header is right. The tensors are not in `start`.
-        Ok(_) | Err(SafeTensorError::MetadataIncompleteBuffer) => {
-            let metadata: Metadata = serde_json::from_slice(start.get(LENGTH..).unwrap_or_default())
-                .map_err(SafeTensorError::InvalidHeaderDeserialization)?;
-            match start.len() as u64 + metadata.data_len() as u64 == found {
-                true => Ok(metadata),
-                false => Err(SafeTensorError::MetadataIncompleteBuffer),
-            }
-        }
-        Err(error) => Err(error),
+    let (length, header) = start.split_at(start.len().min(LENGTH));
+    let is_whole = header_length(length) == Some(header.len() as u64);
+    let Some(metadata) = is_whole.then(|| serde_json::from_slice::<Metadata>(header).ok()).flatten() else {
+        // The library says what is wrong. It is not asked about a header that can be read: it adds
+        // up the lengths of header and tensors, and the sum can overflow.
+        return SafeTensors::read_metadata(start).map(|(_, metadata)| metadata);
+    };
+    match (start.len() as u64).checked_add(metadata.data_len() as u64) == Some(found) {
+        true => Ok(metadata),
+        false => Err(SafeTensorError::MetadataIncompleteBuffer),
     }
 }
 
@@ -248,6 +246,16 @@ mod tests {
         );
         assert_eq!(tensor("[1099511627776]", 8), format!("{invalid}invalid shape, data type, or offset for tensor"));
         assert!(tensor("[1099511627776]", 4 << 40).starts_with("it is cut off: its header describes 4398046511"));
+        // The greatest tensors that there are, of bytes. With the header before them, eight of them
+        // have more bytes than a number has.
+        let bytes = (1_u64 << 61) - 1;
+        let tensor = |number: u64| {
+            let (start, end) = (number * bytes, (number + 1) * bytes);
+            format!(r#""{number}":{{"dtype":"U8","shape":[{bytes}],"data_offsets":[{start},{end}]}}"#)
+        };
+        let tensors: Vec<_> = (0..8).map(tensor).collect();
+        let error = said(&with_header(&format!("{{{}}}", tensors.join(",")), 16));
+        assert!(error.starts_with("it is cut off: its header describes 18446744073709551615 bytes"), "{error}");
     }
 
     #[test]

@@ -136,10 +136,14 @@ impl Place {
     fn of(tensor: &Tensor) -> Option<Self> {
         let (memory, first) = memory_of(tensor)?;
         let size = tensor.size();
+        // Where there are no elements, any sizes and strides go.
+        if size.contains(&0) {
+            return None;
+        }
         let moves = |&(stride, size): &(i64, i64)| stride != 0 && size != 1;
         let dims: Vec<_> = tensor.stride().into_iter().zip(size.iter().copied()).filter(moves).collect();
         let last = first + dims.iter().map(|(stride, size)| stride * (size - 1)).sum::<i64>();
-        (!size.contains(&0)).then_some(Self { memory, first, last, dims })
+        Some(Self { memory, first, last, dims })
     }
 
     /// Whether an element is in both, which are in the same memory. Views that no dimension of one
@@ -337,6 +341,11 @@ impl Unpacker {
         }
     }
 
+    /// The number of parts that have not been taken.
+    pub(crate) fn left(&self) -> usize {
+        self.tensors.len() + self.plain.len()
+    }
+
     /// Takes the next plain value.
     ///
     /// # Panics
@@ -380,6 +389,8 @@ mod tests {
         assert_eq!(shared(vec![matrix.tr(), matrix.shallow_clone()], &[]), [true, true]);
         assert_eq!(shared(vec![matrix.narrow(0, 0, 1), matrix.narrow(0, 1, 1)], &[]), [false, false]);
         assert_eq!(shared(vec![part(0, 0), part(0, 1), base.to_sparse(None, None::<i64>, None)], &[]), [false; 3]);
+        let empty = base.as_strided([0, i64::MAX, 2], [1, 2, i64::MAX], 0);
+        assert_eq!(shared(vec![empty, part(0, 1)], &[]), [false; 2]);
     }
 
     #[test]

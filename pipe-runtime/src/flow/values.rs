@@ -149,7 +149,13 @@ impl<T: Flow> Flow for Vec<T> {
     }
 
     fn unpack(unpacker: &mut Unpacker) -> Self {
-        (0..unpacker.length()).map(|_| T::unpack(unpacker)).collect()
+        let length = unpacker.length();
+        // A length of another process is no reason to allocate for more than has come.
+        let mut values = Vec::with_capacity(length.min(unpacker.left()));
+        for _ in 0..length {
+            values.push(T::unpack(unpacker));
+        }
+        values
     }
 
     fn share(&self) -> Self {

@@ -17,5 +17,7 @@ pub(crate) use built_pipeline::BuiltPipeline;
 pub(crate) use call::{Given, Loss, TrainRun, Trained, loss_is_not_finite};
 pub(crate) use pipeline_core::{PipelineCore, Prepared, check_targets};
 pub(crate) use recorder::Held;
+#[cfg(fuzzing)]
+pub(crate) use remote::message;
 pub(crate) use settings::{Choices, check_chunks, check_threads};
 pub(crate) use update::{OptimizerBytes, PlannedParameter, UpdatePlan};

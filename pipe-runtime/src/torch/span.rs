@@ -103,18 +103,31 @@ impl Layout {
 
     /// Whether the elements are in a row, as in a tensor that has just been made.
     fn is_plain(&self) -> bool {
-        let mut expected = 1;
+        let mut expected: i64 = 1;
         let in_row = self.size.iter().zip(&self.stride).rev().all(|(&size, &stride)| {
             let holds = stride == expected;
-            expected *= size.max(1);
+            // A tensor without elements may have any other sizes.
+            expected = expected.saturating_mul(size.max(1));
             holds
         });
         in_row && !self.gaps
     }
 
-    /// The number of elements that are sent.
+    /// Whether the tensor has the address that it should have, modulo 64. One that begins between
+    /// two elements is moved to the next one.
+    fn is_aligned_as(&self, tensor: &Tensor) -> bool {
+        let offset = usize::from(self.offset).next_multiple_of(tensor.kind().elt_size_in_bytes()) % ALIGNMENT;
+        tensor.numel() == 0 || tensor.data_ptr() as usize % ALIGNMENT == offset
+    }
+
+    /// The number of elements that are sent; `None` if this is not the layout of a tensor. The
+    /// memory of one has less than 2^63 bytes, between its elements too.
     fn sent(&self) -> Option<i64> {
-        if self.gaps { self.elements() } else { self.span() }
+        let size = kind_from_number(self.kind)?.elt_size_in_bytes() as i64;
+        let (span, elements) = (self.span()?, self.elements()?);
+        let most = (i64::MAX - ALIGNMENT as i64) / size;
+        let is_one = span <= most && elements <= most && self.size.len() == self.stride.len();
+        (is_one && usize::from(self.offset) < ALIGNMENT).then_some(if self.gaps { elements } else { span })
     }
 }
 
@@ -219,7 +232,7 @@ impl ReceivedSpan {
     /// The tensor, once its bytes are there.
     pub(crate) fn tensor(self) -> Result<Tensor, TorchError> {
         let _constant = GradMode::set(false);
-        let Layout { size, stride, offset, gaps, .. } = &self.layout;
+        let Layout { size, stride, gaps, .. } = &self.layout;
         if self.span.dim() == size.len() && self.span.size() == *size && self.span.stride() == *stride {
             return Ok(self.span);
         }
@@ -235,7 +248,7 @@ impl ReceivedSpan {
             }
         };
         let tensor = made().map_err(|error: tch::TchError| TorchError(error.to_string()))?;
-        debug_assert!(tensor.numel() == 0 || tensor.data_ptr() as usize % ALIGNMENT == usize::from(*offset));
+        debug_assert!(self.layout.is_aligned_as(&tensor));
         Ok(tensor)
     }
 }
@@ -353,9 +366,19 @@ mod tests {
             Layout { kind: 99, ..layout.clone() },
             Layout { size: vec![-1], ..layout.clone() },
             Layout { size: vec![i64::MAX, 2], stride: vec![2, 1], ..layout.clone() },
-            Layout { stride: vec![-1], ..layout },
+            Layout { stride: vec![-1], ..layout.clone() },
+            Layout { stride: vec![], ..layout.clone() },
+            Layout { offset: 64, ..layout.clone() },
+            // Less than 2^63 elements with more than 2^63 bytes.
+            Layout { size: vec![1 << 61], ..layout.clone() },
+            Layout { size: vec![2], stride: vec![1 << 61], ..layout.clone() },
+            // The same element again and again.
+            Layout { size: vec![i64::MAX, 2], stride: vec![0, 0], ..layout.clone() },
         ] {
             assert!(ReceivedSpan::new(wrong.clone(), Device::Cpu).is_err(), "{wrong:?}");
         }
+        // Without elements, a product of the sizes that no number has does not matter.
+        let empty = Layout { size: vec![0, i64::MAX, i64::MAX], stride: vec![0, i64::MAX, 1], ..layout };
+        let _ = ReceivedSpan::new(empty, Device::Cpu).and_then(ReceivedSpan::tensor);
     }
 }

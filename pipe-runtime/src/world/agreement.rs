@@ -89,16 +89,14 @@ impl World {
         let mut own = postcard::to_stdvec(what).map_err(|error| Error::Connection(error.to_string()))?;
         own.extend(bytes);
         let lengths = self.gather((own.len() as u64).to_le_bytes().to_vec(), &mut meanwhile)?;
-        let length = |bytes: &Vec<u8>| bytes.as_slice().try_into().map_or(0, u64::from_le_bytes) as usize;
-        let lengths: Vec<_> = lengths.iter().map(length).collect();
+        let lengths = read_lengths(&lengths)?;
         // What follows a process's bytes, up to the longest, is padding.
         own.resize(lengths.iter().copied().max().unwrap_or(0), 0);
         let all = self.gather(own, &mut meanwhile)?;
         let mut values = Vec::with_capacity(all.len());
         let mut names: Vec<String> = Vec::with_capacity(all.len());
         for (process, (bytes, length)) in all.iter().zip(lengths).enumerate() {
-            let (name, value) =
-                postcard::take_from_bytes(&bytes[..length]).map_err(|error| unreadable(process, error))?;
+            let (name, value) = read_named(bytes, length).map_err(|error| unreadable(process, error))?;
             names.push(name);
             values.push(value.to_vec());
         }
@@ -134,6 +132,58 @@ pub(super) fn wait(
     Ok(())
 }
 
+/// The greatest number of bytes that a process gives at once. MPI gathers no more than that.
+const LONGEST: u64 = 1 << 31;
+
+/// How many bytes each process is going to give. The others allocate as many.
+fn read_lengths(all: &[Vec<u8>]) -> Result<Vec<usize>> {
+    let read = |(process, bytes): (usize, &Vec<u8>)| match bytes.as_slice().try_into().map(u64::from_le_bytes) {
+        Ok(length) if length <= LONGEST => Ok(length as usize),
+        Ok(length) => {
+            Err(Error::Connection(format!("process {process} says {length} bytes at once, of at most {LONGEST}")))
+        }
+        Err(_) => Err(Error::Connection(format!("what process {process} says has no length"))),
+    };
+    all.iter().enumerate().map(read).collect()
+}
+
+/// What a process does, in words, and the value that it gives, from its first `length` bytes.
+fn read_named(bytes: &[u8], length: usize) -> Result<(String, &[u8]), postcard::Error> {
+    let bytes = bytes.get(..length).ok_or(postcard::Error::DeserializeUnexpectedEnd)?;
+    postcard::take_from_bytes(bytes)
+}
+
+/// Reads what a process says, as [`World::exchange`] does.
+#[cfg(fuzzing)]
+pub(crate) fn read_said<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    let (length, rest) = bytes.split_at(bytes.len().min(size_of::<u64>()));
+    let lengths = read_lengths(&[length.to_vec()])?;
+    let (_, value) = read_named(rest, lengths[0]).map_err(|error| unreadable(0, error))?;
+    postcard::from_bytes(value).map_err(|error| unreadable(0, error))
+}
+
 fn unreadable(process: usize, error: postcard::Error) -> Error {
     Error::Connection(format!("what process {process} says cannot be read: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_says_too_much_at_once_is_an_error() {
+        let lengths = |length: u64| read_lengths(&[8_u64.to_le_bytes().to_vec(), length.to_le_bytes().to_vec()]);
+        assert_eq!(lengths(3).unwrap(), [8, 3]);
+        let error = lengths(u64::MAX).unwrap_err().to_string();
+        assert!(error.contains("process 1 says 18446744073709551615 bytes at once"), "{error}");
+        assert!(read_lengths(&[vec![1, 2]]).is_err());
+    }
+
+    #[test]
+    fn what_is_shorter_than_it_says_is_an_error() {
+        let bytes = postcard::to_stdvec("a step").unwrap();
+        assert_eq!(read_named(&bytes, bytes.len()).unwrap().0, "a step");
+        assert!(read_named(&bytes, bytes.len() + 1).is_err());
+        assert!(read_named(&bytes, bytes.len() - 1).is_err());
+    }
 }

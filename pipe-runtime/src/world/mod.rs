@@ -5,6 +5,8 @@ mod message_price;
 mod signs;
 
 pub(crate) use agreement::WireError;
+#[cfg(fuzzing)]
+pub(crate) use agreement::read_said;
 pub use message_price::MessagePrice;
 
 use std::fmt;

@@ -3,6 +3,8 @@
 #![no_main]
 #![allow(dead_code, unused_imports)]
 
+#[path = "expansion.rs"]
+mod expansion;
 #[path = "../../../pipe-macros/src/pipeline/mod.rs"]
 mod pipeline;
 #[path = "../../../pipe-macros/src/support/mod.rs"]
@@ -10,12 +12,14 @@ mod support;
 
 use std::str::FromStr;
 
+use expansion::expand;
 use libfuzzer_sys::fuzz_target;
+use pipe_fuzz::MEMORY;
 use proc_macro2::TokenStream;
 use quote::ToTokens;
 use syn::{Attribute, Item};
 
-fuzz_target!(|text: &str| {
+fuzz_target!(init: MEMORY.set_limit(64 << 20).expect("less is in use"), |text: &str| {
     if let Ok(tokens) = TokenStream::from_str(text) {
         match syn::parse2::<syn::File>(tokens.clone()) {
             Ok(file) => file.items.into_iter().for_each(expand_item),
@@ -38,14 +42,4 @@ fn expand_item(mut item: Item) {
     let Some(place) = attributes.iter().position(|attribute| attribute.path().is_ident("pipeline")) else { return };
     let settings = attributes.remove(place).meta.require_list().map(|list| list.tokens.clone());
     expand(settings.unwrap_or_default(), item.into_token_stream());
-}
-
-fn expand(settings: TokenStream, item: TokenStream) {
-    let attached = pipeline::attach_derive(settings, item);
-    // The compiler removes what is not for the derive, and refuses what is no item.
-    if syn::parse2::<syn::DeriveInput>(attached.clone()).is_err() {
-        return;
-    }
-    let generated = pipeline::derive(attached);
-    assert!(syn::parse2::<syn::File>(generated.clone()).is_ok(), "this was generated: {generated}");
 }

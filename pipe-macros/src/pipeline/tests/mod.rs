@@ -8,6 +8,7 @@ use syn::DeriveInput;
 
 use crate::pipeline;
 use crate::pipeline::attribute::attach_derive;
+use crate::pipeline::balance_file::from_disk;
 use crate::pipeline::model::Model;
 
 /// Parses `#[pipeline(..)] struct ..` into the struct as the derive sees it.
@@ -24,14 +25,14 @@ pub fn item(source: &str) -> DeriveInput {
 
 /// The model of a struct without errors.
 pub fn model(source: &str) -> Model {
-    let (model, errors) = pipeline::checked(&item(source));
+    let (model, errors) = pipeline::checked(&item(source), &from_disk);
     assert!(errors.is_empty(), "{:?}", errors.in_source_order());
     model
 }
 
 /// The errors in a struct, as `line: message`, without the help. Second places are indented.
 pub fn mistakes(source: &str) -> String {
-    let (_, errors) = pipeline::checked(&item(source));
+    let (_, errors) = pipeline::checked(&item(source), &from_disk);
     let mut lines = String::new();
     for error in errors.in_source_order() {
         for (place, part) in error.into_iter().enumerate() {

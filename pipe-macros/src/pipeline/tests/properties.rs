@@ -9,6 +9,7 @@ use syn::visit::Visit;
 use super::{compile_errors, derived, item, mistakes, model};
 use crate::pipeline;
 use crate::pipeline::attribute::attach_derive;
+use crate::pipeline::balance_file::from_disk;
 use crate::pipeline::check::is_local;
 
 /// A struct before it is written as text.
@@ -336,7 +337,7 @@ fn words() -> impl Strategy<Value = String> {
 
 /// The messages of errors whose place is not in the source.
 fn places_elsewhere(text: &str) -> Vec<String> {
-    let (_, errors) = pipeline::checked(&item(text));
+    let (_, errors) = pipeline::checked(&item(text), &from_disk);
     let parts = errors.in_source_order().into_iter().flatten();
     let elsewhere = parts.filter(|part| {
         let place = part.span();

@@ -22,6 +22,10 @@ const FORMAT: &str = "pipe-runtime checkpoint";
 /// The version that is written. Older ones are read.
 const VERSION: u64 = 1;
 
+/// The greatest count in a checkpoint. No training makes as many steps, and what adds to a count
+/// has room.
+const MOST: u64 = 1 << 53;
+
 /// The tensors of one stage, with their names.
 type Shard = Vec<(String, Tensor)>;
 
@@ -165,7 +169,7 @@ pub(super) struct Checked {
     scale: Option<(f64, u64)>,
     /// The variables.
     model: Shard,
-    /// The present state of the random number generator.
+    /// The state of the random number generator.
     random: Tensor,
 }
 
@@ -204,17 +208,21 @@ impl Saved {
 
     /// Checks that the state fits a training. Nothing is changed.
     pub(super) fn check<M: Pipeline>(&self, trainer: &Trainer<M>) -> Result<Checked, String> {
-        let number = |name: &str| self.description[name].as_u64().ok_or_else(|| damaged(name));
+        let number = |name: &str| count(&self.description[name]).ok_or_else(|| damaged(name));
         let (steps, updates) = (number("steps")?, number("updates")?);
         let values: BTreeMap<String, String> =
             serde_json::from_value(self.description["values"].clone()).map_err(|_| damaged("values"))?;
         let scale = self.scale()?;
-        match (&scale, &trainer.scaler) {
+        match (scale, trainer.scaler) {
+            (Some((scale, updates)), Some(mut scaler)) => {
+                scaler.restore(scale, updates);
+                scaler.check().map_err(|_| damaged("loss_scale"))?;
+            }
             (Some(_), None) => {
                 return Err("its training scales the loss, and this one does not: set `loss_scaling`".into());
             }
             (None, Some(_)) => return Err("its training does not scale the loss, and this one does".into()),
-            _ => {}
+            (None, None) => {}
         }
         trainer.optimizer.check_whole().map_err(words)?;
 
@@ -226,7 +234,19 @@ impl Saved {
         state.push((RANDOM.to_owned(), random.shallow_clone()));
         check(&self.model, "variables", &model)?;
         check(&self.optimizer, "optimizer's tensors", &state)?;
+        let random = self.random(&random)?;
         Ok(Checked { steps, updates, values, scale, model, random })
+    }
+
+    /// Reads the state of the random number generator. `present` is what it is now, and stays.
+    fn random(&self, present: &Tensor) -> Result<Tensor, String> {
+        let random = present.f_zeros_like().map_err(words)?;
+        self.optimizer.get(RANDOM).ok_or_else(|| damaged(RANDOM))?.read_into(&random)?;
+        // Only libtorch knows whether it is one.
+        let tried = set_random_state(&random);
+        set_random_state(present).map_err(words)?;
+        tried.map_err(|error| format!("`{RANDOM}` is damaged: {error}"))?;
+        Ok(random)
     }
 
     /// Puts the state into a training. An error is one of reading, or of memory.
@@ -234,7 +254,6 @@ impl Saved {
         let Checked { steps, updates, values, scale, model, random } = checked;
         let described = &self.description["parameters"];
         let state = trainer.optimizer.adopt(described).map_err(words)?;
-        let state = state.into_iter().chain([(RANDOM.to_owned(), random.shallow_clone())]).collect();
         for (files, tensors) in [(&self.model, model), (&self.optimizer, state)] {
             // Each process reads what it has.
             for (name, tensor) in tensors.into_iter().filter(|(_, tensor)| !is_elsewhere(tensor)) {
@@ -261,8 +280,13 @@ impl Saved {
             return Ok(None);
         }
         let scale = saved["scale"].as_str().and_then(|text| text.parse().ok());
-        Ok(Some(scale.zip(saved["updates_since_change"].as_u64()).ok_or_else(|| damaged("loss_scale"))?))
+        Ok(Some(scale.zip(count(&saved["updates_since_change"])).ok_or_else(|| damaged("loss_scale"))?))
     }
+}
+
+/// A number of steps or updates.
+fn count(saved: &Value) -> Option<u64> {
+    saved.as_u64().filter(|&count| count <= MOST)
 }
 
 fn words(error: impl std::fmt::Display) -> String {
@@ -336,7 +360,10 @@ impl Optimizer {
                 return Err(format!("here is no parameter `{name}`"));
             };
             let rule = self.rule_of(parameter);
-            if saved["rule"] != rule.name() || saved["updates"].as_u64().is_none() {
+            if count(&saved["updates"]).is_none() {
+                return Err(damaged("parameters"));
+            }
+            if saved["rule"] != rule.name() {
                 return Err(format!("`{name}` was updated by {}, and is by {} here", saved["rule"], rule.name()));
             }
             let tensors = rule.state_names().iter().chain(self.keeps_average().then_some(&AVERAGE));

@@ -52,7 +52,7 @@ enum Verdict<T> {
 
 /// What a process says in an agreement.
 #[derive(Debug, Serialize, Deserialize)]
-struct Said<T> {
+pub(super) struct Said<T> {
     /// The number of its pipeline.
     number: u16,
     call: u64,

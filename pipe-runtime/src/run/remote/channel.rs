@@ -9,13 +9,11 @@ use tch::{Device, Tensor};
 
 use super::carrier::{Arrived, Carrier, Hosts, Incoming, Outgoing};
 use super::edges::{Edges, Ends};
+use super::framing::{self, HEAD, Head};
 use super::wire::Envelope;
 use crate::error::{Error, Result};
 use crate::torch::{Event, SentSpan, Unchanged};
 use crate::world::World;
-
-/// The size of the part of an envelope that is always sent, in bytes. Most envelopes fit.
-const HEAD: usize = 512;
 
 /// The messages under way.
 pub(super) struct Channel {
@@ -100,11 +98,7 @@ impl Channel {
 
     /// Sends an envelope, and the memory that it announces.
     pub(super) fn send(&mut self, to: usize, envelope: &Envelope, spans: Vec<SentSpan>) -> Result<()> {
-        let text = postcard::to_stdvec(envelope).map_err(|error| Error::Connection(error.to_string()))?;
-        let mut head = (text.len() as u64).to_le_bytes().to_vec();
-        let (start, rest) = text.split_at(text.len().min(HEAD - head.len()));
-        head.extend(start);
-        head.resize(HEAD, 0);
+        let (head, rest) = framing::write(envelope).map_err(Error::Connection)?;
         let (direct, through_hosts): (Vec<_>, Vec<_>) =
             envelope.layouts.iter().zip(spans).partition(|(layout, _)| envelope.edge.is_some() && layout.is_direct());
         // What goes straight is queued before the receiver hears of it.
@@ -117,7 +111,7 @@ impl Channel {
         let Hosts { comm, tag } = &self.hosts;
         self.outgoing.push((Box::new(comm.send(to, *tag, head)?), None));
         if !rest.is_empty() {
-            self.outgoing.push((Box::new(comm.send(to, *tag, rest.to_vec())?), None));
+            self.outgoing.push((Box::new(comm.send(to, *tag, rest)?), None));
         }
         for (_, span) in through_hosts {
             let unchanged = span.unchanged();
@@ -222,32 +216,31 @@ impl Peer {
     fn receive(&mut self, hosts: &mut Hosts, edges: &mut Edges, from: usize) -> Result<()> {
         let (comm, tag) = (hosts.comm.clone(), hosts.tag);
         while let Some(part) = self.next.take() {
-            let text = match part {
+            let unreadable =
+                |reason| Error::Connection(format!("a message of process {from} cannot be read: {reason}"));
+            let mut envelope = match part {
                 Part::Head(mut receiving) => {
                     if !receiving.is_done()? {
                         self.next = Some(Part::Head(receiving));
                         return Ok(());
                     }
-                    let head = receiving.take();
-                    let (length, start) = head.split_at(size_of::<u64>());
-                    let length = length.try_into().map(u64::from_le_bytes).unwrap_or_default() as usize;
-                    if length > start.len() {
-                        let rest = comm.receive(from, tag, vec![0; length - start.len()])?;
-                        self.next = Some(Part::Rest(start.to_vec(), rest));
-                        continue;
+                    match framing::read_head(&receiving.take()).map_err(unreadable)? {
+                        Head::Whole(envelope) => *envelope,
+                        Head::Begins(start, missing) => {
+                            let rest = comm.receive(from, tag, vec![0; missing])?;
+                            self.next = Some(Part::Rest(start, rest));
+                            continue;
+                        }
                     }
-                    start[..length].to_vec()
                 }
                 Part::Rest(start, mut receiving) => {
                     if !receiving.is_done()? {
                         self.next = Some(Part::Rest(start, receiving));
                         return Ok(());
                     }
-                    [start, receiving.take()].concat()
+                    framing::read(&[start, receiving.take()].concat()).map_err(unreadable)?
                 }
             };
-            let mut envelope: Envelope = postcard::from_bytes(&text)
-                .map_err(|error| Error::Connection(format!("a message of process {from} cannot be read: {error}")))?;
             let mut incoming = Vec::with_capacity(envelope.layouts.len());
             for layout in std::mem::take(&mut envelope.layouts) {
                 let carrier: &mut dyn Carrier = match envelope.edge.filter(|_| layout.is_direct()) {

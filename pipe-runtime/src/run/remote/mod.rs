@@ -5,12 +5,17 @@ mod agreement;
 mod carrier;
 mod channel;
 mod edges;
+mod framing;
+#[cfg(fuzzing)]
+mod fuzzing;
 mod remote_call;
 mod replicas;
 mod traces;
 mod wire;
 
 pub(crate) use agreement::{Opened, Opening};
+#[cfg(fuzzing)]
+pub(crate) use fuzzing::message;
 pub(crate) use remote_call::{Arrival, RemoteCall};
 pub(crate) use replicas::Operation;
 

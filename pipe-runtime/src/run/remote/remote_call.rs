@@ -9,7 +9,7 @@ use tch::Tensor;
 use super::Remote;
 use super::channel::Delivered;
 use super::wire::{Envelope, Form, Message, spans};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::flow::{CHANGED_ON_ITS_WAY, PackedValue};
 use crate::lock::lock;
 use crate::run::repeats::{Held, repeats};
@@ -26,6 +26,7 @@ pub(crate) struct RemoteCall {
     /// For whether it goes back, and each stage and micro-batch elsewhere: the position of its
     /// step.
     positions: HashMap<(bool, usize, usize), usize>,
+    micro_batches: usize,
     /// What was sent, and received, for several micro-batches.
     sent: Mutex<Held>,
     received: Mutex<Held>,
@@ -75,6 +76,7 @@ impl RemoteCall {
             call,
             missing: Mutex::new(missing),
             positions,
+            micro_batches: order.steps.iter().map(|step| step.action.micro_batch + 1).max().unwrap_or(0),
             sent: Mutex::default(),
             received: Mutex::default(),
         }
@@ -130,7 +132,11 @@ impl RemoteCall {
         };
         let delivered = lock(&self.remote.channel).poll(wanted).map_err(|error| self.remote.lost(error))?;
         let mut news = Vec::new();
-        for Delivered { envelope, tensors, ready, .. } in delivered {
+        for Delivered { from, envelope, tensors, ready } in delivered {
+            if !envelope.message.fits(routes.len(), self.micro_batches) {
+                let wrong = format!("a message of process {from} is for no value of this call");
+                return Err(self.remote.lost(Error::Connection(wrong)));
+            }
             match envelope.message {
                 Message::Value { port, micro_batch, value } => {
                     let value = value.value(port, tensors, ready, &mut lock(&self.received));

@@ -42,6 +42,18 @@ pub(super) enum Message {
     End,
 }
 
+impl Message {
+    /// Whether the port and the micro-batch that it names exist.
+    pub(super) fn fits(&self, ports: usize, micro_batches: usize) -> bool {
+        match self {
+            Self::Value { port, micro_batch, .. } | Self::Gradients { port, micro_batch, .. } => {
+                *port < ports && *micro_batch < micro_batches
+            }
+            _ => true,
+        }
+    }
+}
+
 /// A packed value without the memory of its tensors.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Form {

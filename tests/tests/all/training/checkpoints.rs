@@ -267,6 +267,42 @@ fn a_folder_that_is_torn_foreign_or_newer_is_refused_and_changes_nothing() {
     assert!(damaged.starts_with("`training.json` is damaged: EOF"), "{damaged}");
     let without = changed(&|checkpoint| description(checkpoint, "\"steps\"", "\"stops\""));
     assert_eq!(without, "`training.json` is damaged: `steps` is missing or wrong");
+    let count = format!("\"updates\": {}", u64::MAX);
+    let endless = changed(&|checkpoint| description(checkpoint, "\"updates\": 3", &count));
+    assert_eq!(endless, "`training.json` is damaged: `updates` is missing or wrong");
+    // libtorch checks the start of the 5056 bytes, which are the last ones of the first file.
+    let random = changed(&|checkpoint| {
+        let file = checkpoint.join("optimizer-00001-of-00002.safetensors");
+        let mut bytes = fs::read(&file).unwrap();
+        let length = bytes.len();
+        bytes[length - 5056..].fill(255);
+        fs::write(file, bytes).unwrap();
+    });
+    assert!(random.starts_with("`random_state.cpu` is damaged: "), "{random}");
+}
+
+#[test]
+fn a_loss_scale_that_is_not_one_is_refused() {
+    let _serial = serial();
+    let scaled = Setup { scaled: true, ..SETUP };
+    let (mut trainer, _) = Two::make(scaled);
+    train(&mut trainer, 3);
+    for (from, to) in [
+        ("\"65536\"", "\"NaN\""),
+        ("\"65536\"", "\"0\""),
+        ("\"updates_since_change\": 3", "\"updates_since_change\": -1"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoint = Checkpoints::in_folder(folder.path()).save(&trainer).unwrap();
+        let file = checkpoint.join("training.json");
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(text.contains(from), "{text}");
+        fs::write(&file, text.replace(from, to)).unwrap();
+        let (mut other, _) = Two::make(scaled);
+        let error = Checkpoints::resume_from(&checkpoint, &mut other).unwrap_err().to_string();
+        assert!(error.ends_with("`training.json` is damaged: `loss_scale` is missing or wrong"), "{error}");
+        assert_eq!(other.steps(), 0);
+    }
 }
 
 #[test]

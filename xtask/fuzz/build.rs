@@ -1,0 +1,3 @@
+fn main() {
+    pipe_libtorch::link();
+}
