@@ -96,7 +96,7 @@ enum Command {
         #[arg(long, value_name = "VERSION")]
         only: Vec<String>,
     },
-    /// Makes pipelines fail at every op, trains for long, and kills processes
+    /// Makes pipelines fail in every way, trains for long, and kills saves and processes
     Torture {
         /// Takes hours instead of minutes
         #[arg(long)]

@@ -18,8 +18,8 @@ pub(crate) fn panic_message(panic: Box<dyn Any + Send>) -> String {
     message
 }
 
-/// What a panic says. tch panics with a debug-printed [`tch::TchError`] that contains libtorch's C++
-/// stack; neither helps a reader, so both are removed.
+/// What a panic says. tch panics with a debug-printed [`tch::TchError`] that contains libtorch's
+/// C++ stack; neither helps a reader, so both are removed.
 fn sentence(panic: &(dyn Any + Send)) -> String {
     let text = match (panic.downcast_ref::<String>(), panic.downcast_ref::<&str>()) {
         (Some(text), _) => text.as_str(),

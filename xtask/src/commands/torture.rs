@@ -1,6 +1,8 @@
-//! `cargo xtask torture`: faults at every op, a long training and killed processes, with counts of
-//! what was not as it should be. `docs/reliability.md` has the figures.
+//! `cargo xtask torture`: faults at every op and allocation, a long training, killed saves and
+//! processes, and valgrind, with counts of what was not as it should be. `docs/reliability.md` has
+//! the figures.
 
+use std::ffi::OsStr;
 use std::process::{Command, ExitCode};
 
 use anyhow::Context;
@@ -17,26 +19,42 @@ const KILLING: &str = "losses::trainings_that_are_killed_again_and_again_end_as_
 struct Extent {
     stride: &'static str,
     steps: &'static str,
+    /// One of so many allocations fails.
+    allocations: &'static str,
     kills: &'static str,
 }
 
-const MINUTES: Extent = Extent { stride: "7", steps: "10000", kills: "20" };
-const HOURS: Extent = Extent { stride: "1", steps: "200000", kills: "200" };
+const MINUTES: Extent = Extent { stride: "7", steps: "10000", allocations: "64", kills: "20" };
+const HOURS: Extent = Extent { stride: "1", steps: "200000", allocations: "1", kills: "200" };
+
+/// Tests that valgrind runs: the shim's own, and those in which steps fail. They take 20 to 50
+/// times as long.
+const CHECKED: [&[&str]; 2] =
+    [&["-p", "pipe-runtime", "--lib", "torch::"], &["-p", "pipe-tests", "--test", "all", "model::lent"]];
 
 pub fn run(checkout: &Checkout, long: bool) -> anyhow::Result<ExitCode> {
     libtorch::set_up(checkout, Flavour::Cpu)?;
     for mpi in [mpi::OPEN_MPI, mpi::MPICH] {
         mpi.set_up()?;
     }
-    let Extent { stride, steps, kills } = if long { HOURS } else { MINUTES };
-    let mut killing = cargo::command(checkout);
-    killing.args(["test", "-p", "pipe-tests", "--test", "processes", "--", "--exact", "--nocapture", KILLING]);
-    killing.env(KILLS, kills);
-    let mut parts = [
+    let Extent { stride, steps, allocations, kills } = if long { HOURS } else { MINUTES };
+    let mut parts = vec![
         ("a fault at every op", program(checkout, &["faults", "--stride", stride])),
         ("a long training", program(checkout, &["soak", "--steps", steps])),
-        ("processes that are killed", killing),
+        ("allocations that fail", test(checkout, &["-p", "pipe-failing-memory"], ("PIPE_STRIDE", allocations))),
+        (
+            "saves that are killed",
+            test(checkout, &["-p", "pipe-tests", "--test", "interrupted", "killed"], (KILLS, kills)),
+        ),
+        (
+            "processes that are killed",
+            test(checkout, &["-p", "pipe-tests", "--test", "processes", KILLING], (KILLS, kills)),
+        ),
     ];
+    match Command::new("valgrind").arg("--version").output().is_ok_and(|found| found.status.success()) {
+        true => parts.extend(CHECKED.map(|tests| ("valgrind", test(checkout, tests, valgrind(checkout))))),
+        false => println!("skipped: valgrind is not installed"),
+    }
     let mut failed = Vec::new();
     for (name, command) in &mut parts {
         println!("\n# {name}\n");
@@ -51,6 +69,21 @@ pub fn run(checkout: &Checkout, long: bool) -> anyhow::Result<ExitCode> {
         _ => println!("\nfailed: {}", failed.join(", ")),
     }
     Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs tests one after the other, with a variable of the environment.
+fn test(checkout: &Checkout, tests: &[&str], (name, value): (&str, impl AsRef<OsStr>)) -> Command {
+    let mut cargo = cargo::command(checkout);
+    cargo.arg("test").args(tests).args(["--", "--nocapture", "--test-threads=1"]).env(name, value);
+    cargo
+}
+
+/// The variable by which Cargo starts tests under valgrind.
+fn valgrind(checkout: &Checkout) -> (&'static str, String) {
+    let known = checkout.root.join("tests/valgrind.supp");
+    // libtorch frees by `free` what it has made by `new`.
+    let flags = "--quiet --error-exitcode=9 --error-limit=no --num-callers=25 --show-mismatched-frees=no";
+    ("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", format!("valgrind {flags} --suppressions={}", known.display()))
 }
 
 fn program(checkout: &Checkout, args: &[&str]) -> Command {
