@@ -1,7 +1,11 @@
 //! Dropping a pipeline frees its memory. The test needs a separate process, whose memory it
 //! measures.
 
-use pipe_runtime::{Devices, pipeline};
+use std::sync::{Mutex, PoisonError};
+
+use pipe_runtime::optim::AdamW;
+use pipe_runtime::{Context, Devices, Layer, Trainer, pipeline};
+use pipe_tests::torture::resources;
 use tch::nn::{self, Linear};
 use tch::{Device, Kind, Tensor};
 
@@ -15,6 +19,9 @@ struct Net {
 }
 
 const WIDTH: i64 = 1024;
+
+/// The memory of the process is that of one test at a time.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 fn resident_bytes() -> u64 {
     let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
@@ -44,6 +51,7 @@ fn live_and_die(rows: &Tensor) {
 #[test]
 #[cfg(target_os = "linux")]
 fn a_pipeline_that_has_trained_leaves_nothing_behind() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let rows = Tensor::rand([4, WIDTH], (Kind::Float, Device::Cpu));
     (0..5).for_each(|_| live_and_die(&rows));
     let before = resident_bytes();
@@ -51,4 +59,56 @@ fn a_pipeline_that_has_trained_leaves_nothing_behind() {
     let grown = resident_bytes().saturating_sub(before);
     // The weights of sixty pipelines have 500 MB, and so do their gradients.
     assert!(grown < 100 << 20, "{} MB are left", grown >> 20);
+}
+
+/// A layer that fails on an empty micro-batch, or keeps what it is given.
+struct Picky(Linear);
+
+impl Layer<Tensor> for Picky {
+    type Out = Tensor;
+
+    fn run(&self, x: Tensor, _cx: &Context) -> Tensor {
+        assert!(x.size()[0] > 0, "nothing to do");
+        x.apply(&self.0).relu()
+    }
+}
+
+#[pipeline(chunks = 3, schedule = "1f1b")]
+struct Small {
+    #[device("cpu")]
+    first: Linear,
+    #[device("cpu")]
+    picky: Picky,
+    last: Linear,
+}
+
+/// Builds a training, trains, fails in a layer and in the loss, and drops everything.
+fn fail_and_die(rows: &Tensor, none: &Tensor) {
+    let vars = Small::vars(&Devices::cpu(2)).unwrap();
+    let linear = |path| nn::linear(path, 8, 8, Default::default());
+    let net = Small { first: linear(vars.first()), picky: Picky(linear(vars.picky())), last: linear(vars.last()) };
+    let pipe = net.pipe(&vars).build().unwrap();
+    let optimizer = pipe.optimizer(AdamW::default()).clip_norm(1.).build().unwrap();
+    let mut training = Trainer::new(pipe, optimizer).unwrap();
+    training.step(rows, rows, loss).unwrap();
+    training.step(none, none, loss).unwrap_err();
+    training.step(rows, rows, |_: &Tensor, _: &Tensor| panic!("on purpose")).unwrap_err();
+    training.step(rows, rows, loss).unwrap();
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_thousand_trainings_that_fail_leave_nothing_behind() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let rows = |count: i64| Tensor::rand([count, 8], (Kind::Float, Device::Cpu));
+    let (rows, none) = (rows(6), rows(0));
+    // What a few hundred ended threads have made is remembered.
+    (0..400).for_each(|_| fail_and_die(&rows, &none));
+    let (before, resources_before) = (resident_bytes(), resources());
+    (0..1000).for_each(|_| fail_and_die(&rows, &none));
+    assert_eq!(resources(), resources_before, "threads and open files");
+    let grown = resident_bytes().saturating_sub(before);
+    println!("{} KiB more after a thousand trainings", grown >> 10);
+    // What each of them left would be here a thousand times.
+    assert!(grown < 256 << 10, "{} KiB are left", grown >> 10);
 }

@@ -78,9 +78,14 @@ class Passes {
       passes_.emplace_back(first, end);
     }
     // Each call adds at most one entry, and no graph is expected to be kept for this many calls.
-    if (passes_.size() > 65536) {
-      passes_.pop_front();
-    }
+    keep_last(65536);
+  }
+
+  // The thread has ended, and its graphs will soon, too.
+  void end() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    keep_last(1024);
+    passes_.shrink_to_fit();
   }
 
   bool contain(uint64_t number) {
@@ -93,6 +98,12 @@ class Passes {
   }
 
  private:
+  void keep_last(size_t count) {
+    while (passes_.size() > count) {
+      passes_.pop_front();
+    }
+  }
+
   std::mutex mutex_;
   std::deque<std::pair<uint64_t, uint64_t>> passes_;
 };
@@ -104,26 +115,47 @@ class Threads {
     std::lock_guard<std::mutex> lock(mutex_);
     return passes_[thread];
   }
+
   bool contain(uint64_t thread, uint64_t number) {
-    Passes* passes = nullptr;
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      auto found = passes_.find(thread);
-      passes = found == passes_.end() ? nullptr : &found->second;
+    std::lock_guard<std::mutex> lock(mutex_);
+    auto found = passes_.find(thread);
+    return found != passes_.end() && found->second.contain(number);
+  }
+
+  // Keeps the passes of this thread, which ends now, until so many others have ended: a process may
+  // build any number of pipelines, each with threads of its own.
+  void end(uint64_t thread) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    passes_[thread].end();
+    ended_.push_back(thread);
+    if (ended_.size() > 256) {
+      passes_.erase(ended_.front());
+      ended_.pop_front();
     }
-    return passes && passes->contain(number);
   }
 
  private:
   std::mutex mutex_;
   // The entries of a map do not move.
   std::map<uint64_t, Passes> passes_;
+  std::deque<uint64_t> ended_;
 };
 
 Threads& threads() {
   static auto* threads = new Threads();
   return *threads;
 }
+
+// The passes of the current thread, until it ends.
+struct OwnPasses {
+  const uint64_t thread;
+  Passes& passes;
+
+  explicit OwnPasses(uint64_t thread) : thread(thread), passes(threads().of(thread)) {}
+  ~OwnPasses() {
+    threads().end(thread);
+  }
+};
 
 } // namespace
 
@@ -134,10 +166,10 @@ Graph::Graph(int64_t stage)
 
 void Graph::end() {
   if (!ended && thread == at::RecordFunction::currentThreadId()) {
-    thread_local Passes& passes = threads().of(thread);
+    thread_local OwnPasses own(thread);
     uint64_t now = at::sequence_number::peek();
     if (now > first) {
-      passes.add(first, now);
+      own.passes.add(first, now);
     }
   }
   ended = true;
