@@ -292,3 +292,89 @@ fn files_are_synced_then_renamed_then_the_folder_is_synced() {
         ]
     );
 }
+
+/// The calls of a save that may fail, by the names that strace has for them.
+const CALLS: [&str; 5] = ["mkdir", "openat", "write", "fsync", "rename"];
+
+/// Saves a checkpoint, trains, and saves another one, of which a call fails. Nothing is lost, and
+/// the next save works.
+fn save_with_a_fault(folder: &Path) {
+    let (mut training, _) = trainer();
+    let mut checkpoints = Checkpoints::in_folder(folder).keep(1);
+    checkpoints.save(&training).unwrap();
+    step(&mut training);
+    let saved = checkpoints.save(&training);
+    let names = || {
+        let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> = names.filter(|name| name.starts_with("step-")).collect();
+        names.sort();
+        names
+    };
+    let (mut resumed, _) = trainer();
+    if let Err(error) = saved {
+        println!("{error}");
+        assert!(error.to_string().contains("os error 5"), "{error}");
+        // Once the new checkpoint has its name, the call that failed was one of those that remove
+        // the old one.
+        assert!(Checkpoints::in_folder(folder).resume(&mut resumed).unwrap());
+    }
+    step(&mut training);
+    let saved = checkpoints.save(&training).unwrap();
+    assert_eq!(names(), ["step-0000000002"]);
+    Checkpoints::resume_from(saved, &mut resumed).unwrap();
+    assert_eq!(resumed.steps(), 2);
+    let left = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert!(left.filter(|name| name.ends_with(".partial")).count() == 0, "nothing half-written is left");
+}
+
+/// Each call of the system that a save makes fails once, as on a disk that is broken.
+#[test]
+fn a_save_of_which_any_call_fails_loses_nothing() {
+    const NAME: &str = "a_save_of_which_any_call_fails_loses_nothing";
+    if let Some(folder) = std::env::var_os(FOLDER) {
+        return save_with_a_fault(Path::new(&folder));
+    }
+    if Command::new("strace").arg("-V").output().is_err() {
+        eprintln!("skipped: strace is not installed");
+        return;
+    }
+    // Runs it under strace, and returns the calls of the thread that saves, and its folder.
+    let traced = |fault: Option<(&str, usize)>| {
+        let folder = tempfile::tempdir().unwrap();
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-y", "-e", &format!("trace={}", CALLS.join(",")), "-o"]).arg(log.path());
+        if let Some((call, number)) = fault {
+            strace.args(["-e", &format!("inject={call}:error=EIO:when={number}")]);
+        }
+        strace.arg(std::env::current_exe().unwrap());
+        let output = again(strace, NAME, folder.path()).wait_with_output().unwrap();
+        let folder = folder.path().display().to_string();
+        let text = fs::read_to_string(log.path()).unwrap();
+        let saver = text.lines().find(|line| line.contains(&folder)).and_then(|line| line.split(' ').next());
+        let saver = format!("{} ", saver.expect("a thread saves"));
+        let calls = text.lines().filter(|line| line.starts_with(&saver)).map(str::to_owned);
+        (calls.collect::<Vec<String>>(), folder, output)
+    };
+    let (calls, folder, output) = traced(None);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // The calls from the second save's first one to the third save's, each with its number among
+    // the thread's calls of its name.
+    let is_of = |line: &String, step: u64| line.contains(&folder) && line.contains(&format!("step-{step:010}"));
+    let begin = calls.iter().position(|line| is_of(line, 1)).expect("the second save");
+    let end = calls.iter().position(|line| is_of(line, 2)).expect("the third save");
+    let name = |line: &String| CALLS.into_iter().find(|call| line.contains(&format!(" {call}(")));
+    let saving: Vec<_> =
+        calls.iter().enumerate().take(end).skip(begin).filter(|(_, line)| line.contains(&folder)).collect();
+    // `PIPE_KILLS=200` is all of them.
+    let stride = saving.len().div_ceil(kills() as usize);
+    for &(place, line) in saving.iter().step_by(stride) {
+        let call = name(line).expect("one of the calls");
+        let number = calls[..=place].iter().filter(|line| name(line) == Some(call)).count();
+        let (calls, _, output) = traced(Some((call, number)));
+        let about = format!("{line}\n{}", String::from_utf8_lossy(&output.stdout));
+        assert!(output.status.success(), "{about}{}", String::from_utf8_lossy(&output.stderr));
+        assert!(calls.iter().any(|line| line.ends_with("(INJECTED)")), "it did not fail: {about}");
+    }
+    println!("{} of {} calls of a save failed", saving.len().div_ceil(stride), saving.len());
+}

@@ -475,7 +475,7 @@ fn a_layer_that_panics_when_it_is_dropped_leaves_no_thread() {
 #[test]
 fn a_layer_that_ends_the_process_ends_it_at_once() {
     const NAME: &str = "a_layer_that_ends_the_process_ends_it_at_once";
-    for _ in 0..20 {
+    for _ in 0..8 {
         let start = Instant::now();
         let output = alone(NAME, this, |_| {
             let (net, vars, gate) = net();
