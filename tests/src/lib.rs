@@ -4,6 +4,7 @@
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
 
+pub mod again;
 pub mod compare;
 #[cfg(doctest)]
 pub mod impossible;

@@ -4,27 +4,19 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::thread::sleep;
 use std::time::Duration;
 
 use pipe_runtime::optim::AdamW;
 use pipe_runtime::{Checkpoints, Devices, Trainer, pipeline};
+use pipe_tests::again::{FOLDER, again, folder as own_folder};
 use tch::nn::{self, Linear};
 use tch::{Device, Kind, Tensor};
 
 /// How many times each kind of save is killed. More are for a night: `PIPE_KILLS=200`.
 fn kills() -> u64 {
     std::env::var("PIPE_KILLS").map_or(20, |text| text.parse().expect("a number"))
-}
-
-/// The folder for the process that [`again`] starts.
-const FOLDER: &str = "PIPE_TEST_FOLDER";
-
-/// Runs a test of this binary again, as a process of its own, by `command`.
-fn again(mut command: Command, name: &str, folder: &Path) -> Child {
-    command.args([name, "--exact", "--nocapture"]).env(FOLDER, folder).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command.spawn().unwrap()
 }
 
 fn this_binary() -> Command {
@@ -93,7 +85,7 @@ fn train_for_ever(folder: &Path) -> ! {
 #[test]
 fn a_file_is_complete_whenever_its_save_is_killed() {
     let (_net, vars) = net();
-    if let Some(folder) = std::env::var_os(FOLDER) {
+    if let Some(folder) = own_folder() {
         save_for_ever(&vars, Path::new(&folder));
     }
     let folder = tempfile::tempdir().unwrap();
@@ -112,7 +104,7 @@ fn a_file_is_complete_whenever_its_save_is_killed() {
 #[test]
 fn a_training_that_is_killed_again_and_again_ends_as_one_that_is_not() {
     const NAME: &str = "a_training_that_is_killed_again_and_again_ends_as_one_that_is_not";
-    if let Some(folder) = std::env::var_os(FOLDER) {
+    if let Some(folder) = own_folder() {
         train_for_ever(Path::new(&folder));
     }
     let folder = tempfile::tempdir().unwrap();
@@ -148,7 +140,7 @@ fn a_training_that_is_killed_again_and_again_ends_as_one_that_is_not() {
 fn a_full_disk_loses_nothing() {
     const NAME: &str = "a_full_disk_loses_nothing";
     let (net, vars) = net();
-    if let Some(folder) = std::env::var_os(FOLDER) {
+    if let Some(folder) = own_folder() {
         let folder = Path::new(&folder);
         let error = vars.save(folder.join("model.safetensors")).unwrap_err().to_string();
         assert!(error.ends_with("File too large (os error 27)"), "{error}");
@@ -184,7 +176,7 @@ fn a_full_disk_loses_nothing() {
 #[test]
 fn a_small_disk_that_is_full_loses_nothing() {
     const NAME: &str = "a_small_disk_that_is_full_loses_nothing";
-    if let Some(folder) = std::env::var_os(FOLDER) {
+    if let Some(folder) = own_folder() {
         return fill(Path::new(&folder));
     }
     let own_mounts = ["--map-root-user", "--mount"];
@@ -232,7 +224,7 @@ fn fill(disk: &Path) {
 #[test]
 fn files_are_synced_then_renamed_then_the_folder_is_synced() {
     const NAME: &str = "files_are_synced_then_renamed_then_the_folder_is_synced";
-    if let Some(folder) = std::env::var_os(FOLDER) {
+    if let Some(folder) = own_folder() {
         let folder = Path::new(&folder);
         let (_net, vars) = net();
         vars.save(folder.join("model.safetensors")).unwrap();
@@ -299,6 +291,10 @@ const CALLS: [&str; 5] = ["mkdir", "openat", "write", "fsync", "rename"];
 /// Saves a checkpoint, trains, and saves another one, of which a call fails. Nothing is lost, and
 /// the next save works.
 fn save_with_a_fault(folder: &Path) {
+    // strace counts each thread's calls. No other one makes as many, and fails for this one.
+    for _ in 0..500 {
+        fs::write("/dev/null", "nothing").unwrap();
+    }
     let (mut training, _) = trainer();
     let mut checkpoints = Checkpoints::in_folder(folder).keep(1);
     checkpoints.save(&training).unwrap();
@@ -331,7 +327,7 @@ fn save_with_a_fault(folder: &Path) {
 #[test]
 fn a_save_of_which_any_call_fails_loses_nothing() {
     const NAME: &str = "a_save_of_which_any_call_fails_loses_nothing";
-    if let Some(folder) = std::env::var_os(FOLDER) {
+    if let Some(folder) = own_folder() {
         return save_with_a_fault(Path::new(&folder));
     }
     if Command::new("strace").arg("-V").output().is_err() {
@@ -359,10 +355,13 @@ fn a_save_of_which_any_call_fails_loses_nothing() {
     let (calls, folder, output) = traced(None);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     // The calls from the second save's first one to the third save's, each with its number among
-    // the thread's calls of its name.
-    let is_of = |line: &String, step: u64| line.contains(&folder) && line.contains(&format!("step-{step:010}"));
-    let begin = calls.iter().position(|line| is_of(line, 1)).expect("the second save");
-    let end = calls.iter().position(|line| is_of(line, 2)).expect("the third save");
+    // the thread's calls of its name. A save first makes the folder, if it is not there.
+    let made = format!("mkdir(\"{folder}\"");
+    let begins = |step: u64| {
+        let named = calls.iter().position(|line| line.contains(&folder) && line.contains(&format!("step-{step:010}")));
+        calls[..named.expect("a save")].iter().rposition(|line| line.contains(&made)).expect("a save")
+    };
+    let (begin, end) = (begins(1), begins(2));
     let name = |line: &String| CALLS.into_iter().find(|call| line.contains(&format!(" {call}(")));
     let saving: Vec<_> =
         calls.iter().enumerate().take(end).skip(begin).filter(|(_, line)| line.contains(&folder)).collect();

@@ -11,12 +11,10 @@ use std::time::{Duration, Instant};
 
 use pipe_runtime::optim::AdamW;
 use pipe_runtime::{Checkpoints, Context, Devices, Error, Layer, Phase, Pipe, Trainer, pipeline};
+use pipe_tests::again::{self, FOLDER};
 use pipe_tests::torture::resources;
 use tch::nn::{self, Linear, Module};
 use tch::{Device, Kind, Tensor};
-
-/// The folder of the process that runs a test alone.
-const FOLDER: &str = "PIPE_TEST_FOLDER";
 
 /// Seconds after which a process counts as hanging.
 const LIMIT: &str = "100";
@@ -24,15 +22,13 @@ const LIMIT: &str = "100";
 /// Runs `test` alone in a process of its own, started by `command`, and returns what came of it.
 /// In that process, `test` gets an empty folder, and nothing is returned.
 fn alone(name: &str, command: impl FnOnce(&Path) -> Command, test: impl FnOnce(&Path)) -> Option<Output> {
-    if let Some(folder) = std::env::var_os(FOLDER) {
+    if let Some(folder) = again::folder() {
         tch::set_num_threads(1);
         test(Path::new(&folder));
         return None;
     }
     let folder = tempfile::tempdir().unwrap();
-    let mut command = command(folder.path());
-    command.args([name, "--exact", "--nocapture", "--test-threads=1"]).env(FOLDER, folder.path());
-    Some(command.output().unwrap())
+    Some(again::again(command(folder.path()), name, folder.path()).wait_with_output().unwrap())
 }
 
 /// The command that runs this program, and ends it if it hangs.
