@@ -19,5 +19,7 @@ pub fn folder() -> Option<OsString> {
 /// Panics if the process cannot be started.
 pub fn again(mut command: Command, name: &str, folder: &Path) -> Child {
     command.args([name, "--exact", "--nocapture", "--test-threads=1"]).env(FOLDER, folder);
+    // To find the names for a backtrace takes more memory than a process may have here.
+    command.env("RUST_BACKTRACE", "0");
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the process can be started")
 }

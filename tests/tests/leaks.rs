@@ -61,14 +61,21 @@ fn a_pipeline_that_has_trained_leaves_nothing_behind() {
     assert!(grown < 100 << 20, "{} MB are left", grown >> 20);
 }
 
-/// A layer that fails on an empty micro-batch, or keeps what it is given.
+/// Panics without a message, which the test's output would keep.
+fn fail() -> ! {
+    std::panic::resume_unwind(Box::new("on purpose"))
+}
+
+/// A layer that fails on an empty micro-batch.
 struct Picky(Linear);
 
 impl Layer<Tensor> for Picky {
     type Out = Tensor;
 
     fn run(&self, x: Tensor, _cx: &Context) -> Tensor {
-        assert!(x.size()[0] > 0, "nothing to do");
+        if x.size()[0] == 0 {
+            fail();
+        }
         x.apply(&self.0).relu()
     }
 }
@@ -92,7 +99,7 @@ fn fail_and_die(rows: &Tensor, none: &Tensor) {
     let mut training = Trainer::new(pipe, optimizer).unwrap();
     training.step(rows, rows, loss).unwrap();
     training.step(none, none, loss).unwrap_err();
-    training.step(rows, rows, |_: &Tensor, _: &Tensor| panic!("on purpose")).unwrap_err();
+    training.step(rows, rows, |_: &Tensor, _: &Tensor| fail()).unwrap_err();
     training.step(rows, rows, loss).unwrap();
 }
 

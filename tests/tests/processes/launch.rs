@@ -111,7 +111,13 @@ fn start(command: &mut Command, name: &str) -> Launched {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     command.args([name, "--exact", "--nocapture", "--test-threads", "1"]).env(ROLE, name);
-    let ended = command.output().unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Launched { status: ended.status, output: text(&ended.stdout) + &text(&ended.stderr) }
+    let mut run = || {
+        let ended = command.output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Launched { status: ended.status, output: text(&ended.stdout) + &text(&ended.stderr) }
+    };
+    // Once in some thousand launches, Open MPI's launcher cannot start a thread of its own, and has
+    // not started any process.
+    let launched = run();
+    if launched.output.contains("listener thread failed to start") { run() } else { launched }
 }
