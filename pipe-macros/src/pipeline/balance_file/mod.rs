@@ -5,76 +5,17 @@
 //! annotations. If the file was made for another model, or for an earlier version of this one, the
 //! first field that does not fit is an error.
 
-use std::collections::BTreeSet;
-use std::io;
-use std::path::{Path, PathBuf};
+mod file;
+
+pub use file::{ReadFile, from_disk, path};
 
 use proc_macro2::{Ident, Span};
-use serde::Deserialize;
 use syn::{Expr, ExprLit, Lit, LitInt, LitStr};
 
 use crate::pipeline::declaration::{Assigned, Declaration, Field, Mark, Part, Recomputed, Settings, Shape};
-use crate::support::device;
 use crate::support::errors::{Errors, error};
 use crate::support::names::plain;
-
-/// Gives the text of a file.
-pub type ReadFile<'r> = &'r dyn Fn(&Path) -> io::Result<String>;
-
-/// What the compiler reads files with.
-pub fn from_disk(path: &Path) -> io::Result<String> {
-    std::fs::read_to_string(path)
-}
-
-/// The version of the file format that is read here; the runtime writes the same.
-const FORMAT: u32 = 1;
-
-/// The file, as `pipe_runtime::balance` writes it.
-#[derive(Deserialize)]
-struct File {
-    format: u32,
-    model: String,
-    stages: usize,
-    devices: Option<Vec<String>>,
-    schedule: Option<String>,
-    chunks: Option<usize>,
-    checkpoint: Option<String>,
-    cheap_outputs: Option<String>,
-    #[serde(default)]
-    processes: Vec<usize>,
-    #[serde(default)]
-    costs: Vec<u64>,
-    #[serde(default)]
-    layers: Vec<Entry>,
-}
-
-#[derive(Deserialize)]
-struct Entry {
-    name: String,
-    count: Option<usize>,
-    stage: Stage,
-    recompute: Option<Recompute>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Stage {
-    Of(usize),
-    OfEach(Vec<usize>),
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Recompute {
-    Of(bool),
-    OfEach(Vec<bool>),
-}
-
-/// The path of the file, relative to the crate's manifest. rustc watches it.
-pub fn path(file: &LitStr) -> PathBuf {
-    let root = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from).unwrap_or_default();
-    root.join(file.value())
-}
+use file::{Entry, File, Recompute, Stage, devices, one_for_each_stage, read, stale};
 
 /// Reads the file, if one is named, and puts its contents on the fields.
 ///
@@ -208,62 +149,6 @@ fn run_where_they_stand(fields: &mut [Field], named: &LitStr) {
     }
 }
 
-fn read(named: &LitStr, model: &Ident, read_file: ReadFile<'_>) -> syn::Result<File> {
-    let wrong = |what: String, help: String| error(named, what, help);
-    let text = read_file(&path(named)).map_err(|reason| {
-        let help =
-            "write it with `profile.write(..)` (see `pipe_runtime::balance`); the path starts at the crate's folder";
-        wrong(format!("cannot read `{}`: {reason}", named.value()), help.into())
-    })?;
-    let file: File = basic_toml::from_str(&text).map_err(|reason| {
-        wrong(format!("`{}` is no balance file: {reason}", named.value()), "measure again and write it anew".into())
-    })?;
-    if file.format != FORMAT {
-        let what = format!("`{}` has format {}, and this version reads format {FORMAT}", named.value(), file.format);
-        return Err(wrong(what, "measure again with this version".into()));
-    }
-    if file.model != plain(model) {
-        let what = format!("`{}` was measured for `{}`, not for `{model}`", named.value(), file.model);
-        return Err(wrong(what, format!("measure `{model}`, or name its file")));
-    }
-    Ok(file)
-}
-
-/// The devices, one per stage. There are at most as many stages as entries that name one: the
-/// number that the file gives may be of any size.
-///
-/// A name that is not a device is reported once, even if several stages are on it.
-fn devices(file: &File, named: &LitStr, errors: &mut Errors) -> Vec<String> {
-    let known = file.devices.as_deref().unwrap_or_default();
-    let mut unreadable: Vec<&String> = Vec::new();
-    for device in known {
-        if device::read(device).is_err() && !unreadable.contains(&device) {
-            let what = format!("`{}` places stages on `{device}`, which is not a device", named.value());
-            errors.push(error(named, what, "devices are `cpu`, `cuda:N`, `mps` and `xpu:N`: correct it in the file"));
-            unreadable.push(device);
-        }
-    }
-    let named_stages = |entry: &Entry| match &entry.stage {
-        Stage::Of(_) => 1,
-        Stage::OfEach(stages) => stages.len(),
-    };
-    let most: usize = file.layers.iter().map(named_stages).sum();
-    let device = |stage: usize| known.get(stage).map_or("cpu", String::as_str).to_owned();
-    (0..file.stages.min(most)).map(device).collect()
-}
-
-/// Checks that there are as many processes and costs as stages, and that processes have no gap.
-fn one_for_each_stage(file: &File, named: &LitStr, errors: &mut Errors) {
-    let counts = [(file.processes.len(), "processes"), (file.costs.len(), "costs")];
-    for (count, what) in counts.into_iter().filter(|(count, _)| ![0, file.stages].contains(count)) {
-        errors.push(stale(named, named, format!("has {count} {what} for {} stages", file.stages)));
-    }
-    let processes: BTreeSet<usize> = file.processes.iter().copied().collect();
-    if let Some((gap, _)) = processes.iter().enumerate().find(|&(number, &process)| number != process) {
-        errors.push(stale(named, named, format!("has no stage in process {gap}, but one in a later process")));
-    }
-}
-
 fn child(field: &Field) -> String {
     field.marks.layer.as_ref().map_or_else(|| plain(&field.ident), |name| name.value.value())
 }
@@ -378,14 +263,6 @@ fn literal(len: &Expr) -> Option<usize> {
         Expr::Lit(ExprLit { lit: Lit::Int(number), .. }) => number.base10_parse().ok(),
         _ => None,
     }
-}
-
-fn stale(at: &impl quote::ToTokens, named: &LitStr, what: String) -> syn::Error {
-    let help = format!(
-        "the model has changed since it was measured: write `{}` anew, or remove the setting `balance`",
-        named.value()
-    );
-    error(at, format!("`{}` {what}", named.value()), help)
 }
 
 #[cfg(test)]
