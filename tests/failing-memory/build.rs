@@ -1,13 +1,7 @@
 //! Compiles the allocator against the libtorch that the runtime is linked to.
 
-use std::path::PathBuf;
-
 fn main() {
-    let Some(lib) = std::env::var_os("DEP_PIPE_RUNTIME_LIBTORCH_LIB").map(PathBuf::from) else { return };
-    let flags = match pipe_libtorch::flags(lib.parent().unwrap_or(&lib)) {
-        Ok(flags) => flags,
-        Err(fault) => return println!("cargo::error={fault}"),
-    };
+    let Some(flags) = pipe_libtorch::runtime_flags() else { return };
     cc::Build::new()
         .cpp(true)
         .pic(true)

@@ -64,6 +64,25 @@ pub fn flags(folder: &Path) -> Result<Vec<String>, String> {
     ])
 }
 
+/// Returns the compiler flags for C++ code of a crate that depends on `pipe-runtime`, with the
+/// libtorch that the runtime is linked to. Call it in the crate's build script. It returns `None` if
+/// the feature `doc-only` of `pipe-runtime` is enabled, and after telling Cargo what is wrong.
+///
+/// # Panics
+///
+/// If the crate does not depend on `pipe-runtime`, whose build script passes the folder on.
+pub fn runtime_flags() -> Option<Vec<String>> {
+    let lib = runtime_lib()?;
+    let lib = Path::new(&lib);
+    flags(lib.parent().unwrap_or(lib)).map_err(|fault| println!("cargo::error={fault}")).ok()
+}
+
+/// The folder with the libraries that the runtime is linked to.
+fn runtime_lib() -> Option<String> {
+    let lib = env::var("DEP_PIPE_RUNTIME_LIBTORCH_LIB").expect("this crate depends on pipe-runtime");
+    Some(lib).filter(|lib| !lib.is_empty())
+}
+
 /// Makes the programs of a crate find libtorch in the folder where the build found it, without an
 /// environment variable. Call it in the crate's build script. It does nothing if the feature
 /// `doc-only` of `pipe-runtime` is enabled.
@@ -72,8 +91,7 @@ pub fn flags(folder: &Path) -> Result<Vec<String>, String> {
 ///
 /// If the crate does not depend on `pipe-runtime`, whose build script passes the folder on.
 pub fn link() {
-    let lib = env::var("DEP_PIPE_RUNTIME_LIBTORCH_LIB").expect("this crate depends on pipe-runtime");
-    if !lib.is_empty() {
+    if let Some(lib) = runtime_lib() {
         println!("cargo::rustc-link-arg=-Wl,-rpath,{lib}");
     }
 }
