@@ -65,8 +65,8 @@ pub fn flags(folder: &Path) -> Result<Vec<String>, String> {
 }
 
 /// Returns the compiler flags for C++ code of a crate that depends on `pipe-runtime`, with the
-/// libtorch that the runtime is linked to. Call it in the crate's build script. It returns `None` if
-/// the feature `doc-only` of `pipe-runtime` is enabled, and after telling Cargo what is wrong.
+/// libtorch that the runtime is linked to. Call it in the crate's build script. It returns `None`
+/// if the feature `doc-only` of `pipe-runtime` is enabled, and after telling Cargo what is wrong.
 ///
 /// # Panics
 ///
