@@ -395,10 +395,13 @@ int pipe_sums_commit(Sums* sums, const Parameters* parameters) {
           gradient.add_(sum);
         } else if (gradient.is_sparse() && !sum.is_sparse()) {
           gradient = std::move(added[i]);
-        } else {
+        } else if (gradient.is_sparse()) {
           // Other handles on the gradient see the change, too.
           gradient.set_data(added[i]);
           gradient.unsafeGetTensorImpl()->bump_version();
+        } else {
+          // Views of the gradient do, too.
+          gradient.copy_(added[i]);
         }
       }
     }

@@ -201,3 +201,25 @@ fn sparse_gradients_are_joined_in_the_order_of_accumulation() {
         sparse_is_as(plain, method, step);
     }
 }
+
+/// A gradient that is there already is added to in place, as autograd does: handles on it, and
+/// views of a dense one, see the sum.
+#[test]
+fn sparse_gradients_are_added_where_the_earlier_gradient_is() {
+    let _serial = pipe_tests::serial();
+    let words = Tensor::from_slice(&[0_i64, 1, 2, 3, 4, 5]).view([2, 3]);
+    for is_dense in [true, false] {
+        let (table, vars) = sparse();
+        let weight = table.ws.shallow_clone();
+        let earlier = if is_dense { squares(&weight) } else { squares(&words.apply(&table)) };
+        earlier.backward();
+        let handle = weight.grad();
+        let view = is_dense.then(|| handle.narrow(0, 0, 1));
+        let before = handle.to_dense(None, false).copy();
+        let mut pipe = Sparse { table, last: nn::func(transposed) }.pipe(&vars).build().unwrap();
+        let _ = pipe.step().run(&words, (), |y, (): &()| squares(y)).unwrap();
+        let after = weight.grad().to_dense(None, false);
+        assert!(!after.equal(&before) && handle.to_dense(None, false).equal(&after), "dense: {is_dense}");
+        assert!(view.is_none_or(|view| view.equal(&after.narrow(0, 0, 1))), "dense: {is_dense}");
+    }
+}
