@@ -111,11 +111,17 @@ fn a_thousand_trainings_that_fail_leave_nothing_behind() {
     let (rows, none) = (rows(6), rows(0));
     // What a few hundred ended threads have made is remembered.
     (0..400).for_each(|_| fail_and_die(&rows, &none));
-    let (before, resources_before) = (resident_bytes(), resources());
-    (0..1000).for_each(|_| fail_and_die(&rows, &none));
+    let resources_before = resources();
+    // The allocator takes some megabytes from the system now and then. A leak grows every time.
+    let mut grown: Vec<i64> = (0..5)
+        .map(|_| {
+            let before = resident_bytes();
+            (0..200).for_each(|_| fail_and_die(&rows, &none));
+            resident_bytes() as i64 - before as i64
+        })
+        .collect();
     assert_eq!(resources(), resources_before, "threads and open files");
-    let grown = resident_bytes().saturating_sub(before);
-    println!("{} KiB more after a thousand trainings", grown >> 10);
-    // What each of them left would be here a thousand times.
-    assert!(grown < 256 << 10, "{} KiB are left", grown >> 10);
+    println!("{grown:?} bytes more after each two hundred trainings");
+    grown.sort_unstable();
+    assert!(grown[2] < 200 * 256, "{grown:?} bytes are left by each two hundred trainings");
 }
