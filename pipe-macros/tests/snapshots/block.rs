@@ -100,3 +100,12 @@ const _: () = {
     const _: () = __rt::nests(__rt::Nested::<nn::Conv2D>::HAS_DEVICES);
     const _: () = __rt::nests(__rt::Nested::<Add>::HAS_DEVICES);
 };
+const _: () = {
+    #[allow(dead_code, non_camel_case_types, clippy::all)]
+    enum Skip {
+        /// Stashed by `conv`, popped by `sum`.
+        residual,
+    }
+    #[allow(unused_imports)]
+    use Skip::residual as _;
+};

@@ -260,3 +260,14 @@ const _: () = {
     const _: () = __rt::nests(__rt::Nested::<Concat>::HAS_DEVICES);
     const _: () = __rt::nests(__rt::Nested::<nn::Conv2D>::HAS_DEVICES);
 };
+const _: () = {
+    #[allow(dead_code, non_camel_case_types, clippy::all)]
+    enum Skip {
+        /// Stashed by `encode1` (stage 0), popped by `concat1` (stage 1).
+        level1,
+        /// Stashed by `encode2` (stage 0), popped by `concat2` (stage 1).
+        level2,
+    }
+    #[allow(unused_imports)]
+    use Skip::{level1 as _, level2 as _};
+};

@@ -6,6 +6,7 @@ mod context;
 pub(crate) mod devices;
 mod layer;
 mod plan;
+mod plan_picture;
 mod random;
 mod reading;
 mod repeat;

@@ -281,7 +281,7 @@ impl fmt::Display for LentPlan {
     }
 }
 
-fn comma_separated<T: fmt::Display>(items: &[T]) -> String {
+pub(super) fn comma_separated<T: fmt::Display>(items: &[T]) -> String {
     items.iter().map(T::to_string).collect::<Vec<_>>().join(", ")
 }
 

@@ -7,6 +7,7 @@ mod body;
 mod each;
 mod inherent;
 mod lends;
+mod names;
 mod nesting;
 mod plain;
 mod plan_constant;
@@ -59,6 +60,7 @@ fn items(model: &Model, plan: &Plan, bodies: Bodies) -> TokenStream {
     let pipeline_impl = model.has_devices.then(|| stages::pipeline_impl(model, plan, bodies));
     let layer_impl = unpipelined::layer_impl(model, bodies);
     let watched = model.settings.balance.as_ref().filter(|_| matches!(bodies, Bodies::Written)).map(watched);
+    let names = names::values(model, plan);
     let nesting = matches!(bodies, Bodies::Written).then(|| nesting::questions(model));
     quote! {
         #vars_struct
@@ -73,6 +75,7 @@ fn items(model: &Model, plan: &Plan, bodies: Bodies) -> TokenStream {
             #nesting
             #watched
         };
+        #names
     }
 }
 

@@ -6,6 +6,7 @@ mod files;
 mod language;
 mod lent;
 mod optional;
+mod picture;
 mod skips;
 mod strict;
 mod sums;

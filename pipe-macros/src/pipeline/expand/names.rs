@@ -1,0 +1,124 @@
+//! Generates the names of values for editors: an enum for each kind of value, whose variants stand
+//! where the values are made, and imports where they are used. So an editor can go from one to the
+//! other, list all places, rename a value in all of them, and say where it goes.
+//!
+//! An import costs rustc less than any use in a function, because it has no type.
+
+use proc_macro2::{Ident, TokenStream};
+use quote::{format_ident, quote_spanned};
+
+use super::here;
+use crate::pipeline::declaration::Outer;
+use crate::pipeline::model::{End, Lent, Model, Skip};
+use crate::pipeline::plan::{Plan, Stage};
+use crate::support::names::plain;
+
+/// One value: the name where it is made, where it goes, and the names where it is used.
+struct Value<'m> {
+    name: &'m Ident,
+    says: String,
+    used: Vec<&'m Ident>,
+}
+
+pub fn values(model: &Model, plan: &Plan) -> TokenStream {
+    let layers = Layers { model, plan };
+    let skips = model.skips.iter().filter_map(|skip| layers.skip(skip)).collect();
+    let lent = model.lent.iter().filter_map(|lent| layers.lent(lent)).collect();
+    [kind("Skip", skips), kind("Lent", lent), kind("Sum", layers.sums())].into_iter().flatten().collect()
+}
+
+fn kind(kind: &str, values: Vec<Value<'_>>) -> Option<TokenStream> {
+    let kind = format_ident!("{kind}", span = here());
+    let names = values.iter().map(|value| value.name);
+    let docs = values.iter().map(|value| format!(" {}", value.says));
+    let used = values.iter().flat_map(|value| &value.used);
+    (!values.is_empty()).then(|| {
+        quote_spanned! {here()=>
+            // In a block of its own, so that no type of the user is hidden by it.
+            const _: () = {
+                #[allow(dead_code, non_camel_case_types, clippy::all)]
+                enum #kind {
+                    #(#[doc = #docs] #names),*
+                }
+                #[allow(unused_imports)]
+                use #kind::{#(#used as _),*};
+            };
+        }
+    })
+}
+
+/// The layers with their stages, for sentences about values.
+#[derive(Clone, Copy)]
+struct Layers<'m> {
+    model: &'m Model,
+    plan: &'m Plan,
+}
+
+impl<'m> Layers<'m> {
+    fn skip(self, skip: &'m Skip) -> Option<Value<'m>> {
+        let mut names = skip.stashes.iter().map(|end| &end.name).chain(skip.pops.iter().map(|end| &end.name));
+        // A valid skip has one stash. Without any, nothing can be said about its name.
+        let name = skip.stashes.first().and(names.next())?;
+        let says = format!("Stashed by {}, popped by {}.", self.at(&skip.stashes), self.at(&skip.pops));
+        Some(Value { name, says, used: names.collect() })
+    }
+
+    fn lent(self, lent: &'m Lent) -> Option<Value<'m>> {
+        let outer = self.model.settings.outer_values().iter().map(|outer| &outer.name);
+        let outer = outer.filter(|name| plain(name) == lent.name).collect::<Vec<_>>();
+        let lender = if outer.is_empty() { self.at(&lent.lends) } else { "a layer outside of the block".to_owned() };
+        let says = format!("Lent by {lender}, read by {}.", self.at(&lent.reads));
+        let made = outer.into_iter().chain(lent.lends.iter().map(|end| &end.name)).collect::<Vec<_>>();
+        let (name, again) = made.split_first()?;
+        let used = again.iter().copied().chain(lent.reads.iter().map(|end| &end.name)).collect();
+        Some(Value { name, says, used })
+    }
+
+    fn sums(self) -> Vec<Value<'m>> {
+        let mut values: Vec<Value<'m>> = Vec::new();
+        for Outer { name, .. } in self.model.settings.sums() {
+            match values.iter_mut().find(|value| plain(value.name) == plain(name)) {
+                // An error, but another place of the name.
+                Some(value) => value.used.push(name),
+                None => values.push(self.sum(name)),
+            }
+        }
+        values
+    }
+
+    fn sum(self, name: &'m Ident) -> Value<'m> {
+        let layers = self.model.layers.iter().enumerate();
+        let adding = layers.flat_map(|(layer, field)| field.sums().iter().map(move |other| (layer, other)));
+        let (adding, used): (Vec<_>, Vec<_>) = adding.filter(|(_, other)| plain(other) == plain(name)).unzip();
+        Value { name, says: format!("Added up by {}.", self.listed(adding.into_iter())), used }
+    }
+
+    fn at<What>(self, ends: &[End<What>]) -> String {
+        self.listed(ends.iter().map(|end| end.layer))
+    }
+
+    /// The first ones, and how many more there are.
+    fn listed(self, layers: impl ExactSizeIterator<Item = usize>) -> String {
+        const SHOWN: usize = 8;
+        let more = layers.len().saturating_sub(SHOWN);
+        let shown = layers.take(SHOWN).map(|layer| self.placed(layer)).collect::<Vec<_>>().join(", ");
+        match more {
+            0 if shown.is_empty() => "no layer".to_owned(),
+            0 => shown,
+            more => format!("{shown} and {more} more"),
+        }
+    }
+
+    /// `` `layer` (stage 1) ``, or `` `layer` (stages 1 to 3) ``.
+    fn placed(self, layer: usize) -> String {
+        let child = self.model.layers[layer].child();
+        let runs = |stage: &Stage| stage.steps.iter().any(|step| step.layer == layer);
+        let stages = self.plan.stages.iter().enumerate();
+        let mut stages = stages.filter(|(_, stage)| runs(stage)).map(|(number, _)| number);
+        match (self.model.has_devices, stages.next(), stages.last()) {
+            (true, Some(first), None) => format!("`{child}` (stage {first})"),
+            (true, Some(first), Some(last)) => format!("`{child}` (stages {first} to {last})"),
+            _ => format!("`{child}`"),
+        }
+    }
+}
