@@ -2,7 +2,7 @@
 #![deny(warnings)]
 #![allow(non_camel_case_types)]
 
-use pipe_runtime::nn::{Concat, Linear};
+use pipe_runtime::nn::{Concat, Linear, Reader};
 use pipe_runtime::{Context, Layer, Tensor, pipeline};
 
 /// A struct with a keyword for a name.
@@ -10,6 +10,7 @@ use pipe_runtime::{Context, Layer, Tensor, pipeline};
 pub struct r#yield {
     #[device("cpu")]
     #[stash(self = output, input = output, x = output)]
+    #[lend(type = output, gen = output, r#async = output, Skip = output)]
     r#struct: Linear,
     this: Linear,
     new: Linear,
@@ -21,9 +22,14 @@ pub struct r#yield {
     clone: Concat,
     #[pop(x)]
     vars: Concat,
-    path: Linear,
-    layer: Linear,
-    layers: Linear,
+    #[read(type, gen)]
+    path: Reader,
+    #[read(r#async, Skip)]
+    layer: Reader,
+    #[read(r#type, r#gen)]
+    layers: Reader,
+    #[read(async, Skip)]
+    last: Reader,
 }
 
 /// Generic parameters named like locals and types of generated code.

@@ -5,7 +5,7 @@
 //! An import costs rustc less than any use in a function, because it has no type.
 
 use proc_macro2::{Ident, TokenStream};
-use quote::{format_ident, quote_spanned};
+use quote::{ToTokens, format_ident, quote_spanned};
 
 use super::here;
 use crate::pipeline::declaration::Outer;
@@ -29,9 +29,11 @@ pub fn values(model: &Model, plan: &Plan) -> TokenStream {
 
 fn kind(kind: &str, values: Vec<Value<'_>>) -> Option<TokenStream> {
     let kind = format_ident!("{kind}", span = here());
+    // Keywords name values, too, but no variants.
+    let values: Vec<_> = values.into_iter().filter(|value| is_free(value.name)).collect();
     let names = values.iter().map(|value| value.name);
     let docs = values.iter().map(|value| format!(" {}", value.says));
-    let used = values.iter().flat_map(|value| &value.used);
+    let used = values.iter().flat_map(|value| &value.used).filter(|name| is_free(name));
     (!values.is_empty()).then(|| {
         quote_spanned! {here()=>
             // In a block of its own, so that no type of the user is hidden by it.
@@ -45,6 +47,11 @@ fn kind(kind: &str, values: Vec<Value<'_>>) -> Option<TokenStream> {
             };
         }
     })
+}
+
+/// Whether the name is an identifier in every edition.
+fn is_free(name: &Ident) -> bool {
+    name != "gen" && syn::parse2::<Ident>(name.to_token_stream()).is_ok()
 }
 
 /// The layers with their stages, for sentences about values.

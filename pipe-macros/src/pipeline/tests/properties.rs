@@ -174,6 +174,11 @@ fn field_source(
     FieldSource { ty: ty.to_owned(), attributes, ..FieldSource::default() }
 }
 
+/// A name for a skip. A keyword is one, too.
+fn skip_name(number: usize) -> String {
+    if number == 0 { "self".to_owned() } else { format!("skip{number}") }
+}
+
 /// Adds a skip between two layers, if both may have one.
 fn add_route(source: &mut Source, number: usize, one: Index, other: Index, kept: &str) {
     let (one, other) = (one.index(source.fields.len()), other.index(source.fields.len()));
@@ -185,8 +190,8 @@ fn add_route(source: &mut Source, number: usize, one: Index, other: Index, kept:
     if fields[pop].is_repeated() {
         // A skip of each layer, if the arrays are as long as far as that is known.
         if fields[stash].is_repeated() && fields[stash].ty == fields[pop].ty {
-            fields[stash].stashes.push(format!("skip{number}[..]{kept}"));
-            fields[pop].pops.push(format!("skip{number}[..]"));
+            fields[stash].stashes.push(format!("{}[..]{kept}", skip_name(number)));
+            fields[pop].pops.push(format!("{}[..]", skip_name(number)));
         }
         return;
     }
@@ -195,8 +200,8 @@ fn add_route(source: &mut Source, number: usize, one: Index, other: Index, kept:
     } else {
         kept
     };
-    fields[stash].stashes.push(format!("skip{number}{kept}"));
-    fields[pop].pops.push(format!("skip{number}"));
+    fields[stash].stashes.push(format!("{}{kept}", skip_name(number)));
+    fields[pop].pops.push(skip_name(number));
 }
 
 /// Adds a value that the first of some layers lends and the others read, if they may.
