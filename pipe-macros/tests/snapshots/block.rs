@@ -100,12 +100,9 @@ const _: () = {
     const _: () = __rt::nests(__rt::Nested::<nn::Conv2D>::HAS_DEVICES);
     const _: () = __rt::nests(__rt::Nested::<Add>::HAS_DEVICES);
 };
+#[allow(dead_code, non_camel_case_types, clippy::all)]
 const _: () = {
-    #[allow(dead_code, non_camel_case_types, clippy::all)]
-    enum Skip {
-        /// Stashed by `conv`, popped by `sum`.
-        residual,
-    }
-    #[allow(unused_imports)]
-    use Skip::residual as _;
+    /// Stashed by `conv`, popped by `sum`.
+    struct residual;
+    const _: ::core::option::Option<fn(residual)> = ::core::option::Option::None;
 };

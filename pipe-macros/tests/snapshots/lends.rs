@@ -307,14 +307,11 @@ const _: () = {
     const _: () = __rt::nests(__rt::Nested::<Decode>::HAS_DEVICES);
     const _: () = __rt::nests(__rt::Nested::<Decoder>::HAS_DEVICES);
 };
+#[allow(dead_code, non_camel_case_types, clippy::all)]
 const _: () = {
-    #[allow(dead_code, non_camel_case_types, clippy::all)]
-    enum Lent {
-        /// Lent by `first` (stage 0), read by `decode` (stages 1 to 2).
-        mask,
-        /// Lent by `encode` (stage 0), read by `near` (stage 0), `decode` (stages 1 to 2), `last` (stage 2).
-        memory,
-    }
-    #[allow(unused_imports)]
-    use Lent::{mask as _, memory as _, memory as _, memory as _};
+    /// Lent by `first` (stage 0), read by `decode` (stages 1 to 2).
+    struct mask;
+    /// Lent by `encode` (stage 0), read by `near` (stage 0), `decode` (stages 1 to 2), `last` (stage 2).
+    struct memory;
+    const _: ::core::option::Option<fn(mask, memory, memory, memory)> = ::core::option::Option::None;
 };

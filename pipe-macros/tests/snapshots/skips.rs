@@ -179,16 +179,13 @@ const _: () = {
     const _: () = __rt::nests(__rt::Nested::<Two>::HAS_DEVICES);
     const _: () = __rt::nests(__rt::Nested::<Three>::HAS_DEVICES);
 };
+#[allow(dead_code, non_camel_case_types, clippy::all)]
 const _: () = {
-    #[allow(dead_code, non_camel_case_types, clippy::all)]
-    enum Skip {
-        /// Stashed by `one` (stage 0), popped by `three` (stage 1).
-        returned,
-        /// Stashed by `one` (stage 0), popped by `three` (stage 1).
-        taken,
-        /// Stashed by `one` (stage 0), popped by `two` (stage 0).
-        made,
-    }
-    #[allow(unused_imports)]
-    use Skip::{returned as _, taken as _, made as _};
+    /// Stashed by `one` (stage 0), popped by `three` (stage 1).
+    struct returned;
+    /// Stashed by `one` (stage 0), popped by `three` (stage 1).
+    struct taken;
+    /// Stashed by `one` (stage 0), popped by `two` (stage 0).
+    struct made;
+    const _: ::core::option::Option<fn(returned, taken, made)> = ::core::option::Option::None;
 };

@@ -366,23 +366,17 @@ const _: () = {
     const _: () = __rt::nests(__rt::Nested::<Split>::HAS_DEVICES);
     const _: () = __rt::nests(__rt::Nested::<Join>::HAS_DEVICES);
 };
+#[allow(dead_code, non_camel_case_types, clippy::all)]
 const _: () = {
-    #[allow(dead_code, non_camel_case_types, clippy::all)]
-    enum Skip {
-        /// Stashed by `split` (stage 3), popped by `join` (stage 3).
-        skip,
-    }
-    #[allow(unused_imports)]
-    use Skip::skip as _;
+    /// Stashed by `split` (stage 3), popped by `join` (stage 3).
+    struct skip;
+    const _: ::core::option::Option<fn(skip)> = ::core::option::Option::None;
 };
+#[allow(dead_code, non_camel_case_types, clippy::all)]
 const _: () = {
-    #[allow(dead_code, non_camel_case_types, clippy::all)]
-    enum Sum {
-        /// Added up by `gate` (stage 0), `experts` (stages 1 to 2).
-        balance,
-        /// Added up by `experts` (stages 1 to 2), `split` (stage 3).
-        used,
-    }
-    #[allow(unused_imports)]
-    use Sum::{balance as _, balance as _, used as _, used as _};
+    /// Added up by `gate` (stage 0), `experts` (stages 1 to 2).
+    struct balance;
+    /// Added up by `experts` (stages 1 to 2), `split` (stage 3).
+    struct used;
+    const _: ::core::option::Option<fn(balance, balance, used, used)> = ::core::option::Option::None;
 };

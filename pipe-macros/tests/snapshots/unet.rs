@@ -260,14 +260,11 @@ const _: () = {
     const _: () = __rt::nests(__rt::Nested::<Concat>::HAS_DEVICES);
     const _: () = __rt::nests(__rt::Nested::<nn::Conv2D>::HAS_DEVICES);
 };
+#[allow(dead_code, non_camel_case_types, clippy::all)]
 const _: () = {
-    #[allow(dead_code, non_camel_case_types, clippy::all)]
-    enum Skip {
-        /// Stashed by `encode1` (stage 0), popped by `concat1` (stage 1).
-        level1,
-        /// Stashed by `encode2` (stage 0), popped by `concat2` (stage 1).
-        level2,
-    }
-    #[allow(unused_imports)]
-    use Skip::{level1 as _, level2 as _};
+    /// Stashed by `encode1` (stage 0), popped by `concat1` (stage 1).
+    struct level1;
+    /// Stashed by `encode2` (stage 0), popped by `concat2` (stage 1).
+    struct level2;
+    const _: ::core::option::Option<fn(level1, level2)> = ::core::option::Option::None;
 };

