@@ -1,4 +1,4 @@
-//! Jobs of several callers on real threads, for the thread sanitizer (`cargo xtask sanitize`) and
+//! Jobs of several callers on real threads, for the thread sanitizer (`cargo xtask torture`) and
 //! for what the model checker's threads cannot show.
 
 use std::any::Any;

@@ -1,8 +1,9 @@
 //! `cargo xtask torture`: faults at every op and allocation, a long training, killed saves and
-//! processes, and valgrind, with counts of what was not as it should be. `docs/reliability.md` has
-//! the figures.
+//! processes, valgrind and the thread sanitizer, with counts of what was not as it should be.
+//! `docs/reliability.md` has the figures.
 
 use std::ffi::OsStr;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use anyhow::Context;
@@ -55,6 +56,10 @@ pub fn run(checkout: &Checkout, long: bool) -> anyhow::Result<ExitCode> {
         true => parts.extend(CHECKED.map(|tests| ("valgrind", test(checkout, tests, valgrind(checkout))))),
         false => println!("skipped: valgrind is not installed"),
     }
+    match has_standard_library() {
+        true => parts.push(("the thread sanitizer", thread_sanitizer(checkout))),
+        false => println!("skipped: the standard library's source is missing: run `rustup component add rust-src`"),
+    }
     let mut failed = Vec::new();
     for (name, command) in &mut parts {
         println!("\n# {name}\n");
@@ -84,6 +89,23 @@ fn valgrind(checkout: &Checkout) -> (&'static str, String) {
     // libtorch frees by `free` what it has made by `new`.
     let flags = "--quiet --error-exitcode=9 --error-limit=no --num-callers=25 --show-mismatched-frees=no";
     ("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", format!("valgrind {flags} --suppressions={}", known.display()))
+}
+
+/// Whether the source of the standard library is installed.
+fn has_standard_library() -> bool {
+    let sysroot = Command::new("rustc").args(["--print", "sysroot"]).output();
+    let manifest = "lib/rustlib/src/rust/library/Cargo.toml";
+    sysroot.is_ok_and(|found| Path::new(String::from_utf8_lossy(&found.stdout).trim()).join(manifest).is_file())
+}
+
+/// The tests of the engine under the thread sanitizer, with a standard library that is compiled for
+/// it: what its locks do is unknown to it otherwise.
+fn thread_sanitizer(checkout: &Checkout) -> Command {
+    let mut cargo = cargo::command(checkout);
+    cargo.args(["test", "-Zbuild-std", "--target", "x86_64-unknown-linux-gnu", "-p", "pipe-engine", "--tests"]);
+    cargo.env("RUSTC_BOOTSTRAP", "1").env("RUSTFLAGS", "-Zsanitizer=thread");
+    cargo.env("CARGO_TARGET_DIR", checkout.root.join("target/thread-sanitizer"));
+    cargo
 }
 
 fn program(checkout: &Checkout, args: &[&str]) -> Command {
