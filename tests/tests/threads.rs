@@ -4,6 +4,7 @@
 use pipe_runtime::{Context, Devices, Layer, pipeline};
 use pipe_tests::compare::rows;
 use pipe_tests::layers::linear;
+use pipe_tests::torture::{assert_no_more, resources};
 use tch::nn::Linear;
 use tch::{Kind, Tensor};
 
@@ -31,10 +32,6 @@ struct Net {
     third: Linear,
 }
 
-fn threads() -> usize {
-    std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count)
-}
-
 #[test]
 fn they_end_also_after_failures_and_with_graphs_that_outlive_the_pipeline() {
     let step = || {
@@ -45,7 +42,7 @@ fn they_end_also_after_failures_and_with_graphs_that_outlive_the_pipeline() {
             third: linear(vars.third(), 8, 8),
         };
         let mut pipe = net.pipe(&vars).build().unwrap();
-        let running = threads();
+        let [running, _] = resources();
         assert!(pipe.forward(rows(0)).is_err());
         let loss = pipe.forward(rows(8)).unwrap().sum(Kind::Float);
         drop(pipe);
@@ -54,10 +51,10 @@ fn they_end_also_after_failures_and_with_graphs_that_outlive_the_pipeline() {
     };
     // libtorch starts its own thread pools at the first use.
     step();
-    let before = threads();
+    let before = resources();
     for _ in 0..20 {
         let running = step();
-        assert!(running > before || std::thread::available_parallelism().map_or(1, usize::from) == 1);
-        assert_eq!(threads(), before);
+        assert!(running > before[0] || std::thread::available_parallelism().map_or(1, usize::from) == 1);
+        assert_no_more(before, &"after the pipeline was dropped");
     }
 }
