@@ -53,11 +53,13 @@ struct Translate {
 
 #[test]
 fn a_plan_draws_its_stages_and_the_ways_of_values() {
+    let _serial = pipe_tests::serial();
     expect_file!["../../../../docs/plan.svg"].assert_eq(&Translate::PLAN.to_svg());
 }
 
 #[test]
 fn names_are_text_in_a_picture() {
+    let _serial = pipe_tests::serial();
     #[pipeline]
     struct Named {
         #[layer(name = "a<b&c")]
