@@ -13,6 +13,7 @@ pub mod torture;
 pub mod way;
 pub mod zoo;
 
+use std::io::{self, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Takes the lock for tests that seed libtorch's default generator or look at the process's
@@ -23,6 +24,16 @@ pub fn serial() -> MutexGuard<'static, ()> {
     let guard = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
     tch::set_num_threads(1);
     guard
+}
+
+/// Says that the test which runs is skipped, and why. `cargo xtask test` counts it as skipped, by
+/// this line: what a test prints by `println!` is not shown if it passes.
+///
+/// # Panics
+///
+/// Panics if there is no standard output.
+pub fn skip(reason: &str) {
+    io::stdout().write_all(format!("skipped: {reason}\n").as_bytes()).expect("there is a standard output");
 }
 
 /// The README's example, compiled and run.

@@ -185,7 +185,7 @@ fn a_small_disk_that_is_full_loses_nothing() {
     }
     let own_mounts = ["--map-root-user", "--mount"];
     if !Command::new("unshare").args(own_mounts).arg("true").status().is_ok_and(|status| status.success()) {
-        eprintln!("skipped: this user may not mount a disk for a process of its own (`unshare`)");
+        pipe_tests::skip("this user may not mount a disk for a process of its own (`unshare`)");
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -237,7 +237,7 @@ fn files_are_synced_then_renamed_then_the_folder_is_synced() {
         return;
     }
     if Command::new("strace").arg("-V").output().is_err() {
-        eprintln!("skipped: strace is not installed");
+        pipe_tests::skip("strace is not installed");
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -335,7 +335,7 @@ fn a_save_of_which_any_call_fails_loses_nothing() {
         return save_with_a_fault(Path::new(&folder));
     }
     if Command::new("strace").arg("-V").output().is_err() {
-        eprintln!("skipped: strace is not installed");
+        pipe_tests::skip("strace is not installed");
         return;
     }
     // Runs it under strace, and returns the calls of the thread that saves, and its folder.

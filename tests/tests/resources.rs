@@ -196,7 +196,7 @@ fn a_disk_that_is_read_only_is_an_error_and_what_is_there_stays() {
     const NAME: &str = "a_disk_that_is_read_only_is_an_error_and_what_is_there_stays";
     let own_mounts = ["--map-root-user", "--mount"];
     if !Command::new("unshare").args(own_mounts).arg("true").status().is_ok_and(|status| status.success()) {
-        eprintln!("skipped: this user may not mount a disk for a process of its own (`unshare`)");
+        pipe_tests::skip("this user may not mount a disk for a process of its own (`unshare`)");
         return;
     }
     let mounted = |folder: &Path| {

@@ -22,6 +22,6 @@ use pipe_runtime as _;
 /// The path of a fake of NCCL for these devices, which checks NCCL's rules. `PIPE_NCCL` takes it.
 pub const FAKE_NCCL: &str = env!("FAKE_NCCL");
 
-pub use device::{Entry, Kind, devices, is_installed, log};
+pub use device::{Entry, Kind, devices, is_installed, is_skipped, log};
 pub use order::violations;
 pub use values::{draw, named};

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use pipe_mock_device::{FAKE_NCCL, draw, is_installed, log, violations};
+use pipe_mock_device::{FAKE_NCCL, draw, is_skipped, log, violations};
 use pipe_runtime::{Checkpoint, Context, Devices, Error, Layer, Pipe, ScheduleKind, StepReport, World, pipeline};
 use tch::nn::{self, Linear};
 use tch::{Device, Kind, Tensor};
@@ -186,8 +186,8 @@ fn trains_as_on_the_cpu(world: &World, places: &[Device]) -> usize {
 #[test]
 fn accelerators_of_two_processes_train_as_on_the_cpu_and_in_order() {
     const NAME: &str = "accelerators_of_two_processes_train_as_on_the_cpu_and_in_order";
-    if !is_installed() {
-        return eprintln!("skipped: libtorch has CUDA of its own here, so the mock is not in");
+    if is_skipped() {
+        return;
     }
     for (mpi, nccl) in [(Ulfm, Nccl::Fake), (Mpich, Nccl::Fake), (Ulfm, Nccl::Off), (Ulfm, Nccl::OneDevice)] {
         let (launched, calls) = run(mpi, nccl, 2, NAME, || {
@@ -211,8 +211,8 @@ fn accelerators_of_two_processes_train_as_on_the_cpu_and_in_order() {
 #[test]
 fn no_thread_waits_for_an_accelerator_that_sends_or_receives() {
     const NAME: &str = "no_thread_waits_for_an_accelerator_that_sends_or_receives";
-    if !is_installed() {
-        return eprintln!("skipped: libtorch has CUDA of its own here, so the mock is not in");
+    if is_skipped() {
+        return;
     }
     let (launched, calls) = run(Ulfm, Nccl::Fake, 2, NAME, || {
         let (world, devices) = one_each();
@@ -233,8 +233,8 @@ fn no_thread_waits_for_an_accelerator_that_sends_or_receives() {
 #[test]
 fn replicas_sum_their_gradients_from_accelerator_to_accelerator() {
     const NAME: &str = "replicas_sum_their_gradients_from_accelerator_to_accelerator";
-    if !is_installed() {
-        return eprintln!("skipped: libtorch has CUDA of its own here, so the mock is not in");
+    if is_skipped() {
+        return;
     }
     for nccl in [Nccl::Fake, Nccl::Off, Nccl::NotOnOne] {
         let (launched, calls) = run(Ulfm, nccl, 4, NAME, || {
@@ -271,8 +271,8 @@ fn replicas_sum_their_gradients_from_accelerator_to_accelerator() {
 #[test]
 fn a_killed_process_ends_what_the_accelerators_of_others_wait_for() {
     const NAME: &str = "a_killed_process_ends_what_the_accelerators_of_others_wait_for";
-    if !is_installed() {
-        return eprintln!("skipped: libtorch has CUDA of its own here, so the mock is not in");
+    if is_skipped() {
+        return;
     }
     let (launched, calls) = run(Ulfm, Nccl::Fake, 2, NAME, || {
         let (world, devices) = one_each();
@@ -302,8 +302,8 @@ fn a_killed_process_ends_what_the_accelerators_of_others_wait_for() {
 #[test]
 fn a_layer_that_fails_while_accelerators_send_leaves_the_next_step_whole() {
     const NAME: &str = "a_layer_that_fails_while_accelerators_send_leaves_the_next_step_whole";
-    if !is_installed() {
-        return eprintln!("skipped: libtorch has CUDA of its own here, so the mock is not in");
+    if is_skipped() {
+        return;
     }
     let (launched, calls) = run(Ulfm, Nccl::Fake, 2, NAME, || {
         let (_world, devices) = one_each();
@@ -331,8 +331,8 @@ fn a_layer_that_fails_while_accelerators_send_leaves_the_next_step_whole() {
 #[test]
 fn what_fails_in_nccl_is_an_error_on_both_sides_and_never_a_hang() {
     const NAME: &str = "what_fails_in_nccl_is_an_error_on_both_sides_and_never_a_hang";
-    if !is_installed() {
-        return eprintln!("skipped: libtorch has CUDA of its own here, so the mock is not in");
+    if is_skipped() {
+        return;
     }
     // The first send of a process tries out a connection.
     for fault in
@@ -360,8 +360,8 @@ fn what_fails_in_nccl_is_an_error_on_both_sides_and_never_a_hang() {
 #[test]
 fn other_devices_on_another_process_are_an_error_of_build() {
     const NAME: &str = "other_devices_on_another_process_are_an_error_of_build";
-    if !is_installed() {
-        return eprintln!("skipped: libtorch has CUDA of its own here, so the mock is not in");
+    if is_skipped() {
+        return;
     }
     let (launched, _) = run(Ulfm, Nccl::Fake, 2, NAME, || {
         let world = World::init().unwrap();

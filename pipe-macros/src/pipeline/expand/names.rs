@@ -119,7 +119,7 @@ impl<'m> Layers<'m> {
         let runs = |stage: &Stage| stage.steps.iter().any(|step| step.layer == layer);
         let stages = self.plan.stages.iter().enumerate();
         let mut stages = stages.filter(|(_, stage)| runs(stage)).map(|(number, _)| number);
-        match (self.model.has_devices, stages.next(), stages.last()) {
+        match (self.model.has_devices, stages.next(), stages.next_back()) {
             (true, Some(first), None) => format!("`{child}` (stage {first})"),
             (true, Some(first), Some(last)) => format!("`{child}` (stages {first} to {last})"),
             _ => format!("`{child}`"),
