@@ -100,9 +100,10 @@ const _: () = {
     const _: () = __rt::nests(__rt::Nested::<nn::Conv2D>::HAS_DEVICES);
     const _: () = __rt::nests(__rt::Nested::<Add>::HAS_DEVICES);
 };
-#[allow(dead_code, non_camel_case_types, clippy::all)]
 const _: () = {
     /// Stashed by `conv`, popped by `sum`.
-    struct residual;
-    const _: ::core::option::Option<fn(residual)> = ::core::option::Option::None;
+    mod residual {
+        pub struct Value;
+    }
+    const _: ::core::option::Option<fn(residual::Value)> = ::core::option::Option::None;
 };

@@ -171,7 +171,7 @@ const _: () = {
                         let lent_memory = __rt::keep(&x);
                         let reading = &__rt::Reading1::new(&lent_memory, cx);
                         let x = reading.pass(x, near, "near");
-                        ::core::mem::drop(lent_memory);
+                        __rt::release(lent_memory);
                         io.send(flow_1, x);
                     },
                 );
@@ -198,8 +198,8 @@ const _: () = {
                                 x
                             },
                         );
-                        ::core::mem::drop(lent_memory);
-                        ::core::mem::drop(lent_mask);
+                        __rt::release(lent_memory);
+                        __rt::release(lent_mask);
                         io.send(flow_2, x);
                     },
                 );
@@ -233,8 +233,8 @@ const _: () = {
                                 x
                             },
                         );
-                        ::core::mem::drop(lent_memory);
-                        ::core::mem::drop(lent_mask);
+                        __rt::release(lent_memory);
+                        __rt::release(lent_mask);
                         io.send(flow_3, x);
                     },
                 );
@@ -248,7 +248,7 @@ const _: () = {
                         let lent_memory = io.receive(hop_2_memory.to(3));
                         let reading = &__rt::Reading1::new(&lent_memory, cx);
                         let x = reading.pass(x, last, "last");
-                        ::core::mem::drop(lent_memory);
+                        __rt::release(lent_memory);
                         io.send_output::<Self>(flow_4, __rt::output::<Self>(x));
                     },
                 );
@@ -295,9 +295,9 @@ const _: () = {
                     x
                 },
             );
-            ::core::mem::drop(lent_mask);
+            __rt::release(lent_mask);
             let x = reading.pass(x, last, "last");
-            ::core::mem::drop(lent_memory);
+            __rt::release(lent_memory);
             __rt::output::<Self>(x)
         }
     }
@@ -307,11 +307,16 @@ const _: () = {
     const _: () = __rt::nests(__rt::Nested::<Decode>::HAS_DEVICES);
     const _: () = __rt::nests(__rt::Nested::<Decoder>::HAS_DEVICES);
 };
-#[allow(dead_code, non_camel_case_types, clippy::all)]
 const _: () = {
     /// Lent by `first` (stage 0), read by `decode` (stages 1 to 2).
-    struct mask;
+    mod mask {
+        pub struct Value;
+    }
     /// Lent by `encode` (stage 0), read by `near` (stage 0), `decode` (stages 1 to 2), `last` (stage 2).
-    struct memory;
-    const _: ::core::option::Option<fn(mask, memory, memory, memory)> = ::core::option::Option::None;
+    mod memory {
+        pub struct Value;
+    }
+    const _: ::core::option::Option<
+        fn(mask::Value, memory::Value, memory::Value, memory::Value),
+    > = ::core::option::Option::None;
 };

@@ -179,13 +179,18 @@ const _: () = {
     const _: () = __rt::nests(__rt::Nested::<Two>::HAS_DEVICES);
     const _: () = __rt::nests(__rt::Nested::<Three>::HAS_DEVICES);
 };
-#[allow(dead_code, non_camel_case_types, clippy::all)]
 const _: () = {
     /// Stashed by `one` (stage 0), popped by `three` (stage 1).
-    struct returned;
+    mod returned {
+        pub struct Value;
+    }
     /// Stashed by `one` (stage 0), popped by `three` (stage 1).
-    struct taken;
+    mod taken {
+        pub struct Value;
+    }
     /// Stashed by `one` (stage 0), popped by `two` (stage 0).
-    struct made;
-    const _: ::core::option::Option<fn(returned, taken, made)> = ::core::option::Option::None;
+    mod made {
+        pub struct Value;
+    }
+    const _: ::core::option::Option<fn(returned::Value, taken::Value, made::Value)> = ::core::option::Option::None;
 };

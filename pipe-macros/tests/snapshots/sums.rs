@@ -366,17 +366,23 @@ const _: () = {
     const _: () = __rt::nests(__rt::Nested::<Split>::HAS_DEVICES);
     const _: () = __rt::nests(__rt::Nested::<Join>::HAS_DEVICES);
 };
-#[allow(dead_code, non_camel_case_types, clippy::all)]
 const _: () = {
     /// Stashed by `split` (stage 3), popped by `join` (stage 3).
-    struct skip;
-    const _: ::core::option::Option<fn(skip)> = ::core::option::Option::None;
+    mod skip {
+        pub struct Value;
+    }
+    const _: ::core::option::Option<fn(skip::Value)> = ::core::option::Option::None;
 };
-#[allow(dead_code, non_camel_case_types, clippy::all)]
 const _: () = {
     /// Added up by `gate` (stage 0), `experts` (stages 1 to 2).
-    struct balance;
+    mod balance {
+        pub struct Value;
+    }
     /// Added up by `experts` (stages 1 to 2), `split` (stage 3).
-    struct used;
-    const _: ::core::option::Option<fn(balance, balance, used, used)> = ::core::option::Option::None;
+    mod used {
+        pub struct Value;
+    }
+    const _: ::core::option::Option<
+        fn(balance::Value, balance::Value, used::Value, used::Value),
+    > = ::core::option::Option::None;
 };

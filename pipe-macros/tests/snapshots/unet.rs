@@ -260,11 +260,14 @@ const _: () = {
     const _: () = __rt::nests(__rt::Nested::<Concat>::HAS_DEVICES);
     const _: () = __rt::nests(__rt::Nested::<nn::Conv2D>::HAS_DEVICES);
 };
-#[allow(dead_code, non_camel_case_types, clippy::all)]
 const _: () = {
     /// Stashed by `encode1` (stage 0), popped by `concat1` (stage 1).
-    struct level1;
+    mod level1 {
+        pub struct Value;
+    }
     /// Stashed by `encode2` (stage 0), popped by `concat2` (stage 1).
-    struct level2;
-    const _: ::core::option::Option<fn(level1, level2)> = ::core::option::Option::None;
+    mod level2 {
+        pub struct Value;
+    }
+    const _: ::core::option::Option<fn(level1::Value, level2::Value)> = ::core::option::Option::None;
 };

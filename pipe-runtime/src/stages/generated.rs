@@ -8,6 +8,10 @@ pub fn keep<T: Flow>(value: &T) -> T {
     value.share()
 }
 
+/// Drops a lent value that no later layer of the stage reads. Lints about `core::mem::drop` would
+/// name the user's code, for values that have nothing to free.
+pub fn release<T>(_value: T) {}
+
 /// The type `M` for itself: what the last layer gives, as the model's output.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(

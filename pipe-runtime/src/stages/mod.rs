@@ -11,7 +11,7 @@ mod ports;
 mod routes;
 mod with_skips;
 
-pub use generated::{keep, output};
+pub use generated::{keep, output, release};
 pub use graph::{Element, Graph, Layers};
 pub use movable::{movable, movable_part};
 pub use nested::{Nested, NestedByDefault, nests};

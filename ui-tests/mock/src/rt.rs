@@ -183,6 +183,8 @@ pub fn keep<T: Flow>(value: &T) -> T {
     unreachable!()
 }
 
+pub fn release<T>(_value: T) {}
+
 #[diagnostic::on_unimplemented(
     message = "`{Self}` has no value that another layer could be tied to",
     label = "a `#[lend(.. = tied)]` stands on this layer, so it would have to implement `Tied`",

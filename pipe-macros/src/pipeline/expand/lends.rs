@@ -103,7 +103,7 @@ pub fn drop_read(model: &Model, plan: &Plan, (stage, position): (usize, usize)) 
     let later = || steps[position + 1..].iter().flat_map(|step| model.layers[step.layer].reads());
     let is_done = |name: &&Ident| later().all(|other| plain(other) != plain(name));
     let done = layer.reads().iter().filter(is_done).map(|name| variable(name, site(layer)));
-    quote_spanned!(site(layer)=> #(::core::mem::drop(#done);)*)
+    quote_spanned!(site(layer)=> #(__rt::release(#done);)*)
 }
 
 /// Receives what one of repeated layers reads that are recomputed one by one. Each hands it on to
