@@ -2,8 +2,8 @@
 //! where the value is used. So an editor can go from one to the other, list all places, rename a
 //! value in all of them, and say where it goes.
 //!
-//! All paths are in one type. For 2000 of them rustc takes 5 ms. As imports they take 130 ms, and as
-//! expressions 20 ms.
+//! All paths are in one type. For 2000 of them rustc takes 5 ms. As imports they take 130 ms, and
+//! as expressions 20 ms.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{ToTokens, quote_spanned};
