@@ -242,12 +242,12 @@ fn names_of_values_are_known_to_editors() {
     assert_eq!(editor.references(of_block[1]), of_block);
     sentences.push(format!("time of the block: {}\n", editor.sentence(of_block[1])));
     expect![[r#"
-        memory: Lent by encode (stage 0), read by decode (stage 1), last (stage 1).
-        time: Lent by encode (stage 0), read by decode (stage 1), block (stage 1).
+        memory: Lent by encode (stage 0) to decode (stage 1), last (stage 1).
+        time: Lent by encode (stage 0) to decode (stage 1), block (stage 1).
         skip: Stashed by middle (stage 0), popped by last (stage 1).
         kl: Added up by code (stage 1).
         inner: Stashed by first, popped by second.
-        time of the block: Lent by a layer outside of the block, read by second.
+        time of the block: Lent by a layer outside of the block to second.
     "#]]
     .assert_eq(&sentences.concat());
 }

@@ -308,11 +308,11 @@ const _: () = {
     const _: () = __rt::nests(__rt::Nested::<Decoder>::HAS_DEVICES);
 };
 const _: () = {
-    /// Lent by `first` (stage 0), read by `decode` (stages 1 to 2).
+    /// Lent by `first` (stage 0) to `decode` (stages 1 to 2).
     mod mask {
         pub struct Value;
     }
-    /// Lent by `encode` (stage 0), read by `near` (stage 0), `decode` (stages 1 to 2), `last` (stage 2).
+    /// Lent by `encode` (stage 0) to `near` (stage 0), `decode` (stages 1 to 2), `last` (stage 2).
     mod memory {
         pub struct Value;
     }

@@ -27,11 +27,10 @@ struct Row {
     name: &'static str,
     /// The layers at its ends, as text.
     route: String,
-    /// The stages where it is made, and those where it is used.
+    /// The stages where it is made.
     made: Vec<usize>,
+    /// The stages where it is used. What none uses goes on to the output.
     used: Vec<usize>,
-    /// Whether it goes on to the output.
-    to_output: bool,
 }
 
 impl Plan {
@@ -105,7 +104,6 @@ impl Plan {
                     route: format!("{} to {}", skip.stash, skip.pop),
                     made: vec![skip.from],
                     used: vec![skip.to],
-                    to_output: false,
                 }),
             }
         }
@@ -119,7 +117,6 @@ impl Plan {
                 route: format!("{} to {}", lent.lender, few(&readers)),
                 made: vec![lent.from],
                 used,
-                to_output: false,
             }
         }));
         rows.extend(self.sums.iter().map(|sum| {
@@ -132,7 +129,6 @@ impl Plan {
                 route: format!("{} to the output", few(sum.layers)),
                 made: made.collect(),
                 used: Vec::new(),
-                to_output: true,
             }
         }));
         rows
@@ -169,7 +165,7 @@ impl Row {
             self.used.iter().filter_map(|&stage| at(stage, if self.made.contains(&stage) { 3 } else { 1 })).collect();
         made.dedup();
         used.dedup();
-        let end = self.to_output.then(|| stages.last().map(|(x, width)| x + width + BETWEEN)).flatten();
+        let end = self.used.is_empty().then(|| stages.last().map(|(x, width)| x + width + BETWEEN)).flatten();
         let ends = || made.iter().chain(&used).copied().chain(end);
         if let (Some(from), Some(to)) = (ends().min(), ends().max()) {
             let _ = writeln!(picture, "<path d=\"M{from} {y}H{to}\" stroke=\"{colour}\" stroke-width=\"2\"/>");

@@ -78,7 +78,7 @@ impl<'m> Layers<'m> {
         let outer = self.model.settings.outer_values().iter().map(|outer| &outer.name);
         let outer = outer.filter(|name| plain(name) == lent.name).collect::<Vec<_>>();
         let lender = if outer.is_empty() { self.at(&lent.lends) } else { "a layer outside of the block".to_owned() };
-        let says = format!("Lent by {lender}, read by {}.", self.at(&lent.reads));
+        let says = format!("Lent by {lender} to {}.", self.at(&lent.reads));
         let made = outer.into_iter().chain(lent.lends.iter().map(|end| &end.name)).collect::<Vec<_>>();
         let (name, again) = made.split_first()?;
         let used = again.iter().copied().chain(lent.reads.iter().map(|end| &end.name)).collect();
