@@ -5,11 +5,12 @@ use quote::quote_spanned;
 use syn::spanned::Spanned;
 use syn::{Data, DeriveInput, Fields, Ident, Member, Path, Type, parse_quote, parse_quote_spanned};
 
+use crate::support::depth;
 use crate::support::errors::with_help;
 
 /// Generates the impls of `Flow` and `IntoFlow`.
 pub fn derive(item: TokenStream) -> TokenStream {
-    match syn::parse2::<DeriveInput>(item).and_then(|item| expand(&item)) {
+    match depth::check(&item).and_then(|()| syn::parse2::<DeriveInput>(item)).and_then(|item| expand(&item)) {
         Ok(tokens) => tokens,
         Err(error) => error.into_compile_error(),
     }

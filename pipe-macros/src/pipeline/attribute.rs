@@ -3,7 +3,7 @@
 use proc_macro2::{Delimiter, Group, Span, TokenStream, TokenTree};
 use quote::quote;
 use syn::parse::Parser;
-use syn::{DeriveInput, Path, parse_quote};
+use syn::{Path, parse_quote};
 
 use crate::support::errors::with_help;
 
@@ -41,27 +41,41 @@ fn in_parentheses(args: TokenStream) -> Group {
 }
 
 fn why_not_derivable(item: &TokenStream) -> Option<syn::Error> {
-    match syn::parse2::<DeriveInput>(item.clone()) {
-        Err(_) => Some(syn::Error::new_spanned(
-            first_token(item),
+    let mut tokens = item.clone().into_iter().peekable();
+    let first = tokens.peek().cloned();
+    while tokens.next_if(|token| matches!(token, TokenTree::Punct(punct) if punct.as_char() == '#')).is_some() {
+        if is_own(tokens.next()) {
+            return Some(syn::Error::new(
+                Span::call_site(),
+                with_help(
+                    "`#[pipeline]` is repeated",
+                    "give all settings in one: `#[pipeline(chunks = 8, checkpoint = never)]`",
+                ),
+            ));
+        }
+    }
+    tokens.next_if(|token| is_word(token, &["pub"]));
+    tokens.next_if(|token| matches!(token, TokenTree::Group(group) if group.delimiter() == Delimiter::Parenthesis));
+    match tokens.next() {
+        Some(keyword) if is_word(&keyword, &["struct", "enum", "union"]) => None,
+        _ => Some(syn::Error::new_spanned(
+            first,
             with_help(
                 "`#[pipeline]` goes on a struct with named fields",
                 "write `#[pipeline] struct Model { layer: Layer }`",
             ),
         )),
-        Ok(item) if item.attrs.iter().any(|attr| attr.path().is_ident("__pipeline")) => Some(syn::Error::new(
-            Span::call_site(),
-            with_help(
-                "`#[pipeline]` is repeated",
-                "give all settings in one: `#[pipeline(chunks = 8, checkpoint = never)]`",
-            ),
-        )),
-        Ok(_) => None,
     }
 }
 
-fn first_token(item: &TokenStream) -> Option<TokenTree> {
-    item.clone().into_iter().next()
+/// Whether this is the rest of the attribute that [`attach_derive`] adds.
+fn is_own(attribute: Option<TokenTree>) -> bool {
+    let Some(TokenTree::Group(group)) = attribute else { return false };
+    group.stream().into_iter().next().is_some_and(|word| is_word(&word, &["__pipeline"]))
+}
+
+fn is_word(token: &TokenTree, words: &[&str]) -> bool {
+    matches!(token, TokenTree::Ident(word) if words.iter().any(|other| word == other))
 }
 
 /// The path in `crate = path`. Skips anything that it cannot read: the derive reports errors in the

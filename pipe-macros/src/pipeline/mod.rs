@@ -30,6 +30,7 @@ pub use attribute::attach_derive;
 use proc_macro2::TokenStream;
 use syn::DeriveInput;
 
+use crate::support::depth;
 use crate::support::errors::Errors;
 use balance_file::{ReadFile, from_disk};
 use model::Model;
@@ -42,7 +43,7 @@ pub fn derive(item: TokenStream) -> TokenStream {
 
 /// Does what [`derive`] does, with balance files that `read_file` gives.
 pub fn derive_with(item: TokenStream, read_file: ReadFile<'_>) -> TokenStream {
-    let item = match syn::parse2::<DeriveInput>(item) {
+    let item = match depth::check(&item).and_then(|()| syn::parse2::<DeriveInput>(item)) {
         Ok(item) => item,
         Err(error) => return error.into_compile_error(),
     };

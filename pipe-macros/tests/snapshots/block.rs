@@ -102,8 +102,6 @@ const _: () = {
 };
 const _: () = {
     /// Stashed by `conv`, popped by `sum`.
-    mod residual {
-        pub struct Value;
-    }
-    const _: ::core::option::Option<fn(residual::Value)> = ::core::option::Option::None;
+    fn residual() {}
+    const _: &[fn()] = &[residual];
 };

@@ -66,13 +66,13 @@ const _: () = {
                     name: "mask",
                     lender: "first",
                     from: 0,
-                    readers: &[("decode", 1), ("decode", 2)],
+                    readers: &[(3, 5)],
                 },
                 __rt::LentPlan {
                     name: "memory",
                     lender: "encode",
                     from: 0,
-                    readers: &[("near", 0), ("decode", 1), ("decode", 2), ("last", 2)],
+                    readers: &[(2, 6)],
                 },
             ],
             recomputed: &[
@@ -169,7 +169,7 @@ const _: () = {
                         let x = __rt::pass(x, encode, cx, "encode");
                         io.send_all(hop_0_memory, __rt::keep(&x));
                         let lent_memory = __rt::keep(&x);
-                        let reading = &__rt::Reading1::new(&lent_memory, cx);
+                        let reading = __rt::Reading1::new(&lent_memory, cx);
                         let x = reading.pass(x, near, "near");
                         __rt::release(lent_memory);
                         io.send(flow_1, x);
@@ -198,8 +198,7 @@ const _: () = {
                                 x
                             },
                         );
-                        __rt::release(lent_memory);
-                        __rt::release(lent_mask);
+                        __rt::release((lent_memory, lent_mask));
                         io.send(flow_2, x);
                     },
                 );
@@ -233,8 +232,7 @@ const _: () = {
                                 x
                             },
                         );
-                        __rt::release(lent_memory);
-                        __rt::release(lent_mask);
+                        __rt::release((lent_memory, lent_mask));
                         io.send(flow_3, x);
                     },
                 );
@@ -246,7 +244,7 @@ const _: () = {
                     |(last,), (flow_3, flow_4, hop_2_memory), io, cx| {
                         let x = io.receive(flow_3);
                         let lent_memory = io.receive(hop_2_memory.to(3));
-                        let reading = &__rt::Reading1::new(&lent_memory, cx);
+                        let reading = __rt::Reading1::new(&lent_memory, cx);
                         let x = reading.pass(x, last, "last");
                         __rt::release(lent_memory);
                         io.send_output::<Self>(flow_4, __rt::output::<Self>(x));
@@ -279,7 +277,7 @@ const _: () = {
             let x = __rt::pass(x, first, cx, "first");
             let x = __rt::pass(x, encode, cx, "encode");
             let lent_memory = __rt::keep(&x);
-            let reading = &__rt::Reading1::new(&lent_memory, cx);
+            let reading = __rt::Reading1::new(&lent_memory, cx);
             let x = reading.pass(x, near, "near");
             let x = __rt::each(
                 x,
@@ -309,14 +307,8 @@ const _: () = {
 };
 const _: () = {
     /// Lent by `first` (stage 0) to `decode` (stages 1 to 2).
-    mod mask {
-        pub struct Value;
-    }
+    fn mask() {}
     /// Lent by `encode` (stage 0) to `near` (stage 0), `decode` (stages 1 to 2), `last` (stage 2).
-    mod memory {
-        pub struct Value;
-    }
-    const _: ::core::option::Option<
-        fn(mask::Value, memory::Value, memory::Value, memory::Value),
-    > = ::core::option::Option::None;
+    fn memory() {}
+    const _: &[fn()] = &[mask, memory, memory, memory];
 };

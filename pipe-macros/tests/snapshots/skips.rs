@@ -181,16 +181,10 @@ const _: () = {
 };
 const _: () = {
     /// Stashed by `one` (stage 0), popped by `three` (stage 1).
-    mod returned {
-        pub struct Value;
-    }
+    fn returned() {}
     /// Stashed by `one` (stage 0), popped by `three` (stage 1).
-    mod taken {
-        pub struct Value;
-    }
+    fn taken() {}
     /// Stashed by `one` (stage 0), popped by `two` (stage 0).
-    mod made {
-        pub struct Value;
-    }
-    const _: ::core::option::Option<fn(returned::Value, taken::Value, made::Value)> = ::core::option::Option::None;
+    fn made() {}
+    const _: &[fn()] = &[returned, taken, made];
 };

@@ -368,21 +368,13 @@ const _: () = {
 };
 const _: () = {
     /// Stashed by `split` (stage 3), popped by `join` (stage 3).
-    mod skip {
-        pub struct Value;
-    }
-    const _: ::core::option::Option<fn(skip::Value)> = ::core::option::Option::None;
+    fn skip() {}
+    const _: &[fn()] = &[skip];
 };
 const _: () = {
     /// Added up by `gate` (stage 0), `experts` (stages 1 to 2).
-    mod balance {
-        pub struct Value;
-    }
+    fn balance() {}
     /// Added up by `experts` (stages 1 to 2), `split` (stage 3).
-    mod used {
-        pub struct Value;
-    }
-    const _: ::core::option::Option<
-        fn(balance::Value, balance::Value, used::Value, used::Value),
-    > = ::core::option::Option::None;
+    fn used() {}
+    const _: &[fn()] = &[balance, balance, used, used];
 };

@@ -262,12 +262,8 @@ const _: () = {
 };
 const _: () = {
     /// Stashed by `encode1` (stage 0), popped by `concat1` (stage 1).
-    mod level1 {
-        pub struct Value;
-    }
+    fn level1() {}
     /// Stashed by `encode2` (stage 0), popped by `concat2` (stage 1).
-    mod level2 {
-        pub struct Value;
-    }
-    const _: ::core::option::Option<fn(level1::Value, level2::Value)> = ::core::option::Option::None;
+    fn level2() {}
+    const _: &[fn()] = &[level1, level2];
 };

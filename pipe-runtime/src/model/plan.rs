@@ -128,20 +128,9 @@ pub struct LentPlan {
     pub lender: &'static str,
     /// The stage of that layer.
     pub from: usize,
-    /// The layers that read it, each with its stage. A repeated layer occurs once for each of its
-    /// parts.
-    pub readers: &'static [(&'static str, usize)],
-}
-
-impl LentPlan {
-    /// The other stages whose layers read it, in order. It goes to each of them once per
-    /// micro-batch.
-    pub fn stages(&self) -> Vec<usize> {
-        let mut stages: Vec<usize> = self.readers.iter().map(|(_, stage)| *stage).collect();
-        stages.retain(|stage| *stage != self.from);
-        stages.dedup();
-        stages
-    }
+    /// The layers that read it, in ranges: the first one and the one past the last one, in the
+    /// order of [`Plan::layers`]. [`Plan::readers`] gives their names.
+    pub readers: &'static [(usize, usize)],
 }
 
 impl Plan {
@@ -153,6 +142,25 @@ impl Plan {
     /// All layers with their stages, in order. A repeated layer occurs once for each of its parts.
     pub fn layers(&self) -> impl Iterator<Item = (usize, &'static LayerPlan)> + use<> {
         self.stages.iter().enumerate().flat_map(|(stage, plan)| plan.layers.iter().map(move |layer| (stage, layer)))
+    }
+
+    /// The layers that read a lent value of this plan, with their stages, in order. A repeated layer
+    /// occurs once for each of its parts.
+    pub fn readers(&self, lent: &LentPlan) -> impl Iterator<Item = (usize, &'static LayerPlan)> + use<> {
+        let mut ranges = lent.readers.iter().copied().peekable();
+        self.layers().enumerate().filter_map(move |(number, layer)| {
+            ranges.next_if(|(_, end)| *end <= number);
+            ranges.peek().is_some_and(|(first, _)| *first <= number).then_some(layer)
+        })
+    }
+
+    /// The other stages whose layers read a lent value of this plan, in order. It goes to each of
+    /// them once per micro-batch.
+    pub fn reading_stages(&self, lent: &LentPlan) -> Vec<usize> {
+        let mut stages: Vec<usize> = self.readers(lent).map(|(stage, _)| stage).collect();
+        stages.retain(|stage| *stage != lent.from);
+        stages.dedup();
+        stages
     }
 
     /// The layer with this name, and its stage. For a repeated layer, it is the first part.
@@ -270,17 +278,6 @@ impl fmt::Display for RecomputedPlan {
     }
 }
 
-/// `mask of embed, from 0 to 2, 3`, or `mask of embed, within 0` if no other stage reads it.
-impl fmt::Display for LentPlan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, lender, from, .. } = self;
-        match &self.stages()[..] {
-            [] => write!(f, "{name} of {lender}, within {from}"),
-            to => write!(f, "{name} of {lender}, from {from} to {}", comma_separated(to)),
-        }
-    }
-}
-
 pub(super) fn comma_separated<T: fmt::Display>(items: &[T]) -> String {
     items.iter().map(T::to_string).collect::<Vec<_>>().join(", ")
 }
@@ -324,7 +321,13 @@ impl fmt::Display for Plan {
         }
         writeln!(f, "{}", self.name)?;
         table.lines().iter().try_for_each(|line| writeln!(f, "  {line}"))?;
-        self.lent.iter().try_for_each(|lent| writeln!(f, "  lent: {lent}"))?;
+        for lent in self.lent {
+            let LentPlan { name, lender, from, .. } = lent;
+            match &self.reading_stages(lent)[..] {
+                [] => writeln!(f, "  lent: {name} of {lender}, within {from}")?,
+                to => writeln!(f, "  lent: {name} of {lender}, from {from} to {}", comma_separated(to))?,
+            }
+        }
         for SumPlan { name, layers } in self.sums {
             writeln!(f, "  summed: {name} of {}", layers.join(", "))?;
         }
@@ -376,8 +379,8 @@ mod tests {
                 SkipPlan { name: "local", stash: "a", from: 0, pop: "b", to: 0 },
             ],
             lent: &[
-                LentPlan { name: "mask", lender: "a", from: 0, readers: &[("b", 0), ("b", 1), ("c", 1)] },
-                LentPlan { name: "time", lender: "c", from: 1, readers: &[("c", 1)] },
+                LentPlan { name: "mask", lender: "a", from: 0, readers: &[(1, 4)] },
+                LentPlan { name: "time", lender: "c", from: 1, readers: &[(3, 4)] },
             ],
             sums: &[SumPlan { name: "balance", layers: &["b", "c"] }],
             recomputed: &[
@@ -402,6 +405,21 @@ Net
 ";
         let squeeze = |text: &str| text.replace('-', "").split_whitespace().collect::<Vec<_>>().join(" ");
         assert_eq!(squeeze(&PLAN.to_string()), squeeze(expected));
+    }
+
+    #[test]
+    fn readers_are_the_layers_of_all_ranges() {
+        const LAYERS: [LayerPlan; 3] = LayerPlan::layers(["a", "b", "c"]);
+        let stage = StagePlan { device: "cpu", layers: &LAYERS };
+        let stages = Box::leak(Box::new([stage; 2]));
+        let plan = Plan { stages, ..Plan::EMPTY };
+        let readers = |readers| {
+            let lent = LentPlan { name: "m", lender: "a", from: 0, readers };
+            plan.readers(&lent).map(|(stage, layer)| (stage, layer.name)).collect::<Vec<_>>()
+        };
+        assert_eq!(readers(&[(1, 2), (4, 6)]), [(0, "b"), (1, "b"), (1, "c")]);
+        assert_eq!(readers(&[(2, 3), (3, 4)]), [(0, "c"), (1, "a")]);
+        assert_eq!(readers(&[]), []);
     }
 
     #[test]

@@ -108,7 +108,8 @@ impl Plan {
             }
         }
         rows.extend(self.lent.iter().map(|lent| {
-            let (mut readers, used): (Vec<&str>, _) = lent.readers.iter().copied().unzip();
+            let (used, mut readers): (_, Vec<&str>) =
+                self.readers(lent).map(|(stage, layer)| (stage, layer.name)).unzip();
             readers.dedup();
             Row {
                 kind: "lent",

@@ -4,59 +4,36 @@ use std::marker::PhantomData;
 
 use crate::__rt::{Context, Flow, Layer};
 
-pub struct Reading1<'a, A>(PhantomData<&'a (A,)>);
+macro_rules! reading {
+    ($name:ident: $($value:ident: $type:ident),+) => {
+        pub struct $name<'a, $($type),+>(PhantomData<&'a ($($type,)+)>);
 
-impl<'a, A> Reading1<'a, A> {
-    pub fn new(a: &'a A, cx: &'a Context) -> Self
-    where
-        A: Flow,
-    {
-        unreachable!()
-    }
+        impl<$($type),+> Copy for $name<'_, $($type),+> {}
 
-    pub fn pass<In, L, Out>(&self, input: In, layer: &L, name: &'static str) -> Out
-    where
-        L: Layer<(In, A), Out = Out>,
-    {
-        unreachable!()
-    }
+        impl<$($type),+> Clone for $name<'_, $($type),+> {
+            fn clone(&self) -> Self {
+                *self
+            }
+        }
+
+        impl<'a, $($type),+> $name<'a, $($type),+> {
+            pub fn new($($value: &'a $type,)+ cx: &'a Context) -> Self
+            where
+                $($type: Flow,)+
+            {
+                unreachable!()
+            }
+
+            pub fn pass<In, L, Out>(self, input: In, layer: &L, name: &'static str) -> Out
+            where
+                L: Layer<(In, $($type),+), Out = Out>,
+            {
+                unreachable!()
+            }
+        }
+    };
 }
 
-pub struct Reading2<'a, A, B>(PhantomData<&'a (A, B)>);
-
-impl<'a, A, B> Reading2<'a, A, B> {
-    pub fn new(a: &'a A, b: &'a B, cx: &'a Context) -> Self
-    where
-        A: Flow,
-        B: Flow,
-    {
-        unreachable!()
-    }
-
-    pub fn pass<In, L, Out>(&self, input: In, layer: &L, name: &'static str) -> Out
-    where
-        L: Layer<(In, A, B), Out = Out>,
-    {
-        unreachable!()
-    }
-}
-
-pub struct Reading3<'a, A, B, C>(PhantomData<&'a (A, B, C)>);
-
-impl<'a, A, B, C> Reading3<'a, A, B, C> {
-    pub fn new(a: &'a A, b: &'a B, c: &'a C, cx: &'a Context) -> Self
-    where
-        A: Flow,
-        B: Flow,
-        C: Flow,
-    {
-        unreachable!()
-    }
-
-    pub fn pass<In, L, Out>(&self, input: In, layer: &L, name: &'static str) -> Out
-    where
-        L: Layer<(In, A, B, C), Out = Out>,
-    {
-        unreachable!()
-    }
-}
+reading!(Reading1: a: A);
+reading!(Reading2: a: A, b: B);
+reading!(Reading3: a: A, b: B, c: C);

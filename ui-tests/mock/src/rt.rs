@@ -553,7 +553,7 @@ pub struct LentPlan {
     pub name: &'static str,
     pub lender: &'static str,
     pub from: usize,
-    pub readers: &'static [(&'static str, usize)],
+    pub readers: &'static [(usize, usize)],
 }
 
 #[derive(Clone, Copy)]

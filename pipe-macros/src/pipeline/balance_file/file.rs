@@ -77,9 +77,13 @@ pub(super) fn read(named: &LitStr, model: &Ident, read_file: ReadFile<'_>) -> sy
             "write it with `profile.write(..)` (see `pipe_runtime::balance`); the path starts at the crate's folder";
         wrong(format!("cannot read `{}`: {reason}", named.value()), help.into())
     })?;
-    let file: File = basic_toml::from_str(&text).map_err(|reason| {
+    let no_file = |reason: String| {
         wrong(format!("`{}` is no balance file: {reason}", named.value()), "measure again and write it anew".into())
-    })?;
+    };
+    if is_too_deep(&text) {
+        return Err(no_file("it is nested too deeply".into()));
+    }
+    let file: File = basic_toml::from_str(&text).map_err(|reason| no_file(reason.to_string()))?;
     if file.format != FORMAT {
         let what = format!("`{}` has format {}, and this version reads format {FORMAT}", named.value(), file.format);
         return Err(wrong(what, "measure again with this version".into()));
@@ -89,6 +93,25 @@ pub(super) fn read(named: &LitStr, model: &Ident, read_file: ReadFile<'_>) -> sy
         return Err(wrong(what, format!("measure `{model}`, or name its file")));
     }
     Ok(file)
+}
+
+/// Whether lists or names with dots are nested so deeply that the parser, which calls itself, could
+/// end the compiler.
+fn is_too_deep(text: &str) -> bool {
+    const LIMIT: usize = 128;
+    let mut open = 0_usize;
+    text.lines().any(|line| {
+        let mut dots = 0;
+        line.chars().any(|sign| {
+            match sign {
+                '[' | '{' => open += 1,
+                ']' | '}' => open = open.saturating_sub(1),
+                '.' => dots += 1,
+                _ => {}
+            }
+            open + dots > LIMIT
+        })
+    })
 }
 
 /// The devices, one per stage. There are at most as many stages as entries that name one: the

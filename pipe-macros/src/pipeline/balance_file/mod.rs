@@ -53,12 +53,14 @@ fn layers(fields: &mut [Field]) -> impl Iterator<Item = &mut Field> {
 /// the name of the file.
 fn set(settings: &mut Settings, file: &File, named: &LitStr, errors: &mut Errors) {
     let span = named.span();
-    let word = |text: &String| match syn::parse_str::<Ident>(text) {
-        Ok(mut word) => {
+    // Only what looks like a word is read as tokens, since brackets can be nested too deeply.
+    let is_word = |text: &str| text.chars().all(|sign| sign == '_' || sign.is_alphanumeric());
+    let word = |text: &String| match is_word(text).then(|| syn::parse_str::<Ident>(text)) {
+        Some(Ok(mut word)) => {
             word.set_span(span);
             syn::parse_quote!(#word)
         }
-        Err(_) => quoted(text, span),
+        _ => quoted(text, span),
     };
     let number = |number: &usize| {
         let number = LitInt::new(&number.to_string(), span);
@@ -435,6 +437,10 @@ stage = 2
         assert_eq!(changed("model", "\"Net\"", "\"Other\""), "was measured for `Other`, not for `Net`");
         assert_eq!(changed("format", "format = 1", "format = 2"), "has format 2, and this version reads format 1");
         assert!(changed("toml", "format = 1", "format 1").starts_with("is no balance file"));
+        for deep in [format!("{}0{}", "[".repeat(200), "]".repeat(200)), format!("1\na{} = 1", ".a".repeat(200))] {
+            let deep = format!("format = 1\ndeep = {deep}");
+            assert!(changed("toml", "format = 1", &deep).starts_with("is no balance file: it is nested"));
+        }
         assert_eq!(changed("gap", "stages = 3", "stages = 4"), "does not place the layers in order in 4 stages");
         assert_eq!(changed("order", "[0, 1, 1, 2]", "[0, 2, 1, 2]"), "does not place the layers in order in 3 stages");
         assert_eq!(changed("count", "count = 4", "count = 3"), "is contradictory about `blocks`");

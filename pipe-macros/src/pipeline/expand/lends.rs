@@ -78,7 +78,7 @@ pub fn is_reader(layer: &Layer) -> bool {
     READINGS.contains(&layer.reads().len()) && layer.taken().len() == layer.reads().len()
 }
 
-/// `let reading = &__rt::Reading2::new(&lent_mask, &lent_memory, cx);`, unless the reader before it
+/// `let reading = __rt::Reading2::new(&lent_mask, &lent_memory, cx);`, unless the reader before it
 /// has the same one. rustc infers a method's types from its receiver. As arguments of each call,
 /// lent values would double the time that it takes.
 pub fn reading(model: &Model, plan: &Plan, (stage, position): (usize, usize)) -> TokenStream {
@@ -93,17 +93,22 @@ pub fn reading(model: &Model, plan: &Plan, (stage, position): (usize, usize)) ->
     let at = site(layer);
     let lent = layer.reads().iter().map(|name| variable(name, at));
     let reading = format_ident!("Reading{}", layer.reads().len(), span = at);
-    quote_spanned!(at=> let reading = &__rt::#reading::new(#(&#lent,)* cx);)
+    quote_spanned!(at=> let reading = __rt::#reading::new(#(&#lent,)* cx);)
 }
 
-/// Drops what the layer has read and no later layer of the stage reads.
+/// Drops all that the layer has read and no later layer of the stage reads.
 pub fn drop_read(model: &Model, plan: &Plan, (stage, position): (usize, usize)) -> TokenStream {
     let steps = &plan.stages[stage].steps;
     let layer = &model.layers[steps[position].layer];
     let later = || steps[position + 1..].iter().flat_map(|step| model.layers[step.layer].reads());
     let is_done = |name: &&Ident| later().all(|other| plain(other) != plain(name));
-    let done = layer.reads().iter().filter(is_done).map(|name| variable(name, site(layer)));
-    quote_spanned!(site(layer)=> #(__rt::release(#done);)*)
+    let at = site(layer);
+    let done: Vec<Ident> = layer.reads().iter().filter(is_done).map(|name| variable(name, at)).collect();
+    match &done[..] {
+        [] => TokenStream::new(),
+        [one] => quote_spanned!(at=> __rt::release(#one);),
+        several => quote_spanned!(at=> __rt::release((#(#several),*));),
+    }
 }
 
 /// Receives what one of repeated layers reads that are recomputed one by one. Each hands it on to

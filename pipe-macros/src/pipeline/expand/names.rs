@@ -1,9 +1,10 @@
-//! Generates the names of values for editors: a module where a value is made, and paths through it
-//! where the value is used. So an editor can go from one to the other, list all places, rename a
-//! value in all of them, and say where it goes.
-//!
-//! All paths are in one type. For 2000 of them rustc takes 5 ms. As imports they take 130 ms, and
-//! as expressions 20 ms.
+//! Generates the names of values for editors: a function where a value is made, and its name where
+//! the value is used. So an editor can go from one to the other, list all places, rename a
+//! value in all of them, and say where it goes. A compiler
+//! gets none of this, because it would take time for what nothing else uses.
+
+use std::env;
+use std::path::Path;
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{ToTokens, quote_spanned};
@@ -14,6 +15,12 @@ use crate::pipeline::model::{End, Lent, Model, Skip};
 use crate::pipeline::plan::{Plan, Stage};
 use crate::support::names::plain;
 
+/// Whether this program compiles. Any other one that runs macros reads them for an editor.
+fn is_compiler(program: &Path) -> bool {
+    const COMPILERS: [&str; 4] = ["rustc", "rustdoc", "clippy-driver", "miri"];
+    program.file_stem().is_some_and(|name| COMPILERS.iter().any(|compiler| name == *compiler))
+}
+
 /// One value: the name where it is made, where it goes, and the names where it is used.
 struct Value<'m> {
     name: &'m Ident,
@@ -21,7 +28,12 @@ struct Value<'m> {
     used: Vec<&'m Ident>,
 }
 
+/// The names, unless a compiler expands the macro.
 pub fn values(model: &Model, plan: &Plan) -> TokenStream {
+    // `cfg(rust_analyzer)` would be a warning of rustc, which a user may forbid to allow.
+    if is_compiler(&env::current_exe().unwrap_or_default()) {
+        return TokenStream::new();
+    }
     let layers = Layers { model, plan };
     let skips = model.skips.iter().filter_map(|skip| layers.skip(skip)).collect();
     let lent = model.lent.iter().filter_map(|lent| layers.lent(lent)).collect();
@@ -30,7 +42,7 @@ pub fn values(model: &Model, plan: &Plan) -> TokenStream {
 
 /// The names of one kind of value, in a block of their own: they hide no type of the user.
 fn block(values: Vec<Value<'_>>) -> Option<TokenStream> {
-    // Keywords name values, too, but no modules.
+    // Keywords name values, too, but no functions.
     let values: Vec<_> = values.into_iter().filter(|value| is_free(value.name)).collect();
     let names = values.iter().map(|value| value.name);
     let docs = values.iter().map(|value| format!(" {}", value.says));
@@ -40,18 +52,15 @@ fn block(values: Vec<Value<'_>>) -> Option<TokenStream> {
             const _: () = {
                 #(
                     #[doc = #docs]
-                    mod #names {
-                        pub struct Value;
-                    }
+                    fn #names() {}
                 )*
-                const _: ::core::option::Option<fn(#(#used::Value),*)> = ::core::option::Option::None;
+                const _: &[fn()] = &[#(#used),*];
             };
         }
     })
 }
 
-/// Whether the name can be that of a module in every edition, without a warning of rustc: it could
-/// not be allowed where the user forbids it.
+/// Whether the name can be that of a function in every edition, without a warning.
 fn is_free(name: &Ident) -> bool {
     let text = plain(name);
     let is_snake_case = !text.contains(char::is_uppercase) && !text.trim_matches('_').contains("__");
@@ -131,5 +140,16 @@ impl<'m> Layers<'m> {
             (true, Some(first), Some(last)) => format!("`{child}` (stages {first} to {last})"),
             _ => format!("`{child}`"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_for_all_programs_but_compilers() {
+        let programs = ["/bin/rustc", "clippy-driver.exe", "/lib/rust-analyzer-proc-macro-srv", "my-editor", ""];
+        assert_eq!(programs.map(|program| is_compiler(Path::new(program))), [true, true, false, false, false]);
     }
 }

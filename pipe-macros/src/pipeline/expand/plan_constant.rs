@@ -126,15 +126,19 @@ fn lent_plan(model: &Model, plan: &Plan, lent: &Lent) -> Option<TokenStream> {
     let lend = lent.lends.first()?;
     let (name, lender) = (&lent.name, model.layers[lend.layer].child());
     let from = Literal::usize_unsuffixed(lending_stage(lend, &plan.stages)?);
-    let steps = plan
-        .stages
-        .iter()
-        .enumerate()
-        .flat_map(|(number, stage)| stage.steps.iter().map(move |step| (number, step.layer)));
-    let readers = steps.filter(|(_, layer)| lent.reads.iter().any(|read| read.layer == *layer));
-    let readers = readers.map(|(stage, layer)| {
-        let (child, stage) = (model.layers[layer].child(), Literal::usize_unsuffixed(stage));
-        quote_spanned!(here()=> (#child, #stage))
+    // Ranges, because rustc takes long for a list of a thousand names.
+    let layers = plan.stages.iter().flat_map(|stage| &stage.steps).map(|step| step.layer).enumerate();
+    let reading: HashSet<usize> = lent.reads.iter().map(|read| read.layer).collect();
+    let mut ranges: Vec<(usize, usize)> = Vec::new();
+    for (number, _) in layers.filter(|(_, layer)| reading.contains(layer)) {
+        match ranges.last_mut().filter(|(_, end)| *end == number) {
+            Some((_, end)) => *end += 1,
+            None => ranges.push((number, number + 1)),
+        }
+    }
+    let readers = ranges.into_iter().map(|(first, end)| {
+        let [first, end] = [first, end].map(Literal::usize_unsuffixed);
+        quote_spanned!(here()=> (#first, #end))
     });
     Some(quote_spanned! {here()=>
         __rt::LentPlan { name: #name, lender: #lender, from: #from, readers: &[#(#readers),*] }

@@ -90,10 +90,10 @@ impl Traffic {
                 Some((each.unwrap_or_else(|| kept_at(skip.stash, layers, from))?, skip.name))
             });
             let popped = popped.map(|(stash, name)| (stash, stash, name));
-            let lent = plan.lent.iter().filter(|lent| is_read(lent, layers[to]));
+            let lent = plan.lent.iter().filter(|lent| is_read(plan, lent, layers[to]));
             let lent = lent.filter_map(|lent| {
                 let lender = kept_at(lent.lender, layers, from)?;
-                let holder = (lender..to).rev().find(|&layer| layer == lender || is_read(lent, layers[layer]))?;
+                let holder = (lender..to).rev().find(|&layer| layer == lender || is_read(plan, lent, layers[layer]))?;
                 Some((lender, holder, lent.name))
             });
             let found = popped.chain(lent).filter(|(left, ..)| (from..to).contains(left)).min();
@@ -137,14 +137,14 @@ fn one_of_each(name: &str, layers: &[LayerKey], popping: usize) -> Option<usize>
     layers.iter().enumerate().rev().filter(|(_, layer)| layer.name == name).nth(popping).map(|(number, _)| number)
 }
 
-fn is_read(lent: &LentPlan, layer: LayerKey) -> bool {
-    lent.readers.iter().any(|(reader, _)| *reader == layer.name)
+fn is_read(plan: &Plan, lent: &LentPlan, layer: LayerKey) -> bool {
+    plan.readers(lent).any(|(_, reader)| reader.name == layer.name)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::SkipPlan;
+    use crate::model::{LayerPlan, SkipPlan, StagePlan};
 
     const LAYERS: [LayerKey; 6] = [
         LayerKey { name: "a", index: None },
@@ -197,8 +197,9 @@ mod tests {
     #[test]
     fn a_lent_value_goes_from_reader_to_reader() {
         // Made by `a`, which lends it; read by both `b`, and by `e`. `c` reads another value.
-        const LENT: [LentPlan; 1] = [LentPlan { name: "m", lender: "a", from: 0, readers: &[("b", 0), ("e", 0)] }];
-        let plan = Plan { lent: &LENT, ..Plan::EMPTY };
+        const LENT: [LentPlan; 1] = [LentPlan { name: "m", lender: "a", from: 0, readers: &[(1, 2), (4, 5)] }];
+        const STAGE: StagePlan = StagePlan { device: "cpu", layers: &LayerPlan::layers(["a", "b", "c", "d", "e"]) };
+        let plan = Plan { stages: &[STAGE], lent: &LENT, ..Plan::EMPTY };
         let reads = [read(0, 0, 1, 8), read(0, 0, 2, 8), read(0, 0, 5, 8), read(1, 2, 3, 2)];
         let traffic = Traffic::new(&reads, &LAYERS, &plan);
         let ways: Vec<_> = traffic.skips.iter().map(|skip| (skip.from, skip.to, skip.crossed.values)).collect();
