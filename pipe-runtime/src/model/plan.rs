@@ -144,8 +144,8 @@ impl Plan {
         self.stages.iter().enumerate().flat_map(|(stage, plan)| plan.layers.iter().map(move |layer| (stage, layer)))
     }
 
-    /// The layers that read a lent value of this plan, with their stages, in order. A repeated layer
-    /// occurs once for each of its parts.
+    /// The layers that read a lent value of this plan, with their stages, in order. A repeated
+    /// layer occurs once for each of its parts.
     pub fn readers(&self, lent: &LentPlan) -> impl Iterator<Item = (usize, &'static LayerPlan)> + use<> {
         let mut ranges = lent.readers.iter().copied().peekable();
         self.layers().enumerate().filter_map(move |(number, layer)| {
