@@ -1,7 +1,7 @@
 //! Generates the names of values for editors: a function where a value is made, and its name where
-//! the value is used. So an editor can go from one to the other, list all places, rename a
-//! value in all of them, and say where it goes. A compiler
-//! gets none of this, because it would take time for what nothing else uses.
+//! the value is used. So an editor can go from one to the other, list all places, rename a value in
+//! all of them, and say where it goes. A compiler gets none of this, because it would take time for
+//! what nothing else uses.
 
 use std::env;
 use std::path::Path;
