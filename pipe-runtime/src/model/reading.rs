@@ -1,5 +1,6 @@
 //! What layers read of lent values. There is a type for each number of values, so that rustc finds
-//! `pass` at once.
+//! `pass` at once. It is copied into each call: for a reference, which is borrowed anew each time,
+//! rustc would take longer. They are written out, because users see `pass` in rustc's messages.
 
 use std::fmt;
 
@@ -41,45 +42,107 @@ impl<T> fmt::Debug for Lent<'_, T> {
     }
 }
 
-/// Declares the type for some values. It is copied into each call: rustc would take longer for a
-/// reference.
-macro_rules! reading {
-    ($name:ident: $($value:ident: $type:ident),+) => {
-        /// The run, and what layers read in it.
-        #[doc(hidden)]
-        #[derive(Debug)]
-        pub struct $name<'a, $($type),+> {
-            $($value: Lent<'a, $type>,)+
-            cx: &'a Context,
-        }
-
-        impl<$($type),+> Copy for $name<'_, $($type),+> {}
-
-        impl<$($type),+> Clone for $name<'_, $($type),+> {
-            fn clone(&self) -> Self {
-                *self
-            }
-        }
-
-        impl<'a, $($type),+> $name<'a, $($type),+> {
-            pub fn new($($value: &'a $type,)+ cx: &'a Context) -> Self
-            where
-                $($type: Flow,)+
-            {
-                Self { $($value: Lent::new($value),)+ cx }
-            }
-
-            /// Passes `input` through the layer `name`, with handles to what it reads.
-            pub fn pass<In, L, Out>(self, input: In, layer: &L, name: &'static str) -> Out
-            where
-                L: Layer<(In, $($type),+), Out = Out>,
-            {
-                pass((input, $(self.$value.share()),+), layer, self.cx, name)
-            }
-        }
-    };
+/// The run, and a lent value that layers read.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Reading1<'a, A> {
+    a: Lent<'a, A>,
+    cx: &'a Context,
 }
 
-reading!(Reading1: a: A);
-reading!(Reading2: a: A, b: B);
-reading!(Reading3: a: A, b: B, c: C);
+impl<A> Copy for Reading1<'_, A> {}
+
+impl<A> Clone for Reading1<'_, A> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<'a, A> Reading1<'a, A> {
+    pub fn new(a: &'a A, cx: &'a Context) -> Self
+    where
+        A: Flow,
+    {
+        Self { a: Lent::new(a), cx }
+    }
+
+    /// Passes `input` through the layer `name`, with handles to what it reads.
+    pub fn pass<In, L, Out>(self, input: In, layer: &L, name: &'static str) -> Out
+    where
+        L: Layer<(In, A), Out = Out>,
+    {
+        pass((input, self.a.share()), layer, self.cx, name)
+    }
+}
+
+/// The run, and two lent values that layers read.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Reading2<'a, A, B> {
+    a: Lent<'a, A>,
+    b: Lent<'a, B>,
+    cx: &'a Context,
+}
+
+impl<A, B> Copy for Reading2<'_, A, B> {}
+
+impl<A, B> Clone for Reading2<'_, A, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<'a, A, B> Reading2<'a, A, B> {
+    pub fn new(a: &'a A, b: &'a B, cx: &'a Context) -> Self
+    where
+        A: Flow,
+        B: Flow,
+    {
+        Self { a: Lent::new(a), b: Lent::new(b), cx }
+    }
+
+    /// Passes `input` through the layer `name`, with handles to what it reads.
+    pub fn pass<In, L, Out>(self, input: In, layer: &L, name: &'static str) -> Out
+    where
+        L: Layer<(In, A, B), Out = Out>,
+    {
+        pass((input, self.a.share(), self.b.share()), layer, self.cx, name)
+    }
+}
+
+/// The run, and three lent values that layers read.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Reading3<'a, A, B, C> {
+    a: Lent<'a, A>,
+    b: Lent<'a, B>,
+    c: Lent<'a, C>,
+    cx: &'a Context,
+}
+
+impl<A, B, C> Copy for Reading3<'_, A, B, C> {}
+
+impl<A, B, C> Clone for Reading3<'_, A, B, C> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<'a, A, B, C> Reading3<'a, A, B, C> {
+    pub fn new(a: &'a A, b: &'a B, c: &'a C, cx: &'a Context) -> Self
+    where
+        A: Flow,
+        B: Flow,
+        C: Flow,
+    {
+        Self { a: Lent::new(a), b: Lent::new(b), c: Lent::new(c), cx }
+    }
+
+    /// Passes `input` through the layer `name`, with handles to what it reads.
+    pub fn pass<In, L, Out>(self, input: In, layer: &L, name: &'static str) -> Out
+    where
+        L: Layer<(In, A, B, C), Out = Out>,
+    {
+        pass((input, self.a.share(), self.b.share(), self.c.share()), layer, self.cx, name)
+    }
+}
