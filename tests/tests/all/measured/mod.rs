@@ -3,6 +3,7 @@
 mod advise;
 mod balance;
 mod choice;
+mod cuts;
 mod memory;
 mod report;
 mod trace;
