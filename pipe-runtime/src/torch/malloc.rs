@@ -35,8 +35,15 @@ mod tests {
         fn mi_option_get(option: c_int) -> c_long;
     }
 
-    /// The number of the option in mimalloc 3's header, which the binding leaves out.
+    /// The numbers of the options in mimalloc 3's header, which the binding leaves out.
     const PURGE_DELAY: c_int = 15;
+    const DESTROY_ON_EXIT: c_int = 22;
+
+    #[test]
+    fn nothing_is_collected_when_the_program_ends() {
+        // SAFETY: the number of an option that exists.
+        assert_eq!(unsafe { mi_option_get(DESTROY_ON_EXIT) }, 2, "more than 1: nothing happens");
+    }
 
     #[test]
     fn tensors_lie_in_memory_that_is_never_given_back() {
