@@ -5,9 +5,9 @@ use proc_macro2::{Spacing, Span, TokenStream, TokenTree};
 
 use super::errors::with_help;
 
-/// The number of tokens, each within the one before it. rustc's own limit for types is as many
-/// types, by default.
-const LIMIT: usize = 128;
+/// The number of tokens or brackets, each within the one before it. rustc's own limit for types is
+/// as many types, by default.
+pub const LIMIT: usize = 128;
 
 /// The error on tokens that are nested too deeply, at the first that is.
 pub fn check(tokens: &TokenStream) -> syn::Result<()> {

@@ -8,6 +8,7 @@ use proc_macro2::Ident;
 use serde::Deserialize;
 use syn::LitStr;
 
+use crate::support::depth;
 use crate::support::device;
 use crate::support::errors::{Errors, error};
 use crate::support::names::plain;
@@ -98,7 +99,6 @@ pub(super) fn read(named: &LitStr, model: &Ident, read_file: ReadFile<'_>) -> sy
 /// Whether lists or names with dots are nested so deeply that the parser, which calls itself, could
 /// end the compiler.
 fn is_too_deep(text: &str) -> bool {
-    const LIMIT: usize = 128;
     let mut open = 0_usize;
     text.lines().any(|line| {
         let mut dots = 0;
@@ -109,7 +109,7 @@ fn is_too_deep(text: &str) -> bool {
                 '.' => dots += 1,
                 _ => {}
             }
-            open + dots > LIMIT
+            open + dots > depth::LIMIT
         })
     })
 }
