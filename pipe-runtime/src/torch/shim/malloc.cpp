@@ -29,8 +29,8 @@ void free_block_of_any(void* block) {
 }
 
 // When a program ends, mimalloc collects what was freed, though the system takes all memory anyway.
-// It walks its lists for that, and in one that a library has damaged by then it can go round for
-// ever: beside Open MPI, one in some hundred programs never ended. Above 1, this leaves it out.
+// On whatever thread ends the program, it walks lists of the main thread for that. Beside Open MPI,
+// it went round in one for ever, in one of some hundred programs. Above 1, this leaves it out.
 // MIMALLOC_DESTROY_ON_EXIT still wins.
 [[maybe_unused]] const bool collects_at_exit = [] {
   mi_option_set_default(mi_option_destroy_on_exit, 2);
