@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 WIDTH, HEADS, BLOCKS, CONTEXT, CHARACTERS = 128, 4, 8, 128, 64  # of the GPT
-READERS, LENGTH = 12, 64  # of the decoder, and of the GPT with a mask
+READERS, LENGTH = 12, 64  # of the decoder, and of the GPT with a mask; a memory has `args.width`
 
 
 @dataclass
@@ -224,7 +224,7 @@ def readers(args, decodes, handed):
     balance[0] += 1
     balance[-1] += 1
     shape = (args.rows, LENGTH, WIDTH)
-    parts = {"memory": uniform("memory", shape)} if decodes else {}
+    parts = {"memory": uniform("memory", (args.rows, args.width, WIDTH))} if decodes else {}
     fixed = Fixed(torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril(), parts, handed)
     return regression(OrderedDict(layers), balance, shape, shape, fixed)
 

@@ -34,9 +34,11 @@ pub enum Model {
         side: usize,
     },
     Gpt,
-    /// Twelve decoder layers with a mask and a memory, which are lent to them, or which each has.
+    /// Twelve decoder layers with a mask and a memory of so many positions, which are lent to them,
+    /// or which each has.
     Decoder {
         lends: bool,
+        memory: usize,
     },
     /// Twelve GPT layers with a mask, which is lent to them, or which each has.
     MaskedGpt {
@@ -51,9 +53,22 @@ pub const SMALL_MLP: Work = Work { model: Model::Mlp { width: 64, layers: 8 }, s
 pub const UNET: Work = Work { model: Model::Unet { side: 96 }, stages: 2, rows: 16, chunks: 8 };
 /// Layers whose parameters are large beside their work.
 pub const WIDE_MLP: Work = Work { model: Model::Mlp { width: 1024, layers: 8 }, stages: 2, rows: 256, chunks: 8 };
-pub const DECODER: Work = Work { model: Model::Decoder { lends: true }, stages: 2, rows: 16, chunks: 8 };
+pub const DECODER: Work = Work { model: Model::Decoder { lends: true, memory: 64 }, stages: 2, rows: 16, chunks: 8 };
+/// Layers for which the memory is much to hand on: it is eight times as long as what they decode.
+pub const LONG_DECODER: Work = Work { model: Model::Decoder { lends: true, memory: 512 }, ..DECODER };
 pub const MASKED_GPT: Work = Work { model: Model::MaskedGpt { lends: true }, ..DECODER };
 pub const GPT: Work = Work { model: Model::Gpt, stages: 2, rows: 16, chunks: 8 };
+
+impl Model {
+    /// The same model, whose layers have what is lent to those of this one.
+    pub fn owned(self) -> Self {
+        match self {
+            Self::Decoder { memory, .. } => Self::Decoder { lends: false, memory },
+            Self::MaskedGpt { .. } => Self::MaskedGpt { lends: false },
+            lends_nothing => lends_nothing,
+        }
+    }
+}
 
 impl Work {
     fn args(&self) -> Vec<String> {
@@ -62,8 +77,8 @@ impl Work {
             Model::Trivial => ("trivial", self.stages, 4),
             Model::Unet { side } => ("unet", 0, side),
             Model::Gpt => ("gpt", 0, 0),
-            Model::Decoder { lends: true } => ("decoder-lent", 0, 0),
-            Model::Decoder { lends: false } => ("decoder-owned", 0, 0),
+            Model::Decoder { lends: true, memory } => ("decoder-lent", 0, memory),
+            Model::Decoder { lends: false, memory } => ("decoder-owned", 0, memory),
             Model::MaskedGpt { lends: true } => ("masked-gpt-lent", 0, 0),
             Model::MaskedGpt { lends: false } => ("masked-gpt-owned", 0, 0),
         };
@@ -92,8 +107,8 @@ impl fmt::Display for Work {
             Model::Trivial => write!(f, "{} stages, {} micro-batches", self.stages, self.chunks),
             Model::Unet { side } => write!(f, "U-Net(3, 2, 8), {} images of {side}×{side}", self.rows),
             Model::Gpt => write!(f, "GPT, {} × 128 tokens", self.rows),
-            Model::Decoder { .. } => {
-                write!(f, "12 decoder layers, {} × 64 positions, {} stages", self.rows, self.stages)
+            Model::Decoder { memory, .. } => {
+                write!(f, "12 decoder layers, {} × 64 positions, memory of {memory}, {} stages", self.rows, self.stages)
             }
             Model::MaskedGpt { .. } => {
                 write!(f, "12 GPT layers, {} × 64 positions, {} stages", self.rows, self.stages)

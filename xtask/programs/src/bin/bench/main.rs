@@ -48,7 +48,7 @@ pub struct Args {
     /// Number of layers of a stack
     #[arg(long, default_value = "8")]
     pub layers: usize,
-    /// Width of a stack's layers, or width and height of images
+    /// Width of a stack's layers, width and height of images, or positions of a decoder's memory
     #[arg(long, default_value = "64")]
     pub width: i64,
     /// Number of rows of a mini-batch

@@ -5,7 +5,7 @@ use crate::commands::bench::Bench;
 use crate::commands::bench::contender::Contender;
 use crate::commands::bench::spread::digits;
 use crate::commands::bench::table::{Bar, Row, Table};
-use crate::commands::bench::work::{DECODER, MASKED_GPT, Model, Who, Work};
+use crate::commands::bench::work::{DECODER, LONG_DECODER, MASKED_GPT, Who, Work};
 
 /// The bar beside owned values.
 const BAR: Bar = Bar::AtMost(1.02);
@@ -14,10 +14,10 @@ const LEAD: Bar = Bar::AtLeast(1.);
 
 pub fn measure(bench: &Bench<'_>) -> anyhow::Result<Table> {
     let mut rows = Vec::new();
-    for (lent, owned) in [(DECODER, Model::Decoder { lends: false }), (MASKED_GPT, Model::MaskedGpt { lends: false })] {
+    for lent in [DECODER, LONG_DECODER, MASKED_GPT] {
         for stages in [2, 4] {
             let lent = Work { stages, ..lent };
-            let owned = Work { model: owned, ..lent };
+            let owned = Work { model: lent.model.owned(), ..lent };
             for schedule in ["gpipe", "1f1b"] {
                 rows.extend(of(bench, &lent, &owned, schedule)?);
             }

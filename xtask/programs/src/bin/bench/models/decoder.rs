@@ -14,7 +14,7 @@ use crate::{Args, values};
 
 const WIDTH: i64 = 128;
 const HEADS: i64 = 4;
-/// Positions of the input, and of the memory.
+/// Positions of the input. The memory has `--width`.
 const LENGTH: i64 = 64;
 
 /// What does not depend on the input: a mask of the later positions, and for a decoder, a memory
@@ -28,7 +28,7 @@ struct Fixed<const MEMORIES: usize> {
 impl<const MEMORIES: usize> Fixed<MEMORIES> {
     fn new(args: &Args) -> Self {
         let mask = Tensor::ones([LENGTH, LENGTH], (Kind::Bool, Device::Cpu)).tril(0);
-        let memories = array::from_fn(|_| values::uniform("memory", &[args.rows, LENGTH, WIDTH]));
+        let memories = array::from_fn(|_| values::uniform("memory", &[args.rows, args.width, WIDTH]));
         Self { mask, memories }
     }
 

@@ -30,7 +30,7 @@ pub enum Name {
     Unet,
     /// GPT: width 128, 4 heads, 8 blocks, context 128
     Gpt,
-    /// 12 decoder layers, to which a mask and a memory are lent
+    /// 12 decoder layers, to which a mask and a memory of `--width` positions are lent
     DecoderLent,
     /// The same layers, each of which has both
     DecoderOwned,
