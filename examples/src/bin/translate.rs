@@ -1,5 +1,6 @@
 //! Trains an encoder-decoder that reverses sequences of tokens. Each of its decoder layers reads
-//! what the encoder gives, and one embedding is tied to two later layers.
+//! what the encoder gives and a mask, and one embedding is tied to two later layers. The last batch
+//! of an epoch has fewer sequences, and its micro-batches are not equally large.
 //!
 //! `cargo run -p pipe-examples --bin translate`
 
@@ -14,16 +15,16 @@ const LENGTH: i64 = 5;
 const WIDTH: i64 = 32;
 const HEADS: i64 = 4;
 
-#[pipeline(input = (Tensor, Tensor), chunks = 4, schedule = "1f1b")]
+#[pipeline(input = (Tensor, Tensor, Tensor), chunks = 4, schedule = "1f1b")]
 struct Translate {
     #[device("cpu")]
-    #[stash(target = input.1)] // one layer takes it: a skip
-    #[lend(source = output)] // many layers read it, on any stage
+    #[lend(mask = input.1)] // many layers read it, on any stage
+    #[stash(target = input.2)] // one layer takes it: a skip
     split: Split,
     #[lend(words = tied)]
     embed: Embedding,
     #[lend(memory = output)]
-    #[read(source)]
+    #[read(mask)]
     encode: Encoder,
 
     #[device("cpu")]
@@ -31,7 +32,7 @@ struct Translate {
     #[read(words)]
     begin: Begin,
     #[devices("cpu", "cpu")]
-    #[read(memory, source)] // each of them takes `(x, memory, source)`
+    #[read(memory, mask)] // each of them takes `(x, memory, mask)`
     decode: [Decoder; 2],
     norm: LayerNorm,
     #[read(words)]
@@ -41,10 +42,10 @@ struct Translate {
 /// Goes on with the source alone.
 struct Split;
 
-impl Layer<(Tensor, Tensor)> for Split {
+impl Layer<(Tensor, Tensor, Tensor)> for Split {
     type Out = Tensor;
 
-    fn run(&self, (source, _): (Tensor, Tensor), _: &Context) -> Tensor {
+    fn run(&self, (source, ..): (Tensor, Tensor, Tensor), _: &Context) -> Tensor {
         source
     }
 }
@@ -57,7 +58,7 @@ impl Attention {
         Self(["q", "k", "v", "out"].map(|name| nn::linear(path / name, WIDTH, WIDTH, Default::default())))
     }
 
-    fn add(&self, x: &Tensor, other: &Tensor, mask: Option<Tensor>) -> Tensor {
+    fn add(&self, x: &Tensor, other: &Tensor, mask: Option<&Tensor>) -> Tensor {
         let [q, k, v, out] = &self.0;
         let heads = |x: &Tensor| x.view([x.size()[0], -1, HEADS, WIDTH / HEADS]).transpose(1, 2);
         let [q, k, v] = [x.apply(q), other.apply(k), other.apply(v)].map(|x| heads(&x));
@@ -67,19 +68,14 @@ impl Attention {
     }
 }
 
-/// The mask of a source: true where there is a token.
-fn tokens(source: &Tensor) -> Option<Tensor> {
-    Some(source.ne(0).unsqueeze(1).unsqueeze(1))
-}
-
 struct Encoder(Attention, Tensor);
 
 impl Layer<(Tensor, Tensor)> for Encoder {
     type Out = Tensor;
 
-    fn run(&self, (x, source): (Tensor, Tensor), _: &Context) -> Tensor {
+    fn run(&self, (x, mask): (Tensor, Tensor), _: &Context) -> Tensor {
         let x = x + &self.1;
-        self.0.add(&x, &x, tokens(&source))
+        self.0.add(&x, &x, Some(&mask))
     }
 }
 
@@ -103,9 +99,9 @@ struct Decoder {
 impl Layer<(Tensor, Tensor, Tensor)> for Decoder {
     type Out = Tensor;
 
-    fn run(&self, (x, memory, source): (Tensor, Tensor, Tensor), _: &Context) -> Tensor {
+    fn run(&self, (x, memory, mask): (Tensor, Tensor, Tensor), _: &Context) -> Tensor {
         let x = self.own.add(&x, &x, None);
-        let x = self.cross.add(&x, &memory, tokens(&source));
+        let x = self.cross.add(&x, &memory, Some(&mask));
         &x + x.apply(&self.feed[0]).relu().apply(&self.feed[1])
     }
 }
@@ -143,27 +139,29 @@ impl Translate {
 }
 
 /// The same model by hand, on the whole batch.
-fn plain(net: &Translate, source: &Tensor, target: &Tensor) -> Tensor {
-    let (cx, source) = (Context::standalone(false), || source.shallow_clone());
+fn plain(net: &Translate, (source, mask, target): &(Tensor, Tensor, Tensor)) -> Tensor {
+    let (cx, mask) = (Context::standalone(false), || mask.shallow_clone());
     let words = &net.embed.ws;
-    let memory = net.encode.run((source().apply(&net.embed), source()), &cx);
+    let memory = net.encode.run((source.apply(&net.embed), mask()), &cx);
     let begin = (memory.shallow_clone(), target.shallow_clone(), words.shallow_clone());
-    let read = |x, layer: &Decoder| layer.run((x, memory.shallow_clone(), source()), &cx);
+    let read = |x, layer: &Decoder| layer.run((x, memory.shallow_clone(), mask()), &cx);
     let x = net.decode.iter().fold(net.begin.run(begin, &cx), read);
     net.head.run((x.apply(&net.norm), words.shallow_clone()), &cx)
 }
 
-/// Sources that are padded from some position on, what the decoder gets, and what it should say:
-/// the tokens from the last to the first. Labels of 0 do not count.
-fn batch(rows: i64) -> (Tensor, Tensor, Tensor) {
+/// Sources that are padded from some position on, a mask that is true where there is a token, and
+/// what the decoder gets; and what it should say: the tokens from the last to the first. Labels of 0
+/// do not count.
+fn sequences(rows: i64) -> ((Tensor, Tensor, Tensor), Tensor) {
     let on = (Kind::Int64, Device::Cpu);
     let length = Tensor::randint_low(2, LENGTH + 1, [rows, 1], on);
     let place = Tensor::arange(LENGTH, on);
     let source = Tensor::randint_low(2, TOKENS, [rows, LENGTH], on) * place.lt_tensor(&length);
     let from = (&length - 1 - &place).clamp_min(0);
     let labels = source.gather(1, &from, false) * place.lt_tensor(&length);
-    let input = Tensor::cat(&[Tensor::ones([rows, 1], on), labels.slice(1, 0, LENGTH - 1, 1)], 1);
-    (source, input, labels)
+    let target = Tensor::cat(&[Tensor::ones([rows, 1], on), labels.slice(1, 0, LENGTH - 1, 1)], 1);
+    let mask = source.ne(0).unsqueeze(1).unsqueeze(1);
+    ((source, mask, target), labels)
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -176,28 +174,31 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         pipe.optimizer(AdamW { lr: 1e-2, ..AdamW::default() }).clip_norm(1.).lr_schedule(schedule).build()?;
     let mut trainer = Trainer::new(pipe, optimizer)?;
     let counted = |labels: &Tensor| labels.ne(0).sum(Kind::Int64).int64_value(&[]) as f64;
-    for number in 1..=300 {
-        let (source, input, labels) = batch(60);
-        let report = trainer.step_by(|step| {
-            step.reduction(Reduction::Weighted(&counted)).run(
-                (source, input),
-                &labels,
-                |logits: &Tensor, labels: &Tensor| {
-                    logits.cross_entropy_loss::<Tensor>(labels, None, tch::Reduction::Mean, 0, 0.05)
-                },
-            )
-        })?;
-        if number % 75 == 0 {
-            println!("step {number:3}: loss {:.3}", f64::try_from(report.step.loss)?);
+    let loss = |logits: &Tensor, labels: &Tensor| {
+        logits.cross_entropy_loss::<Tensor>(labels, None, tch::Reduction::Mean, 0, 0.05)
+    };
+    for epoch in 1..=30 {
+        // Nine batches of 60 sequences, and one of 50: its micro-batches have 13, 13, 13 and 11.
+        let ((source, mask, target), labels) = sequences(590);
+        let mut last = 0.;
+        for start in (0..590).step_by(60) {
+            let [source, mask, target, labels] =
+                [&source, &mask, &target, &labels].map(|all| all.slice(0, start, start + 60, 1));
+            let counts = Reduction::Weighted(&counted);
+            let report = trainer.step_by(|step| step.reduction(counts).run((source, mask, target), &labels, loss))?;
+            last = f64::try_from(report.step.loss)?;
+        }
+        if epoch % 10 == 0 {
+            println!("epoch {epoch}: loss {last:.3}");
         }
     }
     let _constant = tch::no_grad_guard();
-    let (source, input, labels) = batch(200);
-    let logits = trainer.pipe().evaluating(|pipe| pipe.forward((&source, &input)))?;
+    let (input, labels) = sequences(190);
+    let logits = trainer.pipe().evaluating(|pipe| pipe.forward((&input.0, &input.1, &input.2)))?;
     let right = logits.argmax(1, false).eq_tensor(&labels) * labels.ne(0);
     println!("right tokens: {:.2}", f64::try_from(right.sum(Kind::Double) / labels.ne(0).sum(Kind::Double))?);
     let net = trainer.into_parts().0.into_inner();
-    let difference = f64::try_from((logits - plain(&net, &source, &input)).abs().max())?;
+    let difference = f64::try_from((logits - plain(&net, &input)).abs().max())?;
     println!("as by hand: {}", difference < 1e-4);
     Ok(())
 }

@@ -11,5 +11,5 @@ mod tensor_files;
 mod write;
 
 pub(crate) use replace::{replace, sync_folder};
-pub(crate) use tensor_files::{SavedTensor, TensorFiles};
+pub(crate) use tensor_files::{SavedTensor, TensorFiles, is_in_its_folder};
 pub(crate) use write::{in_file_order, write_index, write_part, write_tensors, write_tensors_from};

@@ -60,7 +60,7 @@ impl TensorFiles {
         files.sort_unstable();
         files.dedup();
         for file in &files {
-            if Path::new(file).file_name() != Some(OsStr::new(file)) {
+            if !is_in_its_folder(file) {
                 return Err(format!("the index names the file `{file}`, which is not one of its own folder"));
             }
             this.add(&folder.join(file)).map_err(|reason| format!("`{file}`: {reason}"))?;
@@ -133,8 +133,17 @@ fn weight_map(text: &str) -> Result<BTreeMap<String, String>, String> {
 }
 
 impl SavedTensor<'_> {
-    /// The reason why the tensor is not one for `variable`: its shape, or its kind.
-    pub(crate) fn misfit(&self, variable: &Tensor) -> Option<String> {
+    /// The reason why the tensor is not one for `variable`: its shape, its kind, or a number that
+    /// the variable's kind does not have. The error is that of reading.
+    pub(crate) fn misfit(&self, variable: &Tensor) -> Result<Option<String>, String> {
+        if let Some(misfit) = self.other_form(variable) {
+            return Ok(Some(misfit));
+        }
+        let lost = self.first_lost(variable)?;
+        Ok(lost.map(|lost| format!("has the value {lost}, out of range of the model's {:?}", variable.kind())))
+    }
+
+    fn other_form(&self, variable: &Tensor) -> Option<String> {
         let (shape, wanted) = (self.shape, variable.size());
         if !shape.iter().map(|&size| size as u64).eq(wanted.iter().map(|&size| size as u64)) {
             return Some(format!("has shape {shape:?}, the model wants {wanted:?}"));
@@ -149,7 +158,7 @@ impl SavedTensor<'_> {
 
     /// The first number that would not survive the conversion to `variable`'s kind: a finite number
     /// that becomes infinite, or an integer that becomes another one. It fits otherwise.
-    pub(crate) fn first_lost(&self, variable: &Tensor) -> Result<Option<String>, String> {
+    fn first_lost(&self, variable: &Tensor) -> Result<Option<String>, String> {
         let wanted = variable.kind();
         if self.source().kind == wanted {
             return Ok(None);
@@ -177,6 +186,11 @@ impl SavedTensor<'_> {
             kind: kind(self.dtype).expect("a tensor of another kind fits no variable"),
         }
     }
+}
+
+/// Whether a name that a file gives is one of a file beside it.
+pub(crate) fn is_in_its_folder(name: &str) -> bool {
+    Path::new(name).file_name() == Some(OsStr::new(name))
 }
 
 fn lost(value: &Tensor, wanted: Kind) -> Result<Option<String>, Error> {

@@ -17,6 +17,7 @@ type Name = (usize, &'static str);
 #[diagnostic::on_unimplemented(
     message = "this layer adds to {COUNT} of the sums and returns `{Self}`",
     label = "a layer that adds returns a tuple: its output, then a tensor for each name in the order of `#[sum(..)]`",
+    note = "what is added is a `Tensor`: a number is made one by `Tensor::from(..)`",
     note = "a block hands on what its own layers add up: `#[pipeline(sum(balance: Tensor))]`"
 )]
 pub trait Adding<const COUNT: usize> {

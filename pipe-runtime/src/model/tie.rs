@@ -7,8 +7,9 @@ use crate::flow::Flow;
 /// `#[read(words)] head: Head` makes `head` take `(input, words)`. Any number of later layers may
 /// read it.
 ///
-/// The owner keeps the parameter on its device. Each stage that reads it receives it with each
-/// micro-batch and sends back its gradient, directly, like a skip. So a tied weight has one
+/// The owner keeps the parameter on its device. Each stage that reads it receives it directly, on
+/// another device or in another process once per call, and sends back the gradient of each
+/// micro-batch. So a tied weight has one
 /// variable, one gradient and one place in a saved file.
 ///
 /// ```

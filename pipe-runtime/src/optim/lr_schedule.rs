@@ -75,7 +75,9 @@ impl LrSchedule {
         Self::new(Shape::Exponential { gamma })
     }
 
-    /// Computes the factor from the number of updates that were made before: `LambdaLR`.
+    /// Computes the factor from the number of updates that were made before: `LambdaLR`. If it
+    /// panics, or gives a number below 0 or one that is not finite, the update is an error, and
+    /// nothing is updated.
     pub fn custom(factor: impl Fn(u64) -> f64 + Send + Sync + 'static) -> Self {
         Self::new(Shape::Custom(Arc::new(factor)))
     }

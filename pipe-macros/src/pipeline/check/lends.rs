@@ -148,7 +148,9 @@ pub fn names_are_popped_or_read(model: &Model, errors: &mut Errors) {
             errors.push(error_at_both(
                 &read.name,
                 format!("`{}` reads `{name}`, which is stashed", layer(model, read)),
-                format!("write `#[pop({name})]`, or lend it with `#[lend({name} = output)]` for several layers"),
+                format!(
+                    "write `#[pop({name})]`, or `#[lend({name} = ..)]` instead of the stash if several layers read it"
+                ),
                 &stash.name,
                 format!("`{name}` is stashed here"),
             ));

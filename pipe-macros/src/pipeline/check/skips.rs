@@ -45,7 +45,7 @@ pub fn popped_once(model: &Model, errors: &mut Errors) {
             errors.push(error_at_both(
                 &end.name,
                 format!("`{}` redeclared `{name}` as poppable: it is popped already", layer(model, end)),
-                "keep the value twice, under two names, to use it twice",
+                format!("lend it, and read it in each of them: `#[lend({name} = ..)]` instead of the stash, and `#[read({name})]`"),
                 &first.name,
                 format!("`{name}` is first popped here"),
             ));
@@ -219,7 +219,7 @@ pub fn both_ends_have_a_skip_each(model: &Model, errors: &mut Errors) {
                     layer(model, stash)
                 ),
                 format!(
-                    "lend it, and read it in each: `#[lend({name} = output)]` and `#[read({name})]`; or stash as many: `#[stash({name}[..])]`"
+                    "lend it, and read it in each: `#[lend({name} = ..)]` instead of the stash, and `#[read({name})]`; or stash as many: `#[stash({name}[..])]`"
                 ),
             ),
         };

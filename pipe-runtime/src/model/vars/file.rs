@@ -239,14 +239,7 @@ impl Loader<'_> {
                 continue;
             };
             read.insert(tensor.name);
-            let misfit = match tensor.misfit(variable) {
-                Some(misfit) => Some(misfit),
-                None => tensor
-                    .first_lost(variable)
-                    .map_err(|reason| self.unreadable(reason))?
-                    .map(|lost| format!("has the value {lost}, out of range of the model's {:?}", variable.kind())),
-            };
-            match misfit {
+            match tensor.misfit(variable).map_err(|reason| self.unreadable(reason))? {
                 Some(misfit) if tensor.name == name => report.misfits.push((name.clone(), misfit)),
                 Some(misfit) => {
                     report.misfits.push((name.clone(), format!("(saved as `{}`) {misfit}", tensor.name)));

@@ -244,10 +244,11 @@ fn write(folder: &Path, keep: usize, snapshot: &Snapshot, steps: u64) -> Result<
         let words = |error: io::Error| error.to_string();
         remove_partial(folder).map_err(words)?;
         let taken = list(folder).map_err(words)?;
-        let again = taken.iter().filter(|((of, _), _)| *of == steps).map(|((_, again), _)| again + 1).max();
-        let name = match again {
+        let last = taken.iter().filter(|((of, _), _)| *of == steps).map(|((_, again), _)| *again).max();
+        let name = match last.map(|last| last.checked_add(1)) {
             None => format!("step-{steps:010}"),
-            Some(again) => format!("step-{steps:010}.{again}"),
+            Some(Some(again)) => format!("step-{steps:010}.{again}"),
+            Some(None) => return Err(format!("no name comes after `step-{steps:010}.{}`: remove it", u64::MAX)),
         };
         let partial = folder.join(format!(".{name}{PARTIAL}"));
         if let Err(reason) = snapshot.write(&partial) {
@@ -279,7 +280,10 @@ fn remove_partial(folder: &Path) -> io::Result<()> {
         let name = entry.file_name();
         let name = name.to_string_lossy();
         if name.starts_with(".step-") && name.ends_with(PARTIAL) {
-            fs::remove_dir_all(entry.path())?;
+            match entry.file_type()?.is_dir() {
+                true => fs::remove_dir_all(entry.path())?,
+                false => fs::remove_file(entry.path())?,
+            }
         }
     }
     Ok(())
@@ -299,12 +303,17 @@ fn list(folder: &Path) -> io::Result<Vec<((u64, u64), PathBuf)>> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let Some(number) = name.strip_prefix("step-") else { continue };
         let (steps, again) = number.split_once('.').unwrap_or((number, "0"));
-        if let (Ok(steps), Ok(again), true) = (steps.parse(), again.parse(), path.join(DESCRIPTION).is_file()) {
+        if let (Some(steps), Some(again), true) = (count(steps), count(again), path.join(DESCRIPTION).is_file()) {
             found.push(((steps, again), path));
         }
     }
     found.sort();
     Ok(found)
+}
+
+/// A number of digits alone: no sign.
+fn count(digits: &str) -> Option<u64> {
+    digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok()).flatten()
 }
 
 #[cfg(test)]
@@ -314,17 +323,20 @@ mod tests {
     #[test]
     fn complete_checkpoints_are_listed_in_the_order_of_their_steps() {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["step-0000000009", "step-0000000010", "step-0000000010.2", "step-0000000010.1", "notes", "step-x"]
-        {
+        let names = ["step-0000000009", "step-0000000010", "step-0000000010.2", "step-0000000010.1"];
+        for name in names.into_iter().chain(["notes", "step-x", "step-+5", "step--5", "step-5.+1", "step-"]) {
             fs::create_dir(folder.path().join(name)).unwrap();
             fs::write(folder.path().join(name).join(DESCRIPTION), "").unwrap();
         }
         fs::create_dir(folder.path().join("step-0000000011")).unwrap();
         fs::create_dir(folder.path().join(".step-0000000012.partial")).unwrap();
+        fs::write(folder.path().join(".step-0000000013.partial"), "").unwrap();
         let found: Vec<_> = list(folder.path()).unwrap().into_iter().map(|(number, _)| number).collect();
         assert_eq!(found, [(9, 0), (10, 0), (10, 1), (10, 2)]);
         assert!(list(&folder.path().join("nowhere")).unwrap().is_empty());
         remove_partial(folder.path()).unwrap();
-        assert!(!folder.path().join(".step-0000000012.partial").exists());
+        for name in [".step-0000000012.partial", ".step-0000000013.partial"] {
+            assert!(!folder.path().join(name).exists(), "{name}");
+        }
     }
 }

@@ -7,9 +7,10 @@ use tch::{Kind, Tensor};
 
 use crate::error::{Error, Result};
 use crate::optim::{LossScaler, LrSchedule, Rule};
+use crate::quiet::Quiet;
 use crate::run::{BuiltPipeline, OptimizerBytes, PlannedParameter, UpdatePlan};
 use crate::torch::{
-    FusedRule, GradientState, Slot, Slots, Variable, drop_gradient, duplicate, is_elsewhere, prepare_gradient,
+    FusedRule, GradientState, Slot, Slots, Variable, caught, drop_gradient, duplicate, is_elsewhere, prepare_gradient,
 };
 
 /// An optimizer of a pipeline's parameters, whose updates run on the stages' executors and streams,
@@ -113,6 +114,13 @@ impl Parameter {
         }
     }
 
+    /// The same parameter with the same state.
+    fn share(&self) -> Self {
+        let Slot { parameter, state, average } = self.slot();
+        let Self { stage, group, updates, .. } = *self;
+        Self { name: self.name.clone(), tensor: parameter, stage, group, updates, state, average }
+    }
+
     /// Whether the optimizer keeps nothing for it yet.
     pub(super) fn is_bare(&self) -> bool {
         self.state.is_empty() && self.average.is_none()
@@ -193,18 +201,21 @@ impl Optimizer {
     }
 
     /// Allocates the state of the parameters for which `has_state` holds, and drops that of the
-    /// others.
+    /// others. Nothing changes if there is no memory for all of it.
     pub(super) fn allocate_for(&mut self, has_state: impl Fn(&Parameter) -> bool) -> Result<()> {
-        self.plan = None;
-        let allocated = self.parameters.iter_mut().try_for_each(|parameter| {
+        let with_state = |parameter: &Parameter| {
+            let mut with_state = parameter.share();
             if has_state(parameter) && self.pipeline.is_here(parameter.stage) {
-                return parameter.allocate(&self.options[parameter.group].rule, self.average.is_some());
+                with_state.allocate(self.rule_of(parameter), self.average.is_some())?;
+            } else {
+                (with_state.state, with_state.average) = (Vec::new(), None);
             }
-            (parameter.state, parameter.average) = (Vec::new(), None);
-            Ok(())
-        });
+            Ok(with_state)
+        };
+        self.parameters = self.parameters.iter().map(with_state).collect::<Result<_>>()?;
+        self.plan = None;
         self.count();
-        allocated
+        Ok(())
     }
 
     /// Sets the number of updates that were made.
@@ -220,8 +231,8 @@ impl Optimizer {
     /// # Errors
     ///
     /// Fails, and changes nothing, if no parameter has a gradient, if a gradient is sparse, if one
-    /// is infinite or NaN, or if a variable or its gradient has changed its kind or device. If
-    /// libtorch fails halfway through, the parameters are partly updated: every later call fails.
+    /// is infinite or NaN, if a variable or its gradient has changed its kind or device, or if a
+    /// schedule of the learning rate panics or gives no factor from 0 on. If libtorch fails halfway through, the parameters are partly updated: every later call fails.
     pub fn step(&mut self) -> Result<Update> {
         self.update(1., Ok(()), |unfit| Err(Error::Output(format!("{unfit}: nothing was updated"))))
     }
@@ -245,7 +256,12 @@ impl Optimizer {
     /// `skip` decides what happens if a gradient is not finite: an error, or an update that is
     /// skipped.
     fn update(&mut self, scale: f64, checked: Result<()>, skip: impl FnOnce(String) -> Result<()>) -> Result<Update> {
+        let (rates, given) = match self.rates() {
+            Ok(rates) => (rates, Ok(())),
+            Err(error) => (vec![f64::NAN; self.options.len()], Err(error)),
+        };
         let begin = || {
+            given?;
             checked?;
             if let Some(broken) = &self.broken {
                 return Err(Error::Setting(format!(
@@ -261,7 +277,7 @@ impl Optimizer {
             // The update may be the first one of a parameter, which gets its state.
             self.count();
             let ready = ready?;
-            let (planned, rules) = self.rules(&ready);
+            let (planned, rules) = self.rules(&ready, &rates);
             let plan = self.plan(planned);
             let squares = plan.gradient_squares(&self.pipeline)?;
             Ok((ready, rules, plan, squares))
@@ -274,8 +290,8 @@ impl Optimizer {
         let what = format!(
             "an optimizer's update of gradients times {scale}, with clipping {:?}, learning rate {} and options {:08x}",
             self.clip,
-            self.lr(),
-            self.options_digest()
+            rates[0],
+            self.options_digest(&rates)
         );
         let squares = self.pipeline.gather(&what, own)?;
         let (_, rules, plan, _) = begun?;
@@ -285,7 +301,7 @@ impl Optimizer {
             ));
         }
         let norm = squares.values().sum::<f64>().sqrt() / scale;
-        let lr = self.lr();
+        let lr = rates[0];
         if let Some((name, _)) = squares.iter().find(|(_, squares)| !squares.is_finite()) {
             skip(format!("the gradient of `{name}` is not finite"))?;
             return Ok(Update { norm, clipped_by: 1., lr, skipped: true });
@@ -313,10 +329,10 @@ impl Optimizer {
     }
 
     /// A digest of the options of all groups, as they are now, and of the moving average.
-    fn options_digest(&self) -> u32 {
+    fn options_digest(&self, rates: &[f64]) -> u32 {
         let mut digest = DefaultHasher::new();
-        for (group, options) in self.options.iter().enumerate() {
-            format!("{:?} {:?} {:?}", options.rule, self.lr_of(group), self.average).hash(&mut digest);
+        for (options, rate) in self.options.iter().zip(rates) {
+            format!("{:?} {rate:?} {:?}", options.rule, self.average).hash(&mut digest);
         }
         digest.finish() as u32
     }
@@ -356,15 +372,36 @@ impl Optimizer {
         Ok(ready)
     }
 
+    /// The learning rate of each group in the next update. A schedule of the user's may panic, or
+    /// give a number that is none.
+    fn rates(&self) -> Result<Vec<f64>> {
+        let _quiet = Quiet::enter();
+        let rate = |Options { rule, schedule }: &Options| {
+            let failed = |what: String| {
+                Error::Setting(format!(
+                    "the schedule of the learning rate {what} after {} updates: nothing was updated",
+                    self.updates
+                ))
+            };
+            let factor =
+                caught(|| schedule.factor(self.updates)).map_err(|cause| failed(format!("failed ({cause})")))?;
+            match factor >= 0. && factor.is_finite() {
+                true => Ok(rule.lr() * factor),
+                false => Err(failed(format!("gave the factor {factor}, which is not one from 0 on,"))),
+            }
+        };
+        self.options.iter().map(rate).collect()
+    }
+
     /// The rules of this update, and which of them each parameter follows.
-    fn rules(&self, ready: &[usize]) -> (Vec<Planned>, Vec<FusedRule>) {
+    fn rules(&self, ready: &[usize], rates: &[f64]) -> (Vec<Planned>, Vec<FusedRule>) {
         let mut rules = Vec::new();
         let mut known: HashMap<(usize, Kind, u64), usize> = HashMap::new();
         let planned = ready.iter().map(|&index| {
             let parameter = &self.parameters[index];
             let key = (parameter.group, parameter.tensor.kind(), parameter.updates);
             let rule = *known.entry(key).or_insert_with(|| {
-                let rule = self.options[parameter.group].rule.fused(self.lr_of(parameter.group));
+                let rule = self.options[parameter.group].rule.fused(rates[parameter.group]);
                 rules.push(FusedRule { step: parameter.updates as i64 + 1, ..rule });
                 rules.len() - 1
             });
@@ -402,11 +439,7 @@ impl Optimizer {
 
     /// Returns the learning rate of the next update, for the parameters that belong to no group.
     pub fn lr(&self) -> f64 {
-        self.lr_of(0)
-    }
-
-    fn lr_of(&self, group: usize) -> f64 {
-        let Options { rule, schedule } = &self.options[group];
+        let Options { rule, schedule } = &self.options[0];
         rule.lr() * schedule.factor(self.updates)
     }
 

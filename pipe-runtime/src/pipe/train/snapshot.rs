@@ -10,7 +10,7 @@ use tch::Tensor;
 use super::optimizer::Optimizer;
 use super::trainer::Trainer;
 use crate::error::{Error, Result};
-use crate::files::{TensorFiles, sync_folder, write_index, write_tensors};
+use crate::files::{TensorFiles, is_in_its_folder, sync_folder, write_index, write_tensors};
 use crate::stages::Pipeline;
 use crate::torch::{Variable, is_elsewhere, random_state, set_random_state};
 
@@ -194,6 +194,9 @@ impl Saved {
         }
         let files = description["files"].as_object().ok_or_else(|| damaged("files"))?;
         for (name, size) in files {
+            if !is_in_its_folder(name) {
+                return Err(format!("`{DESCRIPTION}` names the file `{name}`, which is not one of its own folder"));
+            }
             let found = fs::metadata(folder.join(name)).map_err(|error| format!("`{name}`: {error}"))?.len();
             if Some(found) != size.as_u64() {
                 return Err(format!("`{name}` has {found} bytes, and should have {size}: it is torn"));
@@ -303,7 +306,7 @@ fn check(files: &TensorFiles, what: &str, tensors: &Shard) -> Result<(), String>
     for (name, tensor) in tensors {
         match files.get(name) {
             None => faults.push(format!("`{name}` is missing")),
-            Some(saved) => faults.extend(saved.misfit(tensor).map(|misfit| format!("`{name}` {misfit}"))),
+            Some(saved) => faults.extend(saved.misfit(tensor)?.map(|misfit| format!("`{name}` {misfit}"))),
         }
     }
     let wanted: BTreeSet<_> = tensors.iter().map(|(name, _)| name.as_str()).collect();

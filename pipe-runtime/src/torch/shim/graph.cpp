@@ -26,7 +26,8 @@ void refuse_side_door() {
       false,
       "a value has left its stage by a side door: a layer kept it, say in a cell, and the graph of another micro-batch, of another stage, of the loss or "
       "of the caller uses it, so its gradient would have to come back past the pipeline. What a layer keeps must be detached; to train with it, send it along: "
-      "as a part of what the layer returns, as a skip, or to the end as a part of the output (`Sum`, `Mean`)");
+      "as a part of what the layer returns, as a skip (`#[stash(..)]`, or `#[lend(..)]` for several layers), or to the end as a part of the output (`Sum`, "
+      "`Mean`), to which several layers add by `#[sum(..)]`");
 }
 
 void Strangers::add(const at::Tensor& leaf) {

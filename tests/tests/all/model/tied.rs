@@ -1,5 +1,4 @@
-//! Tied weights have one owner. The other stage gets the value with each micro-batch, and sends its
-//! gradient back.
+//! Tied weights have one owner. The other stage reads the value, and sends its gradient back.
 
 use pipe_runtime::{Checkpoint, Context, Devices, Layer, ScheduleKind, Tied, pipeline};
 use pipe_tests::layers::linear;

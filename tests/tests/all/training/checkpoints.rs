@@ -11,8 +11,8 @@ use pipe_runtime::{
 use pipe_tests::layers::linear;
 use pipe_tests::serial;
 use proptest::prelude::*;
-use tch::Tensor;
 use tch::nn::{self, Linear};
+use tch::{Kind, Tensor};
 
 #[derive(Debug)]
 struct Drop(f64);
@@ -270,6 +270,11 @@ fn a_folder_that_is_torn_foreign_or_newer_is_refused_and_changes_nothing() {
     let count = format!("\"updates\": {}", u64::MAX);
     let endless = changed(&|checkpoint| description(checkpoint, "\"updates\": 3", &count));
     assert_eq!(endless, "`training.json` is damaged: `updates` is missing or wrong");
+    for name in ["../another", "/tmp", ".."] {
+        let outside =
+            changed(&|checkpoint| description(checkpoint, "\"model.safetensors.index.json\"", &format!("\"{name}\"")));
+        assert_eq!(outside, format!("`training.json` names the file `{name}`, which is not one of its own folder"));
+    }
     // libtorch checks the start of the 5056 bytes, which are the last ones of the first file.
     let random = changed(&|checkpoint| {
         let file = checkpoint.join("optimizer-00001-of-00002.safetensors");
@@ -279,6 +284,49 @@ fn a_folder_that_is_torn_foreign_or_newer_is_refused_and_changes_nothing() {
         fs::write(file, bytes).unwrap();
     });
     assert!(random.starts_with("`random_state.cpu` is damaged: "), "{random}");
+}
+
+#[test]
+fn a_number_that_the_kind_of_a_variable_does_not_have_is_refused() {
+    let _serial = serial();
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoint = saved(folder.path());
+    // The same file with variables in Double, one of them out of Float's range.
+    let file = checkpoint.join("model-00002-of-00002.safetensors");
+    let mut tensors = Tensor::read_safetensors(&file).unwrap();
+    for (name, tensor) in &mut tensors {
+        *tensor = tensor.to_kind(Kind::Double);
+        if name == "last.bias" {
+            let _ = tensor.fill_(1e300);
+        }
+    }
+    Tensor::write_safetensors(&tensors, &file).unwrap();
+    let description = checkpoint.join("training.json");
+    let mut described: serde_json::Value = serde_json::from_slice(&fs::read(&description).unwrap()).unwrap();
+    described["files"]["model-00002-of-00002.safetensors"] = fs::metadata(&file).unwrap().len().into();
+    fs::write(&description, described.to_string()).unwrap();
+    assert_eq!(
+        refusal(&checkpoint),
+        "its variables do not fit: `last.bias` has the value 1e300, out of range of the model's Float"
+    );
+}
+
+#[test]
+fn a_name_that_cannot_be_counted_on_is_an_error_and_stays() {
+    let _serial = serial();
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoint = saved(folder.path());
+    let last = folder.path().join(format!("step-0000000003.{}", u64::MAX));
+    fs::rename(checkpoint, &last).unwrap();
+    let (mut trainer, _) = Two::make(SETUP);
+    train(&mut trainer, 3);
+    let mut checkpoints = Checkpoints::in_folder(folder.path());
+    let error = checkpoints.save(&trainer).unwrap_err().to_string();
+    assert!(error.ends_with("no name comes after `step-0000000003.18446744073709551615`: remove it"), "{error}");
+    assert!(checkpoints.resume(&mut trainer).unwrap());
+    train(&mut trainer, 4);
+    assert!(checkpoints.save(&trainer).unwrap().ends_with("step-0000000004"));
+    assert!(last.exists());
 }
 
 #[test]

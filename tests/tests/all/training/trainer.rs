@@ -1,6 +1,8 @@
 //! A whole training iteration in one call, and what is left of one that fails.
 
-use pipe_runtime::optim::{AdamW, LossScaler, Sgd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use pipe_runtime::optim::{AdamW, Group, LossScaler, LrSchedule, Sgd};
 use pipe_runtime::{Devices, Error, Pipe, Trainer, Vars, pipeline};
 use pipe_tests::layers::linear;
 use pipe_tests::serial;
@@ -89,11 +91,15 @@ struct Plain {
     last: Linear,
 }
 
-fn plain(accumulate: usize) -> (Trainer<Plain>, PlainVars) {
+fn plain_pipe() -> (Pipe<Plain>, PlainVars) {
     tch::manual_seed(3);
     let vars = Plain::vars(&Devices::cpu(2)).unwrap();
     let net = Plain { first: linear(vars.first(), 4, 8), last: linear(vars.last(), 8, 2) };
-    let pipe = net.pipe(&vars).build().unwrap();
+    (net.pipe(&vars).build().unwrap(), vars)
+}
+
+fn plain(accumulate: usize) -> (Trainer<Plain>, PlainVars) {
+    let (pipe, vars) = plain_pipe();
     let optimizer = pipe.optimizer(Sgd { lr: 0.1, momentum: 0.9, ..Sgd::default() }).build().unwrap();
     (Trainer::new(pipe, optimizer).unwrap().accumulate(accumulate).unwrap(), vars)
 }
@@ -160,6 +166,45 @@ fn a_step_that_fails_or_is_skipped_leaves_everything_as_it_was() {
         assert_eq!(losses, other_losses, "{what}");
         assert_eq!(updates, other_updates, "{what}");
         assert!(equal(&parameters, &other), "{what}");
+    }
+}
+
+#[test]
+fn a_schedule_that_panics_or_gives_no_factor_updates_nothing() {
+    let _serial = serial();
+    for (factor, says) in [
+        (None, "failed (no factor) after 1 updates: nothing was updated"),
+        (Some(-0.5), "gave the factor -0.5, which is not one from 0 on, after 1 updates: nothing was updated"),
+        (Some(f64::NAN), "gave the factor NaN, "),
+        (Some(f64::INFINITY), "gave the factor inf, "),
+    ] {
+        let run = |fails: bool| {
+            let fails = AtomicBool::new(fails);
+            // Once, before the second update of what is in the group.
+            let schedule =
+                LrSchedule::custom(move |updates| match updates == 1 && fails.swap(false, Ordering::Relaxed) {
+                    true => factor.expect("no factor"),
+                    false => 1.,
+                });
+            let (pipe, vars) = plain_pipe();
+            let group = Group::matching(|name, _| name.starts_with("last")).lr_schedule(schedule);
+            let optimizer = pipe.optimizer(AdamW { lr: 0.01, ..AdamW::default() }).group(group).build().unwrap();
+            (Trainer::new(pipe, optimizer).unwrap(), vars)
+        };
+        let ((mut trainer, vars), (mut other, expected)) = (run(true), run(false));
+        for step in 0..3 {
+            let (x, y) = batch(step);
+            if step == 1 {
+                let before = values(&vars);
+                let error = trainer.step(&x, &y, mse).unwrap_err().to_string();
+                assert!(error.starts_with("the schedule of the learning rate ") && error.contains(says), "{error}");
+                assert!(equal(&before, &values(&vars)), "{factor:?}");
+                assert_eq!((trainer.steps(), trainer.optimizer().updates()), (1, 1));
+            }
+            let losses = [&mut trainer, &mut other].map(|trainer| trainer.step(&x, &y, mse).unwrap().step.loss);
+            assert!(losses[0].equal(&losses[1]), "{factor:?}");
+        }
+        assert!(equal(&values(&vars), &values(&expected)), "{factor:?}");
     }
 }
 

@@ -20,7 +20,9 @@ fn taken(door: &Door) -> Tensor {
 
 fn says_how_to_send_it(error: &str) {
     assert!(error.contains("a value has left its stage by a side door"), "{error}");
-    assert!(error.contains("`Sum`, `Mean`"), "{error}");
+    for way in ["`#[stash(..)]`", "`#[lend(..)]`", "`Sum`, `Mean`", "`#[sum(..)]`"] {
+        assert!(error.contains(way), "{error}");
+    }
 }
 
 #[test]
