@@ -169,7 +169,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("{}", Translate::PLAN);
     let vars = Translate::vars(&Devices::cpu(Translate::STAGES))?;
     let pipe = Translate::new(&vars).pipe(&vars).build()?;
-    let schedule = LrSchedule::cosine(300, 0.05).warmup(30);
+    let schedule = LrSchedule::cosine(400, 0.05).warmup(30);
     let optimizer =
         pipe.optimizer(AdamW { lr: 1e-2, ..AdamW::default() }).clip_norm(1.).lr_schedule(schedule).build()?;
     let mut trainer = Trainer::new(pipe, optimizer)?;
@@ -177,7 +177,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let loss = |logits: &Tensor, labels: &Tensor| {
         logits.cross_entropy_loss::<Tensor>(labels, None, tch::Reduction::Mean, 0, 0.05)
     };
-    for epoch in 1..=30 {
+    for epoch in 1..=40 {
         // Nine batches of 60 sequences, and one of 50: its micro-batches have 13, 13, 13 and 11.
         let ((source, mask, target), labels) = sequences(590);
         let mut last = 0.;

@@ -4,7 +4,7 @@
 use std::ops::Deref;
 
 use pipe_runtime::balance::Balance;
-use pipe_runtime::{Checkpoint, Context, Devices, Layer, Pipe, Pipeline, ScheduleKind, Vars, pipeline};
+use pipe_runtime::{Checkpoint, Context, Devices, Flow, Layer, Pipe, Pipeline, ScheduleKind, Vars, pipeline};
 use pipe_tests::layers::linear;
 use pipe_tests::way::{Way, assert_trained};
 use proptest::prelude::*;
@@ -305,6 +305,88 @@ struct Ends {
     #[device("cpu")]
     #[read(start, end)]
     far: Both,
+}
+
+/// What the model below takes.
+#[derive(Flow)]
+struct Source {
+    x: Tensor,
+    memory: Tensor,
+}
+
+/// Goes on with the first value.
+struct Begin;
+
+impl Layer<Source> for Begin {
+    type Out = Tensor;
+
+    fn run(&self, source: Source, _cx: &Context) -> Tensor {
+        source.x
+    }
+}
+
+/// Reads a memory.
+struct Scale;
+
+impl Layer<(Tensor, Tensor)> for Scale {
+    type Out = Tensor;
+
+    fn run(&self, (x, memory): (Tensor, Tensor), _cx: &Context) -> Tensor {
+        scale(&x, &memory)
+    }
+}
+
+fn scale(x: &Tensor, memory: &Tensor) -> Tensor {
+    (x * memory).sin() + x
+}
+
+/// Several readers in each stage of a value that has a name.
+#[pipeline(input = Source)]
+struct Named {
+    #[device("cpu")]
+    #[lend(memory = input.memory)]
+    begin: Begin,
+    first: Linear,
+    #[repeat]
+    #[read(memory)]
+    near: [Scale; 3],
+    #[device("cpu")]
+    #[repeat]
+    #[read(memory)]
+    far: [Scale; 3],
+    #[device("cpu")]
+    #[repeat]
+    #[read(memory)]
+    farther: [Scale; 2],
+}
+
+/// Within a stage, the gradient of the last reader comes first. The sums of the later stages come
+/// before what the lending stage has.
+#[test]
+fn gradients_of_readers_are_summed_in_the_stated_order() {
+    let _serial = pipe_tests::serial();
+    let vars = Named::vars(&Devices::cpu(Named::STAGES)).unwrap();
+    let first = linear(vars.first(), WIDTH, WIDTH);
+    let (weight, bias) = (first.ws.shallow_clone(), first.bs.as_ref().unwrap().shallow_clone());
+    let model =
+        Named { begin: Begin, first, near: [Scale, Scale, Scale], far: [Scale, Scale, Scale], farther: [Scale, Scale] };
+    let mut pipe = model.pipe(&vars).chunks(1).checkpoint(Checkpoint::Never).build().unwrap();
+    let (x, memory) = (input(15).0, input(15).0.set_requires_grad(true));
+    let output = pipe.forward(Source { x: x.shallow_clone(), memory: memory.shallow_clone() }).unwrap();
+    loss(&output).backward();
+
+    // Each reader has a memory of its own, whose gradients are added by hand.
+    let memories: Vec<_> = (0..8).map(|_| memory.detach().set_requires_grad(true)).collect();
+    let plain = memories.iter().fold(x.linear(&weight, Some(&bias)), |x, memory| scale(&x, memory));
+    assert!(plain.equal(&output));
+    let gradients = Tensor::run_backward(&[loss(&plain)], &memories, false, false);
+    let last_first = |stage: std::ops::Range<usize>, from: Option<Tensor>| {
+        let gradients = gradients[stage].iter().rev().map(Tensor::shallow_clone);
+        from.into_iter().chain(gradients).reduce(|sum, gradient| sum + gradient).unwrap()
+    };
+    let later = last_first(6..8, None) + last_first(3..6, None);
+    assert!(memory.grad().equal(&last_first(0..3, Some(later.shallow_clone()))));
+    assert!(!memory.grad().equal(&(last_first(0..3, None) + later)), "the order makes no difference here");
 }
 
 /// Takes two values beside its input.
