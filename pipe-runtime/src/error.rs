@@ -78,8 +78,9 @@ pub struct Failure {
     pub phase: Phase,
     /// The stage, counted from 0.
     pub stage: usize,
-    /// The path of the layer that was running, as in parameter names. It is empty if no layer was
-    /// running (in a transfer, or in libtorch's backward).
+    /// The path of the layer that was running, as in parameter names, or `loss`, also in the
+    /// backward of the loss. It is empty if neither was running (in a transfer, or in libtorch's
+    /// backward of a stage).
     pub layer: String,
     /// The micro-batch, counted from 0.
     pub micro_batch: usize,

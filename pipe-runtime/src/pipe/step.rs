@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::flow::{Flow, IntoFlow, MiniBatch, PackedValue, scatter_targets};
 use crate::lock::give_up;
 use crate::model::Context;
-use crate::run::{Given, Loss, Prepared, TrainRun, Trained, check_targets, loss_is_not_finite};
+use crate::run::{Given, LOSS, Loss, Prepared, TrainRun, Trained, check_targets, loss_is_not_finite};
 use crate::stages::Pipeline;
 use crate::torch::{GradMode, caught, grad_enabled, is_finite, times};
 
@@ -256,7 +256,7 @@ impl<'a, M: Pipeline, T: Flow, O> TrainStep<'a, M, T, O> {
         let allow_non_finite = pipe.built().allow_non_finite;
         let mut losses: Vec<Option<Tensor>> = targets.iter().map(|_| None).collect();
         let mut make = |value: PackedValue, cx: &Context| {
-            cx.layer("loss").enter(|cx| {
+            cx.layer(LOSS).enter(|cx| {
                 let micro_batch = cx.micro_batch();
                 let value = loss(&value.unpack(), &targets[micro_batch]);
                 // The closure may have changed the caller's tensors in place, and stages may still

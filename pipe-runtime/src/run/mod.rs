@@ -14,7 +14,7 @@ mod update;
 pub use schedule_choice::{IntoSchedule, ScheduleChoice};
 
 pub(crate) use built_pipeline::BuiltPipeline;
-pub(crate) use call::{Given, Loss, TrainRun, Trained, loss_is_not_finite};
+pub(crate) use call::{Given, LOSS, Loss, TrainRun, Trained, loss_is_not_finite};
 pub(crate) use pipeline_core::{PipelineCore, Prepared, check_targets};
 pub(crate) use recorder::Held;
 #[cfg(fuzzing)]

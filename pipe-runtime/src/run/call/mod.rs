@@ -15,7 +15,7 @@ mod train;
 pub(crate) use accelerators::loss_is_not_finite;
 pub(crate) use forward::{Begun, Call, Given};
 pub(crate) use node::attach_node;
-pub(crate) use train::{Loss, TrainRun, Trained};
+pub(crate) use train::{LOSS, Loss, TrainRun, Trained};
 
 use std::sync::{Mutex, MutexGuard};
 

@@ -18,6 +18,9 @@ use crate::run::built_pipeline::BuiltPipeline;
 use crate::run::remote::Operation;
 use crate::torch::{GradMode, LayerRng, StageGraph, Sums, full_like};
 
+/// The name of the loss in errors.
+pub(crate) const LOSS: &str = "loss";
+
 /// A training step, which runs forwards and backwards in the order of its schedule.
 pub(crate) struct TrainRun {
     call: Arc<Call>,
@@ -111,10 +114,18 @@ impl TrainRun {
     /// user's closure and its side effects run once, even if stages are recomputed.
     fn make_loss(&self, action: Action, loss: &mut Loss<'_>) -> Result<(), Failure> {
         let cx = self.call.context(action, false);
-        step(Phase::Forward, &cx, || self.loss_and_gradient(action, &cx, loss))
+        let mut made = None;
+        step(Phase::Forward, &cx, || {
+            made = self.loss_value(action, &cx, loss)?;
+            Ok(())
+        })?;
+        let Some(made) = made else { return Ok(()) };
+        let in_loss = |failure| Failure { layer: LOSS.to_owned(), ..failure };
+        step(Phase::Backward, &cx, || self.loss_gradient(action, made)).map_err(in_loss)
     }
 
-    fn loss_and_gradient(&self, action: Action, cx: &Context, loss: &mut Loss<'_>) -> Result<(), String> {
+    /// Computes the loss. Returns its graph if it contributes a gradient.
+    fn loss_value(&self, action: Action, cx: &Context, loss: &mut Loss<'_>) -> Result<Option<LossGraph>, String> {
         let Action { stage, micro_batch, .. } = action;
         let words = |error: crate::torch::TorchError| error.to_string();
         let pipeline = &self.call.pipeline;
@@ -147,7 +158,7 @@ impl TrainRun {
         // elements), so it must be skipped rather than multiplied by 0.
         let weight = loss.weights[micro_batch];
         if !carries_gradient || weight == 0. {
-            return Ok(());
+            return Ok(None);
         }
         let seed = weight * loss.scale;
         if seed.abs() > greatest(value.kind()) {
@@ -157,7 +168,17 @@ impl TrainRun {
             ));
         }
         let seed = full_like(&value.detach(), seed).map_err(|error| error.to_string())?;
-        drop(value);
+        Ok(Some(LossGraph { graph, seed, received }))
+    }
+
+    /// Computes the gradient of the output, and adds those of the parameters that the loss uses.
+    fn loss_gradient(&self, action: Action, made: LossGraph) -> Result<(), String> {
+        let LossGraph { mut graph, seed, received } = made;
+        let words = |error: crate::torch::TorchError| error.to_string();
+        let Action { stage, micro_batch, .. } = action;
+        let pipeline = &self.call.pipeline;
+        let (_, port) = pipeline.ends();
+        let _stream = pipeline.streams.enter(stage).map_err(words)?;
         let parameters = &self.call.parameters;
         let found =
             self.backward.with_sums(action, |sums, _| graph.backward(&[Some(seed)], false, parameters, sums, false));
@@ -171,6 +192,14 @@ impl TrainRun {
         self.backward.ready.at(port, micro_batch).clone_from(&ready);
         Ok(())
     }
+}
+
+/// The graph of a loss, and the gradient with which its backward begins.
+struct LossGraph {
+    graph: StageGraph,
+    seed: Tensor,
+    /// The tensors of the output that get a gradient, by position.
+    received: Vec<usize>,
 }
 
 /// The greatest number of a kind.
