@@ -150,8 +150,8 @@ fn plain(net: &Translate, (source, mask, target): &(Tensor, Tensor, Tensor)) -> 
 }
 
 /// Sources that are padded from some position on, a mask that is true where there is a token, and
-/// what the decoder gets; and what it should say: the tokens from the last to the first. Labels of 0
-/// do not count.
+/// what the decoder gets; and what it should say: the tokens from the last to the first. Labels of
+/// 0 do not count.
 fn sequences(rows: i64) -> ((Tensor, Tensor, Tensor), Tensor) {
     let on = (Kind::Int64, Device::Cpu);
     let length = Tensor::randint_low(2, LENGTH + 1, [rows, 1], on);

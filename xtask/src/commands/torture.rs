@@ -26,7 +26,7 @@ struct Extent {
 }
 
 const MINUTES: Extent = Extent { stride: "7", steps: "10000", allocations: "64", kills: "20" };
-const HOURS: Extent = Extent { stride: "1", steps: "200000", allocations: "1", kills: "200" };
+const HOURS: Extent = Extent { stride: "1", steps: "200000", allocations: "1", kills: "300" };
 
 /// Tests that valgrind runs: the shim's own, and those in which steps fail. They take 20 to 50
 /// times as long.

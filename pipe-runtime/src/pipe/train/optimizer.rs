@@ -232,7 +232,8 @@ impl Optimizer {
     ///
     /// Fails, and changes nothing, if no parameter has a gradient, if a gradient is sparse, if one
     /// is infinite or NaN, if a variable or its gradient has changed its kind or device, or if a
-    /// schedule of the learning rate panics or gives no factor from 0 on. If libtorch fails halfway through, the parameters are partly updated: every later call fails.
+    /// schedule of the learning rate panics or gives no factor from 0 on. If libtorch fails halfway
+    /// through, the parameters are partly updated: every later call fails.
     pub fn step(&mut self) -> Result<Update> {
         self.update(1., Ok(()), |unfit| Err(Error::Output(format!("{unfit}: nothing was updated"))))
     }
