@@ -1,5 +1,5 @@
 //! A skip moves once, from the stage that stashes to the stage that pops, and is freed right after
-//! its pop.
+//! its pop. What is lent is freed right after its last reader.
 
 use std::sync::{Arc, Mutex, Weak};
 
@@ -160,4 +160,69 @@ fn a_retained_graph_keeps_what_it_needs_to_recompute() {
     let second = Tensor::run_backward(&[&y], &[&weight], false, false);
     assert_eq!(first, second);
     assert_eq!(built.living(), 0);
+}
+
+/// Goes on with the first of two values.
+struct Begin;
+
+impl Layer<(Tensor, Skip)> for Begin {
+    type Out = Tensor;
+
+    fn run(&self, (x, _): (Tensor, Skip), _cx: &Context) -> Tensor {
+        x
+    }
+}
+
+/// The value is read in the stage that lends it, and by an array and a layer of the next one.
+#[pipeline(chunks = 3)]
+struct Lending {
+    #[device("cpu")]
+    #[lend(far = output.1)]
+    first: Stash,
+    begin: Begin,
+    #[read(far)]
+    near: Pop,
+    here: Observe,
+    #[device("cpu")]
+    #[repeat]
+    #[read(far)]
+    array: [Pop; 2],
+    between: Observe,
+    #[read(far)]
+    end: Pop,
+    after: Observe,
+    last: Linear,
+}
+
+#[test]
+fn what_is_lent_is_freed_right_after_its_last_reader() {
+    let _serial = pipe_tests::serial();
+    for (mode, kept) in [(Checkpoint::Never, 0), (Checkpoint::Always, 3)] {
+        let (watched, alive) = (Watched::default(), Arc::default());
+        let vars = Lending::vars(&Devices::cpu(Lending::STAGES)).unwrap();
+        let observe = || Observe(Arc::clone(&watched), Arc::clone(&alive));
+        let net = Lending {
+            first: Stash(linear(vars.first(), 8, 8), Arc::clone(&watched)),
+            begin: Begin,
+            near: Pop,
+            here: observe(),
+            array: [Pop, Pop],
+            between: observe(),
+            end: Pop,
+            after: observe(),
+            last: linear(vars.last(), 8, 8),
+        };
+        let mut pipe = net.pipe(&vars).checkpoint(mode).build().unwrap();
+        let living = || watched.lock().unwrap().iter().filter(|token| token.strong_count() > 0).count();
+        let y = pipe.forward(rows(6)).unwrap();
+        if mode == Checkpoint::Never {
+            let mut alive: Vec<(usize, usize)> = alive.lock().unwrap().clone();
+            alive.sort_unstable();
+            // Once per stage: `after` has found none.
+            assert_eq!(alive, [0, 1].map(|stage| [0, 1, 2].map(|micro_batch| (stage, micro_batch))).concat());
+        }
+        assert_eq!(living(), kept, "{mode}");
+        y.sum(Kind::Float).backward();
+        assert_eq!(living(), 0, "{mode}");
+    }
 }
