@@ -7,7 +7,7 @@ use std::time::Duration;
 use pipe_runtime::balance::Balance;
 use pipe_runtime::{Checkpoint, Context, Devices, Layer, Mean, Pipe, Pipeline, ScheduleKind, Vars, pipeline};
 use pipe_tests::layers::linear;
-use pipe_tests::way::{Way, assert_trained};
+use pipe_tests::way::{Way, assert_near, assert_trained};
 use proptest::prelude::*;
 use tch::nn::{Linear, Path};
 use tch::{Device, Kind, Tensor};
@@ -208,11 +208,11 @@ fn other_runs_have_the_same_skips() {
     let (output, Mean(found)) = pipe.forward(&x).unwrap();
     let gradients = Tensor::run_backward(&[loss(&expected, &sum)], &[&x], false, false);
     loss(&output, &found).backward();
-    assert!(x.grad().allclose(&gradients[0], 1e-4, 1e-6, false));
+    assert_near(&x.grad(), &gradients[0], "the input of `forward`");
     let (output, _) = tch::no_grad(|| pipe.evaluating(|pipe| pipe.forward(&x).unwrap()));
-    assert!(output.allclose(&expected, 1e-5, 1e-6, false));
+    assert_near(&output, &expected, "an evaluation");
     let (output, _) = pipe.into_inner().unpipelined().chunks(2).forward(&x).unwrap();
-    assert!(output.allclose(&expected, 1e-5, 1e-6, false));
+    assert_near(&output, &expected, "an unpipelined run");
 
     let (model, vars) = Spread::make(Spread::STAGES);
     let profile = Balance::of(&model, &vars).stages(4).by_size(input(15)).unwrap();

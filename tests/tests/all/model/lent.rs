@@ -6,7 +6,7 @@ use std::ops::Deref;
 use pipe_runtime::balance::Balance;
 use pipe_runtime::{Checkpoint, Context, Devices, Flow, Layer, Pipe, Pipeline, ScheduleKind, Vars, pipeline};
 use pipe_tests::layers::linear;
-use pipe_tests::way::{Way, assert_trained};
+use pipe_tests::way::{Way, assert_near, assert_trained};
 use proptest::prelude::*;
 use tch::nn::{Linear, Path};
 use tch::{Device, Kind, Tensor};
@@ -244,11 +244,11 @@ fn a_forward_and_its_backward_give_the_inputs_their_gradients() {
         let [x, mask] = leaves();
         let output = pipe.forward((&x, Some(&mask))).unwrap();
         let expected = plain(&vars, &x, Some(&mask));
-        assert!(output.allclose(&expected, 1e-5, 1e-6, false));
+        assert_near(&output, &expected, checkpoint.name());
         let gradients = Tensor::run_backward(&[loss(&expected)], &[&x, &mask], false, false);
         loss(&output).backward();
         for (leaf, expected) in [x, mask].iter().zip(gradients) {
-            assert!(leaf.grad().allclose(&expected, 1e-4, 1e-6, false), "{checkpoint}");
+            assert_near(&leaf.grad(), &expected, checkpoint.name());
         }
     }
 }
@@ -290,7 +290,7 @@ fn an_unpipelined_run_reads_too() {
     let (model, vars) = Kept::make(1);
     let (x, mask) = input(15);
     let output = model.unpipelined().chunks(3).forward((&x, Some(&mask))).unwrap();
-    assert!(output.allclose(&plain(&vars, &x, Some(&mask)), 1e-5, 1e-6, false));
+    assert_near(&output, &plain(&vars, &x, Some(&mask)), "an unpipelined run");
 }
 
 /// An array that is recomputed layer by layer, and lends both of its ends.
@@ -421,7 +421,7 @@ fn an_evaluation_and_a_measurement_read_too() {
     let (mut pipe, vars) = build::<Again>(Way::new(Again::STAGES, ScheduleKind::GPipe, Checkpoint::Never));
     let (x, mask) = input(15);
     let output = tch::no_grad(|| pipe.evaluating(|pipe| pipe.forward((&x, Some(&mask))).unwrap()));
-    assert!(output.allclose(&plain(&vars, &x, Some(&mask)), 1e-5, 1e-6, false));
+    assert_near(&output, &plain(&vars, &x, Some(&mask)), "an evaluation");
 
     let (model, vars) = Kept::make(Kept::STAGES);
     let profile = Balance::of(&model, &vars).stages(4).by_size((&x, Some(&mask))).unwrap();

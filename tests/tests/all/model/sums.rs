@@ -7,7 +7,7 @@ use std::time::Duration;
 use pipe_runtime::balance::Balance;
 use pipe_runtime::{Checkpoint, Context, Devices, Layer, Mean, Pipe, Pipeline, ScheduleKind, Sum, Vars, pipeline};
 use pipe_tests::layers::linear;
-use pipe_tests::way::{Way, assert_trained};
+use pipe_tests::way::{Way, assert_near, assert_trained};
 use proptest::prelude::*;
 use tch::nn::{Linear, Path};
 use tch::{Device, Kind, Tensor};
@@ -276,7 +276,7 @@ fn a_forward_and_its_backward_give_the_input_its_gradient() {
         let [of_plain, balance_of_plain, used_of_plain] = plain(&vars, &x);
         let expected = Tensor::run_backward(&[loss(&of_plain, &balance_of_plain, &used_of_plain)], &[&x], false, false);
         loss(&output, &balance, &used).backward();
-        assert!(x.grad().allclose(&expected[0], 1e-4, 1e-6, false), "{checkpoint}");
+        assert_near(&x.grad(), &expected[0], checkpoint.name());
     }
 }
 
