@@ -9,8 +9,7 @@ use crate::flow::Flow;
 ///
 /// The owner keeps the parameter on its device. Each stage that reads it receives it directly, on
 /// another device or in another process once per call, and sends back the gradient of each
-/// micro-batch. So a tied weight has one
-/// variable, one gradient and one place in a saved file.
+/// micro-batch. So a tied weight has one variable, one gradient and one place in a saved file.
 ///
 /// ```
 /// use pipe_runtime::{Context, Layer};

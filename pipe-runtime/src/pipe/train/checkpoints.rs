@@ -301,9 +301,9 @@ fn list(folder: &Path) -> io::Result<Vec<((u64, u64), PathBuf)>> {
     for entry in entries {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let Some(number) = name.strip_prefix("step-") else { continue };
-        let (steps, again) = number.split_once('.').unwrap_or((number, "0"));
-        if let (Some(steps), Some(again), true) = (count(steps), count(again), path.join(DESCRIPTION).is_file()) {
+        let Some(numbers) = name.strip_prefix("step-") else { continue };
+        let (steps, again) = numbers.split_once('.').unwrap_or((numbers, "0"));
+        if let (Some(steps), Some(again), true) = (number(steps), number(again), path.join(DESCRIPTION).is_file()) {
             found.push(((steps, again), path));
         }
     }
@@ -312,7 +312,7 @@ fn list(folder: &Path) -> io::Result<Vec<((u64, u64), PathBuf)>> {
 }
 
 /// A number of digits alone: no sign.
-fn count(digits: &str) -> Option<u64> {
+fn number(digits: &str) -> Option<u64> {
     digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok()).flatten()
 }
 

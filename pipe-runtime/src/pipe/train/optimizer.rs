@@ -379,16 +379,16 @@ impl Optimizer {
         let _quiet = Quiet::enter();
         let rate = |Options { rule, schedule }: &Options| {
             let failed = |what: String| {
+                let update = self.updates + 1;
                 Error::Setting(format!(
-                    "the schedule of the learning rate {what} after {} updates: nothing was updated",
-                    self.updates
+                    "the schedule of the learning rate {what} for update {update}: nothing was updated"
                 ))
             };
             let factor =
                 caught(|| schedule.factor(self.updates)).map_err(|cause| failed(format!("failed ({cause})")))?;
             match factor >= 0. && factor.is_finite() {
                 true => Ok(rule.lr() * factor),
-                false => Err(failed(format!("gave the factor {factor}, which is not one from 0 on,"))),
+                false => Err(failed(format!("gave the factor {factor}, which is not one from 0 on"))),
             }
         };
         self.options.iter().map(rate).collect()

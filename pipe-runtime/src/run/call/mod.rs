@@ -47,10 +47,10 @@ impl<T: Default> Table<T> {
 }
 
 /// Runs one step. Panics and errors become a [`Failure`] with its place.
-fn step(phase: Phase, cx: &Context, body: impl FnOnce() -> Result<(), String>) -> Result<(), Failure> {
+fn step<T>(phase: Phase, cx: &Context, body: impl FnOnce() -> Result<T, String>) -> Result<T, Failure> {
     let _quiet = Quiet::enter();
     let cause = match caught(body) {
-        Ok(Ok(())) => return Ok(()),
+        Ok(Ok(done)) => return Ok(done),
         Ok(Err(cause)) => without_stack(&cause),
         Err(message) => message,
     };

@@ -114,12 +114,7 @@ impl TrainRun {
     /// user's closure and its side effects run once, even if stages are recomputed.
     fn make_loss(&self, action: Action, loss: &mut Loss<'_>) -> Result<(), Failure> {
         let cx = self.call.context(action, false);
-        let mut made = None;
-        step(Phase::Forward, &cx, || {
-            made = self.loss_value(action, &cx, loss)?;
-            Ok(())
-        })?;
-        let Some(made) = made else { return Ok(()) };
+        let Some(made) = step(Phase::Forward, &cx, || self.loss_value(action, &cx, loss))? else { return Ok(()) };
         let in_loss = |failure| Failure { layer: LOSS.to_owned(), ..failure };
         step(Phase::Backward, &cx, || self.loss_gradient(action, made)).map_err(in_loss)
     }

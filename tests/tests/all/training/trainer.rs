@@ -173,8 +173,8 @@ fn a_step_that_fails_or_is_skipped_leaves_everything_as_it_was() {
 fn a_schedule_that_panics_or_gives_no_factor_updates_nothing() {
     let _serial = serial();
     for (factor, says) in [
-        (None, "failed (no factor) after 1 updates: nothing was updated"),
-        (Some(-0.5), "gave the factor -0.5, which is not one from 0 on, after 1 updates: nothing was updated"),
+        (None, "failed (no factor) for update 2: nothing was updated"),
+        (Some(-0.5), "gave the factor -0.5, which is not one from 0 on for update 2: nothing was updated"),
         (Some(f64::NAN), "gave the factor NaN, "),
         (Some(f64::INFINITY), "gave the factor inf, "),
     ] {
