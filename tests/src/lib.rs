@@ -9,6 +9,7 @@ pub mod compare;
 #[cfg(doctest)]
 pub mod impossible;
 pub mod layers;
+pub mod mirrored;
 pub mod torture;
 pub mod way;
 pub mod zoo;

@@ -36,7 +36,7 @@ fn words(error: impl Into<Error>) -> String {
 impl Source<'_> {
     /// Reads the elements into `to`, which has as many, and converts them to its kind.
     pub(super) fn read_into(&self, to: &Tensor) -> Result<(), String> {
-        let mut to = to.detach();
+        let mut to = to.f_detach().map_err(words)?;
         // A file may hold bytes that are neither false nor true, which libtorch must not see.
         if to.kind() == self.kind && is_flat_on_cpu(&to) && self.kind != Kind::Bool {
             let read = with_bytes_mut(&mut to, |bytes| read_at(self.file, bytes, self.start));
@@ -115,7 +115,7 @@ fn ended(error: &io::Error) -> String {
 
 /// Writes the elements of a tensor in their logical order.
 pub(super) fn write_elements(file: &mut impl Write, tensor: &Tensor) -> Result<(), String> {
-    let tensor = tensor.detach();
+    let tensor = tensor.f_detach().map_err(words)?;
     if is_flat_on_cpu(&tensor) {
         return with_bytes(&tensor, |bytes| file.write_all(bytes)).map_err(|error| error.to_string());
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use pipe_runtime::optim::Sgd;
 use pipe_runtime::schedule::{Action, ActionKind, Schedule};
 use pipe_runtime::{CheapOutputs, Checkpoint, Pipe, PipeBuilder, Result, ScheduleKind};
 use tch::{Kind, Tensor};
@@ -252,6 +253,39 @@ impl fmt::Display for Mode {
     }
 }
 
+/// Whether a stage of a pipeline that is called so recomputes a micro-batch that has a graph. The
+/// arguments are the stage and the micro-batch, of `micro_batches`.
+pub fn recomputes<M: ZooModel>(
+    pipe: &Pipe<M>,
+    call: Call,
+    micro_batches: usize,
+) -> impl Fn(usize, usize) -> bool + use<M> {
+    let (checkpoint, stages) = (pipe.checkpoint(), M::PLAN.stages.len());
+    let lists = match call {
+        Call::Forward { .. } => None,
+        Call::Step(method) => Some(lists(method, stages, pipe.chunks(), micro_batches)),
+    };
+    move |stage, micro_batch| {
+        let gains = lists.as_ref().is_none_or(|lists| is_recomputed(lists, stage, micro_batch));
+        gains && checkpoint.applies(micro_batch, micro_batches)
+    }
+}
+
+/// The loss of a model, which fails in this micro-batch. `calls` is where its calls are counted.
+pub fn failing_loss<M: ZooModel>(
+    fails: Option<(usize, How)>,
+    calls: &mut usize,
+) -> impl FnMut(&Tensor, &Tensor) -> Tensor {
+    move |output, target| {
+        let how = fails.filter(|(micro_batch, _)| *micro_batch == *calls).map(|(_, how)| how);
+        how.into_iter().for_each(How::before);
+        *calls += 1;
+        let mut loss = if how == Some(How::Shape) { output - target } else { M::loss(output, target) };
+        how.into_iter().for_each(|how| how.after(&mut loss));
+        loss
+    }
+}
+
 /// A built pipeline with a probe.
 pub struct Watched<M: ZooModel> {
     /// The pipeline.
@@ -317,14 +351,7 @@ impl<M: ZooModel> Watched<M> {
             }
             Call::Step(_) => {
                 let mut calls = 0;
-                let loss = |output: &Tensor, target: &Tensor| {
-                    let how = loss_fails.filter(|(micro_batch, _)| *micro_batch == calls).map(|(_, how)| how);
-                    how.into_iter().for_each(How::before);
-                    calls += 1;
-                    let mut loss = if how == Some(How::Shape) { output - target } else { M::loss(output, target) };
-                    how.into_iter().for_each(|how| how.after(&mut loss));
-                    loss
-                };
+                let loss = failing_loss::<M>(loss_fails, &mut calls);
                 let report = self.pipe.step().keep_output().run(M::input(&batch.input(false)), &batch.target, loss)?;
                 assert_eq!(calls, report.losses.len(), "calls of the loss");
                 (report.output, report.losses, None)
@@ -354,18 +381,19 @@ impl<M: ZooModel> Watched<M> {
         self.vars.var_store().variables().into_values().for_each(|mut tensor| tensor.zero_grad());
     }
 
+    /// Drops all gradients.
+    ///
+    /// # Errors
+    ///
+    /// Fails if libtorch does.
+    pub fn drop_gradients(&self) -> Result<()> {
+        self.pipe.optimizer(Sgd::default()).build()?.zero_grad()
+    }
+
     /// Returns whether a stage recomputes a micro-batch that has a graph. The arguments are the
     /// stage and the micro-batch, of `micro_batches`.
     pub fn recomputes(&self, micro_batches: usize) -> impl Fn(usize, usize) -> bool + use<M> {
-        let (checkpoint, stages) = (self.pipe.checkpoint(), M::PLAN.stages.len());
-        let lists = match self.call {
-            Call::Forward { .. } => None,
-            Call::Step(method) => Some(lists(method, stages, self.pipe.chunks(), micro_batches)),
-        };
-        move |stage, micro_batch| {
-            let gains = lists.as_ref().is_none_or(|lists| is_recomputed(lists, stage, micro_batch));
-            gains && checkpoint.applies(micro_batch, micro_batches)
-        }
+        recomputes(&self.pipe, self.call, micro_batches)
     }
 
     /// Asserts the number of passes of each layer in a step: one per micro-batch, and another one

@@ -4,6 +4,7 @@
 mod cannot_travel;
 mod failures;
 mod launch;
+mod lent_and_summed;
 mod losses;
 mod model;
 mod replicas;

@@ -42,7 +42,7 @@ pub fn run(checkout: &Checkout, long: bool) -> anyhow::Result<ExitCode> {
     let mut parts = vec![
         ("a fault at every op", program(checkout, &["faults", "--stride", stride])),
         ("a long training", program(checkout, &["soak", "--steps", steps])),
-        ("allocations that fail", test(checkout, &["-p", "pipe-failing-memory"], ("PIPE_STRIDE", allocations))),
+        ("allocations that fail", test(checkout, &["-p", "pipe-failing-libtorch"], ("PIPE_STRIDE", allocations))),
         (
             "saves that fail or are killed",
             test(checkout, &["-p", "pipe-tests", "--test", "interrupted"], (KILLS, kills)),

@@ -27,7 +27,7 @@ fn all_parts_run_and_take_longer_on_demand() {
         let [.., faults, soak, memory, saves, kills] = runs[..] else { panic!("{runs:?}") };
         assert!(faults.ends_with(&format!("--bin torture -- faults --stride {stride}")), "{faults}");
         assert!(soak.contains("--bin torture -- soak --steps "), "{soak}");
-        assert!(memory.contains("-p pipe-failing-memory"), "{memory}");
+        assert!(memory.contains("-p pipe-failing-libtorch"), "{memory}");
         assert!(saves.contains("--test interrupted --"), "{saves}");
         assert!(kills.contains("--test processes") && kills.contains("killed_again_and_again"), "{kills}");
     }

@@ -77,8 +77,9 @@ pub(crate) fn not_finite(name: &str) -> String {
     )
 }
 
-/// The statistics of an earlier moment, until this is dropped. No backward reads them, so those of
-/// one micro-batch are set back once, and then further from segment to segment.
+/// The statistics of an earlier moment, until [`end`](Self::end), or until this is dropped by a
+/// failure. No backward reads them, so those of one micro-batch are set back once, and then further
+/// from segment to segment.
 #[derive(Default)]
 pub(crate) struct Statistics {
     /// The variables to restore, with their values.
@@ -101,30 +102,42 @@ impl Statistics {
         self.at = Some(first);
         Ok(())
     }
+
+    /// Restores the statistics.
+    pub(crate) fn end(mut self) -> Result<()> {
+        self.restore()
+    }
+
+    fn restore(&mut self) -> Result<()> {
+        let Some(variables) = &self.variables else { return Ok(()) };
+        while let Some(first) = self.saved.first_entry() {
+            write(variables, *first.key(), first.get())?;
+            drop(first.remove());
+        }
+        Ok(())
+    }
 }
 
 impl Drop for Statistics {
     fn drop(&mut self) {
-        // Copying between tensors of equal shape and device can fail only if libtorch itself is
-        // broken.
-        if let Some(variables) = &self.variables {
-            for (variable, saved) in &self.saved {
-                let _ = write(variables, *variable, saved);
-            }
-        }
+        // What is left after a failure, which is the error that the caller gets.
+        let _ = self.restore();
     }
 }
 
-/// The state of another moment of the call, until this is dropped.
+/// The state of another moment of the call, until [`end`](Self::end), or until this is dropped by a
+/// failure.
 pub(crate) struct Rewound {
     /// The variables to restore, with their values.
     saved: Vec<Value>,
     watch: Watch,
+    /// Whether what the watch has seen is among the saved.
+    has_read: bool,
 }
 
 impl Rewound {
     /// The state when the part's first pass began, for its recomputation. The statistics stay set
-    /// back when this is dropped.
+    /// back when this ends.
     pub(crate) fn before(
         state: &State,
         history: &Mutex<History>,
@@ -171,7 +184,7 @@ impl Rewound {
 
     fn to(state: &State, stage: usize, values: Vec<Value>) -> Result<Self> {
         let watch = Watch::start(state.variables(stage)?, stage, false)?;
-        let mut rewound = Self { saved: Vec::with_capacity(values.len()), watch };
+        let mut rewound = Self { saved: Vec::with_capacity(values.len()), watch, has_read: false };
         for (variable, value) in values {
             let now = duplicate(&rewound.watch.variables().get(variable).tensor)?;
             rewound.saved.push((variable, now));
@@ -179,21 +192,32 @@ impl Rewound {
         }
         Ok(rewound)
     }
-}
 
-impl Drop for Rewound {
-    fn drop(&mut self) {
-        // Copying between tensors of equal shape and device can fail only if libtorch itself is
-        // broken.
-        if let Ok(seen) = self.watch.read() {
-            for Change { variable, before, .. } in seen.changed {
+    /// Restores the state, also that which has changed meanwhile.
+    pub(crate) fn end(mut self) -> Result<()> {
+        self.restore()
+    }
+
+    fn restore(&mut self) -> Result<()> {
+        if !self.has_read {
+            for Change { variable, before, .. } in self.watch.read()?.changed {
                 if self.saved.iter().all(|(saved, _)| *saved != variable) {
                     self.saved.push((variable, before));
                 }
             }
+            self.has_read = true;
         }
-        for (variable, saved) in &self.saved {
-            let _ = write(self.watch.variables(), *variable, saved);
+        while let Some((variable, saved)) = self.saved.last() {
+            write(self.watch.variables(), *variable, saved)?;
+            self.saved.pop();
         }
+        Ok(())
+    }
+}
+
+impl Drop for Rewound {
+    fn drop(&mut self) {
+        // What is left after a failure, which is the error that the caller gets.
+        let _ = self.restore();
     }
 }

@@ -3,7 +3,7 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use crate::error::{Error, Result};
 use crate::optim::{LossScaler, LrSchedule, Rule};
@@ -95,7 +95,7 @@ impl Parameter {
 
     /// Allocates what is missing of the state.
     fn allocate(&mut self, rule: &Rule, averages: bool) -> Result<()> {
-        let value = self.tensor.detach();
+        let value = self.tensor.f_detach()?;
         while self.state.len() < rule.state_names().len() {
             self.state.push(value.f_zeros_like()?);
         }
@@ -429,6 +429,16 @@ impl Optimizer {
         }
     }
 
+    /// Whether the parameters are exchanged with their moving averages.
+    pub(crate) fn is_swapped(&self) -> bool {
+        self.swapped
+    }
+
+    /// Whether a parameter has a gradient in this process.
+    pub(crate) fn has_gradients(&self) -> bool {
+        self.parameters.iter().any(|parameter| parameter.tensor.grad().defined())
+    }
+
     /// Frees the gradients of all parameters, as `zero_grad(set_to_none=True)` does.
     ///
     /// # Errors
@@ -461,21 +471,60 @@ impl Optimizer {
     ///
     /// # Errors
     ///
-    /// Fails if the optimizer keeps no moving average, or if it cannot be copied.
+    /// Fails, and exchanges nothing, if the optimizer keeps no moving average, or if it cannot be
+    /// copied.
     pub fn swap_average(&mut self) -> Result<()> {
         if self.average.is_none() {
             return Err(Error::Setting("the optimizer keeps no moving average: set `moving_average`".into()));
         }
         tch::no_grad(|| {
-            for parameter in &mut self.parameters {
-                let Some(average) = &mut parameter.average else { continue };
-                let value = duplicate(&parameter.tensor.detach())?;
-                parameter.tensor.shallow_clone().detach().f_copy_(average)?;
-                average.f_copy_(&value)?;
+            let mut pairs = Vec::new();
+            for Parameter { tensor, average, .. } in &self.parameters {
+                if let Some(average) = average {
+                    pairs.push((tensor.f_detach()?, average.shallow_clone()));
+                }
+            }
+            let mut scratch = Scratch::for_any_of(pairs.iter().map(|(parameter, _)| parameter))?;
+            for index in 0..pairs.len() {
+                let (parameter, average) = &mut pairs[index];
+                if let Err(error) = scratch.exchange(parameter, average) {
+                    for (parameter, average) in &mut pairs[..index] {
+                        scratch.exchange(parameter, average)?;
+                    }
+                    return Err(error.into());
+                }
             }
             self.swapped = !self.swapped;
             Ok(())
         })
+    }
+}
+
+/// Memory in which tensors are exchanged, one after the other, for each device and kind.
+struct Scratch(Vec<Tensor>);
+
+impl Scratch {
+    fn for_any_of<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> Result<Self, TchError> {
+        let mut largest: Vec<((Kind, Device), i64)> = Vec::new();
+        for tensor in tensors {
+            let (of, numel) = ((tensor.kind(), tensor.device()), tensor.numel() as i64);
+            match largest.iter_mut().find(|(other, _)| *other == of) {
+                Some((_, most)) => *most = numel.max(*most),
+                None => largest.push((of, numel)),
+            }
+        }
+        Ok(Self(largest.into_iter().map(|(of, most)| Tensor::f_empty([most], of)).collect::<Result<_, _>>()?))
+    }
+
+    /// Exchanges the values of two tensors of one shape and kind. After an error, both are as
+    /// before.
+    fn exchange(&mut self, a: &mut Tensor, b: &mut Tensor) -> Result<(), TchError> {
+        let fits = |scratch: &&Tensor| (scratch.kind(), scratch.device()) == (a.kind(), a.device());
+        let scratch = self.0.iter().find(fits).expect("there is memory for each device and kind");
+        let mut value = scratch.f_narrow(0, 0, a.numel() as i64)?.f_view(a.size().as_slice())?;
+        value.f_copy_(a)?;
+        let exchanged = a.f_copy_(b).and_then(|()| b.f_copy_(&value));
+        exchanged.or_else(|error| a.f_copy_(&value).and(Err(error)))
     }
 }
 

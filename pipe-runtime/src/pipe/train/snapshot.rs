@@ -51,8 +51,8 @@ impl Snapshot {
             }
             optimizer.check_whole()?;
             let own = built.state.list().into_iter().filter(|variable| built.is_here(variable.stage));
-            let own = own.map(|Variable { name, tensor, stage }| (stage, name, tensor.detach()));
-            Ok((own.collect(), random_state()?))
+            let own = own.map(|Variable { name, tensor, stage }| Ok((stage, name, tensor.f_detach()?)));
+            Ok((own.collect::<Result<_>>()?, random_state()?))
         };
         let (own, random) = own().map_or_else(|error| (Err(error), None), |(own, random)| (Ok(own), Some(random)));
         let by_stage = |tensors: Vec<(usize, String, Tensor)>| {
@@ -230,7 +230,8 @@ impl Saved {
         trainer.optimizer.check_whole().map_err(words)?;
 
         let variables = trainer.pipe.built().state.list();
-        let model = variables.iter().map(|variable| (variable.name.clone(), variable.tensor.detach())).collect();
+        let named = |variable: &Variable| Ok((variable.name.clone(), variable.tensor.f_detach().map_err(words)?));
+        let model = variables.iter().map(named).collect::<Result<_, String>>()?;
         let described = &self.description["parameters"];
         let random = random_state().map_err(words)?;
         let mut state = trainer.optimizer.expected(described)?;

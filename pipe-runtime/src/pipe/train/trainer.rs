@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
@@ -177,7 +178,12 @@ impl<M: Pipeline> Trainer<M> {
         let loss_scale = self.scaler.map_or(1., |scaler| scaler.scale());
         let random = random_state()?;
         let begin = Instant::now();
-        let step = run(self.pipe.step().gradient_scale(loss_scale / self.accumulate as f64))?;
+        let step = run(self.pipe.step().gradient_scale(loss_scale / self.accumulate as f64));
+        // An error after which the gradients of earlier steps are gone says so.
+        if step.is_err() && !self.optimizer.has_gradients() {
+            self.accumulated = 0;
+        }
+        let step = step?;
         let step_time = begin.elapsed();
 
         let begin = Instant::now();
@@ -232,11 +238,17 @@ impl<M: Pipeline> Trainer<M> {
     /// Fails if `evaluate` fails, or if the optimizer keeps no
     /// [moving average](crate::OptimizerBuilder::moving_average).
     pub fn with_average<T>(&mut self, evaluate: impl FnOnce(&mut Pipe<M>) -> Result<T>) -> Result<T> {
+        if self.optimizer.is_swapped() {
+            // An earlier evaluation could not put the parameters back.
+            self.optimizer.swap_average()?;
+        }
         self.optimizer.swap_average()?;
         let _no_grad = tch::no_grad_guard();
-        let result = self.pipe.evaluating(evaluate);
-        self.optimizer.swap_average()?;
-        result
+        // A panic of the user's goes on once the parameters are back.
+        let result = catch_unwind(AssertUnwindSafe(|| self.pipe.evaluating(evaluate)));
+        // Whatever lacked, the evaluation may have freed it. If not, training is refused until then.
+        self.optimizer.swap_average().or_else(|_| self.optimizer.swap_average())?;
+        result.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
     /// Sets a value of the user's own, which [`Checkpoints`](crate::Checkpoints) save and restore:

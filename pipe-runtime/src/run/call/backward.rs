@@ -10,7 +10,7 @@ use super::passes::KeptSegment;
 use super::{Table, step};
 use crate::error::{Error, Failure, Phase, Result};
 use crate::lock::lock;
-use crate::model::Statistics;
+use crate::model::{Rewound, Statistics};
 use crate::run::device_streams::Direction;
 use crate::stages::{crossings, is_inner};
 use crate::torch::{Event, Holder, Modes, Offloaded, Sums, TorchError, compact, engine_is_choosy};
@@ -88,11 +88,12 @@ impl BackwardRun {
             self.call.bring_back(action).map_err(|error| error.to_string())?;
             let _stream = self.call.pipeline.streams.enter(action.stage).map_err(|error| error.to_string())?;
             let state = self.call.state_after(action.stage, action.micro_batch);
-            let _state = state.map_err(|error| error.to_string())?;
+            let state = state.map_err(|error| error.to_string())?;
             match action.kind {
                 ActionKind::BackwardWeight => self.backward_weight(action),
                 _ => self.backward(action, &mut recomputation),
-            }
+            }?;
+            state.map_or(Ok(()), Rewound::end).map_err(|error| error.to_string())
         });
         // A recomputation says itself where it has failed.
         recomputation.and(done)
@@ -119,14 +120,16 @@ impl BackwardRun {
                     *recomputation = Err(failure);
                     TorchError("the recomputation has failed".into())
                 })?;
-                let state = self.call.state_after_segment(action, segment);
-                let _state = state.map_err(|error| TorchError(error.to_string()))?;
+                let part = segment.recomputed();
                 let Some(recorded) = &mut segment.recorded else { continue };
+                let state =
+                    self.call.state_after_segment(action, part).map_err(|error| TorchError(error.to_string()))?;
                 let parameters = &self.call.parameters;
                 let found = match kind {
                     ActionKind::BackwardInput => recorded.graph.backward_input(&seeds, parameters, sums)?,
                     _ => recorded.graph.backward(&seeds, again && is_kept, parameters, sums, last)?,
                 };
+                state.map_or(Ok(()), Rewound::end).map_err(|error| TorchError(error.to_string()))?;
                 for (&(port, position), gradient) in recorded.received.iter().zip(found) {
                     match gradient {
                         Some(gradient) if is_inner(&self.call.pipeline.routes, port) => {
@@ -141,6 +144,7 @@ impl BackwardRun {
                     segment.recorded = None;
                 }
             }
+            statistics.end().map_err(|error| TorchError(error.to_string()))?;
             Ok(received)
         });
         let recomputes = segments.iter().any(KeptSegment::is_recomputed);
@@ -240,10 +244,12 @@ impl BackwardRun {
         }
         self.with_sums(action, |sums, last| {
             segments.iter_mut().rev().try_for_each(|segment| {
-                let state = self.call.state_after_segment(action, segment);
-                let _state = state.map_err(|error| TorchError(error.to_string()))?;
+                let part = segment.recomputed();
                 let Some(recorded) = &mut segment.recorded else { return Ok(()) };
-                recorded.graph.backward_weight(&self.call.parameters, sums, last)
+                let state =
+                    self.call.state_after_segment(action, part).map_err(|error| TorchError(error.to_string()))?;
+                recorded.graph.backward_weight(&self.call.parameters, sums, last)?;
+                state.map_or(Ok(()), Rewound::end).map_err(|error| TorchError(error.to_string()))
             })
         })
         .map_err(|error| error.to_string())?;

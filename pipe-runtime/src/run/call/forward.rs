@@ -8,7 +8,7 @@ use tch::Tensor;
 
 use super::Table;
 use super::offload::NextActions;
-use super::passes::{BackwardState, KeptSegment};
+use super::passes::BackwardState;
 use super::peak_counter::PeakCounter;
 use super::receive::Copied;
 use crate::error::{Error, Result};
@@ -327,15 +327,15 @@ impl Call {
     }
 
     /// If a later pass changed the stage's state, sets it back to what it was after this
-    /// micro-batch's first pass, until the guard is dropped.
+    /// micro-batch's first pass, until the guard ends.
     pub(super) fn state_after(&self, stage: usize, micro_batch: usize) -> Result<Option<Rewound>> {
         Rewound::after(&self.pipeline.state, &self.histories[stage], stage, micro_batch)
     }
 
-    /// The same for a segment that was recomputed: its graph is of the state right after its own
-    /// first pass.
-    pub(super) fn state_after_segment(&self, action: Action, segment: &KeptSegment) -> Result<Option<Rewound>> {
-        let Some(number) = segment.recomputed() else { return Ok(None) };
+    /// The same for the segment of this number, if it was recomputed: its graph is of the state
+    /// right after its own first pass.
+    pub(super) fn state_after_segment(&self, action: Action, recomputed: Option<usize>) -> Result<Option<Rewound>> {
+        let Some(number) = recomputed else { return Ok(None) };
         let Action { stage, micro_batch, .. } = action;
         Rewound::after_part(&self.pipeline.state, &self.histories[stage], stage, (micro_batch, number))
     }

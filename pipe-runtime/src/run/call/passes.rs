@@ -209,7 +209,9 @@ impl Call {
         };
         let slot = &self.pipeline.stages[stage];
         let segment = segments_of(slot, false)?.swap_remove(0);
-        let recorded = self.pass_again(action, cx, (0, &segment), start, &mut Statistics::default())?;
+        let mut statistics = Statistics::default();
+        let recorded = self.pass_again(action, cx, (0, &segment), start, &mut statistics)?;
+        statistics.end().map_err(|error| error.to_string())?;
         if !keep {
             self.has_been_recomputed(stage, micro_batch);
         }
@@ -279,8 +281,9 @@ impl Call {
         };
         let (state, history) = (&self.pipeline.state, &self.histories[stage]);
         let rewound = Rewound::before(state, history, stage, (micro_batch, number), statistics);
-        let _rewound = rewound.map_err(|error| error.to_string())?;
+        let rewound = rewound.map_err(|error| error.to_string())?;
         let SegmentRun { sent, recorded, .. } = self.run_segment(segment, cx, &mut receive, Recording::Graph, None)?;
+        rewound.end().map_err(|error| error.to_string())?;
         if fingerprints(&sent)? != start.sent {
             let otherwise = if segment.recomputed { "remove `#[recompute]`" } else { "use checkpoint = never" };
             return Err(format!(

@@ -18,7 +18,7 @@ impl Call {
         let Some(remote) = self.remote.as_ref().filter(|remote| remote.has_replicas()) else { return Ok(()) };
         let variables = self.pipeline.state.list();
         let changed = self.changed()?;
-        let like: Vec<_> = variables.iter().map(|variable| variable.tensor.detach()).collect();
+        let like: Vec<_> = variables.iter().map(|variable| variable.tensor.f_detach()).collect::<Result<_, _>>()?;
         let own = variables.iter().zip(&like).map(|(variable, value)| match changed.contains(&variable.name) {
             true => Ok(Some(duplicate(value)?)),
             false => Ok(None),

@@ -352,7 +352,8 @@ int pipe_graph_backward(
 
 // Adds the sums to the parameters' gradients, as libtorch's AccumulateGrad does: if there is none,
 // the sum becomes it, provided that no other tensor uses its memory. Everything that can fail comes
-// before the first change.
+// before the first change, unless libtorch cannot even add numbers: then no parameter has a
+// gradient afterwards, since some would have this one and some would not.
 int pipe_sums_commit(Sums* sums, const Parameters* parameters) {
   return shim::guarded([&] {
     at::NoGradGuard no_grad;
@@ -386,25 +387,38 @@ int pipe_sums_commit(Sums* sums, const Parameters* parameters) {
             : torch::autograd::utils::clone_obey_contract(sum, parameters->tensors[i]);
       }
     }
-    for (size_t i = 0; i < sums->gradients.size(); ++i) {
-      at::Tensor& sum = sums->gradients[i];
-      if (sum.defined()) {
-        at::Tensor& gradient = parameters->tensors[i].mutable_grad();
-        if (!gradient.defined()) {
-          gradient = std::move(sum);
-        } else if (!added.count(i)) {
-          gradient.add_(sum);
-        } else if (gradient.is_sparse() && !sum.is_sparse()) {
-          gradient = std::move(added[i]);
-        } else if (gradient.is_sparse()) {
-          // Other handles on the gradient see the change, too.
-          gradient.set_data(added[i]);
-          gradient.unsafeGetTensorImpl()->bump_version();
-        } else {
-          // Views of the gradient do, too.
-          gradient.copy_(added[i]);
+    auto add = [&](size_t i, at::Tensor& sum) {
+      at::Tensor& gradient = parameters->tensors[i].mutable_grad();
+      if (!gradient.defined()) {
+        gradient = std::move(sum);
+      } else if (!added.count(i)) {
+        gradient.add_(sum);
+      } else if (gradient.is_sparse() && !sum.is_sparse()) {
+        gradient = std::move(added[i]);
+      } else if (gradient.is_sparse()) {
+        // Other handles on the gradient see the change, too.
+        gradient.set_data(added[i]);
+        gradient.unsafeGetTensorImpl()->bump_version();
+      } else {
+        // Views of the gradient do, too.
+        gradient.copy_(added[i]);
+      }
+    };
+    try {
+      for (size_t i = 0; i < sums->gradients.size(); ++i) {
+        if (sums->gradients[i].defined()) {
+          add(i, sums->gradients[i]);
         }
       }
+    } catch (const std::exception& error) {
+      for (const at::Tensor& parameter : parameters->tensors) {
+        parameter.mutable_grad().reset();
+      }
+      TORCH_CHECK(
+          false,
+          "the gradients cannot be added to those of the parameters, which have been dropped, with those of earlier "
+          "steps: ",
+          shim::words(error));
     }
     sums->gradients.clear();
   });

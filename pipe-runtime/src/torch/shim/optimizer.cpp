@@ -18,9 +18,14 @@ namespace {
 // not depend on the number of threads.
 constexpr int64_t kRow = 1 << 14;
 
-// Elements [start, start + length) of a dense tensor, in the order of its memory.
+// Elements [start, start + length) of a dense tensor, in the order of its memory. No operator is
+// called, so what an update needs beside its kernels cannot fail once it has begun elsewhere.
 at::Tensor piece_of(const at::Tensor& tensor, int64_t start, int64_t length) {
-  return tensor.detach().as_strided({length}, {1}, tensor.storage_offset() + start);
+  auto piece = c10::make_intrusive<c10::TensorImpl>(
+      c10::TensorImpl::VIEW, c10::Storage(tensor.storage()), tensor.key_set(), tensor.dtype());
+  piece->set_storage_offset(tensor.storage_offset() + start);
+  piece->set_sizes_contiguous({length});
+  return at::Tensor(std::move(piece));
 }
 
 at::Tensor norms(const at::Tensor& values, int64_t row) {

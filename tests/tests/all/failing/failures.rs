@@ -1,6 +1,7 @@
 //! Calls that fail at every place. Later calls give the same results as without the failed call.
 //! `cargo xtask torture` tries more of them.
 
+use pipe_tests::torture::training::{Recipe, WITHOUT_STATISTICS, torture_training};
 use pipe_tests::torture::{INWARD, MICRO_BATCHES, Place, ROWS, STATEFUL, Stack, WEIGHTS, assert_same, torture};
 use pipe_tests::zoo::same_bits;
 use pipe_tests::zoo::train::{CHUNKS, MODES, calls};
@@ -14,7 +15,7 @@ const STRIDE: usize = 61;
 fn leaves_nothing<M: Stack>(creatures: &[Creature; 8], call: Call) {
     let _serial = pipe_tests::serial();
     for mode in MODES {
-        let tally = torture::<M>(&M::of(creatures), (call, mode), false, |number, place| {
+        let tally = torture::<M>(&M::of(creatures), (call, mode), None, |number, place| {
             let is_panic = match place {
                 Place::Layer(fault) => fault.how == How::Panic && fault.layer % 2 == 1,
                 Place::Loss(_, how) => how == How::Panic,
@@ -51,6 +52,20 @@ fn a_step_over_four_stages_that_fails_leaves_nothing() {
 fn a_step_of_other_layers_that_fails_leaves_nothing() {
     for creatures in [INWARD, WEIGHTS] {
         calls(4).into_iter().filter(is_step).for_each(|call| leaves_nothing::<Stack4>(&creatures, call));
+    }
+}
+
+/// The whole of a training, its checkpoint included, is what it was.
+#[test]
+fn an_iteration_that_fails_changes_nothing() {
+    let _serial = pipe_tests::serial();
+    for (recipe, creatures) in [(Recipe::AdamW, WITHOUT_STATISTICS), (Recipe::Sgd, STATEFUL)] {
+        for (number, call) in calls(4).into_iter().filter(is_step).enumerate() {
+            let mode = MODES[number % MODES.len()];
+            let layers = Stack4::of(&creatures);
+            let tally = torture_training::<Stack4>(&layers, recipe, (call, mode), None, |fault| fault % 53 == number);
+            assert!(tally.count() > 0 && tally.misses.is_empty(), "{:#?}", tally.misses);
+        }
     }
 }
 

@@ -1,199 +1,26 @@
 //! Lent values, beside plain tch on the whole batch: read by arrays, blocks and single layers, in
 //! the stage that lends them and in others, recomputed or not.
 
-use std::ops::Deref;
-
 use pipe_runtime::balance::Balance;
-use pipe_runtime::{Checkpoint, Context, Devices, Flow, Layer, Pipe, Pipeline, ScheduleKind, Vars, pipeline};
+use pipe_runtime::{Checkpoint, Context, Devices, Flow, Layer, Pipe, ScheduleKind, pipeline};
 use pipe_tests::layers::linear;
+use pipe_tests::mirrored::lent::{Again, Input, Kept, plain};
+use pipe_tests::mirrored::uneven::Uneven;
+use pipe_tests::mirrored::{Mirror, Mirrored, WIDTH, build, mean_square as loss, rows};
 use pipe_tests::way::{Way, assert_near, assert_trained};
 use proptest::prelude::*;
-use tch::nn::{Linear, Path};
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
+use tch::nn::Linear;
 
-const WIDTH: i64 = 6;
-
-/// Lends its second input, and goes on with the first.
-struct First;
-
-impl Layer<(Tensor, Option<Tensor>)> for First {
-    type Out = Tensor;
-
-    fn run(&self, (x, _): (Tensor, Option<Tensor>), _cx: &Context) -> Tensor {
-        x
-    }
+fn input(count: i64) -> (Tensor, Tensor) {
+    (rows(count), rows(count))
 }
 
-/// Reads what is lent: a memory and a mask, which may be absent.
-struct Decode(Linear);
-
-impl Layer<(Tensor, Tensor, Option<Tensor>)> for Decode {
-    type Out = Tensor;
-
-    fn run(&self, (x, memory, mask): (Tensor, Tensor, Option<Tensor>), _cx: &Context) -> Tensor {
-        decode(&x, &memory, mask.as_ref(), &self.0.ws, self.0.bs.as_ref().unwrap())
-    }
-}
-
-fn decode(x: &Tensor, memory: &Tensor, mask: Option<&Tensor>, weight: &Tensor, bias: &Tensor) -> Tensor {
-    let x = x.linear(weight, Some(bias)) + memory.tanh() * x;
-    mask.map_or_else(|| x.shallow_clone(), |mask| &x * mask)
-}
-
-/// Takes a weight beside its input.
-struct Tied;
-
-impl Layer<(Tensor, Tensor)> for Tied {
-    type Out = Tensor;
-
-    fn run(&self, (x, weight): (Tensor, Tensor), _cx: &Context) -> Tensor {
-        x.matmul(&weight)
-    }
-}
-
-/// Takes the mask and a skip.
-struct Join;
-
-impl Layer<(Tensor, Option<Tensor>, Tensor)> for Join {
-    type Out = Tensor;
-
-    fn run(&self, (x, mask, skip): (Tensor, Option<Tensor>, Tensor), _cx: &Context) -> Tensor {
-        x + mask.unwrap_or_else(|| Tensor::ones([1], (Kind::Float, Device::Cpu))) * skip
-    }
-}
-
-/// Two layers that read what their model lends.
-#[pipeline(read(memory: Tensor, mask: Option<Tensor>))]
-struct Block {
-    #[read(memory, mask)]
-    one: Decode,
-    #[read(memory, mask)]
-    two: Decode,
-}
-
-impl Block {
-    fn new(path: Path<'_>) -> Self {
-        Self { one: layer(&path / "one"), two: layer(&path / "two") }
-    }
-}
-
-fn layer(path: Path<'_>) -> Decode {
-    Decode(linear(path, WIDTH, WIDTH))
-}
-
-/// The same model, with or without `#[recompute]` on its layers.
-macro_rules! translate {
-    ($name:ident, $vars:ident $(, #[$again:ident])?) => {
-        #[pipeline(input = (Tensor, Option<Tensor>))]
-        struct $name {
-            #[device("cpu")]
-            #[lend(mask = input.1)]
-            first: First,
-            #[lend(weight = tied)]
-            #[stash(start = input)]
-            embed: Linear,
-            #[lend(memory = output)]
-            encode: Linear,
-            $(#[$again])?
-            #[read(memory, mask)]
-            near: Decode,
-            $(#[$again])?
-            #[devices("cpu", "cpu")]
-            #[read(memory, mask)]
-            decode: [Decode; 5],
-            $(#[$again])?
-            #[read(memory, mask)]
-            after: Decode,
-            $(#[$again])?
-            #[read(weight)]
-            tied: Tied,
-            #[device("cpu")]
-            #[read(mask)]
-            #[pop(start)]
-            join: Join,
-            $(#[$again])?
-            #[repeat]
-            #[read(memory, mask)]
-            blocks: Vec<Block>,
-            #[read(weight)]
-            head: Tied,
-        }
-
-        impl Translate for $name {
-            type Vars = $vars;
-
-            fn make(stages: usize) -> (Self, $vars) {
-                let vars = Self::vars(&Devices::cpu(stages)).unwrap();
-                let model = Self {
-                    first: First,
-                    embed: linear(vars.embed(), WIDTH, WIDTH),
-                    encode: linear(vars.encode(), WIDTH, WIDTH),
-                    near: layer(vars.near()),
-                    decode: vars.decode().map(layer),
-                    after: layer(vars.after()),
-                    tied: Tied,
-                    join: Join,
-                    blocks: vars.blocks(2).into_iter().map(Block::new).collect(),
-                    head: Tied,
-                };
-                (model, vars)
-            }
-        }
-    };
-}
-
-/// One of the two models.
-trait Translate: Pipeline<Input = (Tensor, Option<Tensor>), Output = Tensor> {
-    type Vars: Deref<Target = Vars>;
-
-    fn make(stages: usize) -> (Self, Self::Vars);
-}
-
-translate!(Kept, KeptVars);
-translate!(Again, AgainVars, #[recompute]);
-
-/// The model in plain tch.
-fn plain(vars: &Vars, x: &Tensor, mask: Option<&Tensor>) -> Tensor {
-    let variables = vars.var_store().variables();
-    let get = |name: &str, part: &str| variables[&format!("{name}.{part}")].shallow_clone();
-    let dense = |x: &Tensor, name: &str| x.linear(&get(name, "weight"), Some(&get(name, "bias")));
-    let start = x;
-    let memory = dense(&dense(x, "embed"), "encode");
-    let read = |x: &Tensor, name: &str| decode(x, &memory, mask, &get(name, "weight"), &get(name, "bias"));
-    let mut x = read(&memory, "near");
-    for number in 0..5 {
-        x = read(&x, &format!("decode.{number}"));
-    }
-    x = read(&x, "after").matmul(&get("embed", "weight"));
-    x = &x + mask.map_or_else(|| start.shallow_clone(), |mask| mask * start);
-    for name in ["blocks.0.one", "blocks.0.two", "blocks.1.one", "blocks.1.two"] {
-        x = read(&x, name);
-    }
-    x.matmul(&get("embed", "weight"))
-}
-
-fn input(rows: i64) -> (Tensor, Tensor) {
-    let new = || Tensor::rand([rows, WIDTH], (Kind::Float, Device::Cpu));
-    (new(), new())
-}
-
-fn loss(output: &Tensor) -> Tensor {
-    output.square().mean_dim(1, false, Kind::Float).mean(Kind::Float)
-}
-
-fn build<M: Translate>(way: Way) -> (Pipe<M>, M::Vars) {
-    tch::manual_seed(3);
-    let (model, vars) = M::make(way.stages);
-    (way.pipe(model, &vars), vars)
-}
-
-fn train<M: Translate>(way: Way, masked: bool) {
+fn train<M: Mirrored<Input = Input>>(way: Way, masked: bool) {
     let (mut pipe, vars) = build::<M>(way);
     let (x, mask) = input(way.rows);
-    let mask = masked.then_some(mask);
-    let report = pipe.train_step((&x, mask.as_ref()), (), |output: &Tensor, ()| loss(output)).unwrap();
     let about = format!("{}, {way:?}, mask: {masked}", M::PLAN.name);
-    assert_trained(&vars, &report.loss, &loss(&plain(&vars, &x, mask.as_ref())), &about);
+    Mirror::of(&vars, vec![(x, masked.then_some(mask))], way.chunks).check(&mut pipe, &vars, &about);
 }
 
 #[test]
@@ -206,6 +33,20 @@ fn every_schedule_trains_as_plain_tch_does() {
         for way in ways {
             train::<Kept>(way, masked);
             train::<Again>(way, true);
+        }
+    }
+}
+
+#[test]
+fn what_micro_batches_have_of_another_form_trains_as_plain_tch_does() {
+    let _serial = pipe_tests::serial();
+    for checkpoint in [Checkpoint::Never, Checkpoint::ExceptLast, Checkpoint::Always] {
+        for kind in ScheduleKind::ALL {
+            let way = Way { chunks: 8, ..Way::new(Uneven::STAGES, kind, checkpoint) };
+            let (mut pipe, vars) = build::<Uneven>(way);
+            let mirror = Mirror::of(&vars, vec![rows(15), rows(5)], way.chunks);
+            mirror.check(&mut pipe, &vars, &format!("{way:?}"));
+            mirror.check_predictions(&mut pipe, &format!("{way:?}"));
         }
     }
 }
@@ -274,7 +115,7 @@ fn a_lent_value_goes_to_each_stage_once() {
 }
 
 /// The stages between which skips and lent values go.
-fn ways<M: Translate>(pipe: &mut Pipe<M>) -> Vec<(usize, usize)> {
+fn ways<M: Mirrored<Input = Input, Output = Tensor>>(pipe: &mut Pipe<M>) -> Vec<(usize, usize)> {
     let (x, mask) = input(15);
     pipe.start_trace();
     pipe.train_step((&x, Some(&mask)), (), |output: &Tensor, ()| loss(output)).unwrap();
@@ -287,7 +128,7 @@ fn ways<M: Translate>(pipe: &mut Pipe<M>) -> Vec<(usize, usize)> {
 #[test]
 fn an_unpipelined_run_reads_too() {
     let _serial = pipe_tests::serial();
-    let (model, vars) = Kept::make(1);
+    let (model, vars) = Kept::make(&Devices::cpu(1));
     let (x, mask) = input(15);
     let output = model.unpipelined().chunks(3).forward((&x, Some(&mask))).unwrap();
     assert_near(&output, &plain(&vars, &x, Some(&mask)), "an unpipelined run");
@@ -423,7 +264,7 @@ fn an_evaluation_and_a_measurement_read_too() {
     let output = tch::no_grad(|| pipe.evaluating(|pipe| pipe.forward((&x, Some(&mask))).unwrap()));
     assert_near(&output, &plain(&vars, &x, Some(&mask)), "an evaluation");
 
-    let (model, vars) = Kept::make(Kept::STAGES);
+    let (model, vars) = Kept::make(&Devices::cpu(Kept::STAGES));
     let profile = Balance::of(&model, &vars).stages(4).by_size((&x, Some(&mask))).unwrap();
     // From the layer that lends it to the first reader, and from each reader to the next one.
     let memory = profile.skips().iter().filter(|skip| skip.name == "memory");

@@ -1,220 +1,21 @@
 //! Values that layers add up, beside plain tch on the whole batch: by single layers, arrays and
 //! blocks, recomputed or not, under every schedule.
 
-use std::ops::Deref;
 use std::time::Duration;
 
 use pipe_runtime::balance::Balance;
-use pipe_runtime::{Checkpoint, Context, Devices, Layer, Mean, Pipe, Pipeline, ScheduleKind, Sum, Vars, pipeline};
+use pipe_runtime::{Checkpoint, Context, Devices, Layer, Mean, ScheduleKind, Sum, pipeline};
 use pipe_tests::layers::linear;
+use pipe_tests::mirrored::sums::{Again, Gate, Kept, Output, expert, loss, plain};
+use pipe_tests::mirrored::{Mirror, Mirrored, WIDTH, build, rows as input};
 use pipe_tests::way::{Way, assert_near, assert_trained};
 use proptest::prelude::*;
-use tch::nn::{Linear, Path};
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
-const WIDTH: i64 = 6;
-
-/// What flows, and a penalty: a mean over the rows.
-fn expert(x: &Tensor, weight: &Tensor, bias: &Tensor) -> (Tensor, Tensor) {
-    let y = x.linear(weight, Some(bias)).tanh();
-    let penalty = y.square().mean_dim(1, false, Kind::Float).mean(Kind::Float);
-    (y, penalty)
-}
-
-fn expert_of(x: &Tensor, layer: &Linear) -> (Tensor, Tensor) {
-    expert(x, &layer.ws, layer.bs.as_ref().unwrap())
-}
-
-/// A sum over the rows.
-fn used(x: &Tensor) -> Tensor {
-    x.sin().sum(Kind::Float)
-}
-
-/// Adds its penalty.
-struct Gate(Linear);
-
-impl Layer<Tensor> for Gate {
-    type Out = (Tensor, Tensor);
-
-    fn run(&self, x: Tensor, _cx: &Context) -> (Tensor, Tensor) {
-        expert_of(&x, &self.0)
-    }
-}
-
-/// Reads a scale, and adds to both sums.
-struct Expert(Linear);
-
-impl Layer<(Tensor, Tensor)> for Expert {
-    type Out = (Tensor, Tensor, Tensor);
-
-    fn run(&self, (x, scale): (Tensor, Tensor), _cx: &Context) -> (Tensor, Tensor, Tensor) {
-        let (x, penalty) = expert_of(&(x * scale), &self.0);
-        let used = used(&x);
-        (x, penalty, used)
-    }
-}
-
-/// Adds what it uses, and stashes.
-struct Split;
-
-impl Layer<Tensor> for Split {
-    type Out = (Tensor, Tensor, Tensor);
-
-    fn run(&self, x: Tensor, _cx: &Context) -> (Tensor, Tensor, Tensor) {
-        (x.cos(), used(&x), x)
-    }
-}
-
-/// Takes what was stashed.
-struct Join;
-
-impl Layer<(Tensor, Tensor)> for Join {
-    type Out = Tensor;
-
-    fn run(&self, (x, skip): (Tensor, Tensor), _cx: &Context) -> Tensor {
-        x * skip
-    }
-}
-
-/// Adds up inside, and hands the sum on.
-#[pipeline(sum(penalty: Tensor))]
-struct Block {
-    #[sum(penalty)]
-    one: Gate,
-    between: Linear,
-    #[sum(penalty)]
-    two: Gate,
-}
-
-impl Block {
-    fn new(path: Path<'_>) -> Self {
-        let linear = |name: &str| linear(&path / name, WIDTH, WIDTH);
-        Self { one: Gate(linear("one")), between: linear("between"), two: Gate(linear("two")) }
-    }
-}
-
-type Output = (Tensor, Mean, Sum);
-
-/// The same model, with or without `#[recompute]` on its layers.
-macro_rules! experts {
-    ($name:ident, $vars:ident $(, #[$again:ident])?) => {
-        #[pipeline(sum(balance: Mean, used: Sum))]
-        struct $name {
-            #[device("cpu")]
-            #[lend(scale = output)]
-            first: Linear,
-            $(#[$again])?
-            #[sum(balance)]
-            gate: Gate,
-            $(#[$again])?
-            #[devices("cpu", "cpu")]
-            #[read(scale)]
-            #[sum(balance, used)]
-            experts: [Expert; 5],
-            $(#[$again])?
-            #[repeat]
-            plain: [Linear; 2],
-            between: Linear,
-            $(#[$again])?
-            #[device("cpu")]
-            #[repeat]
-            #[sum(balance)]
-            blocks: Vec<Block>,
-            #[sum(used)]
-            #[stash(skip)]
-            split: Split,
-            $(#[$again])?
-            after: Linear,
-            #[pop(skip)]
-            join: Join,
-        }
-
-        impl Experts for $name {
-            type Vars = $vars;
-
-            fn make(stages: usize) -> (Self, $vars) {
-                let vars = Self::vars(&Devices::cpu(stages)).unwrap();
-                let linear = |path| linear(path, WIDTH, WIDTH);
-                let model = Self {
-                    first: linear(vars.first()),
-                    gate: Gate(linear(vars.gate())),
-                    experts: vars.experts().map(|path| Expert(linear(path))),
-                    plain: vars.plain().map(linear),
-                    between: linear(vars.between()),
-                    blocks: vars.blocks(2).into_iter().map(Block::new).collect(),
-                    split: Split,
-                    after: linear(vars.after()),
-                    join: Join,
-                };
-                (model, vars)
-            }
-        }
-    };
-}
-
-/// One of the two models.
-trait Experts: Pipeline<Input = Tensor, Output = Output> {
-    type Vars: Deref<Target = Vars>;
-
-    fn make(stages: usize) -> (Self, Self::Vars);
-}
-
-experts!(Kept, KeptVars);
-experts!(Again, AgainVars, #[recompute]);
-
-/// The model in plain tch: the output and the two sums.
-fn plain(vars: &Vars, x: &Tensor) -> [Tensor; 3] {
-    let variables = vars.var_store().variables();
-    let get = |name: &str, part: &str| variables[&format!("{name}.{part}")].shallow_clone();
-    let dense = |x: &Tensor, name: &str| x.linear(&get(name, "weight"), Some(&get(name, "bias")));
-    let adds = |x: &Tensor, name: &str| expert(x, &get(name, "weight"), &get(name, "bias"));
-    let scale = dense(x, "first");
-    let (mut x, mut balance) = adds(&scale, "gate");
-    let mut sum: Option<Tensor> = None;
-    for number in 0..5 {
-        let (y, penalty) = adds(&(x * &scale), &format!("experts.{number}"));
-        sum = Some(sum.map_or_else(|| used(&y), |sum| sum + used(&y)));
-        (x, balance) = (y, balance + penalty);
-    }
-    x = dense(&dense(&dense(&x, "plain.0"), "plain.1"), "between");
-    for number in 0..2 {
-        let (y, one) = adds(&x, &format!("blocks.{number}.one"));
-        let (y, two) = adds(&dense(&y, &format!("blocks.{number}.between")), &format!("blocks.{number}.two"));
-        (x, balance) = (y, balance + (one + two));
-    }
-    let sum = sum.unwrap() + used(&x);
-    [dense(&x.cos(), "after") * &x, balance, sum]
-}
-
-fn input(rows: i64) -> Tensor {
-    Tensor::rand([rows, WIDTH], (Kind::Float, Device::Cpu))
-}
-
-/// A mean over the rows.
-fn loss(output: &Tensor, balance: &Tensor, used: &Tensor) -> Tensor {
-    let main = output.square().mean_dim(1, false, Kind::Float).mean(Kind::Float);
-    main + balance * 0.3 + used * 0.2 / output.size()[0]
-}
-
-fn build<M: Experts>(way: Way) -> (Pipe<M>, M::Vars) {
-    tch::manual_seed(3);
-    let (model, vars) = M::make(way.stages);
-    (way.pipe(model, &vars), vars)
-}
-
-fn train<M: Experts>(way: Way) {
+fn train<M: Mirrored<Input = Tensor>>(way: Way) {
     let (mut pipe, vars) = build::<M>(way);
-    let x = input(way.rows);
     let about = format!("{}, {way:?}", M::PLAN.name);
-    let step = pipe.step().keep_output();
-    let report =
-        step.run(&x, (), |(output, Mean(balance), Sum(used)): &Output, ()| loss(output, balance, used)).unwrap();
-    let [output, balance, used] = plain(&vars, &x);
-    let (found, Mean(found_balance), Sum(found_used)) = report.output;
-    for (found, expected) in [(found, &output), (found_balance, &balance), (found_used, &used)] {
-        assert!(found.allclose(expected, 1e-5, 1e-5, false), "{about}: {found} {expected}");
-    }
-    assert_trained(&vars, &report.loss, &loss(&output, &balance, &used), &about);
+    Mirror::of(&vars, vec![input(way.rows)], way.chunks).check(&mut pipe, &vars, &about);
 }
 
 #[test]
@@ -272,10 +73,9 @@ fn a_forward_and_its_backward_give_the_input_its_gradient() {
     for checkpoint in [Checkpoint::Never, Checkpoint::ExceptLast, Checkpoint::Always] {
         let (mut pipe, vars) = build::<Again>(Way::new(Again::STAGES, ScheduleKind::GPipe, checkpoint));
         let x = input(15).set_requires_grad(true);
-        let (output, Mean(balance), Sum(used)) = pipe.forward(&x).unwrap();
-        let [of_plain, balance_of_plain, used_of_plain] = plain(&vars, &x);
-        let expected = Tensor::run_backward(&[loss(&of_plain, &balance_of_plain, &used_of_plain)], &[&x], false, false);
-        loss(&output, &balance, &used).backward();
+        let output = pipe.forward(&x).unwrap();
+        let expected = Tensor::run_backward(&[loss(&plain(&vars, &x))], &[&x], false, false);
+        loss(&output).backward();
         assert_near(&x.grad(), &expected[0], checkpoint.name());
     }
 }
@@ -285,14 +85,14 @@ fn runs_that_are_not_trained_add_up_too() {
     let _serial = pipe_tests::serial();
     let (mut pipe, vars) = build::<Again>(Way::new(Again::STAGES, ScheduleKind::GPipe, Checkpoint::Never));
     let x = input(15);
-    let [_, balance, used] = plain(&vars, &x);
+    let (_, Mean(balance), Sum(used)) = plain(&vars, &x);
     let is_right = |(_, Mean(found), Sum(found_used)): Output| {
         assert!(found.allclose(&balance, 1e-5, 1e-6, false) && found_used.allclose(&used, 1e-5, 1e-5, false));
     };
     is_right(tch::no_grad(|| pipe.evaluating(|pipe| pipe.forward(&x).unwrap())));
     is_right(pipe.into_inner().unpipelined().chunks(3).forward(&x).unwrap());
 
-    let (model, vars) = Kept::make(Kept::STAGES);
+    let (model, vars) = Kept::make(&Devices::cpu(Kept::STAGES));
     let profile = Balance::of(&model, &vars).stages(4).by_size(&x).unwrap();
     assert_eq!(profile.layers().len(), 15);
     let profile = Balance::of(&model, &vars).chunks(4).memory_limit(1 << 30).timeout(Duration::ZERO).advise(&x, 2);

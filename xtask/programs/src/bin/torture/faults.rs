@@ -4,12 +4,14 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use pipe_tests::torture::{INWARD, STATEFUL, Stack, Tally, WEIGHTS, torture};
+use pipe_tests::torture::{Counters, INWARD, STATEFUL, Stack, Tally, WEIGHTS, torture};
 use pipe_tests::zoo::train::{MODES, calls};
 use pipe_tests::zoo::{Call, Creature, Stack2, Stack3, Stack4};
 
 const FAMILY: [(&str, [Creature; 8]); 3] =
     [("stateful layers", STATEFUL), ("layers with inner state", INWARD), ("kinds of weights", WEIGHTS)];
+
+const COUNTERS: Counters = Counters { in_use: pipe_failing_libtorch::in_use };
 
 /// Tries every fault in every schedule and mode. Returns the number of misses.
 pub fn run(stride: usize) -> usize {
@@ -49,7 +51,7 @@ type Try = fn(&[Creature; 8], Call, usize) -> Tally;
 fn all<M: Stack>(creatures: &[Creature; 8], call: Call, stride: usize) -> Tally {
     let mut tally = Tally::default();
     for mode in MODES {
-        tally.add(torture::<M>(&M::of(creatures), (call, mode), true, |number, _| is_tried(number, stride)));
+        tally.add(torture::<M>(&M::of(creatures), (call, mode), Some(COUNTERS), |number, _| is_tried(number, stride)));
     }
     tally
 }

@@ -1,6 +1,8 @@
 //! Steps with a fault at every op. Each gives the right error and changes nothing, and the next
 //! step is the one that it would have been.
 
+pub mod training;
+
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
@@ -141,16 +143,23 @@ impl Tally {
     }
 }
 
+/// What is counted if the process does nothing else.
+#[derive(Clone, Copy, Debug)]
+pub struct Counters {
+    /// The blocks of memory that tensors have.
+    pub in_use: fn() -> i64,
+}
+
 /// Runs a failing call for each place of which `takes` wants the number, and a successful one after
-/// each of them. Gradients accumulate. If the process does nothing else, `alone`, its threads and
-/// open files are counted.
+/// each of them. Gradients accumulate. With `counters`, threads, open files and the memory of
+/// tensors are counted.
 pub fn torture<M: Stack>(
     layers: &[LayerSpec],
     (call, mode): (Call, Mode),
-    alone: bool,
+    counters: Option<Counters>,
     takes: impl Fn(usize, Place) -> bool,
 ) -> Tally {
-    let mut torture = Torture::<M>::new(layers, (call, mode), alone);
+    let mut torture = Torture::<M>::new(layers, (call, mode), counters);
     let all = places::<M>(layers, call, torture.victim.watched.recomputes(MICRO_BATCHES));
     let numbered = all.into_iter().enumerate().filter(|&(number, place)| takes(number, place));
     for (_, place) in numbered {
@@ -162,30 +171,36 @@ pub fn torture<M: Stack>(
     torture.tally
 }
 
-/// Memory of tensors of which an allocation can be made to fail.
+/// Calls into libtorch of which one can be made to fail.
 #[derive(Clone, Copy, Debug)]
-pub struct FailingMemory {
-    /// Makes the allocation with this number fail, counted from 1 and from now on; 0 for none.
+pub struct Countdown {
+    /// What one of them is called.
+    pub what: &'static str,
+    /// Makes the one with this number fail, counted from 1 and from now on; 0 for none.
     pub fail_at: fn(i64),
-    /// The allocations that are left until one fails.
+    /// Those that are left until one fails.
     pub left: fn() -> i64,
+    /// What the error says.
+    pub says: &'static str,
 }
 
-/// Runs a call for each of its allocations of which `takes` wants the number. That allocation
-/// fails, and a successful call follows. Gradients accumulate. Nothing else may run in the process.
-pub fn starve<M: Stack>(
+/// Runs a call for each of its allocations, or operators, of which `takes` wants the number. That
+/// one fails, and a successful call follows. Gradients accumulate. Nothing else may run in the
+/// process.
+pub fn torture_libtorch<M: Stack>(
     layers: &[LayerSpec],
     (call, mode): (Call, Mode),
-    memory: FailingMemory,
+    (countdown, counters): (Countdown, Counters),
     takes: impl Fn(i64) -> bool,
 ) -> Tally {
-    let mut torture = Torture::<M>::new(layers, (call, mode), true);
-    let count = torture.allocations(memory);
-    assert!(count > 0, "the call allocates nothing");
+    let mut torture = Torture::<M>::new(layers, (call, mode), Some(counters));
+    let what = countdown.what;
+    let count = torture.count(countdown);
+    assert!(count > 0, "the call has no {what}");
     for number in (1..=count).filter(|&number| takes(number)) {
-        let what = format!("allocation {number} of {count}");
-        torture
-            .attempt("Memory", &what, |victim, other, seed, about| victim.starve(number, memory, (other, seed), about));
+        torture.attempt(what, &format!("{what} {number} of {count}"), |victim, other, seed, about| {
+            victim.fail_in_libtorch(number, countdown, (other, seed), about);
+        });
     }
     torture.tally
 }
@@ -195,7 +210,7 @@ struct Torture<M: Stack> {
     layers: Vec<LayerSpec>,
     call: Call,
     mode: Mode,
-    alone: bool,
+    counters: Option<Counters>,
     batch: Batch,
     /// The mini-batch of the calls that fail.
     other: Batch,
@@ -204,12 +219,12 @@ struct Torture<M: Stack> {
 }
 
 impl<M: Stack> Torture<M> {
-    fn new(layers: &[LayerSpec], (call, mode): (Call, Mode), alone: bool) -> Self {
+    fn new(layers: &[LayerSpec], (call, mode): (Call, Mode), counters: Option<Counters>) -> Self {
         tch::manual_seed(1);
         let (batch, other) = (Batch::of::<M>(ROWS), Batch::of::<M>(ROWS));
         let layers = layers.to_vec();
-        let victim = Victim::new(&layers, (call, mode), &batch, alone);
-        Self { layers, call, mode, alone, batch, other, victim, tally: Tally::default() }
+        let victim = Victim::new(&layers, (call, mode), &batch, counters);
+        Self { layers, call, mode, counters, batch, other, victim, tally: Tally::default() }
     }
 
     /// Makes a call fail, and another one succeed. What is wrong with them is a miss.
@@ -230,17 +245,16 @@ impl<M: Stack> Torture<M> {
     }
 
     fn renew(&mut self) {
-        self.victim = Victim::new(&self.layers, (self.call, self.mode), &self.batch, self.alone);
+        self.victim = Victim::new(&self.layers, (self.call, self.mode), &self.batch, self.counters);
         // The old one's threads had not ended before.
-        self.victim.resources = self.alone.then(resources);
+        self.victim.resources = self.counters.map(|_| resources());
     }
 
-    /// The number of allocations of a call.
-    fn allocations(&mut self, memory: FailingMemory) -> i64 {
-        let watched = &mut self.victim.watched;
-        let called = starved(watched, &self.other, || (memory.fail_at)(i64::MAX));
-        let count = i64::MAX - (memory.left)();
-        (memory.fail_at)(0);
+    /// How many of these a call has.
+    fn count(&mut self, countdown: Countdown) -> i64 {
+        let called = bare_call(&mut self.victim.watched, &self.other, || (countdown.fail_at)(i64::MAX));
+        let count = i64::MAX - (countdown.left)();
+        (countdown.fail_at)(0);
         assert!(matches!(called, Ok(Ok(()))), "a call without a fault");
         self.renew();
         count
@@ -248,7 +262,7 @@ impl<M: Stack> Torture<M> {
 }
 
 /// Runs the pipeline's part of a call, after `begin`. The outer error is a panic.
-fn starved<M: Stack>(
+fn bare_call<M: Stack>(
     watched: &mut Watched<M>,
     batch: &Batch,
     begin: impl FnOnce(),
@@ -271,15 +285,18 @@ struct Victim<M: Stack> {
     before: Outcome,
     /// Threads and open files of the process, if it does nothing else.
     resources: Option<[usize; 2]>,
+    counters: Option<Counters>,
+    /// The blocks of memory that tensors had after the last successful step.
+    in_use: Option<i64>,
 }
 
 impl<M: Stack> Victim<M> {
-    fn new(layers: &Vec<LayerSpec>, (call, mode): (Call, Mode), batch: &Batch, alone: bool) -> Self {
+    fn new(layers: &Vec<LayerSpec>, (call, mode): (Call, Mode), batch: &Batch, counters: Option<Counters>) -> Self {
         let build = || Watched::<M>::build(layers, 2, CHUNKS, mode, call).expect("it can be built").0;
         let (mut watched, mut undisturbed) = (build(), build());
         let step = |watched: &mut Watched<M>| watched.run(batch, 0).expect("a step without a fault");
         let (before, _) = (step(&mut watched), step(&mut undisturbed));
-        Self { watched, undisturbed, before, resources: alone.then(resources) }
+        Self { watched, undisturbed, before, resources: counters.map(|_| resources()), counters, in_use: None }
     }
 
     /// A call that fails is an error that says where and why, and changes nothing.
@@ -300,19 +317,33 @@ impl<M: Stack> Victim<M> {
         self.assert_unchanged(&drawn, seed, about);
     }
 
-    /// A call of which this allocation fails is an error that says so, and changes nothing; or it
-    /// does without that memory, and is a call like any other.
-    fn starve(&mut self, number: i64, memory: FailingMemory, (other, seed): (&Batch, i64), about: &dyn fmt::Display) {
+    /// A call of which this allocation, or operator, fails is an error that says so, and changes
+    /// nothing; or it does without, and is a call like any other.
+    fn fail_in_libtorch(
+        &mut self,
+        number: i64,
+        countdown: Countdown,
+        (other, seed): (&Batch, i64),
+        about: &dyn fmt::Display,
+    ) {
         self.watched.probe.take();
         tch::manual_seed(seed);
-        let result = starved(&mut self.watched, other, || (memory.fail_at)(number));
-        (memory.fail_at)(0);
+        let result = bare_call(&mut self.watched, other, || (countdown.fail_at)(number));
+        (countdown.fail_at)(0);
         let drawn = draw();
         match result {
-            Ok(Err(error)) => assert!(error.to_string().contains("not enough memory"), "{error}, {about}"),
+            Ok(Err(error)) => {
+                let words = error.to_string();
+                assert!(words.contains(countdown.says), "{error}, {about}");
+                if words.contains("which have been dropped") {
+                    // Without any, rather than with some of this step and some of the one before.
+                    assert!(self.watched.gradients().values().all(Option::is_none), "{error}, {about}");
+                    self.before.gradients = self.watched.gradients();
+                }
+            }
             Ok(Ok(())) => {
                 tch::manual_seed(seed);
-                let expected = starved(&mut self.undisturbed, other, || ());
+                let expected = bare_call(&mut self.undisturbed, other, || ());
                 assert!(matches!(expected, Ok(Ok(()))), "a call without a fault");
                 self.watched.assert_state(&self.undisturbed.state(), about);
                 self.watched.assert_gradients(&self.undisturbed.gradients(), about);
@@ -339,9 +370,18 @@ impl<M: Stack> Victim<M> {
 
     /// The next step has the bits that it would have had.
     fn go_on(&mut self, batch: &Batch, seed: i64, about: &dyn fmt::Display) {
+        if self.before.gradients.values().all(Option::is_none) {
+            self.undisturbed.drop_gradients().expect("gradients can be dropped");
+        }
         let expected = self.undisturbed.run(batch, seed).expect("a step without a fault");
         self.before = self.watched.run(batch, seed).unwrap_or_else(|error| panic!("after {about}: {error}"));
         assert_same(&self.before, &expected, &format!("after {about}"));
+        drop(expected);
+        if let Some(Counters { in_use }) = self.counters {
+            let now = in_use();
+            let before = *self.in_use.get_or_insert(now);
+            assert!(now <= before, "{now} tensors have memory, and not {before}, after {about}");
+        }
     }
 }
 
