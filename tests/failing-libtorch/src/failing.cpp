@@ -35,9 +35,10 @@ bool fails_now(std::atomic<int64_t>& left) {
   return now == 1;
 }
 
-// A key that libtorch has no kernels for, between its own ones and the pipeline's. A thread that
-// allocates gets it while operators are counted, and hands it on as any other mode.
-constexpr auto kKey = c10::DispatchKey::DeferredInit;
+// A key below autograd's that libtorch has no kernels for, and no rule, so a call is counted where
+// it reaches a kernel. A thread that allocates gets it while operators are counted, and hands it on
+// as any other mode.
+constexpr auto kKey = c10::DispatchKey::Fake;
 
 void watch_operators() {
   const bool watches = shared->watches_operators.load() != 0;
@@ -57,7 +58,7 @@ void run_operator(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch
   op.redispatchBoxed(keys & c10::DispatchKeySet(c10::DispatchKeySet::FULL_AFTER, kKey), stack);
 }
 
-TORCH_LIBRARY_IMPL(_, DeferredInit, library) {
+TORCH_LIBRARY_IMPL(_, Fake, library) {
   library.fallback(torch::CppFunction::makeFromBoxedFunction<&run_operator>());
 }
 

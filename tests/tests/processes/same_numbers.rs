@@ -3,8 +3,8 @@
 
 use pipe_runtime::optim::{Adam, AdamW};
 use pipe_runtime::{
-    Checkpoint, Checkpoints, Context, Devices, Layer, Pipe, Pipeline, Result, ScheduleKind, Trainer, Vars, World,
-    pipeline,
+    CheapOutputs, Checkpoint, Checkpoints, Context, Devices, Layer, Pipe, Pipeline, Result, ScheduleKind, Trainer,
+    Vars, World, pipeline,
 };
 use pipe_tests::layers::Merge;
 use tch::nn::{self, Init};
@@ -21,6 +21,7 @@ struct Case {
     rows: i64,
     chunks: usize,
     checkpoint: Checkpoint,
+    cheap: CheapOutputs,
     schedule: ScheduleKind,
     keeps_output: bool,
 }
@@ -46,6 +47,7 @@ impl Case {
             rows: 1 + below(14) as i64,
             chunks,
             checkpoint: [Checkpoint::Always, Checkpoint::ExceptLast, Checkpoint::Never][below(3)],
+            cheap: [CheapOutputs::Keep, CheapOutputs::RecomputePointwise, CheapOutputs::RecomputeAll][below(3)],
             schedule: one_stage_per_rank[below(one_stage_per_rank.len())],
             keeps_output: below(2) == 0,
         }
@@ -57,7 +59,7 @@ fn train(case: Case, devices: &Devices) -> Result<(Vec<Tensor>, FourVars)> {
     tch::manual_seed(case.seed);
     let (model, vars) = Four::make(devices)?;
     let pipe = model.pipe(&vars).chunks(case.chunks).checkpoint(case.checkpoint).schedule(case.schedule);
-    let pipe = pipe.ranks(case.stages).intra_op_threads(1).build()?;
+    let pipe = pipe.cheap_outputs(case.cheap).ranks(case.stages).intra_op_threads(1).build()?;
     let optimizer = pipe.optimizer(AdamW { lr: 0.01, ..AdamW::default() }).clip_norm(0.5).build()?;
     let mut trainer = Trainer::new(pipe, optimizer)?;
     let mse = |output: &Tensor, y: &Tensor| output.mse_loss(y, tch::Reduction::Mean);

@@ -17,8 +17,9 @@
 namespace {
 namespace elsewhere {
 
-// A spare key above autograd's. Only tensors of other processes have it.
-constexpr auto kElsewhereKey = c10::DispatchKey::TESTING_ONLY_GenericWrapper;
+// A key above autograd's that libtorch has no kernels for, and no rule. Only tensors of other
+// processes have it. The two spare ones are those of layers and of cheap outputs.
+constexpr auto kElsewhereKey = c10::DispatchKey::DeferredInit;
 
 // The number of elements that are drawn at once. libtorch draws normal numbers in groups of 16, and
 // the last 16 again if some are left over, so all pieces but the last one are multiples of 16, and
