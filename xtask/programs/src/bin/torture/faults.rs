@@ -1,9 +1,11 @@
 //! A fault at every op: each layer and loss of each micro-batch, in the first pass, the
-//! recomputation and the backward.
+//! recomputation and the backward. Steps fail, and iterations of trainings, whose schedule of the
+//! learning rate fails as well.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use pipe_tests::torture::training::{Recipe, WITHOUT_STATISTICS, torture_training};
 use pipe_tests::torture::{Counters, INWARD, STATEFUL, Stack, Tally, WEIGHTS, torture};
 use pipe_tests::zoo::train::{MODES, calls};
 use pipe_tests::zoo::{Call, Creature, Stack2, Stack3, Stack4};
@@ -12,6 +14,9 @@ const FAMILY: [(&str, [Creature; 8]); 3] =
     [("stateful layers", STATEFUL), ("layers with inner state", INWARD), ("kinds of weights", WEIGHTS)];
 
 const COUNTERS: Counters = Counters { in_use: pipe_failing_libtorch::in_use };
+
+/// Of the faults in trainings, which are saved before and after each, one in so many is tried.
+const TRAININGS: usize = 4;
 
 /// Tries every fault in every schedule and mode. Returns the number of misses.
 pub fn run(stride: usize) -> usize {
@@ -25,6 +30,14 @@ pub fn run(stride: usize) -> usize {
                 tally.misses.iter().for_each(|miss| println!("  miss: {miss}"));
                 by_call.entry(call.to_string()).or_default().add(tally);
             }
+        }
+    }
+    for (recipe, creatures) in [(Recipe::AdamW, WITHOUT_STATISTICS), (Recipe::Sgd, STATEFUL)] {
+        for call in calls(4).into_iter().filter(|call| matches!(call, Call::Step(_))) {
+            let tally = trainings(recipe, &creatures, call, stride * TRAININGS);
+            println!("a training by {recipe:?}, {call}: {} faults, {} misses", tally.count(), tally.misses.len());
+            tally.misses.iter().for_each(|miss| println!("  miss: {miss}"));
+            by_call.entry(format!("{call}, in a training")).or_default().add(tally);
         }
     }
     let mut total = Tally::default();
@@ -52,6 +65,16 @@ fn all<M: Stack>(creatures: &[Creature; 8], call: Call, stride: usize) -> Tally 
     let mut tally = Tally::default();
     for mode in MODES {
         tally.add(torture::<M>(&M::of(creatures), (call, mode), Some(COUNTERS), |number, _| is_tried(number, stride)));
+    }
+    tally
+}
+
+fn trainings(recipe: Recipe, creatures: &[Creature; 8], call: Call, stride: usize) -> Tally {
+    let mut tally = Tally::default();
+    let layers = Stack4::of(creatures);
+    for mode in MODES {
+        let takes = |number| is_tried(number, stride);
+        tally.add(torture_training::<Stack4>(&layers, recipe, (call, mode), Some(COUNTERS), takes));
     }
     tally
 }
