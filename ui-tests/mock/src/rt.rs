@@ -143,6 +143,11 @@ pub fn matching<T: Flow, E: Each>(skips: &[T], stashing: &E, split: Split, part:
     Vec::new()
 }
 
+#[track_caller]
+pub const fn as_many([popped, stashed]: [usize; 2], wrong: &str) {
+    assert!(popped == stashed, "{}", wrong);
+}
+
 pub fn same_length(name: &str, stashing: (&str, &impl Each), popping: (&str, &impl Each)) -> Result<()> {
     Ok(())
 }
