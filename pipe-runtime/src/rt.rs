@@ -11,7 +11,7 @@ pub use crate::model::{
 pub use crate::pipe::{PipeBuilder, Unpipelined};
 pub use crate::stages::{
     Element, Graph, Io, Layers, Nested, NestedByDefault, Pipeline, Port, Ports, keep, movable, movable_part, nests,
-    output, release, with_skips,
+    output, release, whole, with_skips,
 };
 pub use pipe_macros::__Pipeline;
 pub use pipe_schedule::ScheduleKind;

@@ -7,6 +7,7 @@ use crate::nn::ModuleT;
 
 pub use crate::movable::{movable, movable_part};
 pub use crate::nn::{Path, Tensor};
+pub use crate::parts::whole;
 pub use crate::reading::{Reading1, Reading2, Reading3};
 use crate::sums::{Adding, Slot};
 pub use crate::with_skips::with_skips;
