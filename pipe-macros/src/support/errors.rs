@@ -58,6 +58,11 @@ pub fn with_help(wrong: impl Display, help: impl Display) -> String {
     format!("{wrong}\n\nhelp: {help}")
 }
 
+/// Whether an error has a fix already.
+pub fn says_what_to_do(error: &syn::Error) -> bool {
+    error.to_string().contains("\n\nhelp: ")
+}
+
 fn position(error: &syn::Error) -> LineColumn {
     error.span().start()
 }

@@ -164,7 +164,10 @@ const _: () = {
                         cx|
                     {
                         let x = io.receive_input::<Self>(flow_0);
-                        io.send_all(hop_0_mask, __rt::keep(&x.1));
+                        io.send_all(
+                            hop_0_mask,
+                            __rt::keep(&(*__rt::whole(&x).parts()).1),
+                        );
                         let x = __rt::pass(x, first, cx, "first");
                         let x = __rt::pass(x, encode, cx, "encode");
                         io.send_all(hop_0_memory, __rt::keep(&x));
@@ -273,7 +276,7 @@ const _: () = {
         type Out = __rt::Tensor;
         fn run(&self, x: (Tensor, Mask), cx: &__rt::Context) -> __rt::Tensor {
             let Self { first, encode, near, decode, last } = self;
-            let lent_mask = __rt::keep(&x.1);
+            let lent_mask = __rt::keep(&(*__rt::whole(&x).parts()).1);
             let x = __rt::pass(x, first, cx, "first");
             let x = __rt::pass(x, encode, cx, "encode");
             let lent_memory = __rt::keep(&x);

@@ -46,7 +46,7 @@ fn every_method_has_its_picture() {
     for kind in ScheduleKind::ALL {
         let path = docs().join(format!("schedules/{kind}.svg"));
         let (_, simulation) = run(kind, [2., 2., 2.]);
-        assert!(expect(&path, &simulation.to_svg()), "{}: UPDATE_EXPECT=1 draws it anew", path.display());
+        assert!(expect(&path, &simulation.to_svg()), "{}: UPDATE_EXPECT=1 draws it again", path.display());
     }
 }
 

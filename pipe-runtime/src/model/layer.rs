@@ -29,7 +29,8 @@ use super::context::Context;
     message = "`{Self}` is not a layer that takes `{In}`",
     label = "this layer would have to take `{In}`",
     note = "a layer is a `tch::nn::Module` or `ModuleT` (takes and gives a `Tensor`), or implements `pipe_runtime::Layer<Input>`",
-    note = "a layer with `#[pop(a)]` or `#[read(a)]` takes a tuple of its input and what it pops and reads, in the written order: it implements `Layer<(Input, A)>`",
+    note = "a layer with `#[pop(a)]` or `#[read(a)]` takes a tuple of its input and what it pops and reads, in the written order: it implements `Layer<(Input, A)>`; a block that declares `read(a: A)` needs `#[read(a)]`",
+    note = "a layer above that returns `(output, a)` needs `#[stash(a)]` or `#[sum(a)]`, or all of it flows on; a block that declares `sum(a: A)` needs `#[sum(a)]`",
     note = "a function is a layer of the type `tch::nn::Func<'static>`, made by `tch::nn::func(..)`; a setting, such as a number, is marked with `#[not_a_layer]`"
 )]
 pub trait Layer<In> {

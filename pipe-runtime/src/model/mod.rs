@@ -23,7 +23,7 @@ pub use layer::{Layer, pass, pass_if_some};
 pub use plan::{LayerPlan, LentPlan, Plan, Recomputed, RecomputedPlan, Repeat, SkipPlan, Split, StagePlan, SumPlan};
 pub use reading::{Reading1, Reading2, Reading3};
 pub use repeat::{Repeated, each, gather_parts, one, run, run_each, run_one, spread};
-pub use skips::{all_taken, join_skips, matching, no_skips, put_skip, same_length, take_skip};
+pub use skips::{all_taken, as_many, join_skips, matching, no_skips, put_skip, same_length, take_skip};
 pub use sums::{add_all, no_sums, slot};
 pub use tie::{Tied, lend};
 pub use vars::{LoadReport, Loader, Vars, sub_paths, sub_paths_vec};

@@ -1,5 +1,5 @@
 //! What layers read of lent values. There is a type for each number of values, so that rustc finds
-//! `pass` at once. It is copied into each call: for a reference, which is borrowed anew each time,
+//! `pass` at once. It is copied into each call: for a reference, which is borrowed again each time,
 //! rustc would take longer. They are written out, because users see `pass` in rustc's messages.
 
 use std::fmt;

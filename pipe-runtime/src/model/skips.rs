@@ -61,7 +61,19 @@ pub fn matching<T: Flow, E: Each>(skips: &[T], stashing: &E, split: Split, part:
     own.map(|(_, skip)| skip.share()).collect()
 }
 
-/// Checks that as many layers pop a skip as stash one.
+/// Checks at compile time that as many layers of an array pop a skip as layers of another one stash
+/// it. The error is reported at the caller.
+///
+/// # Panics
+///
+/// With the message `wrong`, if the numbers differ.
+#[doc(hidden)]
+#[track_caller]
+pub const fn as_many([popped, stashed]: [usize; 2], wrong: &str) {
+    assert!(popped == stashed, "{}", wrong);
+}
+
+/// Checks that as many layers pop a skip as stash one, if one of the fields is a `Vec`.
 #[doc(hidden)]
 pub fn same_length(name: &str, (from, stashing): (&str, &impl Each), (to, popping): (&str, &impl Each)) -> Result<()> {
     let (stashed, popped) = (stashing.total(), popping.total());

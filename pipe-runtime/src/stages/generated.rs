@@ -17,7 +17,8 @@ pub fn release<T>(_value: T) {}
 #[diagnostic::on_unimplemented(
     message = "the last layer gives `{Self}`, but the output of the model is `{M}`",
     label = "this layer gives `{Self}`",
-    note = "the output is a `Tensor` unless the struct says otherwise: `#[pipeline(output = (Tensor, Tensor))]`"
+    note = "the output is a `Tensor` unless the struct says otherwise: `#[pipeline(output = (Tensor, Tensor))]`",
+    note = "a last layer that returns `(output, a)` needs `#[sum(a)]`, or all of it is the output; so does a block that declares `sum(a: A)`"
 )]
 pub trait Gives<M> {
     /// The same value.

@@ -64,6 +64,39 @@ struct Outer {
     two: [Concat; 2],
 }
 
+/// Lengths that are written differently and are equal.
+const DEPTH: usize = 4;
+
+#[pipeline]
+struct Constants {
+    #[device("cpu")]
+    #[repeat]
+    #[stash(level[..])]
+    downs: [Split; DEPTH],
+    #[device("cpu")]
+    #[repeat]
+    #[pop(level[..])]
+    ups: [Concat; 2 + Self::HALF],
+}
+
+impl Constants {
+    const HALF: usize = 2;
+}
+
+#[pipeline]
+struct Parameters<const DOWNS: usize, const UPS: usize> {
+    #[repeat]
+    #[stash(level[..], before[..] = input)]
+    downs: [Split; DOWNS],
+    #[repeat]
+    #[pop(level[..])]
+    ups: [Concat; UPS],
+    #[repeat]
+    #[pop(before[..])]
+    others: [Concat; 3],
+}
+
 fn main() {
     let _ = |model: Net<4>| -> Option<(Tensor, Mean)> { model.unpipelined().forward(Tensor).ok() };
+    let _ = |model: Parameters<3, 3>| -> Option<Tensor> { model.unpipelined().forward(Tensor).ok() };
 }

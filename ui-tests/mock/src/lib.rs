@@ -7,6 +7,7 @@
 pub mod __rt;
 mod movable;
 pub mod nn;
+mod parts;
 mod reading;
 mod sums;
 mod with_skips;

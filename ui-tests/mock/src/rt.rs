@@ -7,6 +7,7 @@ use crate::nn::ModuleT;
 
 pub use crate::movable::{movable, movable_part};
 pub use crate::nn::{Path, Tensor};
+pub use crate::parts::whole;
 pub use crate::reading::{Reading1, Reading2, Reading3};
 use crate::sums::{Adding, Slot};
 pub use crate::with_skips::with_skips;
@@ -21,7 +22,8 @@ pub struct Error;
     message = "`{Self}` is not a layer that takes `{In}`",
     label = "this layer would have to take `{In}`",
     note = "a layer is a `tch::nn::Module` or `ModuleT` (takes and gives a `Tensor`), or implements `pipe_runtime::Layer<Input>`",
-    note = "a layer with `#[pop(a)]` or `#[read(a)]` takes a tuple of its input and what it pops and reads, in the written order: it implements `Layer<(Input, A)>`",
+    note = "a layer with `#[pop(a)]` or `#[read(a)]` takes a tuple of its input and what it pops and reads, in the written order: it implements `Layer<(Input, A)>`; a block that declares `read(a: A)` needs `#[read(a)]`",
+    note = "a layer above that returns `(output, a)` needs `#[stash(a)]` or `#[sum(a)]`, or all of it flows on; a block that declares `sum(a: A)` needs `#[sum(a)]`",
     note = "a function is a layer of the type `tch::nn::Func<'static>`, made by `tch::nn::func(..)`; a setting, such as a number, is marked with `#[not_a_layer]`"
 )]
 pub trait Layer<In> {
@@ -141,6 +143,11 @@ pub fn join_skips<T, const PARTS: usize>(parts: [Vec<T>; PARTS]) -> Vec<T> {
 
 pub fn matching<T: Flow, E: Each>(skips: &[T], stashing: &E, split: Split, part: usize) -> Vec<T> {
     Vec::new()
+}
+
+#[track_caller]
+pub const fn as_many([popped, stashed]: [usize; 2], wrong: &str) {
+    assert!(popped == stashed, "{}", wrong);
 }
 
 pub fn same_length(name: &str, stashing: (&str, &impl Each), popping: (&str, &impl Each)) -> Result<()> {
@@ -388,7 +395,8 @@ pub const fn nests(has_devices: bool) {
 #[diagnostic::on_unimplemented(
     message = "the last layer gives `{Self}`, but the output of the model is `{M}`",
     label = "this layer gives `{Self}`",
-    note = "the output is a `Tensor` unless the struct says otherwise: `#[pipeline(output = (Tensor, Tensor))]`"
+    note = "the output is a `Tensor` unless the struct says otherwise: `#[pipeline(output = (Tensor, Tensor))]`",
+    note = "a last layer that returns `(output, a)` needs `#[sum(a)]`, or all of it is the output; so does a block that declares `sum(a: A)`"
 )]
 pub trait Gives<M> {
     fn given(self) -> M;

@@ -9,7 +9,10 @@ pub struct Case {
     pub rule: String,
     pub prose: String,
     pub message: String,
-    pub help: Option<String>,
+    /// What the compiler says beside the message, a line each: `^ ..` at the marks, and `help: ..`.
+    pub remarks: Vec<String>,
+    /// Notes of the trait that a type lacks, the same for all types: `note: ..`.
+    pub notes: Vec<String>,
     /// Source lines that the message points at.
     pub example: Vec<String>,
 }
@@ -31,7 +34,8 @@ impl Case {
             rule: format!("{class}/{name}"),
             prose: prose(&source),
             message: first.message,
-            help: first.help,
+            remarks: first.remarks,
+            notes: first.notes,
             example: lines.into_iter().map(|(_, line)| line).collect(),
         }
     }
@@ -46,7 +50,10 @@ fn prose(source: &str) -> String {
 /// One error of a compiler's output.
 struct Block {
     message: String,
+    /// The help of this crate, which is part of the message.
     help: Option<String>,
+    remarks: Vec<String>,
+    notes: Vec<String>,
     lines: Vec<(usize, String)>,
 }
 
@@ -62,18 +69,74 @@ impl Block {
         };
         let above = text.lines().take_while(|line| !line.trim_start().starts_with("-->"));
         let help = above.filter_map(|line| line.trim_start().strip_prefix("help: ")).next();
-        Self { message: message.to_owned(), help: help.map(str::to_owned), lines: marked(text) }
+        let mut remarks: Vec<String> = help.map(|help| format!("help: {help}")).into_iter().collect();
+        remarks.extend(labels(text));
+        remarks.extend(nearest(text));
+        let (message, help) = (message.to_owned(), help.map(str::to_owned));
+        Self { message, help, remarks, notes: notes(text), lines: marked(text) }
     }
 }
 
-/// Finds the source lines with a `^` under them, with their numbers. Only the first excerpt is
-/// read, because later ones explain it.
+/// The lines of the first excerpt of the source. Later ones explain it.
+fn excerpt(text: &str) -> impl Iterator<Item = &str> {
+    let lines = text.lines().skip_while(|line| !line.trim_start().starts_with("-->"));
+    lines.skip(1).take_while(|line| !line.starts_with("note:") && !line.starts_with("help:"))
+}
+
+/// Finds the source lines with a `^` under them, with their numbers.
 fn marked(text: &str) -> Vec<(usize, String)> {
-    let excerpt = || text.lines().skip_while(|line| !line.trim_start().starts_with("-->"));
-    let excerpt = excerpt().skip(1).take_while(|line| !line.starts_with("note:") && !line.starts_with("help:"));
-    let excerpt: Vec<&str> = excerpt.collect();
-    let pairs = excerpt.iter().zip(excerpt.iter().skip(1));
+    let pairs = excerpt(text).zip(excerpt(text).skip(1));
     pairs.filter(|(_, below)| below.contains('^')).filter_map(|(line, _)| numbered(line)).collect()
+}
+
+/// Words of rustc about generated code, or about its own settings.
+const ABOUT_THE_COMPILER: [&str; 7] = [
+    "this error originates in",
+    "`#[warn(",
+    "in this attribute macro expansion",
+    "required by a bound introduced by this call",
+    "evaluation of `",
+    "the full name for the type",
+    "the full type name",
+];
+
+fn is_for_readers(remark: &str) -> bool {
+    !remark.is_empty() && !ABOUT_THE_COMPILER.iter().any(|words| remark.starts_with(words))
+}
+
+/// Reads what stands at the marks, or below them: `^^^^ this layer gives ..`
+fn labels(text: &str) -> Vec<String> {
+    let mut labels = Vec::new();
+    let mut is_marked = false;
+    for line in excerpt(text) {
+        match line.trim_start().strip_prefix('|') {
+            Some(below) => {
+                is_marked |= below.contains('^');
+                let label = below.trim_start_matches([' ', '|', '^', '-', '_']).trim_end();
+                labels.extend((is_marked && is_for_readers(label)).then(|| format!("^ {label}")));
+            }
+            // A line of the source.
+            None => is_marked = false,
+        }
+    }
+    labels
+}
+
+/// Reads the notes below the excerpt.
+fn notes(text: &str) -> Vec<String> {
+    let notes = text.lines().filter_map(|line| line.trim_start().strip_prefix("= note: "));
+    notes.filter(|note| is_for_readers(note)).map(|note| format!("note: {note}")).collect()
+}
+
+/// Reads which implementation there is instead of the missing one, and how it differs.
+fn nearest(text: &str) -> Vec<String> {
+    // rustc writes this in two lines.
+    let pairs = text.lines().zip(text.lines().skip(1));
+    let others = pairs.filter(|(_, below)| below.trim_start().starts_with("but trait `"));
+    let others = others.map(|(line, below)| format!("{line}, {}", below.trim_start()));
+    let expected = text.lines().filter_map(|line| line.trim_start().strip_prefix("= "));
+    let expected = expected.filter(|line| line.starts_with("help: for that trait implementation, "));
+    others.chain(expected.map(str::to_owned)).collect()
 }
 
 /// Reads a line such as `12 |     #[pop(a)]`.

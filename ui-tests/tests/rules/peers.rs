@@ -42,7 +42,7 @@ impl Peers {
 }
 
 fn reactions(rule: &str, peers: &toml::Value) -> BTreeMap<String, Reaction> {
-    let peers = peers.as_table().unwrap_or_else(|| panic!("peers.toml: `{rule}` is no table"));
+    let peers = peers.as_table().unwrap_or_else(|| panic!("peers.toml: `{rule}` is not a table"));
     let known = |peer: &str| PEERS.iter().any(|(known, _)| *known == peer);
     let reaction = |(peer, reaction): (&String, &toml::Value)| {
         assert!(known(peer), "peers.toml: `{rule}` names an unknown peer `{peer}`");

@@ -1,5 +1,6 @@
 //! Text of the page: a section for each rule.
 
+use std::collections::HashMap;
 use std::fmt::Write;
 
 use crate::case::Case;
@@ -9,8 +10,9 @@ const HEAD: &str = "\
 # The rules
 
 This page lists every mistake that the compiler refuses: the lines that it points at, and what it
-says. All mistakes of a struct are reported in one compile, in source order. Mistakes of types are
-reported once there are no others.
+says: the message, what stands at the marks (`^`), and its help and notes. All mistakes of a struct
+are reported in one compile, in source order. Mistakes of types are reported once there are no
+others.
 
 A rule is the name of a file in `ui-tests/cases`, which shows the whole struct. The `.stderr` file
 beside it shows the whole message. If the macro finds the mistake, the rule is also the name of a
@@ -36,24 +38,36 @@ pub fn page(classes: &[(&str, Vec<Case>)], peers: &Peers) -> String {
     for (title, cases) in classes {
         let _ = writeln!(page, "* [{title}](#{}): {} rules", anchor(title), cases.len());
     }
+    let mut shown = Shown::new();
     for (title, cases) in classes {
         let _ = write!(page, "\n## {title}\n");
         for case in cases {
-            page.push_str(&section(case, peers));
+            page.push_str(&section(case, peers, &mut shown));
         }
     }
     page
 }
 
-fn section(case: &Case, peers: &Peers) -> String {
-    let Case { rule, prose, message, help, example } = case;
+/// Notes that stand on the page, and the rule where they do. Many messages have the same.
+type Shown<'c> = HashMap<&'c [String], &'c str>;
+
+fn section<'c>(case: &'c Case, peers: &Peers, shown: &mut Shown<'c>) -> String {
+    let Case { rule, prose, message, remarks, notes, example } = case;
     let name = rule.split_once('/').map_or(rule.as_str(), |(_, name)| name);
     let mut says = wrapped(message, "", "    ");
-    if let Some(help) = help {
-        says.push_str(&wrapped(&format!("help: {help}"), "", "    "));
+    for remark in remarks {
+        says.push_str(&wrapped(remark, "", "    "));
+    }
+    let mut elsewhere = String::new();
+    match shown.get(notes.as_slice()).filter(|_| notes.len() > 1) {
+        Some(first) => elsewhere = format!("Its notes are those of [{first}](#{first}).\n\n"),
+        None => {
+            says.extend(notes.iter().map(|note| wrapped(note, "", "    ")));
+            shown.insert(notes, name);
+        }
     }
     format!(
-        "\n### {name}\n\n{}\n```rust,ignore\n{}\n```\n\n```text\n{says}```\n\n[the struct](../ui-tests/cases/{rule}.rs), \
+        "\n### {name}\n\n{}\n```rust,ignore\n{}\n```\n\n```text\n{says}```\n\n{elsewhere}[the struct](../ui-tests/cases/{rule}.rs), \
          [the message](../ui-tests/cases/{rule}.stderr)\n\n{}",
         wrapped(prose, "", ""),
         example.join("\n"),

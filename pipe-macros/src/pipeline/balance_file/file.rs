@@ -79,7 +79,10 @@ pub(super) fn read(named: &LitStr, model: &Ident, read_file: ReadFile<'_>) -> sy
         wrong(format!("cannot read `{}`: {reason}", named.value()), help.into())
     })?;
     let no_file = |reason: String| {
-        wrong(format!("`{}` is no balance file: {reason}", named.value()), "measure again and write it anew".into())
+        wrong(
+            format!("`{}` is not a balance file: {reason}", named.value()),
+            "measure again, and write it again".into(),
+        )
     };
     if is_too_deep(&text) {
         return Err(no_file("it is nested too deeply".into()));
@@ -151,7 +154,7 @@ pub(super) fn one_for_each_stage(file: &File, named: &LitStr, errors: &mut Error
 
 pub(super) fn stale(at: &impl quote::ToTokens, named: &LitStr, what: String) -> syn::Error {
     let help = format!(
-        "the model has changed since it was measured: write `{}` anew, or remove the setting `balance`",
+        "the model has changed since it was measured: write `{}` again, or remove the setting `balance`",
         named.value()
     );
     error(at, format!("`{}` {what}", named.value()), help)

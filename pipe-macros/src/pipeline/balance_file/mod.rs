@@ -436,10 +436,10 @@ stage = 2
         let changed = |name, from: &str, to: &str| mistake(name, &NET.replace(from, to), FIELDS);
         assert_eq!(changed("model", "\"Net\"", "\"Other\""), "was measured for `Other`, not for `Net`");
         assert_eq!(changed("format", "format = 1", "format = 2"), "has format 2, and this version reads format 1");
-        assert!(changed("toml", "format = 1", "format 1").starts_with("is no balance file"));
+        assert!(changed("toml", "format = 1", "format 1").starts_with("is not a balance file"));
         for deep in [format!("{}0{}", "[".repeat(200), "]".repeat(200)), format!("1\na{} = 1", ".a".repeat(200))] {
             let deep = format!("format = 1\ndeep = {deep}");
-            assert!(changed("toml", "format = 1", &deep).starts_with("is no balance file: it is nested"));
+            assert!(changed("toml", "format = 1", &deep).starts_with("is not a balance file: it is nested"));
         }
         assert_eq!(changed("gap", "stages = 3", "stages = 4"), "does not place the layers in order in 4 stages");
         assert_eq!(changed("order", "[0, 1, 1, 2]", "[0, 2, 1, 2]"), "does not place the layers in order in 3 stages");

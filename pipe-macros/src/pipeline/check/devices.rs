@@ -161,7 +161,7 @@ pub fn counts_are_positive(model: &Model, errors: &mut Errors) {
 /// Rejects a count that is too large: `#[devices("cuda:0" = 99999999999999999999, "cuda:1" = 4)]`
 pub fn counts_are_numbers(model: &Model, errors: &mut Errors) {
     for count in counts(model).filter(|count| count.base10_parse::<usize>().is_err()) {
-        errors.push(error(count, "this is no number of layers", "write a number such as `4`"));
+        errors.push(error(count, "this is not a number of layers", "write a number such as `4`"));
     }
 }
 
@@ -311,7 +311,7 @@ mod tests {
         let source = "struct M {\n#[devices(\"cpu\" = 0, \"cpu\" = 99999999999999999999999)]\na: [A; 4],\n#[devices(\"cpu\", \"cpu\")]\nb: [B; 0] }";
         assert_eq!(
             mistakes(source),
-            "2: this device gets no layers, and a stage needs at least one\n2: this is no number of layers\n\
+            "2: this device gets no layers, and a stage needs at least one\n2: this is not a number of layers\n\
              5: `b` has no layers, and a stage needs at least one\n"
         );
     }

@@ -44,7 +44,7 @@ pub fn a_process_for_each_device(model: &Model, errors: &mut Errors) {
 /// Rejects a number that is too large to count processes: `#[device("cpu", process = 1e30)]`
 pub fn processes_are_numbers(model: &Model, errors: &mut Errors) {
     for number in numbers(model).filter(|number| number.base10_parse::<usize>().is_err()) {
-        errors.push(error(number, "this is no number of a process", "processes count from 0: `process = 1`"));
+        errors.push(error(number, "this is not the number of a process", "processes count from 0: `process = 1`"));
     }
 }
 

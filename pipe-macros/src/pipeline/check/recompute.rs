@@ -24,7 +24,7 @@ pub fn only_arrays_are_recomputed_in_part(model: &Model, errors: &mut Errors) {
         if let Some(count) = mark.value.count() {
             errors.push(error(
                 count,
-                format!("`{}` is a single layer: there is no number of them to recompute", layer.ident),
+                format!("`{}` is a single layer, which is recomputed as a whole", layer.ident),
                 "write `#[recompute]`, or write the type as `[Layer; N]` or `Vec<Layer>`",
             ));
         }
@@ -38,7 +38,7 @@ pub fn recomputed_layers_are_counted(model: &Model, errors: &mut Errors) {
         if number(count).is_none_or(|number| number == 0) {
             errors.push(error(
                 count,
-                "this is no number of layers to recompute",
+                "this is not a number of layers to recompute",
                 "remove the attribute to keep all of them, or write a number such as `3`",
             ));
         }

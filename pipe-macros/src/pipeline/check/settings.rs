@@ -119,7 +119,7 @@ pub fn schedules_are_words(model: &Model, errors: &mut Errors) {
 pub fn one_f_one_b_is_quoted(model: &Model, errors: &mut Errors) {
     let Some(schedule) = &model.settings.schedule else { return };
     if schedule.to_token_stream().to_string() == ScheduleKind::OneFOneB.name() {
-        let wrong = "the schedule `1f1b` begins with a digit, so it is no word";
+        let wrong = "the schedule `1f1b` begins with a digit, so it is not a word";
         errors.push(error(schedule, wrong, "write it in quotes: `schedule = \"1f1b\"`"));
     }
 }

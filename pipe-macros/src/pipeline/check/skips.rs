@@ -230,7 +230,8 @@ pub fn both_ends_have_a_skip_each(model: &Model, errors: &mut Errors) {
 /// Rejects arrays of different lengths of which each layer has a skip:
 /// `#[repeat] #[stash(a[..])] down: [Down; 4], #[repeat] #[pop(a[..])] up: [Up; 3]`
 ///
-/// If a length is not a literal, the runtime checks this when it builds the pipeline.
+/// If a length is not a literal, generated code makes rustc compare them. The runtime compares the
+/// lengths of `Vec`s when it builds the pipeline.
 pub fn arrays_of_a_skip_each_are_as_long(model: &Model, errors: &mut Errors) {
     for (skip, stash, pop) in pairs(model).filter(|(_, stash, pop)| stash.each && pop.each) {
         let (stashing, popping) = (&model.layers[stash.layer], &model.layers[pop.layer]);

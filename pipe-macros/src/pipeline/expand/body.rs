@@ -7,6 +7,7 @@
 
 use proc_macro2::{Ident, Literal, Span, TokenStream};
 use quote::{ToTokens, format_ident, quote_spanned};
+use syn::spanned::Spanned;
 
 use super::{each, here, lends, sums};
 use crate::pipeline::declaration::{Kept, Shape, Stash};
@@ -142,11 +143,15 @@ pub fn keep_end(model: &Model, layer: &Layer, plan: &Plan, stage: usize, what: K
     tokens
 }
 
-/// `__rt::keep(&x)`, or `__rt::keep(&x.1)`. The part keeps its span in the user's attribute, so
-/// that rustc reports there that it does not exist.
+/// `__rt::keep(&x)`, or `__rt::keep(&(*__rt::whole(&x).parts()).1)`. The part has its span in the
+/// user's attribute, so that rustc reports there that it does not exist.
 pub fn kept(layer: &Layer, stash: &Stash) -> TokenStream {
-    let part = &stash.part;
-    quote_spanned!(site(layer)=> __rt::keep(&x #(.#part)*))
+    let at = site(layer);
+    let value = stash.part.iter().fold(quote_spanned!(at=> x), |whole, part| {
+        let value = quote_spanned!(at.located_at(part.span())=> __rt::whole(&#whole).parts());
+        quote_spanned!(at=> (*#value).#part)
+    });
+    quote_spanned!(at=> __rt::keep(&#value))
 }
 
 /// Receives the skips that `layer` pops right before the layer runs. A skip that is received

@@ -7,6 +7,7 @@ mod body;
 mod each;
 mod inherent;
 mod lends;
+mod lengths;
 mod names;
 mod nesting;
 mod plain;
@@ -62,6 +63,7 @@ fn items(model: &Model, plan: &Plan, bodies: Bodies) -> TokenStream {
     let watched = model.settings.balance.as_ref().filter(|_| matches!(bodies, Bodies::Written)).map(watched);
     let names = names::values(model, plan);
     let nesting = matches!(bodies, Bodies::Written).then(|| nesting::questions(model));
+    let lengths = matches!(bodies, Bodies::Written).then(|| lengths::of_constants(model));
     quote! {
         #vars_struct
         const _: () = {
@@ -73,6 +75,7 @@ fn items(model: &Model, plan: &Plan, bodies: Bodies) -> TokenStream {
             #pipeline_impl
             #layer_impl
             #nesting
+            #lengths
             #watched
         };
         #names

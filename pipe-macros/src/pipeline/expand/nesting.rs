@@ -46,7 +46,8 @@ fn parameters(model: &Model) -> impl Iterator<Item = String> {
     types.chain(constants).chain(lifetimes).map(ToString::to_string).chain(["Self".to_owned()])
 }
 
-fn mentions(ty: TokenStream, names: &HashSet<String>) -> bool {
+/// Whether the tokens contain one of these names.
+pub fn mentions(ty: TokenStream, names: &HashSet<String>) -> bool {
     ty.into_iter().any(|token| match token {
         TokenTree::Group(group) => mentions(group.stream(), names),
         TokenTree::Ident(ident) => names.contains(&ident.to_string()),

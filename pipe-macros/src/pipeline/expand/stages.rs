@@ -8,9 +8,9 @@ use super::body::{self, binding, calls, on_type, port, site};
 use super::plan_constant::split;
 use super::types::owning;
 use super::unpipelined::result;
-use super::{Bodies, each, here, lends, plain, sums};
+use super::{Bodies, each, here, lends, lengths, plain, sums};
 use crate::pipeline::declaration::{Kept, Recomputed};
-use crate::pipeline::model::{Layer, Model, Skip};
+use crate::pipeline::model::{Layer, Model};
 use crate::pipeline::plan::{Hop, Pieces, Plan, Route, Share, Step, pieces};
 
 /// `impl Pipeline`: splits the model into stages, and puts it together again.
@@ -42,7 +42,7 @@ pub fn pipeline_impl(model: &Model, plan: &Plan, bodies: Bodies) -> TokenStream 
 
 fn disassemble(model: &Model, Pieces { plan, stage_of }: &Pieces) -> TokenStream {
     let fields = model.field_names();
-    let lengths = model.skips.iter().filter_map(|skip| same_length(model, skip));
+    let (lengths, lists) = (lengths::of_parameters(model), lengths::of_lists(model));
     let spread = (0..model.layers.len()).filter_map(|layer| spread(model, layer));
     let ports = Ports::new(model, plan);
     let stages = (0..plan.stages.len()).map(|piece| {
@@ -58,25 +58,14 @@ fn disassemble(model: &Model, Pieces { plan, stage_of }: &Pieces) -> TokenStream
     let input = flow(0, here());
     let plain = plain::value(model);
     quote_spanned! {here()=>
+        #lengths
         let Self { #(#fields),* } = self;
-        #(#lengths)*
+        #lists
         #(#spread)*
         let #input = graph.input::<Self>();
         #(#stages)*
         ::core::result::Result::Ok(#plain)
     }
-}
-
-/// Generates `__rt::same_length("level", ("down", &down), ("up", &up))?;` for two arrays of which
-/// each layer has a skip.
-fn same_length(model: &Model, skip: &Skip) -> Option<TokenStream> {
-    let (stash, pop) = (skip.stashes.first().filter(|end| end.each)?, skip.pops.first().filter(|end| end.each)?);
-    let array = |layer: &Layer| {
-        let (field, child) = (on_type(layer, layer.ident.clone()), layer.child());
-        quote_spanned!(site(layer)=> (#child, &#field))
-    };
-    let (name, from, to) = (&skip.name, array(&model.layers[stash.layer]), array(&model.layers[pop.layer]));
-    Some(quote_spanned!(here()=> __rt::same_length(#name, #from, #to)?;))
 }
 
 /// Generates `let [blocks_0, blocks_1] = __rt::spread(blocks, "blocks", Split::Evenly(2))?;`.

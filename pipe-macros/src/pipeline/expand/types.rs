@@ -74,11 +74,14 @@ pub fn vars_type(model: &Model, lifetime: Option<TokenStream>) -> TokenStream {
 
 /// The length of an array, for a place where `Self` is another type than the struct.
 pub fn outside_of_self(len: &impl ToTokens, model: &Model) -> TokenStream {
-    let ident = &model.ident;
     len.to_token_stream()
         .into_iter()
         .map(|token| match token {
-            TokenTree::Ident(word) if word == "Self" => ident.clone().into(),
+            TokenTree::Ident(word) if word == "Self" => {
+                let mut ident = model.ident.clone();
+                ident.set_span(ident.span().located_at(word.span()));
+                ident.into()
+            }
             token => token,
         })
         .collect()

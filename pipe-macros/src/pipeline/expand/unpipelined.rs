@@ -5,7 +5,7 @@ use quote::{quote, quote_spanned};
 
 use super::body::{calls, site};
 use super::types::{input, output};
-use super::{Bodies, here, lends, settings, sums};
+use super::{Bodies, here, lends, lengths, settings, sums};
 use crate::pipeline::model::Model;
 use crate::pipeline::plan::unpipelined;
 
@@ -60,7 +60,9 @@ fn body(model: &Model) -> TokenStream {
     let outer = model.settings.outer_values();
     let outer: Vec<_> = outer.iter().map(|value| lends::variable(&value.name, here())).collect();
     let outer = (!outer.is_empty()).then(|| quote_spanned!(here()=> let (x, #(#outer,)*) = x;));
+    let lengths = lengths::of_parameters(model);
     quote_spanned! {here()=>
+        #lengths
         let Self { #(#fields,)* #others } = self;
         #outer
         #sums

@@ -9,7 +9,8 @@ use syn::{Attribute, Ident as AnyIdent, Index, LitFloat, LitInt, LitStr, Member,
 
 use super::skip_to_comma;
 use crate::pipeline::declaration::{Kept, Mark, Marks, Part, Pop, Processes, Recomputed, Stash};
-use crate::support::errors::{Errors, error_at_both, with_help};
+use crate::support::errors::{Errors, error, error_at_both, says_what_to_do, with_help};
+use crate::support::names::plain;
 
 pub fn is_mark(attr: &Attribute) -> bool {
     example(attr).is_some()
@@ -60,7 +61,10 @@ pub fn parse(attrs: &[Attribute], errors: &mut Errors) -> Marks {
             marks.unreadable.push(word.clone());
         }
         for wrong in wrong {
-            errors.push(syn::Error::new(wrong.span(), with_help(&wrong, format!("write `{example}`"))));
+            errors.push(match says_what_to_do(&wrong) {
+                true => wrong,
+                false => syn::Error::new(wrong.span(), with_help(&wrong, format!("write `{example}`"))),
+            });
         }
     }
     marks
@@ -271,7 +275,7 @@ fn stash(tokens: ParseStream) -> syn::Result<Stash> {
     let name = skip_name(tokens)?;
     let each = each(tokens)?;
     let kept = match tokens.parse::<Option<Token![=]>>()? {
-        Some(_) => kept(tokens, &STASHED)?,
+        Some(_) => kept(tokens, &name, &STASHED)?,
         None => Kept::Returned,
     };
     let part = match kept {
@@ -285,7 +289,7 @@ fn stash(tokens: ParseStream) -> syn::Result<Stash> {
 fn lend(tokens: ParseStream) -> syn::Result<Stash> {
     let name = skip_name(tokens)?;
     tokens.parse::<Token![=]>().map_err(|wrong| expected(&wrong, "`=` and what is lent"))?;
-    let kept = kept(tokens, &LENT)?;
+    let kept = kept(tokens, &name, &LENT)?;
     let part = if kept == Kept::Tied { Vec::new() } else { part_of_value(tokens)? };
     Ok(Stash { name, each: false, kept, part })
 }
@@ -314,7 +318,7 @@ type Values = [(&'static str, Kept)];
 const STASHED: [(&str, Kept); 2] = [("input", Kept::Input), ("output", Kept::Output)];
 const LENT: [(&str, Kept); 3] = [("input", Kept::Input), ("output", Kept::Output), ("tied", Kept::Tied)];
 
-fn kept(tokens: ParseStream, values: &Values) -> syn::Result<Kept> {
+fn kept(tokens: ParseStream, name: &Ident, values: &Values) -> syn::Result<Kept> {
     let words: Vec<String> = values.iter().map(|(word, _)| format!("`{word}`")).collect();
     let (last, others) = words.split_last().expect("there are several");
     let what = format!("{} or {last}", others.join(", "));
@@ -322,8 +326,10 @@ fn kept(tokens: ParseStream, values: &Values) -> syn::Result<Kept> {
     match values.iter().find(|(name, _)| word == name) {
         Some((_, kept)) => Ok(*kept),
         None if word == "tied" => {
-            let wrong = format!("expected {what}: a weight is lent, by `#[lend(name = tied)]`, and read");
-            Err(syn::Error::new_spanned(word, wrong))
+            let name = plain(name);
+            let wrong = format!("a weight is lent and read, so `{name}` cannot be stashed");
+            let help = format!("write `#[lend({name} = tied)]`, and `#[read({name})]` in the layers that take it");
+            Err(error(word, wrong, help))
         }
         None => Err(expected(&syn::Error::new_spanned(word, ""), &what)),
     }

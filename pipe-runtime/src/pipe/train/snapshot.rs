@@ -311,7 +311,7 @@ fn check(files: &TensorFiles, what: &str, tensors: &Shard) -> Result<(), String>
         }
     }
     let wanted: BTreeSet<_> = tensors.iter().map(|(name, _)| name.as_str()).collect();
-    faults.extend(files.names().filter(|name| !wanted.contains(name)).map(|name| format!("here is no `{name}`")));
+    faults.extend(files.names().filter(|name| !wanted.contains(name)).map(|name| format!("there is no `{name}` here")));
     if faults.is_empty() { Ok(()) } else { Err(format!("its {what} do not fit: {}", faults.join("; "))) }
 }
 
@@ -361,7 +361,7 @@ impl Optimizer {
         let mut expected = Shard::new();
         for (name, saved) in described {
             let Some(parameter) = self.parameters.iter().find(|parameter| parameter.name == *name) else {
-                return Err(format!("here is no parameter `{name}`"));
+                return Err(format!("there is no parameter `{name}` here"));
             };
             let rule = self.rule_of(parameter);
             if count(&saved["updates"]).is_none() {

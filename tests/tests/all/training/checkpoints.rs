@@ -373,7 +373,7 @@ fn a_checkpoint_of_another_training_is_refused_in_words() {
     );
     let without = other(&|pipe| pipe.optimizer(AdamW::default()));
     assert!(
-        without.starts_with("its optimizer's tensors do not fit: here is no `max_exp_avg_sq.blocks.0.bias`; "),
+        without.starts_with("its optimizer's tensors do not fit: there is no `max_exp_avg_sq.blocks.0.bias` here; "),
         "{without}"
     );
     let (mut scaled, _) = Two::make(Setup { scaled: true, ..SETUP });
