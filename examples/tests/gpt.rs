@@ -8,7 +8,7 @@ fn run(args: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_gpt")).args(["--steps", "8"]).args(args).output().unwrap();
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{printed}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(printed.contains("\nas by hand: true\n"), "{printed}");
+    assert!(printed.contains("\nas by hand: true\ntwin: loss within 0.0"), "{printed}");
     printed
 }
 

@@ -12,8 +12,9 @@ use crate::text::Batch;
 const SCALE: f64 = 20.;
 
 // ANCHOR: train
-/// Trains the adapters to put each sentence near the topic of its label, and returns the loss of
-/// each step. `topics` are embeddings, one per row; `labels` are numbers of these rows.
+/// Trains the adapters to put each sentence near the topic of its label, and returns the pipeline
+/// and the loss of each step. `topics` are embeddings, one per row; `labels` are numbers of these
+/// rows.
 ///
 /// # Errors
 ///
@@ -25,16 +26,20 @@ pub fn train(
     labels: &Tensor,
     topics: &Tensor,
     steps: usize,
-) -> Result<Vec<f64>> {
+) -> Result<(Pipe<MiniLm>, Vec<f64>)> {
     vars.freeze("*")?;
     vars.unfreeze("*.adapter")?;
     let optimizer = pipe.optimizer(AdamW { lr: 1e-3, ..AdamW::default() }).build()?;
     let mut trainer = Trainer::new(pipe, optimizer)?;
-    let loss = |embeddings: &Tensor, labels: &Tensor| {
-        (embeddings.matmul(&topics.tr()) * SCALE).cross_entropy_for_logits(labels)
-    };
+    let loss = |embeddings: &Tensor, labels: &Tensor| loss(embeddings, labels, topics);
     let step = |_| Ok(trainer.step((tokens, mask), labels, loss)?.step.loss.double_value(&[]));
-    (0..steps).map(step).collect()
+    let losses = (0..steps).map(step).collect::<Result<_>>()?;
+    Ok((trainer.into_parts().0, losses))
+}
+
+/// The mean over the sentences. Their logits are cosines with the topics.
+pub fn loss(embeddings: &Tensor, labels: &Tensor, topics: &Tensor) -> Tensor {
+    (embeddings.matmul(&topics.tr()) * SCALE).cross_entropy_for_logits(labels)
 }
 // ANCHOR_END: train
 

@@ -1,9 +1,16 @@
 //! Trains a mixture of experts. Each layer sends a row to the expert that its gate likes most, and
 //! returns beside its output how unevenly it has done so, and how many rows each expert got. What
-//! all layers return is added up, and arrives beside the model's output.
+//! all layers return is added up, and arrives beside the model's output. At the end, it compares a
+//! step with plain tch.
 //!
 //! `cargo run -p pipe-examples --bin experts`
 
+#[path = "experts/twin.rs"]
+mod twin;
+
+use anyhow::Result;
+use clap::Parser;
+use pipe_examples::twin::{Step, is_same};
 use pipe_runtime::optim::{Adam, LrSchedule};
 use pipe_runtime::{Context, Devices, Layer, Mean, Sum, Trainer, pipeline};
 use tch::nn::{self, LayerNorm, Linear, Path};
@@ -15,6 +22,16 @@ const EXPERTS: i64 = 4;
 const CLASSES: i64 = 5;
 /// Rows are of so many kinds, and each kind has a rule of its own.
 const KINDS: i64 = 6;
+/// Rows per training step.
+const ROWS: i64 = 128;
+
+/// Trains a mixture of experts
+#[derive(Parser)]
+struct Args {
+    /// Steps of the training
+    #[arg(long, default_value = "400", value_parser = clap::value_parser!(u64).range(4..))]
+    steps: u64,
+}
 
 #[pipeline(sum(balance: Mean, used: Sum), chunks = 4, schedule = "1f1b")]
 struct Model {
@@ -79,18 +96,6 @@ impl Model {
     }
 }
 
-/// The same model by hand, on one micro-batch: logits, balance and used rows.
-fn plain(net: &Model, x: &Tensor) -> (Tensor, Tensor, Tensor) {
-    let cx = Context::standalone(false);
-    let mut x = x.apply(&net.embed);
-    let (mut balance, mut used) = (Tensor::from(0f32), Tensor::zeros([EXPERTS], (Kind::Int64, Device::Cpu)));
-    for layer in &net.layers {
-        let (output, of_layer, used_by_layer) = layer.run(x, &cx);
-        (x, balance, used) = (output, balance + of_layer, used + used_by_layer);
-    }
-    (x.apply(&net.norm).apply(&net.head), balance, used)
-}
-
 /// Rows of random kinds, and the class that the rule of the kind gives each: the largest of some
 /// linear functions.
 fn batch(rules: &Tensor, rows: i64) -> (Tensor, Tensor) {
@@ -105,41 +110,44 @@ fn loss((logits, Mean(balance), _): &(Tensor, Mean, Sum), labels: &Tensor) -> Te
     logits.cross_entropy_for_logits(labels) + balance * 0.01
 }
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> Result<()> {
+    let args = Args::parse();
     tch::manual_seed(1);
     println!("{}", Model::PLAN);
     let vars = Model::vars(&Devices::cpu(Model::STAGES))?;
     let pipe = Model::new(&vars).pipe(&vars).build()?;
-    let schedule = LrSchedule::cosine(400, 0.05).warmup(20);
+    let schedule = LrSchedule::cosine(args.steps, 0.05).warmup(args.steps / 20);
     let optimizer = pipe.optimizer(Adam { lr: 4e-3, ..Adam::default() }).clip_norm(1.).lr_schedule(schedule).build()?;
     let mut trainer = Trainer::new(pipe, optimizer)?;
     let rules = Tensor::randn([KINDS, CLASSES, INPUTS], (Kind::Float, Device::Cpu));
-    for number in 1..=400 {
-        let (x, labels) = batch(&rules, 128);
+    for number in 1..=args.steps {
+        let (x, labels) = batch(&rules, ROWS);
         let report = trainer.step(&x, &labels, loss)?;
-        if number % 100 == 0 {
-            println!("step {number:3}: loss {:.3}", f64::try_from(report.step.loss)?);
+        if number.is_multiple_of(args.steps / 4) {
+            println!("step {number}: loss {:.3}", f64::try_from(report.step.loss)?);
         }
     }
 
-    let _constant = tch::no_grad_guard();
     let (x, labels) = batch(&rules, 1000);
-    let (logits, Mean(balance), Sum(used)) = trainer.pipe().evaluating(|pipe| pipe.forward(&x))?;
+    let (logits, Mean(balance), Sum(used)) = trainer.pipe().predict(&x)?;
     let right = logits.argmax(-1, false).eq_tensor(&labels).to_kind(Kind::Float).mean(Kind::Float);
     println!("right: {:.2}", f64::try_from(right)?);
     println!("balance, of all layers: {:.2}", f64::try_from(&balance)?);
     println!("rows of each expert, of all layers: {:?}", Vec::<i64>::try_from(&used)?);
 
-    // The balance is no mean over rows, so the model by hand runs on the micro-batches, too.
+    // One more step, in both ways, whose last micro-batch is smaller.
+    let (few, classes) = batch(&rules, ROWS - 2);
+    let train = || Ok(trainer.pipe().train_step(&few, &classes, loss)?.loss);
+    let step = Step::pipelined(vars.var_store().variables(), train)?;
     let net = trainer.into_parts().0.into_inner();
-    let parts: Vec<_> = x.chunk(4, 0).iter().map(|x| plain(&net, x)).collect();
-    let join = |part: fn(&(Tensor, Tensor, Tensor)) -> &Tensor| -> Vec<&Tensor> { parts.iter().map(part).collect() };
-    let by_hand = [
-        Tensor::cat(&join(|part| &part.0), 0) - logits,
-        Tensor::stack(&join(|part| &part.1), 0).mean(Kind::Float) - balance,
-        Tensor::stack(&join(|part| &part.2), 0).sum_dim_intlist(0, false, Kind::Int64) - used,
-    ];
-    let is_same = |difference: &Tensor| f64::try_from(difference.abs().max()).is_ok_and(|most| most < 1e-4);
-    println!("as by hand: {}", by_hand.iter().all(is_same));
+    let by_hand = |x| {
+        let (logits, balance, used) = twin::forward(&net, x);
+        (logits, Mean(balance), Sum(used))
+    };
+    let plain = Step::plain(vars.var_store().variables(), || loss(&by_hand(&few), &classes))?;
+    let (of_logits, Mean(of_balance), Sum(of_used)) = tch::no_grad(|| by_hand(&x));
+    let mut pairs = [(logits, of_logits), (balance, of_balance), (used, of_used)].into_iter();
+    println!("as by hand: {}", pairs.all(|(found, plain)| is_same(&found, &plain)));
+    step.compare(&plain)?;
     Ok(())
 }

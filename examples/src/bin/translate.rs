@@ -1,9 +1,16 @@
 //! Trains an encoder-decoder that reverses sequences of tokens. Each of its decoder layers reads
 //! what the encoder gives and a mask, and one embedding is tied to two later layers. The last batch
-//! of an epoch has fewer sequences, and its micro-batches are not equally large.
+//! of an epoch has fewer sequences, and its micro-batches are not equally large. At the end, it
+//! compares a step with plain tch.
 //!
 //! `cargo run -p pipe-examples --bin translate`
 
+#[path = "translate/twin.rs"]
+mod twin;
+
+use anyhow::Result;
+use clap::Parser;
+use pipe_examples::twin::{Step, is_same};
 use pipe_runtime::optim::{AdamW, LrSchedule};
 use pipe_runtime::{Context, Devices, Layer, Reduction, Trainer, pipeline};
 use tch::nn::{self, Embedding, LayerNorm, Linear, Path};
@@ -15,7 +22,18 @@ const LENGTH: i64 = 5;
 const WIDTH: i64 = 32;
 const HEADS: i64 = 4;
 
-#[pipeline(input = (Tensor, Tensor, Tensor), chunks = 4, schedule = "1f1b")]
+/// Trains an encoder-decoder that reverses sequences of tokens
+#[derive(Parser)]
+struct Args {
+    /// Steps of the training
+    #[arg(long, default_value = "400", value_parser = clap::value_parser!(u64).range(4..))]
+    steps: u64,
+}
+
+/// Source, mask and target.
+type Input = (Tensor, Tensor, Tensor);
+
+#[pipeline(input = Input, chunks = 4, schedule = "1f1b")]
 struct Translate {
     #[device("cpu")]
     #[lend(mask = input.1)] // many layers read it, on any stage
@@ -42,10 +60,10 @@ struct Translate {
 /// Goes on with the source alone.
 struct Split;
 
-impl Layer<(Tensor, Tensor, Tensor)> for Split {
+impl Layer<Input> for Split {
     type Out = Tensor;
 
-    fn run(&self, (source, ..): (Tensor, Tensor, Tensor), _: &Context) -> Tensor {
+    fn run(&self, (source, ..): Input, _: &Context) -> Tensor {
         source
     }
 }
@@ -138,21 +156,10 @@ impl Translate {
     }
 }
 
-/// The same model by hand, on the whole batch.
-fn plain(net: &Translate, (source, mask, target): &(Tensor, Tensor, Tensor)) -> Tensor {
-    let (cx, mask) = (Context::standalone(false), || mask.shallow_clone());
-    let words = &net.embed.ws;
-    let memory = net.encode.run((source.apply(&net.embed), mask()), &cx);
-    let begin = (memory.shallow_clone(), target.shallow_clone(), words.shallow_clone());
-    let read = |x, layer: &Decoder| layer.run((x, memory.shallow_clone(), mask()), &cx);
-    let x = net.decode.iter().fold(net.begin.run(begin, &cx), read);
-    net.head.run((x.apply(&net.norm), words.shallow_clone()), &cx)
-}
-
 /// Sources that are padded from some position on, a mask that is true where there is a token, and
 /// what the decoder gets; and what it should say: the tokens from the last to the first. Labels of
 /// 0 do not count.
-fn sequences(rows: i64) -> ((Tensor, Tensor, Tensor), Tensor) {
+fn sequences(rows: i64) -> (Input, Tensor) {
     let on = (Kind::Int64, Device::Cpu);
     let length = Tensor::randint_low(2, LENGTH + 1, [rows, 1], on);
     let place = Tensor::arange(LENGTH, on);
@@ -164,41 +171,58 @@ fn sequences(rows: i64) -> ((Tensor, Tensor, Tensor), Tensor) {
     ((source, mask, target), labels)
 }
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// Nine batches of 60 sequences, and one of 50: its micro-batches have 13, 13, 13 and 11. Then the
+/// next epoch begins.
+fn batches() -> impl Iterator<Item = (Input, Tensor)> {
+    std::iter::repeat_with(|| sequences(590)).flat_map(|((source, mask, target), labels)| {
+        (0..590).step_by(60).map(move |start| {
+            let part = |all: &Tensor| all.slice(0, start, start + 60, 1);
+            ((part(&source), part(&mask), part(&target)), part(&labels))
+        })
+    })
+}
+
+/// Of one micro-batch: the mean over the labels that count.
+fn loss(logits: &Tensor, labels: &Tensor) -> Tensor {
+    logits.cross_entropy_loss::<Tensor>(labels, None, tch::Reduction::Mean, 0, 0.05)
+}
+
+fn counted(labels: &Tensor) -> f64 {
+    labels.ne(0).sum(Kind::Int64).int64_value(&[]) as f64
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
     tch::manual_seed(1);
     println!("{}", Translate::PLAN);
     let vars = Translate::vars(&Devices::cpu(Translate::STAGES))?;
     let pipe = Translate::new(&vars).pipe(&vars).build()?;
-    let schedule = LrSchedule::cosine(400, 0.05).warmup(30);
+    let schedule = LrSchedule::cosine(args.steps, 0.05).warmup(args.steps * 3 / 40);
     let optimizer =
         pipe.optimizer(AdamW { lr: 1e-2, ..AdamW::default() }).clip_norm(1.).lr_schedule(schedule).build()?;
     let mut trainer = Trainer::new(pipe, optimizer)?;
-    let counted = |labels: &Tensor| labels.ne(0).sum(Kind::Int64).int64_value(&[]) as f64;
-    let loss = |logits: &Tensor, labels: &Tensor| {
-        logits.cross_entropy_loss::<Tensor>(labels, None, tch::Reduction::Mean, 0, 0.05)
-    };
-    for epoch in 1..=40 {
-        // Nine batches of 60 sequences, and one of 50: its micro-batches have 13, 13, 13 and 11.
-        let ((source, mask, target), labels) = sequences(590);
-        let mut last = 0.;
-        for start in (0..590).step_by(60) {
-            let [source, mask, target, labels] =
-                [&source, &mask, &target, &labels].map(|all| all.slice(0, start, start + 60, 1));
-            let counts = Reduction::Weighted(&counted);
-            let report = trainer.step_by(|step| step.reduction(counts).run((source, mask, target), &labels, loss))?;
-            last = f64::try_from(report.step.loss)?;
-        }
-        if epoch % 10 == 0 {
-            println!("epoch {epoch}: loss {last:.3}");
+    for (number, (input, labels)) in (1..=args.steps).zip(batches()) {
+        let counts = Reduction::Weighted(&counted);
+        let report = trainer.step_by(|step| step.reduction(counts).run(input, labels, loss))?;
+        if number.is_multiple_of(args.steps / 4) {
+            println!("step {number}: loss {:.3}", f64::try_from(report.step.loss)?);
         }
     }
-    let _constant = tch::no_grad_guard();
+
     let (input, labels) = sequences(190);
-    let logits = trainer.pipe().evaluating(|pipe| pipe.forward((&input.0, &input.1, &input.2)))?;
+    let logits = trainer.pipe().predict((&input.0, &input.1, &input.2))?;
     let right = logits.argmax(1, false).eq_tensor(&labels) * labels.ne(0);
     println!("right tokens: {:.2}", f64::try_from(right.sum(Kind::Double) / labels.ne(0).sum(Kind::Double))?);
+
+    // One more step, in both ways, whose last micro-batch is smaller.
+    let (few, next) = sequences(50);
+    let step = Step::pipelined(vars.var_store().variables(), || {
+        let step = trainer.pipe().step().reduction(Reduction::Weighted(&counted));
+        Ok(step.run((&few.0, &few.1, &few.2), &next, loss)?.loss)
+    })?;
     let net = trainer.into_parts().0.into_inner();
-    let difference = f64::try_from((logits - plain(&net, &input)).abs().max())?;
-    println!("as by hand: {}", difference < 1e-4);
+    let plain = Step::plain(vars.var_store().variables(), || loss(&twin::forward(&net, &few), &next))?;
+    println!("as by hand: {}", is_same(&logits, &tch::no_grad(|| twin::forward(&net, &input))));
+    step.compare(&plain)?;
     Ok(())
 }

@@ -1,13 +1,17 @@
 //! Trains a small diffusion model on handwritten digits: a U-Net finds the noise in images. Then it
-//! draws digits, from nothing but noise.
+//! draws digits, from nothing but noise, and compares a step with plain tch.
 //!
 //! Get the data with `cargo xtask data`, then run `cargo run -p pipe-examples --bin unet`.
+
+#[path = "unet/twin.rs"]
+mod twin;
 
 use std::f64::consts::FRAC_PI_2;
 
 use anyhow::Result;
 use clap::Parser;
 use pipe_examples::digits::{self, CLASSES, SIDE};
+use pipe_examples::twin::{Step, is_same};
 use pipe_runtime::optim::{AdamW, LrSchedule};
 use pipe_runtime::{Context, Devices, Layer, Pipe, Trainer, pipeline};
 use tch::nn::{self, Conv2D, Embedding, GroupNorm, Linear, Path};
@@ -161,8 +165,7 @@ fn train(args: &Args, trainer: &mut Trainer<UNet>, images: &Tensor, labels: &Ten
         let time = Tensor::rand([ROWS], (Kind::Float, Device::Cpu)) * FRAC_PI_2;
         let noise = images.randn_like();
         let noisy = mixed(&images, &noise, &time);
-        let report = trainer
-            .step((noisy, time, digits), noise, |found, noise: &Tensor| found.mse_loss(noise, tch::Reduction::Mean))?;
+        let report = trainer.step((noisy, time, digits), noise, loss)?;
         sum += f64::try_from(report.step.loss)?;
         if number.is_multiple_of(quarter) {
             println!("step {number}: loss {:.3}", sum / quarter as f64);
@@ -170,6 +173,10 @@ fn train(args: &Args, trainer: &mut Trainer<UNet>, images: &Tensor, labels: &Ten
         }
     }
     Ok(())
+}
+
+fn loss(found: &Tensor, noise: &Tensor) -> Tensor {
+    found.mse_loss(noise, tch::Reduction::Mean)
 }
 // ANCHOR_END: noise
 
@@ -190,24 +197,6 @@ fn draw(pipe: &mut Pipe<UNet>, digits: &Tensor) -> pipe_runtime::Result<Tensor> 
     Ok(x)
 }
 // ANCHOR_END: draw
-
-/// The same model by hand, on the whole batch.
-fn plain(net: &UNet, noisy: &Tensor, time: &Tensor, digits: &Tensor) -> Tensor {
-    let cx = Context::standalone(false);
-    let condition = net.condition.run((noisy.shallow_clone(), time.shallow_clone(), digits.shallow_clone()), &cx);
-    let condition = || condition.shallow_clone();
-    let (mut x, mut levels) = (noisy.apply(&net.stem.0), Vec::new());
-    for down in &net.down {
-        let (smaller, level) = down.run((x, condition()), &cx);
-        levels.push(level);
-        x = smaller;
-    }
-    x = net.middle.run((x, condition()), &cx);
-    for (up, level) in net.up.iter().zip(levels.into_iter().rev()) {
-        x = up.run((x, level, condition()), &cx);
-    }
-    x.apply(&net.head)
-}
 
 /// Images as text, five in a line.
 fn text(images: &Tensor) -> Result<String> {
@@ -250,8 +239,15 @@ fn main() -> Result<()> {
 
     let time = Tensor::rand([200], (Kind::Float, Device::Cpu)) * FRAC_PI_2;
     let found = trainer.pipe().predict((&drawn, &time, &wanted))?;
+    // One more step, in both ways, whose last micro-batch is smaller.
+    let [few, times, digits, noise] = [&drawn, &time, &wanted, &images].map(|all| all.narrow(0, 0, ROWS - 2));
+    let train = || Ok(trainer.pipe().train_step((&few, &times, &digits), &noise, loss)?.loss);
+    let step = Step::pipelined(vars.var_store().variables(), train)?;
     let net = trainer.into_parts().0.into_inner();
-    let difference = tch::no_grad(|| (found - plain(&net, &drawn, &time, &wanted)).abs().max());
-    println!("as by hand: {}", f64::try_from(difference)? < 1e-4);
+    let plain = || loss(&twin::forward(&net, &few, &times, &digits), &noise);
+    let plain = Step::plain(vars.var_store().variables(), plain)?;
+    let by_hand = tch::no_grad(|| twin::forward(&net, &drawn, &time, &wanted));
+    println!("as by hand: {}", is_same(&found, &by_hand));
+    step.compare(&plain)?;
     Ok(())
 }

@@ -53,5 +53,5 @@ fn a_call_of_which_an_allocation_fails_changes_nothing() {
 #[test]
 fn a_call_of_which_an_operator_fails_changes_nothing() {
     let (fail_at, left) = (operators::fail_at, operators::left);
-    changes_nothing(Countdown { what: "operator", fail_at, left, says: "fails on purpose" }, 25);
+    changes_nothing(Countdown { what: "operator", fail_at, left, says: "fails on purpose" }, 49);
 }

@@ -246,7 +246,7 @@ impl<M: Pipeline> Trainer<M> {
         let _no_grad = tch::no_grad_guard();
         // A panic of the user's goes on once the parameters are back.
         let result = catch_unwind(AssertUnwindSafe(|| self.pipe.evaluating(evaluate)));
-        // Whatever lacked, the evaluation may have freed it. If not, training is refused until then.
+        // The evaluation may have freed what lacked. If not, training is refused until it is there.
         self.optimizer.swap_average().or_else(|_| self.optimizer.swap_average())?;
         result.unwrap_or_else(|panic| resume_unwind(panic))
     }
