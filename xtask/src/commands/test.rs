@@ -54,7 +54,7 @@ fn cargo_test(checkout: &Checkout, bless: bool) -> Command {
 }
 
 /// Runs cargo to its end, and counts the tests.
-fn watch(cargo: &mut Command, stdout: &mut impl Write) -> anyhow::Result<(ExitStatus, Tally)> {
+pub fn watch(cargo: &mut Command, stdout: &mut impl Write) -> anyhow::Result<(ExitStatus, Tally)> {
     let mut child = cargo.stdout(Stdio::piped()).spawn().context(cargo::CANNOT_START)?;
     let mut tally = Tally::default();
     if let Some(output) = child.stdout.take() {

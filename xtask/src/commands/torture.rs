@@ -1,13 +1,14 @@
-//! `cargo xtask torture`: faults at every op and allocation, a long training, killed saves and
-//! processes, valgrind and the thread sanitizer, with counts of what was not as it should be.
+//! `cargo xtask torture`: faults at every op, allocation and operator, a long training, killed saves
+//! and processes, valgrind and the thread sanitizer, with counts of what was not as it should be.
 //! `docs/reliability.md` has the figures.
 
-use std::ffi::OsStr;
+use std::io;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use anyhow::Context;
 
+use crate::commands::test::watch;
 use crate::tools::checkout::Checkout;
 use crate::tools::libtorch::Flavour;
 use crate::tools::{cargo, libtorch, mpi};
@@ -16,17 +17,20 @@ use crate::tools::{cargo, libtorch, mpi};
 const KILLS: &str = "PIPE_KILLS";
 const KILLING: &str = "losses::trainings_that_are_killed_again_and_again_end_as_one_that_is_not";
 
+/// Tests of one process, which the tests of each change run, too.
+const OF_ONE_PROCESS: [&str; 8] = ["-p", "pipe-tests", "--test", "resources", "--test", "leaks", "--test", "beside"];
+
 /// How much is done.
 struct Extent {
     stride: &'static str,
     steps: &'static str,
-    /// One of so many allocations fails.
-    allocations: &'static str,
+    /// One of so many allocations, and operators, fails.
+    in_libtorch: &'static str,
     kills: &'static str,
 }
 
-const MINUTES: Extent = Extent { stride: "7", steps: "10000", allocations: "64", kills: "20" };
-const HOURS: Extent = Extent { stride: "1", steps: "200000", allocations: "1", kills: "300" };
+const MINUTES: Extent = Extent { stride: "7", steps: "10000", in_libtorch: "701", kills: "20" };
+const HOURS: Extent = Extent { stride: "1", steps: "200000", in_libtorch: "1", kills: "300" };
 
 /// Tests that valgrind runs: the shim's own, and those in which steps fail. They take 20 to 50
 /// times as long.
@@ -38,48 +42,61 @@ pub fn run(checkout: &Checkout, long: bool) -> anyhow::Result<ExitCode> {
     for mpi in [mpi::OPEN_MPI, mpi::MPICH] {
         mpi.set_up()?;
     }
-    let Extent { stride, steps, allocations, kills } = if long { HOURS } else { MINUTES };
+    let Extent { stride, steps, in_libtorch, kills } = if long { HOURS } else { MINUTES };
+    let in_libtorch = [("PIPE_STRIDE", in_libtorch.to_owned()), (KILLS, kills.to_owned())];
+    let killing = [(KILLS, kills.to_owned())];
     let mut parts = vec![
         ("a fault at every op", program(checkout, &["faults", "--stride", stride])),
         ("a long training", program(checkout, &["soak", "--steps", steps])),
-        ("allocations that fail", test(checkout, &["-p", "pipe-failing-libtorch"], ("PIPE_STRIDE", allocations))),
-        (
-            "saves that fail or are killed",
-            test(checkout, &["-p", "pipe-tests", "--test", "interrupted"], (KILLS, kills)),
-        ),
-        (
-            "processes that are killed",
-            test(checkout, &["-p", "pipe-tests", "--test", "processes", KILLING], (KILLS, kills)),
-        ),
+        ("what fails in libtorch", test(checkout, &["-p", "pipe-failing-libtorch"], &in_libtorch)),
+        ("saves that fail or are killed", test(checkout, &["-p", "pipe-tests", "--test", "interrupted"], &killing)),
+        ("processes that are killed", test(checkout, &["-p", "pipe-tests", "--test", "processes", KILLING], &killing)),
+        ("what a process lacks, leaks, and two at once", test(checkout, &OF_ONE_PROCESS, &[])),
     ];
+    let mut skipped = Vec::new();
     match Command::new("valgrind").arg("--version").output().is_ok_and(|found| found.status.success()) {
-        true => parts.extend(CHECKED.map(|tests| ("valgrind", test(checkout, tests, valgrind(checkout))))),
-        false => println!("skipped: valgrind is not installed"),
+        true => parts.extend(CHECKED.map(|tests| ("valgrind", test(checkout, tests, &[valgrind(checkout)])))),
+        false => skipped.push("valgrind is not installed"),
     }
     match has_standard_library() {
         true => parts.push(("the thread sanitizer", thread_sanitizer(checkout))),
-        false => println!("skipped: the standard library's source is missing: run `rustup component add rust-src`"),
+        false => skipped.push(
+            "the thread sanitizer: the standard library's source is missing: run `rustup component add rust-src`",
+        ),
     }
     let mut failed = Vec::new();
     for (name, command) in &mut parts {
         println!("\n# {name}\n");
         // Thousands of panics are returned as errors, and need not be printed.
-        let status = command.env_remove("RUST_BACKTRACE").status().context(cargo::CANNOT_START)?;
-        if !status.success() {
+        command.env_remove("RUST_BACKTRACE");
+        let is_test = command.get_args().next().is_some_and(|first| first == "test");
+        let done = match is_test {
+            true => {
+                let (status, tally) = watch(command, &mut io::stdout().lock())?;
+                println!("{tally}");
+                // A test that has another name now would be left out without a word.
+                status.success() && tally.has_passed()
+            }
+            false => command.status().context(cargo::CANNOT_START)?.success(),
+        };
+        if !done {
             failed.push(*name);
         }
     }
+    println!();
+    skipped.iter().for_each(|what| println!("skipped: {what}"));
     match failed.as_slice() {
-        [] => println!("\nall parts are done, without a miss"),
-        _ => println!("\nfailed: {}", failed.join(", ")),
+        [] => println!("all parts are done, without a miss"),
+        _ => println!("failed, or without a test: {}", failed.join(", ")),
     }
     Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Runs tests one after the other, with a variable of the environment.
-fn test(checkout: &Checkout, tests: &[&str], (name, value): (&str, impl AsRef<OsStr>)) -> Command {
+/// Runs tests one after the other, with variables of the environment.
+fn test(checkout: &Checkout, tests: &[&str], variables: &[(&str, String)]) -> Command {
     let mut cargo = cargo::command(checkout);
-    cargo.arg("test").args(tests).args(["--", "--nocapture", "--test-threads=1"]).env(name, value);
+    cargo.arg("test").args(tests).args(["--", "--nocapture", "--test-threads=1"]);
+    cargo.envs(variables.iter().map(|(name, value)| (name, value)));
     cargo
 }
 

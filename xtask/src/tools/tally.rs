@@ -34,6 +34,11 @@ impl Tally {
         }
     }
 
+    /// Whether a test has passed that has not skipped itself.
+    pub fn has_passed(&self) -> bool {
+        self.passed > self.passed_in_vain
+    }
+
     pub fn has_failures(&self) -> bool {
         self.failed > 0
     }

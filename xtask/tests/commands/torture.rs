@@ -24,11 +24,21 @@ fn all_parts_run_and_take_longer_on_demand() {
         // What these need may be missing.
         let optional = ["torch::", "model::lent", "build-std"];
         let runs: Vec<_> = runs.lines().filter(|run| !optional.iter().any(|word| run.contains(word))).collect();
-        let [.., faults, soak, memory, saves, kills] = runs[..] else { panic!("{runs:?}") };
+        let [.., faults, soak, memory, saves, kills, lacks] = runs[..] else { panic!("{runs:?}") };
         assert!(faults.ends_with(&format!("--bin torture -- faults --stride {stride}")), "{faults}");
         assert!(soak.contains("--bin torture -- soak --steps "), "{soak}");
+        assert!(lacks.contains("--test resources --test leaks --test beside"), "{lacks}");
         assert!(memory.contains("-p pipe-failing-libtorch"), "{memory}");
         assert!(saves.contains("--test interrupted --"), "{saves}");
         assert!(kills.contains("--test processes") && kills.contains("killed_again_and_again"), "{kills}");
     }
+    fs::write(bench.path("bin/passing-tests"), "0\n").unwrap();
+    let mut torture = bench.xtask(&["torture"]);
+    torture.env("LIBTORCH", bench.libtorch("own", "2.11")).env("CARGO", bench.path("bin/cargo"));
+    let output = torture.output().unwrap();
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        !output.status.success() && printed.contains("failed, or without a test: what fails in libtorch"),
+        "{printed}"
+    );
 }
