@@ -1,14 +1,14 @@
 //! A training over several processes gives the numbers of the same training in one process, bit by
 //! bit.
 
-use pipe_runtime::optim::{Adam, AdamW};
+use pipe_runtime::optim::{Adam, AdamW, LossScaler};
 use pipe_runtime::{
     CheapOutputs, Checkpoint, Checkpoints, Context, Devices, Layer, Pipe, Pipeline, Result, ScheduleKind, Trainer,
-    Vars, World, pipeline,
+    Vars, World, autocast, pipeline,
 };
 use pipe_tests::layers::Merge;
 use tch::nn::{self, Init};
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::launch::{BOTH, Mpich, Ulfm, in_processes};
 use crate::model::{Four, FourVars, batch};
@@ -24,6 +24,12 @@ struct Case {
     cheap: CheapOutputs,
     schedule: ScheduleKind,
     keeps_output: bool,
+    /// Whether matrices are multiplied in 16 bits.
+    autocast: bool,
+    /// Whether the loss is scaled, and two steps make an update.
+    accumulates: bool,
+    /// Whether moving averages are kept, and evaluated.
+    averages: bool,
 }
 
 impl Case {
@@ -50,18 +56,35 @@ impl Case {
             cheap: [CheapOutputs::Keep, CheapOutputs::RecomputePointwise, CheapOutputs::RecomputeAll][below(3)],
             schedule: one_stage_per_rank[below(one_stage_per_rank.len())],
             keeps_output: below(2) == 0,
+            autocast: below(4) == 0,
+            accumulates: below(3) == 0,
+            averages: below(3) == 0,
         }
     }
 }
 
 /// The numbers of a training: losses, gradient norms, outputs and predictions.
 fn train(case: Case, devices: &Devices) -> Result<(Vec<Tensor>, FourVars)> {
+    match case.autocast {
+        true => autocast(Device::Cpu, Kind::BFloat16, || train_here(case, devices))?,
+        false => train_here(case, devices),
+    }
+}
+
+fn train_here(case: Case, devices: &Devices) -> Result<(Vec<Tensor>, FourVars)> {
     tch::manual_seed(case.seed);
     let (model, vars) = Four::make(devices)?;
     let pipe = model.pipe(&vars).chunks(case.chunks).checkpoint(case.checkpoint).schedule(case.schedule);
     let pipe = pipe.cheap_outputs(case.cheap).ranks(case.stages).intra_op_threads(1).build()?;
-    let optimizer = pipe.optimizer(AdamW { lr: 0.01, ..AdamW::default() }).clip_norm(0.5).build()?;
+    let mut optimizer = pipe.optimizer(AdamW { lr: 0.01, ..AdamW::default() }).clip_norm(0.5);
+    if case.averages {
+        optimizer = optimizer.moving_average(0.8);
+    }
+    let optimizer = optimizer.build()?;
     let mut trainer = Trainer::new(pipe, optimizer)?;
+    if case.accumulates {
+        trainer = trainer.accumulate(2)?.loss_scaling(LossScaler::default().with_scale(64.).growth(2., 1))?;
+    }
     let mse = |output: &Tensor, y: &Tensor| output.mse_loss(y, tch::Reduction::Mean);
     let mut numbers = Vec::new();
     for step in 0..3 {
@@ -77,8 +100,12 @@ fn train(case: Case, devices: &Devices) -> Result<(Vec<Tensor>, FourVars)> {
             numbers.push(report.step.loss);
             report.update
         };
-        numbers.push(Tensor::from(update.expect("each step updates").norm));
+        assert!(update.is_some() || (case.accumulates && step != 1), "an update, {case:?}");
+        numbers.extend(update.map(|update| Tensor::from(update.norm)));
         numbers.push(trainer.pipe().predict(&x)?);
+        if case.averages && update.is_some() {
+            numbers.push(trainer.with_average(|pipe| pipe.predict(&x))?);
+        }
     }
     Ok((numbers, vars))
 }

@@ -1,6 +1,6 @@
-//! `cargo xtask torture`: faults at every op, allocation and operator, a long training, killed saves
-//! and processes, valgrind and the thread sanitizer, with counts of what was not as it should be.
-//! `docs/reliability.md` has the figures.
+//! `cargo xtask torture`: faults at every op, allocation and operator, a long training, killed
+//! saves and processes, valgrind and the thread sanitizer, with counts of what was not as it should
+//! be. `docs/reliability.md` has the figures.
 
 use std::io;
 use std::path::Path;
