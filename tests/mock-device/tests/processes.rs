@@ -7,7 +7,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use pipe_mock_device::{FAKE_NCCL, draw, is_skipped, log, violations};
-use pipe_runtime::{Checkpoint, Context, Devices, Error, Layer, Pipe, ScheduleKind, StepReport, World, pipeline};
+use pipe_runtime::{
+    CheapOutputs, Checkpoint, Context, Devices, Error, Layer, Offload, Pipe, ScheduleKind, StepReport, World, pipeline,
+};
 use tch::nn::{self, Linear};
 use tch::{Device, Kind, Tensor};
 
@@ -112,6 +114,16 @@ fn one_each() -> (World, Devices) {
 }
 
 fn build(devices: &Devices, mode: Checkpoint, kind: ScheduleKind) -> pipe_runtime::Result<(Pipe<Net>, NetVars)> {
+    build_with(devices, mode, kind, false)
+}
+
+/// Builds the pipeline. What its graphs keep stays, or is made again and moved to the host.
+fn build_with(
+    devices: &Devices,
+    mode: Checkpoint,
+    kind: ScheduleKind,
+    moves: bool,
+) -> pipe_runtime::Result<(Pipe<Net>, NetVars)> {
     let vars = Net::vars(devices)?;
     let linear = |path: nn::Path<'_>| nn::linear(path, 6, 6, Default::default());
     let net = Net {
@@ -123,8 +135,12 @@ fn build(devices: &Devices, mode: Checkpoint, kind: ScheduleKind) -> pipe_runtim
         last: linear(vars.last()),
     };
     draw(vars.var_store(), 2, |name| vars.is_here(name));
-    let pipe = net.pipe(&vars).checkpoint(mode).schedule(kind).intra_op_threads(1).build()?;
-    Ok((pipe, vars))
+    let builder = net.pipe(&vars).checkpoint(mode).schedule(kind).intra_op_threads(1);
+    let builder = match moves {
+        true => builder.cheap_outputs(CheapOutputs::RecomputePointwise).offload(Offload::at_least(1)),
+        false => builder,
+    };
+    Ok((builder.build()?, vars))
 }
 
 fn rows(count: i64) -> Tensor {
@@ -161,13 +177,14 @@ fn assert_close(found: &[(String, Tensor)], expected: &[(String, Tensor)], what:
 /// those of the CPU.
 fn trains_as_on_the_cpu(world: &World, places: &[Device]) -> usize {
     let mut runs = 0;
-    for mode in [Checkpoint::Always, Checkpoint::Never] {
+    let modes = [(Checkpoint::Always, false), (Checkpoint::Never, false), (Checkpoint::Never, true)];
+    for (mode, moves) in modes {
         for kind in ScheduleKind::ALL {
-            let what = format!("{places:?}, {mode}, {kind}");
+            let what = format!("{places:?}, {mode}, {kind}, moved to the host: {moves}");
             let Ok(devices) = Devices::new(places).for_schedule(kind, None).across(world) else { continue };
             let from = log(0).len();
             // Building fails if these stages cannot run the schedule.
-            let Ok((mut pipe, vars)) = build(&devices, mode, kind) else { continue };
+            let Ok((mut pipe, vars)) = build_with(&devices, mode, kind, moves) else { continue };
             let (mut alone, its_vars) = build(&Devices::cpu(4), mode, ScheduleKind::GPipe).unwrap();
             for count in [7, 4] {
                 let report = step(&mut pipe, [places[0], places[places.len() - 1]], &rows(count)).unwrap();
