@@ -29,7 +29,10 @@ fn write_crate(workspace: &Path, outside: &Path) {
         fs::write(outside.join(file), text.replace("tch = \"0.26\"", &format!("tch = \"{tch}\""))).unwrap();
     };
     let section = readme.split_once("## In a crate of your own").expect("the README has the section").1;
-    write("Cargo.toml", block(section, "`Cargo.toml`"));
+    // The examples have a crate that wants this feature of what macros need. With it, and with the
+    // profile below, what the workspace has compiled is used.
+    let syn = "syn = { version = \"2\", features = [\"extra-traits\"] }\n";
+    write("Cargo.toml", &format!("{}{syn}", block(section, "`Cargo.toml`")));
     write(".cargo/config.toml", block(section, "`.cargo/config.toml`"));
     write("build.rs", block(section, "`build.rs`"));
     write("src/main.rs", &fs::read_to_string(workspace.join("examples/src/bin/first_pipeline.rs")).unwrap());
@@ -58,7 +61,10 @@ fn a_crate_of_ones_own_builds_and_runs() {
 
     // The workspace's target folder already has a built tch.
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), Into::into);
-    let output = cargo(&outside, &["run", "--quiet"]).env("CARGO_TARGET_DIR", target).output().unwrap();
+    let profile = ["CARGO_PROFILE_DEV_DEBUG", "CARGO_PROFILE_DEV_BUILD_OVERRIDE_DEBUG"];
+    let mut run = cargo(&outside, &["run", "--quiet"]);
+    run.envs(profile.map(|setting| (setting, "line-tables-only"))).env("CARGO_TARGET_DIR", target);
+    let output = run.output().unwrap();
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{stderr}");
     let losses: Vec<f64> = stdout.lines().filter_map(|line| line.split_once(": loss ")?.1.parse().ok()).collect();

@@ -5,7 +5,7 @@ use pipe_tests::torture::training::{Recipe, WITHOUT_STATISTICS, torture_training
 use pipe_tests::torture::{INWARD, MICRO_BATCHES, Place, ROWS, STATEFUL, Stack, WEIGHTS, assert_same, torture};
 use pipe_tests::zoo::same_bits;
 use pipe_tests::zoo::train::{CHUNKS, MODES, calls};
-use pipe_tests::zoo::{Batch, Call, Creature, Fault, How, ON_PURPOSE, Stack3, Stack4, Watched};
+use pipe_tests::zoo::{Batch, Call, Creature, Fault, How, Mode, ON_PURPOSE, Stack3, Stack4, Watched};
 
 /// Every so many-th of the other faults is tried.
 const STRIDE: usize = 61;
@@ -13,8 +13,12 @@ const STRIDE: usize = 61;
 /// A panic in each stage's last layer, and in the loss, in each micro-batch; and some of the other
 /// faults.
 fn leaves_nothing<M: Stack>(creatures: &[Creature; 8], call: Call) {
+    leaves_nothing_in::<M>(creatures, call, &MODES);
+}
+
+fn leaves_nothing_in<M: Stack>(creatures: &[Creature; 8], call: Call, modes: &[Mode]) {
     let _serial = pipe_tests::serial();
-    for mode in MODES {
+    for &mode in modes {
         let tally = torture::<M>(&M::of(creatures), (call, mode), None, |number, place| {
             let is_panic = match place {
                 Place::Layer(fault) => fault.how == How::Panic && fault.layer % 2 == 1,
@@ -50,8 +54,12 @@ fn a_step_over_four_stages_that_fails_leaves_nothing() {
 
 #[test]
 fn a_step_of_other_layers_that_fails_leaves_nothing() {
-    for creatures in [INWARD, WEIGHTS] {
-        calls(4).into_iter().filter(is_step).for_each(|call| leaves_nothing::<Stack4>(&creatures, call));
+    for (first, creatures) in [INWARD, WEIGHTS].into_iter().enumerate() {
+        // Two of the modes for each schedule, which take turns.
+        for (number, call) in calls(4).into_iter().filter(is_step).enumerate() {
+            let mode = |other| MODES[(first + number + other) % MODES.len()];
+            leaves_nothing_in::<Stack4>(&creatures, call, &[mode(0), mode(1)]);
+        }
     }
 }
 
