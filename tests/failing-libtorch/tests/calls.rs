@@ -1,10 +1,12 @@
 //! Steps and forwards of which an allocation or an operator fails, wherever it is: the call is an
 //! error, nothing is changed, and the next call has the bits that it would have had.
 
-use pipe_failing_libtorch::{allocations, in_use, operators};
+use pipe_failing_libtorch::in_use;
 use pipe_tests::torture::{Countdown, Counters, INWARD, STATEFUL, Stack, Tally, WEIGHTS, torture_libtorch};
 use pipe_tests::zoo::train::{MODES, calls};
 use pipe_tests::zoo::{Creature, Stack2, Stack4};
+
+mod countdowns;
 
 /// One of so many fails, in one of `share` calls, modes, models and numbers of stages. With
 /// `PIPE_STRIDE`, it is another one, in all of them: `PIPE_STRIDE=1` is for a night.
@@ -46,12 +48,10 @@ fn changes_nothing(countdown: Countdown, share: usize) {
 
 #[test]
 fn a_call_of_which_an_allocation_fails_changes_nothing() {
-    let (fail_at, left) = (allocations::fail_at, allocations::left);
-    changes_nothing(Countdown { what: "allocation", fail_at, left, says: "not enough memory" }, 7);
+    changes_nothing(countdowns::ALLOCATION, 7);
 }
 
 #[test]
 fn a_call_of_which_an_operator_fails_changes_nothing() {
-    let (fail_at, left) = (operators::fail_at, operators::left);
-    changes_nothing(Countdown { what: "operator", fail_at, left, says: "fails on purpose" }, 49);
+    changes_nothing(countdowns::OPERATOR, 49);
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use pipe_failing_libtorch::{allocations, in_use, operators};
+use pipe_failing_libtorch::in_use;
 use pipe_runtime::{Checkpoint, Flow, Pipe, Result, Vars};
 use pipe_tests::mirrored::uneven::Uneven;
 use pipe_tests::mirrored::{Mirrored, build, lent, rows, sums};
@@ -11,6 +11,8 @@ use pipe_tests::torture::Countdown;
 use pipe_tests::way::Way;
 use pipe_tests::zoo::same_bits;
 use tch::Tensor;
+
+mod countdowns;
 
 /// One of so many fails. With `PIPE_STRIDE`, it is another one.
 fn stride(usual: usize) -> usize {
@@ -93,27 +95,7 @@ fn fails_so<M: Mirrored>(countdown: Countdown, (first, stride): (usize, usize), 
 #[test]
 fn a_step_of_which_anything_fails_changes_nothing_whatever_its_routes_are() {
     let _serial = pipe_tests::serial();
-    let countdowns = [
-        (
-            Countdown {
-                what: "allocation",
-                fail_at: allocations::fail_at,
-                left: allocations::left,
-                says: "not enough memory",
-            },
-            401,
-        ),
-        (
-            Countdown {
-                what: "operator",
-                fail_at: operators::fail_at,
-                left: operators::left,
-                says: "fails on purpose",
-            },
-            1601,
-        ),
-    ];
-    for (countdown, usual) in countdowns {
+    for (countdown, usual) in [(countdowns::ALLOCATION, 401), (countdowns::OPERATOR, 1601)] {
         let stride = stride(usual);
         tch::manual_seed(5);
         let masked = (rows(15), Some(rows(15)));

@@ -4,17 +4,15 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use pipe_failing_libtorch::{allocations, operators};
 use pipe_runtime::{Checkpoints, Result, ScheduleKind};
 use pipe_tests::torture::Countdown;
 use pipe_tests::torture::training::{Everything, Recipe, Training, WITHOUT_STATISTICS, folder};
 use pipe_tests::zoo::train::MODES;
 use pipe_tests::zoo::{Batch, Call, LayerSpec, Stack2, ZooModel};
 
-const COUNTDOWNS: [Countdown; 2] = [
-    Countdown { what: "allocation", fail_at: allocations::fail_at, left: allocations::left, says: "not enough memory" },
-    Countdown { what: "operator", fail_at: operators::fail_at, left: operators::left, says: "fails on purpose" },
-];
+mod countdowns;
+
+const COUNTDOWNS: [Countdown; 2] = [countdowns::ALLOCATION, countdowns::OPERATOR];
 
 fn new(seed: i64, recipe: Recipe) -> Training<Stack2> {
     let layers: Vec<LayerSpec> = WITHOUT_STATISTICS[..4].iter().map(|&creature| creature.into()).collect();

@@ -2,6 +2,7 @@
 //! tch on the whole batch: it splits nothing, has no stages, and shares no code with the pipeline.
 
 pub mod lent;
+pub mod nested;
 pub mod sums;
 pub mod uneven;
 

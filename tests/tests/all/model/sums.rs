@@ -6,6 +6,7 @@ use std::time::Duration;
 use pipe_runtime::balance::Balance;
 use pipe_runtime::{Checkpoint, Context, Devices, Layer, Mean, ScheduleKind, Sum, pipeline};
 use pipe_tests::layers::linear;
+use pipe_tests::mirrored::nested::Nested;
 use pipe_tests::mirrored::sums::{Again, Gate, Kept, Output, expert, loss, plain};
 use pipe_tests::mirrored::{Mirror, Mirrored, WIDTH, build, rows as input};
 use pipe_tests::way::{Way, assert_near, assert_trained};
@@ -29,6 +30,16 @@ fn every_schedule_trains_as_plain_tch_does() {
             train::<Again>(way);
         }
     }
+}
+
+/// What they add is one number of each micro-batch, weighted by its rows, and so is its gradient.
+#[test]
+fn blocks_in_blocks_read_and_add_as_plain_tch_does() {
+    let _serial = pipe_tests::serial();
+    for checkpoint in [Checkpoint::Never, Checkpoint::Always] {
+        Way::all(Nested::STAGES, checkpoint).into_iter().for_each(train::<Nested>);
+    }
+    train::<Nested>(Way::new(2, ScheduleKind::OneFOneB, Checkpoint::ExceptLast));
 }
 
 #[test]
