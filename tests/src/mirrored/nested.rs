@@ -95,7 +95,7 @@ impl Mirrored for Nested {
     fn plain(vars: &Vars, x: &Tensor, chunks: usize) -> (Tensor, Mean) {
         let weights = Weights::of(vars);
         let rows = x.size()[0] as f64;
-        let (mut outputs, mut off) = (Vec::new(), Tensor::from(0_f32));
+        let (mut outputs, mut off) = (Vec::new(), Vec::new());
         for x in x.chunk(chunks as i64, 0) {
             let share = x.size()[0] as f64 / rows;
             let memory = weights.dense(&x, "first");
@@ -104,13 +104,13 @@ impl Mirrored for Nested {
                 for inner in ["one", "two"] {
                     x = weights.dense(&x, &format!("{outer}.{inner}.before"));
                     let (output, square) = centre(&weights.dense(&x, &format!("{outer}.{inner}.centre")), &memory);
-                    off = off + square * share;
+                    off.push(square * share);
                     x = if inner == "one" { weights.dense(&output, &format!("{outer}.between")) } else { output };
                 }
             }
             outputs.push(weights.dense(&x, "last"));
         }
-        (Tensor::cat(&outputs, 0), Mean(off))
+        (Tensor::cat(&outputs, 0), Mean(off.into_iter().sum()))
     }
 
     fn loss((output, Mean(off)): &(Tensor, Mean)) -> Tensor {
