@@ -130,8 +130,8 @@ impl Training {
         Ok(Self { trainer: Trainer::new(pipe, optimizer)?, vars, probe, settings })
     }
 
-    /// The same training with other settings, in a model that is made again: an optimizer belongs to
-    /// its pipeline, so this saves everything and reads it.
+    /// The same training with other settings, in a model that is made again: an optimizer belongs
+    /// to its pipeline, so this saves everything and reads it.
     fn rebuild(self, settings: Settings, checkpoints: &mut Checkpoints) -> Result<Self> {
         checkpoints.save(&self.trainer)?;
         drop(self);
