@@ -6,11 +6,12 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use pipe_minilm::model::{Config, MiniLm};
+use pipe_minilm::model::{Config, MiniLm, MiniLmVars};
 use pipe_minilm::twin::Weights;
 use pipe_minilm::{adapters, text, twin};
-use pipe_runtime::Devices;
+use pipe_runtime::{Devices, Pipe};
 use tch::{Device, Kind, Tensor};
+use tokenizers::Tokenizer;
 
 const WIDTH: i64 = 8;
 const HEADS: i64 = 2;
@@ -127,15 +128,21 @@ fn padded_and_truncated_rows_are_embedded_as_bert_by_hand_embeds_them_alone() {
     assert!(apart.min().double_value(&[]) > 0.01, "sentences that are alike prove little: {apart}");
 }
 
+/// The model, made of files in this folder, and the embeddings of two topics.
+fn pretrained(folder: &Path) -> (Pipe<MiniLm>, MiniLmVars, Tokenizer, Tensor) {
+    write(folder, &weights(), 6);
+    let (model, vars) = MiniLm::pretrained(folder, &devices()).unwrap();
+    let mut pipe = model.pipe(&vars).build().unwrap();
+    let tokenizer = text::tokenizer(folder, 7).unwrap();
+    let topics = pipe.predict(text::batch(&tokenizer, &["a", "runs"]).unwrap()).unwrap();
+    (pipe, vars, tokenizer, topics)
+}
+
 #[test]
 fn adapters_learn_and_the_trunk_stays() {
     let _serial = serial();
     let folder = tempfile::tempdir().unwrap();
-    write(folder.path(), &weights(), 6);
-    let (model, vars) = MiniLm::pretrained(folder.path(), &devices()).unwrap();
-    let mut pipe = model.pipe(&vars).build().unwrap();
-    let tokenizer = text::tokenizer(folder.path(), 7).unwrap();
-    let topics = pipe.predict(text::batch(&tokenizer, &["a", "runs"]).unwrap()).unwrap();
+    let (pipe, vars, tokenizer, topics) = pretrained(folder.path());
     let batch = text::batch(&tokenizer, &["pipe", "a pipe", ". .", "pipeline", "runs a", "pipe."]).unwrap();
     let adapters =
         || vars.select("*.adapter").unwrap().into_iter().map(|(_, weight)| weight.copy()).collect::<Vec<_>>();
@@ -152,11 +159,7 @@ fn adapters_learn_and_the_trunk_stays() {
 fn a_step_of_fine_tuning_is_that_of_the_plain_twin() {
     let _serial = serial();
     let folder = tempfile::tempdir().unwrap();
-    write(folder.path(), &weights(), 6);
-    let (model, vars) = MiniLm::pretrained(folder.path(), &devices()).unwrap();
-    let mut pipe = model.pipe(&vars).build().unwrap();
-    let tokenizer = text::tokenizer(folder.path(), 7).unwrap();
-    let topics = pipe.predict(text::batch(&tokenizer, &["a", "runs"]).unwrap()).unwrap();
+    let (pipe, vars, tokenizer, topics) = pretrained(folder.path());
     // Four micro-batches, of 2, 2, 2 and 1 sentences.
     let sentences = ["pipe", "a pipe", ". .", "pipeline", "runs a", "pipe.", "a a"];
     let batch = text::batch(&tokenizer, &sentences).unwrap();

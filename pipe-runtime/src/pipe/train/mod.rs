@@ -3,6 +3,7 @@
 mod checkpoints;
 mod optimizer;
 mod optimizer_builder;
+mod scratch;
 mod snapshot;
 mod trainer;
 

@@ -141,6 +141,7 @@ impl<M: Pipeline> Trainer<M> {
     /// caller's random number generator are what they were before. If the forward or the backward
     /// failed, so are running statistics and the gradients of earlier steps. If the update failed
     /// or was skipped, all gradients are dropped, and running statistics keep the step's changes.
+    /// If libtorch fails while it writes to parameters or gradients, the error says what is lost.
     pub fn step<T: Flow>(
         &mut self,
         inputs: impl IntoFlow<M::Input>,
