@@ -91,6 +91,27 @@ fn for_each_schedule(mpi: Launcher, name: &str, body: impl Fn(&World, ScheduleKi
     });
 }
 
+/// A process whose stages are frozen has no gradients, and counts its steps as the others do.
+#[test]
+fn a_failed_step_between_two_of_one_update_is_forgotten_where_all_is_frozen_too() {
+    const NAME: &str = "failures::a_failed_step_between_two_of_one_update_is_forgotten_where_all_is_frozen_too";
+    in_processes(Ulfm, 3, NAME, || {
+        let world = World::init().unwrap();
+        tch::set_num_threads(1);
+        let (pipe, vars) = build(&world, ScheduleKind::OneFOneB);
+        vars.freeze("middle").unwrap();
+        let optimizer = pipe.optimizer(AdamW::default()).build().unwrap();
+        let mut trainer = Trainer::new(pipe, optimizer).unwrap().accumulate(2).unwrap();
+        let (x, y) = batch();
+        let loss = |output: &Tensor, y: &Tensor| output.mse_loss(y, tch::Reduction::Mean);
+        assert!(trainer.step(&x, &y, loss).unwrap().update.is_none());
+        FIRST.store(true, Ordering::Relaxed);
+        trainer.step(&x, &y, loss).unwrap_err();
+        FIRST.store(false, Ordering::Relaxed);
+        assert!(trainer.step(&x, &y, loss).unwrap().update.is_some());
+    });
+}
+
 #[test]
 fn a_failed_layer_is_the_same_failure_everywhere_and_the_next_step_is_as_if_nothing_had_been() {
     const NAME: &str =

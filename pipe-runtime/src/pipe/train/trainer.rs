@@ -179,9 +179,11 @@ impl<M: Pipeline> Trainer<M> {
         let loss_scale = self.scaler.map_or(1., |scaler| scaler.scale());
         let random = random_state()?;
         let begin = Instant::now();
+        let had_gradients = self.accumulated > 0 && self.optimizer.has_gradients();
         let step = run(self.pipe.step().gradient_scale(loss_scale / self.accumulate as f64));
-        // An error after which the gradients of earlier steps are gone says so.
-        if step.is_err() && !self.optimizer.has_gradients() {
+        // An error after which the gradients of earlier steps are gone says so. A process whose
+        // stages are frozen had none.
+        if step.is_err() && had_gradients && !self.optimizer.has_gradients() {
             self.accumulated = 0;
         }
         let step = step?;
