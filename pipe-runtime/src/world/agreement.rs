@@ -6,7 +6,7 @@ use pipe_comm::pause;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::World;
+use super::{PIECE, World};
 use crate::error::{Error, Failure, Result};
 
 /// An error that goes to other processes.
@@ -90,9 +90,16 @@ impl World {
         own.extend(bytes);
         let lengths = self.gather((own.len() as u64).to_le_bytes().to_vec(), &mut meanwhile)?;
         let lengths = read_lengths(&lengths)?;
-        // What follows a process's bytes, up to the longest, is padding.
-        own.resize(lengths.iter().copied().max().unwrap_or(0), 0);
-        let all = self.gather(own, &mut meanwhile)?;
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let mut all = vec![Vec::new(); lengths.len()];
+        for start in (0..longest).step_by(PIECE) {
+            let end = longest.min(start + PIECE);
+            // What follows a process's bytes, up to the longest, is padding.
+            let mut piece = own[start.min(own.len())..end.min(own.len())].to_vec();
+            piece.resize(end - start, 0);
+            let pieces = self.gather(piece, &mut meanwhile)?;
+            all.iter_mut().zip(pieces).for_each(|(said, piece): (&mut Vec<u8>, _)| said.extend(piece));
+        }
         let mut values = Vec::with_capacity(all.len());
         let mut names: Vec<String> = Vec::with_capacity(all.len());
         for (process, (bytes, length)) in all.iter().zip(lengths).enumerate() {
@@ -132,10 +139,10 @@ pub(super) fn wait(
     Ok(())
 }
 
-/// The greatest number of bytes that a process gives at once. MPI gathers no more than that.
+/// The greatest number of bytes that a process gives at once.
 const LONGEST: u64 = 1 << 31;
 
-/// How many bytes each process is going to give. The others allocate as many.
+/// How many bytes each process is going to give.
 fn read_lengths(all: &[Vec<u8>]) -> Result<Vec<usize>> {
     let read = |(process, bytes): (usize, &Vec<u8>)| match bytes.as_slice().try_into().map(u64::from_le_bytes) {
         Ok(length) if length <= LONGEST => Ok(length as usize),

@@ -27,6 +27,10 @@ pub(crate) use signs::Watched;
 const TENSORS: u16 = u16::MAX;
 const SIGNS: u16 = u16::MAX - 1;
 
+/// The greatest piece of what a process says, besides tensors, in bytes. What is longer comes in
+/// several, and memory is allocated as they come: nobody can announce what the others have not.
+pub(crate) const PIECE: usize = 1 << 16;
+
 /// How long a process waits for the others, if [`World::deadline`] says nothing else.
 const DEADLINE: Duration = Duration::from_secs(600);
 

@@ -4,14 +4,14 @@
 
 use pipe_runtime::optim::{LossScaler, Sgd};
 use pipe_runtime::{
-    Checkpoint, Context, Devices, Layer, Mean, Pipe, Reduction, Replicate, Result, ScheduleKind, Trainer, World,
+    Checkpoint, Context, Devices, Error, Layer, Mean, Pipe, Reduction, Replicate, Result, ScheduleKind, Trainer, World,
 };
 use pipe_runtime::{List, pipeline};
 use pipe_tests::layers::linear;
 use tch::nn::{self, Embedding, Linear};
 use tch::{Device, Kind, Tensor};
 
-use crate::launch::{Mpich, Ulfm, in_processes};
+use crate::launch::{BOTH, Mpich, Ulfm, in_processes};
 
 type Inputs = (Tensor, Replicate<Tensor>, f64);
 
@@ -233,6 +233,60 @@ fn the_skips_of_an_array_go_to_another_process() {
             assert!(found.equal(&expected), "{found:?} {expected:?}");
             for (name, own) in vars.select("*").unwrap().into_iter().filter(|(name, _)| vars.is_here(name)) {
                 assert!(own.grad().equal(&whole.select(&name).unwrap()[0].1.grad()), "{name}");
+            }
+        });
+    }
+}
+
+/// Gives a text as long as its input says.
+struct Speaker;
+
+impl Layer<Tensor> for Speaker {
+    type Out = (Tensor, String);
+
+    fn run(&self, x: Tensor, cx: &Context) -> Self::Out {
+        let length = x.max().int64_value(&[]) as usize;
+        (x, ["a", "b"][cx.micro_batch()].repeat(length))
+    }
+}
+
+/// Counts the letters of a text that begins with an `a`, and fails with any other.
+struct Listener;
+
+impl Layer<(Tensor, String)> for Listener {
+    type Out = Tensor;
+
+    fn run(&self, (x, text): (Tensor, String), _cx: &Context) -> Tensor {
+        assert!(text.starts_with('a'), "{text}");
+        x.ones_like() * text.matches('a').count() as f64
+    }
+}
+
+#[pipeline(chunks = 2)]
+struct Wordy {
+    #[device("cpu")]
+    speaker: Speaker,
+    #[device("cpu")]
+    listener: Listener,
+}
+
+/// Messages and agreements of more than one piece.
+#[test]
+fn long_texts_and_long_errors_go_to_another_process() {
+    const NAME: &str = "values::long_texts_and_long_errors_go_to_another_process";
+    for mpi in BOTH {
+        in_processes(mpi, 2, NAME, || {
+            let world = World::init().unwrap();
+            let vars = Wordy::vars(&Devices::cpu(2).across(&world).unwrap()).unwrap();
+            let mut pipe = Wordy { speaker: Speaker, listener: Listener }.pipe(&vars).build().unwrap();
+            for length in [1_000, 65_536, 300_000] {
+                let x = Tensor::full([1, 1], length, (Kind::Float, Device::Cpu));
+                let heard = pipe.predict(&x).unwrap();
+                assert_eq!(f64::try_from(heard.sum(Kind::Double)).unwrap(), length as f64);
+                match pipe.predict(Tensor::cat(&[&x, &x], 0)) {
+                    Err(Error::Failed(failure)) => assert_eq!(failure.cause.matches('b').count(), length as usize),
+                    other => panic!("{other:?}"),
+                }
             }
         });
     }

@@ -1,6 +1,7 @@
 //! The messages of one pipeline between this process and the others.
 
 use std::collections::VecDeque;
+use std::iter;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,7 +10,7 @@ use tch::{Device, Tensor};
 
 use super::carrier::{Arrived, Carrier, Hosts, Incoming, Outgoing};
 use super::edges::{Edges, Ends};
-use super::framing::{self, HEAD, Head};
+use super::framing::{self, Begun, HEAD, Read};
 use super::wire::Envelope;
 use crate::error::{Error, Result};
 use crate::torch::{Event, SentSpan, Unchanged};
@@ -44,8 +45,8 @@ struct Peer {
 /// A part of an envelope that is under way.
 enum Part {
     Head(Receiving<Vec<u8>>),
-    /// The rest of an envelope that begins with these bytes.
-    Rest(Vec<u8>, Receiving<Vec<u8>>),
+    /// A piece of the rest of an envelope.
+    Rest(Begun, Receiving<Vec<u8>>),
 }
 
 /// A message that has arrived.
@@ -98,7 +99,7 @@ impl Channel {
 
     /// Sends an envelope, and the memory that it announces.
     pub(super) fn send(&mut self, to: usize, envelope: &Envelope, spans: Vec<SentSpan>) -> Result<()> {
-        let (head, rest) = framing::write(envelope).map_err(Error::Connection)?;
+        let (head, pieces) = framing::write(envelope).map_err(Error::Connection)?;
         let (direct, through_hosts): (Vec<_>, Vec<_>) =
             envelope.layouts.iter().zip(spans).partition(|(layout, _)| envelope.edge.is_some() && layout.is_direct());
         // What goes straight is queued before the receiver hears of it.
@@ -109,9 +110,8 @@ impl Channel {
             }
         }
         let Hosts { comm, tag } = &self.hosts;
-        self.outgoing.push((Box::new(comm.send(to, *tag, head)?), None));
-        if !rest.is_empty() {
-            self.outgoing.push((Box::new(comm.send(to, *tag, rest)?), None));
+        for part in iter::once(head).chain(pieces) {
+            self.outgoing.push((Box::new(comm.send(to, *tag, part)?), None));
         }
         for (_, span) in through_hosts {
             let unchanged = span.unchanged();
@@ -218,27 +218,28 @@ impl Peer {
         while let Some(part) = self.next.take() {
             let unreadable =
                 |reason| Error::Connection(format!("a message of process {from} cannot be read: {reason}"));
-            let mut envelope = match part {
-                Part::Head(mut receiving) => {
-                    if !receiving.is_done()? {
+            let read = match part {
+                Part::Head(mut receiving) => match receiving.is_done()? {
+                    true => framing::read_head(&receiving.take()),
+                    false => {
                         self.next = Some(Part::Head(receiving));
                         return Ok(());
                     }
-                    match framing::read_head(&receiving.take()).map_err(unreadable)? {
-                        Head::Whole(envelope) => *envelope,
-                        Head::Begins(start, missing) => {
-                            let rest = comm.receive(from, tag, vec![0; missing])?;
-                            self.next = Some(Part::Rest(start, rest));
-                            continue;
-                        }
-                    }
-                }
-                Part::Rest(start, mut receiving) => {
-                    if !receiving.is_done()? {
-                        self.next = Some(Part::Rest(start, receiving));
+                },
+                Part::Rest(begun, mut receiving) => match receiving.is_done()? {
+                    true => begun.add(&receiving.take()),
+                    false => {
+                        self.next = Some(Part::Rest(begun, receiving));
                         return Ok(());
                     }
-                    framing::read(&[start, receiving.take()].concat()).map_err(unreadable)?
+                },
+            };
+            let mut envelope = match read.map_err(unreadable)? {
+                Read::Whole(envelope) => *envelope,
+                Read::Begun(begun) => {
+                    let piece = comm.receive(from, tag, vec![0; begun.next()])?;
+                    self.next = Some(Part::Rest(begun, piece));
+                    continue;
                 }
             };
             let mut incoming = Vec::with_capacity(envelope.layouts.len());

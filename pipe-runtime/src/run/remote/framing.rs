@@ -1,23 +1,32 @@
 //! Envelopes as bytes: a head of one size, and the rest of those that do not fit into it.
 
 use super::wire::Envelope;
+use crate::world::PIECE;
 
 /// The size of the part of an envelope that is always sent, in bytes. Most envelopes fit.
 pub(super) const HEAD: usize = 512;
 
-/// The greatest length of an envelope, in bytes. The receiver allocates what a head announces.
+/// The greatest length of an envelope, in bytes.
 const LONGEST: u64 = 1 << 30;
 
-/// A head that has been read.
+/// What has been read of an envelope.
 #[derive(Debug)]
-pub(super) enum Head {
+pub(super) enum Read {
     Whole(Box<Envelope>),
-    /// The envelope begins with these bytes, and so many are missing.
-    Begins(Vec<u8>, usize),
+    Begun(Begun),
 }
 
-/// The head and the rest of an envelope. The rest is empty if all is in the head.
-pub(super) fn write(envelope: &Envelope) -> Result<(Vec<u8>, Vec<u8>), String> {
+/// An envelope of which only the beginning is here. The rest comes in pieces, so that what is
+/// allocated depends on what has come, and not on what a head announces.
+#[derive(Debug)]
+pub(super) struct Begun {
+    text: Vec<u8>,
+    /// How many bytes are missing; not 0.
+    missing: usize,
+}
+
+/// The head and the rest of an envelope, in pieces. There are none if all is in the head.
+pub(super) fn write(envelope: &Envelope) -> Result<(Vec<u8>, Vec<Vec<u8>>), String> {
     let text = postcard::to_stdvec(envelope).map_err(|error| error.to_string())?;
     let length = text.len() as u64;
     if length > LONGEST {
@@ -27,11 +36,11 @@ pub(super) fn write(envelope: &Envelope) -> Result<(Vec<u8>, Vec<u8>), String> {
     let (start, rest) = text.split_at(text.len().min(HEAD - head.len()));
     head.extend(start);
     head.resize(HEAD, 0);
-    Ok((head, rest.to_vec()))
+    Ok((head, rest.chunks(PIECE).map(<[u8]>::to_vec).collect()))
 }
 
 /// Reads a head.
-pub(super) fn read_head(head: &[u8]) -> Result<Head, String> {
+pub(super) fn read_head(head: &[u8]) -> Result<Read, String> {
     let (length, start) = head.split_first_chunk().ok_or("it is cut off")?;
     let length = u64::from_le_bytes(*length);
     if length > LONGEST {
@@ -40,14 +49,30 @@ pub(super) fn read_head(head: &[u8]) -> Result<Head, String> {
     // At most `LONGEST`, so it is an `usize`.
     let length = length as usize;
     match start.get(..length) {
-        Some(text) => read(text).map(Box::new).map(Head::Whole),
-        None => Ok(Head::Begins(start.to_vec(), length - start.len())),
+        Some(text) => read(text),
+        None => Ok(Read::Begun(Begun { text: start.to_vec(), missing: length - start.len() })),
     }
 }
 
-/// Reads an envelope.
-pub(super) fn read(text: &[u8]) -> Result<Envelope, String> {
-    postcard::from_bytes(text).map_err(|error| error.to_string())
+impl Begun {
+    /// The length of the piece that comes next.
+    pub(super) fn next(&self) -> usize {
+        self.missing.min(PIECE)
+    }
+
+    /// Adds a piece of that length.
+    pub(super) fn add(mut self, piece: &[u8]) -> Result<Read, String> {
+        self.text.extend(piece);
+        self.missing = self.missing.saturating_sub(piece.len());
+        match self.missing {
+            0 => read(&self.text),
+            _ => Ok(Read::Begun(self)),
+        }
+    }
+}
+
+fn read(text: &[u8]) -> Result<Read, String> {
+    postcard::from_bytes(text).map(Box::new).map(Read::Whole).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -62,18 +87,32 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        for names in [0, 1, 62, 63, 64, 200] {
-            let (head, rest) = write(&envelope(names)).unwrap();
+        for names in [0, 1, 62, 63, 64, 200, PIECE / 2] {
+            let (head, pieces) = write(&envelope(names)).unwrap();
             assert_eq!(head.len(), HEAD);
-            let found = match read_head(&head).unwrap() {
-                Head::Whole(found) => *found,
-                Head::Begins(start, missing) => {
-                    assert_eq!(missing, rest.len());
-                    read(&[start, rest.clone()].concat()).unwrap()
-                }
-            };
+            let mut found = read_head(&head).unwrap();
+            for piece in &pieces {
+                let Read::Begun(begun) = found else { panic!("nothing is missing") };
+                assert_eq!(begun.next(), piece.len());
+                found = begun.add(piece).unwrap();
+            }
+            let Read::Whole(found) = found else { panic!("something is missing") };
             assert_eq!(format!("{found:?}"), format!("{:?}", envelope(names)));
-            assert_eq!(rest.is_empty(), names < 63, "{names}");
+            let expected = if names < 63 { 0 } else { 1 + names * 8 / PIECE };
+            assert_eq!(pieces.len(), expected, "{names}");
+        }
+    }
+
+    #[test]
+    fn what_is_allocated_is_what_has_come() {
+        let mut head = vec![0; HEAD];
+        head[..8].copy_from_slice(&LONGEST.to_le_bytes());
+        let Read::Begun(mut begun) = read_head(&head).unwrap() else { panic!("most of it is missing") };
+        for count in 1..=8 {
+            assert_eq!(begun.next(), PIECE);
+            let Read::Begun(more) = begun.add(&vec![0; PIECE]).unwrap() else { panic!("most of it is missing") };
+            begun = more;
+            assert!(begun.text.capacity() <= 2 * (HEAD + count * PIECE), "{}", begun.text.capacity());
         }
     }
 

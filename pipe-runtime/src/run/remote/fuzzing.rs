@@ -4,7 +4,7 @@ use pipe_comm::BytesMut;
 use tch::{Device, Tensor};
 
 use super::agreement::{Opening, Said};
-use super::framing::{self, HEAD, Head};
+use super::framing::{self, HEAD, Read};
 use super::wire::{Envelope, Form, Message};
 use crate::flow::mark_shared;
 use crate::run::repeats::Held;
@@ -17,20 +17,22 @@ const SMALL: usize = 1 << 16;
 /// Reads a message as a channel does, and what a process says in an agreement.
 pub(crate) fn message(bytes: &[u8]) {
     let _ = read_said::<Said<Opening>>(bytes);
-    let (head, rest) = bytes.split_at(bytes.len().min(HEAD));
-    let envelope = match framing::read_head(head) {
-        Ok(Head::Whole(envelope)) => *envelope,
-        Ok(Head::Begins(start, missing)) if missing <= rest.len() => {
-            match framing::read(&[&start, &rest[..missing]].concat()) {
-                Ok(envelope) => envelope,
-                Err(_) => return,
+    let (head, mut rest) = bytes.split_at(bytes.len().min(HEAD));
+    let mut read = framing::read_head(head);
+    let envelope = loop {
+        match read {
+            Ok(Read::Whole(envelope)) => break *envelope,
+            Ok(Read::Begun(begun)) => {
+                let Some((piece, others)) = rest.split_at_checked(begun.next()) else { return };
+                rest = others;
+                read = begun.add(piece);
             }
+            Err(_) => return,
         }
-        _ => return,
     };
     let again = |envelope: &Envelope| postcard::to_stdvec(envelope).expect("what was read can be written");
     let written = again(&envelope);
-    let found = framing::read(&written).expect("what is written can be read");
+    let found = postcard::from_bytes(&written).expect("what is written can be read");
     assert_eq!(again(&found), written, "what is written is read as the same");
 
     let _ = envelope.message.fits(3, 4);
