@@ -8,7 +8,7 @@ use pipe_runtime::{Checkpoints, Result, ScheduleKind};
 use pipe_tests::torture::Countdown;
 use pipe_tests::torture::training::{Everything, Recipe, Training, WITHOUT_STATISTICS, folder};
 use pipe_tests::zoo::train::MODES;
-use pipe_tests::zoo::{Batch, Call, LayerSpec, Stack2, ZooModel};
+use pipe_tests::zoo::{Batch, Call, LayerSpec, Stack2, Watchable};
 
 mod countdowns;
 

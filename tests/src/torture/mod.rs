@@ -13,7 +13,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::zoo::train::CHUNKS;
 use crate::zoo::{
-    Batch, Call, Comparison, Creature, Fault, How, LayerSpec, Mode, Nearness, ON_PURPOSE, Outcome, Watched, ZooModel,
+    Batch, Call, Comparison, Creature, Fault, How, LayerSpec, Mode, Nearness, ON_PURPOSE, Outcome, Watchable, Watched,
     same_bits,
 };
 
@@ -61,14 +61,14 @@ pub const WEIGHTS: [Creature; 8] = [
 ];
 
 /// A model of layers that can be chosen.
-pub trait Stack: ZooModel<Layers = Vec<LayerSpec>> {
+pub trait Stack: Watchable<Layers = Vec<LayerSpec>> {
     /// The first two of these layers for each stage.
     fn of(creatures: &[Creature; 8]) -> Vec<LayerSpec> {
         creatures[..2 * Self::PLAN.stages.len()].iter().map(|&creature| creature.into()).collect()
     }
 }
 
-impl<M: ZooModel<Layers = Vec<LayerSpec>>> Stack for M {}
+impl<M: Watchable<Layers = Vec<LayerSpec>>> Stack for M {}
 
 /// Where a step fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -429,7 +429,7 @@ fn assert_error<M: Stack>(error: &Error, place: Place, about: &dyn fmt::Display)
     let last = M::PLAN.stages.len() - 1;
     let (number, at, expected) = match place {
         // There are two layers per stage.
-        Place::Layer(fault) => (fault.micro_batch, fault.layer / 2, format!("layers.{}", fault.layer)),
+        Place::Layer(fault) => (fault.micro_batch, fault.layer / 2, M::name(fault.layer)),
         Place::Loss(number, _) => (number, last, "loss".to_owned()),
     };
     let recomputing = matches!(place, Place::Layer(Fault { recomputing: true, .. }));

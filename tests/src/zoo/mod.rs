@@ -10,6 +10,7 @@ pub mod formulas;
 mod layer;
 pub mod plain;
 pub mod probe;
+pub mod routed;
 pub mod run;
 pub mod stacks;
 pub mod train;
@@ -18,5 +19,8 @@ pub use comparison::{Comparison, Nearness, same_bits};
 pub use creature::Creature;
 pub use plain::Twin;
 pub use probe::{Fault, How, ON_PURPOSE, Passes, Probe, Probed};
+pub use routed::{Routed2, Routed3, Routed4};
 pub use run::{Batch, Call, Mode, Order, Outcome, Plain, Watched};
-pub use stacks::{LayerSpec, Passed, Recomputed1, Recomputed2, Recomputed4, Stack1, Stack2, Stack3, Stack4, ZooModel};
+pub use stacks::{
+    LayerSpec, Passed, Recomputed1, Recomputed2, Recomputed4, Stack1, Stack2, Stack3, Stack4, Watchable, ZooModel,
+};

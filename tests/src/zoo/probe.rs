@@ -148,11 +148,18 @@ impl<In, L: Layer<In, Out: 'static>> Layer<In> for Probed<L> {
         let mut output = self.layer.run(input, cx);
         self.probe.end(self.number, cx);
         if let Some(how) = how {
-            let tensor = (&mut output as &mut dyn Any).downcast_mut();
-            how.after(tensor.expect("a layer that fails gives a tensor"));
+            how.after(first_tensor(&mut output).expect("a layer that fails gives a tensor"));
         }
         output
     }
+}
+
+/// The output of a layer, or of one that adds to a sum.
+fn first_tensor(output: &mut dyn Any) -> Option<&mut Tensor> {
+    if output.is::<(Tensor, Tensor)>() {
+        return output.downcast_mut().map(|(first, _): &mut (Tensor, Tensor)| first);
+    }
+    output.downcast_mut()
 }
 
 impl<L: Tied> Tied for Probed<L> {

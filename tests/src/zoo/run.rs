@@ -11,7 +11,7 @@ use tch::{Kind, Tensor};
 use super::comparison::same_bits;
 use super::plain::{Named, Twin, gradients};
 use super::probe::{Fault, How, ON_PURPOSE, Probe};
-use super::stacks::ZooModel;
+use super::stacks::{Watchable, ZooModel};
 
 /// A mini-batch.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub struct Batch {
 
 impl Batch {
     /// Creates a random mini-batch of `rows` rows.
-    pub fn of<M: ZooModel>(rows: i64) -> Self {
+    pub fn of<M: Watchable>(rows: i64) -> Self {
         Self { input: M::batch(rows), target: M::target(rows) }
     }
 
@@ -255,7 +255,7 @@ impl fmt::Display for Mode {
 
 /// Whether a stage of a pipeline that is called so recomputes a micro-batch that has a graph. The
 /// arguments are the stage and the micro-batch, of `micro_batches`.
-pub fn recomputes<M: ZooModel>(
+pub fn recomputes<M: Watchable>(
     pipe: &Pipe<M>,
     call: Call,
     micro_batches: usize,
@@ -272,22 +272,22 @@ pub fn recomputes<M: ZooModel>(
 }
 
 /// The loss of a model, which fails in this micro-batch. `calls` is where its calls are counted.
-pub fn failing_loss<M: ZooModel>(
+pub fn failing_loss<M: Watchable>(
     fails: Option<(usize, How)>,
     calls: &mut usize,
-) -> impl FnMut(&Tensor, &Tensor) -> Tensor {
+) -> impl FnMut(&M::Output, &Tensor) -> Tensor {
     move |output, target| {
         let how = fails.filter(|(micro_batch, _)| *micro_batch == *calls).map(|(_, how)| how);
         how.into_iter().for_each(How::before);
         *calls += 1;
-        let mut loss = if how == Some(How::Shape) { output - target } else { M::loss(output, target) };
+        let mut loss = if how == Some(How::Shape) { M::output(output) - target } else { M::loss(output, target) };
         how.into_iter().for_each(|how| how.after(&mut loss));
         loss
     }
 }
 
 /// A built pipeline with a probe.
-pub struct Watched<M: ZooModel> {
+pub struct Watched<M: Watchable> {
     /// The pipeline.
     pub pipe: Pipe<M>,
     /// The pipeline's variables.
@@ -298,7 +298,7 @@ pub struct Watched<M: ZooModel> {
     call: Call,
 }
 
-impl<M: ZooModel> Watched<M> {
+impl<M: Watchable> Watched<M> {
     /// Builds a pipeline whose variables are initialized from `seed`, and its twin in plain tch.
     ///
     /// # Errors
@@ -347,14 +347,14 @@ impl<M: ZooModel> Watched<M> {
                 if loss.requires_grad() {
                     loss.f_backward()?;
                 }
-                (output.detach(), vec![loss.detach()], Some(input[0].grad()).filter(Tensor::defined))
+                (M::output(&output).detach(), vec![loss.detach()], Some(input[0].grad()).filter(Tensor::defined))
             }
             Call::Step(_) => {
                 let mut calls = 0;
                 let loss = failing_loss::<M>(loss_fails, &mut calls);
                 let report = self.pipe.step().keep_output().run(M::input(&batch.input(false)), &batch.target, loss)?;
                 assert_eq!(calls, report.losses.len(), "calls of the loss");
-                (report.output, report.losses, None)
+                (M::output(&report.output).shallow_clone(), report.losses, None)
             }
         };
         Ok(Outcome { output, losses, input, gradients: self.gradients(), state: self.state() })
@@ -396,28 +396,6 @@ impl<M: ZooModel> Watched<M> {
         recomputes(&self.pipe, self.call, micro_batches)
     }
 
-    /// Asserts the number of passes of each layer in a step: one per micro-batch, and another one
-    /// if the micro-batch is checkpointed in its stage and has a graph.
-    pub fn assert_passes(&self, plain: &Plain, about: &dyn fmt::Display) {
-        let stages = M::stages(&self.layers);
-        let count = plain.carries.len();
-        let recomputes = self.recomputes(count);
-        let again = |stage: usize| {
-            let recomputed = |&(micro_batch, carries): &(usize, &Vec<bool>)| {
-                plain.trains && carries[stage] && recomputes(stage, micro_batch)
-            };
-            plain.carries.iter().enumerate().filter(recomputed).count()
-        };
-        let found = self.probe.take();
-        assert_eq!(found.len(), stages.len());
-        for (layer, (found, &stage)) in found.into_iter().zip(&stages).enumerate() {
-            // A layer that is marked is recomputed if its gradient arrives, where its stage is not.
-            let most = if layer < M::RECOMPUTED { count } else { again(stage) };
-            let is_right = found.first == count && (again(stage)..=most).contains(&found.again);
-            assert!(is_right, "layer {layer} passes {found:?}, {about}");
-        }
-    }
-
     /// Asserts that variables and statistics have these bits.
     pub fn assert_state(&self, expected: &Named, about: &dyn fmt::Display) {
         let found = self.state();
@@ -456,5 +434,29 @@ impl<M: ZooModel> Watched<M> {
         tch::manual_seed(77);
         let fresh = Tensor::rand([4], (Kind::Double, tch::Device::Cpu));
         assert!(kept || same_bits(&drawn, &fresh), "the random generator {about}");
+    }
+}
+
+impl<M: ZooModel> Watched<M> {
+    /// Asserts the number of passes of each layer in a step: one per micro-batch, and another one
+    /// if the micro-batch is checkpointed in its stage and has a graph.
+    pub fn assert_passes(&self, plain: &Plain, about: &dyn fmt::Display) {
+        let stages = M::stages(&self.layers);
+        let count = plain.carries.len();
+        let recomputes = self.recomputes(count);
+        let again = |stage: usize| {
+            let recomputed = |&(micro_batch, carries): &(usize, &Vec<bool>)| {
+                plain.trains && carries[stage] && recomputes(stage, micro_batch)
+            };
+            plain.carries.iter().enumerate().filter(recomputed).count()
+        };
+        let found = self.probe.take();
+        assert_eq!(found.len(), stages.len());
+        for (layer, (found, &stage)) in found.into_iter().zip(&stages).enumerate() {
+            // A layer that is marked is recomputed if its gradient arrives, where its stage is not.
+            let most = if layer < M::RECOMPUTED { count } else { again(stage) };
+            let is_right = found.first == count && (again(stage)..=most).contains(&found.again);
+            assert!(is_right, "layer {layer} passes {found:?}, {about}");
+        }
     }
 }

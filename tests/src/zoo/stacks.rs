@@ -13,25 +13,24 @@ use super::layer::{Body, body};
 use super::plain::Twin;
 use super::probe::{Probe, Probed};
 
-/// A pipeline with a twin in plain tch.
-pub trait ZooModel: Pipeline<Output = Tensor, Input: IntoFlow<Self::Input>> {
+/// A pipeline whose layers a probe watches.
+pub trait Watchable: Pipeline<Input: IntoFlow<Self::Input>> {
     /// The generated variables.
     type Vars: Deref<Target = Vars>;
 
     /// Choice of the model's layers, if there is one.
     type Layers: Clone + Debug;
 
-    /// Indices of the input's tensors that each micro-batch gets whole.
-    const WHOLE: &[usize] = &[];
-
-    /// The number of its first layers that are recomputed alone.
-    const RECOMPUTED: usize = 0;
-
     /// Creates the model on CPU stages. The probe watches each layer, in order.
     fn make(layers: &Self::Layers, probe: &Probe) -> (Self, Self::Vars);
 
     /// Stage of each layer.
     fn stages(layers: &Self::Layers) -> Vec<usize>;
+
+    /// Name of the layer with this number.
+    fn name(number: usize) -> String {
+        format!("layers.{number}")
+    }
 
     /// Creates random tensors for an input of `rows` rows. The first one can require a gradient
     /// only if it has floats.
@@ -45,10 +44,22 @@ pub trait ZooModel: Pipeline<Output = Tensor, Input: IntoFlow<Self::Input>> {
         Tensor::randn([rows, TOKENS, WIDTH], (Kind::Float, Device::Cpu))
     }
 
+    /// What the targets are for.
+    fn output(output: &Self::Output) -> &Tensor;
+
     /// Computes the loss, a mean over rows.
-    fn loss(output: &Tensor, target: &Tensor) -> Tensor {
-        output.mse_loss(target, Reduction::Mean)
+    fn loss(output: &Self::Output, target: &Tensor) -> Tensor {
+        Self::output(output).mse_loss(target, Reduction::Mean)
     }
+}
+
+/// A pipeline with a twin in plain tch.
+pub trait ZooModel: Watchable<Output = Tensor> {
+    /// Indices of the input's tensors that each micro-batch gets whole.
+    const WHOLE: &[usize] = &[];
+
+    /// The number of its first layers that are recomputed alone.
+    const RECOMPUTED: usize = 0;
 
     /// Runs one micro-batch through the twin.
     fn plain(layers: &Self::Layers, twin: &mut Twin, input: &[Tensor], micro_batch: usize) -> Passed;
@@ -82,7 +93,7 @@ impl From<Creature> for LayerSpec {
 pub struct ZooLayer(Body);
 
 impl ZooLayer {
-    fn new(spec: LayerSpec, path: &Path<'_>, vars: &Vars) -> Self {
+    pub(super) fn new(spec: LayerSpec, path: &Path<'_>, vars: &Vars) -> Self {
         let body = body(spec.creature, path);
         if spec.frozen {
             let prefix = path.path("");
@@ -113,11 +124,9 @@ macro_rules! stack {
             layers: Vec<Probed<ZooLayer>>,
         }
 
-        impl ZooModel for $model {
+        impl Watchable for $model {
             type Vars = $vars;
             type Layers = Vec<LayerSpec>;
-
-            const RECOMPUTED: usize = $recomputed;
 
             fn make(layers: &Vec<LayerSpec>, probe: &Probe) -> (Self, $vars) {
                 let vars = $model::vars(&Devices::cpu($stages)).expect("the devices are as many as the stages");
@@ -140,6 +149,14 @@ macro_rules! stack {
             fn input(tensors: &[Tensor]) -> Tensor {
                 tensors[0].shallow_clone()
             }
+
+            fn output(output: &Tensor) -> &Tensor {
+                output
+            }
+        }
+
+        impl ZooModel for $model {
+            const RECOMPUTED: usize = $recomputed;
 
             fn plain(layers: &Vec<LayerSpec>, twin: &mut Twin, input: &[Tensor], micro_batch: usize) -> Passed {
                 let mut x = input[0].shallow_clone();

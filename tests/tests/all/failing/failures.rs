@@ -5,7 +5,7 @@ use pipe_tests::torture::training::{Recipe, WITHOUT_STATISTICS, torture_training
 use pipe_tests::torture::{INWARD, MICRO_BATCHES, Place, ROWS, STATEFUL, Stack, WEIGHTS, assert_same, torture};
 use pipe_tests::zoo::same_bits;
 use pipe_tests::zoo::train::{CHUNKS, MODES, calls};
-use pipe_tests::zoo::{Batch, Call, Creature, Fault, How, Mode, ON_PURPOSE, Stack3, Stack4, Watched};
+use pipe_tests::zoo::{Batch, Call, Creature, Fault, How, Mode, ON_PURPOSE, Routed3, Routed4, Stack3, Stack4, Watched};
 
 /// Every so many-th of the other faults is tried.
 const STRIDE: usize = 61;
@@ -52,15 +52,26 @@ fn a_step_over_four_stages_that_fails_leaves_nothing() {
     only_here.for_each(|call| leaves_nothing::<Stack4>(&STATEFUL, call));
 }
 
+/// A step of such layers. For each schedule, two of the modes take turns.
+fn leaves_nothing_in_turns<M: Stack>(creatures: &[Creature; 8], first: usize) {
+    for (number, call) in calls(4).into_iter().filter(is_step).enumerate() {
+        let mode = |other| MODES[(first + number + other) % MODES.len()];
+        leaves_nothing_in::<M>(creatures, call, &[mode(0), mode(1)]);
+    }
+}
+
 #[test]
 fn a_step_of_other_layers_that_fails_leaves_nothing() {
-    for (first, creatures) in [INWARD, WEIGHTS].into_iter().enumerate() {
-        // Two of the modes for each schedule, which take turns.
-        for (number, call) in calls(4).into_iter().filter(is_step).enumerate() {
-            let mode = |other| MODES[(first + number + other) % MODES.len()];
-            leaves_nothing_in::<Stack4>(&creatures, call, &[mode(0), mode(1)]);
-        }
-    }
+    leaves_nothing_in_turns::<Stack4>(&INWARD, 0);
+    leaves_nothing_in_turns::<Stack4>(&WEIGHTS, 1);
+}
+
+/// A lent value, a sum and a skip.
+#[test]
+fn a_call_with_routes_that_fails_leaves_nothing() {
+    leaves_nothing::<Routed3>(&WEIGHTS, Call::Forward { wants_gradient: true });
+    leaves_nothing_in_turns::<Routed4>(&INWARD, 0);
+    leaves_nothing_in_turns::<Routed4>(&WEIGHTS, 1);
 }
 
 /// The whole of a training, its checkpoint included, is what it was.

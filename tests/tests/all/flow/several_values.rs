@@ -6,7 +6,7 @@ use pipe_runtime::{Checkpoint, Context, Devices, Flow, IntoFlow, Layer, Replicat
 use pipe_tests::compare::{mse, rows};
 use pipe_tests::layers::linear;
 use pipe_tests::zoo::train::{MODES, calls, train};
-use pipe_tests::zoo::{Nearness, Order, Passed, Probe, Probed, Twin, ZooModel};
+use pipe_tests::zoo::{Nearness, Order, Passed, Probe, Probed, Twin, Watchable, ZooModel};
 use tch::nn::{self, Embedding, Linear, Path};
 use tch::{Device, Kind, Reduction, Tensor};
 
@@ -66,11 +66,9 @@ macro_rules! model {
             d: Probed<<$family as Family>::D>,
         }
 
-        impl ZooModel for $model {
+        impl Watchable for $model {
             type Vars = $vars;
             type Layers = ();
-
-            const WHOLE: &[usize] = <$family as Family>::WHOLE;
 
             fn make((): &(), probe: &Probe) -> (Self, $vars) {
                 let vars = $model::vars(&Devices::cpu($count)).unwrap();
@@ -99,9 +97,17 @@ macro_rules! model {
                 $family::target(rows)
             }
 
+            fn output(output: &Tensor) -> &Tensor {
+                output
+            }
+
             fn loss(output: &Tensor, target: &Tensor) -> Tensor {
                 $family::loss(output, target)
             }
+        }
+
+        impl ZooModel for $model {
+            const WHOLE: &[usize] = <$family as Family>::WHOLE;
 
             fn plain((): &(), twin: &mut Twin, input: &[Tensor], _micro_batch: usize) -> Passed {
                 Passed { output: $family::plain(twin, input), carries: vec![true; $count] }

@@ -8,7 +8,9 @@ use pipe_runtime::{Carried, Checkpoint, Context, Devices, Error, Layer, Phase, S
 use pipe_tests::compare::{Case, Settings, assert_transparent, leaf};
 use pipe_tests::layers::{Merge, dropout, linear};
 use pipe_tests::zoo::run::runs;
-use pipe_tests::zoo::{Batch, Call, Creature, Fault, How, LayerSpec, Recomputed2, Recomputed4, Watched, ZooModel};
+use pipe_tests::zoo::{
+    Batch, Call, Creature, Fault, How, LayerSpec, Recomputed2, Recomputed4, Watchable, Watched, ZooModel,
+};
 use proptest::prelude::*;
 use tch::Tensor;
 use tch::nn::{self, BatchNorm, FuncT, Linear};

@@ -8,10 +8,22 @@ use std::time::Instant;
 use pipe_tests::torture::training::{Recipe, WITHOUT_STATISTICS, torture_training};
 use pipe_tests::torture::{Counters, INWARD, STATEFUL, Stack, Tally, WEIGHTS, torture};
 use pipe_tests::zoo::train::{MODES, calls};
-use pipe_tests::zoo::{Call, Creature, Stack2, Stack3, Stack4};
+use pipe_tests::zoo::{Call, Creature, Routed2, Routed3, Routed4, Stack2, Stack3, Stack4};
 
-const FAMILY: [(&str, [Creature; 8]); 3] =
-    [("stateful layers", STATEFUL), ("layers with inner state", INWARD), ("kinds of weights", WEIGHTS)];
+/// Tries a model of two, three and four stages.
+type Models = [Try; 3];
+
+const PLAIN: Models = [all::<Stack2>, all::<Stack3>, all::<Stack4>];
+/// With a lent value, a sum and a skip.
+const ROUTED: Models = [all::<Routed2>, all::<Routed3>, all::<Routed4>];
+
+const FAMILY: [(&str, [Creature; 8], Models); 5] = [
+    ("stateful layers", STATEFUL, PLAIN),
+    ("layers with inner state", INWARD, PLAIN),
+    ("kinds of weights", WEIGHTS, PLAIN),
+    ("stateful layers with routes", STATEFUL, ROUTED),
+    ("kinds of weights with routes", WEIGHTS, ROUTED),
+];
 
 const COUNTERS: Counters = Counters { in_use: pipe_failing_libtorch::in_use };
 
@@ -22,8 +34,8 @@ const TRAININGS: usize = 4;
 pub fn run(stride: usize) -> usize {
     let start = Instant::now();
     let mut by_call: BTreeMap<String, Tally> = BTreeMap::new();
-    for (name, creatures) in FAMILY {
-        for (stages, all) in [(2, all::<Stack2> as Try), (3, all::<Stack3>), (4, all::<Stack4>)] {
+    for (name, creatures, models) in FAMILY {
+        for (stages, all) in (2..).zip(models) {
             for call in calls(stages) {
                 let tally = all(&creatures, call, stride);
                 println!("{name}, {stages} stages, {call}: {} faults, {} misses", tally.count(), tally.misses.len());

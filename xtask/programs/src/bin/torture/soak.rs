@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use pipe_runtime::optim::AdamW;
 use pipe_runtime::{Checkpoints, Pipe, PipeBuilder, Trainer};
 use pipe_tests::zoo::train::{CHUNKS, MODES, calls};
-use pipe_tests::zoo::{Batch, Call, Creature, Fault, How, LayerSpec, Mode, Probe, Stack4, ZooModel, same_bits};
+use pipe_tests::zoo::{Batch, Call, Creature, Fault, How, LayerSpec, Mode, Probe, Stack4, Watchable, same_bits};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -106,7 +106,7 @@ impl Settings {
         Self { call, mode: *MODES.choose(random).expect("there is a mode") }
     }
 
-    fn pipe(self, model: Stack4, vars: &<Stack4 as ZooModel>::Vars) -> Result<Pipe<Stack4>> {
+    fn pipe(self, model: Stack4, vars: &<Stack4 as Watchable>::Vars) -> Result<Pipe<Stack4>> {
         let builder = PipeBuilder::new(model, vars).chunks(CHUNKS).schedule(self.call.method());
         Ok(builder.checkpoint(self.mode.checkpoint).cheap_outputs(self.mode.cheap).intra_op_threads(1).build()?)
     }
@@ -114,7 +114,7 @@ impl Settings {
 
 struct Training {
     trainer: Trainer<Stack4>,
-    vars: <Stack4 as ZooModel>::Vars,
+    vars: <Stack4 as Watchable>::Vars,
     probe: Probe,
     settings: Settings,
 }
