@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod adapters;
+pub mod files;
 pub mod model;
 pub mod text;
 pub mod twin;

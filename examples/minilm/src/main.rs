@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use pipe_minilm::model::{Config, MiniLm};
+use pipe_minilm::files::Config;
+use pipe_minilm::model::MiniLm;
 use pipe_minilm::{adapters, text, twin};
 use pipe_runtime::Devices;
 use tch::{Device, Tensor};

@@ -1,14 +1,10 @@
-//! The model, and its weights by the names of Hugging Face.
+//! The model: BERT with an adapter in each half of its layers. Names are Hugging Face's.
 
-use std::fs::File;
-use std::path::Path;
-
-use anyhow::{Context as _, Result, ensure};
-use pipe_runtime::{Context, Devices, Layer, pipeline};
-use serde::Deserialize;
+use pipe_runtime::{Context, Layer, pipeline};
 use tch::nn::{self, Embedding, LayerNorm, Linear, Module};
 use tch::{Kind, Tensor};
 
+use crate::files::Config;
 use crate::text::Batch;
 
 /// Values between the two halves of an adapter.
@@ -28,46 +24,6 @@ pub struct MiniLm {
     pool: Pool,
 }
 // ANCHOR_END: model
-
-/// What `config.json` says of a model.
-#[derive(Debug, Deserialize)]
-pub struct Config {
-    hidden_act: String,
-    hidden_size: i64,
-    intermediate_size: i64,
-    pub(crate) layer_norm_eps: f64,
-    max_position_embeddings: i64,
-    pub(crate) num_attention_heads: i64,
-    num_hidden_layers: usize,
-    type_vocab_size: i64,
-    vocab_size: i64,
-}
-
-impl Config {
-    /// Reads `config.json` of a folder in Hugging Face's layout.
-    ///
-    /// # Errors
-    ///
-    /// Fails if the file is missing or is of a model of another kind.
-    pub fn read(folder: &Path) -> Result<Self> {
-        let file = folder.join("config.json");
-        let config = File::open(&file).map_err(anyhow::Error::from).and_then(|open| {
-            let config: Self = serde_json::from_reader(open)?;
-            ensure!(config.num_hidden_layers == 6, "it has {} layers, not 6", config.num_hidden_layers);
-            ensure!(config.hidden_act == "gelu", "its activation is {}, not gelu", config.hidden_act);
-            Ok(config)
-        });
-        config.with_context(|| format!("cannot use {}", file.display()))
-    }
-
-    fn norm(&self, path: nn::Path<'_>) -> LayerNorm {
-        nn::layer_norm(
-            path,
-            vec![self.hidden_size],
-            nn::LayerNormConfig { eps: self.layer_norm_eps, ..Default::default() },
-        )
-    }
-}
 
 /// The sum of a vector for each token, one for each place, and one for the first of two texts.
 struct Embeddings {
@@ -163,29 +119,18 @@ impl Layer<(Tensor, Tensor)> for Pool {
 }
 
 impl MiniLm {
-    /// Makes the model of a folder in Hugging Face's layout, on devices for its three stages.
-    /// Adapters are not in the file: they begin as new ones.
-    ///
-    /// # Errors
-    ///
-    /// Fails if a file is missing, or if it does not have exactly the weights of this model.
-    pub fn pretrained(folder: &Path, devices: &Devices) -> Result<(Self, MiniLmVars)> {
-        let vars = Self::vars(devices)?;
-        let model = Self::new(&vars, &Config::read(folder)?);
-        load(&vars, folder)?;
-        Ok((model, vars))
-    }
-
-    fn new(vars: &MiniLmVars, config: &Config) -> Self {
+    pub(crate) fn new(vars: &MiniLmVars, config: &Config) -> Self {
         let width = config.hidden_size;
         let path = vars.embeddings();
+        let eps = nn::LayerNormConfig { eps: config.layer_norm_eps, ..Default::default() };
+        let norm = |path: nn::Path<'_>| nn::layer_norm(path, vec![width], eps);
         let table = |name, rows| nn::embedding(&path / name, rows, width, Default::default());
         Self {
             embeddings: Embeddings {
                 words: table("word_embeddings", config.vocab_size),
                 places: table("position_embeddings", config.max_position_embeddings),
                 types: table("token_type_embeddings", config.type_vocab_size),
-                norm: config.norm(&path / "LayerNorm"),
+                norm: norm(&path / "LayerNorm"),
             },
             layers: vars.layers().map(|path| {
                 let (attention, output) = (&path / "attention", &path / "output");
@@ -193,7 +138,7 @@ impl MiniLm {
                 let linear = |path, from, to| nn::linear(path, from, to, Default::default());
                 let residual = |path: &nn::Path<'_>| Residual {
                     adapter: Adapter::new(path / "adapter", width),
-                    norm: config.norm(path / "LayerNorm"),
+                    norm: norm(path / "LayerNorm"),
                 };
                 Encoder {
                     heads: config.num_attention_heads,
@@ -209,18 +154,3 @@ impl MiniLm {
         }
     }
 }
-
-// ANCHOR: load
-fn load(vars: &MiniLmVars, folder: &Path) -> Result<()> {
-    let report = vars
-        .loader(folder.join("model.safetensors"))
-        .rename_start("encoder.layer", "layers")
-        // The pooler is for another task, and the positions are counted here.
-        .rename(|name| (!name.starts_with("pooler.") && !name.ends_with("position_ids")).then(|| name.to_owned()))
-        .partial()
-        .load()?;
-    let lacks = report.missing.iter().find(|name| !name.contains(".adapter."));
-    ensure!(report.unknown.is_empty() && report.misfits.is_empty() && lacks.is_none(), "another model: {report}");
-    Ok(())
-}
-// ANCHOR_END: load

@@ -9,7 +9,8 @@ use pipe_runtime::Pipe;
 use tch::{Device, Kind, Tensor};
 
 use crate::adapters;
-use crate::model::{Config, MiniLm, MiniLmVars};
+use crate::files::Config;
+use crate::model::{MiniLm, MiniLmVars};
 use crate::text::Batch;
 
 /// By the names of Hugging Face.

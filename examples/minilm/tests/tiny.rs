@@ -6,7 +6,8 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use pipe_minilm::model::{Config, MiniLm, MiniLmVars};
+use pipe_minilm::files::Config;
+use pipe_minilm::model::{MiniLm, MiniLmVars};
 use pipe_minilm::twin::Weights;
 use pipe_minilm::{adapters, text, twin};
 use pipe_runtime::{Devices, Pipe};
