@@ -10,10 +10,11 @@ use crate::tools::libtorch::Flavour;
 use crate::tools::{cargo, libtorch};
 
 /// What is fuzzed: the target, the folders of its first inputs, and the greatest length of one.
-const TARGETS: [(&str, &[&str], u32); 7] = [
+const TARGETS: [(&str, &[&str], u32); 8] = [
     ("schedule", &["pipe-runtime/schedule/tests/pytorch"], 1000),
     ("attribute", &["ui-tests/cases"], 4000),
     ("layers", &[], 400),
+    ("flow", &["xtask/fuzz/seeds/flow"], 1000),
     ("balance_file", &["xtask/programs/balance", "tests/balance"], 1500),
     ("safetensors", &["xtask/fuzz/seeds/safetensors"], 1000),
     ("checkpoint", &[], 300),

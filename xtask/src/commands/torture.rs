@@ -1,6 +1,6 @@
 //! `cargo xtask torture`: faults at every op, allocation and operator, a long training, killed
-//! saves and processes, valgrind and the thread sanitizer, with counts of what was not as it should
-//! be. `docs/reliability.md` has the figures.
+//! saves and processes, valgrind and the sanitizers, with counts of what was not as it should be.
+//! `docs/reliability.md` has the figures.
 
 use std::io;
 use std::path::Path;
@@ -17,8 +17,11 @@ use crate::tools::{cargo, libtorch, mpi};
 const KILLS: &str = "PIPE_KILLS";
 const KILLING: &str = "losses::trainings_that_are_killed_again_and_again_end_as_one_that_is_not";
 
+/// Those of `pipe-failing-libtorch`.
+const IN_LIBTORCH: [&str; 8] = ["--test", "calls", "--test", "routes", "--test", "training", "--test", "killed"];
+
 /// Tests of one process, which the tests of each change run, too.
-const OF_ONE_PROCESS: [&str; 8] = ["-p", "pipe-tests", "--test", "resources", "--test", "leaks", "--test", "beside"];
+const OF_ONE_PROCESS: [&str; 6] = ["--test", "resources", "--test", "leaks", "--test", "beside"];
 
 /// How much is done.
 struct Extent {
@@ -34,8 +37,13 @@ const HOURS: Extent = Extent { stride: "1", steps: "200000", in_libtorch: "1", k
 
 /// Tests that valgrind runs: the shim's own, and those in which steps fail. They take 20 to 50
 /// times as long.
-const CHECKED: [&[&str]; 2] =
-    [&["-p", "pipe-runtime", "--lib", "torch::"], &["-p", "pipe-tests", "--test", "all", "model::lent"]];
+const CHECKED: [&[&str]; 2] = [&["--lib", "torch::"], &["--test", "all", "model::lent"]];
+
+/// The variable of what Cargo starts tests by.
+const RUNNER: &str = "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER";
+
+/// The target for which this is compiled. With `--target`, flags are not for build scripts.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 pub fn run(checkout: &Checkout, long: bool) -> anyhow::Result<ExitCode> {
     libtorch::set_up(checkout, Flavour::Cpu)?;
@@ -48,9 +56,9 @@ pub fn run(checkout: &Checkout, long: bool) -> anyhow::Result<ExitCode> {
     let mut parts = vec![
         ("a fault at every op", program(checkout, &["faults", "--stride", stride])),
         ("a long training", program(checkout, &["soak", "--steps", steps])),
-        ("what fails in libtorch", test(checkout, &["-p", "pipe-failing-libtorch"], &in_libtorch)),
-        ("saves that fail or are killed", test(checkout, &["-p", "pipe-tests", "--test", "interrupted"], &killing)),
-        ("processes that are killed", test(checkout, &["-p", "pipe-tests", "--test", "processes", KILLING], &killing)),
+        ("what fails in libtorch", test(checkout, &IN_LIBTORCH, &in_libtorch)),
+        ("saves that fail or are killed", test(checkout, &["--test", "interrupted"], &killing)),
+        ("processes that are killed", test(checkout, &["--test", "processes", KILLING], &killing)),
         ("what a process lacks, leaks, and two at once", test(checkout, &OF_ONE_PROCESS, &[])),
     ];
     let mut skipped = Vec::new();
@@ -63,6 +71,14 @@ pub fn run(checkout: &Checkout, long: bool) -> anyhow::Result<ExitCode> {
         false => skipped.push(
             "the thread sanitizer: the standard library's source is missing: run `rustup component add rust-src`",
         ),
+    }
+    if long {
+        match sanitizers() {
+            Some(libraries) => {
+                parts.push(("the sanitizers of addresses and of undefined behaviour", sanitized(checkout, &libraries)))
+            }
+            None => skipped.push("the address and the undefined behaviour sanitizers: gcc has no libraries for them"),
+        }
     }
     let mut failed = Vec::new();
     for (name, command) in &mut parts {
@@ -92,20 +108,21 @@ pub fn run(checkout: &Checkout, long: bool) -> anyhow::Result<ExitCode> {
     Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Runs tests one after the other, with variables of the environment.
+/// Runs tests one after the other, with variables of the environment. They are those of the
+/// workspace: for a single package, Cargo chooses other features, and compiles tch again.
 fn test(checkout: &Checkout, tests: &[&str], variables: &[(&str, String)]) -> Command {
     let mut cargo = cargo::command(checkout);
-    cargo.arg("test").args(tests).args(["--", "--nocapture", "--test-threads=1"]);
+    cargo.args(["test", "--workspace"]).args(tests).args(["--", "--nocapture", "--test-threads=1"]);
     cargo.envs(variables.iter().map(|(name, value)| (name, value)));
     cargo
 }
 
-/// The variable by which Cargo starts tests under valgrind.
+/// The variable by which Cargo starts tests under valgrind, and its value.
 fn valgrind(checkout: &Checkout) -> (&'static str, String) {
     let known = checkout.root.join("tests/valgrind.supp");
     // libtorch frees by `free` what it has made by `new`.
     let flags = "--quiet --error-exitcode=9 --error-limit=no --num-callers=25 --show-mismatched-frees=no";
-    ("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", format!("valgrind {flags} --suppressions={}", known.display()))
+    (RUNNER, format!("valgrind {flags} --suppressions={}", known.display()))
 }
 
 /// Whether the source of the standard library is installed.
@@ -119,9 +136,35 @@ fn has_standard_library() -> bool {
 /// it: what its locks do is unknown to it otherwise.
 fn thread_sanitizer(checkout: &Checkout) -> Command {
     let mut cargo = cargo::command(checkout);
-    cargo.args(["test", "-Zbuild-std", "--target", "x86_64-unknown-linux-gnu", "-p", "pipe-engine", "--tests"]);
+    cargo.args(["test", "-Zbuild-std", "--target", TARGET, "-p", "pipe-engine", "--tests"]);
     cargo.env("RUSTC_BOOTSTRAP", "1").env("RUSTFLAGS", "-Zsanitizer=thread");
     cargo.env("CARGO_TARGET_DIR", checkout.root.join("target/thread-sanitizer"));
+    cargo
+}
+
+/// The libraries of gcc's sanitizers, if it has them.
+fn sanitizers() -> Option<String> {
+    let library = |name: &str| {
+        let found = Command::new("gcc").arg(format!("-print-file-name={name}")).output().ok()?;
+        let path = String::from_utf8_lossy(&found.stdout).trim().to_owned();
+        // It prints the name alone of what it does not have.
+        Path::new(&path).is_absolute().then_some(path)
+    };
+    Some(format!("{}:{}", library("libasan.so")?, library("libubsan.so")?))
+}
+
+/// The tests of the pipeline, with the C++ of the shim and of tch compiled for the address and the
+/// undefined behaviour sanitizers. libtorch keeps much until the process ends, so leaks are left to
+/// other tests.
+fn sanitized(checkout: &Checkout, sanitizers: &str) -> Command {
+    let mut cargo = cargo::command(checkout);
+    cargo.args(["test", "--workspace", "--target", TARGET, "--test", "all"]);
+    cargo.env("CXXFLAGS", "-fsanitize=address,undefined -fno-sanitize=vptr -fno-omit-frame-pointer");
+    cargo.env("RUSTFLAGS", "-Clink-arg=-lasan -Clink-arg=-lubsan");
+    cargo.env("CARGO_TARGET_DIR", checkout.root.join("target/sanitized"));
+    let options = "ASAN_OPTIONS=detect_leaks=0:detect_odr_violation=0 UBSAN_OPTIONS=halt_on_error=1";
+    // The libraries must be the first ones of the tests, and of nothing else.
+    cargo.env(RUNNER, format!("env {options} LD_PRELOAD={sanitizers}"));
     cargo
 }
 

@@ -19,7 +19,7 @@ fn each_target_runs_for_its_time_from_the_inputs_of_the_repository() {
     let runs = fs::read_to_string(bench.path("bin/cargo-calls")).unwrap();
     let runs: Vec<_> = runs.lines().filter(|line| line.starts_with("fuzz run")).collect();
     let [schedule, attribute, .., message] = runs[..] else { panic!("{runs:?}") };
-    assert_eq!(runs.len(), 7, "{runs:?}");
+    assert_eq!(runs.len(), 8, "{runs:?}");
     assert!(schedule.contains(" schedule ") && schedule.contains("pipe-runtime/schedule/tests/pytorch"), "{schedule}");
     assert!(attribute.contains(" attribute ") && attribute.contains("ui-tests/cases"), "{attribute}");
     assert!(message.contains(" message ") && message.contains("xtask/fuzz/seeds/message"), "{message}");
@@ -30,5 +30,5 @@ fn each_target_runs_for_its_time_from_the_inputs_of_the_repository() {
 fn a_target_that_does_not_exist_is_named_beside_those_that_do() {
     let bench = Workbench::new("fuzz-unknown");
     let error = fails(&mut fuzz(&bench, &["scedule"]));
-    assert!(error.contains("no target `scedule`: the targets are schedule, attribute, layers, balance_file, safetensors, checkpoint, message"), "{error}");
+    assert!(error.contains("no target `scedule`: the targets are schedule, attribute, layers, flow, balance_file, safetensors, checkpoint, message"), "{error}");
 }
