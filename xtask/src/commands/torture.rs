@@ -74,10 +74,8 @@ pub fn run(checkout: &Checkout, long: bool) -> anyhow::Result<ExitCode> {
     }
     if long {
         match sanitizers() {
-            Some(libraries) => {
-                parts.push(("the sanitizers of addresses and of undefined behaviour", sanitized(checkout, &libraries)))
-            }
-            None => skipped.push("the address and the undefined behaviour sanitizers: gcc has no libraries for them"),
+            Some(libraries) => parts.push(("the shim's sanitizers", sanitized(checkout, &libraries))),
+            None => skipped.push("the shim's sanitizers: gcc lacks the libraries `libasan.so` and `libubsan.so`"),
         }
     }
     let mut failed = Vec::new();
