@@ -53,7 +53,7 @@ fn expand(item: &DeriveInput) -> syn::Result<TokenStream> {
             impl #params __rt::Portable for #ident #arguments #portable {}
 
             impl #params __rt::Flow for #ident #arguments #bounds {
-                const PORTABLE: bool = true #(&& <#types as __rt::Flow>::PORTABLE)*;
+                const PORTABLE: bool = true #(&& __rt::is_portable::<#types>())*;
 
                 fn pack(self, packer: &mut __rt::Packer) {
                     let Self { #(#members: #locals),* } = self;
@@ -158,6 +158,13 @@ mod tests {
             assert!(!tokens.to_string().contains("compile_error"), "{tokens}");
             syn::parse2::<syn::File>(tokens).expect("items");
         }
+    }
+
+    /// The compiler says that it is not `Flow`, and nothing else.
+    #[test]
+    fn a_type_that_does_not_end_before_as_is_a_bound_like_any_other() {
+        let tokens = derive("struct Unsized(Tensor, dyn Send +);".parse().expect("tokens"));
+        syn::parse2::<syn::File>(tokens).expect("items");
     }
 
     #[test]

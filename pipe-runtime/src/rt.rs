@@ -1,7 +1,7 @@
 //! The items that generated code uses. They are not public API and may change without notice.
 
 pub use crate::error::Result;
-pub use crate::flow::{Flow, IntoFlow, MiniBatch, Packer, Portable, Unpacker};
+pub use crate::flow::{Flow, IntoFlow, MiniBatch, Packer, Portable, Unpacker, is_portable};
 pub use crate::model::{
     CheapOutputs, Checkpoint, Context, Defaults, Devices, Layer, LayerPlan, LentPlan, Model, Plan, Reading1, Reading2,
     Reading3, Recomputed, RecomputedPlan, Repeated, SkipPlan, Split, StagePlan, SumPlan, Vars, add_all, all_taken,

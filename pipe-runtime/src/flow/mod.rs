@@ -101,6 +101,12 @@ pub trait Flow: Sized + Send + 'static {
     fn join(parts: Vec<Self>, batch: &MiniBatch) -> Result<Self>;
 }
 
+/// Whether all values of a type can go to another process. Unlike `<T as Flow>::PORTABLE`, it can be
+/// asked of any type that a user writes: some do not end before `as`.
+pub const fn is_portable<T: Flow>() -> bool {
+    T::PORTABLE
+}
+
 /// A value that can go to a stage in another process: tensors, numbers, `bool`, `char`, `String`,
 /// and what is made of them. `Arc<T>` is not, since `T` may be anything. `#[derive(Flow)]` makes a
 /// struct portable whose fields are.
