@@ -215,18 +215,32 @@ def attend(q, k, v, mask=None):
     return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2, 3)
 
 
+class Own(nn.Module):
+    """Makes the memory of a stage, or the one that is handed on."""
+
+    def __init__(self):
+        super().__init__()
+        self.offset = nn.Parameter(torch.zeros(WIDTH))
+
+    def forward(self, memory):
+        return memory + self.offset
+
+
 def readers(args, decodes, handed):
     stages = {2: ["early", "late"], 4: ["one", "two", "three", "four"]}[args.stages]
     count = READERS // args.stages
-    blocks = [(f"{stage}_{number}", Reader(decodes)) for stage in stages for number in range(count)]
-    layers = [("first", nn.Linear(WIDTH, WIDTH)), *blocks, ("head", nn.Linear(WIDTH, WIDTH))]
-    balance = [count] * args.stages
-    balance[0] += 1
-    balance[-1] += 1
+    parts = []
+    for number, stage in enumerate(stages):
+        name = "begin" if handed else f"{stage}_own"
+        own = [(name, Own())] if decodes and (number == 0 or not handed) else []
+        parts.append(own + [(f"{stage}_{place}", Reader(decodes)) for place in range(count)])
+    parts[0].insert(0, ("first", nn.Linear(WIDTH, WIDTH)))
+    parts[-1].append(("head", nn.Linear(WIDTH, WIDTH)))
     shape = (args.rows, LENGTH, WIDTH)
-    parts = {"memory": uniform("memory", (args.rows, args.width, WIDTH))} if decodes else {}
-    fixed = Fixed(torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril(), parts, handed)
-    return regression(OrderedDict(layers), balance, shape, shape, fixed)
+    memory = {"memory": uniform("memory", (args.rows, args.width, WIDTH))} if decodes else {}
+    fixed = Fixed(torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril(), memory, handed)
+    layers = OrderedDict(layer for part in parts for layer in part)
+    return regression(layers, [len(part) for part in parts], shape, shape, fixed)
 
 
 def make(args, skips):

@@ -64,7 +64,11 @@ class Reading(nn.Module):
     def forward(self, x, *reached, **parts):
         read = reached or (self.mask, *parts.values())
         for layer in self.layers.values():
-            x = layer(x, *read) if isinstance(layer, models.Reader) else layer(x)
+            if isinstance(layer, models.Own):
+                mask, memory = read
+                read = mask, layer(memory)
+            else:
+                x = layer(x, *read) if isinstance(layer, models.Reader) else layer(x)
         return (x, *read) if self.hands_on else x
 
 

@@ -101,8 +101,8 @@ pub trait Flow: Sized + Send + 'static {
     fn join(parts: Vec<Self>, batch: &MiniBatch) -> Result<Self>;
 }
 
-/// Whether all values of a type can go to another process. Unlike `<T as Flow>::PORTABLE`, it can be
-/// asked of any type that a user writes: some do not end before `as`.
+/// Whether all values of a type can go to another process. Unlike `<T as Flow>::PORTABLE`, it can
+/// be asked of any type that a user writes: some do not end before `as`.
 pub const fn is_portable<T: Flow>() -> bool {
     T::PORTABLE
 }

@@ -1,8 +1,9 @@
-//! Values that are lent to all layers, beside the same model whose layers have them, and beside
+//! Values that are lent to all layers, beside the same model whose stages have them, and beside
 //! torch.distributed.pipelining, which hands them from stage to stage.
 
 use crate::commands::bench::Bench;
 use crate::commands::bench::contender::Contender;
+use crate::commands::bench::duel::{check, take_turns};
 use crate::commands::bench::spread::digits;
 use crate::commands::bench::table::{Bar, Row, Table};
 use crate::commands::bench::work::{DECODER, LONG_DECODER, MASKED_GPT, Who, Work};
@@ -30,32 +31,37 @@ fn of(bench: &Bench<'_>, lent: &Work, owned: &Work, schedule: &'static str) -> a
     let (ours, theirs) = (Who::OurStepWithoutOutput(schedule), Who::NewestPipelining(schedule));
     eprintln!("  {lent}: {ours} | {theirs}");
     let contenders =
-        [(ours, "lent", lent), (ours, "owned", owned), (theirs, "handed on", lent), (theirs, "owned", owned)];
+        [(ours, "lent", lent), (theirs, "handed on", lent), (ours, "owned", owned), (theirs, "owned", owned)];
     let start = |(who, values, work): (Who, &str, &Work)| {
         let command = bench.command_of(&bench.programs.ours, who, work)?;
         Contender::start(bench.checkout, &format!("{who}, {values}"), command)
     };
-    let times = bench.starts(|| contenders.into_iter().map(start).collect())?;
+    let times = bench.starts_with(|turns| {
+        let mut contenders = contenders.into_iter().map(start).collect::<anyhow::Result<Vec<_>>>()?;
+        // Where each stage makes a memory, each learns a vector of it.
+        contenders.chunks_mut(2).try_for_each(check)?;
+        take_turns(&mut contenders, turns)
+    })?;
     Ok([
         Row {
             case: format!("{lent}, {schedule}: lent / owned"),
             ours: times.text(0),
-            theirs: times.text(1),
-            figure: times.ratio(0, 1),
+            theirs: times.text(2),
+            figure: times.ratio(0, 2),
             bar: Some(BAR),
         },
         Row {
             case: format!("the same: {theirs}, handed on / lent"),
             ours: times.text(0),
-            theirs: times.text(2),
-            figure: times.ratio(2, 0),
+            theirs: times.text(1),
+            figure: times.ratio(1, 0),
             bar: None,
         },
         Row {
             case: "the same: that lead / the lead with owned values".to_owned(),
-            ours: digits(times.ratio(2, 0).median),
-            theirs: digits(times.ratio(3, 1).median),
-            figure: times.combine(|times| (times[2] / times[0]) / (times[3] / times[1])),
+            ours: digits(times.ratio(1, 0).median),
+            theirs: digits(times.ratio(3, 2).median),
+            figure: times.combine(|times| (times[1] / times[0]) / (times[3] / times[2])),
             bar: Some(LEAD),
         },
     ])

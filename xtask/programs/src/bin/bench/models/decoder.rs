@@ -1,6 +1,6 @@
 //! Twelve layers of width 128, each with a masked attention to itself and a GELU network: those of
-//! a GPT. Those of a decoder attend to a memory in between. The mask and the memory are lent to all
-//! of them, or each layer has them itself.
+//! a GPT. Those of a decoder attend to a memory in between, which has a gradient. The mask and the
+//! memory are lent to all of them, or each stage makes its own.
 
 use std::array;
 
@@ -18,29 +18,30 @@ const HEADS: i64 = 4;
 const LENGTH: i64 = 64;
 
 /// What does not depend on the input: a mask of the later positions, and for a decoder, a memory
-/// for all rows.
+/// for all rows, of which one vector is learned.
 #[derive(Debug)]
 struct Fixed<const MEMORIES: usize> {
     mask: Tensor,
-    memories: [Tensor; MEMORIES],
+    memories: [(Tensor, Tensor); MEMORIES],
 }
 
 impl<const MEMORIES: usize> Fixed<MEMORIES> {
-    fn new(args: &Args) -> Self {
+    fn new(args: &Args, path: &nn::Path<'_>) -> Self {
         let mask = Tensor::ones([LENGTH, LENGTH], (Kind::Bool, Device::Cpu)).tril(0);
-        let memories = array::from_fn(|_| values::uniform("memory", &[args.rows, args.width, WIDTH]));
-        Self { mask, memories }
+        let memory = || values::uniform("memory", &[args.rows, args.width, WIDTH]);
+        Self { mask, memories: array::from_fn(|_| (memory(), path.zeros("offset", &[WIDTH]))) }
     }
 
-    fn share(&self) -> Self {
-        Self { mask: self.mask.shallow_clone(), memories: self.memories.each_ref().map(Tensor::shallow_clone) }
-    }
-
-    /// The mask, and the memory of the rows of a micro-batch. The benchmark's are equally large.
-    fn of(&self, x: &Tensor, cx: &Context) -> (Tensor, [Tensor; MEMORIES]) {
-        let rows = x.size()[0];
-        let part = |memory: &Tensor| memory.narrow(0, rows * cx.micro_batch() as i64, rows);
+    /// The mask, and the memory of these rows.
+    fn of(&self, first: i64, rows: i64) -> (Tensor, [Tensor; MEMORIES]) {
+        let part = |(memory, offset): &(Tensor, Tensor)| memory.narrow(0, first, rows) + offset;
         (self.mask.shallow_clone(), self.memories.each_ref().map(part))
+    }
+
+    /// Those of a micro-batch. The benchmark's are equally large.
+    fn of_part(&self, x: &Tensor, cx: &Context) -> (Tensor, [Tensor; MEMORIES]) {
+        let rows = x.size()[0];
+        self.of(rows * cx.micro_batch() as i64, rows)
     }
 }
 
@@ -69,7 +70,7 @@ impl<const MEMORIES: usize> Block<MEMORIES> {
         }
     }
 
-    fn decode(&self, x: &Tensor, mask: &Tensor, memories: &[Tensor; MEMORIES]) -> Tensor {
+    fn decode(&self, x: &Tensor, mask: &Tensor, memories: &[Tensor]) -> Tensor {
         let (norm, weights) = &self.own;
         let own = x.apply(norm);
         let mut x = x + attend(weights, &own, &own, Some(mask));
@@ -108,16 +109,44 @@ impl Layer<(Tensor, Tensor, Tensor)> for Reader<1> {
     }
 }
 
-/// A layer that has them.
-#[derive(Debug)]
-pub struct Owner<const MEMORIES: usize>(Block<MEMORIES>, Fixed<MEMORIES>);
+/// What flows through the layers of a stage that has its own: the activations, the mask, and the
+/// memory if there is one.
+type Inside = (Tensor, Tensor, Vec<Tensor>);
 
-impl<const MEMORIES: usize> Layer<Tensor> for Owner<MEMORIES> {
+/// Makes a stage's own mask and memory.
+#[derive(Debug)]
+pub struct Own<const MEMORIES: usize>(Fixed<MEMORIES>);
+
+impl<const MEMORIES: usize> Layer<Tensor> for Own<MEMORIES> {
+    type Out = Inside;
+
+    fn run(&self, x: Tensor, cx: &Context) -> Inside {
+        let (mask, memories) = self.0.of_part(&x, cx);
+        (x, mask, memories.into())
+    }
+}
+
+/// A layer of such a stage.
+#[derive(Debug)]
+pub struct Inner<const MEMORIES: usize>(Block<MEMORIES>);
+
+impl<const MEMORIES: usize> Layer<Inside> for Inner<MEMORIES> {
+    type Out = Inside;
+
+    fn run(&self, (x, mask, memories): Inside, _: &Context) -> Inside {
+        (self.0.decode(&x, &mask, &memories), mask, memories)
+    }
+}
+
+/// Ends such a stage.
+#[derive(Debug)]
+pub struct End;
+
+impl Layer<Inside> for End {
     type Out = Tensor;
 
-    fn run(&self, x: Tensor, cx: &Context) -> Tensor {
-        let (mask, memories) = self.1.of(&x, cx);
-        self.0.decode(&x, &mask, &memories)
+    fn run(&self, (x, ..): Inside, _: &Context) -> Tensor {
+        x
     }
 }
 
@@ -129,7 +158,7 @@ impl Layer<Tensor> for Begin<0> {
     type Out = (Tensor, Tensor);
 
     fn run(&self, x: Tensor, cx: &Context) -> Self::Out {
-        let (mask, []) = self.0.of(&x, cx);
+        let (mask, []) = self.0.of_part(&x, cx);
         (x, mask)
     }
 }
@@ -138,7 +167,7 @@ impl Layer<Tensor> for Begin<1> {
     type Out = (Tensor, Tensor, Tensor);
 
     fn run(&self, x: Tensor, cx: &Context) -> Self::Out {
-        let (mask, [memory]) = self.0.of(&x, cx);
+        let (mask, [memory]) = self.0.of_part(&x, cx);
         (x, mask, memory)
     }
 }
@@ -164,10 +193,12 @@ impl Layer<(Tensor, Tensor, Tensor)> for First {
 }
 
 /// Defines a model of so many memories with equal stages, once with what it lends and once without.
+/// Each stage has the names of its layers, and of the layers around them that it has in the latter.
 macro_rules! model {
     (
         $memories:literal, lend $lend:tt, read $read:tt, $lent:ident, $lent_vars:ident,
-        $owned:ident, $owned_vars:ident, $count:literal: $first:ident $($then:ident)*
+        $owned:ident, $owned_vars:ident, $count:literal:
+        ($first:ident $first_own:ident $first_end:ident) $(($then:ident $own:ident $end:ident))*
     ) => {
         /// What the layers read is lent.
         #[pipeline]
@@ -188,17 +219,21 @@ macro_rules! model {
             head: Linear,
         }
 
-        /// Each layer has what it reads.
+        /// Each stage has what its layers read.
         #[pipeline]
         pub struct $owned {
             #[device("cpu")]
             first: Linear,
+            $first_own: Own<$memories>,
             #[repeat]
-            $first: [Owner<$memories>; $count],
+            $first: [Inner<$memories>; $count],
+            $first_end: End,
             $(
                 #[device("cpu")]
+                $own: Own<$memories>,
                 #[repeat]
-                $then: [Owner<$memories>; $count],
+                $then: [Inner<$memories>; $count],
+                $end: End,
             )*
             head: Linear,
         }
@@ -210,7 +245,7 @@ macro_rules! model {
                 let vars = Self::vars(&args.devices(Self::STAGES)?)?;
                 let reader = |path: nn::Path<'_>| Reader(Block::new(&path));
                 let model = Self {
-                    begin: Begin(Fixed::new(args)),
+                    begin: Begin(Fixed::new(args, &vars.begin())),
                     first: First(linear(vars.first())),
                     $first: vars.$first().map(reader),
                     $($then: vars.$then().map(reader),)*
@@ -220,7 +255,8 @@ macro_rules! model {
             }
 
             fn plain(args: &Args, store: &VarStore) -> Vec<PlainStage> {
-                plain::<$memories>(args, &store.root(), &[stringify!($first) $(, stringify!($then))*], $count)
+                let stages = [stringify!($first) $(, stringify!($then))*];
+                plain::<$memories>(args, &store.root(), &["begin"], &stages, $count)
             }
 
             fn task(args: &Args) -> Task {
@@ -233,20 +269,23 @@ macro_rules! model {
 
             fn make(args: &Args) -> Result<(Self, $owned_vars)> {
                 let vars = Self::vars(&args.devices(Self::STAGES)?)?;
-                let fixed = Fixed::new(args);
-                let owner = |path: nn::Path<'_>| Owner(Block::new(&path), fixed.share());
+                let own = |path: nn::Path<'_>| Own(Fixed::new(args, &path));
+                let inner = |path: nn::Path<'_>| Inner(Block::new(&path));
                 let model = Self {
                     first: linear(vars.first()),
-                    $first: vars.$first().map(owner),
-                    $($then: vars.$then().map(owner),)*
+                    $first_own: own(vars.$first_own()),
+                    $first: vars.$first().map(inner),
+                    $first_end: End,
+                    $($own: own(vars.$own()), $then: vars.$then().map(inner), $end: End,)*
                     head: linear(vars.head()),
                 };
                 Ok((model, vars))
             }
 
             fn plain(args: &Args, store: &VarStore) -> Vec<PlainStage> {
-                // They have the same layers.
-                $lent::plain(args, store)
+                let owns = [stringify!($first_own) $(, stringify!($own))*];
+                let stages = [stringify!($first) $(, stringify!($then))*];
+                plain::<$memories>(args, &store.root(), &owns, &stages, $count)
             }
 
             fn task(args: &Args) -> Task {
@@ -266,11 +305,24 @@ macro_rules! gpt {
         model!(0, lend (mask = output.1), read (mask), $($rest)*);
     };
 }
+macro_rules! in_two {
+    ($model:ident, $($names:ident),*) => {
+        $model!($($names,)* 6: (early early_own early_end) (late late_own late_end));
+    };
+}
+macro_rules! in_four {
+    ($model:ident, $($names:ident),*) => {
+        $model!(
+            $($names,)* 3:
+            (one one_own one_end) (two two_own two_end) (three three_own three_end) (four four_own four_end)
+        );
+    };
+}
 
-decoder!(LentInTwo, LentInTwoVars, OwnedInTwo, OwnedInTwoVars, 6: early late);
-decoder!(LentInFour, LentInFourVars, OwnedInFour, OwnedInFourVars, 3: one two three four);
-gpt!(GptLentInTwo, GptLentInTwoVars, GptOwnedInTwo, GptOwnedInTwoVars, 6: early late);
-gpt!(GptLentInFour, GptLentInFourVars, GptOwnedInFour, GptOwnedInFourVars, 3: one two three four);
+in_two!(decoder, LentInTwo, LentInTwoVars, OwnedInTwo, OwnedInTwoVars);
+in_four!(decoder, LentInFour, LentInFourVars, OwnedInFour, OwnedInFourVars);
+in_two!(gpt, GptLentInTwo, GptLentInTwoVars, GptOwnedInTwo, GptOwnedInTwoVars);
+in_four!(gpt, GptLentInFour, GptLentInFourVars, GptOwnedInFour, GptOwnedInFourVars);
 
 fn linear(path: nn::Path<'_>) -> Linear {
     nn::linear(path, WIDTH, WIDTH, Default::default())
@@ -280,14 +332,25 @@ fn task(args: &Args) -> Task {
     Task::regression(args.rows, &[LENGTH, WIDTH], &[LENGTH, WIDTH])
 }
 
-fn plain<const MEMORIES: usize>(args: &Args, root: &nn::Path<'_>, stages: &[&str], count: usize) -> Vec<PlainStage> {
-    let Fixed::<MEMORIES> { mask, memories } = Fixed::new(args);
+/// Each stage has the name of its layers. `owns` make the mask and the memory: one for each stage,
+/// or one for all.
+fn plain<const MEMORIES: usize>(
+    args: &Args,
+    root: &nn::Path<'_>,
+    owns: &[&str],
+    stages: &[&str],
+    count: usize,
+) -> Vec<PlainStage> {
     let (first, head) = (linear(root / "first"), linear(root / "head"));
-    let layer = |stage: &&str, number: usize| Block::new(&(root / *stage / number));
-    let layers: Vec<Block<MEMORIES>> =
-        stages.iter().flat_map(|stage| (0..count).map(move |number| layer(stage, number))).collect();
+    let fixed: Vec<Fixed<MEMORIES>> = owns.iter().map(|own| Fixed::new(args, &(root / *own))).collect();
+    let blocks = |stage: &&str| (0..count).map(|number| Block::new(&(root / *stage / number))).collect();
+    let stages: Vec<Vec<Block<MEMORIES>>> = stages.iter().map(blocks).collect();
+    let rows = args.rows;
     vec![Box::new(move |values| {
-        let x = layers.iter().fold(first.forward(&values[0]), |x, layer| layer.decode(&x, &mask, &memories));
+        let read: Vec<_> = fixed.iter().map(|fixed| fixed.of(0, rows)).collect();
+        let x = stages.iter().zip(read.iter().cycle()).fold(first.forward(&values[0]), |x, (blocks, read)| {
+            blocks.iter().fold(x, |x, block| block.decode(&x, &read.0, &read.1))
+        });
         vec![head.forward(&x)]
     })]
 }

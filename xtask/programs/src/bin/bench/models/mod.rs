@@ -32,11 +32,11 @@ pub enum Name {
     Gpt,
     /// 12 decoder layers, to which a mask and a memory of `--width` positions are lent
     DecoderLent,
-    /// The same layers, each of which has both
+    /// The same layers, in stages that have both
     DecoderOwned,
     /// 12 GPT layers, to which a mask is lent
     MaskedGptLent,
-    /// The same layers, each of which has it
+    /// The same layers, in stages that have it
     MaskedGptOwned,
 }
 
