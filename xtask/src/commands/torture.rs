@@ -17,11 +17,14 @@ use crate::tools::{cargo, libtorch, mpi};
 const KILLS: &str = "PIPE_KILLS";
 const KILLING: &str = "losses::trainings_that_are_killed_again_and_again_end_as_one_that_is_not";
 
-/// Those of `pipe-failing-libtorch`.
-const IN_LIBTORCH: [&str; 8] = ["--test", "calls", "--test", "routes", "--test", "training", "--test", "killed"];
+/// For a single package, Cargo chooses other features, and compiles tch again.
+const WHOLE: &str = "--workspace";
+
+/// The tests of `pipe-failing-libtorch`.
+const IN_LIBTORCH: [&str; 9] = [WHOLE, "--test", "calls", "--test", "routes", "--test", "training", "--test", "killed"];
 
 /// Tests of one process, which the tests of each change run, too.
-const OF_ONE_PROCESS: [&str; 6] = ["--test", "resources", "--test", "leaks", "--test", "beside"];
+const OF_ONE_PROCESS: [&str; 7] = [WHOLE, "--test", "resources", "--test", "leaks", "--test", "beside"];
 
 /// How much is done.
 struct Extent {
@@ -36,8 +39,10 @@ const MINUTES: Extent = Extent { stride: "7", steps: "10000", in_libtorch: "701"
 const HOURS: Extent = Extent { stride: "1", steps: "200000", in_libtorch: "1", kills: "300" };
 
 /// Tests that valgrind runs: the shim's own, and those in which steps fail. They take 20 to 50
-/// times as long.
-const CHECKED: [&[&str]; 2] = [&["--lib", "torch::"], &["--test", "all", "model::lent"]];
+/// times as long. They are of single packages: others of the workspace want mimalloc, and what it
+/// allocates, neither valgrind nor the sanitizers see.
+const CHECKED: [&[&str]; 2] =
+    [&["-p", "pipe-runtime", "--lib", "torch::"], &["-p", "pipe-tests", "--test", "all", "model::lent"]];
 
 /// The variable of what Cargo starts tests by.
 const RUNNER: &str = "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER";
@@ -57,8 +62,8 @@ pub fn run(checkout: &Checkout, long: bool) -> anyhow::Result<ExitCode> {
         ("a fault at every op", program(checkout, &["faults", "--stride", stride])),
         ("a long training", program(checkout, &["soak", "--steps", steps])),
         ("what fails in libtorch", test(checkout, &IN_LIBTORCH, &in_libtorch)),
-        ("saves that fail or are killed", test(checkout, &["--test", "interrupted"], &killing)),
-        ("processes that are killed", test(checkout, &["--test", "processes", KILLING], &killing)),
+        ("saves that fail or are killed", test(checkout, &[WHOLE, "--test", "interrupted"], &killing)),
+        ("processes that are killed", test(checkout, &[WHOLE, "--test", "processes", KILLING], &killing)),
         ("what a process lacks, leaks, and two at once", test(checkout, &OF_ONE_PROCESS, &[])),
     ];
     let mut skipped = Vec::new();
@@ -106,11 +111,10 @@ pub fn run(checkout: &Checkout, long: bool) -> anyhow::Result<ExitCode> {
     Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Runs tests one after the other, with variables of the environment. They are those of the
-/// workspace: for a single package, Cargo chooses other features, and compiles tch again.
+/// Runs tests one after the other, with variables of the environment.
 fn test(checkout: &Checkout, tests: &[&str], variables: &[(&str, String)]) -> Command {
     let mut cargo = cargo::command(checkout);
-    cargo.args(["test", "--workspace"]).args(tests).args(["--", "--nocapture", "--test-threads=1"]);
+    cargo.arg("test").args(tests).args(["--", "--nocapture", "--test-threads=1"]);
     cargo.envs(variables.iter().map(|(name, value)| (name, value)));
     cargo
 }
@@ -156,7 +160,7 @@ fn sanitizers() -> Option<String> {
 /// other tests.
 fn sanitized(checkout: &Checkout, sanitizers: &str) -> Command {
     let mut cargo = cargo::command(checkout);
-    cargo.args(["test", "--workspace", "--target", TARGET, "--test", "all"]);
+    cargo.args(["test", "--target", TARGET, "-p", "pipe-tests", "--test", "all"]);
     cargo.env("CXXFLAGS", "-fsanitize=address,undefined -fno-sanitize=vptr -fno-omit-frame-pointer");
     cargo.env("RUSTFLAGS", "-Clink-arg=-lasan -Clink-arg=-lubsan");
     cargo.env("CARGO_TARGET_DIR", checkout.root.join("target/sanitized"));
