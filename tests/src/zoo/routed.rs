@@ -2,9 +2,8 @@
 //! sum.
 
 use pipe_runtime::{Context, Devices, Layer, Mean, Split, pipeline};
-use tch::{Device, Kind, Reduction, Tensor};
+use tch::{Kind, Reduction, Tensor};
 
-use super::formulas::{TOKENS, WIDTH};
 use super::probe::{Probe, Probed};
 use super::stacks::{LayerSpec, Watchable, ZooLayer};
 
@@ -85,10 +84,6 @@ macro_rules! routed {
                     1 => "second".to_owned(),
                     number => format!("layers.{}", number - 2),
                 }
-            }
-
-            fn batch(rows: i64) -> Vec<Tensor> {
-                vec![Tensor::randn([rows, TOKENS, WIDTH], (Kind::Float, Device::Cpu))]
             }
 
             fn input(tensors: &[Tensor]) -> Tensor {

@@ -34,7 +34,9 @@ pub trait Watchable: Pipeline<Input: IntoFlow<Self::Input>> {
 
     /// Creates random tensors for an input of `rows` rows. The first one can require a gradient
     /// only if it has floats.
-    fn batch(rows: i64) -> Vec<Tensor>;
+    fn batch(rows: i64) -> Vec<Tensor> {
+        vec![Tensor::randn([rows, TOKENS, WIDTH], (Kind::Float, Device::Cpu))]
+    }
 
     /// Makes the input of these tensors.
     fn input(tensors: &[Tensor]) -> Self::Input;
@@ -140,10 +142,6 @@ macro_rules! stack {
             fn stages(layers: &Vec<LayerSpec>) -> Vec<usize> {
                 let split = Split::Evenly($stages);
                 (0..$stages).flat_map(|stage| split.range(stage, layers.len()).map(move |_| stage)).collect()
-            }
-
-            fn batch(rows: i64) -> Vec<Tensor> {
-                vec![Tensor::randn([rows, TOKENS, WIDTH], (Kind::Float, Device::Cpu))]
             }
 
             fn input(tensors: &[Tensor]) -> Tensor {

@@ -43,10 +43,10 @@ struct Peer {
 }
 
 /// A part of an envelope that is under way.
-enum Part {
-    Head(Receiving<Vec<u8>>),
-    /// A piece of the rest of an envelope.
-    Rest(Begun, Receiving<Vec<u8>>),
+struct Part {
+    /// What is here of the envelope; nothing if the part is its head.
+    begun: Option<Begun>,
+    receiving: Receiving<Vec<u8>>,
 }
 
 /// A message that has arrived.
@@ -63,7 +63,7 @@ impl Channel {
         let comm = world.comm();
         let peer = |process| match process == comm.rank() {
             true => Ok(None),
-            false => Ok(Some(Peer { next: Some(head(comm, tag, process)?), messages: VecDeque::new() })),
+            false => Ok(Some(Peer { next: Some(part(comm, tag, process, None)?), messages: VecDeque::new() })),
         };
         let peers = (0..comm.size()).map(peer).collect::<Result<_>>()?;
         Ok(Self {
@@ -215,30 +215,19 @@ impl Peer {
     /// Receives envelopes as far as they have arrived.
     fn receive(&mut self, hosts: &mut Hosts, edges: &mut Edges, from: usize) -> Result<()> {
         let (comm, tag) = (hosts.comm.clone(), hosts.tag);
-        while let Some(part) = self.next.take() {
+        while let Some(Part { begun, mut receiving }) = self.next.take() {
+            if !receiving.is_done()? {
+                self.next = Some(Part { begun, receiving });
+                return Ok(());
+            }
+            let bytes = receiving.take();
+            let read = begun.map_or_else(|| framing::read_head(&bytes), |begun| begun.add(&bytes));
             let unreadable =
                 |reason| Error::Connection(format!("a message of process {from} cannot be read: {reason}"));
-            let read = match part {
-                Part::Head(mut receiving) => match receiving.is_done()? {
-                    true => framing::read_head(&receiving.take()),
-                    false => {
-                        self.next = Some(Part::Head(receiving));
-                        return Ok(());
-                    }
-                },
-                Part::Rest(begun, mut receiving) => match receiving.is_done()? {
-                    true => begun.add(&receiving.take()),
-                    false => {
-                        self.next = Some(Part::Rest(begun, receiving));
-                        return Ok(());
-                    }
-                },
-            };
             let mut envelope = match read.map_err(unreadable)? {
                 Read::Whole(envelope) => *envelope,
                 Read::Begun(begun) => {
-                    let piece = comm.receive(from, tag, vec![0; begun.next()])?;
-                    self.next = Some(Part::Rest(begun, piece));
+                    self.next = Some(part(&comm, tag, from, Some(begun))?);
                     continue;
                 }
             };
@@ -251,13 +240,14 @@ impl Peer {
                 incoming.push(carrier.receive(from, layout)?);
             }
             self.messages.push_back((envelope, incoming));
-            self.next = Some(head(&comm, tag, from)?);
+            self.next = Some(part(&comm, tag, from, None)?);
         }
         Ok(())
     }
 }
 
-/// Starts to receive the head of an envelope.
-fn head(comm: &Comm, tag: u16, from: usize) -> Result<Part> {
-    Ok(Part::Head(comm.receive(from, tag, vec![0; HEAD])?))
+/// Starts to receive the next part of an envelope, or the head of another one.
+fn part(comm: &Comm, tag: u16, from: usize, begun: Option<Begun>) -> Result<Part> {
+    let length = begun.as_ref().map_or(HEAD, Begun::next);
+    Ok(Part { begun, receiving: comm.receive(from, tag, vec![0; length])? })
 }
