@@ -31,7 +31,7 @@ const ROWS: i64 = 16;
 #[derive(Parser)]
 struct Args {
     /// Steps of the whole training
-    #[arg(long, default_value = "800", value_parser = clap::value_parser!(u64).range(4..))]
+    #[arg(long, default_value = "600", value_parser = clap::value_parser!(u64).range(4..))]
     steps: u64,
     /// Ends the training after this step
     #[arg(long)]

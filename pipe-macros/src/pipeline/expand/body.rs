@@ -18,61 +18,65 @@ use crate::support::names::plain;
 /// The calls of all layers of stage `stage`. The variable `x` holds their input before them, and
 /// their output after them.
 pub fn calls(model: &Model, plan: &Plan, stage: usize) -> TokenStream {
-    (0..plan.stages[stage].steps.len()).map(|position| call(model, plan, (stage, position))).collect()
+    let mut code = Vec::new();
+    for position in 0..plan.stages[stage].steps.len() {
+        call(model, plan, (stage, position), &mut code);
+    }
+    code.into_iter().collect()
 }
 
-/// The call of the layer of one step, with the code around it that keeps and takes other values.
-fn call(model: &Model, plan: &Plan, (stage, position): (usize, usize)) -> TokenStream {
+/// The call of the layer of one step, with the code around it that keeps and takes other values. It
+/// is added to `code` piece by piece: streams of tokens within others would be copied each time.
+fn call(model: &Model, plan: &Plan, (stage, position): (usize, usize), code: &mut Vec<TokenStream>) {
     let step = &plan.stages[stage].steps[position];
     let layer = &model.layers[step.layer];
     let binding = on_type(layer, binding(model, step));
     let (is_first, is_last) = (step.part == 0, step.part + 1 == step.parts);
-    let mut tokens = TokenStream::new();
     if is_first {
-        tokens.extend(keep_end(model, layer, plan, stage, Kept::Input));
-        tokens.extend(lends::lend(
-            model,
-            layer,
-            plan,
-            stage,
-            Kept::Tied,
-            |_| quote_spanned!(site(layer)=> __rt::lend(#binding)),
-        ));
-        tokens.extend(receive(model, layer, plan));
+        code.extend(keep_end(model, layer, plan, stage, Kept::Input));
+        let tied = |_: &Stash| quote_spanned!(site(layer)=> __rt::lend(#binding));
+        code.extend(lends::lend(model, layer, plan, stage, Kept::Tied, tied));
+        code.extend(receive(model, layer, plan));
     }
-    tokens.extend(lends::receive(model, layer, plan, stage));
+    code.extend(lends::receive(model, layer, plan, stage));
     let place = (stage, position);
-    tokens.extend(match layer.shape {
-        Shape::Single => single(model, layer, plan, place, &binding),
+    match layer.shape {
+        Shape::Single => single(model, layer, plan, place, &binding, code),
         Shape::Array { .. } | Shape::List { .. } if !each::is_plain(layer) => {
-            each::run_all(model, plan, place, &binding)
+            code.push(each::run_all(model, plan, place, &binding));
         }
-        Shape::Array { .. } | Shape::List { .. } => run_all(layer, &binding, &format_ident!("run_each")),
-        Shape::Optional { .. } => run_all(layer, &binding, &format_ident!("pass_if_some")),
-    });
-    if is_last {
-        tokens.extend(send_returned(layer, plan));
-        tokens.extend(keep_end(model, layer, plan, stage, Kept::Output));
+        Shape::Array { .. } | Shape::List { .. } => code.push(run_all(layer, &binding, &format_ident!("run_each"))),
+        Shape::Optional { .. } => code.push(run_all(layer, &binding, &format_ident!("pass_if_some"))),
     }
-    tokens
+    if is_last {
+        code.extend(send_returned(layer, plan));
+        code.extend(keep_end(model, layer, plan, stage, Kept::Output));
+    }
 }
 
 /// `let x = __rt::pass(x, encode1, cx, "encode1");`. A layer that takes lent values and nothing
 /// else beside `x` gets `let x = reading.pass(x, decode, "decode");`.
-fn single(model: &Model, layer: &Layer, plan: &Plan, place: (usize, usize), binding: &Ident) -> TokenStream {
+fn single(
+    model: &Model,
+    layer: &Layer,
+    plan: &Plan,
+    place: (usize, usize),
+    binding: &Ident,
+    code: &mut Vec<TokenStream>,
+) {
     let (at, child) = (site(layer), layer.child());
-    let called = match lends::is_reader(layer) {
+    match lends::is_reader(layer) {
         true => {
-            let reading = lends::reading(model, plan, place);
-            let call = |input| quote_spanned!(at=> reading.pass(#input, #binding, #child));
-            [reading, run(model, layer, &[], call)]
+            code.extend(lends::reading(model, plan, place));
+            let call = |input: &dyn ToTokens| quote_spanned!(at=> reading.pass(#input, #binding, #child));
+            code.push(run(model, layer, &[], call));
         }
         false => {
-            let call = |input| quote_spanned!(at=> __rt::pass(#input, #binding, cx, #child));
-            [TokenStream::new(), run(model, layer, &taken(layer), call)]
+            let call = |input: &dyn ToTokens| quote_spanned!(at=> __rt::pass(#input, #binding, cx, #child));
+            code.push(run(model, layer, &taken(layer), call));
         }
-    };
-    called.into_iter().chain([lends::drop_read(model, plan, place)]).collect()
+    }
+    code.extend(lends::drop_read(model, plan, place));
 }
 
 /// What the layer takes beside `x`, in its order: `skip_a`, or `__rt::keep(&lent_b)`.
@@ -95,12 +99,15 @@ pub fn run(
     model: &Model,
     layer: &Layer,
     taken: &[TokenStream],
-    call: impl Fn(TokenStream) -> TokenStream,
+    call: impl Fn(&dyn ToTokens) -> TokenStream,
 ) -> TokenStream {
     let at = site(layer);
     let skips: Vec<Ident> = returned(layer).map(|name| skip(name, at)).collect();
     let added: Vec<Ident> = layer.sums().iter().map(|name| sums::variable(name, at)).collect();
-    let call = call(with_skips(at, taken));
+    let call = match taken {
+        [] => call(&Ident::new("x", at)),
+        _ => call(&with_skips(at, taken)),
+    };
     match (skips.is_empty(), added.is_empty()) {
         (true, true) => quote_spanned!(at=> let x = #call;),
         (true, false) => sums::add_returned(model, layer, &call),
@@ -130,17 +137,20 @@ fn run_all(layer: &Layer, binding: &Ident, function: &Ident) -> TokenStream {
 
 /// The code for the layer's stashes of the kind `what`. `#[stash(a = input)]` and
 /// `#[stash(a = output)]` stash another handle to `x` as it is here, or to a part of it.
-fn keep(layer: &Layer, plan: &Plan, what: Kept) -> TokenStream {
-    let at = site(layer);
-    let stashes = layer.stashes().iter().filter(|stash| stash.kept == what);
-    stashes.filter_map(|stash| Some(store(plan, plan.route(&stash.name)?, at, &kept(layer, stash)))).collect()
+fn keep<'a>(layer: &'a Layer, plan: &'a Plan, what: Kept) -> impl Iterator<Item = TokenStream> {
+    let stashes = layer.stashes().iter().filter(move |stash| stash.kept == what);
+    stashes.filter_map(|stash| Some(store(plan, plan.route(&stash.name)?, site(layer), &kept(layer, stash))))
 }
 
 /// The code for what the layer stashes and lends at one of its ends.
-pub fn keep_end(model: &Model, layer: &Layer, plan: &Plan, stage: usize, what: Kept) -> TokenStream {
-    let mut tokens = keep(layer, plan, what);
-    tokens.extend(lends::lend(model, layer, plan, stage, what, |lend| kept(layer, lend)));
-    tokens
+pub fn keep_end<'a>(
+    model: &'a Model,
+    layer: &'a Layer,
+    plan: &'a Plan,
+    stage: usize,
+    what: Kept,
+) -> impl Iterator<Item = TokenStream> {
+    keep(layer, plan, what).chain(lends::lend(model, layer, plan, stage, what, |lend| kept(layer, lend)))
 }
 
 /// `__rt::keep(&x)`, or `__rt::keep(&(*__rt::whole(&x).parts()).1)`. The part has its span in the
@@ -156,14 +166,12 @@ pub fn kept(layer: &Layer, stash: &Stash) -> TokenStream {
 
 /// Receives the skips that `layer` pops right before the layer runs. A skip that is received
 /// earlier takes memory on two devices for longer.
-fn receive(model: &Model, layer: &Layer, plan: &Plan) -> TokenStream {
-    arriving(layer, plan)
-        .map(|route| {
-            let at = site(&model.layers[route.stash]);
-            let (skip, port) = (route_skip(route, at), port(route, at));
-            quote_spanned!(at=> let #skip = io.receive(#port);)
-        })
-        .collect()
+fn receive<'a>(model: &'a Model, layer: &'a Layer, plan: &'a Plan) -> impl Iterator<Item = TokenStream> {
+    arriving(layer, plan).map(|route| {
+        let at = site(&model.layers[route.stash]);
+        let (skip, port) = (route_skip(route, at), port(route, at));
+        quote_spanned!(at=> let #skip = io.receive(#port);)
+    })
 }
 
 /// The skips that `layer` pops and that another stage stashes.
@@ -171,16 +179,13 @@ pub fn arriving<'a>(layer: &'a Layer, plan: &'a Plan) -> impl Iterator<Item = &'
     layer.pops().iter().filter_map(|pop| plan.route(&pop.name)).filter(|route| route.crosses())
 }
 
-fn send_returned(layer: &Layer, plan: &Plan) -> TokenStream {
-    let at = site(layer);
-    returned(layer)
-        .filter_map(|name| plan.route(name))
-        .filter(|route| route.crosses())
-        .map(|route| {
-            let skip = route_skip(route, at);
-            store(plan, route, at, &quote_spanned!(at=> #skip))
-        })
-        .collect()
+fn send_returned(layer: &Layer, plan: &Plan) -> impl Iterator<Item = TokenStream> {
+    let crossing = returned(layer).filter_map(|name| plan.route(name)).filter(|route| route.crosses());
+    crossing.map(|route| {
+        let at = site(layer);
+        let skip = route_skip(route, at);
+        store(plan, route, at, &quote_spanned!(at=> #skip))
+    })
 }
 
 /// Sends `value` to another stage, or stores it in a local variable if the same stage pops it.

@@ -85,7 +85,7 @@ fn element(model: &Model, layer: &Layer) -> TokenStream {
     };
     let taken = body::taken(layer);
     let (before, after) = (keep(Kept::Input), keep(Kept::Output));
-    let run = body::run(model, layer, &taken, |input| quote_spanned!(at=> __rt::run(#input, layer, cx)));
+    let run = body::run(model, layer, &taken, |input: &dyn ToTokens| quote_spanned!(at=> __rt::run(#input, layer, cx)));
     let put = layer.stashes_of_each().map(|stash| {
         let (list, skip) = (list(&stash.name, at), skip(&stash.name, at));
         quote_spanned!(at=> let #list = __rt::put_skip(#list, #skip);)

@@ -12,30 +12,27 @@ use crate::support::names::plain;
 
 /// The code for what the layer lends of the kind `what`: a local variable for the layers of this
 /// stage, and a send to the other stages.
-pub fn lend(
-    model: &Model,
-    layer: &Layer,
-    plan: &Plan,
+pub fn lend<'a>(
+    model: &'a Model,
+    layer: &'a Layer,
+    plan: &'a Plan,
     stage: usize,
     what: Kept,
     value: impl Fn(&Stash) -> TokenStream,
-) -> TokenStream {
-    let at = site(layer);
-    let lends = layer.lends().iter().filter(|lend| lend.kept == what);
-    lends
-        .flat_map(|one| {
-            let name = plain(&one.name);
-            let value = value(one);
-            let send = send(model, plan, (&name, stage), &value);
-            let is_read = plan.stages[stage]
-                .steps
-                .iter()
-                .any(|step| model.layers[step.layer].reads().iter().any(|read| plain(read) == name));
-            let lent = variable(&one.name, at);
-            let local = is_read.then(|| quote_spanned!(at=> let #lent = #value;));
-            [send, local].into_iter().flatten()
-        })
-        .collect()
+) -> impl Iterator<Item = TokenStream> {
+    let lends = layer.lends().iter().filter(move |lend| lend.kept == what);
+    lends.flat_map(move |one| {
+        let (name, at) = (plain(&one.name), site(layer));
+        let value = value(one);
+        let send = send(model, plan, (&name, stage), &value);
+        let is_read = plan.stages[stage]
+            .steps
+            .iter()
+            .any(|step| model.layers[step.layer].reads().iter().any(|read| plain(read) == name));
+        let lent = variable(&one.name, at);
+        let local = is_read.then(|| quote_spanned!(at=> let #lent = #value;));
+        [send, local].into_iter().flatten()
+    })
 }
 
 /// `io.send_all(hop_0_memory, value);` to all stages that get the lent value `name` from this one.
@@ -48,15 +45,18 @@ fn send(model: &Model, plan: &Plan, (name, stage): (&str, usize), value: &TokenS
 
 /// Receives the lent values of which `layer` is the first reader in the stage, and hands them on to
 /// a later piece of it.
-pub fn receive(model: &Model, layer: &Layer, plan: &Plan, stage: usize) -> TokenStream {
-    arriving(model, layer, plan, stage)
-        .map(|hop| {
-            let at = sender(model, hop);
-            let (lent, port) = (variable(&hop.ident, at), port(hop, at));
-            let hand_on = hand_on(model, plan, hop, stage, &lent);
-            quote_spanned!(at=> let #lent = io.receive(#port); #hand_on)
-        })
-        .collect()
+pub fn receive<'a>(
+    model: &'a Model,
+    layer: &'a Layer,
+    plan: &'a Plan,
+    stage: usize,
+) -> impl Iterator<Item = TokenStream> {
+    arriving(model, layer, plan, stage).map(move |hop| {
+        let at = sender(model, hop);
+        let (lent, port) = (variable(&hop.ident, at), port(hop, at));
+        let hand_on = hand_on(model, plan, hop, stage, &lent);
+        quote_spanned!(at=> let #lent = io.receive(#port); #hand_on)
+    })
 }
 
 /// Sends a received value to later pieces of the stage, of which this is an earlier one.
@@ -81,33 +81,36 @@ pub fn is_reader(layer: &Layer) -> bool {
 /// `let reading = __rt::Reading2::new(&lent_mask, &lent_memory, cx);`, unless the reader before it
 /// has the same one. rustc infers a method's types from its receiver. As arguments of each call,
 /// lent values would double the time that it takes.
-pub fn reading(model: &Model, plan: &Plan, (stage, position): (usize, usize)) -> TokenStream {
+pub fn reading(model: &Model, plan: &Plan, (stage, position): (usize, usize)) -> Option<TokenStream> {
     let steps = &plan.stages[stage].steps;
     let layer = &model.layers[steps[position].layer];
     let names = |layer: &Layer| layer.reads().iter().map(plain).collect::<Vec<String>>();
     let mut readers = steps[..position].iter().map(|step| &model.layers[step.layer]);
     let last = readers.rfind(|layer| !layer.is_repeated() && is_reader(layer));
     if last.is_some_and(|last| names(last) == names(layer)) {
-        return TokenStream::new();
+        return None;
     }
     let at = site(layer);
     let lent = layer.reads().iter().map(|name| variable(name, at));
     let reading = format_ident!("Reading{}", layer.reads().len(), span = at);
-    quote_spanned!(at=> let reading = __rt::#reading::new(#(&#lent,)* cx);)
+    Some(quote_spanned!(at=> let reading = __rt::#reading::new(#(&#lent,)* cx);))
 }
 
 /// Drops all that the layer has read and no later layer of the stage reads.
-pub fn drop_read(model: &Model, plan: &Plan, (stage, position): (usize, usize)) -> TokenStream {
+pub fn drop_read(model: &Model, plan: &Plan, (stage, position): (usize, usize)) -> Option<TokenStream> {
     let steps = &plan.stages[stage].steps;
     let layer = &model.layers[steps[position].layer];
     let later = || steps[position + 1..].iter().flat_map(|step| model.layers[step.layer].reads());
-    let is_done = |name: &&Ident| later().all(|other| plain(other) != plain(name));
+    let is_done = |name: &&Ident| {
+        let text = plain(name);
+        later().all(|other| plain(other) != text)
+    };
     let at = site(layer);
     let done: Vec<Ident> = layer.reads().iter().filter(is_done).map(|name| variable(name, at)).collect();
     match &done[..] {
-        [] => TokenStream::new(),
-        [one] => quote_spanned!(at=> __rt::release(#one);),
-        several => quote_spanned!(at=> __rt::release((#(#several),*));),
+        [] => None,
+        [one] => Some(quote_spanned!(at=> __rt::release(#one);)),
+        several => Some(quote_spanned!(at=> __rt::release((#(#several),*));)),
     }
 }
 

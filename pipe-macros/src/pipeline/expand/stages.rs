@@ -279,8 +279,9 @@ fn each_body(model: &Model, plan: &Plan, ports: &Ports<'_>, piece: usize, layer:
     let [input, output] = [piece, piece + 1].map(|end| flow(end, source_site(model, plan, end)));
     let kept = ports.leaving[piece].iter().map(|(_, route)| port(route, ports.stash_site(route)));
     let kept: Vec<Ident> = kept.chain(ports.other_ports(piece)).collect();
-    let before = (step.part == 0).then(|| body::keep_end(model, layer, plan, piece, Kept::Input));
-    let after = (step.part + 1 == step.parts).then(|| body::keep_end(model, layer, plan, piece, Kept::Output));
+    let keep_end = |what| body::keep_end(model, layer, plan, piece, what).collect::<TokenStream>();
+    let before = (step.part == 0).then(|| keep_end(Kept::Input));
+    let after = (step.part + 1 == step.parts).then(|| keep_end(Kept::Output));
     let one = each::run_one(model, layer, plan, piece);
     let (joined, given) = (each::join(model, plan, step), each::give(model, plan, step, &quote_spanned!(at=> layers)));
     let (comes, goes) = (sums::flow(model, plan, piece, at), sums::flow(model, plan, piece + 1, at));

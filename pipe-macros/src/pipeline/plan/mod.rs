@@ -233,12 +233,12 @@ impl Plan {
 
     /// The ways of a lent value from stage `from` to others.
     pub fn hops_from<'p>(&'p self, name: &'p str, from: usize) -> impl Iterator<Item = &'p Hop> {
-        self.hops.iter().filter(move |hop| hop.name == name && hop.from == from)
+        self.hops.iter().filter(move |hop| hop.from == from && hop.name == name)
     }
 
     /// The way of a lent value to stage `to`, if it comes from another one.
     pub fn hop_to(&self, name: &str, to: usize) -> Option<&Hop> {
-        self.hops.iter().find(|hop| hop.name == name && hop.to == to)
+        self.hops.iter().find(|hop| hop.to == to && hop.name == name)
     }
 
     /// The ways of an array's skips out of part `part` of layer `layer`.
