@@ -64,17 +64,19 @@ std::string Complaint::take() {
 Graph::Graph(int64_t stage)
     : stage(stage),
       thread(at::RecordFunction::currentThreadId()),
-      first(at::sequence_number::peek()) {}
+      first(at::sequence_number::peek()) {
+  OwnPasses::here().begin(first);
+}
 
 void Graph::end() {
-  if (!ended && thread == at::RecordFunction::currentThreadId()) {
-    thread_local OwnPasses own(thread);
-    uint64_t now = at::sequence_number::peek();
-    if (now > first) {
-      own.passes.add(first, now);
-    }
+  if (std::exchange(ended, true)) {
+    return;
   }
-  ended = true;
+  if (thread == at::RecordFunction::currentThreadId()) {
+    OwnPasses::here().end(at::sequence_number::peek());
+  } else {
+    threads().drop(thread);
+  }
 }
 
 Graph::~Graph() {

@@ -1,6 +1,8 @@
 // Which nodes were made while graphs of stages were recorded, on any thread.
 #pragma once
 
+#include <ATen/record_function.h>
+
 #include <algorithm>
 #include <cstdint>
 #include <deque>
@@ -14,12 +16,51 @@ namespace shim {
 // nodes, made for example while a model is built, may belong to any graph.
 class Passes {
  public:
-  void add(uint64_t first, uint64_t end) {
+  // From now on, the thread records a graph. Its nodes belong to the graph at once: layers of other
+  // stages may find them in a cell before the pass has ended.
+  void begin(uint64_t first) {
     std::lock_guard<std::mutex> lock(mutex_);
-    // The ranges of a pipeline inside a layer lie within those of the outer one.
-    while (!passes_.empty() && passes_.back().first >= first) {
-      passes_.pop_back();
+    if (recording_++ == 0) {
+      first_ = first;
     }
+  }
+
+  // One of the graphs has all of its nodes, which have lower numbers than `end`.
+  void end(uint64_t end) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    // The graphs of a pipeline inside a layer lie within one of the outer pipeline.
+    if (--recording_ == 0 && end > first_) {
+      add(first_, end);
+    }
+  }
+
+  // The same from another thread, which does not know the numbers: the nodes belong to no graph.
+  void drop() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    --recording_;
+  }
+
+  // The thread has ended, and its graphs will soon, too.
+  void retire() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    keep_last(1024);
+    passes_.shrink_to_fit();
+  }
+
+  bool contain(uint64_t number) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (recording_ > 0 && number >= first_) {
+      return true;
+    }
+    auto after = std::upper_bound(
+        passes_.begin(), passes_.end(), number, [](uint64_t number, const auto& pass) {
+          return number < pass.first;
+        });
+    return after != passes_.begin() && number < std::prev(after)->second;
+  }
+
+ private:
+  void add(uint64_t first, uint64_t end) {
     if (!passes_.empty() && passes_.back().second >= first) {
       passes_.back().second = end;
     } else {
@@ -29,23 +70,6 @@ class Passes {
     keep_last(65536);
   }
 
-  // The thread has ended, and its graphs will soon, too.
-  void end() {
-    std::lock_guard<std::mutex> lock(mutex_);
-    keep_last(1024);
-    passes_.shrink_to_fit();
-  }
-
-  bool contain(uint64_t number) {
-    std::lock_guard<std::mutex> lock(mutex_);
-    auto after = std::upper_bound(
-        passes_.begin(), passes_.end(), number, [](uint64_t number, const auto& pass) {
-          return number < pass.first;
-        });
-    return after != passes_.begin() && number < std::prev(after)->second;
-  }
-
- private:
   void keep_last(size_t count) {
     while (passes_.size() > count) {
       passes_.pop_front();
@@ -54,6 +78,9 @@ class Passes {
 
   std::mutex mutex_;
   std::deque<std::pair<uint64_t, uint64_t>> passes_;
+  // How many graphs are recorded now, and the number of the first node of the first of them.
+  size_t recording_ = 0;
+  uint64_t first_ = 0;
 };
 
 // For each thread. Never destroyed, because workers may still run while the process ends.
@@ -70,11 +97,19 @@ class Threads {
     return found != passes_.end() && found->second.contain(number);
   }
 
+  void drop(uint64_t thread) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    auto found = passes_.find(thread);
+    if (found != passes_.end()) {
+      found->second.drop();
+    }
+  }
+
   // Keeps the passes of this thread, which ends now, until so many others have ended: a process may
   // build any number of pipelines, each with threads of its own.
   void end(uint64_t thread) {
     std::lock_guard<std::mutex> lock(mutex_);
-    passes_[thread].end();
+    passes_[thread].retire();
     ended_.push_back(thread);
     if (ended_.size() > 256) {
       passes_.erase(ended_.front());
@@ -102,6 +137,11 @@ struct OwnPasses {
   explicit OwnPasses(uint64_t thread) : thread(thread), passes(threads().of(thread)) {}
   ~OwnPasses() {
     threads().end(thread);
+  }
+
+  static Passes& here() {
+    thread_local OwnPasses own(at::RecordFunction::currentThreadId());
+    return own.passes;
   }
 };
 
