@@ -41,7 +41,7 @@ fn call(model: &Model, plan: &Plan, (stage, position): (usize, usize), code: &mu
     code.extend(lends::receive(model, layer, plan, stage));
     let place = (stage, position);
     match layer.shape {
-        Shape::Single => single(model, layer, plan, place, &binding, code),
+        Shape::Single => code.extend(single(model, layer, plan, place, &binding).into_iter().flatten()),
         Shape::Array { .. } | Shape::List { .. } if !each::is_plain(layer) => {
             code.push(each::run_all(model, plan, place, &binding));
         }
@@ -55,28 +55,27 @@ fn call(model: &Model, plan: &Plan, (stage, position): (usize, usize), code: &mu
 }
 
 /// `let x = __rt::pass(x, encode1, cx, "encode1");`. A layer that takes lent values and nothing
-/// else beside `x` gets `let x = reading.pass(x, decode, "decode");`.
+/// else beside `x` gets `let x = reading.pass(x, decode, "decode");`, with the statements around it
+/// that make the `reading` and drop what was read.
 fn single(
     model: &Model,
     layer: &Layer,
     plan: &Plan,
     place: (usize, usize),
     binding: &Ident,
-    code: &mut Vec<TokenStream>,
-) {
+) -> [Option<TokenStream>; 3] {
     let (at, child) = (site(layer), layer.child());
-    match lends::is_reader(layer) {
+    let (reading, run) = match lends::is_reader(layer) {
         true => {
-            code.extend(lends::reading(model, plan, place));
             let call = |input: &dyn ToTokens| quote_spanned!(at=> reading.pass(#input, #binding, #child));
-            code.push(run(model, layer, &[], call));
+            (lends::reading(model, plan, place), run(model, layer, &[], call))
         }
         false => {
             let call = |input: &dyn ToTokens| quote_spanned!(at=> __rt::pass(#input, #binding, cx, #child));
-            code.push(run(model, layer, &taken(layer), call));
+            (None, run(model, layer, &taken(layer), call))
         }
-    }
-    code.extend(lends::drop_read(model, plan, place));
+    };
+    [reading, Some(run), lends::drop_read(model, plan, place)]
 }
 
 /// What the layer takes beside `x`, in its order: `skip_a`, or `__rt::keep(&lent_b)`.
@@ -104,6 +103,7 @@ pub fn run(
     let at = site(layer);
     let skips: Vec<Ident> = returned(layer).map(|name| skip(name, at)).collect();
     let added: Vec<Ident> = layer.sums().iter().map(|name| sums::variable(name, at)).collect();
+    // A name is copied for less than a stream of it alone.
     let call = match taken {
         [] => call(&Ident::new("x", at)),
         _ => call(&with_skips(at, taken)),

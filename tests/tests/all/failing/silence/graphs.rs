@@ -46,36 +46,43 @@ fn a_value_that_the_loss_takes_from_a_layers_cell_is_an_error_each_time() {
     }
 }
 
+/// The value's graph is the stage's own, or one of the weights alone: nothing of the step runs that
+/// one again, so libtorch has nothing to say about it.
 #[test]
 fn a_value_that_the_loss_takes_while_its_layer_still_runs_is_an_error() {
     let _serial = pipe_tests::serial();
-    let (door, is_taken) = (Door::default(), Arc::new(AtomicBool::new(false)));
-    let (left, seen) = (Arc::clone(&door), Arc::clone(&is_taken));
-    let calls = AtomicUsize::new(0);
-    // In the second micro-batch, the layer goes on when the loss of the first one has the value
-    // and, most likely, its backward is done.
-    let middle = func(move |x| {
-        if calls.fetch_add(1, Ordering::Relaxed) == 1 {
-            *left.lock().unwrap() = Some(x.square().mean(Kind::Float));
-            wait_until(|| seen.load(Ordering::Acquire));
-            thread::sleep(Duration::from_millis(300));
-        }
-        x.tanh()
-    });
-    let (net, vars) = net(middle);
-    let pipe = net.pipe(&vars).checkpoint(Checkpoint::Never).chunks(2).schedule(ScheduleKind::OneFOneB);
-    let step = pipe.build().unwrap().train_step(rows(8), rows(8), |output, y: &Tensor| {
-        let loss = mse(output, y);
-        if is_taken.load(Ordering::Acquire) {
-            return loss;
-        }
-        wait_until(|| door.lock().unwrap().is_some());
-        let taken = taken(&door);
-        is_taken.store(true, Ordering::Release);
-        loss + taken * 0.1
-    });
-    says_how_to_send_it(&step.unwrap_err().to_string());
-    assert_eq!(trained(&vars), 0);
+    for of_weights in [false, true] {
+        let (door, is_taken) = (Door::default(), Arc::new(AtomicBool::new(false)));
+        let (left, seen, weight) = (Arc::clone(&door), Arc::clone(&is_taken), Arc::new(Mutex::new(None::<Tensor>)));
+        let (calls, known) = (AtomicUsize::new(0), Arc::clone(&weight));
+        // In the second micro-batch, the layer goes on when the loss of the first one has the value
+        // and, most likely, its backward is done.
+        let middle = func(move |x| {
+            if calls.fetch_add(1, Ordering::Relaxed) == 1 {
+                let weight = known.lock().unwrap().as_ref().unwrap().shallow_clone();
+                let of = if of_weights { &weight } else { x };
+                *left.lock().unwrap() = Some(of.square().mean(Kind::Float));
+                wait_until(|| seen.load(Ordering::Acquire));
+                thread::sleep(Duration::from_millis(300));
+            }
+            x.tanh()
+        });
+        let (net, vars) = net(middle);
+        *weight.lock().unwrap() = Some(net.first.ws.shallow_clone());
+        let pipe = net.pipe(&vars).checkpoint(Checkpoint::Never).chunks(2).schedule(ScheduleKind::OneFOneB);
+        let step = pipe.build().unwrap().train_step(rows(8), rows(8), |output, y: &Tensor| {
+            let loss = mse(output, y);
+            if is_taken.load(Ordering::Acquire) {
+                return loss;
+            }
+            wait_until(|| door.lock().unwrap().is_some());
+            let taken = taken(&door);
+            is_taken.store(true, Ordering::Release);
+            loss + taken * 0.1
+        });
+        says_how_to_send_it(&step.unwrap_err().to_string());
+        assert_eq!(trained(&vars), 0);
+    }
 }
 
 /// Waits for another thread, for at most ten seconds.
