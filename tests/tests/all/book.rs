@@ -120,9 +120,14 @@ fn every_test_with_tensors_is_alone_with_libtorch() {
     }
     let mut missing = Vec::new();
     let mut count = 0;
-    for source in files(&workspace().join("tests/tests/all")).into_iter().map(read) {
-        // The search runs twice, because one helper may call another.
-        let known = known_after(&source, &known_after(&source, &shared));
+    for path in files(&workspace().join("tests/tests/all")) {
+        // Tests may call the helpers of their folder, too. Each search runs twice, because one helper
+        // may call another.
+        let folder = fs::read_to_string(path.with_file_name("mod.rs")).unwrap_or_default();
+        let source = read(path);
+        let known = [&folder, &source]
+            .into_iter()
+            .fold(shared.clone(), |known, source| known_after(source, &known_after(source, &known)));
         for test in functions(&source).into_iter().filter(|function| function.is_test) {
             count += 1;
             if !WITHOUT_TENSORS.contains(&test.name) && !takes(&test.text, &known) {
