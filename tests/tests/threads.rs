@@ -55,8 +55,8 @@ fn they_end_also_after_failures_and_with_graphs_that_outlive_the_pipeline() {
     let workers = usize::from(std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1));
     for _ in 0..20 {
         let running = step();
-        // The system may list a thread for a moment after it was joined, so `before` may be too high
-        // by one: there was a worker if the number becomes less than it was.
+        // The system may list a thread for a moment after it was joined, so `before` may be one too
+        // high: there was a worker if the number becomes less than it was.
         assert_no_more([running - workers, before[1]], &"after the pipeline, with its workers, was dropped");
         assert_no_more(before, &"after the pipeline was dropped");
     }

@@ -121,8 +121,8 @@ fn every_test_with_tensors_is_alone_with_libtorch() {
     let mut missing = Vec::new();
     let mut count = 0;
     for path in files(&workspace().join("tests/tests/all")) {
-        // Tests may call the helpers of their folder, too. Each search runs twice, because one helper
-        // may call another.
+        // Tests may call the helpers of their folder, too. Each search runs twice, because one
+        // helper may call another.
         let folder = fs::read_to_string(path.with_file_name("mod.rs")).unwrap_or_default();
         let source = read(path);
         let known = [&folder, &source]
