@@ -1,6 +1,6 @@
-// Allocations and operators of libtorch that fail once when they are told to, and a count of the
-// memory that is in use. Both sides have one file in their memory: the program writes how many are
-// left until one fails.
+// Allocations and operators of libtorch that fail once when they are told to, a count of the memory
+// that is in use, and libtorch's default kind. Both sides have one file in their memory: the
+// program writes how many are left until one fails.
 #include <atomic>
 #include <csignal>
 #include <cstdlib>
@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <c10/core/CPUAllocator.h>
+#include <c10/core/DefaultDtype.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/library.h>
 
@@ -24,6 +25,9 @@ struct Shared {
   std::atomic<int64_t> kills;
   // Blocks of memory that have been allocated and not freed.
   std::atomic<int64_t> in_use;
+  // The default kind that the next allocation sets, as a scalar type; 0, which is none of them, if
+  // it sets none.
+  std::atomic<int64_t> default_kind;
 };
 
 Shared* shared = nullptr;
@@ -44,6 +48,13 @@ void watch_operators() {
   const bool watches = shared->watches_operators.load() != 0;
   if (c10::impl::tls_is_dispatch_key_included(kKey) != watches) {
     c10::impl::tls_set_dispatch_key_included(kKey, watches);
+  }
+}
+
+void set_default_kind() {
+  const int64_t kind = shared->default_kind.exchange(0);
+  if (kind != 0) {
+    c10::set_default_dtype(c10::scalarTypeToTypeMeta(static_cast<c10::ScalarType>(kind)));
   }
 }
 
@@ -73,6 +84,7 @@ void count_and_free(void* block) {
 struct FailingMemory final : c10::Allocator {
   c10::DataPtr allocate(size_t bytes) override {
     watch_operators();
+    set_default_kind();
     // Tensors without elements need no memory.
     TORCH_CHECK(bytes == 0 || !fails_now(shared->allocations), "not enough memory: on purpose");
     auto block = memory->allocate(bytes);

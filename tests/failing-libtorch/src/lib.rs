@@ -1,4 +1,5 @@
-//! Allocations and operators of libtorch that fail when a test says so.
+//! Allocations and operators of libtorch that fail when a test says so, and libtorch's default
+//! kind, which tch does not bind.
 //!
 //! Each process that is linked to this crate has them, on the CPU. What fails is libtorch's usual
 //! error, at whatever place it happens: in an operator, in autograd, or in what connects them. The
@@ -24,6 +25,7 @@ const OPERATORS: u64 = 1;
 const WATCHES_OPERATORS: u64 = 2;
 const KILLS: u64 = 3;
 const IN_USE: u64 = 4;
+const DEFAULT_KIND: u64 = 5;
 
 /// Allocations of CPU tensors.
 pub mod allocations {
@@ -63,13 +65,31 @@ pub fn in_use() -> i64 {
     read(IN_USE)
 }
 
+/// Sets the kind that libtorch gives to numbers without another one, for example to the quotient of
+/// two integers. The whole process has one.
+pub fn set_default_kind(kind: Kind) {
+    // The numbers of `c10::ScalarType`.
+    let number = match kind {
+        Kind::Float => 6,
+        Kind::Double => 7,
+        _ => panic!("{kind:?} is no default kind of these tests"),
+    };
+    write(DEFAULT_KIND, number);
+    tell_this_thread();
+}
+
 fn watch(number: i64, kills: bool) {
     write(OPERATORS, 0);
     write(KILLS, kills.into());
     write(WATCHES_OPERATORS, (number > 0).into());
-    // The allocation of a tensor tells this thread.
-    drop(Tensor::zeros([1], (Kind::Float, Device::Cpu)));
+    tell_this_thread();
     write(OPERATORS, number);
+}
+
+/// Has this thread read what was written.
+fn tell_this_thread() {
+    // Each allocation of a tensor does.
+    drop(Tensor::zeros([1], (Kind::Float, Device::Cpu)));
 }
 
 fn write(index: u64, number: i64) {

@@ -62,7 +62,7 @@ pub(super) fn body(creature: Creature, path: &Path<'_>) -> Body {
                 if cx.is_training() {
                     let _ = count.shallow_clone().g_add_scalar_(1);
                 }
-                x * &gain + (&count * 0.1).sin()
+                x * &gain + (count.to_kind(Kind::Float) * 0.1).sin()
             })
         }
         Creature::Queue => {

@@ -14,6 +14,9 @@ fn last_cells(page: &str) -> impl Iterator<Item = &str> {
     cells.filter(|cell| !["test", "here"].contains(cell))
 }
 
+/// Where tests lie that are named by their subject.
+const FOLDERS: [&str; 3] = ["tests/tests", "tests/src", "tests/failing-libtorch/tests"];
+
 /// Whether a name refers to an existing case or test. Its form is `ui-tests/cases/class/rule`,
 /// `path/file.rs::test` or `subject::test`.
 fn exists(name: &str) -> bool {
@@ -23,7 +26,7 @@ fn exists(name: &str) -> bool {
     };
     let places = match file.ends_with(".rs") {
         true => vec![root.join(file)],
-        false => ["tests/tests", "tests/src"].iter().flat_map(|folder| files_of(&root.join(folder), file)).collect(),
+        false => FOLDERS.iter().flat_map(|folder| files_of(&root.join(folder), file)).collect(),
     };
     // These mark a function, a test that a macro makes from `name: Model`, and a `compile_fail`
     // example.

@@ -5,12 +5,14 @@
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 
+use pipe_failing_libtorch::set_default_kind;
 use pipe_runtime::{CheapOutputs, Checkpoint, ScheduleKind};
 use pipe_tests::torture::assert_same;
 use pipe_tests::zoo::{Batch, Call, Creature, LayerSpec, Mode, Outcome, Stack2, Stack4, Watched, ZooModel};
 use tch::{Device, Kind, Tensor};
 
-/// Layers that draw no random numbers: all threads draw them from one generator.
+/// Layers that draw no random numbers, and whose numbers have a kind: all threads have one
+/// generator and one default kind.
 const LAYERS: [Creature; 8] = [
     Creature::BatchNorm,
     Creature::Mix,
@@ -36,11 +38,22 @@ fn train<M: ZooModel>((mut watched, batches): (Watched<M>, Vec<Batch>)) -> Vec<O
     (0..STEPS).map(step).collect()
 }
 
+/// Ends the other work, also when a pipeline has failed.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
 /// Changes what each thread, or the process, has for its own work.
 fn disturb(over: &AtomicBool) {
     while !over.load(Relaxed) {
-        for threads in [2, 1] {
+        for (threads, kind) in [(2, Kind::Double), (1, Kind::Float)] {
             tch::set_num_threads(threads);
+            set_default_kind(kind);
+            assert_eq!((Tensor::from(1_i64) / 2).kind(), kind);
             let x = Tensor::rand([64, 64], (Kind::Float, Device::Cpu)).set_requires_grad(true);
             let product = tch::autocast(true, || x.matmul(&x));
             product.sum(Kind::Float).backward();
@@ -60,11 +73,10 @@ fn two_pipelines_on_two_threads_have_the_bits_that_each_has_alone() {
     let (beside, other_beside, over) = (first(), second(), AtomicBool::new(false));
     let (found, other_found) = thread::scope(|scope| {
         scope.spawn(|| disturb(&over));
+        let _over = Over(&over);
         let other = scope.spawn(|| train(other_beside));
         let found = train(beside);
-        let other = other.join().unwrap();
-        over.store(true, Relaxed);
-        (found, other)
+        (found, other.join().unwrap())
     });
     for (number, (found, expected)) in found.iter().zip(&alone).chain(other_found.iter().zip(&other_alone)).enumerate()
     {
