@@ -1,5 +1,5 @@
 use std::marker::PhantomData;
-use std::ptr::{self, NonNull};
+use std::ptr::NonNull;
 
 use pipe_schedule::CheapOutputs;
 
@@ -23,20 +23,17 @@ impl SavingPass {
             CheapOutputs::RecomputePointwise => 1,
             CheapOutputs::RecomputeAll => 2,
         };
-        let mut pass = ptr::null_mut();
         // SAFETY: writes a new pass; it sets this thread's state, and installs kernels once.
-        ffi::check(unsafe { ffi::pipe_saving_enter(noted, &mut pass) })?;
-        let pass = NonNull::new(pass).expect("the shim wrote the pass");
+        let pass = ffi::owned(|pass| unsafe { ffi::pipe_saving_enter(noted, pass) })?;
         Ok(Some(Self { pass, _this_thread: PhantomData }))
     }
 
     /// Ends the pass, and moves to the host what its graph alone keeps: memory of at least
     /// `min_bytes`, on the device of the streams. The stage's stream must be the current one.
     pub(crate) fn offload(self, streams: OffloadStreams, min_bytes: usize) -> Result<Offloaded, TorchError> {
-        let mut offloaded = ptr::null_mut();
         // SAFETY: the thread is in the pass. Reads the streams, and writes a new handle.
-        ffi::check(unsafe { ffi::pipe_saving_offload(&streams.out, &streams.back, min_bytes, &mut offloaded) })?;
-        Ok(Offloaded(NonNull::new(offloaded).expect("the shim wrote the handle")))
+        ffi::owned(|offloaded| unsafe { ffi::pipe_saving_offload(&streams.out, &streams.back, min_bytes, offloaded) })
+            .map(Offloaded)
     }
 }
 

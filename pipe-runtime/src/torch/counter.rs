@@ -1,4 +1,4 @@
-use std::ptr::{self, NonNull};
+use std::ptr::NonNull;
 
 use tch::Tensor;
 
@@ -16,10 +16,8 @@ unsafe impl Sync for Counter {}
 
 impl Counter {
     pub(crate) fn of(tensor: &Tensor) -> Result<Self, TorchError> {
-        let mut counter = ptr::null_mut();
         // SAFETY: the handle is alive; the result is new.
-        ffi::check(unsafe { ffi::pipe_counter_of(tensor.as_ptr(), &mut counter) })?;
-        Ok(Self(NonNull::new(counter).expect("the shim wrote the counter")))
+        ffi::owned(|counter| unsafe { ffi::pipe_counter_of(tensor.as_ptr(), counter) }).map(Self)
     }
 
     /// The number of in-place changes.

@@ -1,6 +1,7 @@
 //! The functions of the shim, and the conversion of their statuses and pointers.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ptr::{self, NonNull};
 
 use tch::{Device, Tensor};
 use torch_sys::C_tensor;
@@ -130,7 +131,7 @@ pub(super) type BackwardFn = extern "C" fn(
 unsafe extern "C" {
     fn pipe_error() -> *const c_char;
 
-    pub(super) fn pipe_graph_new(stage: i64) -> *mut Graph;
+    pub(super) fn pipe_graph_new(stage: i64, graph: *mut *mut Graph) -> c_int;
     pub(super) fn pipe_graph_end(graph: *mut Graph) -> c_int;
     pub(super) fn pipe_graph_reaches_parameters(graph: *const Graph) -> c_int;
     pub(super) fn pipe_graph_free(graph: *mut Graph);
@@ -163,7 +164,7 @@ unsafe extern "C" {
         sums: *mut Sums,
         last: c_int,
     ) -> c_int;
-    pub(super) fn pipe_parameters_new(fuse: c_int) -> *mut Parameters;
+    pub(super) fn pipe_parameters_new(fuse: c_int, parameters: *mut *mut Parameters) -> c_int;
     pub(super) fn pipe_parameters_free(parameters: *mut Parameters);
     pub(super) fn pipe_parameters_push(parameters: *mut Parameters, tensor: *const C_tensor) -> c_int;
     pub(super) fn pipe_parameters_has(parameters: *const Parameters, index: usize, tensor: *const C_tensor) -> c_int;
@@ -171,7 +172,7 @@ unsafe extern "C" {
     pub(super) fn pipe_parameters_remove(parameters: *const Parameters);
     pub(super) fn pipe_parameters_complain(parameters: *const Parameters) -> c_int;
     pub(super) fn pipe_engine_is_choosy() -> c_int;
-    pub(super) fn pipe_sums_new(joined: c_int, by_engine: c_int) -> *mut Sums;
+    pub(super) fn pipe_sums_new(joined: c_int, by_engine: c_int, sums: *mut *mut Sums) -> c_int;
     pub(super) fn pipe_sums_free(sums: *mut Sums);
     pub(super) fn pipe_sums_merge(into: *mut Sums, from: *mut Sums) -> c_int;
     pub(super) fn pipe_sums_used_here(sums: *const Sums) -> c_int;
@@ -258,7 +259,7 @@ unsafe extern "C" {
     pub(super) fn pipe_random_state(state: *mut *mut C_tensor) -> c_int;
     pub(super) fn pipe_random_set_state(state: *const C_tensor) -> c_int;
 
-    pub(super) fn pipe_variables_new() -> *mut Variables;
+    pub(super) fn pipe_variables_new(variables: *mut *mut Variables) -> c_int;
     pub(super) fn pipe_variables_free(variables: *mut Variables);
     pub(super) fn pipe_variables_push(
         variables: *mut Variables,
@@ -356,6 +357,13 @@ pub(super) fn check(status: c_int) -> Result<(), TorchError> {
     // next shim call.
     let message = unsafe { CStr::from_ptr(pipe_error()) };
     Err(TorchError(message.to_string_lossy().into_owned()))
+}
+
+/// Takes ownership of an object for which the shim wrote a pointer.
+pub(super) fn owned<T>(make: impl FnOnce(&mut *mut T) -> c_int) -> Result<NonNull<T>, TorchError> {
+    let mut made = ptr::null_mut();
+    check(make(&mut made))?;
+    Ok(NonNull::new(made).expect("the shim wrote a pointer"))
 }
 
 /// Takes ownership of a tensor that the shim made with `new at::Tensor`, as tch does; `None` for

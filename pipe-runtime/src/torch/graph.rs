@@ -6,10 +6,6 @@ use torch_sys::C_tensor;
 
 use super::{TorchError, ffi};
 
-fn owned<T>(pointer: *mut T) -> Result<NonNull<T>, TorchError> {
-    NonNull::new(pointer).ok_or_else(|| TorchError("out of memory".into()))
-}
-
 /// The autograd graph of one stage and one micro-batch, from the values that the stage sends back
 /// to the values that it received.
 #[derive(Debug)]
@@ -26,8 +22,8 @@ unsafe impl Send for StageGraph {}
 impl StageGraph {
     /// Starts the graph of a pass of `stage` on this thread.
     pub(crate) fn new(stage: usize) -> Result<Self, TorchError> {
-        // SAFETY: a number; the result is checked.
-        let graph = owned(unsafe { ffi::pipe_graph_new(stage as i64) })?;
+        // SAFETY: a number, and a place for the result.
+        let graph = ffi::owned(|graph| unsafe { ffi::pipe_graph_new(stage as i64, graph) })?;
         Ok(Self { graph, received: 0, roots: 0 })
     }
 
@@ -161,8 +157,9 @@ unsafe impl Sync for Parameters {}
 impl Parameters {
     /// With `fuse`, matrix products may add to the sums of these parameters.
     pub(crate) fn new(tensors: Vec<Tensor>, fuse: bool) -> Result<Self, TorchError> {
-        // SAFETY: a number; the result is checked.
-        let this = Self { parameters: owned(unsafe { ffi::pipe_parameters_new(fuse.into()) })?, tensors };
+        // SAFETY: a number, and a place for the result.
+        let parameters = ffi::owned(|parameters| unsafe { ffi::pipe_parameters_new(fuse.into(), parameters) })?;
+        let this = Self { parameters, tensors };
         for tensor in &this.tensors {
             // SAFETY: both handles are alive; the shim keeps its own handle on the tensor.
             ffi::check(unsafe { ffi::pipe_parameters_push(this.as_ptr(), tensor.as_ptr()) })?;
@@ -246,8 +243,8 @@ impl Sums {
     /// rather than several backwards in sequence. For sparse gradients, the order of entries
     /// differs. With `by_engine`, libtorch's engine runs every backward that adds to them.
     pub(crate) fn new(joined: bool, by_engine: bool) -> Result<Self, TorchError> {
-        // SAFETY: two flags; the result is checked.
-        owned(unsafe { ffi::pipe_sums_new(joined.into(), by_engine.into()) }).map(Self)
+        // SAFETY: two flags, and a place for the result.
+        ffi::owned(|sums| unsafe { ffi::pipe_sums_new(joined.into(), by_engine.into(), sums) }).map(Self)
     }
 
     /// Adds the sums of another stage.

@@ -1,5 +1,5 @@
 use std::marker::PhantomData;
-use std::ptr::{self, NonNull};
+use std::ptr::NonNull;
 
 use tch::Tensor;
 
@@ -37,18 +37,15 @@ unsafe impl Sync for Meter {}
 impl Meter {
     /// Takes the rank of each stage.
     pub(crate) fn new(rank_of: &[usize]) -> Result<Self, TorchError> {
-        let mut meter = ptr::null_mut();
         // SAFETY: reads that many numbers, and writes a new meter.
-        ffi::check(unsafe { ffi::pipe_meter_new(rank_of.as_ptr(), rank_of.len(), &mut meter) })?;
-        Ok(Self(NonNull::new(meter).expect("the shim wrote the meter")))
+        ffi::owned(|meter| unsafe { ffi::pipe_meter_new(rank_of.as_ptr(), rank_of.len(), meter) }).map(Self)
     }
 
     /// Counts what this thread allocates for the stage and the holder, until the guard is dropped.
     pub(crate) fn enter(&self, stage: usize, holder: Holder) -> Result<MeteredStep, TorchError> {
-        let mut step = ptr::null_mut();
         // SAFETY: the handle is alive, and the guard keeps what it refers to alive.
-        ffi::check(unsafe { ffi::pipe_meter_enter(self.0.as_ptr(), stage, holder as usize, &mut step) })?;
-        Ok(MeteredStep(NonNull::new(step).expect("the shim wrote the step"), PhantomData))
+        let step = ffi::owned(|step| unsafe { ffi::pipe_meter_enter(self.0.as_ptr(), stage, holder as usize, step) })?;
+        Ok(MeteredStep(step, PhantomData))
     }
 
     /// The tensor, to which there are so many handles, is under way to the stage, which holds its

@@ -1,5 +1,5 @@
 use std::marker::PhantomData;
-use std::ptr::{self, NonNull};
+use std::ptr::NonNull;
 
 use tch::Tensor;
 
@@ -19,19 +19,15 @@ unsafe impl Sync for Modes {}
 impl Modes {
     /// Captures the modes of this thread.
     pub(crate) fn capture() -> Result<Self, TorchError> {
-        let mut modes = ptr::null_mut();
         // SAFETY: writes a new value on success.
-        ffi::check(unsafe { ffi::pipe_modes_capture(&mut modes) })?;
-        Ok(Self(NonNull::new(modes).expect("the shim wrote the modes")))
+        ffi::owned(|modes| unsafe { ffi::pipe_modes_capture(modes) }).map(Self)
     }
 
     /// Switches this thread to these modes until the guard is dropped. Autocast's cache of weights
     /// is off meanwhile.
     pub(crate) fn enter(&self) -> Result<EnteredModes, TorchError> {
-        let mut entered = ptr::null_mut();
         // SAFETY: the captured state is alive; the guard owns what it needs to restore the modes.
-        ffi::check(unsafe { ffi::pipe_modes_enter(self.0.as_ptr(), &mut entered) })?;
-        let entered = NonNull::new(entered).expect("the shim wrote the guard");
+        let entered = ffi::owned(|entered| unsafe { ffi::pipe_modes_enter(self.0.as_ptr(), entered) })?;
         Ok(EnteredModes { entered, _this_thread: PhantomData })
     }
 }

@@ -1,6 +1,6 @@
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::ptr::{self, NonNull};
+use std::ptr::NonNull;
 
 use tch::Tensor;
 
@@ -31,10 +31,8 @@ pub(crate) struct Observation {
 impl Observation {
     /// Starts an observation for the kind of device of `on`. At first, no layer is running.
     pub(crate) fn start(on: &Tensor) -> Result<Self, TorchError> {
-        let mut observation = ptr::null_mut();
         // SAFETY: the handle is alive; the result is a new observation.
-        ffi::check(unsafe { ffi::pipe_observation_start(on.as_ptr(), &mut observation) })?;
-        let observation = NonNull::new(observation).expect("the shim wrote the observation");
+        let observation = ffi::owned(|observation| unsafe { ffi::pipe_observation_start(on.as_ptr(), observation) })?;
         Ok(Self { observation, _this_thread: PhantomData })
     }
 
@@ -107,13 +105,11 @@ impl BackwardClock {
     pub(crate) fn start(on: &Tensor, nodes: &[Range<u64>]) -> Result<Self, TorchError> {
         let firsts: Vec<_> = nodes.iter().map(|range| range.start).collect();
         let ends: Vec<_> = nodes.iter().map(|range| range.end).collect();
-        let mut clock = ptr::null_mut();
         // SAFETY: the handle is alive and both arrays have the length that is passed; the result is
         // a new clock.
-        ffi::check(unsafe {
-            ffi::pipe_backward_clock_start(on.as_ptr(), firsts.as_ptr(), ends.as_ptr(), nodes.len(), &mut clock)
+        let clock = ffi::owned(|clock| unsafe {
+            ffi::pipe_backward_clock_start(on.as_ptr(), firsts.as_ptr(), ends.as_ptr(), nodes.len(), clock)
         })?;
-        let clock = NonNull::new(clock).expect("the shim wrote the clock");
         Ok(Self { clock, layers: nodes.len(), _this_thread: PhantomData })
     }
 

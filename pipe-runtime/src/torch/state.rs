@@ -32,9 +32,8 @@ unsafe impl Sync for Variables {}
 
 impl Variables {
     pub(crate) fn new(list: Vec<Variable>) -> Result<Self, TorchError> {
-        // SAFETY: no arguments; the result is checked.
-        let variables = NonNull::new(unsafe { ffi::pipe_variables_new() });
-        let variables = variables.ok_or_else(|| TorchError("out of memory".into()))?;
+        // SAFETY: a place for the result.
+        let variables = ffi::owned(|variables| unsafe { ffi::pipe_variables_new(variables) })?;
         let this = Self { variables, list: list.into() };
         for Variable { name, tensor, stage } in this.list.iter() {
             let name = CString::new(name.replace('\0', "")).expect("no NUL is left");
@@ -63,10 +62,9 @@ impl Variables {
         if unsafe { ffi::pipe_variables_stand(self.variables.as_ptr(), stage) } != 0 {
             return Ok(None);
         }
-        let mut fresh = ptr::null_mut();
         // SAFETY: the handle is alive; the result is new.
-        ffi::check(unsafe { ffi::pipe_variables_again(self.variables.as_ptr(), stage, &mut fresh) })?;
-        let variables = NonNull::new(fresh).expect("the shim wrote the variables");
+        let variables =
+            ffi::owned(|fresh| unsafe { ffi::pipe_variables_again(self.variables.as_ptr(), stage, fresh) })?;
         Ok(Some(Self { variables, list: Arc::clone(&self.list) }))
     }
 }
@@ -113,12 +111,10 @@ impl Watch {
     /// Starts to watch the layers of `stage`. An operator that would change a variable of another
     /// stage fails. With `uses`, all variables that are used are recorded.
     pub(crate) fn start(variables: Arc<Variables>, stage: usize, uses: bool) -> Result<Self, TorchError> {
-        let mut watch = ptr::null_mut();
         // SAFETY: the returned guard keeps the variables alive; the result is a new watch.
-        ffi::check(unsafe {
-            ffi::pipe_watch_start(variables.variables.as_ptr(), stage as i64, uses.into(), &mut watch)
+        let watch = ffi::owned(|watch| unsafe {
+            ffi::pipe_watch_start(variables.variables.as_ptr(), stage as i64, uses.into(), watch)
         })?;
-        let watch = NonNull::new(watch).expect("the shim wrote the watch");
         Ok(Self { watch, variables, _this_thread: PhantomData })
     }
 

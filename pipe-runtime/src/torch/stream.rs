@@ -27,19 +27,15 @@ impl Stream {
 
     /// Makes the stream and its device current for this thread, until the guard is dropped.
     pub(crate) fn enter(&self) -> Result<OnStream, TorchError> {
-        let mut entered = ptr::null_mut();
         // SAFETY: the guard owns what it needs to restore the stream and the device.
-        ffi::check(unsafe { ffi::pipe_stream_enter(self, &mut entered) })?;
-        let entered = NonNull::new(entered).expect("the shim wrote the guard");
+        let entered = ffi::owned(|entered| unsafe { ffi::pipe_stream_enter(self, entered) })?;
         Ok(OnStream { entered, _this_thread: PhantomData })
     }
 
     /// Records an event after the work that is queued on the stream.
     pub(crate) fn record(&self) -> Result<Event, TorchError> {
-        let mut event = ptr::null_mut();
         // SAFETY: writes a new event.
-        ffi::check(unsafe { ffi::pipe_event_record(self, &mut event) })?;
-        Ok(Event(NonNull::new(event).expect("the shim wrote the event")))
+        ffi::owned(|event| unsafe { ffi::pipe_event_record(self, event) }).map(Event)
     }
 
     /// Makes work that is queued on the stream from now on wait for the event. The host does not

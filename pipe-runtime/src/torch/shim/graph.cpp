@@ -64,9 +64,7 @@ std::string Complaint::take() {
 Graph::Graph(int64_t stage)
     : stage(stage),
       thread(at::RecordFunction::currentThreadId()),
-      first(at::sequence_number::peek()) {
-  OwnPasses::here().begin(first);
-}
+      first(OwnPasses::here().begin(at::sequence_number::peek())) {}
 
 void Graph::end() {
   if (std::exchange(ended, true)) {
@@ -97,24 +95,38 @@ Graph::~Graph() {
 }
 
 // Whether the node only describes a view of its base. A layer may keep views of its weights that
-// were made in its first pass. They lead to the weights, and have nothing to free.
+// were made in its first pass. They lead to the weights, and have nothing to free. The operators
+// are all of libtorch's that return views and save no tensor for their derivative; one with several
+// derivatives has a number behind its name for each.
 static bool is_view(const Node& node) {
-  static const std::set<std::string> views = {
-      "AliasBackward0",
-      "AsStridedBackward0",
-      "ExpandBackward0",
-      "PermuteBackward0",
-      "ReshapeAliasBackward0",
-      "SelectBackward0",
-      "SliceBackward0",
-      "SplitBackward0",
-      "SqueezeBackward0",
-      "SqueezeBackward1",
-      "TBackward0",
-      "TransposeBackward0",
-      "UnsqueezeBackward0",
-      "ViewBackward0"};
-  return views.count(node.name()) > 0;
+  static const std::set<std::string> operators = {
+      "Alias",
+      "AsStrided",
+      "Conj",
+      "Diagonal",
+      "Expand",
+      "NegView",
+      "Permute",
+      "ReshapeAlias",
+      "Select",
+      "Slice",
+      "Split",
+      "SplitWithSizes",
+      "Squeeze",
+      "T",
+      "Transpose",
+      "Unbind",
+      "Unfold",
+      "Unsqueeze",
+      "View",
+      "ViewAsComplex",
+      "ViewAsReal"};
+  static const std::string suffix = "Backward";
+  std::string name = node.name();
+  name.erase(name.find_last_not_of("0123456789") + 1);
+  size_t end = name.rfind(suffix);
+  return end != std::string::npos && end + suffix.size() == name.size() &&
+      operators.count(name.substr(0, end)) > 0;
 }
 
 bool Graph::is_foreign(const Node& node) const {
@@ -160,8 +172,8 @@ void Parameters::remove() const {
 extern "C" {
 
 // Starts the graph of a pass of this stage.
-Graph* pipe_graph_new(int64_t stage) {
-  return new (std::nothrow) Graph(stage);
+int pipe_graph_new(int64_t stage, Graph** graph) {
+  return shim::guarded([&] { *graph = new Graph(stage); });
 }
 
 void pipe_graph_free(Graph* graph) {
@@ -205,12 +217,11 @@ int pipe_graph_send(Graph* graph, const at::Tensor* value, at::Tensor** sent, in
 }
 
 // With `fuse`, matrix products may add to the sums of these parameters.
-Parameters* pipe_parameters_new(int fuse) {
-  auto parameters = new (std::nothrow) Parameters();
-  if (parameters) {
-    parameters->fuse = fuse != 0;
-  }
-  return parameters;
+int pipe_parameters_new(int fuse, Parameters** parameters) {
+  return shim::guarded([&] {
+    *parameters = new Parameters();
+    (*parameters)->fuse = fuse != 0;
+  });
 }
 
 void pipe_parameters_free(Parameters* parameters) {
@@ -261,13 +272,12 @@ int pipe_engine_is_choosy() {
 
 // With `joined`, the sums are those that one backward through all micro-batches would give. With
 // `by_engine`, all backwards that add to them are left to libtorch's engine.
-Sums* pipe_sums_new(int joined, int by_engine) {
-  auto sums = new (std::nothrow) Sums();
-  if (sums) {
-    sums->joined = joined != 0;
-    sums->by_engine = by_engine != 0;
-  }
-  return sums;
+int pipe_sums_new(int joined, int by_engine, Sums** sums) {
+  return shim::guarded([&] {
+    *sums = new Sums();
+    (*sums)->joined = joined != 0;
+    (*sums)->by_engine = by_engine != 0;
+  });
 }
 
 void pipe_sums_free(Sums* sums) {

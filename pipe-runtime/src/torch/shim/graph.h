@@ -86,7 +86,9 @@ struct Graph {
   edge_list roots;
   // Set between the two halves of a split backward.
   std::unique_ptr<Cut> cut;
-  // The thread that records the graph, and the number of that thread's next node when it began.
+  // The thread that records the graph, and the number of that thread's next node when it began. In
+  // a pipeline inside of a layer or a loss, that is when the outermost graph began: what is made
+  // around the inner pipeline may go into its graphs, and ends at the outer graph's ends.
   const uint64_t thread;
   const uint64_t first;
   bool ended = false;

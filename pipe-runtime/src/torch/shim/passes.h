@@ -17,12 +17,14 @@ namespace shim {
 class Passes {
  public:
   // From now on, the thread records a graph. Its nodes belong to the graph at once: layers of other
-  // stages may find them in a cell before the pass has ended.
-  void begin(uint64_t first) {
+  // stages may find them in a cell before the pass has ended. Returns the number of the first node
+  // of the outermost graph that is recorded.
+  uint64_t begin(uint64_t first) {
     std::lock_guard<std::mutex> lock(mutex_);
     if (recording_++ == 0) {
       first_ = first;
     }
+    return first_;
   }
 
   // One of the graphs has all of its nodes, which have lower numbers than `end`.

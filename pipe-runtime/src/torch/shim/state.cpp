@@ -238,8 +238,8 @@ using shim::Watch;
 
 extern "C" {
 
-Variables* pipe_variables_new() {
-  return new (std::nothrow) Variables();
+int pipe_variables_new(Variables** variables) {
+  return shim::guarded([&] { *variables = new Variables(); });
 }
 
 void pipe_variables_free(Variables* variables) {

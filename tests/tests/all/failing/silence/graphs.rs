@@ -226,45 +226,6 @@ fn a_layers_own_backward_may_not_end_at_the_pipelines_variables() {
     }
 }
 
-/// A layer that keeps a view of its weight from the first forward on.
-struct Caches(Tensor, std::cell::OnceCell<Tensor>);
-
-impl Layer<Tensor> for Caches {
-    type Out = Tensor;
-
-    fn run(&self, x: Tensor, _cx: &Context) -> Tensor {
-        x.matmul(self.1.get_or_init(|| self.0.tr()))
-    }
-}
-
-#[pipeline(chunks = 4)]
-struct Caching {
-    #[device("cpu")]
-    first: Linear,
-    caches: Caches,
-    #[device("cpu")]
-    last: Linear,
-}
-
-#[test]
-fn a_view_of_a_weight_may_be_kept() {
-    let _serial = pipe_tests::serial();
-    for mode in MODES {
-        let vars = Caching::vars(&Devices::cpu(2)).unwrap();
-        let (first, last) = (linear(vars.first(), 8, 8), linear(vars.last(), 8, 8));
-        let w = vars.caches().randn("w", &[8, 8], 0., 1.);
-        let (x, y) = (rows(8), rows(8));
-        let plain = mse(&x.apply(&first).matmul(&w.tr()).apply(&last), &y);
-        let expected = Tensor::run_backward(&[plain], &[&w], false, false).remove(0);
-        let net = Caching { first, caches: Caches(w.shallow_clone(), Default::default()), last };
-        let mut pipe = net.pipe(&vars).checkpoint(mode).build().unwrap();
-        for step in 1..=2 {
-            pipe.train_step(&x, &y, mse).unwrap();
-            assert!(w.grad().allclose(&(&expected * step), 1e-4, 1e-6, false), "{mode}, step {step}");
-        }
-    }
-}
-
 #[test]
 fn a_forgotten_leaf_that_was_mended_is_forgotten() {
     let _serial = pipe_tests::serial();
@@ -304,5 +265,71 @@ fn one_weight_with_a_sparse_and_a_dense_gradient_is_as_in_plain() {
             w.grad().to_dense(None, false).allclose(&expected.to_dense(None, false), 1e-5, 1e-6, false),
             "{mode}, {method}"
         );
+    }
+}
+
+/// A pipeline that trains in the loss, or in a layer, of another one may use what was made around
+/// it, of its own variables too.
+#[test]
+fn a_pipeline_trains_inside_of_another_one() {
+    let _serial = pipe_tests::serial();
+    for (mode, in_layer) in MODES.into_iter().flat_map(|mode| [false, true].map(|in_layer| (mode, in_layer))) {
+        let (inner, inner_vars) = net(func(Tensor::tanh));
+        let weight = inner.first.ws.shallow_clone();
+        let penalty = move || weight.square().sum(Kind::Float) * 0.01;
+        let (x, y) = (rows(8), rows(8));
+        let plain = mse(&x.apply(&inner.first).tanh().apply(&inner.last), &y) + penalty();
+        let variables = inner_vars.var_store().trainable_variables();
+        let expected = Tensor::run_backward(&[plain], &variables, false, false);
+        let mut inner = inner.pipe(&inner_vars).checkpoint(mode).chunks(1).build().unwrap();
+        let (of_inner, of_target, mut is_trained) = (x.shallow_clone(), y.shallow_clone(), false);
+        let train = Arc::new(Mutex::new(move || {
+            if !std::mem::replace(&mut is_trained, true) {
+                let penalty = penalty();
+                let loss = |output: &Tensor, y: &Tensor| mse(output, y) + &penalty;
+                inner.train_step(&of_inner, &of_target, loss).unwrap();
+            }
+        }));
+        let trains = in_layer.then(|| Arc::clone(&train));
+        let (outer, outer_vars) = net(func(move |x| {
+            trains.iter().for_each(|train| (train.lock().unwrap())());
+            x.tanh()
+        }));
+        let plain = mse(&x.apply(&outer.first).tanh().apply(&outer.last), &y);
+        let outer_variables = outer_vars.var_store().trainable_variables();
+        let of_outer = Tensor::run_backward(&[plain], &outer_variables, false, false);
+        let mut outer = outer.pipe(&outer_vars).checkpoint(mode).chunks(2).build().unwrap();
+        outer
+            .train_step(&x, &y, |output, y: &Tensor| {
+                (train.lock().unwrap())();
+                mse(output, y)
+            })
+            .unwrap();
+        for (variable, expected) in variables.iter().chain(&outer_variables).zip(expected.iter().chain(&of_outer)) {
+            assert!(variable.grad().allclose(expected, 1e-4, 1e-6, false), "{mode}, in a layer: {in_layer}");
+        }
+    }
+}
+
+/// The gradient of an outer stage's value does not come back from an inner pipeline.
+#[test]
+fn a_value_of_an_outer_stage_in_the_loss_of_an_inner_pipeline_is_an_error() {
+    let _serial = pipe_tests::serial();
+    for mode in MODES {
+        let (inner, inner_vars) = net(func(Tensor::tanh));
+        let mut inner = inner.pipe(&inner_vars).checkpoint(mode).chunks(1).build().unwrap();
+        let (outer, outer_vars) = net(func(Tensor::tanh));
+        let mut outer = outer.pipe(&outer_vars).checkpoint(mode).chunks(1).build().unwrap();
+        let mut error = String::new();
+        outer
+            .train_step(rows(8), rows(8), |output, y: &Tensor| {
+                let step = inner
+                    .train_step(rows(8), rows(8), |of_inner, y: &Tensor| mse(of_inner, y) + output.mean(Kind::Float));
+                error = step.unwrap_err().to_string();
+                mse(output, y)
+            })
+            .unwrap();
+        assert!(error.contains("a `backward()` inside of a layer comes to"), "{error}");
+        assert_eq!((trained(&inner_vars), trained(&outer_vars)), (0, 4));
     }
 }

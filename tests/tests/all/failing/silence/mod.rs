@@ -6,6 +6,7 @@ mod graphs;
 mod loss;
 mod memory;
 mod state;
+mod views;
 
 use std::cell::Cell;
 use std::sync::{Arc, Mutex};
