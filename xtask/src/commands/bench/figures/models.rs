@@ -3,7 +3,7 @@
 
 use crate::commands::bench::Bench;
 use crate::commands::bench::contender::Contender;
-use crate::commands::bench::duel::{check, take_turns};
+use crate::commands::bench::duel::{Times, check, take_turns};
 use crate::commands::bench::spread::digits;
 use crate::commands::bench::table::{Bar, Row, Table};
 use crate::commands::bench::work::{DECODER, LONG_DECODER, MASKED_GPT, Who, Work};
@@ -14,20 +14,37 @@ const BAR: Bar = Bar::AtMost(1.02);
 const LEAD: Bar = Bar::AtLeast(1.);
 
 pub fn measure(bench: &Bench<'_>) -> anyhow::Result<Table> {
-    let mut rows = Vec::new();
+    let (mut rows, mut all) = (Vec::new(), Times::default());
     for lent in [DECODER, LONG_DECODER, MASKED_GPT] {
         for stages in [2, 4] {
             let lent = Work { stages, ..lent };
             let owned = Work { model: lent.model.owned(), ..lent };
             for schedule in ["gpipe", "1f1b"] {
-                rows.extend(of(bench, &lent, &owned, schedule)?);
+                let (case, times) = of(bench, &lent, &owned, schedule)?;
+                rows.extend(case);
+                all.extend(times);
             }
         }
     }
+    // A turn scatters by more than the bar, and so does the median of one case.
+    let over_all = |case: &str, figure, bar| Row {
+        case: format!("all turns of all cases: {case}"),
+        ours: String::new(),
+        theirs: String::new(),
+        figure,
+        bar: Some(bar),
+    };
+    rows.push(over_all("lent / owned", all.ratio(0, 2), BAR));
+    rows.push(over_all("the lead / the lead with owned values", all.combine(leads), LEAD));
     Ok(Table { ours: "lent", theirs: "beside", figure: "ratio", rows })
 }
 
-fn of(bench: &Bench<'_>, lent: &Work, owned: &Work, schedule: &'static str) -> anyhow::Result<[Row; 3]> {
+/// The lead over torch's pipelining with lent values, divided by the one with owned ones.
+fn leads(times: &[f64]) -> f64 {
+    (times[1] / times[0]) / (times[3] / times[2])
+}
+
+fn of(bench: &Bench<'_>, lent: &Work, owned: &Work, schedule: &'static str) -> anyhow::Result<([Row; 3], Times)> {
     let (ours, theirs) = (Who::OurStepWithoutOutput(schedule), Who::NewestPipelining(schedule));
     eprintln!("  {lent}: {ours} | {theirs}");
     let contenders =
@@ -42,7 +59,7 @@ fn of(bench: &Bench<'_>, lent: &Work, owned: &Work, schedule: &'static str) -> a
         contenders.chunks_mut(2).try_for_each(check)?;
         take_turns(&mut contenders, turns)
     })?;
-    Ok([
+    let rows = [
         Row {
             case: format!("{lent}, {schedule}: lent / owned"),
             ours: times.text(0),
@@ -61,8 +78,9 @@ fn of(bench: &Bench<'_>, lent: &Work, owned: &Work, schedule: &'static str) -> a
             case: "the same: that lead / the lead with owned values".to_owned(),
             ours: digits(times.ratio(1, 0).median),
             theirs: digits(times.ratio(3, 2).median),
-            figure: times.combine(|times| (times[1] / times[0]) / (times[3] / times[2])),
+            figure: times.combine(leads),
             bar: Some(LEAD),
         },
-    ])
+    ];
+    Ok((rows, times))
 }
