@@ -134,11 +134,11 @@ fn has_standard_library() -> bool {
     sysroot.is_ok_and(|found| Path::new(String::from_utf8_lossy(&found.stdout).trim()).join(manifest).is_file())
 }
 
-/// The tests of the engine under the thread sanitizer, with a standard library that is compiled for
-/// it: what its locks do is unknown to it otherwise.
+/// The tests of the engine and of the schedules under the thread sanitizer, with a standard library
+/// that is compiled for it: what its locks do is unknown to it otherwise.
 fn thread_sanitizer(checkout: &Checkout) -> Command {
     let mut cargo = cargo::command(checkout);
-    cargo.args(["test", "-Zbuild-std", "--target", TARGET, "-p", "pipe-engine", "--tests"]);
+    cargo.args(["test", "-Zbuild-std", "--target", TARGET, "-p", "pipe-engine", "-p", "pipe-schedule", "--tests"]);
     cargo.env("RUSTC_BOOTSTRAP", "1").env("RUSTFLAGS", "-Zsanitizer=thread");
     cargo.env("CARGO_TARGET_DIR", checkout.root.join("target/thread-sanitizer"));
     cargo
