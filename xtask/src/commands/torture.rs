@@ -20,7 +20,7 @@ const KILLING: &str = "losses::trainings_that_are_killed_again_and_again_end_as_
 /// For a single package, Cargo chooses other features, and compiles tch again.
 const WHOLE: &str = "--workspace";
 
-/// The tests of `pipe-failing-libtorch`.
+/// Tests in which allocations and operators of libtorch fail.
 const IN_LIBTORCH: [&str; 9] = [WHOLE, "--test", "calls", "--test", "routes", "--test", "training", "--test", "killed"];
 
 /// Tests of one process, which the tests of each change run, too.

@@ -64,20 +64,13 @@ impl Family for WithComplex {
 
     const WHOLE: &[usize] = &[1];
 
-    fn a(path: &Path<'_>) -> Begin {
-        Begin(dense(path, WIDTH))
-    }
-
-    fn b(path: &Path<'_>) -> Product {
-        complex_weight(path, &[WIDTH / 2])
-    }
-
-    fn c(path: &Path<'_>) -> Product {
-        complex_weight(path, &[WIDTH / 2, WIDTH / 2])
-    }
-
-    fn d(path: &Path<'_>) -> End {
-        End(dense(path, WIDTH))
+    fn layers([a, b, c, d]: [&Path<'_>; 4]) -> (Begin, Product, Product, End) {
+        (
+            Begin(dense(a, WIDTH)),
+            complex_weight(b, &[WIDTH / 2]),
+            complex_weight(c, &[WIDTH / 2, WIDTH / 2]),
+            End(dense(d, WIDTH)),
+        )
     }
 
     fn batch(rows: i64) -> Vec<Tensor> {

@@ -52,20 +52,8 @@ impl Family for IntegersFirst {
     type C = Gather;
     type D = Keep;
 
-    fn a(path: &Path<'_>) -> Look {
-        Look(dense(path, WIDTH))
-    }
-
-    fn b(path: &Path<'_>) -> Gather {
-        Gather(dense(path, WIDTH))
-    }
-
-    fn c(path: &Path<'_>) -> Gather {
-        Gather(dense(path, WIDTH))
-    }
-
-    fn d(path: &Path<'_>) -> Keep {
-        Keep(dense(path, WIDTH))
+    fn layers([a, b, c, d]: [&Path<'_>; 4]) -> (Look, Gather, Gather, Keep) {
+        (Look(dense(a, WIDTH)), Gather(dense(b, WIDTH)), Gather(dense(c, WIDTH)), Keep(dense(d, WIDTH)))
     }
 
     fn input(tensors: &[Tensor]) -> Tensor {

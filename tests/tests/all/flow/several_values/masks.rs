@@ -49,20 +49,8 @@ impl Family for WithMask {
 
     const WHOLE: &[usize] = &[1, 2];
 
-    fn a(path: &Path<'_>) -> Dense {
-        Dense(dense(path, WIDTH))
-    }
-
-    fn b(path: &Path<'_>) -> Dense {
-        Dense(dense(path, WIDTH))
-    }
-
-    fn c(path: &Path<'_>) -> Dense {
-        Dense(dense(path, WIDTH))
-    }
-
-    fn d(path: &Path<'_>) -> Attention {
-        Attention(dense(path, 3))
+    fn layers([a, b, c, d]: [&Path<'_>; 4]) -> (Dense, Dense, Dense, Attention) {
+        (Dense(dense(a, WIDTH)), Dense(dense(b, WIDTH)), Dense(dense(c, WIDTH)), Attention(dense(d, 3)))
     }
 
     fn batch(rows: i64) -> Vec<Tensor> {

@@ -25,10 +25,7 @@ trait Family {
     /// Indices of the input's tensors that each micro-batch gets whole.
     const WHOLE: &[usize] = &[];
 
-    fn a(path: &Path<'_>) -> Self::A;
-    fn b(path: &Path<'_>) -> Self::B;
-    fn c(path: &Path<'_>) -> Self::C;
-    fn d(path: &Path<'_>) -> Self::D;
+    fn layers(paths: [&Path<'_>; 4]) -> (Self::A, Self::B, Self::C, Self::D);
 
     fn batch(rows: i64) -> Vec<Tensor> {
         vec![Tensor::randn([rows, TOKENS, WIDTH], FLOAT)]
@@ -72,12 +69,9 @@ macro_rules! model {
 
             fn make((): &(), probe: &Probe) -> (Self, $vars) {
                 let vars = $model::vars(&Devices::cpu($count)).unwrap();
-                let model = $model {
-                    a: probe.watch($family::a(&vars.a())),
-                    b: probe.watch($family::b(&vars.b())),
-                    c: probe.watch($family::c(&vars.c())),
-                    d: probe.watch($family::d(&vars.d())),
-                };
+                let (a, b, c, d) = $family::layers([&vars.a(), &vars.b(), &vars.c(), &vars.d()]);
+                let model =
+                    $model { a: probe.watch(a), b: probe.watch(b), c: probe.watch(c), d: probe.watch(d) };
                 (model, vars)
             }
 

@@ -35,20 +35,9 @@ impl Family for WithTie {
     type C = DenseAlone;
     type D = Head;
 
-    fn a(path: &Path<'_>) -> Embedding {
-        nn::embedding(path, WORDS, WIDTH, Default::default())
-    }
-
-    fn b(path: &Path<'_>) -> DenseAlone {
-        DenseAlone(dense(path, WIDTH))
-    }
-
-    fn c(path: &Path<'_>) -> DenseAlone {
-        DenseAlone(dense(path, WIDTH))
-    }
-
-    fn d(_path: &Path<'_>) -> Head {
-        Head
+    fn layers([a, b, c, _]: [&Path<'_>; 4]) -> (Embedding, DenseAlone, DenseAlone, Head) {
+        let words = nn::embedding(a, WORDS, WIDTH, Default::default());
+        (words, DenseAlone(dense(b, WIDTH)), DenseAlone(dense(c, WIDTH)), Head)
     }
 
     fn batch(rows: i64) -> Vec<Tensor> {

@@ -48,23 +48,9 @@ impl Family for Ignoring {
     type C = SideBySide;
     type D = OnlyFirst;
 
-    fn a(path: &Path<'_>) -> Part {
-        let (first, second) = two_of(path);
-        Part(first, second)
-    }
-
-    fn b(path: &Path<'_>) -> SideBySide {
-        let (first, second) = two_of(path);
-        SideBySide(first, second)
-    }
-
-    fn c(path: &Path<'_>) -> SideBySide {
-        let (first, second) = two_of(path);
-        SideBySide(first, second)
-    }
-
-    fn d(path: &Path<'_>) -> OnlyFirst {
-        OnlyFirst(dense(path, WIDTH))
+    fn layers([a, b, c, d]: [&Path<'_>; 4]) -> (Part, SideBySide, SideBySide, OnlyFirst) {
+        let [a, b, c] = [a, b, c].map(two_of);
+        (Part(a.0, a.1), SideBySide(b.0, b.1), SideBySide(c.0, c.1), OnlyFirst(dense(d, WIDTH)))
     }
 
     fn input(tensors: &[Tensor]) -> Tensor {
