@@ -10,7 +10,7 @@ use crate::support::errors::with_help;
 
 /// Generates the impls of `Flow` and `IntoFlow`.
 pub fn derive(item: TokenStream) -> TokenStream {
-    match depth::check(&item).and_then(|()| syn::parse2::<DeriveInput>(item)).and_then(|item| expand(&item)) {
+    match depth::parse::<DeriveInput>(item).and_then(|item| expand(&item)) {
         Ok(tokens) => tokens,
         Err(error) => error.into_compile_error(),
     }

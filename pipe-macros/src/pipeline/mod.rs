@@ -43,7 +43,7 @@ pub fn derive(item: TokenStream) -> TokenStream {
 
 /// Does what [`derive`] does, with balance files that `read_file` gives.
 pub fn derive_with(item: TokenStream, read_file: ReadFile<'_>) -> TokenStream {
-    let item = match depth::check(&item).and_then(|()| syn::parse2::<DeriveInput>(item)) {
+    let item = match depth::parse::<DeriveInput>(item) {
         Ok(item) => item,
         Err(error) => return error.into_compile_error(),
     };

@@ -35,6 +35,15 @@ pub struct Layer {
     pub ty: Type,
     pub shape: Shape,
     pub marks: Marks,
+    /// The lent values that it reads, in the order in which it takes them.
+    pub reads: Vec<Read>,
+}
+
+/// A lent value that a layer reads: the name as it is written there, and the index of the value in
+/// [`Model::lent`]. Indices are compared in no time, names are not: rustc holds their text.
+pub struct Read {
+    pub name: Ident,
+    pub lent: usize,
 }
 
 /// All places that name one skip. A valid skip has one stash and one pop.
@@ -65,15 +74,15 @@ pub fn model(declaration: Declaration) -> Model {
     let Declaration { ident, vis, generics, settings, has_devices, fields, assigned } = declaration;
     let (plain_fields, layers): (Vec<_>, Vec<_>) =
         fields.into_iter().partition(|field| field.marks.not_a_layer.is_some());
-    let layers: Vec<Layer> = layers.into_iter().map(layer).collect();
+    let mut layers: Vec<Layer> = layers.into_iter().map(layer).collect();
     let skips = skips(&layers);
-    let lent = lent(&layers, settings.outer_values());
+    let lent = lent(&mut layers, settings.outer_values());
     Model { ident, vis, generics, settings, has_devices, layers, plain_fields, skips, lent, assigned }
 }
 
 fn layer(field: Field) -> Layer {
     let Field { ident, vis: _, ty, shape, marks } = field;
-    Layer { ident, ty, shape, marks }
+    Layer { ident, ty, shape, marks, reads: Vec::new() }
 }
 
 fn skips(layers: &[Layer]) -> Vec<Skip> {
@@ -91,14 +100,17 @@ fn skips(layers: &[Layer]) -> Vec<Skip> {
     skips.in_order
 }
 
-fn lent(layers: &[Layer], outer: &[Outer]) -> Vec<Lent> {
+/// Sorts what is lent by its name, and tells each layer which values it reads.
+fn lent(layers: &mut [Layer], outer: &[Outer]) -> Vec<Lent> {
     let mut lent = ByName::new(|name| Lent { name, lends: Vec::new(), reads: Vec::new() });
     for value in outer {
         lent.named(&value.name);
     }
-    for (index, layer) in layers.iter().enumerate() {
-        for name in layer.reads() {
-            lent.named(name).reads.push(End { layer: index, name: name.clone(), what: (), each: false });
+    for (index, layer) in layers.iter_mut().enumerate() {
+        for name in layer.marks.read.iter().flat_map(|mark| &mark.value) {
+            let value = lent.index(name);
+            lent.in_order[value].reads.push(End { layer: index, name: name.clone(), what: (), each: false });
+            layer.reads.push(Read { name: name.clone(), lent: value });
         }
         for lend in layer.lends() {
             let end = End { layer: index, name: lend.name.clone(), what: lend.kept, each: false };
@@ -121,12 +133,18 @@ impl<T> ByName<T> {
     }
 
     fn named(&mut self, name: &Ident) -> &mut T {
-        let name = plain(name);
-        let index = *self.by_name.entry(name.clone()).or_insert_with(|| {
-            self.in_order.push((self.new)(name));
-            self.in_order.len() - 1
-        });
+        let index = self.index(name);
         &mut self.in_order[index]
+    }
+
+    fn index(&mut self, name: &Ident) -> usize {
+        let name = plain(name);
+        if let Some(index) = self.by_name.get(&name) {
+            return *index;
+        }
+        self.in_order.push((self.new)(name.clone()));
+        self.by_name.insert(name, self.in_order.len() - 1);
+        self.in_order.len() - 1
     }
 }
 
@@ -220,10 +238,6 @@ impl Layer {
         self.marks.lend.as_ref().map_or(&[], |mark| &mark.value)
     }
 
-    pub fn reads(&self) -> &[Ident] {
-        self.marks.read.as_ref().map_or(&[], |mark| &mark.value)
-    }
-
     /// What the layer adds to.
     pub fn sums(&self) -> &[Ident] {
         self.marks.sum.as_ref().map_or(&[], |mark| &mark.value)
@@ -232,7 +246,7 @@ impl Layer {
     /// What the layer takes beside its input, in the order in which it takes them.
     pub fn taken(&self) -> Vec<Taken<'_>> {
         let popped = self.pops().iter().map(|pop| Taken::Popped(&pop.name));
-        let read = self.reads().iter().map(Taken::Read);
+        let read = self.reads.iter().map(|read| Taken::Read(&read.name));
         if self.marks.reads_first { read.chain(popped).collect() } else { popped.chain(read).collect() }
     }
 

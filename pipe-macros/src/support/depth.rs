@@ -2,6 +2,8 @@
 //! are nested deeply enough would end the compiler.
 
 use proc_macro2::{Spacing, Span, TokenStream, TokenTree};
+use syn::buffer::Cursor;
+use syn::parse::{Parse, ParseStream, Parser};
 
 use super::errors::with_help;
 
@@ -9,8 +11,15 @@ use super::errors::with_help;
 /// as many types, by default.
 pub const LIMIT: usize = 128;
 
-/// The error on tokens that are nested too deeply, at the first that is.
-pub fn check(tokens: &TokenStream) -> syn::Result<()> {
+/// Parses tokens, or gives the error on those that are nested too deeply, at the first that is.
+///
+/// The check goes through syn's buffer, as the parser does: rustc's own tokens are slow to walk.
+pub fn parse<T: Parse>(tokens: TokenStream) -> syn::Result<T> {
+    let checked = |tokens: ParseStream| check(tokens.cursor()).and_then(|()| tokens.parse());
+    checked.parse2(tokens)
+}
+
+fn check(tokens: Cursor) -> syn::Result<()> {
     match too_deep(tokens, 0) {
         None => Ok(()),
         Some(place) => Err(syn::Error::new(
@@ -22,39 +31,46 @@ pub fn check(tokens: &TokenStream) -> syn::Result<()> {
 
 /// Each bracket is a level, and so is each token of a run without a comma or semicolon: `&&T` and
 /// `fn() -> fn() -> T` are nested, too. No run in a readable struct is that long.
-fn too_deep(tokens: &TokenStream, outside: usize) -> Option<Span> {
+fn too_deep(mut tokens: Cursor, outside: usize) -> Option<Span> {
     let (mut run, mut angles) = (0, 0_usize);
     let (mut is_arrow, mut is_attribute) = (false, false);
-    for token in tokens.clone() {
+    loop {
         let mut next = (false, false);
-        match &token {
-            TokenTree::Punct(punct) => match punct.as_char() {
-                ',' => run = 0,
-                ';' => (run, angles) = (0, 0),
-                '<' => angles += 1,
-                '>' if !is_arrow => angles = angles.saturating_sub(1),
-                '#' => next.1 = true,
-                sign => {
-                    run += 1;
-                    next.0 = matches!(sign, '-' | '=') && punct.spacing() == Spacing::Joint;
+        let (inside, rest) = match tokens.any_group() {
+            Some((inside, _, _, rest)) => {
+                // Attributes stand one after the other.
+                run += usize::from(!is_attribute);
+                (Some(inside), rest)
+            }
+            None => {
+                let (token, rest) = tokens.token_tree()?;
+                match &token {
+                    TokenTree::Punct(punct) => match punct.as_char() {
+                        ',' => run = 0,
+                        ';' => (run, angles) = (0, 0),
+                        '<' => angles += 1,
+                        '>' if !is_arrow => angles = angles.saturating_sub(1),
+                        '#' => next.1 = true,
+                        sign => {
+                            run += 1;
+                            next.0 = matches!(sign, '-' | '=') && punct.spacing() == Spacing::Joint;
+                        }
+                    },
+                    _ => run += 1,
                 }
-            },
-            // Attributes stand one after the other.
-            TokenTree::Group(_) if is_attribute => {}
-            _ => run += 1,
-        }
+                (None, rest)
+            }
+        };
         let level = outside + angles + run;
         if level > LIMIT {
-            return Some(token.span());
+            return Some(tokens.span());
         }
-        if let TokenTree::Group(group) = &token
-            && let Some(place) = too_deep(&group.stream(), level)
-        {
+        if let Some(place) = inside.and_then(|inside| too_deep(inside, level)) {
             return Some(place);
         }
         (is_arrow, is_attribute) = next;
+        tokens = rest;
     }
-    None
 }
 
 #[cfg(test)]
@@ -64,7 +80,7 @@ mod tests {
     use super::*;
 
     fn is_too_deep(text: &str) -> bool {
-        check(&TokenStream::from_str(text).unwrap()).is_err()
+        parse::<TokenStream>(TokenStream::from_str(text).unwrap()).is_err()
     }
 
     #[test]

@@ -174,7 +174,6 @@ const _: () = {
                         let lent_memory = __rt::keep(&x);
                         let reading = __rt::Reading1::new(&lent_memory, cx);
                         let x = reading.pass(x, near, "near");
-                        __rt::release(lent_memory);
                         io.send(flow_1, x);
                     },
                 );
@@ -185,8 +184,8 @@ const _: () = {
                     (flow_1, flow_2, hop_0_memory, hop_0_mask),
                     |(decode_0,), (flow_1, flow_2, hop_0_memory, hop_0_mask), io, cx| {
                         let x = io.receive(flow_1);
-                        let lent_memory = io.receive(hop_0_memory.to(1));
-                        let lent_mask = io.receive(hop_0_mask.to(1));
+                        let lent_memory = io.receive_lent(hop_0_memory, 1);
+                        let lent_mask = io.receive_lent(hop_0_mask, 1);
                         let x = __rt::each(
                             x,
                             decode_0,
@@ -201,7 +200,6 @@ const _: () = {
                                 x
                             },
                         );
-                        __rt::release((lent_memory, lent_mask));
                         io.send(flow_2, x);
                     },
                 );
@@ -218,9 +216,9 @@ const _: () = {
                         cx|
                     {
                         let x = io.receive(flow_2);
-                        let lent_memory = io.receive(hop_0_memory.to(2));
+                        let lent_memory = io.receive_lent(hop_0_memory, 2);
                         io.send_all(hop_2_memory, __rt::keep(&lent_memory));
-                        let lent_mask = io.receive(hop_0_mask.to(2));
+                        let lent_mask = io.receive_lent(hop_0_mask, 2);
                         let x = __rt::each(
                             x,
                             decode_1,
@@ -235,7 +233,6 @@ const _: () = {
                                 x
                             },
                         );
-                        __rt::release((lent_memory, lent_mask));
                         io.send(flow_3, x);
                     },
                 );
@@ -246,10 +243,9 @@ const _: () = {
                     (flow_3, flow_4, hop_2_memory),
                     |(last,), (flow_3, flow_4, hop_2_memory), io, cx| {
                         let x = io.receive(flow_3);
-                        let lent_memory = io.receive(hop_2_memory.to(3));
+                        let lent_memory = io.receive_lent(hop_2_memory, 3);
                         let reading = __rt::Reading1::new(&lent_memory, cx);
                         let x = reading.pass(x, last, "last");
-                        __rt::release(lent_memory);
                         io.send_output::<Self>(flow_4, __rt::output::<Self>(x));
                     },
                 );
@@ -298,7 +294,6 @@ const _: () = {
             );
             __rt::release(lent_mask);
             let x = reading.pass(x, last, "last");
-            __rt::release(lent_memory);
             __rt::output::<Self>(x)
         }
     }

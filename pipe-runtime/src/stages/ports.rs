@@ -37,7 +37,7 @@ pub struct Ports<T> {
 
 impl<T> Ports<T> {
     /// The port to stage `stage`.
-    pub fn to(self, stage: usize) -> Port<T> {
+    fn to(self, stage: usize) -> Port<T> {
         let port = self.ends.iter().find(|(_, to)| *to == stage);
         let (index, _) = port.expect("generated code receives what it has declared");
         Port { index: *index, value: PhantomData }
@@ -107,9 +107,16 @@ impl<'a> Io<'a> {
         self.take(port.index).unpack()
     }
 
+    /// Receives the lent value that was sent to stage `stage`. It is one method, and not two:
+    /// rustc takes its time to find one.
+    pub fn receive_lent<T: Flow>(&mut self, ports: Ports<T>, stage: usize) -> T {
+        self.receive(ports.to(stage))
+    }
+
     /// Receives a lent value for one of repeated layers that are recomputed one by one: the first
-    /// of a part takes it from `port`, and each hands it on to the next.
-    pub fn receive_each<T: Flow, L>(&mut self, port: Port<T>, part: &Repeated<L>, number: usize) -> T {
+    /// of a part takes it from the port to `stage`, and each hands it on to the next.
+    pub fn receive_each<T: Flow, L>(&mut self, ports: Ports<T>, stage: usize, part: &Repeated<L>, number: usize) -> T {
+        let port = ports.to(stage);
         let handed_to = |number: usize| Port { index: LENT + (port.index << 24) + number, value: PhantomData };
         let value = self.receive(if number == 0 { port } else { handed_to(number) });
         if number + 1 < part.count() {

@@ -264,12 +264,6 @@ impl<T> Copy for Port<T> {}
 
 pub struct Ports<T>(PhantomData<fn() -> T>);
 
-impl<T> Ports<T> {
-    pub fn to(self, stage: usize) -> Port<T> {
-        Port(PhantomData)
-    }
-}
-
 impl<T> Clone for Ports<T> {
     fn clone(&self) -> Self {
         *self
@@ -333,7 +327,11 @@ pub enum Element<'e, L> {
 pub struct Io<'a>(PhantomData<&'a ()>);
 
 impl Io<'_> {
-    pub fn receive_each<T: Flow, L>(&mut self, port: Port<T>, part: &Repeated<L>, number: usize) -> T {
+    pub fn receive_lent<T: Flow>(&mut self, ports: Ports<T>, stage: usize) -> T {
+        unreachable!()
+    }
+
+    pub fn receive_each<T: Flow, L>(&mut self, ports: Ports<T>, stage: usize, part: &Repeated<L>, number: usize) -> T {
         unreachable!()
     }
 

@@ -22,7 +22,7 @@ use syn::{Attribute, Item};
 
 fuzz_target!(init: MEMORY.set_limit(64 << 20).expect("less is in use"), |text: &str| {
     if let Ok(tokens) = TokenStream::from_str(text) {
-        match depth::check(&tokens).and_then(|()| syn::parse2::<syn::File>(tokens.clone())) {
+        match depth::parse::<syn::File>(tokens.clone()) {
             Ok(file) => file.items.into_iter().for_each(expand_item),
             // The attribute stands on something that is no item, or is nested too deeply.
             Err(_) => expand(TokenStream::new(), tokens),

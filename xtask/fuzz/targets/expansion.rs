@@ -13,7 +13,7 @@ pub fn expand(settings: TokenStream, item: TokenStream) {
     let attached = pipeline::attach_derive(settings, item);
     // The compiler removes what is not for the derive. What is nested too deeply, the derive
     // refuses before it reads it.
-    if depth::check(&attached).is_ok() && is_refused(syn::parse2(attached.clone())) {
+    if depth::parse::<TokenStream>(attached.clone()).is_ok() && is_refused(syn::parse2(attached.clone())) {
         return;
     }
     let generated = pipeline::derive(attached);

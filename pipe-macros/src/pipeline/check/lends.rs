@@ -3,7 +3,7 @@
 use pipe_schedule::support::spelling::nearest;
 
 use crate::pipeline::declaration::{Kept, Marks, Shape};
-use crate::pipeline::model::{End, Lent, Model, Skip};
+use crate::pipeline::model::{End, Lent, Model, Read, Skip};
 use crate::support::errors::{Errors, error, error_at_both};
 use crate::support::names::plain;
 
@@ -180,10 +180,10 @@ pub fn arrays_lend_only_their_ends(model: &Model, errors: &mut Errors) {
 pub fn optional_layers_read_nothing(model: &Model, errors: &mut Errors) {
     for layer in model.layers.iter().filter(|layer| matches!(layer.shape, Shape::Optional { .. })) {
         let nothing = format!("`{}` may be absent, and then nothing", layer.ident);
-        for read in layer.reads() {
+        for Read { name, .. } in &layer.reads {
             errors.push(error(
-                read,
-                format!("{nothing} reads `{}`", plain(read)),
+                name,
+                format!("{nothing} reads `{}`", plain(name)),
                 "read it in a layer of its own, or in one that is always there",
             ));
         }

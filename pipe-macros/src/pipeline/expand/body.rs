@@ -38,7 +38,7 @@ fn call(model: &Model, plan: &Plan, (stage, position): (usize, usize), code: &mu
         code.extend(lends::lend(model, layer, plan, stage, Kept::Tied, tied));
         code.extend(receive(model, layer, plan));
     }
-    code.extend(lends::receive(model, layer, plan, stage));
+    code.extend(lends::receive(model, step.layer, plan, stage));
     let place = (stage, position);
     match layer.shape {
         Shape::Single => code.extend(single(model, layer, plan, place, &binding).into_iter().flatten()),

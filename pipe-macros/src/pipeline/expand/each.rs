@@ -15,7 +15,7 @@ use crate::support::names::plain;
 
 /// Whether each layer takes a value and gives one, and nothing else.
 pub fn is_plain(layer: &Layer) -> bool {
-    layer.reads().is_empty() && layer.sums().is_empty() && lists(layer).is_empty()
+    layer.reads.is_empty() && layer.sums().is_empty() && lists(layer).is_empty()
 }
 
 /// `let (x, sums) = __rt::each((x, sums), layers, cx, "layers", |(x, sums), layer, cx| { .. });`,

@@ -127,7 +127,7 @@ impl<'p> Ports<'p> {
                     shares[share.from][1].push((next, share));
                     next += 1;
                 }
-                for hop in lends::arriving(model, layer, plan, number) {
+                for hop in lends::arriving(model, step.layer, plan, number) {
                     lent[number][0].push((next, hop));
                     lent[hop.from][1].push((next, hop));
                     next += 1;
@@ -184,15 +184,15 @@ impl<'p> Ports<'p> {
 
     /// What stage `stage` lends to others, or hands on, by the variables of its ports.
     fn lent_from(&self, stage: usize) -> Vec<(Ident, Vec<&(usize, &'p Hop)>)> {
-        let mut lent: Vec<(Ident, Vec<_>)> = Vec::new();
+        let mut lent: Vec<Vec<&(usize, &Hop)>> = Vec::new();
         for sent in &self.lent[stage][1] {
-            let name = lends::ports(sent.1, lends::sender(self.model, sent.1));
-            match lent.iter_mut().find(|(other, _)| *other == name) {
-                Some((_, hops)) => hops.push(sent),
-                None => lent.push((name, vec![sent])),
+            match lent.iter_mut().find(|hops| hops[0].1.lent == sent.1.lent) {
+                Some(hops) => hops.push(sent),
+                None => lent.push(vec![sent]),
             }
         }
-        lent
+        let name = |hop: &Hop| lends::ports(hop, lends::sender(self.model, hop));
+        lent.into_iter().map(|hops| (name(hops[0].1), hops)).collect()
     }
 
     /// `hop_0_memory, share_0_1_level`: the ports of lent values, and of skips of arrays, that

@@ -136,7 +136,7 @@ pub fn unpipelined(model: &Model) -> Plan {
 
 fn with_routes(model: &Model, stages: Vec<Stage>, stage_of: &[usize]) -> Plan {
     let routes = routes(model, &stages);
-    let hops = model.lent.iter().flat_map(|lent| hops(lent, &stages, stage_of)).collect();
+    let hops = (0..model.lent.len()).flat_map(|lent| hops(model, lent, &stages, stage_of)).collect();
     let shares = model.skips.iter().flat_map(|skip| shares(model, skip, &stages)).collect();
     let by_name = routes.iter().enumerate().map(|(index, route)| (route.name.clone(), index)).collect();
     Plan { stages, routes, hops, shares, by_name }
@@ -220,8 +220,8 @@ impl Plan {
     }
 
     /// The function that sends a lent value from stage `from` to all that get it from there.
-    pub fn send_all(&self, name: &str, from: usize, at: Span) -> Ident {
-        let leaves = self.hops_from(name, from).any(|hop| self.leaves(from, hop.to));
+    pub fn send_all(&self, lent: usize, from: usize, at: Span) -> Ident {
+        let leaves = self.hops_from(lent, from).any(|hop| self.leaves(from, hop.to));
         Ident::new(if leaves { "send_all_away" } else { "send_all" }, at)
     }
 
@@ -231,14 +231,14 @@ impl Plan {
         matches!((process(from), process(to)), (Some(here), Some(there)) if here != there)
     }
 
-    /// The ways of a lent value from stage `from` to others.
-    pub fn hops_from<'p>(&'p self, name: &'p str, from: usize) -> impl Iterator<Item = &'p Hop> {
-        self.hops.iter().filter(move |hop| hop.from == from && hop.name == name)
+    /// The ways of the lent value `lent` from stage `from` to others.
+    pub fn hops_from(&self, lent: usize, from: usize) -> impl Iterator<Item = &Hop> {
+        self.hops.iter().filter(move |hop| hop.from == from && hop.lent == lent)
     }
 
-    /// The way of a lent value to stage `to`, if it comes from another one.
-    pub fn hop_to(&self, name: &str, to: usize) -> Option<&Hop> {
-        self.hops.iter().find(|hop| hop.to == to && hop.name == name)
+    /// The way of the lent value `lent` to stage `to`, if it comes from another one.
+    pub fn hop_to(&self, lent: usize, to: usize) -> Option<&Hop> {
+        self.hops.iter().find(|hop| hop.to == to && hop.lent == lent)
     }
 
     /// The ways of an array's skips out of part `part` of layer `layer`.

@@ -6,7 +6,7 @@ use proc_macro2::Ident;
 
 use super::{Split, Stage, Step};
 use crate::pipeline::declaration::Kept;
-use crate::pipeline::model::{End, Lent, Model, Skip};
+use crate::pipeline::model::{End, Model, Skip};
 
 /// A skip from the layer that stashes to the one that pops.
 pub struct Route {
@@ -24,6 +24,8 @@ pub struct Route {
 /// The way of a lent value into a stage whose layers read it: from the stage that lends it, or from
 /// an earlier piece of the same stage.
 pub struct Hop {
+    /// The index in [`Model::lent`], and the name.
+    pub lent: usize,
     pub name: String,
     pub lender: usize,
     pub from: usize,
@@ -137,21 +139,24 @@ fn may_share(model: &Model, stash: &Step, pop: &Step) -> bool {
 
 /// The ways of one lent value. Each stage gets it once, from where it is lent; a later piece of the
 /// stage gets it from an earlier one.
-pub fn hops(lent: &Lent, stages: &[Stage], stage_of: &[usize]) -> Vec<Hop> {
+pub fn hops(model: &Model, index: usize, stages: &[Stage], stage_of: &[usize]) -> Vec<Hop> {
+    let lent = &model.lent[index];
     let Some(lend) = lent.lends.first() else { return Vec::new() };
     let Some(lender) = lending_stage(lend, stages) else { return Vec::new() };
     let mut holder: HashMap<usize, usize> = HashMap::from([(stage_of[lender], lender)]);
     let mut hops = Vec::new();
     for (to, stage) in stages.iter().enumerate().skip(lender + 1) {
-        let read = |layer: usize| lent.reads.iter().find(|read| read.layer == layer);
-        let Some(read) = stage.steps.iter().find_map(|step| read(step.layer)) else { continue };
+        let read = |layer: usize| model.layers[layer].reads.iter().find(|read| read.lent == index);
+        let mut reads = stage.steps.iter().filter_map(|step| Some((step.layer, read(step.layer)?)));
+        let Some((reader, read)) = reads.next() else { continue };
         let from = holder.insert(stage_of[to], to).unwrap_or(lender);
         hops.push(Hop {
+            lent: index,
             name: lent.name.clone(),
             lender: lend.layer,
             from,
             to,
-            reader: read.layer,
+            reader,
             ident: read.name.clone(),
         });
     }
