@@ -69,6 +69,9 @@ pub enum Creature {
     Chains,
     /// A weight that is used twice.
     Twice,
+    /// A sum of two weights, and the sum of a third one: one tensor is the gradient of the first two,
+    /// and the third's has one number in memory for all of its places.
+    SummedWeights,
     /// A view that is changed in place.
     InPlaceView,
     /// Passes no gradient to its input.
@@ -81,7 +84,7 @@ pub enum Creature {
 
 impl Creature {
     /// All kinds.
-    pub const ALL: [Creature; 35] = [
+    pub const ALL: [Creature; 36] = [
         Creature::Mix,
         Creature::Lstm,
         Creature::Gru,
@@ -113,6 +116,7 @@ impl Creature {
         Creature::CacheOfOneCall,
         Creature::Chains,
         Creature::Twice,
+        Creature::SummedWeights,
         Creature::InPlaceView,
         Creature::Cut,
         Creature::Identity,

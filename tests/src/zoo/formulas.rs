@@ -30,6 +30,10 @@ pub(super) fn low_rank(x: &Tensor, weight: &Tensor, a: &Tensor, b: &Tensor) -> T
     x + last_token(x).matmul(&(weight + a.matmul(b))).tanh()
 }
 
+pub(super) fn summed_weights(x: &Tensor, weight: &Tensor, other: &Tensor, gain: &Tensor) -> Tensor {
+    x + x.matmul(&(weight + other)).tanh() * gain.sum(Kind::Float)
+}
+
 pub(super) fn normalised_weight(x: &Tensor, weight: &Tensor, gain: &Tensor) -> Tensor {
     let length = weight.square().sum_dim_intlist([0_i64].as_slice(), true, Kind::Float).sqrt();
     x + last_token(x).matmul(&(weight / length * gain))

@@ -127,6 +127,10 @@ pub(super) fn body(creature: Creature, path: &Path<'_>) -> Body {
             let (a, b) = (path.randn("a", &[WIDTH, 2], 0., 0.4), path.randn("b", &[2, WIDTH], 0., 0.4));
             Box::new(move |x, _| formulas::low_rank(x, &frozen, &a, &b))
         }
+        Creature::SummedWeights => {
+            let (weight, other, gain) = (weight(path, "weight"), weight(path, "other"), gain(path, "gain"));
+            Box::new(move |x, _| formulas::summed_weights(x, &weight, &other, &gain))
+        }
         Creature::NormalisedWeight => {
             let (weight, gain) = (weight(path, "weight"), gain(path, "gain"));
             Box::new(move |x, _| formulas::normalised_weight(x, &weight, &gain))

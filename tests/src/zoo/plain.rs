@@ -159,6 +159,9 @@ impl TwinLayer<'_> {
             Creature::OwnLeaf => formulas::own_leaf(x, &self.get("gain")),
             Creature::Chains => formulas::chains(x, &self.get("inner"), &self.get("outer"), &self.get("gain")),
             Creature::LowRank => formulas::low_rank(x, &self.get("weight"), &self.get("a"), &self.get("b")),
+            Creature::SummedWeights => {
+                formulas::summed_weights(x, &self.get("weight"), &self.get("other"), &self.get("gain"))
+            }
             Creature::NormalisedWeight => formulas::normalised_weight(x, &self.get("weight"), &self.get("gain")),
             Creature::BiasedAttention => {
                 let bias = formulas::distance_bias(&self.get("table"));

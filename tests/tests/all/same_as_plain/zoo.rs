@@ -1,6 +1,8 @@
 //! Every kind of layer gives the same results as its twin in plain tch, in every checkpoint mode
 //! and under every schedule.
 
+use std::collections::HashSet;
+
 use pipe_runtime::{CheapOutputs, Checkpoint, ScheduleKind};
 use pipe_tests::zoo::run::{plain, runs};
 use pipe_tests::zoo::same_bits;
@@ -10,6 +12,7 @@ use pipe_tests::zoo::{
     Recomputed4, Stack1, Stack2, Stack3, Stack4, Watched, ZooModel,
 };
 use proptest::prelude::*;
+use tch::Tensor;
 
 /// Rows of twenty consecutive steps.
 const ROWS: [i64; 20] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 1, 12, 2, 4, 3, 10, 1, 5, 8, 6];
@@ -87,6 +90,7 @@ creatures! {
     cache_of_one_call: CacheOfOneCall,
     chains: Chains,
     twice: Twice,
+    summed_weights: SummedWeights,
     in_place_view: InPlaceView,
     cut: Cut,
     identity: Identity,
@@ -236,6 +240,28 @@ proptest! {
             (1, case) => stack_is_as_plain::<Recomputed1>(&case),
             (2, case) => stack_is_as_plain::<Recomputed2>(&case),
             (_, case) => stack_is_as_plain::<Recomputed4>(&case),
+        }
+    }
+}
+
+/// Each gradient has memory of its own, with a place for each number, even where one tensor is the
+/// gradient of two weights: optimizers change it in place.
+#[test]
+fn no_schedule_lets_gradients_share_memory() {
+    let _serial = pipe_tests::serial();
+    let layers = [LayerSpec::from(Creature::SummedWeights); 4].to_vec();
+    let steps = ScheduleKind::ALL.map(Call::Step);
+    for call in [Call::Forward { wants_gradient: true }].into_iter().chain(steps) {
+        for (mode, rows) in [Checkpoint::Never, Checkpoint::Always].into_iter().flat_map(|mode| [(mode, 1), (mode, 8)])
+        {
+            let (mut watched, _) = Watched::<Stack4>::build(&layers, 1, 8, mode, call).unwrap();
+            watched.run(&Batch::of::<Stack4>(rows), 2).unwrap();
+            let variables = watched.vars.var_store().variables();
+            let gradients: Vec<Tensor> = variables.values().map(Tensor::grad).collect();
+            let addresses: HashSet<_> = gradients.iter().map(Tensor::data_ptr).collect();
+            let about = format!("{call}, {mode}, {rows} rows");
+            assert_eq!((gradients.len(), addresses.len()), (12, 12), "{about}");
+            assert!(gradients.iter().all(|gradient| gradient.is_contiguous()), "{about}");
         }
     }
 }

@@ -1,13 +1,16 @@
 //! Every schedule trains with skips, dropout, checkpointing and ragged batches, and gives the same
 //! results as the unpipelined run.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use pipe_runtime::schedule::ActionKind;
 use pipe_runtime::{Checkpoint, Devices, Pipe, PipeBuilder, ScheduleKind, Unpipelined, pipeline};
 use pipe_tests::compare::rows;
 use pipe_tests::layers::{Fork, Merge, Merge4, dropout, linear};
 use proptest::prelude::*;
 use tch::Tensor;
-use tch::nn::{FuncT, Linear};
+use tch::nn::{FuncT, Linear, func_t};
 
 /// A model of four stages, with skips inside a stage, to the next stage, over several stages, and
 /// across each other.
@@ -188,6 +191,33 @@ fn ranks(method: ScheduleKind) -> (usize, usize) {
         _ => method.stages_per_rank().unwrap_or(2),
     };
     (Four::STAGES / per_rank, per_rank)
+}
+
+/// Nothing runs a layer only to learn its shapes, and a split backward recomputes at most once, too:
+/// not where the backward follows the forward at once.
+#[test]
+fn a_layer_runs_once_for_each_micro_batch_and_at_most_once_more_where_it_is_checkpointed() {
+    let _serial = pipe_tests::serial();
+    for method in ScheduleKind::ALL {
+        for (checkpoint, again) in [(Checkpoint::Never, 0), (Checkpoint::ExceptLast, 7), (Checkpoint::Always, 8)] {
+            let (mut model, vars, ..) = make(1);
+            let runs = [(); 2].map(|()| Arc::new(AtomicUsize::new(0)));
+            let [drop1, drop2] = runs.clone().map(|runs| {
+                func_t(move |x, _| {
+                    runs.fetch_add(1, Ordering::Relaxed);
+                    x.tanh()
+                })
+            });
+            (model.drop1, model.drop2) = (drop1, drop2);
+            let mut pipe = model.pipe(&vars).chunks(8).checkpoint(checkpoint).schedule(method).build().unwrap();
+            for step in 1..=2 {
+                pipe.train_step(rows(16), (), |output, (): &()| output.sum(tch::Kind::Float)).unwrap();
+                let found = runs.each_ref().map(|runs| runs.load(Ordering::Relaxed));
+                let expected = step * 8..=step * (8 + again);
+                assert!(found.iter().all(|runs| expected.contains(runs)), "{method} {checkpoint}: {found:?}");
+            }
+        }
+    }
 }
 
 #[test]
