@@ -69,8 +69,8 @@ pub enum Creature {
     Chains,
     /// A weight that is used twice.
     Twice,
-    /// A sum of two weights, and the sum of a third one: one tensor is the gradient of the first two,
-    /// and the third's has one number in memory for all of its places.
+    /// A sum of two weights, whose gradient is one tensor for both. It is scaled by the sum of a
+    /// third weight, whose gradient has one number in memory for all of its places.
     SummedWeights,
     /// A view that is changed in place.
     InPlaceView,

@@ -193,8 +193,8 @@ fn ranks(method: ScheduleKind) -> (usize, usize) {
     (Four::STAGES / per_rank, per_rank)
 }
 
-/// Nothing runs a layer only to learn its shapes, and a split backward recomputes at most once, too:
-/// not where the backward follows the forward at once.
+/// Nothing runs a layer only to learn its shapes, and a split backward recomputes once, too.
+/// Nothing is recomputed where the backward follows the forward at once.
 #[test]
 fn a_layer_runs_once_for_each_micro_batch_and_at_most_once_more_where_it_is_checkpointed() {
     let _serial = pipe_tests::serial();
